@@ -1,0 +1,85 @@
+"""gpu_backprop: multi-layer perceptrons, trained by back-propagation with every gradient derived by hand."""
+
+from gpu_backprop.backend.errors import (
+    DeviceError,
+    DivergedError,
+    GpuBackpropError,
+    GradientError,
+    InputError,
+    MissingExtraError,
+    ModelFileError,
+    StateError,
+)
+from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.network.activations import ACTIVATIONS, Activation
+from gpu_backprop.network.gradient_check import GradientReport, check_gradients
+from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
+from gpu_backprop.network.layers import Bias, Dense, Dropout
+from gpu_backprop.network.losses import (
+    LOSSES,
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    HalfSquaredError,
+    Huber,
+    Loss,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SquaredError,
+)
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import one_hot
+from gpu_backprop.training.checkpoint import load, save
+from gpu_backprop.training.history import History
+from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpu_backprop.training.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALIZERS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SGD",
+    "AbsoluteError",
+    "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Bias",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Dense",
+    "DeviceError",
+    "DivergedError",
+    "Dropout",
+    "GpuBackpropError",
+    "GradientError",
+    "GradientReport",
+    "HalfSquaredError",
+    "History",
+    "Huber",
+    "Initializer",
+    "InputError",
+    "Loss",
+    "MeanSquaredError",
+    "MissingExtraError",
+    "ModelFileError",
+    "Network",
+    "Operation",
+    "Optimizer",
+    "Plan",
+    "Poisson",
+    "Quantile",
+    "RMSprop",
+    "SquaredError",
+    "StateError",
+    "Trainer",
+    "check_gradients",
+    "constant",
+    "load",
+    "one_hot",
+    "save",
+]

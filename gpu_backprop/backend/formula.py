@@ -1,0 +1,86 @@
+"""What the upper floors hand down to the backend: rows of their tables, as plain records.
+
+A row says the same formula twice: as bound NumPy calls, which work in place, and as CUDA expressions, from which
+kernel_library makes a functor. A test runs both and compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+"""An array of the device's array module: numpy.ndarray or cupy.ndarray."""
+
+Call = Callable[[], object]
+"""A bound call: every argument was decided when the plan was built."""
+
+Calls = Iterable[Call]
+
+
+class Work(Protocol):
+    """Scratch memory for the time of one operation."""
+
+    def full(self, slot: int = 0) -> Array:
+        """An array of the operand's shape."""
+
+    def rows(self, slot: int = 0) -> Array:
+        """One number a row, shaped (..., rows, 1)."""
+
+    def mask(self) -> Array:
+        """Booleans of the operand's shape."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """y = f(z) and its gradient ∇z = ∇y ⊙ f′ (or ∇y · ∂f/∂z where f takes whole rows).
+
+    There is one derivative signature: `numpy_gradient(grad_y, s, grad_z, work)`, where s is the array that f′ is
+    written in, y or z, as `reads` says. grad_z may be grad_y, and y may be z.
+    """
+
+    name: str
+    reads: str  # what f′ is written in: "y", "z", or "" where it is 1
+    numpy_value: Callable[[Array, Array, Work], Calls] | None  # (z, y, work); None: y = z
+    numpy_gradient: Callable[[Array, Array, Array, Work], Calls] | None  # (grad_y, s, grad_z, work); None: ∇z = ∇y
+    cuda_value: str = ""  # expression of `z`
+    cuda_slope: str = ""  # expression of `s`
+    rowwise: bool = False  # f mixes the units of a row (softmax), so its kernels are its own
+
+
+@dataclass(frozen=True)
+class LossFormula:
+    """e(y, y*) of one sample, summed over its outputs, and ∂e/∂y: value and gradient come together."""
+
+    name: str
+    numpy: Callable[[Array, Array, Array | None, Array, Work], Calls]
+    """(y, target, grad_y or None, e of each row, work): fills e, and grad_y where it is asked for."""
+    cuda_value: str  # expression of `y` and `t`, one output's share of e
+    cuda_slope: str  # its derivative by `y`
+    mean_over_outputs: bool = False  # e and ∂e/∂y are divided by the number of outputs
+    hit: str = ""  # what counts as a right answer: "largest" output, each on its "side" of ½, or nothing
+    smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
+
+
+HITS, WEIGHT, LOSS = 2, 1, 0
+"""The columns of a total, float64 (..., 3): Σ w·e, Σ w where weights are given, and the number of right answers."""
+
+
+def functor_name(row: Activation | LossFormula) -> str:
+    """The C++ identifier of a row: unique in its table, made of letters, digits and _."""
+    kind = "activation" if isinstance(row, Activation) else "loss"
+    return f"{kind}_" + "".join(c if c.isalnum() else "_" for c in row.name)
+
+
+def call(function: Callable[..., object], *inputs: Array | float, out: Array, **options: Any) -> Call:
+    """function(*inputs, out), bound; a float becomes an array of the operands' dtype now, not at every step."""
+    dtype = next((a.dtype for a in inputs if isinstance(a, np.ndarray)), out.dtype)
+    bound = tuple(np.asarray(a, dtype) if isinstance(a, float) else a for a in inputs)
+    if isinstance(function, np.ufunc) and function not in (np.maximum, np.minimum):
+        return partial(function, *bound, out, **options)  # a tenth faster than out=, which NumPy wants of the other two
+    return partial(function, *bound, out=out, **options)

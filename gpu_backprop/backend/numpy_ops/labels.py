@@ -1,0 +1,61 @@
+"""Class labels instead of one-hot rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.formula import Array, Call, call
+from gpu_backprop.backend.numpy_ops.scratch import Bound
+
+
+class Labels:
+    """Labels as places in a flat (rows, outputs) array. One that is out of range is read as the nearest that is not,
+    and spoils the loss of its row, which becomes NaN, and not the parameters: its gradient is 0."""
+
+    def __init__(self, device: Device, label: Array, y: Array) -> None:
+        self.label, outputs, samples = label, y.shape[-1], label.size
+        self.classes = np.arange(outputs, dtype=label.dtype)
+        self.start = np.arange(0, samples * outputs, outputs, dtype=np.intp).reshape(label.shape)
+        self.near, self.place = np.empty_like(label), np.empty(label.shape, np.intp)
+        self.bad, self.value = np.empty(label.shape, np.bool_), device.empty((*label.shape, 1), y.dtype)
+
+    def find(self) -> Bound:
+        yield partial(self.classes.take, self.label, None, self.near, "clip")
+        yield call(np.not_equal, self.near, self.label, out=self.bad)
+        yield call(np.add, self.start, self.near, out=self.place)
+
+    def take(self, a: Array, out: Array) -> Call:
+        """out = a[row, label]"""
+        return partial(a.reshape(-1).take, self.place, None, out[..., 0], "clip")
+
+    def subtract(self, a: Array, factor: Array | float, share: float) -> Bound:
+        """a[row, label] −= factor·share"""
+        yield self.take(a, self.value)
+        amount: Array | float = share
+        if isinstance(factor, float):
+            amount = factor * share
+        else:
+            amount = np.empty_like(self.value)
+            yield call(np.multiply, factor, share, out=amount)
+        yield call(np.subtract, self.value, amount, out=self.value)
+        yield partial(np.put, a.reshape(-1), self.place, self.value, "clip")
+
+    def spread(self, onehot: Array) -> Bound:
+        """onehot[row, label] = 1, all others 0"""
+        yield from self.find()
+        yield partial(onehot.fill, 0)
+        yield partial(np.put, onehot.reshape(-1), self.place, np.ones((), onehot.dtype), "clip")
+
+    def spoil(self, e: Array, gradient: Array | None) -> Call:
+        bad = self.bad
+
+        def run() -> None:
+            if bad.any():
+                e[bad] = np.nan
+                if gradient is not None:
+                    gradient[bad] = 0
+
+        return run

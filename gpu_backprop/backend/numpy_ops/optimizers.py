@@ -1,0 +1,120 @@
+"""One operation over the flat buffers.
+
+parameters, gradients and moments are flat, (..., parameters). hyper is float64 (..., k): the step number, the learning
+rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.formula import Array, Call, call
+from gpu_backprop.backend.numpy_ops.scratch import Bound
+
+
+def _coefficients(
+    device: Device, like: Array, hyper: Array, gate: Array | None, idle: tuple[float, ...], of: Callable[..., Any]
+) -> tuple[Call, list[Array]]:
+    """A call that counts the step and turns hyper into coefficients in the working dtype, and these as arrays."""
+    values = device.empty((*hyper.shape[:-1], len(idle)), like.dtype)
+    coefficients = [values[..., k : k + 1] for k in range(len(idle))]
+
+    def one() -> None:
+        if gate is not None and gate.item() == 0:
+            values[:] = idle
+            return
+        step, *settings = hyper.tolist()
+        hyper[0] = step + 1
+        values[:] = of(step + 1, *settings)
+
+    def each() -> None:
+        active = np.ones(hyper.shape[0], bool) if gate is None else gate != 0
+        hyper[:, 0] += active
+        for k, (value, rest) in enumerate(zip(of(*hyper.T), idle, strict=True)):
+            values[:, k] = np.where(active, value, rest)
+
+    return one if hyper.ndim == 1 else each, coefficients
+
+
+def sgd(
+    device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None
+) -> Bound:
+    """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
+    tick, (rate, mu) = _coefficients(device, w, hyper, gate, (0.0, 1.0), lambda step, rate, mu: (rate, mu))
+    change = device.work(w.shape, w.dtype)
+    yield tick
+    moving = g
+    if velocity is not None:
+        yield call(np.multiply, velocity, mu, out=velocity)
+        yield call(np.add, velocity, g, out=velocity)
+        moving = velocity
+        if nesterov:
+            yield call(np.multiply, velocity, mu, out=change)
+            yield call(np.add, change, g, out=change)
+            moving = change
+    yield call(np.multiply, moving, rate, out=change)
+    yield call(np.subtract, w, change, out=w)
+
+
+def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None) -> Bound:
+    """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
+    tick, (rate, rho, rest, epsilon) = _coefficients(
+        device, w, hyper, gate, (0.0, 1.0, 0.0, 1.0), lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
+    )
+    change = device.work(w.shape, w.dtype)
+    yield tick
+    yield call(np.multiply, g, g, out=change)
+    yield call(np.multiply, change, rest, out=change)
+    yield call(np.multiply, v, rho, out=v)
+    yield call(np.add, v, change, out=v)
+    yield from _divided_step(w, g, v, rate, epsilon, change)
+
+
+def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None) -> Bound:
+    """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
+    tick, (rate, epsilon) = _coefficients(
+        device, w, hyper, gate, (0.0, 1.0), lambda step, rate, epsilon: (rate, epsilon)
+    )
+    change = device.work(w.shape, w.dtype)
+    yield tick
+    yield call(np.multiply, g, g, out=change)
+    yield call(np.add, v, change, out=v)
+    yield from _divided_step(w, g, v, rate, epsilon, change)
+
+
+def adam(device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None) -> Bound:
+    """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW)
+
+    m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
+    coefficients: m ← β₁m + g, v ← β₂v + g², and with k² = (1 − β₂)/(1 − β₂ᵗ)
+    η·m̂/(√v̂ + ε) = η(1 − β₁)/((1 − β₁ᵗ)k) · m/(√v + ε/k): three passes over memory less.
+    """
+
+    def of(step: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: Any) -> tuple[Any, ...]:
+        k = ((1 - b2) / (1 - b2**step)) ** 0.5
+        return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay
+
+    tick, (b1, b2, epsilon, rate, keep) = _coefficients(device, w, hyper, gate, (1.0, 1.0, 1.0, 0.0, 1.0), of)
+    change = device.work(w.shape, w.dtype)
+    yield tick
+    yield call(np.multiply, m, b1, out=m)
+    yield call(np.add, m, g, out=m)
+    yield call(np.multiply, g, g, out=change)
+    yield call(np.multiply, v, b2, out=v)
+    yield call(np.add, v, change, out=v)
+    if decay:
+        yield call(np.multiply, w, keep, out=w)
+    yield from _divided_step(w, m, v, rate, epsilon, change)
+
+
+def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array) -> Bound:
+    """W ← W − rate·g/(√v + ε)"""
+    yield call(np.sqrt, v, out=change)
+    yield call(np.add, change, epsilon, out=change)
+    yield call(np.divide, g, change, out=change)
+    yield call(np.multiply, change, rate, out=change)
+    yield call(np.subtract, w, change, out=w)

@@ -1,0 +1,32 @@
+"""The random numbers of dropout: Philox4x64-10 (Salmon et al. 2011), counted and not stepped, so that every element has
+its own number whatever ran before. The generator is numpy.random.Philox; the CUDA kernels compute the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array, Call
+
+LANES = 8
+"""How many float32 numbers one block of the generator gives; every row begins with a block of its own."""
+
+
+def uniform(words: Array, out: Array) -> Call:
+    """Fills `out`, float32 (rows, a multiple of LANES), with numbers from [0, 1).
+
+    words: uint64 [seed, layer, step]: the key is (seed, layer), the counter of a block is (its place in `out`, step, 0, 0).
+    NumPy counts up before it generates, so that its first block has the counter 1.
+    """
+    generator = np.random.Philox(0)
+    fill = np.random.Generator(generator).random
+    state = generator.state
+    counter, key = state["state"]["counter"], state["state"]["key"]
+    state["buffer_pos"], state["has_uint32"] = 4, 0  # nothing left over from the block before
+
+    def run() -> None:
+        key[:] = words[:2]
+        counter[0], counter[1] = 0, words[2]
+        generator.state = state
+        fill(None, np.float32, out)
+
+    return run

@@ -1,0 +1,70 @@
+"""Holding rows out, so that a network is judged by what it has not seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SPLIT_STREAM = 2
+"""The stream of the seed that splits draw from; a network's own streams are elsewhere."""
+
+
+def stratified_split(
+    labels: npt.ArrayLike, fraction: float, seed: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Hold out a fraction of the rows, of every class alike.
+
+    Of n rows round(fraction · n) are held out, shared among the classes by the largest remainder, so that each
+    gives fraction · (its rows), rounded down or up. Every class keeps at least one row to train on.
+
+    Args:
+        labels: (n,), the class of each row; numbers or strings.
+        fraction: how much to hold out, above 0 and below 1.
+        seed: which rows; the same seed holds the same rows out.
+
+    Returns:
+        train_rows, held_out_rows: row numbers in ascending order; together they are every row once.
+
+    Raises:
+        ValueError: labels that are not one per row, a fraction outside (0, 1), or too few rows for it.
+    """
+    classes, member = _classes(labels)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction!r}; what is held out must be above 0 and below 1, such as 0.2")
+
+    counts = np.bincount(member, minlength=len(classes))
+    held_out = _largest_remainder(counts, fraction)
+    if held_out is None:
+        raise ValueError(
+            f"{len(member)} rows in {len(classes)} classes are too few to hold out {fraction:g} of them and leave "
+            "every class a row to train on; give more rows or another fraction"
+        )
+
+    rng = np.random.default_rng([seed, SPLIT_STREAM])
+    out = np.zeros(len(member), dtype=bool)
+    for index, number in enumerate(held_out):
+        out[rng.permutation(np.flatnonzero(member == index))[:number]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def _classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """The different labels, and which of them each row has."""
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise ValueError(f"labels have the shape {array.shape}; give one label per row, (rows,)")
+    return np.unique(array, return_inverse=True)
+
+
+def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDArray[np.intp] | None:
+    """How many rows of each class to hold out; None where no such numbers leave every class a row."""
+    total = round(fraction * int(counts.sum()))
+    share = np.floor(fraction * counts).astype(np.intp)
+    remainder = fraction * counts - share
+    remainder[share + 1 == counts] = 0  # these have no more to give
+    missing = total - int(share.sum())
+    if total == 0 or missing > np.count_nonzero(remainder):
+        return None
+    share[np.argsort(-remainder, kind="stable")[:missing]] += 1
+    return share

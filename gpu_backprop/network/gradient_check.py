@@ -1,0 +1,192 @@
+"""Every derived gradient against a central difference, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import GradientError, InputError
+from gpu_backprop.backend.formula import LOSS, Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.losses import loss as loss_of
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import Samples, samples
+
+STEP = 1e-6
+"""The step of a difference: rounding (1e-16·E/STEP) and the cut-off series (STEP²) both stay small."""
+
+SHRINK = (0.1, 0.01)
+"""Shorter steps for a place next to a kink: one that does not reach it is right on this side of it."""
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What check_gradients found.
+
+    Attributes:
+        checked: how many derivatives were compared.
+        error: the largest |derived − difference| / max(|derived|, |difference|, floor).
+        worst: where that was: "layers[0].weight[3, 1]" or "x[0, 2]".
+        derived, difference: the two values there.
+        kinks: places on a kink, where f or e has no derivative; they are not compared.
+    """
+
+    checked: int
+    error: float
+    worst: str
+    derived: float
+    difference: float
+    kinks: list[str] = field(default_factory=list)
+
+
+def check_gradients(
+    network: Network, loss: str | Loss | None, x: Any, y: Any, weights: Any = None, *,
+    tolerance: float = 1e-5, inputs: bool = True, at_most: int | None = 2000,
+) -> GradientReport:  # fmt: skip
+    """Compares the gradients of a network, ∂E/∂x included, with central differences of its loss on some data.
+
+    Works on a float64 copy of the network, dropout active with masks that stay. Where f or e has a kink (relu at 0,
+    |y − y*| at 0) within a step, a shorter step is tried; a place on the kink itself is reported, not compared.
+
+    Args:
+        loss, x, y, weights: as for `Trainer` and `Trainer.fit`; a few rows are enough.
+        tolerance: the largest error, relative to the derivative; derivatives below a floor, the larger of a thousandth of
+            the largest one and E/10000, are compared with that floor, because a difference knows no better.
+        inputs: whether to check ∂E/∂x too.
+        at_most: how many derivatives of each array are checked, chosen at random from a fixed seed; None: all.
+
+    Returns:
+        A GradientReport.
+
+    Raises:
+        GradientError: some disagree; the message names the worst parameter and both values.
+        InputError: what was given does not fit together.
+    """
+    if not isinstance(tolerance, float) or not 0 < tolerance < 1:
+        raise InputError(f"tolerance must be a number in (0, 1), got {tolerance!r}.")
+    chosen = loss_of(loss, network.last)
+    data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if np.ndim(x) == 3 else ())
+    return _Check(_double(network), chosen, data).run(tolerance, inputs, at_most)
+
+
+def _double(network: Network) -> Network:
+    """A float64 copy with the same weights and the same dropout masks ahead."""
+    double = Network(network.inputs, network.layers, dtype="float64", device=network.device.name, seed=network.seed)
+    for (_, to, _), (_, of, _) in zip(double.parameter_arrays(), network.parameter_arrays(), strict=True):
+        double.device.copy_in(to, of)
+    double.device.copy_in(double.random, network.random)
+    return double
+
+
+class _Check:
+    def __init__(self, network: Network, loss: Loss, data: Samples) -> None:
+        self.network, self.device = network, network.device
+        self.total = self.device.zeros((*network.lead, 3))
+        self.rows = data.rows if data.weights is None else float(data.weights.sum())
+        self.mean = loss.reduction == "mean"
+        self.x = self.device.empty((*network.lead, data.rows, network.inputs))
+        self.device.copy_in(self.x, data.x)
+        target_shape = data.target.shape[-1:] if data.labelled else data.target.shape[-2:]
+        self.target = self.device.empty((*network.lead, *target_shape), data.target.dtype if data.labelled else None)
+        self.device.copy_in(self.target, data.target)
+        self.weights = None
+        if data.weights is not None:
+            self.weights = self.device.empty((*network.lead, data.rows))
+            self.device.copy_in(self.weights, data.weights)
+        self.value_plan, z = self._forward()
+        loss.value(self.value_plan, network.last, z, self.target, self.weights, self.total)
+        self.gradient_plan, z = self._forward()
+        grad_z = loss.gradient(self.gradient_plan, network.last, z, self.target, self.weights, self.total)
+        self.grad_x = network.emit_backward(self.gradient_plan, grad_z, start="z", grad_x=True)
+
+    def _forward(self) -> tuple[Plan, Array]:
+        plan = Plan(self.device, training=True)
+        self.network.emit_parameters(plan)
+        plan.named("x", self.x)
+        return plan, self.network.emit_forward(plan, self.x, upto="z")
+
+    def value(self) -> float:
+        """E, summed over the members."""
+        self.device.copy_in(self.total, np.zeros(3))
+        with self.device.computing():
+            self.value_plan.run()
+        e = float(self.device.to_host(self.total)[..., LOSS].sum())
+        return e / self.rows if self.mean and self.rows else e
+
+    def run(self, tolerance: float, inputs: bool, at_most: int | None) -> GradientReport:
+        with self.device.computing():
+            self.gradient_plan.run()
+        arrays = [(name, p, self.device.to_host(g)) for name, p, g in self.network.parameter_arrays()]
+        if inputs:
+            assert self.grad_x is not None
+            arrays.append(("x", self.x, self.device.to_host(self.grad_x)))
+        here = self.value()
+        if not np.isfinite(here) or not all(np.isfinite(g).all() for _, _, g in arrays):
+            raise GradientError(f"the loss on this data is {here} and its gradients are not all finite: nothing to compare.")
+        largest = max((float(np.abs(g).max()) for _, _, g in arrays if g.size), default=0.0)
+        floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-12)
+        report = GradientReport(0, 0.0, "", 0.0, 0.0)
+        checked, wrong, kinks = 0, 0, []
+        generator = np.random.default_rng(0)
+        for name, array, derived in arrays:
+            places = np.arange(derived.size)
+            if at_most is not None and derived.size > at_most:
+                places = np.sort(generator.choice(derived.size, at_most, replace=False))
+            for place in places:
+                at = f"{name}[{', '.join(str(int(i)) for i in np.unravel_index(place, derived.shape))}]"
+                g = float(derived.reshape(-1)[place])
+                error, difference = self._compare(array, int(place), g, here, floor, tolerance)
+                if difference is None:
+                    kinks.append(at)
+                    continue
+                checked += 1
+                wrong += error > tolerance
+                if error >= report.error:
+                    report = GradientReport(0, error, at, g, difference)
+        if wrong:
+            raise GradientError(
+                f"∂E/∂{report.worst}: derived {report.derived:.10g}, central difference {report.difference:.10g} "
+                f"(relative error {report.error:.1e}, tolerance {tolerance:.0e}). {wrong} of {checked} derivatives disagree; "
+                "this is the worst."
+            )
+        return GradientReport(checked, report.error, report.worst, report.derived, report.difference, kinks)
+
+    def _compare(
+        self, array: Array, place: int, derived: float, here: float, floor: float, tolerance: float
+    ) -> tuple[float, float | None]:
+        """The relative error and the central difference; None in its place on a kink."""
+        value_at, restore = self._mover(array, place)
+        try:
+            for shrink in (1.0, *SHRINK):
+                step = STEP * shrink
+                above, below = value_at(step), value_at(-step)
+                difference = (above - below) / (2 * step)
+                error = abs(derived - difference) / max(abs(derived), abs(difference), floor)
+                if shrink == 1.0:
+                    first = error, difference
+                    right, left = (above - here) / step, (here - below) / step
+                    jump = abs(right - left) > 100 * tolerance * max(abs(right), abs(left), floor)
+                if error <= tolerance:
+                    return error, difference
+                if not jump:  # smooth, and still different
+                    break
+        finally:
+            restore()
+        on_kink = jump and min(left, right) - tolerance * floor <= derived <= max(left, right) + tolerance * floor
+        return (0.0, None) if on_kink else first
+
+    def _mover(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
+        """E with one number of `array` moved by a step, and how to put it back."""
+        index = np.unravel_index(place, array.shape)
+        spot = array[tuple(slice(i, i + 1) for i in index)]
+        number = float(self.device.to_host(spot).item())
+
+        def value_at(step: float) -> float:
+            self.device.copy_in(spot, np.asarray(number + step))
+            return self.value()
+
+        return value_at, lambda: self.device.copy_in(spot, np.asarray(number))

@@ -1,0 +1,279 @@
+"""Layers read like the notes: forward is activate ∘ linear, and backward is the same two upside down.
+
+A layer holds parameters, which are views of the network's flat buffers, and nothing of any batch: that lies in the plan.
+Every method appends operations to a plan and returns the buffer in which the result will be.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Activation, Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.activations import ACTIVATIONS, activation
+from gpu_backprop.network.initializers import Initializer, initializer
+
+
+def transposed(matrices: Array) -> Array:
+    """The transpose of the last two axes: a view."""
+    return matrices.swapaxes(-1, -2)
+
+
+class Layer:
+    """What all layers share: y = f(z) and its gradient.
+
+    Attributes:
+        activation: f.
+        weight, bias, grad_weight, grad_bias: views of the network's flat buffers; None where the layer has none.
+        inputs, units: how many numbers a sample has on the way in and out; 0 until the layer is part of a network.
+        number: 1 for the first layer of its network; its buffers are called z1, y1, ∇W1 …
+    """
+
+    activation: Activation = ACTIVATIONS["identity"]
+    weight: Array | None = None
+    bias: Array | None = None
+    grad_weight: Array | None = None
+    grad_bias: Array | None = None
+    inputs = 0
+    units = 0
+    number = 0
+    lead: tuple[int, ...] = ()
+    random: Array | None = None
+
+    def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
+        """Takes its place in a network."""
+        self.number, self.inputs, self.units, self.lead = number, inputs, inputs, lead
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each parameter of one model, by attribute name."""
+        return {}
+
+    def describe(self) -> Mapping[str, Any]:
+        """What rebuilds the layer, as plain data for a model file."""
+        raise NotImplementedError
+
+    # Forward ----------------------------------------------------------------------------------------------------------
+
+    def linear(self, plan: Plan, x: Array) -> Array:
+        """z of x."""
+        raise NotImplementedError
+
+    @property
+    def activation_bias(self) -> Array | None:
+        """The bias that activate still has to add."""
+        return None
+
+    def activate(self, plan: Plan, z: Array) -> Array:
+        """y = f(z + b), in z's place where f′ is written in y."""
+        saved, f, n = plan.saved(self), self.activation, self.number
+        if (plan.keep and f.name != "identity") or f.reads == "z":
+            y = plan.empty(f"y{n}", z.shape)
+        else:
+            y = z
+        argument = f"z{n}" if self.activation_bias is None else f"z{n} + b{n}"
+        formula = f"y{n} = {argument}" if f.name == "identity" else f"y{n} = {f.name}({argument})"
+        saved.z, saved.y = z, plan.bias_activate(formula, z, self.activation_bias, f, y, f"y{n}")
+        return y
+
+    def forward(self, plan: Plan, x: Array) -> Array:
+        return self.activate(plan, self.linear(plan, x))
+
+    # Backward ---------------------------------------------------------------------------------------------------------
+
+    def activate_backward(self, plan: Plan, grad_y: Array) -> Array:
+        """∇z = ∇y ⊙ f′, because ∂y_j/∂z_j = f′(z_j) and the others are 0; softmax: ∇z = ∇y·∂f/∂z (N4).
+        ∇b = Σ∇z over the rows, because ∂z_j/∂b_j = 1 in every row. ∇z takes ∇y's place."""
+        saved, f, n = plan.saved(self), self.activation, self.number
+        s = {"y": saved.y, "z": saved.z, "": None}[f.reads]
+        grad_z = plan.empty(f"∇z{n}", grad_y.shape) if plan.keep and f.reads else grad_y
+        slope = f" ⊙ {f.name}′({f.reads}{n})" if not f.rowwise else f"·∂{f.name}/∂z{n}"
+        formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
+        return plan.activation_gradient(formula, grad_y, s, f, grad_z, self.grad_bias, f"∇z{n}")
+
+    def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
+        """∇W from ∇z, and ∇x if it is asked for."""
+        raise NotImplementedError
+
+    def backward(self, plan: Plan, grad_y: Array, grad_x: bool) -> Array | None:
+        return self.linear_backward(plan, self.activate_backward(plan, grad_y), grad_x)
+
+    def grad_x_name(self) -> str:
+        """∇x is ∇y of the layer below (N0: ∇x → ∇y)."""
+        return f"∇y{self.number - 1}" if self.number > 1 else "∇x"
+
+
+class Dense(Layer):
+    """y = f(x@W + b): every input reaches every unit (N0, N1, N2, N3).
+
+    Args:
+        units: how many outputs, ≥ 1.
+        activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
+        bias: whether b is there (N2 has none).
+        init: how W begins: the name of an initializer, an Initializer, or None for one that suits f. b begins at 0.
+    """
+
+    def __init__(
+        self, units: int, activation: str | Activation = "identity", *, bias: bool = True, init: str | Initializer | None = None
+    ) -> None:
+        self.outputs = positive("units", units)
+        self.activation, self.has_bias = _activation(activation), _switch("bias", bias)
+        self.initializer = initializer(init, self.activation.name)
+
+    def __repr__(self) -> str:
+        return f"Dense({self.outputs}, {self.activation.name!r}" + ("" if self.has_bias else ", bias=False") + ")"
+
+    def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
+        super().attach(number, inputs, lead)
+        self.units = self.outputs
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"weight": (self.inputs, self.units)} | ({"bias": (self.units,)} if self.has_bias else {})
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "kind": "dense",
+            "units": self.outputs,
+            "activation": self.activation.name,
+            "bias": self.has_bias,
+            "init": self.initializer.spec(),
+        }
+
+    @property
+    def activation_bias(self) -> Array | None:
+        return self.bias
+
+    def linear(self, plan: Plan, x: Array) -> Array:
+        """z = x@W; b is added with f, in one pass."""
+        assert self.weight is not None
+        saved, n = plan.saved(self), self.number
+        saved.x = x
+        z = plan.empty(f"z{n}", (*self.lead, x.shape[-2], self.units))
+        return plan.matmul(f"z{n} = {plan.name_of(x)}@W{n}", x, self.weight, z)
+
+    def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
+        """z_j = Σᵢ x_i w_ij + b_j, so ∂z_j/∂w_ij = x_i and ∂z_j/∂x_i = w_ij: ∇W = xᵀ@∇z, which sums over the rows, and
+        ∇x = ∇z@Wᵀ."""
+        assert self.weight is not None and self.grad_weight is not None
+        n, x = self.number, plan.saved(self).x
+        plan.matmul(f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}", transposed(x), grad_z, self.grad_weight)
+        if not grad_x:
+            return None
+        name = self.grad_x_name()
+        out = plan.empty(name, (*self.lead, *x.shape[-2:]))
+        return plan.matmul(f"{name} = ∇z{n}@W{n}ᵀ", grad_z, transposed(self.weight), out)
+
+
+class Bias(Layer):
+    """y = f(x + b): a layer with a bias and no weights (N4).
+
+    Args:
+        activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
+    """
+
+    def __init__(self, activation: str | Activation = "identity") -> None:
+        self.activation = _activation(activation)
+
+    def __repr__(self) -> str:
+        return f"Bias({self.activation.name!r})"
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"bias": (self.inputs,)}
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"kind": "bias", "activation": self.activation.name}
+
+    def linear(self, plan: Plan, x: Array) -> Array:
+        """z = x + b, in a buffer of its own, because the layer below still reads x."""
+        assert self.bias is not None
+        n = self.number
+        z = plan.empty(f"z{n}", (*self.lead, *x.shape[-2:]))
+        return plan.add_bias(f"z{n} = {plan.name_of(x)} + b{n}", x, self.bias, z)
+
+    def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
+        """z = x + b, so ∂z_j/∂x_j = 1: ∇x = ∇z."""
+        return plan.named(self.grad_x_name(), grad_z) if grad_x else None
+
+
+class Dropout(Layer):
+    """While training, each number of x is set to 0 with the probability `rate` and the others are divided by 1 − rate, so
+    that the expected value stays (Srivastava et al. 2014); else y = x.
+
+    Args:
+        rate: in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise InputError(f"dropout rate must be a number in [0, 1), got {rate!r}: the share of the numbers to set to 0.")
+        self.rate = float(rate)
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.rate:g})"
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"kind": "dropout", "rate": self.rate}
+
+    def linear(self, plan: Plan, x: Array) -> Array:
+        """y = x ⊙ mask, the mask drawn anew in every step."""
+        if not plan.training or self.rate == 0:
+            return x
+        assert self.random is not None
+        saved, n, shape = plan.saved(self), self.number, (*self.lead, *x.shape[-2:])
+        saved.mask = plan.empty(f"mask{n}", shape)
+        y = plan.empty(f"z{n}", shape)
+        return plan.dropout(f"z{n} = {plan.name_of(x)} ⊙ mask{n}", x, self.rate, self.random, y, saved.mask)
+
+    def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
+        """y = x ⊙ mask, so ∇x = ∇y ⊙ mask, in its place."""
+        if not grad_x:
+            return None
+        n, name = self.number, self.grad_x_name()
+        mask = getattr(plan.saved(self), "mask", None)
+        if mask is None:
+            return plan.named(name, grad_z)
+        out = plan.empty(name, grad_z.shape) if plan.keep else grad_z
+        return plan.multiply(f"{name} = ∇z{n} ⊙ mask{n}", grad_z, mask, out, name)
+
+
+LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "dropout": Dropout}
+
+
+def layer_from(description: Mapping[str, Any]) -> Layer:
+    """The layer that `Layer.describe` gave this description of."""
+    settings = dict(description)
+    kind = settings.pop("kind", None)
+    if kind not in LAYERS:
+        raise InputError(f"unknown layer kind {kind!r}. Known: {', '.join(LAYERS)}.")
+    try:
+        return LAYERS[kind](**settings)
+    except TypeError as error:
+        raise InputError(f"a {kind} layer cannot be made of {settings!r}: {error}.") from None
+
+
+def _activation(spec: str | Activation) -> Activation:
+    if isinstance(spec, Initializer):
+        raise InputError(f"activation must be a name or an Activation, got the initializer {spec!r}; pass it as init=.")
+    return activation(spec)
+
+
+def _switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+def positive(name: str, value: object) -> int:
+    """`value` as an int ≥ 1."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what is no integer raises
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        whole = isinstance(value, float) and math.isfinite(value) and value >= 1
+        hint = f" Did you mean {round(value)}?" if whole and isinstance(value, float) else ""
+        raise InputError(f"{name} must be an integer ≥ 1, got {value!r}.{hint}")
+    return number

@@ -1,0 +1,426 @@
+"""Losses: e of one sample and ∂e/∂y together.
+
+e sums over the outputs of a sample (mean_squared_error averages them). A batch counts as the mean Σ w·e / Σ w, with
+weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.layers import Layer
+
+Formula = Iterator[Call]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss with its settings.
+
+    Attributes:
+        reduction: "mean" over the batch, or "sum".
+        name: as in the table of losses.
+        needs: the output activations that the loss is defined for; empty: all.
+        fused: the output activation with which one operation does loss, activation and both gradients.
+        labels: whether a target may be class numbers.
+        low, high: the bounds of target values.
+    """
+
+    reduction: str = field(default="mean", kw_only=True)
+    name: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    fused: ClassVar[str] = ""
+    labels: ClassVar[bool] = False
+    low: ClassVar[float] = -math.inf
+    high: ClassVar[float] = math.inf
+
+    def __post_init__(self) -> None:
+        if self.reduction not in ("mean", "sum"):
+            raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
+
+    @property
+    def formula(self) -> LossFormula:
+        """e and ∂e/∂y for the backend."""
+        raise NotImplementedError
+
+    def check(self, layer: Layer) -> None:
+        """InputError unless the loss is defined for what this last layer gives."""
+        if self.needs and layer.activation.name not in self.needs:
+            raise InputError(
+                f"{self.name} needs an output activation out of {', '.join(self.needs)}, but the last layer, {layer!r}, has "
+                f"{layer.activation.name}. Use activation={self.needs[0]!r} there, or another loss."
+            )
+
+    def gradient(
+        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
+    ) -> Array:
+        """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
+        scale, n = self._scale(plan, z, weights, total), layer.number
+        ops, bias = plan.device.ops, layer.activation_bias
+        if self.fused and self.fused == layer.activation.name and not plan.keep:
+            argument = f"z{n} + b{n}" if bias is not None else f"z{n}"
+            name = f"{self.fused}_cross_entropy"
+            calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, scale, None, z, total)
+            formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(weights)}, E += e"
+            plan.loss(name, formula, z, bias, target, weights, calls, {f"∇z{n}": z, "E": total}, flops=8)
+            if layer.grad_bias is not None:
+                plan.column_sum(z, layer.grad_bias)
+            return z
+        y = layer.activate(plan, z)
+        grad_y = plan.empty(f"∇y{n}", y.shape)
+        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, scale, grad_y, total)
+        formula = f"∇y{n} = ∂e/∂y{n}{self._factor(weights)}, E += e"
+        plan.loss("loss_gradient", formula, y, None, target, weights, calls, {f"∇y{n}": grad_y, "E": total}, flops=5)
+        return layer.activate_backward(plan, grad_y)
+
+    def value(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array | None:
+        """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
+        if weights is not None:
+            self._weigh(plan, weights, None, total)
+        ops, bias = plan.device.ops, layer.activation_bias
+        if self.fused and self.fused == layer.activation.name:
+            name = f"{self.fused}_cross_entropy"
+            calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, 1.0, None, None, total)
+            plan.loss(name, "E += e", z, bias, target, weights, calls, {"E": total}, flops=8)
+            return None
+        y = layer.activate(plan, z)
+        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, total)
+        plan.loss("loss_gradient", "E += e", y, None, target, weights, calls, {"E": total}, flops=3)
+        return y
+
+    def _scale(self, plan: Plan, z: Array, weights: Array | None, total: Array) -> Array | float:
+        """The factor of the batch: 1/B, 1/Σw as a buffer that each step fills, or 1."""
+        mean = self.reduction == "mean"
+        if weights is None:
+            return 1 / z.shape[-2] if mean else 1.0
+        lead = total.shape[:-1]
+        scale = plan.empty("1/Σw", (*lead, 1, 1)) if mean else None
+        self._weigh(plan, weights, scale, total)
+        return 1.0 if scale is None else scale
+
+    def _weigh(self, plan: Plan, weights: Array, scale: Array | None, total: Array) -> None:
+        """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
+        plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
+        calls = plan.device.ops.weigh(plan.device, weights, plan.gate, scale, total)
+        writes = {"Σw": plan.gate, "1/Σw": scale, "E": total}
+        plan.add("weigh", "Σw, 1/Σw", calls, (weights,), writes, weights.size)
+
+    def _factor(self, weights: Array | None) -> str:
+        if weights is None:
+            return "/B" if self.reduction == "mean" else ""
+        return "·w/Σw" if self.reduction == "mean" else "·w"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> tuple[Array, Call]:
+    d = work.full(0) if grad_y is None else grad_y
+    return d, call(np.subtract, y, target, out=d)
+
+
+def _sum(terms: Array, e: Array) -> Call:
+    return partial(np.add.reduce, terms, -1, None, e, True)
+
+
+@dataclass(frozen=True)
+class HalfSquaredError(Loss):
+    """e = ½ Σ (y − y*)², ∂e/∂y = y − y* (N0)."""
+
+    name: ClassVar[str] = "half_squared_error"
+
+    @property
+    def formula(self) -> LossFormula:
+        return LossFormula(self.name, self._numpy, "A(0.5) * (y - t) * (y - t)", "y - t")
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        d, subtract = _difference(y, target, grad_y, work)
+        square = work.full(1)
+        yield subtract
+        yield call(np.multiply, d, d, out=square)
+        yield _sum(square, e)
+        yield call(np.multiply, e, 0.5, out=e)
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """e = Σ (y − y*)², ∂e/∂y = 2(y − y*) (N2, N4)."""
+
+    name: ClassVar[str] = "squared_error"
+    average: ClassVar[bool] = False
+
+    @property
+    def formula(self) -> LossFormula:
+        return LossFormula(self.name, self._numpy, "(y - t) * (y - t)", "A(2) * (y - t)", mean_over_outputs=self.average)
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        d, subtract = _difference(y, target, grad_y, work)
+        square = work.full(1)
+        yield subtract
+        yield call(np.multiply, d, d, out=square)
+        yield _sum(square, e)
+        if grad_y is not None:
+            yield call(np.multiply, d, 2.0, out=grad_y)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(SquaredError):
+    """e = 1/n Σ (y − y*)² over the n outputs, ∂e/∂y = 2(y − y*)/n."""
+
+    name: ClassVar[str] = "mean_squared_error"
+    average: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """e = Σ |y − y*|, ∂e/∂y = sign(y − y*), which is 0 where they are equal."""
+
+    name: ClassVar[str] = "absolute_error"
+
+    @property
+    def formula(self) -> LossFormula:
+        return LossFormula(self.name, self._numpy, "fabs(y - t)", "y > t ? A(1) : y < t ? A(-1) : y - t")
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        d, subtract = _difference(y, target, grad_y, work)
+        size = work.full(1)
+        yield subtract
+        yield call(np.absolute, d, out=size)
+        yield _sum(size, e)
+        if grad_y is not None:
+            yield call(np.sign, d, out=grad_y)
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """e = Σ ½d² where |d| ≤ delta, else delta·(|d| − ½delta), with d = y − y* (Huber 1964); ∂e/∂y = d cut off at ±delta.
+
+    Args:
+        delta: > 0, in the units of y: where the parabola becomes a line.
+    """
+
+    delta: float = 1.0
+    name: ClassVar[str] = "huber"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _number(self.delta) or not 0 < self.delta < math.inf:
+            raise InputError(f"Huber's delta must be a finite number > 0, got {self.delta!r}.")
+
+    @property
+    def formula(self) -> LossFormula:
+        delta = f"A({float(self.delta)!r})"
+        cut = f"(y - t > {delta} ? {delta} : y - t < -{delta} ? -{delta} : y - t)"
+        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut)
+
+    def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        """With c = d cut off: e = c·(d − ½c), on either side of delta."""
+        d, cut = work.full(0), work.full(1) if grad_y is None else grad_y
+        term = work.full(2)
+        yield call(np.subtract, y, target, out=d)
+        yield call(np.minimum, d, float(self.delta), out=cut)
+        yield call(np.maximum, cut, -float(self.delta), out=cut)
+        yield call(np.multiply, cut, 0.5, out=term)
+        yield call(np.subtract, d, term, out=term)
+        yield call(np.multiply, term, cut, out=term)
+        yield _sum(term, e)
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """e = Σ max(q·(y* − y), (q − 1)·(y* − y)): y becomes the q-quantile of y* (Koenker and Bassett 1978).
+    ∂e/∂y = 1 − q above y*, −q below, ½ − q where they are equal.
+
+    Args:
+        q: in (0, 1); ½ gives half the absolute error.
+    """
+
+    q: float = 0.5
+    name: ClassVar[str] = "quantile"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _number(self.q) or not 0 < self.q < 1:
+            raise InputError(f"Quantile's q must be a number in (0, 1), got {self.q!r}.")
+
+    @property
+    def formula(self) -> LossFormula:
+        middle = f"A({0.5 - self.q!r})"
+        return LossFormula(
+            self.name, self._numpy, f"A(0.5) * fabs(y - t) + {middle} * (y - t)",
+            f"{middle} + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)",
+        )  # fmt: skip
+
+    def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        """e = ½|d| + (½ − q)·d, d = y − y*"""
+        d, size = work.full(0), work.full(1)
+        yield call(np.subtract, y, target, out=d)
+        yield call(np.absolute, d, out=size)
+        yield call(np.multiply, size, 0.5, out=size)
+        if grad_y is not None:
+            yield call(np.sign, d, out=grad_y)
+            yield call(np.multiply, grad_y, 0.5, out=grad_y)
+            yield call(np.add, grad_y, 0.5 - self.q, out=grad_y)
+        yield call(np.multiply, d, 0.5 - self.q, out=d)
+        yield call(np.add, size, d, out=size)
+        yield _sum(size, e)
+
+
+def _least(dtype: np.dtype[np.generic]) -> float:
+    """Below this, a probability or a rate counts as this: 1/y stays finite, and so does its product with f′ ~ y."""
+    return math.sqrt(float(np.finfo(dtype).tiny))  # type: ignore[arg-type]  # a floating dtype
+
+
+_LEAST = "(y > least<A>() ? y : least<A>())"
+_REST = "(A(1) - y > least<A>() ? A(1) - y : least<A>())"
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """e = −Σ y*·log y, ∂e/∂y = −y*/y, for class labels or probabilities as targets. With softmax it is one stable
+    operation, ∇z = y − y*: the Jacobian of N4 times −y*/y.
+
+    Args:
+        label_smoothing: s in [0, 1): y* ← (1 − s)·y* + s/n over the n outputs (Szegedy et al. 2016).
+    """
+
+    label_smoothing: float = 0.0
+    name: ClassVar[str] = "cross_entropy"
+    needs: ClassVar[tuple[str, ...]] = ("softmax",)
+    fused: ClassVar[str] = "softmax"
+    labels: ClassVar[bool] = True
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing must be a number in [0, 1), got {self.label_smoothing!r}.")
+
+    @property
+    def formula(self) -> LossFormula:
+        return LossFormula(
+            self.name, self._numpy, f"-t * log{_LEAST}", f"-t / {_LEAST}",
+            hit="largest", smoothing=float(self.label_smoothing),
+        )  # fmt: skip
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        p, term = work.full(0), work.full(1)
+        yield call(np.maximum, y, _least(y.dtype), out=p)
+        yield call(np.log, p, out=term)
+        yield call(np.multiply, term, target, out=term)
+        yield _sum(term, e)
+        yield call(np.negative, e, out=e)
+        if grad_y is not None:
+            yield call(np.divide, target, p, out=grad_y)
+            yield call(np.negative, grad_y, out=grad_y)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """e = −Σ y*·log y + (1 − y*)·log(1 − y), each output a yes or no of its own (multi-label too);
+    ∂e/∂y = (1 − y*)/(1 − y) − y*/y. With sigmoid it is one stable operation, ∇z = y − y*."""
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    needs: ClassVar[tuple[str, ...]] = ("sigmoid", "softmax")
+    fused: ClassVar[str] = "sigmoid"
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+
+    @property
+    def formula(self) -> LossFormula:
+        value = f"-t * log{_LEAST} - (A(1) - t) * log{_REST}"
+        return LossFormula(self.name, self._numpy, value, f"(A(1) - t) / {_REST} - t / {_LEAST}", hit="side")
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        p, term, rest, other = (work.full(k) for k in range(4))
+        yield call(np.maximum, y, _least(y.dtype), out=p)
+        yield call(np.log, p, out=term)
+        yield call(np.multiply, term, target, out=term)
+        yield call(np.subtract, 1.0, y, out=rest)
+        yield call(np.maximum, rest, _least(y.dtype), out=rest)
+        yield call(np.log, rest, out=other)
+        if grad_y is not None:
+            yield call(np.divide, target, p, out=p)
+        yield call(np.subtract, 1.0, target, out=_other(grad_y, p))
+        yield call(np.multiply, other, _other(grad_y, p), out=other)
+        yield call(np.add, term, other, out=term)
+        yield _sum(term, e)
+        yield call(np.negative, e, out=e)
+        if grad_y is not None:
+            yield call(np.divide, grad_y, rest, out=grad_y)
+            yield call(np.subtract, grad_y, p, out=grad_y)
+
+
+def _other(grad_y: Array | None, p: Array) -> Array:
+    """Where 1 − y* can lie: in ∇y, or, where that is not asked for, in p, which nothing reads any more."""
+    return p if grad_y is None else grad_y
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """e = Σ y − y*·log y, ∂e/∂y = 1 − y*/y: counts y* with the rate y, up to a term that does not depend on y."""
+
+    name: ClassVar[str] = "poisson"
+    needs: ClassVar[tuple[str, ...]] = ("exp", "softplus", "sigmoid", "softmax")
+    low: ClassVar[float] = 0.0
+
+    @property
+    def formula(self) -> LossFormula:
+        return LossFormula(self.name, self._numpy, f"y - t * log{_LEAST}", f"A(1) - t / {_LEAST}")
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        rate, term = work.full(0), work.full(1)
+        yield call(np.maximum, y, _least(y.dtype), out=rate)
+        yield call(np.log, rate, out=term)
+        yield call(np.multiply, term, target, out=term)
+        yield call(np.subtract, y, term, out=term)
+        yield _sum(term, e)
+        if grad_y is not None:
+            yield call(np.divide, target, rate, out=grad_y)
+            yield call(np.subtract, 1.0, grad_y, out=grad_y)
+
+
+LOSSES: Mapping[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        HalfSquaredError(),
+        SquaredError(),
+        MeanSquaredError(),
+        CrossEntropy(),
+        BinaryCrossEntropy(),
+        AbsoluteError(),
+        Huber(),
+        Quantile(),
+        Poisson(),
+    )
+}
+
+
+def loss(spec: str | Loss | None, layer: Layer) -> Loss:
+    """The loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
+    if spec is None:
+        spec = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(layer.activation.name, "half_squared_error")
+    if isinstance(spec, type) and issubclass(spec, Loss):
+        raise InputError(f"loss must be an object, got the class {spec.__name__}: write {spec.__name__}().")
+    if not isinstance(spec, (str, Loss)):
+        raise InputError(f"loss must be a name or a Loss, got {type(spec).__name__} {spec!r}.")
+    chosen = spec if isinstance(spec, Loss) else choose("loss", spec, LOSSES)
+    chosen.check(layer)
+    return chosen

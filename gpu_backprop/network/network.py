@@ -1,0 +1,358 @@
+"""Network: layers in a row, over one flat buffer of parameters and one of gradients."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.array_module import ALIGNMENT, open_device
+from gpu_backprop.backend.errors import InputError, StateError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.arrays import checked, host_array
+from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
+
+EAGER_PLANS = 8
+"""How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+
+
+class Network:
+    """A multi-layer perceptron.
+
+    Args:
+        inputs: how many numbers a sample has.
+        layers: Dense, Bias and Dropout; the network works on copies of them.
+        dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only.
+        device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
+        seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members, which
+            train side by side: every array then has a leading models axis.
+
+    Attributes:
+        parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias are
+            views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
+        layers, inputs, outputs, dtype, device, seed: as given.
+        lead: () or (models,), the shape in front of every array.
+
+    Raises:
+        InputError, DeviceError: an argument is not what is accepted; the message says what is.
+    """
+
+    def __init__(
+        self, inputs: int, layers: Sequence[Layer], *, dtype: str = "float32", device: str = "auto",
+        seed: int | Sequence[int] = 0,
+    ) -> None:  # fmt: skip
+        self.inputs = positive("inputs", inputs)
+        self.seed = _seed(seed)
+        self.lead = () if isinstance(self.seed, int) else (len(self.seed),)
+        self.layers = self._attach(layers)
+        self.outputs = self.last.units
+        self.device = open_device(device, dtype)
+        self.dtype = self.device.dtype
+        self._allocate()
+        self._initialize()
+        self._eager: dict[tuple[Any, ...], _Eager] = {}
+        self._forward: _Eager | None = None
+
+    @property
+    def last(self) -> Layer:
+        return self.layers[-1]
+
+    # Construction -----------------------------------------------------------------------------------------------------
+
+    def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
+        if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
+            raise InputError(f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}.")
+        attached, units = [], self.inputs
+        for number, layer in enumerate(layers, 1):
+            if not isinstance(layer, Layer):
+                raise InputError(f"layer {number} must be a Dense, Bias or Dropout, got {type(layer).__name__} {layer!r}.")
+            layer = copy.copy(layer)
+            layer.attach(number, units, self.lead)
+            units = layer.units
+            attached.append(layer)
+        return attached
+
+    def _allocate(self) -> None:
+        """Lays all parameters out in one flat buffer, and the gradients in another the same way."""
+        step = ALIGNMENT // self.dtype.itemsize
+        self.places: list[tuple[Layer, str, tuple[int, ...], int]] = []
+        length = 0
+        for layer in self.layers:
+            for name, shape in layer.parameter_shapes().items():
+                self.places.append((layer, name, shape, length))
+                length += -(-math.prod(shape) // step) * step
+        self._parameters = self.device.zeros((*self.lead, length))
+        self._gradients = self.device.zeros((*self.lead, length))
+        for layer, name, shape, start in self.places:
+            setattr(layer, name, self._view(self._parameters, shape, start))
+            setattr(layer, f"grad_{name}", self._view(self._gradients, shape, start))
+
+    def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
+        return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
+
+    def _initialize(self) -> None:
+        """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""
+        seeds = [self.seed] if isinstance(self.seed, int) else self.seed
+        host = np.zeros((len(seeds), self._parameters.shape[-1]))
+        for member, seed in zip(host, seeds, strict=True):
+            generator = np.random.default_rng([seed, 0])
+            for layer, name, shape, start in self.places:
+                if name == "weight":
+                    member[start : start + math.prod(shape)] = layer.initializer.fill(generator, shape).ravel()  # type: ignore[attr-defined]  # a layer with weights is a Dense
+        self.device.copy_in(self._parameters, host.reshape(self._parameters.shape))
+        words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in seeds], np.uint64)
+        self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
+        for k, layer in enumerate(self.layers):
+            layer.random = self.random[..., k, :]
+
+    def reseed(self, seed: int | None) -> list[int]:
+        """Gives dropout another seed and its stream a new beginning; None leaves it as it is. Returns the seed of each member."""
+        own = [self.seed] if isinstance(self.seed, int) else self.seed
+        if seed is None:
+            return own
+        words = self.device.to_host(self.random)
+        words[..., 0], words[..., 2] = _one_seed(seed), 0
+        self.device.copy_in(self.random, words)
+        return [_one_seed(seed)] * len(own)
+
+    @property
+    def parameters(self) -> Array:
+        """All parameters, flat. Assigning copies the values in."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values: Any) -> None:
+        _fill(self._parameters, values, "parameters", self)
+
+    @property
+    def gradients(self) -> Array:
+        """All gradients, flat, in the layout of the parameters. Assigning copies the values in."""
+        return self._gradients
+
+    @gradients.setter
+    def gradients(self, values: Any) -> None:
+        _fill(self._gradients, values, "gradients", self)
+
+    def parameter_arrays(self) -> Iterator[tuple[str, Array, Array]]:
+        """(name, parameters, gradients) of each parameter array, named as it is reached: "layers[0].weight"."""
+        for layer, name, _, _ in self.places:
+            yield f"layers[{layer.number - 1}].{name}", getattr(layer, name), getattr(layer, f"grad_{name}")
+
+    # Back-propagation, as operations of a plan ------------------------------------------------------------------------
+
+    def emit_parameters(self, plan: Plan) -> None:
+        """Tells the plan the names of the network's own buffers."""
+        plan.named("parameters", self._parameters)
+        plan.named("gradients", self._gradients)
+        plan.named("random", self.random)
+        for layer, name, _, _ in self.places:
+            symbol = {"weight": "W", "bias": "b"}[name] + str(layer.number)
+            plan.named(symbol, getattr(layer, name))
+            plan.named("∇" + symbol, getattr(layer, f"grad_{name}"))
+        for layer in self.layers:
+            assert layer.random is not None
+            plan.named(f"random{layer.number}", layer.random)
+
+    def emit_forward(self, plan: Plan, x: Array, upto: str = "y") -> Array:
+        """The loop l = 1 … L of N2. upto="z" stops before the last activation, which a loss may fuse."""
+        for layer in self.layers[:-1]:
+            x = layer.forward(plan, x)
+        return self.last.linear(plan, x) if upto == "z" else self.last.forward(plan, x)
+
+    def emit_backward(self, plan: Plan, grad: Array, start: str = "y", grad_x: bool = False) -> Array | None:
+        """The loop l = L … 1 of N2, from ∇y or, with start="z", from ∇z of the last layer. Returns ∂E/∂x if asked to."""
+        flowing: Array | None = grad
+        for layer in reversed(self.layers):
+            assert flowing is not None
+            needed = grad_x or any(below.parameter_shapes() for below in self.layers[: layer.number - 1])
+            if layer is self.last and start == "z":
+                flowing = layer.linear_backward(plan, flowing, needed)
+            else:
+                flowing = layer.backward(plan, flowing, needed)
+            if not needed:
+                break
+        return flowing if grad_x else None
+
+    def emit_next_masks(self, plan: Plan) -> None:
+        """Counts dropout's step, so that the next one draws other masks."""
+        if plan.training and any(isinstance(layer, Dropout) for layer in self.layers):
+            step = plan.named("random step", self.random[..., 2])
+            plan.add("advance", "step += 1", plan.device.ops.advance(plan.device, step, 1), (step,), {"random step": step}, 0)
+
+    # Back-propagation, called by hand ---------------------------------------------------------------------------------
+
+    def forward(self, x: Any, training: bool = False) -> Array:
+        """y of x, and everything that backward needs.
+
+        Args:
+            x: (batch, inputs), or (models, batch, inputs) for a network with a models axis: NumPy, CuPy, or with DLPack.
+            training: whether dropout is active.
+
+        Returns:
+            (batch, outputs), a new array on the device.
+        """
+        x = self._checked_x(x)
+        self._forward = eager = self._eager_plan(x.shape[-2], training, "forward")
+        eager.forward(x)
+        return self.device.copy(eager.y)
+
+    def backward(self, grad_y: Any) -> Array:
+        """Fills `gradients`, summed over the batch of the last forward, for any scalar E of which grad_y is ∂E/∂y (N3).
+
+        Args:
+            grad_y: ∂E/∂y, (batch, outputs).
+
+        Returns:
+            ∂E/∂x, (batch, inputs), a new array on the device.
+
+        Raises:
+            StateError: forward was not called before.
+        """
+        if self._forward is None:
+            raise StateError("backward needs the values of a forward pass: call net.forward(x) first.")
+        eager = self._forward
+        grad_y = host_array(grad_y, "grad_y")
+        if grad_y.shape != eager.y.shape:
+            raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
+        return eager.backward(checked(grad_y, "grad_y"))
+
+    def predict(self, x: Any, batch_size: int = 1024) -> Array:
+        """y of x without dropout, as a NumPy array.
+
+        Args:
+            x: (rows, inputs); any number of rows, also none.
+            batch_size: how many rows are computed at once.
+        """
+        batch_size = positive("batch_size", batch_size)
+        x = self._checked_x(x, empty=True)
+        rows = x.shape[-2]
+        y = np.empty((*self.lead, rows, self.outputs), self.dtype)
+        for start in range(0, rows, batch_size):
+            part = x[..., start : start + batch_size, :]
+            eager = self._eager_plan(part.shape[-2], False, "predict")
+            eager.forward(part)
+            y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
+        return y
+
+    def _checked_x(self, x: Any, empty: bool = False) -> Array:
+        x = checked(host_array(x, "x"), "x")
+        allowed = (2,) if not self.lead else (2, 3)
+        if x.ndim not in allowed or (x.ndim == 3 and x.shape[0] != self.lead[0]):
+            axes = "(batch, inputs)" if not self.lead else f"(batch, inputs) or ({self.lead[0]}, batch, inputs)"
+            hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
+            raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
+        if x.shape[-1] != self.inputs:
+            raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={self.inputs}.")
+        if x.shape[-2] == 0 and not empty:
+            raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
+        return x
+
+    def _eager_plan(self, rows: int, training: bool, use: str) -> _Eager:
+        key = (rows, training, use)
+        if key not in self._eager:
+            while len(self._eager) >= EAGER_PLANS:
+                del self._eager[next(iter(self._eager))]
+            self._eager[key] = _Eager(self, rows, training)
+        return self._eager[key]
+
+    # Description ------------------------------------------------------------------------------------------------------
+
+    def architecture(self) -> dict[str, Any]:
+        """What `from_architecture` rebuilds the network of, its weights excepted, as plain data."""
+        return {
+            "inputs": self.inputs,
+            "layers": [dict(layer.describe()) for layer in self.layers],
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_architecture(cls, description: Mapping[str, Any], device: str = "auto") -> Network:
+        """The network that `architecture` described, with the weights of its seed."""
+        try:
+            inputs, layers = description["inputs"], [layer_from(layer) for layer in description["layers"]]
+            dtype, seed = description["dtype"], description["seed"]
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"a network needs inputs, layers, dtype and seed, got {description!r} ({error}).") from None
+        return cls(inputs, layers, dtype=dtype, device=device, seed=seed)
+
+    def summary(self) -> None:
+        """Prints layers, shapes and parameters."""
+        print(self)
+
+    def __str__(self) -> str:
+        rows = [("", "layer", "in", "out", "parameters")]
+        for layer in self.layers:
+            count = sum(math.prod(shape) for shape in layer.parameter_shapes().values())
+            rows.append((str(layer.number), repr(layer), str(layer.inputs), str(layer.units), f"{count:,}"))
+        widths = [max(len(row[k]) for row in rows) for k in range(5)]
+        lines = ["  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+        total = sum(math.prod(shape) for _, _, shape, _ in self.places)
+        models = f"{self.lead[0]} models of " if self.lead else ""
+        return "\n".join(
+            [*lines, f"{models}{total:,} parameters, {self.dtype.name}, on {self.device.name} ({self.device.reason})"]
+        )
+
+    def __repr__(self) -> str:
+        return f"Network({self.inputs}, {self.layers!r}, dtype={self.dtype.name!r}, device={self.device.name!r}, seed={self.seed!r})"
+
+
+class _Eager:
+    """forward and backward as one plan in two phases, so that a caller can stand between them."""
+
+    def __init__(self, network: Network, rows: int, training: bool) -> None:
+        self.network = network
+        self.plan = plan = Plan(network.device, training)
+        network.emit_parameters(plan)
+        self.x = plan.empty("x", (*network.lead, rows, network.inputs))
+        self.y = network.emit_forward(plan, self.x)
+        network.emit_next_masks(plan)
+        self.grad_y: Array | None = None
+        self.grad_x: Array | None = None
+
+    def forward(self, x: Array) -> None:
+        self.network.device.copy_in(self.x, x)
+        with self.network.device.computing():
+            self.plan.run("forward")
+
+    def backward(self, grad_y: Array) -> Array:
+        device = self.network.device
+        if self.grad_y is None:
+            self.plan.phase = "backward"
+            self.grad_y = self.plan.empty(f"∇y{self.network.last.number}", self.y.shape)
+            self.grad_x = self.network.emit_backward(self.plan, self.grad_y, grad_x=True)
+        assert self.grad_x is not None
+        device.copy_in(self.grad_y, grad_y)
+        with device.computing():
+            self.plan.run("backward")
+        return device.copy(self.grad_x)
+
+
+def _fill(flat: Array, values: Any, name: str, network: Network) -> None:
+    """Copies values into a flat buffer; `net.parameters -= …` arrives here with the buffer itself, already changed."""
+    if values is flat:
+        return
+    values = checked(host_array(values, name), name)
+    if values.shape != flat.shape:
+        raise InputError(f"{name} must have the shape {flat.shape}, got {values.shape}.")
+    network.device.copy_in(flat, values)
+
+
+def _seed(seed: Any) -> int | list[int]:
+    if isinstance(seed, (list, tuple, range, np.ndarray)):
+        if len(seed) == 0:
+            raise InputError("seed is an empty list: a network needs at least one member.")
+        return [_one_seed(s) for s in seed]
+    return _one_seed(seed)
+
+
+def _one_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise InputError(f"seed must be an integer from 0 to 2**64 − 1, or a list of them, got {seed!r}.")
+    return int(seed)

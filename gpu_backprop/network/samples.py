@@ -1,0 +1,153 @@
+"""Samples: x, targets and weights from outside, checked against the network and the loss before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.network.arrays import check_finite, checked, host_array
+from gpu_backprop.network.losses import Loss
+
+if TYPE_CHECKING:
+    from gpu_backprop.network.network import Network
+
+
+@dataclass(frozen=True)
+class Samples:
+    """x, target and weights on the host, of the right shapes and kinds: (..., rows, inputs), (..., rows, outputs) or
+    labels (..., rows), and (..., rows) or None."""
+
+    x: Array
+    target: Array
+    weights: Array | None
+
+    @property
+    def rows(self) -> int:
+        return int(self.x.shape[-2])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the targets are class labels."""
+        return self.target.ndim < self.x.ndim
+
+
+def samples(network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = ()) -> Samples:
+    """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
+
+    Args:
+        values: whether NaN, infinity, label range and the like are looked for.
+        lead: axes in front of the rows; data with none stand for all members.
+    """
+    x = checked(host_array(x, "x"), "x")
+    if x.ndim != len(lead) + 2:
+        hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
+        raise InputError(f"x must have the axes {_axes(lead, 'rows', 'inputs')}, got the shape {x.shape}.{hint}")
+    if x.shape[-1] != network.inputs:
+        raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={network.inputs}.")
+    if x.shape[-2] == 0:
+        raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
+    target = _target(network, loss, checked(host_array(y, "y"), "y"), x.shape[:-1], values)
+    if weights is not None:
+        weights = checked(host_array(weights, "weights"), "weights")
+        if weights.shape != x.shape[:-1]:
+            raise InputError(f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}.")
+    if values:
+        check_finite(x, "x")
+        if weights is not None:
+            check_finite(weights, "weights")
+            _check_bounds(weights, "weights", 0.0, np.inf)
+    return Samples(x, target, weights)
+
+
+def _axes(lead: tuple[int, ...], *names: str) -> str:
+    return f"({', '.join((*map(str, lead), *names))})"
+
+
+def _target(network: Network, loss: Loss, y: Array, rows: tuple[int, ...], values: bool) -> Array:
+    """The target in one of its two forms: labels as int64, (..., rows), or numbers, (..., rows, outputs)."""
+    outputs = network.outputs
+    if y.shape[: len(rows)] != rows:
+        raise InputError(f"x and y must have the same rows: x has {rows}, y has the shape {y.shape}.")
+    if y.ndim == len(rows):
+        if loss.labels:
+            return _labels(y, outputs, values)
+        if outputs != 1:
+            hint = f" Class labels become targets by gpu_backprop.one_hot(y, {outputs})." if y.dtype.kind in "iub" else ""
+            raise InputError(f"y must be (rows, {outputs}), because the network has {outputs} outputs, got {y.shape}.{hint}")
+        y = y[..., None]
+    if y.ndim != len(rows) + 1 or y.shape[-1] != outputs:
+        hint = " Labels are one axis less: y.ravel()." if loss.labels and y.ndim == len(rows) + 1 and y.shape[-1] == 1 else ""
+        raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}.{hint}")
+    if values:
+        check_finite(y, "y")
+        _check_bounds(y, "y", loss.low, loss.high, f" for {loss.name}")
+        if loss.labels:
+            _check_probabilities(y)
+    return y
+
+
+def _labels(y: Array, outputs: int, values: bool) -> Array:
+    if y.dtype.kind == "f":
+        if not values:
+            raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
+        check_finite(y, "y")
+        fractional = y != np.floor(y)
+        if fractional.any():
+            row = int(np.argwhere(fractional)[0][-1])
+            raise InputError(f"labels must be whole numbers from 0 to {outputs - 1}, but y has {y[..., row].item()!r} in row {row}.")
+    if values:
+        wrong = (y < 0) | (y >= outputs)
+        if wrong.any():
+            place = tuple(np.argwhere(wrong)[0])
+            raise InputError(
+                f"labels must be from 0 to {outputs - 1}, because the network has {outputs} outputs, but y has "
+                f"{y[place].item()!r} in row {int(place[-1])} ({int(wrong.sum())} such in all)."
+            )
+    return y.astype(np.int64, copy=False)
+
+
+def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
+    wrong = (array < low) | (array > high)
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        raise InputError(
+            f"{name} must be {bounds}{why}, but has {array[place].item()!r} at {where} ({int(wrong.sum())} such in all)."
+        )
+
+
+def _check_probabilities(y: Array) -> None:
+    sums = y.sum(axis=-1, dtype=np.float64)
+    wrong = np.abs(sums - 1) > 1e-3
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        raise InputError(
+            f"the probabilities of each row of y must add up to 1, but row {int(place[-1])} adds up to {sums[place]:g}. "
+            "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
+        )
+
+
+def one_hot(labels: Any, classes: int | None = None) -> Array:
+    """Class labels as rows of a matrix: 1 in the column of the label, else 0.
+
+    Args:
+        labels: integers ≥ 0, (rows,).
+        classes: how many columns; None: the largest label + 1.
+
+    Returns:
+        float64 (rows, classes).
+    """
+    labels = checked(host_array(labels, "labels"), "labels")
+    if labels.ndim != 1:
+        raise InputError(f"labels must have one axis, got the shape {labels.shape}.")
+    if classes is None:
+        classes = int(labels.max(initial=-1)) + 1
+    labels = _labels(labels, classes, values=True)
+    matrix = np.zeros((len(labels), classes))
+    matrix[np.arange(len(labels)), labels] = 1
+    return matrix

@@ -1,0 +1,186 @@
+"""Model files: safetensors, which is data and never code.
+
+A file holds the parameters by name (`layers.0.weight`, `layers.0.bias` ...), the state of the dropout generator
+(`random`), and in its metadata the architecture, as JSON, with a SHA-256 over all of it. Whoever reads it trusts
+nothing: before a network is built, the tensors in the file are exactly those that the architecture calls for, so that
+no file can ask for more memory than it brings along, and the digest is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.errors import InputError, ModelFileError, choose
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.layers import layer_from
+from gpu_backprop.network.network import Network
+
+PROGRAM, FORMAT = "gpu_backprop", "1"
+HEADER_LIMIT = 1 << 24
+"""Bytes of a file's header: room for some 50,000 layers, or a million seeds."""
+
+DTYPES = {"float32": "F32", "float64": "F64"}
+"""The dtype of a network's parameters, and what the format calls it."""
+
+AGAIN = "copy it again, or save the network again"
+
+
+def save(path: str | os.PathLike[str], net: Network) -> None:
+    """Writes a network to a file in the safetensors format: architecture, parameters and the state of dropout.
+
+    The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
+    the new one is safe on the disk.
+
+    Raises:
+        ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
+            of your own.
+    """
+    for layer in net.layers:
+        if ACTIVATIONS.get(layer.activation.name) is not layer.activation:
+            raise ModelFileError(
+                f"cannot save {layer!r}: its activation is a function of your own, and a model file holds no code; "
+                "save net.parameters as an array instead, and build the network again to load it."
+            )
+    architecture = json.dumps(net.architecture())
+    tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}
+    sha256 = _digest(architecture, tensors)
+    metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, "sha256": sha256}
+    data = safetensors_bytes(tensors, metadata)
+    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:
+        raise ModelFileError("cannot save the network: it has more layers or members than a model file can describe.")
+    _write(path, data)
+
+
+def load(path: str | os.PathLike[str], device: str = "auto") -> Network:
+    """The network that `save` wrote, on any device.
+
+    Raises:
+        ModelFileError: there is no such file, or it is not such a file, whole and unaltered; the message says which.
+        InputError, DeviceError: `device` is unknown, or cannot be used.
+    """
+    open_device(device)  # a mistake in this argument is not the file's
+    try:
+        architecture, tensors = _read(Path(path))
+        net = Network.from_architecture(architecture, device=device)
+    except OSError as error:
+        raise _refusal(path, f"{error.strerror or error}; give the path of a file that gpu_backprop.save wrote") from error
+    except SafetensorError as error:
+        raise _refusal(path, f"it is cut off or damaged ({error}); {AGAIN}") from error
+    except ModelFileError as error:
+        raise _refusal(path, str(error)) from error
+    except (InputError, LookupError, TypeError, ValueError, RecursionError) as error:
+        why = f"its architecture is not one that this version of gpu_backprop can build ({str(error)[:300]})"
+        raise _refusal(path, f"{why}; {AGAIN}") from error
+    for name, array in _arrays(net):
+        net.device.copy_in(array, tensors[name])
+    return net
+
+
+def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
+    return ModelFileError(f"cannot load {os.fspath(path)}: {why}.")
+
+
+def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
+    """What a file holds of a network, by name: device arrays."""
+    for place, layer in enumerate(net.layers):
+        for name in layer.parameter_shapes():
+            yield f"layers.{place}.{name}", getattr(layer, name)
+    yield "random", net.random
+
+
+def _expected(architecture: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of what `_arrays` has for a network of this architecture, without building it."""
+    units, seed = architecture["inputs"], architecture["seed"]
+    lead = (len(seed),) if isinstance(seed, list) else ()
+    dtype = choose("dtype", architecture["dtype"], DTYPES)
+    tensors = {}
+    for place, description in enumerate(architecture["layers"]):
+        layer = layer_from(description)
+        layer.attach(place + 1, units, lead)
+        units = layer.units
+        for name, shape in layer.parameter_shapes().items():
+            tensors[f"layers.{place}.{name}"] = f"{dtype} {[*lead, *shape]}"
+    tensors["random"] = f"U64 {[*lead, len(architecture['layers']), 3]}"
+    return tensors
+
+
+def _digest(architecture: str, tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(architecture.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _write(path: str | os.PathLike[str], data: bytes) -> None:
+    place = Path(os.path.realpath(path))  # where a link points to, so that the link stays
+    partial = place.with_name(f".{secrets.token_hex(8)}.partial")  # beside it: a rename across disks is not atomic
+    try:
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, place)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot save the network as {os.fspath(path)}: {error.strerror}; give the name of a file in a folder that "
+            "can be written."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Architecture and tensors of a file that is whole and unaltered. ModelFileError says what it is else."""
+    _check_start(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("program") != PROGRAM:
+            raise ModelFileError("it is a safetensors file, but of another program; give one that gpu_backprop.save wrote")
+        version, text = metadata.get("format", "?"), metadata.get("architecture", "")
+        if version != FORMAT:
+            known = f"this version of gpu_backprop understands format {FORMAT}"
+            raise ModelFileError(f"it has format {version[:20]}, and {known}; install a newer one")
+        architecture = json.loads(text)
+        names = file.keys()
+        slices = {name: file.get_slice(name) for name in names}
+        found = {name: f"{tensor.get_dtype()} {tensor.get_shape()}" for name, tensor in slices.items()}
+        _compare(_expected(architecture), found)
+        tensors = {name: file.get_tensor(name) for name in names}
+    if metadata.get("sha256") != _digest(text, tensors):
+        raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
+    return architecture, tensors
+
+
+def _check_start(path: Path) -> None:
+    """Looks at the first bytes, before anything is read or mapped because of what they say: the format begins with the
+    length of its header, in eight bytes, and the header, in JSON, with a brace."""
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; give the path of a file")
+    with open(path, "rb") as file:
+        size, start = os.fstat(file.fileno()).st_size, file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] not in (b"{", b"") or length > HEADER_LIMIT:
+        raise ModelFileError("it is not a safetensors file; give one that gpu_backprop.save wrote")
+    if size < 9 or size < 8 + length:
+        raise ModelFileError(f"it is cut off after {size} bytes; {AGAIN}")
+
+
+def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name in expected | found:
+        if expected.get(name) != found.get(name):
+            called, held = (of.get(name, "nothing")[:60] for of in (expected, found))
+            raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")

@@ -1,0 +1,187 @@
+"""What a training run measured: one row an epoch, in memory, as CSV while it runs, and as curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO, overload
+
+from gpu_backprop.backend.errors import InputError, MissingExtraError, choose
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+"""One epoch: epoch (counted from 1), loss, the metrics, their val_ twins, seconds and samples_per_second."""
+
+METRICS = ("accuracy", "r2", "mae")
+INCHES = (9.0, 3.6)
+
+
+class History:
+    """The epochs of one run of `Trainer.fit`, oldest first.
+
+    `history[-1]["loss"]` is the loss of the last epoch; `history["loss"]` is the list of all of them; a slice is a
+    list of rows. `len(history)` counts the completed epochs and iterating gives their rows.
+
+    Attributes:
+        rows: a dict an epoch, with the same keys in each. With a models axis a value is a list, one number a member.
+        stopped: None after a run of full length, else a sentence that says why it ended early.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.stopped: str | None = None
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add an epoch."""
+        self.rows.append(dict(row))
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of what was measured."""
+        return list(self.rows[0]) if self.rows else []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Row]: ...
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Row | list[Row] | list[Any]:
+        if isinstance(key, str):
+            choose("column", key, dict.fromkeys(self.columns))
+            return [row[key] for row in self.rows]
+        return self.rows[key]
+
+    def __repr__(self) -> str:
+        epochs = f"{len(self)} epoch{'' if len(self) == 1 else 's'}"
+        measured = f": {describe_row(self.rows[-1])}" if self.rows else ""
+        return f"<History of {epochs}{measured}{f'; {self.stopped}' if self.stopped else ''}>"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one line an epoch, under a line of column names; a file already there is replaced.
+
+        Raises:
+            InputError: the file can't be written.
+        """
+        with CsvLog(path) as log:
+            for row in self.rows:
+                log.write(row)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the loss and the metric over the epochs, of training and validation data.
+
+        Args:
+            path: an image to write (.png, .svg, .pdf ...). None: a figure of matplotlib.pyplot, which a notebook
+                shows as the value of a cell and `matplotlib.pyplot.show()` in a window.
+
+        Raises:
+            InputError: there are no epochs to draw, or the image can't be written.
+            MissingExtraError: matplotlib is not installed.
+        """
+        if not self.rows:
+            raise InputError("the history has no epochs to draw; call fit first")
+        figure = _new_figure(on_screen=path is None)
+        metric = next((name for name in METRICS if name in self.columns or f"val_{name}" in self.columns), None)
+        drawn = ["loss"] if metric is None else ["loss", metric]
+        for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+            self._draw(axes, name)
+        if path is not None:
+            try:
+                figure.savefig(path)
+            except (OSError, ValueError) as error:  # ValueError: a file name ending that matplotlib doesn't know
+                raise InputError(f"cannot write the curves to {str(path)!r}: {error}") from error
+        return figure
+
+    def _draw(self, axes: Axes, name: str) -> None:
+        marker = "o" if len(self) == 1 else None  # one epoch makes no line
+        for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
+            if column in self.columns:
+                lines = axes.plot(self["epoch"], self[column], color=colour, marker=marker)  # a line a member
+                lines[0].set_label(label)
+        axes.set(xlabel="epoch", ylabel=name, title=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+
+class CsvLog:
+    """A CSV file that grows while a run goes on: every row is on disk as soon as it is known.
+
+    The first row decides the columns. A path of None logs nothing.
+
+    Raises:
+        InputError: the file can't be written; it is opened at once, before any training.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._file: TextIO | None = None
+        self._columns: list[str] = []
+        if path is not None:
+            try:
+                self._file = Path(path).open("w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+            except OSError as error:
+                raise InputError(
+                    f"cannot write {str(path)!r}: {error.strerror}; give a path in a folder "
+                    "that exists and can be written"
+                ) from error
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        if self._file is None:
+            return
+        writer = csv.DictWriter(self._file, self._columns or list(row), lineterminator="\n")
+        if not self._columns:
+            self._columns = list(row)
+            writer.writeheader()
+        writer.writerow(row)
+        self._file.flush()
+
+    def __enter__(self) -> CsvLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """Losses and metrics of an epoch on one line: "loss 0.0312, accuracy 0.9912, val_loss 0.0871"."""
+    hidden = ("epoch", "seconds", "samples_per_second")
+    return ", ".join(f"{name} {number(value)}" for name, value in row.items() if name not in hidden)
+
+
+def number(value: float | list[float]) -> str:
+    """Four decimals where they say enough, else four digits and an exponent; of many members the least and the most."""
+    if isinstance(value, list):
+        return f"{number(min(value))} to {number(max(value))}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _new_figure(on_screen: bool) -> Figure:
+    """A figure that pyplot knows, or one that needs no display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("drawing curves needs matplotlib: pip install 'gpu-backprop[plot]'") from error
+    if not on_screen:
+        return Figure(figsize=INCHES, layout="constrained")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=INCHES, layout="constrained")
+    if "inline" in pyplot.get_backend():
+        pyplot.close(figure)  # a notebook shows every open figure, and then the value of the cell: the same one twice
+    return figure

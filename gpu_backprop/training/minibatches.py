@@ -1,0 +1,101 @@
+"""Where the rows of a minibatch come from: gathered from a data set (fit), or fed by hand (step).
+
+Both emit the same three buffers into a plan: x, the target y* and the weights w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import Samples
+
+Buffers = tuple[Array, Array, Array | None]
+
+
+class DataSet:
+    """Samples on the device, whose rows a permutation and a cursor choose.
+
+    Attributes:
+        rows: how many samples there are.
+        permutation: int64 (..., rows): the order of the running epoch, one for each member.
+        cursor: int64 (1,): how many of them have been used.
+    """
+
+    def __init__(self, network: Network, data: Samples) -> None:
+        device = self.device = network.device
+        self.rows, self.lead = data.rows, network.lead
+        self.sources = [
+            device.from_host(data.x, network.dtype),
+            device.from_host(data.target, None if data.labelled else network.dtype),
+        ]
+        if data.weights is not None:
+            self.sources.append(device.from_host(data.weights, network.dtype))
+        self.permutation = device.zeros((*self.lead, self.rows), np.int64)
+        self.cursor = device.zeros((1,), np.int64)
+        self.start()
+
+    def start(self, order: Array | None = None) -> None:
+        """Begins an epoch, in the given order, (..., rows), or in that of the rows."""
+        self.device.copy_in(self.permutation, np.arange(self.rows) if order is None else order)
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.device.copy_in(self.cursor, np.zeros(1, np.int64))
+
+    def emit(self, plan: Plan, rows: int) -> Buffers:
+        """x, y* and w of the next rows: one operation gathers all three."""
+        outs = [
+            plan.empty(name, (*self.lead, rows, *source.shape[1:]), source.dtype)
+            for name, source in zip(("x", "y*", "w"), self.sources, strict=False)
+        ]
+        plan.named("cursor", self.cursor)
+        plan.named("order", self.permutation)
+        calls = plan.device.ops.gather(plan.device, self.sources, self.permutation, self.cursor, outs)
+        names = [plan.name_of(out) for out in outs]
+        formula = f"{', '.join(names)} = data[order[cursor:]]"
+        plan.phase = "data"
+        plan.add("gather", formula, calls, outs, dict(zip(names, outs, strict=True)), 0)
+        plan.phase = "forward"
+        return outs[0], outs[1], outs[2] if len(outs) > 2 else None
+
+    def emit_advance(self, plan: Plan, rows: int) -> None:
+        """cursor += rows, the end of the step."""
+        calls = plan.device.ops.advance(plan.device, self.cursor, rows)
+        plan.add("advance", f"cursor += {rows}", calls, (self.cursor,), {"cursor": self.cursor}, 0)
+
+    def minibatches(self, batch_size: int) -> Iterator[int]:
+        """How many rows each minibatch of an epoch has; the last one has what is left."""
+        yield from [batch_size] * (self.rows // batch_size)
+        if self.rows % batch_size:
+            yield self.rows % batch_size
+
+
+class Feed:
+    """A minibatch that is copied in by hand."""
+
+    def __init__(self, network: Network, labelled: bool, weighted: bool) -> None:
+        self.network, self.labelled, self.weighted = network, labelled, weighted
+
+    def emit(self, plan: Plan, rows: int) -> Buffers:
+        network, lead = self.network, self.network.lead
+        x = plan.empty("x", (*lead, rows, network.inputs))
+        if self.labelled:
+            target = plan.empty("y*", (*lead, rows), np.int64)
+        else:
+            target = plan.empty("y*", (*lead, rows, network.outputs))
+        return x, target, plan.empty("w", (*lead, rows)) if self.weighted else None
+
+    def emit_advance(self, plan: Plan, rows: int) -> None:
+        """Nothing: the next minibatch is another feed."""
+
+    @staticmethod
+    def load(plan: Plan, data: Samples) -> None:
+        """Copies a minibatch into the buffers of a plan."""
+        for name, array in (("x", data.x), ("y*", data.target), ("w", data.weights)):
+            if array is not None:
+                plan.device.copy_in(plan.buffers[name], array)

@@ -1,0 +1,248 @@
+"""Optimizers: one operation over the flat buffers of parameters, gradients and moments.
+
+An optimizer holds its settings in a small float64 buffer on the device, hyper: the step number, the learning rate, then
+its own. They may change between steps without a plan being built anew. Each setting may be one number, or one a member.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError, StateError, choose
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.network import Network
+
+Setting = float | Sequence[float]
+
+_SHARE = ("a number in [0, 1)", lambda v: 0 <= v < 1)
+_POSITIVE = ("a finite number > 0", lambda v: 0 < v < math.inf)
+BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "learning_rate": _POSITIVE,
+    "momentum": _SHARE,
+    "decay": _SHARE,
+    "beta1": _SHARE,
+    "beta2": _SHARE,
+    "epsilon": _POSITIVE,
+    "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
+}
+"""What each setting may be, in words and as a test."""
+
+
+class Optimizer:
+    """What all optimizers share: settings, and the state of one network's training.
+
+    Attributes:
+        hyper: float64 (..., k) on the device: the step number, then the settings in the order of `names`.
+        moments: by name, flat arrays in the layout of the parameters.
+    """
+
+    name: ClassVar[str] = ""
+    names: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    moment_names: ClassVar[tuple[str, ...]] = ()
+    formula: ClassVar[str] = ""
+    flops: ClassVar[int] = 0
+
+    def __init__(self, learning_rate: Setting, **settings: Setting) -> None:
+        self.settings: dict[str, Any] = {}
+        self.network: Network | None = None
+        self.hyper: Array | None = None
+        self.moments: dict[str, Array] = {}
+        for name, value in {"learning_rate": learning_rate, **settings}.items():
+            self.settings[name] = self._check(name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+
+    def _check(self, name: str, value: Any) -> Any:
+        accepted, fits = BOUNDS[name]
+        for one in value if isinstance(value, (list, tuple, np.ndarray)) else [value]:
+            number = isinstance(one, (int, float, np.integer, np.floating)) and not isinstance(one, bool)
+            if not number or not fits(one):
+                raise InputError(f"{name} of {type(self).__name__} must be {accepted}, got {value!r}.")
+        return value
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate; assigning takes effect from the next step on."""
+        return self.settings["learning_rate"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: Setting) -> None:
+        self.settings["learning_rate"] = self._check("learning_rate", value)
+        if self.hyper is not None and self.network is not None:
+            self.network.device.copy_in(self.hyper[..., 1], self._broadcast("learning_rate"))
+
+    def bind(self, network: Network) -> Optimizer:
+        """A copy of this optimizer with a fresh state for `network`."""
+        bound = copy.copy(self)
+        bound.settings, bound.network, device = dict(self.settings), network, network.device
+        columns = [np.zeros(network.lead), *(bound._broadcast(name) for name in self.names)]
+        bound.hyper = device.from_host(np.stack(columns, axis=-1))
+        bound.moments = {name: device.zeros(network.parameters.shape) for name in self.active_moments()}
+        return bound
+
+    def _broadcast(self, name: str) -> Array:
+        assert self.network is not None
+        value, lead = np.asarray(self.settings[name], np.float64), self.network.lead
+        if value.shape not in ((), lead):
+            members = f"one number, or {lead[0]}, one a member" if lead else "one number"
+            raise InputError(f"{name} must be {members}, got {self.settings[name]!r}.")
+        return np.broadcast_to(value, lead)
+
+    def active_moments(self) -> tuple[str, ...]:
+        """The moments that these settings need."""
+        return self.moment_names
+
+    def update(self, plan: Plan, network: Network) -> None:
+        """Appends W ← W − …∇W. Where plan.gate is 0, nothing changes."""
+        if self.hyper is None or self.network is not network:
+            raise StateError("the optimizer has no state for this network: use optimizer.bind(network).update(plan, network).")
+        hyper, moments = plan.named("hyper", self.hyper), {k: plan.named(k, m) for k, m in self.moments.items()}
+        w, g = network.parameters, network.gradients
+        calls = getattr(plan.device.ops, self.name)(
+            plan.device, w, g, *self.arguments(moments), hyper, plan.gate
+        )
+        writes = {"parameters": w, **moments, "hyper": hyper}
+        plan.add(self.name, self.formula, calls, (w, g, *moments.values(), hyper, plan.gate), writes, self.flops * w.size, 2)
+
+    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
+        """What the binder takes between gradients and hyper."""
+        return tuple(moments[name] for name in self.moment_names)
+
+
+class SGD(Optimizer):
+    """W ← W − η∇W (N3). With momentum: v ← μv + ∇W, W ← W − ηv (Polyak 1964); with Nesterov's, W ← W − η(∇W + μv)
+    (Sutskever et al. 2013, in the form that takes the gradient at W).
+
+    Args:
+        learning_rate: η > 0.
+        momentum: μ in [0, 1); 0: none.
+        nesterov: whether to look ahead; needs momentum.
+    """
+
+    name = "sgd"
+    names = ("learning_rate", "momentum")
+    moment_names = ("velocity",)
+    formula = "W ← W − η∇W"
+    flops = 2
+
+    def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
+        super().__init__(learning_rate, momentum=momentum)
+        if not isinstance(nesterov, bool):
+            raise InputError(f"nesterov must be True or False, got {nesterov!r}.")
+        self.nesterov = nesterov
+        if nesterov and not self.active_moments():
+            raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
+
+    def __repr__(self) -> str:
+        return super().__repr__()[:-1] + (", nesterov=True)" if self.nesterov else ")")
+
+    def active_moments(self) -> tuple[str, ...]:
+        return self.moment_names if np.any(np.asarray(self.settings["momentum"])) else ()
+
+    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
+        return moments.get("velocity"), self.nesterov
+
+
+class RMSprop(Optimizer):
+    """v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε) (Tieleman and Hinton 2012, lecture 6e).
+
+    Args:
+        learning_rate: η > 0.
+        decay: ρ in [0, 1).
+        epsilon: ε > 0.
+    """
+
+    name = "rmsprop"
+    names = ("learning_rate", "decay", "epsilon")
+    moment_names = ("v",)
+    formula = "v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε)"
+    flops = 9
+
+    def __init__(self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8) -> None:
+        super().__init__(learning_rate, decay=decay, epsilon=epsilon)
+
+
+class Adagrad(Optimizer):
+    """v ← v + ∇W², W ← W − η∇W/(√v + ε) (Duchi, Hazan and Singer 2011).
+
+    Args:
+        learning_rate: η > 0.
+        epsilon: ε > 0.
+    """
+
+    name = "adagrad"
+    names = ("learning_rate", "epsilon")
+    moment_names = ("v",)
+    formula = "v ← v + ∇W², W ← W − η∇W/(√v + ε)"
+    flops = 7
+
+    def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10) -> None:
+        super().__init__(learning_rate, epsilon=epsilon)
+
+
+class Adam(Optimizer):
+    """m ← β₁m + (1 − β₁)∇W, v ← β₂v + (1 − β₂)∇W², m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ), W ← W − η·m̂/(√v̂ + ε)
+    (Kingma and Ba 2015, algorithm 1). The moments are kept without their factors (1 − β).
+
+    Args:
+        learning_rate: η > 0.
+        beta1, beta2: β₁ and β₂ in [0, 1).
+        epsilon: ε > 0.
+    """
+
+    name = "adam"
+    names = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
+    moment_names = ("m", "v")
+    formula = "m, v, W ← Adam(∇W)"
+    flops = 11
+
+    def __init__(
+        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8
+    ) -> None:
+        super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
+        self.settings["weight_decay"] = 0.0
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(", weight_decay=0.0", "")
+
+    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
+        return moments["m"], moments["v"], bool(np.any(np.asarray(self.settings["weight_decay"])))
+
+
+class AdamW(Adam):
+    """Adam with a decay of the weights beside its gradient step: W ← W − ηλW − η·m̂/(√v̂ + ε)
+    (Loshchilov and Hutter 2019, algorithm 2, η their α with a schedule multiplier of 1, λ as in PyTorch scaled by η).
+
+    Args:
+        weight_decay: λ ≥ 0; it acts on all parameters, biases too.
+    """
+
+    formula = "m, v, W ← AdamW(∇W)"
+
+    def __init__(
+        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
+        weight_decay: Setting = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+        self.settings["weight_decay"] = self._check("weight_decay", weight_decay)
+
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW}
+
+
+def optimizer(spec: str | Optimizer) -> Optimizer:
+    """The optimizer that `spec` names, with its default settings, or is."""
+    if isinstance(spec, Optimizer):
+        return spec
+    if isinstance(spec, type) and issubclass(spec, Optimizer):
+        raise InputError(f"optimizer must be an object, got the class {spec.__name__}: write {spec.__name__}().")
+    if not isinstance(spec, str):
+        raise InputError(f"optimizer must be a name or an Optimizer, got {type(spec).__name__} {spec!r}.")
+    return choose("optimizer", spec, OPTIMIZERS)()

@@ -1,0 +1,141 @@
+"""Showing how training goes: a bar where someone watches, lines where a log is kept, or nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from gpu_backprop.training.history import describe_row
+
+REFRESH = 0.1
+"""Seconds between two looks of a bar: often enough for the eye, too seldom to cost anything."""
+
+LINES, PAUSE = 25, 60.0
+"""A log gets about so many lines for a run, however many epochs it has, and one at least every so many seconds."""
+
+
+class Progress:
+    """Shows nothing; what the other two have in common."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def advance(self, samples: int) -> None:
+        """So many samples more were trained on."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is complete, and this is its row of the History."""
+
+    def close(self) -> None:
+        """The run is over, for whatever reason."""
+
+
+class LineProgress(Progress):
+    """A plain line an epoch; of a long run every 2nd, 5th, 10th ... epoch, and always the first and the last."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._every = _stride(epochs)
+        self._waiting: str | None = None  # the newest epoch, while it has no line
+        self._last_line = time.monotonic()
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        number = int(row["epoch"])
+        width = len(str(self._epochs))
+        rate = f", {row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
+        self._waiting = f"epoch {number:{width}}/{self._epochs}: {describe_row(row)}{rate}"
+        due = number == 1 or number % self._every == 0 or number == self._epochs
+        if due or time.monotonic() - self._last_line >= PAUSE:
+            self.close()
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            print(self._waiting, flush=True)
+            self._waiting, self._last_line = None, time.monotonic()
+
+
+class BarProgress(Progress):
+    """A bar over the whole run, with epoch, loss, metric, samples per second and time left."""
+
+    def __init__(self, console: Console, epochs: int, samples: int) -> None:
+        self._epochs = epochs
+        # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
+        self._bar = RichProgress(*_columns(), console=console, auto_refresh=False, expand=True)
+        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * samples, measured="", rate="")
+        self._samples = 0
+        self._next_look = 0.0
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def advance(self, samples: int) -> None:
+        self._samples += samples
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + REFRESH
+            self._bar.update(self._task, completed=self._samples, refresh=True)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        following = min(int(row["epoch"]) + 1, self._epochs)
+        rate = f"{row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
+        text = f"epoch {following}/{self._epochs}"
+        self._bar.update(self._task, description=text, measured=_briefly(row), rate=rate)
+
+    def close(self) -> None:
+        self._bar.update(self._task, completed=self._samples, refresh=True)
+        self._bar.stop()
+
+
+def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
+    """What shows a run of so many epochs of so many samples each; a context manager.
+
+    In a terminal, and in Jupyter where ipywidgets is installed, it is a bar. Elsewhere it is plain lines: a bar would
+    fill a log with control characters. Without `progress` nothing is shown.
+    """
+    if not progress:
+        return Progress()
+    console = Console()
+    if console.is_jupyter:
+        watched = importlib.util.find_spec("ipywidgets") is not None
+    else:
+        watched = console.is_interactive and sys.stdout.isatty()  # rich also takes FORCE_COLOR for a terminal
+    return BarProgress(console, epochs, samples) if watched else LineProgress(epochs)
+
+
+def _briefly(row: Mapping[str, Any]) -> str:
+    """The loss and one metric, of the validation data where there are any: a bar has one line for everything."""
+    metric = next((name for name in ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss") if name in row), None)
+    return describe_row({name: row[name] for name in ("loss", metric) if name is not None})
+
+
+def _stride(epochs: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50 ... that leaves at most LINES of the epochs."""
+    round_numbers = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+    return next(stride for stride in round_numbers if epochs <= LINES * stride)
+
+
+def _columns() -> list[ProgressColumn]:
+    """What stands on the line of a bar, from left to right."""
+    return [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[measured]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    ]

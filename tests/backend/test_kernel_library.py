@@ -1,0 +1,98 @@
+"""Kernel texts are found where they are, joined once each, and formulas become structs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gpu_backprop.backend import kernel_library
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import functor_name
+from gpu_backprop.backend.kernel_library import functor, kernels_folder, source
+from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.losses import LOSSES
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package folder somewhere else, without kernels."""
+    module = tmp_path / "site-packages" / "gpu_backprop" / "backend" / "kernel_library.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(kernel_library, "__file__", str(module))
+    return module.parents[1]
+
+
+def kernels(folder, **files):
+    folder.mkdir()
+    for name, text in {"port": "// port\n", **files}.items():
+        (folder / f"{name}.cuh").write_text(text)
+    return folder
+
+
+def test_the_folder_holds_the_texts():
+    assert {"port.cuh", "philox.cuh"} <= {path.name for path in kernels_folder().iterdir()}
+
+
+def test_a_wheel_has_the_texts_inside_the_package(installed):
+    kernels(installed.parent / "kernels")
+    inside = kernels(installed / "kernels")
+    assert kernels_folder() == inside
+
+
+def test_a_checkout_has_them_at_the_top(installed):
+    at_the_top = kernels(installed.parent / "kernels")
+    assert kernels_folder() == at_the_top
+
+
+def test_another_package_called_kernels_is_not_ours(installed):
+    (installed.parent / "kernels").mkdir()
+    with pytest.raises(DeviceError, match=re.escape(str(installed / "kernels"))):
+        kernels_folder()
+
+
+def test_no_texts_at_all(installed):
+    with pytest.raises(DeviceError, match="kernel texts are missing.*install gpu_backprop again"):
+        kernels_folder()
+
+
+def test_source_puts_each_include_in_once(installed):
+    kernels(
+        installed / "kernels",
+        a='#include "port.cuh"\n  #  include "b.cuh"  // why\n#include <cuda_fp16.h>\nint a;\n#include "b.cuh"',
+        b='#include "a.cuh"\n#include "port.cuh"\nint b;\n',
+    )
+    assert source("a.cuh") == "// port\nint b;\n#include <cuda_fp16.h>\nint a;\n"
+
+
+@pytest.mark.parametrize("name", ["port.cuh", "philox.cuh"])
+def test_a_joined_text_needs_no_file_beside_it(name):
+    text = source(name)
+    assert '#include "' not in text
+    assert text.count("#define BP_DEV") == 1
+
+
+def test_a_text_that_is_not_there(installed):
+    kernels(installed / "kernels", a='#include "gone.cuh"\n')
+    with pytest.raises(DeviceError, match=r"gone\.cuh cannot be read"):
+        source("a.cuh")
+
+
+ROWS = [row for row in ACTIVATIONS.values() if not row.rowwise] + [loss.formula for loss in LOSSES.values()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=functor_name)
+def test_a_functor_holds_both_formulas_under_a_safe_name(row):
+    text = functor(row)
+    assert re.fullmatch(r"struct [A-Za-z_][A-Za-z0-9_]* \{", text.splitlines()[0])
+    assert f"return {row.cuda_value};" in text and f"return {row.cuda_slope};" in text
+
+
+def test_functor_names_differ():
+    names = [functor_name(row) for row in ROWS]
+    assert len(set(names)) == len(names)
+
+
+def test_a_row_without_a_cuda_formula_says_so():
+    with pytest.raises(DeviceError, match="'softmax' has no CUDA formula.*device='cpu'"):
+        functor(ACTIVATIONS["softmax"])

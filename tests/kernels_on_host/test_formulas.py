@@ -1,0 +1,102 @@
+"""Each formula of the tables is written twice, for NumPy and for CUDA: here both are run on the CPU and compared."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from gpu_backprop.backend.formula import functor_name
+from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.losses import LOSSES
+
+RELATIVE = {"float32": 16 * 2.0**-23, "float64": 1e-12}
+
+UNITS = {"sigmoid_slope": 1, "gelu_slope": 2, "gelu_tanh_value": 8, "gelu_tanh_slope": 32}
+"""Formulas that take small differences of numbers near 1, and by how many roundings of 1 their two texts may differ."""
+
+EDGES = [np.nan, 0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
+FINE = np.geomspace(1e-6, 1e3, 40)
+LINE = np.concatenate([EDGES, np.linspace(-8, 8, 641), FINE, -FINE])
+UNIT = np.concatenate([[np.nan, 0.0, 1.0, 1e-30, 0.5], np.linspace(0.01, 0.99, 99), 1 - FINE[:20]])
+RATES = np.concatenate([[np.nan, 0.0, 1e-30, 1e4], FINE])
+
+SIZES = {
+    "half_squared_error": (LINE, [0, 1.5, -1e4]),
+    "squared_error": (LINE, [0, 1.5, -1e4]),
+    "mean_squared_error": (LINE, [0, 1.5, -1e4]),
+    "absolute_error": (LINE, [0, 1.5, -1e4]),
+    "huber": (LINE, [0, 1.5, -1e4]),  # y − y* = ±1, where the parabola ends, is among them
+    "quantile": (LINE, [0, 1.5, -1e4]),
+    "cross_entropy": (UNIT, [0, 1, 0.3]),
+    "binary_cross_entropy": (UNIT, [0, 1, 0.3]),
+    "poisson": (RATES, [0, 1, 7]),
+}
+"""For each loss, values of y and of y* that it is defined for."""
+
+
+class Work:
+    """Scratch memory of the operand's shape, full of NaN: an operation may not count on what is there."""
+
+    def __init__(self, like: np.ndarray) -> None:
+        self.like, self.arrays = like, {}
+
+    def full(self, slot: int = 0) -> np.ndarray:
+        return self.arrays.setdefault(slot, np.full_like(self.like, np.nan))
+
+    def mask(self) -> np.ndarray:
+        return self.arrays.setdefault("mask", np.ones(self.like.shape, bool))
+
+
+def in_numpy(formula, *arguments) -> None:
+    with np.errstate(all="ignore"):
+        for call in formula(*arguments, Work(arguments[0])):
+            call()
+
+
+def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray) -> np.ndarray:
+    """A CUDA formula, mapped over one or two arrays on the CPU."""
+    first, last, out = operands[0], operands[-1], np.empty_like(operands[0])
+    pointers = (ctypes.c_void_p(array.ctypes.data) for array in (first, last, out))
+    host[f"{name}_{first.dtype.name}"](*pointers, ctypes.c_int(out.size))
+    return out
+
+
+def assert_same(host: ctypes.CDLL, name: str, expected: np.ndarray, *operands: np.ndarray) -> None:
+    actual = in_cuda(host, name, *operands)
+    precision = np.finfo(expected.dtype)
+    units = UNITS.get(name.partition("_")[2], 0)
+    np.testing.assert_allclose(
+        actual.astype("f8"), expected.astype("f8"), rtol=RELATIVE[precision.dtype.name],
+        atol=units * precision.eps + 64 * precision.tiny, err_msg=name,
+    )  # fmt: skip
+
+
+def test_softmax_alone_takes_whole_rows():
+    assert [row.name for row in ACTIVATIONS.values() if row.rowwise] == ["softmax"]
+
+
+@pytest.mark.parametrize("dtype", RELATIVE)
+@pytest.mark.parametrize("name", [name for name, row in ACTIVATIONS.items() if not row.rowwise])
+def test_activation(host, name, dtype):
+    row, z = ACTIVATIONS[name], LINE.astype(dtype)[:, None]
+    y, slope = z.copy(), np.ones_like(z)
+    if row.numpy_value:
+        in_numpy(row.numpy_value, z, y)
+    assert_same(host, f"{functor_name(row)}_value", y, z)
+    s = y if row.reads == "y" else z
+    if row.numpy_gradient:
+        in_numpy(row.numpy_gradient, np.ones_like(z), s, slope)
+    assert_same(host, f"{functor_name(row)}_slope", slope, s)
+
+
+@pytest.mark.parametrize("dtype", RELATIVE)
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss(host, name, dtype):
+    row, (values, targets) = LOSSES[name].formula, SIZES[name]
+    y, target = (np.ascontiguousarray(a.reshape(-1, 1), dtype) for a in np.meshgrid(values, targets))
+    e, slope = np.empty_like(y), np.empty_like(y)
+    in_numpy(row.numpy, y, target, slope, e)
+    assert_same(host, f"{functor_name(row)}_value", e, y, target)
+    assert_same(host, f"{functor_name(row)}_slope", slope, y, target)

@@ -1,0 +1,286 @@
+"""The command line: what it writes and prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop import cli
+from gpu_backprop.cli import StopOnInterrupt, main
+from gpu_backprop.data import load_digits, stratified_split
+
+FILES = {"model.safetensors", "history.csv", "curves.png"}
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    """Every test has an empty folder of its own to write in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*options: str) -> int:
+    """A short run."""
+    return main(["train", "--epochs", "2", "--hidden", "16", *options])
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The last line that argparse complains with."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+class TestTrain:
+    """`gpu-backprop train` on the bundled digits."""
+
+    def test_everything_is_said_and_written(self, capsys, tmp_path):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        assert train() == 0
+        output = capsys.readouterr().out
+        assert re.search(r"^device: cpu \(.+\)$", output, re.MULTILINE)
+        assert re.search(r"^epoch 2/2: loss \d\.\d+, accuracy 0\.\d+, val_loss .*samples/s$", output, re.MULTILINE)
+        assert output.count("relu") == 1  # in the network's summary
+        assert re.search(r"^ +true( +\d){10}   recall$", output, re.MULTILINE)
+        assert re.search(r"^test accuracy: 0\.\d{4}$", output, re.MULTILINE)
+        folder = tmp_path / "runs" / "digits-001"
+        assert f"written to {folder.relative_to(tmp_path)}: " in output
+        assert {path.name for path in folder.iterdir()} == FILES
+
+    def test_the_accuracy_is_that_of_the_written_model(self, capsys):
+        train("--out", "run", "--seed", "3", "--quiet")
+        x, labels = load_digits()
+        _, held_out = stratified_split(labels, 0.2, seed=3)
+        predicted = gb.load("run/model.safetensors").predict(x[held_out] / 16).argmax(axis=1)
+        assert f"test accuracy: {(predicted == labels[held_out]).mean():.4f}" in capsys.readouterr().out
+
+    def test_quiet_prints_the_result_only(self, capsys):
+        train("--quiet", "--out", "run")
+        assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+            "test accuracy",
+            "written to run",
+        ]
+
+    def test_the_history_has_a_line_an_epoch(self, tmp_path):
+        train("--out", "run")
+        with open("run/history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+        assert 0 < float(rows[1]["val_accuracy"]) <= 1
+
+    def test_a_seed_gives_the_same_model_again(self, tmp_path):
+        for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+            train("--out", folder, "--seed", seed)
+        a, b, c = (gb.load(f"{folder}/model.safetensors").parameters for folder in "abc")
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+    def test_options_shape_the_network(self):
+        train("--out", "run", "--hidden", "12, 8", "--dtype", "float64", "--dropout", "0")
+        net = gb.load("run/model.safetensors")
+        assert net.dtype == np.float64
+        assert [layer.weight.shape for layer in net.layers if hasattr(layer, "weight")] == [(64, 12), (12, 8), (8, 10)]
+
+    def test_without_matplotlib_one_line_says_so(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        assert train("--out", "run") == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "curves.png" in line]
+        assert lines == ["no curves.png: drawing curves needs matplotlib: pip install 'gpu-backprop[plot]'"]
+        assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"curves.png"}
+
+
+class TestFolder:
+    """Where a run is written, and that no other run is lost for it."""
+
+    def test_each_run_has_a_new_folder(self, tmp_path):
+        train("--quiet")
+        train("--quiet")
+        assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-001", "digits-002"]
+
+    @pytest.mark.parametrize("name", sorted(FILES))
+    def test_a_folder_with_a_run_is_refused(self, capsys, tmp_path, name):
+        (tmp_path / name).write_text("precious")
+        assert train("--out", ".") == 1
+        captured = capsys.readouterr()
+        assert captured.err == (
+            f"gpu-backprop: '.' already holds a run ({name}); choose another --out, or give --overwrite to replace it\n"
+        )
+        assert captured.out == ""
+        assert (tmp_path / name).read_text() == "precious"
+
+    def test_overwrite_replaces_a_run_and_nothing_else(self, tmp_path):
+        for name in (*FILES, "notes.txt"):
+            (tmp_path / name).write_text("old")
+        assert train("--out", ".", "--overwrite") == 0
+        assert {path.name for path in tmp_path.iterdir() if path.read_bytes() == b"old"} == {"notes.txt"}
+
+    def test_a_folder_with_other_files_is_fine(self, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        assert train("--out", ".") == 0
+
+    @pytest.mark.parametrize("options", [("--out", "file"), ("--out", "file/run"), ()])
+    def test_a_folder_that_cannot_be_written_is_found_before_training(self, capsys, tmp_path, monkeypatch, options):
+        (tmp_path / "file").touch()
+        (tmp_path / "runs").touch()
+        monkeypatch.setattr(gb.Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
+        assert train(*options) == 1
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"gpu-backprop: cannot write in '.*' \(.*\); choose a folder with --out\n", error)
+
+    def test_a_device_that_is_not_there_leaves_no_folder(self, capsys, tmp_path):
+        if gb.Network(1, [gb.Dense(1)]).device.name != "cpu":
+            pytest.skip("there is a CUDA device")
+        assert train("--device", "cuda:7") == 1
+        assert capsys.readouterr().err.startswith("gpu-backprop: device 'cuda:7' cannot be used: ")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestEndings:
+    """Runs that do not end as planned."""
+
+    def test_a_loss_that_diverges_keeps_the_last_finite_parameters(self, capsys):
+        assert train("--out", "run", "--learning-rate", "1e30") == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert error.startswith("gpu-backprop: ")
+        assert re.search(r"epoch \d+.* step \d+.*finite parameters are in run.model\.safetensors\.$", error.strip())
+        assert np.isfinite(gb.load("run/model.safetensors").parameters).all()
+
+    def test_debug_shows_where_an_error_came_from(self, tmp_path):
+        (tmp_path / "model.safetensors").touch()
+        with pytest.raises(gb.InputError, match="already holds a run"):
+            train("--out", ".", "--debug")
+
+    def test_ctrl_c_before_training(self, capsys, monkeypatch):
+        monkeypatch.setattr(cli, "load_digits", lambda: signal.raise_signal(signal.SIGINT))
+        assert train() == 130
+        assert capsys.readouterr().err == "gpu-backprop: interrupted\n"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="a signal can't be sent to one process on Windows")
+    def test_ctrl_c_keeps_what_was_learned(self, tmp_path):
+        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", "--epochs", "1000000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            history = tmp_path / "run" / "history.csv"
+            while process.poll() is None and not (history.exists() and history.read_text().count("\n") > 2):
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate()
+        assert process.returncode == 130, errors
+        assert "Ctrl-C: finishing this step" in errors
+        assert "Traceback" not in errors
+        assert re.search(r"^stopped early: .+\ntest accuracy: 0\.\d{4}\nwritten to run: ", output, re.MULTILINE)
+        assert gb.load("run/model.safetensors").outputs == 10
+        assert FILES - {"curves.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+class TestStopOnInterrupt:
+    """The handler of Ctrl-C."""
+
+    class Trainer:
+        stopped = 0
+
+        def stop(self) -> None:
+            self.stopped += 1
+
+    def test_first_stops_second_aborts(self, capfd):
+        trainer, before = self.Trainer(), signal.getsignal(signal.SIGINT)
+        with pytest.raises(SystemExit) as stopped, StopOnInterrupt(trainer) as interrupt:
+            assert not interrupt.asked
+            signal.raise_signal(signal.SIGINT)
+            assert interrupt.asked
+            assert trainer.stopped == 1
+            assert "again: stop at once" in capfd.readouterr().err
+            signal.raise_signal(signal.SIGINT)
+        assert stopped.value.code == 130
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_another_thread_leaves_signals_alone(self):
+        seen = []
+
+        def work() -> None:
+            with StopOnInterrupt(self.Trainer()):
+                seen.append(signal.getsignal(signal.SIGINT))
+
+        before = signal.getsignal(signal.SIGINT)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert seen == [before]
+
+
+class TestUsage:
+    """Options that can't be understood: exit code 2, and a line that says what is accepted."""
+
+    @pytest.mark.parametrize(
+        ("option", "value", "accepted"),
+        [
+            ("--epochs", "0", "whole number of at least 1"),
+            ("--epochs", "2.5", "whole number of at least 1"),
+            ("--batch-size", "-3", "whole number of at least 1"),
+            ("--learning-rate", "0", "number above 0"),
+            ("--learning-rate", "nan", "number above 0"),
+            ("--learning-rate", "inf", "number above 0"),
+            ("--learning-rate", "fast", "number above 0"),
+            ("--dropout", "1", "from 0 to below 1"),
+            ("--seed", "-1", "whole number of at least 0"),
+            ("--hidden", "128,,64", "whole number of at least 1"),
+            ("--hidden", "0", "whole number of at least 1"),
+            ("--device", "gpu", "known: auto, cpu, cuda"),
+            ("--dtype", "float16", "float32"),
+        ],
+    )
+    def test_a_value_that_is_not_accepted(self, capsys, tmp_path, option, value, accepted):
+        message = usage_error(capsys, "train", f"{option}={value}")
+        assert message.startswith("gpu-backprop train: error: ")
+        assert accepted in message
+        assert repr(value) in message or option == "--hidden"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_no_command_shows_what_there_is(self, capsys):
+        assert main([]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert re.search(r"^ +train +learn to read handwritten digits$", captured.err, re.MULTILINE)
+
+    def test_an_unknown_command_or_option(self, capsys):
+        assert "'trian'" in usage_error(capsys, "trian")
+        assert "--epoch" in usage_error(capsys, "train", "--epoch", "3")
+
+    def test_help_explains_every_option(self, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "--help"])
+        assert stopped.value.code == 0
+        text = capsys.readouterr().out
+        for option in ("--out", "--overwrite", "--epochs", "--batch-size", "--seed", "--device", "--dtype", "--hidden"):
+            assert option in text
+        assert "examples:" in text
+        assert "(default: 30)" in text
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--version"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out == f"gpu-backprop {gb.__version__}\n"
+
+    def test_as_a_module(self):
+        done = subprocess.run([sys.executable, "-m", "gpu_backprop", "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"gpu-backprop {gb.__version__}\n")
+
+    def test_a_console_that_lacks_letters_gets_question_marks(self):
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        command = [sys.executable, "-m", "gpu_backprop", "train", "--help"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "8?8 pixels" in done.stdout

@@ -1,0 +1,33 @@
+"""report.py: a confusion matrix, counted and shown."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_backprop.report import accuracy, confusion_matrix, confusion_text
+
+LABELS = [0, 0, 0, 1, 1, 3]
+PREDICTED = [0, 0, 1, 1, 1, 0]
+MATRIX = [[2, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def test_counts():
+    matrix = confusion_matrix(LABELS, PREDICTED, 4)
+    np.testing.assert_array_equal(matrix, MATRIX)
+    assert accuracy(matrix) == 4 / 6
+
+
+def test_table():
+    assert confusion_text(np.array(MATRIX)).splitlines() == [
+        " true  0  1  2  3   recall",
+        "    0  2  1  .  .    0.667",
+        "    1  .  2  .  .    1.000",
+        "    2  .  .  .  .        -",
+        "    3  1  .  .  .    0.000",
+    ]
+
+
+def test_columns_stay_aligned_under_long_names_and_large_counts():
+    lines = confusion_text(np.array([[12345, 6], [0, 7]]), ["cat", "elephant"]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].split() == ["cat", "12345", "6", "1.000"]

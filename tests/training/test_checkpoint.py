@@ -1,0 +1,332 @@
+"""A model file brings the network back bit for bit, and no other file brings anything but a ModelFileError."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load as tensors_of
+from safetensors.numpy import save as bytes_of
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError, ModelFileError
+from gpu_backprop.backend.formula import Activation
+from gpu_backprop.network.initializers import Initializer, constant
+from gpu_backprop.training import checkpoint
+
+X = np.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def small(**settings) -> gb.Network:
+    return gb.Network(4, [gb.Dense(5, "tanh"), gb.Dropout(0.5), gb.Dense(2, bias=False)], **settings)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def whole(path) -> bytes:
+    """A good file's bytes; the file is at `path`."""
+    gb.save(path, small())
+    return path.read_bytes()
+
+
+def resealed(whole: bytes, edit=lambda architecture: None, **metadata: str | None) -> bytes:
+    """A good file with a changed architecture or metadata and a digest that is right again."""
+    tensors, old = tensors_of(whole), json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])["__metadata__"]
+    architecture = json.loads(old["architecture"])
+    text = metadata.get("architecture") or json.dumps(edit(architecture) or architecture)
+    new = old | {"architecture": text, "sha256": checkpoint._digest(text, tensors)} | metadata
+    return bytes_of(tensors, {key: value for key, value in new.items() if value is not None})
+
+
+def refused(path, data: bytes, match: str) -> None:
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match=match) as caught:
+        gb.load(path, device="cpu")
+    message = str(caught.value)
+    assert message.startswith(f"cannot load {path}: ") and message.endswith(".")
+    assert len(message) < 1000 and "\n" not in message
+
+
+# What comes back ------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "one layer": lambda **s: gb.Network(4, [gb.Dense(1)], **s),
+    "dropout and no bias": small,
+    "bias layers": lambda **s: gb.Network(4, [gb.Bias("sigmoid"), gb.Dense(3, bias=False), gb.Bias("softmax")], **s),
+    "dropout alone": lambda **s: gb.Network(4, [gb.Dropout(0.25)], **s),
+    "initializers": lambda **s: gb.Network(4, [gb.Dense(3, "relu", init="orthogonal"), gb.Dense(2, init=constant(0.5))], **s),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [7, 2**64 - 1, [3], [1, 2, 5]], ids=str)
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_round_trip(path, make, seed, dtype):
+    net = make(dtype=dtype, device="cpu", seed=seed)
+    net.parameters += np.random.default_rng(0).standard_normal(net.parameters.shape) * (net.parameters != 0)
+    gb.save(path, net)
+    again = gb.load(path, device="cpu")
+    assert again.architecture() == net.architecture()
+    assert str(again) == str(net)
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+def test_dropout_goes_on_where_it_was(path):
+    net = small()
+    for _ in range(3):
+        net.forward(X, training=True)
+    gb.save(path, net)
+    again = gb.load(path)
+    np.testing.assert_array_equal(again.forward(X, training=True), net.forward(X, training=True))
+    assert (again.forward(X, training=True) != small().forward(X, training=True)).any()
+
+
+def test_every_safetensors_reader_reads_it(whole, path):
+    with safe_open(path, framework="numpy") as file:
+        metadata, shapes = file.metadata(), {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118
+    assert shapes == {"layers.0.weight": (4, 5), "layers.0.bias": (5,), "layers.2.weight": (5, 2), "random": (3, 3)}
+    assert (metadata["program"], metadata["format"], len(metadata["sha256"])) == ("gpu_backprop", "1", 64)
+    assert json.loads(metadata["architecture"]) == small().architecture()
+
+
+def test_an_own_initializer_does_not_keep_its_weights_from_coming_back(path):
+    own = Initializer("mine", lambda generator, shape: generator.random(shape))
+    net = gb.Network(4, [gb.Dense(3, init=own)])
+    gb.save(path, net)
+    np.testing.assert_array_equal(gb.load(path).parameters, net.parameters)
+
+
+def test_an_own_activation_is_refused_when_saving_not_when_loading(path):
+    disguised = Activation("tanh", "", None, None)
+    with pytest.raises(ModelFileError, match=r"Dense\(3, 'tanh'\): its activation is a function of your own"):
+        gb.save(path, gb.Network(4, [gb.Dense(3, disguised)]))
+    assert not path.exists()
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_save_takes_an_older_files_place(path, whole):
+    gb.save(str(path), small(seed=1))
+    assert path.read_bytes() != whole
+    assert gb.load(str(path)).seed == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
+def test_an_interrupted_save_leaves_the_older_file_and_nothing_else(path, whole, monkeypatch, call, error):
+    def interrupted(*arguments):
+        raise error
+
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises((ModelFileError, KeyboardInterrupt)) as caught:
+        gb.save(path, small(seed=1))
+    if isinstance(error, OSError):
+        assert caught.match("cannot save the network as .*: No space left on device; give")
+    assert path.read_bytes() == whole
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="links need rights there")
+def test_a_link_is_written_through(path, whole):
+    link = path.with_name("latest")
+    link.symlink_to(path)
+    gb.save(link, small(seed=1))
+    assert link.is_symlink()
+    assert gb.load(path).seed == 1
+
+
+def test_where_no_file_can_be_written(tmp_path, path):
+    (tmp_path / "file").write_text("x")
+    for bad in (tmp_path, tmp_path / "gone" / "model", tmp_path / "file" / "model", tmp_path / ("x" * 300)):
+        with pytest.raises(ModelFileError, match="cannot save the network as .*; give the name of a file in a folder"):
+            gb.save(bad, small())
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ModelFileError, match="Permission denied"):
+        gb.save(tmp_path / "model", small())
+
+
+def test_a_header_that_load_would_refuse_is_not_written(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "HEADER_LIMIT", 300)
+    with pytest.raises(ModelFileError, match="more layers or members"):
+        gb.save(path, small())
+    assert not path.exists()
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_without_a_file(tmp_path):
+    with pytest.raises(ModelFileError, match="No such file or directory; give the path of a file"):
+        gb.load(tmp_path / "gone")
+    with pytest.raises(ModelFileError, match="it is a folder; give the path of a file"):
+        gb.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes there")
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        gb.load(path)
+
+
+def test_a_mistake_in_the_device_is_not_the_files(whole, path):
+    with pytest.raises(InputError, match="device must be"):
+        gb.load(path, device="gpu")
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04" * 40, b"import os\n" * 9, b"\x80\x05pickled" * 9, b"\xff" * 8 + b"{}" * 9])
+def test_files_of_another_kind(path, data):
+    refused(path, data, "it is not a safetensors file; give one that gpu_backprop.save wrote")
+
+
+def test_a_header_too_long_to_be_ours(path):
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", checkpoint.HEADER_LIMIT + 1) + b"{")
+        file.truncate(checkpoint.HEADER_LIMIT + 100)  # no more on the disk than a few bytes
+    with pytest.raises(ModelFileError, match="not a safetensors file"):
+        gb.load(path)
+
+
+def test_a_file_that_was_cut_off_anywhere(whole, path):
+    for length in {*range(60), *range(0, len(whole), 37), len(whole) - 1}:
+        refused(path, whole[:length], "it is cut off")
+
+
+def test_another_programs_file(path):
+    refused(path, bytes_of({"w": np.ones(3)}), "safetensors file, but of another program")
+    refused(path, bytes_of({"w": np.ones(3)}, {"format": "pt"}), "safetensors file, but of another program")
+
+
+@pytest.mark.parametrize("version", ["2", "0", "1.0", "", "x" * 999])
+def test_a_newer_format(whole, path, version):
+    refused(path, resealed(whole, format=version), f"it has format {version[:20]}, and .* understands format 1; install")
+
+
+def test_a_newer_format_may_look_quite_different(path):
+    refused(path, bytes_of({}, {"program": "gpu_backprop", "format": "3"}), "it has format 3")
+
+
+def test_resealing_alone_changes_nothing(whole, path):
+    path.write_bytes(resealed(whole))
+    np.testing.assert_array_equal(gb.load(path).parameters, small().parameters)
+
+
+def test_altered_numbers(whole, path):
+    refused(path, whole[:-1] + bytes([whole[-1] ^ 1]), "altered or damaged after it was written: its SHA-256 is not right")
+
+
+def test_an_altered_architecture(whole, path):
+    refused(path, whole.replace(b"tanh", b"relu", 1), "SHA-256 is not right")
+    refused(path, resealed(whole, sha256=None), "SHA-256 is not right")
+
+
+def test_any_flipped_bit(whole, path):
+    positions = range(len(whole)) if len(whole) < 700 else random.Random(0).sample(range(len(whole)), 700)
+    for position in positions:
+        for bit in (0, 5, 7):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                again = gb.load(path, device="cpu")
+            except ModelFileError:
+                continue
+            # only a bit that means nothing, such as in the padding of the header, may pass
+            np.testing.assert_array_equal(again.parameters, small().parameters)
+            assert again.architecture() == small().architecture()
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda a: a.update(inputs=5), r"as layers.0.weight its architecture calls for F32 \[5, 5\], and it holds F32 \[4, 5\]"),
+        (lambda a: a.update(inputs=10**15), "it holds"),
+        (lambda a: a.update(dtype="float64"), r"calls for F64 \[4, 5\]"),
+        (lambda a: a.update(dtype="float128"), "unknown dtype 'float128'"),
+        (lambda a: a.update(seed=[0, 1]), r"calls for F32 \[2, 4, 5\]"),
+        (lambda a: a["layers"][0].update(bias=False), "as layers.0.bias its architecture calls for nothing"),
+        (lambda a: a["layers"][2].update(bias=True), "as layers.2.bias .* it holds nothing"),
+        (lambda a: a["layers"][0].update(units=10**12), "it holds"),
+        (lambda a: a["layers"][0].update(units=0), "units must be an integer"),
+        (lambda a: a["layers"][0].update(units="5"), "units must be an integer"),
+        (lambda a: a["layers"][0].update(activation="tnah"), "unknown activation 'tnah'"),
+        (lambda a: a["layers"][0].update(activation=["tanh"]), "activation must be"),
+        (lambda a: a["layers"][0].update(init="glorot"), "unknown initializer"),
+        (lambda a: a["layers"][0].update(momentum=1), "momentum"),
+        (lambda a: a["layers"][1].update(rate=1.5), "rate"),
+        (lambda a: a["layers"][1].update(kind="attention"), "unknown layer kind 'attention'"),
+        (lambda a: a["layers"][1].update(kind=[]), "can build"),
+        (lambda a: a["layers"].append({"kind": "dropout", "rate": 0.1}), r"as random .*U64 \[4, 3\]"),
+        (lambda a: a.update(layers=a["layers"] * 30000), "it holds"),
+        (lambda a: a.pop("seed"), "seed"),
+        (lambda a: a.update(seed=-1), "seed must be"),
+        (lambda a: a.update(seed="x" * 10**5), "seed must be"),
+        (lambda a: [a], "can build"),
+    ],
+)  # fmt: skip
+def test_an_architecture_that_does_not_fit(whole, path, edit, match):
+    refused(path, resealed(whole, lambda a: [a] if (e := edit(a)) == [a] else None), match)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"x"', "1" * 5000, "[" * 10**5, '{"inputs": NaN}', "\x00", '{"layers": {}}']
+)
+def test_an_architecture_that_is_none(whole, path, text):
+    refused(path, resealed(whole, architecture=text or " "), "its architecture is not one that .* can build")
+
+
+JUNK = [None, True, -1, 0, 2.5, 1e308, 10**30, "", "x", [], [1], {}, {"name": "constant", "value": "x"}, {"": []}]
+
+
+def test_junk_anywhere_in_an_architecture(whole, path):
+    original = small().architecture()
+    places = [(original, key) for key in original]
+    places += [(original["layers"], k) for k in range(3)]
+    places += [(layer, key) for layer in original["layers"] for key in [*layer, "more"]]
+    for holder, key in places:
+        missing = isinstance(holder, dict) and key not in holder
+        kept = None if missing else holder[key]
+        for junk in JUNK:
+            holder[key] = junk
+            path.write_bytes(resealed(whole, architecture=json.dumps(original)))
+            try:
+                again = gb.load(path, device="cpu")
+            except ModelFileError:
+                continue
+            np.testing.assert_array_equal(again.parameters, small().parameters)
+        if missing:
+            del holder[key]
+        else:
+            holder[key] = kept
+
+
+def test_a_file_cannot_ask_for_more_memory_than_it_brings(path):
+    """Ten layers of 10¹⁰ parameters in a file of a kilobyte: refused before anything of the kind is allocated."""
+    layer = {"kind": "dense", "units": 10**5, "activation": "relu", "bias": False, "init": "zeros"}
+    text = json.dumps({"inputs": 10**5, "layers": [layer] * 10, "dtype": "float32", "seed": 0})
+    tensors = {"random": np.zeros((10, 3), np.uint64)}
+    sha256 = checkpoint._digest(text, tensors)
+    metadata = {"program": "gpu_backprop", "format": "1", "architecture": text, "sha256": sha256}
+    refused(path, bytes_of(tensors, metadata), r"calls for F32 \[100000, 100000\], and it holds nothing")
+
+
+def test_a_tensor_too_many(whole, path):
+    tensors = tensors_of(whole) | {"optimizer.m": np.ones(3, np.float32)}
+    header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])["__metadata__"]
+    refused(path, bytes_of(tensors, header), "as optimizer.m its architecture calls for nothing, and it holds F32")

@@ -1,0 +1,207 @@
+"""History: its rows, its CSV file, also while it grows, and its curves."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import pytest
+
+from gpu_backprop.backend.errors import InputError, MissingExtraError
+from gpu_backprop.training.history import CsvLog, History, describe_row
+
+ROWS = [
+    {"epoch": 1, "loss": 0.7, "accuracy": 0.5, "val_loss": 0.8, "val_accuracy": 0.4, "seconds": 0.1},
+    {"epoch": 2, "loss": 0.1 + 0.2, "accuracy": 0.75, "val_loss": 0.6, "val_accuracy": 0.5, "seconds": 0.1},
+    {"epoch": 3, "loss": 1e-9, "accuracy": 1.0, "val_loss": 0.5, "val_accuracy": 0.6, "seconds": 0.1},
+]
+
+
+@pytest.fixture
+def history():
+    made = History()
+    for row in ROWS:
+        made.append(row)
+    return made
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_and_columns(history):
+    assert len(history) == 3
+    assert list(history) == history.rows == ROWS
+    assert history[0] == ROWS[0]
+    assert history[-1]["loss"] == 1e-9
+    assert history[1:] == ROWS[1:]
+    assert history["accuracy"] == [0.5, 0.75, 1.0]
+    assert history.columns == list(ROWS[0])
+
+
+def test_a_row_is_the_historys_own():
+    row = dict(ROWS[0])
+    history = History()
+    history.append(row)
+    row["loss"] = -1.0
+    assert history[0]["loss"] == 0.7
+
+
+def test_an_unknown_column_is_named_with_the_known(history):
+    with pytest.raises(InputError, match=r"'val_los'.*'val_loss'.*Known: epoch, loss"):
+        history["val_los"]
+
+
+def test_an_epoch_that_is_not_there(history):
+    with pytest.raises(IndexError):
+        history[3]
+
+
+def test_repr_says_how_it_ended(history):
+    assert repr(History()) == "<History of 0 epochs>"
+    text = "loss 1.000e-09, accuracy 1.0000, val_loss 0.5000, val_accuracy 0.6000"
+    assert repr(history) == f"<History of 3 epochs: {text}>"
+    history.stopped = "Ctrl-C in epoch 4"
+    assert repr(history) == f"<History of 3 epochs: {text}; Ctrl-C in epoch 4>"
+
+
+def test_describe_row_leaves_out_what_stands_elsewhere():
+    row = {"epoch": 1, "loss": 0.0, "mae": 123456.0, "seconds": 0.5, "samples_per_second": 4.0}
+    assert describe_row(row) == "loss 0.0000, mae 1.235e+05"
+
+
+def test_describe_row_of_many_members_says_where_they_lie():
+    assert describe_row({"epoch": 1, "loss": [0.5, 0.25, 1.0]}) == "loss 0.2500 to 1.0000"
+
+
+def test_csv_gives_every_number_back(history, tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("what stood here before, and longer than what comes\n" * 100)
+    history.to_csv(path)
+    assert path.read_bytes().startswith(b"epoch,loss,accuracy,val_loss,val_accuracy,seconds\n1,0.7,")
+    assert [{name: float(text) for name, text in row.items()} for row in read(path)] == ROWS
+
+
+def test_csv_of_no_epochs_is_empty(tmp_path):
+    History().to_csv(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_bytes() == b""
+
+
+def test_a_log_is_on_disk_row_by_row(tmp_path):
+    path = tmp_path / "history.csv"
+    with CsvLog(path) as log:
+        assert path.exists()
+        for count, row in enumerate(ROWS, start=1):
+            log.write(row)
+            assert len(read(path)) == count
+
+
+def test_the_first_row_decides_the_columns(tmp_path):
+    with CsvLog(tmp_path / "history.csv") as log:
+        log.write({"epoch": 1, "loss": 0.5})
+        with pytest.raises(ValueError, match="accuracy"):
+            log.write({"epoch": 2, "loss": 0.5, "accuracy": 1.0})
+
+
+def test_a_log_keeps_its_rows_when_training_fails(tmp_path):
+    path = tmp_path / "history.csv"
+    with pytest.raises(ZeroDivisionError), CsvLog(path) as log:
+        log.write(ROWS[0])
+        raise ZeroDivisionError
+    assert len(read(path)) == 1
+
+
+def test_no_path_no_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with CsvLog(None) as log:
+        log.write(ROWS[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["", "missing/history.csv", "file/history.csv"])
+def test_a_log_that_cannot_be_written_says_so_at_once(where, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write '.*'.*give a path in a folder that exists"):
+        CsvLog(tmp_path / where)
+
+
+class TestPlot:
+    """The curves, where matplotlib is installed."""
+
+    @pytest.fixture(autouse=True)
+    def matplotlib(self):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+    @pytest.mark.parametrize("name", ["curves.png", "curves.svg"])
+    def test_an_image_is_written(self, history, tmp_path, name):
+        history.plot(tmp_path / name)
+        assert (tmp_path / name).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+
+    def test_loss_and_metric_of_both_data_sets(self, history, tmp_path):
+        figure = history.plot(tmp_path / "curves.png")
+        assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+        loss, accuracy = ([list(line.get_ydata()) for line in axes.lines] for axes in figure.axes)
+        assert loss == [history["loss"], history["val_loss"]]
+        assert accuracy == [history["accuracy"], history["val_accuracy"]]
+
+    def test_a_loss_alone(self, tmp_path):
+        history = History()
+        history.append({"epoch": 1, "loss": 0.5})
+        figure = history.plot(tmp_path / "curves.png")
+        assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
+        assert figure.axes[0].lines[0].get_marker() == "o"  # a single point would be an invisible line
+
+    def test_regression_draws_r2_of_the_validation_data(self, tmp_path):
+        history = History()
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "loss": 0.5, "val_loss": 0.5, "val_r2": 0.9, "val_mae": 0.1})
+        figure = history.plot(tmp_path / "curves.png")
+        assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "r2"]
+
+    def test_every_member_has_a_line_and_all_have_one_label(self, tmp_path):
+        history = History()
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "loss": [0.5, 0.25, 1.0]})
+        (axes,) = history.plot(tmp_path / "curves.png").axes
+        assert len(axes.lines) == 3
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
+
+    def test_a_file_needs_no_screen(self, history, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would now fail
+        history.plot(tmp_path / "curves.png")
+
+    def test_on_screen_it_is_a_figure_of_pyplot(self, history):
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        figure = history.plot()
+        assert pyplot.fignum_exists(figure.number)
+        pyplot.close(figure)
+
+    def test_in_a_notebook_it_is_shown_once(self, history, monkeypatch):
+        from matplotlib import pyplot
+
+        pyplot.switch_backend("agg")
+        monkeypatch.setattr(pyplot, "get_backend", lambda: "inline")
+        history.plot()
+        assert pyplot.get_fignums() == []  # what is open at a cell's end is shown besides the cell's value
+
+    @pytest.mark.parametrize("name", ["missing/curves.png", "curves.nonsense"])
+    def test_an_image_that_cannot_be_written(self, history, tmp_path, name):
+        with pytest.raises(InputError, match="cannot write the curves to"):
+            history.plot(tmp_path / name)
+
+
+def test_no_epochs_no_curves(tmp_path):
+    with pytest.raises(InputError, match="no epochs to draw"):
+        History().plot(tmp_path / "curves.png")
+
+
+def test_without_matplotlib_the_extra_is_named(history, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'gpu-backprop\[plot\]'"):
+        history.plot(tmp_path / "curves.png")

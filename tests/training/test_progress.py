@@ -1,0 +1,136 @@
+"""Progress: a bar in a terminal, lines in a log, or nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from gpu_backprop.training import progress
+from gpu_backprop.training.progress import BarProgress, LineProgress, Progress, open_progress
+
+
+def row(epoch: int) -> dict[str, float]:
+    return {
+        "epoch": epoch,
+        "loss": 1 / epoch,
+        "accuracy": 0.5,
+        "val_loss": 0.25,
+        "val_accuracy": 0.75,
+        "seconds": 2.0,
+        "samples_per_second": 54321.0,
+    }
+
+
+class Terminal(io.StringIO):
+    """A standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here to the end of the test, standard output is a terminal (pytest puts its own there until a test runs)."""
+    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    output = Terminal()
+    monkeypatch.setattr("sys.stdout", output)
+    return output
+
+
+def run(shown: Progress, epochs: int) -> None:
+    with shown:
+        for epoch in range(1, epochs + 1):
+            shown.advance(100)
+            shown.epoch(row(epoch))
+
+
+def test_silence(capsys):
+    run(open_progress(False, 3, 100), 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_terminal_gets_a_line_an_epoch(capsys):
+    run(open_progress(True, 3, 100), 3)
+    first, _, last = capsys.readouterr().out.splitlines()
+    measured = "accuracy 0.5000, val_loss 0.2500, val_accuracy 0.7500, 54,321 samples/s"
+    assert first == f"epoch 1/3: loss 1.0000, {measured}"
+    assert last == f"epoch 3/3: loss 0.3333, {measured}"
+
+
+def test_colours_in_a_log_are_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(open_progress(True, 3, 100), LineProgress)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shown"),
+    [
+        (1, [1]),
+        (25, list(range(1, 26))),
+        (26, [1, *range(2, 27, 2)]),
+        (77, [1, *range(5, 80, 5), 77]),
+        (1000, [1, *range(50, 1001, 50)]),
+    ],
+)
+def test_a_long_log_is_thinned(capsys, epochs, shown):
+    run(LineProgress(epochs), epochs)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(re.match(r"epoch +(\d+)/", line)[1]) for line in lines] == shown
+
+
+def test_slow_epochs_get_a_line_a_minute(capsys, monkeypatch):
+    clock = iter(range(0, 10**6, 61))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    run(LineProgress(1000), 10)
+    assert len(capsys.readouterr().out.splitlines()) == 10
+
+
+def test_a_run_that_ends_early_shows_its_last_epoch(capsys):
+    run(LineProgress(1000), 7)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epoch    7/1000:")
+
+
+def test_a_run_that_fails_shows_its_last_epoch(capsys):
+    shown = LineProgress(1000)
+    with pytest.raises(ZeroDivisionError), shown:
+        for epoch in (1, 2, 3):
+            shown.epoch(row(epoch))
+        raise ZeroDivisionError
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epoch    3/1000:")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    output = terminal(monkeypatch)
+    shown = open_progress(True, 12, 100)
+    assert isinstance(shown, BarProgress)
+    run(shown, 12)
+    text = output.getvalue()
+    for part in ("epoch 12/12", "loss 0.0833", "val_accuracy 0.7500", "54,321 samples/s", "0:00:00"):
+        assert part in text
+    assert text.endswith("\n\x1b[?25h")  # the cursor is shown again
+
+
+def test_a_bar_lets_the_cursor_go_when_training_fails(monkeypatch):
+    output = terminal(monkeypatch)
+    shown = open_progress(True, 12, 100)
+    with pytest.raises(ZeroDivisionError), shown:
+        shown.advance(100)
+        raise ZeroDivisionError
+    assert output.getvalue().endswith("\x1b[?25h")
+
+
+def test_a_bar_looks_seldom_however_often_it_is_told(monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True)
+    shown = BarProgress(console, 1, 10_000)
+    looks = []
+    monkeypatch.setattr(shown._bar, "update", lambda *_, **told: looks.append(told["completed"]))
+    monkeypatch.setattr(progress.time, "monotonic", iter([0.001 * count for count in range(1000)]).__next__)
+    for _ in range(1000):
+        shown.advance(10)
+    assert len(looks) == 10
+    assert looks[-1] > 9000
