@@ -61,9 +61,7 @@ def train(options: argparse.Namespace) -> int:
     trainer = gb.Trainer(net, "cross_entropy", gb.Adam(options.learning_rate), batch_size=options.batch_size)
     folder = _claim(options.out, options.overwrite)
     if not options.quiet:
-        print(f"device: {net.device.name} ({net.device.reason})")
-        print(f"data: {len(train_rows)} digits to learn from, {len(test_rows)} held out\n")
-        print(f"{net}\n")
+        print(f"{net}\n\n{len(train_rows)} digits to learn from, {len(test_rows)} held out\n")
 
     with StopOnInterrupt(trainer) as interrupt:
         try:
@@ -94,10 +92,13 @@ def train(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace) -> gb.Network:
     """Pixels, hidden layers with dropout, and a probability for each digit."""
-    hidden = [layer for units in options.hidden for layer in (gb.Dense(units, "relu"), gb.Dropout(options.dropout))]
-    return gb.Network(
-        64, [*hidden, gb.Dense(10, "softmax")], dtype=options.dtype, device=options.device, seed=options.seed
-    )
+    layers: list[gb.Dense | gb.Dropout] = []
+    for units in options.hidden:
+        layers.append(gb.Dense(units, "relu"))
+        if options.dropout:
+            layers.append(gb.Dropout(options.dropout))
+    layers.append(gb.Dense(10, "softmax"))
+    return gb.Network(64, layers, dtype=options.dtype, device=options.device, seed=options.seed)
 
 
 def _curves(history: History, folder: Path) -> list[str]:

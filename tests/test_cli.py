@@ -48,7 +48,7 @@ class TestTrain:
         pytest.importorskip("matplotlib", reason="matplotlib is not installed")
         assert train() == 0
         output = capsys.readouterr().out
-        assert re.search(r"^device: cpu \(.+\)$", output, re.MULTILINE)
+        assert re.search(r"on (cpu|cuda:0) \(auto: .+\)$", output, re.MULTILINE)
         assert re.search(r"^epoch 2/2: loss \d\.\d+, accuracy 0\.\d+, val_loss .*samples/s$", output, re.MULTILINE)
         assert output.count("relu") == 1  # in the network's summary
         assert re.search(r"^ +true( +\d){10}   recall$", output, re.MULTILINE)
@@ -266,7 +266,7 @@ class TestUsage:
         for option in ("--out", "--overwrite", "--epochs", "--batch-size", "--seed", "--device", "--dtype", "--hidden"):
             assert option in text
         assert "examples:" in text
-        assert "(default: 30)" in text
+        assert "(default: 60)" in text
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stopped:

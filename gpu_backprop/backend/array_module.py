@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import re
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -40,10 +41,11 @@ class Device:
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """Uninitialised memory whose first byte is aligned; NumPy's own alignment is 16 bytes."""
         dtype = np.dtype(self.dtype if dtype is None else dtype)
-        size = int(np.prod(shape)) * dtype.itemsize
-        raw = np.empty(size + ALIGNMENT, np.uint8)
+        size = math.prod(shape) * dtype.itemsize
+        raw: Array = np.empty(size + ALIGNMENT, np.uint8)
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
-        return raw[start : start + size].view(dtype).reshape(shape)
+        array: Array = raw[start : start + size].view(dtype)
+        return array.reshape(shape)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         array = self.empty(shape, dtype)
@@ -53,7 +55,7 @@ class Device:
     def work(self, shape: tuple[int, ...], dtype: Any = None, slot: int = 0) -> Array:
         """Scratch memory, shared by all operations of this device: it holds its values for one operation only."""
         dtype = np.dtype(self.dtype if dtype is None else dtype)
-        size, key = int(np.prod(shape)), (dtype.name, slot)
+        size, key = math.prod(shape), (dtype.name, slot)
         if key not in self._work or self._work[key].size < size:
             self._work[key] = self.empty((size,), dtype)
         return self._work[key][:size].reshape(shape)
@@ -118,7 +120,7 @@ def _dtype_name(dtype: Any) -> str:
     if dtype == "bfloat16":  # unknown to NumPy itself
         return "bfloat16"
     try:
-        name = np.dtype(dtype).name
+        name = str(np.dtype(dtype).name)
     except TypeError:
         name = ""
     if dtype is None or name not in DTYPES["cuda"]:
@@ -150,7 +152,8 @@ def _cuda_obstacle(index: int) -> str:
         cupy = importlib.import_module("cupy")
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # whatever a damaged CuPy, a missing library or a missing driver raises
-        return f"CuPy is installed, but finds no CUDA driver or device ({' '.join(str(error).split()) or type(error).__name__})"
+        said = " ".join(str(error).split()) or type(error).__name__
+        return f"CuPy is installed, but finds no CUDA driver or device ({said})"
     if index >= count:
         return f"there is no CUDA device {index}; this machine has {count}, numbered from 0"
     if importlib.util.find_spec("gpu_backprop.backend.cuda_ops") is None:

@@ -14,7 +14,7 @@ LANES = 8
 def uniform(words: Array, out: Array) -> Call:
     """Fills `out`, float32 (rows, a multiple of LANES), with numbers from [0, 1).
 
-    words: uint64 [seed, layer, step]: the key is (seed, layer), the counter of a block is (its place in `out`, step, 0, 0).
+    words: uint64 [seed, layer, step]: the key is (seed, layer), a block's counter (its place in `out`, step, 0, 0).
     NumPy counts up before it generates, so that its first block has the counter 1.
     """
     generator = np.random.Philox(0)

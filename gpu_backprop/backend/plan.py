@@ -1,7 +1,7 @@
 """A training step as data: a flat list of operations on buffers that were allocated once.
 
-A plan is built once per number of rows, then run for every minibatch. Everything that can be decided is decided while it
-is built: the run only calls. The audit, the trace and later a captured CUDA graph read the same list.
+A plan is built once per number of rows, then run for every minibatch. Everything that can be decided is decided while
+it is built: the run only calls. The audit, the trace and later a captured CUDA graph read the same list.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Plan:
         return y
 
     def multiply(self, formula: str, a: Array, b: Array, out: Array, out_name: str) -> Array:
-        self.add("multiply", formula, self.device.ops.multiply(self.device, a, b, out), (a, b), {out_name: out}, out.size)
+        calls = self.device.ops.multiply(self.device, a, b, out)
+        self.add("multiply", formula, calls, (a, b), {out_name: out}, out.size)
         return out
 
     def loss(
@@ -183,7 +184,7 @@ class Plan:
     # Accounts ---------------------------------------------------------------------------------------------------------
 
     def cost(self) -> dict[str, int]:
-        """The sums over all operations: operations, launches (on CUDA), flops, bytes moved; and bytes of memory held."""
+        """The sums: operations, launches (on CUDA), flops, bytes moved; and the bytes of memory held."""
         return {
             "operations": len(self.operations),
             "launches": sum(o.launches for o in self.operations),
@@ -198,18 +199,19 @@ class Plan:
 
     def __str__(self) -> str:
         def shapes(buffers: Mapping[str, Array]) -> str:
-            return ", ".join(f"{n} {'×'.join(map(str, a.shape)) or '1'}" for n, a in buffers.items())
+            return ", ".join("×".join(map(str, a.shape)) or "1" for a in buffers.values())
 
-        head = ("operation", "formula", "reads", "writes", "flops", "bytes")
-        rows = [
-            (o.name, o.formula, shapes(o.reads), shapes(o.writes), f"{o.flops:,}", f"{o.bytes:,}") for o in self.operations
-        ]
         cost = self.cost()
-        total = (f"{cost['operations']} operations", "", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}")
-        widths = [max(len(row[k]) for row in (head, *rows, total)) for k in range(len(head))]
-        lines = [
-            "  ".join(cell.rjust(w) if k > 3 else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-            for row in (head, *rows, total)
+        rows = [
+            ("operation", "formula", "shapes", "flops", "bytes"),
+            *(
+                (o.name, o.formula, f"{shapes(o.reads)} → {shapes(o.writes)}", f"{o.flops:,}", f"{o.bytes:,}")
+                for o in self.operations
+            ),
+            (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
         ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        pad = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust)
+        lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)) for row in rows]
         rule = "─" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

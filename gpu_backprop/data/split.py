@@ -60,7 +60,7 @@ def _classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.in
 def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDArray[np.intp] | None:
     """How many rows of each class to hold out; None where no such numbers leave every class a row."""
     total = round(fraction * int(counts.sum()))
-    share = np.floor(fraction * counts).astype(np.intp)
+    share: npt.NDArray[np.intp] = np.floor(fraction * counts).astype(np.intp)
     remainder = fraction * counts - share
     remainder[share + 1 == counts] = 0  # these have no more to give
     missing = total - int(share.sum())

@@ -7,7 +7,7 @@ Every formula is stable from −1e4 to 1e4: an exponential is only ever taken wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -209,7 +209,9 @@ _SELU, _SELU_BELOW = f"A({SELU_SCALE!r})", f"A({SELU_SCALE * SELU_ALPHA!r})"
 _TANH_ARGUMENT = "A(0.7978845608028654) * ({0} + A(0.044715) * {0} * {0} * {0})"
 _TANH_SLOPE = "A(0.7978845608028654) * (A(1) + A(0.134145) * s * s)"
 
-ACTIVATIONS: dict[str, Activation] = {
+__all__ = ["ACTIVATIONS", "Activation", "activation"]
+
+ACTIVATIONS: Mapping[str, Activation] = {
     row.name: row
     for row in (
         Activation("identity", "", None, None, "z", "A(1)"),

@@ -32,21 +32,45 @@ def checked(array: Array, name: str) -> Array:
     return array
 
 
+def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = False) -> Array:
+    """x as an array of real numbers, (..., rows, inputs).
+
+    Args:
+        inputs: how many numbers a sample has.
+        leads: the shapes that may stand in front of the rows.
+        empty: whether there may be no rows.
+    """
+    x = checked(host_array(value, "x"), "x")
+    if x.ndim < 2 or x.shape[:-2] not in leads:
+        axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
+        hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
+        raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
+    if x.shape[-1] != inputs:
+        raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}.")
+    if x.shape[-2] == 0 and not empty:
+        raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
+    return x
+
+
 def check_finite(array: Array, name: str) -> None:
     """InputError with the count and the first place if there is NaN or infinity."""
     if array.dtype.kind != "f":
         return
-    with np.errstate(all="ignore"):  # a sum is finite only if every number is; it overflows rarely, and then the slow way decides
-        if np.isfinite(array.sum(dtype=np.float64)):
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):  # then every number is; else the slow way decides
             return
     bad = ~np.isfinite(array)
     count = int(bad.sum())
     if count:
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column")[-array.ndim :] if array.ndim < 3 else ("model", "row", "column"), place, strict=True))
-        if array.ndim == 1:
-            where = f"row {place[0]}"
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
         values = "value is" if count == 1 else "values are"
         raise InputError(
-            f"{count} {values} NaN or infinite in {name}, the first one ({array[place]}) at {where}. Remove or replace them."
+            f"{count} {values} NaN or infinite in {name}, the first one ({array[first]}) at {place(first)}. "
+            "Remove or replace them."
         )
+
+
+def place(index: tuple[int, ...]) -> str:
+    """Where a value lies in an array of (row), (row, column) or (member, row, column)."""
+    axes = ("row", "column") if len(index) < 3 else ("member", "row", "column")
+    return ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=False))

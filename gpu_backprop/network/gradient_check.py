@@ -54,8 +54,8 @@ def check_gradients(
 
     Args:
         loss, x, y, weights: as for `Trainer` and `Trainer.fit`; a few rows are enough.
-        tolerance: the largest error, relative to the derivative; derivatives below a floor, the larger of a thousandth of
-            the largest one and E/10000, are compared with that floor, because a difference knows no better.
+        tolerance: the largest error, relative to the derivative; one below a floor, the larger of a thousandth of the
+            largest derivative and E/10000, is compared with that floor, because a difference knows no better.
         inputs: whether to check ∂E/∂x too.
         at_most: how many derivatives of each array are checked, chosen at random from a fixed seed; None: all.
 
@@ -126,7 +126,9 @@ class _Check:
             arrays.append(("x", self.x, self.device.to_host(self.grad_x)))
         here = self.value()
         if not np.isfinite(here) or not all(np.isfinite(g).all() for _, _, g in arrays):
-            raise GradientError(f"the loss on this data is {here} and its gradients are not all finite: nothing to compare.")
+            raise GradientError(
+                f"the loss on this data is {here} and its gradients are not all finite: nothing to compare."
+            )
         largest = max((float(np.abs(g).max()) for _, _, g in arrays if g.size), default=0.0)
         floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-12)
         report = GradientReport(0, 0.0, "", 0.0, 0.0)
@@ -150,8 +152,8 @@ class _Check:
         if wrong:
             raise GradientError(
                 f"∂E/∂{report.worst}: derived {report.derived:.10g}, central difference {report.difference:.10g} "
-                f"(relative error {report.error:.1e}, tolerance {tolerance:.0e}). {wrong} of {checked} derivatives disagree; "
-                "this is the worst."
+                f"(relative error {report.error:.1e}, tolerance {tolerance:.0e}). "
+                f"{wrong} of {checked} derivatives disagree; this is the worst."
             )
         return GradientReport(checked, report.error, report.worst, report.derived, report.difference, kinks)
 

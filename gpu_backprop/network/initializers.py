@@ -19,7 +19,6 @@ from gpu_backprop.backend.formula import Array
 
 Shape = tuple[int, int]
 Draw = Callable[[np.random.Generator, Shape], Array]
-Variance = Callable[[int, int], float]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Initializer:
     def spec(self) -> str | dict[str, object]:
         """This initializer as JSON, from which `initializer` makes it again. Of your own function the name alone is
         kept: files hold data, never code, and the weights that it drew are among the data."""
-        if INITIALIZERS.get(self.name) is self:
+        if INITIALIZERS.get(self.name) == self:
             return self.name
         return {"name": self.name, "own": True} if self.value is None else {"name": self.name, "value": self.value}
 
@@ -69,13 +68,25 @@ def _lecun(inputs: int, outputs: int) -> float:
     return 1 / inputs
 
 
-def _uniform(variance: Variance, generator: np.random.Generator, shape: Shape) -> Array:
-    bound = math.sqrt(3 * variance(*shape))  # U(−r, r) has the variance r²/3
+def _uniform(generator: np.random.Generator, variance: float, shape: Shape) -> Array:
+    bound = math.sqrt(3 * variance)  # U(−r, r) has the variance r²/3
     return generator.uniform(-bound, bound, shape)
 
 
-def _normal(variance: Variance, generator: np.random.Generator, shape: Shape) -> Array:
-    return generator.normal(0.0, math.sqrt(variance(*shape)), shape)
+def _normal(generator: np.random.Generator, variance: float, shape: Shape) -> Array:
+    return generator.normal(0.0, math.sqrt(variance), shape)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Independent draws from a distribution with mean 0 and the variance that a rule gives. A record, and no closure,
+    so that copies of an initializer are equal."""
+
+    distribution: Callable[[np.random.Generator, float, Shape], Array]
+    variance: Callable[[int, int], float]
+
+    def __call__(self, generator: np.random.Generator, shape: Shape) -> Array:
+        return self.distribution(generator, self.variance(*shape), shape)
 
 
 def _orthogonal(generator: np.random.Generator, shape: Shape) -> Array:
@@ -85,6 +96,10 @@ def _orthogonal(generator: np.random.Generator, shape: Shape) -> Array:
     return q if shape[0] >= shape[1] else q.T
 
 
+def _zeros(generator: np.random.Generator, shape: Shape) -> Array:
+    return np.zeros(shape)
+
+
 def _constant(value: float, generator: np.random.Generator, shape: Shape) -> Array:
     return np.full(shape, value)
 
@@ -92,14 +107,14 @@ def _constant(value: float, generator: np.random.Generator, shape: Shape) -> Arr
 INITIALIZERS: Mapping[str, Initializer] = {
     row.name: row
     for row in (
-        Initializer("glorot_uniform", partial(_uniform, _glorot)),
-        Initializer("glorot_normal", partial(_normal, _glorot)),
-        Initializer("he_uniform", partial(_uniform, _he)),
-        Initializer("he_normal", partial(_normal, _he)),
-        Initializer("lecun_uniform", partial(_uniform, _lecun)),
-        Initializer("lecun_normal", partial(_normal, _lecun)),
+        Initializer("glorot_uniform", _Scaled(_uniform, _glorot)),
+        Initializer("glorot_normal", _Scaled(_normal, _glorot)),
+        Initializer("he_uniform", _Scaled(_uniform, _he)),
+        Initializer("he_normal", _Scaled(_normal, _he)),
+        Initializer("lecun_uniform", _Scaled(_uniform, _lecun)),
+        Initializer("lecun_normal", _Scaled(_normal, _lecun)),
         Initializer("orthogonal", _orthogonal),
-        Initializer("zeros", partial(_constant, 0.0)),
+        Initializer("zeros", _zeros),
     )
 }
 """By name. `zeros` is for an output layer: in a hidden one it would leave all units alike for ever."""
@@ -131,7 +146,7 @@ def initializer(spec: object, activation: str) -> Initializer:
         case {"name": "constant", "value": value, **rest} if not rest:
             return constant(value)
         case {"name": str(name), "own": True, **rest} if not rest:
-            return Initializer(name, partial(_constant, 0.0))
+            return Initializer(name, _zeros)
         case "constant":
             raise InputError("the initializer 'constant' needs its value: constant(0.1), of network.initializers.")
         case _:

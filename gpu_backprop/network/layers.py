@@ -1,7 +1,7 @@
 """Layers read like the notes: forward is activate ∘ linear, and backward is the same two upside down.
 
-A layer holds parameters, which are views of the network's flat buffers, and nothing of any batch: that lies in the plan.
-Every method appends operations to a plan and returns the buffer in which the result will be.
+A layer holds parameters, which are views of the network's flat buffers, and nothing of any batch: that lies in the
+plan. Every method appends operations to a plan and returns the buffer in which the result will be.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import operator
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Array
@@ -52,6 +54,10 @@ class Layer:
         """The shape of each parameter of one model, by attribute name."""
         return {}
 
+    def initial(self, name: str, generator: np.random.Generator) -> Array | None:
+        """Initial values of a parameter; None: zeros."""
+        return None
+
     def describe(self) -> Mapping[str, Any]:
         """What rebuilds the layer, as plain data for a model file."""
         raise NotImplementedError
@@ -70,10 +76,8 @@ class Layer:
     def activate(self, plan: Plan, z: Array) -> Array:
         """y = f(z + b), in z's place where f′ is written in y."""
         saved, f, n = plan.saved(self), self.activation, self.number
-        if (plan.keep and f.name != "identity") or f.reads == "z":
-            y = plan.empty(f"y{n}", z.shape)
-        else:
-            y = z
+        apart = f.reads == "z" or (plan.keep and f.name != "identity")
+        y = plan.empty(f"y{n}", z.shape) if apart else z
         argument = f"z{n}" if self.activation_bias is None else f"z{n} + b{n}"
         formula = f"y{n} = {argument}" if f.name == "identity" else f"y{n} = {f.name}({argument})"
         saved.z, saved.y = z, plan.bias_activate(formula, z, self.activation_bias, f, y, f"y{n}")
@@ -117,7 +121,12 @@ class Dense(Layer):
     """
 
     def __init__(
-        self, units: int, activation: str | Activation = "identity", *, bias: bool = True, init: str | Initializer | None = None
+        self,
+        units: int,
+        activation: str | Activation = "identity",
+        *,
+        bias: bool = True,
+        init: str | Initializer | None = None,
     ) -> None:
         self.outputs = positive("units", units)
         self.activation, self.has_bias = _activation(activation), _switch("bias", bias)
@@ -132,6 +141,9 @@ class Dense(Layer):
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {"weight": (self.inputs, self.units)} | ({"bias": (self.units,)} if self.has_bias else {})
+
+    def initial(self, name: str, generator: np.random.Generator) -> Array | None:
+        return self.initializer.fill(generator, (self.inputs, self.units)) if name == "weight" else None
 
     def describe(self) -> Mapping[str, Any]:
         return {
@@ -199,8 +211,8 @@ class Bias(Layer):
 
 
 class Dropout(Layer):
-    """While training, each number of x is set to 0 with the probability `rate` and the others are divided by 1 − rate, so
-    that the expected value stays (Srivastava et al. 2014); else y = x.
+    """While training, each number of x is set to 0 with the probability `rate` and the others are divided by 1 − rate,
+    so that the expected value stays (Srivastava et al. 2014); else y = x.
 
     Args:
         rate: in [0, 1).
@@ -208,7 +220,9 @@ class Dropout(Layer):
 
     def __init__(self, rate: float) -> None:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise InputError(f"dropout rate must be a number in [0, 1), got {rate!r}: the share of the numbers to set to 0.")
+            raise InputError(
+                f"dropout rate must be a number in [0, 1), got {rate!r}: the share of the numbers to set to 0."
+            )
         self.rate = float(rate)
 
     def __repr__(self) -> str:

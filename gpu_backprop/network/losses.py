@@ -1,7 +1,8 @@
 """Losses: e of one sample and ∂e/∂y together.
 
 e sums over the outputs of a sample (mean_squared_error averages them). A batch counts as the mean Σ w·e / Σ w, with
-weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere else.
+weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,13 +57,11 @@ class Loss:
         """InputError unless the loss is defined for what this last layer gives."""
         if self.needs and layer.activation.name not in self.needs:
             raise InputError(
-                f"{self.name} needs an output activation out of {', '.join(self.needs)}, but the last layer, {layer!r}, has "
-                f"{layer.activation.name}. Use activation={self.needs[0]!r} there, or another loss."
+                f"{self.name} needs an output activation out of {', '.join(self.needs)}, but the last one, {layer!r}, "
+                f"has {layer.activation.name}. Use activation={self.needs[0]!r} there, or another loss."
             )
 
-    def gradient(
-        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
-    ) -> Array:
+    def gradient(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array:
         """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
         scale, n = self._scale(plan, z, weights, total), layer.number
         ops, bias = plan.device.ops, layer.activation_bias
@@ -82,7 +81,9 @@ class Loss:
         plan.loss("loss_gradient", formula, y, None, target, weights, calls, {f"∇y{n}": grad_y, "E": total}, flops=5)
         return layer.activate_backward(plan, grad_y)
 
-    def value(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array | None:
+    def value(
+        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
+    ) -> Array | None:
         """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
         if weights is not None:
             self._weigh(plan, weights, None, total)
@@ -162,7 +163,9 @@ class SquaredError(Loss):
 
     @property
     def formula(self) -> LossFormula:
-        return LossFormula(self.name, self._numpy, "(y - t) * (y - t)", "A(2) * (y - t)", mean_over_outputs=self.average)
+        return LossFormula(
+            self.name, self._numpy, "(y - t) * (y - t)", "A(2) * (y - t)", mean_over_outputs=self.average
+        )
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
@@ -206,7 +209,7 @@ class AbsoluteError(Loss):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """e = Σ ½d² where |d| ≤ delta, else delta·(|d| − ½delta), with d = y − y* (Huber 1964); ∂e/∂y = d cut off at ±delta.
+    """e = Σ ½d² where |d| ≤ delta, else delta·(|d| − ½delta), d = y − y* (Huber 1964); ∂e/∂y = d cut off at ±delta.
 
     Args:
         delta: > 0, in the units of y: where the parabola becomes a line.
@@ -279,9 +282,9 @@ class Quantile(Loss):
         yield _sum(size, e)
 
 
-def _least(dtype: np.dtype[np.generic]) -> float:
+def _least(dtype: np.dtype[Any]) -> float:
     """Below this, a probability or a rate counts as this: 1/y stays finite, and so does its product with f′ ~ y."""
-    return math.sqrt(float(np.finfo(dtype).tiny))  # type: ignore[arg-type]  # a floating dtype
+    return math.sqrt(np.finfo(dtype).tiny)
 
 
 _LEAST = "(y > least<A>() ? y : least<A>())"
@@ -416,7 +419,9 @@ LOSSES: Mapping[str, Loss] = {
 def loss(spec: str | Loss | None, layer: Layer) -> Loss:
     """The loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
     if spec is None:
-        spec = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(layer.activation.name, "half_squared_error")
+        spec = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(
+            layer.activation.name, "half_squared_error"
+        )
     if isinstance(spec, type) and issubclass(spec, Loss):
         raise InputError(f"loss must be an object, got the class {spec.__name__}: write {spec.__name__}().")
     if not isinstance(spec, (str, Loss)):

@@ -13,7 +13,7 @@ from gpu_backprop.backend.array_module import ALIGNMENT, open_device
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import checked, host_array
+from gpu_backprop.network.arrays import checked, features, host_array
 from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
 
 EAGER_PLANS = 8
@@ -28,12 +28,12 @@ class Network:
         layers: Dense, Bias and Dropout; the network works on copies of them.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
-        seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members, which
-            train side by side: every array then has a leading models axis.
+        seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
+            which train side by side: every array then has a leading models axis.
 
     Attributes:
-        parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias are
-            views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
+        parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias
+            are views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
         layers, inputs, outputs, dtype, device, seed: as given.
         lead: () or (models,), the shape in front of every array.
 
@@ -65,11 +65,15 @@ class Network:
 
     def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
-            raise InputError(f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}.")
+            raise InputError(
+                f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}."
+            )
         attached, units = [], self.inputs
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
-                raise InputError(f"layer {number} must be a Dense, Bias or Dropout, got {type(layer).__name__} {layer!r}.")
+                raise InputError(
+                    f"layer {number} must be a Dense, Bias or Dropout, got {type(layer).__name__} {layer!r}."
+                )
             layer = copy.copy(layer)
             layer.attach(number, units, self.lead)
             units = layer.units
@@ -101,8 +105,9 @@ class Network:
         for member, seed in zip(host, seeds, strict=True):
             generator = np.random.default_rng([seed, 0])
             for layer, name, shape, start in self.places:
-                if name == "weight":
-                    member[start : start + math.prod(shape)] = layer.initializer.fill(generator, shape).ravel()  # type: ignore[attr-defined]  # a layer with weights is a Dense
+                values = layer.initial(name, generator)
+                if values is not None:
+                    member[start : start + math.prod(shape)] = values.ravel()
         self.device.copy_in(self._parameters, host.reshape(self._parameters.shape))
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
@@ -110,7 +115,7 @@ class Network:
             layer.random = self.random[..., k, :]
 
     def reseed(self, seed: int | None) -> list[int]:
-        """Gives dropout another seed and its stream a new beginning; None leaves it as it is. Returns the seed of each member."""
+        """Gives dropout another seed and a new beginning; None leaves it as it is. Returns the seed of each member."""
         own = [self.seed] if isinstance(self.seed, int) else self.seed
         if seed is None:
             return own
@@ -164,7 +169,7 @@ class Network:
         return self.last.linear(plan, x) if upto == "z" else self.last.forward(plan, x)
 
     def emit_backward(self, plan: Plan, grad: Array, start: str = "y", grad_x: bool = False) -> Array | None:
-        """The loop l = L … 1 of N2, from ∇y or, with start="z", from ∇z of the last layer. Returns ∂E/∂x if asked to."""
+        """The loop l = L … 1 of N2, from ∇y or, with start="z", from ∇z of the last layer. Returns ∂E/∂x if asked."""
         flowing: Array | None = grad
         for layer in reversed(self.layers):
             assert flowing is not None
@@ -181,7 +186,9 @@ class Network:
         """Counts dropout's step, so that the next one draws other masks."""
         if plan.training and any(isinstance(layer, Dropout) for layer in self.layers):
             step = plan.named("random step", self.random[..., 2])
-            plan.add("advance", "step += 1", plan.device.ops.advance(plan.device, step, 1), (step,), {"random step": step}, 0)
+            plan.add(
+                "advance", "step += 1", plan.device.ops.advance(plan.device, step, 1), (step,), {"random step": step}, 0
+            )
 
     # Back-propagation, called by hand ---------------------------------------------------------------------------------
 
@@ -189,13 +196,13 @@ class Network:
         """y of x, and everything that backward needs.
 
         Args:
-            x: (batch, inputs), or (models, batch, inputs) for a network with a models axis: NumPy, CuPy, or with DLPack.
+            x: (batch, inputs), or (models, batch, inputs) where there is a models axis: NumPy, CuPy, or with DLPack.
             training: whether dropout is active.
 
         Returns:
             (batch, outputs), a new array on the device.
         """
-        x = self._checked_x(x)
+        x = features(x, self.inputs, (), self.lead)
         self._forward = eager = self._eager_plan(x.shape[-2], training, "forward")
         eager.forward(x)
         return self.device.copy(eager.y)
@@ -228,7 +235,7 @@ class Network:
             batch_size: how many rows are computed at once.
         """
         batch_size = positive("batch_size", batch_size)
-        x = self._checked_x(x, empty=True)
+        x = features(x, self.inputs, (), self.lead, empty=True)
         rows = x.shape[-2]
         y = np.empty((*self.lead, rows, self.outputs), self.dtype)
         for start in range(0, rows, batch_size):
@@ -237,19 +244,6 @@ class Network:
             eager.forward(part)
             y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
         return y
-
-    def _checked_x(self, x: Any, empty: bool = False) -> Array:
-        x = checked(host_array(x, "x"), "x")
-        allowed = (2,) if not self.lead else (2, 3)
-        if x.ndim not in allowed or (x.ndim == 3 and x.shape[0] != self.lead[0]):
-            axes = "(batch, inputs)" if not self.lead else f"(batch, inputs) or ({self.lead[0]}, batch, inputs)"
-            hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
-            raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
-        if x.shape[-1] != self.inputs:
-            raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={self.inputs}.")
-        if x.shape[-2] == 0 and not empty:
-            raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
-        return x
 
     def _eager_plan(self, rows: int, training: bool, use: str) -> _Eager:
         key = (rows, training, use)
@@ -279,7 +273,9 @@ class Network:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"a network needs inputs, layers, dtype and seed, got {description!r} ({error}).") from None
+            raise InputError(
+                f"a network needs inputs, layers, dtype and seed, got {description!r} ({error})."
+            ) from None
         return cls(inputs, layers, dtype=dtype, device=device, seed=seed)
 
     def summary(self) -> None:
@@ -292,7 +288,10 @@ class Network:
             count = sum(math.prod(shape) for shape in layer.parameter_shapes().values())
             rows.append((str(layer.number), repr(layer), str(layer.inputs), str(layer.units), f"{count:,}"))
         widths = [max(len(row[k]) for row in rows) for k in range(5)]
-        lines = ["  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+        lines = [
+            "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in rows
+        ]
         total = sum(math.prod(shape) for _, _, shape, _ in self.places)
         models = f"{self.lead[0]} models of " if self.lead else ""
         return "\n".join(
@@ -300,7 +299,8 @@ class Network:
         )
 
     def __repr__(self) -> str:
-        return f"Network({self.inputs}, {self.layers!r}, dtype={self.dtype.name!r}, device={self.device.name!r}, seed={self.seed!r})"
+        where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, seed={self.seed!r}"
+        return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 
 class _Eager:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import check_finite, checked, host_array
+from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
 from gpu_backprop.network.losses import Loss
 
 if TYPE_CHECKING:
@@ -35,36 +35,29 @@ class Samples:
         return self.target.ndim < self.x.ndim
 
 
-def samples(network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = ()) -> Samples:
+def samples(
+    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = ()
+) -> Samples:
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
     Args:
         values: whether NaN, infinity, label range and the like are looked for.
         lead: axes in front of the rows; data with none stand for all members.
     """
-    x = checked(host_array(x, "x"), "x")
-    if x.ndim != len(lead) + 2:
-        hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
-        raise InputError(f"x must have the axes {_axes(lead, 'rows', 'inputs')}, got the shape {x.shape}.{hint}")
-    if x.shape[-1] != network.inputs:
-        raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={network.inputs}.")
-    if x.shape[-2] == 0:
-        raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
+    x = features(x, network.inputs, lead)
     target = _target(network, loss, checked(host_array(y, "y"), "y"), x.shape[:-1], values)
     if weights is not None:
         weights = checked(host_array(weights, "weights"), "weights")
         if weights.shape != x.shape[:-1]:
-            raise InputError(f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}.")
+            raise InputError(
+                f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
+            )
     if values:
         check_finite(x, "x")
         if weights is not None:
             check_finite(weights, "weights")
             _check_bounds(weights, "weights", 0.0, np.inf)
     return Samples(x, target, weights)
-
-
-def _axes(lead: tuple[int, ...], *names: str) -> str:
-    return f"({', '.join((*map(str, lead), *names))})"
 
 
 def _target(network: Network, loss: Loss, y: Array, rows: tuple[int, ...], values: bool) -> Array:
@@ -76,11 +69,19 @@ def _target(network: Network, loss: Loss, y: Array, rows: tuple[int, ...], value
         if loss.labels:
             return _labels(y, outputs, values)
         if outputs != 1:
-            hint = f" Class labels become targets by gpu_backprop.one_hot(y, {outputs})." if y.dtype.kind in "iub" else ""
-            raise InputError(f"y must be (rows, {outputs}), because the network has {outputs} outputs, got {y.shape}.{hint}")
+            hint = (
+                f" Class labels become targets by gpu_backprop.one_hot(y, {outputs})." if y.dtype.kind in "iub" else ""
+            )
+            raise InputError(
+                f"y must be (rows, {outputs}), because the network has {outputs} outputs, got {y.shape}.{hint}"
+            )
         y = y[..., None]
     if y.ndim != len(rows) + 1 or y.shape[-1] != outputs:
-        hint = " Labels are one axis less: y.ravel()." if loss.labels and y.ndim == len(rows) + 1 and y.shape[-1] == 1 else ""
+        hint = (
+            " Labels are one axis less: y.ravel()."
+            if loss.labels and y.ndim == len(rows) + 1 and y.shape[-1] == 1
+            else ""
+        )
         raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}.{hint}")
     if values:
         check_finite(y, "y")
@@ -98,7 +99,9 @@ def _labels(y: Array, outputs: int, values: bool) -> Array:
         fractional = y != np.floor(y)
         if fractional.any():
             row = int(np.argwhere(fractional)[0][-1])
-            raise InputError(f"labels must be whole numbers from 0 to {outputs - 1}, but y has {y[..., row].item()!r} in row {row}.")
+            raise InputError(
+                f"labels must be whole numbers from 0 to {outputs - 1}, but y has {y[..., row].item()!r} in row {row}."
+            )
     if values:
         wrong = (y < 0) | (y >= outputs)
         if wrong.any():
@@ -113,11 +116,11 @@ def _labels(y: Array, outputs: int, values: bool) -> Array:
 def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
     wrong = (array < low) | (array > high)
     if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
-        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
         raise InputError(
-            f"{name} must be {bounds}{why}, but has {array[place].item()!r} at {where} ({int(wrong.sum())} such in all)."
+            f"{name} must be {bounds}{why}, but has {array[first].item()!r} at {place(first)} "
+            f"({int(wrong.sum())} such in all)."
         )
 
 
@@ -127,7 +130,7 @@ def _check_probabilities(y: Array) -> None:
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0])
         raise InputError(
-            f"the probabilities of each row of y must add up to 1, but row {int(place[-1])} adds up to {sums[place]:g}. "
+            f"the probabilities in a row of y must add up to 1, but row {int(place[-1])} adds up to {sums[place]:g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 

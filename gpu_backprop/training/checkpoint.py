@@ -34,6 +34,7 @@ HEADER_LIMIT = 1 << 24
 DTYPES = {"float32": "F32", "float64": "F64"}
 """The dtype of a network's parameters, and what the format calls it."""
 
+GIVE = "give the path of a file that gpu_backprop.save wrote"
 AGAIN = "copy it again, or save the network again"
 
 
@@ -48,7 +49,7 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
             of your own.
     """
     for layer in net.layers:
-        if ACTIVATIONS.get(layer.activation.name) is not layer.activation:
+        if ACTIVATIONS.get(layer.activation.name) != layer.activation:
             raise ModelFileError(
                 f"cannot save {layer!r}: its activation is a function of your own, and a model file holds no code; "
                 "save net.parameters as an array instead, and build the network again to load it."
@@ -75,7 +76,7 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Network:
         architecture, tensors = _read(Path(path))
         net = Network.from_architecture(architecture, device=device)
     except OSError as error:
-        raise _refusal(path, f"{error.strerror or error}; give the path of a file that gpu_backprop.save wrote") from error
+        raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
     except SafetensorError as error:
         raise _refusal(path, f"it is cut off or damaged ({error}); {AGAIN}") from error
     except ModelFileError as error:
@@ -149,7 +150,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
         if metadata.get("program") != PROGRAM:
-            raise ModelFileError("it is a safetensors file, but of another program; give one that gpu_backprop.save wrote")
+            raise ModelFileError(f"it is a safetensors file, but of another program; {GIVE}")
         version, text = metadata.get("format", "?"), metadata.get("architecture", "")
         if version != FORMAT:
             known = f"this version of gpu_backprop understands format {FORMAT}"
@@ -169,18 +170,18 @@ def _check_start(path: Path) -> None:
     """Looks at the first bytes, before anything is read or mapped because of what they say: the format begins with the
     length of its header, in eight bytes, and the header, in JSON, with a brace."""
     if path.exists() and not path.is_file():
-        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; give the path of a file")
+        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
     with open(path, "rb") as file:
         size, start = os.fstat(file.fileno()).st_size, file.read(9)
     length = int.from_bytes(start[:8], "little")
     if start[8:] not in (b"{", b"") or length > HEADER_LIMIT:
-        raise ModelFileError("it is not a safetensors file; give one that gpu_backprop.save wrote")
+        raise ModelFileError(f"it is not a safetensors file; {GIVE}")
     if size < 9 or size < 8 + length:
         raise ModelFileError(f"it is cut off after {size} bytes; {AGAIN}")
 
 
 def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
-    for name in expected | found:
+    for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
             called, held = (of.get(name, "nothing")[:60] for of in (expected, found))
             raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Evaluation:
     """Measures one data set, as often as wanted.
 
-    A loss that counts right answers gives accuracy; any other R² (the mean over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)²)
-    and MAE (the mean of |y* − y|).
+    A loss that counts right answers gives accuracy; any other R², the mean over the outputs of
+    1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the mean of |y* − y|.
     """
 
     def __init__(self, trainer: Trainer, data: Samples, batch_size: int) -> None:
@@ -46,7 +46,15 @@ class Evaluation:
         if not self.classifies:
             assert y is not None
             calls = plan.device.ops.residual_sums(plan.device, y, target, weights, self.sums)
-            plan.add("residual_sums", "Σ|y − y*|, Σ(y − y*)²", calls, (y, target, weights), {"sums": self.sums}, 5 * y.size, 2)
+            plan.add(
+                "residual_sums",
+                "Σ|y − y*|, Σ(y − y*)²",
+                calls,
+                (y, target, weights),
+                {"sums": self.sums},
+                5 * y.size,
+                2,
+            )
         self.data.emit_advance(plan, rows)
         return plan
 

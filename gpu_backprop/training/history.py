@@ -105,13 +105,15 @@ class History:
         return figure
 
     def _draw(self, axes: Axes, name: str) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         marker = "o" if len(self) == 1 else None  # one epoch makes no line
         for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
             if column in self.columns:
                 lines = axes.plot(self["epoch"], self[column], color=colour, marker=marker)  # a line a member
                 lines[0].set_label(label)
-        axes.set(xlabel="epoch", ylabel=name, title=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
 

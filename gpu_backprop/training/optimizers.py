@@ -102,14 +102,16 @@ class Optimizer:
     def update(self, plan: Plan, network: Network) -> None:
         """Appends W ← W − …∇W. Where plan.gate is 0, nothing changes."""
         if self.hyper is None or self.network is not network:
-            raise StateError("the optimizer has no state for this network: use optimizer.bind(network).update(plan, network).")
+            raise StateError(
+                "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
+            )
         hyper, moments = plan.named("hyper", self.hyper), {k: plan.named(k, m) for k, m in self.moments.items()}
         w, g = network.parameters, network.gradients
-        calls = getattr(plan.device.ops, self.name)(
-            plan.device, w, g, *self.arguments(moments), hyper, plan.gate
-        )
+        calls = getattr(plan.device.ops, self.name)(plan.device, w, g, *self.arguments(moments), hyper, plan.gate)
         writes = {"parameters": w, **moments, "hyper": hyper}
-        plan.add(self.name, self.formula, calls, (w, g, *moments.values(), hyper, plan.gate), writes, self.flops * w.size, 2)
+        plan.add(
+            self.name, self.formula, calls, (w, g, *moments.values(), hyper, plan.gate), writes, self.flops * w.size, 2
+        )
 
     def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
         """What the binder takes between gradients and hyper."""
@@ -234,7 +236,13 @@ class AdamW(Adam):
         self.settings["weight_decay"] = self._check("weight_decay", weight_decay)
 
 
-OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adamw": AdamW,
+}
 
 
 def optimizer(spec: str | Optimizer) -> Optimizer:

@@ -125,8 +125,8 @@ def _briefly(row: Mapping[str, Any]) -> str:
 
 def _stride(epochs: int) -> int:
     """The smallest of 1, 2, 5, 10, 20, 50 ... that leaves at most LINES of the epochs."""
-    round_numbers = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
-    return next(stride for stride in round_numbers if epochs <= LINES * stride)
+    powers = (10**power for power in itertools.count())
+    return next(int(digit * power) for power in powers for digit in (1, 2, 5) if epochs <= LINES * digit * power)
 
 
 def _columns() -> list[ProgressColumn]:

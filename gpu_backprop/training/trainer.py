@@ -33,8 +33,8 @@ class Trainer:
 
     Args:
         network: it is trained in place.
-        loss: a name or a Loss; None chooses by the output activation: cross_entropy for softmax, binary_cross_entropy for
-            sigmoid, half_squared_error for all others.
+        loss: a name or a Loss; None chooses by the output activation: cross_entropy for softmax, binary_cross_entropy
+            for sigmoid, half_squared_error for all others.
         optimizer: a name or an Optimizer; the trainer works on a copy, `trainer.optimizer`.
         batch_size: rows of a minibatch, ≥ 1; more than there are make one minibatch of all.
         seed: of shuffling and dropout; None: the network's.
@@ -69,7 +69,9 @@ class Trainer:
         self.network.emit_parameters(plan)
         plan.named("E", total)
         x, target, weights = source.emit(plan, rows)
-        z = self.network.emit_forward(plan, x, upto="z")  # the last layer stops before its activation, which the loss may fuse
+        z = self.network.emit_forward(
+            plan, x, upto="z"
+        )  # the last layer stops before its activation, which the loss may fuse
         plan.phase = "loss"
         grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
         plan.phase = "backward"
@@ -87,8 +89,8 @@ class Trainer:
 
         Args:
             x: (rows, inputs), finite. Only shapes and dtypes are checked.
-            y: labels (rows,) as integers, or (rows, outputs). A label that is out of range makes the loss NaN, and its row
-                does not count in the gradient.
+            y: labels (rows,) as integers, or (rows, outputs). A label that is out of range makes the loss NaN, and its
+                row does not count in the gradient.
             weights: (rows,), ≥ 0, or None.
 
         Returns:
@@ -104,14 +106,16 @@ class Trainer:
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
         """A step, one operation at a time, each with host copies of what it wrote, by name: every z, y and ∇.
 
-        Nothing is fused or overwritten in this step. It is a real one: after its last operation the network has learned.
+        Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
         data = self._fed_samples(x, y, weights)
         plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True)
         self._load(plan, data)
         yield from plan.trace()
 
-    def plan(self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False) -> Plan:
+    def plan(
+        self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
+    ) -> Plan:
         """The plan of `step`, to look at: `trainer.plan().describe()`.
 
         Args:
@@ -221,7 +225,7 @@ class Trainer:
 
 
 class StepLoss:
-    """The loss of one step, still on the device. float() of it waits for the device; np.asarray() gives one a member."""
+    """The loss of one step, still on the device. float() waits for it; np.asarray() gives one loss a member."""
 
     def __init__(self, trainer: Trainer, total: Array, rows: int) -> None:
         self._trainer, self._total, self._rows = trainer, total, rows
@@ -282,7 +286,12 @@ class _Training:
         """Every array that a step changes and the next one reads."""
         network, optimizer = self.trainer.network, self.trainer.optimizer
         assert optimizer.hyper is not None
-        return {"parameters": network.parameters, "random": network.random, "hyper": optimizer.hyper, **optimizer.moments}
+        return {
+            "parameters": network.parameters,
+            "random": network.random,
+            "hyper": optimizer.hyper,
+            **optimizer.moments,
+        }
 
     def _state(self) -> dict[str, Array]:
         return {name: self.trainer.device.copy(array) for name, array in self._changing().items()}
@@ -306,11 +315,14 @@ class _Training:
             if not np.isfinite(loss).all():
                 self._restore(good)
                 seen = "NaN" if np.isnan(loss).any() else "infinite"
-                kept = "the initial ones" if good is here and step == 1 else "those of the last step whose loss was finite"
+                kept = (
+                    "the initial ones" if good is here and step == 1 else "those of the last step whose loss was finite"
+                )
                 history.stopped = f"the loss became {seen} in epoch {epoch}, step {step}"
                 raise DivergedError(
-                    f"the loss became {seen} in epoch {epoch}, step {step} of {len(self.batches)}. The parameters are {kept}. "
-                    f"Lower the learning rate (now {trainer.optimizer.learning_rate}), or scale the inputs to about −1 … 1.",
+                    f"the loss became {seen} in epoch {epoch}, step {step} of {len(self.batches)}. The parameters are "
+                    f"{kept}. Lower the learning rate (now {trainer.optimizer.learning_rate}), or scale "
+                    "the inputs to about −1 … 1.",
                     epoch=epoch, step=step, history=history,
                 )  # fmt: skip
             good, here = here, self._state()

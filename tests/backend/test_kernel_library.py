@@ -52,7 +52,7 @@ def test_another_package_called_kernels_is_not_ours(installed):
 
 
 def test_no_texts_at_all(installed):
-    with pytest.raises(DeviceError, match="kernel texts are missing.*install gpu_backprop again"):
+    with pytest.raises(DeviceError, match=r"kernel texts are missing.*install gpu_backprop again"):
         kernels_folder()
 
 
@@ -94,5 +94,5 @@ def test_functor_names_differ():
 
 
 def test_a_row_without_a_cuda_formula_says_so():
-    with pytest.raises(DeviceError, match="'softmax' has no CUDA formula.*device='cpu'"):
+    with pytest.raises(DeviceError, match=r"'softmax' has no CUDA formula.*device='cpu'"):
         functor(ACTIVATIONS["softmax"])

@@ -1,7 +1,9 @@
 """Initial weights against the formulas that their authors give."""
 
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -91,6 +93,11 @@ def test_spec_is_json_and_makes_the_same_again(row):
     assert (again.fill(np.random.default_rng(1), (5, 3)) == row.fill(np.random.default_rng(1), (5, 3))).all()
 
 
+@pytest.mark.parametrize("row", [*INITIALIZERS.values(), constant(-0.25)], ids=lambda row: row.name)
+def test_a_copy_is_no_other_initializer(row):
+    assert copy.deepcopy(row).spec() == pickle.loads(pickle.dumps(row)).spec() == row.spec()
+
+
 def test_of_an_own_function_the_name_is_stored_and_no_code():
     disguised = Initializer("glorot_uniform", lambda generator, shape: np.ones(shape))
     again = initializer(json.loads(json.dumps(disguised.spec())), "tanh")
@@ -121,5 +128,5 @@ def test_constant_is_a_finite_number(value):
     "draw", [lambda g, shape: g.random(shape[::-1]), lambda g, shape: np.full(shape, np.nan), lambda g, shape: 1.0]
 )
 def test_an_own_function_that_draws_nonsense(draw):
-    with pytest.raises(InputError, match="'mine' drew an array of shape .* for a weight of shape"):
+    with pytest.raises(InputError, match=r"'mine' drew an array of shape .* for a weight of shape"):
         Initializer("mine", draw).fill(np.random.default_rng(0), (3, 2))

@@ -48,6 +48,14 @@ def assert_gradients(net: gb.Network, samples: Sequence[Sample], column_vectors:
             assert_agree(array.T if column_vectors else array, total, f"{key} of layer {k}")
 
 
+def forget_gradients(net: gb.Network) -> None:
+    """Whatever comes next has to write every one of them."""
+    for layer in net.layers:
+        for gradient in (layer.grad_weight, layer.grad_bias):
+            if gradient is not None:
+                gradient[...] = np.nan
+
+
 @pytest.fixture
 def agree() -> Callable[[Any, Any, str], None]:
     return assert_agree
@@ -71,21 +79,24 @@ def engine_agrees() -> Callable[..., None]:
     def check(
         net: gb.Network, loss: Any, x: Any, target: Any, samples: Sequence[Sample], *, column_vectors: bool = False
     ) -> None:
-        """The same batch two ways: forward and backward, driven by the note's ∂e/∂y, and a step of the Trainer."""
+        """The same batch three ways: forward and backward, driven by the note's ∂e/∂y; a step of the Trainer; a step
+        in which nothing is fused and no buffer is shared."""
         assert_agree(net.forward(x), [sample["y"] for sample in samples], "y")
         grad_x = net.backward(np.array([sample["grad_y"] for sample in samples]))
         assert_agree(grad_x, [sample["grad_x"] for sample in samples], "∂e/∂x")
         assert_gradients(net, samples, column_vectors)
 
         before = net.parameters.copy()
-        for layer in net.layers:  # the step must write every one of them
-            for gradient in (layer.grad_weight, layer.grad_bias):
-                if gradient is not None:
-                    gradient[...] = np.nan
+        forget_gradients(net)
         step = gb.Trainer(net, loss, gb.SGD(0.5)).step(x, target)
         assert_agree(float(step), sum(sample["e"] for sample in samples), "Σ e")
         assert_gradients(net, samples, column_vectors)
         assert_agree(net.parameters, before - 0.5 * net.gradients, "W ← W − rate·∇W")
-        net.parameters[...] = before
+
+        net.parameters = before
+        forget_gradients(net)
+        *_, _ = gb.Trainer(net, loss, gb.SGD(0.5)).trace(x, target)
+        assert_gradients(net, samples, column_vectors)
+        net.parameters = before
 
     return check

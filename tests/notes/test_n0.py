@@ -223,6 +223,7 @@ def with_arrows(x: Vector, y_star: Vector, W: list[Matrix], b: list[Vector], f: 
         "grad_weights": [box["∇W"] for box in boxes],
         "grad_biases": [box["∇b"] for box in boxes],
         "grad_x": boxes[0]["∇x"],
+        "boxes": boxes,
     }
 
 
@@ -261,6 +262,23 @@ def test_every_form_of_the_note(
     x, target = batch(sizes, rows, seed)
     loss = gb.HalfSquaredError(reduction="sum")
     engine_agrees(net, loss, x, target, transcribed(form, net, x, target, f))
+
+
+def test_a_trace_shows_the_boxes_of_the_fourth_form(agree: Any, random_biases: Any) -> None:
+    """The named buffers of a step are the note's z, y, ∇y, ∇z, ∇W and ∇b, layer by layer."""
+    f, sizes = ["sigmoid", "tanh", "softsign"], (3, 5, 4, 2)
+    net = network(sizes, f, 0, random_biases)
+    x, target = batch(sizes, 6, 0)
+    boxes_of = [sample["boxes"] for sample in transcribed(with_arrows, net, x, target, f)]
+    seen: dict[str, Any] = {}
+    for _, written in gb.Trainer(net, gb.HalfSquaredError(reduction="sum"), gb.SGD(0.1)).trace(x, target):
+        seen |= written
+    for k in range(len(f)):
+        for name in ("z", "y", "∇y", "∇z"):
+            agree(seen[f"{name}{k + 1}"], [boxes[k][name] for boxes in boxes_of], f"{name} of layer {k + 1}")
+        for name in ("∇W", "∇b"):
+            parts = np.array([boxes[k][name] for boxes in boxes_of])
+            agree(seen[f"{name}{k + 1}"], parts.sum(axis=0), f"{name} of layer {k + 1}")
 
 
 @pytest.mark.parametrize("output", F)

@@ -160,16 +160,31 @@ def with_matrices(x: Vector, y: Vector, b0: Vector, w1: Matrix, b1: Vector, f: s
     }
 
 
-def deeper(x: Vector, y: Vector, b: list[Vector], w: list[Matrix], f: list[str]) -> dict[str, Any]:
-    """③ carried on through any number of layers: … ·∂g/∂t·w₂ᵀ·∂f₁/∂h₁·w₁ᵀ·∂f₀/∂h₀."""
+# J and ∂J/∂y_pre, the row on the left of every product. The note's J is the first; another J puts another row there.
+COSTS = {
+    "squared_error": (
+        lambda y_pre, y: sum((y_pre[i] - y[i]) ** 2 for i in range(len(y))),
+        lambda y_pre, y: [2 * (y_pre[i] - y[i]) for i in range(len(y))],
+    ),
+    "cross_entropy": (
+        lambda y_pre, y: -sum(y[i] * math.log(y_pre[i]) for i in range(len(y))),
+        lambda y_pre, y: [-y[i] / y_pre[i] for i in range(len(y))],
+    ),
+}
+
+
+def deeper(
+    x: Vector, y: Vector, b: list[Vector], w: list[Matrix], f: list[str], J: str = "squared_error"
+) -> dict[str, Any]:
+    """③ carried on through any number of layers: ∂J/∂y_pre·∂g/∂t·w₂ᵀ·∂f₁/∂h₁·w₁ᵀ·∂f₀/∂h₀."""
     h, below = [[x[s] + b[0][s] for s in range(len(x))]], []
     y_of = [VECTOR_FUNCTIONS[f[0]][0](h[0])]
     for k in range(1, len(f)):
         below.append(y_of[-1])
         h.append([s + t for s, t in zip(row_times(below[-1], w[k - 1]), b[k], strict=True)])
         y_of.append(VECTOR_FUNCTIONS[f[k]][0](h[-1]))
-    residual = [2 * (s - t) for s, t in zip(y_of[-1], y, strict=True)]
-    row, grad_weights, grad_biases = residual, [], []
+    dJ_dy = COSTS[J][1](y_of[-1], y)
+    row, grad_weights, grad_biases = dJ_dy, [], []
     for k in reversed(range(len(f))):
         row = row_times(row, VECTOR_FUNCTIONS[f[k]][1](h[k]))
         grad_biases.insert(0, row)
@@ -178,8 +193,8 @@ def deeper(x: Vector, y: Vector, b: list[Vector], w: list[Matrix], f: list[str])
             row = row_times(row, transpose(w[k - 1]))
     return {
         "y": y_of[-1],
-        "e": sum((s - t) ** 2 for s, t in zip(y_of[-1], y, strict=True)),
-        "grad_y": residual,
+        "e": COSTS[J][0](y_of[-1], y),
+        "grad_y": dJ_dy,
         "grad_weights": [None, *grad_weights],
         "grad_biases": grad_biases,
         "grad_x": row,
@@ -202,11 +217,13 @@ def batch(net: gb.Network, rows: int, seed: int) -> tuple[Any, Any]:
     return stream.normal(size=(rows, net.inputs)), stream.dirichlet(np.ones(net.outputs), rows)
 
 
-def transcribed(form: Any, net: gb.Network, x: Any, y: Any, f: list[str]) -> list[dict[str, Any]]:
+def transcribed(
+    form: Any, net: gb.Network, x: Any, y: Any, f: list[str], J: str = "squared_error"
+) -> list[dict[str, Any]]:
     b, w = [layer.bias.tolist() for layer in net.layers], [layer.weight.tolist() for layer in net.layers[1:]]
     pairs = zip(x.tolist(), y.tolist(), strict=True)
     if form is deeper:
-        return [deeper(row, target, b, w, f) for row, target in pairs]
+        return [deeper(row, target, b, w, f, J) for row, target in pairs]
     return [form(row, target, b[0], w[0], b[1], *f) for row, target in pairs]
 
 
@@ -239,6 +256,17 @@ def test_a_deeper_chain_of_jacobians(f: list[str], rows: int, engine_agrees: Any
         net = network(3, [4, 3, 2][: len(f) - 1], f, seed, random_biases)
         x, y = batch(net, rows, seed)
         engine_agrees(net, gb.SquaredError(reduction="sum"), x, y, transcribed(deeper, net, x, y, f))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("f", [["tanh", "softmax"], ["softmax", "sigmoid", "softmax"]], ids="-".join)
+def test_cross_entropy_meets_the_same_jacobian(f: list[str], rows: int, engine_agrees: Any, random_biases: Any) -> None:
+    """One operation in the engine, ∇t = y_pre − y; here −y/y_pre goes through diag(g) − g gᵀ."""
+    for seed in (0, 1):
+        net = network(3, [5, 4][3 - len(f) :], f, seed, random_biases)
+        x, y = batch(net, rows, seed)
+        samples = transcribed(deeper, net, x, y, f, "cross_entropy")
+        engine_agrees(net, gb.CrossEntropy(reduction="sum"), x, y, samples)
 
 
 @pytest.mark.parametrize("f", [["tanh", "softmax"], ["softmax", "tanh"], ["tanh", "tanh", "softmax"]], ids="-".join)

@@ -6,7 +6,6 @@ formula.py. A target with one axis less than y holds labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -55,7 +54,8 @@ def loss_gradient(
         yield call(np.multiply, e, 1 / y.shape[-1], out=e)
     if grad_y is not None:
         share = 1 / y.shape[-1] if loss.mean_over_outputs else 1.0
-        factor = yield from _row_factor(device, e, weights, scale, share)
+        factor, weighing = _row_factor(device, e, weights, scale, share)
+        yield from weighing
         if not isinstance(factor, float) or factor != 1.0:
             yield call(np.multiply, grad_y, factor, out=grad_y)
     if spoil is not None:
@@ -98,7 +98,8 @@ def softmax_cross_entropy(
     if y is not None:
         yield call(np.divide, y, s, out=y)
     if grad_z is not None:
-        factor = yield from _row_factor(device, s, weights, scale, 1.0)
+        factor, weighing = _row_factor(device, s, weights, scale)
+        yield from weighing
         if y is not None:
             yield call(np.multiply, y, factor, out=grad_z)
         else:  # normalise and scale in one pass
@@ -162,23 +163,25 @@ def sigmoid_cross_entropy(
         yield call(np.reciprocal, p, out=p)
         if grad_z is not None:
             yield call(np.subtract, p, target, out=grad_z)
-            factor = yield from _row_factor(device, e, weights, scale, 1.0)
+            factor, weighing = _row_factor(device, e, weights, scale)
+            yield from weighing
             if not isinstance(factor, float) or factor != 1.0:
                 yield call(np.multiply, grad_z, factor, out=grad_z)
     yield from _add_loss(e, weights, total)
 
 
 def _row_factor(
-    device: Device, like: Array, weights: Array | None, scale: Array | float, share: float
-) -> Iterator[Call]:  # and returns the factor: a number, or an array that broadcasts against (..., rows, outputs)
+    device: Device, like: Array, weights: Array | None, scale: Array | float, share: float = 1.0
+) -> tuple[Array | float, list[Call]]:
+    """scale·w·share: a number where there are no weights, else an array (..., rows, 1) and the calls that fill it."""
     if weights is None:
-        assert isinstance(scale, float)
-        return scale * share
+        assert isinstance(scale, float)  # only weights make it an array
+        return scale * share, []
     factor = device.empty(like.shape, like.dtype)
-    yield call(np.multiply, weights[..., None], scale, out=factor)
+    calls = [call(np.multiply, weights[..., None], scale, out=factor)]
     if share != 1.0:
-        yield call(np.multiply, factor, share, out=factor)
-    return factor
+        calls.append(call(np.multiply, factor, share, out=factor))
+    return factor, calls
 
 
 def _add_loss(e: Array, weights: Array | None, total: Array) -> Bound:

@@ -86,7 +86,9 @@ def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Ar
     yield from _divided_step(w, g, v, rate, epsilon, change)
 
 
-def adam(device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None) -> Bound:
+def adam(
+    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None
+) -> Bound:
     """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW)
 
     m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
