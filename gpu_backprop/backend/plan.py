@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, Call, Calls
 
 

@@ -217,7 +217,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
         Activation("identity", "", None, None, "z", "A(1)"),
         Activation("sigmoid", "y", _sigmoid, _sigmoid_gradient, _SIGMOID.format("z"), "s * (A(1) - s)"),
         Activation("tanh", "y", _tanh, _tanh_gradient, "tanh(z)", "A(1) - s * s"),
-        Activation("relu", "y", _relu, _relu_gradient, "z > A(0) ? z : A(0)", "s > A(0) ? A(1) : A(0)"),
+        Activation("relu", "y", _relu, _relu_gradient, "z < A(0) ? A(0) : z", "s > A(0) ? A(1) : A(0)"),
         Activation(
             "leaky_relu", "y", _leaky_relu, _leaky_relu_gradient,
             f"z > A(0) ? z : A({LEAK}) * z", f"s > A(0) ? A(1) : A({LEAK})",

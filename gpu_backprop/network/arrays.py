@@ -11,9 +11,15 @@ from gpu_backprop.backend.formula import Array
 
 
 def host_array(value: Any, name: str) -> Array:
-    """`value` as an array: a NumPy array as it is, others by DLPack, the array protocol, or as nested lists."""
+    """`value` as a plain array: a NumPy array without a copy, others by DLPack, the array protocol, or as lists."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        mask = np.ma.getmaskarray(value)
+        raise InputError(
+            f"{_counted(mask, 'masked')} in {name}, the first one at {place(_first(mask))}. Remove those rows, or give "
+            "every value a number: x.filled(0)."
+        )
     if isinstance(value, np.ndarray):
-        return value
+        return np.asarray(value)
     try:
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
             return np.from_dlpack(value)
@@ -52,22 +58,27 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
     return x
 
 
-def check_finite(array: Array, name: str) -> None:
-    """InputError with the count and the first place if there is NaN or infinity."""
-    if array.dtype.kind != "f":
-        return
-    with np.errstate(all="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):  # then every number is; else the slow way decides
+def check_finite(array: Array, name: str, dtype: np.dtype[Any] = np.dtype(np.float64)) -> None:
+    """InputError with the count and the first place if there is NaN or infinity, or what `dtype` cannot hold."""
+    largest = np.finfo(dtype).max
+    with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
+        if array.min(initial=0) >= -largest and array.max(initial=0) <= largest:
             return
-    bad = ~np.isfinite(array)
-    count = int(bad.sum())
-    if count:
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        values = "value is" if count == 1 else "values are"
-        raise InputError(
-            f"{count} {values} NaN or infinite in {name}, the first one ({array[first]}) at {place(first)}. "
-            "Remove or replace them."
-        )
+    bad, what, advice = ~np.isfinite(array), "NaN or infinite", "Remove or replace them."
+    if not bad.any():
+        bad, what = np.abs(array) > largest, f"too large for {dtype.name}"
+        advice = "Scale them down, or use a network with dtype='float64'."
+    first = _first(bad)
+    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[first]}) at {place(first)}. {advice}")
+
+
+def _first(wrong: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(wrong)[0])
+
+
+def _counted(wrong: Array, what: str) -> str:
+    count = int(wrong.sum())
+    return f"{count} {'value is' if count == 1 else 'values are'} {what}"
 
 
 def place(index: tuple[int, ...]) -> str:

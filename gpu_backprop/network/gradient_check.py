@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import GradientError, InputError
-from gpu_backprop.backend.formula import LOSS, Array
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.losses import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -86,8 +86,7 @@ class _Check:
     def __init__(self, network: Network, loss: Loss, data: Samples) -> None:
         self.network, self.device = network, network.device
         self.total = self.device.zeros((*network.lead, 3))
-        self.rows = data.rows if data.weights is None else float(data.weights.sum())
-        self.mean = loss.reduction == "mean"
+        self.loss, self.rows = loss, data.rows
         self.x = self.device.empty((*network.lead, data.rows, network.inputs))
         self.device.copy_in(self.x, data.x)
         target_shape = data.target.shape[-1:] if data.labelled else data.target.shape[-2:]
@@ -114,8 +113,7 @@ class _Check:
         self.device.copy_in(self.total, np.zeros(3))
         with self.device.computing():
             self.value_plan.run()
-        e = float(self.device.to_host(self.total)[..., LOSS].sum())
-        return e / self.rows if self.mean and self.rows else e
+        return float(self.loss.reduce(self.device.to_host(self.total), self.rows).sum())
 
     def run(self, tolerance: float, inputs: bool, at_most: int | None) -> GradientReport:
         with self.device.computing():

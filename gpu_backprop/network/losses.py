@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call
+from gpu_backprop.backend.formula import LOSS, WEIGHT, Array, Call, LossFormula, Work, call
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Layer
 
@@ -97,6 +97,13 @@ class Loss:
         calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, total)
         plan.loss("loss_gradient", "E += e", y, None, target, weights, calls, {"E": total}, flops=3)
         return y
+
+    def reduce(self, total: Array, rows: int) -> Array:
+        """The loss of all that a total, on the host, has added up: Σ w·e / Σ w, where w is 1 unless given, or Σ w·e."""
+        if self.reduction == "sum":
+            return np.asarray(total[..., LOSS])
+        weight = total[..., WEIGHT]  # stays 0 where no weights were given
+        return np.asarray(total[..., LOSS] / np.where(weight > 0, weight, rows))
 
     def _scale(self, plan: Plan, z: Array, weights: Array | None, total: Array) -> Array | float:
         """The factor of the batch: 1/B, 1/Σw as a buffer that each step fills, or 1."""
@@ -287,8 +294,8 @@ def _least(dtype: np.dtype[Any]) -> float:
     return math.sqrt(np.finfo(dtype).tiny)
 
 
-_LEAST = "(y > least<A>() ? y : least<A>())"
-_REST = "(A(1) - y > least<A>() ? A(1) - y : least<A>())"
+_LEAST = "(y < least<A>() ? least<A>() : y)"  # a NaN stays one, as in numpy.maximum
+_REST = "(A(1) - y < least<A>() ? least<A>() : A(1) - y)"
 
 
 @dataclass(frozen=True)

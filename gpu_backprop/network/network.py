@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import ALIGNMENT, open_device
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.formula import HITS, Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
-
-if TYPE_CHECKING:
-    from gpu_backprop.training.trainer import Trainer
 
 
 class Evaluation:
@@ -22,10 +21,10 @@ class Evaluation:
     1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the mean of |y* − y|.
     """
 
-    def __init__(self, trainer: Trainer, data: Samples, batch_size: int) -> None:
-        self.trainer, self.rows = trainer, data.rows
-        network, device = trainer.network, trainer.device
-        self.classifies = bool(trainer.loss.formula.hit)
+    def __init__(self, network: Network, loss: Loss, data: Samples, batch_size: int) -> None:
+        self.network, self.loss, self.device, self.rows = network, loss, network.device, data.rows
+        device = network.device
+        self.classifies = bool(loss.formula.hit)
         self.data = DataSet(network, data)
         self.total = device.zeros((*network.lead, 3), np.float64)
         self.sums = device.zeros((*network.lead, 2, network.outputs), np.float64)
@@ -35,8 +34,8 @@ class Evaluation:
             self.weight, self.spread = _spread(data)
 
     def _plan(self, rows: int) -> Plan:
-        network, loss = self.trainer.network, self.trainer.loss
-        plan = Plan(self.trainer.device, training=False)
+        network, loss = self.network, self.loss
+        plan = Plan(self.device, training=False)
         network.emit_parameters(plan)
         plan.named("E", self.total)
         x, target, weights = self.data.emit(plan, rows)
@@ -60,7 +59,7 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """{"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member."""
-        device = self.trainer.device
+        device = self.device
         self.data.rewind()
         device.copy_in(self.total, np.zeros(3))
         device.copy_in(self.sums, np.zeros(1))
@@ -68,7 +67,7 @@ class Evaluation:
             for rows in self.batches:
                 self.plans[rows].run()
         total = device.to_host(self.total)
-        measured: dict[str, Any] = {"loss": self.trainer._losses(total, self.rows).tolist()}
+        measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.rows).tolist()}
         if self.classifies:
             return measured | {"accuracy": (total[..., HITS] / self.rows).tolist()}
         absolute, squared = np.moveaxis(device.to_host(self.sums), -2, 0)

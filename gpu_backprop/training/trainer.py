@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import DivergedError, InputError
-from gpu_backprop.backend.formula import HITS, LOSS, WEIGHT, Array
+from gpu_backprop.backend.formula import HITS, LOSS, Array
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.losses import Loss
@@ -170,7 +170,7 @@ class Trainer:
         """
         epochs = positive("epochs", epochs)
         data = samples(self.network, self.loss, x, y, weights, values=True)
-        held_out = None if validation is None else Evaluation(self, self._validation(validation), self.batch_size)
+        held_out = self._held_out(validation)
         self.history = history = History()
         self._stop = False
         training = _Training(self, DataSet(self.network, data), shuffle)
@@ -205,23 +205,22 @@ class Trainer:
 
         With a models axis each value is an array, one number a member.
         """
-        return Evaluation(self, samples(self.network, self.loss, x, y, weights, values=True), self.batch_size).run()
+        return self._evaluation(x, y, weights).run()
 
-    def _validation(self, validation: Any) -> Samples:
+    def _evaluation(self, x: Any, y: Any, weights: Any) -> Evaluation:
+        data = samples(self.network, self.loss, x, y, weights, values=True)
+        return Evaluation(self.network, self.loss, data, self.batch_size)
+
+    def _held_out(self, validation: Any) -> Evaluation | None:
+        if validation is None:
+            return None
         if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
             raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
         x, y, weights = (*validation, None)[:3]
         try:
-            return samples(self.network, self.loss, x, y, weights, values=True)
+            return self._evaluation(x, y, weights)
         except InputError as error:
             raise InputError(f"validation data: {error}") from None
-
-    def _losses(self, total: Array, rows: int) -> Array:
-        """The mean (or sum) over what a total has added up."""
-        if self.loss.reduction == "sum":
-            return np.asarray(total[..., LOSS])
-        weight = total[..., WEIGHT]  # stays 0 where no weights were given
-        return np.asarray(total[..., LOSS] / np.where(weight > 0, weight, rows))
 
 
 class StepLoss:
@@ -232,7 +231,7 @@ class StepLoss:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         total = self._trainer.device.to_host(self._total)
-        return np.asarray(self._trainer._losses(total, self._rows), dtype)
+        return np.asarray(self._trainer.loss.reduce(total, self._rows), dtype)
 
     def __float__(self) -> float:
         losses = np.asarray(self)
@@ -277,7 +276,7 @@ class _Training:
         return {"epoch": epoch} | self._measured(total)
 
     def _measured(self, total: Array) -> dict[str, Any]:
-        row: dict[str, Any] = {"loss": plain(self.trainer._losses(total, self.data.rows))}
+        row: dict[str, Any] = {"loss": plain(self.trainer.loss.reduce(total, self.data.rows))}
         if self.trainer.loss.formula.hit:
             row["accuracy"] = plain(total[..., HITS] / self.data.rows)
         return row

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import HITS, LOSS, WEIGHT, Array, Call, LossFormula, call
 from gpu_backprop.backend.numpy_ops.labels import Labels
 from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, beside

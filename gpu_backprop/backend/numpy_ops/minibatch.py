@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, call
 from gpu_backprop.backend.numpy_ops.scratch import Bound
 

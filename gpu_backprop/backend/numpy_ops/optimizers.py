@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import Device
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, call
 from gpu_backprop.backend.numpy_ops.scratch import Bound
 

@@ -1,0 +1,256 @@
+"""Arrays from outside: whatever holds numbers is read, whatever does not is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
+
+X = np.array([[0.5, -1.0, 2.0], [3.0, 0.25, -4.0], [1.0, 0.0, 7.0], [-2.0, 5.0, 6.0]])
+
+
+class OnlyDlpack:
+    """An array of another library: nothing about it but the protocol."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class OnlyArrayProtocol:
+    """A table of another library, such as a data frame."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self._array, dtype)
+
+
+class OnAnotherDevice(OnlyDlpack):
+    def __dlpack__(self, **options):
+        raise BufferError("the memory is on another device")
+
+
+def frozen(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+FORMS = {
+    "float64": X,
+    "float32": X.astype(np.float32),
+    "float16": X.astype(np.float16),
+    "long double": X.astype(np.longdouble),
+    "other byte order": X.astype(">f8"),
+    "Fortran order": np.asfortranarray(X),
+    "every second row": np.repeat(X, 2, axis=0)[::2],
+    "backwards": X[::-1].copy()[::-1],
+    "transposed": X.T.copy().T,
+    "read-only": frozen(X),
+    "not aligned": np.frombuffer(b"\0" + X.tobytes(), np.float64, offset=1).reshape(X.shape),
+    "lists": X.tolist(),
+    "tuples": tuple(map(tuple, X.tolist())),
+    "list of arrays": list(X),
+    "DLPack": OnlyDlpack(X),
+    "array protocol": OnlyArrayProtocol(X),
+    "memoryview": memoryview(X),
+}
+
+
+@pytest.mark.parametrize("x", FORMS.values(), ids=FORMS)
+class TestEveryFormOfX:
+    """Every form of the same numbers gives the same bits as a plain array of them; they are exact in all these dtypes."""
+
+    def test_host_array(self, x):
+        np.testing.assert_array_equal(checked(host_array(x, "x"), "x"), X)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_forward_and_predict(self, x, dtype):
+        net = gb.Network(3, [gb.Dense(2, "tanh")], dtype=dtype)
+        np.testing.assert_array_equal(net.forward(x), net.forward(X))
+        np.testing.assert_array_equal(net.predict(x, batch_size=3), net.predict(X, batch_size=3))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_step_fit_and_evaluate(self, x, dtype):
+        def learned(x):
+            trainer = gb.Trainer(gb.Network(3, [gb.Dense(3)], dtype=dtype), batch_size=3)
+            losses = [float(trainer.step(x, x)), trainer.fit(x, x, 2, progress=False)[-1]["loss"]]
+            return losses, trainer.evaluate(x, x), trainer.network.parameters.tobytes()
+
+        assert learned(x) == learned(X)
+
+
+WHOLE = {
+    "uint8": np.array([[1, 0], [0, 255]], np.uint8),
+    "bool": np.array([[True, False], [False, True]]),
+    "int64": np.array([[-3, 0], [0, 2]]),
+    "uint64": np.array([[3, 0], [0, 2**40]], np.uint64),
+    "int16": np.array([[-3, 0], [0, 2]], np.int16),
+}
+
+
+@pytest.mark.parametrize("x", WHOLE.values(), ids=WHOLE)
+def test_whole_numbers_and_booleans_count_as_numbers(x):
+    net = gb.Network(2, [gb.Dense(2)], dtype="float64")
+    np.testing.assert_array_equal(net.forward(x), net.forward(x.astype(np.float64)))
+    trainer = gb.Trainer(net)
+    assert trainer.evaluate(x, x)["loss"] == trainer.evaluate(x.astype(np.float64), x.astype(np.float64))["loss"]
+    trainer.step(x, x)
+
+
+def test_what_was_given_is_never_changed():
+    x, y, w = X.copy(), X[:, :2].copy(), np.array([1.0, 2.0, 0.0, 4.0])
+    for dtype in ("float32", "float64"):  # in the second, no conversion makes a copy
+        trainer = gb.Trainer(gb.Network(3, [gb.Bias("exp"), gb.Dropout(0.5), gb.Dense(2)], dtype=dtype), batch_size=3)
+        trainer.fit(x, y, 2, weights=w, validation=(x, y, w), progress=False)
+        trainer.step(x, y, w)
+        trainer.evaluate(x, y, w)
+        trainer.network.forward(x, training=True)
+        trainer.network.backward(y)
+        trainer.network.predict(x)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, X[:, :2])
+    np.testing.assert_array_equal(w, [1.0, 2.0, 0.0, 4.0])
+
+
+def test_subclasses_of_ndarray_are_read_as_plain_arrays():
+    class Odd(np.ndarray):
+        def __getitem__(self, key):
+            raise AssertionError("what a subclass does is not ours")
+
+    array = host_array(X.view(Odd), "x")
+    assert type(array) is np.ndarray
+    np.testing.assert_array_equal(array, X)
+
+
+def test_a_masked_array_with_nothing_masked_is_an_array():
+    np.testing.assert_array_equal(host_array(np.ma.masked_array(X), "x"), X)
+
+
+def test_masked_values_are_not_read_from_under_their_mask():
+    x = np.ma.masked_array(X, mask=[[False] * 3, [False, True, False], [True, False, False], [False] * 3])
+    with pytest.raises(InputError, match=r"2 values are masked in x, the first one at row 1, column 1\. .*filled"):
+        host_array(x, "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        ([[1.0, 2.0], [3.0]], "list: .*inhomogeneous"),
+        (OnAnotherDevice(X), "OnAnotherDevice: the memory is on another device"),
+    ],
+    ids=["ragged lists", "memory elsewhere"],
+)
+def test_what_cannot_be_read(value, given):
+    with pytest.raises(InputError, match=f"labels cannot be read as an array: {given}"):
+        host_array(value, "labels")
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([["a", "b"]], "<U1"),
+        ([["1", "2"]], "<U1"),
+        ([[1, None]], "object"),
+        (None, "object"),
+        ({}, "object"),
+        ([[1j]], "complex128"),
+        (np.array(["2020-01-01"], "M8[D]"), r"datetime64\[D\]"),
+        (np.zeros(2, "f4,i4"), r"\[\('f0'"),
+    ],
+    ids=["text", "numbers as text", "None among numbers", "None", "a dict", "complex", "dates", "records"],
+)
+def test_what_holds_no_real_numbers(value, dtype):
+    with pytest.raises(InputError, match=f"^x must hold real numbers .floats, integers or booleans., got dtype {dtype}"):
+        checked(host_array(value, "x"), "x")
+
+
+# Axes -----------------------------------------------------------------------------------------------------------------
+
+
+def test_features_may_have_any_of_the_leads_and_no_other():
+    assert features(np.zeros((5, 3)), 3, (), (2,)).shape == (5, 3)
+    assert features(np.zeros((2, 5, 3)), 3, (), (2,)).shape == (2, 5, 3)
+    with pytest.raises(InputError, match=r"\(rows, inputs\) or \(2, rows, inputs\), got the shape \(4, 5, 3\)"):
+        features(np.zeros((4, 5, 3)), 3, (), (2,))
+    with pytest.raises(InputError, match=r"\(rows, inputs\), got the shape \(1, 5, 3\)"):
+        features(np.zeros((1, 5, 3)), 3, (), ())
+
+
+def test_one_sample_gets_a_hint():
+    with pytest.raises(InputError, match=r"got the shape \(3,\)\. One sample is x\[None, :\], of shape \(1, 3\)"):
+        features(np.zeros(3), 3, ())
+    with pytest.raises(InputError, match=r"got the shape \(\)\.$"):
+        features(2.0, 3, ())
+
+
+def test_no_rows_only_where_that_makes_sense():
+    assert features(np.zeros((0, 3)), 3, (), empty=True).shape == (0, 3)
+    with pytest.raises(InputError, match=r"x is empty: its shape is \(0, 3\), and at least one row is needed"):
+        features(np.zeros((0, 3)), 3, ())
+    net = gb.Network(3, [gb.Dense(2)])
+    assert net.predict(np.zeros((0, 3))).shape == (0, 2)
+    assert net.predict(np.zeros((0, 3))).dtype == np.float32
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+LARGE = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_value_is_found_wherever_it_is(bad, dtype):
+    for where in ((0, 0), (1, 2), (3, 1)):
+        x = X.astype(dtype)
+        x[where] = bad
+        with pytest.raises(InputError, match=rf"^1 value is NaN or infinite in x, the first one \({bad}\) at row "):
+            check_finite(x, "x", np.dtype(np.float64))
+
+
+def test_bad_values_are_counted_and_the_first_is_placed():
+    x = X.copy()
+    x[1, 2], x[2, 0], x[3, 1] = np.inf, np.nan, -np.inf
+    with pytest.raises(InputError, match=r"3 values .* in target, the first one \(inf\) at row 1, column 2\. Remove or"):
+        check_finite(x, "target", np.dtype(np.float64))
+
+
+def test_infinities_that_cancel_are_found():
+    with pytest.raises(InputError, match="2 values are NaN or infinite"):
+        check_finite(np.array([np.inf, 1.0, -np.inf]), "y", np.dtype(np.float64))
+
+
+def test_large_finite_values_are_fine_also_where_their_sum_is_not():
+    check_finite(np.full((3, 2), np.finfo(np.float64).max), "x", np.dtype(np.float64))
+    check_finite(np.full((3, 2), np.finfo(np.float16).max, np.float16), "x", np.dtype(np.float32))
+    check_finite(np.array([LARGE, -LARGE]), "x", np.dtype(np.float32))
+
+
+def test_values_that_the_networks_dtype_cannot_hold_are_found():
+    x = X.copy()
+    x[2, 1], x[3, 0] = -1e39, 1e300
+    check_finite(x, "x", np.dtype(np.float64))
+    with pytest.raises(InputError, match=r"2 values are too large for float32 in x, the first one \(-1e\+39\) at row 2, "):
+        check_finite(x, "x", np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("x", WHOLE.values(), ids=WHOLE)
+def test_whole_numbers_are_finite(x):
+    check_finite(x, "x", np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("index", "said"), [((3,), "row 3"), ((3, 1), "row 3, column 1"), ((0, 3, 1), "member 0, row 3, column 1")]
+)
+def test_place(index, said):
+    assert place(index) == said

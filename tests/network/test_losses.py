@@ -1,0 +1,358 @@
+"""Every loss: value, gradient, weights, reduction and right answers against plain Python; fused against unfused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.formula import HITS, LOSS, WEIGHT
+
+LOSSES = {  # a loss of each kind, and the output activation to try it on
+    "half_squared_error": (gb.HalfSquaredError, {}, "identity"),
+    "squared_error": (gb.SquaredError, {}, "identity"),
+    "mean_squared_error": (gb.MeanSquaredError, {}, "identity"),
+    "absolute_error": (gb.AbsoluteError, {}, "identity"),
+    "huber": (gb.Huber, {}, "identity"),
+    "huber 0.3": (gb.Huber, {"delta": 0.3}, "identity"),
+    "quantile": (gb.Quantile, {}, "identity"),
+    "quantile 0.9": (gb.Quantile, {"q": 0.9}, "identity"),
+    "poisson": (gb.Poisson, {}, "exp"),
+    "poisson of softplus": (gb.Poisson, {}, "softplus"),
+    "binary_cross_entropy": (gb.BinaryCrossEntropy, {}, "sigmoid"),
+    "binary_cross_entropy of softmax": (gb.BinaryCrossEntropy, {}, "softmax"),
+    "cross_entropy": (gb.CrossEntropy, {}, "softmax"),
+    "cross_entropy smoothed": (gb.CrossEntropy, {"label_smoothing": 0.1}, "softmax"),
+}
+FUSED = {key: row for key, row in LOSSES.items() if row[2] in ("sigmoid", "softmax") and "of softmax" not in key}
+ROWS, OUTPUTS = 7, 4
+WEIGHTS = [0.5, 2.0, 0.0, 1.0, 3.25, 1e-3, 7.0]
+
+
+def sign(d):
+    return (d > 0) - (d < 0)
+
+
+def plain(loss, y, t):
+    """e and [∂e/∂y_j] of one sample, as the formulas stand in the docstrings."""
+    n = len(y)
+    if isinstance(loss, gb.CrossEntropy):
+        t = [(1 - loss.label_smoothing) * v + loss.label_smoothing / n for v in t]
+    pairs = list(zip(y, t, strict=True))
+    match loss.name:
+        case "half_squared_error":
+            terms, slopes = [(a - b) ** 2 / 2 for a, b in pairs], [a - b for a, b in pairs]
+        case "squared_error":
+            terms, slopes = [(a - b) ** 2 for a, b in pairs], [2 * (a - b) for a, b in pairs]
+        case "mean_squared_error":
+            terms, slopes = [(a - b) ** 2 / n for a, b in pairs], [2 * (a - b) / n for a, b in pairs]
+        case "absolute_error":
+            terms, slopes = [abs(a - b) for a, b in pairs], [sign(a - b) for a, b in pairs]
+        case "huber":
+            c = loss.delta
+            terms = [(a - b) ** 2 / 2 if abs(a - b) <= c else c * (abs(a - b) - c / 2) for a, b in pairs]
+            slopes = [a - b if abs(a - b) <= c else c * sign(a - b) for a, b in pairs]
+        case "quantile":
+            q = loss.q
+            terms = [max(q * (b - a), (q - 1) * (b - a)) for a, b in pairs]
+            slopes = [1 - q if a > b else -q if a < b else 0.5 - q for a, b in pairs]
+        case "poisson":
+            terms, slopes = [a - b * math.log(a) for a, b in pairs], [1 - b / a for a, b in pairs]
+        case "cross_entropy":
+            terms, slopes = [-b * math.log(a) for a, b in pairs], [-b / a for a, b in pairs]
+        case "binary_cross_entropy":
+            terms = [-b * math.log(a) - (1 - b) * math.log(1 - a) for a, b in pairs]
+            slopes = [(1 - b) / (1 - a) - b / a for a, b in pairs]
+    return math.fsum(terms), slopes
+
+
+def targets(loss, rows=ROWS, outputs=OUTPUTS, seed=1):
+    rng = np.random.default_rng(seed)
+    match loss.name:
+        case "cross_entropy":
+            t = rng.dirichlet(np.ones(outputs), rows)
+        case "binary_cross_entropy":
+            t = rng.uniform(0, 1, (rows, outputs))
+        case "poisson":
+            t = rng.poisson(2.0, (rows, outputs)).astype(float)
+        case _:
+            t = rng.normal(0, 1, (rows, outputs))
+    return t
+
+
+def logits(rows=ROWS, outputs=OUTPUTS, seed=0, scale=1.5):
+    return np.random.default_rng(seed).normal(0, scale, (rows, outputs))
+
+
+def trainer_of(loss, activation, outputs=OUTPUTS, dtype="float64", layer=None):
+    """A network that hands x on to f: z = x, or x@W + b for a layer of one's own."""
+    net = gb.Network(outputs, [layer or gb.Bias(activation)], dtype=dtype)
+    return gb.Trainer(net, loss, gb.SGD(1e-3))
+
+
+def fused(trainer, x, y, weights=None):
+    """(∇z, total) of a step with everything fused that can be."""
+    loss = trainer.step(x, y, weights)
+    plan = trainer.plan(len(x), labels=np.ndim(y) == 1, weights=weights is not None)
+    return plan.buffers["∇z1"].copy(), plan.buffers["E"].copy(), float(loss)
+
+
+def traced(trainer, x, y, weights=None):
+    """Every buffer of the same step with nothing fused, by name."""
+    seen = {}
+    for _, written in trainer.trace(x, y, weights):
+        seen |= written
+    return seen
+
+
+# Value and gradient ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_name():
+    assert set(gb.LOSSES) == {row[0].name for row in LOSSES.values()}
+    assert all(gb.LOSSES[name] == type(loss)() and loss.name == name for name, loss in gb.LOSSES.items())
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("key", LOSSES)
+def test_value_and_gradient(key, weights, reduction, dtype):
+    """A batch is Σ w·e/Σ w or Σ w·e, and its factor stands in ∂E/∂y once (rule 13)."""
+    kind, settings, activation = LOSSES[key]
+    loss = kind(**settings, reduction=reduction)
+    target = targets(loss)
+    seen = traced(trainer_of(loss, activation, dtype=dtype), logits(), target, weights)
+    if dtype == "float32":  # what the engine saw, rounded as it saw it
+        target = target.astype(np.float32)
+    samples = [plain(loss, y, t) for y, t in zip(seen["y1"].tolist(), target.tolist(), strict=True)]
+    w = weights or [1.0] * ROWS
+    factor = 1 / math.fsum(w) if reduction == "mean" else 1.0
+    tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(seen["E"][LOSS], math.fsum(a * e for a, (e, _) in zip(w, samples, strict=True)), **tolerance)
+    np.testing.assert_allclose(seen["E"][WEIGHT], math.fsum(w) if weights else 0, **tolerance)
+    want = [[a * factor * g for g in slopes] for a, (_, slopes) in zip(w, samples, strict=True)]
+    np.testing.assert_allclose(seen["∇y1"], want, **tolerance)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("key", LOSSES)
+def test_step_and_evaluate_report_the_same_loss(key, weights, reduction):
+    kind, settings, activation = LOSSES[key]
+    loss = kind(**settings, reduction=reduction)
+    trainer, target = trainer_of(loss, activation), targets(loss)
+    measured = trainer.evaluate(logits(), target, weights)["loss"]
+    assert measured == pytest.approx(float(trainer.step(logits(), target, weights)), rel=1e-13)
+
+
+@pytest.mark.parametrize("key", ["absolute_error", "huber", "quantile 0.9"])
+def test_where_target_and_output_meet(key):
+    kind, settings, activation = LOSSES[key]
+    x = logits()
+    seen = traced(trainer_of(kind(**settings), activation), x, x)
+    assert seen["E"][LOSS] == 0
+    np.testing.assert_allclose(seen["∇y1"], (0.5 - 0.9) / ROWS if "quantile" in key else 0.0, rtol=1e-14)
+
+
+def test_huber_on_both_sides_of_delta():
+    x, target = np.array([[0.5, 2.0, 2.5, -3.0]]), np.zeros((1, 4))
+    seen = traced(trainer_of(gb.Huber(delta=2.0), "identity"), x, target)
+    assert seen["E"][LOSS] == 0.5 * 0.25 + 0.5 * 4 + 2 * 1.5 + 2 * 2
+    np.testing.assert_array_equal(seen["∇y1"], [[0.5, 2, 2, -2]])
+
+
+def test_quantile_is_least_at_the_quantile():
+    target = np.arange(100.0)[:, None]
+    trainer = trainer_of(gb.Quantile(0.9), "identity", outputs=1)
+    losses = [trainer.evaluate(np.full((100, 1), float(y)), target)["loss"] for y in range(100)]
+    assert abs(int(np.argmin(losses)) - 90) <= 1
+
+
+# Three forms of a class target ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
+def test_labels_are_one_hot_rows(keep, smoothing, weights):
+    labels = np.array([0, 3, 1, 1, 2, 0, 3])
+    loss = gb.CrossEntropy(label_smoothing=smoothing)
+    results = []
+    for y in (labels, gb.one_hot(labels, OUTPUTS)):
+        trainer = trainer_of(loss, "softmax")
+        if keep:
+            seen = traced(trainer, logits(), y, weights)
+            results.append((seen["∇z1"], seen["E"]))
+        else:
+            results.append(fused(trainer, logits(), y, weights)[:2])
+    for of_labels, of_rows in zip(*results, strict=True):
+        np.testing.assert_allclose(of_labels, of_rows, rtol=1e-13, atol=1e-16)
+
+
+def test_smoothing_moves_the_target():
+    """s: y* ← (1 − s)·y* + s/n, so that smoothing 0.1 over 4 classes is 0.925 for the right one and 0.025 for others."""
+    labels = np.array([2, 0, 1, 3, 3, 2, 0])
+    moved = np.full((ROWS, OUTPUTS), 0.025)
+    moved[np.arange(ROWS), labels] = 0.925
+    for keep in (False, True):
+        by_setting = trainer_of(gb.CrossEntropy(label_smoothing=0.1), "softmax")
+        by_target = trainer_of(gb.CrossEntropy(), "softmax")
+        run = traced if keep else lambda *a: dict(zip(("∇z1", "E"), fused(*a)[:2], strict=True))
+        seen, want = run(by_setting, logits(), labels), run(by_target, logits(), moved)
+        np.testing.assert_allclose(seen["∇z1"], want["∇z1"], rtol=1e-12, atol=1e-16)
+        np.testing.assert_allclose(seen["E"][LOSS], want["E"][LOSS], rtol=1e-13)
+
+
+def test_a_wrong_label_spoils_the_loss_and_nothing_else():
+    x, labels = logits(), np.array([0, 1, -1, 2, 4, 3, 2**62])
+    good = np.array([True, True, False, True, False, True, False])
+    for weights in (None, np.array(WEIGHTS)):
+        for kept in (False, True):
+            trainer = trainer_of(gb.CrossEntropy(reduction="sum"), "softmax")
+            before = trainer.network.parameters.copy()
+            if kept:
+                seen = traced(trainer, x, labels, weights)
+                grad_z, total = seen["∇z1"], seen["E"]
+            else:
+                grad_z, total, loss = fused(trainer, x, labels, weights)
+                assert math.isnan(loss)
+            assert math.isnan(total[LOSS]) and (grad_z[~good] == 0).all()
+            others = trainer_of(gb.CrossEntropy(reduction="sum"), "softmax")
+            want = traced(others, x[good], labels[good], None if weights is None else weights[good])["∇z1"]
+            np.testing.assert_allclose(grad_z[good], want, rtol=1e-13, atol=1e-16)
+            assert np.isfinite(trainer.network.parameters).all() and (trainer.network.parameters != before).any()
+
+
+# Fused = unfused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("form", ["no bias", "bias", "bias layer"])
+@pytest.mark.parametrize("key", FUSED)
+def test_fused_is_unfused(key, form, weights, reduction, dtype):
+    kind, settings, activation = FUSED[key]
+    loss = kind(**settings, reduction=reduction)
+    x, target = logits(), targets(loss)
+
+    def trainer():
+        layer = None if form == "bias layer" else gb.Dense(OUTPUTS, activation, bias=form == "bias")
+        made = trainer_of(loss, activation, dtype=dtype, layer=layer)
+        if made.network.last.bias is not None:
+            made.network.last.bias[...] = [0.5, -1.0, 0.25, 2.0]
+        return made
+
+    one, other = trainer(), trainer()
+    grad_z, total, _ = fused(one, x, target, weights)
+    seen = traced(other, x, target, weights)
+    names = [operation.name for operation in one.plan(ROWS, labels=False, weights=weights is not None).operations]
+    assert f"{activation}_cross_entropy" in names
+    tolerance = {"rtol": 1e-11, "atol": 1e-14} if dtype == "float64" else {"rtol": 2e-4, "atol": 2e-6}
+    np.testing.assert_allclose(grad_z, seen["∇z1"], **tolerance)
+    np.testing.assert_allclose(total, seen["E"], **tolerance)
+    np.testing.assert_allclose(one.network.gradients, other.network.gradients, **tolerance)
+    np.testing.assert_allclose(one.network.parameters, other.network.parameters, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fused_softmax_at_ten_thousand(dtype):
+    x = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [0, 1e4, 1e4]])
+    for y in (np.array([1, 0, 2]), gb.one_hot(np.array([1, 0, 2]), 3)):
+        grad_z, total, loss = fused(trainer_of("cross_entropy", "softmax", 3, dtype), x, y)
+        np.testing.assert_allclose(total[LOSS], 2e4 + math.log(3) + math.log(2), rtol=1e-6)
+        np.testing.assert_allclose(3 * grad_z, [[1, -1, 0], [-2 / 3, 1 / 3, 1 / 3], [0, 0.5, -0.5]], rtol=1e-6)
+        assert loss == pytest.approx(total[LOSS] / 3)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fused_sigmoid_at_ten_thousand(dtype):
+    x, y = np.array([[1e4, 1e4, -1e4, -1e4, 1e4]]), np.array([[1, 0, 1, 0, 0.5]])
+    grad_z, total, _ = fused(trainer_of("binary_cross_entropy", "sigmoid", 5, dtype), x, y)
+    np.testing.assert_allclose(total[LOSS], 0 + 1e4 + 1e4 + 0 + 5e3, rtol=1e-6)
+    np.testing.assert_allclose(grad_z, [[0, 1, -1, 0, 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("key", LOSSES)
+def test_finite_at_ten_thousand(key, dtype):
+    """Unfused, a probability of 0 counts as the least one: loss and gradients stay finite."""
+    kind, settings, activation = LOSSES[key]
+    loss = kind(**settings)
+    x = np.array([[-1e4, 1e4], [1e4, -1e4], [1e4, 1e4], [-1e4, -1e4]])
+    if activation == "exp":
+        x = np.minimum(x, 80.0)  # e^1e4 is infinite, and so is the loss
+    for target in (np.array([[0.0, 1.0]] * 4), np.array([[1.0, 0.0]] * 4)):
+        seen = traced(trainer_of(loss, activation, 2, dtype), x, target)
+        assert np.isfinite(seen["E"]).all() and np.isfinite(seen["∇y1"]).all() and np.isfinite(seen["∇z1"]).all()
+        grad_z, total, _ = fused(trainer_of(loss, activation, 2, dtype), x, target)
+        assert np.isfinite(total).all() and np.isfinite(grad_z).all()
+
+
+# Right answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
+def test_hits_of_classes(keep):
+    x = np.array([[3.0, 1, 2], [0, 5, 1], [1, 2, 9], [7, 8, 1]])
+    labels = np.array([0, 1, 2, 0])  # the last one is wrong
+    probabilities = np.array([[0.6, 0.2, 0.2], [0.1, 0.8, 0.1], [0.0, 0.3, 0.7], [0.5, 0.4, 0.1]])
+    for y in (labels, gb.one_hot(labels, 3), probabilities):
+        trainer = trainer_of("cross_entropy", "softmax", 3)
+        total = traced(trainer, x, y)["E"] if keep else fused(trainer, x, y)[1]
+        assert total[HITS] == 3
+        assert trainer.evaluate(x, y)["accuracy"] == 0.75
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
+def test_hits_of_several_labels(keep):
+    """A row is right where every output is on its side of ½."""
+    x = np.array([[2.0, -1, 3], [-1, -1, 0.5], [1, 1, -1], [-3, 2, 1]])
+    y = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 1, 1]])  # the third row has one output wrong
+    trainer = trainer_of("binary_cross_entropy", "sigmoid", 3)
+    total = traced(trainer, x, y)["E"] if keep else fused(trainer, x, y)[1]
+    assert total[HITS] == 3
+    assert trainer.evaluate(x, y)["accuracy"] == 0.75
+
+
+def test_regression_counts_none():
+    assert fused(trainer_of("half_squared_error", "identity"), logits(), logits())[1][HITS] == 0
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gb.Huber(delta=0), "delta must be a finite number > 0, got 0"),
+        (lambda: gb.Huber(delta=math.inf), "delta must be a finite number > 0, got inf"),
+        (lambda: gb.Huber(delta=math.nan), "delta must be a finite number > 0, got nan"),
+        (lambda: gb.Quantile(q=1), r"q must be a number in \(0, 1\), got 1"),
+        (lambda: gb.Quantile(q="0.5"), r"q must be a number in \(0, 1\), got '0.5'"),
+        (lambda: gb.CrossEntropy(label_smoothing=1.0), r"label_smoothing must be a number in \[0, 1\), got 1.0"),
+        (lambda: gb.CrossEntropy(label_smoothing=-0.1), "got -0.1"),
+        (lambda: gb.AbsoluteError(reduction="none"), "reduction must be 'mean' or 'sum', got 'none'"),
+        (lambda: trainer_of("cross_entropy", "identity"), "cross_entropy needs an output activation out of softmax"),
+        (lambda: trainer_of("binary_cross_entropy", "tanh"), "needs an output activation out of sigmoid, softmax"),
+        (lambda: trainer_of("poisson", "relu"), "needs an output activation out of exp, softplus"),
+        (lambda: trainer_of("hubert", "identity"), "unknown loss 'hubert'. Did you mean 'huber'"),
+        (lambda: trainer_of(gb.Huber, "identity"), r"must be an object, got the class Huber: write Huber\(\)"),
+        (lambda: trainer_of(3, "identity"), "must be a name or a Loss, got int 3"),
+        (lambda: trainer_of("squared_error", "softmax").step(logits(), [0] * ROWS), r"one_hot\(y, 4\)"),
+    ],
+)
+def test_settings_are_checked(make, message):
+    with pytest.raises(gb.InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"), ("tanh", "half_squared_error")],
+)
+def test_the_output_activation_chooses(activation, name):
+    assert trainer_of(None, activation).loss == gb.LOSSES[name]
