@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import os
 import signal
 import sys
@@ -41,14 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISUSED
     try:
         return train(options)
-    except (GpuBackpropError, OSError, MemoryError) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if options.debug:
             raise
-        return _complain(" ".join(str(error).split()) or "out of memory", FAILED)
-    except KeyboardInterrupt:
-        if options.debug:
-            raise
-        return _complain("interrupted", INTERRUPTED)
+        return _complain(error)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -138,14 +133,15 @@ def _claim(out: Path | None, overwrite: bool) -> Path:
 def _new_folder(parent: Path) -> Path:
     """Make and return the first of digits-001, digits-002 ... that does not exist."""
     parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = parent / f"digits-{number:03}"
         try:
             folder.mkdir()
         except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
+            number += 1
+        else:
+            return folder
 
 
 class StopOnInterrupt:
@@ -179,7 +175,12 @@ class StopOnInterrupt:
         os.write(2, b"\nCtrl-C: finishing this step, then writing what was learned; again: stop at once\n")
 
 
-def _complain(message: str, code: int) -> int:
-    """One line on standard error."""
+def _complain(error: BaseException) -> int:
+    """Say on one line what went wrong; the exit code."""
+    message = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        message = "interrupted"
+    elif not isinstance(error, (GpuBackpropError, OSError, MemoryError)):
+        message = f"unexpected {type(error).__name__}: {message} (--debug shows where it came from)"
     print(f"gpu-backprop: {message}", file=sys.stderr)
-    return code
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED

@@ -28,16 +28,15 @@ def open_device(name: str = "auto", dtype: str = "float32") -> Device:
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
     dtype = _dtype_name(dtype)
-    if name == "auto":
-        obstacle = _cuda_obstacle(0)
-        return _open_cpu(f"auto: {obstacle}", dtype) if obstacle else _open_cuda(0, "auto: CUDA works", dtype)
     if name == "cpu":
         return _open_cpu("as asked", dtype)
     index = int(name.partition(":")[2] or 0)
-    obstacle = _cuda_obstacle(index)
-    if obstacle:
+    obstacles = _cuda_obstacles(index)
+    if name == "auto":
+        return _open_cpu(f"auto: {obstacles[0]}", dtype) if obstacles else _open_cuda(0, "auto: CUDA works", dtype)
+    if obstacles:
         raise DeviceError(
-            f"device {name!r} cannot be used: {obstacle}. Use device='cpu', or 'auto' to take what works."
+            f"device {name!r} cannot be used: {'; '.join(obstacles)}. Use device='cpu', or 'auto' to take what works."
         )
     return _open_cuda(index, "as asked", dtype)
 
@@ -68,18 +67,19 @@ def _open_cuda(index: int, reason: str, dtype: str) -> Device:
     return device
 
 
-def _cuda_obstacle(index: int) -> str:
-    """What keeps CUDA device `index` from being used, as the rest of a sentence; empty if nothing does."""
+def _cuda_obstacles(index: int) -> list[str]:
+    """What keeps CUDA device `index` from being used, each as the rest of a sentence."""
+    obstacles = []
+    if importlib.util.find_spec("gpu_backprop.backend.cuda_ops") is None:
+        obstacles.append("this version of gpu_backprop has no CUDA operations yet")
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed (pip install 'gpu-backprop[cuda13]', or [cuda12] for older drivers)"
+        return [*obstacles, "CuPy is not installed (the extra cuda13 brings it, or cuda12 for older drivers)"]
     try:
         cupy = importlib.import_module("cupy")
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # whatever a damaged CuPy, a missing library or a missing driver raises
         said = " ".join(str(error).split()) or type(error).__name__
-        return f"CuPy is installed, but finds no CUDA driver or device ({said})"
+        return [*obstacles, f"CuPy is installed, but finds no CUDA driver or device ({said})"]
     if index >= count:
-        return f"there is no CUDA device {index}; this machine has {count}, numbered from 0"
-    if importlib.util.find_spec("gpu_backprop.backend.cuda_ops") is None:
-        return "this version of gpu_backprop trains on the CPU only (its CUDA operations are still to come)"
-    return ""
+        obstacles.append(f"there is no CUDA device {index}; this machine has {count}, numbered from 0")
+    return obstacles

@@ -15,7 +15,7 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
-            f"{_counted(mask, 'masked')} in {name}, the first one at {place(_first(mask))}. Remove those rows, or give "
+            f"{_counted(mask, 'masked')} in {name}, the first one at {place(first(mask))}. Remove those rows, or give "
             "every value a number: x.filled(0)."
         )
     if isinstance(value, np.ndarray):
@@ -58,7 +58,7 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
     return x
 
 
-def check_finite(array: Array, name: str, dtype: np.dtype[Any] = np.dtype(np.float64)) -> None:
+def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     """InputError with the count and the first place if there is NaN or infinity, or what `dtype` cannot hold."""
     largest = np.finfo(dtype).max
     with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
@@ -66,13 +66,14 @@ def check_finite(array: Array, name: str, dtype: np.dtype[Any] = np.dtype(np.flo
             return
     bad, what, advice = ~np.isfinite(array), "NaN or infinite", "Remove or replace them."
     if not bad.any():
-        bad, what = np.abs(array) > largest, f"too large for {dtype.name}"
+        bad, what = np.abs(array) > largest, f"too large for {np.dtype(dtype).name}"
         advice = "Scale them down, or use a network with dtype='float64'."
-    first = _first(bad)
-    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[first]}) at {place(first)}. {advice}")
+    at = first(bad)
+    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[at]}) at {place(at)}. {advice}")
 
 
-def _first(wrong: Array) -> tuple[int, ...]:
+def first(wrong: Array) -> tuple[int, ...]:
+    """The index of the first True."""
     return tuple(int(i) for i in np.argwhere(wrong)[0])
 
 

@@ -9,11 +9,15 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
+from gpu_backprop.network.arrays import check_finite, checked, features, first, host_array, place
+from gpu_backprop.network.layers import positive
 from gpu_backprop.network.losses import Loss
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network
+
+MOST_CLASSES = 2**31
+"""More than any memory holds a row of: a label beyond it is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def samples(
         lead: axes in front of the rows; data with none stand for all members.
     """
     x = features(x, network.inputs, lead)
-    target = _target(network, loss, checked(host_array(y, "y"), "y"), x.shape[:-1], values)
+    target = _target(network, loss, checked(host_array(y, "y"), "y"), x.shape, values)
     if weights is not None:
         weights = checked(host_array(weights, "weights"), "weights")
         if weights.shape != x.shape[:-1]:
@@ -53,73 +57,60 @@ def samples(
                 f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
             )
     if values:
-        check_finite(x, "x")
+        check_finite(x, "x", network.dtype)
         if weights is not None:
-            check_finite(weights, "weights")
+            check_finite(weights, "weights", network.dtype)
             _check_bounds(weights, "weights", 0.0, np.inf)
     return Samples(x, target, weights)
 
 
-def _target(network: Network, loss: Loss, y: Array, rows: tuple[int, ...], values: bool) -> Array:
+def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
     """The target in one of its two forms: labels as int64, (..., rows), or numbers, (..., rows, outputs)."""
-    outputs = network.outputs
-    if y.shape[: len(rows)] != rows:
-        raise InputError(f"x and y must have the same rows: x has {rows}, y has the shape {y.shape}.")
+    *rows, outputs = *x_shape[:-1], network.outputs
+    if y.shape[: len(rows)] != tuple(rows):
+        raise InputError(f"y must have one target for each row of x, got y of shape {y.shape}, x of shape {x_shape}.")
     if y.ndim == len(rows):
         if loss.labels:
-            return _labels(y, outputs, values)
-        if outputs != 1:
-            hint = (
-                f" Class labels become targets by gpu_backprop.one_hot(y, {outputs})." if y.dtype.kind in "iub" else ""
-            )
-            raise InputError(
-                f"y must be (rows, {outputs}), because the network has {outputs} outputs, got {y.shape}.{hint}"
-            )
-        y = y[..., None]
-    if y.ndim != len(rows) + 1 or y.shape[-1] != outputs:
-        hint = (
-            " Labels are one axis less: y.ravel()."
-            if loss.labels and y.ndim == len(rows) + 1 and y.shape[-1] == 1
-            else ""
-        )
-        raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}.{hint}")
+            return _labels(y, outputs, f", because the network has {outputs} outputs", values)
+        if outputs == 1:
+            y = y[..., None]
+    if y.shape != (*rows, outputs):
+        hint = "Give one column for each output."
+        if y.ndim == len(rows) and y.dtype.kind in "iub":
+            hint = f"Class labels become targets by gpu_backprop.one_hot(y, {outputs})."
+        elif loss.labels and y.shape == (*rows, 1):
+            hint = "Labels are one axis less: y.ravel()."
+        raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}. {hint}")
     if values:
-        check_finite(y, "y")
+        check_finite(y, "y", network.dtype)
         _check_bounds(y, "y", loss.low, loss.high, f" for {loss.name}")
         if loss.labels:
             _check_probabilities(y)
     return y
 
 
-def _labels(y: Array, outputs: int, values: bool) -> Array:
+def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
+    """Class labels as int64."""
     if y.dtype.kind == "f":
         if not values:
             raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
-        check_finite(y, "y")
+        check_finite(y, "the labels")
         fractional = y != np.floor(y)
         if fractional.any():
-            row = int(np.argwhere(fractional)[0][-1])
-            raise InputError(
-                f"labels must be whole numbers from 0 to {outputs - 1}, but y has {y[..., row].item()!r} in row {row}."
-            )
+            at = first(fractional)
+            raise InputError(f"labels must be whole numbers, but there is {y[at].item()!r} at {place(at)}.")
     if values:
-        wrong = (y < 0) | (y >= outputs)
-        if wrong.any():
-            place = tuple(np.argwhere(wrong)[0])
-            raise InputError(
-                f"labels must be from 0 to {outputs - 1}, because the network has {outputs} outputs, but y has "
-                f"{y[place].item()!r} in row {int(place[-1])} ({int(wrong.sum())} such in all)."
-            )
+        _check_bounds(y, "labels", 0, classes - 1, why)
     return y.astype(np.int64, copy=False)
 
 
 def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
     wrong = (array < low) | (array > high)
     if wrong.any():
-        first = tuple(int(i) for i in np.argwhere(wrong)[0])
-        bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
+        at = first(wrong)
+        bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
         raise InputError(
-            f"{name} must be {bounds}{why}, but has {array[first].item()!r} at {place(first)} "
+            f"{name} must be {bounds}{why}, but there is {array[at].item()!r} at {place(at)} "
             f"({int(wrong.sum())} such in all)."
         )
 
@@ -128,9 +119,9 @@ def _check_probabilities(y: Array) -> None:
     sums = y.sum(axis=-1, dtype=np.float64)
     wrong = np.abs(sums - 1) > 1e-3
     if wrong.any():
-        place = tuple(np.argwhere(wrong)[0])
+        at = first(wrong)
         raise InputError(
-            f"the probabilities in a row of y must add up to 1, but row {int(place[-1])} adds up to {sums[place]:g}. "
+            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to {sums[at]:g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 
@@ -147,10 +138,12 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
     """
     labels = checked(host_array(labels, "labels"), "labels")
     if labels.ndim != 1:
-        raise InputError(f"labels must have one axis, got the shape {labels.shape}.")
+        raise InputError(f"labels must have one axis, (rows,), got the shape {labels.shape}.")
     if classes is None:
-        classes = int(labels.max(initial=-1)) + 1
-    labels = _labels(labels, classes, values=True)
+        labels = _labels(labels, MOST_CLASSES, "", values=True)
+        classes = int(labels.max(initial=0)) + 1
+    else:
+        labels = _labels(labels, positive("classes", classes), f", because classes={classes}", values=True)
     matrix = np.zeros((len(labels), classes))
     matrix[np.arange(len(labels)), labels] = 1
     return matrix
