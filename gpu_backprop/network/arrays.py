@@ -52,7 +52,10 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
         raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
     if x.shape[-1] != inputs:
-        raise InputError(f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}.")
+        raise InputError(
+            f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}. Give {inputs} columns, "
+            f"or make a Network({x.shape[-1]}, ...)."
+        )
     if x.shape[-2] == 0 and not empty:
         raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
     return x

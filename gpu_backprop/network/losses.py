@@ -301,7 +301,7 @@ _REST = "(A(1) - y < least<A>() ? least<A>() : A(1) - y)"
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """e = −Σ y*·log y, ∂e/∂y = −y*/y, for class labels or probabilities as targets. With softmax it is one stable
-    operation, ∇z = y − y*: the Jacobian of N4 times −y*/y.
+    operation, ∇z = y − y*: the Jacobian of N4 times −y*/y, where Σ y* = 1 (`fit` checks that, `step` relies on it).
 
     Args:
         label_smoothing: s in [0, 1): y* ← (1 − s)·y* + s/n over the n outputs (Szegedy et al. 2016).
