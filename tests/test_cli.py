@@ -163,6 +163,15 @@ class TestEndings:
         with pytest.raises(gb.InputError, match="already holds a run"):
             train("--out", ".", "--debug")
 
+    def test_a_mistake_of_ours_is_one_line_too(self, capsys, monkeypatch):
+        monkeypatch.setattr(cli, "load_digits", lambda: 1 / 0)
+        assert train() == 1
+        assert capsys.readouterr().err == (
+            "gpu-backprop: unexpected ZeroDivisionError: division by zero (--debug shows where it came from)\n"
+        )
+        with pytest.raises(ZeroDivisionError):
+            train("--debug")
+
     def test_ctrl_c_before_training(self, capsys, monkeypatch):
         monkeypatch.setattr(cli, "load_digits", lambda: signal.raise_signal(signal.SIGINT))
         assert train() == 130

@@ -103,6 +103,7 @@ def test_kernels_are_found_in_the_wheel(environment):
 
 
 def test_kernels_are_found_by_an_editable_install(environment, tmp_path):
+    """The last test of this environment: what was installed from the wheel is gone after it."""
     environment.install("--no-deps", "--force-reinstall", build("editable", tmp_path))
     assert environment.kernels_folder() == ROOT / "kernels"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Array
 
 ALIGNMENT = 256
@@ -37,7 +38,13 @@ class Device:
         """Uninitialised memory whose first byte is aligned; NumPy's own alignment is 16 bytes."""
         dtype = np.dtype(self.dtype if dtype is None else dtype)
         size = math.prod(shape) * dtype.itemsize
-        raw: Array = np.empty(size + ALIGNMENT, np.uint8)
+        try:
+            raw: Array = np.empty(size + ALIGNMENT, np.uint8)
+        except (MemoryError, ValueError):  # NumPy's ValueError: beyond the address space
+            raise DeviceError(
+                f"{self.name} cannot give {size / 2**30:,.1f} GiB for an array of shape {shape}. "
+                "Use fewer units or a smaller batch."
+            ) from None
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
         array: Array = raw[start : start + size].view(dtype)
         return array.reshape(shape)

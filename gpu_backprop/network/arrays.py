@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 
@@ -53,8 +54,8 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
         raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
     if x.shape[-1] != inputs:
         raise InputError(
-            f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}. Give {inputs} columns, "
-            f"or make a Network({x.shape[-1]}, ...)."
+            f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}. "
+            f"Give {inputs} columns, or make a Network({x.shape[-1]}, ...)."
         )
     if x.shape[-2] == 0 and not empty:
         raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
@@ -89,3 +90,13 @@ def place(index: tuple[int, ...]) -> str:
     """Where a value lies in an array of (row), (row, column) or (member, row, column)."""
     axes = ("row", "column") if len(index) < 3 else ("member", "row", "column")
     return ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=False))
+
+
+def fill(buffer: Array, values: Any, name: str, device: Device) -> None:
+    """buffer[...] = values, of the same shape. After `weight -= …` the values are the buffer itself, already done."""
+    if values is buffer:
+        return
+    values = checked(host_array(values, name), name)
+    if values.shape != buffer.shape:
+        raise InputError(f"{name} must have the shape {buffer.shape}, got {values.shape}.")
+    device.copy_in(buffer, values)

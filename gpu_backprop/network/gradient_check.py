@@ -29,7 +29,7 @@ class GradientReport:
 
     Attributes:
         checked: how many derivatives were compared.
-        error: the largest |derived − difference| / max(|derived|, |difference|, floor).
+        error: the largest |derived − difference|, relative to them, or to a floor below which both count as small.
         worst: where that was: "layers[0].weight[3, 1]" or "x[0, 2]".
         derived, difference: the two values there.
         kinks: places on a kink, where f or e has no derivative; they are not compared.
@@ -54,8 +54,8 @@ def check_gradients(
 
     Args:
         loss, x, y, weights: as for `Trainer` and `Trainer.fit`; a few rows are enough.
-        tolerance: the largest error, relative to the derivative; one below a floor, the larger of a thousandth of the
-            largest derivative and E/10000, is compared with that floor, because a difference knows no better.
+        tolerance: the largest error, relative to the derivative; one below a floor, the largest of a thousandth of the
+            largest derivative, E/10000 and 1e-8, is compared with that floor: a difference knows no better.
         inputs: whether to check ∂E/∂x too.
         at_most: how many derivatives of each array are checked, chosen at random from a fixed seed; None: all.
 
@@ -70,16 +70,7 @@ def check_gradients(
         raise InputError(f"tolerance must be a number in (0, 1), got {tolerance!r}.")
     chosen = loss_of(loss, network.last)
     data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if np.ndim(x) == 3 else ())
-    return _Check(_double(network), chosen, data).run(tolerance, inputs, at_most)
-
-
-def _double(network: Network) -> Network:
-    """A float64 copy with the same weights and the same dropout masks ahead."""
-    double = Network(network.inputs, network.layers, dtype="float64", device=network.device.name, seed=network.seed)
-    for (_, to, _), (_, of, _) in zip(double.parameter_arrays(), network.parameter_arrays(), strict=True):
-        double.device.copy_in(to, of)
-    double.device.copy_in(double.random, network.random)
-    return double
+    return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)
 
 
 class _Check:
@@ -128,7 +119,7 @@ class _Check:
                 f"the loss on this data is {here} and its gradients are not all finite: nothing to compare."
             )
         largest = max((float(np.abs(g).max()) for _, _, g in arrays if g.size), default=0.0)
-        floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-12)
+        floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-8)
         report = GradientReport(0, 0.0, "", 0.0, 0.0)
         checked, wrong, kinks = 0, 0, []
         generator = np.random.default_rng(0)
@@ -158,26 +149,30 @@ class _Check:
     def _compare(
         self, array: Array, place: int, derived: float, here: float, floor: float, tolerance: float
     ) -> tuple[float, float | None]:
-        """The relative error and the central difference; None in its place on a kink."""
+        """The relative error and the central difference; None in its place on a kink.
+
+        The slopes on the two sides differ by E″·step where E is smooth, and by a fixed gap on a kink.
+        """
         value_at, restore = self._mover(array, place)
+        tried, gaps = [], []
         try:
             for shrink in (1.0, *SHRINK):
                 step = STEP * shrink
                 above, below = value_at(step), value_at(-step)
-                difference = (above - below) / (2 * step)
-                error = abs(derived - difference) / max(abs(derived), abs(difference), floor)
-                if shrink == 1.0:
-                    first = error, difference
-                    right, left = (above - here) / step, (here - below) / step
-                    jump = abs(right - left) > 100 * tolerance * max(abs(right), abs(left), floor)
-                if error <= tolerance:
+                left, right = (here - below) / step, (above - here) / step
+                gap, size = abs(right - left), max(abs(right), abs(left), floor)
+                difference = (left + right) / 2
+                error = abs(derived - difference) / max(abs(derived), abs(difference), gap, floor)
+                tried.append((error, difference))
+                gaps.append(gap)
+                if error <= tolerance and gap <= 100 * tolerance * size:
                     return error, difference
-                if not jump:  # smooth, and still different
-                    break
         finally:
             restore()
-        on_kink = jump and min(left, right) - tolerance * floor <= derived <= max(left, right) + tolerance * floor
-        return (0.0, None) if on_kink else first
+        margin = tolerance * size
+        lasting = gap > max(0.1 * gaps[0], 2 * margin)
+        between = min(left, right) - margin <= derived <= max(left, right) + margin
+        return (0.0, None) if lasting and between else min(tried)
 
     def _mover(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
         """E with one number of `array` moved by a step, and how to put it back."""

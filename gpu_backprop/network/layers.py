@@ -9,20 +9,44 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Activation, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS, activation
+from gpu_backprop.network.arrays import fill
 from gpu_backprop.network.initializers import Initializer, initializer
 
 
 def transposed(matrices: Array) -> Array:
     """The transpose of the last two axes: a view."""
     return matrices.swapaxes(-1, -2)
+
+
+class _View:
+    """An array of a layer: None until a network owns the layer, then a view of a flat buffer of the network. Assigning
+    copies the values in, so that it stays one."""
+
+    def __set_name__(self, owner: type[Layer], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, layer: None, owner: type[Layer]) -> _View: ...
+    @overload
+    def __get__(self, layer: Layer, owner: type[Layer]) -> Array | None: ...
+    def __get__(self, layer: Layer | None, owner: type[Layer]) -> Array | _View | None:
+        return self if layer is None else layer.views.get(self.name)
+
+    def __set__(self, layer: Layer, values: Any) -> None:
+        view = layer.views.get(self.name)
+        if view is None:
+            raise StateError(f"{layer!r} has no {self.name}, or is not part of a network yet: set it on net.layers[i].")
+        fill(view, values, self.name, layer.device)
 
 
 class Layer:
@@ -36,10 +60,9 @@ class Layer:
     """
 
     activation: Activation = ACTIVATIONS["identity"]
-    weight: Array | None = None
-    bias: Array | None = None
-    grad_weight: Array | None = None
-    grad_bias: Array | None = None
+    weight, bias, grad_weight, grad_bias = _View(), _View(), _View(), _View()
+    views: Mapping[str, Array] = MappingProxyType({})
+    device: Device
     inputs = 0
     units = 0
     number = 0
@@ -49,6 +72,11 @@ class Layer:
     def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
         """Takes its place in a network."""
         self.number, self.inputs, self.units, self.lead = number, inputs, inputs, lead
+        self.views = {}
+
+    def own(self, name: str, view: Array, device: Device) -> None:
+        """Receives its part of a flat buffer."""
+        self.views, self.device = {**self.views, name: view}, device
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of each parameter of one model, by attribute name."""

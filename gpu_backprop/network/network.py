@@ -14,7 +14,7 @@ from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import checked, features, host_array
+from gpu_backprop.network.arrays import checked, features, fill, host_array
 from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
 
 EAGER_PLANS = 8
@@ -93,8 +93,8 @@ class Network:
         self._parameters = self.device.zeros((*self.lead, length))
         self._gradients = self.device.zeros((*self.lead, length))
         for layer, name, shape, start in self.places:
-            setattr(layer, name, self._view(self._parameters, shape, start))
-            setattr(layer, f"grad_{name}", self._view(self._gradients, shape, start))
+            layer.own(name, self._view(self._parameters, shape, start), self.device)
+            layer.own(f"grad_{name}", self._view(self._gradients, shape, start), self.device)
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
@@ -132,7 +132,7 @@ class Network:
 
     @parameters.setter
     def parameters(self, values: Any) -> None:
-        _fill(self._parameters, values, "parameters", self)
+        fill(self._parameters, values, "parameters", self.device)
 
     @property
     def gradients(self) -> Array:
@@ -141,7 +141,7 @@ class Network:
 
     @gradients.setter
     def gradients(self, values: Any) -> None:
-        _fill(self._gradients, values, "gradients", self)
+        fill(self._gradients, values, "gradients", self.device)
 
     def parameter_arrays(self) -> Iterator[tuple[str, Array, Array]]:
         """(name, parameters, gradients) of each parameter array, named as it is reached: "layers[0].weight"."""
@@ -254,6 +254,22 @@ class Network:
             self._eager[key] = _Eager(self, rows, training)
         return self._eager[key]
 
+    def copy(self, dtype: str | None = None) -> Network:
+        """A network of its own with the same weights and the same dropout masks ahead.
+
+        Args:
+            dtype: another working dtype; None: the same.
+        """
+        dtype = self.dtype.name if dtype is None else dtype
+        twin = Network(self.inputs, self.layers, dtype=dtype, device=self.device.name, seed=self.seed)
+        for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
+            twin.device.copy_in(to, of)
+        twin.device.copy_in(twin.random, self.random)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        return self.copy()
+
     # Description ------------------------------------------------------------------------------------------------------
 
     def architecture(self) -> dict[str, Any]:
@@ -335,25 +351,15 @@ class _Eager:
         return device.copy(self.grad_x)
 
 
-def _fill(flat: Array, values: Any, name: str, network: Network) -> None:
-    """Copies values into a flat buffer; `net.parameters -= …` arrives here with the buffer itself, already changed."""
-    if values is flat:
-        return
-    values = checked(host_array(values, name), name)
-    if values.shape != flat.shape:
-        raise InputError(f"{name} must have the shape {flat.shape}, got {values.shape}.")
-    network.device.copy_in(flat, values)
-
-
 def _seed(seed: Any) -> int | list[int]:
     if isinstance(seed, (list, tuple, range, np.ndarray)):
         if len(seed) == 0:
             raise InputError("seed is an empty list: a network needs at least one member.")
         return [_one_seed(s) for s in seed]
-    return _one_seed(seed)
+    return _one_seed(seed, ", or a list of them")
 
 
-def _one_seed(seed: Any) -> int:
+def _one_seed(seed: Any, more: str = "") -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-        raise InputError(f"seed must be an integer from 0 to 2**64 − 1, or a list of them, got {seed!r}.")
+        raise InputError(f"seed must be an integer from 0 to 2**64 − 1{more}, got {seed!r}.")
     return int(seed)

@@ -17,8 +17,8 @@ from gpu_backprop.training.minibatches import DataSet
 class Evaluation:
     """Measures one data set, as often as wanted.
 
-    A loss that counts right answers gives accuracy; any other R², the mean over the outputs of
-    1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the mean of |y* − y|.
+    A loss that counts right answers gives accuracy, the share of the rows, whatever they weigh; any other R², the mean
+    over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the weighted mean of |y* − y|.
     """
 
     def __init__(self, network: Network, loss: Loss, data: Samples, batch_size: int) -> None:
@@ -81,5 +81,6 @@ def _spread(data: Samples) -> tuple[float, Array]:
     target = np.asarray(data.target, np.float64)
     w = np.ones(data.rows) if data.weights is None else np.asarray(data.weights, np.float64)
     weight = float(w.sum()) or 1.0
-    mean = w @ target / weight
-    return weight, w @ (target - mean) ** 2
+    with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
+        mean = w @ target / weight
+        return weight, w @ (target - mean) ** 2

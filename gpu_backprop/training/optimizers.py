@@ -45,6 +45,7 @@ class Optimizer:
     name: ClassVar[str] = ""
     names: ClassVar[tuple[str, ...]] = ("learning_rate",)
     moment_names: ClassVar[tuple[str, ...]] = ()
+    hidden: ClassVar[tuple[str, ...]] = ()  # settings that the constructor does not take
     formula: ClassVar[str] = ""
     flops: ClassVar[int] = 0
 
@@ -57,7 +58,8 @@ class Optimizer:
             self.settings[name] = self._check(name, value)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+        given = (f"{k}={v!r}" for k, v in self.settings.items() if k not in self.hidden)
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS[name]
@@ -74,9 +76,15 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: Setting) -> None:
+        before = self.settings["learning_rate"]
         self.settings["learning_rate"] = self._check("learning_rate", value)
         if self.hyper is not None and self.network is not None:
-            self.network.device.copy_in(self.hyper[..., 1], self._broadcast("learning_rate"))
+            try:
+                rate = self._broadcast("learning_rate")
+            except InputError:
+                self.settings["learning_rate"] = before
+                raise
+            self.network.device.copy_in(self.hyper[..., 1], rate)
 
     def bind(self, network: Network) -> Optimizer:
         """A copy of this optimizer with a fresh state for `network`."""
@@ -202,6 +210,7 @@ class Adam(Optimizer):
     name = "adam"
     names = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
     moment_names = ("m", "v")
+    hidden: ClassVar[tuple[str, ...]] = ("weight_decay",)
     formula = "m, v, W ← Adam(∇W)"
     flops = 11
 
@@ -210,9 +219,6 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
         self.settings["weight_decay"] = 0.0
-
-    def __repr__(self) -> str:
-        return super().__repr__().replace(", weight_decay=0.0", "")
 
     def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
         return moments["m"], moments["v"], bool(np.any(np.asarray(self.settings["weight_decay"])))
@@ -226,6 +232,7 @@ class AdamW(Adam):
         weight_decay: λ ≥ 0; it acts on all parameters, biases too.
     """
 
+    hidden = ()
     formula = "m, v, W ← AdamW(∇W)"
 
     def __init__(

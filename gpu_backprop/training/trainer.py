@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import HITS, LOSS, Array
 from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.network.arrays import host_array
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.losses import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -69,9 +70,7 @@ class Trainer:
         self.network.emit_parameters(plan)
         plan.named("E", total)
         x, target, weights = source.emit(plan, rows)
-        z = self.network.emit_forward(
-            plan, x, upto="z"
-        )  # the last layer stops before its activation, which the loss may fuse
+        z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
         plan.phase = "loss"
         grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
         plan.phase = "backward"
@@ -111,7 +110,7 @@ class Trainer:
         data = self._fed_samples(x, y, weights)
         plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True)
         self._load(plan, data)
-        yield from plan.trace()
+        return plan.trace()
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
@@ -128,7 +127,8 @@ class Trainer:
         return self._fed_plan(rows, self.loss.labels if labels is None else labels, weights, keep)
 
     def _fed_samples(self, x: Any, y: Any, weights: Any) -> Samples:
-        lead = self.network.lead if getattr(x, "ndim", 2) == 3 else ()
+        x = host_array(x, "x")
+        lead = self.network.lead if x.ndim == 3 else ()
         return samples(self.network, self.loss, x, y, weights, values=False, lead=lead)
 
     def _fed_plan(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Plan:
@@ -158,29 +158,30 @@ class Trainer:
             weights: (rows,), ≥ 0: how much each row counts.
             validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
             shuffle: a new order in every epoch, drawn from the seed.
-            csv: a file to which each epoch's row is written as soon as it is known.
+            csv: a file, replaced if it is there, to which each epoch's row is written as soon as it is known.
             progress: whether to show how it goes.
 
         Returns:
-            The History: loss and metrics of each epoch. Ctrl-C ends the run and keeps what was learned.
+            The History: loss and metrics of each epoch. Ctrl-C ends the run and keeps what was learned; in
+            `History.stopped` it says so.
 
         Raises:
             InputError: what was given cannot be trained on; nothing has happened then.
             DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
         """
+        self._stop = False
         epochs = positive("epochs", epochs)
         data = samples(self.network, self.loss, x, y, weights, values=True)
         held_out = self._held_out(validation)
-        self.history = history = History()
-        self._stop = False
         training = _Training(self, DataSet(self.network, data), shuffle)
         with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
+            self.history = history = History()
             try:
                 for epoch in range(1, epochs + 1):
                     started = time.perf_counter()
                     row = training.epoch(epoch, shown)
                     if row is None:
-                        history.stopped = f"stopped in epoch {epoch}, as asked"
+                        history.stopped = f"stopped in epoch {epoch}, as asked{training.rescue()}"
                         break
                     seconds = time.perf_counter() - started
                     if held_out is not None:
@@ -189,11 +190,12 @@ class Trainer:
                     history.append(row)
                     log.write(row)
                     shown.epoch(row)
-                    if self._stop:
+                    if self._stop and epoch < epochs:
                         history.stopped = f"stopped after epoch {epoch}, as asked"
                         break
             except KeyboardInterrupt:
-                history.stopped = f"interrupted in epoch {len(history) + 1}; what was learned until then is kept"
+                kept = training.rescue() or "; what was learned until then is kept"
+                history.stopped = f"interrupted in epoch {len(history) + 1}{kept}"
         return history
 
     def stop(self) -> None:
@@ -203,7 +205,7 @@ class Trainer:
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
         """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers.
 
-        With a models axis each value is an array, one number a member.
+        With a models axis each value is a list, one number a member.
         """
         return self._evaluation(x, y, weights).run()
 
@@ -247,39 +249,62 @@ class StepLoss:
 
 
 class _Training:
-    """The epochs of one fit."""
+    """The epochs of one fit.
+
+    Attributes:
+        before: the state at the beginning of the running epoch.
+        good: the state before the last step of the epoch before: the latest whose loss is known to be finite.
+    """
 
     def __init__(self, trainer: Trainer, data: DataSet, shuffle: bool) -> None:
         self.trainer, self.data, self.shuffle = trainer, data, shuffle
         self.batches = list(data.minibatches(trainer.batch_size))
         self.plans = {rows: trainer.build_step(data, rows, trainer._total) for rows in set(self.batches)}
-        self.chunk = max(1, len(self.batches) // 50)  # steps between two looks at the progress bar and at the stop flag
+        self.before = self.good = self._state()
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
-        trainer, data = self.trainer, self.data
+        trainer, data, last = self.trainer, self.data, len(self.batches)
         order = np.stack([rng.permutation(data.rows) for rng in trainer._shuffling]) if self.shuffle else None
         data.start(None if order is None else order.reshape(data.permutation.shape))
         trainer.device.copy_in(trainer._total, np.zeros(3))
-        before = self._state()
-        runs = [self.plans[rows].run for rows in self.batches]
+        self.before = before_last = self._state()
         with trainer.device.computing():
-            for first in range(0, len(runs), self.chunk):
-                for run in runs[first : first + self.chunk]:
-                    run()
-                shown.advance(sum(self.batches[first : first + self.chunk]))
-                if trainer._stop and first + self.chunk < len(runs):
+            for step, rows in enumerate(self.batches, 1):
+                if step == last > 1:
+                    before_last = self._state()
+                self.plans[rows].run()
+                shown.advance(rows)
+                if trainer._stop and step < last:
                     return None
-        total = trainer.device.to_host(trainer._total)
-        if not np.isfinite(total[..., LOSS]).all():
-            self._find_divergence(epoch, before)
-        return {"epoch": epoch} | self._measured(total)
+        if not self._finite():
+            self._find_divergence(epoch)
+        self.good = before_last
+        return {"epoch": epoch} | self._measured(trainer.device.to_host(trainer._total))
+
+    def rescue(self) -> str:
+        """After an epoch that ended early: where its loss was no longer finite, goes back to the epoch before, and says
+        so. To find the very step would take the time that nobody has then."""
+        if self._finite():
+            return ""
+        self._restore(self.good)
+        epochs = len(self.trainer.history)
+        kept = f"those of epoch {epochs}" if epochs else "those that fit began with"
+        return f", after its loss became NaN or infinite: the parameters are {kept}"
 
     def _measured(self, total: Array) -> dict[str, Any]:
         row: dict[str, Any] = {"loss": plain(self.trainer.loss.reduce(total, self.data.rows))}
         if self.trainer.loss.formula.hit:
             row["accuracy"] = plain(total[..., HITS] / self.data.rows)
         return row
+
+    def _finite(self) -> bool:
+        """Whether all losses of the running epoch are finite, and the parameters too."""
+        device, network = self.trainer.device, self.trainer.network
+        return self._loss_is_finite() and bool(device.xp.isfinite(network.parameters).all())
+
+    def _loss_is_finite(self) -> bool:
+        return bool(np.isfinite(self.trainer.device.to_host(self.trainer._total)[..., LOSS]).all())
 
     def _changing(self) -> Mapping[str, Array]:
         """Every array that a step changes and the next one reads."""
@@ -288,7 +313,7 @@ class _Training:
         return {
             "parameters": network.parameters,
             "random": network.random,
-            "hyper": optimizer.hyper,
+            "step": optimizer.hyper[..., 0],
             **optimizer.moments,
         }
 
@@ -299,32 +324,34 @@ class _Training:
         for name, array in self._changing().items():
             self.trainer.device.copy_in(array, state[name])
 
-    def _find_divergence(self, epoch: int, before: dict[str, Array]) -> None:
+    def _find_divergence(self, epoch: int) -> NoReturn:
         """Runs the epoch again from its beginning, looking at the loss after every step; an epoch without trouble never
-        pays for it. Leaves the parameters of the last step whose loss was finite, and raises DivergedError."""
+        pays for it. Leaves the state before the last step whose loss was finite, and raises DivergedError. If every
+        loss was, the last step has spoilt the parameters, whose loss is not known yet."""
         trainer, device, history = self.trainer, self.trainer.device, self.trainer.history
-        self._restore(before)
+        self._restore(self.before)
         self.data.rewind()
         device.copy_in(trainer._total, np.zeros(3))
-        good, here = before, before
-        for step, rows in enumerate(self.batches, 1):
+        good, here, what = self.good, self.before, "loss"
+        for step in range(1, len(self.batches) + 1):
             with device.computing():
-                self.plans[rows].run()
-            loss = device.to_host(trainer._total)[..., LOSS]
-            if not np.isfinite(loss).all():
-                self._restore(good)
-                seen = "NaN" if np.isnan(loss).any() else "infinite"
-                kept = (
-                    "the initial ones" if good is here and step == 1 else "those of the last step whose loss was finite"
-                )
-                history.stopped = f"the loss became {seen} in epoch {epoch}, step {step}"
-                raise DivergedError(
-                    f"the loss became {seen} in epoch {epoch}, step {step} of {len(self.batches)}. The parameters are "
-                    f"{kept}. Lower the learning rate (now {trainer.optimizer.learning_rate}), or scale "
-                    "the inputs to about −1 … 1.",
-                    epoch=epoch, step=step, history=history,
-                )  # fmt: skip
+                self.plans[self.batches[step - 1]].run()
+            if not self._loss_is_finite():
+                break
             good, here = here, self._state()
+        else:
+            what = "parameters"
+        self._restore(good)
+        kept = "those of the last step whose loss was finite"
+        if epoch == step == 1 and what == "loss":
+            kept = "those that fit began with"
+        happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
+        history.stopped = happened
+        raise DivergedError(
+            f"{happened} of {len(self.batches)}. The parameters are {kept}. Lower the learning rate "
+            f"(now {trainer.optimizer.learning_rate}), or scale the inputs to about −1 … 1.",
+            epoch=epoch, step=step, history=history,
+        )  # fmt: skip
 
 
 def plain(value: Array) -> Any:

@@ -69,7 +69,7 @@ FORMS = {
 
 @pytest.mark.parametrize("x", FORMS.values(), ids=FORMS)
 class TestEveryFormOfX:
-    """Every form of the same numbers gives the same bits as a plain array of them; they are exact in all these dtypes."""
+    """Every form of the same numbers, which are exact in all these dtypes, gives the same bits as a plain array."""
 
     def test_host_array(self, x):
         np.testing.assert_array_equal(checked(host_array(x, "x"), "x"), X)
@@ -171,7 +171,7 @@ def test_what_cannot_be_read(value, given):
     ids=["text", "numbers as text", "None among numbers", "None", "a dict", "complex", "dates", "records"],
 )
 def test_what_holds_no_real_numbers(value, dtype):
-    with pytest.raises(InputError, match=f"^x must hold real numbers .floats, integers or booleans., got dtype {dtype}"):
+    with pytest.raises(InputError, match=f"^x must hold real numbers .floats, integers or .*got dtype {dtype}"):
         checked(host_array(value, "x"), "x")
 
 
@@ -215,38 +215,38 @@ def test_one_bad_value_is_found_wherever_it_is(bad, dtype):
         x = X.astype(dtype)
         x[where] = bad
         with pytest.raises(InputError, match=rf"^1 value is NaN or infinite in x, the first one \({bad}\) at row "):
-            check_finite(x, "x", np.dtype(np.float64))
+            check_finite(x, "x", np.float64)
 
 
 def test_bad_values_are_counted_and_the_first_is_placed():
     x = X.copy()
     x[1, 2], x[2, 0], x[3, 1] = np.inf, np.nan, -np.inf
-    with pytest.raises(InputError, match=r"3 values .* in target, the first one \(inf\) at row 1, column 2\. Remove or"):
-        check_finite(x, "target", np.dtype(np.float64))
+    with pytest.raises(InputError, match=r"3 values .* in target, the first one \(inf\) at row 1, column 2\. Remove"):
+        check_finite(x, "target", np.float64)
 
 
 def test_infinities_that_cancel_are_found():
     with pytest.raises(InputError, match="2 values are NaN or infinite"):
-        check_finite(np.array([np.inf, 1.0, -np.inf]), "y", np.dtype(np.float64))
+        check_finite(np.array([np.inf, 1.0, -np.inf]), "y", np.float64)
 
 
 def test_large_finite_values_are_fine_also_where_their_sum_is_not():
-    check_finite(np.full((3, 2), np.finfo(np.float64).max), "x", np.dtype(np.float64))
-    check_finite(np.full((3, 2), np.finfo(np.float16).max, np.float16), "x", np.dtype(np.float32))
-    check_finite(np.array([LARGE, -LARGE]), "x", np.dtype(np.float32))
+    check_finite(np.full((3, 2), np.finfo(np.float64).max), "x", np.float64)
+    check_finite(np.full((3, 2), np.finfo(np.float16).max, np.float16), "x", np.float32)
+    check_finite(np.array([LARGE, -LARGE]), "x", np.float32)
 
 
 def test_values_that_the_networks_dtype_cannot_hold_are_found():
     x = X.copy()
     x[2, 1], x[3, 0] = -1e39, 1e300
-    check_finite(x, "x", np.dtype(np.float64))
-    with pytest.raises(InputError, match=r"2 values are too large for float32 in x, the first one \(-1e\+39\) at row 2, "):
-        check_finite(x, "x", np.dtype(np.float32))
+    check_finite(x, "x", np.float64)
+    with pytest.raises(InputError, match=r"2 values are too large for float32 in x, .*\(-1e\+39\) at row 2, column 1"):
+        check_finite(x, "x", np.float32)
 
 
 @pytest.mark.parametrize("x", WHOLE.values(), ids=WHOLE)
 def test_whole_numbers_are_finite(x):
-    check_finite(x, "x", np.dtype(np.float32))
+    check_finite(x, "x", np.float32)
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,11 @@ def fused(trainer, x, y, weights=None):
 
 
 def traced(trainer, x, y, weights=None):
-    """Every buffer of the same step with nothing fused, by name."""
+    """Every buffer of the same step with nothing fused, by name; where f is the identity, y is z and ∇z is ∇y."""
     seen = {}
     for _, written in trainer.trace(x, y, weights):
         seen |= written
-    return seen
+    return {"y1": seen["z1"], "∇z1": seen["∇y1"]} | seen
 
 
 # Value and gradient ---------------------------------------------------------------------------------------------------
@@ -131,7 +131,9 @@ def test_value_and_gradient(key, weights, reduction, dtype):
     w = weights or [1.0] * ROWS
     factor = 1 / math.fsum(w) if reduction == "mean" else 1.0
     tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-5}
-    np.testing.assert_allclose(seen["E"][LOSS], math.fsum(a * e for a, (e, _) in zip(w, samples, strict=True)), **tolerance)
+    np.testing.assert_allclose(
+        seen["E"][LOSS], math.fsum(a * e for a, (e, _) in zip(w, samples, strict=True)), **tolerance
+    )
     np.testing.assert_allclose(seen["E"][WEIGHT], math.fsum(w) if weights else 0, **tolerance)
     want = [[a * factor * g for g in slopes] for a, (_, slopes) in zip(w, samples, strict=True)]
     np.testing.assert_allclose(seen["∇y1"], want, **tolerance)
@@ -193,7 +195,7 @@ def test_labels_are_one_hot_rows(keep, smoothing, weights):
 
 
 def test_smoothing_moves_the_target():
-    """s: y* ← (1 − s)·y* + s/n, so that smoothing 0.1 over 4 classes is 0.925 for the right one and 0.025 for others."""
+    """s: y* ← (1 − s)·y* + s/n, so that 0.1 over 4 classes is 0.925 for the right one and 0.025 for others."""
     labels = np.array([2, 0, 1, 3, 3, 2, 0])
     moved = np.full((ROWS, OUTPUTS), 0.025)
     moved[np.arange(ROWS), labels] = 0.925

@@ -1,0 +1,215 @@
+"""Opening a device: what is chosen and why, what is missing where CUDA cannot be used, and memory that is aligned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.device import ALIGNMENT, Device
+
+CUDA_OPS = "gpu_backprop.backend.cuda_ops"
+
+
+def module(name, **contents):
+    made = ModuleType(name)
+    made.__spec__ = ModuleSpec(name, None)
+    vars(made).update(contents)
+    return made
+
+
+def cupy_with(count):
+    """A CuPy that sees so many devices, or raises what `count` is."""
+
+    def device_count():
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    return module("cupy", cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=device_count)))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A function that makes the CUDA operations be there, and a CuPy of one's choice; None: not installed."""
+
+    def pretend(cupy):
+        opened = lambda index, reason, dtype: Device(f"cuda:{index}", reason, dtype, np, None)  # noqa: E731
+        monkeypatch.setitem(sys.modules, CUDA_OPS, module(CUDA_OPS, open_device=opened))
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+    return pretend
+
+
+# The choice -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_as_asked():
+    device = open_device("cpu", "float64")
+    assert (device.name, device.reason, device.dtype) == ("cpu", "as asked", np.dtype("float64"))
+    assert device.xp is np
+    assert repr(device) == "Device(cpu, float64: as asked)"
+
+
+def test_auto_takes_cuda_where_it_works(cuda):
+    cuda(cupy_with(2))
+    device = open_device()
+    assert (device.name, device.reason) == ("cuda:0", "auto: CUDA works")
+    assert open_device("cuda").name == "cuda:0"
+    assert (open_device("cuda:1").name, open_device("cuda:1").reason) == ("cuda:1", "as asked")
+    assert open_device("cuda", "float16").dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("cupy", "missing"),
+    [
+        (None, "CuPy is not installed"),
+        (cupy_with(RuntimeError("cudaErrorInsufficientDriver:\n  too old")), "cudaErrorInsufficientDriver: too old"),
+        (cupy_with(OSError()), r"finds no CUDA driver or device \(OSError\)"),
+        (cupy_with(0), "there is no CUDA device 0; this machine has 0"),
+    ],
+    ids=["no CuPy", "no driver", "silent", "no device"],
+)
+def test_without_cuda(cuda, cupy, missing):
+    """auto says what is missing and goes on; cuda says it and stops."""
+    cuda(cupy)
+    device = open_device("auto")
+    assert device.name == "cpu" and device.reason.startswith("auto: ")
+    with pytest.raises(gb.DeviceError, match=missing) as caught:
+        open_device("cuda")
+    message = str(caught.value)
+    assert message.startswith("device 'cuda' cannot be used: ") and "\n" not in message
+    assert message.endswith("Use device='cpu', or 'auto' to take what works.")
+    assert device.reason.removeprefix("auto: ") in message
+    with pytest.raises(gb.DeviceError):
+        gb.Network(2, [gb.Dense(1)], device="cuda:0")
+    assert "cpu (auto: " in str(gb.Network(2, [gb.Dense(1)]))
+
+
+def test_missing_cupy_names_the_extra(cuda):
+    cuda(None)
+    with pytest.raises(gb.DeviceError, match="cuda13.*cuda12"):
+        open_device("cuda")
+
+
+def test_a_cupy_that_cannot_be_imported(cuda, monkeypatch, tmp_path):
+    cuda(None)
+    (tmp_path / "cupy.py").write_text("raise ImportError('libnvrtc.so.13: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(gb.DeviceError, match=r"libnvrtc\.so\.13: cannot open"):
+        open_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:7"])
+def test_an_index_that_does_not_exist(cuda, name):
+    cuda(cupy_with(2))
+    with pytest.raises(gb.DeviceError, match=rf"no CUDA device {name[5:]}; this machine has 2, numbered from 0"):
+        open_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda:1.0", " cpu", "", 0, None, b"cpu"])
+def test_unknown_devices(name):
+    with pytest.raises(gb.InputError, match=r"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got "):
+        open_device(name)
+
+
+def test_cupy_is_not_imported_before_it_is_asked_for():
+    """Whether or not it is installed: `import gpu_backprop` and a network on the CPU need NumPy alone."""
+    program = (
+        "import sys, gpu_backprop as gb; gb.Trainer(gb.Network(2, [gb.Dense(1)], device='cpu'))\n"
+        "sys.exit('cupy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# dtypes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", np.float32, np.dtype("f8"), float, "f4"])
+def test_dtypes_of_a_cpu(dtype):
+    assert open_device("cpu", dtype).dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", np.float16])
+def test_half_precision_is_for_cuda(dtype):
+    with pytest.raises(gb.InputError, match=r"float16 is for CUDA devices only; .* Use float32 or float64"):
+        open_device("cpu", dtype)
+    with pytest.raises(gb.InputError, match="for CUDA devices only"):
+        gb.Network(2, [gb.Dense(1)], dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float33", "complex64", "bool", None, 32, object, "double precision"])
+def test_unknown_dtypes(dtype):
+    with pytest.raises(gb.InputError, match="dtype must be one of float32, float64, float16, bfloat16, got"):
+        open_device("cpu", dtype)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_, np.uint64])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 3, 7), (1000, 11)])
+def test_arrays_are_aligned(shape, dtype):
+    device = open_device("cpu")
+    for array in (device.empty(shape, dtype), device.zeros(shape, dtype)):
+        assert array.shape == shape and array.dtype == dtype
+        assert array.flags.c_contiguous and array.flags.writeable
+        assert array.size == 0 or device.address(array) % ALIGNMENT == 0
+    assert not device.zeros(shape, dtype).any()
+    assert device.empty((2, 3)).dtype == device.dtype
+
+
+def test_more_memory_than_there_is():
+    with pytest.raises(gb.DeviceError, match=r"cpu cannot give .* GiB for an array of shape \(1152921504606846976,\)"):
+        open_device("cpu").empty((2**60,))
+
+
+def test_work_is_shared_and_grows():
+    device = open_device("cpu")
+    small, same, other = device.work((3, 4)), device.work((2, 5)), device.work((3, 4), slot=1)
+    assert np.shares_memory(small, same) and not np.shares_memory(small, other)
+    assert not np.shares_memory(small, device.work((3, 4), np.bool_))
+    large = device.work((30, 40))
+    assert large.shape == (30, 40) and np.shares_memory(large, device.work((3, 4)))
+    assert not np.shares_memory(small, open_device("cpu").work((3, 4)))
+
+
+def test_host_arrays_come_in():
+    device = open_device("cpu")
+    fits = np.ones((3, 4), np.float32)
+    assert device.from_host(fits) is fits
+    for other in (fits.astype(np.uint8), fits.T, fits[::2], fits.astype(">f4")):
+        inside = device.from_host(other, np.float32)
+        assert inside.dtype == np.float32 and inside.flags.c_contiguous and not np.shares_memory(inside, other)
+        np.testing.assert_array_equal(inside, other)
+
+
+def test_copies_are_copies():
+    device, source = open_device("cpu"), np.arange(6.0).reshape(2, 3)
+    for copied in (device.copy(source), device.to_host(source)):
+        assert not np.shares_memory(copied, source)
+        np.testing.assert_array_equal(copied, source)
+    members = device.empty((4, 2, 3))
+    device.copy_in(members, source)
+    np.testing.assert_array_equal(members, [source] * 4)
+
+
+def test_computing_silences_overflow_and_nothing_else():
+    device, large = open_device("cpu"), np.full(3, 1e308)
+    before = np.geterr(), np.getbufsize()
+    with device.computing():
+        assert np.isposinf(large * large).all() and np.isnan(large * np.inf - np.inf).all()
+        with pytest.warns(UserWarning, match="still seen"):
+            warnings.warn("still seen", stacklevel=1)
+    assert (np.geterr(), np.getbufsize()) == before
+    with pytest.raises(ZeroDivisionError), device.computing():
+        _ = 1 / 0
+    assert (np.geterr(), np.getbufsize()) == before
