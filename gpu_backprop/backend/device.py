@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,10 @@ from gpu_backprop.backend.formula import Array
 
 ALIGNMENT = 256
 """Bytes: where buffers, and the slices of a flat one, begin. Serves every vector width of both back ends."""
+
+BUFFER = 256
+"""How many numbers NumPy's own buffer holds. Into such a buffer it copies an operand that is broadcast, by default 8,192
+numbers allocated in every call, unless rows are longer than that. With a small one it reads long rows where they lie."""
 
 
 class Device:
@@ -87,6 +92,9 @@ class Device:
         """Where the array's first element lies."""
         return int(array.__array_interface__["data"][0])
 
-    def computing(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
         """The context in which plans run: overflow becomes inf or NaN, which the trainer looks for, not a warning."""
-        return np.errstate(all="ignore")
+        with np.errstate(all="ignore"):  # which also brings the buffer size back
+            np.setbufsize(BUFFER)
+            yield

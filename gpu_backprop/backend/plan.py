@@ -156,11 +156,13 @@ class Plan:
         return out
 
     def loss(
-        self, name: str, formula: str, y: Array, bias: Array | None, target: Array, weights: Array | None,
-        calls: Calls, writes: Mapping[str, Array | None], flops: int,
+        self, name: str, formula: str, reads: Sequence[Array | float | None], calls: Calls,
+        writes: Mapping[str, Array | None], flops: int,
     ) -> None:  # fmt: skip
-        """A loss operation: it reads what every loss reads; the sum over the rows is a launch of its own."""
-        self.add(name, formula, calls, (y, bias, target, weights), writes, flops * y.size, 2)
+        """A loss operation on y or z, the first that it reads; the sum over the rows is a launch of its own."""
+        arrays = [a for a in reads if not isinstance(a, float)]
+        assert arrays[0] is not None
+        self.add(name, formula, calls, arrays, writes, flops * arrays[0].size, 2)
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class GradientReport:
 
     Attributes:
         checked: how many derivatives were compared.
-        error: the largest |derived − difference|, relative to them, or to a floor below which both count as small.
+        error: the largest |derived − difference| / max(|derived|, |difference|, floor).
         worst: where that was: "layers[0].weight[3, 1]" or "x[0, 2]".
         derived, difference: the two values there.
         kinks: places on a kink, where f or e has no derivative; they are not compared.
@@ -162,7 +162,7 @@ class _Check:
                 left, right = (here - below) / step, (above - here) / step
                 gap, size = abs(right - left), max(abs(right), abs(left), floor)
                 difference = (left + right) / 2
-                error = abs(derived - difference) / max(abs(derived), abs(difference), gap, floor)
+                error = abs(derived - difference) / max(abs(derived), abs(difference), floor)
                 tried.append((error, difference))
                 gaps.append(gap)
                 if error <= tolerance and gap <= 100 * tolerance * size:

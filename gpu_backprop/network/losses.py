@@ -70,7 +70,7 @@ class Loss:
             name = f"{self.fused}_cross_entropy"
             calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, scale, None, z, total)
             formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(weights)}, E += e"
-            plan.loss(name, formula, z, bias, target, weights, calls, {f"∇z{n}": z, "E": total}, flops=8)
+            plan.loss(name, formula, (z, bias, target, weights, scale), calls, {f"∇z{n}": z, "E": total}, flops=8)
             if layer.grad_bias is not None:
                 plan.column_sum(z, layer.grad_bias)
             return z
@@ -78,7 +78,8 @@ class Loss:
         grad_y = plan.empty(f"∇y{n}", y.shape)
         calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, scale, grad_y, total)
         formula = f"∇y{n} = ∂e/∂y{n}{self._factor(weights)}, E += e"
-        plan.loss("loss_gradient", formula, y, None, target, weights, calls, {f"∇y{n}": grad_y, "E": total}, flops=5)
+        writes = {f"∇y{n}": grad_y, "E": total}
+        plan.loss("loss_gradient", formula, (y, target, weights, scale), calls, writes, flops=5)
         return layer.activate_backward(plan, grad_y)
 
     def value(
@@ -91,11 +92,11 @@ class Loss:
         if self.fused and self.fused == layer.activation.name:
             name = f"{self.fused}_cross_entropy"
             calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, 1.0, None, None, total)
-            plan.loss(name, "E += e", z, bias, target, weights, calls, {"E": total}, flops=8)
+            plan.loss(name, "E += e", (z, bias, target, weights), calls, {"E": total}, flops=8)
             return None
         y = layer.activate(plan, z)
         calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, total)
-        plan.loss("loss_gradient", "E += e", y, None, target, weights, calls, {"E": total}, flops=3)
+        plan.loss("loss_gradient", "E += e", (y, target, weights), calls, {"E": total}, flops=3)
         return y
 
     def reduce(self, total: Array, rows: int) -> Array:

@@ -75,6 +75,16 @@ def test_float32_networks_are_checked_in_float64():
     assert gb.check_gradients(network(dtype="float32"), None, X.astype(np.float32), Y).error < 1e-6
 
 
+def test_dropout_has_the_masks_that_come_next():
+    """What is checked is the step that the network would take now."""
+    net = gb.Network(3, [gb.Dropout(0.5), gb.Dense(2, bias=False)], dtype="float64", seed=1)
+    for _ in range(3):
+        report = gb.check_gradients(net, "half_squared_error", X, Y, inputs=False)
+        net.backward((net.forward(X, training=True) - Y) / 5)
+        _, i, j = map(int, re.findall(r"\d", report.worst))  # layers[1].weight[i, j]
+        assert report.derived == pytest.approx(net.layers[1].grad_weight[i, j], rel=1e-12)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weights", [None, [0.5, 0, 2, 1, 3]], ids=["", "weights"])
 @pytest.mark.parametrize("y", [LABELS, gb.one_hot(LABELS)], ids=["labels", "rows"])
@@ -300,6 +310,8 @@ def test_a_loss_on_its_kink_is_reported(loss):
 def test_a_smooth_loss_has_none(loss):
     report = gb.check_gradients(one_unit("tanh", 0.5), loss, [[1.0]], [[np.tanh(0.5)]])
     assert report.kinks == [] and report.checked == 3
+    lopsided = gb.check_gradients(one_unit("exp", 0.0), loss, [[1.0]], [[1.0]])  # E″ at the minimum is not all there is
+    assert lopsided.kinks == [] and lopsided.checked == 3
     at_delta = gb.check_gradients(one_unit("identity", 1.0), loss, [[1.0]], [[0.0]])
     assert at_delta.kinks == [] and at_delta.checked == 3
 

@@ -313,7 +313,7 @@ def test_hits_of_classes(keep):
 def test_hits_of_several_labels(keep):
     """A row is right where every output is on its side of ½."""
     x = np.array([[2.0, -1, 3], [-1, -1, 0.5], [1, 1, -1], [-3, 2, 1]])
-    y = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 1, 1]])  # the third row has one output wrong
+    y = np.array([[1, 0.2, 1], [0, 0, 0.7], [1, 1, 0.6], [0.4, 1, 1]])  # the third row has one output wrong
     trainer = trainer_of("binary_cross_entropy", "sigmoid", 3)
     total = traced(trainer, x, y)["E"] if keep else fused(trainer, x, y)[1]
     assert total[HITS] == 3
