@@ -17,8 +17,8 @@ ALIGNMENT = 256
 """Bytes: where buffers, and the slices of a flat one, begin. Serves every vector width of both back ends."""
 
 BUFFER = 256
-"""How many numbers NumPy's own buffer holds. Into such a buffer it copies an operand that is broadcast, by default 8,192
-numbers allocated in every call, unless rows are longer than that. With a small one it reads long rows where they lie."""
+"""How many numbers NumPy's own buffer holds. An operand that is broadcast is copied into it, by default 8,192 numbers
+in every call, unless rows are longer than that. With a small one NumPy reads long rows where they lie."""
 
 
 class Device:
