@@ -15,6 +15,7 @@ from gpu_backprop.network.activations import ACTIVATIONS, Activation
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
 from gpu_backprop.network.layers import Bias, Dense, Dropout
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import (
     LOSSES,
     AbsoluteError,
@@ -22,7 +23,6 @@ from gpu_backprop.network.losses import (
     CrossEntropy,
     HalfSquaredError,
     Huber,
-    Loss,
     MeanSquaredError,
     Poisson,
     Quantile,

@@ -11,7 +11,7 @@ import numpy as np
 from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples

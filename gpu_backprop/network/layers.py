@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, overload
@@ -49,7 +50,7 @@ class _View:
         fill(view, values, self.name, layer.device)
 
 
-class Layer:
+class Layer(ABC):
     """What all layers share: y = f(z) and its gradient.
 
     Attributes:
@@ -86,15 +87,15 @@ class Layer:
         """Initial values of a parameter; None: zeros."""
         return None
 
+    @abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """What rebuilds the layer, as plain data for a model file."""
-        raise NotImplementedError
 
     # Forward ----------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def linear(self, plan: Plan, x: Array) -> Array:
         """z of x."""
-        raise NotImplementedError
 
     @property
     def activation_bias(self) -> Array | None:
@@ -126,9 +127,9 @@ class Layer:
         formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
         return plan.activation_gradient(formula, grad_y, s, f, grad_z, self.grad_bias, f"∇z{n}")
 
+    @abstractmethod
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """∇W from ∇z, and ∇x if it is asked for."""
-        raise NotImplementedError
 
     def backward(self, plan: Plan, grad_y: Array, grad_x: bool) -> Array | None:
         return self.linear_backward(plan, self.activate_backward(plan, grad_y), grad_x)

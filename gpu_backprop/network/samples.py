@@ -11,7 +11,7 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import check_finite, checked, features, first, host_array, place
 from gpu_backprop.network.layers import positive
-from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.loss import Loss
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network

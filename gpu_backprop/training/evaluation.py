@@ -8,7 +8,7 @@ import numpy as np
 
 from gpu_backprop.backend.formula import HITS, Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet

@@ -14,7 +14,7 @@ from gpu_backprop.backend.formula import HITS, LOSS, Array
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.network.arrays import host_array
 from gpu_backprop.network.layers import positive
-from gpu_backprop.network.losses import Loss
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples

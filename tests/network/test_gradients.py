@@ -122,6 +122,7 @@ def problems(draw):
     loss = draw(st.sampled_from(SETTINGS))
     output = output_for(loss, draw(activations))
     layers.append(draw(st.one_of(st.just(gb.Bias(output)), st.builds(gb.Dense, widths, st.just(output)))))
+    assume(sum(layer.activation.name == "exp" for layer in layers) <= 1)  # exp of exp is soon infinite
     seed = draw(st.integers(0, 2**32))
     net = gb.Network(draw(widths), layers, dtype="float64", seed=draw(st.sampled_from([seed, [seed, seed + 1]])))
     rng = np.random.default_rng(seed)
@@ -134,5 +135,4 @@ def problems(draw):
 @given(problems())
 def test_any_network(problem):
     net, loss, x, y, weights = problem
-    assume(np.abs(net.predict(x)).max() < 1e3)  # exp of exp of exp
     gb.check_gradients(net, loss, x, y, weights, at_most=30)
