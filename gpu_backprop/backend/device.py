@@ -16,7 +16,7 @@ from gpu_backprop.backend.formula import Array
 ALIGNMENT = 256
 """Bytes: where buffers, and the slices of a flat one, begin. Serves every vector width of both back ends."""
 
-BUFFER = 256
+BUFFER = 128
 """How many numbers NumPy's own buffer holds. An operand that is broadcast is copied into it, by default 8,192 numbers
 in every call, unless rows are longer than that. With a small one NumPy reads long rows where they lie."""
 

@@ -57,7 +57,7 @@ class Plan:
         self.device, self.training, self.keep = device, training, keep
         self.operations: list[Operation] = []
         self.buffers: dict[str, Array] = {}
-        self.memory = 0  # bytes allocated for this plan
+        self.memory = 0  # bytes of the buffers that are this plan's own
         self.phase = "forward"
         self.gate: Array | None = None  # where this is 0, the optimizer changes nothing
         self._names: dict[Any, str] = {}

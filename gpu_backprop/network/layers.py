@@ -105,7 +105,7 @@ class Layer(ABC):
     def activate(self, plan: Plan, z: Array) -> Array:
         """y = f(z + b), in z's place where f′ is written in y."""
         saved, f, n = plan.saved(self), self.activation, self.number
-        apart = f.reads == "z" or (plan.keep and f.name != "identity")
+        apart = f.reads == "z" or plan.keep
         y = plan.empty(f"y{n}", z.shape) if apart else z
         argument = f"z{n}" if self.activation_bias is None else f"z{n} + b{n}"
         formula = f"y{n} = {argument}" if f.name == "identity" else f"y{n} = {f.name}({argument})"
@@ -122,7 +122,7 @@ class Layer(ABC):
         ∇b = Σ∇z over the rows, because ∂z_j/∂b_j = 1 in every row. ∇z takes ∇y's place."""
         saved, f, n = plan.saved(self), self.activation, self.number
         s = {"y": saved.y, "z": saved.z, "": None}[f.reads]
-        grad_z = plan.empty(f"∇z{n}", grad_y.shape) if plan.keep and f.reads else grad_y
+        grad_z = plan.empty(f"∇z{n}", grad_y.shape) if plan.keep else grad_y
         slope = f" ⊙ {f.name}′({f.reads}{n})" if not f.rowwise else f"·∂{f.name}/∂z{n}"
         formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
         return plan.activation_gradient(formula, grad_y, s, f, grad_z, self.grad_bias, f"∇z{n}")

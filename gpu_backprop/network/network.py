@@ -73,9 +73,7 @@ class Network:
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
                 got = f"the class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r}"
-                raise InputError(
-                    f"layer {number} must be a Dense, Bias or Dropout, such as Dense(10, 'softmax'), got {got}."
-                )
+                raise InputError(f"layer {number} must be a Dense, Bias or Dropout, got {got}.")
             layer = copy.copy(layer)
             layer.attach(number, units, self.lead)
             units = layer.units

@@ -28,7 +28,7 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "decay": _SHARE,
     "beta1": _SHARE,
     "beta2": _SHARE,
-    "epsilon": _POSITIVE,
+    "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
     "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
 }
 """What each setting may be, in words and as a test."""
@@ -166,7 +166,7 @@ class RMSprop(Optimizer):
     Args:
         learning_rate: η > 0.
         decay: ρ in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε ≥ 1e-30.
     """
 
     name = "rmsprop"
@@ -184,7 +184,7 @@ class Adagrad(Optimizer):
 
     Args:
         learning_rate: η > 0.
-        epsilon: ε > 0.
+        epsilon: ε ≥ 1e-30.
     """
 
     name = "adagrad"
@@ -204,7 +204,7 @@ class Adam(Optimizer):
     Args:
         learning_rate: η > 0.
         beta1, beta2: β₁ and β₂ in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε ≥ 1e-30.
     """
 
     name = "adam"

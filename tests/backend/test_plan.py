@@ -390,3 +390,15 @@ def test_measuring_allocates_nothing(output, loss, seed):
     evaluation = Evaluation(net, gb.LOSSES[loss], data, rows)
     (plan,) = evaluation.plans.values()
     assert allocated(net.device, plan.run, evaluation.data.rewind) < 4096
+
+
+def test_a_trace_shows_every_z_y_and_gradient_by_name_also_where_f_is_the_identity():
+    net = gb.Network(3, [gb.Bias(), gb.Dense(4, bias=False), gb.Dropout(0.5), gb.Dense(2)], dtype="float64")
+    trainer = gb.Trainer(net, "squared_error", "sgd")
+    seen = {}
+    for _, written in trainer.trace(np.ones((5, 3)), np.ones((5, 2))):
+        seen |= written
+    for number in range(1, 5):
+        assert {f"z{number}", f"y{number}", f"∇y{number}", f"∇z{number}"} <= seen.keys()
+    np.testing.assert_array_equal(seen["y4"], seen["z4"])
+    np.testing.assert_array_equal(seen["∇z4"], seen["∇y4"])

@@ -257,8 +257,9 @@ def test_moments_are_those_that_are_needed():
         (lambda: gb.SGD(0.1, nesterov=True), "nesterov=True needs a momentum > 0"),
         (lambda: gb.SGD(0.1, 0.9, nesterov=1), "nesterov must be True or False, got 1"),
         (lambda: gb.RMSprop(0.1, decay=-0.1), r"decay of RMSprop must be a number in \[0, 1\), got -0.1"),
-        (lambda: gb.RMSprop(0.1, epsilon=0), "epsilon of RMSprop must be a finite number > 0, got 0"),
-        (lambda: gb.Adagrad(0.1, epsilon=nan), "epsilon of Adagrad must be a finite number > 0, got nan"),
+        (lambda: gb.RMSprop(0.1, epsilon=0), "epsilon of RMSprop must be a finite number ≥ 1e-30, got 0"),
+        (lambda: gb.Adam(0.1, epsilon=1e-60), "epsilon of Adam must be a finite number ≥ 1e-30, got 1e-60"),
+        (lambda: gb.Adagrad(0.1, epsilon=nan), "epsilon of Adagrad must be a finite number ≥ 1e-30, got nan"),
         (lambda: gb.Adam(0.1, beta1=1), r"beta1 of Adam must be a number in \[0, 1\), got 1"),
         (lambda: gb.Adam(0.1, beta2=-1), "beta2 of Adam must be"),
         (lambda: gb.AdamW(0.1, weight_decay=-1e-3), "weight_decay of AdamW must be a finite number ≥ 0, got -0.001"),
@@ -270,6 +271,13 @@ def test_moments_are_those_that_are_needed():
 def test_settings_are_checked(make, message):
     with pytest.raises(gb.InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [gb.Adam, gb.AdamW, gb.RMSprop, gb.Adagrad])
+def test_the_least_epsilon_keeps_a_weight_without_gradient_finite(kind):
+    net = gb.Network(3, [gb.Dense(2)], dtype="float32")
+    gb.Trainer(net, "squared_error", kind(0.1, epsilon=1e-30)).step(np.zeros((4, 3)), np.ones((4, 2)))
+    assert np.isfinite(net.parameters).all()
 
 
 def test_a_bad_learning_rate_changes_nothing():
