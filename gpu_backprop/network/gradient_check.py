@@ -54,8 +54,9 @@ def check_gradients(
 
     Args:
         loss, x, y, weights: as for `Trainer` and `Trainer.fit`; a few rows are enough.
-        tolerance: the largest error, relative to the derivative; one below a floor, the largest of a thousandth of the
-            largest derivative, E/10000 and 1e-8, is compared with that floor: a difference knows no better.
+        tolerance: the largest error, relative to the derivative; one below a floor is compared with that floor, because
+            a difference knows no better: the largest of a thousandth of the largest derivative, E/10000, 1e-8, and what
+            rounding leaves of a difference where the loss is computed from large z.
         inputs: whether to check ∂E/∂x too.
         at_most: how many derivatives of each array are checked, chosen at random from a fixed seed; None: all.
 
@@ -87,8 +88,9 @@ class _Check:
         if data.weights is not None:
             self.weights = self.device.empty((*network.lead, data.rows))
             self.device.copy_in(self.weights, data.weights)
-        self.value_plan, z = self._forward()
-        loss.value(self.value_plan, network.last, z, self.target, self.weights, self.total)
+        self.value_plan, self.z = self._forward()
+        self.value_plan.phase = "loss"
+        loss.value(self.value_plan, network.last, self.z, self.target, self.weights, self.total)
         self.gradient_plan, z = self._forward()
         grad_z = loss.gradient(self.gradient_plan, network.last, z, self.target, self.weights, self.total)
         self.grad_x = network.emit_backward(self.gradient_plan, grad_z, start="z", grad_x=True)
@@ -106,6 +108,12 @@ class _Check:
             self.value_plan.run()
         return float(self.loss.reduce(self.device.to_host(self.total), self.rows).sum())
 
+    def _rounding(self) -> float:
+        """What rounding leaves of a difference: a loss that was trained to nearly 0 still comes from z of this size."""
+        with self.device.computing():
+            self.value_plan.run("forward")
+        return float(np.finfo(np.float64).eps) * float(np.abs(self.device.to_host(self.z)).max()) / STEP
+
     def run(self, tolerance: float, inputs: bool, at_most: int | None) -> GradientReport:
         with self.device.computing():
             self.gradient_plan.run()
@@ -119,7 +127,7 @@ class _Check:
                 f"the loss on this data is {here} and its gradients are not all finite: nothing to compare."
             )
         largest = max((float(np.abs(g).max()) for _, _, g in arrays if g.size), default=0.0)
-        floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-8)
+        floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-8, self._rounding() / tolerance)
         report = GradientReport(0, 0.0, "", 0.0, 0.0)
         checked, wrong, kinks = 0, 0, []
         generator = np.random.default_rng(0)

@@ -381,3 +381,14 @@ def test_the_data_are_checked():
         gb.check_gradients(network(), None, X[:, :2], Y)
     with pytest.raises(gb.InputError, match="NaN"):
         gb.check_gradients(network(), None, X * np.nan, Y)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_network_that_was_trained_to_nearly_no_loss_passes(seed):
+    """There the derivatives are as small as what rounding leaves of a difference between losses made of large z."""
+    generator = np.random.default_rng(seed)
+    x, labels = generator.normal(size=(40, 6)), generator.integers(0, 3, 40)
+    net = gb.Network(6, [gb.Dense(32, "relu"), gb.Dense(3, "softmax")], seed=seed)
+    gb.Trainer(net, "cross_entropy", gb.Adam(0.03), batch_size=40).fit(x, labels, 400, progress=False)
+    report = gb.check_gradients(net, "cross_entropy", x[:4], labels[:4])
+    assert report.checked > 300
