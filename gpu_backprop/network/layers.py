@@ -123,7 +123,7 @@ class Layer(ABC):
         saved, f, n = plan.saved(self), self.activation, self.number
         s = {"y": saved.y, "z": saved.z, "": None}[f.reads]
         grad_z = plan.empty(f"∇z{n}", grad_y.shape) if plan.keep else grad_y
-        slope = f" ⊙ {f.name}′({f.reads}{n})" if not f.rowwise else f"·∂{f.name}/∂z{n}"
+        slope = f"·∂{f.name}/∂z{n}" if f.rowwise else f" ⊙ {f.name}′({f.reads}{n})" if f.reads else ""
         formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
         return plan.activation_gradient(formula, grad_y, s, f, grad_z, self.grad_bias, f"∇z{n}")
 

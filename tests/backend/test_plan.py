@@ -395,9 +395,11 @@ def test_measuring_allocates_nothing(output, loss, seed):
 def test_a_trace_shows_every_z_y_and_gradient_by_name_also_where_f_is_the_identity():
     net = gb.Network(3, [gb.Bias(), gb.Dense(4, bias=False), gb.Dropout(0.5), gb.Dense(2)], dtype="float64")
     trainer = gb.Trainer(net, "squared_error", "sgd")
-    seen = {}
-    for _, written in trainer.trace(np.ones((5, 3)), np.ones((5, 2))):
+    seen, formulas = {}, []
+    for operation, written in trainer.trace(np.ones((5, 3)), np.ones((5, 2))):
         seen |= written
+        formulas.append(operation.formula)
+    assert {"y2 = z2", "∇z2 = ∇y2", "y4 = z4 + b4", "∇z4 = ∇y4, ∇b4 = Σ∇z4"} <= set(formulas)
     for number in range(1, 5):
         assert {f"z{number}", f"y{number}", f"∇y{number}", f"∇z{number}"} <= seen.keys()
     np.testing.assert_array_equal(seen["y4"], seen["z4"])
