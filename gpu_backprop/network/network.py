@@ -37,6 +37,9 @@ class Network:
             are views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
         layers, inputs, outputs, dtype, device, seed: as given.
         lead: () or (models,), the shape in front of every array.
+        preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
+        classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
+            keep both, so that a model file is enough to make sense of new data.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
@@ -55,6 +58,8 @@ class Network:
         self.dtype = self.device.dtype
         self._allocate()
         self._initialize()
+        self.preprocessing: Any = None
+        self.classes: Sequence[str | int] | None = None
         self._eager: dict[tuple[Any, ...], _Eager] = {}
         self._forward: _Eager | None = None
 

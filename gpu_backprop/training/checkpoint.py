@@ -1,9 +1,10 @@
 """Model files: safetensors, which is data and never code.
 
 A file holds the parameters by name (`layers.0.weight`, `layers.0.bias` ...), the state of the dropout generator
-(`random`), and in its metadata the architecture, as JSON, with a SHA-256 over all of it. Whoever reads it trusts
-nothing: before a network is built, the tensors in the file are exactly those that the architecture calls for, so that
-no file can ask for more memory than it brings along, and the digest is right.
+(`random`), and in its metadata, as JSON, the architecture and, where the network knows them, the preprocessing of its
+data and the names of its classes, with a SHA-256 over all of it. Whoever reads it trusts nothing: before a network is
+built, the tensors in the file are exactly those that the architecture calls for, so that no file can ask for more
+memory than it brings along, and the digest is right.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,30 +24,35 @@ from safetensors.numpy import save as safetensors_bytes
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import InputError, ModelFileError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.data import DataError, Preprocessing
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import layer_from
 from gpu_backprop.network.network import Network
 
 PROGRAM, FORMAT = "gpu_backprop", "1"
 HEADER_LIMIT = 1 << 24
-"""Bytes of a file's header: room for some 50,000 layers, or a million seeds."""
+"""Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
 
 DTYPES = {"float32": "F32", "float64": "F64"}
 """The dtype of a network's parameters, and what the format calls it."""
+
+LEARNED: tuple[str, ...] = ("preprocessing", "classes")
+"""What a file may know of the data, under these names in its metadata."""
 
 GIVE = "give the path of a file that gpu_backprop.save wrote"
 AGAIN = "copy it again, or save the network again"
 
 
 def save(path: str | os.PathLike[str], net: Network) -> None:
-    """Writes a network to a file in the safetensors format: architecture, parameters and the state of dropout.
+    """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
+    `net.preprocessing` and `net.classes` where they are set.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
     the new one is safe on the disk.
 
     Raises:
         ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
-            of your own.
+            of your own, or a preprocessing or classes that do not fit it.
     """
     for layer in net.layers:
         if ACTIVATIONS.get(layer.activation.name) != layer.activation:
@@ -54,13 +60,16 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
                 f"cannot save {layer!r}: its activation is a function of your own, and a model file holds no code; "
                 "save net.parameters as an array instead, and build the network again to load it."
             )
-    architecture = json.dumps(net.architecture())
+    architecture, learned = json.dumps(net.architecture()), _learned(net)
     tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}
-    sha256 = _digest(architecture, tensors)
-    metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, "sha256": sha256}
+    sha256 = _digest(architecture, tensors, learned)
+    metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, **learned, "sha256": sha256}
     data = safetensors_bytes(tensors, metadata)
     if int.from_bytes(data[:8], "little") > HEADER_LIMIT:
-        raise ModelFileError("cannot save the network: it has more layers or members than a model file can describe.")
+        raise ModelFileError(
+            "cannot save the network: it has more layers or members, features or categories, than a model file can "
+            "describe."
+        )
     _write(path, data)
 
 
@@ -73,8 +82,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Network:
     """
     open_device(device)  # a mistake in this argument is not the file's
     try:
-        architecture, tensors = _read(Path(path))
+        architecture, tensors, learned = _read(Path(path))
         net = Network.from_architecture(architecture, device=device)
+        _teach(net, learned)
     except OSError as error:
         raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
     except SafetensorError as error:
@@ -117,12 +127,67 @@ def _expected(architecture: Mapping[str, Any]) -> dict[str, str]:
     return tensors
 
 
-def _digest(architecture: str, tensors: Mapping[str, Array]) -> str:
+def _digest(architecture: str, tensors: Mapping[str, Array], learned: Mapping[str, str] | None = None) -> str:
     digest = hashlib.sha256(architecture.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(array.data)
+    for name, text in sorted((learned or {}).items()):
+        digest.update(f"\n{name} {len(text.encode())}\n{text}".encode())
     return digest.hexdigest()
+
+
+# What the network knows of its data -----------------------------------------------------------------------------------
+
+
+def _learned(net: Network) -> dict[str, str]:
+    """Preprocessing and classes as JSON, of those that are set."""
+    known: dict[str, Any] = {}
+    try:
+        if net.preprocessing is not None:
+            if not isinstance(net.preprocessing, Preprocessing):
+                raise DataError(f"net.preprocessing is a {type(net.preprocessing).__name__}, not a Preprocessing")
+            known["preprocessing"] = net.preprocessing.to_dict()
+        if net.classes is not None:
+            known["classes"] = list(net.classes)
+        _check_learned(net)
+        return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"cannot save the network: {error}; correct net.preprocessing or net.classes.") from error
+
+
+def _teach(net: Network, learned: Mapping[str, str]) -> None:
+    """Gives a network what `_learned` knew."""
+    try:
+        known = {name: json.loads(text, parse_constant=_no_number) for name, text in learned.items()}
+        if "preprocessing" in known:
+            net.preprocessing = Preprocessing.from_dict(known["preprocessing"])
+        net.classes = known.get("classes")
+        _check_learned(net)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"what it says about its data cannot be used ({str(error)[:300]}); {AGAIN}") from error
+
+
+def _check_learned(net: Network) -> None:
+    """DataError unless preprocessing and classes fit the network."""
+    if net.preprocessing is not None and net.preprocessing.inputs != net.inputs:
+        made = net.preprocessing.inputs
+        raise DataError(f"the preprocessing makes {made} numbers of a row, and the network takes {net.inputs}")
+    if net.classes is None:
+        return
+    if not isinstance(net.classes, (list, tuple)) or {type(name) for name in net.classes} not in ({str}, {int}):
+        raise DataError("the classes are not a list of text, or of whole numbers")
+    if len(set(net.classes)) != len(net.classes):
+        raise DataError("the classes name one twice")
+    if len(net.classes) != max(2, net.outputs):  # one output says yes or no
+        raise DataError(f"there are {len(net.classes)} classes, and the network has {net.outputs} outputs")
+
+
+def _no_number(word: str) -> NoReturn:
+    raise DataError(f"{word} is no number")
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -144,8 +209,9 @@ def _write(path: str | os.PathLike[str], data: bytes) -> None:
         ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Architecture and tensors of a file that is whole and unaltered. ModelFileError says what it is else."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
+    """Architecture, tensors and what was learned from the data, of a file that is whole and unaltered. ModelFileError
+    says what it is else."""
     _check_start(path)
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
@@ -161,9 +227,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
         found = {name: f"{tensor.get_dtype()} {tensor.get_shape()}" for name, tensor in slices.items()}
         _compare(_expected(architecture), found)
         tensors = {name: file.get_tensor(name) for name in names}
-    if metadata.get("sha256") != _digest(text, tensors):
+    learned = {name: metadata[name] for name in LEARNED if name in metadata}
+    if metadata.get("sha256") != _digest(text, tensors, learned):
         raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
-    return architecture, tensors
+    return architecture, tensors, learned
 
 
 def _check_start(path: Path) -> None:

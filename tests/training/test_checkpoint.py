@@ -16,6 +16,7 @@ from safetensors.numpy import save as bytes_of
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError, ModelFileError
 from gpu_backprop.backend.formula import Activation
+from gpu_backprop.data import Arrays, DataError, Preprocessing, Table
 from gpu_backprop.network.initializers import Initializer, constant
 from gpu_backprop.training import checkpoint
 
@@ -38,13 +39,18 @@ def whole(path) -> bytes:
     return path.read_bytes()
 
 
+def metadata_of(whole: bytes) -> dict[str, str]:
+    return json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])["__metadata__"]
+
+
 def resealed(whole: bytes, edit=lambda architecture: None, **metadata: str | None) -> bytes:
     """A good file with a changed architecture or metadata and a digest that is right again."""
-    tensors, old = tensors_of(whole), json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])["__metadata__"]
+    tensors, old = tensors_of(whole), metadata_of(whole)
     architecture = json.loads(old["architecture"])
     edit(architecture)
     text = metadata.get("architecture") or json.dumps(architecture)
-    new = old | {"architecture": text, "sha256": checkpoint._digest(text, tensors)} | metadata
+    learned = {name: value for name, value in (old | metadata).items() if name in checkpoint.LEARNED and value}
+    new = old | {"architecture": text, "sha256": checkpoint._digest(text, tensors, learned)} | metadata
     return bytes_of(tensors, {key: value for key, value in new.items() if value is not None})
 
 
@@ -322,3 +328,177 @@ def test_a_tensor_too_many(whole, path):
     tensors = tensors_of(whole) | {"optimizer.m": np.ones(3, np.float32)}
     header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])["__metadata__"]
     refused(path, bytes_of(tensors, header), "as optimizer.m its architecture calls for nothing, and it holds F32")
+
+
+# What a network knows of its data -------------------------------------------------------------------------------------
+
+
+def table(rows: int = 6) -> Table:
+    """A number and a text, which make three inputs, and whether an answer is yes or no."""
+    colours, answers = np.empty(rows, object), np.empty(rows, object)
+    colours[:] = (["red", None, "grün"] * rows)[:rows]
+    answers[:] = (["no", "yes"] * rows)[:rows]
+    return Table("t.csv", {"v": np.arange(float(rows)) ** 2, "colour": colours, "answer": answers})
+
+
+def knowing() -> gb.Network:
+    net = small()
+    net.preprocessing = Preprocessing.learn(table(), "answer", impute="mean")
+    net.classes = net.preprocessing.classes
+    return net
+
+
+@pytest.fixture
+def taught(path) -> bytes:
+    gb.save(path, knowing())
+    return path.read_bytes()
+
+
+def test_preprocessing_and_classes_come_back(path, taught):
+    again = gb.load(path)
+    assert again.classes == ["no", "yes"]
+    assert again.preprocessing.to_dict() == knowing().preprocessing.to_dict()
+    np.testing.assert_array_equal(again.preprocessing.transform(table()), knowing().preprocessing.transform(table()))
+    gb.save(path, again)
+    assert metadata_of(path.read_bytes()) == metadata_of(taught)
+
+
+def test_one_without_the_other(path):
+    net = small()
+    net.classes = (3, 7)
+    gb.save(path, net)
+    assert (gb.load(path).classes, gb.load(path).preprocessing) == ([3, 7], None)
+    net = knowing()
+    net.classes = None
+    gb.save(path, net)
+    assert gb.load(path).classes is None
+    assert gb.load(path).preprocessing.classes == ["no", "yes"]
+
+
+def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
+    assert set(metadata_of(whole)) == {"program", "format", "architecture", "sha256"}
+    again = gb.load(path)
+    assert again.preprocessing is None and again.classes is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("preprocessing", {"format": 1}, "net.preprocessing is a dict, not a Preprocessing"),
+        (
+            "preprocessing",
+            Preprocessing.learn(Arrays("x", np.eye(3), np.arange(3))),
+            "makes 3 numbers of a row, and .* 4",
+        ),
+        ("classes", ["a"], "there are 1 classes, and the network has 2 outputs"),
+        ("classes", ["a", "b", "c"], "there are 3 classes, and the network has 2 outputs"),
+        ("classes", ["a", "a"], "the classes name one twice"),
+        ("classes", ["a", 1], "the classes are not a list of text, or of whole numbers"),
+        ("classes", [1.0, 2.0], "the classes are not a list of text, or of whole numbers"),
+        ("classes", [True, False], "the classes are not a list of text, or of whole numbers"),
+        ("classes", "ab", "the classes are not a list of text, or of whole numbers"),
+        ("classes", [], "the classes are not a list of text, or of whole numbers"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_not_saved(path, name, value, match):
+    net = small()
+    setattr(net, name, value)
+    with pytest.raises(ModelFileError, match=f"cannot save the network: .*{match}; correct net.preprocessing or"):
+        gb.save(path, net)
+    assert not path.exists()
+
+
+def test_one_output_has_two_classes(path):
+    net = gb.Network(4, [gb.Dense(1, "sigmoid")])
+    net.classes = ["no", "yes"]
+    gb.save(path, net)
+    assert gb.load(path).classes == ["no", "yes"]
+
+
+def test_altered_names(taught, path):
+    refused(path, taught.replace(b"yes", b"yet"), "SHA-256 is not right")
+    refused(
+        path, resealed(taught, sha256=metadata_of(resealed(taught, classes=None))["sha256"]), "SHA-256 is not right"
+    )
+
+
+def test_any_flipped_bit_of_what_was_learned(taught, path):
+    generator = random.Random(1)
+    for position in range(8 + struct.unpack("<Q", taught[:8])[0]):
+        flipped = bytearray(taught)
+        flipped[position] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            again = gb.load(path, device="cpu")
+        except ModelFileError:
+            continue
+        assert again.preprocessing.to_dict() == knowing().preprocessing.to_dict()
+        assert again.classes == ["no", "yes"]
+
+
+JSON_JUNK = [
+    "",
+    "{",
+    "null",
+    "[]",
+    "{}",
+    "NaN",
+    "[NaN]",
+    '"x"',
+    "7",
+    "[1, 1]",
+    '["a"]',
+    "[[]]",
+    "[" * 10**5,
+    "1" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", checkpoint.LEARNED)
+@pytest.mark.parametrize("text", JSON_JUNK, ids=lambda text: text[:9])
+def test_junk_in_their_place(taught, path, name, text):
+    if (name, text) == ("classes", "null"):
+        path.write_bytes(resealed(taught, classes=text))
+        assert gb.load(path).classes is None
+        return
+    refused(path, resealed(taught, **{name: text or " "}), "what it says about its data cannot be used")
+
+
+def test_junk_anywhere_in_a_preprocessing(taught, path):
+    """Whatever stands there, it is refused, or can be used."""
+    original = json.loads(metadata_of(taught)["preprocessing"])
+
+    def places(within):
+        for key in within if isinstance(within, dict) else range(len(within)):
+            yield within, key
+            if isinstance(within[key], (dict, list)):
+                yield from places(within[key])
+
+    for holder, key in list(places(original)):
+        kept = holder[key]
+        for junk in [*JUNK, 1e309, [None], {"format": 1}]:
+            holder[key] = junk
+            path.write_bytes(resealed(taught, preprocessing=json.dumps(original)))
+            try:
+                again = gb.load(path, device="cpu").preprocessing
+            except ModelFileError:
+                continue
+            assert again.inputs == 4
+            try:
+                assert np.isfinite(again.transform(table())).all()
+            except DataError:  # such as a missing value, when no imputation is left
+                continue
+        holder[key] = kept
+
+
+def test_a_preprocessing_of_another_network(taught, path):
+    other = json.dumps(Preprocessing.learn(Arrays("x", np.eye(3), np.arange(3))).to_dict())
+    refused(path, resealed(taught, preprocessing=other), "makes 3 numbers of a row, and the network takes 4")
+
+
+def test_more_than_a_header_holds(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "HEADER_LIMIT", 1000)
+    gb.save(path, small())
+    with pytest.raises(ModelFileError, match="more layers or members, features or categories, than"):
+        gb.save(path, knowing())
+    assert gb.load(path).preprocessing is None

@@ -1,0 +1,156 @@
+"""Arrays made into x, the numbers that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.data import stored
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import counted
+from gpu_backprop.data.scaling import IMPUTE, Scaling
+from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table_inputs import FILL_IN
+
+BLOCK = 1 << 20
+"""Values that are scaled at one time."""
+
+WHITE = 255
+"""The largest uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class ByteInputs:
+    """uint8 arrays, such as images: x = v/255."""
+
+    inputs: int
+
+    @property
+    def features(self) -> list[str]:
+        return _features(self.inputs)
+
+    def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
+        """x, float32 (rows, inputs); arrays have no text, so that the second is empty."""
+        given = _given(data, self.inputs)
+        if given.dtype != np.uint8:
+            raise DataError(
+                f"{data.source}: x has the dtype {given.dtype}, and that of the training data was uint8, from 0 to "
+                f"{WHITE}; give the same"
+            )
+        return np.divide(given, np.float32(WHITE), dtype=np.float32), {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "bytes", "inputs": self.inputs}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> ByteInputs:
+        return cls(stored.count(given, "inputs"))
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayInputs:
+    """Arrays of numbers, each feature scaled by itself."""
+
+    scaling: Scaling
+    impute: str | None
+
+    @classmethod
+    def learn(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
+        """What the given rows teach; values that cannot be used are looked for in all rows."""
+        _refuse_unusable(data, missing=impute is None)
+        step = max(1, BLOCK // len(rows))
+        parts = [
+            Scaling.learn(data.x[:, first : first + step][rows].astype(np.float64), impute)
+            for first in range(0, data.x.shape[1], step)
+        ]
+        scaling = Scaling.joined(parts)
+        if not scaling.sound.all():
+            raise DataError(
+                f"{data.source}: x[{int(scaling.sound.argmin())}] has no values to learn from, or numbers too large to "
+                "be scaled; leave this feature out"
+            )
+        return cls(scaling, impute)
+
+    @property
+    def inputs(self) -> int:
+        return len(self.scaling.mean)
+
+    @property
+    def features(self) -> list[str]:
+        return _features(self.inputs)
+
+    def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
+        """x, float32 (rows, inputs); arrays have no text, so that the second is empty."""
+        given = _given(data, self.inputs)
+        assert isinstance(data, Arrays)
+        _refuse_unusable(data, missing=self.impute is None)
+        x = np.empty(given.shape, np.float32)
+        for some in _blocks(given):
+            scaled = self.scaling.apply(given[some].astype(np.float64))
+            beyond = np.abs(scaled) > np.finfo(np.float32).max
+            if beyond.any():
+                row, feature = map(int, np.argwhere(beyond)[0])
+                raise DataError(
+                    f"{data.source}, {data.place(some.start + row)}: {given[some][row, feature]:g} in x[{feature}] is "
+                    f"too far from the training data, whose mean is {self.scaling.mean[feature]:g}; correct it"
+                )
+            x[some] = scaled
+        return x, {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "arrays", "impute": self.impute, **self.scaling.to_dict()}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> ArrayInputs:
+        impute = stored.choice(given, "impute", (None, *IMPUTE))
+        return cls(Scaling.from_dict(given, None, filled=impute is not None), impute)
+
+
+def _features(number: int) -> list[str]:
+    return [f"x[{index}]" for index in range(number)]
+
+
+def _blocks(x: Array) -> Iterator[slice]:
+    step = max(1, BLOCK // x.shape[1])
+    for first in range(0, len(x), step):
+        yield slice(first, first + step)
+
+
+def _given(data: Table | Arrays, inputs: int) -> Array:
+    """The array that was given, if it has the right features."""
+    if isinstance(data, Table):
+        raise DataError(
+            f"{data.source} holds a table, and the training data were arrays; give .npz, .npy or IDX files with "
+            f"{counted(inputs, 'feature')} a row"
+        )
+    if data.x.shape[1] != inputs:
+        raise DataError(
+            f"{data.source}: x has {counted(data.x.shape[1], 'feature')} a row, and the training data had {inputs:,}; "
+            "give the same"
+        )
+    return data.x
+
+
+def _refuse_unusable(data: Arrays, missing: bool) -> None:
+    """Infinity is never of use; NaN stands for a missing value."""
+    if data.x.dtype.kind != "f":
+        return
+    gone = first = 0
+    for some in _blocks(data.x):
+        infinite, nan = np.isinf(data.x[some]), np.isnan(data.x[some])
+        if infinite.any():
+            row, feature = map(int, np.argwhere(infinite)[0])
+            raise DataError(
+                f"{data.source}, {data.place(some.start + row)}: x[{feature}] is infinite; correct it, or put NaN if "
+                "it is missing"
+            )
+        if nan.any():
+            first = first if gone else some.start + int(np.argwhere(nan)[0][0])
+            gone += int(nan.sum())
+    if gone and missing:
+        raise DataError(
+            f"{data.source}: x has {counted(gone, 'missing value')} (NaN), the first in {data.place(first)}; {FILL_IN}"
+        )

@@ -1,0 +1,239 @@
+"""CSV files: any delimiter, quoted fields, UTF-8, plain or gzipped; read in pieces of some thousand rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from gpu_backprop.data.cells import column_names, is_missing, is_number, numbers, texts
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import GZIP_MAGIC, explained, most_bytes
+from gpu_backprop.data.messages import counted, shown
+from gpu_backprop.data.table import Array, Table, missing
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+DELIMITERS = ",;\t|"
+"""What is looked for when no delimiter is given; of those that do equally well, the first. Spaces if there is none."""
+
+LONGEST_LINE = 1 << 24
+"""Characters."""
+
+SAMPLE = 1 << 16
+"""Characters in which the delimiter is looked for."""
+
+PIECE = 1 << 18
+"""Cells that are held as text at one time."""
+
+
+def read_csv(path: Path, delimiter: str | None = None) -> Table:
+    r"""The table in a CSV file, whose first line names the columns; lines with nothing in them are passed over.
+
+    A column is numeric when each of its values is missing or a number, otherwise text. Spaces around a value, and a
+    quoted one's quotes, don't belong to it.
+
+    Args:
+        delimiter: one character, or "\t" spelled out as two; None: the one of , ; tab and | that makes most columns,
+            or spaces if none of them makes any.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8 text, has no header or no rows, or rows of different lengths.
+    """
+    text: set[int] = set()
+    with explained(path):
+        try:
+            chosen = _detect(path) if delimiter is None else _checked(delimiter)
+            while isinstance(found := _scan(path, chosen, text), set):
+                text |= found
+        except UnicodeDecodeError:
+            raise DataError(_not_utf8(path)) from None
+    return found
+
+
+def _scan(path: Path, delimiter: str, text: set[int]) -> Table | set[int]:
+    """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a piece
+    of them was taken for numbers, and what they said there is lost: the indices of these."""
+    text, late = set(text), set[int]()
+    pieces: list[list[Array]] = []
+    lines = array("q")
+    with _open(path) as stream:
+        rows = _rows(path, _reader(stream, delimiter, strict=True))
+        line, header = _header(path, rows, delimiter)
+        names = column_names(f"{path}, line {line}", header)
+        known: list[dict[str, str]] = [{} for _ in names]
+        for some in _pieces(path, rows, len(names), lines):
+            piece = []
+            for index, cells in enumerate(zip(*some, strict=True)):
+                values = None if index in text else numbers(cells)
+                if values is None and index not in text:
+                    (late if pieces else text).add(index)
+                piece.append(texts(cells, known[index]) if values is None else values)
+            pieces.append(piece)
+    if late:
+        return late
+    if not pieces:
+        raise DataError(f"{path} holds only its header; rows of values must follow")
+    columns: dict[str, Array] = {}
+    for name, cell, column in zip(names, header, zip(*pieces, strict=True), strict=True):
+        values = np.concatenate(column)
+        if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
+            columns[name] = values
+    return Table(str(path), columns, np.array(lines))
+
+
+def _reader(lines: Iterable[str], delimiter: str, strict: bool) -> Reader:
+    """The fields of each row; of spaces, several are one, and none counts at the end of a line."""
+    if delimiter == " ":
+        lines = (line.rstrip() + "\n" for line in lines)
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
+
+
+def _rows(path: Path, reader: Reader) -> Iterator[tuple[int, list[str]]]:
+    """Every row, and the line where it begins."""
+    line = 1
+    try:
+        for row in reader:
+            yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line}: {_fault(error)}") from None
+
+
+def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -> tuple[int, list[str]]:
+    """The first row that isn't empty, which must hold names, and its line."""
+    line, first = next(((line, row) for line, row in rows if "".join(row).strip()), (0, []))
+    if not first:
+        raise DataError(f"{path} is empty; a line of column names and rows of values must be in it")
+    if all(is_missing(cell) or is_number(cell) for cell in first) and any(map(is_number, first)):
+        raise DataError(
+            f"{path}, line {line}: only numbers, {shown(delimiter.join(first))}, where a header is needed; put a line "
+            "that names the columns above it"
+        )
+    return line, first
+
+
+def _pieces(
+    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int]
+) -> Iterator[list[list[str]]]:
+    """The rows after the header, some at a time; the line where each begins is added to `lines`."""
+    most = max(1, PIECE // width)
+    some: list[list[str]] = []
+    for line, row in rows:
+        if len(row) != width:
+            if len(row) < 2 and not "".join(row).strip():
+                continue
+            raise DataError(
+                f"{path}, line {line}: {counted(len(row), 'field')} where the header has {width}; correct the line, "
+                "or put a field that holds the delimiter in quotes"
+            )
+        some.append(row)
+        lines.append(line)
+        if len(some) == most:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _checked(delimiter: str) -> str:
+    given = "\t" if delimiter == "\\t" else delimiter
+    if len(given) != 1 or given in '"\r\n\0':
+        raise DataError(f"the delimiter is {shown(delimiter)}; give one character, such as ; or \\t")
+    return given
+
+
+def _detect(path: Path) -> str:
+    """The delimiter that splits all first rows alike, into most columns; a tab where the file's name says so."""
+    if {".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes}:
+        return "\t"
+    with _open(path) as stream:
+        sample, length, whole = [], 0, True
+        for line in stream:
+            sample.append(line)
+            length += len(line)
+            if length > SAMPLE:
+                whole = False
+                break
+
+    def merit(delimiter: str) -> tuple[bool, int]:
+        widths = _widths(sample, delimiter)
+        widths = widths if whole or len(widths) < 3 else widths[:-1]  # the last may be half a quoted field
+        return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
+
+    best = max(DELIMITERS, key=merit)
+    return " " if merit(best)[1] < 2 and merit(" ")[0] else best
+
+
+def _widths(sample: Sequence[str], delimiter: str) -> list[int]:
+    """How many fields each row has, as far as the rows can be read at all."""
+    widths: list[int] = []
+    with suppress(csv.Error):
+        widths.extend(len(row) for row in _reader(sample, delimiter, strict=False) if row)
+    return widths
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a file, unpacked where it is gzipped, their ends kept."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        binary = gzip.GzipFile(fileobj=file) if packed else file
+        with io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+            yield _lines(path, text, most_bytes(size))
+
+
+def _lines(path: Path, text: TextIO, most: int) -> Iterator[str]:
+    total = number = 0
+    while line := text.readline(LONGEST_LINE):
+        number += 1
+        total += len(line)
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters; is this a CSV file?")
+        if "\0" in line:
+            raise DataError(f"{path}, line {number}: a zero byte, which no text has; is this a CSV file?")
+        if total > most:
+            raise DataError(
+                f"{path}, line {number}: over {most >> 20:,} MiB unpacked, many times the size of the file; unpack it "
+                "with gunzip first if that is right"
+            )
+        yield line
+
+
+def _not_utf8(path: Path) -> str:
+    """Which byte on which line is the first that is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, remedy = 1, "save it as UTF-8; iconv -f LATIN1 -t UTF-8 converts what comes from older programs"
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if packed else file as binary:
+            while block := binary.read(1 << 16):
+                try:
+                    line += decoder.decode(block).count("\n")
+                except UnicodeDecodeError as error:
+                    line += error.object[: error.start].count(b"\n")
+                    return f"{path}, line {line}: the byte {error.object[error.start]:02x} is not UTF-8; {remedy}"
+    return f"{path}, line {line}: the file ends within a UTF-8 character; {remedy}"
+
+
+def _fault(error: csv.Error) -> str:
+    """What is wrong with a row, from what the csv module says."""
+    said = str(error)
+    if "field larger than" in said:
+        return f"a field of more than {csv.field_size_limit():,} characters; a quote that isn't closed makes such"
+    if "unexpected end of data" in said:
+        return 'the file ends within a quoted field; close its quotes (")'
+    return f'{said}; a quote (") within a quoted field is written twice'

@@ -1,0 +1,11 @@
+"""What is wrong with data, said to the person who brought it: the file, the row or column, and the remedy."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data that cannot be used as they are; the message is one sentence: the file, the row or column, the remedy."""
+
+
+class MissingPyarrowError(DataError):
+    """The file is Parquet, and pyarrow, which reads it, is not installed."""

@@ -1,0 +1,38 @@
+"""What every reader needs of a file: its faults explained, and a bound on what it may unpack to."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import shown
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+ALWAYS = 1 << 30
+"""Bytes that any file may unpack to. A few kilobytes can claim, or be, many gigabytes."""
+
+RATIO = 200
+"""Beyond that, how many times its own size: real data reach 50."""
+
+
+def most_bytes(packed: int) -> int:
+    """The most that `packed` bytes of a file may unpack to."""
+    return max(ALWAYS, RATIO * packed)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what can go wrong while a file is read into a DataError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
+    except MemoryError:
+        raise DataError(f"{path} is too large for the memory of this machine; use a part of it") from None

@@ -1,0 +1,195 @@
+"""IDX files, plain or gzipped: the format of MNIST and Fashion-MNIST.
+
+Two zero bytes, the code of a type, the number of axes, the length of each axis as a big-endian uint32, then the values,
+big-endian, the last axis running fastest (Y. LeCun, C. Cortes and C. Burges, The MNIST Database).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu_backprop.data.errors import DataError
+
+Array = npt.NDArray[Any]
+Stream = BufferedReader | gzip.GzipFile
+
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+MOST_AXES = 32
+"""NumPy holds at least so many; nobody's data have more."""
+GZIP_MAGIC, GZIP_RATIO = b"\x1f\x8b", 1032
+"""No gzip file grows by more than this factor when it is unpacked (Gailly and Adler, zlib technical details)."""
+PREFIX = {"train": "train", "test": "t10k"}
+"""What the file names of each part begin with."""
+
+
+def read_idx(path: str | os.PathLike[str]) -> Array:
+    """The array in an IDX file.
+
+    Nothing is allocated before the header has been found possible for the size of the file, and no more is unpacked
+    than the header announces.
+
+    Args:
+        path: the file; whether it is gzipped is seen from its first bytes, whatever its name.
+
+    Returns:
+        An array in native byte order, of uint8, int8, int16, int32, float32 or float64, with at least one axis.
+
+    Raises:
+        DataError: no file, not IDX, empty, cut short, too long, or damaged.
+    """
+    path = Path(path)
+    with _explained(path), _opened(path) as file:
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if packed else file as stream:
+            shape, dtype = _header(stream, path)
+            size = os.fstat(file.fileno()).st_size
+            possible = size * GZIP_RATIO if packed else size - stream.tell()
+            values = _values(stream, path, shape, dtype, possible)
+        return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tuple[Array, Array]:
+    """The images and labels of one part of MNIST, Fashion-MNIST, or any data set whose files are named alike.
+
+    Args:
+        folder: where train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+            t10k-labels-idx1-ubyte are; ".idx" in place of "-idx" and a further ".gz" are accepted.
+        part: "train" or "test".
+
+    Returns:
+        images: uint8 (n, rows · columns), each image row by row.
+        labels: int64 (n,).
+
+    Raises:
+        DataError: no such part, folder or file, a damaged file, other contents than the name says, or images and
+            labels that do not belong together.
+    """
+    folder = Path(folder)
+    if part not in PREFIX:
+        raise DataError(f"part is {part!r}; a folder of IDX files has the parts {' and '.join(map(repr, PREFIX))}")
+    with _explained(folder):
+        images_path, labels_path = _find(
+            folder, f"{PREFIX[part]}-images-idx3-ubyte", f"{PREFIX[part]}-labels-idx1-ubyte"
+        )
+    images = _checked(images_path, "images", ("images", "rows", "columns"))
+    labels = _checked(labels_path, "labels", ("labels",))
+    if len(images) != len(labels):
+        raise DataError(
+            f"{images_path} has {len(images):,} images, but {labels_path} {len(labels):,} labels, so the two do not "
+            "belong together; take both from the same data set"
+        )
+    return images.reshape(len(images), -1), labels.astype(np.int64)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what can go wrong with a file or folder into a DataError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path} is a damaged gzip file ({error}); copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
+    except MemoryError:
+        raise DataError(f"{path} is too large for the memory of this machine; use a part of it") from None
+
+
+def _opened(path: Path) -> BufferedReader:
+    """The file, open; no pipe or device, for which one might wait for ever."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, where a file was expected; name a file in it")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no ordinary file; copy its contents into one")
+    return path.open("rb")
+
+
+def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The lengths of the axes and the type of the values."""
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= MOST_AXES:
+        begins = f"it begins with the bytes {magic.hex(' ')}" if magic else "it is empty"
+        raise DataError(
+            f"{path} is not an IDX file: {begins}, where 00 00, a type from 08 to 0e and 1 to {MOST_AXES} axes belong; "
+            "if a download went wrong, repeat it"
+        )
+    lengths = stream.read(4 * magic[3])
+    if len(lengths) < 4 * magic[3]:
+        raise DataError(f"{path} is cut short: it ends within the header; copy or download it again")
+    shape = struct.unpack(f">{magic[3]}I", lengths)
+    if 0 in shape:
+        raise DataError(f"{path} is empty: its header announces {' × '.join(map(str, shape))} values; use another file")
+    return shape, np.dtype(TYPES[magic[2]])
+
+
+def _values(stream: Stream, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], possible: int) -> Array:
+    """The values behind the header, of which no more than `possible` bytes can follow."""
+    wanted = math.prod(shape) * dtype.itemsize
+    announced = f"its header announces {' × '.join(map(str, shape))} values of {dtype.name}, {wanted:,} bytes"
+    if wanted > possible:
+        raise DataError(
+            f"{path} is cut short or damaged: {announced}, but no more than {possible:,} can follow in a file of its "
+            "size; copy or download it again"
+        )
+    values = np.empty(shape, dtype)
+    got = _fill(stream, values)
+    if got < wanted:
+        raise DataError(f"{path} is cut short: {announced}, but only {got:,} follow; copy or download it again")
+    if stream.read(1):
+        raise DataError(f"{path} is too long: {announced}, and more follow; copy or download it again")
+    return values
+
+
+def _fill(stream: Stream, values: Array) -> int:
+    """Reads into the memory of an array until it is full or the stream ends; the number of bytes read."""
+    room, got = values.reshape(-1).view(np.uint8).data, 0
+    while got < len(room):
+        count = stream.readinto(room[got:])
+        if not count:
+            break
+        got += count
+    return got
+
+
+def _find(folder: Path, *names: str) -> list[Path]:
+    """The files of these names, each in any of the ways in which it is written."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the one that the IDX files are in")
+    found = {}
+    for name in names:
+        written = (
+            folder / f"{name.replace('-idx', mark)}{suffix}" for mark in ("-idx", ".idx") for suffix in ("", ".gz")
+        )
+        found[name] = next((path for path in written if path.is_file()), None)
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        here = sorted(path.name for path in folder.iterdir())
+        more = f" and {len(here) - 6} more" if len(here) > 6 else ""
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)}, plain or .gz, but {', '.join(here[:6]) or 'nothing'}{more}; "
+            "put there what is missing, or give another folder"
+        )
+    return [path for path in found.values() if path is not None]
+
+
+def _checked(path: Path, what: str, axes: tuple[str, ...]) -> Array:
+    """The array in a file that has to hold bytes with these axes."""
+    array = read_idx(path)
+    if array.ndim != len(axes) or array.dtype != np.uint8:
+        raise DataError(
+            f"{path} does not hold {what}: it has {array.dtype.name} values of the shape {array.shape}, where {what} "
+            f"are uint8 with the axes ({', '.join(axes)}); check whether files were renamed or mixed up"
+        )
+    return array

@@ -1,0 +1,153 @@
+"""NumPy's files: .npy pairs and .npz. Their headers are checked against what is there before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gpu_backprop.data.cells import texts
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import explained, most_bytes
+from gpu_backprop.data.messages import listed, shown
+from gpu_backprop.data.table import Array, Arrays
+
+NPY_MAGIC = b"\x93NUMPY"
+AGAIN = "copy it again, or save it again with numpy.save"
+
+PAIR = re.compile(r"(?P<before>.*_)?(?P<letter>[xy])(?P<after>_.*)?\.npy", re.IGNORECASE)
+"""NAME_x.npy, x.npy or x_NAME.npy, and the same with y."""
+
+MOST_AXES, MOST_VALUES = 32, 1 << 48
+
+HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+"""By version of the format. The third differs in names of fields only, and arrays with fields are no data of ours."""
+
+
+def read_npy(path: Path) -> Arrays:
+    """The arrays in x.npy and y.npy, or NAME_x.npy and NAME_y.npy; either of the two names both.
+
+    Without a y beside it, or under another name, a file is x alone.
+
+    Raises:
+        DataError: a file is no .npy file, is damaged or cut off, or holds objects; or there is no x.
+    """
+    named = PAIR.fullmatch(path.name)
+    partner = _partner(path, named) if named else None
+    if named and named["letter"] in "yY":
+        if partner is None:
+            raise DataError(
+                f"{path} holds targets, and no file of the same name with x for y is beside it; put it there"
+            )
+        return Arrays(str(partner), _npy(partner), _npy(path))
+    return Arrays(str(path), _npy(path), _npy(partner) if partner else None)
+
+
+def read_npz(path: Path, part: str = "train") -> Arrays:
+    """The arrays x and y in an .npz file, or of a file that has both parts x_train and y_train, or x_test and y_test.
+
+    Raises:
+        DataError: the file is no .npz file, is damaged or cut off, holds objects, unpacks to many times its size, or
+            has other arrays.
+    """
+    with zip_archive(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        x_name = next((name for name in ("x", f"x_{part}") if name in members), None)
+        if x_name is None:
+            raise DataError(
+                f"{path} has the arrays {listed(members) or '(none)'}; it must have x and y, or x_{part} and y_{part}"
+            )
+        y_name = x_name.replace("x", "y", 1)
+        x = _member(path, archive, members[x_name])
+        return Arrays(str(path), x, _member(path, archive, members[y_name]) if y_name in members else None)
+
+
+def _partner(path: Path, named: re.Match[str]) -> Path | None:
+    """The y beside an x, or the x beside a y, if there is one."""
+    for letter in "yY" if named["letter"] in "xX" else "xX":
+        partner = path.with_name(f"{named['before'] or ''}{letter}{named['after'] or ''}.npy")
+        if partner.is_file():
+            return partner
+    return None
+
+
+def _npy(path: Path) -> Array:
+    with explained(path), path.open("rb") as file:
+        return _array(str(path), file, os.fstat(file.fileno()).st_size)
+
+
+@contextmanager
+def zip_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An open zip archive, whose faults become a DataError."""
+    with explained(path), path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except DataError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy it again, or save it again") from None
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    where = f"{path}, array {shown(info.filename.removesuffix('.npy'))}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise DataError(f"{where}: packed or encrypted in a way that NumPy does not use; save it with numpy.savez")
+    if info.file_size > most_bytes(min(info.compress_size, path.stat().st_size)):
+        raise DataError(
+            f"{where}: {info.file_size:,} bytes unpacked, many times the size of the file; save it with numpy.savez, "
+            "which does not pack, if that is right"
+        )
+    with archive.open(info) as stream:
+        return _array(where, stream, info.file_size)
+
+
+def _array(where: str, file: IO[bytes], size: int) -> Array:
+    """The array in an open .npy file of `size` bytes."""
+    shape, fortran, dtype = _header(where, file)
+    if dtype.kind == "O":
+        raise DataError(f"{where}: Python objects, which could run code as they are read; save numbers or text")
+    if dtype.kind not in "biufU" or (dtype.kind == "f" and dtype.itemsize > 8) or not dtype.itemsize:
+        raise DataError(f"{where}: values of the dtype {shown(dtype)}; save integers, float16 to float64, or text")
+    if 0 in shape:
+        raise DataError(f"{where}: the shape {shape} has nothing in it; save an array with rows")
+    wanted, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if wanted != there:
+        raise DataError(
+            f"{where}: damaged or cut off, because its header announces {' × '.join(map(str, shape))} values of "
+            f"{dtype.name}, {wanted:,} bytes, and {there:,} follow; {AGAIN}"
+        )
+    array: Array = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+    if dtype.kind == "U":
+        return texts(array.ravel().tolist(), {}).reshape(shape)
+    if dtype.kind == "b":
+        array = array.view(np.uint8) != 0  # a byte that is neither 0 nor 1 makes no sound bool
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _header(where: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first index runs fastest, and dtype."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a header that Python 2 wrote is read all the same
+            version = np.lib.format.read_magic(file)
+            if version[0] not in HEADERS:
+                raise ValueError(f"version {version} of the format")
+            shape, fortran, dtype = HEADERS[version[0]](file)
+        if len(shape) > MOST_AXES or not all(0 <= length < MOST_VALUES for length in shape):
+            raise ValueError("a shape that no array has")
+    except OSError:
+        raise
+    except Exception as error:  # anything may come of parsing bytes that are no Python literal
+        raise DataError(f"{where}: the header is missing or damaged ({shown(error)}); {AGAIN}") from None
+    return shape, fortran, dtype

@@ -1,0 +1,189 @@
+"""What a network has to know about the data that it was trained on: learned once, and stored with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu_backprop.data import advice, stored
+from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import listed, nearest, shown
+from gpu_backprop.data.scaling import IMPUTE
+from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table_inputs import TableInputs
+from gpu_backprop.data.target import Classes, Quantities, Target, learn_target
+
+FORMAT = 1
+INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
+    "table": TableInputs,
+    "arrays": ArrayInputs,
+    "bytes": ByteInputs,
+}
+TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": Quantities}
+
+
+class Preprocessing:
+    """How rows of data become x and y: scaling, categories, imputation, and the names of the classes.
+
+    A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. A column of
+    text becomes one feature for each category, 1 for the one that a row is and else 0. uint8 arrays become v/255.
+    A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
+
+    Attributes:
+        task: "classification" or "regression".
+        classes: what the labels 0, 1 ... stand for, sorted, all str or all int; None in a regression.
+        inputs, outputs: how many numbers a row of x has, and how many outputs a network for this task has.
+        features: what each input is, such as "age", "sex=female" or "x[7]".
+        columns: the columns that a table must have for `transform`; empty for arrays.
+        target: the column of the target; None for arrays.
+        why: a sentence that says why the task is what it is; empty in what from_dict gives.
+        warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
+        unseen: of the last transform, by column, how many rows have a text that is no known category. The features of
+            the column are all 0 there.
+        extra: of the last transform, the columns that were not used; the target is not among them.
+    """
+
+    def __init__(self, inputs: TableInputs | ArrayInputs | ByteInputs, target: Target) -> None:
+        self._inputs, self._target = inputs, target
+        self.features = inputs.features
+        self.inputs, self.outputs = len(self.features), target.outputs
+        self.task, self.target = target.task, target.column
+        self.classes: list[str | int] | None = list(target.classes) if isinstance(target, Classes) else None
+        self.columns = inputs.names if isinstance(inputs, TableInputs) else []
+        self.why = ""
+        self.warnings: list[str] = []
+        self.unseen: dict[str, int] = {}
+        self.extra: list[str] = []
+
+    @classmethod
+    def learn(
+        cls,
+        data: Table | Arrays,
+        target: str | None = None,
+        *,
+        task: str = "auto",
+        impute: str | None = None,
+        rows: npt.ArrayLike | None = None,
+        ignore: Collection[str] = (),
+        standardise_target: bool = True,
+    ) -> Preprocessing:
+        """Learns from the training rows; other rows have no part in it, but are checked as well.
+
+        Args:
+            data: a table, or arrays with y.
+            target: the column to be predicted; None for arrays.
+            task: "classification", "regression" or "auto": text and at most 20 different whole numbers are classes.
+            impute: what takes the place of missing values: the "mean" or "median" of a column, or "constant", which is
+                0; missing texts are a category of their own. None: they are an error. Targets must not be missing.
+            rows: the training rows, as indices or a mask; None: all.
+            ignore: columns that are not to be used.
+            standardise_target: whether quantities are scaled; with losses or activations that give them a range of
+                their own, such as poisson, binary_cross_entropy or sigmoid, they had better not be.
+
+        Raises:
+            DataError: the data cannot be learned from, or an argument is not what is accepted.
+        """
+        if impute not in (None, *IMPUTE):
+            raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
+        chosen = _rows(data, rows)
+        goal, why = learn_target(data, target, chosen, task, standardise_target)
+        inputs: TableInputs | ArrayInputs | ByteInputs
+        if isinstance(data, Table):
+            inputs = TableInputs.learn(data, _names(data, target, ignore), chosen, impute)
+        elif ignore:
+            raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
+        elif data.x.dtype == np.uint8:
+            inputs = ByteInputs(data.x.shape[1])
+        else:
+            inputs = ArrayInputs.learn(data, chosen, impute)
+        learned = cls(inputs, goal)
+        learned.why = why
+        learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal))
+        return learned
+
+    def transform(self, data: Table | Arrays) -> npt.NDArray[np.float32]:
+        """x, float32 (rows, inputs); the columns of a table may come in any order, and the target may be absent.
+
+        Raises:
+            DataError: a column is absent or of another kind, or a value cannot be used.
+        """
+        x, self.unseen = self._inputs.apply(data)
+        known = {*self.columns, self.target}
+        self.extra = [name for name in data.columns if name not in known] if isinstance(data, Table) else []
+        return x
+
+    def targets(self, data: Table | Arrays) -> Array:
+        """y: labels, int64 (rows,), or quantities, float64 (rows, outputs).
+
+        Raises:
+            DataError: the target is absent, or a value is missing, of another kind, or no known class.
+        """
+        return self._target.targets(data)
+
+    def inverse(self, y: npt.ArrayLike) -> Array:
+        """What an output means: y as `targets` or a network gives it, in the words or units of the data.
+
+        Args:
+            y: labels (rows,) or probabilities (rows, outputs) in a classification, else (rows, outputs).
+
+        Returns:
+            The names of the classes, int64 or an object array of str (rows,), or quantities, float64 (rows, outputs).
+        """
+        return self._target.inverse(np.asarray(y))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that was learned, as JSON can hold it."""
+        return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict()}
+
+    @classmethod
+    def from_dict(cls, given: object) -> Preprocessing:
+        """What `to_dict` gave; it transforms to the last bit alike.
+
+        Raises:
+            DataError: it is damaged, or of another version.
+        """
+        stored.choice(given, "format", (FORMAT,))
+        inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
+        kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
+        learned = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
+        stored.require(learned.target not in learned.columns, "the target is an input as well")
+        stored.require((learned.target is None) == (kind != "table"), "the target does not fit the inputs")
+        return learned
+
+
+def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:
+    """The training rows, as indices."""
+    if rows is None:
+        return np.arange(data.rows)
+    chosen = np.asarray(rows)
+    if chosen.shape == (data.rows,) and chosen.dtype == bool:
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not len(chosen):
+        raise DataError(f"{data.source}: rows must be indices, or a mask, of one row at least")
+    if chosen.min() < 0 or chosen.max() >= data.rows:
+        raise DataError(
+            f"{data.source}: rows are from 0 to {data.rows - 1}, and {chosen.min()} to {chosen.max()} were given"
+        )
+    return chosen
+
+
+def _names(table: Table, target: str | None, ignore: Collection[str]) -> list[str]:
+    """The columns to learn from."""
+    for name in ignore:
+        if name not in table.columns or name == target:
+            why = "is the target" if name == target else "is not there"
+            raise DataError(
+                f"{table.source}: column {shown(name)}, which is to be ignored, {why}; {nearest(name, table.columns)}"
+                f"it has {listed(table.columns)}"
+            )
+    names = [name for name in table.columns if name != target and name not in ignore]
+    if not names:
+        raise DataError(
+            f"{table.source} has no column to learn from but {listed(table.columns)}; if there is more in it, name the "
+            "character between the columns with --delimiter (delimiter= in Python)"
+        )
+    return names

@@ -1,0 +1,143 @@
+"""Reading data of any kind: what a file is, its contents decide, and its name helps."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from pathlib import Path
+
+from gpu_backprop.data.csv_file import read_csv
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import GZIP_MAGIC, explained
+from gpu_backprop.data.idx import read_idx_folder
+from gpu_backprop.data.messages import nearest, shown
+from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
+from gpu_backprop.data.parquet_file import read_parquet
+from gpu_backprop.data.table import Arrays, Table
+
+ACCEPTED = "CSV, Parquet, .npz, .npy, or a folder of IDX files"
+PARTS = ("train", "test")
+
+START = 64
+"""Bytes by which a file is known."""
+OURS = {b"PAR1": "parquet", NPY_MAGIC: "npy", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+IDX_TYPES = (b"\x08", b"\x09", b"\x0b", b"\x0c", b"\x0d", b"\x0e")
+CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1a")
+"""Bytes that no text begins with."""
+
+FOREIGN = {
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+    b"%PDF-": "a PDF document; give the data as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind; export it as CSV",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"\x89HDF": "an HDF5 file; save its arrays with numpy.savez",
+    b"\x89PNG": "an image; save the pixels of all images with numpy.savez",
+    b"\xff\xd8\xff": "an image; save the pixels of all images with numpy.savez",
+    b"BZh9": "packed with bzip2; unpack it first, or pack it with gzip",
+    b"\xfd7zXZ": "packed with xz; unpack it first, or pack it with gzip",
+    b"\x28\xb5\x2f\xfd": "packed with zstd; unpack it first, or pack it with gzip",
+    b"\x80\x04\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
+    b"\x80\x05\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
+}
+"""Files of other kinds, by how they begin."""
+
+
+def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: str = "train") -> Table | Arrays:
+    """Reads a file or folder of data.
+
+    Args:
+        path: a CSV file, plain or gzipped; a Parquet file; an .npz file with the arrays x and y, or x_train, y_train,
+            x_test and y_test; one of two .npy files NAME_x.npy and NAME_y.npy; a folder of IDX files, as MNIST has.
+        delimiter: what separates the fields of a CSV file; None finds out.
+        part: "train" or "test", of data that have both.
+
+    Raises:
+        DataError: there is no such file, it is none of these, or something is wrong in it.
+    """
+    if part not in PARTS:
+        raise DataError(f"part is {shown(part)}; data have the parts 'train' and 'test'")
+    path = Path(path)
+    with explained(path):
+        kind = _kind(path)
+    if kind == "folder":
+        return Arrays(str(path), *read_idx_folder(path, part))
+    if kind == "npz":
+        return read_npz(path, part)
+    if kind == "npy":
+        return read_npy(path)
+    if kind == "parquet":
+        return read_parquet(path)
+    return read_csv(path, delimiter)
+
+
+def _kind(path: Path) -> str:
+    """What a file is: folder, npz, npy, parquet or csv."""
+    if _is_folder(path):
+        if not any("idx" in entry.name for entry in path.iterdir()):
+            raise DataError(f"{path} is a folder without IDX files; give one with them, or name the file that is meant")
+        return "folder"
+    start, packed = _start(path)
+    kind = _kind_of_bytes(path, start)
+    if packed and kind not in ("csv", "binary"):
+        raise DataError(f"{path} is a gzipped {kind} file; unpack it with gunzip")
+    if kind == "zip":
+        return _kind_of_zip(path)
+    begins = f"it begins with the bytes {start[:8].hex(' ')}"
+    if kind in ("csv", "binary") and path.suffix.lower() in (".npz", ".npy", ".parquet"):
+        raise DataError(f"{path} is no {path.suffix} file: {begins}; copy it again, or name it as what it is")
+    if kind == "binary":
+        raise DataError(f"{path} is no text: {begins}; give {ACCEPTED}")
+    return kind
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; if not, it is a file that can be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, beside).strip() or "check the name and the folder"
+        raise DataError(f"{path} does not exist; {hint}") from None
+    except ValueError:  # a zero byte in a name
+        raise DataError(f"{shown(path)} is no name of a file; check the name") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path} is no ordinary file; copy its contents into one")
+    return stat.S_ISDIR(mode)
+
+
+def _start(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, unpacked if it is gzipped, and whether it is."""
+    with path.open("rb") as file:
+        start = file.read(START)
+        if not start.startswith(GZIP_MAGIC):
+            return start, False
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            return unpacked.read(START), True
+
+
+def _kind_of_bytes(path: Path, start: bytes) -> str:
+    """zip, npy, parquet, csv or binary, from the first bytes."""
+    if not start:
+        raise DataError(f"{path} is empty; a line of column names and rows of values must be in it")
+    if start.startswith(b"\0\0") and start[2:3] in IDX_TYPES:
+        raise DataError(f"{path} is one IDX file; give the folder that holds it with its images and labels")
+    for magic, what in FOREIGN.items():
+        if start.startswith(magic):
+            raise DataError(f"{path} is {what}")
+    if not CONTROL.intersection(start):
+        return "csv"  # of columns PAR1 and PAR2, for instance
+    return next((kind for magic, kind in OURS.items() if start.startswith(magic)), "binary")
+
+
+def _kind_of_zip(path: Path) -> str:
+    """npz is a zip archive of .npy files; an Excel workbook is a zip archive as well."""
+    with zip_archive(path) as archive:
+        names = archive.namelist()
+    if any(name.startswith("xl/") for name in names):
+        raise DataError(f"{path} is an Excel workbook; export it as CSV")
+    if not any(name.endswith(".npy") for name in names):
+        raise DataError(f"{path} is a zip archive without arrays; unpack it, and give the file in it that is meant")
+    return "npz"

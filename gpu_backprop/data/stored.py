@@ -1,0 +1,85 @@
+"""Reading back what a file says about preprocessing: every value is checked before it is used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gpu_backprop.data.categories import MOST_CATEGORIES
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import shown
+from gpu_backprop.data.table import Array
+
+T = TypeVar("T")
+MOST_FEATURES = 1 << 24
+LARGEST = sys.float_info.max
+
+
+def require(condition: bool, what: str) -> None:
+    """Refuses a description that something is wrong with."""
+    if not condition:
+        raise DataError(f"the stored preprocessing is damaged or from another version: {what}; save the model again")
+
+
+def field(given: object, key: str) -> Any:
+    """What stands under a key."""
+    require(isinstance(given, Mapping) and key in given, f"{shown(key)} is not where it belongs")
+    assert isinstance(given, Mapping)
+    return given[key]
+
+
+def choice(given: object, key: str, accepted: Sequence[T]) -> T:
+    """One of the accepted values."""
+    value = field(given, key)
+    require(
+        any(value is known or (isinstance(value, str) and value == known) for known in accepted),
+        f"{key} {shown(value)}",
+    )
+    chosen: T = value
+    return chosen
+
+
+def text(given: object, key: str) -> str:
+    """A text."""
+    value = field(given, key)
+    require(isinstance(value, str), f"{key} {shown(value)} is no text")
+    return str(value)
+
+
+def count(given: object, key: str) -> int:
+    """A number of features."""
+    value = field(given, key)
+    require(type(value) is int and 0 < value <= MOST_FEATURES, f"{key} is {shown(value)}")
+    return int(value)
+
+
+def entries(given: object, key: str) -> list[Any]:
+    """A list with something in it."""
+    value = field(given, key)
+    require(isinstance(value, list) and 0 < len(value) <= MOST_FEATURES, f"{key} is no list, or an empty one")
+    return list(value)
+
+
+def numbers(given: object, key: str) -> Array:
+    """Finite numbers, float64 (k,)."""
+    values = entries(given, key)
+    sound = all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
+    require(sound, f"{key} has something in it that is no number")
+    return np.array(values, np.float64)
+
+
+def categories(given: object, key: str, *kinds: type) -> tuple[Any, ...]:
+    """Different values of these types."""
+    values = entries(given, key)
+    require(len(values) <= MOST_CATEGORIES + 1, f"{key} are more than {MOST_CATEGORIES:,}")
+    require(all(type(value) in kinds for value in values), f"{key} are of another type")
+    require(len(set(values)) == len(values), f"{key} name one twice")
+    return tuple(values)
+
+
+def optional_text(given: object, key: str) -> str | None:
+    """A text, or None."""
+    return None if field(given, key) is None else text(given, key)

@@ -1,0 +1,118 @@
+"""What a file holds once it is read: a table with named columns, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import shown
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows under named columns, from CSV or Parquet.
+
+    Attributes:
+        source: the file, as messages name it.
+        columns: by name, in the order of the file; each (rows,), either float64 with NaN where a value is missing, or
+            an object array of str with None where one is missing.
+        lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
+
+    Raises:
+        DataError: columns of other types, or of different lengths.
+    """
+
+    source: str
+    columns: Mapping[str, Array]
+    lines: Array | None = None
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if column.shape != (self.rows,):
+                raise DataError(
+                    f"{self.source}: column {shown(name)} has the shape {column.shape}; every column of a table must "
+                    f"have one value for each of its {self.rows} rows"
+                )
+            if column.dtype != np.float64 and not (column.dtype == object and _is_text(column)):
+                raise DataError(
+                    f"{self.source}: column {shown(name)} has the dtype {column.dtype}; give float64 numbers (NaN: "
+                    "missing) or an object array of str (None: missing)"
+                )
+
+    @property
+    def rows(self) -> int:
+        return next((len(column) for column in self.columns.values()), 0)
+
+    def line(self, row: int) -> int:
+        """Where a row (counted from 0) stands: its line in the file, or where there are no lines its number from 1."""
+        return row + 1 if self.lines is None else int(self.lines[row])
+
+    def place(self, row: int) -> str:
+        """The same in words: line 7, row 7."""
+        return f"{'row' if self.lines is None else 'line'} {self.line(row)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Rows of unnamed features with their targets, from .npy, .npz or IDX.
+
+    Attributes:
+        source: the file or folder, as messages name it.
+        x: (rows, features), of the dtype that is stored: uint8 for images. More axes are flattened into features, and
+            one axis is one feature.
+        y: the targets, numbers (rows,) or (rows, k), or an object array of str (rows,); None where there are none.
+
+    Raises:
+        DataError: x or y of other types or shapes, or of different lengths, or no rows.
+    """
+
+    source: str
+    x: Array
+    y: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.dtype.kind not in "biuf":
+            raise DataError(f"{self.source}: x has the dtype {self.x.dtype}; it must be numbers")
+        if not self.x.size or not self.x.ndim:
+            raise DataError(f"{self.source}: x has the shape {self.x.shape}; it must have rows, and numbers in them")
+        object.__setattr__(self, "x", self.x.reshape(len(self.x), -1))
+        if self.y is not None:
+            object.__setattr__(self, "y", self._checked(self.y))
+
+    def _checked(self, y: Array) -> Array:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim not in (1, 2) or len(y) != self.rows or not y.size:
+            raise DataError(
+                f"{self.source}: y has the shape {y.shape} and x has {self.rows} rows; y must be one target a row, "
+                "(rows,), or several, (rows, k)"
+            )
+        if y.dtype.kind not in "biuf" and not (y.dtype == object and y.ndim == 1 and _is_text(y)):
+            raise DataError(f"{self.source}: y has the dtype {y.dtype}; it must be numbers, or one text a row")
+        return y
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+    def place(self, row: int) -> str:
+        """Where a row (counted from 0) stands, in words: row 7, counted from 1."""
+        return f"row {row + 1}"
+
+
+def missing(values: Array) -> Array:
+    """Which values are missing, bool of the same shape: None among texts, NaN among numbers."""
+    if values.dtype == object:
+        return np.array([value is None for value in values.tolist()], bool)
+    return np.isnan(values)
+
+
+def _is_text(column: Array) -> bool:
+    return all(value is None or isinstance(value, str) for value in column.tolist())

@@ -1,0 +1,201 @@
+"""The columns of a table made into x, the numbers that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.data import stored
+from gpu_backprop.data.categories import MOST_CATEGORIES, codes
+from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import counted, listed, nearest, shown
+from gpu_backprop.data.scaling import IMPUTE, Scaling
+from gpu_backprop.data.table import Array, Arrays, Table, missing
+
+FILL_IN = "fill them in, or train with --impute mean, median or constant (impute= in Python)"
+LEAVE_OUT = "leave it out with --ignore (ignore= in Python)"
+
+
+@dataclass(frozen=True, eq=False)
+class NumberColumn:
+    """A column of numbers, one feature."""
+
+    name: str
+    scaling: Scaling
+
+    @property
+    def features(self) -> list[str]:
+        return [self.name]
+
+
+@dataclass(frozen=True, eq=False)
+class TextColumn:
+    """A column of text, a feature for each category: 1 for the one that it is, else 0. None is a missing text."""
+
+    name: str
+    categories: tuple[str | None, ...]
+
+    @property
+    def features(self) -> list[str]:
+        return [f"{self.name} missing" if c is None else f"{self.name}={c}" for c in self.categories]
+
+
+@dataclass(frozen=True, eq=False)
+class TableInputs:
+    """The columns of a table that make up x, whatever their order in a file."""
+
+    columns: tuple[NumberColumn | TextColumn, ...]
+    impute: str | None
+
+    @classmethod
+    def learn(cls, table: Table, names: Sequence[str], rows: Array, impute: str | None) -> TableInputs:
+        """What the given rows of these columns teach; values that cannot be used are looked for in all rows."""
+        if impute is None:
+            _refuse_missing(table, names)
+        columns: list[NumberColumn | TextColumn] = []
+        for name in names:
+            values = table.columns[name][rows]
+            if values.dtype == object:
+                columns.append(TextColumn(name, _categories(table, name, values)))
+            else:
+                _refuse_infinite(table, name, table.columns[name])
+                columns.append(NumberColumn(name, _scaling(table, name, values, impute)))
+        return cls(tuple(columns), impute)
+
+    @property
+    def features(self) -> list[str]:
+        return [feature for column in self.columns for feature in column.features]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
+        """x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
+        if not isinstance(data, Table):
+            raise DataError(
+                f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
+                f"{listed(self.names)}"
+            )
+        self._refuse_absent(data)
+        x = np.zeros((data.rows, len(self.features)), np.float32)
+        unseen: dict[str, int] = {}
+        first = 0
+        for column in self.columns:
+            if self.impute is None:
+                _refuse_missing(data, [column.name])
+            values = data.columns[column.name]
+            if isinstance(column, NumberColumn):
+                x[:, first] = _scaled(data, column, values)
+            else:
+                code = codes(values, column.categories)
+                known = np.flatnonzero(code >= 0)
+                x[known, first + code[known]] = 1
+                if len(known) < data.rows:
+                    unseen[column.name] = data.rows - len(known)
+            first += len(column.features)
+        return x, unseen
+
+    def _refuse_absent(self, table: Table) -> None:
+        absent = [name for name in self.names if name not in table.columns]
+        if absent:
+            extra = [name for name in table.columns if name not in self.names]
+            raise DataError(
+                f"{table.source} lacks {counted(len(absent), 'column')} that the training data had: {listed(absent)}; "
+                f"{nearest(absent[0], extra) or 'add them, '}it has {listed(table.columns)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        columns = [
+            {"name": column.name, "categories": list(column.categories)}
+            if isinstance(column, TextColumn)
+            else {"name": column.name, **column.scaling.to_dict()}
+            for column in self.columns
+        ]
+        return {"kind": "table", "impute": self.impute, "columns": columns}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> TableInputs:
+        impute = stored.choice(given, "impute", (None, *IMPUTE))
+        columns: list[NumberColumn | TextColumn] = []
+        for entry in stored.entries(given, "columns"):
+            name = stored.text(entry, "name")
+            if "categories" in entry:
+                columns.append(TextColumn(name, stored.categories(entry, "categories", str, type(None))))
+            else:
+                columns.append(NumberColumn(name, Scaling.from_dict(entry, 1, filled=impute is not None)))
+        stored.require(len({column.name for column in columns}) == len(columns), "two columns have one name")
+        return cls(tuple(columns), impute)
+
+
+def _categories(table: Table, name: str, values: Array) -> tuple[str | None, ...]:
+    """The texts in a column, sorted, and last None if some are missing."""
+    different = set(values.tolist())
+    if len(different) > MOST_CATEGORIES:
+        raise DataError(
+            f"{table.source}: column {shown(name)} has {len(different):,} different texts, and each would be an input "
+            f"of the network; {LEAVE_OUT}, or group them into no more than {MOST_CATEGORIES:,}"
+        )
+    return (*sorted(different - {None}), *([None] if None in different else []))
+
+
+def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scaling:
+    scaling = Scaling.learn(values[:, None], impute)
+    if not scaling.sound.all():
+        why = "has no values to learn from" if np.isnan(values).all() else "has numbers too large to be scaled"
+        raise DataError(f"{table.source}: column {shown(name)} {why}; {LEAVE_OUT}")
+    return scaling
+
+
+def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
+    """The scaled numbers of a column, (rows,), all of which float32 can hold."""
+    if values.dtype == object:
+        cells = ["" if text is None else text for text in values.tolist()]
+        found = numbers(cells)
+        if found is None:
+            row = next(row for row, cell in enumerate(cells) if not (cell == "" or is_number(cell)))
+            raise DataError(
+                f"{table.source}, {table.place(row)}: {shown(cells[row])} in column {shown(column.name)}, which held "
+                "numbers in the training data; correct it, or leave the field empty if it is missing"
+            )
+        values = found
+    _refuse_infinite(table, column.name, values)
+    scaled = column.scaling.apply(values[:, None])[:, 0]
+    beyond = np.abs(scaled) > np.finfo(np.float32).max
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise DataError(
+            f"{table.source}, {table.place(row)}: {values[row]:g} in column {shown(column.name)} is too far from the "
+            f"training data, whose mean is {column.scaling.mean[0]:g}; correct it"
+        )
+    return scaled
+
+
+def _refuse_missing(table: Table, names: Sequence[str]) -> None:
+    """Names the first column with missing values, how many, and where; and how many other columns have some."""
+    found: list[tuple[str, int, int]] = []
+    for name in names:
+        gone = missing(table.columns[name])
+        if gone.any():
+            found.append((name, int(gone.sum()), int(gone.argmax())))
+    if found:
+        (name, number, row), *others = found
+        more = f", and {counted(len(others), 'more column has', 'more columns have')} some" if others else ""
+        raise DataError(
+            f"{table.source}: column {shown(name)} has {counted(number, 'missing value')}, the first in "
+            f"{table.place(row)}{more}; {FILL_IN}"
+        )
+
+
+def _refuse_infinite(table: Table, name: str, values: Array) -> None:
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise DataError(
+            f"{table.source}, {table.place(row)}: {values[row]} in column {shown(name)}, which no network can use; "
+            "correct it, or leave the field empty if it is missing"
+        )

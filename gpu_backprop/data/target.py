@@ -1,0 +1,276 @@
+"""The target: what it is, classes or quantities, and how a network is to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.data import stored
+from gpu_backprop.data.categories import MOST_CATEGORIES, codes
+from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.messages import counted, listed, nearest, shown
+from gpu_backprop.data.scaling import Scaling
+from gpu_backprop.data.table import Array, Arrays, Table, missing
+
+TASKS = ("auto", "classification", "regression")
+FEW = 20
+"""So many different whole numbers, or fewer, are taken for classes."""
+
+LARGEST_CLASS = 2**53
+"""Up to here float64, which a table has, tells whole numbers apart."""
+
+CHOOSE = "choose --task {} (task= in Python)"
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """A target that is one of several classes; a network has an output for each.
+
+    Attributes:
+        column: the column of a table; None: y of arrays.
+        classes: sorted, all text or all whole numbers.
+    """
+
+    column: str | None
+    classes: tuple[str | int, ...]
+
+    task = "classification"
+
+    @classmethod
+    def learn(cls, data: Table | Arrays, column: str | None, rows: Array) -> Classes:
+        """The classes among the given rows."""
+        found = sorted(set(given(data, column)[rows].tolist()))
+        if len(found) == 1:
+            raise DataError(
+                f"{data.source}: {_said(column)} is {shown(_class(found[0]))} in every row, which leaves nothing to "
+                "tell apart; give rows of two classes or more"
+            )
+        if len(found) > MOST_CATEGORIES:
+            raise DataError(
+                f"{data.source}: {_said(column)} has {len(found):,} different values, more than the "
+                f"{MOST_CATEGORIES:,} that can be classes; {CHOOSE.format('regression')}, or another target"
+            )
+        return cls(column, tuple(map(_class, found)))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    def targets(self, data: Table | Arrays) -> Array:
+        """The labels, int64 (rows,)."""
+        values = given(data, self.column)
+        if values.ndim != 1:
+            raise DataError(f"{data.source}: y has the shape {values.shape}; give one class a row, (rows,)")
+        labels = codes(values, self.classes)
+        if (labels < 0).any():
+            row = int((labels < 0).argmax())
+            raise DataError(
+                f"{data.source}, {data.place(row)}: {_said(self.column)} is {shown(_class(values[row]))}, which is "
+                f"none of the classes that were learned, {listed(self.classes)}; correct it, or take the row out"
+            )
+        return labels
+
+    def inverse(self, y: Array) -> Array:
+        """The class of each row, (rows,), of its probabilities (rows, classes) or its label (rows,)."""
+        names: Array = np.array(self.classes, object if isinstance(self.classes[0], str) else np.int64)
+        chosen: Array = names[y.argmax(axis=-1) if y.ndim == 2 else y.astype(np.int64)]
+        return chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"task": self.task, "column": self.column, "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Classes:
+        """What to_dict gave."""
+        kind = type(stored.entries(entry, "classes")[0])
+        stored.require(kind in (str, int), "the classes are neither text nor whole numbers")
+        classes = stored.categories(entry, "classes", kind)
+        stored.require(kind is str or max(map(abs, classes)) <= LARGEST_CLASS, "a class is too large a number")
+        return cls(stored.optional_text(entry, "column"), classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantities:
+    """A target of k numbers, which a network sees scaled: as they are where mean is 0 and std 1.
+
+    Attributes:
+        column: the column of a table; None: y of arrays.
+    """
+
+    column: str | None
+    scaling: Scaling
+
+    task = "regression"
+    classes = None
+
+    @classmethod
+    def learn(cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool) -> Quantities:
+        """The scaling of the given rows."""
+        values = _quantities(data, column)[rows]
+        scaling = Scaling.learn(values)
+        if not scaling.sound.all():
+            raise DataError(
+                f"{data.source}: {_said(column)} has numbers too large to be scaled; give it in other units"
+            )
+        if not scaling.std.any():
+            raise DataError(
+                f"{data.source}: {_said(column)} is {values[0, 0]:g} in every row, which leaves nothing to learn; give "
+                "rows that differ, or choose another target"
+            )
+        if not standardise:
+            return cls(column, Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.std)))
+        return cls(column, Scaling(scaling.mean, np.where(scaling.std > 0, scaling.std, 1)))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.scaling.mean)
+
+    def targets(self, data: Table | Arrays) -> Array:
+        """The scaled numbers, float64 (rows, k)."""
+        values = _quantities(data, self.column)
+        if values.shape[1] != self.outputs:
+            raise DataError(
+                f"{data.source}: y has {counted(values.shape[1], 'number')} a row, and that of the training data had "
+                f"{self.outputs}; give the same"
+            )
+        return self.scaling.apply(values)
+
+    def inverse(self, y: Array) -> Array:
+        """Predictions (rows, k) in the units of the training data, float64."""
+        return np.asarray(y, np.float64) * self.scaling.std + self.scaling.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"task": self.task, "column": self.column, **self.scaling.to_dict()}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Quantities:
+        """What to_dict gave."""
+        scaling = Scaling.from_dict(entry, None)
+        stored.require(bool((scaling.std > 0).all()), "a target has the standard deviation 0")
+        return cls(stored.optional_text(entry, "column"), scaling)
+
+
+Target = Classes | Quantities
+
+
+def learn_target(
+    data: Table | Arrays, column: str | None, rows: Array, task: str = "auto", standardise: bool = True
+) -> tuple[Target, str]:
+    """The target, and a sentence that says why it was taken for what it is."""
+    task, why = _decide(data, column, rows, task)
+    if task == "classification":
+        classes = Classes.learn(data, column, rows)
+        return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
+    return Quantities.learn(data, column, rows, standardise), f"{why}, so this is regression"
+
+
+def _decide(data: Table | Arrays, column: str | None, rows: Array, task: str) -> tuple[str, str]:
+    """Classification or regression, and the first half of the sentence."""
+    if task not in TASKS:
+        raise DataError(f"the task is {shown(task)}; choose one of {listed(TASKS)}")
+    values, name = given(data, column), _said(column)
+    if task == "regression":
+        return task, "regression was asked for"
+    if values.ndim == 2:
+        if task == "classification":
+            raise DataError(
+                f"{data.source}: y has the shape {values.shape}; classification needs a class a row, (rows,)"
+            )
+        return "regression", f"{name} has {values.shape[1]} columns"
+    fractional = np.zeros(len(values), bool) if values.dtype == object else ~_whole(values)
+    if task == "classification":
+        if fractional.any():
+            row = int(fractional.argmax())
+            raise DataError(
+                f"{data.source}, {data.place(row)}: {name} is {values[row]:g}, and a class is a text or a whole number"
+                f"; correct it, or {CHOOSE.format('regression')}"
+            )
+        return task, "classification was asked for"
+    if values.dtype == object:
+        return "classification", f"{name} is text"
+    if fractional.any():
+        whole = (values == np.floor(values)).all()
+        return "regression", f"{name} has numbers {'of too many digits for classes' if whole else 'with fractions'}"
+    different = len(np.unique(values[rows]))
+    if different > FEW:
+        return "regression", f"{name} has {different:,} different whole numbers, more than {FEW}"
+    return "classification", f"{name} has {counted(different, 'different whole number')}, no more than {FEW}"
+
+
+def given(data: Table | Arrays, column: str | None) -> Array:
+    """The target as it was read: float64 (rows,) or (rows, k), or an object array of str (rows,); nothing is missing.
+
+    Raises:
+        DataError: there is no such column, or no y; or a value is missing or infinite.
+    """
+    values = _column_or_y(data, column)
+    text = values.dtype == object
+    values = values if text else values.astype(np.float64, copy=False)
+    gone = missing(values)
+    if gone.any():
+        row = int(np.argwhere(gone)[0][0])
+        raise DataError(
+            f"{data.source}: {_said(column)}, the target, has {counted(int(gone.sum()), 'missing value')}, the "
+            f"first in {data.place(row)}; fill them in, or take these rows out"
+        )
+    if not text and np.isinf(values).any():
+        row = int(np.argwhere(np.isinf(values))[0][0])
+        raise DataError(f"{data.source}, {data.place(row)}: {_said(column)}, the target, is infinite; correct it")
+    return values
+
+
+def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
+    if isinstance(data, Arrays):
+        if column is not None:
+            raise DataError(f"{data.source} holds arrays, whose target is y and has no name; leave {shown(column)} out")
+        if data.y is None:
+            raise DataError(f"{data.source} has no y, which would be the target; put it there")
+        return data.y
+    if column is None:
+        raise DataError(
+            f"{data.source}: which column is the target must be said with --target (target= in Python); it has "
+            f"{listed(data.columns)}"
+        )
+    if column not in data.columns:
+        raise DataError(
+            f"{data.source} has no column {shown(column)}, the target; {nearest(column, data.columns)}"
+            f"it has {listed(data.columns)}"
+        )
+    return data.columns[column]
+
+
+def _quantities(data: Table | Arrays, column: str | None) -> Array:
+    """The target as numbers, float64 (rows, k)."""
+    values = given(data, column)
+    if values.dtype == object:
+        cells = values.tolist()
+        found = numbers(cells)
+        if found is None:
+            row = next(row for row, cell in enumerate(cells) if not is_number(cell))
+            raise DataError(
+                f"{data.source}, {data.place(row)}: {_said(column)} is the text {shown(cells[row])}, and regression "
+                f"needs numbers; correct it, or {CHOOSE.format('classification')}"
+            )
+        values = found
+    return values.reshape(len(values), -1)
+
+
+def _class(value: Any) -> str | int:
+    """A class as it is called: 3.0, which a table holds, is 3; what is neither text nor whole stays as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _whole(values: Array) -> Array:
+    """Which numbers can be classes."""
+    whole: Array = (values == np.floor(values)) & (np.abs(values) <= LARGEST_CLASS)
+    return whole
+
+
+def _said(column: str | None) -> str:
+    return "y" if column is None else f"column {shown(column)}"

@@ -1,0 +1,669 @@
+"""Preprocessing: what is learned from the training rows, how it is applied, and what is refused or warned of."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gpu_backprop.data import Arrays, DataError, Preprocessing, Table, load_digits, read, stratified_split
+
+
+def table(source="people.csv", **columns) -> Table:
+    """A table from lists: numbers with None where one is missing, or texts."""
+    made = {}
+    for name, values in columns.items():
+        text = any(isinstance(value, str) for value in values)
+        made[name] = np.array(values, object if text else np.float64)  # None becomes NaN
+    rows = len(next(iter(columns.values())))
+    return Table(source, made, np.arange(2, 2 + rows))
+
+
+def people() -> Table:
+    return table(
+        age=[20, 30, 40, 50],
+        sex=["m", "f", "m", "m"],
+        height=[1.5, 1.5, 2.5, 2.5],
+        city=["Bonn", "Ulm", "Bonn", "Ulm"],
+        says=["yes", "no", "no", "yes"],
+    )
+
+
+def refuses(message):
+    return pytest.raises(DataError, match=message)
+
+
+# x ----------------------------------------------------------------------------------------------------------------
+
+
+def test_worked_by_hand():
+    learned = Preprocessing.learn(people(), "says")
+    assert learned.features == ["age", "sex=f", "sex=m", "height", "city=Bonn", "city=Ulm"]
+    a = np.sqrt(1.8), np.sqrt(0.2)  # (20 − 35)/√125 = −√1.8, (30 − 35)/√125 = −√0.2
+    expected = [
+        [-a[0], 0, 1, -1, 1, 0],
+        [-a[1], 1, 0, -1, 0, 1],
+        [a[1], 0, 1, 1, 1, 0],
+        [a[0], 0, 1, 1, 0, 1],
+    ]
+    x = learned.transform(people())
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, expected, rtol=1e-6)
+    assert (learned.inputs, learned.outputs) == (6, 2)
+    assert learned.columns == ["age", "sex", "height", "city"]
+    assert learned.target == "says"
+    assert (learned.unseen, learned.extra) == ({}, [])
+
+
+def test_only_the_training_rows_count():
+    data = table(a=[1, 3, 100, np.nan], t=["u", "v", "w", "v"], y=[0.5, 1.5, 9, 8])
+    learned = Preprocessing.learn(data, "y", rows=[0, 1], impute="mean")
+    np.testing.assert_array_equal(learned.transform(data), [[-1, 1, 0], [1, 0, 1], [98, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(learned.targets(data), [[-1], [1], [16], [14]])
+    assert learned.unseen == {"t": 1}
+    same = Preprocessing.learn(data, "y", rows=np.array([True, True, False, False]), impute="mean")
+    assert same.to_dict() == learned.to_dict()
+
+
+@pytest.mark.parametrize("rows", [[], [-1], [4], [0.5], [[0]], "ab", [True, False]])
+def test_rows_that_are_none(rows):
+    with refuses("rows"):
+        Preprocessing.learn(people(), "says", rows=rows)
+
+
+@pytest.mark.parametrize(("impute", "fill"), [("mean", 4.0), ("median", 2.0), ("constant", 0.0)])
+def test_what_takes_the_place_of_missing_numbers(impute, fill):
+    data = table(a=[None, 1, 2, 9], t=["u", None, "v", "u"], y=[0.5, 1, 2, 3])
+    learned = Preprocessing.learn(data, "y", impute=impute)
+    assert learned.features == ["a", "t=u", "t=v", "t missing"]
+    filled = np.array([fill, 1, 2, 9])
+    np.testing.assert_allclose(learned.transform(data)[:, 0], (filled - filled.mean()) / filled.std(), rtol=1e-6)
+    np.testing.assert_array_equal(learned.transform(data)[:, 1:], [[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(learned.transform(table(a=[1], t=[None]))[:, 1:], [[0, 0, 1]])  # t is numeric here
+    later = learned.transform(table(a=[np.nan, 1], t=[None, "w"]))
+    np.testing.assert_allclose(later[0, 0], (fill - filled.mean()) / filled.std(), rtol=1e-6)
+    np.testing.assert_array_equal(later[:, 1:], [[0, 0, 1], [0, 0, 0]])
+    assert learned.unseen == {"t": 1}
+
+
+def test_a_missing_text_that_the_training_data_did_not_have_is_unseen():
+    learned = Preprocessing.learn(people(), "says", impute="mean")
+    data = table(age=[None], sex=[None], height=[2], city=["Bonn"])
+    np.testing.assert_array_equal(learned.transform(data), [[0, 0, 0, 0, 1, 0]])
+    assert learned.unseen == {"sex": 1}
+
+
+def test_missing_values_are_refused_without_imputation():
+    data = table(age=[20, None, None], sex=["m", None, "f"], id=[None, 1, 2], y=["a", "b", "a"])
+    with refuses(
+        r"^people\.csv: column 'age' has 2 missing values, the first in line 3, and 2 more columns have some; "
+        r"fill them in, or train with --impute mean, median or constant \(impute= in Python\)$"
+    ):
+        Preprocessing.learn(data, "y")
+    with refuses("column 'sex' has 1 missing value, the first in line 3; fill"):
+        Preprocessing.learn(data, "y", ignore=["age", "id"])
+    learned = Preprocessing.learn(people(), "says")
+    with refuses("column 'sex' has 1 missing value, the first in line 2; fill them in, or train with --impute"):
+        learned.transform(table(age=[3], sex=[None], height=[2], city=["Bonn"]))
+
+
+def test_the_order_of_columns_does_not_matter_and_others_are_said():
+    learned = Preprocessing.learn(people(), "says")
+    x = learned.transform(people())
+    turned = dict(reversed(people().columns.items()))
+    np.testing.assert_array_equal(learned.transform(Table("a.csv", turned | {"id": np.arange(4.0)})), x)
+    assert learned.extra == ["id"]
+    del turned["says"]
+    np.testing.assert_array_equal(learned.transform(Table("a.csv", turned)), x)
+    assert learned.extra == []
+
+
+def test_columns_that_are_absent():
+    learned = Preprocessing.learn(people(), "says")
+    with refuses(
+        r"^b\.csv lacks 2 columns that the training data had: 'age', 'city'; did you mean 'Age'\? it has 'Age'"
+    ):
+        learned.transform(table("b.csv", Age=[1], sex=["m"], height=[2]))
+
+
+def test_unseen_categories_are_counted():
+    learned = Preprocessing.learn(people(), "says")
+    data = table(age=[35] * 3, sex=["x", "m", "X"], height=[2] * 3, city=["Bonn", "Köln", "Ulm"])
+    np.testing.assert_array_equal(learned.transform(data)[:, [1, 2, 4, 5]], [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    assert learned.unseen == {"sex": 2, "city": 1}
+    learned.transform(people())
+    assert learned.unseen == {}
+
+
+def test_texts_that_look_like_numbers_in_another_file_are_the_same_categories():
+    learned = Preprocessing.learn(table(code=["7", "07b", "1.50", "7"], y=["1", "2", "x", "x"]), "y")
+    assert learned.features == ["code=07b", "code=1.50", "code=7"]
+    later = table(code=[7, 1.5, 8], y=[2, 1, 1])
+    np.testing.assert_array_equal(learned.transform(later), [[0, 0, 1], [0, 1, 0], [0, 0, 0]])
+    assert learned.unseen == {"code": 1}
+    np.testing.assert_array_equal(learned.targets(later), [1, 0, 0])
+
+
+def test_numbers_that_a_file_has_as_text():
+    learned = Preprocessing.learn(table(a=[1, 3], y=[0.5, 1]), "y", impute="constant")
+    np.testing.assert_array_equal(learned.transform(table(a=["3", "5", None])), [[1], [3], [-2]])
+    with refuses(
+        r"^people\.csv, line 3: 'three' in column 'a', which held numbers in the training data; correct it, or"
+    ):
+        learned.transform(table(a=["3", "three", None]))
+
+
+def test_a_column_of_one_value_is_0_whatever_comes_later():
+    data = table(a=[0.1] * 7, b=[*range(6), 0], y=[0.5, 1, 2, 3, 4, 5, 6])
+    learned = Preprocessing.learn(data, "y")
+    assert learned.warnings == ["people.csv: column 'a' has one value in every row, from which nothing can be learned"]
+    assert (learned.transform(data)[:, 0] == 0).all()
+    assert learned.transform(table(a=[1e30], b=[2]))[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, np.inf, 3], "line 3: inf in column 'a', which no network can use; correct it"),
+        ([1e308, 1e308, -1e308], "column 'a' has numbers too large to be scaled; leave it out with --ignore"),
+    ],
+)
+def test_numbers_that_no_network_can_use(values, message):
+    with refuses(message):
+        Preprocessing.learn(table(a=values, y=[0.5, 1, 2]), "y")
+
+
+def test_a_column_without_values():
+    data = table(a=[None, None], b=[1, 2], y=[0.5, 1])
+    with refuses("column 'a' has no values to learn from; leave it out with --ignore"):
+        Preprocessing.learn(data, "y", impute="mean")
+    learned = Preprocessing.learn(data, "y", impute="constant")
+    assert (learned.transform(data)[:, 0] == 0).all()
+    assert learned.warnings[0].startswith("people.csv: column 'a' has one value in every row")
+
+
+def test_a_later_number_out_of_all_proportion():
+    learned = Preprocessing.learn(table(a=[1, 1 + 1e-9], y=[0.5, 1]), "y")
+    with refuses(r"line 3: 1e\+300 in column 'a' is too far from the training data, whose mean is 1; correct it"):
+        learned.transform(table(a=[1, 1e300]))
+    with refuses("line 2: -inf in column 'a'"):
+        learned.transform(table(a=[-np.inf]))
+
+
+def test_columns_to_ignore():
+    learned = Preprocessing.learn(people(), "says", ignore=["age", "city"])
+    assert learned.columns == ["sex", "height"]
+    with refuses("column 'agee', which is to be ignored, is not there; did you mean 'age'"):
+        Preprocessing.learn(people(), "says", ignore=["agee"])
+    with refuses("column 'says', which is to be ignored, is the target"):
+        Preprocessing.learn(people(), "says", ignore=["says"])
+    with refuses(r"people\.csv has no column to learn from but 'y'; .*--delimiter"):
+        Preprocessing.learn(table(y=["a", "b"]), "y")
+
+
+def test_too_many_categories():
+    words = [f"word {number}" for number in range(10_001)]
+    with refuses("column 't' has 10,001 different texts, and each would be an input of the network; leave it out"):
+        Preprocessing.learn(table(t=words, y=["a", *["b"] * 10_000]), "y")
+    with refuses("column 't' has 10,001 different values, more than the 10,000 that can be classes; choose --task"):
+        Preprocessing.learn(table(t=words, a=list(range(10_001))), "t")
+
+
+# Arrays -----------------------------------------------------------------------------------------------------------
+
+
+def test_images():
+    x = np.array([[0, 255], [51, 102]], np.uint8)
+    learned = Preprocessing.learn(Arrays("mnist", x, np.array([3, 7])))
+    np.testing.assert_array_equal(learned.transform(Arrays("more", x)), np.array([[0, 1], [0.2, 0.4]], np.float32))
+    assert (learned.task, learned.classes, learned.inputs) == ("classification", [3, 7], 2)
+    assert learned.warnings == [
+        "mnist: the classes '3', '7' have one row only, the first in row 1, which can be learned "
+        + "from or tested on, not both; add rows"
+    ]
+    with refuses(
+        r"^more: x has the dtype int64, and that of the training data was uint8, from 0 to 255; give the same$"
+    ):
+        learned.transform(Arrays("more", x.astype(np.int64)))
+
+
+def test_arrays_of_other_types_are_scaled_feature_by_feature():
+    x = np.array([[1, 5, 10], [3, 5, 20], [100, 6, 100]])
+    learned = Preprocessing.learn(Arrays("a.npz", x, np.array([0, 1, 1])), rows=[0, 1])
+    np.testing.assert_array_equal(learned.transform(Arrays("a.npz", x)), [[-1, 0, -1], [1, 0, 1], [98, 0, 17]])
+    assert learned.features == ["x[0]", "x[1]", "x[2]"]
+    assert "a.npz: 'x[1]' has one value in every row, from which nothing can be learned" in learned.warnings
+    with refuses("b: x has 2 features a row, and the training data had 3; give the same"):
+        learned.transform(Arrays("b", x[:, :2]))
+    with refuses("holds a table, and the training data were arrays; give .npz"):
+        learned.transform(people())
+    with refuses("holds arrays, and the training data were a table; give CSV or Parquet with the columns 'age'"):
+        Preprocessing.learn(people(), "says").transform(Arrays("b", x))
+
+
+def test_arrays_larger_than_a_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (50, 7)).astype(np.float32)
+    x[4, 2] = np.nan
+    data = Arrays("a", x, rng.normal(size=50))
+    whole = Preprocessing.learn(data, impute="median")
+    monkeypatch.setattr("gpu_backprop.data.array_inputs.BLOCK", 20)
+    parts = Preprocessing.learn(data, impute="median")
+    np.testing.assert_allclose(parts.transform(data), whole.transform(data), rtol=1e-6, atol=1e-6)
+    filled = np.where(np.isnan(x), np.nanmedian(x, axis=0), x).astype(np.float64)
+    np.testing.assert_allclose(whole.transform(data), (filled - filled.mean(0)) / filled.std(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, r"^a: x has 2 missing values \(NaN\), the first in row 2; fill them in, or train with --impute"),
+        (np.inf, r"^a, row 2: x\[1\] is infinite; correct it, or put NaN if it is missing"),
+    ],
+)
+def test_values_that_arrays_may_not_have(value, message):
+    x = np.array([[1, 2], [3, value], [value, 4]])
+    with refuses(message):
+        Preprocessing.learn(Arrays("a", x, np.array([0.5, 1, 2])), rows=[0, 1])
+    learned = Preprocessing.learn(Arrays("a", np.eye(2), np.array([0.5, 1])))
+    with refuses(message):
+        learned.transform(Arrays("a", x))
+
+
+def test_numbers_in_arrays_out_of_all_proportion():
+    with refuses(r"^a: x\[1\] has no values to learn from, or numbers too large to be scaled; leave this feature out$"):
+        Preprocessing.learn(Arrays("a", np.array([[1, 1e308], [2, -1e308]]), np.array([0.5, 1])))
+    learned = Preprocessing.learn(Arrays("a", np.array([[1], [1 + 1e-9]]), np.array([0.5, 1])))
+    with refuses(r"^b, row 2: 1e\+300 in x\[0\] is too far from the training data, whose mean is 1; correct it$"):
+        learned.transform(Arrays("b", np.array([[1], [1e300]])))
+
+
+def test_arrays_have_no_columns():
+    data = Arrays("a", np.eye(3), np.arange(3))
+    with refuses("a holds arrays, whose target is y and has no name; leave 'y' out"):
+        Preprocessing.learn(data, "y")
+    with refuses("a holds arrays, which have no columns to ignore"):
+        Preprocessing.learn(data, ignore=["x"])
+    with refuses("a has no y, which would be the target"):
+        Preprocessing.learn(Arrays("a", np.eye(3)))
+
+
+# The target -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes", "why"),
+    [
+        (["b", "a", "b"], "auto", ["a", "b"], "column 'y' is text, so this is classification into 2 classes"),
+        ([3, -1, 3], "auto", [-1, 3], "column 'y' has 2 different whole numbers, no more than 20, so this is classif"),
+        (list(range(20)), "auto", list(range(20)), "column 'y' has 20 different whole numbers, no more than 20, so"),
+        (
+            list(range(21)),
+            "auto",
+            None,
+            "column 'y' has 21 different whole numbers, more than 20, so this is regression",
+        ),
+        (
+            [1, 2, 2**60],
+            "auto",
+            None,
+            "column 'y' has numbers of too many digits for classes, so this is regression",
+        ),
+        ([1, 2, 2.5], "auto", None, "column 'y' has numbers with fractions, so this is regression"),
+        ([1, 2, 2], "regression", None, "regression was asked for, so this is regression"),
+        (list(range(21)), "classification", list(range(21)), "classification was asked for, so this is"),
+    ],
+)
+def test_which_task_it_is(values, task, classes, why):
+    learned = Preprocessing.learn(table(a=list(range(len(values))), y=values), "y", task=task)
+    assert learned.task == ("regression" if classes is None else "classification")
+    assert learned.classes == classes
+    assert learned.outputs == (1 if classes is None else len(classes))
+    assert learned.why.startswith(why)
+
+
+def test_labels_and_their_names():
+    data = table(a=[1, 2, 3, 4], y=["cat", "ant", "bee", "ant"])
+    learned = Preprocessing.learn(data, "y")
+    labels = learned.targets(data)
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, [2, 0, 1, 0])
+    assert learned.inverse(labels).tolist() == ["cat", "ant", "bee", "ant"]
+    assert learned.inverse(np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])).tolist() == ["cat", "ant"]
+    with refuses(
+        r"^people\.csv, line 3: column 'y' is 'dog', which is none of the classes that were learned, 'ant', 'b"
+    ):
+        learned.targets(table(a=[1, 2], y=["cat", "dog"]))
+
+
+def test_labels_of_several_columns():
+    learned = Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])))
+    with refuses(r"b: y has the shape \(3, 2\); give one class a row, \(rows,\)"):
+        learned.targets(Arrays("b", np.eye(3), np.ones((3, 2))))
+
+
+def test_quantities_that_are_text_in_a_file():
+    learned = Preprocessing.learn(table(a=[1, 3], y=[0.5, 1.5]), "y")
+    np.testing.assert_array_equal(learned.targets(table(y=["0.5", "2.5"])), [[-1], [3]])
+
+
+def test_whole_numbers_as_names():
+    data = table(a=[1, 2, 3], y=[7, -2, 7])
+    learned = Preprocessing.learn(data, "y")
+    assert learned.inverse(learned.targets(data)).tolist() == [7, -2, 7]
+    assert all(type(name) is int for name in learned.classes)
+    assert learned.targets(table(y=["-2.0", "7"])).tolist() == [0, 1]
+    with refuses("line 2: column 'y' is '1.5', which is none of the classes that were learned, '-2', '7'; correct it"):
+        learned.targets(table(y=[1.5]))
+    with refuses("line 3: column 'y' is 'seven', which is none"):
+        learned.targets(table(y=["7", "seven"]))
+
+
+def test_quantities_are_scaled_unless_that_is_not_wanted():
+    data = table(a=[1, 2, 3, 4], price=[100, 300, 100, 300])
+    learned = Preprocessing.learn(data, "price", task="regression")
+    np.testing.assert_array_equal(learned.targets(data), [[-1], [1], [-1], [1]])
+    np.testing.assert_array_equal(learned.inverse(np.array([[0.5], [-2]], np.float32)), [[250], [0]])
+    plain = Preprocessing.learn(data, "price", task="regression", standardise_target=False)
+    np.testing.assert_array_equal(plain.targets(data), [[100], [300], [100], [300]])
+    np.testing.assert_array_equal(plain.inverse([[5.0]]), [[5]])
+
+
+def test_several_quantities_a_row():
+    data = Arrays("a", np.eye(4), np.array([[1.0, 10, 7], [3, 30, 7], [1, 10, 7], [3, 30, 7]]))
+    learned = Preprocessing.learn(data)
+    assert (learned.task, learned.outputs, learned.classes) == ("regression", 3, None)
+    assert learned.why == "y has 3 columns, so this is regression"
+    np.testing.assert_array_equal(learned.targets(data)[:2], [[-1, -1, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(learned.inverse(learned.targets(data)), data.y)
+    with refuses(r"a: y has the shape \(4, 3\); classification needs a class a row"):
+        Preprocessing.learn(data, task="classification")
+    with refuses("b: y has 1 number a row, and that of the training data had 3"):
+        learned.targets(Arrays("b", np.eye(4), np.arange(4.0)))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (["a", "a", "a"], {}, "column 'y' is 'a' in every row, which leaves nothing to tell apart; give rows of two"),
+        ([3, 3, 3], {}, "column 'y' is '3' in every row, which leaves nothing to tell apart"),
+        ([3, 3, 4], {"rows": [0, 1]}, "column 'y' is '3' in every row"),
+        ([2.5, 2.5, 2.5], {}, "column 'y' is 2.5 in every row, which leaves nothing to learn"),
+        (["a", None, "b"], {}, "column 'y', the target, has 1 missing value, the first in line 3; fill"),
+        ([1, None, None], {"impute": "mean"}, "column 'y', the target, has 2 missing values, the first in line 3"),
+        ([1, 2.5, 3], {"task": "classification"}, "line 3: column 'y' is 2.5, and a class is a text or a whole number"),
+        (["1", "2", "x"], {"task": "regression"}, "line 4: column 'y' is the text 'x', and regression needs numbers"),
+        ([1, np.inf, 2], {}, "line 3: column 'y', the target, is infinite; correct it"),
+        ([1e308, -1e308, 0.5], {}, "column 'y' has numbers too large to be scaled; give it in other units"),
+        ([1, 2, 3], {"task": "clustering"}, "the task is 'clustering'; choose one of 'auto', 'classification', 'regr"),
+        ([1, 2, 3], {"impute": "mode"}, "impute is 'mode'; choose one of 'mean', 'median', 'constant'"),
+    ],
+)
+def test_targets_that_cannot_be_learned(values, options, message):
+    with refuses(re.escape(message)):
+        Preprocessing.learn(table(a=[1, 2, 3], y=values), "y", **options)
+
+
+def test_a_target_that_does_not_exist():
+    with refuses(r"^people\.csv has no column 'Sayz', the target; did you mean 'says'\? it has 'age', 'sex', 'height'"):
+        Preprocessing.learn(people(), "Sayz")
+    with refuses(r"^people\.csv has no column 'price', the target; it has 'age'"):
+        Preprocessing.learn(people(), "price")
+    with refuses(r"^people\.csv: which column is the target must be said with --target \(target= in Python\); it has"):
+        Preprocessing.learn(people())
+    learned = Preprocessing.learn(people(), "says")
+    with refuses("has no column 'says', the target"):
+        learned.targets(table(age=[1]))
+
+
+# Warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_data_above_suspicion_draw_no_warnings():
+    x, labels = load_digits()
+    columns = {f"p{index}": x[:, index] for index in np.flatnonzero(x.std(axis=0))}
+    assert Preprocessing.learn(Table("digits", columns | {"digit": labels.astype(float)}), "digit").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "warning"),
+    [
+        ({"id": [4, 5, 6, 7]}, "column 'id' has another value in every row, as a row number or a name has; leave such"),
+        ({"id": list("abcd"), "n": [1, 2, 3, 4]}, "columns 'id', 'n' have another value in every row"),
+        ({"a": ["u"] * 4, "b": [2] * 4}, "columns 'a', 'b' have one value in every row, from which nothing can be lea"),
+        ({"5.1": [1, 1, 2, 2], "3": ["a", "b"] * 2}, "columns '5.1', '3' have a number for a name, as a file without"),
+        ({"a": ["1,5", "2,5"] * 2}, "column 'a' has numbers with a decimal comma, which are text here"),
+        (
+            {"a": ["1", "1", "?", "2"]},
+            "column 'a' has numbers in most rows, which are text here, each a category, bec"
+            + "ause line 4 has '?'; correct it, or leave the field empty if it is missing",
+        ),
+    ],
+)
+def test_what_looks_like_a_mistake(columns, warning):
+    learned = Preprocessing.learn(table(**columns, y=["a", "a", "b", "b"]), "y")
+    assert any(said.startswith(f"people.csv: {warning}") for said in learned.warnings), learned.warnings
+
+
+def test_measurements_may_differ_in_every_row():
+    assert Preprocessing.learn(table(a=[1.5, 2.5, 3, 4], y=["a", "a", "b", "b"]), "y").warnings == []
+
+
+def test_a_class_with_one_row():
+    (said,) = Preprocessing.learn(table(a=[1.5, 1, 2, 2, 2], y=["a", "a", "b", "a", "a"]), "y").warnings
+    assert said == (
+        "people.csv: the class 'b' has one row only, the first in line 4, which can be learned from or tested on, not "
+        "both; add rows"
+    )
+
+
+# Stored -----------------------------------------------------------------------------------------------------------
+
+
+CELLS = {
+    "numbers": st.one_of(st.none(), st.integers(-(10**6), 10**6).map(lambda n: n / 64), st.integers(-5, 5)),
+    "texts": st.one_of(st.none(), st.sampled_from(["", "a", "b", "ä", "7", "7.0", "1e3", "NA x"]), st.text(max_size=3)),
+}
+
+
+@st.composite
+def tables(draw, least=2, most=8) -> Table:
+    """A table of numbers and texts, some missing, and a target y that can be learned."""
+    number = draw(st.integers(least, most))
+    columns = {}
+    for name in draw(
+        st.lists(st.text(min_size=1, max_size=3).filter(lambda n: n != "y"), min_size=1, max_size=4, unique=True)
+    ):
+        kind = draw(st.sampled_from(sorted(CELLS)))
+        values = draw(st.lists(CELLS[kind], min_size=number, max_size=number))
+        columns[name] = np.array(values, object if kind == "texts" else np.float64)
+    y = draw(st.lists(st.sampled_from([0.5, 1, 2]), min_size=number, max_size=number))
+    y[:2] = [0.5, 1]
+    return Table("t", columns | {"y": np.array(y, np.float64)})
+
+
+@given(
+    data=tables(), impute=st.sampled_from(["mean", "median", "constant"]), task=st.sampled_from(["auto", "regression"])
+)
+def test_what_is_stored_transforms_alike(data, impute, task):
+    assume(
+        impute == "constant"
+        or not any(column.dtype != object and np.isnan(column).all() for column in data.columns.values())
+    )
+    learned = Preprocessing.learn(data, "y", impute=impute, task=task)
+    again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict(), allow_nan=False)))
+    np.testing.assert_array_equal(again.transform(data), learned.transform(data))
+    np.testing.assert_array_equal(again.targets(data), learned.targets(data))
+    assert again.to_dict() == learned.to_dict()
+    for name in "task", "classes", "inputs", "outputs", "features", "columns", "target", "unseen", "extra":
+        assert getattr(again, name) == getattr(learned, name)
+
+
+@given(data=tables(), order=st.randoms())
+def test_no_order_of_columns_matters(data, order):
+    learned = Preprocessing.learn(data, "y", impute="constant")
+    names = list(data.columns)
+    order.shuffle(names)
+    np.testing.assert_array_equal(
+        learned.transform(Table("u", {name: data.columns[name] for name in names})), learned.transform(data)
+    )
+
+
+@given(data=tables(6, 6), other=st.data())
+def test_held_out_rows_have_no_influence(data, other):
+    changed = {}
+    for name, column in data.columns.items():
+        kind = "texts" if column.dtype == object else "numbers"
+        changed[name] = column.copy()
+        changed[name][4:] = other.draw(st.lists(CELLS[kind] if name != "y" else st.just(1), min_size=2, max_size=2))
+    rows = [0, 1, 2, 3]
+    one, two = (Preprocessing.learn(t, "y", impute="constant", rows=rows) for t in (data, Table("t", changed)))
+    assert one.to_dict() == two.to_dict()
+    np.testing.assert_array_equal(one.transform(data)[:4], two.transform(Table("t", changed))[:4])
+
+
+@pytest.mark.parametrize("x", [np.arange(12, dtype=np.uint8).reshape(4, 3), np.arange(12.0).reshape(4, 3)])
+@pytest.mark.parametrize("y", [np.array(list("abab"), object), np.array([1.5, 2, 3, 4]), np.arange(8.0).reshape(4, 2)])
+@pytest.mark.parametrize("impute", [None, "mean"])
+def test_arrays_are_stored_as_well(x, y, impute):
+    data = Arrays("a", x, y)
+    learned = Preprocessing.learn(data, impute=impute)
+    again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict())))
+    np.testing.assert_array_equal(again.transform(data), learned.transform(data))
+    np.testing.assert_array_equal(again.targets(data), learned.targets(data))
+
+
+def paths(value, path=()):
+    """Every place in a nest of dicts and lists."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths(inner, (*path, key))
+
+
+LEARNED = [
+    Preprocessing.learn(people(), "says", impute="mean").to_dict(),
+    Preprocessing.learn(people(), "age").to_dict(),
+    Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])), impute="median").to_dict(),
+    Preprocessing.learn(Arrays("a", np.eye(3, dtype=np.uint8), np.eye(3))).to_dict(),
+]
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(10**400),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=2)), max_size=4),
+    st.dictionaries(st.sampled_from(["name", "mean", "kind", "x"]), st.integers(), max_size=2),
+)
+
+
+@given(learned=st.sampled_from(LEARNED), junk=JUNK, choice=st.data(), lose=st.booleans())
+def test_nothing_that_is_stored_is_trusted(learned, junk, choice, lose):
+    changed = json.loads(json.dumps(learned))
+    *way, last = choice.draw(st.sampled_from([path for path in paths(changed) if path]))
+    inside = changed
+    for key in way:
+        inside = inside[key]
+    if lose:
+        del inside[last]
+    else:
+        inside[last] = junk
+    data = people() if learned["inputs"]["kind"] == "table" else Arrays("a", np.eye(3, dtype=np.uint8))
+    try:
+        x = Preprocessing.from_dict(changed).transform(data)
+    except DataError:
+        return
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "message"),
+    [
+        (["format"], 2, "format '2'"),
+        (["inputs", "kind"], "code", "kind 'code'"),
+        (["inputs", "columns", 0, "std"], [-1.0], "a standard deviation is below 0"),
+        (["inputs", "columns", 0, "mean"], [float("nan")], "mean has something in it that is no number"),
+        (["inputs", "columns", 0, "mean"], [1.0, 2.0], "mean, std and fill have other lengths"),
+        (["inputs", "columns", 0, "name"], "sex", "two columns have one name"),
+        (["inputs", "columns", 0, "name"], "says", "the target is an input as well"),
+        (["inputs", "columns", 1, "categories"], ["a", "a"], "categories name one twice"),
+        (["inputs", "columns", 1, "categories"], [1], "categories are of another type"),
+        (["inputs", "columns"], [], "columns is no list, or an empty one"),
+        (["target", "column"], None, "the target does not fit the inputs"),
+        (["target", "classes"], ["a", 1], "classes are of another type"),
+        (["target", "classes"], [1, 2**60], "a class is too large a number"),
+        (["target", "classes"], [True, False], "the classes are neither text nor whole numbers"),
+    ],
+)
+def test_what_is_wrong_in_a_store_is_said(way, value, message):
+    changed = json.loads(json.dumps(LEARNED[0]))
+    *before, last = way
+    inside = changed
+    for key in before:
+        inside = inside[key]
+    inside[last] = value
+    with refuses(f"^the stored preprocessing is damaged or from another version: .*{message}.*; save the model again$"):
+        Preprocessing.from_dict(changed)
+
+
+@pytest.mark.parametrize("given", [None, [], "x", 3, {}])
+def test_a_store_that_is_none(given):
+    with refuses("the stored preprocessing is damaged"):
+        Preprocessing.from_dict(given)
+
+
+# Table and Arrays -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", [np.arange(3), np.array(["a", "b", "c"]), np.array([1, "a", None], object)])
+def test_columns_of_other_types(column):
+    with refuses("t: column 'a' has the dtype .*; give float64 numbers"):
+        Table("t", {"a": column})
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((2, 2), complex), None, "x has the dtype complex128; it must be numbers"),
+        (np.zeros((0, 2)), None, r"x has the shape \(0, 2\); it must have rows, and numbers in them"),
+        (np.zeros((2, 2)), np.zeros(2, complex), "y has the dtype complex128; it must be numbers, or one text a row"),
+        (np.zeros((2, 2)), np.zeros(3), r"y has the shape \(3,\) and x has 2 rows; y must be one target a row"),
+    ],
+)
+def test_arrays_of_other_types_and_shapes(x, y, message):
+    with refuses(f"a: {message}"):
+        Arrays("a", x, y)
+
+
+def test_columns_of_different_lengths():
+    with refuses(r"t: column 'b' has the shape \(3,\); every column of a table must have one value for each of its 2"):
+        Table("t", {"a": np.zeros(2), "b": np.zeros(3)})
+
+
+# All of it --------------------------------------------------------------------------------------------------------
+
+
+def test_from_a_file_to_numbers_and_back(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["id;age;sex;fare;class"]
+    for number in range(40):
+        age = "" if number % 7 == 0 else rng.integers(18, 80)
+        lines.append(f"{number};{age};{'mf'[number % 2]};{rng.normal(20, 5):.2f};{'ABC'[number % 3]}")
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(lines))
+    data = read(path)
+    whole = Preprocessing.learn(data, "class", impute="median", ignore=["id"])
+    train, held_out = stratified_split(whole.targets(data), 0.2, seed=0)
+    learned = Preprocessing.learn(data, "class", task=whole.task, impute="median", ignore=["id"], rows=train)
+    x, y = learned.transform(data), learned.targets(data)
+    assert x.shape == (40, 4)
+    np.testing.assert_allclose(x[train][:, [0, 3]].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(x[train][:, [0, 3]].std(axis=0), 1, atol=1e-6)
+    assert learned.inverse(y[held_out]).tolist() == data.columns["class"][held_out].tolist()
+    assert (learned.extra, learned.warnings) == (["id"], [])
