@@ -1,13 +1,17 @@
-"""Saying how good a classifier is, in plain text."""
+"""Saying how good a network is, in plain text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+
+LONGEST = 14
+"""Characters of a name in a table."""
 
 
 def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Counts:
@@ -27,7 +31,7 @@ def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: i
 
 def confusion_text(matrix: Counts, names: Sequence[str] | None = None) -> str:
     """The matrix as a table, with the share of each class that was recognised (recall); a dot stands for 0."""
-    names = [str(index) for index in range(len(matrix))] if names is None else list(names)
+    names = [_short(name) for name in (names or range(len(matrix)))]
     width = max(len(text) for text in [*names, str(matrix.max(initial=0))]) + 2
     lines = ["true".rjust(width + 2) + "".join(name.rjust(width) for name in names) + "   recall"]
     for name, row, right in zip(names, matrix, np.diag(matrix), strict=True):
@@ -37,6 +41,33 @@ def confusion_text(matrix: Counts, names: Sequence[str] | None = None) -> str:
     return "\n".join(lines)
 
 
+def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> str:
+    """The pairs of classes that are confused most often, a line each."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    pairs = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    lines = [f"  {wrong[i, j]:,}: {_short(names[i])} taken for {_short(names[j])}" for i, j in pairs if wrong[i, j]]
+    return "\n".join(lines) or "  nothing was mistaken"
+
+
 def accuracy(matrix: Counts) -> float:
     """The share of right answers."""
     return float(np.trace(matrix) / matrix.sum())
+
+
+def r2(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
+    """R²: 1 − Σ(y* − y)²/Σ(y* − ȳ*)², the mean over the columns of (n, k); NaN where a column has one value only."""
+    true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    spread = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
+    if not spread.all():
+        return math.nan
+    return float((1 - ((true - predicted) ** 2).sum(axis=0) / spread).mean())
+
+
+def mean_absolute_error(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
+    """The mean of |y* − y|."""
+    return float(np.abs(np.asarray(true, np.float64) - np.asarray(predicted, np.float64)).mean())
+
+
+def _short(name: object) -> str:
+    text = " ".join(str(name).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

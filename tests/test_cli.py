@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop import cli
-from gpu_backprop.cli import StopOnInterrupt, main
+from gpu_backprop.cli import main
+from gpu_backprop.commands import sources
+from gpu_backprop.commands.interrupt import StopOnInterrupt
 from gpu_backprop.data import load_digits, stratified_split
 
 FILES = {"model.safetensors", "history.csv", "curves.png"}
@@ -30,7 +31,7 @@ def working_folder(tmp_path, monkeypatch):
 
 def train(*options: str) -> int:
     """A short run."""
-    return main(["train", "--epochs", "2", "--hidden", "16", *options])
+    return main(["train", "--epochs", "2", "--layers", "16", *options])
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -87,7 +88,7 @@ class TestTrain:
         assert not np.array_equal(a, c)
 
     def test_options_shape_the_network(self):
-        train("--out", "run", "--hidden", "12, 8", "--dtype", "float64", "--dropout", "0")
+        train("--out", "run", "--layers", "12, 8", "--dtype", "float64", "--dropout", "0")
         net = gb.load("run/model.safetensors")
         assert net.dtype == np.float64
         assert [layer.weight.shape for layer in net.layers if hasattr(layer, "weight")] == [(64, 12), (12, 8), (8, 10)]
@@ -164,7 +165,7 @@ class TestEndings:
             train("--out", ".", "--debug")
 
     def test_a_mistake_of_ours_is_one_line_too(self, capsys, monkeypatch):
-        monkeypatch.setattr(cli, "load_digits", lambda: 1 / 0)
+        monkeypatch.setattr(sources, "load_digits", lambda: 1 / 0)
         assert train() == 1
         assert capsys.readouterr().err == (
             "gpu-backprop: unexpected ZeroDivisionError: division by zero (--debug shows where it came from)\n"
@@ -173,7 +174,7 @@ class TestEndings:
             train("--debug")
 
     def test_ctrl_c_before_training(self, capsys, monkeypatch):
-        monkeypatch.setattr(cli, "load_digits", lambda: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr(sources, "load_digits", lambda: signal.raise_signal(signal.SIGINT))
         assert train() == 130
         assert capsys.readouterr().err == "gpu-backprop: interrupted\n"
 
@@ -244,8 +245,8 @@ class TestUsage:
             ("--learning-rate", "fast", "number above 0"),
             ("--dropout", "1", "from 0 to below 1"),
             ("--seed", "-1", "whole number of at least 0"),
-            ("--hidden", "128,,64", "whole number of at least 1"),
-            ("--hidden", "0", "whole number of at least 1"),
+            ("--layers", "128,,64", "whole number of at least 1"),
+            ("--layers", "0", "whole number of at least 1"),
             ("--device", "gpu", "known: auto, cpu, cuda"),
             ("--dtype", "float16", "float32"),
         ],
@@ -254,14 +255,15 @@ class TestUsage:
         message = usage_error(capsys, "train", f"{option}={value}")
         assert message.startswith("gpu-backprop train: error: ")
         assert accepted in message
-        assert repr(value) in message or option == "--hidden"
+        assert repr(value) in message or option == "--layers"
         assert list(tmp_path.iterdir()) == []
 
     def test_no_command_shows_what_there_is(self, capsys):
         assert main([]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert re.search(r"^ +train +learn to read handwritten digits$", captured.err, re.MULTILINE)
+        for command in ("train", "evaluate", "predict", "check", "explain"):
+            assert re.search(rf"^ +{command} +\w+ ", captured.err, re.MULTILINE)
 
     def test_an_unknown_command_or_option(self, capsys):
         assert "'trian'" in usage_error(capsys, "trian")
@@ -272,10 +274,10 @@ class TestUsage:
             main(["train", "--help"])
         assert stopped.value.code == 0
         text = capsys.readouterr().out
-        for option in ("--out", "--overwrite", "--epochs", "--batch-size", "--seed", "--device", "--dtype", "--hidden"):
+        for option in ("--out", "--overwrite", "--epochs", "--batch-size", "--seed", "--device", "--dtype", "--layers"):
             assert option in text
         assert "examples:" in text
-        assert "(default: 60)" in text
+        assert "(default: 60; of more than 10,000 rows fewer" in " ".join(text.split())
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,5 @@
+"""What can be typed after gpu-backprop: commands, options, the values they take, and their help."""
+
+from gpu_backprop.arguments.parser import parser
+
+__all__ = ["parser"]

@@ -1,0 +1,135 @@
+"""The arguments of the commands that apply a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpu_backprop import OPTIMIZERS
+from gpu_backprop.arguments.command import (
+    DATA,
+    RUN,
+    Command,
+    add_debug,
+    add_device,
+    add_loss,
+    add_quiet,
+    add_run_and_data,
+)
+from gpu_backprop.arguments.values import between, one_of, whole
+
+SUITS = "what suits the output"
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "evaluate",
+        "measure a trained network on data",
+        (
+            "Measure a trained network on data whose target is known: what was taken for what and the accuracy, or R² "
+            "and the mean absolute error. Rows that it was trained on flatter it: give it others, or only those that "
+            "were held out.",
+            RUN,
+            DATA,
+        ),
+        (
+            ("evaluate runs/flowers newer.csv", ""),
+            ("evaluate runs/flowers flowers.csv --held-out 0.2", "what train held out"),
+            ("evaluate runs/digits-001 digits --held-out 0.2", ""),
+            ("evaluate runs/mnist-001 mnist/", "the test part"),
+        ),
+    )
+    add_run_and_data(command)
+    help = "measure only the rows that train with this --held-out, and the same seed, held out of DATA"
+    command.add("--held-out", help, type=between, metavar="SHARE")
+    add_loss(command, SUITS)
+    add_device(command)
+    add_quiet(command)
+    add_debug(command)
+
+
+def add_predict(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "predict",
+        "let a trained network predict",
+        (
+            "Predict with a trained network: CSV with a line for each row, `prediction` and then one probability for "
+            "each class, in columns named by the class.",
+            "DATA are rows as training had them, before any scaling; the target need not be among the columns, whose "
+            "order does not matter, and missing values are filled in as in training. What is unlike the training data "
+            "is said on standard error.",
+            RUN,
+            DATA,
+        ),
+        (
+            ("predict runs/flowers new.csv", ""),
+            ("predict runs/flowers new.csv --output predictions.csv", ""),
+            ("predict runs/flowers new.csv | paste -d, new.csv - | head", ""),
+        ),
+    )
+    add_run_and_data(command)
+    output = "file to write to, replaced if it is there (default: standard output)"
+    command.add("--output", output, type=Path, metavar="FILE")
+    add_device(command)
+    add_debug(command)
+
+
+def add_check(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "check",
+        "prove the gradients of a trained network on data",
+        (
+            "Compare the derivatives of the loss by every weight, bias and input, as back-propagation derives them, "
+            "with central differences in float64, on a few rows of your data. Fails where one disagrees, and names it.",
+            RUN,
+            DATA,
+        ),
+        (
+            ("check runs/flowers flowers.csv", ""),
+            ("check runs/digits-001 digits --rows 3 --at-most 100", "quicker"),
+        ),
+    )
+    add_run_and_data(command)
+    command.add("--rows", "how many rows, from all over DATA", type=whole(1), default=8, metavar="N")
+    most = "derivatives of each array, chosen at random where it has more"
+    command.add("--at-most", most, type=whole(1), default=2000, metavar="N")
+    command.add("--tolerance", "the largest relative difference that passes", type=between, default=1e-5, metavar="R")
+    add_loss(command, SUITS)
+    add_device(command)
+    add_quiet(command)
+    add_debug(command)
+
+
+def add_explain(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "explain",
+        "show one step of back-propagation with all its numbers",
+        (
+            "Show one step of training as at a blackboard: each formula, forward, backward and the update, with the "
+            "actual numbers. Without RUN it is a network of 2-3-2 units and two rows; one of your own had better be "
+            "small. Nothing is written.",
+            RUN,
+            DATA,
+        ),
+        (
+            ("explain | less", ""),
+            ("train flowers.csv --target species --layers 4 --dropout 0 --out runs/small", ""),
+            ("explain runs/small flowers.csv", "two of its flowers"),
+        ),
+    )
+    add_run_and_data(command, optional=True)
+    rows = "how many rows make the minibatch, from all over DATA"
+    command.add("--rows", rows, type=whole(1), default=2, metavar="N")
+    kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
+    command.add("--optimizer", kinds, type=optimizer, default="sgd", metavar="NAME")
+    add_loss(command, SUITS)
+    add_device(command)
+    add_debug(command)

@@ -1,0 +1,117 @@
+"""The arguments of train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpu_backprop import ACTIVATIONS, OPTIMIZERS
+from gpu_backprop.arguments.command import (
+    DATA,
+    Command,
+    add_debug,
+    add_delimiter,
+    add_device,
+    add_loss,
+    add_quiet,
+)
+from gpu_backprop.arguments.values import one_of, rate, share, some_of, units, whole
+
+EXAMPLES = (
+    ("train", "the digits: seconds on a CPU"),
+    ("train flowers.csv --target species", "text, or few integers: classes"),
+    ("train houses.csv --target price", "other numbers: regression"),
+    ("train people.csv --target pay --ignore id --impute mean", ""),
+    ("train mnist/ --layers 300,100 --epochs 20", "a folder of IDX files"),
+    ("train houses.csv --target price --layers 64,32 --activation tanh --loss huber", ""),
+    ("train --seed 1 --out runs/second", "another fifth held out"),
+)
+
+
+def add_train(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "train",
+        "learn from a table, from images, or to read handwritten digits",
+        (
+            "Learn to predict a column of a table, or the y of arrays, and measure the result on rows that were held "
+            "out; without DATA, learn to read handwritten digits.",
+            DATA,
+            "A column of text becomes an input for each category, numbers are brought to mean 0 and standard "
+            "deviation 1, images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
+            "A new folder under runs/ gets model.safetensors (the network), history.csv (a line an epoch, while it "
+            "runs) and curves.png. Ctrl-C ends training early and keeps what was learned.",
+        ),
+        EXAMPLES,
+    )
+    command.add("data", "what to learn from (default: digits)", nargs="?", default="digits", metavar="DATA")
+    command.add("--out", "folder to write to (default: a new one under runs/)", type=Path, metavar="DIR")
+    command.add("--overwrite", "replace the run that the folder of --out holds", action="store_true")
+    add_quiet(command)
+    add_debug(command)
+    _add_data(command)
+    _add_network(command)
+    _add_training(command)
+
+
+def _add_data(command: Command) -> None:
+    command.under("the data")
+    command.add("--target", "the column of a table to be learned", metavar="COLUMN")
+    command.add("--ignore", "a column to leave out; can be repeated", action="append", default=[], metavar="COLUMN")
+    command.add(
+        "--task",
+        "auto, classification or regression; auto: text, and at most 20 different whole numbers, are classes",
+        choices=("auto", "classification", "regression"),
+        default="auto",
+        metavar="TASK",
+    )
+    command.add(
+        "--impute",
+        "what takes the place of missing numbers: mean or median, of the column, or constant, which is 0; a missing "
+        "text becomes a category of its own (default: missing values are an error)",
+        choices=("mean", "median", "constant"),
+        metavar="HOW",
+    )
+    add_delimiter(command)
+    command.add_either(
+        (
+            "--held-out",
+            "share of the rows, and of every class, that is not learned from but measured on; 0: none (default: 0.2, "
+            "or the test part of data that have one)",
+            {"type": share, "metavar": "SHARE"},
+        ),
+        ("--held-out-file", "learn from all of DATA, and measure on the rows of this file", {"metavar": "FILE"}),
+    )
+
+
+def _add_network(command: Command) -> None:
+    command.under("the network")
+    command.add(
+        "--layers", "units of each hidden layer, as in 300,100, or none", type=units, default="256", metavar="UNITS"
+    )
+    command.add(
+        "--activation",
+        "of all hidden layers, or of each, as in tanh,relu; one more is for the output, which suits the loss "
+        f"otherwise: {', '.join(ACTIVATIONS)} (default: relu)",
+        type=some_of("activation", ACTIVATIONS),
+        metavar="NAMES",
+    )
+    command.add("--dropout", "share of hidden units left out of each step", type=share, default=0.4, metavar="SHARE")
+
+
+def _add_training(command: Command) -> None:
+    command.under("training")
+    epochs = "how often to see every row (default: 60; of more than 10,000 rows fewer, down to 20)"
+    command.add("--epochs", epochs, type=whole(1), metavar="N")
+    batch_size = "rows per step (default: 32; of more than 10,000 rows 128)"
+    command.add("--batch-size", batch_size, type=whole(1), metavar="B")
+    add_loss(command, "cross_entropy for classes, half_squared_error for numbers")
+    kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
+    command.add("--optimizer", kinds, type=optimizer, default="adam", metavar="NAME")
+    size = "size of a step (default: 0.003 for adam and adamw, for others their own)"
+    command.add("--learning-rate", size, type=rate, metavar="R")
+    seed = "decides initial weights, shuffling, dropout and what is held out"
+    command.add("--seed", seed, type=whole(0), default=0, metavar="S")
+    add_device(command)
+    command.add("--dtype", "float32 or float64", choices=("float32", "float64"), default="float32", metavar="T")

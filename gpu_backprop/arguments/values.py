@@ -1,0 +1,75 @@
+"""What a value may be: text from the command line becomes a value, or a complaint that says what is accepted."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpu_backprop.backend.errors import InputError, choose
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers from `least` on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
+def number(accepted: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
+    """A reader of the numbers that `accept` takes; `accepted` says which these are."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not accept(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {accepted}")
+        return value
+
+    return read
+
+
+def units(text: str) -> list[int]:
+    """Units of the hidden layers: "128,64", or "none"."""
+    if text == "none":
+        return []
+    return [whole(1)(part.strip()) for part in text.split(",")]
+
+
+def one_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], str]:
+    """A reader of one of the known names."""
+
+    def read(text: str) -> str:
+        try:
+            choose(kind, text, known)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+        return text
+
+    return read
+
+
+def some_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], list[str]]:
+    """A reader of one or more of the known names, commas between them."""
+    read = one_of(kind, known)
+    return lambda text: [read(part.strip()) for part in text.split(",")]
+
+
+def device(text: str) -> str:
+    """A device, as Network takes it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; known: auto, cpu, cuda, cuda:0, cuda:1 ...")
+    return text
+
+
+rate = number("above 0", lambda value: 0 < value < math.inf)
+share = number("from 0 to below 1", lambda value: 0 <= value < 1)
+between = number("between 0 and 1", lambda value: 0 < value < 1)

@@ -1,0 +1,82 @@
+"""gpu-backprop evaluate and check: what a trained network is worth on data, and whether its gradients are right."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import GradientError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.commands.building import targets
+from gpu_backprop.commands.judging import judge
+from gpu_backprop.commands.lessons import Samples, prepare, split
+from gpu_backprop.commands.runs import load_prepared
+from gpu_backprop.commands.sources import load_rows
+from gpu_backprop.training.history import number
+
+BATCH = 1024
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Run the command; the exit code."""
+    net = load_prepared(options.run, options.device)
+    data = load_rows(options)
+    samples = prepare(net.preprocessing, data)
+    which = f"all {len(samples):,} rows"
+    if options.held_out is not None:
+        assert isinstance(net.seed, int)
+        samples = samples.take(split(samples.y, options.held_out, net.seed, data.source)[1])
+        which = (
+            f"the {len(samples):,} rows that training with --held-out {options.held_out:g} --seed {net.seed} held out"
+        )
+    trainer = gb.Trainer(net, options.loss, batch_size=BATCH)
+    loss = trainer.evaluate(samples.x, targets(trainer.loss, net, samples))["loss"]
+    verdict = judge(net, samples)
+    if not options.quiet:
+        print(f"{data.source}, {which}\n")
+        if verdict.mistakes:
+            print(f"{verdict.mistakes}\n\n{verdict.baseline}")
+        print(f"{trainer.loss.name}: {number(loss)}")
+    print("\n".join(verdict.figures))
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Run the command; the exit code. GradientError where a gradient is wrong.
+
+    Each row has the target of another: what a network has learned well leaves gradients that are all but 0, where
+    rounding hides what is to be compared, and the derivation holds for any target.
+    """
+    net = load_prepared(options.run, options.device)
+    data = load_rows(options)
+    samples = some(prepare(net.preprocessing, data), options.rows)
+    samples = Samples(samples.x, np.roll(samples.y, 1, axis=0))
+    loss = gb.Trainer(net, options.loss).loss
+    found = gb.check_gradients(
+        net, loss, samples.x, targets(loss, net, samples), tolerance=options.tolerance, at_most=options.at_most
+    )
+    if not found.checked:
+        raise GradientError(
+            f"none of {len(found.kinks):,} derivatives could be compared: to a tolerance of {options.tolerance:g}, a "
+            "function has a kink in every place; give a larger --tolerance"
+        )
+    if not options.quiet:
+        what = f"{loss.name} of {len(samples)} rows of {data.source}, each with the target of another, in float64"
+        print(
+            f"{net}\n\n{what}\nlargest relative difference {found.error:.1e}, at {found.worst}: derived "
+            f"{found.derived:.10g}, central difference {found.difference:.10g}"
+        )
+        if found.kinks:
+            print(f"not compared, because a function has a kink there: {len(found.kinks):,}")
+    print(f"gradients agree: {found.checked:,} derivatives checked, ∂E/∂x included")
+    return 0
+
+
+def some(samples: Samples, most: int) -> Samples:
+    """A few rows, from all over the data."""
+    if len(samples) <= most:
+        return samples
+    rows: Array = np.linspace(0, len(samples) - 1, most).round().astype(int)
+    return samples.take(rows)

@@ -1,0 +1,31 @@
+"""gpu-backprop explain: one minibatch, formula by formula, with the numbers."""
+
+from __future__ import annotations
+
+import argparse
+
+import gpu_backprop as gb
+from gpu_backprop.commands.building import targets
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.evaluate import some
+from gpu_backprop.commands.lessons import prepare
+from gpu_backprop.commands.runs import load_prepared
+from gpu_backprop.commands.sources import load_rows
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Run the command; the exit code."""
+    from gpu_backprop import explanation
+
+    if options.run is None:
+        print(explanation.demo())
+        return 0
+    if options.data is None:
+        raise Misuse(
+            "DATA is missing, from which the minibatch is taken; or leave RUN out for a small network of our own"
+        )
+    net = load_prepared(options.run, options.device)
+    samples = some(prepare(net.preprocessing, load_rows(options)), options.rows)
+    trainer = gb.Trainer(net, options.loss, options.optimizer)
+    print(explanation.explain(trainer, samples.x, targets(trainer.loss, net, samples)))
+    return 0

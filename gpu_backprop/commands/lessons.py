@@ -1,0 +1,177 @@
+"""What a network is to learn from, and what it is to be judged by: rows of data, prepared and parted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.sources import DIGITS, Data, described, digits_preprocessing, has_test_part, load
+from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
+from gpu_backprop.data.messages import listed
+
+HELD_OUT = 0.2
+"""The share of the rows that is held out unless another was asked for."""
+
+SHOWN = 20
+"""Classes or columns; of more, the number is told."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Prepared rows: x, and y as labels (rows,) or numbers (rows, outputs)."""
+
+    x: Array
+    y: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Array) -> Samples:
+        """Some of them."""
+        return Samples(self.x[rows], self.y[rows])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows to learn from and rows to be judged by.
+
+    Attributes:
+        things: what a row is called.
+        preprocessing: how rows were prepared; it knows the training rows only.
+        held_out: None where nothing is.
+    """
+
+    things: str
+    preprocessing: Preprocessing
+    training: Samples
+    held_out: Samples | None
+
+
+def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> Lesson:
+    """What the command line asks a network to learn; of quantities, scaled or as they are."""
+    if options.data == DIGITS:
+        return _digits(options)
+    data = load(options.data, options.delimiter, part="train")
+    _check_target(data, options.target)
+    learn = partial(
+        Preprocessing.learn,
+        data,
+        options.target,
+        impute=options.impute,
+        ignore=options.ignore,
+        standardise_target=scale_target,
+    )
+    whole = learn(task=options.task)
+    _tell(whole, data, options.quiet)
+    testing = _test_data(options)
+    if testing is not None:
+        training = prepare(whole, data, options.ignore)
+        return Lesson("rows", whole, training, prepare(whole, testing, options.ignore))
+    rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source)
+    parted = learn(task=whole.task, rows=rows)
+    return _parted("rows", parted, prepare(parted, data, options.ignore), rows, held_out)
+
+
+def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
+    """x and y of data."""
+    return Samples(transform(preprocessing, data, ignored), preprocessing.targets(data))
+
+
+def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Array:
+    """x of data; what is not as in the training data, and was not to be ignored, is said on standard error."""
+    x = preprocessing.transform(data)
+    for column, rows in preprocessing.unseen.items():
+        warn(
+            f"{data.source}: {rows:,} of {data.rows:,} rows have a text in column {column!r} that no training row "
+            "had; to the network it is none of the known ones"
+        )
+    extra = [column for column in preprocessing.extra if column not in ignored]
+    if extra:
+        warn(f"{data.source}: not used, because the network was not trained on it: {listed(extra)}")
+    return x
+
+
+def split(y: Array, share: float, seed: int, source: str) -> tuple[Array, Array]:
+    """Row numbers to learn from and to hold out: of every class alike, or of all rows where y holds quantities."""
+    if share == 0:
+        return np.arange(len(y)), np.arange(0)
+    try:
+        return stratified_split(y if y.ndim == 1 else np.zeros(len(y)), share, seed)
+    except ValueError as error:
+        raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows)") from None
+
+
+def warn(message: str) -> None:
+    """A line on standard error."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _digits(options: argparse.Namespace) -> Lesson:
+    given = {
+        "--target": options.target, "--delimiter": options.delimiter, "--impute": options.impute,
+        "--ignore": options.ignore, "--held-out-file": options.held_out_file,
+        "--task": None if options.task == "auto" else options.task,
+    }  # fmt: skip
+    if meaningless := [name for name, value in given.items() if value]:
+        raise Misuse(f"{', '.join(meaningless)}: about data of your own, and none are named: gpu-backprop train DATA …")
+    data, preprocessing = load(DIGITS), digits_preprocessing()
+    samples = prepare(preprocessing, data)
+    return _parted("digits", preprocessing, samples, *split(samples.y, _share(options), options.seed, data.source))
+
+
+def _parted(things: str, preprocessing: Preprocessing, samples: Samples, rows: Array, held_out: Array) -> Lesson:
+    return Lesson(things, preprocessing, samples.take(rows), samples.take(held_out) if len(held_out) else None)
+
+
+def _check_target(data: Data, target: str | None) -> None:
+    if isinstance(data, Table) and target is None:
+        raise Misuse(f"--target is missing, the column to be learned; {data.source} has {listed(data.columns)}")
+    if isinstance(data, Arrays) and target is not None:
+        raise Misuse(f"--target is about tables, and {data.source} holds arrays, whose target is y; leave it out")
+
+
+def _share(options: argparse.Namespace) -> float:
+    return HELD_OUT if options.held_out is None else float(options.held_out)
+
+
+def _test_data(options: argparse.Namespace) -> Data | None:
+    """The rows of another file or part, where these are to be the judges."""
+    if options.held_out_file is not None:
+        return load(options.held_out_file, options.delimiter)
+    if options.held_out is None and has_test_part(options.data):
+        return load(options.data, part="test")
+    return None
+
+
+def _tell(preprocessing: Preprocessing, data: Data, quiet: bool) -> None:
+    """Says what was read and what is made of it."""
+    for warning in preprocessing.warnings:
+        warn(warning)
+    if quiet:
+        return
+    print(f"{described(data)}\n{preprocessing.why}")
+    if preprocessing.classes is not None:
+        rows = Counter(preprocessing.targets(data).tolist())
+        shares = [f"{name} ({rows[label]:,})" for label, name in enumerate(preprocessing.classes[:SHOWN])]
+        print(f"classes (rows): {_cut(shares, len(preprocessing.classes))}")
+    if isinstance(data, Table):
+        columns = [_input(name, data.columns[name]) for name in preprocessing.columns[:SHOWN]]
+        print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
+    print()
+
+
+def _input(name: str, column: Array) -> str:
+    return f"{name} ({len(set(column.tolist())):,} categories)" if column.dtype == object else name
+
+
+def _cut(names: list[str], there: int) -> str:
+    return ", ".join(names) + (f" and {there - SHOWN:,} more" if there > SHOWN else "")

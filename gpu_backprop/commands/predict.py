@@ -1,0 +1,92 @@
+"""gpu-backprop predict: a line of CSV for each row of data."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.judging import labels
+from gpu_backprop.commands.lessons import transform
+from gpu_backprop.commands.runs import MODEL, load_prepared
+from gpu_backprop.commands.sources import load_rows
+
+BLOCK = 1024
+"""Rows that are computed and written at a time."""
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Run the command; the exit code."""
+    if options.output is not None:
+        _refuse_inputs(options)
+    net = load_prepared(options.run, options.device)
+    x = transform(net.preprocessing, load_rows(options))
+    with _output(options.output) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header(net))
+        for first in range(0, len(x), BLOCK):
+            writer.writerows(lines(net, net.predict(x[first : first + BLOCK])))
+    return 0
+
+
+def header(net: gb.Network) -> Sequence[str]:
+    """prediction, then a probability a class; of several quantities, prediction 1, prediction 2 ..."""
+    if net.classes is not None:
+        return ["prediction", *map(str, net.classes)]
+    return ["prediction"] if net.outputs == 1 else [f"prediction {number}" for number in range(1, net.outputs + 1)]
+
+
+def lines(net: gb.Network, y: Array) -> Iterator[Sequence[str]]:
+    """The fields of each row; numbers have the digits that tell them apart in the network's dtype."""
+    if net.classes is None:
+        yield from net.preprocessing.inverse(y).astype(net.dtype).astype(str).tolist()
+        return
+    names = [str(name) for name in net.classes]
+    probabilities = y if y.shape[1] > 1 else np.hstack([1 - y, y])
+    for label, row in zip(labels(y), probabilities.astype(str).tolist(), strict=True):
+        yield [names[label], *row]
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears whole or not at all."""
+    if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # as a file would be
+        yield sys.stdout
+        return
+    try:
+        if path.exists() and not path.is_file():  # such as /dev/stderr: nothing that could be replaced
+            with path.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            return
+        place = Path(os.path.realpath(path))
+        partial = place.with_name(f".{secrets.token_hex(8)}.partial")
+        try:
+            with partial.open("x", encoding="utf-8", newline="") as file:
+                yield file
+            os.replace(partial, place)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r} ({error.strerror}); choose another --output") from error
+
+
+def _refuse_inputs(options: argparse.Namespace) -> None:
+    """Predictions never take the place of what they were made from."""
+    for given in (Path(options.data), options.run, options.run / MODEL):
+        if given.exists() and options.output.exists() and given.samefile(options.output):
+            raise Misuse(f"--output {options.output} would overwrite {given}, which is read; choose another")

@@ -1,0 +1,76 @@
+"""Where rows come from: the bundled digits, or a file or folder; and which of its parts."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.data import Arrays, Preprocessing, Table, load_digits, read
+from gpu_backprop.data.array_inputs import ArrayInputs
+from gpu_backprop.data.scaling import Scaling
+from gpu_backprop.data.target import Classes
+
+DIGITS = "digits"
+"""The word that stands for the bundled digits."""
+
+DARKEST = 16
+"""The value of a pixel that is all ink, in the bundled digits."""
+
+Data = Table | Arrays
+
+
+def load(where: str, delimiter: str | None = None, part: str | None = None) -> Data:
+    """The data that a word on the command line names.
+
+    Args:
+        where: a file or folder, or "digits".
+        part: "train" or "test"; None: the test part, of data that have one.
+    """
+    if where == DIGITS:
+        if delimiter is not None or part is not None:
+            raise Misuse(f"--delimiter and --part are about files, and {DIGITS} are the bundled ones; leave them out")
+        x, labels = load_digits()
+        return Arrays(DIGITS, x, labels)
+    return read(where, delimiter=delimiter, part=part or ("test" if has_test_part(where) else "train"))
+
+
+def load_rows(options: argparse.Namespace) -> Data:
+    """The rows that RUN is to be applied to."""
+    if options.part is not None and options.data != DIGITS and not has_test_part(options.data):
+        raise Misuse(
+            f"--part is about data with a part for training and one for testing, and {options.data} has only one"
+        )
+    return load(options.data, options.delimiter, options.part)
+
+
+def has_test_part(where: str) -> bool:
+    """Whether data come with rows that are meant for testing, as MNIST's do."""
+    path = Path(where)
+    try:
+        if path.is_dir():
+            return any(entry.name.startswith("t10k-") for entry in path.iterdir())
+        if not path.is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return {"x_train.npy", "x_test.npy"} <= set(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # whatever is wrong with them, reading them says it better
+
+
+def digits_preprocessing() -> Preprocessing:
+    """What makes numbers from 0 to 1 of the pixels of the bundled digits; nothing of it is learned."""
+    x, labels = load_digits()
+    pixels = x.shape[1]
+    inputs = ArrayInputs(Scaling(np.zeros(pixels), np.full(pixels, float(DARKEST))), None)
+    return Preprocessing(inputs, Classes(None, tuple(np.unique(labels).tolist())))
+
+
+def described(data: Data) -> str:
+    """One line about what was read."""
+    if isinstance(data, Table):
+        return f"{data.source}: {data.rows:,} rows, {len(data.columns):,} columns"
+    return f"{data.source}: {data.rows:,} rows of {data.x.shape[1]:,} numbers ({data.x.dtype.name})"

@@ -1,0 +1,7 @@
+"""One minibatch of a small network, formula by formula with its numbers, as at a blackboard."""
+
+from __future__ import annotations
+
+from gpu_backprop.explanation.lesson import demo, explain
+
+__all__ = ["demo", "explain"]

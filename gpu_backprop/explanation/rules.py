@@ -1,0 +1,221 @@
+"""The formulas of activations, losses and optimizers a second time, as a line of arithmetic on single numbers.
+
+They stand here apart from the tables that the engine runs, so that what `explain` shows is worked out in two ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpu_backprop.explanation.board import Rule, joined
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.losses import LOSSES as KNOWN
+from gpu_backprop.network.losses import Huber, Quantile
+
+
+def _exp(z: float) -> float:
+    return math.exp(min(z, 709))  # beyond that it is infinity, and what is divided by it 0 to every digit shown
+
+
+def _sigmoid(z: float) -> float:
+    return 1 / (1 + _exp(-z))
+
+
+def _tanh_argument(z: float) -> float:
+    return 0.7978845608 * (z + 0.044715 * z**3)
+
+
+def _gelu_slope(z: float) -> float:
+    return 0.5 * (1 + math.erf(z / math.sqrt(2))) + z * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh_slope(z: float) -> float:
+    t = math.tanh(_tanh_argument(z))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * 0.7978845608 * (1 + 0.134145 * z**2)
+
+
+_TANH = "tanh(0.7978845608·({z} + 0.044715·{z}³))"
+_SIGMA = "1/(1 + exp(−{z}))"
+
+ACTIVATIONS: Mapping[str, tuple[Rule, Rule]] = {
+    "identity": (Rule("{z}", lambda z: z), Rule("1", lambda: 1.0)),
+    "sigmoid": (Rule(_SIGMA, _sigmoid), Rule("{y}·(1 − {y})", lambda y: y * (1 - y))),
+    "tanh": (Rule("tanh({z})", lambda z: math.tanh(z)), Rule("(1 − {y}²)", lambda y: 1 - y * y)),
+    "relu": (Rule("max({z}, 0)", lambda z: max(z, 0.0)), Rule("[{y} > 0]", lambda y: float(y > 0))),
+    "leaky_relu": (
+        Rule("max({z}, 0.01·{z})", lambda z: max(z, 0.01 * z)),
+        Rule("max([{y} > 0], 0.01)", lambda y: max(float(y > 0), 0.01)),
+    ),
+    "elu": (
+        Rule("(max({z}, 0) + exp(min({z}, 0)) − 1)", lambda z: max(z, 0.0) + math.expm1(min(z, 0.0))),
+        Rule("(min({y}, 0) + 1)", lambda y: min(y, 0.0) + 1),
+    ),
+    "selu": (
+        Rule(
+            "(1.0507009874·max({z}, 0) + 1.7580993409·(exp(min({z}, 0)) − 1))",
+            lambda z: 1.0507009874 * max(z, 0.0) + 1.7580993409 * math.expm1(min(z, 0.0)),
+        ),
+        Rule(
+            "(1.0507009874·[{y} > 0] + (1.7580993409 + {y})·[{y} ≤ 0])",
+            lambda y: 1.0507009874 if y > 0 else y + 1.7580993409,
+        ),
+    ),
+    "softplus": (
+        Rule("log(1 + exp({z}))", lambda z: max(z, 0.0) + math.log1p(math.exp(-abs(z)))),
+        Rule("(1 − exp(−{y}))", lambda y: -math.expm1(-y)),
+    ),
+    "softsign": (
+        Rule("{z}/(1 + |{z}|)", lambda z: z / (1 + abs(z))),
+        Rule("(1 − |{y}|)²", lambda y: (1 - abs(y)) ** 2),
+    ),
+    "gelu": (
+        Rule("½·{z}·(1 + erf({z}/√(2)))", lambda z: 0.5 * z * (1 + math.erf(z / math.sqrt(2)))),
+        Rule("(½·(1 + erf({z}/√(2))) + {z}·exp(−½·{z}²)/√(2·π))", _gelu_slope),
+    ),
+    "gelu_tanh": (
+        Rule("½·{z}·(1 + " + _TANH + ")", lambda z: 0.5 * z * (1 + math.tanh(_tanh_argument(z)))),
+        Rule(
+            f"(½·(1 + {_TANH}) + ½·{{z}}·(1 − {_TANH}²)·0.7978845608·(1 + 0.134145·{{z}}²))",
+            _gelu_tanh_slope,
+        ),
+    ),
+    "silu": (
+        Rule("{z}/(1 + exp(−{z}))", lambda z: z * _sigmoid(z)),
+        Rule(
+            f"({_SIGMA}·(1 + {{z}}·(1 − {_SIGMA})))", lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))
+        ),
+    ),
+    "exp": (Rule("exp({z})", _exp), Rule("{y}", lambda y: y)),
+}  # fmt: skip
+"""y of {z}, and f′ of {y} or {z}, whichever the engine writes it in. [a > b] is 1 where that is so, else 0."""
+
+
+def softmax(units: int) -> Rule:
+    """y0 of a row {z0}, {z1} …"""
+
+    def value(**n: float) -> float:
+        return 1 / math.fsum(_exp(z - n["z0"]) for z in n.values())
+
+    return _over("z", units, lambda z: f"exp({z})", "exp({z0})/(", ")", value)
+
+
+def softmax_gradient(units: int) -> Rule:
+    """∇z0 of the rows {g0}, {g1} … of ∇y and {y0}, {y1} … of y: the product with the Jacobian of N4."""
+
+    def value(**n: float) -> float:
+        return n["y0"] * (n["g0"] - math.fsum(n[f"g{k}"] * n[f"y{k}"] for k in range(units)))
+
+    return _over("gy", units, lambda g, y: f"{g}·{y}", "{y0}·({g0} − (", "))", value)
+
+
+def product(terms: int) -> Rule:
+    """{a0}·{b0} + {a1}·{b1} …: one number of a matrix product."""
+    return _over(
+        "ab", terms, lambda a, b: f"{a}·{b}", "", "",
+        lambda **n: math.fsum(n[f"a{k}"] * n[f"b{k}"] for k in range(terms)),
+    )  # fmt: skip
+
+
+def total(terms: int) -> Rule:
+    """{a0} + {a1} …"""
+    return _over("a", terms, lambda a: a, "", "", lambda **n: math.fsum(n.values()))
+
+
+def _over(
+    names: str, count: int, term: Callable[..., str], before: str, after: str, value: Callable[..., float]
+) -> Rule:
+    """A rule with a sum in it: each term has operands of these names, numbered from 0."""
+    terms = [term(*(f"{{{name}{k}}}" for name in names)) for k in range(count)]
+    silent = frozenset(f"{name}{k}" for name in names for k in range(count))
+    return Rule(before + joined(terms) + after, value, silent)
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """One output's share of e and of ∂e/∂y, and what e has in front of the sum of these shares."""
+
+    share: Rule
+    slope: Rule
+    before: str = ""
+    factor: float = 1.0
+    mean: bool = False  # over the outputs
+
+    def e(self, outputs: int) -> Rule:
+        """e of a row {y0}, {y1} … and its target {t0}, {t1} …"""
+        factor = self.factor / (outputs if self.mean else 1)
+        before, after = (f"{self.before}(", ")") if self.before or self.mean else ("", "")
+        return _over(
+            "yt", outputs, lambda y, t: self.share.text.format(y=y, t=t), before,
+            after + (f"/{outputs}" if self.mean else ""),
+            lambda **n: factor * math.fsum(self.share.value(n[f"y{k}"], n[f"t{k}"]) for k in range(outputs)),
+        )  # fmt: skip
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _entropy(y: float, t: float) -> float:
+    return t * _log(y) if t else 0.0
+
+
+def _sign(value: float) -> float:
+    return math.copysign(1.0, value) if value else 0.0
+
+
+_DIFFERENCE = Rule("({y} − {t})", lambda y, t: y - t)
+_SQUARE = Rule("({y} − {t})²", lambda y, t: (y - t) ** 2)
+_TWICE = Rule("2·({y} − {t})", lambda y, t: 2 * (y - t))
+
+LOSSES: Mapping[str, LossRule] = {
+    "half_squared_error": LossRule(_SQUARE, _DIFFERENCE, "½·", 0.5),
+    "squared_error": LossRule(_SQUARE, _TWICE),
+    "mean_squared_error": LossRule(_SQUARE, _TWICE, mean=True),
+    "absolute_error": LossRule(
+        Rule("|{y} − {t}|", lambda y, t: abs(y - t)), Rule("sign({y} − {t})", lambda y, t: _sign(y - t))
+    ),
+    "cross_entropy": LossRule(
+        Rule("{t}·log({y})", _entropy), Rule("(−{t}/{y})", lambda y, t: -t / y), "−", -1.0
+    ),
+    "binary_cross_entropy": LossRule(
+        Rule("{t}·log({y}) + (1 − {t})·log(1 − {y})", lambda y, t: _entropy(y, t) + _entropy(1 - y, 1 - t)),
+        Rule("((1 − {t})/(1 − {y}) − {t}/{y})", lambda y, t: (1 - t) / (1 - y) - t / y),
+        "−", -1.0,
+    ),
+    "poisson": LossRule(
+        Rule("({y} − {t}·log({y}))", lambda y, t: y - _entropy(y, t)), Rule("(1 − {t}/{y})", lambda y, t: 1 - t / y)
+    ),
+}  # fmt: skip
+
+
+def loss_rule(loss: Loss) -> LossRule | None:
+    """The rule of a loss of this package; None for one of somebody's own."""
+    if type(loss) is Huber:
+        return _huber(float(loss.delta))
+    if type(loss) is Quantile:
+        return _quantile(float(loss.q))
+    return LOSSES.get(loss.name) if type(loss) is type(KNOWN.get(loss.name)) else None
+
+
+def _huber(delta: float) -> LossRule:
+    """With c = y − t cut off at ±delta: e = c·(y − t − ½c), ∂e/∂y = c."""
+
+    def cut(y: float, t: float) -> float:
+        return max(-delta, min(delta, y - t))
+
+    text = f"max(−{delta!r}, min({delta!r}, {{y}} − {{t}}))"
+    return LossRule(
+        Rule(f"{text}·({{y}} − {{t}} − ½·{text})", lambda y, t: cut(y, t) * (y - t - 0.5 * cut(y, t))), Rule(text, cut)
+    )
+
+
+def _quantile(q: float) -> LossRule:
+    return LossRule(
+        Rule(
+            f"max({q!r}·({{t}} − {{y}}), ({q!r} − 1)·({{t}} − {{y}}))",
+            lambda y, t: max(q * (t - y), (q - 1) * (t - y)),
+        ),
+        Rule(f"(½ − {q!r} + ½·sign({{y}} − {{t}}))", lambda y, t: 0.5 - q + 0.5 * _sign(y - t)),
+    )

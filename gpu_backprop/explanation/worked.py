@@ -1,0 +1,188 @@
+"""One number of an operation, worked out: from which numbers it comes and how.
+
+Each function takes an operation with its boards and returns what kind of operation it was, for lesson.WHY, and the
+lines of arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpu_backprop.backend.formula import Activation
+from gpu_backprop.backend.plan import Operation
+from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
+from gpu_backprop.explanation.rules import ACTIVATIONS, LossRule, product, softmax, softmax_gradient, total
+from gpu_backprop.network.activations import ACTIVATIONS as KNOWN
+
+Boards = Mapping[str, Board]
+Worked = tuple[str, list[str]]
+
+_PRODUCT = Rule("{a}·{b}", lambda a, b: a * b)
+_SUM = Rule("{a} + {b}", lambda a, b: a + b)
+
+
+def worked(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    """The kind of an operation, and one number of what it wrote; f is its layer's activation."""
+    return OPERATIONS[operation.name](operation, f, reads, writes)
+
+
+def cells(name: str, found: list[Cell]) -> dict[str, Cell]:
+    """Operands that are numbered: a0, a1 …"""
+    return {f"{name}{k}": cell for k, cell in enumerate(found)}
+
+
+def row(board: Board) -> list[Cell]:
+    """The first sample's numbers."""
+    return [board.cell(0, k) for k in range(board.values.shape[1])]
+
+
+def column(board: Board) -> list[Cell]:
+    """All samples' first numbers."""
+    return [board.cell(k, 0) if board.values.ndim == 2 else board.cell(k) for k in range(len(board.values))]
+
+
+def _matmul(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    left, right = operation.formula.split(" = ")[1].split("@")
+    a, b = reads[left.rstrip("ᵀ")], reads[right.rstrip("ᵀ")]
+    a_cells = column(a) if left.endswith("ᵀ") else row(a)
+    b_cells = row(b) if right.endswith("ᵀ") else column(b)
+    (out,) = writes.values()
+    kind = "ᵀ@" if left.endswith("ᵀ") else "@ᵀ" if right.endswith("ᵀ") else "@"
+    return kind, spell(out.cell(0, 0), product(len(a_cells)), cells("a", a_cells) | cells("b", b_cells))
+
+
+def _two(rule: Rule) -> Callable[[Operation, Activation, Boards, Boards], Worked]:
+    """Operations on two numbers; a bias is a row."""
+
+    def lines(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+        a, b = reads.values()
+        out = list(writes.values())[-1]
+        return operation.name, spell(out.cell(0, 0), rule, {"a": a.cell(0, 0), "b": b.cell(*(0,) * b.values.ndim)})
+
+    return lines
+
+
+def _dropout(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (x,), (y, mask) = reads.values(), writes.values()
+    return "dropout", spell(y.cell(0, 0), _PRODUCT, {"a": x.cell(0, 0), "b": mask.cell(0, 0)})
+
+
+def _bias_activate(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (z, *bias), y, lines = reads.values(), list(writes.values())[-1], []
+    if bias:
+        shifted = writes.get(z.name, y)  # the identity writes y at once
+        sign = "←" if z.name in writes else "="
+        lines = spell(shifted.cell(0, 0), _SUM, {"a": z.cell(0, 0), "b": bias[0].cell(0)}, sign)
+        z = shifted
+    if f is KNOWN["softmax"]:
+        lines += spell(y.cell(0, 0), softmax(y.values.shape[1]), cells("z", row(z)))
+    elif f is KNOWN.get(f.name) and z is not y:
+        lines += spell(y.cell(0, 0), ACTIVATIONS[f.name][0], {"z": z.cell(0, 0)})
+    return f"{'bias_activate' if bias else 'activate'} {f.name}", lines
+
+
+def _activation_gradient(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (grad_y, *read), (grad_z, *grad_bias), lines = reads.values(), writes.values(), []
+    if not read:
+        lines = spell(grad_z.cell(0, 0), Rule("{g}", lambda g: g), {"g": grad_y.cell(0, 0)})
+    elif f is KNOWN["softmax"]:
+        (s,) = read
+        operands = cells("g", row(grad_y)) | cells("y", row(s))
+        lines = spell(grad_z.cell(0, 0), softmax_gradient(s.values.shape[1]), operands)
+    elif f is KNOWN.get(f.name):
+        slope = ACTIVATIONS[f.name][1]
+        rule = Rule("{g}·" + slope.text, lambda g, **s: g * slope.value(**s))
+        lines = spell(grad_z.cell(0, 0), rule, {"g": grad_y.cell(0, 0), f.reads: read[0].cell(0, 0)})
+    for bias in grad_bias:
+        lines += spell(bias.cell(0), total(len(grad_z.values)), cells("a", column(grad_z)))
+    return f"activation_gradient {f.name}", lines
+
+
+def _column_sum(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (grad_z,), (grad_bias,) = reads.values(), writes.values()
+    return "column_sum", spell(grad_bias.cell(0), total(len(grad_z.values)), cells("a", column(grad_z)))
+
+
+def _weigh(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (w,), (total_weight, *scale) = reads.values(), writes.values()
+    lines = spell(total_weight.cell(), total(len(w.values)), cells("a", column(w)))
+    for inverse in scale:
+        lines += spell(inverse.cell(), Rule("1/{a}", lambda a: 1 / a), {"a": total_weight.cell()})
+    return "weigh", lines
+
+
+OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worked]] = {
+    "matmul": _matmul,
+    "add_bias": _two(_SUM),
+    "bias_activate": _bias_activate,
+    "dropout": _dropout,
+    "multiply": _two(_PRODUCT),
+    "activation_gradient": _activation_gradient,
+    "column_sum": _column_sum,
+    "weigh": _weigh,
+}
+
+
+# The loss -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the samples of a batch count: as a mean or a sum, with weights or without."""
+
+    rows: int
+    mean: bool
+    weights: Board | None
+
+    def total(self, loss: Cell, e: Board) -> list[str]:
+        """E of every sample's e."""
+        sums, operands = total(self.rows), cells("a", column(e))
+        if self.weights is not None:
+            sums, operands = product(self.rows), cells("a", column(self.weights)) | cells("b", column(e))
+        divisor = self._divisor() if self.mean else None
+        if divisor is None:
+            return spell(loss, sums, operands)
+        rule = Rule(f"({sums.text})/{{n}}", lambda n, **terms: sums.value(**terms) / n, sums.silent)
+        return spell(loss, rule, operands | {"n": divisor})
+
+    def gradient(self, grad: Cell, slope: Rule, operands: Mapping[str, Cell]) -> list[str]:
+        """∂E of the first sample, where ∂e is `slope`."""
+        rule, used = slope, dict(operands)
+        if self.weights is not None:
+            rule, used["w"] = _times(rule), self.weights.cell(0)
+        divisor = self._divisor() if self.mean else None
+        if divisor is not None:
+            rule, used["n"] = _divided(rule), divisor
+        return spell(grad, rule, used)
+
+    def _divisor(self) -> Cell | None:
+        if self.weights is not None:
+            return Board("Σw", float(self.weights.values.sum())).cell()
+        return Exact("B", float(self.rows)).cell() if self.rows > 1 else None
+
+
+def _times(rule: Rule) -> Rule:
+    return Rule(f"{rule.text}·{{w}}", lambda w, **rest: rule.value(**rest) * w)
+
+
+def _divided(rule: Rule) -> Rule:
+    return Rule(f"{rule.text}/{{n}}", lambda n, **rest: rule.value(**rest) / n)
+
+
+def worked_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Board, loss: Cell, grad: Cell) -> list[str]:
+    """e of the first sample, E, and ∂E by the first output."""
+    outputs, slope = y.values.shape[1], rule.slope
+    if rule.mean and outputs > 1:
+        slope = Rule(f"{slope.text}/{outputs}", lambda **n: rule.slope.value(**n) / outputs)
+    return [
+        *spell(e.cell(0), rule.e(outputs), cells("y", row(y)) | cells("t", row(target))),
+        *batch.total(loss, e),
+        *batch.gradient(grad, slope, {"y": y.cell(0, 0), "t": target.cell(0, 0)}),
+    ]
+
+
+def fused(batch: Batch, y: Board, target: Board, grad: Cell) -> list[str]:
+    """∇z of softmax with cross entropy, or sigmoid with binary cross entropy: y − y*, and the batch's factor."""
+    rule = Rule("({y} − {t})", lambda y, t: y - t)
+    return batch.gradient(grad, rule, {"y": y.cell(0, 0), "t": target.cell(0, 0)})

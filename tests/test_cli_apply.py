@@ -1,0 +1,366 @@
+"""gpu-backprop evaluate, predict, check and explain: what a trained network does with new rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.cli import main
+from gpu_backprop.data import Preprocessing, read
+from gpu_backprop.network import layers
+
+HEADER = "length,width,colour,species"
+
+
+def rows(number: int, seed: int) -> list[str]:
+    """Flowers of three species, which differ in size; every tenth has a colour that nobody noted."""
+    generator = np.random.default_rng(seed)
+    sizes = generator.normal(np.arange(number)[:, None] % 3 * [4, 100], [0.5, 20]).round(3)
+    colours = [["blue", "white", "red"][row % 3] if row % 10 else "NA" for row in range(number)]
+    return [
+        f"{length},{width},{colour},{'ABC'[row % 3]}"
+        for row, ((length, width), colour) in enumerate(zip(sizes, colours, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with data and a run of each kind; nobody writes in it."""
+    folder = tmp_path_factory.mktemp("trained")
+    flowers, houses = folder / "flowers.csv", folder / "houses.csv"
+    flowers.write_text("\n".join([HEADER, *rows(60, 0)]) + "\n", encoding="utf-8")
+    area = np.random.default_rng(1).uniform(40, 200, 60).round(1)
+    houses.write_text("area,price\n" + "".join(f"{a},{a * 2000.5:.2f}\n" for a in area), encoding="utf-8")
+    np.savez(folder / "two.npz", x=np.eye(4), y=np.arange(8).reshape(4, 2) / 8)
+    options = ["--epochs", "40", "--layers", "8", "--dropout", "0", "--quiet"]
+    for data, more in (
+        (flowers, ["--target", "species", "--impute", "median"]),
+        (houses, ["--target", "price"]),
+        (folder / "two.npz", ["--held-out", "0"]),
+        ("digits", []),
+    ):
+        assert main(["train", str(data), *more, *options, "--out", str(folder / Path(data).stem)]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def working_folder(trained, tmp_path, monkeypatch):
+    """Every test has a copy of it to write in."""
+    shutil.copytree(trained, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def write(name: str, lines: list[str]) -> str:
+    Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return name
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+class TestPredict:
+    def test_a_line_for_each_row(self, capsys):
+        new = write("new.csv", [HEADER.rpartition(",")[0], *(line.rpartition(",")[0] for line in rows(20, 5))])
+        assert main(["predict", "flowers", new]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        assert captured.out.startswith("prediction,A,B,C\n")
+        found = table(captured.out)
+        assert len(found) == 20
+        assert sum(line["prediction"] == "ABC"[row % 3] for row, line in enumerate(found)) >= 18
+        for line in found:
+            shares = {name: float(line[name]) for name in "ABC"}
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
+            assert max(shares, key=lambda name: shares[name]) == line["prediction"]
+
+    def test_they_are_those_of_python(self, capsys):
+        main(["predict", "flowers", "flowers.csv"])
+        net = gb.load("flowers/model.safetensors")
+        y = net.predict(net.preprocessing.transform(read("flowers.csv")))
+        found = table(capsys.readouterr().out)
+        np.testing.assert_array_equal(np.array([[line[c] for c in "ABC"] for line in found], np.float32), y)
+
+    def test_quantities_are_in_the_units_of_the_file(self, capsys):
+        assert main(["predict", "houses", "houses.csv"]) == 0
+        output = capsys.readouterr().out
+        prices = read("houses.csv").columns["price"]
+        assert output.startswith("prediction\n")
+        predicted = np.array(output.split()[1:], float)
+        assert predicted.shape == prices.shape
+        assert np.abs(predicted / prices - 1).mean() < 0.2
+
+    def test_several_quantities(self, capsys):
+        assert main(["predict", "two", "two.npz"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "prediction 1,prediction 2"
+        assert len(lines) == 5
+
+    def test_the_order_of_columns_does_not_matter_and_others_are_named(self, capsys):
+        main(["predict", "flowers", "flowers.csv"])
+        expected = capsys.readouterr().out
+        fields = [line.split(",") for line in Path("flowers.csv").read_text().splitlines()]
+        write(
+            "other.csv",
+            [";".join([line[2], line[1], "9" if number else "id", line[0]]) for number, line in enumerate(fields)],
+        )
+        assert main(["predict", "flowers", "other.csv"]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == expected
+        assert captured.err == "warning: other.csv: not used, because the network was not trained on it: 'id'\n"
+
+    def test_unknown_categories_are_counted(self, capsys):
+        new = write("new.csv", [HEADER, "1,2,violet,", "1,2,violet,", "1,2,,", "1,2,red,"])
+        assert main(["predict", "flowers", new]) == 0
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 5
+        assert captured.err == (
+            "warning: new.csv: 2 of 4 rows have a text in column 'colour' that no training row had; to the network it "
+            "is none of the known ones\n"
+        )
+
+    def test_missing_numbers_are_filled_in_as_in_training(self, capsys):
+        middle = np.median([float(line.split(",")[0]) for line in rows(60, 0)])
+        net = gb.load("flowers/model.safetensors")
+        fill = net.preprocessing.to_dict()["inputs"]["columns"][0]["fill"]
+        assert fill[0] == pytest.approx(middle, abs=1)  # of the training rows, which are most of all
+        new = write("new.csv", [HEADER, ",100,red,", f"{fill[0]!r},100,red,"])
+        main(["predict", "flowers", new])
+        first, second = table(capsys.readouterr().out)
+        assert first == second
+
+    def test_missing_numbers_that_training_had_not(self, capsys):
+        assert main(["predict", "houses", write("new.csv", ["area", "50", "NA", "60"])]) == 1
+        assert "column 'area' has 1 missing value, the first in line 3; " in said(capsys)
+
+    def test_a_column_that_is_not_there(self, capsys):
+        assert main(["predict", "flowers", write("new.csv", ["lenght,width,colour", "1,2,red"])]) == 1
+        error = said(capsys)
+        assert "new.csv lacks 1 column that the training data had: 'length'; did you mean 'lenght'?" in error
+
+    def test_a_file_is_whole_or_not_there(self, capsys, monkeypatch):
+        main(["predict", "flowers", "flowers.csv"])
+        expected = capsys.readouterr().out
+        assert main(["predict", "flowers", "flowers.csv", "--output", "p.csv"]) == 0
+        assert capsys.readouterr().out == ""
+        assert Path("p.csv").read_bytes() == expected.encode()
+
+        monkeypatch.setattr(gb.Network, "predict", lambda *_: 1 / 0)
+        before = sorted(os.listdir())
+        assert main(["predict", "flowers", "flowers.csv", "--output", "p.csv"]) == 1
+        assert main(["predict", "flowers", "flowers.csv", "--output", "q.csv"]) == 1
+        assert sorted(os.listdir()) == before
+        assert Path("p.csv").read_bytes() == expected.encode()
+
+    @pytest.mark.parametrize("output", ["flowers.csv", "flowers/model.safetensors"])
+    def test_what_is_read_is_never_overwritten(self, capsys, output):
+        before = Path(output).read_bytes()
+        assert main(["predict", "flowers", "flowers.csv", "--output", output]) == 2
+        assert said(capsys).startswith(f"gpu-backprop predict: error: --output {output} would overwrite {output}")
+        assert Path(output).read_bytes() == before
+
+    def test_a_place_that_cannot_be_written(self, capsys):
+        assert main(["predict", "flowers", "flowers.csv", "--output", "nowhere/p.csv"]) == 1
+        assert said(capsys) == (
+            "gpu-backprop: cannot write 'nowhere/p.csv' (No such file or directory); choose another --output\n"
+        )
+
+    def test_names_of_any_kind_survive(self):
+        names = ["größe, klein", 'sagt "ja"', "π", "two\nlines"]
+        with open("odd.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["v", "kind"])
+            writer.writerows([row % 4, names[row % 4]] for row in range(40))
+        options = ["--target", "kind", "--out", "odd", "--layers", "none", "--epochs", "1", "--quiet"]
+        assert main(["train", "odd.csv", *options]) == 0
+        command = [sys.executable, "-m", "gpu_backprop", "predict", "odd", "odd.csv"]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        assert done.returncode == 0, done.stderr
+        lines = list(csv.reader(io.StringIO(done.stdout.decode("utf-8"), newline="")))
+        assert lines[0] == ["prediction", *sorted(names)]
+        assert {line[0] for line in lines[1:]} <= set(names)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes on Windows")
+    def test_a_reader_that_has_seen_enough(self):
+        np.savez("many.npz", x=np.zeros((100_000, 4)))
+        command = [sys.executable, "-m", "gpu_backprop", "predict", "two", "many.npz"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline() == "prediction 1,prediction 2\n"
+            process.stdout.close()
+            assert process.stderr.read() == ""
+        assert process.returncode == 0
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+    def test_a_full_disk(self):
+        command = [sys.executable, "-m", "gpu_backprop", "predict", "two", "two.npz"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "gpu-backprop: No space left on device\n")
+
+
+class TestEvaluate:
+    def test_classes(self, capsys):
+        assert main(["evaluate", "flowers", write("new.csv", [HEADER, *rows(30, 7)])]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "new.csv, all 30 rows"
+        assert [line.split()[0] for line in lines[3:7]] == ["true", "A", "B", "C"]
+        assert "always answering 'A' would be right for 0.3333" in lines
+        assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-2])
+        assert re.fullmatch(r"accuracy: (0\.9\d{3}|1\.0000)", lines[-1])
+
+    def test_quantities(self, capsys):
+        assert main(["evaluate", "houses", "houses.csv", "--loss", "absolute_error"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["houses.csv, all 60 rows", "", "absolute_error", "R²", "MAE"]
+        assert float(lines[3].split()[1]) > 0.9
+
+    def test_only_what_was_held_out(self, capsys):
+        assert main(["evaluate", "digits", "digits", "--held-out", "0.2"]) == 0
+        output = capsys.readouterr().out
+        assert output.startswith("digits, the 359 rows that training with --held-out 0.2 --seed 0 held out\n")
+
+    def test_classes_that_are_not_known(self, capsys):
+        assert main(["evaluate", "flowers", write("new.csv", [HEADER, "1,2,red,D"])]) == 1
+        assert "'D', which is none of the classes that were learned, 'A', 'B', 'C'" in said(capsys)
+
+    def test_the_target_is_needed(self, capsys):
+        assert main(["evaluate", "houses", write("new.csv", ["area", "5"])]) == 1
+        assert "no column 'price', the target" in said(capsys)
+
+    def test_parts_of_arrays(self, capsys):
+        x = np.tile(np.eye(4), (3, 1))
+        y = np.tile(np.arange(8).reshape(4, 2) / 8, (3, 1))
+        np.savez("parts.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
+        for part, number in (((), 5), (("--part", "test"), 5), (("--part", "train"), 12)):
+            assert main(["evaluate", "two", "parts.npz", *part]) == 0
+            assert capsys.readouterr().out.startswith(f"parts.npz, all {number} rows\n")
+        assert main(["evaluate", "two", "two.npz", "--part", "test"]) == 2
+        assert "--part is about data with a part for training" in said(capsys)
+        assert main(["evaluate", "digits", "digits", "--part", "test"]) == 2
+        assert "--delimiter and --part are about files" in said(capsys)
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("run", "data"), [("flowers", "flowers.csv"), ("houses", "houses.csv"), ("two", "two.npz")]
+    )
+    def test_gradients_agree(self, capsys, run, data):
+        assert main(["check", run, data]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(r"gradients agree: \d+ derivatives checked, ∂E/∂x included", lines[-1])
+        assert any(line.startswith("largest relative difference ") for line in lines)
+
+    def test_a_network_that_has_learned_everything(self, capsys):
+        """Its gradients are all but 0, where a difference of two losses is all rounding."""
+        options = ["--layers", "32", "--dropout", "0", "--epochs", "150", "--quiet", "--out", "all"]
+        assert main(["train", "digits", *options]) == 0
+        assert main(["check", "all", "digits", "--at-most", "200", "--quiet"]) == 0
+        assert "gradients agree" in capsys.readouterr().out
+
+    def test_a_wrong_gradient_is_a_failure(self, capsys, monkeypatch):
+        right = layers.Dense.linear_backward
+
+        def wrong(layer, plan, grad_z, grad_x):
+            plan.add("spoil", "∇z ← 2∇z", [lambda: np.multiply(grad_z, 2, out=grad_z)], (grad_z,), {}, 0)
+            return right(layer, plan, grad_z, grad_x)
+
+        monkeypatch.setattr(layers.Dense, "linear_backward", wrong)
+        assert main(["check", "houses", "houses.csv"]) == 1
+        assert "derivatives disagree; this is the worst" in said(capsys)
+
+    def test_options(self, capsys):
+        assert main(["check", "digits", "digits", "--rows", "2", "--at-most", "5", "--loss", "squared_error"]) == 0
+        output = capsys.readouterr().out
+        assert "squared_error of 2 rows of digits, each with the target of another, in float64\n" in output
+        assert "gradients agree: 25 derivatives" in output
+
+    def test_nothing_compared_is_no_success(self, capsys, monkeypatch):
+        monkeypatch.setattr(
+            gb, "check_gradients", lambda *_, **__: gb.GradientReport(0, 0.0, "", 0.0, 0.0, ["x[0, 0]"])
+        )
+        assert main(["check", "houses", "houses.csv"]) == 1
+        assert "none of 1 derivatives could be compared" in said(capsys)
+
+
+class TestExplain:
+    def test_a_network_of_its_own(self, capsys):
+        assert main(["explain"]) == 0
+        assert "z1 = x@W1" in capsys.readouterr().out
+
+    def test_a_network_of_ones_own(self, capsys):
+        assert main(["explain", "houses", "houses.csv", "--rows", "3", "--optimizer", "adam"]) == 0
+        output = capsys.readouterr().out
+        assert "One step of training on 3 samples" in output
+        assert "Dense(8, 'relu')" in output
+
+    def test_a_run_needs_data(self, capsys):
+        assert main(["explain", "houses"]) == 2
+        assert said(capsys).startswith("gpu-backprop explain: error: DATA is missing")
+
+
+class TestRuns:
+    @pytest.mark.parametrize("run", ["flowers", "flowers/model.safetensors"])
+    def test_a_folder_or_a_file(self, capsys, run):
+        assert main(["evaluate", run, "flowers.csv", "--quiet"]) == 0
+
+    @pytest.mark.parametrize(
+        ("run", "message"),
+        [
+            (".", "holds no model.safetensors; did you mean two?"),
+            ("empty", "empty holds no model.safetensors; give the folder that `gpu-backprop train` wrote"),
+            ("nowhere", "cannot load nowhere: No such file or directory"),
+            ("flowers.csv", "cannot load flowers.csv: it is not a safetensors file"),
+            ("by-hand.safetensors", "does not say how rows of data become numbers"),
+            ("members.safetensors", "holds 2 networks side by side"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["evaluate", "predict", "check", "explain"])
+    def test_what_is_no_run(self, capsys, run, message, command):
+        os.mkdir("empty")
+        gb.save("by-hand.safetensors", gb.Network(3, [gb.Dense(2)]))
+        gb.save("members.safetensors", gb.Network(3, [gb.Dense(2)], seed=[0, 1]))
+        assert main([command, run, "flowers.csv"]) == 1
+        assert message in said(capsys)
+
+    def test_one_output_that_says_yes_or_no(self, capsys):
+        """As Python makes such networks, not this program."""
+        net = gb.Network(2, [gb.Dense(1, "sigmoid")], seed=1)
+        write("yes.csv", ["a,b,ok", "1,2,no", "2,1,yes", "3,5,yes", "4,4,no"])
+        net.preprocessing = Preprocessing.learn(read("yes.csv"), "ok")
+        net.classes = net.preprocessing.classes
+        gb.save("yes.safetensors", net)
+        assert main(["predict", "yes.safetensors", "yes.csv"]) == 0
+        for line in table(capsys.readouterr().out):
+            assert float(line["no"]) + float(line["yes"]) == pytest.approx(1)
+            assert line["prediction"] == ("yes" if float(line["yes"]) > 0.5 else "no")
+        for command in ("evaluate", "check"):
+            assert main([command, "yes.safetensors", "yes.csv"]) == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "check", "explain"])
+def test_help_has_examples(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"examples:\n\n  gpu-backprop {command} " in text
+    assert "RUN is the folder that train wrote" in text
