@@ -41,3 +41,16 @@ def test_the_figures_are_those_of_the_results() -> None:
     said = f"five seeds read {results['mean']:.2%} on average ({min(accuracies):.2%} to {max(accuracies):.2%})"
     assert said.replace("%", " %") in " ".join(README.split())
     assert results["mean"] >= 0.97
+
+
+def test_the_table_of_reproduced_results_is_that_of_the_file() -> None:
+    results = json.loads((ROOT / "bench" / "results" / "reproduce.json").read_text(encoding="utf-8"))
+    for network in results["networks"]:
+        published = network["published"]
+        errors = network["test_error"].values()
+        mean = sum(errors) / len(errors)
+        assert mean <= published["error"]
+        what = f"{network['network']} | {network['loss'].replace('_', ' ')}"
+        claimed = f"{published['error']} % ({published['paper']})"
+        row = f"| {what} | {claimed} | {mean:.2f} % ({min(errors):.2f} to {max(errors):.2f}) |"
+        assert row in README
