@@ -108,6 +108,18 @@ class TestPredict:
         assert predicted.shape == prices.shape
         assert np.abs(predicted / prices - 1).mean() < 0.2
 
+    @pytest.mark.parametrize("unit", [1e-39, 1.0, 1e39], ids=["tiny", "time stamps", "huge"])
+    def test_quantities_far_from_0_keep_their_differences(self, capsys, unit):
+        """As a time stamp, of which float32 holds every 128th second only; or beyond what float32 holds at all."""
+        a = np.linspace(-1, 1, 60)
+        write("far.csv", ["a,t", *(f"{v:.3f},{(1.7e9 + 10 * v) * unit!r}" for v in a.tolist())])
+        options = ["--epochs", "40", "--layers", "8", "--dropout", "0", "--quiet", "--out", "far"]
+        assert main(["train", "far.csv", "--target", "t", *options]) == 0
+        capsys.readouterr()
+        assert main(["predict", "far", "far.csv"]) == 0
+        predicted = np.array(capsys.readouterr().out.split()[1:], float)
+        assert np.corrcoef(predicted / unit, a)[0, 1] > 0.9
+
     def test_several_quantities(self, capsys):
         assert main(["predict", "two", "two.npz"]) == 0
         lines = capsys.readouterr().out.splitlines()

@@ -27,6 +27,9 @@ from gpu_backprop.commands.sources import load_rows
 BLOCK = 1024
 """Rows that are computed and written at a time."""
 
+NEGLIGIBLE = 1e-3
+"""Of a standard deviation of the target: how far rounding may move a prediction."""
+
 
 def predict(options: argparse.Namespace) -> int:
     """Run the command; the exit code."""
@@ -50,14 +53,26 @@ def header(net: gb.Network) -> Sequence[str]:
 
 
 def lines(net: gb.Network, y: Array) -> Iterator[Sequence[str]]:
-    """The fields of each row; numbers have the digits that tell them apart in the network's dtype."""
+    """The fields of each row."""
     if net.classes is None:
-        yield from net.preprocessing.inverse(y).astype(net.dtype).astype(str).tolist()
+        yield from _quantities(net, y).tolist()
         return
     names = [str(name) for name in net.classes]
     probabilities = y if y.shape[1] > 1 else np.hstack([1 - y, y])
     for label, row in zip(labels(y), probabilities.astype(str).tolist(), strict=True):
         yield [names[label], *row]
+
+
+def _quantities(net: gb.Network, y: Array) -> Array:
+    """Numbers with the digits of the network's dtype; with more where they spread so little, or are so large, that
+    rounded to it they would lose what was learned."""
+    values = net.preprocessing.inverse(y)
+    zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1))
+    with np.errstate(over="ignore"):
+        rounded = values.astype(net.dtype)
+    near = np.abs(rounded - values) <= NEGLIGIBLE * np.abs(one - zero)
+    texts: Array = np.where(near, rounded.astype(str), values.astype(str))
+    return texts
 
 
 @contextmanager
