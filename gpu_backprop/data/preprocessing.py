@@ -89,6 +89,7 @@ class Preprocessing:
         """
         if impute not in (None, *IMPUTE):
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
+        _refuse_others(data)
         chosen = _rows(data, rows)
         goal, why = learn_target(data, target, chosen, task, standardise_target)
         inputs: TableInputs | ArrayInputs | ByteInputs
@@ -111,6 +112,7 @@ class Preprocessing:
         Raises:
             DataError: a column is absent or of another kind, or a value cannot be used.
         """
+        _refuse_others(data)
         x, self.unseen = self._inputs.apply(data)
         known = {*self.columns, self.target}
         self.extra = [name for name in data.columns if name not in known] if isinstance(data, Table) else []
@@ -122,6 +124,7 @@ class Preprocessing:
         Raises:
             DataError: the target is absent, or a value is missing, of another kind, or no known class.
         """
+        _refuse_others(data)
         return self._target.targets(data)
 
     def inverse(self, y: npt.ArrayLike) -> Array:
@@ -153,6 +156,14 @@ class Preprocessing:
         stored.require(learned.target not in learned.columns, "the target is an input as well")
         stored.require((learned.target is None) == (kind != "table"), "the target does not fit the inputs")
         return learned
+
+
+def _refuse_others(data: object) -> None:
+    if not isinstance(data, (Table, Arrays)):
+        raise DataError(
+            f"a {type(data).__name__} was given; give what read() returns, or make a Table(source, columns) or "
+            "Arrays(source, x, y) of it"
+        )
 
 
 def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:

@@ -667,3 +667,12 @@ def test_from_a_file_to_numbers_and_back(tmp_path):
     np.testing.assert_allclose(x[train][:, [0, 3]].std(axis=0), 1, atol=1e-6)
     assert learned.inverse(y[held_out]).tolist() == data.columns["class"][held_out].tolist()
     assert (learned.extra, learned.warnings) == (["id"], [])
+
+
+@pytest.mark.parametrize("given", [{"age": [1.0]}, np.zeros((2, 4)), None])
+def test_what_no_reader_gives(given):
+    """A dict, an array or a frame of another library is what one tries first."""
+    learned = Preprocessing.learn(people(), "says")
+    for use in (learned.transform, learned.targets, Preprocessing.learn):
+        with refuses(f"a {type(given).__name__} was given; .*Table.*Arrays"):
+            use(given)
