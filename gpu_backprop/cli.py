@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from gpu_backprop.arguments import parser
+from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
@@ -34,14 +34,13 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; argparse itself exits for --help (0) and misuse (2)."""
+    """Run the command line and return its exit code; what cannot be understood (2) and --help (0) exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that can't show ∇ shows ?, and goes on
-    understood = parser()
-    options = understood.parse_args(argv)
+    options = parse(argv)
     if options.command is None:
-        understood.print_help(sys.stderr)
+        options.parser.print_help(sys.stderr)
         return MISUSED
     try:
         code = COMMANDS[options.command](options)

@@ -35,11 +35,14 @@ def train(*options: str) -> int:
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The last line that argparse complains with."""
+    """The one line that says what cannot be understood."""
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err.rstrip("\n")
 
 
 class TestTrain:
@@ -254,6 +257,7 @@ class TestUsage:
     def test_a_value_that_is_not_accepted(self, capsys, tmp_path, option, value, accepted):
         message = usage_error(capsys, "train", f"{option}={value}")
         assert message.startswith("gpu-backprop train: error: ")
+        assert message.endswith(" (gpu-backprop train --help)")
         assert accepted in message
         assert repr(value) in message or option == "--layers"
         assert list(tmp_path.iterdir()) == []
@@ -267,7 +271,15 @@ class TestUsage:
 
     def test_an_unknown_command_or_option(self, capsys):
         assert "'trian'" in usage_error(capsys, "trian")
-        assert "--epoch" in usage_error(capsys, "train", "--epoch", "3")
+        for given in (["--epoch", "3"], ["--epoch=3"]):
+            message = usage_error(capsys, "train", *given)
+            assert message.startswith(f"gpu-backprop train: error: unrecognized arguments: {given[0]}; ")
+            assert "did you mean '--epochs'?" in message
+            assert message.endswith(" (gpu-backprop train --help)")
+        assert usage_error(capsys, "train", "a.csv", "b.csv", "--target", "y").split(": ", 2)[2] == (
+            "unrecognized arguments: b.csv (gpu-backprop train --help)"
+        )
+        assert usage_error(capsys, "--quick").endswith("arguments: --quick (gpu-backprop --help)")
 
     def test_help_explains_every_option(self, capsys):
         with pytest.raises(SystemExit) as stopped:

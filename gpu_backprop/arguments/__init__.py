@@ -1,5 +1,5 @@
 """What can be typed after gpu-backprop: commands, options, the values they take, and their help."""
 
-from gpu_backprop.arguments.parser import parser
+from gpu_backprop.arguments.parser import parse
 
-__all__ = ["parser"]
+__all__ = ["parse"]

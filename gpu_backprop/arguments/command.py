@@ -6,10 +6,11 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gpu_backprop import LOSSES
 from gpu_backprop.arguments.values import device, one_of
+from gpu_backprop.data.messages import nearest
 
 DATA = (
     "DATA is a CSV file (.csv, .tsv, .csv.gz), a Parquet file, an .npz file with x and y, one of two .npy files "
@@ -27,6 +28,20 @@ class Paragraphs(argparse.HelpFormatter):
         return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in parts)
 
 
+class Parser(argparse.ArgumentParser):
+    """Complains in one line. Of a command, its own parser complains about what it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what was wrong and where help is, and end with 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({self.prog} --help)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Complain about arguments, with the option that was meant."""
+        first = unknown[0].partition("=")[0]
+        meant = nearest(first, self._option_string_actions).strip() if first.startswith("-") else ""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; {meant}" if meant else ""))
+
+
 class Command:
     """A command's parser, to which arguments are added in the order in which they are likely to be wanted."""
 
@@ -37,7 +52,7 @@ class Command:
         shown = [
             f"  gpu-backprop {line:{width}}  # {why}" if why else f"  gpu-backprop {line}" for line, why in examples
         ]
-        self.parser: argparse.ArgumentParser = commands.add_parser(
+        self.parser: Parser = commands.add_parser(
             name,
             help=help,
             description="\n\n".join(paragraphs),
@@ -45,6 +60,7 @@ class Command:
             formatter_class=Paragraphs,
             allow_abbrev=False,
         )
+        self.parser.set_defaults(parser=self.parser)
         self._group: argparse._ActionsContainer = self.parser
 
     def under(self, title: str) -> None:

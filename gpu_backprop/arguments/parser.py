@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from gpu_backprop import __version__
 from gpu_backprop.arguments import applying, training
-from gpu_backprop.arguments.command import Paragraphs
+from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
-def parser() -> argparse.ArgumentParser:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was typed; its `parser` is that of the command. Exits for --help (0), and where it makes no sense (2)."""
+    options, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        options.parser.refuse(unknown)
+    return options
+
+
+def _parser() -> Parser:
     """What can be typed, and the help."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="gpu-backprop",
         description="Train multi-layer perceptrons by back-propagation, on a CPU or a CUDA device.",
         epilog="Begin with `gpu-backprop train`, which needs nothing else; then with a table of your own:\n\n"
@@ -21,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Paragraphs,
         allow_abbrev=False,
     )
+    top.set_defaults(parser=top)
     top.add_argument("--version", action="version", version=f"gpu-backprop {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     training.add_train(commands)
