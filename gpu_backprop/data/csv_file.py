@@ -36,6 +36,9 @@ SAMPLE = 1 << 16
 PIECE = 1 << 18
 """Cells that are held as text at one time."""
 
+ABOVE = "or take out what stands above the names of the columns"
+"""Said where the first row already does not fit, as under a title."""
+
 
 def read_csv(path: Path, delimiter: str | None = None) -> Table:
     r"""The table in a CSV file, whose first line names the columns; lines with nothing in them are passed over.
@@ -135,7 +138,7 @@ def _pieces(
                 continue
             raise DataError(
                 f"{path}, line {line}: {counted(len(row), 'field')} where the header has {width}; correct the line, "
-                "or put a field that holds the delimiter in quotes"
+                + ("or put a field that holds the delimiter in quotes" if lines else ABOVE)
             )
         some.append(row)
         lines.append(line)

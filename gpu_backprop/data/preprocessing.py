@@ -42,8 +42,8 @@ class Preprocessing:
         target: the column of the target; None for arrays.
         why: a sentence that says why the task is what it is; empty in what from_dict gives.
         warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
-        unseen: of the last transform, by column, how many rows have a text that is no known category. The features of
-            the column are all 0 there.
+        unseen: of the last transform, by column, how many rows have a text that is no known category, or none where
+            no training row lacked one. The features of the column are all 0 there.
         extra: of the last transform, the columns that were not used; the target is not among them.
     """
 
@@ -186,12 +186,15 @@ def _names(table: Table, target: str | None, ignore: Collection[str]) -> list[st
     """The columns to learn from."""
     for name in ignore:
         if name not in table.columns or name == target:
-            why = "is the target" if name == target else "is not there"
+            why = "is the target; " if name == target else f"is not there; {nearest(name, table.columns)}"
             raise DataError(
-                f"{table.source}: column {shown(name)}, which is to be ignored, {why}; {nearest(name, table.columns)}"
-                f"it has {listed(table.columns)}"
+                f"{table.source}: column {shown(name)}, which is to be ignored, {why}it has {listed(table.columns)}"
             )
     names = [name for name in table.columns if name != target and name not in ignore]
+    if not names and ignore:
+        raise DataError(
+            f"{table.source} has no column to learn from, because all but the target are ignored; ignore fewer"
+        )
     if not names:
         raise DataError(
             f"{table.source} has no column to learn from but {listed(table.columns)}; if there is more in it, name the "

@@ -193,6 +193,7 @@ def test_what_the_csv_module_writes_is_read(tmp_path_factory, names, cells):
         ("\ufeff", " is empty"),
         ("a,b\n1,2\n3\n", ", line 3: 1 field where the header has 2; correct the line"),
         ('a,b\n"1\n1",2\n\n3,4,5\n', ", line 5: 3 fields where the header has 2"),
+        ("Rents\na,b\n1,2\n", ", line 2: 2 fields where the header has 1; .*take out what stands above the names"),
         ("a,b,a,b,c\n1,2,3,4,5\n", ", line 1: more than one column is called 'a', 'b'; give each its own name"),
         ("a, a\n1,2\n", ", line 1: more than one column is called 'a'"),
         ('a,b\n1,2\n3,"4\n5,6\n', r', line 3: the file ends within a quoted field; close its quotes \("\)'),

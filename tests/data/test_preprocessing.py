@@ -199,8 +199,10 @@ def test_columns_to_ignore():
     assert learned.columns == ["sex", "height"]
     with refuses("column 'agee', which is to be ignored, is not there; did you mean 'age'"):
         Preprocessing.learn(people(), "says", ignore=["agee"])
-    with refuses("column 'says', which is to be ignored, is the target"):
+    with refuses("column 'says', which is to be ignored, is the target; it has 'age'"):
         Preprocessing.learn(people(), "says", ignore=["says"])
+    with refuses("people.csv has no column to learn from, because all but the target are ignored; ignore fewer$"):
+        Preprocessing.learn(people(), "says", ignore=["age", "sex", "height", "city"])
     with refuses(r"people\.csv has no column to learn from but 'y'; .*--delimiter"):
         Preprocessing.learn(table(y=["a", "b"]), "y")
 
