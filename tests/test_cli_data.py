@@ -414,7 +414,7 @@ class TestAccidents:
         command = [sys.executable, "-m", "gpu_backprop", "train", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None and process.stderr is not None
-            process.stdout.readline()
+            assert any(line.startswith("epoch") for line in process.stdout)  # not before: it has to be training
             process.stdout.close()
             errors = process.stderr.read()
         assert process.returncode == 1
