@@ -149,6 +149,19 @@ class TestPredict:
             "is none of the known ones\n"
         )
 
+    def test_a_text_that_only_new_rows_lack_is_no_text(self, capsys):
+        train = write("all.csv", ["colour,y", *(f"{colour},{y}" for colour, y in [("red", 1), ("blue", 2)] * 10)])
+        options = ["--impute", "mean", "--epochs", "1", "--quiet", "--held-out", "0", "--out", "all"]
+        assert main(["train", train, "--target", "y", *options]) == 0
+        capsys.readouterr()
+        assert main(["predict", "all", write("new.csv", ["id,colour", "1,violet", "2,", "3,NA", "4,red"])]) == 0
+        assert capsys.readouterr().err.splitlines()[:2] == [
+            "warning: new.csv: 1 of 4 rows have a text in column 'colour' that no training row had; to the network it "
+            "is none of the known ones",
+            "warning: new.csv: 2 of 4 rows have no text in column 'colour', and every training row had one; to the "
+            "network it is none of the known ones",
+        ]
+
     def test_missing_numbers_are_filled_in_as_in_training(self, capsys):
         middle = np.median([float(line.split(",")[0]) for line in rows(60, 0)])
         net = gb.load("flowers/model.safetensors")

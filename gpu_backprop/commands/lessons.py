@@ -17,6 +17,7 @@ from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.sources import DIGITS, Data, described, digits_preprocessing, has_test_part, load
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
 from gpu_backprop.data.messages import listed
+from gpu_backprop.data.table import missing
 
 HELD_OUT = 0.2
 """The share of the rows that is held out unless another was asked for."""
@@ -90,10 +91,16 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
     """x of data; what is not as in the training data, and was not to be ignored, is said on standard error."""
     x = preprocessing.transform(data)
     for column, rows in preprocessing.unseen.items():
-        warn(
-            f"{data.source}: {rows:,} of {data.rows:,} rows have a text in column {column!r} that no training row "
-            "had; to the network it is none of the known ones"
-        )
+        lacking = _lacking(preprocessing, data, column)
+        for number, what in (
+            (rows - lacking, f"a text in column {column!r} that no training row had"),
+            (lacking, f"no text in column {column!r}, and every training row had one"),
+        ):
+            if number:
+                warn(
+                    f"{data.source}: {number:,} of {data.rows:,} rows have {what}; to the network it is none of the "
+                    "known ones"
+                )
     extra = [column for column in preprocessing.extra if column not in ignored]
     if extra:
         warn(f"{data.source}: not used, because the network was not trained on it: {listed(extra)}")
@@ -108,6 +115,13 @@ def split(y: Array, share: float, seed: int, source: str) -> tuple[Array, Array]
         return stratified_split(y if y.ndim == 1 else np.zeros(len(y)), share, seed)
     except ValueError as error:
         raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows)") from None
+
+
+def _lacking(preprocessing: Preprocessing, data: Data, column: str) -> int:
+    """How many rows have no text in a column, where that is no category."""
+    if not isinstance(data, Table) or f"{column} missing" in preprocessing.features:
+        return 0
+    return int(missing(data.columns[column]).sum())
 
 
 def warn(message: str) -> None:
