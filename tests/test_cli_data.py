@@ -424,6 +424,19 @@ class TestAccidents:
         assert gb.load("run/model.safetensors").outputs == 10
 
 
+@pytest.mark.parametrize("step", ["prepare_lesson", "_introduce"])
+def test_a_reader_that_goes_away_before_training(capsys, monkeypatch, step):
+    """Nothing was trained, so that it is no success."""
+
+    def closed(*given, **named):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(f"gpu_backprop.commands.train.{step}", closed)
+    assert train(flowers(), "--target", "species", "--impute", "mean") == 1
+    assert "gpu-backprop: standard output was closed before training began" in capsys.readouterr().err
+    assert not Path("run/model.safetensors").exists()
+
+
 def test_a_file_is_read_once(monkeypatch):
     """Reading is the slow part of a large one."""
     reads = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,15 @@ from gpu_backprop.training.history import History
 def train(options: argparse.Namespace) -> int:
     """Run the command; the exit code."""
     wanted = design(options)
-    lesson = prepare_lesson(options, scale_target=wanted.any_number)
+    with _before_training():
+        lesson = prepare_lesson(options, scale_target=wanted.any_number)
     net = build_network(options, wanted, lesson.preprocessing)
     trainer = build_trainer(options, wanted, net, len(lesson.training))
     epochs = options.epochs or suitable_epochs(len(lesson.training))
     folder = claim(options.out, options.overwrite, run_name(options.data))
     if not options.quiet:
-        _introduce(trainer, lesson, epochs)
+        with _before_training():
+            _introduce(trainer, lesson, epochs)
 
     with StopOnInterrupt(trainer) as interrupt:
         history = _fit(trainer, lesson, epochs, folder, options.quiet)
@@ -49,6 +52,15 @@ def train(options: argparse.Namespace) -> int:
     print("\n".join(result))
     print(f"written to {folder}: {', '.join(written)}")
     return INTERRUPTED if interrupt.asked else 0
+
+
+@contextmanager
+def _before_training() -> Iterator[None]:
+    """Where nobody reads on, a command that has done its work ends well; this one hasn't begun."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise RunError("standard output was closed before training began, so nothing was learned") from None
 
 
 def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
