@@ -319,3 +319,13 @@ def test_a_copy_of_a_layer_list_is_not_shared():
     one, other = gb.Network(4, layers), gb.Network(4, layers)
     one.parameters[...] = 0
     assert other.parameters.any()
+
+
+@pytest.mark.parametrize("copied", [gb.Network.copy, copy.deepcopy, lambda net: net.copy("float64")])
+def test_a_copy_knows_what_the_network_knows_of_its_data(copied):
+    net = gb.Network(4, [gb.Dense(2, "softmax")])
+    net.preprocessing, net.classes = {"mean": [0.5]}, ["no", "yes"]
+    twin = copied(net)
+    assert twin.preprocessing == net.preprocessing and twin.classes == net.classes
+    twin.classes[0] = "never"
+    assert net.classes == ["no", "yes"]
