@@ -390,6 +390,17 @@ class TestAccidents:
         assert train("flowers.csv", "--target", "species", "--impute", "mean", "--epochs", "3", "--overwrite") == 1
         np.testing.assert_array_equal(learned.parameters, gb.load(where).parameters)
 
+    def test_before_the_first_epoch(self, capsys, monkeypatch, tmp_path):
+        """Unlike later, success would be a lie: there is no network."""
+
+        def closed(*_: object) -> None:
+            raise BrokenPipeError
+
+        monkeypatch.setattr("gpu_backprop.commands.train._introduce", closed)
+        assert train(flowers(), "--target", "species", "--impute", "mean") == 1
+        assert said(capsys) == "gpu-backprop: nothing was trained: standard output was closed\n"
+        assert not (tmp_path / "run").exists()
+
     def test_where_it_cannot_be_saved(self, capsys, monkeypatch):
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
@@ -409,7 +420,8 @@ class TestAccidents:
         assert "no curves.png: cannot write the curves" in capsys.readouterr().out
 
     @pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes on Windows")
-    def test_a_reader_that_goes_away(self, tmp_path):
+    def test_a_reader_that_goes_away(self, monkeypatch):
+        monkeypatch.setenv("PYTHONUNBUFFERED", "")  # what is printed before the first epoch arrives together with it
         options = ["--out", "run", "--epochs", "25", "--layers", "400,400"]  # a line an epoch, and some time for each
         command = [sys.executable, "-m", "gpu_backprop", "train", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

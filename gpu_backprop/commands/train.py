@@ -29,7 +29,11 @@ def train(options: argparse.Namespace) -> int:
     epochs = options.epochs or suitable_epochs(len(lesson.training))
     folder = claim(options.out, options.overwrite, run_name(options.data))
     if not options.quiet:
-        _introduce(trainer, lesson, epochs)
+        try:
+            _introduce(trainer, lesson, epochs)
+        except OSError as error:
+            _give_back(folder)
+            raise RunError(f"nothing was trained: {_reason(error)}") from error
 
     with StopOnInterrupt(trainer) as interrupt:
         history = _fit(trainer, lesson, epochs, folder, options.quiet)
@@ -77,8 +81,7 @@ def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: 
             *pair(lesson.training), epochs, validation=validation, csv=folder / HISTORY, progress=not quiet
         )
     except InputError:  # nothing was trained
-        with suppress(OSError):
-            folder.rmdir()  # which only an empty folder lets happen
+        _give_back(folder)
         raise
     except DivergedError as error:
         gb.save(folder / MODEL, trainer.network)
@@ -87,6 +90,11 @@ def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: 
     except Exception as error:
         where = f"training ended after {counted(len(trainer.history), 'epoch')}"
         raise RunError(f"{where}: {_reason(error)}; {_rescue(trainer.network, folder)}") from error
+
+
+def _give_back(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()  # which only an empty folder lets happen
 
 
 def _reason(error: Exception) -> str:
