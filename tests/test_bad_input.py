@@ -311,6 +311,11 @@ def test_counts_may_be_integers_of_numpy():
     assert gb.Dense(np.uint8(3)).outputs == 3
 
 
+def test_a_learning_rate_may_be_a_number_of_numpy():
+    for value in (np.float32(0.5), np.array(0.5)):
+        assert gb.SGD(value).learning_rate == 0.5
+
+
 NO_RATES = [0, 0.0, -0.1, np.nan, np.inf, -np.inf, "0.1", None, True]
 
 
@@ -339,7 +344,7 @@ def test_dropout_rate(value):
     )
 
 
-@pytest.mark.parametrize("value", [-1, 2**64, 1.5, "0", None, True])
+@pytest.mark.parametrize("value", [-1, 2**64, 1.5, "0", None, True, np.array(3)])
 def test_seed(classes, value):
     parts = "seed must be an integer from 0 to 2**64 − 1"
     refused(lambda: gb.Network(INPUTS, [gb.Dense(3)], seed=value), f"{parts}, or a list of them, got {value!r}")
@@ -408,6 +413,12 @@ def test_a_model_that_cannot_be_written(classes, tmp_path):
     refused(lambda: gb.save(path, classes.network), *parts, error=gb.ModelFileError)
     assert not any(tmp_path.iterdir())
     classes.nothing_has_happened()
+
+
+def test_save_takes_the_path_first(classes, tmp_path):
+    path = tmp_path / "model.safetensors"
+    parts = "net must be a gpu_backprop.Network", f"got {type(path).__name__}", "save(path, net)"
+    refused(lambda: gb.save(classes.network, path), *parts)
 
 
 GIVE, AGAIN = "give the path of a file that gpu_backprop.save wrote", "copy it again, or save the network again"

@@ -31,7 +31,7 @@ def train(options: argparse.Namespace) -> int:
     epochs = options.epochs or suitable_epochs(len(lesson.training))
     folder = claim(options.out, options.overwrite, run_name(options.data))
     if not options.quiet:
-        with _before_training():
+        with _before_training(folder):
             _introduce(trainer, lesson, epochs)
 
     with StopOnInterrupt(trainer) as interrupt:
@@ -55,12 +55,14 @@ def train(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _before_training() -> Iterator[None]:
-    """Where nobody reads on, a command that has done its work ends well; this one hasn't begun."""
+def _before_training(folder: Path | None = None) -> Iterator[None]:
+    """Where nobody reads on, a command that has done its work ends well; this one hasn't begun. The folder goes."""
     try:
         yield
-    except BrokenPipeError:
-        raise RunError("standard output was closed before training began, so nothing was learned") from None
+    except OSError as error:
+        if folder is not None:
+            _give_back(folder)
+        raise RunError(f"nothing was trained: {_reason(error)}") from error
 
 
 def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
@@ -89,8 +91,7 @@ def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: 
             *pair(lesson.training), epochs, validation=validation, csv=folder / HISTORY, progress=not quiet
         )
     except InputError:  # nothing was trained
-        with suppress(OSError):
-            folder.rmdir()  # which only an empty folder lets happen
+        _give_back(folder)
         raise
     except DivergedError as error:
         gb.save(folder / MODEL, trainer.network)
@@ -99,6 +100,11 @@ def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: 
     except Exception as error:
         where = f"training ended after {counted(len(trainer.history), 'epoch')}"
         raise RunError(f"{where}: {_reason(error)}; {_rescue(trainer.network, folder)}") from error
+
+
+def _give_back(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()  # which only an empty folder lets happen
 
 
 def _reason(error: Exception) -> str:

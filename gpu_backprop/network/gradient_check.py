@@ -11,6 +11,7 @@ import numpy as np
 from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -18,6 +19,9 @@ from gpu_backprop.network.samples import Samples, samples
 
 STEP = 1e-6
 """The step of a difference: rounding (1e-16·E/STEP) and the cut-off series (STEP²) both stay small."""
+
+FINEST = 1e-8
+"""The smallest tolerance: about what rounding leaves of a difference of ordinary numbers, 1e-16/STEP, and more."""
 
 SHRINK = (0.1, 0.01)
 """Shorter steps for a place next to a kink: one that does not reach it is right on this side of it."""
@@ -67,8 +71,14 @@ def check_gradients(
         GradientError: some disagree; the message names the worst parameter and both values.
         InputError: what was given does not fit together.
     """
-    if not isinstance(tolerance, float) or not 0 < tolerance < 1:
-        raise InputError(f"tolerance must be a number in (0, 1), got {tolerance!r}.")
+    if not isinstance(tolerance, float) or not FINEST <= tolerance < 1:
+        raise InputError(
+            f"tolerance must be a number in [{FINEST:g}, 1), because differences tell no more, got {tolerance!r}."
+        )
+    if at_most is not None:
+        at_most = positive("at_most", at_most)
+    if not isinstance(network, Network):
+        raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
     chosen = loss_of(loss, network.last)
     data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if np.ndim(x) == 3 else ())
     return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)

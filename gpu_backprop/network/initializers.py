@@ -148,6 +148,6 @@ def initializer(spec: object, activation: str) -> Initializer:
         case {"name": str(name), "own": True, **rest} if not rest:
             return Initializer(name, _zeros)
         case "constant":
-            raise InputError("the initializer 'constant' needs its value: constant(0.1), of network.initializers.")
+            raise InputError("the initializer 'constant' needs its value: gpu_backprop.constant(0.1).")
         case _:
             return choose("initializer", spec, INITIALIZERS)

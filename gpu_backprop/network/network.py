@@ -259,7 +259,7 @@ class Network:
         return self._eager[key]
 
     def copy(self, dtype: str | None = None) -> Network:
-        """A network of its own with the same weights and the same dropout masks ahead.
+        """A network of its own with the same weights, the same dropout masks ahead, and the same knowledge of its data.
 
         Args:
             dtype: another working dtype; None: the same.
@@ -269,6 +269,7 @@ class Network:
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
+        twin.preprocessing, twin.classes = copy.deepcopy((self.preprocessing, self.classes))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
@@ -356,7 +357,7 @@ class _Eager:
 
 
 def _seed(seed: Any) -> int | list[int]:
-    if isinstance(seed, (list, tuple, range, np.ndarray)):
+    if isinstance(seed, (list, tuple, range)) or (isinstance(seed, np.ndarray) and seed.ndim):
         if len(seed) == 0:
             raise InputError("seed is an empty list: a network needs at least one member.")
         return [_one_seed(s) for s in seed]

@@ -53,7 +53,10 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
     Raises:
         ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
             of your own, or a preprocessing or classes that do not fit it.
+        InputError: `net` is not a network.
     """
+    if not isinstance(net, Network):
+        raise InputError(f"net must be a gpu_backprop.Network, got {type(net).__name__}: write save(path, net).")
     for layer in net.layers:
         if ACTIVATIONS.get(layer.activation.name) != layer.activation:
             raise ModelFileError(

@@ -82,5 +82,6 @@ def _spread(data: Samples) -> tuple[float, Array]:
     w = np.ones(data.rows) if data.weights is None else np.asarray(data.weights, np.float64)
     weight = float(w.sum()) or 1.0
     with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
+        target = target - target[0]  # the spread stays, and where all are the same it is exactly 0
         mean = w @ target / weight
         return weight, w @ (target - mean) ** 2

@@ -60,7 +60,8 @@ class History:
     def __getitem__(self, key: str) -> list[Any]: ...
     def __getitem__(self, key: int | slice | str) -> Row | list[Row] | list[Any]:
         if isinstance(key, str):
-            choose("column", key, dict.fromkeys(self.columns))
+            if self.rows:
+                choose("column", key, dict.fromkeys(self.columns))
             return [row[key] for row in self.rows]
         return self.rows[key]
 

@@ -63,7 +63,8 @@ class Optimizer:
 
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS[name]
-        for one in value if isinstance(value, (list, tuple, np.ndarray)) else [value]:
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        for one in value if isinstance(value, (list, tuple)) else [value]:
             number = isinstance(one, (int, float, np.integer, np.floating)) and not isinstance(one, bool)
             if not number or not fits(one):
                 raise InputError(f"{name} of {type(self).__name__} must be {accepted}, got {value!r}.")

@@ -109,6 +109,17 @@ def test_at_most_so_many_of_each_array():
     assert gb.check_gradients(net, None, X, Y, at_most=None).checked == 45
 
 
+@pytest.mark.parametrize("at_most", [0, -1, 2.5, True])
+def test_at_most_is_a_count(at_most):
+    with pytest.raises(gb.InputError, match="at_most must be an integer ≥ 1, got"):
+        gb.check_gradients(network(), None, X, Y, at_most=at_most)
+
+
+def test_what_is_no_network():
+    with pytest.raises(gb.InputError, match="network must be a gpu_backprop.Network, got list"):
+        gb.check_gradients([network()], None, X, Y)
+
+
 def test_a_derivative_of_zero_is_right_to_rounding():
     """softmax of one output is 1: E is 0 everywhere, and so are its derivatives, but for their last bits."""
     net = gb.Network(1, [gb.Bias("softmax")], dtype="float64")
@@ -370,9 +381,11 @@ def test_an_infinite_loss_cannot_be_compared():
         gb.check_gradients(net, None, [[1.0]], [[1.0]])
 
 
-@pytest.mark.parametrize("tolerance", [0, 0.0, 1.0, -1e-3, "1e-5", float("nan")])
+@pytest.mark.parametrize("tolerance", [0, 1e-12, 0.0, 1.0, -1e-3, "1e-5", float("nan")])
 def test_the_tolerance_is_checked(tolerance):
-    with pytest.raises(gb.InputError, match=r"tolerance must be a number in \(0, 1\), got"):
+    with pytest.raises(
+        gb.InputError, match=r"tolerance must be a number in \[1e-08, 1\), because differences tell no more, got"
+    ):
         gb.check_gradients(network(), None, X, Y, tolerance=tolerance)
 
 

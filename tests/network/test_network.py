@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.network import EAGER_PLANS
 
 LAYERS = [gb.Dense(5, "tanh"), gb.Bias("gelu"), gb.Dropout(0.5), gb.Dense(3, "softmax", bias=False)]
 
@@ -319,3 +320,23 @@ def test_a_copy_of_a_layer_list_is_not_shared():
     one, other = gb.Network(4, layers), gb.Network(4, layers)
     one.parameters[...] = 0
     assert other.parameters.any()
+
+
+@pytest.mark.parametrize("copied", [gb.Network.copy, copy.deepcopy, lambda net: net.copy("float64")])
+def test_a_copy_knows_what_the_network_knows_of_its_data(copied):
+    net = gb.Network(4, [gb.Dense(2, "softmax")])
+    net.preprocessing, net.classes = {"mean": [0.5]}, ["no", "yes"]
+    twin = copied(net)
+    assert twin.preprocessing == net.preprocessing and twin.classes == net.classes
+    twin.classes[0] = "never"
+    assert net.classes == ["no", "yes"]
+
+
+def test_plans_for_many_numbers_of_rows_are_not_all_kept():
+    """Else a service that predicts batches of every size would hold buffers for each of them."""
+    net = gb.Network(4, [gb.Dense(2)])
+    for rows in range(1, 3 * EAGER_PLANS):
+        x = np.ones((rows, 4))
+        np.testing.assert_array_equal(net.forward(x), net.predict(x))
+        assert net.backward(np.ones((rows, 2))).shape == (rows, 4)
+    assert len(net._eager) == EAGER_PLANS

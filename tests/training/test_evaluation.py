@@ -150,6 +150,11 @@ def test_one_row_and_targets_that_are_all_the_same():
     assert trainer_of(4, "softmax").evaluate(X[:1], LABELS[:1])["accuracy"] in (0, 1)
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_targets_that_are_all_the_same_though_their_mean_is_rounded(weights):
+    assert trainer_of(2, "identity").evaluate(X, np.full((ROWS, 2), 0.1), weights)["r2"] == -math.inf
+
+
 def test_no_weight_at_all():
     measured = trainer_of(2, "identity").evaluate(X, Y, np.zeros(ROWS))
     assert measured["loss"] == measured["mae"] == 0 and math.isnan(measured["r2"])

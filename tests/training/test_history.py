@@ -53,6 +53,10 @@ def test_an_unknown_column_is_named_with_the_known(history):
         history["val_los"]
 
 
+def test_a_history_without_epochs_has_empty_columns():
+    assert History()["loss"] == []
+
+
 def test_an_epoch_that_is_not_there(history):
     with pytest.raises(IndexError):
         history[3]

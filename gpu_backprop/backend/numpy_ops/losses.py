@@ -17,7 +17,7 @@ from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, beside
 
 
 def weigh(device: Device, weights: Array, weight_sum: Array, scale: Array | None, total: Array) -> Bound:
-    """weight_sum = Σw, scale = 1/Σw (0 where Σw is 0), and Σw is added to the total."""
+    """weight_sum = Σw, scale = 1/Σw (1 where all w are 0, and with them all that it scales), and total += Σw."""
     yield partial(np.add.reduce, weights, -1, np.float64, weight_sum)
     if scale is not None:
         here = scale[..., 0, 0]
@@ -26,7 +26,6 @@ def weigh(device: Device, weights: Array, weight_sum: Array, scale: Array | None
         yield call(np.equal, weight_sum, 0.0, out=empty)
         yield call(np.add, weight_sum, empty, out=divisor)
         yield call(np.reciprocal, divisor, out=divisor)
-        yield call(np.subtract, divisor, empty, out=divisor)
         yield partial(np.copyto, here, divisor, "same_kind")
     yield call(np.add, total[..., WEIGHT], weight_sum, out=total[..., WEIGHT])
 
