@@ -5,19 +5,14 @@ The command itself is run, once a seed, with no options but the seed. Run it as:
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-import gpu_backprop
+import record
 
 SEEDS = range(5)
 RESULTS = Path(__file__).parent / "results" / "digits.json"
@@ -28,22 +23,8 @@ def main() -> int:
     accuracies = [test_accuracy(seed) for seed in SEEDS]
     mean = sum(accuracies) / len(accuracies)
     print(f"mean test accuracy over seeds {SEEDS[0]} to {SEEDS[-1]}: {mean:.4f}")
-    result = {
-        "command": "gpu-backprop train --seed SEED",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processor": f"{processor()}, {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "gpu_backprop": gpu_backprop.__version__,
-        },
-        "seconds": round(time.perf_counter() - started, 1),
-        "test_accuracy": dict(zip(map(str, SEEDS), accuracies, strict=True)),
-        "mean": round(mean, 4),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    measured = {"test_accuracy": dict(zip(map(str, SEEDS), accuracies, strict=True)), "mean": round(mean, 4)}
+    record.write(RESULTS, "gpu-backprop train --seed SEED", time.perf_counter() - started, measured)
     return 0
 
 
@@ -57,15 +38,6 @@ def test_accuracy(seed: int) -> float:
         raise RuntimeError(f"no test accuracy in the output:\n{output}")
     print(f"seed {seed}: {line[1]}", flush=True)
     return float(line[1])
-
-
-def processor() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

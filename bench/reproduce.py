@@ -12,20 +12,15 @@ last epoch; nothing is chosen by what comes out. All of it goes into bench/resul
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits import processor
+import record
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
@@ -263,17 +258,7 @@ def explained(result: dict[str, Any]) -> str:
 
 def write(results: Sequence[dict[str, Any]], protocol: Protocol, seconds: float) -> None:
     """All of it, and what it was measured with, into bench/results/reproduce.json."""
-    record = {
-        "command": "python bench/reproduce.py --data FOLDER",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processor": f"{processor()}, {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "gpu_backprop": gb.__version__,
-        },
-        "seconds": round(seconds, 1),
+    measured = {
         "protocol": {
             "choosing": "seed 0, trained on the first 50,000 training images, measured on the other 10,000",
             "testing": "trained on all 60,000, each network measured once on the 10,000 test images",
@@ -283,8 +268,7 @@ def write(results: Sequence[dict[str, Any]], protocol: Protocol, seconds: float)
         },
         "networks": list(results),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    record.write(RESULTS, "python bench/reproduce.py --data FOLDER", seconds, measured)
 
 
 if __name__ == "__main__":

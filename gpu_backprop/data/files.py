@@ -26,12 +26,12 @@ def most_bytes(packed: int) -> int:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns what can go wrong while a file is read into a DataError."""
+def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[None]:
+    """Turns what can go wrong while a file is read into a DataError; `damaged` tells of one that can't be unpacked."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy or download it again") from None
+        raise DataError(f"{path} {damaged} ({shown(error)}); copy or download it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
     except MemoryError:

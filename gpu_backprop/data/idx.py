@@ -10,9 +10,6 @@ import gzip
 import math
 import os
 import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import GZIP_MAGIC, explained
 
 Array = npt.NDArray[Any]
 Stream = BufferedReader | gzip.GzipFile
@@ -28,7 +26,7 @@ Stream = BufferedReader | gzip.GzipFile
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MOST_AXES = 32
 """NumPy holds at least so many; nobody's data have more."""
-GZIP_MAGIC, GZIP_RATIO = b"\x1f\x8b", 1032
+GZIP_RATIO = 1032
 """No gzip file grows by more than this factor when it is unpacked (Gailly and Adler, zlib technical details)."""
 PREFIX = {"train": "train", "test": "t10k"}
 """What the file names of each part begin with."""
@@ -50,7 +48,7 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
         DataError: no file, not IDX, empty, cut short, too long, or damaged.
     """
     path = Path(path)
-    with _explained(path), _opened(path) as file:
+    with explained(path, "is a damaged gzip file"), _opened(path) as file:
         packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
         with gzip.GzipFile(fileobj=file) if packed else file as stream:
@@ -80,7 +78,7 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
     folder = Path(folder)
     if part not in PREFIX:
         raise DataError(f"part is {part!r}; a folder of IDX files has the parts {' and '.join(map(repr, PREFIX))}")
-    with _explained(folder):
+    with explained(folder):
         images_path, labels_path = _find(
             folder, f"{PREFIX[part]}-images-idx3-ubyte", f"{PREFIX[part]}-labels-idx1-ubyte"
         )
@@ -92,19 +90,6 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
             "belong together; take both from the same data set"
         )
     return images.reshape(len(images), -1), labels.astype(np.int64)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns what can go wrong with a file or folder into a DataError."""
-    try:
-        yield
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is a damaged gzip file ({error}); copy or download it again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
-    except MemoryError:
-        raise DataError(f"{path} is too large for the memory of this machine; use a part of it") from None
 
 
 def _opened(path: Path) -> BufferedReader:

@@ -62,7 +62,7 @@ class Loss(ABC):
         """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
         scale, n = self._scale(plan, z, weights, total), layer.number
         ops, bias = plan.device.ops, layer.activation_bias
-        if self.fused and self.fused == layer.activation.name and not plan.keep:
+        if self.fused == layer.activation.name and not plan.keep:
             argument = f"z{n} + b{n}" if bias is not None else f"z{n}"
             name = f"{self.fused}_cross_entropy"
             calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, scale, None, z, total)
@@ -86,7 +86,7 @@ class Loss(ABC):
         if weights is not None:
             self._weigh(plan, weights, None, total)
         ops, bias = plan.device.ops, layer.activation_bias
-        if self.fused and self.fused == layer.activation.name:
+        if self.fused == layer.activation.name:
             name = f"{self.fused}_cross_entropy"
             calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, 1.0, None, None, total)
             plan.loss(name, "E += e", (z, bias, target, weights), calls, {"E": total}, flops=8)

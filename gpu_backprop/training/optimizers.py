@@ -77,32 +77,20 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: Setting) -> None:
-        before = self.settings["learning_rate"]
-        self.settings["learning_rate"] = self._check("learning_rate", value)
+        value = self._check("learning_rate", value)
         if self.hyper is not None and self.network is not None:
-            try:
-                rate = self._broadcast("learning_rate")
-            except InputError:
-                self.settings["learning_rate"] = before
-                raise
+            rate = _one_a_member("learning_rate", value, self.network)
             self.network.device.copy_in(self.hyper[..., 1], rate)
+        self.settings["learning_rate"] = value
 
     def bind(self, network: Network) -> Optimizer:
         """A copy of this optimizer with a fresh state for `network`."""
         bound = copy.copy(self)
         bound.settings, bound.network, device = dict(self.settings), network, network.device
-        columns = [np.zeros(network.lead), *(bound._broadcast(name) for name in self.names)]
+        columns = [np.zeros(network.lead), *(_one_a_member(name, bound.settings[name], network) for name in self.names)]
         bound.hyper = device.from_host(np.stack(columns, axis=-1))
         bound.moments = {name: device.zeros(network.parameters.shape) for name in self.active_moments()}
         return bound
-
-    def _broadcast(self, name: str) -> Array:
-        assert self.network is not None
-        value, lead = np.asarray(self.settings[name], np.float64), self.network.lead
-        if value.shape not in ((), lead):
-            members = f"one number, or {lead[0]}, one a member" if lead else "one number"
-            raise InputError(f"{name} must be {members}, got {self.settings[name]!r}.")
-        return np.broadcast_to(value, lead)
 
     def active_moments(self) -> tuple[str, ...]:
         """The moments that these settings need."""
@@ -125,6 +113,15 @@ class Optimizer:
     def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
         """What the binder takes between gradients and hyper."""
         return tuple(moments[name] for name in self.moment_names)
+
+
+def _one_a_member(name: str, value: Any, network: Network) -> Array:
+    """A setting in the shape of the network's lead."""
+    array, lead = np.asarray(value, np.float64), network.lead
+    if array.shape not in ((), lead):
+        members = f"one number, or {lead[0]}, one a member" if lead else "one number"
+        raise InputError(f"{name} must be {members}, got {value!r}.")
+    return np.broadcast_to(array, lead)
 
 
 class SGD(Optimizer):
