@@ -1,6 +1,10 @@
 // What every kernel text begins with: one text for NVRTC, nvcc and, with tests/kernels_on_host/host.hpp in front of it,
 // a host C++ compiler. NVRTC has no standard headers: neither INFINITY nor FLT_MAX nor int64_t exist here. CUDA's
 // built-ins (threadIdx, __syncthreads, __shfl_xor_sync, __umul64hi ...) and overloaded exp, tanh, erf ... do.
+//
+// A kernel's head is its contract: kernel_library.py reads arity, kinds, dtypes and sizes from it and checks every
+// launch. A pointer's comment gives its shape in brackets, made of other parameters, `models` (gridDim.z) and gridDim;
+// a `?` behind it allows a null pointer. NAME_step, the distance between the models of NAME, is found from the array.
 #define BP_DEV __device__ __forceinline__
 
 typedef unsigned int u32;
@@ -10,6 +14,41 @@ typedef unsigned long long u64;
 // The type that sums and formulas are worked out in: float for float and for anything narrower.
 template<class T> struct Acc { typedef float type; };
 template<> struct Acc<double> { typedef double type; };
+template<class T> using acc = typename Acc<T>::type;
+
+// up: from the type that is stored to the one that is worked in; down: back, rounded to the nearest.
+BP_DEV float up(unsigned char a) { return float(a); }
+BP_DEV float up(float a) { return a; }
+BP_DEV double up(double a) { return a; }
+template<class T> BP_DEV T down(acc<T> a) { return a; }
+
+#ifdef BP_16_BIT  // only where a 16-bit type is used, because reading these headers takes most of a compilation
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+typedef __half f16;
+typedef __nv_bfloat16 bf16;
+BP_DEV float up(f16 a) { return __half2float(a); }
+BP_DEV float up(bf16 a) { return __bfloat162float(a); }
+template<> BP_DEV f16 down<f16>(float a) { return __float2half_rn(a); }
+template<> BP_DEV bf16 down<bf16>(float a) { return __float2bfloat16_rn(a); }
+#endif
+
+// Before a loop that goes on by the size of the grid: to unroll it, the compiler would divide 64-bit numbers first.
+#ifdef __CUDACC__
+#define BP_ROLLED _Pragma("unroll 1")
+#else
+#define BP_ROLLED
+#endif
+
+// V numbers that are read or written at once.
+template<class T, int V> struct alignas(sizeof(T) * V) Vec { T at[V]; };
+template<int V, class T> BP_DEV Vec<T, V> load(const T* from) { return *reinterpret_cast<const Vec<T, V>*>(from); }
+template<class T, int V> BP_DEV void store(T* to, const Vec<T, V>& v) { *reinterpret_cast<Vec<T, V>*>(to) = v; }
+template<int V, class A> BP_DEV Vec<A, V> filled(A a) {
+  Vec<A, V> v;
+  for (int k = 0; k < V; k++) v.at[k] = a;
+  return v;
+}
 
 // tiny: the smallest normal number; least: its root, so that 1/least and its square stay finite; floor_of: the most
 // negative finite number, below every operand of a maximum.
@@ -32,20 +71,42 @@ struct Maximum {  // a NaN among the operands is the result, as in numpy.maximum
   template<class A> BP_DEV static A of(A a, A b) { return a > b || a != a ? a : b; }
 };
 
-// Op over the 32 lanes of a warp; every lane gets the result. All lanes have to take part.
-template<class Op, class A> BP_DEV A warp_reduce(A a) {
-  for (int offset = 16; offset; offset >>= 1) a = Op::of(a, __shfl_xor_sync(0xffffffffu, a, offset));
+// The number of this thread in its block, and of the threads there are.
+BP_DEV int thread() { return int(threadIdx.y * blockDim.x + threadIdx.x); }
+BP_DEV int threads() { return int(blockDim.x * blockDim.y); }
+
+// Op over `lanes` neighbours of a warp, a power of two up to 32; each of them gets the result. All lanes of the warp
+// have to take part.
+template<class Op, class A> BP_DEV A lane_reduce(A a, int lanes) {
+  for (int offset = lanes / 2; offset; offset /= 2) a = Op::of(a, __shfl_xor_sync(0xffffffffu, a, offset));
   return a;
 }
 
-// Op over the threads of a block with blockDim (32 k, 1, 1), k <= 32; every thread gets the result, in an order that
-// depends on blockDim alone. All threads have to take part.
+// Op over the threads of a block, 32 k of them, k <= 32; every thread gets the result, in an order that depends on
+// their number alone. All threads have to take part.
 template<class Op, class A> BP_DEV A block_reduce(A a) {
   __shared__ A of_warp[32];
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  a = warp_reduce<Op>(a);
+  const int lane = thread() & 31, warp = thread() >> 5;
+  a = lane_reduce<Op>(a, 32);
   __syncthreads();  // the last call may still be reading of_warp
   if (lane == 0) of_warp[warp] = a;
   __syncthreads();
-  return warp_reduce<Op>(lane < int(blockDim.x >> 5) ? of_warp[lane] : Op::template identity<A>());
+  return lane_reduce<Op>(lane < threads() >> 5 ? of_warp[lane] : Op::template identity<A>(), 32);
+}
+
+// True in all threads of the last of `blocks` blocks that come here with one ticket. What the others wrote before, it
+// can read, through volatile pointers, which pass by the cache of its own multiprocessor. So partial sums of blocks
+// become a whole in the same launch, and always in one order, whichever block is last. The ticket is 0 before and after.
+// One thread's fences, between barriers, are good for its whole block, and cost a fraction of everybody's.
+BP_DEV bool last_block(u32* ticket, u32 blocks) {
+  __shared__ bool last;
+  __syncthreads();
+  if (thread() == 0) {
+    __threadfence();
+    last = atomicAdd(ticket, 1u) == blocks - 1;
+    if (last) *ticket = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
 }

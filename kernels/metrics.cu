@@ -1,0 +1,58 @@
+// What is only measured.
+#include "columns.cuh"
+
+// sums += the sum over the rows of w |y - t| and of w (y - t)^2, for each output
+template<class T>
+__global__ void __launch_bounds__(256) residual_sums(
+    const T* y,             // [models, rows, cols]
+    const acc<T>* target,   // [models, rows, cols]
+    const acc<T>* weights,  // [models, rows]?
+    double* sums,           // [models, 2, cols]
+    double* part,           // [models, gridDim.y, cols, 2]
+    u32* tickets,           // [models, gridDim.x]
+    i64 rows, int cols) {
+  typedef acc<T> A;
+  const int c = column<1>();
+  Vec<double, 2> sum = filled<2>(0.0);
+  if (c < cols)
+    for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
+      const i64 row = blockIdx.z * rows + r, i = row * cols + c;
+      const A residual = up(y[i]) - target[i], w = weights ? weights[row] : A(1);
+      sum.at[0] += double(fabs(residual) * w);
+      sum.at[1] += double(residual * residual * w);
+    }
+  if (!add_groups(sum, part, tickets, c < cols, c * 2, cols * 2)) return;
+  double* const to = sums + i64(blockIdx.z) * 2 * cols + c;
+  to[0] += sum.at[0];
+  to[cols] += sum.at[1];
+}
+
+// out = the sum of a^2
+template<class T, int V>
+__global__ void __launch_bounds__(256) sum_of_squares(
+    const T* a,    // [models, n]
+    double* out,   // [models]
+    double* part,  // [models, gridDim.x]
+    u32* tickets,  // [models]
+    i64 n) {
+  const i64 step = i64(gridDim.x) * threads() * V;
+  double sum = 0;  // a square may be too large for float32 where its root is not
+  for (i64 i = (i64(blockIdx.x) * threads() + thread()) * V; i < n; i += step) {
+    const Vec<T, V> as = load<V>(a + blockIdx.z * n + i);
+    for (int k = 0; k < V; k++) {
+      const double wide = double(up(as.at[k]));
+      sum += wide * wide;
+    }
+  }
+  sum = block_reduce<Sum>(sum);
+  if (gridDim.x > 1) {
+    double* const parts = part + i64(blockIdx.z) * gridDim.x;
+    if (thread() == 0) parts[blockIdx.x] = sum;
+    if (!last_block(tickets + blockIdx.z, gridDim.x)) return;
+    const volatile double* const seen = parts;
+    sum = 0;
+    for (int block = thread(); block < int(gridDim.x); block += threads()) sum += seen[block];
+    sum = block_reduce<Sum>(sum);
+  }
+  if (thread() == 0) out[blockIdx.z] = sum;
+}

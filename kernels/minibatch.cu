@@ -1,0 +1,62 @@
+// The rows of a minibatch, and casts.
+#include "port.cuh"
+
+// x_out = scale x + shift, target_out = target, weights_out = weights, of the samples that order[cursor ...] names.
+// blockDim = (columns / V, rows); gridDim = (groups of columns, groups of rows, models). The first group of columns
+// brings target and weights along.
+template<class S, class T, class L, int V>
+__global__ void __launch_bounds__(256) gather(
+    const S* x,             // [samples, cols]
+    T* x_out,               // [models, rows, cols]
+    const L* target,        // [samples, target_cols]
+    L* target_out,          // [models, rows, target_cols]
+    const acc<T>* weights,  // [samples]?
+    acc<T>* weights_out,    // [models, rows]?
+    const i64* order,       // [models, samples]
+    const i64* cursor,      // [1]
+    i64 samples, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> shift) {
+  typedef acc<T> A;
+  const int c = int(blockIdx.x * blockDim.x + threadIdx.x) * V;
+  BP_ROLLED
+  for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
+    const i64 place = cursor[0] + r, to = blockIdx.z * rows + r;
+    const i64 from = order[blockIdx.z * samples + (place < samples ? place : samples - 1)];
+    if (c < cols) {
+      const Vec<S, V> in = load<V>(x + from * cols + c);
+      Vec<T, V> out;
+      for (int k = 0; k < V; k++) out.at[k] = down<T>(A(up(in.at[k])) * scale + shift);
+      store(x_out + to * cols + c, out);
+    }
+    if (blockIdx.x == 0) {
+      for (int k = threadIdx.x; k < target_cols; k += blockDim.x)
+        target_out[to * target_cols + k] = target[from * target_cols + k];
+      if (weights && threadIdx.x == 0) weights_out[to] = weights[from];
+    }
+  }
+}
+
+// counter += by, for each of `count` numbers
+template<class C>
+__global__ void advance(
+    C* counter,  // [count]
+    i64 counter_stride, i64 count, i64 by) {
+  BP_ROLLED
+  for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x)
+    counter[i * counter_stride] += C(by);
+}
+
+// destination = source, in another type
+template<class S, class T, int V>
+__global__ void __launch_bounds__(256) copy(
+    const S* source,  // [n]
+    T* destination,   // [n]
+    i64 n) {
+  const i64 step = i64(gridDim.x) * blockDim.x * V;
+  BP_ROLLED
+  for (i64 i = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V; i < n; i += step) {
+    const Vec<S, V> in = load<V>(source + i);
+    Vec<T, V> out;
+    for (int k = 0; k < V; k++) out.at[k] = down<T>(acc<T>(up(in.at[k])));
+    store(destination + i, out);
+  }
+}

@@ -1,0 +1,45 @@
+// softmax, which mixes the units of a row, and the product with its Jacobian.
+#include "rows.cuh"
+
+// y = e^(v - max v) / sum of e^(v - max v), v = z + b
+template<class T>
+__global__ void __launch_bounds__(256) softmax(
+    T* z,             // [models, rows, cols], becomes z + b where keep is 1
+    const acc<T>* b,  // [models, cols]?
+    T* y,             // [models, rows, cols], may be z
+    i64 b_step, i64 rows, int cols, int keep) {
+  typedef acc<T> A;
+  const A* const bias = b ? b + blockIdx.z * b_step : b;
+  for (Rows row(rows, cols); row.more(); row.next()) {
+    T* const zr = z + row.start();
+    A top = Maximum::identity<A>(), sum = A(0);
+    for (int c = row.lane; c < row.cols; c += row.lanes) top = Maximum::of(top, up(zr[c]) + (bias ? bias[c] : A(0)));
+    top = lane_reduce<Maximum>(top, row.lanes);
+    for (int c = row.lane; c < row.cols; c += row.lanes) sum += exp(up(zr[c]) + (bias ? bias[c] : A(0)) - top);
+    sum = lane_reduce<Sum>(sum, row.lanes);
+    for (int c = row.lane; c < row.cols; c += row.lanes) {
+      const A v = up(zr[c]) + (bias ? bias[c] : A(0));
+      if (keep) zr[c] = down<T>(v);
+      y[row.start() + c] = down<T>(exp(v - top) / sum);
+    }
+  }
+}
+
+// grad_z = y . (grad_y - <grad_y, y>), which is grad_y times diag(y) - y y^T
+template<class T>
+__global__ void __launch_bounds__(256) softmax_gradient(
+    const T* grad_y,  // [models, rows, cols]
+    const T* y,       // [models, rows, cols]
+    T* grad_z,        // [models, rows, cols], may be grad_y
+    i64 rows, int cols) {
+  typedef acc<T> A;
+  for (Rows row(rows, cols); row.more(); row.next()) {
+    A dot = A(0);
+    for (int c = row.lane; c < row.cols; c += row.lanes) dot += up(grad_y[row.start() + c]) * up(y[row.start() + c]);
+    dot = lane_reduce<Sum>(dot, row.lanes);
+    for (int c = row.lane; c < row.cols; c += row.lanes) {
+      const i64 i = row.start() + c;
+      grad_z[i] = down<T>(up(y[i]) * (up(grad_y[i]) - dot));
+    }
+  }
+}
