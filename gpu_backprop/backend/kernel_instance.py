@@ -1,0 +1,222 @@
+"""Instances of kernels: a template with its arguments, and the text that a compiler gets for it.
+
+What a template parameter may be follows from its name and from the tables of activations and losses, so nothing lists
+the instances by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError, MissingExtraError, choose
+from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.kernel_text import FORMULAS, Head, functor, heads, source
+
+DType = np.dtype[Any]
+Argument = DType | Activation | LossFormula | int
+
+TYPES = {
+    "T": ("float32", "float64", "float16", "bfloat16"),
+    "S": ("uint8", "float16", "bfloat16", "float32", "float64"),
+    "A": ("float32", "float64"),
+    "C": ("int64", "uint64"),
+}
+"""The types of each name: what is stored, a source on the way in, what is worked in, a counter."""
+
+SPELLING = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int32": "int",
+    "int64": "i64",
+    "uint8": "unsigned char",
+    "uint32": "u32",
+    "uint64": "u64",
+}
+"""What a dtype is called in the kernel texts."""
+
+VECTOR = 16
+"""Bytes that a thread reads or writes at once where it can."""
+
+
+def dtype_of(name: str) -> DType:
+    """The dtype of a name; NumPy knows bfloat16 from ml_dtypes alone.
+
+    Raises:
+        MissingExtraError: bfloat16, and ml_dtypes is not installed.
+    """
+    if name == "bfloat16":
+        try:
+            ml_dtypes = importlib.import_module("ml_dtypes")
+        except ImportError:
+            raise MissingExtraError(
+                "bfloat16 needs ml_dtypes: pip install 'gpu-backprop[cuda13]' (or cuda12, for older drivers)."
+            ) from None
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def accumulator(dtype: DType) -> DType:
+    """acc<T>, the type that sums and formulas are worked out in: float64 for float64, else float32."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A kernel with its template arguments."""
+
+    kernel: Head
+    arguments: tuple[Argument, ...]
+
+    @property
+    def chosen(self) -> Mapping[str, Argument]:
+        """The arguments by the names of the template's parameters."""
+        return {name: argument for (_, name), argument in zip(self.kernel.template, self.arguments, strict=True)}
+
+    @property
+    def name(self) -> str:
+        """The C++ name expression, such as bias_activate<float, activation_tanh, 4>."""
+        spelled = ", ".join(map(_spelled, self.arguments))
+        return f"{self.kernel.name}<{spelled}>" if spelled else self.kernel.name
+
+    @property
+    def functors(self) -> Mapping[str, str]:
+        """The structs that it needs, by their names."""
+        rows = (a for a in self.arguments if isinstance(a, (Activation, LossFormula)))
+        return {functor_name(row): functor(row) for row in rows}
+
+    @property
+    def text(self) -> str:
+        """What a compiler gets for it."""
+        return text_of([self])
+
+    @property
+    def width(self) -> int:
+        """V, the elements of a vector access; 1 where the kernel has none."""
+        width = self.chosen.get("V", 1)
+        assert isinstance(width, int)
+        return width
+
+    def dtype(self, type_name: str) -> DType:
+        """The dtype of a type of the kernel's head: T, acc<T>, int ..."""
+        if type_name.startswith("acc<"):
+            return accumulator(self.dtype(type_name[4:-1]))
+        argument = self.chosen.get(type_name)
+        if isinstance(argument, np.dtype):
+            return argument
+        return next(np.dtype(name) for name, spelling in SPELLING.items() if spelling == type_name)
+
+
+def _spelled(argument: Argument) -> str:
+    if isinstance(argument, np.dtype):
+        return SPELLING[argument.name]
+    return str(argument) if isinstance(argument, int) else functor_name(argument)
+
+
+def text_of(instances: Sequence[Instance]) -> str:
+    """One text for several instances of one file, each functor in it once.
+
+    Raises:
+        InputError: they come from several files, or need two functors of one name (a loss with two settings).
+    """
+    files = {made.kernel.file for made in instances}
+    if len(files) != 1:
+        raise InputError(f"the instances of one text come from one file, got {len(files)}: {', '.join(sorted(files))}.")
+    functors: dict[str, str] = {}
+    for made in instances:
+        for name, text in made.functors.items():
+            if functors.setdefault(name, text) != text:
+                raise InputError(f"one text cannot hold two formulas called {name}; make a text for each.")
+    dtypes = {a.name for made in instances for a in made.arguments if isinstance(a, np.dtype)}
+    define = "#define BP_16_BIT\n" if dtypes & {"float16", "bfloat16"} else ""
+    return "".join([define, source(files.pop()), *functors.values()])
+
+
+def instance(name: str, *arguments: Any) -> Instance:
+    """A kernel with the given template arguments: dtypes (or their names), rows of the tables, integers.
+
+    Raises:
+        InputError: there is no such kernel, or an argument is not what its parameter may be.
+    """
+    head = choose("kernel", name, heads())
+    if len(arguments) != len(head.template):
+        wanted = ", ".join(parameter for _, parameter in head.template) or "none"
+        raise InputError(f"kernel {name} has the template parameters {wanted}; got {len(arguments)} arguments.")
+    chosen: dict[str, Argument] = {}
+    for (_, parameter), argument in zip(head.template, arguments, strict=True):
+        chosen[parameter] = _accepted(name, parameter, argument, chosen)
+    return Instance(head, tuple(chosen.values()))
+
+
+def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, Argument]) -> Argument:
+    if parameter in FORMULAS:
+        accepted = Activation if parameter == "F" else LossFormula
+        if not isinstance(argument, accepted) or getattr(argument, "rowwise", False):
+            what = "an Activation that is not rowwise" if parameter == "F" else "a LossFormula"
+            raise InputError(f"kernel {kernel}: {parameter} must be {what}, got {argument!r}.")
+        return argument
+    if parameter == "V":
+        widths = _widths(chosen)
+        if argument not in widths:
+            raise InputError(f"kernel {kernel}: V must be one of {widths}, got {argument!r}.")
+        return int(argument)
+    names = _types(parameter, chosen)
+    try:
+        dtype = dtype_of(argument) if isinstance(argument, str) else np.dtype(argument)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in names:
+        raise InputError(f"kernel {kernel}: {parameter} must be one of {', '.join(names)}, got {argument!r}.")
+    return dtype
+
+
+def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) -> Iterator[Instance]:
+    """Every kernel with every argument that its parameters may have.
+
+    Raises:
+        MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
+    """
+    tables: dict[str, tuple[Argument, ...]] = {
+        "F": tuple(row for row in activations if not row.rowwise),
+        "E": tuple(losses),
+    }
+    for head in heads().values():
+        for chosen in _choices([name for _, name in head.template], {}, tables):
+            yield Instance(head, tuple(chosen.values()))
+
+
+def _choices(
+    names: list[str], chosen: dict[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
+) -> Iterator[dict[str, Argument]]:
+    if not names:
+        yield chosen
+        return
+    name, *rest = names
+    values: Iterable[Argument]
+    if name in FORMULAS:
+        values = tables[name]
+    else:
+        values = _widths(chosen) if name == "V" else [dtype_of(t) for t in _types(name, chosen)]
+    for value in values:
+        yield from _choices(rest, {**chosen, name: value}, tables)
+
+
+def _types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:
+    """The dtypes that a parameter may be; L is the type of class labels or of dense targets."""
+    return ("int64", accumulator(_stored(chosen)).name) if name == "L" else TYPES[name]
+
+
+def _widths(chosen: Mapping[str, Argument]) -> tuple[int, ...]:
+    return 1, VECTOR // _stored(chosen).itemsize
+
+
+def _stored(chosen: Mapping[str, Argument]) -> DType:
+    dtype = chosen["T"] if "T" in chosen else chosen["A"]
+    assert isinstance(dtype, np.dtype)
+    return dtype
