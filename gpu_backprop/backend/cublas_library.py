@@ -1,0 +1,182 @@
+"""cuBLAS bound by ctypes: what a matrix looks like to it, and a product as one bound call.
+
+cuBLAS counts by columns and we count by rows: what it takes for a matrix is ours transposed. So out = a@b is asked for
+as outᵀ = bᵀ@aᵀ, in which every transposition is only a reading of the same memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import partial
+from typing import Any
+
+from gpu_backprop.backend.errors import DeviceError, InputError
+from gpu_backprop.backend.formula import Array, Call
+
+# library_types.h and cublas_api.h
+DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM = 68, 70, 77, -1
+DISALLOW_REDUCED_PRECISION_REDUCTION = 16  # the partial sums of a 16-bit product stay float32 as well
+STATUS = {
+    1: "not initialized: the device is not usable, or its memory is full",
+    3: "allocation failed: the device's memory is full",
+    7: "invalid value",
+    8: "architecture mismatch: the device is too old for this dtype",
+    11: "mapping error: the device's memory is out of reach",
+    13: "execution failed: this product, or a kernel before it, broke down",
+    14: "internal error",
+    15: "not supported: the library has no such product for this device and dtype",
+    16: "licence error",
+}
+LARGEST = 2**31 - 1  # what a C int holds
+
+
+def sizes(a: Array, b: Array, out: Array) -> tuple[int, int, int, int]:
+    """(models, rows, inner, cols) of out = a@b.
+
+    Raises:
+        InputError: the dtypes or the shapes do not go together.
+    """
+    names = a.dtype.name, b.dtype.name, out.dtype.name
+    wider = "float32" if a.dtype.itemsize == 2 else names[0]
+    if names[0] not in DATA_TYPES or names[1] != names[0] or names[2] not in (names[0], wider):
+        raise InputError(
+            f"matmul: a is {names[0]}, b {names[1]} and out {names[2]}; a and b must have the same dtype "
+            f"({', '.join(DATA_TYPES)}), and out that dtype too, or float32 where theirs has 16 bits."
+        )
+    if not {a.ndim, b.ndim} <= {2, out.ndim} or out.ndim not in (2, 3) or not _fit(a.shape, b.shape, out.shape):
+        raise InputError(
+            f"matmul: shapes a {a.shape}, b {b.shape} and out {out.shape} do not go together; accepted are "
+            "(rows, inner), (inner, cols) and (rows, cols), out with an axis of models before them and a and b with it "
+            "or without, or all three without."
+        )
+    models, rows, inner, cols = len(out) if out.ndim == 3 else 1, out.shape[-2], a.shape[-1], out.shape[-1]
+    if max(models, rows, inner, cols) > LARGEST:
+        raise InputError(f"matmul: shapes a {a.shape}, b {b.shape}: cuBLAS takes at most {LARGEST:,} along an axis.")
+    return models, rows, inner, cols
+
+
+def _fit(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> bool:
+    return a == (*out[: len(a) - 2], out[-2], a[-1]) and b == (*out[: len(b) - 2], a[-1], out[-1])
+
+
+class Layout:
+    """How the last two axes of an array lie in memory, which has to be as rows or as columns in one piece each.
+
+    Attributes:
+        columns: whether columns and not rows lie in one piece: a transposed view.
+        leading: elements from one row (or column) to the next: the leading dimension.
+        step: elements from one model to the next; 0 where all share a matrix.
+
+    Raises:
+        InputError: the matrix lies in memory otherwise. A copy, made unasked in every step, would hide that.
+    """
+
+    def __init__(self, name: str, array: Array) -> None:
+        self.name, self.array = name, array
+        item, (rows, cols), (down, across) = array.dtype.itemsize, array.shape[-2:], array.strides[-2:]
+        self.step = array.strides[0] // item if array.ndim == 3 else 0
+        if any(n > 1 and stride % item for n, stride in zip(array.shape, array.strides, strict=True)):
+            raise self._refusal("its elements do not lie whole numbers of elements apart")
+        for self.columns, count, length, stride, unit in (
+            (False, rows, cols, down, across),
+            (True, cols, rows, across, down),
+        ):
+            self.leading = stride // item if count > 1 else length  # the stride of an axis of length 1 means nothing
+            if (unit == item or length == 1) and length <= self.leading <= LARGEST:
+                return
+        raise self._refusal("its matrices have neither rows nor columns that lie in one piece, one after the other")
+
+    def require_rows(self) -> None:
+        """What is written must have rows in one piece, and models that do not overlap."""
+        if self.columns:
+            raise self._refusal("its rows do not lie in one piece")
+        rows, cols = self.array.shape[-2:]
+        if self.array.ndim == 3 and len(self.array) > 1 and self.step < (rows - 1) * self.leading + cols:
+            raise self._refusal("its models overlap")
+
+    def _refusal(self, why: str) -> InputError:
+        return InputError(
+            f"matmul: {self.name} with shape {self.array.shape} and strides {self.array.strides} bytes cannot be used "
+            f"without a copy: {why}. Make a contiguous copy of it once (cupy.ascontiguousarray)."
+        )
+
+
+class CublasLibrary:
+    """cuBLAS with a handle on one stream: its device has to be the current one, here and whenever a call runs.
+
+    Args:
+        library: what ctypes.CDLL gave.
+        stream: the address of a CUDA stream.
+        workspace: device memory that the library may use; without, it would allocate in every captured graph.
+
+    Raises:
+        DeviceError: the library reports an error, by its name.
+    """
+
+    def __init__(self, library: Any, stream: int, workspace: Array) -> None:
+        self._handle = _Handle(workspace)
+        self._function(library, "cublasCreate_v2")(ctypes.byref(self._handle))
+        self._function(library, "cublasSetStream_v2")(self._handle, ctypes.c_void_p(stream))
+        # after the stream, which brings the library's own workspace back
+        size = ctypes.c_size_t(workspace.nbytes)
+        self._function(library, "cublasSetWorkspace_v2")(self._handle, _Pointer(workspace), size)
+        self._function(library, "cublasSetMathMode")(self._handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
+        version = ctypes.c_int()
+        self._function(library, "cublasGetVersion_v2")(self._handle, ctypes.byref(version))
+        self.version = f"{version.value // 10000}.{version.value // 100 % 100}.{version.value % 100}"
+        self._gemm = self._function(library, "cublasGemmEx")
+        self._strided_gemm = self._function(library, "cublasGemmStridedBatchedEx")
+
+    @staticmethod
+    def _function(library: Any, name: str) -> Any:
+        function = getattr(library, name)
+        function.restype = _check
+        return function
+
+    def bind(
+        self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], beta: float, tf32: bool
+    ) -> Call:
+        """out = a@b + beta·out as one call, its arguments converted now; `shape` is what `sizes` gave."""
+        models, rows, inner, cols = shape
+        dtype, compute, number = a.array.dtype.name, COMPUTE_32F, ctypes.c_float
+        if dtype == "float64":
+            compute, number = COMPUTE_64F, ctypes.c_double  # type: ignore[assignment]
+        elif dtype == "float32" and tf32:
+            compute = COMPUTE_32F_FAST_TF32
+        many = models > 1
+        arguments = (
+            self._handle, ctypes.c_int(b.columns), ctypes.c_int(a.columns),
+            ctypes.c_int(cols), ctypes.c_int(rows), ctypes.c_int(inner),
+            ctypes.byref(number(1)), *_matrix(b, many), *_matrix(a, many),
+            ctypes.byref(number(beta)), *_matrix(out, many),
+            *((ctypes.c_int(models),) if many else ()), ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
+        )  # fmt: skip
+        return partial(self._strided_gemm if many else self._gemm, *arguments)
+
+
+class _Handle(ctypes.c_void_p):
+    """A cuBLAS handle, which keeps its workspace alive. It is not destroyed: calls may outlive whoever made it."""
+
+    def __init__(self, workspace: Array) -> None:
+        super().__init__()
+        self.workspace = workspace
+
+
+class _Pointer(ctypes.c_void_p):
+    """The address of an array, which it keeps alive."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array.data.ptr)
+        self.array = array
+
+
+def _matrix(layout: Layout, many: bool) -> tuple[Any, ...]:
+    dtype, leading = ctypes.c_int(DATA_TYPES[layout.array.dtype.name]), ctypes.c_int(layout.leading)
+    return _Pointer(layout.array), dtype, leading, *((ctypes.c_longlong(layout.step),) if many else ())
+
+
+def _check(status: int) -> None:
+    """Raises DeviceError where cuBLAS reports an error."""
+    if status:
+        raise DeviceError(f"cuBLAS reports status {status}: {STATUS.get(status, 'unknown')}")
