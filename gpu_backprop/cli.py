@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError
+from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
 from gpu_backprop.commands.explain import explain
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "predict": predict,
     "check": check,
     "explain": explain,
+    "doctor": doctor,
 }
 
 

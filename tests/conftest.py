@@ -1,9 +1,15 @@
-"""How many examples hypothesis draws: a few, always the same ones, or with GPU_BACKPROP_PROOF=1 many new ones."""
+"""How many examples hypothesis draws: a few, always the same ones, or with GPU_BACKPROP_PROOF=1 many new ones.
+
+And what device="auto" takes: the CPU, also where there is a CUDA device, but in tests that are marked gpu.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator
 
+import pytest
 from hypothesis import settings
 
 # The matrices here are small. On a machine that has other work to do, BLAS threads that wait for each other make the
@@ -13,3 +19,17 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.register_profile("quick", max_examples=20, derandomize=True, database=None, deadline=None)
 settings.register_profile("proof", max_examples=1000, print_blob=True, deadline=None)
 settings.load_profile("proof" if os.environ.get("GPU_BACKPROP_PROOF") == "1" else "quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around the fixtures of a module too, as no fixture of our own would be."""
+    if item.get_closest_marker("gpu") or item.get_closest_marker("nvrtc"):
+        return (yield)
+    from gpu_backprop.backend import cuda_setup  # not above, because it imports NumPy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", None)
+        patch.setattr(cuda_setup, "_working", {})
+        patch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # for the programs that a test starts
+        return (yield)

@@ -251,7 +251,7 @@ class TestUsage:
             ("--layers", "128,,64", "whole number of at least 1"),
             ("--layers", "0", "whole number of at least 1"),
             ("--device", "gpu", "known: auto, cpu, cuda"),
-            ("--dtype", "float16", "float32"),
+            ("--dtype", "float8", "float16"),
         ],
     )
     def test_a_value_that_is_not_accepted(self, capsys, tmp_path, option, value, accepted):
@@ -266,7 +266,7 @@ class TestUsage:
         assert main([]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        for command in ("train", "evaluate", "predict", "check", "explain"):
+        for command in ("train", "evaluate", "predict", "check", "explain", "doctor"):
             assert re.search(rf"^ +{command} +\w+ ", captured.err, re.MULTILINE)
 
     def test_an_unknown_command_or_option(self, capsys):

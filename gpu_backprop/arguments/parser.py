@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from gpu_backprop import __version__
-from gpu_backprop.arguments import applying, training
+from gpu_backprop.arguments import applying, machine, training
 from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
@@ -38,4 +38,5 @@ def _parser() -> Parser:
     applying.add_predict(commands)
     applying.add_check(commands)
     applying.add_explain(commands)
+    machine.add_doctor(commands)
     return top

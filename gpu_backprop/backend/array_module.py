@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend import cuda_setup, numpy_ops
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError, InputError
 
@@ -23,7 +22,8 @@ def open_device(name: str = "auto", dtype: str = "float32") -> Device:
 
     Raises:
         InputError: the name or the dtype is unknown, or the dtype is not for this device.
-        DeviceError: CUDA was asked for and cannot be used; the message says what is missing.
+        DeviceError: CUDA was asked for and cannot be used; the message says what is missing and what to do.
+        MissingExtraError: bfloat16 without ml_dtypes.
     """
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
@@ -31,14 +31,15 @@ def open_device(name: str = "auto", dtype: str = "float32") -> Device:
     if name == "cpu":
         return _open_cpu("as asked", dtype)
     index = int(name.partition(":")[2] or 0)
-    obstacles = _cuda_obstacles(index)
+    obstacle = cuda_setup.obstacle(index)
+    if obstacle is None:
+        return _open_cuda(index, "auto: CUDA works" if name == "auto" else "as asked", dtype)
     if name == "auto":
-        return _open_cpu(f"auto: {obstacles[0]}", dtype) if obstacles else _open_cuda(0, "auto: CUDA works", dtype)
-    if obstacles:
-        raise DeviceError(
-            f"device {name!r} cannot be used: {'; '.join(obstacles)}. Use device='cpu', or 'auto' to take what works."
-        )
-    return _open_cuda(index, "as asked", dtype)
+        return _open_cpu(f"auto: {obstacle.found}", dtype)
+    raise DeviceError(
+        f"device {name!r} cannot be used: {obstacle}. Use device='cpu', or 'auto' to take what works; "
+        "`gpu-backprop doctor` shows the whole setup."
+    )
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -65,21 +66,3 @@ def _open_cuda(index: int, reason: str, dtype: str) -> Device:
     module = importlib.import_module("gpu_backprop.backend.cuda_ops")
     device: Device = module.open_device(index, reason, dtype)
     return device
-
-
-def _cuda_obstacles(index: int) -> list[str]:
-    """What keeps CUDA device `index` from being used, each as the rest of a sentence."""
-    obstacles = []
-    if importlib.util.find_spec("gpu_backprop.backend.cuda_ops") is None:
-        obstacles.append("this version of gpu_backprop has no CUDA operations yet")
-    if importlib.util.find_spec("cupy") is None:
-        return [*obstacles, "CuPy is not installed (the extra cuda13 brings it, or cuda12 for older drivers)"]
-    try:
-        cupy = importlib.import_module("cupy")
-        count = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:  # whatever a damaged CuPy, a missing library or a missing driver raises
-        said = " ".join(str(error).split()) or type(error).__name__
-        return [*obstacles, f"CuPy is installed, but finds no CUDA driver or device ({said})"]
-    if index >= count:
-        obstacles.append(f"there is no CUDA device {index}; this machine has {count}, numbered from 0")
-    return obstacles

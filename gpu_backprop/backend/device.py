@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError
 from gpu_backprop.backend.formula import Array
 
 ALIGNMENT = 256
@@ -20,6 +21,9 @@ BUFFER = 128
 """How many numbers NumPy's own buffer holds. An operand that is broadcast is copied into it, by default 8,192 numbers
 in every call, unless rows are longer than that. With a small one NumPy reads long rows where they lie."""
 
+DLPACK_CUDA = (2, 13)
+"""The device types of DLPack (dlpack.h) whose memory lies on a CUDA device: kDLCUDA and kDLCUDAManaged."""
+
 
 class Device:
     """Where the arrays of a network live and which operations work on them.
@@ -27,13 +31,17 @@ class Device:
     Attributes:
         name: "cpu" or "cuda:0".
         reason: why this device, in a sentence.
-        dtype: the working dtype of its networks.
+        dtype: the working dtype of its networks: that of x, z, y and their gradients.
+        master: the dtype of parameters, their gradients and moments: float32 where dtype has 16 bits, else dtype.
+        tf32: whether float32 products may round their operands to TF32; never on a CPU.
         xp: the array module, numpy or cupy.
         ops: the binders for it (numpy_ops or cuda_ops): the same names and signatures.
     """
 
     def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: ModuleType) -> None:
-        self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, np.dtype(dtype), xp, ops
+        self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops
+        self.master: np.dtype[Any] = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
+        self.tf32 = False
         self._work: dict[tuple[str, int], Array] = {}
 
     def __repr__(self) -> str:
@@ -47,7 +55,7 @@ class Device:
             raw: Array = np.empty(size + ALIGNMENT, np.uint8)
         except (MemoryError, ValueError):  # NumPy's ValueError: beyond the address space
             raise DeviceError(
-                f"{self.name} cannot give {size / 2**30:,.1f} GiB for an array of shape {shape}. "
+                f"{self.name} cannot give {memory_size(size)} for an array of shape {shape}. "
                 "Use fewer units or a smaller batch."
             ) from None
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
@@ -88,9 +96,30 @@ class Device:
         """destination[...] = source, which may be smaller by a leading axis; the dtype may change."""
         np.copyto(destination, source, casting="unsafe")
 
+    def adopt(self, value: Any, name: str) -> Array | None:
+        """`value` as an array of this device where it lies on one already, without a copy; None for host values.
+
+        Raises:
+            InputError: it lies on another device; the message says where, and what to do.
+        """
+        place = cuda_place(value)
+        if place is None:
+            return None
+        raise InputError(
+            f"{name} lies on {place}, but the network is on the CPU. Give the host's copy ({name}.get() of a CuPy "
+            f"array, {name}.cpu() of a PyTorch tensor), or make the network with device='{place}'."
+        )
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all that was asked of it; on a CPU it has."""
+
     def address(self, array: Array) -> int:
         """Where the array's first element lies."""
         return int(array.__array_interface__["data"][0])
+
+    def current(self) -> AbstractContextManager[None]:
+        """The context in which expressions on its arrays are written out; on a CPU any will do."""
+        return nullcontext()
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -98,3 +127,38 @@ class Device:
         with np.errstate(all="ignore"):  # which also brings the buffer size back
             np.setbufsize(BUFFER)
             yield
+
+
+def memory_size(size: int) -> str:
+    """So many bytes, as one would say it."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+
+
+def storage(dtype: str) -> np.dtype[Any]:
+    """The dtype of that name; bfloat16 is ml_dtypes's, since NumPy has none.
+
+    Raises:
+        MissingExtraError: bfloat16 without ml_dtypes.
+    """
+    if dtype == "bfloat16":
+        try:
+            dtype = importlib.import_module("ml_dtypes").bfloat16
+        except ImportError:
+            raise MissingExtraError(
+                "dtype bfloat16 needs ml_dtypes, which the extras cuda13 and cuda12 bring: "
+                "pip install 'gpu-backprop[cuda13]'. Or use float16 or float32."
+            ) from None
+    return np.dtype(dtype)
+
+
+def cuda_place(value: Any) -> str | None:
+    """Which CUDA device a value lies on, as "cuda:0"; None where it lies in the host's memory. Imports nothing."""
+    if isinstance(value, np.ndarray):
+        return None
+    if hasattr(value, "__dlpack_device__"):
+        try:
+            kind, index = map(int, value.__dlpack_device__())
+        except Exception:  # a class, or an array without memory: whoever reads it says so
+            return None
+        return f"cuda:{index}" if kind in DLPACK_CUDA else None
+    return "cuda" if hasattr(value, "__cuda_array_interface__") else None

@@ -1,0 +1,117 @@
+"""gpu-backprop doctor: what this machine has to train on, whether it works, and what to do where it does not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+import gpu_backprop as gb
+from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda_setup import Check
+from gpu_backprop.backend.formula import Array
+
+CLOSE = 1e-5
+"""How far a CUDA device may be from the CPU after two steps in float32: other orders of summation, nothing more."""
+
+THREADS = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Run the command; the exit code: 1 where the device that was asked for does not work."""
+    for _ in _shown(_host()):
+        pass
+    trained, cpu = _cpu()
+    failures, chosen, why = _failures([cpu]), "the CPU", ""
+    if options.device != "cpu":
+        index = int(options.device.partition(":")[2] or 0)
+        obstacles = _failures(cuda_setup.examine(index))
+        if obstacles and options.device == "auto":
+            why = f", since {obstacles[0]}"
+        else:
+            failures, chosen = obstacles or _failures(_cuda(f"cuda:{index}", trained)), f"cuda:{index}"
+    end = f"does not work: {failures[0]}" if failures else "works"
+    print(f"\n--device {options.device} takes {chosen}{why}. It {end}.")
+    return 1 if failures else 0
+
+
+def _failures(checks: Iterable[Check]) -> list[str]:
+    return [check.found for check in _shown(checks) if not check.ok]
+
+
+def _shown(checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks, each printed as soon as it is made."""
+    for check in checks:
+        print(f"{check.name:<14}{'ok' if check.ok else 'OFF':<5}{check.found}", flush=True)
+        if check.remedy:
+            print(f"{'':<19}→ {check.remedy}", flush=True)
+        yield check
+
+
+def _host() -> Iterator[Check]:
+    yield Check("gpu-backprop", True, gb.__version__)
+    yield Check("Python", True, f"{platform.python_version()} on {platform.system()}, {platform.machine()}")
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limits = [f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name)]
+    products = f"products by {blas.get('name', 'an unknown library')} {blas.get('version', '')}".rstrip()
+    yield Check("NumPy", True, f"{np.__version__}, {products}, {', '.join([f'{cores} cores', *limits])}")
+
+
+def _cpu() -> tuple[Array | None, Check]:
+    """Trains a little on the CPU; the parameters that come of it."""
+    try:
+        net, losses = _train("cpu")
+    except Exception as error:  # whatever a damaged NumPy raises
+        return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
+    return net.parameters, Check("CPU", losses[1] < losses[0], _course(losses))
+
+
+def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
+    """Trains a little on the device, as the CPU did."""
+    begin = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the products say is said below
+            net, losses = _train(name)
+            device = net.device
+            assert isinstance(device, CudaDevice)
+            products = device.blas
+    except Exception as error:  # kernels that do not compile or run; each has its own way to say so
+        said = " ".join(str(error).split())
+        yield Check("training", False, f"fails: {type(error).__name__}: {said}", "report this, with all lines above")
+        return
+    seconds = time.perf_counter() - begin
+    again = "" if products.direct else f"results are as good, but steps take longer; {cuda_setup.INSTALL}"
+    yield Check("products", True, products.reason, again)
+    count = len(device.kernels.compiled)
+    yield Check("kernels", True, f"{count} compiled, or found compiled, and run, in {seconds:.1f} s")
+    if expected is None:
+        return
+    apart = float(np.abs(device.to_host(net.parameters) - expected).max())
+    if apart <= CLOSE:
+        yield Check("training", True, f"{_course(losses)}, at most {apart:.1e} from the CPU's parameters")
+    else:
+        found = f"the parameters are {apart:.1e} from the CPU's, where {CLOSE:g} is allowed"
+        yield Check("training", False, found, "report this, with all lines above")
+
+
+def _train(device: str) -> tuple[gb.Network, list[float]]:
+    """Two steps of a small network, and the loss before each."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((8, 5)).astype(np.float32)
+    net = gb.Network(5, [gb.Dense(7, "tanh"), gb.Dense(3, "softmax")], device=device, seed=0)
+    trainer = gb.Trainer(net, "cross_entropy", gb.SGD(0.1))
+    return net, [float(trainer.step(x, np.arange(8) % 3)) for _ in range(2)]
+
+
+def _course(losses: list[float]) -> str:
+    return f"two steps of training: loss {losses[0]:.6f}, then {losses[1]:.6f}"
