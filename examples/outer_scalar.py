@@ -12,7 +12,8 @@ import gpu_backprop as gb
 
 G, EFFORT, RATE = 9.81, 0.005, 0.02  # m/s², c, learning rate
 stream = np.random.default_rng(0)
-net = gb.Network(1, [gb.Dense(16, "tanh"), gb.Dense(2, "softplus")], dtype="float64", seed=0)
+layers = [gb.Dense(16, "tanh"), gb.Dense(2, "softplus")]
+net = gb.Network(1, layers, dtype="float64", device="cpu", seed=0)  # on CUDA d and v would have to be CuPy arrays
 
 
 def throw(d, v):

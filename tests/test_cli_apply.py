@@ -337,6 +337,12 @@ class TestExplain:
         assert "One step of training on 3 samples" in output
         assert "Dense(8, 'relu')" in output
 
+    @pytest.mark.parametrize("option", ["--rows 3", "--optimizer adam", "--loss cross_entropy", "--device cuda"])
+    def test_its_own_network_takes_no_options(self, capsys, option):
+        assert main(["explain", *option.split()]) == 2
+        name = option.split()[0]
+        assert said(capsys).startswith(f"gpu-backprop explain: error: {name} is for a network of your own: give RUN")
+
     def test_a_run_needs_data(self, capsys):
         assert main(["explain", "houses"]) == 2
         assert said(capsys).startswith("gpu-backprop explain: error: DATA is missing")

@@ -89,7 +89,7 @@ import numpy as np
 import gpu_backprop as gb
 x, labels = np.array(json.loads(sys.argv[1])), np.arange(19) % 3
 layers = [gb.Bias("tanh"), gb.Dense(8, "tanh"), gb.Dropout(0.3), gb.Dense(5, "relu", bias=False), gb.Dropout(0.2)]
-net = gb.Network(4, [*layers, gb.Dense(3, "softmax")], seed=0)
+net = gb.Network(4, [*layers, gb.Dense(3, "softmax")], device="cpu", seed=0)
 gb.Trainer(net, batch_size=5).fit(x, labels, 3, progress=False)
 sys.stdout.write((net.parameters.tobytes() + net.random.tobytes()).hex())
 """

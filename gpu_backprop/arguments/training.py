@@ -16,6 +16,7 @@ from gpu_backprop.arguments.command import (
     add_quiet,
 )
 from gpu_backprop.arguments.values import one_of, rate, share, some_of, units, whole
+from gpu_backprop.backend.array_module import DTYPES
 
 EXAMPLES = (
     ("train", "the digits: seconds on a CPU"),
@@ -114,4 +115,5 @@ def _add_training(command: Command) -> None:
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     add_device(command)
-    command.add("--dtype", "float32 or float64", choices=("float32", "float64"), default="float32", metavar="T")
+    dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
+    command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")

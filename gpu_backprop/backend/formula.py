@@ -53,6 +53,9 @@ class Activation:
     rowwise: bool = False  # f mixes the units of a row (softmax), so its kernels are its own
 
 
+IDENTITY = Activation("identity", "", None, None, "z", "A(1)")
+
+
 @dataclass(frozen=True)
 class LossFormula:
     """e(y, y*) of one sample, summed over its outputs, and ∂e/∂y: value and gradient come together."""

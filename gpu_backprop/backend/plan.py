@@ -24,6 +24,7 @@ class Operation:
         formula: what it computes, in the names of its buffers.
         reads, writes: these buffers by name.
         flops: floating-point operations: one for each addition, multiplication and function value.
+        bytes: memory traffic if all that is read and written passes once.
         launches: how many kernels CUDA needs for it.
         phase: "data", "forward", "loss", "backward" or "update".
         calls: bound callables that do it; on CUDA each is one launch.
@@ -34,14 +35,10 @@ class Operation:
     reads: Mapping[str, Array]
     writes: Mapping[str, Array]
     flops: int
+    bytes: int
     launches: int
     phase: str
     calls: tuple[Call, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Memory traffic if every buffer that is read and written passes once."""
-        return sum(a.nbytes for a in (*self.reads.values(), *self.writes.values()))
 
 
 class Plan:
@@ -93,12 +90,16 @@ class Plan:
 
     def add(
         self, name: str, formula: str, calls: Calls, reads: Sequence[Array | None], writes: Mapping[str, Array | None],
-        flops: int, launches: int = 1,
+        flops: int, launches: int = 1, bytes: int | None = None,
     ) -> None:  # fmt: skip
-        """Appends an operation. Buffers that are None are left out; `writes` gives buffers their names from here on."""
+        """Appends an operation. Buffers that are None are left out; `writes` gives buffers their names from here on.
+        `bytes` tells the traffic where it is not all of these buffers, once each."""
         read = {self.name_of(a): a for a in reads if a is not None}
         written = {n: self.named(n, a) for n, a in writes.items() if a is not None}
-        self.operations.append(Operation(name, formula, read, written, flops, launches, self.phase, tuple(calls)))
+        if bytes is None:
+            bytes = sum(a.nbytes for a in (*read.values(), *written.values()))
+        operation = Operation(name, formula, read, written, flops, bytes, launches, self.phase, tuple(calls))
+        self.operations.append(operation)
         self._runs.clear()
 
     def matmul(self, formula: str, a: Array, b: Array, out: Array) -> Array:
@@ -128,7 +129,7 @@ class Plan:
     ) -> Array:  # fmt: skip
         """∇z = ∇y ⊙ f′(s) and ∇b = Σ∇z. For the identity in place, only the sum remains to be done."""
         if f.reads or grad_z is not grad_y:
-            launches = 1 if grad_bias is None else 3 if f.rowwise else 2  # column sums finish in a second stage
+            launches = 2 if f.rowwise and grad_bias is not None else 1
             flops = grad_z.size * ((4 if f.rowwise else 2) + (grad_bias is not None))
             calls = self.device.ops.activation_gradient(self.device, grad_y, s, f, grad_z, grad_bias)
             writes = {grad_z_name: grad_z} | ({} if grad_bias is None else {self.name_of(grad_bias): grad_bias})
@@ -142,7 +143,7 @@ class Plan:
     def column_sum(self, grad_z: Array, grad_bias: Array) -> None:
         grad_z_name, name = self.name_of(grad_z), self.name_of(grad_bias)
         calls = self.device.ops.column_sum(self.device, grad_z, grad_bias)
-        self.add("column_sum", f"{name} = Σ{grad_z_name}", calls, (grad_z,), {name: grad_bias}, grad_z.size, 2)
+        self.add("column_sum", f"{name} = Σ{grad_z_name}", calls, (grad_z,), {name: grad_bias}, grad_z.size)
 
     def dropout(self, formula: str, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Array:
         calls = self.device.ops.dropout(self.device, x, rate, random, y, mask)
@@ -159,10 +160,10 @@ class Plan:
         self, name: str, formula: str, reads: Sequence[Array | float | None], calls: Calls,
         writes: Mapping[str, Array | None], flops: int,
     ) -> None:  # fmt: skip
-        """A loss operation on y or z, the first that it reads; the sum over the rows is a launch of its own."""
+        """A loss operation on y or z, the first that it reads."""
         arrays = [a for a in reads if not isinstance(a, float)]
         assert arrays[0] is not None
-        self.add(name, formula, calls, arrays, writes, flops * arrays[0].size, 2)
+        self.add(name, formula, calls, arrays, writes, flops * arrays[0].size)
 
     # Running ----------------------------------------------------------------------------------------------------------
 

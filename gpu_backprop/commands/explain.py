@@ -18,6 +18,9 @@ def explain(options: argparse.Namespace) -> int:
     from gpu_backprop import explanation
 
     if options.run is None:
+        for name in ("rows", "optimizer", "loss", "device"):
+            if getattr(options, name) != options.parser.get_default(name):
+                raise Misuse(f"--{name} is for a network of your own: give RUN and DATA, or leave it out")
         print(explanation.demo())
         return 0
     if options.data is None:

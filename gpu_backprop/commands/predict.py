@@ -64,12 +64,12 @@ def lines(net: gb.Network, y: Array) -> Iterator[Sequence[str]]:
 
 
 def _quantities(net: gb.Network, y: Array) -> Array:
-    """Numbers with the digits of the network's dtype; with more where they spread so little, or are so large, that
+    """Numbers with the digits of the predictions' dtype; with more where they spread so little, or are so large, that
     rounded to it they would lose what was learned."""
     values = net.preprocessing.inverse(y)
     zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1))
     with np.errstate(over="ignore"):
-        rounded = values.astype(net.dtype)
+        rounded = values.astype(y.dtype)
     near = np.abs(rounded - values) <= NEGLIGIBLE * np.abs(one - zero)
     texts: Array = np.where(near, rounded.astype(str), values.astype(str))
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -66,7 +67,12 @@ def load_run(run: Path, device: str) -> gb.Network:
         within = sorted(entry.parent for entry in run.glob(f"*/{MODEL}"))
         hint = f"did you mean {within[-1]}?" if within else "give the folder that `gpu-backprop train` wrote"
         raise ModelFileError(f"{run} holds no {MODEL}; {hint}")
-    return gb.load(path, device=device)
+    try:
+        return gb.load(path, device=device)
+    except InputError:  # trained in 16 bits, which a CPU does not work in; any other mistake is found again below
+        net = gb.load(path, device=device, dtype="float32")
+    print(f"note: {path} was trained in 16 bits; here it is worked out in float32", file=sys.stderr)
+    return net
 
 
 def load_prepared(run: Path, device: str) -> gb.Network:

@@ -37,6 +37,8 @@ class Board:
 
     def __init__(self, name: str, values: Array | float, column: bool = False) -> None:
         self.name, self.values, self.column = name, np.asarray(values), column
+        if self.values.dtype.name == "bfloat16":
+            self.values = self.values.astype(np.float32)
         sizes = np.abs(self.values[np.isfinite(self.values)].astype(np.float64))
         top = float(sizes.max(initial=0))
         self.scientific = top != 0 and not 1e-3 <= top < 1e5

@@ -72,7 +72,7 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None) -> str:
             f"explain shows one network, but this one has {network.lead[0]} members: make it with one seed, not a "
             "list of them."
         )
-    data = samples(network, trainer.loss, x, y, weights, values=True)
+    data = samples(network, trainer.loss, x, y, weights, values=True).on_host(network.device)
     if data.weights is not None and not data.weights.any():
         raise InputError("all weights are 0, so a step would change nothing: give a sample a weight above 0.")
     return "\n".join(_Lesson(trainer, data).lines())
@@ -259,6 +259,6 @@ def _number(name: str) -> int:
 
 def _dense_target(network: Network, loss: Any, data: Samples) -> Array:
     """y* as the loss sees it: one column an output, and smoothed where that is asked for."""
-    target = one_hot(data.target, network.outputs) if data.labelled else data.target.astype(network.dtype)
+    target = one_hot(data.target, network.outputs) if data.labelled else data.target.astype(network.device.master)
     share = loss.label_smoothing if isinstance(loss, CrossEntropy) else 0.0
     return target * (1 - share) + share / network.outputs if share else target

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Activation, Array, Call, Work, call
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call
 from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient
 
 Formula = Iterator[Call]
@@ -214,7 +214,7 @@ __all__ = ["ACTIVATIONS", "Activation", "activation"]
 ACTIVATIONS: Mapping[str, Activation] = {
     row.name: row
     for row in (
-        Activation("identity", "", None, None, "z", "A(1)"),
+        IDENTITY,
         Activation("sigmoid", "y", _sigmoid, _sigmoid_gradient, _SIGMOID.format("z"), "s * (A(1) - s)"),
         Activation("tanh", "y", _tanh, _tanh_gradient, "tanh(z)", "A(1) - s * s"),
         Activation("relu", "y", _relu, _relu_gradient, "z < A(0) ? A(0) : z", "s > A(0) ? A(1) : A(0)"),

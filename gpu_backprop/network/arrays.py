@@ -1,4 +1,7 @@
-"""Arrays from outside: anything that is an array, checked before it is copied in."""
+"""Arrays from outside: anything that is an array, checked before it is copied in.
+
+One that lies on the network's own CUDA device is used where it lies; the checks read back numbers and no arrays.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,19 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+
+BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
+"""The largest bfloat16: NumPy's finfo does not know the type."""
+
+
+def as_array(value: Any, name: str, device: Device) -> Array:
+    """`value` where it lies: on the network's device, or else as a plain array on the host.
+
+    Raises:
+        InputError: it is no array, or lies on another device.
+    """
+    here = device.adopt(value, name)
+    return host_array(value, name) if here is None else here
 
 
 def host_array(value: Any, name: str) -> Array:
@@ -29,9 +45,14 @@ def host_array(value: Any, name: str) -> Array:
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
 
 
+def on_host(array: Array, device: Device) -> Array:
+    """An array that `as_array` gave, as a NumPy array."""
+    return array if isinstance(array, np.ndarray) else device.to_host(array)
+
+
 def checked(array: Array, name: str) -> Array:
     """InputError unless the array holds real numbers."""
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # to NumPy, that one is of no kind
         raise InputError(
             f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. "
             "Text and objects have to be turned into numbers first."
@@ -39,7 +60,7 @@ def checked(array: Array, name: str) -> Array:
     return array
 
 
-def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = False) -> Array:
+def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
     """x as an array of real numbers, (..., rows, inputs).
 
     Args:
@@ -47,7 +68,7 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
         leads: the shapes that may stand in front of the rows.
         empty: whether there may be no rows.
     """
-    x = checked(host_array(value, "x"), "x")
+    x = checked(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
         axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
@@ -64,16 +85,20 @@ def features(value: Any, inputs: int, *leads: tuple[int, ...], empty: bool = Fal
 
 def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     """InputError with the count and the first place if there is NaN or infinity, or what `dtype` cannot hold."""
-    largest = np.finfo(dtype).max
+    if array.dtype.name == "bfloat16":  # neither array module looks for its least and largest
+        array = array.astype(np.float32)
+    dtype = np.dtype(dtype)
+    largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
     with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
-        if array.min(initial=0) >= -largest and array.max(initial=0) <= largest:
+        if not array.size or (array.min().item() >= -largest and array.max().item() <= largest):
             return
     bad, what, advice = ~np.isfinite(array), "NaN or infinite", "Remove or replace them."
     if not bad.any():
-        bad, what = np.abs(array) > largest, f"too large for {np.dtype(dtype).name}"
-        advice = "Scale them down, or use a network with dtype='float64'."
+        wider = "float32" if dtype.name == "float16" else "float64"
+        bad, what = np.abs(array) > largest, f"too large for {dtype.name}"
+        advice = f"Scale them down, or use a network with dtype={wider!r}."
     at = first(bad)
-    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[at]}) at {place(at)}. {advice}")
+    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
 
 
 def first(wrong: Array) -> tuple[int, ...]:
@@ -96,7 +121,7 @@ def fill(buffer: Array, values: Any, name: str, device: Device) -> None:
     """buffer[...] = values, of the same shape. After `weight -= …` the values are the buffer itself, already done."""
     if values is buffer:
         return
-    values = checked(host_array(values, name), name)
+    values = checked(as_array(values, name, device), name)
     if values.shape != buffer.shape:
         raise InputError(f"{name} must have the shape {buffer.shape}, got {values.shape}.")
     device.copy_in(buffer, values)

@@ -11,6 +11,7 @@ import numpy as np
 from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -80,7 +81,8 @@ def check_gradients(
     if not isinstance(network, Network):
         raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
     chosen = loss_of(loss, network.last)
-    data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if np.ndim(x) == 3 else ())
+    x = as_array(x, "x", network.device)
+    data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if x.ndim == 3 else ())
     return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)
 
 

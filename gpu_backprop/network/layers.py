@@ -70,6 +70,11 @@ class Layer(ABC):
     lead: tuple[int, ...] = ()
     random: Array | None = None
 
+    @property
+    def product_weight(self) -> Array:
+        """W as the products read it: in a 16-bit network a copy of `weight` in its dtype, see `Network.refresh`."""
+        return self.views.get("low_weight", self.views["weight"])
+
     def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
         """Takes its place in a network."""
         self.number, self.inputs, self.units, self.lead = number, inputs, inputs, lead
@@ -189,23 +194,22 @@ class Dense(Layer):
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """z = x@W; b is added with f, in one pass."""
-        assert self.weight is not None
         saved, n = plan.saved(self), self.number
         saved.x = x
         z = plan.empty(f"z{n}", (*self.lead, x.shape[-2], self.units))
-        return plan.matmul(f"z{n} = {plan.name_of(x)}@W{n}", x, self.weight, z)
+        return plan.matmul(f"z{n} = {plan.name_of(x)}@W{n}", x, self.product_weight, z)
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """z_j = Σᵢ x_i w_ij + b_j, so ∂z_j/∂w_ij = x_i and ∂z_j/∂x_i = w_ij: ∇W = xᵀ@∇z, which sums over the rows, and
         ∇x = ∇z@Wᵀ."""
-        assert self.weight is not None and self.grad_weight is not None
+        assert self.grad_weight is not None
         n, x = self.number, plan.saved(self).x
         plan.matmul(f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}", transposed(x), grad_z, self.grad_weight)
         if not grad_x:
             return None
         name = self.grad_x_name()
         out = plan.empty(name, (*self.lead, *x.shape[-2:]))
-        return plan.matmul(f"{name} = ∇z{n}@W{n}ᵀ", grad_z, transposed(self.weight), out)
+        return plan.matmul(f"{name} = ∇z{n}@W{n}ᵀ", grad_z, transposed(self.product_weight), out)
 
 
 class Bias(Layer):

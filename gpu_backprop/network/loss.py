@@ -109,7 +109,7 @@ class Loss(ABC):
         if weights is None:
             return 1 / z.shape[-2] if mean else 1.0
         lead = total.shape[:-1]
-        scale = plan.empty("1/Σw", (*lead, 1, 1)) if mean else None
+        scale = plan.empty("1/Σw", (*lead, 1, 1), plan.device.master) if mean else None
         self._weigh(plan, weights, scale, total)
         return 1.0 if scale is None else scale
 

@@ -12,9 +12,9 @@ import numpy as np
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import checked, features, fill, host_array
+from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
 
 EAGER_PLANS = 8
@@ -27,7 +27,8 @@ class Network:
     Args:
         inputs: how many numbers a sample has.
         layers: Dense, Bias and Dropout; the network works on copies of them.
-        dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only.
+        dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
+            and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
         seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
             which train side by side: every array then has a leading models axis.
@@ -87,18 +88,27 @@ class Network:
 
     def _allocate(self) -> None:
         """Lays all parameters out in one flat buffer, and the gradients in another the same way."""
-        step = ALIGNMENT // self.dtype.itemsize
+        master = self.device.master
+        step = ALIGNMENT // master.itemsize
         self.places: list[tuple[Layer, str, tuple[int, ...], int]] = []
         length = 0
         for layer in self.layers:
             for name, shape in layer.parameter_shapes().items():
                 self.places.append((layer, name, shape, length))
                 length += -(-math.prod(shape) // step) * step
-        self._parameters = self.device.zeros((*self.lead, length))
-        self._gradients = self.device.zeros((*self.lead, length))
+        self._parameters = self.device.zeros((*self.lead, length), master)
+        self._gradients = self.device.zeros((*self.lead, length), master)
+        self.low: Array | None = None  # the parameters in a 16-bit dtype, for the products
+        self._refreshing: tuple[Call, ...] = ()
         for layer, name, shape, start in self.places:
             layer.own(name, self._view(self._parameters, shape, start), self.device)
             layer.own(f"grad_{name}", self._view(self._gradients, shape, start), self.device)
+        if self.dtype != master:
+            self.low = self.device.zeros((*self.lead, length))
+            self._refreshing = tuple(self.device.ops.copy(self.device, self._parameters, self.low))
+            for layer, name, shape, start in self.places:
+                if name == "weight":
+                    layer.own("low_weight", self._view(self.low, shape, start), self.device)
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
@@ -128,6 +138,14 @@ class Network:
         words[..., 0], words[..., 2] = _one_seed(seed), 0
         self.device.copy_in(self.random, words)
         return [_one_seed(seed)] * len(own)
+
+    def refresh(self) -> None:
+        """Copies the parameters of a 16-bit network to where its products read them. Whatever runs a plan does this
+        first; a step's optimizer writes both."""
+        if self._refreshing:
+            with self.device.computing():
+                for call in self._refreshing:
+                    call()
 
     @property
     def parameters(self) -> Array:
@@ -159,9 +177,11 @@ class Network:
         plan.named("parameters", self._parameters)
         plan.named("gradients", self._gradients)
         plan.named("random", self.random)
+        if self.low is not None:
+            plan.named(f"parameters ({self.dtype.name})", self.low)
         for layer, name, _, _ in self.places:
             symbol = {"weight": "W", "bias": "b"}[name] + str(layer.number)
-            plan.named(symbol, getattr(layer, name))
+            plan.named(symbol, layer.product_weight if name == "weight" else getattr(layer, name))
             plan.named("∇" + symbol, getattr(layer, f"grad_{name}"))
         for layer in self.layers:
             assert layer.random is not None
@@ -207,7 +227,8 @@ class Network:
         Returns:
             (batch, outputs), a new array on the device.
         """
-        x = features(x, self.inputs, (), self.lead)
+        x = features(x, self.inputs, self.device, (), self.lead)
+        self.refresh()
         self._forward = eager = self._eager_plan(x.shape[-2], training, "forward")
         eager.forward(x)
         return self.device.copy(eager.y)
@@ -227,22 +248,23 @@ class Network:
         if self._forward is None:
             raise StateError("backward needs the values of a forward pass: call net.forward(x) first.")
         eager = self._forward
-        grad_y = host_array(grad_y, "grad_y")
+        grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
         return eager.backward(checked(grad_y, "grad_y"))
 
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
-        """y of x without dropout, as a NumPy array.
+        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one.
 
         Args:
             x: (rows, inputs); any number of rows, also none.
             batch_size: how many rows are computed at once.
         """
         batch_size = positive("batch_size", batch_size)
-        x = features(x, self.inputs, (), self.lead, empty=True)
+        x = features(x, self.inputs, self.device, (), self.lead, empty=True)
+        self.refresh()
         rows = x.shape[-2]
-        y = np.empty((*self.lead, rows, self.outputs), self.dtype)
+        y = np.empty((*self.lead, rows, self.outputs), self.device.master)
         for start in range(0, rows, batch_size):
             part = x[..., start : start + batch_size, :]
             eager = self._eager_plan(part.shape[-2], False, "predict")
@@ -316,9 +338,9 @@ class Network:
         ]
         total = sum(math.prod(shape) for _, _, shape, _ in self.places)
         models = f"{self.lead[0]} models of " if self.lead else ""
-        return "\n".join(
-            [*lines, f"{models}{total:,} parameters, {self.dtype.name}, on {self.device.name} ({self.device.reason})"]
-        )
+        kept = "" if self.low is None else f" (kept in {self.device.master.name})"
+        where = f"on {self.device.name} ({self.device.reason})"
+        return "\n".join([*lines, f"{models}{total:,} parameters, {self.dtype.name}{kept}, {where}"])
 
     def __repr__(self) -> str:
         where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, seed={self.seed!r}"

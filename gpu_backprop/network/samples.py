@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import check_finite, checked, features, first, host_array, place
+from gpu_backprop.network.arrays import as_array, check_finite, checked, features, first, host_array, on_host, place
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 
@@ -22,12 +23,17 @@ MOST_CLASSES = 2**31
 
 @dataclass(frozen=True)
 class Samples:
-    """x, target and weights on the host, of the right shapes and kinds: (..., rows, inputs), (..., rows, outputs) or
-    labels (..., rows), and (..., rows) or None."""
+    """x, target and weights, each on the host or on the network's device, of the right shapes and kinds:
+    (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None."""
 
     x: Array
     target: Array
     weights: Array | None
+
+    def on_host(self, device: Device) -> Samples:
+        """The same in NumPy arrays; `device` is the network's."""
+        weights = None if self.weights is None else on_host(self.weights, device)
+        return Samples(on_host(self.x, device), on_host(self.target, device), weights)
 
     @property
     def rows(self) -> int:
@@ -48,20 +54,27 @@ def samples(
         values: whether NaN, infinity, label range and the like are looked for.
         lead: axes in front of the rows; data with none stand for all members.
     """
-    x = features(x, network.inputs, lead)
-    target = _target(network, loss, checked(host_array(y, "y"), "y"), x.shape, values)
-    if weights is not None:
-        weights = checked(host_array(weights, "weights"), "weights")
-        if weights.shape != x.shape[:-1]:
-            raise InputError(
-                f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
-            )
-    if values:
-        check_finite(x, "x", network.dtype)
+    device = network.device
+    with device.current():
+        x = features(x, network.inputs, device, lead)
+        target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
-            check_finite(weights, "weights", network.dtype)
-            _check_bounds(weights, "weights", 0.0, np.inf)
-    return Samples(x, target, weights)
+            weights = _numbers(weights, "weights", device)
+            if weights.shape != x.shape[:-1]:
+                raise InputError(
+                    f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
+                )
+        if values:
+            check_finite(x, "x", network.dtype)
+            if weights is not None:
+                check_finite(weights, "weights", device.master)
+                _check_bounds(weights, "weights", 0.0, np.inf)
+        return Samples(x, target, weights)
+
+
+def _numbers(value: Any, name: str, device: Device) -> Array:
+    array = checked(as_array(value, name, device), name)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # in which nothing can be compared
 
 
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
@@ -82,7 +95,7 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
             hint = "Labels are one axis less: y.ravel()."
         raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}. {hint}")
     if values:
-        check_finite(y, "y", network.dtype)
+        check_finite(y, "y", network.device.master)
         _check_bounds(y, "y", loss.low, loss.high, f" for {loss.name}")
         if loss.labels:
             _check_probabilities(y)
@@ -91,6 +104,8 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
 
 def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
     """Class labels as int64."""
+    if y.dtype.kind in "iu" and y.dtype.itemsize < 8:  # so that any number of classes can be compared with
+        y = y.astype(np.int64)
     if y.dtype.kind == "f":
         if not values:
             raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
@@ -121,7 +136,7 @@ def _check_probabilities(y: Array) -> None:
     if wrong.any():
         at = first(wrong)
         raise InputError(
-            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to {sums[at]:g}. "
+            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to {sums[at].item():g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 
@@ -136,6 +151,8 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
     Returns:
         float64 (rows, classes).
     """
+    if (there := cuda_place(labels)) is not None:
+        raise InputError(f"labels lie on {there}, but one_hot works on the host: give a copy there, labels.get().")
     labels = checked(host_array(labels, "labels"), "labels")
     if labels.ndim != 1:
         raise InputError(f"labels must have one axis, (rows,), got the shape {labels.shape}.")

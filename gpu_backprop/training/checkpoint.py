@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,8 +34,8 @@ PROGRAM, FORMAT = "gpu_backprop", "1"
 HEADER_LIMIT = 1 << 24
 """Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
 
-DTYPES = {"float32": "F32", "float64": "F64"}
-"""The dtype of a network's parameters, and what the format calls it."""
+DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
+"""The dtype of a network, and what the format calls that of its parameters."""
 
 LEARNED: tuple[str, ...] = ("preprocessing", "classes")
 """What a file may know of the data, under these names in its metadata."""
@@ -76,18 +77,36 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
     _write(path, data)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Network:
+def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None) -> Network:
     """The network that `save` wrote, on any device.
+
+    Args:
+        device: as `Network` takes it.
+        dtype: another working dtype than it had: what was trained in bfloat16 on a GPU predicts on a CPU with
+            dtype="float32". None: the same.
 
     Raises:
         ModelFileError: there is no such file, or it is not such a file, whole and unaltered; the message says which.
-        InputError, DeviceError: `device` is unknown, or cannot be used.
+        InputError, DeviceError: `device` or `dtype` is unknown, or cannot be used.
     """
-    open_device(device)  # a mistake in this argument is not the file's
-    try:
+    open_device(device, "float32" if dtype is None else dtype)  # a mistake in these arguments is not the file's
+    with _refusing(path):
         architecture, tensors, learned = _read(Path(path))
-        net = Network.from_architecture(architecture, device=device)
+    if dtype is None:
+        _check_dtype(path, architecture["dtype"], device)
+    with _refusing(path):
+        net = Network.from_architecture(architecture | ({} if dtype is None else {"dtype": dtype}), device=device)
         _teach(net, learned)
+    for name, array in _arrays(net):
+        net.device.copy_in(array, tensors[name])
+    return net
+
+
+@contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever a bad file brings about into a ModelFileError."""
+    try:
+        yield
     except OSError as error:
         raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
     except SafetensorError as error:
@@ -97,13 +116,21 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Network:
     except (InputError, LookupError, TypeError, ValueError, RecursionError) as error:
         why = f"its architecture is not one that this version of gpu_backprop can build ({str(error)[:300]})"
         raise _refusal(path, f"{why}; {AGAIN}") from error
-    for name, array in _arrays(net):
-        net.device.copy_in(array, tensors[name])
-    return net
 
 
 def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
     return ModelFileError(f"cannot load {os.fspath(path)}: {why}.")
+
+
+def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
+    """InputError where this device does not work in the dtype of the file."""
+    try:
+        open_device(device, dtype)
+    except InputError as error:
+        raise InputError(
+            f"cannot load {os.fspath(path)} as it was saved: {error} Its parameters are float32 all the same: "
+            "gpu_backprop.load(path, dtype='float32') uses them on any device."
+        ) from None
 
 
 def _arrays(net: Network) -> Iterator[tuple[str, Array]]:

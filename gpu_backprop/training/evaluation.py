@@ -8,6 +8,7 @@ import numpy as np
 
 from gpu_backprop.backend.formula import HITS, Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
@@ -31,7 +32,8 @@ class Evaluation:
         self.batches = list(self.data.minibatches(batch_size))
         self.plans = {rows: self._plan(rows) for rows in set(self.batches)}
         if not self.classifies:
-            self.weight, self.spread = _spread(data)
+            weights = None if data.weights is None else on_host(data.weights, device)
+            self.weight, self.spread = _spread(on_host(data.target, device), weights)
 
     def _plan(self, rows: int) -> Plan:
         network, loss = self.network, self.loss
@@ -45,21 +47,15 @@ class Evaluation:
         if not self.classifies:
             assert y is not None
             calls = plan.device.ops.residual_sums(plan.device, y, target, weights, self.sums)
-            plan.add(
-                "residual_sums",
-                "Σ|y − y*|, Σ(y − y*)²",
-                calls,
-                (y, target, weights),
-                {"sums": self.sums},
-                5 * y.size,
-                2,
-            )
+            writes = {"sums": self.sums}
+            plan.add("residual_sums", "Σ|y − y*|, Σ(y − y*)²", calls, (y, target, weights), writes, 5 * y.size)
         self.data.emit_advance(plan, rows)
         return plan
 
     def run(self) -> dict[str, Any]:
         """{"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member."""
         device = self.device
+        self.network.refresh()
         self.data.rewind()
         device.copy_in(self.total, np.zeros(3))
         device.copy_in(self.sums, np.zeros(1))
@@ -76,10 +72,10 @@ class Evaluation:
         return measured | {"r2": r2.tolist(), "mae": (absolute / self.weight).mean(axis=-1).tolist()}
 
 
-def _spread(data: Samples) -> tuple[float, Array]:
+def _spread(target: Array, weights: Array | None) -> tuple[float, Array]:
     """Σw, and Σw(y* − ȳ*)² of each output."""
-    target = np.asarray(data.target, np.float64)
-    w = np.ones(data.rows) if data.weights is None else np.asarray(data.weights, np.float64)
+    target = np.asarray(target, np.float64)
+    w = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
     weight = float(w.sum()) or 1.0
     with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
         target = target - target[0]  # the spread stays, and where all are the same it is exactly 0

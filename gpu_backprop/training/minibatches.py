@@ -6,10 +6,13 @@ Both emit the same three buffers into a plan: x, the target y* and the weights w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.kernel_instance import TYPES
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
@@ -30,11 +33,11 @@ class DataSet:
         device = self.device = network.device
         self.rows, self.lead = data.rows, network.lead
         self.sources = [
-            device.from_host(data.x, network.dtype),
-            device.from_host(data.target, None if data.labelled else network.dtype),
+            device.from_host(data.x, _kept(data.x.dtype, device)),
+            device.from_host(data.target, None if data.labelled else device.master),
         ]
         if data.weights is not None:
-            self.sources.append(device.from_host(data.weights, network.dtype))
+            self.sources.append(device.from_host(data.weights, device.master))
         self.permutation = device.zeros((*self.lead, self.rows), np.int64)
         self.cursor = device.zeros((1,), np.int64)
         self.start()
@@ -50,16 +53,22 @@ class DataSet:
     def emit(self, plan: Plan, rows: int) -> Buffers:
         """x, y* and w of the next rows: one operation gathers all three."""
         outs = [
-            plan.empty(name, (*self.lead, rows, *source.shape[1:]), source.dtype)
+            plan.empty(name, (*self.lead, rows, *source.shape[1:]), None if name == "x" else source.dtype)
             for name, source in zip(("x", "y*", "w"), self.sources, strict=False)
         ]
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
         calls = plan.device.ops.gather(plan.device, self.sources, self.permutation, self.cursor, outs)
         names = [plan.name_of(out) for out in outs]
+        sources = [plan.named(f"data {name}", source) for name, source in zip(names, self.sources, strict=True)]
         formula = f"{', '.join(names)} = data[order[cursor:]]"
+        chosen = sum(out.size * source.itemsize for out, source in zip(outs, sources, strict=True))
+        order = self.permutation[..., :rows].nbytes + self.cursor.nbytes
         plan.phase = "data"
-        plan.add("gather", formula, calls, outs, dict(zip(names, outs, strict=True)), 0)
+        plan.add(
+            "gather", formula, calls, (*sources, self.permutation, self.cursor), dict(zip(names, outs, strict=True)), 0,
+            bytes=chosen + order + sum(out.nbytes for out in outs),
+        )  # fmt: skip
         plan.phase = "forward"
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
@@ -75,6 +84,13 @@ class DataSet:
             yield self.rows % batch_size
 
 
+def _kept(dtype: np.dtype[Any], device: Device) -> np.dtype[Any]:
+    """The dtype in which x is kept: on a CPU the working one, converted once; on CUDA its own where that is no wider,
+    because there the gathering of rows converts on the way."""
+    narrow = dtype.itemsize <= device.dtype.itemsize and dtype.name in TYPES["S"]
+    return dtype.newbyteorder("=") if narrow and device.name != "cpu" else device.dtype
+
+
 class Feed:
     """A minibatch that is copied in by hand."""
 
@@ -87,8 +103,8 @@ class Feed:
         if self.labelled:
             target = plan.empty("y*", (*lead, rows), np.int64)
         else:
-            target = plan.empty("y*", (*lead, rows, network.outputs))
-        return x, target, plan.empty("w", (*lead, rows)) if self.weighted else None
+            target = plan.empty("y*", (*lead, rows, network.outputs), plan.device.master)
+        return x, target, plan.empty("w", (*lead, rows), plan.device.master) if self.weighted else None
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Nothing: the next minibatch is another feed."""

@@ -89,7 +89,7 @@ class Optimizer:
         bound.settings, bound.network, device = dict(self.settings), network, network.device
         columns = [np.zeros(network.lead), *(_one_a_member(name, bound.settings[name], network) for name in self.names)]
         bound.hyper = device.from_host(np.stack(columns, axis=-1))
-        bound.moments = {name: device.zeros(network.parameters.shape) for name in self.active_moments()}
+        bound.moments = {name: device.zeros(network.parameters.shape, device.master) for name in self.active_moments()}
         return bound
 
     def active_moments(self) -> tuple[str, ...]:
@@ -104,11 +104,13 @@ class Optimizer:
             )
         hyper, moments = plan.named("hyper", self.hyper), {k: plan.named(k, m) for k, m in self.moments.items()}
         w, g = network.parameters, network.gradients
-        calls = getattr(plan.device.ops, self.name)(plan.device, w, g, *self.arguments(moments), hyper, plan.gate)
+        binder, low = getattr(plan.device.ops, self.name), network.low
+        calls = binder(plan.device, w, g, *self.arguments(moments), hyper, plan.gate, low)
         writes = {"parameters": w, **moments, "hyper": hyper}
-        plan.add(
-            self.name, self.formula, calls, (w, g, *moments.values(), hyper, plan.gate), writes, self.flops * w.size, 2
-        )
+        if low is not None:
+            writes[plan.name_of(low)] = low
+        reads = w, g, *moments.values(), hyper, plan.gate
+        plan.add(self.name, self.formula, calls, reads, writes, self.flops * w.size)
 
     def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
         """What the binder takes between gradients and hyper."""

@@ -12,7 +12,7 @@ import numpy as np
 from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import HITS, LOSS, Array
 from gpu_backprop.backend.plan import Operation, Plan
-from gpu_backprop.network.arrays import host_array
+from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -59,6 +59,7 @@ class Trainer:
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
         self._total = self.device.zeros((*network.lead, 3), np.float64)
         self._fed_total = self.device.zeros((*network.lead, 3), np.float64)
+        self._nothing = self.device.zeros((*network.lead, 3), np.float64)  # there, so that a step need not send zeros
         self._fed: dict[tuple[Any, ...], Plan] = {}
         self._stop = False
 
@@ -127,7 +128,7 @@ class Trainer:
         return self._fed_plan(rows, self.loss.labels if labels is None else labels, weights, keep)
 
     def _fed_samples(self, x: Any, y: Any, weights: Any) -> Samples:
-        x = host_array(x, "x")
+        x = as_array(x, "x", self.device)
         lead = self.network.lead if x.ndim == 3 else ()
         return samples(self.network, self.loss, x, y, weights, values=False, lead=lead)
 
@@ -140,8 +141,9 @@ class Trainer:
         return self._fed[key]
 
     def _load(self, plan: Plan, data: Samples) -> None:
+        self.network.refresh()
         Feed.load(plan, data)
-        self.device.copy_in(self._fed_total, np.zeros(3))
+        self.device.copy_in(self._fed_total, self._nothing)
 
     # Whole epochs -----------------------------------------------------------------------------------------------------
 
@@ -174,6 +176,7 @@ class Trainer:
         data = samples(self.network, self.loss, x, y, weights, values=True)
         held_out = self._held_out(validation)
         training = _Training(self, DataSet(self.network, data), shuffle)
+        self.network.refresh()
         with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
             self.history = history = History()
             try:
@@ -267,7 +270,7 @@ class _Training:
         trainer, data, last = self.trainer, self.data, len(self.batches)
         order = np.stack([rng.permutation(data.rows) for rng in trainer._shuffling]) if self.shuffle else None
         data.start(None if order is None else order.reshape(data.permutation.shape))
-        trainer.device.copy_in(trainer._total, np.zeros(3))
+        trainer.device.copy_in(trainer._total, trainer._nothing)
         self.before = before_last = self._state()
         with trainer.device.computing():
             for step, rows in enumerate(self.batches, 1):
@@ -301,7 +304,8 @@ class _Training:
     def _finite(self) -> bool:
         """Whether all losses of the running epoch are finite, and the parameters too."""
         device, network = self.trainer.device, self.trainer.network
-        return self._loss_is_finite() and bool(device.xp.isfinite(network.parameters).all())
+        with device.computing():
+            return self._loss_is_finite() and bool(device.xp.isfinite(network.parameters).all())
 
     def _loss_is_finite(self) -> bool:
         return bool(np.isfinite(self.trainer.device.to_host(self.trainer._total)[..., LOSS]).all())
@@ -323,6 +327,7 @@ class _Training:
     def _restore(self, state: Mapping[str, Array]) -> None:
         for name, array in self._changing().items():
             self.trainer.device.copy_in(array, state[name])
+        self.trainer.network.refresh()
 
     def _find_divergence(self, epoch: int) -> NoReturn:
         """Runs the epoch again from its beginning, looking at the loss after every step; an epoch without trouble never
@@ -331,7 +336,7 @@ class _Training:
         trainer, device, history = self.trainer, self.trainer.device, self.trainer.history
         self._restore(self.before)
         self.data.rewind()
-        device.copy_in(trainer._total, np.zeros(3))
+        device.copy_in(trainer._total, trainer._nothing)
         good, here, what = self.good, self.before, "loss"
         for step in range(1, len(self.batches) + 1):
             with device.computing():

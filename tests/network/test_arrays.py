@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
 
+DEVICE = open_device("cpu")
 X = np.array([[0.5, -1.0, 2.0], [3.0, 0.25, -4.0], [1.0, 0.0, 7.0], [-2.0, 5.0, 6.0]])
 
 
@@ -179,25 +181,25 @@ def test_what_holds_no_real_numbers(value, dtype):
 
 
 def test_features_may_have_any_of_the_leads_and_no_other():
-    assert features(np.zeros((5, 3)), 3, (), (2,)).shape == (5, 3)
-    assert features(np.zeros((2, 5, 3)), 3, (), (2,)).shape == (2, 5, 3)
+    assert features(np.zeros((5, 3)), 3, DEVICE, (), (2,)).shape == (5, 3)
+    assert features(np.zeros((2, 5, 3)), 3, DEVICE, (), (2,)).shape == (2, 5, 3)
     with pytest.raises(InputError, match=r"\(rows, inputs\) or \(2, rows, inputs\), got the shape \(4, 5, 3\)"):
-        features(np.zeros((4, 5, 3)), 3, (), (2,))
+        features(np.zeros((4, 5, 3)), 3, DEVICE, (), (2,))
     with pytest.raises(InputError, match=r"\(rows, inputs\), got the shape \(1, 5, 3\)"):
-        features(np.zeros((1, 5, 3)), 3, (), ())
+        features(np.zeros((1, 5, 3)), 3, DEVICE, (), ())
 
 
 def test_one_sample_gets_a_hint():
     with pytest.raises(InputError, match=r"got the shape \(3,\)\. One sample is x\[None, :\], of shape \(1, 3\)"):
-        features(np.zeros(3), 3, ())
+        features(np.zeros(3), 3, DEVICE, ())
     with pytest.raises(InputError, match=r"got the shape \(\)\.$"):
-        features(2.0, 3, ())
+        features(2.0, 3, DEVICE, ())
 
 
 def test_no_rows_only_where_that_makes_sense():
-    assert features(np.zeros((0, 3)), 3, (), empty=True).shape == (0, 3)
+    assert features(np.zeros((0, 3)), 3, DEVICE, (), empty=True).shape == (0, 3)
     with pytest.raises(InputError, match=r"x is empty: its shape is \(0, 3\), and at least one row is needed"):
-        features(np.zeros((0, 3)), 3, ())
+        features(np.zeros((0, 3)), 3, DEVICE, ())
     net = gb.Network(3, [gb.Dense(2)])
     assert net.predict(np.zeros((0, 3))).shape == (0, 2)
     assert net.predict(np.zeros((0, 3))).dtype == np.float32

@@ -91,7 +91,8 @@ def test_gathering_is_one_operation_that_tells_its_bytes():
     gather, advance = plan.operations
     assert (gather.name, gather.phase, gather.launches) == ("gather", "data", 1)
     assert gather.formula == "x, y*, w = data[order[cursor:]]"
-    assert gather.bytes == 2 * (x.nbytes + y.nbytes + w.nbytes)
+    assert gather.bytes == 2 * (x.nbytes + y.nbytes + w.nbytes) + 4 * 8 + 8  # 4 places of the order, and the cursor
+    assert list(gather.reads) == ["data x", "data y*", "data w", "order", "cursor"]
     assert advance.formula == "cursor += 4"
 
 

@@ -1,12 +1,14 @@
 """One operation over the flat buffers.
 
 parameters, gradients and moments are flat, (..., parameters). hyper is float64 (..., k): the step number, the learning
-rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number.
+rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number. low, where it is given,
+becomes a copy of the new parameters in its own dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,9 @@ def _coefficients(
 
 
 def sgd(
-    device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None
-) -> Bound:
+    device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
+    low: Array | None,
+) -> Bound:  # fmt: skip
     """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
     tick, (rate, mu) = _coefficients(device, w, hyper, gate, (0.0, 1.0), lambda step, rate, mu: (rate, mu))
     change = device.work(w.shape, w.dtype)
@@ -57,10 +60,10 @@ def sgd(
             yield call(np.add, change, g, out=change)
             moving = change
     yield call(np.multiply, moving, rate, out=change)
-    yield call(np.subtract, w, change, out=w)
+    yield from _moved(w, change, low)
 
 
-def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None) -> Bound:
+def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
     """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
     tick, (rate, rho, rest, epsilon) = _coefficients(
         device, w, hyper, gate, (0.0, 1.0, 0.0, 1.0), lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
@@ -71,10 +74,10 @@ def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Ar
     yield call(np.multiply, change, rest, out=change)
     yield call(np.multiply, v, rho, out=v)
     yield call(np.add, v, change, out=v)
-    yield from _divided_step(w, g, v, rate, epsilon, change)
+    yield from _divided_step(w, g, v, rate, epsilon, change, low)
 
 
-def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None) -> Bound:
+def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
     """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
     tick, (rate, epsilon) = _coefficients(
         device, w, hyper, gate, (0.0, 1.0), lambda step, rate, epsilon: (rate, epsilon)
@@ -83,12 +86,13 @@ def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Ar
     yield tick
     yield call(np.multiply, g, g, out=change)
     yield call(np.add, v, change, out=v)
-    yield from _divided_step(w, g, v, rate, epsilon, change)
+    yield from _divided_step(w, g, v, rate, epsilon, change, low)
 
 
 def adam(
-    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None
-) -> Bound:
+    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
+    low: Array | None,
+) -> Bound:  # fmt: skip
     """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW)
 
     m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
@@ -110,13 +114,20 @@ def adam(
     yield call(np.add, v, change, out=v)
     if decay:
         yield call(np.multiply, w, keep, out=w)
-    yield from _divided_step(w, m, v, rate, epsilon, change)
+    yield from _divided_step(w, m, v, rate, epsilon, change, low)
 
 
-def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array) -> Bound:
+def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
     """W ← W − rate·g/(√v + ε)"""
     yield call(np.sqrt, v, out=change)
     yield call(np.add, change, epsilon, out=change)
     yield call(np.divide, g, change, out=change)
     yield call(np.multiply, change, rate, out=change)
+    yield from _moved(w, change, low)
+
+
+def _moved(w: Array, change: Array, low: Array | None) -> Bound:
+    """W ← W − change, and its copy"""
     yield call(np.subtract, w, change, out=w)
+    if low is not None:
+        yield partial(np.copyto, low, w, "unsafe")

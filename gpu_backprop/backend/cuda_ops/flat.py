@@ -1,0 +1,31 @@
+"""What else is done over flat buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda_ops.shapes import Bound, flat, flat_sizes
+from gpu_backprop.backend.formula import Array
+
+
+def copy(device: CudaDevice, source: Array, destination: Array) -> Bound:
+    """destination = source, of the same shape, in its own dtype."""
+    n = destination.size
+    width = device.kernels.width(destination.dtype, n, source, destination)
+    launch = flat(n, width=width)
+    yield device.kernels.launch(
+        "copy", (source.dtype, destination.dtype, width), *launch,
+        source=source, destination=destination, n=n,
+    )  # fmt: skip
+
+
+def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Bound:
+    """out = Σa² over the last axis, in float64 (...,)."""
+    models, n = flat_sizes(a)
+    width = device.kernels.width(a.dtype, n, a)
+    launch = flat(n, models, width)
+    yield device.kernels.launch(
+        "sum_of_squares", (a.dtype, width), *launch,
+        a=a, out=out, part=device.work((models, launch.grid[0]), np.float64), tickets=device.tickets(models), n=n,
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""numpy_ops and cuda_ops are one interface: the same binders with the same parameters. CUDA is not needed to know."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from gpu_backprop.backend import cuda_ops, numpy_ops
+
+
+def parameters(binder):
+    """Name, kind, default and type of each; a CudaDevice stands for a Device."""
+    told = inspect.signature(binder)
+    annotations = [str(p.annotation).replace("CudaDevice", "Device") for p in told.parameters.values()]
+    kinds = [(p.name, p.kind, p.default) for p in told.parameters.values()]
+    return kinds, annotations, told.return_annotation
+
+
+def test_the_same_names():
+    assert cuda_ops.__all__ == numpy_ops.__all__
+    for ops in (cuda_ops, numpy_ops):
+        defined = {name for name, value in vars(ops).items() if inspect.isfunction(value)}
+        assert defined - {"open_device"} == set(ops.__all__)
+
+
+@pytest.mark.parametrize("name", numpy_ops.__all__)
+def test_the_same_signatures(name):
+    assert parameters(getattr(cuda_ops, name)) == parameters(getattr(numpy_ops, name))
+
+
+def test_the_operations_of_cuda_can_be_imported_without_cupy():
+    """CuPy comes in with a device, not before, and not at all where nobody asks for one."""
+    program = """if True:
+        import sys
+        sys.modules["cupy"] = None
+        from gpu_backprop.backend import cuda_ops
+        try:
+            cuda_ops.open_device(0, "as asked", "float32")
+        except ImportError:
+            print("only then")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "only then\n"

@@ -1,0 +1,82 @@
+"""What the binders of numpy_ops do that no network on a CPU asks of them, and every other back end is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.array_module import open_device
+
+
+@pytest.fixture
+def device():
+    return open_device("cpu", "float32")
+
+
+def run(calls):
+    for call in calls:
+        call()
+
+
+SOURCES = {
+    "uint8": np.array([[0, 255, 7], [128, 1, 2], [3, 4, 5], [9, 8, 250]], np.uint8),
+    "float16": np.array([[0.5, -1, 7], [128, 1, 2], [3, 4, 5], [9, 8, 250]], np.float16),
+    "float32": np.array([[0.1, -1, 7], [128, 1, 2], [3, 4, 5], [9, 8, 250]], np.float32),
+    "float64": np.array([[0.1, -1, 7], [128, 1, 2], [3, 4, 5], [9, 8, 250]]),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("models", [(), (2,)])
+def test_gather_converts_x_and_scales_it(device, source, models):
+    order = np.array([[2, 0, 3, 1], [1, 3, 0, 2]]) if models else np.array([2, 0, 3, 1])
+    labels, cursor = np.arange(4), np.array([1])
+    outs = [np.full((*models, 3, 3), np.nan, np.float32), np.full((*models, 3), -1)]
+    run(numpy_ops.gather(device, [source, labels], order, cursor, outs, 1 / 255, -0.5))
+    chosen = order[..., 1:4]
+    np.testing.assert_array_equal(outs[1], chosen)
+    np.testing.assert_allclose(outs[0], source[chosen].astype(np.float64) / 255 - 0.5, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (1000,), (3, 77)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sum_of_squares_is_taken_in_float64(device, shape, dtype):
+    a = np.random.default_rng(0).normal(1e3, 1, shape).astype(dtype)
+    out = np.full(shape[:-1], np.nan)
+    run(numpy_ops.sum_of_squares(device, a, out))
+    np.testing.assert_allclose(out, (a.astype(np.float64) ** 2).sum(-1), rtol=1e-14)
+
+
+def test_copy_casts(device):
+    source, destination = np.array([[0.1, 70000.0]], np.float32), np.empty((1, 2), np.float16)
+    with device.computing():
+        run(numpy_ops.copy(device, source, destination))
+    np.testing.assert_array_equal(destination, [[np.float16(0.1), np.inf]])
+
+
+OPTIMIZERS = {
+    "sgd": (None, False),
+    "sgd, momentum": (np.zeros(5, np.float32), False),
+    "rmsprop": (np.zeros(5, np.float32),),
+    "adagrad": (np.zeros(5, np.float32),),
+    "adam": (np.zeros(5, np.float32), np.zeros(5, np.float32), True),
+}
+HYPER = {
+    "sgd": [0, 0.1, 0.9],
+    "rmsprop": [0, 0.1, 0.9, 1e-8],
+    "adagrad": [0, 0.1, 1e-8],
+    "adam": [0, 0.1, 0.9, 0.999, 1e-8, 0.1],
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("gate", [None, 0.0, 2.0])
+def test_optimizers_write_a_low_copy_of_the_new_parameters(device, name, gate):
+    w, g = np.linspace(-1, 1, 5, dtype=np.float32), np.full(5, 0.3, np.float32)
+    before, low = w.copy(), np.full(5, np.nan, np.float16)
+    binder, moments = name.split(",")[0], [a.copy() if isinstance(a, np.ndarray) else a for a in OPTIMIZERS[name]]
+    gate = None if gate is None else np.array(gate)
+    run(getattr(numpy_ops, binder)(device, w, g, *moments, np.array(HYPER[binder]), gate, low))
+    assert (w == before).all() == (gate is not None and gate == 0)
+    np.testing.assert_array_equal(low, w.astype(np.float16))

@@ -1,0 +1,206 @@
+"""The operations of the layers on CUDA, against NumPy: each dtype and activation, odd shapes, strided views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from operation_pairs import (
+    LEADS,
+    Given,
+    a,
+    agree,
+    check,
+    compile_kernels,
+    dtypes,
+    perform,
+    random,
+    strided,
+    t,
+    to_be_written,
+)
+
+import gpu_backprop as gb
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import Activation
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.minibatches import DataSet
+
+pytestmark = pytest.mark.gpu
+
+SHAPES = [(1, 1), (1, 33), (6, 1), (0, 5), (150, 33), (3, 1000), (60, 300), (2100, 3)]
+BOTH = [(shape, ()) for shape in SHAPES] + [(shape, (3,)) for shape in [(1, 1), (0, 5), (70, 33), (70, 128)]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    compile_kernels("layers.cu", "softmax.cu", "dropout.cu")
+
+
+@dtypes
+def test_matmul(dtype):
+    rng = random(dtype)
+    for lead in LEADS:
+        x, w, g = (rng.normal(size=(*lead, *shape)) for shape in ((5, 7), (7, 3), (5, 3)))
+        check(dtype, "matmul", t(x), t(w), to_be_written(g.shape))
+        device = open_device("cuda", dtype)
+        out = device.empty((*lead, 7, 3), device.master)
+        xs, gs = device.from_host(x, device.dtype), device.from_host(g, device.dtype)
+        with device.computing():
+            for call in device.ops.matmul(device, xs.swapaxes(-1, -2), gs, out):
+                call()
+        want = device.to_host(xs).astype(np.float64).swapaxes(-1, -2) @ device.to_host(gs).astype(np.float64)
+        agree(device.to_host(out), want, device.master.name, "matmul of a transposed view")
+
+
+@dtypes
+def test_add_bias(dtype):
+    for shape, lead in BOTH:
+        rng = random(dtype, shape, lead)
+        x, b = rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, shape[1]))
+        for aligned in (True, False):
+            check(dtype, "add_bias", t(x), a(b, **strided(lead, aligned)), to_be_written(x.shape))
+
+
+@dtypes
+@pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
+def test_bias_activate(f, dtype):
+    """y = f(z + b), with and without a bias, and in place but for the functions whose gradient reads z."""
+    for shape, lead in BOTH:
+        rng = random(f.name, dtype, shape, lead)
+        z, bias = rng.normal(size=(*lead, *shape)), a(rng.normal(size=(*lead, shape[1])), **strided(lead))
+        for b in (bias, None):
+            check(dtype, "bias_activate", t(z, out=b is not None), b, f, to_be_written(z.shape))
+            if f.reads != "z":
+                here = t(z, out=True)
+                check(dtype, "bias_activate", here, b, f, here)
+
+
+@dtypes
+@pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
+def test_activation_gradient(f, dtype):
+    """∇z = ∇y ⊙ f′, in place and not, with and without ∇b. s is what f gives, or what it takes."""
+    for shape, lead in BOTH:
+        rng = random(f.name, dtype, shape, lead)
+        grad_y = rng.normal(size=(*lead, *shape))
+        z = rng.normal(size=grad_y.shape)
+        y = host_value(f, z)
+        s = {"y": t(y), "z": t(z), "": None}[f.reads]
+        for with_bias in (True, False):
+            how = strided(lead, aligned=shape[0] % 2 == 0)
+            bias = to_be_written((*lead, shape[1]), "A", grain="T" if f.rowwise else "", **how) if with_bias else None
+            launches = 2 if with_bias and f.rowwise else 1
+            here = t(grad_y, out=True)
+            check(dtype, "activation_gradient", here, s, f, here, bias, launches=launches)
+            there = to_be_written(grad_y.shape)
+            check(dtype, "activation_gradient", t(grad_y), s, f, there, bias, launches=launches)
+
+
+def host_value(f, z):
+    cpu = open_device("cpu", "float64")
+    y = np.empty_like(z)
+    for call in cpu.ops.bias_activate(cpu, z.copy(), None, f, y):
+        call()
+    return y
+
+
+@dtypes
+@pytest.mark.parametrize("name", [name for name, f in gb.ACTIVATIONS.items() if name != "exp"])
+def test_large_and_strange_arguments(name, dtype):
+    """Finite as far as ±1e4, and NaN where NaN goes in."""
+    f = gb.ACTIVATIONS[name]
+    z = np.array([[1e4, -1e4, 0.0, 30.0], [-30.0, 0.0, 1e4, 1e4], [np.nan, 1.0, -1.0, 2.0]])
+    y = to_be_written(z.shape)
+    got, _ = check(dtype, "bias_activate", t(z), None, f, y)[id(y)]
+    assert np.isfinite(got[:2].astype(np.float64)).all() and np.isnan(got[2, 0])
+
+
+@dtypes
+def test_column_sum(dtype):
+    for shape, lead in [*BOTH, ((20_000, 1), ())]:
+        rng = random(dtype, shape, lead)
+        for aligned in (True, False):
+            out = to_be_written((*lead, shape[1]), "A", **strided(lead, aligned))
+            check(dtype, "column_sum", t(rng.normal(size=(*lead, *shape))), out)
+
+
+@dtypes
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_dropout_is_that_of_the_cpu_bit_for_bit(rate, dtype):
+    """Masks of 16 bits are the float32 ones, rounded."""
+    exact = dtype if dtype in ("float32", "float64") else "float32"
+    device, cpu = open_device("cuda", dtype), open_device("cpu", exact)
+    for shape, lead in BOTH:
+        rng = random(rate, shape, lead)
+        x = rng.normal(size=(*lead, *shape)).astype(device.dtype)
+        words = rng.integers(0, 2**64, (*lead, 3), np.uint64)
+        given = [Given(x), Given(words, **strided(lead)), to_be_written(x.shape), to_be_written(x.shape)]
+        arguments = [given[0], rate, given[1], given[2], given[3]]
+        got, calls = perform(device, "dropout", arguments, {})
+        given[0] = Given(x.astype(exact))
+        want, _ = perform(cpu, "dropout", [given[0], rate, *given[1:]], {})
+        y, mask = got[id(given[2])][0], got[id(given[3])][0]
+        want_mask = want[id(given[3])][0].astype(device.dtype)
+        assert len(calls) == 1
+        assert mask.tobytes() == want_mask.tobytes()
+        assert y.tobytes() == (x.astype(exact) * want_mask.astype(exact)).astype(device.dtype).tobytes()
+
+
+@dtypes
+def test_multiply(dtype):
+    for shape, lead in BOTH:
+        rng = random(dtype, shape, lead)
+        left, right = rng.normal(size=(2, *lead, *shape))
+        check(dtype, "multiply", t(left), t(right), to_be_written(left.shape))
+        here = t(left, out=True)
+        check(dtype, "multiply", here, t(right), here)
+
+
+def test_more_elements_than_threads():
+    """A thread goes on to further elements."""
+    rng = np.random.default_rng(0)
+    f, loss = gb.ACTIVATIONS["relu"], gb.LOSSES["huber"]
+    here = t(rng.normal(size=(65, 130, 33)), out=True)
+    check("float32", "bias_activate", here, a(rng.normal(size=(65, 33))), f, here)
+    y, target = rng.normal(size=(2, 8300, 17))
+    check("float32", "bias_activate", t(y), None, gb.ACTIVATIONS["softmax"], to_be_written(y.shape))
+    total = Given(np.zeros(3), out=True, grain="A")
+    check("float32", "loss_gradient", t(y), a(target), None, loss.formula, 0.5, to_be_written(y.shape), total)
+    left, right = rng.normal(size=(2, 2048 * 256 + 5))
+    check("float32", "multiply", t(left), t(right), to_be_written(left.shape))
+
+
+def test_a_formula_that_cuda_does_not_have():
+    device = open_device("cuda")
+    z = device.zeros((2, 3))
+    mine = Activation("mine", "y", None, None)
+    with pytest.raises(DeviceError, match="'mine' has no CUDA formula .* or use device='cpu'"):
+        list(device.ops.bias_activate(device, z, None, mine, z))
+    rows = Activation("sparsemax", "y", None, None, rowwise=True)
+    for calls in (
+        device.ops.bias_activate(device, z, None, rows, z),
+        device.ops.activation_gradient(device, z, z, rows, z, None),
+    ):
+        with pytest.raises(DeviceError, match="'sparsemax' takes whole rows, .* use device='cpu'"):
+            list(calls)
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "members"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize(("output", "loss"), [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"),
+                                              ("softmax", "poisson"), ("identity", "huber")])  # fmt: skip
+def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, keep):
+    """What the audit claims is what is launched: each bound call is one kernel or one product."""
+    layers = [gb.Dense(8, "tanh"), gb.Dropout(0.5), gb.Bias("gelu"), gb.Dense(4, "softmax"), gb.Dense(3, output)]
+    net = gb.Network(5, layers, seed=seed, device="cuda")
+    trainer = gb.Trainer(net, loss, "adam", batch_size=4)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 5)), rng.dirichlet(np.ones(3), 8)
+    data = DataSet(net, Samples(x, y, np.ones(8) if weighted else None))
+    plan = trainer.build_step(data, 4, net.device.zeros((*net.lead, 3), np.float64), keep=keep)
+    for operation in plan.operations:
+        assert len(operation.calls) == operation.launches, operation

@@ -1,0 +1,120 @@
+"""Minibatches, casts, sums and optimizers on CUDA, against NumPy."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from operation_pairs import LEADS, Given, a, check, compile_kernels, dtypes, random, t, to_be_written
+
+from gpu_backprop.backend.array_module import open_device
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    compile_kernels("minibatch.cu", "metrics.cu", "optimizers.cu")
+
+
+# Minibatches ----------------------------------------------------------------------------------------------------------
+
+
+@dtypes
+@pytest.mark.parametrize("source", ["uint8", "float16", "bfloat16", "float32", "float64"])
+def test_gather(source, dtype):
+    """x from any dtype, with scale and shift on the way; labels or dense targets; weights or none."""
+    kept = open_device("cuda", source).dtype if source != "uint8" else np.dtype(np.uint8)
+    for cols, (rows, samples), lead in itertools.product((1, 33, 16, 304), ((1, 1), (7, 20), (90, 90)), LEADS):
+        rng = random(source, dtype, cols, rows, lead)
+        x = rng.integers(0, 256, (samples, cols)) if source == "uint8" else rng.normal(size=(samples, cols))
+        order = rng.permuted(np.broadcast_to(np.arange(samples), (*lead, samples)), axis=-1)
+        cursor = Given(np.array([samples - rows]))
+        labels = Given(rng.integers(0, 9, samples)), to_be_counted((*lead, rows))
+        dense = a(rng.normal(size=(samples, 3))), to_be_written((*lead, rows, 3), "A")
+        weights = a(rng.uniform(0, 2, samples)), to_be_written((*lead, rows), "A")
+        forms = [(labels, True, True), (dense, False, True), (dense, True, False), (labels, False, False)]
+        for target, weighted, scaled in forms if rows == 7 else forms[:2]:
+            pairs = [(Given(x.astype(kept)), to_be_written((*lead, rows, cols))), target, *([weights] * weighted)]
+            sources, outs = map(list, zip(*pairs, strict=True))
+            options = {"scale": 1 / 255, "shift": -0.5} if scaled else {}
+            check(dtype, "gather", sources, Given(order), cursor, outs, **options)
+
+
+def to_be_counted(shape):
+    return Given(np.full(shape, -1), out=True)
+
+
+def test_advance():
+    """A cursor, and the steps of all dropout layers of all models, which lie apart."""
+    device = open_device("cuda")
+    for counter in (np.array([5]), np.array([2**40, -3, 7]), np.array([[[7, 8, 9]] * 2] * 3, np.uint64)):
+        on_device = device.copy(device.from_host(counter))
+        view, want = (c[..., 2] if c.ndim == 3 else c for c in (on_device, counter))
+        with device.computing():
+            for call in device.ops.advance(device, view, 128):
+                call()
+        want += np.asarray(128, want.dtype)
+        np.testing.assert_array_equal(device.to_host(on_device), counter)
+
+
+@dtypes
+@pytest.mark.parametrize("source", ["uint8", "float16", "bfloat16", "float32", "float64"])
+def test_copy(source, dtype):
+    kept = open_device("cuda", source).dtype if source != "uint8" else np.dtype(np.uint8)
+    for shape in ((1,), (33,), (64,), (3, 1000), (2100, 40), (0,)):
+        values = random(source, dtype, shape).uniform(-100, 100, shape)
+        values = (np.abs(values) if source == "uint8" else values).astype(kept)
+        check(dtype, "copy", Given(values), to_be_written(shape))
+
+
+@dtypes
+def test_sum_of_squares(dtype):
+    for n, lead in itertools.product((1, 33, 1000, 100_000, 0), LEADS):
+        values = random(dtype, n, lead).normal(size=(*lead, n))
+        check(dtype, "sum_of_squares", t(values), Given(np.full(lead, np.nan), out=True, grain="A"))
+
+
+def test_a_sum_of_squares_beyond_float32():
+    values = np.array([3e25, -4e25], np.float32)
+    check("float32", "sum_of_squares", t(values), Given(np.full((), np.nan), out=True, grain="A"))
+
+
+# Optimizers -----------------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "sgd": (("velocity",), (0.1, 0.9)),
+    "rmsprop": (("v",), (0.01, 0.9, 1e-8)),
+    "adagrad": (("v",), (0.01, 1e-10)),
+    "adam": (("m", "v"), (0.01, 0.9, 0.999, 1e-8, 0.0)),
+}
+STEPS = [
+    ("sgd", lambda moments: (None, False), {}),
+    ("sgd", lambda moments: (*moments, False), {}),
+    ("sgd", lambda moments: (*moments, True), {}),
+    ("rmsprop", lambda moments: moments, {}),
+    ("adagrad", lambda moments: moments, {}),
+    ("adam", lambda moments: (*moments, False), {}),
+    ("adam", lambda moments: (*moments, True), {4: 0.1}),
+]
+
+
+@dtypes
+@pytest.mark.parametrize(("name", "arguments", "changed"), STEPS)
+def test_optimizers(name, arguments, changed, dtype):
+    """A step, with every gate: none, open, shut, one a member; with 16-bit copies of what it writes."""
+    names, settings = SETTINGS[name]
+    settings = [changed.get(k, value) for k, value in enumerate(settings)]
+    for n, lead in itertools.product((1, 33, 1000, 30_000, 0), LEADS):
+        rng = random(name, dtype, n, lead)
+        gates = [None, np.ones(lead), np.zeros(lead), np.arange(3.0) if lead else np.asarray(2.5)]
+        for gate in gates if n == 33 else gates[::3]:
+            w, g = rng.normal(size=(2, *lead, n))
+            moments = tuple(a(rng.uniform(0.1, 1, w.shape), out=True) for _ in names)
+            hyper = Given(np.broadcast_to([4.0, *settings], (*lead, 1 + len(settings))).copy(), out=True)
+            moves = np.ones((*lead, 1), bool) if gate is None else (gate != 0)[..., None]
+            g *= moves  # a batch without weight has no gradient, and NumPy relies on that
+            low = t(np.where(moves, np.nan, w), out=True) if dtype in ("float16", "bfloat16") else None
+            gate = None if gate is None else Given(gate)
+            check(dtype, name, a(w, out=True), a(g), *arguments(moments), hyper, gate, low)

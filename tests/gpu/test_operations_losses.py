@@ -1,0 +1,198 @@
+"""The losses on CUDA, against NumPy: value, gradient, weights, right answers, bad labels, and fused with the output."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from operation_pairs import (
+    DTYPES,
+    LEADS,
+    LOSSES,
+    Given,
+    a,
+    check,
+    compile_kernels,
+    dtypes,
+    random,
+    strided,
+    t,
+    to_be_written,
+)
+
+import gpu_backprop as gb
+from gpu_backprop.backend.array_module import open_device
+
+pytestmark = pytest.mark.gpu
+
+FORMS = [
+    ((1, 1), (), False), ((5, 1), (3,), True), ((1, 33), (), True), ((7, 33), (), False), ((7, 33), (3,), True),
+    ((300, 3), (3,), False), ((0, 4), (), False), ((0, 4), (3,), True), ((1500, 2), (), True), ((30, 1000), (), True),
+]  # fmt: skip
+"""Shape, models axis, and whether there are weights."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    compile_kernels("losses.cu", "metrics.cu")
+
+
+def batch(rng, lead, shape, loss):
+    """y in the range of the loss, dense targets, labels, and total, which is added to."""
+    needs_share = loss.low == 0
+    y = rng.uniform(0.05, 0.95, (*lead, *shape)) if needs_share else rng.normal(size=(*lead, *shape))
+    dense = rng.uniform(0, 1, y.shape) if needs_share else rng.normal(size=y.shape)
+    labels = rng.integers(0, shape[1], (*lead, shape[0]))
+    return y, dense, labels, Given(rng.uniform(1, 2, (*lead, 3)), out=True, grain="A")
+
+
+def weighing(rng, lead, rows, weighted):
+    """Weights, of which some are 0, and the factor: one number, or where there are weights one for each model."""
+    if not weighted:
+        return None, 0.125
+    w = rng.uniform(0, 2, (*lead, rows))
+    w[..., ::4] = 0
+    return a(w), a(rng.uniform(0.1, 0.2, (*lead, 1, 1)))
+
+
+@dtypes
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_loss_gradient(loss, dtype):
+    for shape, lead, weighted in FORMS:
+        rng = random(loss, dtype, shape, lead)
+        y, dense, labels, total = batch(rng, lead, shape, loss)
+        y = y.astype(open_device("cuda", dtype).dtype).astype(np.float64)
+        dense[..., ::3] = y[..., ::3]  # no difference at all, where a slope jumps
+        w, scale = weighing(rng, lead, shape[0], weighted)
+        sideless = replace(loss.formula, hit=loss.formula.hit.replace("side", ""))  # labels have no side
+        for target, formula in ((a(dense), loss.formula), (Given(labels), sideless)):
+            for out in (to_be_written(y.shape), None):
+                check(dtype, "loss_gradient", t(y), target, w, formula, scale, out, total)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_losses_at_the_edges(loss, dtype):
+    """y of 0 and 1 stays finite, with the bounds of its own dtype, and a NaN comes out as one."""
+    y = np.array([[0.0, 1.0, 0.5], [1.0, 0.0, 0.0], [0.25, 0.25, 1.0]])
+    target = np.array([[1.0, 0.0, 0.5], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    for spoiled in (False, True):
+        y[1, 2] = np.nan if spoiled else 0
+        given = [
+            t(y),
+            a(target),
+            None,
+            loss.formula,
+            0.5,
+            to_be_written(y.shape),
+            Given(np.zeros(3), out=True, grain="A"),
+        ]
+        got = check(dtype, "loss_gradient", *given, reference=dtype)
+        assert np.isnan(got[id(given[-1])][0][0]) == spoiled
+
+
+FUSED = {"softmax": gb.CrossEntropy(), "sigmoid": gb.BinaryCrossEntropy()}
+SMOOTH = gb.CrossEntropy(label_smoothing=0.1)
+
+
+@dtypes
+@pytest.mark.parametrize("f", FUSED)
+def test_fused_losses(f, dtype):
+    """With labels and dense targets, a bias or none, weights or none, and every way to ask for y and ∇z."""
+    for shape, lead, weighted in FORMS:
+        rng = random(f, dtype, shape, lead)
+        _, dense, labels, total = batch(rng, lead, shape, FUSED[f])
+        z, bias = 3 * rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, shape[1]))
+        w, scale = weighing(rng, lead, shape[0], weighted)
+        dense = dense / dense.sum(axis=-1, keepdims=True)
+        targets = [a(dense), Given(labels)] if f == "softmax" else [a(dense)]
+        for target, (y, grad_z), b in itertools.product(targets, WANTED, (a(bias, **strided(lead)), None)):
+            if shape != (7, 33) and (y, grad_z) != ("y", "grad_z"):
+                continue
+            loss = SMOOTH if f == "softmax" and weighted else FUSED[f]
+            check_fused(dtype, f, z, b, target, w, loss, scale, y, grad_z, total)
+
+
+WANTED = [(y, g) for y in ("y", "z", None) for g in ("grad_z", "z", None) if (y, g) != ("z", "z")]
+
+
+def check_fused(dtype, f, z, b, target, w, loss, scale, y, grad_z, total):
+    here = t(z, out="z" in (y, grad_z))
+    places = {"z": here, "y": to_be_written(z.shape), "grad_z": to_be_written(z.shape), None: None}
+    arguments = here, b, target, w, loss.formula, scale, places[y], places[grad_z], total
+    return here, check(dtype, f"{f}_cross_entropy", *arguments)
+
+
+@dtypes
+@pytest.mark.parametrize("lead", LEADS)
+def test_bad_labels(lead, dtype):
+    """The loss becomes NaN, the gradient of the row 0, no hit is counted, and nothing is read out of bounds."""
+    rng = random(dtype, lead)
+    z = rng.normal(size=(*lead, 6, 4))
+    labels = rng.integers(0, 4, (*lead, 6))
+    for k, bad in enumerate([-1, 4, np.iinfo(np.int64).min, np.iinfo(np.int64).max]):
+        labels[..., k] = bad
+    total, target = Given(np.zeros((*lead, 3)), out=True, grain="A"), Given(labels)
+    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], 0.5, None, "z", total)
+    y = rng.dirichlet(np.ones(4), (*lead, 6))
+    out = to_be_written(y.shape)
+    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, out, total)
+    assert np.isnan(got[id(total)][0][..., 0]).all()
+    for gradient in (here, out):
+        assert not got[id(gradient)][0][..., :4, :].any() and got[id(gradient)][0][..., 4:, :].any()
+
+
+@dtypes
+def test_a_class_that_is_out_of_the_question(dtype):
+    """A z of −∞, as 16 bits have it below −65,504, is a share of 0: the loss of another label stays finite."""
+    z = np.array([[1.0, -np.inf, 2.0], [-np.inf, 0.0, -np.inf]])
+    total = Given(np.zeros(3), out=True, grain="A")
+    _, got = check_fused(
+        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], 0.5, "y", "grad_z", total
+    )
+    assert np.isfinite(got[id(total)][0]).all()
+
+
+@dtypes
+def test_right_answers_among_equals_and_nans(dtype):
+    """As numpy.argmax has it: the first of equals, and the first NaN."""
+    nan = np.nan
+    z = np.array([[1, 2, 2, 0], [2, 2, 1, 2], [nan, 5, 1, nan], [0, 1, 2, 2], [-1, -1, -1, -1], [3, 1, 2, 0]])
+    z = np.tile(z, (1, 12))  # more columns than lanes
+    y = np.where(z == 5, nan, z / 10 + 0.5)
+    for right in range(4):
+        labels = np.full(6, right)
+        _, got = check_fused(
+            dtype, "softmax", z, None, Given(labels), None, FUSED["softmax"], 0.5, None, None,
+            total := Given(np.zeros(3), out=True, grain="A"),
+        )  # fmt: skip
+        assert got[id(total)][0][2] == (np.argmax(z, axis=-1) == right).sum()
+        onehot = a(np.eye(48)[labels])
+        check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], 0.5, None, None, total)
+        check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, 0.5, None, total)
+    side = np.array([[0.9, 0.1], [0.2, 0.7], [0.5, 0.5], [0.9, 0.9]])
+    check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], 0.5, None, None, total)
+    check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, 0.5, None, total)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weigh(dtype):
+    for rows, lead in itertools.product((1, 33, 1000, 0), LEADS):
+        rng = random(dtype, rows, lead)
+        w = rng.uniform(0, 2, (*lead, rows))
+        w[:1] = 0  # the first model has no weight at all, or the first row
+        total = Given(np.ones((*lead, 3)), out=True)
+        for scale in (to_be_written((*lead, 1, 1), "A"), None):
+            check(dtype, "weigh", a(w), Given(np.full(lead, np.nan), out=True), scale, total)
+
+
+@dtypes
+def test_residual_sums(dtype):
+    for shape, lead, weighted in [*FORMS, ((400, 40), (2,), False)]:
+        rng = random(dtype, shape, lead)
+        y, target = rng.normal(size=(2, *lead, *shape))
+        w, _ = weighing(rng, lead, shape[0], weighted)
+        sums = Given(rng.normal(size=(*lead, 2, shape[1])), out=True, grain="A")
+        check(dtype, "residual_sums", t(y), a(target), w, sums)

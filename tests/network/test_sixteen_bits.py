@@ -1,0 +1,215 @@
+"""Networks in a 16-bit dtype: float32 parameters, gradients and moments, and a 16-bit copy of the weights beside them.
+
+A CPU has no such networks. Here it gets some, in float16, to show where each number lives; the operations themselves
+are tested on CUDA.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend import array_module, numpy_ops
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.commands.runs import load_run
+from gpu_backprop.explanation.lesson import explain
+
+X = np.random.default_rng(0).normal(0, 1, (7, 3))
+LABELS = np.array([0, 1, 0, 1, 1, 0, 1])
+SHAPES = [gb.Dense(5, "tanh"), gb.Dropout(0.25), gb.Dense(2, "softmax")]
+
+
+@pytest.fixture(autouse=True)
+def _half_on_a_cpu(monkeypatch):
+    """Lets the CPU take float16, with two binders that write float32 from it: BLAS does not."""
+    monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64", "float16"))
+    mixed = {
+        "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),
+        "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
+    }
+    ops = SimpleNamespace(**{name: getattr(numpy_ops, name) for name in numpy_ops.__all__} | mixed)
+    monkeypatch.setattr(array_module, "numpy_ops", ops)
+    monkeypatch.setattr("gpu_backprop.backend.numpy_ops.layers.column_sum", mixed["column_sum"])
+
+
+def network(dtype="float16", **settings):
+    return gb.Network(3, SHAPES, device="cpu", dtype=dtype, **settings)
+
+
+def test_what_is_kept_in_which_dtype():
+    net, seen = network(), {}
+    assert net.dtype == np.float16
+    trainer = gb.Trainer(net, optimizer="adam")
+    for _, written in trainer.trace(X, LABELS, np.ones(7)):
+        seen |= {name: array.dtype.name for name, array in written.items()}
+    low = {name for name, dtype in seen.items() if dtype == "float16"}
+    assert low == {
+        "z1", "y1", "mask2", "z2", "y2", "z3", "y3", "∇y3", "∇z3", "∇y2", "∇z2", "∇y1", "∇z1", "parameters (float16)"
+    }  # fmt: skip
+    assert {name for name, dtype in seen.items() if dtype == "float32"} == {
+        "∇W1", "∇b1", "∇W3", "∇b3", "parameters", "m", "v", "1/Σw"
+    }  # fmt: skip
+    assert {net.parameters.dtype, net.gradients.dtype} == {np.dtype(np.float32)}
+    plan = trainer.plan(labels=False, weights=True)
+    assert {plan.buffers[name].dtype.name for name in ("y*", "w")} == {"float32"}
+    assert plan.buffers["x"].dtype == np.float16
+
+
+def test_products_read_the_low_weights_and_everything_else_the_parameters():
+    net = network()
+    plan = gb.Trainer(net).plan()
+    for operation in plan.operations:
+        read = {name: array.dtype.name for name, array in operation.reads.items() if name[0] in "Wb"}
+        assert set(read.values()) <= {"float16" if operation.name == "matmul" else "float32"}
+
+
+def test_offsets_are_those_of_a_float32_network():
+    half, single = network(), network("float32")
+    half.refresh()
+    assert half.places[-1][3] == single.places[-1][3]
+    np.testing.assert_array_equal(half.parameters, single.parameters)
+    for layer in (half.layers[0], half.layers[2]):
+        np.testing.assert_array_equal(layer.product_weight, layer.weight.astype(np.float16))
+        assert np.shares_memory(layer.product_weight, half.low)
+    assert all(layer.product_weight is layer.weight for layer in single.layers[::2])
+    assert single.low is None
+
+
+def change_in_place(net):
+    net.layers[0].weight[...] = 0.25
+
+
+def change_a_view(net):
+    net.layers[0].weight *= 2
+
+
+def change_all(net):
+    net.parameters = np.linspace(-1, 1, net.parameters.size)
+
+
+@pytest.mark.parametrize("change", [change_in_place, change_a_view, change_all])
+class TestChangesByHandAreSeen:
+    def changed(self, change):
+        net, single = network(), network("float32")
+        net.forward(X), net.predict(X)  # plans are there already
+        trainer = gb.Trainer(net, optimizer=gb.SGD(1e-30))
+        trainer.step(X, LABELS)
+        change(net)
+        change(single)
+        return net, single, trainer
+
+    def test_by_forward_and_backward(self, change):
+        net, single, _ = self.changed(change)
+        np.testing.assert_allclose(net.forward(X), single.forward(X), atol=5e-3)
+        grad_y = np.ones((7, 2)) * [1, -1]
+        np.testing.assert_allclose(net.backward(grad_y), single.backward(grad_y), atol=5e-3)
+        np.testing.assert_allclose(net.gradients, single.gradients, atol=2e-2)
+
+    def test_by_predict(self, change):
+        net, single, _ = self.changed(change)
+        assert net.predict(X).dtype == np.float32
+        np.testing.assert_allclose(net.predict(X), single.predict(X), atol=5e-3)
+
+    def test_by_evaluate(self, change):
+        _, single, trainer = self.changed(change)
+        expected = gb.Trainer(single).evaluate(X, LABELS)["loss"]
+        assert trainer.evaluate(X, LABELS)["loss"] == pytest.approx(expected, abs=5e-3)
+
+    @pytest.mark.parametrize("how", ["step", "trace", "fit"])
+    def test_by_training(self, change, how):
+        net, _, trainer = self.changed(change)
+        net.low[...] = np.nan
+        if how == "step":
+            assert np.isfinite(float(trainer.step(X, LABELS)))
+        elif how == "trace":
+            assert all(np.isfinite(w["E"]).all() for _, w in trainer.trace(X, LABELS) if "E" in w)
+        else:
+            assert np.isfinite(trainer.fit(X, LABELS, 1, progress=False)[0]["loss"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad", "adam", "adamw"])
+def test_it_learns_and_the_optimizer_keeps_the_copy(optimizer):
+    net = gb.Network(3, [gb.Dense(8, "tanh"), gb.Dense(2, "softmax")], dtype="float16", device="cpu")
+    y = (X[:, 0] > 0).astype(int)
+    history = gb.Trainer(net, optimizer=optimizer, batch_size=3).fit(X, y, 30, progress=False)
+    assert history[-1]["loss"] < history[0]["loss"]
+    np.testing.assert_array_equal(net.low, net.parameters.astype(np.float16))
+
+
+def test_after_a_divergence_both_are_those_of_the_last_good_step():
+    net = gb.Network(3, [gb.Dense(2, "exp")], dtype="float16", device="cpu")
+    trainer = gb.Trainer(net, "poisson", gb.SGD(50.0), batch_size=3)
+    with pytest.raises(gb.DivergedError):
+        trainer.fit(X, np.ones((7, 2)), 20, progress=False)
+    assert np.isfinite(net.parameters).all()
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(net.low, net.parameters.astype(np.float16))
+
+
+def test_values_beyond_float16_are_refused_in_x_and_not_in_targets():
+    net = gb.Network(3, [gb.Dense(2)], dtype="float16", device="cpu")
+    with pytest.raises(InputError, match=r"1 value is too large for float16 in x.*use a network with dtype='float32'"):
+        gb.Trainer(net).fit(np.where(np.arange(3) == 1, 7e4, X[:1]), np.zeros((1, 2)), progress=False)
+    gb.Trainer(net, "absolute_error").evaluate(X, np.full((7, 2), 7e4))
+
+
+class TestFiles:
+    def saved(self, tmp_path):
+        net = network()
+        gb.Trainer(net).fit(X, LABELS, 2, progress=False)
+        gb.save(tmp_path / "m.safetensors", net)
+        return net, tmp_path / "m.safetensors"
+
+    def test_as_it_was(self, tmp_path):
+        net, path = self.saved(tmp_path)
+        again = gb.load(path, device="cpu")
+        assert again.dtype == np.float16
+        assert again.parameters.tobytes() == net.parameters.tobytes()
+        np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_in_another_dtype(self, tmp_path, dtype):
+        net, path = self.saved(tmp_path)
+        again = gb.load(path, device="cpu", dtype=dtype)
+        assert again.dtype.name == again.architecture()["dtype"] == dtype
+        for (_, a, _), (_, b, _) in zip(again.parameter_arrays(), net.parameter_arrays(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(again.predict(X), net.predict(X), atol=5e-3)
+
+    def test_where_the_device_cannot(self, tmp_path, monkeypatch):
+        _, path = self.saved(tmp_path)
+        monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64"))
+        with pytest.raises(InputError, match=r"cannot load .*m\.safetensors as it was saved: .*float16.*load\(path, dtype='float32'\)"):  # fmt: skip  # noqa: E501
+            gb.load(path, device="cpu")
+        assert gb.load(path, device="cpu", dtype="float32").dtype == np.float32
+        with pytest.raises(InputError, match="dtype must be one of"):
+            gb.load(path, dtype="int8")
+
+    def test_a_command_works_it_out_in_float32_where_the_device_cannot(self, tmp_path, monkeypatch, capsys):
+        net, path = self.saved(tmp_path)
+        monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64"))
+        again = load_run(path, "cpu")
+        assert again.dtype == np.float32 and again.parameters.tobytes() == net.parameters.tobytes()
+        assert capsys.readouterr().err == f"note: {path} was trained in 16 bits; here it is worked out in float32\n"
+
+
+def test_summary_says_so():
+    assert "parameters, float16 (kept in float32), on cpu" in str(network())
+    assert "parameters, float32, on cpu" in str(network("float32"))
+
+
+def test_a_copy_keeps_its_dtype_or_takes_another():
+    net = network()
+    assert net.copy().dtype == np.float16
+    net.parameters[...] = np.float32(0.1)
+    np.testing.assert_array_equal(net.copy("float64").layers[0].weight, np.float32(0.1))
+    gb.check_gradients(net, None, X, LABELS)
+
+
+def test_a_step_can_be_told():
+    text = explain(gb.Trainer(network(), optimizer=gb.SGD(0.1)), X, LABELS)
+    assert "z1 = x@W1" in text and "The loss of these samples was" not in text  # it has a Dropout
