@@ -1,31 +1,52 @@
-"""One shared object of the kernel texts and of every formula of the tables, made by the host's C++ compiler."""
+"""The kernel texts and the formulas of the tables, compiled by the host's C++ compiler."""
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this file
+
+from kernel_cases import Case
+from kernel_draws import FULL, draws
+from kernel_program import Program, compile_host, compiler, programs
+from kernel_runners_losses import RUNNERS
+
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
-from gpu_backprop.backend.kernel_library import functor, source
+from gpu_backprop.backend.kernel_library import Instance, functor, instances, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES
 
 EXPORTS = """
-template<class Op, class A> void reduce(const A* in, A* out, int threads) {
-  run_block(threads, [=](int t) { out[t] = block_reduce<Op>(in[t]); });
+template<class Op, class A> struct Reduction {
+  const A* in;
+  A* out;
+  static void thread(const void* self) {
+    const Reduction& of = *static_cast<const Reduction*>(self);
+    of.out[::thread()] = block_reduce<Op>(of.in[::thread()]);
+  }
+};
+template<class Op, class A> void reduce(const A* in, A* out, int rows, int threads) {
+  const Reduction<Op, A> reduction = {in, out};
+  const Index block = {unsigned(threads / rows), unsigned(rows), 1};
+  launch({1, 1, 1}, block, Order{Order::REVERSE, 0, 1}, Reduction<Op, A>::thread, &reduction);
 }
 extern "C" {
-void sum_float32(const float* in, float* out, int n) { reduce<Sum>(in, out, n); }
-void sum_float64(const double* in, double* out, int n) { reduce<Sum>(in, out, n); }
-void maximum_float32(const float* in, float* out, int n) { reduce<Maximum>(in, out, n); }
-void maximum_float64(const double* in, double* out, int n) { reduce<Maximum>(in, out, n); }
+void sum_float32(const float* in, float* out, int rows, int n) { reduce<Sum>(in, out, rows, n); }
+void sum_float64(const double* in, double* out, int rows, int n) { reduce<Sum>(in, out, rows, n); }
+void maximum_float32(const float* in, float* out, int rows, int n) { reduce<Maximum>(in, out, rows, n); }
+void maximum_float64(const double* in, double* out, int rows, int n) { reduce<Maximum>(in, out, rows, n); }
 void limits_float32(float* out) { out[0] = tiny<float>(), out[1] = least<float>(), out[2] = floor_of<float>(); }
 void limits_float64(double* out) { out[0] = tiny<double>(), out[1] = least<double>(), out[2] = floor_of<double>(); }
+void down_float16(const float* in, f16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<f16>(in[i]); }
+void down_bfloat16(const float* in, bf16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<bf16>(in[i]); }
+void up_float16(const f16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = up(in[i]); }
+void up_bfloat16(const bf16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = up(in[i]); }
 void philox_block(const u64* c, u64* words, float* numbers) {
   const Philox block = philox(c[0], c[1], c[2], c[3], c[4], c[5]);
   for (int i = 0; i < 4; i++) words[i] = block.word[i];
@@ -49,29 +70,12 @@ def loops(row: Activation | LossFormula) -> str:
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernel texts and the formulas, compiled for this machine's CPU with the undefined-behaviour checks on."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed: the kernel texts cannot be run on the CPU")
+    """The shared texts and the formulas, with the undefined-behaviour checks on."""
     rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [loss.formula for loss in LOSSES.values()]
-    parts = ['#include "host.hpp"', source("philox.cuh"), *map(functor, rows), EXPORTS, *map(loops, rows), "}"]
-    folder = tmp_path_factory.mktemp("kernels_on_host")
-    (folder / "host.cpp").write_text("\n".join(parts), encoding="utf-8")
-    flags = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wdouble-promotion", "-Werror", "-fsanitize=undefined"]
-    command = [
-        compiler,
-        *flags,
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        f"-I{Path(__file__).parent}",
-        "host.cpp",
-        "-o",
-        "host.so",
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(folder / "host.so"))
+    parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
+    text = "\n".join([*parts, *map(loops, rows), "}"])
+    flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC"]
+    return ctypes.CDLL(str(compile_host(tmp_path_factory.mktemp("host"), "host", text, flags)))
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +83,57 @@ def defined_behaviour(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No test may have made the compiler's checks speak up."""
     yield
     assert "runtime error" not in (said := capfd.readouterr().err), said
+
+
+@pytest.fixture(scope="session")
+def everything() -> list[Instance]:
+    """Every instance of every kernel."""
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes, which brings bfloat16, is not installed")
+    return list(instances(ACTIVATIONS.values(), [loss.formula for loss in LOSSES.values()]))
+
+
+@pytest.fixture(scope="session")
+def few(everything: list[Instance]) -> list[Instance]:
+    """Each kernel in float32, with one formula: what is run on real threads, unless in the full form."""
+    first = {"F": next(iter(ACTIVATIONS.values())), "E": next(iter(LOSSES.values())).formula}
+    usual = {**first, "T": "float32", "S": "float32", "A": "float32"}
+
+    def is_usual(made: Instance) -> bool:
+        return all(
+            getattr(a, "name", a) == getattr(w, "name", w) for n, a in made.chosen.items() if (w := usual.get(n))
+        )
+
+    return everything if FULL else [made for made in everything if is_usual(made)]
+
+
+@pytest.fixture(scope="session")
+def cases(everything: list[Instance], few: list[Instance]) -> Callable[[str, str], list[Case]]:
+    """The cases of a kernel, in a form of kernel_draws."""
+
+    @cache
+    def of(kernel: str, form: str) -> list[Case]:
+        runner, layout = RUNNERS[kernel]
+        chosen = few if form == "threads" else everything
+        found = []
+        for number, made in enumerate(m for m in chosen if m.kernel.name == kernel):
+            for draw, orders in draws(made, number, layout, form):
+                case = runner(draw)
+                case.orders = orders
+                found.append(case)
+        return found
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def program(
+    everything: list[Instance], few: list[Instance], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Program]:
+    """The program of a kernel, of a kind; the programs of all kernels are compiled together."""
+    compiler()
+
+    @cache
+    def all_of(kind: str) -> dict[str, Program]:
+        return programs(tmp_path_factory.mktemp(kind), few if kind == "thread" else everything, kind)
+
+    return lambda kernel, kind: next(p for p in all_of(kind).values() if kernel in {m.kernel.name for m in p.instances})

@@ -1,49 +1,53 @@
-// Stands in for what CUDA builds in, so that a host C++20 compiler can run the kernel texts: a block is as many host
-// threads as it has CUDA threads, and barriers are real ones.
-#include <barrier>
+// Stands in for what CUDA builds in, so that a host C++17 compiler can run the kernel texts as they are.
+//
+// The threads of a block are fibers (fibers.hpp), or with REAL_THREADS host threads, for ThreadSanitizer (threads.hpp).
+#pragma once
 #include <math.h>
-#include <memory>
-#include <thread>
+#include <stddef.h>
+#include <string.h>
+#include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
+struct Index { unsigned x, y, z; };
+
+struct Order {
+  enum { FORWARD, REVERSE, RANDOM, MIXED = RANDOM };
+  int threads;  // of a block: forward, reverse or random
+  int blocks;   // one after another, forward or in reverse, or all at once
+  unsigned seed;
+};
+
+typedef void (*Body)(const void* argument);  // what each thread does
+
+// What a thread asks of its block. Both return when all that have to come have come.
+void meet_block();
+void meet_warp(const void* given, void* received, size_t size, int offset);
+
+#ifdef REAL_THREADS
+#include "threads.hpp"
+#else
+#include "fibers.hpp"
+#endif
+
+#define __global__ inline
 #define __device__
 #define __forceinline__ inline
-#define __shared__ static  // blocks run one after another
+#define __launch_bounds__(...)
+#define __shared__ static SHARED
+#define __syncthreads meet_block
 
-struct Index { unsigned x, y, z; };
-inline Index blockDim;
-inline thread_local Index threadIdx;
+inline void __threadfence() {}  // blocks share one thread, or one order of memory
 
-struct Lanes {  // one warp: its barrier, and a slot a lane for shuffles
-  std::barrier<> meet;
-  double slot[32];
-  explicit Lanes(int lanes) : meet(lanes) {}
-};
-inline std::vector<std::unique_ptr<Lanes>> warps;
-inline std::unique_ptr<std::barrier<>> block_barrier;
-
-inline void __syncthreads() { block_barrier->arrive_and_wait(); }
-
-template<class T> T __shfl_xor_sync(unsigned, T value, int offset) {
-  Lanes& warp = *warps[threadIdx.x >> 5];
-  const unsigned lane = threadIdx.x & 31;
-  warp.slot[lane] = value;
-  warp.meet.arrive_and_wait();
-  const T other = T(warp.slot[lane ^ offset]);
-  warp.meet.arrive_and_wait();
-  return other;
-}
+inline unsigned atomicAdd(unsigned* at, unsigned by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }
 
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
 
-template<class Body> void run_block(int threads, Body body) {
-  blockDim = {unsigned(threads), 1, 1};
-  block_barrier = std::make_unique<std::barrier<>>(threads);
-  warps.clear();
-  for (int first = 0; first < threads; first += 32) warps.push_back(std::make_unique<Lanes>(32));
-  std::vector<std::thread> running;
-  for (int t = 0; t < threads; t++) running.emplace_back([=] { threadIdx = {unsigned(t), 0, 0}; body(t); });
-  for (std::thread& thread : running) thread.join();
+template<class T> T __shfl_xor_sync(unsigned, T value, int offset) {
+  T other;
+  meet_warp(&value, &other, sizeof value, offset);
+  return other;
 }

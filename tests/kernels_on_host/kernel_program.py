@@ -1,0 +1,154 @@
+"""Programs that launch kernels on the CPU: host.hpp, a kernel text as it is, and program.hpp in one executable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpu_backprop.backend.kernel_library import Instance, text_of
+
+HERE = Path(__file__).parent
+PROCESSES = 2
+"""Compilers at once."""
+
+COMMON = ["-std=c++17", "-ffp-contract=off", "-Wall", "-Wdouble-promotion", "-Wno-psabi", "-Werror"]
+KINDS = {
+    "plain": ["-O1"],
+    "address": ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-O1", "-g1", "-fsanitize=thread", "-pthread", "-DREAL_THREADS"],
+}
+SETTINGS = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+TIMEOUT = 600
+"""Seconds for one run: threads that are real can wait for ever."""
+
+FORWARD, REVERSE, RANDOM, MIXED = 0, 1, 2, 2
+
+
+class Fault(AssertionError):
+    """A launch that did not come to its end: a barrier that not all reach, memory around a buffer written to, or a
+    sanitizer's report."""
+
+
+def compiler() -> str:
+    """g++, or the test is skipped."""
+    found = shutil.which("g++")
+    if found is None:
+        pytest.skip("g++ is not installed: the kernel texts cannot be run on the CPU")
+    return found
+
+
+def compile_host(folder: Path, name: str, text: str, flags: Sequence[str]) -> Path:
+    """Compiles a C++ text for this machine; the sanitizers' reports name the lines of `name`.cpp."""
+    (folder / f"{name}.cpp").write_text(text, encoding="utf-8")
+    include = [f"-I{HERE}", f"-I{HERE / 'cuda'}"]
+    command = [compiler(), *COMMON, *flags, *include, f"{name}.cpp", "-o", name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+    return folder / name
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: a kernel by its place in the program, the buffers, and for each argument the buffer it points into
+    and the offset there, or (-1, number), 0 for a null pointer."""
+
+    kernel: int
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    order: tuple[int, int, int]
+    buffers: Sequence[tuple[int, bytes]]  # (address modulo 256, contents)
+    arguments: Sequence[tuple[int, bytes]]
+
+    def packed(self) -> bytes:
+        numbers = (self.kernel, *self.grid, *self.block, *self.order, len(self.buffers))
+        parts = [struct.pack("<11q", *numbers)]
+        for offset, contents in self.buffers:
+            parts += [struct.pack("<qq", len(contents), offset), contents]
+        parts.append(struct.pack("<q", len(self.arguments)))
+        parts += [struct.pack("<q", buffer) + value for buffer, value in self.arguments]
+        return b"".join(parts)
+
+
+class Program:
+    """An executable with some instances of one file's kernels.
+
+    Args:
+        folder: where to compile it.
+        kind: of KINDS.
+        alter: changes the text before it is compiled.
+    """
+
+    def __init__(
+        self, folder: Path, instances: Sequence[Instance], kind: str, alter: Callable[[str], str] = str
+    ) -> None:
+        self.instances, self.kind = list(instances), kind
+        table = ",\n".join(f"Launch<&{made.name}>::run" for made in instances)
+        text = "\n".join(
+            [
+                '#include "host.hpp"',
+                alter(text_of(instances)),
+                '#include "program.hpp"',
+                f"static const Body kernels[] = {{\n{table}}};",
+                "int main(int argc, char** argv) { return program(kernels, argc, argv); }\n",
+            ]
+        )
+        self.path = compile_host(folder, f"{self.instances[0].kernel.file.partition('.')[0]}_{kind}", text, KINDS[kind])
+
+    def run(self, launches: Sequence[Launch]) -> list[list[bytes]]:
+        """The contents of the buffers after each launch.
+
+        Raises:
+            Fault: one did not come to its end.
+        """
+        asked, answered = self.path.with_suffix(".asked"), self.path.with_suffix(".answered")
+        with asked.open("wb") as file:
+            file.write(struct.pack("<q", len(launches)))
+            file.writelines(launch.packed() for launch in launches)
+        command = [str(self.path), str(asked), str(answered)]
+        if self.kind == "thread" and (setarch := shutil.which("setarch")):
+            command = [setarch, "-R", *command]  # ThreadSanitizer cannot live with every layout of memory
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | SETTINGS, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise Fault("the program hung") from None
+        if done.returncode or done.stderr:
+            raise Fault(f"exit status {done.returncode}: {done.stderr[:4000]}")
+        return list(self._answers(answered.read_bytes(), launches))
+
+    def _answers(self, said: bytes, launches: Sequence[Launch]) -> Iterable[list[bytes]]:
+        at = 0
+        for launch in launches:
+            (length,) = struct.unpack_from("<q", said, at)
+            at += 8
+            if length:
+                name = self.instances[launch.kernel].name
+                raise Fault(f"{name}, grid {launch.grid}, block {launch.block}: {said[at : at + length].decode()}")
+            contents = []
+            for _, before in launch.buffers:
+                contents.append(said[at : at + len(before)])
+                at += len(before)
+            yield contents
+        assert at == len(said)
+
+
+def programs(folder: Path, instances: Iterable[Instance], kind: str) -> dict[str, Program]:
+    """A program for each file of kernels, by the file's name."""
+    by_file: dict[str, list[Instance]] = {}
+    for made in instances:
+        by_file.setdefault(made.kernel.file, []).append(made)
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        built = pool.map(lambda file: Program(folder, by_file[file], kind), by_file)
+        return dict(zip(by_file, built, strict=True))

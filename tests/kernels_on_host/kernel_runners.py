@@ -1,0 +1,233 @@
+"""How a case of a kernel is made: its arguments, its launch, and what numpy_ops gives in float64. The kernels of the
+losses are in kernel_runners_losses."""
+
+from __future__ import annotations
+
+import numpy as np
+from kernel_cases import Array, Case, Exactly, Near, reference
+from kernel_draws import Draw, exact
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.formula import Activation
+from gpu_backprop.network.activations import ACTIVATIONS
+
+SOFTMAX = ACTIVATIONS["softmax"]
+
+
+def value_of(f: Activation, v: Array) -> Array:
+    y = np.empty_like(v)
+    reference(numpy_ops.bias_activate, v.copy(), None, f, y)
+    return y
+
+
+def bias_activate(d: Draw, f: Activation | None = None) -> Case:
+    f = f or d.chosen["F"]
+    z, b = d.numbers(d.shape, d.T), d.per_model(d.cols, d.A) if d.flip() else None
+    in_place = d.flip(0.3)
+    keep, y = d.flip() and not in_place, z if in_place else d.empty(d.shape, d.T)
+    v = exact(z) + (0 if b is None else exact(b)[:, None, :])
+    expected = value_of(f, v)
+    wanted = {"y": Near(expected, d.tolerance(d.cols if f.rowwise else 0) * (1 + abs(expected)))}
+    if keep:
+        wanted["z"] = Near(v, d.tolerance())
+    grid = (d.groups, 1) if f.rowwise else (d.column_groups, d.groups)
+    return d.case(grid, {"z": z, "b": b, "y": y, "rows": d.rows, "cols": d.cols, "keep": int(keep)}, wanted)
+
+
+def softmax(d: Draw) -> Case:
+    return bias_activate(d, SOFTMAX)
+
+
+def activation_gradient(d: Draw) -> Case:
+    f = d.chosen["F"]
+    grad_y, s = d.numbers(d.shape, d.T), None
+    if f.reads or d.flip():
+        z = d.random.uniform(-4, 4, d.shape)
+        s = d.memory.holding(value_of(f, z) if f.reads == "y" else z, d.T)
+    grad_z = grad_y if d.flip(0.3) else d.empty(d.shape, d.T)
+    expected, grad_bias, sums = exact(grad_y), None, np.empty((d.models, d.cols))
+    reference(numpy_ops.activation_gradient, exact(grad_y), exact(s), f, expected, sums)
+    parameters = {"grad_y": grad_y, "s": s, "grad_z": grad_z, "grad_bias": None, "part": None, "tickets": None}
+    wanted = {"grad_z": Near(expected, d.tolerance() * (1 + abs(expected)))}
+    if d.flip(0.7):
+        grad_bias = d.memory.models(d.models, d.cols, d.A, gap=d.pick(0, 3))
+        parameters |= {
+            "grad_bias": grad_bias,
+            "part": d.empty((d.models, d.groups, d.cols), d.A),
+            "tickets": d.tickets(d.models, d.column_groups),
+        }
+        wanted["grad_bias"] = Near(sums, d.tolerance(d.rows) * (1 + (1 + abs(expected)).sum(1)))
+    return d.case((d.column_groups, d.groups), parameters | {"rows": d.rows, "cols": d.cols}, wanted)
+
+
+def softmax_gradient(d: Draw) -> Case:
+    grad_y = d.numbers(d.shape, d.T)
+    y = d.memory.holding(value_of(SOFTMAX, d.random.uniform(-4, 4, d.shape)), d.T)
+    grad_z = grad_y if d.flip(0.3) else d.empty(d.shape, d.T)
+    expected = exact(grad_y)
+    reference(numpy_ops.activation_gradient, exact(grad_y), exact(y), SOFTMAX, expected, None)
+    parameters = {"grad_y": grad_y, "y": y, "grad_z": grad_z, "rows": d.rows, "cols": d.cols}
+    return d.case((d.groups, 1), parameters, {"grad_z": Near(expected, d.tolerance(d.cols))})
+
+
+def column_sum(d: Draw) -> Case:
+    grad_z, grad_bias = d.numbers(d.shape, d.T), d.memory.models(d.models, d.cols, d.A, gap=d.pick(0, 3))
+    sums = np.empty((d.models, d.cols))
+    reference(numpy_ops.column_sum, exact(grad_z), sums)
+    parameters = {
+        "grad_z": grad_z, "grad_bias": grad_bias, "part": d.empty((d.models, d.groups, d.cols), d.A),
+        "tickets": d.tickets(d.models, d.column_groups), "rows": d.rows, "cols": d.cols,
+    }  # fmt: skip
+    near = Near(sums, d.tolerance(d.rows) * abs(exact(grad_z)).sum(1))
+    return d.case((d.column_groups, d.groups), parameters, {"grad_bias": near})
+
+
+def flat(d: Draw) -> tuple[tuple[int, int], int]:
+    """The grid and the size of a kernel that has no models of its own."""
+    n, d.models = d.models * d.cols, 1
+    return (d.groups, 1), n
+
+
+def multiply(d: Draw) -> Case:
+    grid, n = flat(d)
+    a, b = d.numbers((n,), d.T), d.numbers((n,), d.T)
+    out = d.pick(a, b) if d.flip(0.4) else d.empty((n,), d.T)
+    product = exact(a) * exact(b)
+    return d.case(grid, {"a": a, "b": b, "out": out, "n": n}, {"out": Near(product, d.tolerance() * abs(product))})
+
+
+def dropout(d: Draw) -> Case:
+    x, rate = d.numbers(d.shape, d.T), d.pick(0.0, 0.3, 0.5, 0.9)
+    random = d.memory.models(d.models, 3, np.uint64, d.random.integers(1, 2**63, (d.models, 3)), d.pick(0, 1))
+    y, mask = d.empty(d.shape, d.T), d.empty(d.shape, d.T)
+    kept, masks = np.empty(d.shape), np.empty(d.shape)
+    reference(numpy_ops.dropout, exact(x), rate, np.array(random), kept, masks)
+    rounded = masks.astype(d.A).astype(d.T)
+    product = exact(x) * rounded.astype("f8")
+    parameters = {
+        "x": x, "random": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols, "rate": rate,
+        "kept": 1 / (1 - rate),
+    }  # fmt: skip
+    wanted = {"mask": Exactly(rounded), "y": Near(product, d.tolerance() * abs(product))}
+    blocks = (d.cols + 7) // 8
+    groups = -(-blocks // d.block[0])
+    return d.case((groups, d.groups), parameters, wanted)
+
+
+def gather(d: Draw) -> Case:
+    S, T, L = d.chosen["S"], d.T, d.chosen["L"]
+    samples, target_cols, scale, shift = (
+        d.rows + d.pick(1, 7),
+        d.pick(1, 3, 40),
+        d.pick(1.0, 1 / 255),
+        d.pick(0.0, -0.5),
+    )
+    x = d.numbers((samples, d.cols), S, *((0, 255) if S == "u1" else (-4, 4)))
+    target = d.numbers((samples, target_cols), L, 0, 9)
+    order = d.memory.holding(np.stack([d.random.permutation(samples) for _ in range(d.models)]), np.int64)
+    start = int(d.random.integers(0, samples - d.rows + 3))  # some run over the end, where the last sample stands in
+    rows = np.array(order)[:, np.minimum(start + np.arange(d.rows), samples - 1)]
+    weights = d.maybe((samples,), d.A)
+    parameters = {
+        "x": x, "x_out": d.empty(d.shape, T), "target": target,
+        "target_out": d.empty((*d.shape[:2], target_cols), L), "weights": weights,
+        "weights_out": None if weights is None else d.empty(d.shape[:2], d.A), "order": order,
+        "cursor": d.memory.holding([start], np.int64), "samples": samples, "rows": d.rows, "cols": d.cols,
+        "target_cols": target_cols, "scale": scale, "shift": shift,
+    }  # fmt: skip
+    wanted = {
+        "x_out": Near(exact(x)[rows] * scale + shift, d.tolerance()),
+        "target_out": Exactly(np.array(target)[rows]),
+    }
+    if weights is not None:
+        wanted["weights_out"] = Exactly(np.array(weights)[rows])
+    return d.case((d.column_groups, d.groups), parameters, wanted)
+
+
+def advance(d: Draw) -> Case:
+    C, count, stride, by = d.chosen["C"], d.models * d.cols, d.pick(1, 3), int(d.random.integers(1, 2**40))
+    d.models = 1
+    base = d.memory.holding(d.random.integers(0, 2**62, (count, stride)), C)
+    counter, expected = base[:, stride - 1], np.array(base[:, stride - 1])
+    reference(numpy_ops.advance, expected, by)
+    parameters = {"counter": counter, "count": count, "by": by}
+    return d.case((d.groups, 1), parameters, {"counter": Exactly(expected)})
+
+
+def copy(d: Draw) -> Case:
+    grid, n = flat(d)
+    S = d.chosen["S"]
+    source, destination = d.numbers((n,), S, *((0, 255) if S == "u1" else (-4, 4))), d.empty((n,), d.T)
+    twice = 2.0**-24 if S == "f8" and d.A == "f4" else 0  # float64 is rounded to what T is worked in first
+    near = Near(exact(source), twice * abs(exact(source)))
+    return d.case(grid, {"source": source, "destination": destination, "n": n}, {"destination": near})
+
+
+def sum_of_squares(d: Draw) -> Case:
+    a = d.numbers((d.models, d.cols), d.T)
+    parameters = {
+        "a": a, "out": d.empty((d.models,), np.float64), "part": d.empty((d.models, d.groups), np.float64),
+        "tickets": d.tickets(d.models), "n": d.cols,
+    }  # fmt: skip
+    sums = np.empty(d.models)
+    reference(numpy_ops.sum_of_squares, exact(a), sums)
+    return d.case((d.groups, 1), parameters, {"out": Near(sums, d.tolerance(d.cols) * sums)})
+
+
+def residual_sums(d: Draw) -> Case:
+    y, target, weights = d.numbers(d.shape, d.T), d.numbers(d.shape, d.A), d.maybe(d.shape[:2], d.A, 0, 2)
+    sums = d.numbers((d.models, 2, d.cols), np.float64)
+    expected = exact(sums)
+    reference(numpy_ops.residual_sums, exact(y), exact(target), exact(weights), expected)
+    parameters = {
+        "y": y, "target": target, "weights": weights, "sums": sums,
+        "part": d.memory.empty((d.models, d.groups, d.cols, 2), np.float64, 2),  # both sums of a column at once
+        "tickets": d.tickets(d.models, d.column_groups), "rows": d.rows, "cols": d.cols,
+    }  # fmt: skip
+    near = Near(expected, d.tolerance() * (4 + expected))
+    return d.case((d.column_groups, d.groups), parameters, {"sums": near})
+
+
+def optimizer(d: Draw, moments: dict[str, float], settings: tuple[float, ...], binder, **more: bool) -> Case:
+    """A step, with moments from 0 or -4 to 4; hyper: step, settings."""
+    n, hyper_size = d.cols, len(settings) + 1
+    w, g = d.numbers((d.models, n), d.A), d.numbers((d.models, n), d.A)
+    state = {name: d.numbers((d.models, n), d.A, low) for name, low in moments.items()}
+    hyper = d.memory.holding(np.tile([d.pick(0, 4), *settings], (d.models, 1)), np.float64)
+    gate = d.memory.holding(d.random.integers(0, 2, d.models), np.float64) if d.flip() else None
+    low = d.empty((d.models, n), d.T) if d.flip() else None
+    parameters = {"w": w, "g": g, **state, "hyper": hyper, "gate": gate, "low": low, "tickets": d.tickets(d.models)}
+    after = {name: exact(a) for name, a in (("w", w), ("hyper", hyper), *state.items())}
+    flags = {name: flag for name, flag in more.items() if name != "decay"}
+    given_state = [after[name] for name in state] if state else [None] if "nesterov" in more else []
+    reference(binder, after["w"], exact(g), *given_state, *more.values(), after["hyper"], exact(gate), None)
+    if gate is not None:  # numpy_ops counts on g = 0 there
+        before = {"w": w, "hyper": hyper, **state}
+        after = {name: np.where(np.array(gate)[:, None] != 0, a, exact(before[name])) for name, a in after.items()}
+    wanted = {name: Near(values, d.tolerance() * (1 + abs(values))) for name, values in after.items()}
+    wanted["hyper"] = Exactly(after["hyper"])
+    if low is not None:
+        moved = np.ones(d.models, bool) if gate is None else np.array(gate) != 0
+        copied = np.where(moved[:, None], after["w"], np.nan)
+        wanted["low"] = Near(copied, d.tolerance() * (1 + abs(copied)))
+    if "nesterov" in more and not state:
+        parameters["velocity"] = None
+    assert hyper.shape == (d.models, hyper_size)
+    return d.case((d.groups, 1), parameters | {name: int(flag) for name, flag in flags.items()} | {"n": n}, wanted)
+
+
+def sgd(d: Draw) -> Case:
+    return optimizer(d, {"velocity": -4} if d.flip(0.7) else {}, (0.1, 0.9), numpy_ops.sgd, nesterov=d.flip())
+
+
+def rmsprop(d: Draw) -> Case:
+    return optimizer(d, {"v": 0}, (0.1, 0.9, 1e-7), numpy_ops.rmsprop)
+
+
+def adagrad(d: Draw) -> Case:
+    return optimizer(d, {"v": 0}, (0.1, 1e-7), numpy_ops.adagrad)
+
+
+def adam(d: Draw) -> Case:
+    decay = d.flip()
+    return optimizer(d, {"m": -4, "v": 0}, (0.1, 0.9, 0.999, 1e-7, 0.01 if decay else 0.0), numpy_ops.adam, decay=decay)

@@ -1,0 +1,174 @@
+"""How a case of a loss's kernel is made, as in kernel_runners; and the table of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import kernel_runners as other
+import numpy as np
+from kernel_cases import Array, Case, Near, reference
+from kernel_draws import Draw, exact
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.network.losses import LOSSES
+
+ANY = LOSSES["cross_entropy"].formula
+"""Of which numpy_ops's fused losses read hit and smoothing alone."""
+
+HITS = {"": 0, "largest": 1, "side": 2}
+UNIT, RATES = (0.0625, 0.9375), (0.125, 4)
+DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES}
+"""The y for which a loss is defined, if not all."""
+
+
+def weighing(d: Draw) -> dict[str, Array | None]:
+    weights = d.maybe(d.shape[:2], d.A, 0, 2)
+    return {"weights": weights, "scales": None if weights is None or d.flip() else d.numbers((d.models,), d.A, 0.1, 1)}
+
+
+def labels(d: Draw) -> tuple[Array, Array]:
+    """Labels, now and then one that is out of range: as the kernel takes them, and as numpy_ops does."""
+    target = d.memory.holding(d.random.integers(0, d.cols, (d.models, d.rows, 1)), np.int64)
+    if d.rows and d.flip(0.3):
+        target[d.random.integers(d.models), d.random.integers(d.rows)] = d.pick(-1, d.cols, 2**40)
+    return target, np.array(target)[..., 0]
+
+
+def totals(d: Draw) -> dict[str, Any]:
+    return {
+        "total": d.numbers((d.models, 3), np.float64, 1, 2),
+        "part": d.empty((d.models, d.groups, 2), np.float64),
+        "tickets": d.tickets(d.models),
+        "rows": d.rows,
+        "cols": d.cols,
+    }
+
+
+def near_total(d: Draw, total: Array, weights: Array | None) -> Near:
+    share = abs(total) + (d.rows if weights is None else exact(weights).sum(1)[:, None]) + 1
+    return Near(total, np.where([True, False, False], d.tolerance(d.cols) * 4 * share, 0))
+
+
+def loss_gradient(d: Draw) -> Case:
+    row, L = d.chosen["E"], d.chosen["L"]
+    low, high = DOMAINS.get(row.name, (-4, 4))
+    y = d.random.uniform(low, high, d.shape)
+    if d.flip():  # many are equal, so that the place of the largest is in doubt
+        y = np.clip(np.round(y * 16) / 16, low, high)
+    y = d.memory.holding(y, d.T)
+    if np.int64 == L:
+        target, for_numpy = labels(d)
+        hit = d.pick("", "largest")
+    else:
+        hit = d.pick("", "largest", "side")
+        target = d.numbers(d.shape, L, 0, 1)
+        if d.flip():
+            target[...] = np.round(target)
+        for_numpy = exact(target)
+    weights, smoothing, scale = weighing(d), d.pick(0.0, 0.1), d.pick(1.0, 1 / max(d.rows, 1))
+    loss = dataclasses.replace(row, hit=hit, smoothing=smoothing)
+    grad_y = d.empty(d.shape, d.T) if d.flip(0.7) else None
+    parameters = {
+        "y": y, "target": target, **weights, "grad_y": grad_y, **totals(d), "target_cols": target.shape[-1],
+        "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing, "hit": HITS[hit],
+    }  # fmt: skip
+    total, slope = exact(parameters["total"]), None if grad_y is None else np.empty(d.shape)
+    factor = scale if weights["scales"] is None else exact(weights["scales"])[:, None, None]
+    reference(numpy_ops.loss_gradient, exact(y), for_numpy, exact(weights["weights"]), loss, factor, slope, total)
+    wanted = {"total": near_total(d, total, weights["weights"])}
+    if slope is not None:
+        wanted["grad_y"] = Near(slope, d.tolerance() * (0.1 + abs(slope)))
+    return d.case((d.groups, 1), parameters, wanted)
+
+
+def fused(d: Draw, binder, target: Array, for_numpy: Array, hit: str, smoothing: float | None) -> Case:
+    """An activation and its loss in one, from z."""
+    z = d.random.uniform(-4, 4, d.shape)
+    if d.flip():
+        z = np.round(z * 4) / 4
+    z, b = d.memory.holding(z, d.T), d.per_model(d.cols, d.A) if d.flip() else None
+    weights, scale = weighing(d), d.pick(1.0, 1 / max(d.rows, 1))
+    outs = d.pick(("y",), ("grad_z",), ("y", "grad_z"), ())
+    place = d.pick(*outs, "") if outs else ""  # which of them is z
+    y, grad_z = (
+        None if name not in outs else z if name == place else d.empty(d.shape, d.T) for name in ("y", "grad_z")
+    )
+    parameters = {
+        "z": z, "b": b, "target": target, **weights, "y": y, "grad_z": grad_z, **totals(d), "scale": scale,
+        "hit": HITS[hit],
+    }  # fmt: skip
+    if smoothing is not None:
+        parameters |= {"target_cols": target.shape[-1], "smoothing": smoothing}
+    loss = dataclasses.replace(ANY, hit=hit, smoothing=smoothing or 0.0)
+    total, expected = exact(parameters["total"]), {name: np.empty(d.shape) for name in outs}
+    factor = scale if weights["scales"] is None else exact(weights["scales"])[:, None, None]
+    reference(
+        binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, factor, expected.get("y"),
+        expected.get("grad_z"), total,
+    )  # fmt: skip
+    wanted = {name: Near(values, d.tolerance(d.cols)) for name, values in expected.items()}
+    return d.case((d.groups, 1), parameters, wanted | {"total": near_total(d, total, weights["weights"])})
+
+
+def softmax_cross_entropy(d: Draw) -> Case:
+    if d.chosen["L"] == np.int64:
+        target, for_numpy = labels(d)
+    else:
+        target = d.numbers(d.shape, d.A, 0, 1)
+        for_numpy = exact(target)
+    hit, smoothing = d.pick("", "largest"), d.pick(0.0, 0.1)
+    return fused(d, numpy_ops.softmax_cross_entropy, target, for_numpy, hit, smoothing)
+
+
+def sigmoid_cross_entropy(d: Draw) -> Case:
+    target = d.numbers(d.shape, d.A, 0, 1)
+    hit = d.pick("", "largest", "side")
+    return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), hit, None)
+
+
+def weigh(d: Draw) -> Case:
+    A, n = d.chosen["A"], d.cols
+    weights = d.numbers((d.models, n), A, 0, 2)
+    if d.flip(0.3):
+        weights[0] = 0
+    scales, total = d.empty((d.models,), A) if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
+    sums, expected, scale = np.empty(d.models), exact(total), None if scales is None else np.empty((d.models, 1, 1))
+    reference(numpy_ops.weigh, exact(weights), sums, scale, expected)
+    parameters = {
+        "weights": weights,
+        "weight_sum": d.empty((d.models,), "f8"),
+        "scales": scales,
+        "total": total,
+        "rows": n,
+    }
+    rounding = d.tolerance(n, "f8") * (1 + sums)
+    wanted = {"weight_sum": Near(sums, rounding), "total": Near(expected, rounding[:, None])}
+    if scales is not None:
+        wanted["scales"] = Near(scale[:, 0, 0], d.tolerance(n, A) * scale[:, 0, 0])
+    return d.case((1, 1), parameters, wanted)
+
+
+RUNNERS = {
+    "bias_activate": (other.bias_activate, "columns"),
+    "activation_gradient": (other.activation_gradient, "columns"),
+    "column_sum": (other.column_sum, "columns"),
+    "multiply": (other.multiply, "flat"),
+    "dropout": (other.dropout, "columns"),
+    "softmax": (other.softmax, "rows"),
+    "softmax_gradient": (other.softmax_gradient, "rows"),
+    "gather": (other.gather, "columns"),
+    "advance": (other.advance, "flat"),
+    "copy": (other.copy, "flat"),
+    "sgd": (other.sgd, "flat"),
+    "rmsprop": (other.rmsprop, "flat"),
+    "adagrad": (other.adagrad, "flat"),
+    "adam": (other.adam, "flat"),
+    "residual_sums": (other.residual_sums, "columns"),
+    "sum_of_squares": (other.sum_of_squares, "flat"),
+    "loss_gradient": (loss_gradient, "rows"),
+    "softmax_cross_entropy": (softmax_cross_entropy, "rows"),
+    "sigmoid_cross_entropy": (sigmoid_cross_entropy, "rows"),
+    "weigh": (weigh, "flat"),
+}
+"""Each kernel's way of making a case, and which SHAPES it is made for."""

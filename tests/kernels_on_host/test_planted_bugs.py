@@ -1,0 +1,118 @@
+"""The proofs can fail: with a bug planted into the text of a kernel, each of them does.
+
+What no run on a CPU shows is a fence or a `volatile` that is missing: its memory keeps the order of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from kernel_cases import Case, run
+from kernel_draws import draws
+from kernel_program import PROCESSES, RANDOM, Fault, Program
+from kernel_runners_losses import RUNNERS
+
+from gpu_backprop.backend.kernel_library import Instance
+
+BARRIER = "__syncthreads();"
+COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A piece of text in a function and what takes its place, the instance that is run, and what has to be told of it.
+
+    `nth`: which of the pieces in that function, from 0. `told` ".": anything.
+    """
+
+    function: str
+    right: str
+    wrong: str
+    instance: str
+    told: str = "."
+    kind: str = "plain"
+    nth: int = 0
+
+    def plant(self, text: str) -> str:
+        start = text.index(f" {self.function}")
+        end = text.index("\n}", start)
+        before, *after = text[start:end].split(self.right)
+        assert len(after) > self.nth, f"{self.function} has no longer {self.nth + 1} times {self.right!r}"
+        for place, piece in enumerate(after):
+            before += (self.wrong if place == self.nth else self.right) + piece
+        return text[:start] + before + text[end:]
+
+
+BUGS = {
+    "no barrier in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, nth=1),
+    "no barrier before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER),
+    "no barrier before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, nth=1),
+    "no barrier before the ticket": Bug("last_block(", BARRIER, "", COLUMN_SUM),
+    "no barrier after the ticket": Bug("last_block(", BARRIER, "", COLUMN_SUM, nth=1),
+    "no barrier in adam": Bug("adam(", BARRIER, "", "adam<float, 1>"),
+    "a barrier that not all reach": Bug(
+        "weigh(", "(thread() != 0) return;", f"(thread() != 0) return;\n  {BARRIER}", "weigh<float>", "at a barrier"
+    ),
+    "the ticket stays": Bug("last_block(", "*ticket = 0", "", COLUMN_SUM, "tickets was written"),
+    "a row too many": Bug("weigh(", "r < rows", "r <= rows", "weigh<float>"),
+    "a column too many": Bug("bias_activate(", "c >= cols", "c > cols", "bias_activate<float, activation_tanh, 1>"),
+    "a group too few": Bug("add_groups(", "group < gridDim.y", "group + 1 < gridDim.y", COLUMN_SUM),
+    "a number too many": Bug("Places {", "i < end", "i <= end", "sgd<float, 1>"),
+    "a row too many, read": Bug(
+        "weigh(", "r < rows", "r <= rows", "weigh<double>", "heap-buffer-overflow", "address"
+    ),
+    "vectors where they do not fit": Bug(
+        "multiply(", "load<V>(b + i)", "load<V>(b + i + 1)", "multiply<float, 4>", "misaligned address", "address"
+    ),
+    "a sign in a kernel": Bug("descend(", "- change", "+ change", "adagrad<double, 2>"),
+    "a sign in a loss": Bug(
+        "loss_half_squared_error {", "return y - t;", "return t - y;",
+        "loss_gradient<float, loss_half_squared_error, i64>",
+    ),
+    "a sign in an activation": Bug(
+        "activation_tanh {", "- s * s", "+ s * s", "activation_gradient<f16, activation_tanh, 8>"
+    ),
+    "a race in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, "data race", "thread", 1),
+    "a race before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread"),
+    "a race before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread", 1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(everything: list[Instance], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Program]]:
+    """For each bug a program that has it."""
+    by_name = {made.name: made for made in everything}
+
+    def build(bug: Bug) -> Program:
+        return Program(tmp_path_factory.mktemp("planted"), [by_name[bug.instance]], bug.kind, bug.plant)
+
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        return {name: pool.submit(build, bug) for name, bug in BUGS.items()}
+
+
+@pytest.fixture(scope="module")
+def thorough(everything: list[Instance]) -> Callable[[Bug], list[Case]]:
+    """Every shape of one instance in every order, and more of it in random order."""
+
+    def of(bug: Bug) -> list[Case]:
+        made = next(m for m in everything if m.name == bug.instance)
+        runner, layout = RUNNERS[made.kernel.name]
+        found = []
+        for draw, orders in draws(made, 0, layout, "threads" if bug.kind == "thread" else "once"):
+            found.append(runner(draw))
+            found[-1].orders = orders + [order for order in orders if order[0] == RANDOM] * 8
+        return found
+
+    return of
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_found(name, planted, thorough):
+    bug = BUGS[name]
+    program = planted[name].result()
+    with pytest.raises(AssertionError, match=bug.told) as told:
+        run(program, thorough(bug))
+    assert bug.kind == "plain" or isinstance(told.value, Fault)
