@@ -1,0 +1,248 @@
+"""What a step costs, as formulas of its layers: launches on CUDA and bytes of memory traffic, as its plan states them.
+
+tests/gpu/test_audit.py shows that what a device is asked for is what the plan says; docs/performance.md explains both.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.minibatches import DataSet
+from gpu_backprop.training.optimizers import OPTIMIZERS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+FUSED = [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")]
+PRODUCTS_AND_OPTIMIZERS = {"matmul", *(kind.name for kind in OPTIMIZERS.values())}
+WIDTHS = pytest.mark.parametrize(
+    "widths", [(7, 3), (5, 8, 3), (16, 16, 16, 16), (4, 9, 1, 12, 6), (3, 5, 5, 5, 5, 5, 2)], ids=repr
+)
+
+
+def plan_of(widths_or_layers, loss="cross_entropy", optimizer="adam", *, output="softmax", hidden="relu", **form):
+    """A step of fit: gathered, trained on, advanced."""
+    form = {"rows": 12, "seed": 0, "dtype": "float32", "labels": None, "weighted": False, "reduction": "mean"} | form
+    inputs, *layers = widths_or_layers
+    if isinstance(layers[-1], int):
+        layers = [*(gb.Dense(n, hidden) for n in layers[:-1]), gb.Dense(layers[-1], output)]
+    net = gb.Network(inputs, layers, dtype=form["dtype"], device="cpu", seed=form["seed"])
+    loss = type(gb.LOSSES[loss])(reduction=form["reduction"])
+    trainer = gb.Trainer(net, loss, optimizer)
+    labels = loss.labels if form["labels"] is None else form["labels"]
+    target = np.zeros(40, np.int64) if labels else np.full((40, net.outputs), 1 / net.outputs)
+    data = DataSet(net, Samples(np.zeros((40, inputs)), target, np.ones(40) if form["weighted"] else None))
+    return trainer.build_step(data, form["rows"], net.device.zeros((*net.lead, 3), np.float64))
+
+
+def launches(*args, **form):
+    return plan_of(*args, **form).cost()["launches"]
+
+
+def elementwise_bytes(plan):
+    return sum(o.bytes for o in plan.operations if o.name not in PRODUCTS_AND_OPTIMIZERS)
+
+
+def bytes_of(plan, name):
+    return sum(o.bytes for o in plan.operations if o.name == name)
+
+
+# Launches -------------------------------------------------------------------------------------------------------------
+
+
+@WIDTHS
+@pytest.mark.parametrize(("output", "loss"), FUSED)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, gb.SGD(0.1, 0.9), gb.SGD(0.1, 0.9, True)], ids=str)
+def test_a_plain_step(widths, output, loss, optimizer):
+    """5L + 2: gather, L products and L − 1 activations forward, the fused loss, ∇b of the last layer, 2L − 1 products
+    and L − 1 gradients of activations backward, the optimizer, advance."""
+    depth = len(widths) - 1
+    plan = plan_of(widths, loss, optimizer, output=output)
+    assert plan.cost()["launches"] == 5 * depth + 2
+    count = {name: sum(o.launches for o in plan.operations if o.name == name) for name in plan_names(plan)}
+    update = next(o.name for o in plan.operations if o.phase == "update")
+    expected = {
+        "gather": 1, "matmul": 3 * depth - 1, "bias_activate": depth - 1, f"{output}_cross_entropy": 1,
+        "column_sum": 1, "activation_gradient": depth - 1, update: 1, "advance": 1,
+    }  # fmt: skip
+    assert count == {name: number for name, number in expected.items() if number}
+
+
+def plan_names(plan):
+    return {operation.name for operation in plan.operations}
+
+
+@pytest.mark.parametrize("form", [{"rows": 1}, {"rows": 40}, {"dtype": "float64"}, {"seed": [1, 2, 3]}], ids=str)
+def test_rows_dtype_and_members_add_none(form):
+    assert launches((5, 8, 3), **form) == 5 * 2 + 2
+
+
+@pytest.mark.parametrize("hidden", gb.ACTIVATIONS)
+def test_hidden_activations(hidden):
+    """None more, but for softmax, whose gradient goes to a kernel of its own before ∇b is summed."""
+    rowwise = gb.ACTIVATIONS[hidden].rowwise
+    assert rowwise == (hidden == "softmax")
+    for depth in (2, 4):
+        widths = (5, *[6] * (depth - 1), 3)
+        assert launches(widths, hidden=hidden) == 5 * depth + 2 + (depth - 1) * rowwise
+    assert row_of_the_page("a softmax in a hidden layer", 1) in PAGE
+
+
+UNFUSED = [
+    (output, name)
+    for output in gb.ACTIVATIONS
+    for name, loss in gb.LOSSES.items()
+    if (not loss.needs or output in loss.needs) and loss.fused != output
+]
+
+
+@pytest.mark.parametrize(("output", "loss"), UNFUSED)
+def test_a_loss_that_is_not_fused(output, loss):
+    """+1: y, ∇y and ∇z apart in place of ∇z and ∇b, in three launches of two; +2 where the output is a softmax."""
+    for depth in (1, 3):
+        widths = (5, *[6] * (depth - 1), 3)
+        assert launches(widths, loss, output=output) == 5 * depth + 2 + (2 if output == "softmax" else 1)
+    assert row_of_the_page("a loss that is not fused", 1) in PAGE
+    assert row_of_the_page("a loss that is not fused, on softmax outputs", 2) in PAGE
+
+
+EXTRAS = {
+    "a Dropout": (3, [7, gb.Dense(6, "relu"), gb.Dropout(0.5), gb.Dense(3, "softmax")], {}),
+    "a Dropout of the inputs": (2, [7, gb.Dropout(0.5), gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {}),
+    "sample weights": (1, [7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"weighted": True}),
+    "targets that are probabilities": (0, [7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"labels": False}),
+    "a Bias layer": (3, [7, gb.Dense(6, "relu"), gb.Bias("tanh"), gb.Dense(3, "softmax")], {}),
+    "a Bias layer without activation": (2, [7, gb.Dense(6, "relu"), gb.Bias(), gb.Dense(3, "softmax")], {}),
+    "a Bias layer of the inputs": (4, [7, gb.Bias("tanh"), gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {}),
+    "a hidden Dense without bias": (0, [7, gb.Dense(6, "relu", bias=False), gb.Dense(3, "softmax")], {}),
+    "a hidden Dense without bias and activation": (-2, [7, gb.Dense(6, bias=False), gb.Dense(3, "softmax")], {}),
+    "a last Dense without bias": (-1, [7, gb.Dense(6, "relu"), gb.Dense(3, "softmax", bias=False)], {}),
+}
+"""What is added to the launches of a plain step with as many Dense layers; the page has a row for each."""
+
+
+def row_of_the_page(extra, added):
+    return f"| {extra} | {f'{added:+}'.replace('-', '−') if added else 0} |"
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_extras(extra):
+    added, layers, form = EXTRAS[extra]
+    depth = sum(isinstance(layer, gb.Dense) for layer in layers)
+    for reduction in ("mean", "sum"):
+        assert launches(layers, **form, reduction=reduction) - (5 * depth + 2) == added
+    assert row_of_the_page(extra, added) in PAGE
+
+
+def test_a_second_dropout():
+    """The first one's count of steps serves it too."""
+    pair = gb.Dense(6, "relu"), gb.Dropout(0.5)
+    assert launches([7, *pair, *pair, gb.Dense(3, "softmax")]) - launches([7, *pair, gb.Dense(3, "softmax")]) == 2 + 5
+    assert row_of_the_page("a second Dropout", 2) in PAGE
+
+
+def test_a_step_by_hand_neither_gathers_nor_advances():
+    net = gb.Network(5, [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], device="cpu")
+    assert gb.Trainer(net).plan().cost()["launches"] == 5 * 2 + 2 - 2
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
+
+
+@WIDTHS
+@pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "probabilities"])
+def test_elementwise_bytes(widths, models, dtype, labels):
+    """5 s B N a hidden layer: z read and y written; ∇y and y read and ∇z written. 3 of the last one: z read and ∇z
+    written by the loss, and ∇z read for ∇b. 2 of the inputs: gathered. With L equal layers 5 s B N L in all. Beside it
+    stand b and ∇b, the targets, and a few numbers."""
+    rows, s = 12, np.dtype(dtype).itemsize
+    inputs, *hidden, outputs = widths
+    plan = plan_of(widths, dtype=dtype, labels=labels, rows=rows, seed=0 if models == 1 else list(range(models)))
+    activations = s * rows * (2 * inputs + 5 * sum(hidden) + 3 * outputs)
+    biases = 2 * s * (sum(hidden) + outputs)
+    targets = 3 * rows * (8 if labels else s * outputs)
+    totals = 3 * 8
+    order = 8 * rows  # which rows the minibatch has
+    cursor = 3 * 8  # read by gather, and counted up by advance
+    expected = models * (activations + biases + targets + totals + order) + cursor
+    assert elementwise_bytes(plan) == expected
+    equal = set(widths) == {widths[0]}
+    assert (activations == 5 * s * rows * widths[0] * (len(widths) - 1)) is equal
+
+
+@pytest.mark.parametrize("hidden", gb.ACTIVATIONS)
+def test_bytes_of_hidden_activations(hidden):
+    """One pass more where f′ is written in z, which then has to stay, in a buffer of its own; two fewer where f is the
+    identity, of which only ∇b is left to do."""
+    plan, plain = (plan_of((5, 8, 3), hidden=f) for f in (hidden, "relu"))
+    one = 4 * 12 * 8
+    reads = gb.ACTIVATIONS[hidden].reads
+    added = {"y": 0, "z": one, "": -2 * one}[reads]
+    assert elementwise_bytes(plan) - elementwise_bytes(plain) == added
+    assert plan.cost()["memory"] - plain.cost()["memory"] == (one if reads == "z" else 0)
+
+
+@pytest.mark.parametrize(("output", "added"), [("identity", 2), ("tanh", 4), ("softmax", 4), ("gelu", 5)])
+def test_bytes_of_a_loss_that_is_not_fused(output, added):
+    """y is written apart from ∇y, and ∇z made of both."""
+    fused = plan_of((5, 8, 3), labels=False)
+    apart = plan_of((5, 8, 3), "half_squared_error", output=output)
+    assert elementwise_bytes(apart) - elementwise_bytes(fused) == added * 4 * 12 * 3
+
+
+def test_bytes_of_dropout():
+    """Forward x, mask and y, backward ∇y, mask and ∇x pass; so do seed, layer and step, which is counted up."""
+    plain = plan_of((7, 6, 3))
+    dropped = plan_of([7, gb.Dense(6, "relu"), gb.Dropout(0.5), gb.Dense(3, "softmax")])
+    one = 4 * 12 * 6
+    layers = 3
+    assert elementwise_bytes(dropped) - elementwise_bytes(plain) == 6 * one + 3 * 8 + 2 * 8 * layers
+
+
+def test_bytes_of_sample_weights():
+    """w is gathered, added up, and read by the loss, and so are its sum and 1/Σw; the optimizer looks at the sum."""
+    plain, weighted = (plan_of((7, 6, 3), weighted=w) for w in (False, True))
+    gathered, read, total = 2 * 4 * 12, 2 * 4 * 12, 3 * 8
+    assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 2 * 4
+    assert bytes_of(weighted, "adam") - bytes_of(plain, "adam") == 8
+
+
+OPTIMIZER_BYTES = {
+    gb.SGD(): 12,
+    gb.SGD(0.1, 0.9): 20,
+    gb.SGD(0.1, 0.9, True): 20,
+    gb.RMSprop(): 20,
+    gb.Adagrad(): 20,
+    gb.Adam(): 28,
+    gb.AdamW(): 28,
+}
+
+
+@pytest.mark.parametrize(("optimizer", "each"), OPTIMIZER_BYTES.items(), ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_optimizer_bytes(optimizer, each, dtype):
+    """W and ∇W read and W written, and each moment read and written: 12, 20 or 28 bytes a parameter in float32."""
+    plan = plan_of((5, 8, 3), optimizer=optimizer, dtype=dtype)
+    (operation,) = [o for o in plan.operations if o.phase == "update" and o.name != "advance"]
+    hyper = 8 * (1 + len(optimizer.names))
+    parameters = plan.buffers["parameters"].size
+    assert operation.bytes == each * np.dtype(dtype).itemsize // 4 * parameters + 2 * hyper
+
+
+@WIDTHS
+def test_product_bytes_and_flops(widths):
+    """s (B N + N M + B M) and 2 B N M for z = x@W, for ∇W = xᵀ@∇z and, but for the first layer, for ∇x = ∇z@Wᵀ."""
+    rows = 12
+    plan = plan_of(widths, rows=rows)
+    times = [2, *[3] * (len(widths) - 2)]
+    moved = [rows * n + n * m + rows * m for n, m in pairwise(widths)]
+    worked = [2 * rows * n * m for n, m in pairwise(widths)]
+    assert bytes_of(plan, "matmul") == 4 * sum(t * b for t, b in zip(times, moved, strict=True))
+    flops = sum(o.flops for o in plan.operations if o.name == "matmul")
+    assert flops == sum(t * f for t, f in zip(times, worked, strict=True))
