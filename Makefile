@@ -5,6 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# The extra that has CuPy for your driver: cuda13, or cuda12 for drivers before 580 and for V100.
+CUDA ?= cuda13
+# What runs a program on an emulated CUDA device, for tests that need one where there is none.
+EMULATOR ?=
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 help:
@@ -12,6 +16,8 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make proof   every long proof, written to docs/proof.md"
+	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
+	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how long do steps take"
 	@echo "make wheel   build the package into dist/"
 	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
 
@@ -27,14 +33,27 @@ lint: $(VENV)/have-lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-proof: $(VENV)/have-plot $(VENV)/have-test
-	$(BIN)/python bench/proof.py
+proof: $(VENV)/have-plot $(VENV)/have-test nvrtc
+	$(BIN)/python bench/proof.py --cuda13 $(VENV)-nvrtc13/bin/python --cuda12 $(VENV)-nvrtc12/bin/python \
+		--emulator "$(EMULATOR)"
+
+gpu-check: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA)
+	$(BIN)/python bench/gpu_check.py $(ARGS)
+
+kernels: nvrtc
+	$(VENV)-nvrtc13/bin/python bench/kernels.py
+	$(VENV)-nvrtc12/bin/python bench/kernels.py --arch sm_70
+
+# CuPy and NVRTC for CUDA 13 and for CUDA 12, which cannot be installed together. They compile; a driver they need not.
+nvrtc:
+	$(MAKE) VENV=$(VENV)-nvrtc13 $(VENV)-nvrtc13/have-test,nvrtc13
+	$(MAKE) VENV=$(VENV)-nvrtc12 $(VENV)-nvrtc12/have-test,nvrtc12
 
 wheel: $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-nvrtc12 $(VENV)-nvrtc13 dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # The environment holds this checkout itself, not a copy, so that it is set up again only when pyproject.toml changes.
 $(VENV)/have-%: $(VENV)/pyvenv.cfg pyproject.toml
@@ -46,5 +65,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof wheel clean
+.PHONY: help train test lint proof gpu-check kernels nvrtc wheel clean
 .PRECIOUS: $(VENV)/have-%

@@ -1,15 +1,18 @@
 """Run every long proof in full and write docs/proof.md: the date, the commit, each command and its result.
 
-Run it as: make proof
+Run it as: make proof, or make proof EMULATOR=PROGRAM, where PROGRAM runs a command on an emulated CUDA device
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,55 +20,105 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PROOF = ROOT / "docs" / "proof.md"
+AT_ONCE = 2
+"""Proofs that run side by side: most keep one core busy."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A claim, and the command that shows it; `setting` goes into the command's environment."""
+    """A claim, and the command that shows it.
+
+    Attributes:
+        command: what follows `python`.
+        cuda: which CuPy it needs, "12" or "13", in an environment of its own.
+        device: whether it needs a CUDA device.
+        setting: what goes into the command's environment.
+    """
 
     claim: str
     command: tuple[str, ...]
+    cuda: str = ""
+    device: bool = False
     setting: tuple[str, str] | None = None
+
+    def words(self, emulator: str, python: str) -> list[str]:
+        """The command as it is run."""
+        return [*(shlex.split(emulator) if self.device else []), python, *self.command]
 
     def __str__(self) -> str:
         """The command as it would be typed."""
-        words = ["python", *self.command]
+        words = [*(["$EMULATOR"] if self.device else []), "python", *map(_quoted, self.command)]
         return " ".join(words if self.setting is None else ["=".join(self.setting), *words])
 
 
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
+TESTS = ("-m", "pytest", "--color=no", "-q")
+ON_DEVICE = (*TESTS, "-m", "gpu")
 PROOFS = (
     Proof(
-        "Every test passes, those that draw their examples at random with many more of them",
-        ("-m", "pytest", "--color=no", "-q"),
-        ("GPU_BACKPROP_PROOF", "1"),
+        "The kernels compute the right numbers on the host, in every shape and order and under the sanitizers",
+        (*TESTS, "tests/kernels_on_host"),
+        setting=("GPU_BACKPROP_PROOF", "1"),
+    ),
+    Proof(
+        "Every other test that needs no CuPy passes, those that draw their examples at random with many more of them",
+        (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host"),
+        setting=("GPU_BACKPROP_PROOF", "1"),
     ),
     Proof("The digits are learned, whatever the seed", ("bench/digits.py",)),
+    Proof("Every kernel compiles for every architecture of CUDA 13, without spills", ("bench/kernels.py",), "13"),
+    Proof("Every kernel compiles for V100 with CUDA 12", ("bench/kernels.py", "--arch", "sm_70"), "12"),
+    Proof("What NVRTC says is what is recorded", (*TESTS, "-m", "nvrtc"), "13"),
+    Proof("Every test passes on a CUDA device", ON_DEVICE, "13", True),
+    *(
+        Proof(f"They pass where {what}", ON_DEVICE, "13", True, setting)
+        for what, setting in {
+            "the threads of a block run backwards": ("CUDASIM_ORDER", "reverse"),
+            "the threads of a block run in any order": ("CUDASIM_ORDER", "random"),
+            "work is done as late as it may be": ("CUDASIM_STREAMS", "lazy"),
+            "every access to memory is checked": ("CUDASIM_CHECK", "memory"),
+        }.items()
+    ),
 )
 
 
 def main() -> int:
-    sections, passed = [], True
-    for proof in PROOFS:
-        print(f"\n$ {proof}", flush=True)
-        started = time.perf_counter()
-        code, lines = run(proof)
-        seconds = time.perf_counter() - started
-        passed &= code == 0
-        verdict = "passed" if code == 0 else f"FAILED (exit code {code})"
-        result = "\n".join(summary(lines))
-        sections.append(f"## {proof.claim}\n\n{verdict} in {seconds:.0f} s\n\n```\n$ {proof}\n{result}\n```\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cuda12", default=sys.executable, help="the Python that has CuPy for CUDA 12")
+    parser.add_argument("--cuda13", default=sys.executable, help="the Python that has CuPy for CUDA 13")
+    parser.add_argument("--emulator", default="", help="what runs a command on an emulated CUDA device")
+    given = parser.parse_args()
+    pythons = {"": sys.executable, "12": given.cuda12, "13": given.cuda13}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        done = list(pool.map(lambda proof: section(proof, given.emulator, pythons[proof.cuda]), PROOFS))
     PROOF.parent.mkdir(exist_ok=True)
-    PROOF.write_text(f"{head()}\n{chr(10).join(sections)}", encoding="utf-8")
+    PROOF.write_text("\n".join([head(), *(text for text, _ in done)]), encoding="utf-8")
     print(f"\nwritten to {PROOF.relative_to(ROOT)}")
-    return 0 if passed else 1
+    return 0 if all(passed for _, passed in done) else 1
 
 
-def run(proof: Proof) -> tuple[int, list[str]]:
-    """Run a proof from the top of the checkout, showing its output; exit code and output."""
+def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
+    """Run a proof; what docs/proof.md says of it, and whether it holds."""
+    if proof.device and proof.setting and not emulator:
+        return f"## {proof.claim}\n\nNot run: only an emulated device can do that.\n", True
+    print(f"$ {proof}", flush=True)
+    started = time.perf_counter()
+    code, lines = run(proof, proof.words(emulator, python))
+    verdict = "passed" if code == 0 else f"FAILED (exit code {code})"
+    took = f"{verdict} in {time.perf_counter() - started:.0f} s"
+    said = "\n".join(summary(lines) if code == 0 else lines)
+    print(f"\n$ {proof}\n{said}\n{took}\n", flush=True)
+    return f"## {proof.claim}\n\n{took}\n\n```\n$ {proof}\n{chr(10).join(summary(lines))}\n```\n", code == 0
+
+
+def run(proof: Proof, words: list[str]) -> tuple[int, list[str]]:
+    """Run a proof from the top of the checkout; exit code and output."""
     environment = {**os.environ, **dict([proof.setting] if proof.setting else [])}
-    lines = []
-    with subprocess.Popen(
-        [sys.executable, *proof.command],
+    done = subprocess.run(
+        words,
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -73,12 +126,9 @@ def run(proof: Proof) -> tuple[int, list[str]]:
         text=True,
         encoding="utf-8",
         errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line.rstrip())
-    return process.returncode, lines
+        check=False,
+    )
+    return done.returncode, [line.rstrip() for line in done.stdout.splitlines()]
 
 
 def summary(lines: list[str]) -> list[str]:
@@ -99,6 +149,8 @@ Written by `make proof`, which runs every long proof in full.
 - date: {datetime.now(UTC):%Y-%m-%d}
 - commit: {commit}{" with uncommitted changes" if changed else ""}
 - Python {platform.python_version()}, NumPy {version("numpy")}, {platform.system()} {platform.machine()}
+
+`$EMULATOR` is a program that runs a command on an emulated CUDA device; without one, these tests want a real device.
 """
 
 
