@@ -104,6 +104,7 @@ def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
     """Run a proof; what docs/proof.md says of it, and whether it holds."""
     if proof.device and proof.setting and not emulator:
         return f"## {proof.claim}\n\nNot run: only an emulated device can do that.\n", True
+    claim = f"{proof.claim}, an emulated one" if proof.claim.endswith("a CUDA device") and emulator else proof.claim
     print(f"$ {proof}", flush=True)
     started = time.perf_counter()
     code, lines = run(proof, proof.words(emulator, python))
@@ -111,7 +112,7 @@ def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
     took = f"{verdict} in {time.perf_counter() - started:.0f} s"
     said = "\n".join(summary(lines) if code == 0 else lines)
     print(f"\n$ {proof}\n{said}\n{took}\n", flush=True)
-    return f"## {proof.claim}\n\n{took}\n\n```\n$ {proof}\n{chr(10).join(summary(lines))}\n```\n", code == 0
+    return f"## {claim}\n\n{took}\n\n```\n$ {proof}\n{chr(10).join(summary(lines))}\n```\n", code == 0
 
 
 def run(proof: Proof, words: list[str]) -> tuple[int, list[str]]:
