@@ -55,8 +55,10 @@ class Plan:
         self.operations: list[Operation] = []
         self.buffers: dict[str, Array] = {}
         self.memory = 0  # bytes of the buffers that are this plan's own
+        self._own: set[int] = set()
         self.phase = "forward"
         self.gate: Array | None = None  # where this is 0, the optimizer changes nothing
+        self.loss_scale: Array | None = None  # what the gradient of the loss is multiplied by, one number a model
         self._names: dict[Any, str] = {}
         self._saved: dict[int, SimpleNamespace] = {}
         self._runs: dict[tuple[str, ...], tuple[Call, ...]] = {}
@@ -67,6 +69,7 @@ class Plan:
         """A new buffer of this plan."""
         array = self.device.empty(shape, dtype)
         self.memory += array.nbytes
+        self._own.add(self.device.address(array))
         return self.named(name, array)
 
     def named(self, name: str, array: Array) -> Array:
@@ -82,6 +85,11 @@ class Plan:
     def saved(self, layer: object) -> SimpleNamespace:
         """What a layer's backward needs from its forward. It lies here, so that several plans can live at once."""
         return self._saved.setdefault(id(layer), SimpleNamespace())
+
+    def state(self) -> dict[str, Array]:
+        """By name, what it writes and does not own: all that a run of it leaves behind for the next one."""
+        written = {name: array for o in self.operations for name, array in o.writes.items()}
+        return {name: array for name, array in written.items() if self.device.address(array) not in self._own}
 
     def _identity(self, array: Array) -> tuple[int, tuple[int, ...]]:
         return self.device.address(array), tuple(sorted(array.shape))  # a transposed view is the same buffer

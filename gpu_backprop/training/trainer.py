@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DivergedError, InputError
-from gpu_backprop.backend.formula import HITS, LOSS, Array
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.layers import positive
@@ -23,7 +23,9 @@ from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.minibatches import DataSet, Feed
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
-from gpu_backprop.training.progress import Progress, open_progress
+from gpu_backprop.training.progress import open_progress
+from gpu_backprop.training.replay import Replay
+from gpu_backprop.training.run import Run
 
 STEP_PLANS = 8
 """How many plans of `step` are kept: one for each number of rows, the oldest forgotten first."""
@@ -39,6 +41,13 @@ class Trainer:
         optimizer: a name or an Optimizer; the trainer works on a copy, `trainer.optimizer`.
         batch_size: rows of a minibatch, ≥ 1; more than there are make one minibatch of all.
         seed: of shuffling and dropout; None: the network's.
+        graph: whether a step is captured as a CUDA graph and replayed, which costs one launch. "auto": where it can be,
+            and its first replay gives what the step gave before, bit for bit; if not, one warning says why. True: else
+            an error. False: never.
+        stream: whether `fit` leaves the data on the host and streams them to the CUDA device. "auto": where they do
+            not fit there.
+        resident: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
+            memory: for small networks on CUDA. It gives what the ordinary steps give, to rounding.
 
     Attributes:
         history: the History of the last `fit`.
@@ -46,7 +55,8 @@ class Trainer:
 
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
-        batch_size: int = 128, seed: int | None = None,
+        batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
+        resident: bool = False,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -54,14 +64,23 @@ class Trainer:
         self.loss = loss_of(loss, network.last)
         self.optimizer = optimizer_of(optimizer).bind(network)
         self.batch_size = positive("batch_size", batch_size)
+        self.graph, self.stream = self._mode("graph", graph), self._mode("stream", stream)
+        self.resident = resident
         self.history = History()
         seeds = network.reseed(seed)
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
         self._total = self.device.zeros((*network.lead, 3), np.float64)
         self._fed_total = self.device.zeros((*network.lead, 3), np.float64)
         self._nothing = self.device.zeros((*network.lead, 3), np.float64)  # there, so that a step need not send zeros
-        self._fed: dict[tuple[Any, ...], Plan] = {}
+        self._fed: dict[tuple[Any, ...], Replay] = {}
         self._stop = False
+
+    def _mode(self, name: str, value: bool | str) -> bool | str:
+        if not isinstance(value, bool) and value != "auto":
+            raise InputError(f"{name} must be 'auto', True or False, got {value!r}.")
+        if value is True and self.device.name == "cpu":
+            raise InputError(f"{name}=True is for CUDA devices; this network is on the CPU ({self.device.reason}).")
+        return value
 
     # The step: note N2 in five lines ----------------------------------------------------------------------------------
 
@@ -97,10 +116,10 @@ class Trainer:
             The loss before the step; float() of it waits for the device.
         """
         data = self._fed_samples(x, y, weights)
-        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None)
-        self._load(plan, data)
+        run = self._fed_plan(data.rows, data.labelled, data.weights is not None)
+        self._load(run.plan, data)
         with self.device.computing():
-            plan.run()
+            run()
         return StepLoss(self, self.device.copy(self._fed_total), data.rows)
 
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
@@ -109,7 +128,7 @@ class Trainer:
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
         data = self._fed_samples(x, y, weights)
-        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True)
+        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True).plan
         self._load(plan, data)
         return plan.trace()
 
@@ -125,19 +144,20 @@ class Trainer:
             keep: share no buffers and fuse nothing.
         """
         rows = self.batch_size if rows is None else positive("rows", rows)
-        return self._fed_plan(rows, self.loss.labels if labels is None else labels, weights, keep)
+        return self._fed_plan(rows, self.loss.labels if labels is None else labels, weights, keep).plan
 
     def _fed_samples(self, x: Any, y: Any, weights: Any) -> Samples:
         x = as_array(x, "x", self.device)
         lead = self.network.lead if x.ndim == 3 else ()
         return samples(self.network, self.loss, x, y, weights, values=False, lead=lead)
 
-    def _fed_plan(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Plan:
+    def _fed_plan(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Replay:
         key = (rows, labelled, weighted, keep)
         if key not in self._fed:
             while len(self._fed) >= STEP_PLANS:
                 del self._fed[next(iter(self._fed))]
-            self._fed[key] = self.build_step(Feed(self.network, labelled, weighted), rows, self._fed_total, keep)
+            plan = self.build_step(Feed(self.network, labelled, weighted), rows, self._fed_total, keep)
+            self._fed[key] = Replay(plan, self.graph)
         return self._fed[key]
 
     def _load(self, plan: Plan, data: Samples) -> None:
@@ -175,16 +195,16 @@ class Trainer:
         epochs = positive("epochs", epochs)
         data = samples(self.network, self.loss, x, y, weights, values=True)
         held_out = self._held_out(validation)
-        training = _Training(self, DataSet(self.network, data), shuffle)
+        run = Run(self, DataSet(self.network, data), shuffle)
         self.network.refresh()
         with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
             self.history = history = History()
             try:
                 for epoch in range(1, epochs + 1):
                     started = time.perf_counter()
-                    row = training.epoch(epoch, shown)
+                    row = run.epoch(epoch, shown)
                     if row is None:
-                        history.stopped = f"stopped in epoch {epoch}, as asked{training.rescue()}"
+                        history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
                         break
                     seconds = time.perf_counter() - started
                     if held_out is not None:
@@ -197,7 +217,7 @@ class Trainer:
                         history.stopped = f"stopped after epoch {epoch}, as asked"
                         break
             except KeyboardInterrupt:
-                kept = training.rescue() or "; what was learned until then is kept"
+                kept = run.rescue() or "; what was learned until then is kept"
                 history.stopped = f"interrupted in epoch {len(history) + 1}{kept}"
         return history
 
@@ -249,116 +269,3 @@ class StepLoss:
 
     def __format__(self, spec: str) -> str:
         return format(float(self), spec)
-
-
-class _Training:
-    """The epochs of one fit.
-
-    Attributes:
-        before: the state at the beginning of the running epoch.
-        good: the state before the last step of the epoch before: the latest whose loss is known to be finite.
-    """
-
-    def __init__(self, trainer: Trainer, data: DataSet, shuffle: bool) -> None:
-        self.trainer, self.data, self.shuffle = trainer, data, shuffle
-        self.batches = list(data.minibatches(trainer.batch_size))
-        self.plans = {rows: trainer.build_step(data, rows, trainer._total) for rows in set(self.batches)}
-        self.before = self.good = self._state()
-
-    def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
-        """Trains one epoch and returns its row, or None if it was stopped on the way."""
-        trainer, data, last = self.trainer, self.data, len(self.batches)
-        order = np.stack([rng.permutation(data.rows) for rng in trainer._shuffling]) if self.shuffle else None
-        data.start(None if order is None else order.reshape(data.permutation.shape))
-        trainer.device.copy_in(trainer._total, trainer._nothing)
-        self.before = before_last = self._state()
-        with trainer.device.computing():
-            for step, rows in enumerate(self.batches, 1):
-                if step == last > 1:
-                    before_last = self._state()
-                self.plans[rows].run()
-                shown.advance(rows)
-                if trainer._stop and step < last:
-                    return None
-        if not self._finite():
-            self._find_divergence(epoch)
-        self.good = before_last
-        return {"epoch": epoch} | self._measured(trainer.device.to_host(trainer._total))
-
-    def rescue(self) -> str:
-        """After an epoch that ended early: where its loss was no longer finite, goes back to the epoch before, and says
-        so. To find the very step would take the time that nobody has then."""
-        if self._finite():
-            return ""
-        self._restore(self.good)
-        epochs = len(self.trainer.history)
-        kept = f"those of epoch {epochs}" if epochs else "those that fit began with"
-        return f", after its loss became NaN or infinite: the parameters are {kept}"
-
-    def _measured(self, total: Array) -> dict[str, Any]:
-        row: dict[str, Any] = {"loss": plain(self.trainer.loss.reduce(total, self.data.rows))}
-        if self.trainer.loss.formula.hit:
-            row["accuracy"] = plain(total[..., HITS] / self.data.rows)
-        return row
-
-    def _finite(self) -> bool:
-        """Whether all losses of the running epoch are finite, and the parameters too."""
-        device, network = self.trainer.device, self.trainer.network
-        with device.computing():
-            return self._loss_is_finite() and bool(device.xp.isfinite(network.parameters).all())
-
-    def _loss_is_finite(self) -> bool:
-        return bool(np.isfinite(self.trainer.device.to_host(self.trainer._total)[..., LOSS]).all())
-
-    def _changing(self) -> Mapping[str, Array]:
-        """Every array that a step changes and the next one reads."""
-        network, optimizer = self.trainer.network, self.trainer.optimizer
-        assert optimizer.hyper is not None
-        return {
-            "parameters": network.parameters,
-            "random": network.random,
-            "step": optimizer.hyper[..., 0],
-            **optimizer.moments,
-        }
-
-    def _state(self) -> dict[str, Array]:
-        return {name: self.trainer.device.copy(array) for name, array in self._changing().items()}
-
-    def _restore(self, state: Mapping[str, Array]) -> None:
-        for name, array in self._changing().items():
-            self.trainer.device.copy_in(array, state[name])
-        self.trainer.network.refresh()
-
-    def _find_divergence(self, epoch: int) -> NoReturn:
-        """Runs the epoch again from its beginning, looking at the loss after every step; an epoch without trouble never
-        pays for it. Leaves the state before the last step whose loss was finite, and raises DivergedError. If every
-        loss was, the last step has spoilt the parameters, whose loss is not known yet."""
-        trainer, device, history = self.trainer, self.trainer.device, self.trainer.history
-        self._restore(self.before)
-        self.data.rewind()
-        device.copy_in(trainer._total, trainer._nothing)
-        good, here, what = self.good, self.before, "loss"
-        for step in range(1, len(self.batches) + 1):
-            with device.computing():
-                self.plans[self.batches[step - 1]].run()
-            if not self._loss_is_finite():
-                break
-            good, here = here, self._state()
-        else:
-            what = "parameters"
-        self._restore(good)
-        kept = "those of the last step whose loss was finite"
-        if epoch == step == 1 and what == "loss":
-            kept = "those that fit began with"
-        happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
-        history.stopped = happened
-        raise DivergedError(
-            f"{happened} of {len(self.batches)}. The parameters are {kept}. Lower the learning rate "
-            f"(now {trainer.optimizer.learning_rate}), or scale the inputs to about −1 … 1.",
-            epoch=epoch, step=step, history=history,
-        )  # fmt: skip
-
-
-def plain(value: Array) -> Any:
-    """A float, or a list of them with a models axis."""
-    return np.asarray(value).tolist()

@@ -324,7 +324,7 @@ def test_stop_is_meant_for_the_running_fit_only():
 
 def test_stop_counts_as_soon_as_fit_is_called(monkeypatch):
     trainer = planned()
-    monkeypatch.setattr(trainer_module, "_Training", lambda *a, of=trainer_module._Training: trainer.stop() or of(*a))
+    monkeypatch.setattr(trainer_module, "Run", lambda *a, of=trainer_module.Run: trainer.stop() or of(*a))
     assert fit(trainer).stopped == "stopped in epoch 1, as asked"
 
 
