@@ -209,6 +209,16 @@ class CudaDevice(Device):
             raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
         return array
 
+    def mark(self) -> Any:
+        """An event of the stream."""
+        event = self._cupy.cuda.Event()
+        event.record(self.stream)
+        return event
+
+    def microseconds(self, begin: Any, end: Any) -> float:
+        end.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(begin, end)) * 1e3
+
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it, also on the default stream."""
         with self._shared.device:

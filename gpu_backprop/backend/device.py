@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
@@ -109,6 +110,14 @@ class Device:
             f"{name} lies on {place}, but the network is on the CPU. Give the host's copy ({name}.get() of a CuPy "
             f"array, {name}.cpu() of a PyTorch tensor), or make the network with device='{place}'."
         )
+
+    def mark(self) -> Any:
+        """A moment in the device's work, to measure times from and to."""
+        return time.perf_counter()
+
+    def microseconds(self, begin: Any, end: Any) -> float:
+        """The time from one mark to a later one; waits for that."""
+        return float(end - begin) * 1e6
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it; on a CPU it has."""

@@ -12,6 +12,7 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
@@ -131,6 +132,21 @@ class Trainer:
         plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True).plan
         self._load(plan, data)
         return plan.trace()
+
+    def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
+        """How long each operation of a step takes, the median of some runs; print it. It learns nothing: parameters
+        and all else are afterwards what they were.
+        """
+        runs = positive("runs", runs)
+        data = self._fed_samples(x, y, weights)
+        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None).plan
+        self._load(plan, data)
+        before = {name: self.device.copy(array) for name, array in plan.state().items()}
+        try:
+            return profile(plan, runs)
+        finally:
+            for name, array in plan.state().items():
+                self.device.copy_in(array, before[name])
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False

@@ -1,0 +1,84 @@
+"""How long each operation of a plan takes: the median of many runs, by the clock of the device."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gpu_backprop.backend.plan import Operation, Plan
+
+
+@dataclass(frozen=True)
+class Timing:
+    """An operation and how long it took, in microseconds."""
+
+    operation: Operation
+    microseconds: float
+
+
+class Profile:
+    """The operations of a plan in their order, each with its time; printed, it is a table.
+
+    On CUDA, times are those between events of the stream. An operation that the device does faster than the host can
+    ask for the next one counts until the next one is asked for: where all take a few microseconds and none much longer,
+    the host is what they wait for, and a captured graph is what helps.
+    """
+
+    def __init__(self, timings: Sequence[Timing]) -> None:
+        self.timings = tuple(timings)
+
+    def __iter__(self) -> Iterator[Timing]:
+        return iter(self.timings)
+
+    def __len__(self) -> int:
+        return len(self.timings)
+
+    @property
+    def microseconds(self) -> float:
+        """Of all operations together."""
+        return sum(timing.microseconds for timing in self.timings)
+
+    def by_name(self) -> dict[str, float]:
+        """Microseconds of each kind of operation, the longest first."""
+        sums: dict[str, float] = {}
+        for timing in self.timings:
+            sums[timing.operation.name] = sums.get(timing.operation.name, 0.0) + timing.microseconds
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    def __str__(self) -> str:
+        whole = self.microseconds or 1.0
+        rows = [("operation", "formula", "µs", "share", "GB/s", "GFLOP/s")]
+        for timing in self.timings:
+            o, time = timing.operation, timing.microseconds or 1e-3
+            rates = f"{o.bytes / time / 1e3:,.1f}", f"{o.flops / time / 1e3:,.1f}"
+            rows.append((o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates))
+        rows.append((f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        pad = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust)
+        lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]
+        rule = "─" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def profile(plan: Plan, runs: int) -> Profile:
+    """Runs a plan `runs` times, an operation at a time, after a first run that is not counted. They are real runs: what
+    the plan changes, they change."""
+    device = plan.device
+    moments = []
+    with device.computing():
+        plan.run()
+        for _ in range(runs):
+            marks = [device.mark()]
+            for operation in plan.operations:
+                for call in operation.calls:
+                    call()
+                marks.append(device.mark())
+            moments.append(marks)
+        times = [
+            [device.microseconds(begin, end) for begin, end in pairwise(marks)]
+            for marks in moments
+        ]
+    medians = map(statistics.median, zip(*times, strict=True))
+    return Profile([Timing(operation, time) for operation, time in zip(plan.operations, medians, strict=True)])
