@@ -12,15 +12,15 @@ __global__ void __launch_bounds__(256) gather(
     L* target_out,          // [models, rows, target_cols]
     const acc<T>* weights,  // [samples]?
     acc<T>* weights_out,    // [models, rows]?
-    const i64* order,       // [models, samples]
+    const i64* order,       // [models, places]
     const i64* cursor,      // [1]
-    i64 samples, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> shift) {
+    i64 samples, i64 places, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> shift) {
   typedef acc<T> A;
   const int c = int(blockIdx.x * blockDim.x + threadIdx.x) * V;
   BP_ROLLED
   for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
     const i64 place = cursor[0] + r, to = blockIdx.z * rows + r;
-    const i64 from = order[blockIdx.z * samples + (place < samples ? place : samples - 1)];
+    const i64 from = order[blockIdx.z * places + (place < places ? place : places - 1)];
     if (c < cols) {
       const Vec<S, V> in = load<V>(x + from * cols + c);
       Vec<T, V> out;

@@ -1,10 +1,10 @@
-// One step of an optimizer over the flat buffers, gridDim = (blocks, 1, models).
+// One step of an optimizer over the flat buffers, and what prepares it in float16; gridDim = (blocks, 1, models).
 //
 // hyper holds for each model the step number, the learning rate, then the optimizer's own settings, in float64, so that
 // they can change between steps of one plan; one thread of a block makes coefficients of them, because most devices have
 // little float64. Where gate is 0 a step changes nothing, not even the step number. T is the type that the products
 // read: where it has 16 bits, low receives a copy of the new weights.
-#include "port.cuh"
+#include "optimizers.cuh"
 
 BP_DEV bool moves(const double* gate) { return !gate || gate[blockIdx.z] != 0; }
 
@@ -23,6 +23,57 @@ template<int V> struct Places {
   BP_DEV bool more() const { return i < end; }
   BP_DEV void next() { i += step; }
 };
+
+enum { SCALE = 0, STREAK = 1, SKIPPED = 2 };
+
+// What comes before a step in float16, where the loss was scaled by S: g <- g / S, and gate, which is 0 where a number of
+// g is not finite, else weight_sum, or 1. Such an overflow halves S, down to 1; `patience` steps in a row without one
+// double it, up to `largest`. A batch without weight neither counts nor is counted.
+template<class A, int V>
+__global__ void __launch_bounds__(256) unscale(
+    A* g,                      // [models, n]
+    double* scaling,           // [models, 3] S, steps in a row without overflow, steps with one
+    const double* weight_sum,  // [models]?
+    double* gate,              // [models]
+    u32* part,                 // [models, gridDim.x]
+    u32* tickets,              // [models]
+    i64 n, int patience, double largest) {
+  double* const of = scaling + blockIdx.z * 3;
+  const A inverse = A(1) / A(of[SCALE]);  // exact, since S is a power of two
+  u32 bad = 0;
+  for (Places<V> at(n); at.more(); at.next()) {
+    Vec<A, V> gs = load<V>(g + at.i);
+    for (int k = 0; k < V; k++) {
+      gs.at[k] *= inverse;
+      bad |= gs.at[k] - gs.at[k] != A(0);  // of infinity and NaN it is NaN
+    }
+    store(g + at.i, gs);
+  }
+  bad = block_reduce<Sum>(bad);
+  if (gridDim.x > 1) {
+    u32* const parts = part + i64(blockIdx.z) * gridDim.x;
+    if (thread() == 0) parts[blockIdx.x] = bad;
+    if (!last_block(tickets + blockIdx.z, gridDim.x)) return;
+    const volatile u32* const seen = parts;
+    bad = 0;
+    for (int block = thread(); block < int(gridDim.x); block += threads()) bad += seen[block];
+    bad = block_reduce<Sum>(bad);
+  }
+  if (thread() != 0) return;
+  const double weight = weight_sum ? weight_sum[blockIdx.z] : 1;
+  gate[blockIdx.z] = bad ? 0 : weight;
+  if (weight == 0) return;
+  if (bad) {
+    of[SCALE] = of[SCALE] > 2 ? of[SCALE] / 2 : 1;
+    of[STREAK] = 0;
+    of[SKIPPED] += 1;
+  } else if (of[STREAK] + 1 < patience) {
+    of[STREAK] += 1;
+  } else {
+    of[SCALE] = of[SCALE] < largest / 2 ? of[SCALE] * 2 : largest;
+    of[STREAK] = 0;
+  }
+}
 
 // W <- keep W - change, and its copy in 16 bits. All that a place needs is loaded before anything is stored, because the
 // compiler may not move a load to before a store.
@@ -51,22 +102,19 @@ __global__ void __launch_bounds__(256) sgd(
   typedef acc<T> A;
   if (!moves(gate)) return;
   double* const h = hyper + blockIdx.z * 3;
-  __shared__ A of_block[2];
-  if (thread() == 0) of_block[0] = A(h[1]), of_block[1] = A(h[2]);
+  __shared__ Sgd<A> of_block;
+  if (thread() == 0) of_block.prepare(h);
   __syncthreads();
-  const A rate = of_block[0], mu = of_block[1];
+  const Sgd<A> rule = of_block;
   for (Places<V> at(n); at.more(); at.next()) {
     const Vec<A, V> gs = load<V>(g + at.i), ws = load<V>(w + at.i);
     Vec<A, V> change = gs;
     if (velocity) {
       Vec<A, V> vs = load<V>(velocity + at.i);
-      for (int k = 0; k < V; k++) {
-        vs.at[k] = mu * vs.at[k] + gs.at[k];
-        change.at[k] = nesterov ? mu * vs.at[k] + gs.at[k] : vs.at[k];
-      }
+      for (int k = 0; k < V; k++) change.at[k] = rule.moved(gs.at[k], vs.at[k], nesterov);
       store(velocity + at.i, vs);
     }
-    for (int k = 0; k < V; k++) change.at[k] *= rate;
+    for (int k = 0; k < V; k++) change.at[k] *= rule.rate;
     descend<T, V>(w, low, at.i, ws, change, A(1));
   }
   count_step(h, tickets);
@@ -134,9 +182,7 @@ __global__ void __launch_bounds__(256, 4) adagrad(
   count_step(h, tickets);
 }
 
-// W <- W - eta lambda W - eta m^ / (sqrt(v^) + epsilon). The moments are kept without their factors 1 - beta, which go
-// with the bias corrections into two coefficients: with k^2 = (1 - beta2) / (1 - beta2^t),
-// eta m^ / (sqrt(v^) + epsilon) = eta (1 - beta1) / ((1 - beta1^t) k) m / (sqrt(v) + epsilon / k).
+// W <- W - eta lambda W - eta m^ / (sqrt(v^) + epsilon)
 template<class T, int V>
 __global__ void __launch_bounds__(256) adam(
     acc<T>* w,           // [models, n]
@@ -151,28 +197,17 @@ __global__ void __launch_bounds__(256) adam(
   typedef acc<T> A;
   if (!moves(gate)) return;
   double* const h = hyper + blockIdx.z * 6;
-  __shared__ A of_block[5];
-  if (thread() == 0) {
-    // 1 - beta^t is -expm1(t log1p(-(1 - beta))), which needs no float64 to be good where beta^t is close to 1.
-    const A t = A(h[0] + 1), rest1 = A(1 - h[2]), rest2 = A(1 - h[3]);
-    const A k = sqrt(rest2 / -expm1(t * log1p(-rest2)));
-    of_block[0] = A(h[2]), of_block[1] = A(h[3]), of_block[2] = A(h[4]) / k;
-    of_block[3] = A(h[1]) * (rest1 / -expm1(t * log1p(-rest1))) / k;
-    of_block[4] = A(1 - h[1] * h[5]);
-  }
+  __shared__ Adam<A> of_block;
+  if (thread() == 0) of_block.prepare(h, h[0] + 1);
   __syncthreads();
-  const A b1 = of_block[0], b2 = of_block[1], epsilon = of_block[2], rate = of_block[3], keep = of_block[4];
+  const Adam<A> rule = of_block;
   for (Places<V> at(n); at.more(); at.next()) {
     const Vec<A, V> gs = load<V>(g + at.i), ws = load<V>(w + at.i);
     Vec<A, V> ms = load<V>(m + at.i), vs = load<V>(v + at.i), change;
-    for (int k = 0; k < V; k++) {
-      ms.at[k] = b1 * ms.at[k] + gs.at[k];
-      vs.at[k] = b2 * vs.at[k] + gs.at[k] * gs.at[k];
-      change.at[k] = rate * (ms.at[k] / (sqrt(vs.at[k]) + epsilon));
-    }
+    for (int k = 0; k < V; k++) change.at[k] = rule.change(gs.at[k], ms.at[k], vs.at[k]);
     store(m + at.i, ms);
     store(v + at.i, vs);
-    descend<T, V>(w, low, at.i, ws, change, keep);
+    descend<T, V>(w, low, at.i, ws, change, rule.keep);
   }
   count_step(h, tickets);
 }

@@ -57,6 +57,17 @@ IDENTITY = Activation("identity", "", None, None, "z", "A(1)")
 
 
 @dataclass(frozen=True)
+class Functions:
+    """The activations of a network whose layers are worked out in one kernel, which finds them by their numbers."""
+
+    activations: tuple[Activation, ...]
+
+    @property
+    def name(self) -> str:
+        return " or ".join(f.name for f in self.activations)
+
+
+@dataclass(frozen=True)
 class LossFormula:
     """e(y, y*) of one sample, summed over its outputs, and ∂e/∂y: value and gradient come together."""
 
@@ -73,10 +84,14 @@ class LossFormula:
 HITS, WEIGHT, LOSS = 2, 1, 0
 """The columns of a total, float64 (..., 3): Σ w·e, Σ w where weights are given, and the number of right answers."""
 
+SCALE, STREAK, SKIPPED = 0, 1, 2
+"""The columns of what the scaling of a loss keeps, float64 (..., 3): the scale S, the steps in a row without overflow,
+and the number of steps that were skipped for one."""
 
-def functor_name(row: Activation | LossFormula) -> str:
+
+def functor_name(row: Activation | Functions | LossFormula) -> str:
     """The C++ identifier of a row: unique in its table, made of letters, digits and _."""
-    kind = "activation" if isinstance(row, Activation) else "loss"
+    kind = {Activation: "activation", Functions: "functions"}.get(type(row), "loss")
     return f"{kind}_" + "".join(c if c.isalnum() else "_" for c in row.name)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose
-from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import FORMULAS, Head, functor, heads, source
 
 DType = np.dtype[Any]
-Argument = DType | Activation | LossFormula | int
+Argument = DType | Activation | Functions | LossFormula | int
 
 TYPES = {
     "T": ("float32", "float64", "float16", "bfloat16"),
@@ -40,6 +40,13 @@ SPELLING = {
     "uint64": "u64",
 }
 """What a dtype is called in the kernel texts."""
+
+ACCEPTED: Mapping[str, tuple[type[Activation | Functions | LossFormula], str]] = {
+    "F": (Activation, "an Activation that is not rowwise"),
+    "E": (LossFormula, "a LossFormula"),
+    "N": (Functions, "Functions, none of which is rowwise"),
+}
+"""What each formula may be, as a type and in words."""
 
 VECTOR = 16
 """Bytes that a thread reads or writes at once where it can."""
@@ -88,7 +95,8 @@ class Instance:
     @property
     def functors(self) -> Mapping[str, str]:
         """The structs that it needs, by their names."""
-        rows = (a for a in self.arguments if isinstance(a, (Activation, LossFormula)))
+        rows = [a for a in self.arguments if isinstance(a, (Activation, Functions, LossFormula))]
+        rows = [f for row in rows if isinstance(row, Functions) for f in row.activations] + rows
         return {functor_name(row): functor(row) for row in rows}
 
     @property
@@ -156,9 +164,9 @@ def instance(name: str, *arguments: Any) -> Instance:
 
 def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, Argument]) -> Argument:
     if parameter in FORMULAS:
-        accepted = Activation if parameter == "F" else LossFormula
-        if not isinstance(argument, accepted) or getattr(argument, "rowwise", False):
-            what = "an Activation that is not rowwise" if parameter == "F" else "a LossFormula"
+        accepted, what = ACCEPTED[parameter]
+        parts = argument.activations if isinstance(argument, Functions) else [argument]
+        if not isinstance(argument, accepted) or any(getattr(part, "rowwise", False) for part in parts):
             raise InputError(f"kernel {kernel}: {parameter} must be {what}, got {argument!r}.")
         return argument
     if parameter == "V":
@@ -177,17 +185,18 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
 
 
 def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) -> Iterator[Instance]:
-    """Every kernel with every argument that its parameters may have.
+    """Every kernel with every argument that its parameters may have; one with Functions, of which there is no end, with
+    just as many as it takes to have each argument together with each type that it works in.
 
     Raises:
         MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
     """
-    tables: dict[str, tuple[Argument, ...]] = {
-        "F": tuple(row for row in activations if not row.rowwise),
-        "E": tuple(losses),
-    }
+    rows = tuple(row for row in activations if not row.rowwise)
+    three = (tuple(rows[(k + j) % len(rows)] for j in range(3)) for k in range(len(rows)))
+    tables: dict[str, tuple[Argument, ...]] = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three))}
     for head in heads().values():
-        for chosen in _choices([name for _, name in head.template], {}, tables):
+        names = [name for _, name in head.template]
+        for chosen in (_sample if "N" in names else _choices)(names, {}, tables):
             yield Instance(head, tuple(chosen.values()))
 
 
@@ -198,13 +207,27 @@ def _choices(
         yield chosen
         return
     name, *rest = names
-    values: Iterable[Argument]
-    if name in FORMULAS:
-        values = tables[name]
-    else:
-        values = _widths(chosen) if name == "V" else [dtype_of(t) for t in _types(name, chosen)]
-    for value in values:
+    for value in _values(name, chosen, tables):
         yield from _choices(rest, {**chosen, name: value}, tables)
+
+
+def _sample(
+    names: list[str], chosen: dict[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
+) -> Iterator[dict[str, Argument]]:
+    """With each value of the first name: as many choices as some other has values, and in them all values of all."""
+    first, *rest = names
+    for value in _values(first, chosen, tables):
+        values = {name: _values(name, {first: value}, tables) for name in rest}
+        for k in range(max(map(len, values.values()))):
+            yield {first: value} | {name: of[k % len(of)] for name, of in values.items()}
+
+
+def _values(
+    name: str, chosen: Mapping[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
+) -> Sequence[Argument]:
+    if name in FORMULAS:
+        return tables[name]
+    return _widths(chosen) if name == "V" else [dtype_of(t) for t in _types(name, chosen)]
 
 
 def _types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:

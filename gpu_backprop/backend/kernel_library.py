@@ -7,7 +7,7 @@ kernel_arguments.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from threading import RLock
 from types import ModuleType
 from typing import Any
@@ -37,6 +37,9 @@ __all__ = [
 OPTIONS = ("--std=c++17",)
 """What we ask of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""
 
+VARIABLES = 1024
+"""Bytes that are left for the variables which a block shares; kernels that want more memory have no more of them."""
+
 Key = tuple[str, tuple[str, ...]]
 
 
@@ -65,14 +68,16 @@ class KernelLibrary:
         return tuple(name for name, _ in list(self._functions))
 
     def launch(
-        self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], /, **parameters: Any
-    ) -> Call:
+        self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, /,
+        **parameters: Any,
+    ) -> Call:  # fmt: skip
         """A launch of kernel `name` with the template's `arguments`, bound: calling it queues the kernel on the stream.
 
-        It holds on to the arrays it was given, and carries the name of the instance as `.kernel`. The device has to be
-        the current one when it is called.
+        It holds on to the arrays it was given, and carries the name of the instance as `.kernel`; `.on(stream)` is the
+        same launch on another stream. The device has to be the current one when it is called.
 
         Args:
+            shared: bytes that each block has for itself beside its variables, at most `block_memory`.
             parameters: all that the kernel's head lists, by name, but for NAME_step and NAME_stride.
 
         Raises:
@@ -87,13 +92,35 @@ class KernelLibrary:
             raise InputError(f"{where}: a block has at most {THREADS} threads, got {threads}.")
         packed = Arguments(made, grid, parameters, self.cupy.ndarray, self.index)
         function = self._function(made)
+        if shared:
+            self._allow(function, shared, where)
         places = packed.slots.ctypes.data + SLOT * np.arange(len(packed.slots), dtype=np.uint64)
         # Function.__call__ would look at every argument again; this is what it comes down to.
         launch = self.cupy.cuda.driver.launchKernel
-        call: Call = partial(launch, function.ptr, *grid, *block, 0, self.stream.ptr, places.ctypes.data, 0)
-        holds = function, self.stream, places, packed.slots, packed.arrays
-        vars(call).update(kernel=made.name, holds=holds)
+
+        def on(stream: Any) -> Call:
+            call: Call = partial(launch, function.ptr, *grid, *block, shared, stream.ptr, places.ctypes.data, 0)
+            vars(call).update(kernel=made.name, holds=(function, stream, places, packed.slots, packed.arrays))
+            return call
+
+        call = on(self.stream)
+        vars(call)["on"] = on  # set here: if `on` knew itself, its arrays would live until Python looks for cycles
         return call
+
+    @cached_property
+    def block_memory(self) -> int:
+        """How many bytes a launch can give each block for itself."""
+        return int(self.cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]) - VARIABLES
+
+    def _allow(self, function: Any, shared: int, where: str) -> None:
+        """A function gets more than 48 KB a block only where it was told before how much that may be."""
+        if shared > self.block_memory:
+            raise InputError(f"{where}: a block can have {self.block_memory:,} bytes of memory, got {shared:,}.")
+        driver = self.cupy.cuda.driver
+        most = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        with self._lock, self.cupy.cuda.Device(self.index):
+            if driver.funcGetAttribute(most, function.ptr) < shared:
+                driver.funcSetAttribute(function.ptr, most, shared)
 
     def prepare(self, wanted: Iterable[Instance]) -> None:
         """Compiles many instances in as few modules as there can be.

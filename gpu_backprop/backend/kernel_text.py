@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 
 PRELUDE = "port.cuh"
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"[^\n]*(?:\n|\Z)', re.MULTILINE)
@@ -50,11 +50,12 @@ TEMPLATE = {
     "C": "class",
     "F": "class",
     "E": "class",
+    "N": "class",
     "V": "int",
 }
 """The template parameters that a kernel may have, and their kinds. What each may be stands in kernel_instance."""
 
-FORMULAS = ("F", "E")
+FORMULAS = ("F", "E", "N")
 DEPENDENT = ("L", "V")
 """Those whose values depend on T (or A, where there is no T)."""
 
@@ -100,13 +101,16 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def functor(row: Activation | LossFormula) -> str:
+def functor(row: Activation | Functions | LossFormula) -> str:
     """The C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
-    value(z) and slope(s) of an activation, value(y, t) and slope(y, t) of a loss, where t is the target.
+    value(z) and slope(s) of an activation, value(y, t) and slope(y, t) of a loss, where t is the target. Functions have
+    value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand before theirs.
 
     Raises:
         DeviceError: the row has no CUDA formula.
     """
+    if isinstance(row, Functions):
+        return _functions(row)
     if not (row.cuda_value and row.cuda_slope):
         raise DeviceError(
             f"{row.name!r} has no CUDA formula to make a kernel of; give it cuda_value and cuda_slope, or use "
@@ -120,6 +124,19 @@ def functor(row: Activation | LossFormula) -> str:
         f"struct {functor_name(row)} {{\n"
         f"  template<class A> BP_DEV static A value({value}) {{ return {row.cuda_value}; }}\n"
         f"  template<class A> BP_DEV static A slope({slope}) {{ return {row.cuda_slope}; }}\n"
+        "};\n"
+    )
+
+
+def _functions(row: Functions) -> str:
+    def choice(call: str) -> str:
+        *others, last = [f"{functor_name(f)}::{call}" for f in row.activations]
+        return "".join(f"f == {number} ? {one} : " for number, one in enumerate(others)) + last
+
+    return (
+        f"struct {functor_name(row)} {{\n"
+        f"  template<class A> BP_DEV static A value(int f, A z) {{ return {choice('value(z)')}; }}\n"
+        f"  template<class A> BP_DEV static A slope(int f, A s) {{ return {choice('slope(s)')}; }}\n"
         "};\n"
     )
 

@@ -2,7 +2,7 @@
 
 e sums over the outputs of a sample (mean_squared_error averages them). A batch counts as the mean Σ w·e / Σ w, with
 weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere
-else.
+else. In float16 the gradient, and not the value, is also multiplied by a scale S (training/loss_scaling.py).
 """
 
 from __future__ import annotations
@@ -60,23 +60,26 @@ class Loss(ABC):
 
     def gradient(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array:
         """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
-        scale, n = self._scale(plan, z, weights, total), layer.number
+        scale, scales = self._scale(plan, z, weights, total)
+        n = layer.number
         ops, bias = plan.device.ops, layer.activation_bias
         if self.fused == layer.activation.name and not plan.keep:
             argument = f"z{n} + b{n}" if bias is not None else f"z{n}"
             name = f"{self.fused}_cross_entropy"
-            calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, scale, None, z, total)
-            formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(weights)}, E += e"
-            plan.loss(name, formula, (z, bias, target, weights, scale), calls, {f"∇z{n}": z, "E": total}, flops=8)
+            calls = getattr(ops, name)(
+                plan.device, z, bias, target, weights, self.formula, scale, scales, None, z, total
+            )
+            formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(plan, weights)}, E += e"
+            plan.loss(name, formula, (z, bias, target, weights, scales), calls, {f"∇z{n}": z, "E": total}, flops=8)
             if layer.grad_bias is not None:
                 plan.column_sum(z, layer.grad_bias)
             return z
         y = layer.activate(plan, z)
         grad_y = plan.empty(f"∇y{n}", y.shape)
-        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, scale, grad_y, total)
-        formula = f"∇y{n} = ∂e/∂y{n}{self._factor(weights)}, E += e"
+        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, scale, scales, grad_y, total)
+        formula = f"∇y{n} = ∂e/∂y{n}{self._factor(plan, weights)}, E += e"
         writes = {f"∇y{n}": grad_y, "E": total}
-        plan.loss("loss_gradient", formula, (y, target, weights, scale), calls, writes, flops=5)
+        plan.loss("loss_gradient", formula, (y, target, weights, scales), calls, writes, flops=5)
         return layer.activate_backward(plan, grad_y)
 
     def value(
@@ -88,11 +91,13 @@ class Loss(ABC):
         ops, bias = plan.device.ops, layer.activation_bias
         if self.fused == layer.activation.name:
             name = f"{self.fused}_cross_entropy"
-            calls = getattr(ops, name)(plan.device, z, bias, target, weights, self.formula, 1.0, None, None, total)
+            calls = getattr(ops, name)(
+                plan.device, z, bias, target, weights, self.formula, 1.0, None, None, None, total
+            )
             plan.loss(name, "E += e", (z, bias, target, weights), calls, {"E": total}, flops=8)
             return None
         y = layer.activate(plan, z)
-        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, total)
+        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, None, total)
         plan.loss("loss_gradient", "E += e", (y, target, weights), calls, {"E": total}, flops=3)
         return y
 
@@ -103,24 +108,32 @@ class Loss(ABC):
         weight = total[..., WEIGHT]  # stays 0 where no weights were given
         return np.asarray(total[..., LOSS] / np.where(weight > 0, weight, rows))
 
-    def _scale(self, plan: Plan, z: Array, weights: Array | None, total: Array) -> Array | float:
-        """The factor of the batch: 1/B, 1/Σw as a buffer that each step fills, or 1."""
+    def _scale(self, plan: Plan, z: Array, weights: Array | None, total: Array) -> tuple[float, Array | None]:
+        """The factor of the batch: a number, 1/B or 1, and what lies on the device, S, or S/Σw of each step."""
         mean = self.reduction == "mean"
         if weights is None:
-            return 1 / z.shape[-2] if mean else 1.0
-        lead = total.shape[:-1]
-        scale = plan.empty("1/Σw", (*lead, 1, 1), plan.device.master) if mean else None
-        self._weigh(plan, weights, scale, total)
-        return 1.0 if scale is None else scale
+            return 1 / z.shape[-2] if mean else 1.0, plan.loss_scale
+        if not mean:
+            self._weigh(plan, weights, None, total)
+            return 1.0, plan.loss_scale
+        scales = plan.empty(f"{_scaled(plan, '1')}/Σw", total.shape[:-1], np.float64)
+        self._weigh(plan, weights, scales, total)
+        return 1.0, scales
 
-    def _weigh(self, plan: Plan, weights: Array, scale: Array | None, total: Array) -> None:
+    def _weigh(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
         plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
-        calls = plan.device.ops.weigh(plan.device, weights, plan.gate, scale, total)
-        writes = {"Σw": plan.gate, "1/Σw": scale, "E": total}
-        plan.add("weigh", "Σw, 1/Σw", calls, (weights,), writes, weights.size)
+        loss_scale = None if scales is None else plan.loss_scale
+        calls = plan.device.ops.weigh(plan.device, weights, loss_scale, plan.gate, scales, total)
+        writes = {"Σw": plan.gate, f"{_scaled(plan, '1')}/Σw": scales, "E": total}
+        plan.add("weigh", f"Σw, {_scaled(plan, '1')}/Σw", calls, (weights, loss_scale), writes, weights.size)
 
-    def _factor(self, weights: Array | None) -> str:
+    def _factor(self, plan: Plan, weights: Array | None) -> str:
+        scale = _scaled(plan, "")
         if weights is None:
-            return "/B" if self.reduction == "mean" else ""
-        return "·w/Σw" if self.reduction == "mean" else "·w"
+            return f"{scale and '·'}{scale}{'/B' if self.reduction == 'mean' else ''}"
+        return f"{scale and '·'}{scale}·w{'/Σw' if self.reduction == 'mean' else ''}"
+
+
+def _scaled(plan: Plan, unscaled: str) -> str:
+    return unscaled if plan.loss_scale is None else "S"

@@ -209,7 +209,7 @@ def test_bytes_of_sample_weights():
     """w is gathered, added up, and read by the loss, and so are its sum and 1/Σw; the optimizer looks at the sum."""
     plain, weighted = (plan_of((7, 6, 3), weighted=w) for w in (False, True))
     gathered, read, total = 2 * 4 * 12, 2 * 4 * 12, 3 * 8
-    assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 2 * 4
+    assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 2 * 8
     assert bytes_of(weighted, "adam") - bytes_of(plain, "adam") == 8
 
 

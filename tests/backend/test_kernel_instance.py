@@ -12,7 +12,7 @@ import pytest
 
 from gpu_backprop.backend import kernel_instance, kernel_text
 from gpu_backprop.backend.errors import InputError, MissingExtraError
-from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_instance import SPELLING, TYPES, accumulator, dtype_of, instance, instances, text_of
 from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
@@ -31,6 +31,7 @@ template<class T, class E, class L> __global__ void judge(
     const L* target,  // [n]
     i64 n) {}
 template<class S, class A, int V> __global__ void cast(int n) {}
+template<class A, class S, class N, class E> __global__ void whole(int n) {}
 template<class C> __global__ void count(
     C* counter) { // [1]
 }
@@ -147,6 +148,7 @@ def test_instances_are_all_arguments_of_all_kernels(folder, bfloat16):
         "apply": 4 * len(ELEMENTWISE) * 2,
         "judge": 4 * len(LOSS_FORMULAS) * 2,
         "cast": 5 * 2 * 2,
+        "whole": 2 * len(ELEMENTWISE),
         "count": 2,
         "plain": 1,
         "lost": 1,
@@ -163,9 +165,27 @@ def test_instances_are_all_arguments_of_all_kernels(folder, bfloat16):
 def test_the_real_kernels_have_an_instance_for_every_row(bfloat16):
     made = list(instances(ACTIVATIONS.values(), LOSS_FORMULAS))
     assert len({one.name for one in made}) == len(made)
-    used = Counter(name for one in made for name in one.functors)
+    used = Counter(name for one in made for name in one.functors if not name.startswith("functions_"))
     assert set(used) == {functor_name(row) for row in ELEMENTWISE + LOSS_FORMULAS}
     assert {one.kernel for one in made} == set(kernel_text.heads().values())
+
+
+def test_a_kernel_with_functions_has_a_sample_with_all_arguments(folder, bfloat16):
+    made = [one for one in instances(ACTIVATIONS.values(), LOSS_FORMULAS) if one.kernel.name == "whole"]
+    assert len(made) == 2 * len(ELEMENTWISE)
+    assert all(one == instance("whole", *one.arguments) for one in made)
+    for dtype in ("float", "double"):
+        chosen = [one.chosen for one in made if one.name.startswith(f"whole<{dtype},")]
+        assert {str(c["S"]) for c in chosen} == set(TYPES["S"])
+        assert {c["E"].name for c in chosen} == {row.name for row in LOSS_FORMULAS}
+        for place in range(3):
+            assert {c["N"].activations[place].name for c in chosen} == {f.name for f in ELEMENTWISE}
+
+
+def test_functions_bring_the_structs_they_choose_from(folder):
+    one = instance("whole", "float32", "float32", Functions((TANH, ELEMENTWISE[0])), HUBER)
+    assert one.name == "whole<float, float, functions_tanh_or_identity, loss_huber>"
+    assert list(one.functors) == ["activation_tanh", "activation_identity", "functions_tanh_or_identity", "loss_huber"]
 
 
 def test_a_new_row_of_a_table_has_instances_at_once(bfloat16):

@@ -47,10 +47,16 @@ class Compiler:
 
     def __init__(self) -> None:
         self.modules, self.launches, self.devices, self.failure = [], [], [], None
+        self.block_memory = {}  # of each function that was given more than it has at first
         self.ndarray = Array
         self.cuda = SimpleNamespace(
             driver=SimpleNamespace(
-                launchKernel=self.launch, CUDADriverError=self.DriverError, get_build_version=lambda: 13020
+                launchKernel=self.launch,
+                CUDADriverError=self.DriverError,
+                get_build_version=lambda: 13020,
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+                funcGetAttribute=lambda attribute, function: self.block_memory.get(function, 49152),
+                funcSetAttribute=lambda function, attribute, size: self.block_memory.update({function: size}),
             ),
             runtime=SimpleNamespace(CUDARuntimeError=self.RuntimeApiError),
             compiler=SimpleNamespace(CompileException=self.CompileError),
@@ -59,7 +65,7 @@ class Compiler:
 
     def device(self, index):
         self.devices.append(index)
-        return threading.Lock()  # something for `with`
+        return Current()
 
     def RawModule(self, *, code, options, name_expressions):
         if self.failure:
@@ -72,6 +78,19 @@ class Compiler:
 
     def launch(self, function, *rest):
         self.launches.append((function, *rest))
+
+
+class Current:
+    """A device, of which a block can have 100,000 bytes; something for `with`."""
+
+    def __init__(self):
+        self.attributes = {"MaxSharedMemoryPerBlockOptin": 100_000}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
 
 
 class Array:
@@ -465,3 +484,27 @@ def test_a_driver_that_cannot_load_it(library, cupy, kind):
 def test_all_names_that_are_told_are_there():
     assert all(hasattr(kernel_library, name) for name in kernel_library.__all__)
     assert kernel_library.instances is instances
+
+
+# Memory of a block ----------------------------------------------------------------------------------------------------
+
+
+def test_memory_of_a_block_is_asked_for_once_and_launched_with(library, cupy):
+    for shared in (1000, 60_000, 50_000):
+        library.launch("nothing", (), (1,), (32,), shared)()
+    ((function, size),) = cupy.block_memory.items()
+    assert size == 60_000
+    assert [(launch[0], launch[7]) for launch in cupy.launches] == [(function, s) for s in (1000, 60_000, 50_000)]
+
+
+def test_a_launch_without_memory_of_its_own_has_none(library, cupy):
+    library.launch("nothing", (), (1,), (32,))()
+    assert cupy.launches[-1][7] == 0 and cupy.block_memory == {}
+
+
+def test_more_memory_than_a_block_has(library, cupy):
+    most = library.block_memory
+    assert most == 100_000 - kernel_library.VARIABLES
+    library.launch("nothing", (), (1,), (32,), most)
+    with pytest.raises(InputError, match=f"nothing: a block can have {most:,} bytes of memory, got {most + 1:,}"):
+        library.launch("nothing", (), (1,), (32,), most + 1)

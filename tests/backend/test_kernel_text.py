@@ -8,7 +8,7 @@ import pytest
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import functor_name
+from gpu_backprop.backend.formula import Functions, functor_name
 from gpu_backprop.backend.kernel_text import functor, heads, kernels_folder, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES
@@ -86,6 +86,19 @@ def test_a_functor_holds_both_formulas_under_a_safe_name(row):
     text = functor(row)
     assert re.fullmatch(r"struct [A-Za-z_][A-Za-z0-9_]* \{", text.splitlines()[0])
     assert f"return {row.cuda_value};" in text and f"return {row.cuda_slope};" in text
+
+
+def test_functions_choose_by_number():
+    f = [ACTIVATIONS[name] for name in ("relu", "tanh", "identity")]
+    assert functor(Functions(tuple(f))) == (
+        "struct functions_relu_or_tanh_or_identity {\n"
+        "  template<class A> BP_DEV static A value(int f, A z) { return f == 0 ? activation_relu::value(z) : "
+        "f == 1 ? activation_tanh::value(z) : activation_identity::value(z); }\n"
+        "  template<class A> BP_DEV static A slope(int f, A s) { return f == 0 ? activation_relu::slope(s) : "
+        "f == 1 ? activation_tanh::slope(s) : activation_identity::slope(s); }\n"
+        "};\n"
+    )
+    assert "value(int f, A z) { return activation_tanh::value(z); }" in functor(Functions((f[1],)))
 
 
 def test_functor_names_differ():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_backprop.backend.kernel_library import OPTIONS, heads, instance, text_of
+from gpu_backprop.backend.kernel_library import OPTIONS, VARIABLES, heads, instance, text_of
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES
 
@@ -79,6 +79,14 @@ def test_the_record_is_of_these_kernels(recorded, nvrtc):
 def without_shared(by_dtype):
     """Where shared variables begin depends on what else is compiled along, which makes a few bytes."""
     return {dtype: {what: n for what, n in most.items() if what != "shared"} for dtype, most in by_dtype.items()}
+
+
+@pytest.mark.nvrtc
+def test_a_kernel_with_memory_of_its_own_leaves_it_enough(nvrtc):
+    """What is set aside for the variables of a block is not exceeded by them."""
+    made = [m for m in nvrtc.every() if m.kernel.name == "resident"][::13]
+    assert {m.dtype("A").name for m in made} == {"float32", "float64"}
+    assert max(usage.shared for usage in nvrtc.usages(made, 90)) <= VARIABLES
 
 
 @pytest.mark.nvrtc

@@ -30,7 +30,9 @@ def test_gather(source, dtype):
         rng = random(source, dtype, cols, rows, lead)
         x = rng.integers(0, 256, (samples, cols)) if source == "uint8" else rng.normal(size=(samples, cols))
         order = rng.permuted(np.broadcast_to(np.arange(samples), (*lead, samples)), axis=-1)
-        cursor = Given(np.array([samples - rows]))
+        if cols == 33:  # an order that names no sample, or one twice
+            order = np.concatenate([order[..., samples // 2 :], order], axis=-1)
+        cursor = Given(np.array([order.shape[-1] - rows]))
         labels = Given(rng.integers(0, 9, samples)), to_be_counted((*lead, rows))
         dense = a(rng.normal(size=(samples, 3))), to_be_written((*lead, rows, 3), "A")
         weights = a(rng.uniform(0, 2, samples)), to_be_written((*lead, rows), "A")
@@ -81,6 +83,30 @@ def test_a_sum_of_squares_beyond_float32():
     check("float32", "sum_of_squares", t(values), Given(np.full((), np.nan), out=True, grain="A"))
 
 
+# Loss scaling ---------------------------------------------------------------------------------------------------------
+
+STATES = [(65536, 0, 0), (65536, 1999, 0), (1, 7, 3), (2.0**24, 1999, 1), (2, 1998, 0), (4, 0, 9)]
+"""Scales in their range and at its ends, and streaks that are complete after this step."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spoilt", [None, np.inf, -np.inf, np.nan])
+def test_unscale(spoilt, dtype):
+    """A number that is not finite, in any model and at any place; weights or none, or none that weighs anything."""
+    for n, models in itertools.product((1, 33, 1000, 70_000), (None, 3)):
+        rng, lead = random(spoilt, dtype, n, models), () if models is None else (models,)
+        for (k, state), sums in itertools.product(enumerate(STATES), (None, 2.5, 0.0)):
+            if n == 70_000 and (k > 1 or sums == 0.0):
+                continue
+            g = rng.normal(size=(*lead, n))
+            if spoilt is not None:
+                g.reshape(-1, n)[-1, rng.integers(n)] = spoilt
+            scaling = Given(np.broadcast_to(np.array(state, np.float64), (*lead, 3)).copy(), out=True)
+            weight_sum = None if sums is None else Given(np.full(lead, sums))
+            gate = Given(np.full(lead, np.nan), out=True)
+            check(dtype, "unscale", a(g, out=True), scaling, weight_sum, gate, 2000, 2.0**24)
+
+
 # Optimizers -----------------------------------------------------------------------------------------------------------
 
 SETTINGS = {
@@ -114,7 +140,7 @@ def test_optimizers(name, arguments, changed, dtype):
             moments = tuple(a(rng.uniform(0.1, 1, w.shape), out=True) for _ in names)
             hyper = Given(np.broadcast_to([4.0, *settings], (*lead, 1 + len(settings))).copy(), out=True)
             moves = np.ones((*lead, 1), bool) if gate is None else (gate != 0)[..., None]
-            g *= moves  # a batch without weight has no gradient, and NumPy relies on that
+            g = np.where(moves, g, np.inf)  # after an overflow
             low = t(np.where(moves, np.nan, w), out=True) if dtype in ("float16", "bfloat16") else None
             gate = None if gate is None else Given(gate)
             check(dtype, name, a(w, out=True), a(g), *arguments(moments), hyper, gate, low)

@@ -49,12 +49,12 @@ def batch(rng, lead, shape, loss):
 
 
 def weighing(rng, lead, rows, weighted):
-    """Weights, of which some are 0, and the factor: one number, or where there are weights one for each model."""
+    """Weights, of which some are 0, and the factor: one number, and where there are weights one more for each model."""
     if not weighted:
-        return None, 0.125
+        return None, 0.125, None
     w = rng.uniform(0, 2, (*lead, rows))
     w[..., ::4] = 0
-    return a(w), a(rng.uniform(0.1, 0.2, (*lead, 1, 1)))
+    return a(w), 1.0, Given(rng.uniform(0.1, 0.2, lead))
 
 
 @dtypes
@@ -65,11 +65,11 @@ def test_loss_gradient(loss, dtype):
         y, dense, labels, total = batch(rng, lead, shape, loss)
         y = y.astype(open_device("cuda", dtype).dtype).astype(np.float64)
         dense[..., ::3] = y[..., ::3]  # no difference at all, where a slope jumps
-        w, scale = weighing(rng, lead, shape[0], weighted)
+        w, *factor = weighing(rng, lead, shape[0], weighted)
         sideless = replace(loss.formula, hit=loss.formula.hit.replace("side", ""))  # labels have no side
         for target, formula in ((a(dense), loss.formula), (Given(labels), sideless)):
             for out in (to_be_written(y.shape), None):
-                check(dtype, "loss_gradient", t(y), target, w, formula, scale, out, total)
+                check(dtype, "loss_gradient", t(y), target, w, formula, *factor, out, total)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -86,6 +86,7 @@ def test_losses_at_the_edges(loss, dtype):
             None,
             loss.formula,
             0.5,
+            None,
             to_be_written(y.shape),
             Given(np.zeros(3), out=True, grain="A"),
         ]
@@ -105,23 +106,23 @@ def test_fused_losses(f, dtype):
         rng = random(f, dtype, shape, lead)
         _, dense, labels, total = batch(rng, lead, shape, FUSED[f])
         z, bias = 3 * rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, shape[1]))
-        w, scale = weighing(rng, lead, shape[0], weighted)
+        w, *factor = weighing(rng, lead, shape[0], weighted)
         dense = dense / dense.sum(axis=-1, keepdims=True)
         targets = [a(dense), Given(labels)] if f == "softmax" else [a(dense)]
         for target, (y, grad_z), b in itertools.product(targets, WANTED, (a(bias, **strided(lead)), None)):
             if shape != (7, 33) and (y, grad_z) != ("y", "grad_z"):
                 continue
             loss = SMOOTH if f == "softmax" and weighted else FUSED[f]
-            check_fused(dtype, f, z, b, target, w, loss, scale, y, grad_z, total)
+            check_fused(dtype, f, z, b, target, w, loss, factor, y, grad_z, total)
 
 
 WANTED = [(y, g) for y in ("y", "z", None) for g in ("grad_z", "z", None) if (y, g) != ("z", "z")]
 
 
-def check_fused(dtype, f, z, b, target, w, loss, scale, y, grad_z, total):
+def check_fused(dtype, f, z, b, target, w, loss, factor, y, grad_z, total):
     here = t(z, out="z" in (y, grad_z))
     places = {"z": here, "y": to_be_written(z.shape), "grad_z": to_be_written(z.shape), None: None}
-    arguments = here, b, target, w, loss.formula, scale, places[y], places[grad_z], total
+    arguments = here, b, target, w, loss.formula, *factor, places[y], places[grad_z], total
     return here, check(dtype, f"{f}_cross_entropy", *arguments)
 
 
@@ -135,10 +136,10 @@ def test_bad_labels(lead, dtype):
     for k, bad in enumerate([-1, 4, np.iinfo(np.int64).min, np.iinfo(np.int64).max]):
         labels[..., k] = bad
     total, target = Given(np.zeros((*lead, 3)), out=True, grain="A"), Given(labels)
-    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], 0.5, None, "z", total)
+    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), None, "z", total)
     y = rng.dirichlet(np.ones(4), (*lead, 6))
     out = to_be_written(y.shape)
-    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, out, total)
+    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, None, out, total)
     assert np.isnan(got[id(total)][0][..., 0]).all()
     for gradient in (here, out):
         assert not got[id(gradient)][0][..., :4, :].any() and got[id(gradient)][0][..., 4:, :].any()
@@ -150,7 +151,7 @@ def test_a_class_that_is_out_of_the_question(dtype):
     z = np.array([[1.0, -np.inf, 2.0], [-np.inf, 0.0, -np.inf]])
     total = Given(np.zeros(3), out=True, grain="A")
     _, got = check_fused(
-        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], 0.5, "y", "grad_z", total
+        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], (0.5, None), "y", "grad_z", total
     )
     assert np.isfinite(got[id(total)][0]).all()
 
@@ -165,16 +166,16 @@ def test_right_answers_among_equals_and_nans(dtype):
     for right in range(4):
         labels = np.full(6, right)
         _, got = check_fused(
-            dtype, "softmax", z, None, Given(labels), None, FUSED["softmax"], 0.5, None, None,
+            dtype, "softmax", z, None, Given(labels), None, FUSED["softmax"], (0.5, None), None, None,
             total := Given(np.zeros(3), out=True, grain="A"),
         )  # fmt: skip
         assert got[id(total)][0][2] == (np.argmax(z, axis=-1) == right).sum()
         onehot = a(np.eye(48)[labels])
-        check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], 0.5, None, None, total)
-        check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, 0.5, None, total)
+        check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], (0.5, None), None, None, total)
+        check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, 0.5, None, None, total)
     side = np.array([[0.9, 0.1], [0.2, 0.7], [0.5, 0.5], [0.9, 0.9]])
-    check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], 0.5, None, None, total)
-    check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, 0.5, None, total)
+    check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], (0.5, None), None, None, total)
+    check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, 0.5, None, None, total)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -184,8 +185,9 @@ def test_weigh(dtype):
         w = rng.uniform(0, 2, (*lead, rows))
         w[:1] = 0  # the first model has no weight at all, or the first row
         total = Given(np.ones((*lead, 3)), out=True)
-        for scale in (to_be_written((*lead, 1, 1), "A"), None):
-            check(dtype, "weigh", a(w), Given(np.full(lead, np.nan), out=True), scale, total)
+        for scales, loss_scale in ((to_be_written(lead, ""), None), (to_be_written(lead, ""), True), (None, None)):
+            loss_scale = loss_scale and Given(2.0 ** rng.integers(0, 24, lead))
+            check(dtype, "weigh", a(w), loss_scale, Given(np.full(lead, np.nan), out=True), scales, total)
 
 
 @dtypes
@@ -193,6 +195,6 @@ def test_residual_sums(dtype):
     for shape, lead, weighted in [*FORMS, ((400, 40), (2,), False)]:
         rng = random(dtype, shape, lead)
         y, target = rng.normal(size=(2, *lead, *shape))
-        w, _ = weighing(rng, lead, shape[0], weighted)
+        w, *_ = weighing(rng, lead, shape[0], weighted)
         sums = Given(rng.normal(size=(*lead, 2, shape[1])), out=True, grain="A")
         check(dtype, "residual_sums", t(y), a(target), w, sums)

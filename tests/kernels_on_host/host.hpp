@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -37,6 +38,20 @@ void meet_warp(const void* given, void* received, size_t size, int offset);
 #define __launch_bounds__(...)
 #define __shared__ static SHARED
 #define __syncthreads meet_block
+
+// What a launch gives each block beside its variables: memory by itself, so that AddressSanitizer sees each step out of it.
+inline std::vector<std::unique_ptr<char[]>> memory_of_blocks;
+inline void give_memory(Index grid, size_t bytes) {
+  memory_of_blocks.clear();
+  for (size_t blocks = bytes ? size_t(grid.x) * grid.y * grid.z : 0; blocks; blocks--) {
+    memory_of_blocks.emplace_back(new char[bytes]);
+    memset(memory_of_blocks.back().get(), 0xff, bytes);
+  }
+}
+#define BP_BLOCK_MEMORY
+inline void* block_memory() {
+  return memory_of_blocks[(size_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x].get();
+}
 
 inline void __threadfence() {}  // blocks share one thread, or one order of memory
 

@@ -85,7 +85,8 @@ class Near:
         got, wanted = np.asarray(array).astype("f8"), np.broadcast_to(self.values, array.shape)
         rounding = precision(array.dtype) / 2 * np.abs(wanted) + (2.0**-24 if array.dtype == "f2" else 0)
         with np.errstate(invalid="ignore"):
-            off = ~((np.abs(got - wanted) <= self.tolerance + rounding) | (np.isnan(got) & np.isnan(wanted)))
+            near = np.abs(got - wanted) <= self.tolerance + rounding
+        off = ~(near | (got == wanted) | (np.isnan(got) & np.isnan(wanted)))
         if off.any():
             at = tuple(map(int, np.argwhere(off)[0]))
             raise AssertionError(
@@ -112,6 +113,7 @@ class Case:
         parameters: of the kernel, by name.
         expected: of the arrays that it changes; all others have to stay as they are, and each byte between their rows.
         scratch: names of arrays that may hold anything.
+        shared: bytes that each block has for itself.
     """
 
     made: Instance
@@ -122,6 +124,7 @@ class Case:
     expected: Mapping[str, Near | Exactly]
     scratch: Iterable[str] = ("part",)
     orders: Sequence[tuple[int, int]] = field(default=((FORWARD, FORWARD),))
+    shared: int = 0
 
     @property
     def story(self) -> str:
@@ -142,7 +145,7 @@ class Case:
         buffers = [(b.__array_interface__["data"][0] % 256, b.tobytes()) for b in self.memory.buffers]
         seed = zlib.crc32(self.story.encode())
         orders = [(threads, blocks, seed + place) for place, (threads, blocks) in enumerate(self.orders)]
-        return [Launch(kernel, self.grid, self.block, order, buffers, arguments) for order in orders]
+        return [Launch(kernel, self.grid, self.block, order, buffers, arguments, self.shared) for order in orders]
 
     def check(self, contents: Sequence[bytes]) -> None:
         """Compares what the buffers hold with what is expected."""

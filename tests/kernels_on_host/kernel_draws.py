@@ -73,10 +73,21 @@ SHAPES["flat"] = [
 ]
 """For blocks of 32 k threads over cols numbers."""
 
+SHAPES["blocks"] = [
+    Shape(1, 1, 1, (32, 8), 1),
+    Shape(3, 23, 5, (32, 2), 1),
+    Shape(2, 9, 33, (4, 8), 1),
+    Shape(1, 40, 3, (1, 256), 1),
+    Shape(2, 0, 5, (32, 1), 1),
+    Shape(4, 17, 2, (64, 1), 1),
+]
+"""For a block a model: 32 k threads in all."""
+
 THREADS = {
     "columns": [Shape(2, 37, 3, (8, 4), 4), Shape(1, 20, 33, (4, 16), 2)],
     "rows": [Shape(2, 21, 33, (8, 8), 4), Shape(3, 19, 10, (16, 2), 1)],
     "flat": [Shape(2, 1, 130, (64, 1), 3), Shape(3, 1, 33, (32, 1), 1)],
+    "blocks": [Shape(2, 9, 5, (32, 2), 1), Shape(1, 7, 33, (96, 1), 1)],
 }
 """Small ones, for ThreadSanitizer."""
 

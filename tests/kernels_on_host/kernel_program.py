@@ -63,7 +63,7 @@ def compile_host(folder: Path, name: str, text: str, flags: Sequence[str]) -> Pa
 @dataclass(frozen=True)
 class Launch:
     """One launch: a kernel by its place in the program, the buffers, and for each argument the buffer it points into
-    and the offset there, or (-1, number), 0 for a null pointer."""
+    and the offset there, or (-1, number), 0 for a null pointer; and the bytes that each block has for itself."""
 
     kernel: int
     grid: tuple[int, int, int]
@@ -71,10 +71,11 @@ class Launch:
     order: tuple[int, int, int]
     buffers: Sequence[tuple[int, bytes]]  # (address modulo 256, contents)
     arguments: Sequence[tuple[int, bytes]]
+    shared: int = 0
 
     def packed(self) -> bytes:
-        numbers = (self.kernel, *self.grid, *self.block, *self.order, len(self.buffers))
-        parts = [struct.pack("<11q", *numbers)]
+        numbers = (self.kernel, *self.grid, *self.block, *self.order, self.shared, len(self.buffers))
+        parts = [struct.pack("<12q", *numbers)]
         for offset, contents in self.buffers:
             parts += [struct.pack("<qq", len(contents), offset), contents]
         parts.append(struct.pack("<q", len(self.arguments)))

@@ -116,24 +116,25 @@ def dropout(d: Draw) -> Case:
 
 def gather(d: Draw) -> Case:
     S, T, L = d.chosen["S"], d.T, d.chosen["L"]
-    samples, target_cols, scale, shift = (
+    samples, places, target_cols, scale, shift = (
         d.rows + d.pick(1, 7),
+        d.rows + d.pick(0, 1, 20),
         d.pick(1, 3, 40),
         d.pick(1.0, 1 / 255),
         d.pick(0.0, -0.5),
     )
     x = d.numbers((samples, d.cols), S, *((0, 255) if S == "u1" else (-4, 4)))
     target = d.numbers((samples, target_cols), L, 0, 9)
-    order = d.memory.holding(np.stack([d.random.permutation(samples) for _ in range(d.models)]), np.int64)
-    start = int(d.random.integers(0, samples - d.rows + 3))  # some run over the end, where the last sample stands in
-    rows = np.array(order)[:, np.minimum(start + np.arange(d.rows), samples - 1)]
+    order = d.memory.holding(d.random.integers(0, samples, (d.models, places)), np.int64)
+    start = int(d.random.integers(0, places - d.rows + 3))  # some run over the end, where the last place stands in
+    rows = np.array(order)[:, np.minimum(start + np.arange(d.rows), places - 1)]
     weights = d.maybe((samples,), d.A)
     parameters = {
         "x": x, "x_out": d.empty(d.shape, T), "target": target,
         "target_out": d.empty((*d.shape[:2], target_cols), L), "weights": weights,
         "weights_out": None if weights is None else d.empty(d.shape[:2], d.A), "order": order,
-        "cursor": d.memory.holding([start], np.int64), "samples": samples, "rows": d.rows, "cols": d.cols,
-        "target_cols": target_cols, "scale": scale, "shift": shift,
+        "cursor": d.memory.holding([start], np.int64), "samples": samples, "places": places, "rows": d.rows,
+        "cols": d.cols, "target_cols": target_cols, "scale": scale, "shift": shift,
     }  # fmt: skip
     wanted = {
         "x_out": Near(exact(x)[rows] * scale + shift, d.tolerance()),
@@ -202,9 +203,6 @@ def optimizer(d: Draw, moments: dict[str, float], settings: tuple[float, ...], b
     flags = {name: flag for name, flag in more.items() if name != "decay"}
     given_state = [after[name] for name in state] if state else [None] if "nesterov" in more else []
     reference(binder, after["w"], exact(g), *given_state, *more.values(), after["hyper"], exact(gate), None)
-    if gate is not None:  # numpy_ops counts on g = 0 there
-        before = {"w": w, "hyper": hyper, **state}
-        after = {name: np.where(np.array(gate)[:, None] != 0, a, exact(before[name])) for name, a in after.items()}
     wanted = {name: Near(values, d.tolerance() * (1 + abs(values))) for name, values in after.items()}
     wanted["hyper"] = Exactly(after["hyper"])
     if low is not None:
@@ -215,6 +213,27 @@ def optimizer(d: Draw, moments: dict[str, float], settings: tuple[float, ...], b
         parameters["velocity"] = None
     assert hyper.shape == (d.models, hyper_size)
     return d.case((d.groups, 1), parameters | {name: int(flag) for name, flag in flags.items()} | {"n": n}, wanted)
+
+
+def unscale(d: Draw) -> Case:
+    """Gradients that are finite, or one of them not, in any place; scales at their bounds and between them."""
+    n, patience, largest = d.cols, d.pick(1, 2, 5), 2.0 ** d.pick(0, 1, 6)
+    g = d.numbers((d.models, n), d.chosen["A"])
+    for model in range(d.models if n else 0):
+        if d.flip():
+            g[model, d.random.integers(n)] = d.pick(np.inf, -np.inf, np.nan)
+    scales, streaks = 2.0 ** d.random.integers(0, 7, d.models), d.random.integers(0, patience + 1, d.models)
+    scaling = d.memory.holding(np.stack([np.minimum(scales, largest), streaks, 3 * streaks], axis=-1), np.float64)
+    weight_sum = d.memory.holding(d.pick(0.0, 2.5, 1.0) * d.random.integers(0, 2, d.models), "f8") if d.flip() else None
+    gate = d.empty((d.models,), np.float64)
+    parameters = {
+        "g": g, "scaling": scaling, "weight_sum": weight_sum, "gate": gate, "part": d.empty((d.models, d.groups), "u4"),
+        "tickets": d.tickets(d.models), "n": n, "patience": patience, "largest": largest,
+    }  # fmt: skip
+    values, state, opened = exact(g), exact(scaling), np.empty(d.models)
+    reference(numpy_ops.unscale, values, state, exact(weight_sum), opened, patience, largest)
+    wanted = {"g": values.astype(d.chosen["A"]), "scaling": state, "gate": opened}
+    return d.case((d.groups, 1), parameters, {name: Near(a, 0) for name, a in wanted.items()})
 
 
 def sgd(d: Draw) -> Case:

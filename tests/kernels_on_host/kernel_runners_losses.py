@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import kernel_runners as other
+import kernel_runners_resident as blocks
 import numpy as np
 from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
@@ -23,8 +24,17 @@ DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES
 
 
 def weighing(d: Draw) -> dict[str, Array | None]:
-    weights = d.maybe(d.shape[:2], d.A, 0, 2)
-    return {"weights": weights, "scales": None if weights is None or d.flip() else d.numbers((d.models,), d.A, 0.1, 1)}
+    return {"weights": d.maybe(d.shape[:2], d.A, 0, 2), "scales": column(d, d.random.uniform(0.1, 1, d.models))}
+
+
+def column(d: Draw, values: Array) -> Array | None:
+    """Float64 numbers, one a model: none, or side by side, or a column of three."""
+    stride = d.pick(0, 1, 3)
+    if not stride:
+        return None
+    place = d.memory.empty((d.models, stride), np.float64)[:, stride - 1]
+    place[...] = values
+    return place
 
 
 def labels(d: Draw) -> tuple[Array, Array]:
@@ -74,8 +84,10 @@ def loss_gradient(d: Draw) -> Case:
         "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing, "hit": HITS[hit],
     }  # fmt: skip
     total, slope = exact(parameters["total"]), None if grad_y is None else np.empty(d.shape)
-    factor = scale if weights["scales"] is None else exact(weights["scales"])[:, None, None]
-    reference(numpy_ops.loss_gradient, exact(y), for_numpy, exact(weights["weights"]), loss, factor, slope, total)
+    reference(
+        numpy_ops.loss_gradient, exact(y), for_numpy, exact(weights["weights"]), loss, scale, exact(weights["scales"]),
+        slope, total,
+    )  # fmt: skip
     wanted = {"total": near_total(d, total, weights["weights"])}
     if slope is not None:
         wanted["grad_y"] = Near(slope, d.tolerance() * (0.1 + abs(slope)))
@@ -102,10 +114,9 @@ def fused(d: Draw, binder, target: Array, for_numpy: Array, hit: str, smoothing:
         parameters |= {"target_cols": target.shape[-1], "smoothing": smoothing}
     loss = dataclasses.replace(ANY, hit=hit, smoothing=smoothing or 0.0)
     total, expected = exact(parameters["total"]), {name: np.empty(d.shape) for name in outs}
-    factor = scale if weights["scales"] is None else exact(weights["scales"])[:, None, None]
     reference(
-        binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, factor, expected.get("y"),
-        expected.get("grad_z"), total,
+        binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, scale, exact(weights["scales"]),
+        expected.get("y"), expected.get("grad_z"), total,
     )  # fmt: skip
     wanted = {name: Near(values, d.tolerance(d.cols)) for name, values in expected.items()}
     return d.case((d.groups, 1), parameters, wanted | {"total": near_total(d, total, weights["weights"])})
@@ -132,11 +143,13 @@ def weigh(d: Draw) -> Case:
     weights = d.numbers((d.models, n), A, 0, 2)
     if d.flip(0.3):
         weights[0] = 0
-    scales, total = d.empty((d.models,), A) if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
-    sums, expected, scale = np.empty(d.models), exact(total), None if scales is None else np.empty((d.models, 1, 1))
-    reference(numpy_ops.weigh, exact(weights), sums, scale, expected)
+    scales, total = d.empty((d.models,), "f8") if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
+    loss_scale = column(d, 2.0 ** d.random.integers(0, 24, d.models))
+    sums, expected, ratios = np.empty(d.models), exact(total), None if scales is None else np.empty(d.models)
+    reference(numpy_ops.weigh, exact(weights), exact(loss_scale), sums, ratios, expected)
     parameters = {
         "weights": weights,
+        "loss_scale": loss_scale,
         "weight_sum": d.empty((d.models,), "f8"),
         "scales": scales,
         "total": total,
@@ -145,7 +158,7 @@ def weigh(d: Draw) -> Case:
     rounding = d.tolerance(n, "f8") * (1 + sums)
     wanted = {"weight_sum": Near(sums, rounding), "total": Near(expected, rounding[:, None])}
     if scales is not None:
-        wanted["scales"] = Near(scale[:, 0, 0], d.tolerance(n, A) * scale[:, 0, 0])
+        wanted["scales"] = Near(ratios, d.tolerance(n, "f8") * ratios)
     return d.case((1, 1), parameters, wanted)
 
 
@@ -160,6 +173,7 @@ RUNNERS = {
     "gather": (other.gather, "columns"),
     "advance": (other.advance, "flat"),
     "copy": (other.copy, "flat"),
+    "unscale": (other.unscale, "flat"),
     "sgd": (other.sgd, "flat"),
     "rmsprop": (other.rmsprop, "flat"),
     "adagrad": (other.adagrad, "flat"),
@@ -170,5 +184,6 @@ RUNNERS = {
     "softmax_cross_entropy": (softmax_cross_entropy, "rows"),
     "sigmoid_cross_entropy": (sigmoid_cross_entropy, "rows"),
     "weigh": (weigh, "flat"),
+    "resident": (blocks.resident, "blocks"),
 }
 """Each kernel's way of making a case, and which SHAPES it is made for."""

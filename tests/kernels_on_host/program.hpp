@@ -1,9 +1,10 @@
 // A program that launches kernels: it reads launches from a file and writes what the buffers then hold to another.
 //
 // Numbers are 8 bytes each. A launch: the kernel's number, grid and block (3 + 3), order (threads, blocks, seed), the
-// buffers (their count, then for each its size in bytes, its address modulo 256 and its bytes), the arguments (their
-// count, then for each the buffer that it points into and the offset there, or -1 and the number). The answer to each:
-// the length of an error's text and the text; if that is empty, the bytes of the buffers.
+// bytes that a block has for itself, the buffers (their count, then for each its size in bytes, its address modulo 256
+// and its bytes), the arguments (their count, then for each the buffer that it points into and the offset there, or -1
+// and the number). The answer to each: the length of an error's text and the text; if that is empty, the bytes of the
+// buffers.
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -76,6 +77,7 @@ inline int program(const Body* kernels, int argc, char** argv) {
   for (int64_t launches = number(from); launches; launches--) {
     const Body run = kernels[number(from)];
     const Index grid = index_in(from), block = index_in(from), order = index_in(from);
+    give_memory(grid, size_t(number(from)));
     std::vector<std::unique_ptr<Buffer>> buffers;
     for (int64_t count = number(from); count; count--) {
       const int64_t size = number(from), offset = number(from);

@@ -19,6 +19,7 @@ from gpu_backprop.backend.kernel_library import Instance
 
 BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
+RESIDENT = "resident<float, f16, i64, functions_selu_or_softplus_or_softsign, loss_huber>"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ BUGS = {
         "multiply(", "load<V>(b + i)", "load<V>(b + i + 1)", "multiply<float, 4>", "misaligned address", "address"
     ),
     "a sign in a kernel": Bug("descend(", "- change", "+ change", "adagrad<double, 2>"),
+    "an overflow that is let through": Bug("unscale(", "bad ? 0 : weight", "weight", "unscale<float, 1>", "gate"),
+    "an overflow of other blocks, not seen": Bug("unscale(", "seen[block]", "seen[0]", "unscale<double, 2>"),
+    "a scale that is read too late": Bug(
+        "unscale(", "= A(1) / A(of[SCALE]);", "= A(1) / A(of[SCALE]); if (!thread()) of[SCALE] += 1;",
+        "unscale<float, 4>", "scaling",
+    ),
     "a sign in a loss": Bug(
         "loss_half_squared_error {", "return y - t;", "return t - y;",
         "loss_gradient<float, loss_half_squared_error, i64>",
@@ -75,6 +82,20 @@ BUGS = {
     "a sign in an activation": Bug(
         "activation_tanh {", "- s * s", "+ s * s", "activation_gradient<f16, activation_tanh, 8>"
     ),
+    **{
+        f"no barrier in an epoch {where}": Bug("resident(", BARRIER, "", RESIDENT, nth=nth)
+        for nth, where in enumerate(
+            (
+                "before the rows are read", "between layers", "before grad_z is read", "before y gives way to grad_z",
+                "between layers on the way back", "before the next step is prepared",
+            )
+        )
+    },
+    "a micro-batch that forgets the last": Bug("weight_gradient(", "= g[at.bias + j]", "= A(0)", RESIDENT),
+    "a tail with the scale of the others": Bug("resident(", "size == batch ? scale : tail_scale", "scale", RESIDENT),
+    "a step that is not counted": Bug("resident(", "+= double(steps)", "+= 1", RESIDENT),
+    "more than a block has": Bug("pitch(", "cols | 1", "cols + 2", RESIDENT, "heap-buffer-overflow", "address"),
+    "a race in an epoch": Bug("resident(", BARRIER, "", RESIDENT, "data race", "thread", 1),
     "a race in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, "data race", "thread", 1),
     "a race before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread"),
     "a race before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread", 1),

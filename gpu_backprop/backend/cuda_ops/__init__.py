@@ -1,4 +1,5 @@
-"""The operations on CUDA: the names and signatures of numpy_ops, each a kernel launch or two, or a matrix product.
+"""The operations on CUDA: the names and signatures of numpy_ops, each a kernel launch or two, or a matrix product;
+and `resident`, which no CPU has.
 
 Arrays are (..., rows, units); a leading models axis becomes gridDim.z. A binder accounts for nothing; plan.py does.
 CuPy is imported when a device is opened, and not before.
@@ -10,7 +11,8 @@ import importlib
 import sys
 
 from gpu_backprop.backend.cuda_device import CudaDevice
-from gpu_backprop.backend.cuda_ops.flat import copy, sum_of_squares
+from gpu_backprop.backend.cuda_ops.blocks import resident
+from gpu_backprop.backend.cuda_ops.flat import copy, sum_of_squares, unscale
 from gpu_backprop.backend.cuda_ops.layers import (
     activation_gradient,
     add_bias,
@@ -44,12 +46,14 @@ __all__ = [
     "loss_gradient",
     "matmul",
     "multiply",
+    "resident",
     "residual_sums",
     "rmsprop",
     "sgd",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "sum_of_squares",
+    "unscale",
     "weigh",
 ]
 

@@ -29,3 +29,22 @@ def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Bound:
         "sum_of_squares", (a.dtype, width), *launch,
         a=a, out=out, part=device.work((models, launch.grid[0]), np.float64), tickets=device.tickets(models), n=n,
     )  # fmt: skip
+
+
+def unscale(
+    device: CudaDevice, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+) -> Bound:
+    """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate, float64 (...,),
+    becomes 0 where a number of g is not finite, else weight_sum, or 1.
+
+    Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
+    weight_sum is 0, scaling stays as it is.
+    """
+    models, n = flat_sizes(g)
+    width = device.kernels.width(g.dtype, n, g)
+    launch = flat(n, models, width)
+    yield device.kernels.launch(
+        "unscale", (g.dtype, width), *launch,
+        g=g, scaling=scaling, weight_sum=weight_sum, gate=gate, part=device.work((models, launch.grid[0]), np.uint32),
+        tickets=device.tickets(models), n=n, patience=patience, largest=largest,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """Losses: value, gradient, weights and the count of right answers, each in one launch.
 
-scale is the factor of the batch (1/B, or an array (..., 1, 1) that weigh fills); total is float64 (..., 3), see
-formula.py. A target with one axis less than y holds labels.
+The gradient has the factor scale·scales: a number (1/B), and where there is an array, float64 (...,), one for each
+model. total is float64 (..., 3), see formula.py. A target with one axis less than y holds labels.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ HITS = {"": 0, "largest": 1, "side": 2}
 """What the kernels call each way to count right answers."""
 
 
-def weigh(device: CudaDevice, weights: Array, weight_sum: Array, scale: Array | None, total: Array) -> Bound:
-    """weight_sum = Σw, scale = 1/Σw (1 where all w are 0, and with them all that it scales), and total += Σw."""
+def weigh(
+    device: CudaDevice, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
+) -> Bound:
+    """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0, and
+    with them all that it scales). All but the weights are float64."""
     models, rows = flat_sizes(weights)
     launch = one_block(models)
     yield device.kernels.launch(
         "weigh", (weights.dtype,), *launch,
-        weights=weights, weight_sum=weight_sum, scales=scale, total=total, rows=rows,
+        weights=weights, loss_scale=loss_scale, weight_sum=weight_sum, scales=scales, total=total, rows=rows,
     )  # fmt: skip
 
 
 def loss_gradient(
-    device: CudaDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: Array | float,
-    grad_y: Array | None, total: Array,
+    device: CudaDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
+    scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """grad_y = scale·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
+    """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
     models, rows, cols = sizes(y)
     launch = whole_rows(rows, cols, models)
     yield device.kernels.launch(
         "loss_gradient", (y.dtype, loss, target.dtype), *launch,
-        y=y, target=target, weights=weights, **_factor(scale), grad_y=grad_y, total=total,
+        y=y, target=target, weights=weights, scale=scale, scales=scales, grad_y=grad_y, total=total,
         **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, y),
         share=1 / cols if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, hit=HITS[loss.hit],
     )  # fmt: skip
@@ -45,9 +48,9 @@ def loss_gradient(
 
 def softmax_cross_entropy(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: Array | float, y: Array | None, grad_z: Array | None, total: Array,
+    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·w·(y − y*), from z, so that all stay finite.
+    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
 
     y and grad_z are optional, and either of them may be z.
     """
@@ -55,7 +58,7 @@ def softmax_cross_entropy(
     launch = whole_rows(rows, cols, models)
     yield device.kernels.launch(
         "softmax_cross_entropy", (z.dtype, target.dtype), *launch,
-        z=z, b=bias, target=target, weights=weights, **_factor(scale), y=y, grad_z=grad_z, total=total,
+        z=z, b=bias, target=target, weights=weights, scale=scale, scales=scales, y=y, grad_z=grad_z, total=total,
         **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
         smoothing=loss.smoothing, hit=HITS[loss.hit],
     )  # fmt: skip
@@ -63,9 +66,10 @@ def softmax_cross_entropy(
 
 def sigmoid_cross_entropy(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: Array | float, y: Array | None, grad_z: Array | None, total: Array,
+    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·w·(y − y*), from z, so that all stay finite.
+    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
+    finite.
 
     y and grad_z are optional, and either of them may be z.
     """
@@ -73,14 +77,9 @@ def sigmoid_cross_entropy(
     launch = whole_rows(rows, cols, models)
     yield device.kernels.launch(
         "sigmoid_cross_entropy", (z.dtype,), *launch,
-        z=z, b=bias, target=target, weights=weights, **_factor(scale), y=y, grad_z=grad_z, total=total,
+        z=z, b=bias, target=target, weights=weights, scale=scale, scales=scales, y=y, grad_z=grad_z, total=total,
         **_sums(device, launch), rows=rows, cols=cols, hit=HITS[loss.hit],
     )  # fmt: skip
-
-
-def _factor(scale: Array | float) -> dict[str, Any]:
-    """The factor of the batch: a number, or a place where one lies for each model."""
-    return {"scale": scale, "scales": None} if isinstance(scale, float) else {"scale": 1.0, "scales": scale}
 
 
 def _sums(device: CudaDevice, launch: Launch) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def gather(
     yield device.kernels.launch(
         "gather", (x.dtype, x_out.dtype, target.dtype, width), *launch,
         x=x, x_out=x_out, target=target, target_out=target_out, weights=weights, weights_out=weights_out,
-        order=permutation, cursor=cursor, samples=len(x), rows=rows, cols=cols,
+        order=permutation, cursor=cursor, samples=len(x), places=permutation.shape[-1], rows=rows, cols=cols,
         target_cols=target.size // len(x), scale=scale, shift=shift,
     )  # fmt: skip
 

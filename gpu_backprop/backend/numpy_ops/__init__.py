@@ -4,7 +4,7 @@ This is the specification that every other back end is compared with: the same n
 (..., rows, units); a leading models axis passes through. A binder accounts for nothing; plan.py does.
 """
 
-from gpu_backprop.backend.numpy_ops.flat import copy, sum_of_squares
+from gpu_backprop.backend.numpy_ops.flat import copy, sum_of_squares, unscale
 from gpu_backprop.backend.numpy_ops.layers import (
     activation_gradient,
     add_bias,
@@ -44,5 +44,6 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "sum_of_squares",
+    "unscale",
     "weigh",
 ]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, call
+from gpu_backprop.backend.formula import SCALE, SKIPPED, STREAK, Array, call
 from gpu_backprop.backend.numpy_ops.scratch import Bound
 
 
@@ -18,6 +18,34 @@ def copy(device: Device, source: Array, destination: Array) -> Bound:
 
 def sum_of_squares(device: Device, a: Array, out: Array) -> Bound:
     """out = Σa² over the last axis, in float64 (...,)."""
-    squares = device.work(a.shape, np.float64)
-    yield call(np.multiply, a, a, out=squares, dtype=np.float64)
-    yield partial(np.add.reduce, squares, -1, None, out)
+    yield partial(np.einsum, "...i,...i->...", a, a, out=out, dtype=np.float64)  # which needs no room for the squares
+
+
+def unscale(
+    device: Device, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+) -> Bound:
+    """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate, float64 (...,),
+    becomes 0 where a number of g is not finite, else weight_sum, or 1.
+
+    Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
+    weight_sum is 0, scaling stays as it is.
+    """
+    inverse, finite = device.empty((*g.shape[:-1], 1), g.dtype), device.work(g.shape, np.bool_)
+    good = np.empty(gate.shape, np.bool_)
+    scale, streak, skipped = (scaling[..., column] for column in (SCALE, STREAK, SKIPPED))
+
+    def settle() -> None:
+        weight = 1.0 if weight_sum is None else weight_sum
+        counts = np.not_equal(weight, 0)
+        spoilt, grows = counts & ~good, counts & good & (streak + 1 >= patience)
+        gate[...] = np.where(good, weight, 0)
+        scale[spoilt] = np.maximum(scale / 2, 1)[spoilt]
+        scale[grows] = np.minimum(scale * 2, largest)[grows]
+        streak[...] = np.where(spoilt | grows, 0, streak + counts)
+        skipped[...] += spoilt
+
+    yield call(np.divide, 1.0, scaling[..., :1], out=inverse)
+    yield call(np.multiply, g, inverse, out=g)
+    yield call(np.isfinite, g, out=finite)
+    yield partial(np.logical_and.reduce, finite, -1, None, good)
+    yield settle

@@ -1,7 +1,7 @@
 """Losses: value, gradient, weights and the count of right answers.
 
-scale is the factor of the batch (1/B, or an array (..., 1, 1) that weigh fills); total is float64 (..., 3), see
-formula.py. A target with one axis less than y holds labels.
+The gradient has the factor scale·scales: a number (1/B), and where there is an array, float64 (...,), one for each
+model. total is float64 (..., 3), see formula.py. A target with one axis less than y holds labels.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from gpu_backprop.backend.numpy_ops.labels import Labels
 from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, beside
 
 
-def weigh(device: Device, weights: Array, weight_sum: Array, scale: Array | None, total: Array) -> Bound:
-    """weight_sum = Σw, scale = 1/Σw (1 where all w are 0, and with them all that it scales), and total += Σw."""
+def weigh(
+    device: Device, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
+) -> Bound:
+    """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0, and
+    with them all that it scales). All but the weights are float64."""
     yield partial(np.add.reduce, weights, -1, np.float64, weight_sum)
-    if scale is not None:
-        here = scale[..., 0, 0]
+    if scales is not None:
         empty = np.empty(weight_sum.shape, np.bool_)
-        divisor = np.empty(weight_sum.shape)
         yield call(np.equal, weight_sum, 0.0, out=empty)
-        yield call(np.add, weight_sum, empty, out=divisor)
-        yield call(np.reciprocal, divisor, out=divisor)
-        yield partial(np.copyto, here, divisor, "same_kind")
+        yield call(np.add, weight_sum, empty, out=scales)
+        yield call(np.divide, 1.0 if loss_scale is None else loss_scale, scales, out=scales)
     yield call(np.add, total[..., WEIGHT], weight_sum, out=total[..., WEIGHT])
 
 
 def loss_gradient(
-    device: Device, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: Array | float,
-    grad_y: Array | None, total: Array,
+    device: Device, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
+    scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """grad_y = scale·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
+    """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
     e = device.empty((*y.shape[:-1], 1), y.dtype)
     spoil = None
     dense = target
@@ -53,7 +53,7 @@ def loss_gradient(
         yield call(np.multiply, e, 1 / y.shape[-1], out=e)
     if grad_y is not None:
         share = 1 / y.shape[-1] if loss.mean_over_outputs else 1.0
-        factor, weighing = _row_factor(device, e, weights, scale, share)
+        factor, weighing = _row_factor(device, e, weights, scale * share, scales)
         yield from weighing
         if not isinstance(factor, float) or factor != 1.0:
             yield call(np.multiply, grad_y, factor, out=grad_y)
@@ -65,9 +65,9 @@ def loss_gradient(
 
 def softmax_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: Array | float, y: Array | None, grad_z: Array | None, total: Array,
+    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·w·(y − y*), from z, so that all stay finite.
+    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
@@ -97,7 +97,7 @@ def softmax_cross_entropy(
     if y is not None:
         yield call(np.divide, y, s, out=y)
     if grad_z is not None:
-        factor, weighing = _row_factor(device, s, weights, scale)
+        factor, weighing = _row_factor(device, s, weights, scale, scales)
         yield from weighing
         if y is not None:
             yield call(np.multiply, y, factor, out=grad_z)
@@ -134,9 +134,10 @@ def _subtract_target(
 
 def sigmoid_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: Array | float, y: Array | None, grad_z: Array | None, total: Array,
+    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
-    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·w·(y − y*), from z, so that all stay finite.
+    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
+    finite.
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
@@ -162,7 +163,7 @@ def sigmoid_cross_entropy(
         yield call(np.reciprocal, p, out=p)
         if grad_z is not None:
             yield call(np.subtract, p, target, out=grad_z)
-            factor, weighing = _row_factor(device, e, weights, scale)
+            factor, weighing = _row_factor(device, e, weights, scale, scales)
             yield from weighing
             if not isinstance(factor, float) or factor != 1.0:
                 yield call(np.multiply, grad_z, factor, out=grad_z)
@@ -170,16 +171,22 @@ def sigmoid_cross_entropy(
 
 
 def _row_factor(
-    device: Device, like: Array, weights: Array | None, scale: Array | float, share: float = 1.0
+    device: Device, like: Array, weights: Array | None, scale: float, scales: Array | None
 ) -> tuple[Array | float, list[Call]]:
-    """scale·w·share: a number where there are no weights, else an array (..., rows, 1) and the calls that fill it."""
-    if weights is None:
-        assert isinstance(scale, float)  # only weights make it an array
-        return scale * share, []
-    factor = device.empty(like.shape, like.dtype)
-    calls = [call(np.multiply, weights[..., None], scale, out=factor)]
-    if share != 1.0:
-        calls.append(call(np.multiply, factor, share, out=factor))
+    """scale·scales·w: a number where there is neither an array nor weights, else an array that fits (..., rows, 1), and
+    the calls that fill it."""
+    if scales is None:
+        if weights is None:
+            return scale, []
+        factor = device.empty(like.shape, device.master)
+        return factor, [call(np.multiply, weights[..., None], scale, out=factor)]
+    factor = device.empty((*scales.shape, 1, 1), device.master)
+    calls: list[Call] = [partial(np.copyto, factor, scales[..., None, None], "same_kind")]
+    if weights is not None:
+        batch, factor = factor, device.empty(like.shape, device.master)
+        calls.append(call(np.multiply, weights[..., None], batch, out=factor))
+    if scale != 1.0:
+        calls.append(call(np.multiply, factor, scale, out=factor))
     return factor, calls
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,13 +17,16 @@ def gather(
     scale: float = 1.0, shift: float = 0.0,
 ) -> Bound:  # fmt: skip
     """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and weights at once. The first becomes
-    scale·out + shift, and may come from another dtype."""
-    x, out = sources[0], outs[0]
-    if x.dtype != out.dtype:
-        outs = [device.empty(out.shape, x.dtype), *outs[1:]]
-    yield _take(sources, permutation, cursor, outs)
-    if x.dtype != out.dtype:
-        yield partial(np.copyto, out, outs[0], "unsafe")
+    scale·out + shift. Each may come from another dtype."""
+    taken = [
+        out if source.dtype == out.dtype else device.empty(out.shape, source.dtype)
+        for source, out in zip(sources, outs, strict=True)
+    ]
+    yield _take(sources, permutation, cursor, taken)
+    for rows, into in zip(taken, outs, strict=True):
+        if rows is not into:
+            yield partial(np.copyto, into, rows, "unsafe")
+    out = outs[0]
     if scale != 1.0:
         yield call(np.multiply, out, scale, out=out)
     if shift != 0.0:
@@ -34,7 +37,7 @@ def _take(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Seq
     rows = permutation.shape[:-1]
     count = outs[0].shape[len(rows)]
     members = [(permutation, outs)] if not rows else [(permutation[m], [o[m] for o in outs]) for m in range(rows[0])]
-    takes = [(order, [(s.take, o) for s, o in zip(sources, member, strict=True)]) for order, member in members]
+    takes = [(order, [(_taker(s), o) for s, o in zip(sources, member, strict=True)]) for order, member in members]
 
     def run() -> None:
         start = cursor.item()
@@ -44,6 +47,17 @@ def _take(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Seq
                 take(chosen, 0, out, "clip")
 
     return run
+
+
+def _taker(source: Array) -> Callable[..., object]:
+    """source.take, or its like for a view of a file with gaps: of such an array take copies all of it first."""
+    if source.flags.c_contiguous and source.flags.aligned:
+        return source.take
+
+    def take(chosen: Array, axis: int, out: Array, mode: str) -> None:
+        np.copyto(out, source[chosen])
+
+    return take
 
 
 def advance(device: Device, counter: Array, by: int) -> Bound:

@@ -19,27 +19,42 @@ from gpu_backprop.backend.numpy_ops.scratch import Bound
 
 
 def _coefficients(
-    device: Device, like: Array, hyper: Array, gate: Array | None, idle: tuple[float, ...], of: Callable[..., Any]
+    device: Device, like: Array, hyper: Array, count: int, of: Callable[..., Any]
 ) -> tuple[Call, list[Array]]:
     """A call that counts the step and turns hyper into coefficients in the working dtype, and these as arrays."""
-    values = device.empty((*hyper.shape[:-1], len(idle)), like.dtype)
-    coefficients = [values[..., k : k + 1] for k in range(len(idle))]
+    values = device.empty((*hyper.shape[:-1], count), like.dtype)
 
     def one() -> None:
-        if gate is not None and gate.item() == 0:
-            values[:] = idle
-            return
         step, *settings = hyper.tolist()
         hyper[0] = step + 1
         values[:] = of(step + 1, *settings)
 
     def each() -> None:
-        active = np.ones(hyper.shape[0], bool) if gate is None else gate != 0
-        hyper[:, 0] += active
-        for k, (value, rest) in enumerate(zip(of(*hyper.T), idle, strict=True)):
-            values[:, k] = np.where(active, value, rest)
+        hyper[:, 0] += 1
+        for k, value in enumerate(of(*hyper.T)):
+            values[:, k] = value
 
-    return one if hyper.ndim == 1 else each, coefficients
+    return one if hyper.ndim == 1 else each, [values[..., k : k + 1] for k in range(count)]
+
+
+def _gated(gate: Array | None, step: Callable[..., Bound], device: Device, *given: Any) -> Bound:
+    """The calls of step(device, *given). Where gate is 0, none of them: 0·∞ would not be 0."""
+    together = tuple(step(device, *given))
+    if gate is None:
+        yield from together
+        return
+
+    def part(model: int) -> tuple[Call, ...]:
+        return tuple(step(device, *(a[model : model + 1] if isinstance(a, np.ndarray) else a for a in given)))
+
+    alone = [part(model) for model in range(gate.size)] if gate.ndim else []
+
+    def run() -> None:
+        for calls in [together] if gate.all() else [alone[model] for model in np.flatnonzero(gate)]:
+            for one in calls:
+                one()
+
+    yield run
 
 
 def sgd(
@@ -47,7 +62,13 @@ def sgd(
     low: Array | None,
 ) -> Bound:  # fmt: skip
     """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
-    tick, (rate, mu) = _coefficients(device, w, hyper, gate, (0.0, 1.0), lambda step, rate, mu: (rate, mu))
+    yield from _gated(gate, _sgd, device, w, g, velocity, nesterov, hyper, low)
+
+
+def _sgd(
+    device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, low: Array | None
+) -> Bound:
+    tick, (rate, mu) = _coefficients(device, w, hyper, 2, lambda step, rate, mu: (rate, mu))
     change = device.work(w.shape, w.dtype)
     yield tick
     moving = g
@@ -65,8 +86,12 @@ def sgd(
 
 def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
     """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
+    yield from _gated(gate, _rmsprop, device, w, g, v, hyper, low)
+
+
+def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Array | None) -> Bound:
     tick, (rate, rho, rest, epsilon) = _coefficients(
-        device, w, hyper, gate, (0.0, 1.0, 0.0, 1.0), lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
+        device, w, hyper, 4, lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
     )
     change = device.work(w.shape, w.dtype)
     yield tick
@@ -79,9 +104,11 @@ def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Ar
 
 def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
     """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
-    tick, (rate, epsilon) = _coefficients(
-        device, w, hyper, gate, (0.0, 1.0), lambda step, rate, epsilon: (rate, epsilon)
-    )
+    yield from _gated(gate, _adagrad, device, w, g, v, hyper, low)
+
+
+def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Array | None) -> Bound:
+    tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
     change = device.work(w.shape, w.dtype)
     yield tick
     yield call(np.multiply, g, g, out=change)
@@ -99,12 +126,17 @@ def adam(
     coefficients: m ← β₁m + g, v ← β₂v + g², and with k² = (1 − β₂)/(1 − β₂ᵗ)
     η·m̂/(√v̂ + ε) = η(1 − β₁)/((1 − β₁ᵗ)k) · m/(√v + ε/k): three passes over memory less.
     """
+    yield from _gated(gate, _adam, device, w, g, m, v, decay, hyper, low)
 
+
+def _adam(
+    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, low: Array | None
+) -> Bound:
     def of(step: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: Any) -> tuple[Any, ...]:
         k = ((1 - b2) / (1 - b2**step)) ** 0.5
         return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay
 
-    tick, (b1, b2, epsilon, rate, keep) = _coefficients(device, w, hyper, gate, (1.0, 1.0, 1.0, 0.0, 1.0), of)
+    tick, (b1, b2, epsilon, rate, keep) = _coefficients(device, w, hyper, 5, of)
     change = device.work(w.shape, w.dtype)
     yield tick
     yield call(np.multiply, m, b1, out=m)

@@ -1,0 +1,84 @@
+// What the loss of a row is made of: its target, whether its answer is right, and the losses that take z, not y.
+#include "port.cuh"
+
+enum { LOSS = 0, WEIGHT = 1, HITS = 2 };
+enum { NOTHING = 0, LARGEST = 1, SIDE = 2 };  // what counts as a right answer
+
+// The target of a row: a label, or one number an output.
+template<class L> struct Target {
+  const L* row;
+  BP_DEV explicit Target(const L* row) : row(row) {}
+  BP_DEV L of(int c) const { return row[c]; }
+  BP_DEV bool bad(int) const { return false; }
+};
+template<> struct Target<i64> {
+  i64 label;
+  BP_DEV explicit Target(const i64* row) : label(*row) {}
+  BP_DEV int of(int c) const { return c == label; }
+  BP_DEV bool bad(int cols) const { return label < 0 || label >= cols; }
+};
+
+// The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it. -1: none was seen.
+template<class A> struct Largest {
+  A value;
+  int place;
+  BP_DEV void see(A other, int at) {
+    if (at < 0) return;
+    const bool first = place < 0 || (other == value || (other != other && value != value) ? at < place
+                                     : other != other || (value == value && other > value));
+    if (first) value = other, place = at;
+  }
+  BP_DEV void reduce(int lanes) {
+    for (int offset = lanes / 2; offset; offset /= 2) {
+      const A other = __shfl_xor_sync(0xffffffffu, value, offset);
+      see(other, __shfl_xor_sync(0xffffffffu, place, offset));
+    }
+  }
+};
+
+// Whether a row is answered rightly, from its outputs and targets one by one. half: 1/2 for y, 0 where z is looked at.
+template<class A> struct Answer {
+  const int hit;
+  const A half;
+  Largest<A> given, right;
+  int wrong;
+  BP_DEV Answer(int hit, A half) : hit(hit), half(half), given{A(0), -1}, right{A(0), -1}, wrong(0) {}
+  BP_DEV void see(A output, A target, int c) {
+    if (hit == LARGEST) given.see(output, c), right.see(target, c);
+    if (hit == SIDE) wrong += (output > half) != (target > A(0.5));
+  }
+  BP_DEV bool is_right(int lanes) {  // all lanes of a row together
+    if (hit == LARGEST) given.reduce(lanes), right.reduce(lanes);
+    if (hit == SIDE) wrong = lane_reduce<Sum>(wrong, lanes);
+    return hit == LARGEST ? given.place == right.place : hit == SIDE && wrong == 0;
+  }
+};
+
+template<class A> BP_DEV A not_a_number() { return A(nan("")); }
+
+// e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes what
+// the gradient is made of; the targets are smoothed, t <- rest t + even.
+template<class A, class L, class V, class Give>
+BP_DEV A softmax_loss(
+    int lane, int lanes, int cols, const Target<L>& target, A rest, A even, Answer<A>& answer, V v_of, Give give) {
+  A top = Maximum::identity<A>(), sum = A(0), low = A(0);
+  for (int c = lane; c < cols; c += lanes) {
+    const A v = v_of(c);
+    top = Maximum::of(top, v);
+    answer.see(v, A(target.of(c)), c);
+  }
+  top = lane_reduce<Maximum>(top, lanes);
+  for (int c = lane; c < cols; c += lanes) {
+    const A v = v_of(c) - top, t = rest * A(target.of(c)) + even;
+    sum += exp(v);
+    if (t != A(0)) low += t * v;  // v may be -inf, where p is 0 and all is well
+  }
+  sum = lane_reduce<Sum>(sum, lanes);
+  low = lane_reduce<Sum>(low, lanes);
+  for (int c = lane; c < cols; c += lanes) give(c, exp(v_of(c) - top) / sum, rest * A(target.of(c)) + even);
+  return log(sum) - low;
+}
+
+// p = 1/(1 + e^-v), and e = max(v, 0) - v t + log(1 + e^-|v|) of one output
+template<class A> BP_DEV A sigmoid(A v) { return A(1) / (A(1) + exp(-v)); }
+template<class A> BP_DEV A sigmoid_loss(A v, A t) { return Maximum::of(v, A(0)) - v * t + log1p(exp(-fabs(v))); }
