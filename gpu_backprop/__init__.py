@@ -8,6 +8,7 @@ from gpu_backprop.backend.errors import (
     InputError,
     MissingExtraError,
     ModelFileError,
+    OutOfMemoryError,
     StateError,
 )
 from gpu_backprop.backend.plan import Operation, Plan
@@ -69,6 +70,7 @@ __all__ = [
     "ModelFileError",
     "Network",
     "Operation",
+    "OutOfMemoryError",
     "Optimizer",
     "Plan",
     "Poisson",

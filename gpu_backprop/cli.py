@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from gpu_backprop.arguments import parse
-from gpu_backprop.backend.errors import GpuBackpropError
+from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
 from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
@@ -66,6 +66,8 @@ def _complain(error: BaseException, command: str) -> int:
         return MISUSED
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted"
+    elif isinstance(error, OutOfMemoryError):
+        message = str(error)  # with its table
     elif isinstance(error, MemoryError):
         message = f"there is not enough memory: {message}"
     elif isinstance(error, OSError) and error.strerror:

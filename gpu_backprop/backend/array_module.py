@@ -15,19 +15,28 @@ from gpu_backprop.backend.errors import DeviceError, InputError
 DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
 
 
-def open_device(name: str = "auto", dtype: str = "float32") -> Device:
-    """Opens a device: "auto", "cpu", "cuda" or "cuda:N".
+def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) -> Device:
+    """Opens a device: "auto", "cpu", "cuda" or "cuda:N". tf32 allows float32 products to round their operands to TF32.
 
     "auto" takes CUDA where it can be used and says in `Device.reason` what it chose and why.
 
     Raises:
-        InputError: the name or the dtype is unknown, or the dtype is not for this device.
+        InputError: the name or the dtype is unknown, or the dtype is not for this device; or tf32 is not for them.
         DeviceError: CUDA was asked for and cannot be used; the message says what is missing and what to do.
         MissingExtraError: bfloat16 without ml_dtypes.
     """
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
     dtype = _dtype_name(dtype)
+    device = _open(name, dtype)
+    if not isinstance(tf32, bool):
+        raise InputError(f"tf32 must be True or False, got {tf32!r}.")
+    if tf32:
+        _allow_tf32(device)
+    return device
+
+
+def _open(name: str, dtype: str) -> Device:
     if name == "cpu":
         return _open_cpu("as asked", dtype)
     index = int(name.partition(":")[2] or 0)
@@ -66,3 +75,16 @@ def _open_cuda(index: int, reason: str, dtype: str) -> Device:
     module = importlib.import_module("gpu_backprop.backend.cuda_ops")
     device: Device = module.open_device(index, reason, dtype)
     return device
+
+
+def _allow_tf32(device: Device) -> None:
+    if device.name == "cpu":
+        raise InputError(f"tf32=True is for CUDA devices; this device is the CPU ({device.reason}). Use tf32=False.")
+    if device.dtype != np.float32:
+        raise InputError(
+            f"tf32=True rounds the operands of float32 products; dtype {device.dtype.name} has none. Use tf32=False, "
+            "or dtype='float32'."
+        )
+    if found := cuda_setup.tf32_obstacle(int(device.name.partition(":")[2])):
+        raise DeviceError(f"tf32=True cannot be used: {found}. Use tf32=False.")
+    device.tf32 = True

@@ -137,8 +137,8 @@ class Products:
     def _open(self) -> CublasLibrary:
         pathfinder = importlib.import_module("cuda.pathfinder")  # a dependency of CuPy
         library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
-        workspace = self._cupy.empty((32 if self._generation >= 9 else 4) << 20, np.uint8)  # sizes that NVIDIA advises
-        return CublasLibrary(library, self._stream.ptr, workspace)
+        reserved = self._cupy.empty(workspace(self._generation), np.uint8)
+        return CublasLibrary(library, self._stream.ptr, reserved)
 
     def _examples(self) -> Iterator[Example]:
         """Products of small whole matrices of two models, as CuPy does them: exact in every dtype."""
@@ -187,6 +187,12 @@ class Products:
         copy: Array = self._cupy.empty(source.shape, source.dtype)
         copy.set(source)  # type: ignore[attr-defined]
         return copy.swapaxes(-1, -2) if flip else copy
+
+
+def workspace(generation: int) -> int:
+    """Bytes for devices of compute capability `generation`.x: what NVIDIA advises, once for products that are launched
+    one by one, and once for those in graphs."""
+    return 2 * (32 if generation >= 9 else 4) << 20
 
 
 def _said(error: Exception) -> str:

@@ -108,25 +108,39 @@ class CublasLibrary:
     Args:
         library: what ctypes.CDLL gave.
         stream: the address of a CUDA stream.
-        workspace: device memory that the library may use; without, it would allocate in every captured graph.
+        workspace: device memory that the library may use; without, it would allocate in every captured graph. One half
+            is for this stream, the other for all streams that capture.
 
     Raises:
         DeviceError: the library reports an error, by its name.
     """
 
     def __init__(self, library: Any, stream: int, workspace: Array) -> None:
-        self._handle = _Handle(workspace)
-        self._function(library, "cublasCreate_v2")(ctypes.byref(self._handle))
-        self._function(library, "cublasSetStream_v2")(self._handle, ctypes.c_void_p(stream))
-        # after the stream, which brings the library's own workspace back
-        size = ctypes.c_size_t(workspace.nbytes)
-        self._function(library, "cublasSetWorkspace_v2")(self._handle, _Pointer(workspace), size)
-        self._function(library, "cublasSetMathMode")(self._handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
-        version = ctypes.c_int()
-        self._function(library, "cublasGetVersion_v2")(self._handle, ctypes.byref(version))
+        self._library, self._workspace = library, workspace
+        self._handles: dict[int, _Handle] = {}
+        self._stream = stream
+        handle, version = self._handle(stream), ctypes.c_int()
+        self._function(library, "cublasGetVersion_v2")(handle, ctypes.byref(version))
         self.version = f"{version.value // 10000}.{version.value // 100 % 100}.{version.value % 100}"
         self._gemm = self._function(library, "cublasGemmEx")
         self._strided_gemm = self._function(library, "cublasGemmStridedBatchedEx")
+
+    def _handle(self, stream: int) -> _Handle:
+        """The handle of a stream. A product may be several launches with a partial result in the workspace between, and
+        a graph, of another thread, may come between them: so what is captured has a workspace of its own. Graphs share
+        it, since one is done before the next begins."""
+        if stream not in self._handles:
+            half = self._workspace.size // 2
+            workspace = self._workspace[:half] if stream == self._stream else self._workspace[half:]
+            handle, library = _Handle(workspace), self._library
+            self._function(library, "cublasCreate_v2")(ctypes.byref(handle))
+            self._function(library, "cublasSetStream_v2")(handle, ctypes.c_void_p(stream))
+            # after the stream, which brings the library's own workspace back
+            size = ctypes.c_size_t(workspace.nbytes)
+            self._function(library, "cublasSetWorkspace_v2")(handle, _Pointer(workspace), size)
+            self._function(library, "cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
+            self._handles[stream] = handle
+        return self._handles[stream]
 
     @staticmethod
     def _function(library: Any, name: str) -> Any:
@@ -137,7 +151,8 @@ class CublasLibrary:
     def bind(
         self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], beta: float, tf32: bool
     ) -> Call:
-        """out = a@b + beta·out as one call, its arguments converted now; `shape` is what `sizes` gave."""
+        """out = a@b + beta·out as one call, its arguments converted now; `shape` is what `sizes` gave. `.on(stream)` is
+        the same call on another stream."""
         models, rows, inner, cols = shape
         dtype, compute, number = a.array.dtype.name, COMPUTE_32F, ctypes.c_float
         if dtype == "float64":
@@ -146,13 +161,20 @@ class CublasLibrary:
             compute = COMPUTE_32F_FAST_TF32
         many = models > 1
         arguments = (
-            self._handle, ctypes.c_int(b.columns), ctypes.c_int(a.columns),
+            ctypes.c_int(b.columns), ctypes.c_int(a.columns),
             ctypes.c_int(cols), ctypes.c_int(rows), ctypes.c_int(inner),
             ctypes.byref(number(1)), *_matrix(b, many), *_matrix(a, many),
             ctypes.byref(number(beta)), *_matrix(out, many),
             *((ctypes.c_int(models),) if many else ()), ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
-        return partial(self._strided_gemm if many else self._gemm, *arguments)
+        function = self._strided_gemm if many else self._gemm
+
+        def on(stream: int) -> Call:
+            return partial(function, self._handle(stream), *arguments)
+
+        call = on(self._stream)
+        vars(call)["on"] = lambda stream: on(stream.ptr)
+        return call
 
 
 class _Handle(ctypes.c_void_p):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cublas import Products
-from gpu_backprop.backend.cuda_staging import PIECE, Staging
-from gpu_backprop.backend.device import Device, cuda_place, memory_size
-from gpu_backprop.backend.errors import DeviceError, InputError
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.cublas import Products, workspace
+from gpu_backprop.backend.cuda_graph import GraphCapture
+from gpu_backprop.backend.cuda_staging import OUT_OF_MEMORY, PIECE, Staging
+from gpu_backprop.backend.device import Advise, Device, cuda_place, memory_size, memory_table
+from gpu_backprop.backend.errors import InputError, OutOfMemoryError
+from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.kernel_library import KernelLibrary
+from gpu_backprop.backend.plan import Operation
 
 ADDRESSABLE = 1 << 48
 """Bytes. CuPy takes the size of an array modulo 2**64 and would give too small a one."""
-
-OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation, which comes through where the user has switched CuPy's memory pool off."""
 
 TICKETS = 1024
 """How many tickets there are from the start, so that few kernels ask for more."""
@@ -40,6 +40,12 @@ class _Shared:
         self.staging = Staging(cupy, index, self.stream)
         self.tickets: Array | None = None
         self._products: Products | None = None
+        self._graphs: GraphCapture | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the matrix products are there."""
+        return self._products is not None
 
     @property
     def products(self) -> Products:
@@ -47,6 +53,13 @@ class _Shared:
             if self._products is None:
                 self._products = Products(self.cupy, self.index, self.stream)
             return self._products
+
+    @property
+    def graphs(self) -> GraphCapture:
+        with self.lock:
+            if self._graphs is None:
+                self._graphs = GraphCapture(self.cupy, self.stream, self.products)
+            return self._graphs
 
 
 _all_shared: dict[int, _Shared] = {}
@@ -98,10 +111,51 @@ class CudaDevice(Device):
         return self.computing()
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the device; what CuPy holds in reserve counts as free."""
+        """(free, total) bytes of the device; what CuPy holds in reserve counts as free. Where CuPy's memory pool has a
+        limit, the total is that, unless the device has less.
+        """
         with self._shared.device:
             free, total = self._cupy.cuda.runtime.memGetInfo()
-            return free + self._cupy.get_default_memory_pool().free_bytes(), total
+            pool = self._cupy.get_default_memory_pool()
+            free, limit = free + pool.free_bytes(), pool.get_limit()
+            return (min(free, max(0, limit - pool.used_bytes())), min(total, limit)) if limit else (free, total)
+
+    def require(self, needs: Mapping[str, int], what: str, advise: Advise | None = None) -> None:
+        """Looks whether so much memory is free, before any of it is allocated.
+
+        Args:
+            needs: bytes by kind.
+            what: needs them; the beginning of the message.
+            advise: what would help, told the free bytes; None: what always does.
+
+        Raises:
+            OutOfMemoryError: it is not.
+        """
+        needed = sum(needs.values())
+        if needed > self.memory()[0]:
+            gc.collect()  # what is held by a cycle alone is nobody's
+        free, total = self.memory()
+        if needed <= free:
+            self.needed = dict(needs)
+            return
+        advice, batch_size = advise(free) if advise else ("Use fewer units.", None)
+        raise OutOfMemoryError(
+            f"{what} needs {memory_size(needed)} on {self.name}, where {memory_size(free)} of {memory_size(total)} are "
+            f"free:\n{memory_table(needs)}\n{advice} Or end other programs that use the device.",
+            needs=needs, free=free, batch_size=batch_size,
+        )  # fmt: skip
+
+    @property
+    def workspace(self) -> int:
+        """The bytes that matrix products have yet to allocate, once for all networks of the device."""
+        if self._shared.opened:
+            return 0
+        return workspace(int(self._shared.device.compute_capability[:-1]))
+
+    @property
+    def ticket_count(self) -> int:
+        """How many tickets there are now."""
+        return 0 if self._shared.tickets is None else self._shared.tickets.size
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """Uninitialised memory from CuPy's pool, which aligns it to 512 bytes."""
@@ -115,11 +169,13 @@ class CudaDevice(Device):
         except (MemoryError, self._cupy.cuda.runtime.CUDARuntimeError) as error:
             if getattr(error, "status", OUT_OF_MEMORY) != OUT_OF_MEMORY:
                 raise
-            free, total = map(memory_size, self.memory())
-            raise DeviceError(
-                f"{self.name} cannot give {memory_size(size)} for an array of shape {shape}: {free} of {total} are "
-                "free. Use fewer units or a smaller batch, or end other programs that use the device."
-            ) from None
+            free, total = self.memory()
+            raise OutOfMemoryError(
+                f"{self.name} cannot give {memory_size(size)} for an array of shape {shape}: {memory_size(free)} of "
+                f"{memory_size(total)} are free. Use fewer units or a smaller batch, or end other programs that use "
+                "the device.",
+                needs={f"an array of shape {shape}": size}, free=free,
+            ) from None  # fmt: skip
         return array
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
@@ -224,6 +280,12 @@ class CudaDevice(Device):
         with self._shared.device:
             self._cupy.cuda.Stream.null.synchronize()
             self.stream.synchronize()
+
+    def capture(self, operations: Sequence[Operation]) -> Call:
+        """All that the operations launch, as one CUDA graph: calling it queues them on the stream. Each of them must
+        have run before. The device has to be the current one when it is called."""
+        with self.computing():
+            return self._shared.graphs.capture(operations)
 
     def address(self, array: Array) -> int:
         return int(array.data.ptr)  # type: ignore[attr-defined]

@@ -23,6 +23,9 @@ DRIVERS = {12: 525, 13: 580}
 CAPABILITIES = {12: (7, 0), 13: (7, 5)}
 """The least compute capability: CUDA 13 compiles for nothing older, and below 7.0 the kernels were never tried."""
 
+TF32 = 8, 0
+"""The least compute capability whose products can take TF32 (Ampere)."""
+
 MAJOR_MINOR = 75, 76
 """cudaDevAttrComputeCapabilityMajor and …Minor (driver_types.h)."""
 
@@ -143,7 +146,7 @@ def _device(cupy: Any, index: int) -> Check:
             found = f"there is no CUDA device {index}; this machine has {count}, numbered from 0"
             remedy = "nvidia-smi -L lists them"
         return Check("device", False, found + limited, remedy)
-    capability = tuple(runtime.deviceGetAttribute(attribute, index) for attribute in MAJOR_MINOR)
+    capability = _capability(cupy, index)
     name = runtime.getDeviceProperties(index)["name"].decode(errors="replace")
     found = f"cuda:{index}, {name}, compute capability {capability[0]}.{capability[1]}"
     major = runtime.runtimeGetVersion() // 1000
@@ -153,6 +156,20 @@ def _device(cupy: Any, index: int) -> Check:
         remedy = "use another device, or the CPU"
         return Check("device", False, found, remedy + (_cuda12() if capability >= CAPABILITIES[12] else ""))
     return Check("device", True, found)
+
+
+def tf32_obstacle(index: int) -> str:
+    """What keeps a device that can be used from rounding the operands of float32 products to TF32; "": nothing."""
+    capability = _capability(importlib.import_module("cupy"), index)
+    if capability >= TF32:
+        return ""
+    needed, has = (f"{major}.{minor}" for major, minor in (TF32, capability))
+    return f"TF32 begins at compute capability {needed}, and cuda:{index} has {has}"
+
+
+def _capability(cupy: Any, index: int) -> tuple[int, int]:
+    major, minor = (cupy.cuda.runtime.deviceGetAttribute(attribute, index) for attribute in MAJOR_MINOR)
+    return major, minor
 
 
 def _memory(cupy: Any, index: int) -> Check:

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import memory_size
+from gpu_backprop.backend.errors import OutOfMemoryError
 from gpu_backprop.backend.formula import Array
+
+OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation, which comes through where there is no memory pool of CuPy's to say it in its own way."""
 
 BUFFERS = 8
 PIECE = 4 << 20  # bytes; at 25 GB/s the device takes longer to fetch one than the host to ask for it
@@ -58,11 +63,30 @@ class Staging:
 
     def _send_piece(self, destination: Any, source: Array) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
-        self._copied[turn].synchronize()
+        if not self._copied[turn].done:
+            self._copied[turn].synchronize()
         if self._sizes[turn] < destination.nbytes:
-            self._sizes[turn] = 1 << (destination.nbytes - 1).bit_length()
-            self._buffers[turn] = self._cupy.cuda.alloc_pinned_memory(self._sizes[turn])
+            size = 1 << (destination.nbytes - 1).bit_length()
+            self._buffers[turn], self._sizes[turn] = pinned_memory(self._cupy, size), size
         piece: Array = np.ndarray(destination.shape, destination.dtype, self._buffers[turn])
         np.copyto(piece, source, casting="unsafe")
         destination.set(piece, self._stream)
         self._copied[turn].record(self._stream)
+
+
+def pinned_memory(cupy: Any, size: int) -> Any:
+    """Memory of the host that the device can read by itself, at least one byte of it.
+
+    Raises:
+        OutOfMemoryError: the host has no more of it.
+    """
+    try:
+        return cupy.cuda.alloc_pinned_memory(max(1, size))
+    except (MemoryError, cupy.cuda.runtime.CUDARuntimeError) as error:
+        if getattr(error, "status", OUT_OF_MEMORY) != OUT_OF_MEMORY:
+            raise
+        raise OutOfMemoryError(
+            f"the host cannot give {memory_size(size)} of pinned memory, from which data are copied to the device. "
+            "End other programs, or allow this one more memory that cannot be paged out.",
+            needs={"pinned memory": size},
+        ) from None

@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.columns import columns
+from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError
+from gpu_backprop.backend.formula import Array, Call
+
+if TYPE_CHECKING:
+    from gpu_backprop.backend.plan import Operation
 
 ALIGNMENT = 256
 """Bytes: where buffers, and the slices of a flat one, begin. Serves every vector width of both back ends."""
@@ -24,6 +28,9 @@ in every call, unless rows are longer than that. With a small one NumPy reads lo
 
 DLPACK_CUDA = (2, 13)
 """The device types of DLPack (dlpack.h) whose memory lies on a CUDA device: kDLCUDA and kDLCUDAManaged."""
+
+Advise = Callable[[int], tuple[str, int | None]]
+"""What to do where so many bytes are free and more are needed: a sentence, and the batch size that it names."""
 
 
 class Device:
@@ -37,13 +44,16 @@ class Device:
         tf32: whether float32 products may round their operands to TF32; never on a CPU.
         xp: the array module, numpy or cupy.
         ops: the binders for it (numpy_ops or cuda_ops): the same names and signatures.
+        scratch: the memory that `work` shares out, by dtype and slot.
+        needed: the bytes by kind that `require` found there last.
     """
 
     def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: ModuleType) -> None:
         self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops
         self.master: np.dtype[Any] = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
         self.tf32 = False
-        self._work: dict[tuple[str, int], Array] = {}
+        self.needed: dict[str, int] = {}
+        self.scratch: dict[tuple[str, int], Array] = {}
 
     def __repr__(self) -> str:
         return f"Device({self.name}, {self.dtype.name}: {self.reason})"
@@ -55,13 +65,21 @@ class Device:
         try:
             raw: Array = np.empty(size + ALIGNMENT, np.uint8)
         except (MemoryError, ValueError):  # NumPy's ValueError: beyond the address space
-            raise DeviceError(
+            raise OutOfMemoryError(
                 f"{self.name} cannot give {memory_size(size)} for an array of shape {shape}. "
-                "Use fewer units or a smaller batch."
+                "Use fewer units or a smaller batch.",
+                needs={f"an array of shape {shape}": size},
             ) from None
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
         array: Array = raw[start : start + size].view(dtype)
         return array.reshape(shape)
+
+    def kind(self, name: str) -> AbstractContextManager[None]:
+        """What is allocated meanwhile is of this kind; only a Sketch counts."""
+        return nullcontext()
+
+    def require(self, needs: Mapping[str, int], what: str, advise: Advise | None = None) -> None:
+        """Raises OutOfMemoryError where the device cannot give so many bytes; here nothing is known beforehand."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         array = self.empty(shape, dtype)
@@ -72,9 +90,9 @@ class Device:
         """Scratch memory, shared by all operations of this device: it holds its values for one operation only."""
         dtype = np.dtype(self.dtype if dtype is None else dtype)
         size, key = math.prod(shape), (dtype.name, slot)
-        if key not in self._work or self._work[key].size < size:
-            self._work[key] = self.empty((size,), dtype)
-        return self._work[key][:size].reshape(shape)
+        if key not in self.scratch or self.scratch[key].size < size:
+            self.scratch[key] = self.empty((size,), dtype)
+        return self.scratch[key][:size].reshape(shape)
 
     def from_host(self, array: Array, dtype: Any = None) -> Array:
         """The values of a host array on this device; on a CPU the array itself where it already fits."""
@@ -122,6 +140,14 @@ class Device:
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it; on a CPU it has."""
 
+    def capture(self, operations: Sequence[Operation]) -> Call:
+        """All that the operations of a plan do, as one bound call.
+
+        Raises:
+            DeviceError: it cannot be; the message says why. Nothing has been done then.
+        """
+        raise DeviceError(f"{self.name} has no graphs; they are for CUDA devices.")
+
     def address(self, array: Array) -> int:
         """Where the array's first element lies."""
         return int(array.__array_interface__["data"][0])
@@ -140,7 +166,14 @@ class Device:
 
 def memory_size(size: int) -> str:
     """So many bytes, as one would say it."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+    unit, name = next((row for row in ((2**30, "GiB"), (2**20, "MiB")) if size >= row[0]), (2**10, "KiB"))
+    return f"{size / unit:,.1f} {name}"
+
+
+def memory_table(needs: Mapping[str, int]) -> str:
+    """So many bytes of each kind, and of all: a line each, in two columns."""
+    rows = [(kind, memory_size(size)) for kind, size in {**needs, "in all": sum(needs.values())}.items() if size]
+    return "\n".join(f"  {line}" for line in columns(rows, 1))
 
 
 def storage(dtype: str) -> np.dtype[Any]:

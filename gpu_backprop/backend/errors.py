@@ -21,6 +21,22 @@ class DeviceError(GpuBackpropError, RuntimeError):
     """The device that was asked for cannot be used."""
 
 
+class OutOfMemoryError(DeviceError, MemoryError):
+    """The device has less memory than is needed. Nothing was allocated, or it was given back.
+
+    Attributes:
+        needs: the bytes that were asked for, by kind.
+        free: the bytes that were free; None where that is not known.
+        batch_size: the largest batch size that would have fitted; None where none does, or there is none to choose.
+    """
+
+    def __init__(
+        self, message: str, *, needs: Mapping[str, int], free: int | None = None, batch_size: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.needs, self.free, self.batch_size = dict(needs), free, batch_size
+
+
 class StateError(GpuBackpropError, RuntimeError):
     """A call came before the one that it needs, such as backward before forward."""
 

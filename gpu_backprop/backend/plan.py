@@ -1,7 +1,7 @@
 """A training step as data: a flat list of operations on buffers that were allocated once.
 
 A plan is built once per number of rows, then run for every minibatch. Everything that can be decided is decided while
-it is built: the run only calls. The audit, the trace and later a captured CUDA graph read the same list.
+it is built: the run only calls. The audit, the trace and a captured CUDA graph read the same list.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from gpu_backprop.backend.columns import ruled
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, Call, Calls
+
+MINIBATCH = "x", "y*", "w"
+"""The buffers that hold rows of data."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Operation:
         flops: floating-point operations: one for each addition, multiplication and function value.
         bytes: memory traffic if all that is read and written passes once.
         launches: how many kernels CUDA needs for it.
-        phase: "data", "forward", "loss", "backward" or "update".
+        phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
         calls: bound callables that do it; on CUDA each is one launch.
     """
 
@@ -44,6 +48,8 @@ class Operation:
 class Plan:
     """Operations in order, and the buffers that they work on.
 
+    On a `Sketch` it can be looked at and not run.
+
     Args:
         device: where.
         training: whether dropout is active.
@@ -54,7 +60,7 @@ class Plan:
         self.device, self.training, self.keep = device, training, keep
         self.operations: list[Operation] = []
         self.buffers: dict[str, Array] = {}
-        self.memory = 0  # bytes of the buffers that are this plan's own
+        self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
         self._own: set[int] = set()
         self.phase = "forward"
         self.gate: Array | None = None  # where this is 0, the optimizer changes nothing
@@ -67,8 +73,10 @@ class Plan:
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """A new buffer of this plan."""
-        array = self.device.empty(shape, dtype)
-        self.memory += array.nbytes
+        kind = "minibatch" if name in MINIBATCH else self.phase
+        with self.device.kind(kind):
+            array = self.device.empty(shape, dtype)
+        self.memory[kind] = self.memory.get(kind, 0) + array.nbytes
         self._own.add(self.device.address(array))
         return self.named(name, array)
 
@@ -194,14 +202,16 @@ class Plan:
 
     # Accounts ---------------------------------------------------------------------------------------------------------
 
-    def cost(self) -> dict[str, int]:
-        """The sums: operations, launches (on CUDA), flops, bytes moved; and the bytes of memory held."""
+    def cost(self) -> dict[str, Any]:
+        """The sums: operations, launches (on CUDA), flops, bytes moved; the bytes of memory held, and the same by kind:
+        "minibatch" (x, y*, w), then the phase whose results they hold."""
         return {
             "operations": len(self.operations),
             "launches": sum(o.launches for o in self.operations),
             "flops": sum(o.flops for o in self.operations),
             "bytes": sum(o.bytes for o in self.operations),
-            "memory": self.memory,
+            "memory": sum(self.memory.values()),
+            "memory_by_kind": dict(self.memory),
         }
 
     def describe(self) -> None:
@@ -221,8 +231,4 @@ class Plan:
             ),
             (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        pad = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust)
-        lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)) for row in rows]
-        rule = "─" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return ruled(rows, 3)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gpu_backprop.backend.columns import ruled
 from gpu_backprop.backend.plan import Operation, Plan
 
 
@@ -55,11 +56,7 @@ class Profile:
             rates = f"{o.bytes / time / 1e3:,.1f}", f"{o.flops / time / 1e3:,.1f}"
             rows.append((o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates))
         rows.append((f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        pad = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust)
-        lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]
-        rule = "─" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return ruled(rows, 2)
 
 
 def profile(plan: Plan, runs: int) -> Profile:
@@ -76,9 +73,6 @@ def profile(plan: Plan, runs: int) -> Profile:
                     call()
                 marks.append(device.mark())
             moments.append(marks)
-        times = [
-            [device.microseconds(begin, end) for begin, end in pairwise(marks)]
-            for marks in moments
-        ]
+        times = [[device.microseconds(begin, end) for begin, end in pairwise(marks)] for marks in moments]
     medians = map(statistics.median, zip(*times, strict=True))
     return Profile([Timing(operation, time) for operation, time in zip(plan.operations, medians, strict=True)])

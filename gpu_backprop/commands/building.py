@@ -74,7 +74,9 @@ def build_network(options: argparse.Namespace, wanted: Design, preprocessing: Pr
         if options.dropout:
             layers.append(gb.Dropout(options.dropout))
     layers.append(gb.Dense(preprocessing.outputs, wanted.output or ("softmax" if classes else "identity")))
-    net = gb.Network(preprocessing.inputs, layers, dtype=options.dtype, device=options.device, seed=options.seed)
+    net = gb.Network(
+        preprocessing.inputs, layers, dtype=options.dtype, device=options.device, tf32=options.tf32, seed=options.seed
+    )
     net.preprocessing, net.classes = preprocessing, preprocessing.classes
     return net
 

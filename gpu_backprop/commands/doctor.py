@@ -91,7 +91,8 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
         return
     seconds = time.perf_counter() - begin
     again = "" if products.direct else f"results are as good, but steps take longer; {cuda_setup.INSTALL}"
-    yield Check("products", True, products.reason, again)
+    tf32 = "; TF32 on request" if products.direct and not cuda_setup.tf32_obstacle(device.index) else ""
+    yield Check("products", True, products.reason + tf32, again)
     count = len(device.kernels.compiled)
     yield Check("kernels", True, f"{count} compiled, or found compiled, and run, in {seconds:.1f} s")
     if expected is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import gpu_backprop as gb
-from gpu_backprop.backend.errors import DivergedError, GpuBackpropError, InputError
+from gpu_backprop.backend.errors import DivergedError, GpuBackpropError, InputError, OutOfMemoryError
 from gpu_backprop.commands.building import build_network, build_trainer, design, suitable_epochs, targets
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import INTERRUPTED, StopOnInterrupt
@@ -34,7 +35,7 @@ def train(options: argparse.Namespace) -> int:
         with _before_training(folder):
             _introduce(trainer, lesson, epochs)
 
-    with StopOnInterrupt(trainer) as interrupt:
+    with StopOnInterrupt(trainer) as interrupt, _log_shown(not options.quiet):
         history = _fit(trainer, lesson, epochs, folder, options.quiet)
 
     gb.save(folder / MODEL, net)
@@ -65,6 +66,28 @@ def _before_training(folder: Path | None = None) -> Iterator[None]:
         raise RunError(f"nothing was trained: {_reason(error)}") from error
 
 
+class _Printed(logging.Handler):
+    """Prints, so that lines come out above a progress bar, which takes sys.stdout's place while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
+
+
+@contextmanager
+def _log_shown(shown: bool) -> Iterator[None]:
+    """Prints what the package's logger says: where the data are, and how steps are run."""
+    handler, logger = _Printed(), logging.getLogger("gpu_backprop")
+    level = logger.level
+    if shown:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
     """What is about to be trained, on what, and how."""
     held_out = 0 if lesson.held_out is None else len(lesson.held_out)
@@ -90,14 +113,14 @@ def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: 
         return trainer.fit(
             *pair(lesson.training), epochs, validation=validation, csv=folder / HISTORY, progress=not quiet
         )
-    except InputError:  # nothing was trained
-        _give_back(folder)
-        raise
     except DivergedError as error:
         gb.save(folder / MODEL, trainer.network)
         error.args = (f"{error} The last finite parameters are in {folder / MODEL}.",)
         raise
     except Exception as error:
+        if isinstance(error, (InputError, OutOfMemoryError)) and not (folder / HISTORY).exists():  # nothing was trained
+            _give_back(folder)
+            raise
         where = f"training ended after {counted(len(trainer.history), 'epoch')}"
         raise RunError(f"{where}: {_reason(error)}; {_rescue(trainer.network, folder)}") from error
 
@@ -112,6 +135,8 @@ def _reason(error: Exception) -> str:
         return "standard output was closed"
     if isinstance(error, OSError):
         return error.strerror or str(error)
+    if isinstance(error, (InputError, OutOfMemoryError)):
+        return str(error).rstrip(".")
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 

@@ -37,7 +37,7 @@ class Board:
 
     def __init__(self, name: str, values: Array | float, column: bool = False) -> None:
         self.name, self.values, self.column = name, np.asarray(values), column
-        if self.values.dtype.name == "bfloat16":
+        if self.values.dtype.name in ("float16", "bfloat16"):
             self.values = self.values.astype(np.float32)
         sizes = np.abs(self.values[np.isfinite(self.values)].astype(np.float64))
         top = float(sizes.max(initial=0))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.plan import Operation
 from gpu_backprop.explanation.board import Board, beside, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spelled_update
 from gpu_backprop.explanation.worked import Batch, fused, worked, worked_loss
-from gpu_backprop.network.layers import Dense, Dropout
+from gpu_backprop.network.layers import Dense, Dropout, Layer
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, one_hot, samples
@@ -44,6 +44,7 @@ WHY = {
     "activation_gradient": "∂E/∂z = ∂E/∂y · ∂y/∂z. ∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
     "column_sum": "∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
     "weigh": "Each sample counts with its weight.",
+    "unscale": "float16 holds no number below 6e-8. So all gradients were S times as large, until here.",
     "loss_gradient": "e is the loss of one sample, E that of all. The batch's factor stands here and nowhere else.",
 }
 """Said where an operation of a kind comes for the first time."""
@@ -95,7 +96,9 @@ class _Lesson:
         self.trainer, self.data, self.network = trainer, data, trainer.network
         self.target = Board("y*", _dense_target(trainer.network, trainer.loss, data))
         weights = None if data.weights is None else Board("w", data.weights, column=True)
-        self.batch = Batch(data.rows, trainer.loss.reduction == "mean", weights)
+        state = trainer.scaling.state
+        loss_scale = None if state is None else Board("S", float(trainer.device.to_host(state)[SCALE]))
+        self.batch = Batch(data.rows, trainer.loss.reduction == "mean", weights, loss_scale)
         self.known: dict[str, Array] = {}
         self.names: dict[int, str] = {}  # what stands at an address, by its newest name
         self.told: set[str] = set()
@@ -109,7 +112,9 @@ class _Lesson:
         parameters = trainer.device.to_host(self.network.parameters)
         loss = 0.0
         for operation, written in trainer.trace(data.x, data.target, data.weights):
-            if operation.name == optimizer.name:
+            if operation.name == "unscale":
+                self._unscale(operation, written)
+            elif operation.name == optimizer.name:
                 self._update(operation, parameters, before, written)
             elif operation.name == "loss_gradient":
                 loss = float(trainer.loss.reduce(written["E"], data.rows))
@@ -195,8 +200,6 @@ class _Lesson:
         self._say(operation, [title, *why, "", *beside(boards), *spelled])
 
     def _board(self, name: str, array: Array) -> Board:
-        if name in ("Σw", "1/Σw"):
-            array = array.reshape(())
         return Board(name, array, column=name == "w")
 
     def _loss(self, operation: Operation, read: dict[str, Array], written: dict[str, Array], loss: float) -> None:
@@ -232,14 +235,26 @@ class _Lesson:
             "When nobody looks on, that is the one operation that runs.",
         ]
 
+    def _unscale(self, operation: Operation, written: dict[str, Array]) -> None:
+        """The gradients as they are without S; or that they are too large with it."""
+        for layer, name, shape, start in self.network.places:
+            place = slice(start, start + int(np.prod(shape)))
+            self.known[f"∇{_symbol(layer, name)}"] = written["gradients"][place].reshape(shape)
+        lines = [operation.formula, WHY["unscale"]]
+        if not written["gate"]:
+            lines += ["Here one of them is too large for float16. The step changes nothing, and S is halved."]
+        self._say(operation, lines)
+
     def _update(
         self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
     ) -> None:
         """Every parameter before and after, and how its first number came about."""
+        if not self.known.get("gate", True):
+            return
         optimizer, step = self.trainer.optimizer, round(float(written["hyper"][0]))
         lines: list[str] = [operation.formula]
         for layer, name, shape, start in self.network.places:
-            symbol = {"weight": "W", "bias": "b"}[name] + str(layer.number)
+            symbol = _symbol(layer, name)
             place = slice(start, start + int(np.prod(shape)))
             old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
             grad = self._board(f"∇{symbol}", self.known[f"∇{symbol}"])
@@ -249,6 +264,10 @@ class _Lesson:
                 at = (0,) * len(shape)
                 lines += ["", *spelled_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
         self._say(operation, lines)
+
+
+def _symbol(layer: Layer, name: str) -> str:
+    return {"weight": "W", "bias": "b"}[name] + str(layer.number)
 
 
 def _number(name: str) -> int:

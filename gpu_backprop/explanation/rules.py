@@ -6,7 +6,7 @@ They stand here apart from the tables that the engine runs, so that what `explai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gpu_backprop.explanation.board import Rule, joined
@@ -17,6 +17,11 @@ from gpu_backprop.network.losses import Huber, Quantile
 
 def _exp(z: float) -> float:
     return math.exp(min(z, 709))  # beyond that it is infinity, and what is divided by it 0 to every digit shown
+
+
+def _sum(terms: Iterable[float]) -> float:
+    terms = list(terms)
+    return math.fsum(terms) if all(map(math.isfinite, terms)) else sum(terms)  # fsum refuses ∞ − ∞
 
 
 def _sigmoid(z: float) -> float:
@@ -96,7 +101,7 @@ def softmax(units: int) -> Rule:
     """y0 of a row {z0}, {z1} …"""
 
     def value(**n: float) -> float:
-        return 1 / math.fsum(_exp(z - n["z0"]) for z in n.values())
+        return 1 / _sum(_exp(z - n["z0"]) for z in n.values())
 
     return _over("z", units, lambda z: f"exp({z})", "exp({z0})/(", ")", value)
 
@@ -105,7 +110,7 @@ def softmax_gradient(units: int) -> Rule:
     """∇z0 of the rows {g0}, {g1} … of ∇y and {y0}, {y1} … of y: the product with the Jacobian of N4."""
 
     def value(**n: float) -> float:
-        return n["y0"] * (n["g0"] - math.fsum(n[f"g{k}"] * n[f"y{k}"] for k in range(units)))
+        return n["y0"] * (n["g0"] - _sum(n[f"g{k}"] * n[f"y{k}"] for k in range(units)))
 
     return _over("gy", units, lambda g, y: f"{g}·{y}", "{y0}·({g0} − (", "))", value)
 
@@ -114,13 +119,13 @@ def product(terms: int) -> Rule:
     """{a0}·{b0} + {a1}·{b1} …: one number of a matrix product."""
     return _over(
         "ab", terms, lambda a, b: f"{a}·{b}", "", "",
-        lambda **n: math.fsum(n[f"a{k}"] * n[f"b{k}"] for k in range(terms)),
+        lambda **n: _sum(n[f"a{k}"] * n[f"b{k}"] for k in range(terms)),
     )  # fmt: skip
 
 
 def total(terms: int) -> Rule:
     """{a0} + {a1} …"""
-    return _over("a", terms, lambda a: a, "", "", lambda **n: math.fsum(n.values()))
+    return _over("a", terms, lambda a: a, "", "", lambda **n: _sum(n.values()))
 
 
 def _over(
@@ -149,7 +154,7 @@ class LossRule:
         return _over(
             "yt", outputs, lambda y, t: self.share.text.format(y=y, t=t), before,
             after + (f"/{outputs}" if self.mean else ""),
-            lambda **n: factor * math.fsum(self.share.value(n[f"y{k}"], n[f"t{k}"]) for k in range(outputs)),
+            lambda **n: factor * _sum(self.share.value(n[f"y{k}"], n[f"t{k}"]) for k in range(outputs)),
         )  # fmt: skip
 
 

@@ -105,10 +105,13 @@ def _column_sum(operation: Operation, f: Activation, reads: Boards, writes: Boar
 
 
 def _weigh(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
-    (w,), (total_weight, *scale) = reads.values(), writes.values()
+    (w, *loss_scale), (total_weight, *scales) = reads.values(), writes.values()
     lines = spell(total_weight.cell(), total(len(w.values)), cells("a", column(w)))
-    for inverse in scale:
-        lines += spell(inverse.cell(), Rule("1/{a}", lambda a: 1 / a), {"a": total_weight.cell()})
+    rule, operands = Rule("1/{a}", lambda a: 1 / a), {"a": total_weight.cell()}
+    for scale in loss_scale:
+        rule, operands = Rule("{s}/{a}", lambda s, a: s / a), operands | {"s": scale.cell()}
+    for factor in scales:
+        lines += spell(factor.cell(), rule, operands)
     return "weigh", lines
 
 
@@ -129,11 +132,12 @@ OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worke
 
 @dataclass(frozen=True)
 class Batch:
-    """How the samples of a batch count: as a mean or a sum, with weights or without."""
+    """How the samples of a batch count: as a mean or a sum, with weights or without; and S where the loss is scaled."""
 
     rows: int
     mean: bool
     weights: Board | None
+    loss_scale: Board | None = None
 
     def total(self, loss: Cell, e: Board) -> list[str]:
         """E of every sample's e."""
@@ -150,7 +154,9 @@ class Batch:
         """∂E of the first sample, where ∂e is `slope`."""
         rule, used = slope, dict(operands)
         if self.weights is not None:
-            rule, used["w"] = _times(rule), self.weights.cell(0)
+            rule, used["w"] = _times(rule, "w"), self.weights.cell(0)
+        if self.loss_scale is not None:
+            rule, used["s"] = _times(rule, "s"), self.loss_scale.cell()
         divisor = self._divisor() if self.mean else None
         if divisor is not None:
             rule, used["n"] = _divided(rule), divisor
@@ -162,8 +168,8 @@ class Batch:
         return Exact("B", float(self.rows)).cell() if self.rows > 1 else None
 
 
-def _times(rule: Rule) -> Rule:
-    return Rule(f"{rule.text}·{{w}}", lambda w, **rest: rule.value(**rest) * w)
+def _times(rule: Rule, by: str) -> Rule:
+    return Rule(f"{rule.text}·{{{by}}}", lambda **n: rule.value(**{k: v for k, v in n.items() if k != by}) * n[by])
 
 
 def _divided(rule: Rule) -> Rule:

@@ -5,6 +5,8 @@ One that lies on the network's own CUDA device is used where it lies; the checks
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from gpu_backprop.backend.formula import Array
 
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
+
+PIECE = 1 << 18
+"""How many elements of a host array are looked at together, at most, or one row."""
 
 
 def as_array(value: Any, name: str, device: Device) -> Array:
@@ -32,10 +37,11 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
-            f"{_counted(mask, 'masked')} in {name}, the first one at {place(first(mask))}. Remove those rows, or give "
-            "every value a number: x.filled(0)."
+            f"{_counted(int(mask.sum()), 'masked')} in {name}, the first one at {place(first(mask))}. Remove those "
+            "rows, or give every value a number: x.filled(0)."
         )
     if isinstance(value, np.ndarray):
+        check_file(value)
         return np.asarray(value)
     try:
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
@@ -43,6 +49,31 @@ def host_array(value: Any, name: str) -> Array:
         return np.asarray(value)
     except Exception as error:  # whatever another library raises when it cannot hand its memory over
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
+
+
+def memory_map(array: Any) -> np.memmap[Any, Any] | mmap.mmap | None:
+    """The memory map that a host array is part of, or None."""
+    while array is not None and not isinstance(array, (np.memmap, mmap.mmap)):
+        array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
+    return array
+
+
+def check_file(array: Array) -> None:
+    """InputError if the file of a memory map has been cut off: to read beyond its end would end the process."""
+    mapped = memory_map(array)
+    if not isinstance(mapped, np.memmap):
+        return
+    pages: Any = mapped
+    while isinstance(pages, np.ndarray):  # a part of a memory map is one too, with the offset of the whole
+        pages = pages.base
+    if not isinstance(pages, mmap.mmap):  # a copy
+        return
+    length = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY + len(pages)
+    if (size := pages.size()) < length:  # of the file that is mapped, whatever its name stands for by now
+        raise InputError(
+            f"{mapped.filename} has {size:,} bytes, but had {length:,} when it was mapped: another program has cut it "
+            "off. Write it again, and map it again."
+        )
 
 
 def on_host(array: Array, device: Device) -> Array:
@@ -85,20 +116,50 @@ def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], e
 
 def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     """InputError with the count and the first place if there is NaN or infinity, or what `dtype` cannot hold."""
-    if array.dtype.name == "bfloat16":  # neither array module looks for its least and largest
-        array = array.astype(np.float32)
     dtype = np.dtype(dtype)
     largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
+
+    def within(part: Array) -> bool:
+        if part.dtype.name == "bfloat16":  # neither array module looks for its least and largest
+            part = part.astype(np.float32)
+        return bool(part.min().item() >= -largest and part.max().item() <= largest)
+
     with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
-        if not array.size or (array.min().item() >= -largest and array.max().item() <= largest):
+        if all(within(part) for _, part in pieces(array)):
             return
-    bad, what, advice = ~np.isfinite(array), "NaN or infinite", "Remove or replace them."
-    if not bad.any():
+    what, advice = "NaN or infinite", "Remove or replace them."
+    count, at = search(array, lambda part: ~np.isfinite(part))
+    if not count:
         wider = "float32" if dtype.name == "float16" else "float64"
-        bad, what = np.abs(array) > largest, f"too large for {dtype.name}"
-        advice = f"Scale them down, or use a network with dtype={wider!r}."
-    at = first(bad)
-    raise InputError(f"{_counted(bad, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
+        what, advice = f"too large for {dtype.name}", f"Scale them down, or use a network with dtype={wider!r}."
+        count, at = search(array, lambda part: np.abs(part) > largest)
+    raise InputError(f"{_counted(count, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
+
+
+def pieces(array: Array) -> Iterator[tuple[int, Array]]:
+    """The parts of a host array along its first axis, each after the index of its beginning. They are small enough that
+    what is computed from one takes little memory, however large a file the array maps. A device array is one part,
+    because every look at one waits for the device."""
+    if not array.size:
+        return
+    length = len(array)
+    if isinstance(array, np.ndarray) and array.size > PIECE:
+        length = max(1, PIECE * length // array.size)
+    for start in range(0, len(array), length):
+        yield start, array[start : start + length]
+
+
+def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:
+    """Of how many elements, or rows, of an array `wrong` is true, and the index of the first."""
+    count, at = 0, tuple[int, ...]()
+    for start, part in pieces(array):
+        found = wrong(part)
+        here = int(found.sum())
+        if here and not count:
+            row, *rest = first(found)
+            at = (start + row, *rest)
+        count += here
+    return count, at
 
 
 def first(wrong: Array) -> tuple[int, ...]:
@@ -106,8 +167,7 @@ def first(wrong: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(wrong)[0])
 
 
-def _counted(wrong: Array, what: str) -> str:
-    count = int(wrong.sum())
+def _counted(count: int, what: str) -> str:
     return f"{count} {'value is' if count == 1 else 'values are'} {what}"
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
 
@@ -30,13 +32,16 @@ class Network:
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
+        tf32: True allows float32 products to round their operands to TF32, which has the range of float32 and, as
+            float16, 10 bits of mantissa: faster, on CUDA devices of compute capability 8.0 or newer. A model file does
+            not say it.
         seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
             which train side by side: every array then has a leading models axis.
 
     Attributes:
         parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias
             are views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
-        layers, inputs, outputs, dtype, device, seed: as given.
+        layers, inputs, outputs, dtype, device, seed: as given; tf32 is `device.tf32`.
         lead: () or (models,), the shape in front of every array.
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
         classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
@@ -48,14 +53,14 @@ class Network:
 
     def __init__(
         self, inputs: int, layers: Sequence[Layer], *, dtype: str = "float32", device: str = "auto",
-        seed: int | Sequence[int] = 0,
+        tf32: bool = False, seed: int | Sequence[int] = 0,
     ) -> None:  # fmt: skip
         self.inputs = positive("inputs", inputs)
         self.seed = _seed(seed)
         self.lead = () if isinstance(self.seed, int) else (len(self.seed),)
         self.layers = self._attach(layers)
         self.outputs = self.last.units
-        self.device = open_device(device, dtype)
+        self.device = open_device(device, dtype, tf32)
         self.dtype = self.device.dtype
         self._allocate()
         self._initialize()
@@ -96,6 +101,7 @@ class Network:
             for name, shape in layer.parameter_shapes().items():
                 self.places.append((layer, name, shape, length))
                 length += -(-math.prod(shape) // step) * step
+        self._require(length)
         self._parameters = self.device.zeros((*self.lead, length), master)
         self._gradients = self.device.zeros((*self.lead, length), master)
         self.low: Array | None = None  # the parameters in a 16-bit dtype, for the products
@@ -109,6 +115,14 @@ class Network:
             for layer, name, shape, start in self.places:
                 if name == "weight":
                     layer.own("low_weight", self._view(self.low, shape, start), self.device)
+
+    def _require(self, length: int) -> None:
+        """OutOfMemoryError where the device cannot give what a network of so many parameters needs."""
+        count = math.prod(self.lead) * length
+        needs = dict.fromkeys(("parameters", "gradients"), count * self.device.master.itemsize)
+        if self.dtype != self.device.master:
+            needs[f"parameters ({self.dtype.name})"] = count * self.dtype.itemsize
+        self.device.require(needs, "The network")
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
@@ -217,6 +231,7 @@ class Network:
 
     # Back-propagation, called by hand ---------------------------------------------------------------------------------
 
+    @gives_back
     def forward(self, x: Any, training: bool = False) -> Array:
         """y of x, and everything that backward needs.
 
@@ -233,6 +248,7 @@ class Network:
         eager.forward(x)
         return self.device.copy(eager.y)
 
+    @gives_back
     def backward(self, grad_y: Any) -> Array:
         """Fills `gradients`, summed over the batch of the last forward, for any scalar E of which grad_y is ∂E/∂y (N3).
 
@@ -253,6 +269,7 @@ class Network:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
         return eager.backward(checked(grad_y, "grad_y"))
 
+    @gives_back
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
         """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one.
 
@@ -284,10 +301,11 @@ class Network:
         """A network of its own with the same weights, the same dropout masks ahead, and the same knowledge of its data.
 
         Args:
-            dtype: another working dtype; None: the same.
+            dtype: another working dtype, then without TF32; None: the same.
         """
+        tf32 = dtype is None and self.device.tf32
         dtype = self.dtype.name if dtype is None else dtype
-        twin = Network(self.inputs, self.layers, dtype=dtype, device=self.device.name, seed=self.seed)
+        twin = Network(self.inputs, self.layers, dtype=dtype, device=self.device.name, tf32=tf32, seed=self.seed)
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
@@ -309,7 +327,7 @@ class Network:
         }
 
     @classmethod
-    def from_architecture(cls, description: Mapping[str, Any], device: str = "auto") -> Network:
+    def from_architecture(cls, description: Mapping[str, Any], device: str = "auto", tf32: bool = False) -> Network:
         """The network that `architecture` described, with the weights of its seed."""
         try:
             inputs, layers = description["inputs"], [layer_from(layer) for layer in description["layers"]]
@@ -320,7 +338,7 @@ class Network:
             raise InputError(
                 f"a network needs inputs, layers, dtype and seed, got {description!r} ({error})."
             ) from None
-        return cls(inputs, layers, dtype=dtype, device=device, seed=seed)
+        return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed)
 
     def summary(self) -> None:
         """Prints layers, shapes and parameters."""
@@ -331,19 +349,16 @@ class Network:
         for layer in self.layers:
             count = sum(math.prod(shape) for shape in layer.parameter_shapes().values())
             rows.append((str(layer.number), repr(layer), str(layer.inputs), str(layer.units), f"{count:,}"))
-        widths = [max(len(row[k]) for row in rows) for k in range(5)]
-        lines = [
-            "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        ]
         total = sum(math.prod(shape) for _, _, shape, _ in self.places)
         models = f"{self.lead[0]} models of " if self.lead else ""
         kept = "" if self.low is None else f" (kept in {self.device.master.name})"
+        kept += " (products in TF32)" if self.device.tf32 else ""
         where = f"on {self.device.name} ({self.device.reason})"
-        return "\n".join([*lines, f"{models}{total:,} parameters, {self.dtype.name}{kept}, {where}"])
+        return "\n".join([*columns(rows, 2), f"{models}{total:,} parameters, {self.dtype.name}{kept}, {where}"])
 
     def __repr__(self) -> str:
-        where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, seed={self.seed!r}"
+        tf32 = "tf32=True, " if self.device.tf32 else ""
+        where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, {tf32}seed={self.seed!r}"
         return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import as_array, check_finite, checked, features, first, host_array, on_host, place
+from gpu_backprop.network.arrays import as_array, check_finite, checked, features, host_array, on_host, place, search
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 
@@ -110,9 +110,8 @@ def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
         if not values:
             raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
         check_finite(y, "the labels")
-        fractional = y != np.floor(y)
-        if fractional.any():
-            at = first(fractional)
+        fractional, at = search(y, lambda part: part != np.floor(part))
+        if fractional:
             raise InputError(f"labels must be whole numbers, but there is {y[at].item()!r} at {place(at)}.")
     if values:
         _check_bounds(y, "labels", 0, classes - 1, why)
@@ -120,23 +119,20 @@ def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
 
 
 def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
-    wrong = (array < low) | (array > high)
-    if wrong.any():
-        at = first(wrong)
+    wrong, at = search(array, lambda part: (part < low) | (part > high))
+    if wrong:
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
         raise InputError(
-            f"{name} must be {bounds}{why}, but there is {array[at].item()!r} at {place(at)} "
-            f"({int(wrong.sum())} such in all)."
+            f"{name} must be {bounds}{why}, but there is {array[at].item()!r} at {place(at)} ({wrong} such in all)."
         )
 
 
 def _check_probabilities(y: Array) -> None:
-    sums = y.sum(axis=-1, dtype=np.float64)
-    wrong = np.abs(sums - 1) > 1e-3
-    if wrong.any():
-        at = first(wrong)
+    wrong, at = search(y, lambda part: np.abs(part.sum(axis=-1, dtype=np.float64) - 1) > 1e-3)
+    if wrong:
         raise InputError(
-            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to {sums[at].item():g}. "
+            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to "
+            f"{y[at].sum(dtype=np.float64).item():g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 

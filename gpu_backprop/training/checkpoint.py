@@ -77,25 +77,28 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
     _write(path, data)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None) -> Network:
+def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False) -> Network:
     """The network that `save` wrote, on any device.
 
     Args:
         device: as `Network` takes it.
         dtype: another working dtype than it had: what was trained in bfloat16 on a GPU predicts on a CPU with
             dtype="float32". None: the same.
+        tf32: as `Network` takes it; a file does not say.
 
     Raises:
         ModelFileError: there is no such file, or it is not such a file, whole and unaltered; the message says which.
-        InputError, DeviceError: `device` or `dtype` is unknown, or cannot be used.
+        InputError, DeviceError: `device`, `dtype` or `tf32` is unknown, or cannot be used.
     """
-    open_device(device, "float32" if dtype is None else dtype)  # a mistake in these arguments is not the file's
+    open_device(device, "float32" if dtype is None else dtype, tf32)  # a mistake in these arguments is not the file's
     with _refusing(path):
         architecture, tensors, learned = _read(Path(path))
     if dtype is None:
         _check_dtype(path, architecture["dtype"], device)
+        open_device(device, architecture["dtype"], tf32)
     with _refusing(path):
-        net = Network.from_architecture(architecture | ({} if dtype is None else {"dtype": dtype}), device=device)
+        changed = {} if dtype is None else {"dtype": dtype}
+        net = Network.from_architecture(architecture | changed, device=device, tf32=tf32)
         _teach(net, learned)
     for name, array in _arrays(net):
         net.device.copy_in(array, tensors[name])

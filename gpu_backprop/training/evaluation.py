@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import HITS, Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import on_host
+from gpu_backprop.network.arrays import on_host, pieces
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import DataSet
+from gpu_backprop.training.minibatches import DataSet, Gathered
+from gpu_backprop.training.replay import Replay
+from gpu_backprop.training.sums import Sums
 
 
 class Evaluation:
     """Measures one data set, as often as wanted.
 
+    Args:
+        source: where plans take the rows of `data` from; None: they are put on the device.
+        device: a Sketch, for what is only looked at; None: the network's.
+
     A loss that counts right answers gives accuracy, the share of the rows, whatever they weigh; any other R², the mean
     over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the weighted mean of |y* − y|.
     """
 
-    def __init__(self, network: Network, loss: Loss, data: Samples, batch_size: int) -> None:
-        self.network, self.loss, self.device, self.rows = network, loss, network.device, data.rows
-        device = network.device
+    def __init__(
+        self, network: Network, loss: Loss, data: Samples, batch_size: int, graph: bool | str = False, *,
+        source: Gathered | None = None, device: Device | None = None,
+    ) -> None:  # fmt: skip
+        self.network, self.loss, self.samples, self.rows = network, loss, data, data.rows
+        self.device = network.device if device is None else device
         self.classifies = bool(loss.formula.hit)
-        self.data = DataSet(network, data)
-        self.total = device.zeros((*network.lead, 3), np.float64)
-        self.sums = device.zeros((*network.lead, 2, network.outputs), np.float64)
+        self.data = DataSet(network, data, self.device) if source is None else source
+        lead = network.lead
+        self._sums = Sums(
+            self.device, total=(*lead, 3), residuals=(*lead, 2, 0 if self.classifies else network.outputs)
+        )
+        self.total = self._sums["total"]
         self.batches = list(self.data.minibatches(batch_size))
         self.plans = {rows: self._plan(rows) for rows in set(self.batches)}
-        if not self.classifies:
-            weights = None if data.weights is None else on_host(data.weights, device)
-            self.weight, self.spread = _spread(on_host(data.target, device), weights)
+        self.replays = {rows: Replay(plan, graph) for rows, plan in self.plans.items()}
 
     def _plan(self, rows: int) -> Plan:
         network, loss = self.network, self.loss
@@ -46,38 +59,46 @@ class Evaluation:
         y = loss.value(plan, network.last, z, target, weights, self.total)
         if not self.classifies:
             assert y is not None
-            calls = plan.device.ops.residual_sums(plan.device, y, target, weights, self.sums)
-            writes = {"sums": self.sums}
+            sums = self._sums["residuals"]
+            calls = plan.device.ops.residual_sums(plan.device, y, target, weights, sums)
+            writes = {"sums": sums}
             plan.add("residual_sums", "Σ|y − y*|, Σ(y − y*)²", calls, (y, target, weights), writes, 5 * y.size)
         self.data.emit_advance(plan, rows)
         return plan
 
     def run(self) -> dict[str, Any]:
-        """{"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member."""
-        device = self.device
+        """{"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member. It waits once."""
         self.network.refresh()
-        self.data.rewind()
-        device.copy_in(self.total, np.zeros(3))
-        device.copy_in(self.sums, np.zeros(1))
-        with device.computing():
-            for rows in self.batches:
-                self.plans[rows].run()
-        total = device.to_host(self.total)
+        self._sums.clear()
+        with self.device.computing(), closing(self.data.parts(self.batches)) as parts:
+            for part in parts:
+                for rows in part:
+                    self.replays[rows].run()
+        sums = self._sums.read()
+        total = sums["total"]
         measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.rows).tolist()}
         if self.classifies:
             return measured | {"accuracy": (total[..., HITS] / self.rows).tolist()}
-        absolute, squared = np.moveaxis(device.to_host(self.sums), -2, 0)
+        absolute, squared = np.moveaxis(sums["residuals"], -2, 0)
+        weight, spread = self._spread
         with np.errstate(all="ignore"):  # a constant target has no spread: R² is −∞, or NaN where it is met exactly
-            r2 = (1 - squared / self.spread).mean(axis=-1)
-        return measured | {"r2": r2.tolist(), "mae": (absolute / self.weight).mean(axis=-1).tolist()}
+            r2 = (1 - squared / spread).mean(axis=-1)
+        return measured | {"r2": r2.tolist(), "mae": (absolute / weight).mean(axis=-1).tolist()}
 
+    @cached_property
+    def _spread(self) -> tuple[float, Array]:
+        """Σw, and Σw(y* − ȳ*)² of each output; read in pieces, for the targets may be a file."""
+        target, weights = on_host(self.samples.target, self.device), self.samples.weights
+        w = np.ones(len(target)) if weights is None else np.asarray(on_host(weights, self.device), np.float64)
+        weight, first = float(w.sum()) or 1.0, np.asarray(target[0], np.float64)
 
-def _spread(target: Array, weights: Array | None) -> tuple[float, Array]:
-    """Σw, and Σw(y* − ȳ*)² of each output."""
-    target = np.asarray(target, np.float64)
-    w = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
-    weight = float(w.sum()) or 1.0
-    with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
-        target = target - target[0]  # the spread stays, and where all are the same it is exactly 0
-        mean = w @ target / weight
-        return weight, w @ (target - mean) ** 2
+        def moment(power: int, middle: Array) -> Array:
+            """Σw(y* − first − middle)ᵖ. Without `first` the spread is the same, and where all y* are, exactly 0."""
+            sums = np.zeros_like(first)
+            for start, part in pieces(target):
+                sums += w[start : start + len(part)] @ (part.astype(np.float64) - first - middle) ** power
+            return sums
+
+        with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
+            mean = moment(1, np.zeros_like(first)) / weight
+            return weight, moment(2, mean)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
-"""One epoch: epoch (counted from 1), loss, the metrics, their val_ twins, seconds and samples_per_second."""
+"""One epoch: epoch (counted from 1), loss, the metrics, in float16 the loss_scale at its end and how many steps were
+skipped for an overflow, the val_ twins of loss and metrics, seconds and samples_per_second."""
 
 METRICS = ("accuracy", "r2", "mae")
 INCHES = (9.0, 3.6)
@@ -30,11 +31,14 @@ class History:
 
     Attributes:
         rows: a dict an epoch, with the same keys in each. With a models axis a value is a list, one number a member.
+        steps: {"epoch", "step", "loss"} for each time that the loss was read within an epoch, which fit does where it
+            is given loss_every: the mean of the steps since the last reading, or since the epoch began.
         stopped: None after a run of full length, else a sentence that says why it ended early.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.steps: list[Row] = []
         self.stopped: str | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -163,14 +167,17 @@ class CsvLog:
 
 def describe_row(row: Mapping[str, Any]) -> str:
     """Losses and metrics of an epoch on one line: "loss 0.0312, accuracy 0.9912, val_loss 0.0871"."""
-    hidden = ("epoch", "seconds", "samples_per_second")
+    hidden = ("epoch", "step", "seconds", "samples_per_second")
     return ", ".join(f"{name} {number(value)}" for name, value in row.items() if name not in hidden)
 
 
 def number(value: float | list[float]) -> str:
-    """Four decimals where they say enough, else four digits and an exponent; of many members the least and the most."""
+    """Four decimals where they say enough, else four digits and an exponent; a count as it is; of many members the
+    least and the most."""
     if isinstance(value, list):
         return f"{number(min(value))} to {number(max(value))}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3e}"
 
 

@@ -5,7 +5,8 @@ Both emit the same three buffers into a plan: x, the target y* and the weights w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,47 +15,54 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.kernel_instance import TYPES
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.arrays import memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 
 Buffers = tuple[Array, Array, Array | None]
 
 
-class DataSet:
-    """Samples on the device, whose rows a permutation and a cursor choose.
+class Gathered(ABC):
+    """Samples whose rows a plan gathers: what lies on the device, a permutation and a cursor choose.
 
     Attributes:
         rows: how many samples there are.
-        permutation: int64 (..., rows): the order of the running epoch, one for each member.
+        sources: x, y* and, where there are any, w, on the device: (places, ...).
+        kept: the dtypes of the sources, but for what the CPU reads from a file as it is.
+        dtypes: those of a minibatch of each.
+        permutation: int64 (..., n): the order in which the places of the sources are used, one for each member.
         cursor: int64 (1,): how many of them have been used.
     """
 
-    def __init__(self, network: Network, data: Samples) -> None:
-        device = self.device = network.device
-        self.rows, self.lead = data.rows, network.lead
-        self.sources = [
-            device.from_host(data.x, _kept(data.x.dtype, device)),
-            device.from_host(data.target, None if data.labelled else device.master),
-        ]
-        if data.weights is not None:
-            self.sources.append(device.from_host(data.weights, device.master))
-        self.permutation = device.zeros((*self.lead, self.rows), np.int64)
-        self.cursor = device.zeros((1,), np.int64)
-        self.start()
+    sources: list[Array]
+    permutation: Array
 
+    def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
+        device = self.device = network.device if device is None else device
+        self.rows, self.lead = data.rows, network.lead
+        self.kept = kept_dtypes(data, device)
+        self.dtypes = [device.dtype, *self.kept[1:]]
+        self.cursor = device.zeros((1,), np.int64)
+        self._beginning = device.zeros((1,), np.int64)  # there, so that nothing need be sent
+
+    @abstractmethod
     def start(self, order: Array | None = None) -> None:
         """Begins an epoch, in the given order, (..., rows), or in that of the rows."""
-        self.device.copy_in(self.permutation, np.arange(self.rows) if order is None else order)
-        self.rewind()
+
+    @abstractmethod
+    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
+        """The minibatches of an epoch from its beginning, told by their sizes, in parts that are there together.
+        The steps of a part are queued before the next part is asked for. To be used inside device.computing()."""
 
     def rewind(self) -> None:
-        self.device.copy_in(self.cursor, np.zeros(1, np.int64))
+        """Back to the first place."""
+        self.device.copy_in(self.cursor, self._beginning)
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
         """x, y* and w of the next rows: one operation gathers all three."""
         outs = [
-            plan.empty(name, (*self.lead, rows, *source.shape[1:]), None if name == "x" else source.dtype)
-            for name, source in zip(("x", "y*", "w"), self.sources, strict=False)
+            plan.empty(name, (*self.lead, rows, *source.shape[1:]), dtype)
+            for name, source, dtype in zip(("x", "y*", "w"), self.sources, self.dtypes, strict=False)
         ]
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
@@ -84,11 +92,43 @@ class DataSet:
             yield self.rows % batch_size
 
 
-def _kept(dtype: np.dtype[Any], device: Device) -> np.dtype[Any]:
-    """The dtype in which x is kept: on a CPU the working one, converted once; on CUDA its own where that is no wider,
-    because there the gathering of rows converts on the way."""
+class DataSet(Gathered):
+    """Samples that lie on the device as a whole; on a CPU, a memory map that has another dtype stays as it is."""
+
+    def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
+        super().__init__(network, data, device)
+        device = self.device
+        with device.kind("data"):
+            self.sources = [
+                array if device.name == "cpu" and memory_map(array) is not None else device.from_host(array, dtype)
+                for array, dtype in zip(arrays_of(data), self.kept, strict=True)
+            ]
+        with device.kind("row order"):
+            self.permutation = device.zeros((*self.lead, self.rows), np.int64)
+        self.start()
+
+    def start(self, order: Array | None = None) -> None:
+        self.device.copy_in(self.permutation, np.arange(self.rows) if order is None else order)
+        self.rewind()
+
+    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
+        self.rewind()
+        yield batch_sizes
+
+
+def arrays_of(data: Samples) -> list[Array]:
+    """x, y* and, where there are any, w."""
+    return [data.x, data.target, *([] if data.weights is None else [data.weights])]
+
+
+def kept_dtypes(data: Samples, device: Device) -> list[np.dtype[Any]]:
+    """The dtypes in which x, y* and w are kept. For x that is, on a CPU, the working one, converted once; on CUDA its
+    own where that is no wider, because there the gathering of rows converts on the way."""
+    dtype = data.x.dtype
     narrow = dtype.itemsize <= device.dtype.itemsize and dtype.name in TYPES["S"]
-    return dtype.newbyteorder("=") if narrow and device.name != "cpu" else device.dtype
+    x = dtype.newbyteorder("=") if narrow and device.name != "cpu" else device.dtype
+    target = np.dtype(np.int64) if data.labelled else device.master
+    return [x, target, *([] if data.weights is None else [device.master])]
 
 
 class Feed:

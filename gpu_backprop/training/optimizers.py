@@ -89,6 +89,8 @@ class Optimizer:
         bound.settings, bound.network, device = dict(self.settings), network, network.device
         columns = [np.zeros(network.lead), *(_one_a_member(name, bound.settings[name], network) for name in self.names)]
         bound.hyper = device.from_host(np.stack(columns, axis=-1))
+        size = network.parameters.nbytes
+        device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
         bound.moments = {name: device.zeros(network.parameters.shape, device.master) for name in self.active_moments()}
         return bound
 

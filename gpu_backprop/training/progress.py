@@ -22,6 +22,9 @@ REFRESH = 0.1
 LINES, PAUSE = 25, 60.0
 """A log gets about so many lines for a run, however many epochs it has, and one at least every so many seconds."""
 
+STEP_PAUSE = 10.0
+"""Seconds from one line of a log to the next that tells of a loss within an epoch."""
+
 
 class Progress:
     """Shows nothing; what the other two have in common."""
@@ -37,6 +40,9 @@ class Progress:
     def advance(self, samples: int) -> None:
         """So many samples more were trained on."""
 
+    def step(self, row: Mapping[str, Any]) -> None:
+        """The loss was read within an epoch, and this is its row of History.steps."""
+
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch is complete, and this is its row of the History."""
 
@@ -45,13 +51,19 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """A plain line an epoch; of a long run every 2nd, 5th, 10th ... epoch, and always the first and the last."""
+    """A plain line an epoch; of a long run every 2nd, 5th, 10th ... epoch, and always the first and the last. While an
+    epoch is long, a line now and then for a loss that was read within it."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._every = _stride(epochs)
         self._waiting: str | None = None  # the newest epoch, while it has no line
         self._last_line = time.monotonic()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        if time.monotonic() - self._last_line >= STEP_PAUSE:
+            print(f"epoch {row['epoch']}/{self._epochs}, step {row['step']}: {describe_row(row)}", flush=True)
+            self._last_line = time.monotonic()
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         number = int(row["epoch"])
@@ -89,6 +101,9 @@ class BarProgress(Progress):
         if now >= self._next_look:
             self._next_look = now + REFRESH
             self._bar.update(self._task, completed=self._samples, refresh=True)
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self._bar.update(self._task, measured=_briefly(row))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         following = min(int(row["epoch"]) + 1, self._epochs)

@@ -2,19 +2,118 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.snapshot import Snapshot
+
+LOG = logging.getLogger("gpu_backprop")
+
+_said: set[str] = set()  # why graphs were given up in this process: a plan for each number of rows need not repeat it
 
 
 class Replay:
-    """A plan, and how it is run.
+    """A plan, and how it is run: `replay.run()` is one run of it, with no step of Python between where that is decided.
+
+    Under "auto" the first run is eager, so that what runs once pays nothing. The second run, with graph=True the first,
+    is eager too; then the same run is done again from the same state, as a graph. If that gives the same bits in all
+    that the plan leaves behind, the graph serves from then on. If not, the plan stays eager.
 
     Args:
-        plan: what runs.
+        plan: what runs; no operation may be added to it any more.
         graph: "auto", True or False; see `Trainer`.
+
+    Attributes:
+        replays: whether a run is the launch of a graph.
+        reason: why, in a sentence.
     """
 
     def __init__(self, plan: Plan, graph: bool | str) -> None:
         self.plan, self.graph = plan, graph
+        self.replays, self._ran = False, False
+        self.reason = "it has not run often enough to be captured"
+        if graph is False or plan.device.name == "cpu":
+            self.reason = "graph=False" if graph is False else "graphs are for CUDA devices"
+            self.run = plan.run  # type: ignore[method-assign]
 
-    def __call__(self) -> None:
-        self.plan.run()
+    def run(self) -> None:
+        """Runs the plan once. The device must be the current one.
+
+        Raises:
+            DeviceError: graph=True, and it cannot be captured, or a replay gives something else. The run was done.
+        """
+        if self._ran or self.graph is True:
+            self._run_checked()
+        else:
+            self.plan.run()
+            self._ran = True
+
+    def _run_checked(self) -> None:
+        """One eager run, and the same one replayed. Whatever happens, the state is that after one run."""
+        plan, device, state = self.plan, self.plan.device, self.plan.state()
+        try:
+            before, after = Snapshot(device, state), Snapshot(device, state)
+        except DeviceError as error:
+            plan.run()
+            self._give_up(f"there is no memory to compare a replay with a run ({error})")
+            return
+        plan.run()
+        after.take()
+        try:
+            before.restore()
+            replay = device.capture(plan.operations)
+            replay()
+            if differing := self._differing(state, after.copies):
+                raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")
+        except BaseException as error:
+            after.restore()
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
+            self._give_up(" ".join(str(error).split()) or type(error).__name__, error)
+            return
+        self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
+        self.reason = f"a replay of its {plan.cost()['launches']} launches gives what a run gives, bit for bit"
+        LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), plan.cost()["launches"])
+
+    def _differing(self, state: Mapping[str, Array], after: Mapping[str, Array]) -> list[str]:
+        """The names of what is not the same in every bit; found on the device, and read once."""
+        device = self.plan.device
+        differ = device.empty((len(state),), np.bool_)
+        with device.computing():
+            for k, (name, array) in enumerate(state.items()):
+                (_bits(array) != _bits(after[name])).any(out=differ[k, ...])
+        return [name for name, differs in zip(state, device.to_host(differ), strict=True) if differs]
+
+    def _give_up(self, reason: str, error: Exception | None = None) -> None:
+        launches = self.plan.cost()["launches"]
+        if self.graph is True:
+            raise DeviceError(
+                f"{self._what()} cannot be replayed as a CUDA graph: {reason}. Use graph='auto' or False, which then "
+                f"gives the same with {launches} launches instead of one."
+            ) from error
+        self.run, self.reason = self.plan.run, reason  # type: ignore[method-assign]
+        LOG.info("%s: launched operation by operation, %d launches, since %s", self._what(), launches, reason)
+        if reason not in _said:
+            _said.add(reason)
+            warnings.warn(
+                f"{self.plan.device.name}: steps are not replayed as CUDA graphs: {reason}. Their operations are "
+                f"launched one by one, which gives the same and costs the host more time: {launches} launches where it "
+                "could be one. graph=False does so without a warning.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _what(self) -> str:
+        rows = self.plan.buffers["x"].shape[-2]
+        return f"{self.plan.device.name}: a {'step' if self.plan.training else 'measurement'} of {rows:,} rows"
+
+
+def _bits(array: Array) -> Array:
+    """The same memory as whole numbers, so that a NaN is equal to itself and −0 is not 0."""
+    return array.view(f"u{array.itemsize}")

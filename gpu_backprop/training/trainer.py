@@ -9,27 +9,31 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.backend.profile import Profile, profile
-from gpu_backprop.network.arrays import as_array
+from gpu_backprop.backend.running_out import gives_back
+from gpu_backprop.backend.sketch import Sketch
+from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
+from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fed_steps import FedSteps, StepLoss, minibatch
 from gpu_backprop.training.history import CsvLog, History
-from gpu_backprop.training.minibatches import DataSet, Feed
+from gpu_backprop.training.loss_scaling import LossScaling
+from gpu_backprop.training.minibatches import Feed, Gathered
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import open_progress
-from gpu_backprop.training.replay import Replay
+from gpu_backprop.training.resident import check as check_resident
 from gpu_backprop.training.run import Run
-
-STEP_PLANS = 8
-"""How many plans of `step` are kept: one for each number of rows, the oldest forgotten first."""
+from gpu_backprop.training.streaming import place_data
 
 
 class Trainer:
@@ -42,16 +46,21 @@ class Trainer:
         optimizer: a name or an Optimizer; the trainer works on a copy, `trainer.optimizer`.
         batch_size: rows of a minibatch, ≥ 1; more than there are make one minibatch of all.
         seed: of shuffling and dropout; None: the network's.
-        graph: whether a step is captured as a CUDA graph and replayed, which costs one launch. "auto": where it can be,
-            and its first replay gives what the step gave before, bit for bit; if not, one warning says why. True: else
-            an error. False: never.
-        stream: whether `fit` leaves the data on the host and streams them to the CUDA device. "auto": where they do
-            not fit there.
+        graph: whether steps are captured as CUDA graphs, one for each number of rows, and replayed, which costs the
+            host one launch. "auto": from the second step on, where it can be and a replay of that step gives the same,
+            bit for bit; if not, one warning says why. True: from the first step on, and if not, an error. False: never.
+            The logger "gpu_backprop" tells what is replayed.
+        stream: whether `fit` leaves data that lie on the host there, and streams them to the CUDA device. "auto": where
+            they do not fit on the device.
         resident: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
-            memory: for small networks on CUDA. It gives what the ordinary steps give, to rounding.
+            memory: for small networks of Dense layers on CUDA, in float32 or float64, with SGD or Adam, without sample
+            weights. It gives what the ordinary steps give, to rounding. No epoch ends before its last step.
 
     Attributes:
         history: the History of the last `fit`.
+        stopping: whether `stop` was called since it began.
+        scaling: of the loss, in float16.
+        fed_steps: the plans of `step`.
     """
 
     def __init__(
@@ -64,39 +73,47 @@ class Trainer:
         self.network, self.device = network, network.device
         self.loss = loss_of(loss, network.last)
         self.optimizer = optimizer_of(optimizer).bind(network)
+        self.scaling = LossScaling(network)
         self.batch_size = positive("batch_size", batch_size)
         self.graph, self.stream = self._mode("graph", graph), self._mode("stream", stream)
         self.resident = resident
+        if not isinstance(resident, bool):
+            raise InputError(f"resident must be True or False, got {resident!r}.")
+        if resident:
+            check_resident(self)
         self.history = History()
         seeds = network.reseed(seed)
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
-        self._total = self.device.zeros((*network.lead, 3), np.float64)
-        self._fed_total = self.device.zeros((*network.lead, 3), np.float64)
-        self._nothing = self.device.zeros((*network.lead, 3), np.float64)  # there, so that a step need not send zeros
-        self._fed: dict[tuple[Any, ...], Replay] = {}
-        self._stop = False
+        self.fed_steps = FedSteps(network)
+        self.stopping = False
 
     def _mode(self, name: str, value: bool | str) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
             raise InputError(f"{name} must be 'auto', True or False, got {value!r}.")
         if value is True and self.device.name == "cpu":
-            raise InputError(f"{name}=True is for CUDA devices; this network is on the CPU ({self.device.reason}).")
+            raise InputError(
+                f"{name}=True is for CUDA devices; this network is on the CPU ({self.device.reason}). Use 'auto'."
+            )
         return value
 
-    # The step: note N2 in five lines ----------------------------------------------------------------------------------
+    # The step: note N2 ------------------------------------------------------------------------------------------------
 
-    def build_step(self, source: DataSet | Feed, rows: int, total: Array, keep: bool = False) -> Plan:
-        """One minibatch from its rows to new weights, as a plan."""
-        plan = Plan(self.device, training=True, keep=keep)
+    def build_step(
+        self, source: Gathered | Feed, rows: int, total: Array, keep: bool = False, device: Device | None = None
+    ) -> Plan:
+        """One minibatch from its rows to new weights, as a plan; on a Sketch of the device, one to look at."""
+        plan = Plan(self.device if device is None else device, training=True, keep=keep)
         self.network.emit_parameters(plan)
         plan.named("E", total)
         x, target, weights = source.emit(plan, rows)
         z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
         plan.phase = "loss"
+        self.scaling.scale(plan)
         grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
         plan.phase = "backward"
         self.network.emit_backward(plan, grad_z, start="z")
         plan.phase = "update"
+        self.scaling.unscale(plan)
         self.optimizer.update(plan, self.network)
         self.network.emit_next_masks(plan)
         source.emit_advance(plan, rows)
@@ -104,6 +121,7 @@ class Trainer:
 
     # One minibatch by hand --------------------------------------------------------------------------------------------
 
+    @gives_back
     def step(self, x: Any, y: Any, weights: Any = None) -> StepLoss:
         """Trains on one minibatch of any size.
 
@@ -116,42 +134,38 @@ class Trainer:
         Returns:
             The loss before the step; float() of it waits for the device.
         """
-        data = self._fed_samples(x, y, weights)
-        run = self._fed_plan(data.rows, data.labelled, data.weights is not None)
-        self._load(run.plan, data)
+        data = minibatch(self, x, y, weights)
+        replay = self.fed_steps.load(self, data)
         with self.device.computing():
-            run()
-        return StepLoss(self, self.device.copy(self._fed_total), data.rows)
+            replay.run()
+        return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
 
+    @gives_back
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
         """A step, one operation at a time, each with host copies of what it wrote, by name: every z, y and ∇.
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
-        data = self._fed_samples(x, y, weights)
-        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None, keep=True).plan
-        self._load(plan, data)
-        return plan.trace()
+        return self.fed_steps.load(self, minibatch(self, x, y, weights), keep=True).plan.trace()
 
+    @gives_back
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
         """How long each operation of a step takes, the median of some runs; print it. It learns nothing: parameters
         and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
-        data = self._fed_samples(x, y, weights)
-        plan = self._fed_plan(data.rows, data.labelled, data.weights is not None).plan
-        self._load(plan, data)
-        before = {name: self.device.copy(array) for name, array in plan.state().items()}
+        plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
+        before = Snapshot(self.device, plan.state())
         try:
             return profile(plan, runs)
         finally:
-            for name, array in plan.state().items():
-                self.device.copy_in(array, before[name])
+            before.restore()
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
     ) -> Plan:
-        """The plan of `step`, to look at: `trainer.plan().describe()`.
+        """The plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
+        `trainer.plan(65536).cost()` tells what a step would take.
 
         Args:
             rows: of the minibatch; None: batch_size.
@@ -160,32 +174,15 @@ class Trainer:
             keep: share no buffers and fuse nothing.
         """
         rows = self.batch_size if rows is None else positive("rows", rows)
-        return self._fed_plan(rows, self.loss.labels if labels is None else labels, weights, keep).plan
-
-    def _fed_samples(self, x: Any, y: Any, weights: Any) -> Samples:
-        x = as_array(x, "x", self.device)
-        lead = self.network.lead if x.ndim == 3 else ()
-        return samples(self.network, self.loss, x, y, weights, values=False, lead=lead)
-
-    def _fed_plan(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Replay:
-        key = (rows, labelled, weighted, keep)
-        if key not in self._fed:
-            while len(self._fed) >= STEP_PLANS:
-                del self._fed[next(iter(self._fed))]
-            plan = self.build_step(Feed(self.network, labelled, weighted), rows, self._fed_total, keep)
-            self._fed[key] = Replay(plan, self.graph)
-        return self._fed[key]
-
-    def _load(self, plan: Plan, data: Samples) -> None:
-        self.network.refresh()
-        Feed.load(plan, data)
-        self.device.copy_in(self._fed_total, self._nothing)
+        feed = Feed(self.network, self.loss.labels if labels is None else labels, weights)
+        return self.build_step(feed, rows, self.fed_steps.total, keep, Sketch(self.device))
 
     # Whole epochs -----------------------------------------------------------------------------------------------------
 
+    @gives_back
     def fit(
         self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None, validation: Any = None, shuffle: bool = True,
-        csv: str | os.PathLike[str] | None = None, progress: bool = True,
+        csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
@@ -198,6 +195,8 @@ class Trainer:
             shuffle: a new order in every epoch, drawn from the seed.
             csv: a file, replaced if it is there, to which each epoch's row is written as soon as it is known.
             progress: whether to show how it goes.
+            loss_every: the loss is read after every so many steps too: it is shown, kept in `History.steps`, and ends
+                the epoch at once where it is not finite. Each reading waits for the device. None: once an epoch.
 
         Returns:
             The History: loss and metrics of each epoch. Ctrl-C ends the run and keeps what was learned; in
@@ -205,13 +204,23 @@ class Trainer:
 
         Raises:
             InputError: what was given cannot be trained on; nothing has happened then.
+            OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
+                the error names where there is one, can be tried at once.
             DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
         """
-        self._stop = False
+        self.stopping = False
         epochs = positive("epochs", epochs)
         data = samples(self.network, self.loss, x, y, weights, values=True)
+        if loss_every is not None:
+            loss_every = positive("loss_every", loss_every)
         held_out = self._held_out(validation)
-        run = Run(self, DataSet(self.network, data), shuffle)
+        rooms = memory.require_fit(self, data, held_out, shuffle)
+        source = self._place(data, "training data", rooms[0], shuffle)
+        run = Run(self, source, shuffle, loss_every)
+        evaluation = None
+        if held_out is not None:
+            source = self._place(held_out, "validation data", rooms[1], False)
+            evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
         self.network.refresh()
         with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
             self.history = history = History()
@@ -223,13 +232,13 @@ class Trainer:
                         history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
                         break
                     seconds = time.perf_counter() - started
-                    if held_out is not None:
-                        row |= {f"val_{name}": value for name, value in held_out.run().items()}
+                    if evaluation is not None:
+                        row |= {f"val_{name}": value for name, value in evaluation.run().items()}
                     row |= {"seconds": seconds, "samples_per_second": data.rows / seconds}
                     history.append(row)
                     log.write(row)
                     shown.epoch(row)
-                    if self._stop and epoch < epochs:
+                    if self.stopping and epoch < epochs:
                         history.stopped = f"stopped after epoch {epoch}, as asked"
                         break
             except KeyboardInterrupt:
@@ -239,49 +248,34 @@ class Trainer:
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
-        self._stop = True
+        self.stopping = True
 
+    @gives_back
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
         """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers.
 
         With a models axis each value is a list, one number a member.
         """
-        return self._evaluation(x, y, weights).run()
-
-    def _evaluation(self, x: Any, y: Any, weights: Any) -> Evaluation:
         data = samples(self.network, self.loss, x, y, weights, values=True)
-        return Evaluation(self.network, self.loss, data, self.batch_size)
+        source = self._place(data, "data", memory.require_evaluation(self, data)[0], False)
+        graph = self.graph is True  # what runs once is not captured unasked
+        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source).run()
 
-    def _held_out(self, validation: Any) -> Evaluation | None:
+    def draw_order(self, rows: int) -> Array:
+        """A new order of so many rows, int64 (..., rows): each member's own."""
+        orders = [rng.permutation(rows) for rng in self._shuffling]
+        return np.stack(orders).reshape(*self.network.lead, rows)
+
+    def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> Gathered:
+        return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
+
+    def _held_out(self, validation: Any) -> Samples | None:
         if validation is None:
             return None
         if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
             raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
         x, y, weights = (*validation, None)[:3]
         try:
-            return self._evaluation(x, y, weights)
+            return samples(self.network, self.loss, x, y, weights, values=True)
         except InputError as error:
             raise InputError(f"validation data: {error}") from None
-
-
-class StepLoss:
-    """The loss of one step, still on the device. float() waits for it; np.asarray() gives one loss a member."""
-
-    def __init__(self, trainer: Trainer, total: Array, rows: int) -> None:
-        self._trainer, self._total, self._rows = trainer, total, rows
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        total = self._trainer.device.to_host(self._total)
-        return np.asarray(self._trainer.loss.reduce(total, self._rows), dtype)
-
-    def __float__(self) -> float:
-        losses = np.asarray(self)
-        if losses.ndim:
-            raise InputError(f"there are {losses.size} losses, one a member: use np.asarray(loss).")
-        return float(losses)
-
-    def __repr__(self) -> str:
-        return f"StepLoss({np.asarray(self).tolist()})"
-
-    def __format__(self, spec: str) -> str:
-        return format(float(self), spec)

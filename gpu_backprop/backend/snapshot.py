@@ -1,0 +1,33 @@
+"""Going back: copies of what a run changes, on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.formula import Array
+
+
+class Snapshot:
+    """Copies of some arrays as they were when it was made, or when it was last taken anew.
+
+    Args:
+        arrays: by name, on the device.
+
+    Attributes:
+        copies: of each, by name.
+    """
+
+    def __init__(self, device: Device, arrays: Mapping[str, Array]) -> None:
+        self._device, self._arrays = device, dict(arrays)
+        self.copies = {name: device.copy(array) for name, array in arrays.items()}
+
+    def take(self) -> None:
+        """Copies all of them anew."""
+        for name, array in self._arrays.items():
+            self._device.copy_in(self.copies[name], array)
+
+    def restore(self) -> None:
+        """Makes all of them what they were."""
+        for name, array in self._arrays.items():
+            self._device.copy_in(array, self.copies[name])

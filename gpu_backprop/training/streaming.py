@@ -1,0 +1,175 @@
+"""Data that stay on the host: a chunk of minibatches is trained on while a thread reads the next one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda_streaming import HALVES, Ring
+from gpu_backprop.backend.device import Device, memory_size
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.network.arrays import check_file, memory_map
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.minibatches import DataSet, Gathered, arrays_of, kept_dtypes
+
+CHUNK = 32 << 20
+"""Bytes of a chunk, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
+costs to hand it over; and two of them, on the device and in the host's pinned memory, take little room."""
+
+PIECE = 1 << 20
+"""Bytes of rows that are converted, or put into another order, at a time."""
+
+MARGIN = 16
+"""One part in so many of the free memory is left free: pools round up, and free pieces are not all of one size."""
+
+LOG = logging.getLogger("gpu_backprop")
+
+
+class StreamedData(Gathered):
+    """Samples that lie on the host, in arrays or memory maps, and reach the device in chunks of whole minibatches.
+
+    On the device lies a ring of two halves, each as long as a chunk, which plans gather from as from any sources: the
+    permutation names the places of the ring in order, and the cursor begins each chunk at its half. A chunk holds the
+    rows that the epoch's order names, in that order; where members have orders of their own, those of each member.
+
+    Args:
+        batch_size: rows of a minibatch.
+        apart: whether each member has an order of its own.
+
+    Attributes:
+        chunk_rows: how many rows of the data a chunk has, for each member.
+    """
+
+    def __init__(self, network: Network, data: Samples, batch_size: int, *, apart: bool = True) -> None:
+        super().__init__(network, data)
+        device = self.device
+        self.host = arrays_of(data)
+        self.orders = math.prod(self.lead) if apart else 1
+        self.chunk_rows, forms = chunk_forms(network, data, batch_size, apart)
+        assert isinstance(device, CudaDevice)
+        self.ring = Ring(device, forms)
+        self.sources = self.ring.arrays
+        members = np.arange(math.prod(self.lead)) if apart else np.zeros(math.prod(self.lead), np.int64)
+        place = np.arange(self.chunk_rows)
+        order = [(half * self.orders + members[:, None]) * self.chunk_rows + place for half in range(HALVES)]
+        self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.lead, -1))
+        self._halves = device.from_host(np.arange(HALVES) * self.chunk_rows)
+        self._order: Array | None = None
+
+    def start(self, order: Array | None = None) -> None:
+        self._order = None if order is None else order.reshape(-1, self.rows)
+
+    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
+        chunks = list(self._chunks(batch_sizes))
+        try:
+            with ThreadPoolExecutor(1, "gpu_backprop reader") as reader:
+                coming = reader.submit(self._read, 0, 0, sum(chunks[0]))
+                begin = 0
+                for number, chunk in enumerate(chunks):
+                    half = number % HALVES
+                    coming.result()
+                    self.ring.acquire(half)
+                    self.device.copy_in(self.cursor, self._halves[half : half + 1])
+                    begin += sum(chunk)
+                    if begin < sum(batch_sizes):  # the other half is free from the end of the chunk before, not sooner
+                        coming = reader.submit(self._read, 1 - half, begin, sum(chunks[number + 1]))
+                    try:
+                        yield chunk
+                    finally:
+                        self.ring.release(half)
+        finally:
+            for half in range(HALVES):  # what is copied still has to be there before the ring's memory is used again
+                self.ring.acquire(half)
+
+    def _chunks(self, batch_sizes: Sequence[int]) -> Iterator[Sequence[int]]:
+        each = max(1, self.chunk_rows // batch_sizes[0])
+        for start in range(0, len(batch_sizes), each):
+            yield batch_sizes[start : start + each]
+
+    def _read(self, half: int, begin: int, count: int) -> None:
+        """Fills a half with the rows from place `begin` of the order on; the reader's thread."""
+        with self.device.computing():
+            for source, pinned in zip(self.host, self.ring.lend(half), strict=True):
+                check_file(source)
+                for number in range(self.orders):
+                    start = number * self.chunk_rows
+                    rows = slice(begin, begin + count)
+                    chosen = rows if self._order is None else self._order[number, rows]
+                    _bring(source, chosen, pinned[start : start + count])
+            self.ring.send(half, (self.orders - 1) * self.chunk_rows + count)
+
+
+def chunk_forms(
+    network: Network, data: Samples, batch_size: int, apart: bool
+) -> tuple[int, list[tuple[tuple[int, ...], np.dtype[np.generic]]]]:
+    """The rows of a chunk, and the shape and dtype of each array that holds one."""
+    batch = min(batch_size, data.rows)
+    orders = math.prod(network.lead) if apart else 1
+    kept = list(zip(arrays_of(data), kept_dtypes(data, network.device), strict=True))
+    row = sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
+    batches = min(max(1, CHUNK // (row * orders * batch)), -(-data.rows // batch))
+    return batches * batch, [((orders * batches * batch, *array.shape[1:]), dtype) for array, dtype in kept]
+
+
+def place_data(
+    network: Network, data: Samples, name: str, batch_size: int, *, stream: bool | str, room: int, shuffled: bool
+) -> Gathered:
+    """The data where they are trained from: on the device if they fit there, else streamed. The log says which and why.
+
+    Args:
+        name: what they are called in the log.
+        stream: "auto", True or False, as the trainer's.
+        room: bytes of the device that data may take, under "auto".
+        shuffled: whether each member gets an order of its own.
+    """
+    device = network.device
+    arrays, kept = arrays_of(data), kept_dtypes(data, device)
+    held = "a memory map" if any(memory_map(array) is not None for array in arrays) else "host memory"
+    if not isinstance(device, CudaDevice):
+        size = memory_size(sum(array.nbytes for array in arrays))
+        LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
+        return DataSet(network, data)
+    told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
+    if not is_streamed(device, data, stream, room):
+        given = not isinstance(data.x, np.ndarray)
+        free = memory_size(device.memory()[0])
+        LOG.info("%s, on %s (%s free)%s", told, device.name, free, ", where they were given" * given)
+        return DataSet(network, data)
+    streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
+    why = "as asked" if stream is True else f"because {device.name} has room for {memory_size(max(0, room))} of data"
+    LOG.info("%s, streamed from %s in chunks of %s rows, %s", told, held, f"{streamed.chunk_rows:,}", why)
+    return streamed
+
+
+def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) -> bool:
+    """Whether samples are streamed to a CUDA device, where there is so much room for them: see `place_data`."""
+    given = not isinstance(data.x, np.ndarray)
+    return not given and (stream is True or (stream == "auto" and _size(device, data) > room))
+
+
+def _size(device: Device, data: Samples) -> int:
+    """The bytes that samples take on the device."""
+    kept = zip(arrays_of(data), kept_dtypes(data, device), strict=True)
+    return sum(array.size * dtype.itemsize for array, dtype in kept)
+
+
+def _bring(source: Array, rows: Array | slice, out: Array) -> None:
+    """out = source[rows], without a copy of the source or a second one of the rows."""
+    if isinstance(rows, slice):
+        np.copyto(out, source[rows], casting="unsafe")
+        return
+    mapped = memory_map(source) is not None
+    if not mapped and source.dtype == out.dtype and source.flags.c_contiguous and source.flags.aligned:
+        source.take(rows, 0, out, "clip")  # which copies sources of any other kind as a whole
+        return
+    to = np.argsort(rows) if mapped else np.arange(len(rows))  # a file is read from its beginning to its end
+    each = max(1, PIECE * len(out) // max(1, out.nbytes))
+    for start in range(0, len(rows), each):
+        part = to[start : start + each]
+        out[part] = source[rows[part]]
