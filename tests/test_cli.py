@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import signal
@@ -67,6 +68,20 @@ class TestTrain:
         _, held_out = stratified_split(labels, 0.2, seed=3)
         predicted = gb.load("run/model.safetensors").predict(x[held_out] / 16).argmax(axis=1)
         assert f"test accuracy: {(predicted == labels[held_out]).mean():.4f}" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+    def test_what_is_logged_while_it_trains_is_shown(self, quiet, capsys, monkeypatch):
+        fit = gb.Trainer.fit
+
+        def logged(*args, **options):
+            logging.getLogger("gpu_backprop").info("training data: %d rows", 3)
+            return fit(*args, **options)
+
+        monkeypatch.setattr(gb.Trainer, "fit", logged)
+        train("--out", "run", *quiet)
+        logging.getLogger("gpu_backprop").info("afterwards")
+        assert ("training data: 3 rows\n" in capsys.readouterr().out) is (not quiet)
+        assert not logging.getLogger("gpu_backprop").handlers
 
     def test_quiet_prints_the_result_only(self, capsys):
         train("--quiet", "--out", "run")
@@ -262,6 +277,11 @@ class TestUsage:
         assert repr(value) in message or option == "--layers"
         assert list(tmp_path.iterdir()) == []
 
+    def test_tf32_on_a_cpu(self, capsys, tmp_path):
+        assert main(["train", "--tf32", "--device", "cpu", "--out", str(tmp_path / "run")]) == 1
+        assert "tf32=True is for CUDA devices; this device is the CPU" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
     def test_no_command_shows_what_there_is(self, capsys):
         assert main([]) == 2
         captured = capsys.readouterr()
@@ -288,6 +308,7 @@ class TestUsage:
         text = capsys.readouterr().out
         for option in ("--out", "--overwrite", "--epochs", "--batch-size", "--seed", "--device", "--dtype", "--layers"):
             assert option in text
+        assert "--tf32" in text
         assert "examples:" in text
         assert "(default: 60; of more than 10,000 rows fewer" in " ".join(text.split())
 

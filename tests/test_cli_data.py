@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.cli import main
 from gpu_backprop.data import Preprocessing, Table, read, stratified_split
-from gpu_backprop.training import history
+from gpu_backprop.training import history, memory
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
@@ -372,6 +373,8 @@ class TestAccidents:
             (OSError(28, "No space left on device"), "No space left on device"),
             (BrokenPipeError(), "standard output was closed"),
             (MemoryError(), "there is not enough memory"),
+            (OutOfMemoryError("cuda:0 cannot give 2 MiB.", needs={}), "cuda:0 cannot give 2 MiB"),
+            (InputError("x.npy has 40 bytes: it was cut off."), "x.npy has 40 bytes: it was cut off"),
             (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
         ],
     )
@@ -389,6 +392,19 @@ class TestAccidents:
         assert learned.classes == ["AA", "BB", "CC"]
         assert train("flowers.csv", "--target", "species", "--impute", "mean", "--epochs", "3", "--overwrite") == 1
         np.testing.assert_array_equal(learned.parameters, gb.load(where).parameters)
+
+    def test_no_memory_to_begin_with(self, capsys, monkeypatch, tmp_path):
+        """Which batch size would fit is told, line by line, and no run is left that has learned nothing."""
+
+        def refuse(*_: object) -> None:
+            raise OutOfMemoryError("A fit needs 3 MiB:\n  data  3 MiB\nA batch size of 7 would fit.", needs={})
+
+        monkeypatch.setattr(memory, "require_fit", refuse)
+        assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
+        assert (
+            capsys.readouterr().err == "gpu-backprop: A fit needs 3 MiB:\n  data  3 MiB\nA batch size of 7 would fit.\n"
+        )
+        assert not (tmp_path / "run").exists()
 
     def test_where_it_cannot_be_saved(self, capsys, monkeypatch):
         def full(*_: object) -> None:

@@ -109,6 +109,50 @@ def test_bfloat16_is_that_of_ml_dtypes(cuda, cupy_like, monkeypatch):
         open_device("cuda", "bfloat16")
 
 
+# TF32 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_tf32_is_for_cuda_devices_of_8_0_and_newer(cuda, cupy_like):
+    cuda(cupy_like(capabilities=((9, 0), (8, 0), (7, 5), (10, 0))))
+    assert [open_device(f"cuda:{index}", tf32=True).tf32 for index in (0, 1, 3)] == [True] * 3
+    assert not open_device("cuda:0").tf32
+    with pytest.raises(gb.DeviceError) as caught:
+        open_device("cuda:2", tf32=True)
+    assert str(caught.value) == (
+        "tf32=True cannot be used: TF32 begins at compute capability 8.0, and cuda:2 has 7.5. Use tf32=False."
+    )
+    assert not open_device("cuda:2").tf32
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_tf32_is_for_float32(cuda, cupy_like, dtype):
+    cuda(cupy_like())
+    with pytest.raises(gb.InputError) as caught:
+        open_device("cuda", dtype, tf32=True)
+    assert str(caught.value) == (
+        f"tf32=True rounds the operands of float32 products; dtype {dtype} has none. Use tf32=False, or "
+        "dtype='float32'."
+    )
+
+
+def test_a_cpu_has_no_tf32(cuda, tmp_path):
+    cuda(None)
+    for name, why in (("cpu", "as asked"), ("auto", "auto: CuPy is not installed")):
+        with pytest.raises(gb.InputError) as caught:
+            gb.Network(2, [gb.Dense(1)], device=name, tf32=True)
+        assert str(caught.value) == f"tf32=True is for CUDA devices; this device is the CPU ({why}). Use tf32=False."
+    gb.save(tmp_path / "m", gb.Network(2, [gb.Dense(1)], device="cpu"))
+    with pytest.raises(gb.InputError, match="^tf32=True is for CUDA devices"):
+        gb.load(tmp_path / "m", "cpu", tf32=True)
+    assert not gb.load(tmp_path / "m", "cpu").copy().device.tf32
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "yes", np.True_])
+def test_tf32_is_true_or_false(value):
+    with pytest.raises(gb.InputError, match="tf32 must be True or False, got"):
+        open_device("cpu", tf32=value)
+
+
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from gpu_backprop.backend import cuda_setup
 
-sys.path.insert(0, str(Path(__file__).parent))  # for operation_pairs
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
 pytest.register_assert_rewrite("operation_pairs")
 
 
@@ -23,3 +25,10 @@ def missing() -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and missing():
         pytest.skip(missing())
+
+
+@pytest.fixture
+def captured(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The log lines that tell of a captured plan, so far."""
+    caplog.set_level(logging.INFO, "gpu_backprop")
+    return lambda: [r.getMessage() for r in caplog.records if "replayed as a CUDA graph" in r.getMessage()]

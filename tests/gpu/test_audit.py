@@ -6,15 +6,13 @@ plan's own claims are tested as formulas in tests/backend/test_costs.py.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tracing import TRACE, device_trace, launches, traced
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import functor_name
@@ -24,20 +22,9 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.resident import build_epoch
 
 pytestmark = pytest.mark.gpu
-
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
-try:
-    device_trace = importlib.import_module("device_trace")
-    launches = importlib.import_module("launches")
-finally:
-    sys.path.remove(str(BENCH))
-
-# The device asks for the file at its first use, which another test may be: so it is opened while tests are collected.
-TRACE = device_trace.DeviceTrace() if device_trace.DeviceTrace.is_there() else None
-traced = pytest.mark.skipif(TRACE is None, reason="only an emulated CUDA device traces what it is asked for")
 
 STEPS = 3
 ROWS = 4
@@ -75,6 +62,14 @@ def training_step(
     labels = trainer.loss.labels if labels is None else labels
     data = DataSet(net, samples(net, trainer.loss, labels, weighted, count=STEPS * rows))
     return Step(trainer.build_step(data, rows, net.device.zeros((*net.lead, 3), np.float64), keep=keep), data)
+
+
+def resident_epochs(**form):
+    """Epochs in one launch each, in place of steps."""
+    net = network(*PLAIN, **form)
+    trainer = gb.Trainer(net, resident=True, batch_size=ROWS)
+    data = DataSet(net, samples(net, trainer.loss, True, False))
+    return Step(build_epoch(trainer, data, net.device.zeros((*net.lead, 3), np.float64)), data)
 
 
 def measuring_step(output, loss):
@@ -128,6 +123,8 @@ CASES = {
     "Nesterov": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True)),
     "Nesterov, float16": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True), dtype="float16"),
     **dict(loss_cases()),
+    "resident": resident_epochs,
+    "resident, members": lambda: resident_epochs(seed=[1, 2, 3]),
     "accuracy": lambda: measuring_step("softmax", "cross_entropy"),
     "R² and MAE": lambda: measuring_step("identity", "half_squared_error"),
 }
@@ -211,7 +208,7 @@ def test_every_kernel_of_a_step_is_audited():
 
 def fit_events(batches, epochs, dtype):
     net = network(*PLAIN, dtype=dtype)
-    trainer = gb.Trainer(net, optimizer="adam", batch_size=ROWS)
+    trainer = gb.Trainer(net, optimizer="adam", batch_size=ROWS, graph=False)
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 1, (ROWS * batches, 8)), rng.integers(0, 3, ROWS * batches)
     return TRACE.of(lambda: trainer.fit(x, y, epochs=epochs, progress=False))
@@ -222,9 +219,11 @@ def fit_events(batches, epochs, dtype):
 def test_an_epoch_is_its_steps_and_a_little_that_does_not_grow(dtype):
     """Twice the minibatches are so many more launches, and no other event more."""
     epochs = 2
-    fit_events(2, 1, dtype)
+    for _ in range(4):  # until the pools have what it takes, and each pinned buffer had its turn
+        fit_events(12, epochs, dtype)
     few, many = ([(e.event, kernel(e.what)) for e in fit_events(batches, epochs, dtype)] for batches in (6, 12))
-    launched = {("submit", name) for name in ("gemm", *heads())} - {("submit", "copy")}  # before the first step
+    launched = {("submit", name) for name in ("gemm", *heads())}
+    launched -= {("submit", "copy"), ("submit", "sum_of_squares")}  # before the first step, and after the last
     each = training_step(dtype=dtype).plan.cost()["launches"]
     assert [sum(e in launched for e in seen) for seen in (few, many)] == [epochs * 6 * each, epochs * 12 * each]
     assert [e for e in few if e not in launched] == [e for e in many if e not in launched]
@@ -233,7 +232,7 @@ def test_an_epoch_is_its_steps_and_a_little_that_does_not_grow(dtype):
 @traced
 def test_a_step_by_hand_is_its_plan_and_copies():
     net = network(*PLAIN)
-    trainer = gb.Trainer(net)
+    trainer = gb.Trainer(net, graph=False)
     x, y = np.ones((ROWS, 8), np.float32), np.arange(ROWS) % 3
     trainer.step(x, y)
     events = TRACE.of(lambda: trainer.step(x, y))
@@ -257,14 +256,17 @@ def test_the_five_networks_on_record(number):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bytes_of_a_sixteen_bit_step(dtype):
-    """Half the elementwise bytes; biases and the optimizer are in float32, which also writes what products read."""
+    """Half the elementwise bytes; biases and the optimizer are in float32, which also writes what products read. In
+    float16 the loss reads its scale, ∇ is read and written once more, and the optimizer looks at the gate."""
     plan = training_step(gb.Dense(16, "relu"), gb.Dense(3, "softmax"), inputs=7, dtype=dtype).plan
     operations = {o.name: o for o in plan.operations}
     products = sum(o.bytes for o in plan.operations if o.name == "matmul")
     activations = 2 * ROWS * (2 * 7 + 5 * 16 + 3 * 3)
     stated = 2 * 4 * (16 + 3) + 3 * 8 * ROWS + 3 * 8 + 8 * ROWS + 3 * 8
+    scaled, size = dtype == "float16", plan.buffers["parameters"].size
+    stated += scaled * (8 + 2 * 4 * size + 2 * 3 * 8 + 8)
     assert plan.cost()["bytes"] - products - operations["adam"].bytes == activations + stated
-    assert operations["adam"].bytes == 30 * plan.buffers["parameters"].size + 2 * 6 * 8
+    assert operations["adam"].bytes == 30 * size + 2 * 6 * 8 + scaled * 8
 
 
 # What the audit has to find -------------------------------------------------------------------------------------------

@@ -429,7 +429,7 @@ trained = []
 for k in range(2):
     with cupy.cuda.Device(1 - k):  # the other one is current
         net = gb.Network(5, [gb.Dense(7, "tanh"), gb.Dense(3, "softmax")], device=f"cuda:{k}", seed=0)
-        trainer = gb.Trainer(net, "cross_entropy", gb.SGD(0.1), batch_size=4)
+        trainer = gb.Trainer(net, "cross_entropy", gb.SGD(0.1), batch_size=4, graph=True)
         history = trainer.fit(x, y, epochs=2)
         trained.append(net.device.to_host(net.parameters))
         assert net.parameters.device.id == net.forward(x).device.id == k

@@ -51,7 +51,7 @@ def test_what_is_kept_in_which_dtype():
         "z1", "y1", "mask2", "z2", "y2", "z3", "y3", "∇y3", "∇z3", "∇y2", "∇z2", "∇y1", "∇z1", "parameters (float16)"
     }  # fmt: skip
     assert {name for name, dtype in seen.items() if dtype == "float32"} == {
-        "∇W1", "∇b1", "∇W3", "∇b3", "parameters", "m", "v", "1/Σw"
+        "∇W1", "∇b1", "∇W3", "∇b3", "parameters", "m", "v", "gradients"
     }  # fmt: skip
     assert {net.parameters.dtype, net.gradients.dtype} == {np.dtype(np.float32)}
     plan = trainer.plan(labels=False, weights=True)
@@ -148,6 +148,50 @@ def test_after_a_divergence_both_are_those_of_the_last_good_step():
     assert np.isfinite(net.parameters).all()
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(net.low, net.parameters.astype(np.float16))
+
+
+class TestTheLossIsScaled:
+    """What the device decides is shown in tests/gpu/test_precision.py; here is what the trainer makes of it."""
+
+    def test_the_plan_says_so(self):
+        plan = gb.Trainer(network()).plan(weights=True)
+        named = {o.name: o for o in plan.operations}
+        assert named["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·S·w/Σw, E += e"
+        assert named["unscale"].formula == "∇ ← ∇/S"
+        assert list(named["weigh"].writes) == ["Σw", "S/Σw", "E"] and "S" in named["weigh"].reads
+        assert list(named["unscale"].writes) == ["gradients", "loss scaling", "gate"]
+        assert "gate" in named["adam"].reads and "Σw" not in named["adam"].reads
+        single = {o.name: o for o in gb.Trainer(network("float32")).plan(weights=True).operations}
+        assert single["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·w/Σw, E += e"
+        assert "unscale" not in single and list(single["weigh"].writes) == ["Σw", "1/Σw", "E"]
+
+    def test_the_history_tells_of_it(self):
+        net = gb.Network(3, [gb.Dense(2)], dtype="float16", device="cpu")
+        history = gb.Trainer(net, optimizer=gb.SGD(1e-6), batch_size=3).fit(X, np.full((7, 2), 100), 4, progress=False)
+        assert history["skipped"] == [3, 3, 1, 0] and history["loss_scale"] == [8192, 1024, 512, 512]
+        assert "loss_scale 512, skipped 0" in repr(history)
+
+    @pytest.mark.parametrize(
+        ("steps", "scales", "skipped", "stuck"),
+        [
+            (3, [2**13, 2**10, 2**7, 2**4, 2, 1], [3] * 6, [False] * 5 + [True]),
+            (16, [1, 1], [16, 16], [False, True]),
+            (17, [1], [17], [True]),
+            (17, [1, 1], [16, 17], [False, True]),
+            (5, [2**11, 2**11], [5, 5], [False, False]),
+        ],
+    )  # fmt: skip
+    def test_an_epoch_of_skipped_steps_is_the_end_where_no_scale_is_left(self, steps, scales, skipped, stuck):
+        scaling, found = gb.Trainer(network()).scaling, []
+        for scale, count in zip(scales, skipped, strict=True):
+            assert scaling.measured(np.array([scale, 0.0, count]), steps) == {"loss_scale": scale, "skipped": count}
+            found.append(scaling.stuck)
+        assert found == stuck
+
+    def test_one_member_is_enough(self):
+        scaling = gb.Trainer(network(seed=[0, 1])).scaling
+        row = scaling.measured(np.array([[65536.0, 20, 0], [1, 0, 20]]), 20)
+        assert row == {"loss_scale": [65536, 1], "skipped": [0, 20]} and scaling.stuck
 
 
 def test_values_beyond_float16_are_refused_in_x_and_not_in_targets():

@@ -79,6 +79,17 @@ def test_numbers_get_the_networks_dtype_and_labels_keep_theirs(dtype):
     np.testing.assert_array_equal(w, LABELS > 0)
 
 
+def test_the_parts_of_an_epoch_are_one_here():
+    """All data lie where they are gathered, so an epoch is one part, from its beginning."""
+    net = network()
+    data = DataSet(net, Samples(X, Y, None))
+    plan, (x, *_) = gathering(net, data, 3)
+    for _ in range(2):
+        assert [list(part) for part in data.parts([3, 3, 1])] == [[3, 3, 1]]
+        plan.run()
+        np.testing.assert_array_equal(x, X[:3])
+
+
 def test_data_of_the_right_dtype_are_not_copied():
     data = DataSet(network(), Samples(X, LABELS, WEIGHTS))
     assert all(np.shares_memory(one, other) for one, other in zip(data.sources, (X, LABELS, WEIGHTS), strict=True))

@@ -1,0 +1,387 @@
+"""Streaming: data that stay on the host train and measure as data on the device do, bit for bit.
+
+Chunks are tiny here, so that every epoch goes around the ring several times. With CUDASIM_STREAMS=lazy an emulated
+device does all work as late as it may: where a copy or a step does not wait for the other, the bits differ.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training import streaming
+from gpu_backprop.training.memory import fit_needs
+from gpu_backprop.training.progress import Progress
+
+pytestmark = pytest.mark.gpu
+
+ROWS, INPUTS, CLASSES, BATCH = 61, 5, 3, 4
+_random = np.random.default_rng(3)
+BYTES = _random.integers(0, 256, (ROWS, INPUTS)).astype(np.uint8)
+X = _random.normal(0, 1, (ROWS, INPUTS)).astype(np.float32)
+LABELS = _random.integers(0, CLASSES, ROWS)
+NUMBERS = _random.normal(0, 1, (ROWS, 2))
+WEIGHTS = _random.uniform(0, 2, ROWS)
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_three_minibatches(monkeypatch):
+    monkeypatch.setattr(streaming, "CHUNK", 3 * BATCH * (4 * INPUTS + 8))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def trainer_of(stream, *, y=LABELS, dtype="float32", seed=1, loss=None, graph=False, optimizer="adam", dropout=False):
+    units, f = (CLASSES, "softmax") if y.ndim == 1 else (2, "identity")
+    layers = [gb.Dense(6, "tanh"), *([gb.Dropout(0.3)] if dropout else []), gb.Dense(units, f)]
+    net = gb.Network(INPUTS, layers, dtype=dtype, device="cuda", seed=seed)
+    return gb.Trainer(net, loss, optimizer, batch_size=BATCH, stream=stream, graph=graph)
+
+
+def left(trainer, history):
+    """All that a fit leaves behind."""
+    net, to_host = trainer.network, trainer.device.to_host
+    found = {name: to_host(moment) for name, moment in trainer.optimizer.moments.items()}
+    found |= {"parameters": to_host(net.parameters), "random": to_host(net.random)}
+    found["hyper"] = to_host(trainer.optimizer.hyper)
+    timing = "seconds", "samples_per_second"
+    rows = [{name: value for name, value in row.items() if name not in timing} for row in history]
+    return {name: array.tobytes() for name, array in found.items()}, rows, history.steps, history.stopped
+
+
+def both(x=X, y=LABELS, *, weights=None, validation=True, epochs=3, shuffle=True, loss_every=None, **form):
+    """Fits with data on the device and streamed, and compares."""
+    held_out = (x[:23], y[:23]) if weights is None else (x[:23], y[:23], weights[:23])
+    results = []
+    for stream in (False, True):
+        trainer = trainer_of(stream, y=y, **form)
+        history = trainer.fit(
+            x, y, epochs, weights=weights, validation=held_out if validation else None, shuffle=shuffle,
+            progress=False, loss_every=loss_every,
+        )  # fmt: skip
+        results.append(left(trainer, history))
+    assert results[0] == results[1]
+    assert len(results[0][1]) == epochs
+
+
+def on_disk(tmp_path, array):
+    mapped = np.memmap(tmp_path / f"{len(list(tmp_path.iterdir()))}.bin", array.dtype, "w+", shape=array.shape)
+    mapped[...] = array
+    mapped.flush()
+    return np.memmap(mapped.filename, array.dtype, "r", shape=array.shape)
+
+
+# Streamed is resident -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batches", [0, 1, 2, 5, 1000])
+def test_chunks_of_any_size(batches, shuffle, seed, monkeypatch):
+    orders = 3 if isinstance(seed, list) and shuffle else 1
+    monkeypatch.setattr(streaming, "CHUNK", batches * orders * BATCH * (4 * INPUTS + 8))
+    both(shuffle=shuffle, seed=seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("source", ["uint8", "bool", "float16", "float32", "float64", "int32", ">f4"])
+def test_sources_of_any_dtype(source, dtype):
+    both((BYTES > 99 if source == "bool" else X if "f" in source else BYTES).astype(source), dtype=dtype)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS, WEIGHTS.astype(np.float32)], ids=["plain", "float64", "float32"])
+@pytest.mark.parametrize(
+    "y", [LABELS, LABELS.astype(np.uint8), NUMBERS, NUMBERS.astype(np.float32), (NUMBERS * 9).astype(int)],
+    ids=["labels", "small labels", "numbers", "float32", "whole numbers"],
+)  # fmt: skip
+def test_targets_and_weights(y, weights):
+    both(y=y, weights=weights, dropout=True)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("x", [BYTES, X, X.astype(np.float64)], ids=["uint8", "float32", "float64"])
+def test_memory_maps(x, shuffle, tmp_path):
+    both(on_disk(tmp_path, x), on_disk(tmp_path, LABELS), weights=on_disk(tmp_path, WEIGHTS), shuffle=shuffle)
+    both(on_disk(tmp_path, x), on_disk(tmp_path, NUMBERS), shuffle=shuffle)
+
+
+def test_views_with_gaps(tmp_path):
+    """Columns of a table, in memory and on disk: rows that do not lie side by side."""
+    table = np.concatenate([X, LABELS[:, None]], axis=1)
+    for given in (table, on_disk(tmp_path, table)):
+        both(given[:, :INPUTS], given[:, INPUTS])
+    both(X[::-1, ::-1], LABELS[::-1])
+
+
+def test_members_with_everything(tmp_path):
+    both(on_disk(tmp_path, BYTES), NUMBERS, weights=WEIGHTS, seed=[4, 5], dropout=True, loss_every=3)
+
+
+def test_a_captured_step_replays_on_every_chunk():
+    both(graph=True)
+    both(graph="auto", seed=[1, 2], weights=WEIGHTS)
+
+
+def test_the_loss_within_an_epoch():
+    both(loss_every=1)
+    both(loss_every=5, weights=WEIGHTS)
+
+
+def test_a_second_fit_goes_on():
+    results = []
+    for stream in (False, True):
+        trainer = trainer_of(stream)
+        trainer.fit(X, LABELS, 2, progress=False)
+        results.append(left(trainer, trainer.fit(X[:13], LABELS[:13], 2, progress=False)))
+    assert results[0] == results[1]
+
+
+def test_evaluate():
+    for y in (LABELS, NUMBERS):
+        resident, streamed = (trainer_of(stream, y=y).evaluate(X, y, WEIGHTS) for stream in (False, True))
+        assert resident == streamed
+
+
+# Runs that end early --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss_every", [None, 1, 4])
+def test_the_search_for_a_divergence(loss_every):
+    """It runs the epoch again, and finds the same step."""
+    found = []
+    for stream in (False, True):
+        trainer = trainer_of(stream, y=NUMBERS, optimizer=gb.SGD(30.0), loss="squared_error")
+        with pytest.raises(DivergedError) as caught:
+            trainer.fit(X, NUMBERS, 50, progress=False, loss_every=loss_every)
+        steps = [{**row, "loss": str(row["loss"])} for row in trainer.history.steps]
+        found.append((str(caught.value), left(trainer, trainer.history)[:2], steps))
+        trainer.optimizer.learning_rate = 1e-3
+        assert len(trainer.fit(X, NUMBERS, 2, progress=False)) == 2
+    assert found[0] == found[1]
+
+
+class Watcher(Progress):
+    """Does something after so many rows."""
+
+    def __init__(self, rows, act):
+        self.rows, self.act = rows, act
+
+    def advance(self, samples):
+        self.rows -= samples
+        if self.rows == 0:
+            self.act()
+
+
+@pytest.mark.parametrize("way", ["stop", "Ctrl-C"])
+@pytest.mark.parametrize("rows", [1 * BATCH, 3 * BATCH, 7 * BATCH, ROWS + 8 * BATCH])
+def test_a_run_that_is_ended_goes_on_as_well(way, rows, monkeypatch):
+    results = []
+    for stream in (False, True):
+        trainer = trainer_of(stream)
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        watcher = Watcher(rows, trainer.stop if way == "stop" else interrupt)
+        monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_, shown=watcher: shown)
+        history = trainer.fit(X, LABELS, 4)
+        assert history.stopped
+        results.append([left(trainer, history), left(trainer, trainer.fit(X, LABELS, 2))])
+    assert results[0] == results[1]
+
+
+def test_an_error_while_reading(monkeypatch):
+    """It comes out of fit, with what was learned, and the next fit works."""
+    trainer, bring = trainer_of(True), streaming._bring
+    chunks = []
+
+    def read(source, rows, out):
+        chunks.append(len(out))
+        if len(chunks) == 7:  # a chunk is two arrays, x and y*
+            raise OSError(5, "Input/output error")
+        bring(source, rows, out)
+
+    monkeypatch.setattr(streaming, "_bring", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        trainer.fit(X, LABELS, 2, progress=False)
+    monkeypatch.setattr(streaming, "_bring", bring)
+    assert np.isfinite(trainer.device.to_host(trainer.network.parameters)).all()
+    assert len(trainer.fit(X, LABELS, 2, progress=False)) == 2
+
+
+def test_a_file_that_was_cut_off(tmp_path):
+    """Reading on would end the process."""
+    net = trainer_of(True).network
+    x = on_disk(tmp_path, np.zeros((5000, INPUTS), np.float32))
+    data = streaming.StreamedData(net, Samples(np.asarray(x), np.zeros(5000, np.int64), None), 2500)
+    with net.device.computing():
+        assert [list(part) for part in data.parts([2500, 2500])] == [[2500], [2500]]
+        with open(x.filename, "r+b") as file:
+            file.truncate(40)
+        with pytest.raises(InputError, match=r"has 40 bytes, but had 100,000 when it was mapped"):
+            list(data.parts([2500, 2500]))
+
+
+# The ring's memory -------------------------------------------------------------------------------------------------
+
+
+def chunks_of(net, rows):
+    """Samples that stream in chunks of so many rows each, one minibatch a chunk, and a plan that gathers them."""
+    x = np.arange(5.0 * rows * INPUTS, dtype=np.float32).reshape(-1, INPUTS)
+    data = streaming.StreamedData(net, Samples(x, np.zeros(len(x), np.int64), None), rows)
+    assert data.chunk_rows == rows
+    plan = Plan(net.device)
+    out, *_ = data.emit(plan, rows)
+    return x, data, plan, out
+
+
+@pytest.fixture
+def pool_of_its_own():
+    """In which nothing is free but what the test gives back."""
+    import cupy
+
+    with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):
+        yield
+
+
+def test_a_half_that_was_left_is_free_when_its_steps_are_done():
+    net = trainer_of(True).network
+    x, data, plan, out = chunks_of(net, 50)
+    with net.device.computing():
+        with closing(data.parts([50] * 5)) as parts:
+            next(parts)
+            plan.run()
+            first = net.device.copy(out)
+        data.start(np.arange(len(x))[::-1].copy())  # other rows at each place of the ring
+        for _ in data.parts([50] * 5):
+            plan.run()
+    np.testing.assert_array_equal(net.device.to_host(first), x[:50])
+    np.testing.assert_array_equal(net.device.to_host(out), x[:50][::-1])
+
+
+def test_the_memory_of_a_ring_was_used_before(pool_of_its_own):
+    """Work on it may still be queued when a ring gets it from the pool."""
+    net = trainer_of(True).network
+    chunks_of(net, 300)  # compiles
+    used = net.device.empty((600, INPUTS), np.float32)
+    net.device.copy_in(used, np.full((600, INPUTS), -1, np.float32))
+    address = net.device.address(used)
+    del used
+    x, data, plan, out = chunks_of(net, 300)
+    assert net.device.address(data.sources[0]) == address
+    seen = []
+    with net.device.computing():
+        for _ in data.parts([300] * 5):
+            plan.run()
+            seen.append(net.device.copy(out))
+    np.testing.assert_array_equal(np.concatenate([net.device.to_host(part) for part in seen]), x)
+
+
+def test_the_memory_of_a_ring_is_used_again(pool_of_its_own):
+    """A copy may be on its way when an epoch is left. It comes before all that is done with the memory next."""
+    net = trainer_of(True).network
+    _, data, _, _ = chunks_of(net, 300)
+    address, copies = net.device.address(data.sources[0]), data.ring._copies
+    with net.device.computing(), closing(data.parts([300] * 5)) as parts:
+        next(parts)
+    del data, parts, _
+    used = net.device.zeros((600, INPUTS), np.float32)
+    assert net.device.address(used) == address
+    net.device.synchronize()
+    copies.synchronize()
+    assert not net.device.to_host(used).any()
+
+
+def test_no_pinned_memory():
+    """The error is ours and in words, nothing is left of the fit, and the next one works."""
+    import cupy
+
+    trainer, twin = trainer_of(True), trainer_of(True)
+
+    def refuse(size):
+        raise cupy.cuda.runtime.CUDARuntimeError(2)
+
+    gc.collect()  # what tests before this one left
+    pool, before = cupy.get_default_pinned_memory_pool(), cupy.get_default_memory_pool().used_bytes()
+    cupy.cuda.set_pinned_memory_allocator(refuse)
+    try:
+        with pytest.raises(OutOfMemoryError, match="the host cannot give 0.2 KiB of pinned memory") as raised:
+            trainer.fit(X, LABELS, 1, progress=False)
+    finally:
+        cupy.cuda.set_pinned_memory_allocator(pool.malloc)
+    assert "\n" not in str(raised.value) and raised.value.needs.keys() == {"pinned memory"}
+    gc.collect()
+    assert cupy.get_default_memory_pool().used_bytes() == before
+    trainer.fit(X, LABELS, 1, progress=False)
+    twin.fit(X, LABELS, 1, progress=False)
+    assert left(trainer, trainer.history)[:3] == left(twin, twin.history)[:3]
+
+
+# Which, and why -------------------------------------------------------------------------------------------------------
+
+
+def messages(caplog, trainer, *data, **options):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "gpu_backprop"):
+        trainer.fit(*data, epochs=1, progress=False, **options)
+    return [record.getMessage() for record in caplog.records if "data" in record.getMessage()]
+
+
+def test_the_log_says_where_the_data_are(caplog, tmp_path):
+    (line,) = messages(caplog, trainer_of("auto"), BYTES, LABELS)
+    assert line.startswith("training data: 61 rows, 0.8 KiB as uint8, on cuda:0 (") and line.endswith(" free)")
+    lines = messages(caplog, trainer_of(True), on_disk(tmp_path, X), LABELS, validation=(X, LABELS))
+    assert lines == [
+        "training data: 61 rows, 1.7 KiB as float32, streamed from a memory map in chunks of 12 rows, as asked",
+        "validation data: 61 rows, 1.7 KiB as float32, streamed from host memory in chunks of 12 rows, as asked",
+    ]
+
+
+def test_data_on_the_device_are_used_where_they_lie(caplog):
+    import cupy
+
+    trainer, resident = trainer_of(True), trainer_of(False)
+    (line,) = messages(caplog, trainer, cupy.asarray(X), LABELS)
+    assert line.endswith(" free), where they were given")
+    resident.fit(X, LABELS, 1, progress=False)
+    assert left(trainer, trainer.history)[0] == left(resident, resident.history)[0]
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_auto_streams_what_does_not_fit(room, caplog, monkeypatch):
+    """The training data come first; what is left decides about the validation data."""
+    rows = 100_000
+    x, y = np.zeros((rows, INPUTS), np.float32), np.zeros(rows, np.int64)
+    trainer = trainer_of("auto")
+    trainer.batch_size = 20_000
+    trainer.fit(X, LABELS, 1, progress=False)  # what is there once for all fits
+    monkeypatch.setattr(streaming, "CHUNK", 1 << 20)
+    needed = sum(fit_needs(trainer, Samples(x, y, None), Samples(x[:100], y[:100], None), 20_000).values())
+    free = (needed if room else needed - (1 << 20)) * streaming.MARGIN // (streaming.MARGIN - 1) + streaming.MARGIN
+    monkeypatch.setattr(CudaDevice, "memory", lambda self: (free, 8 << 30))
+    lines = messages(caplog, trainer, x, y, validation=(x[:100], y[:100]))
+    if room:
+        assert [" on cuda:0 (" in line for line in lines] == [True, True]
+    else:
+        assert "streamed from host memory in chunks of 20,000 rows, because cuda:0 has room for " in lines[0]
+        assert lines[1].startswith("validation data: 100 rows, 2.7 KiB as float32, on cuda:0 (")
+
+
+def test_streaming_is_asked_for_in_vain_on_a_cpu():
+    with pytest.raises(InputError, match="stream=True is for CUDA devices"):
+        gb.Trainer(gb.Network(2, [gb.Dense(1)], device="cpu"), stream=True)
