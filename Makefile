@@ -9,6 +9,8 @@ ARGS ?=
 CUDA ?= cuda13
 # What runs a program on an emulated CUDA device, for tests that need one where there is none.
 EMULATOR ?=
+# bench: what others do is measured too.
+BENCH ?=
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 help:
@@ -17,7 +19,7 @@ help:
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
-	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how long do steps take"
+	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it"
 	@echo "make wheel   build the package into dist/"
 	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
 
@@ -37,8 +39,9 @@ proof: $(VENV)/have-plot $(VENV)/have-test nvrtc
 	$(BIN)/python bench/proof.py --cuda13 $(VENV)-nvrtc13/bin/python --cuda12 $(VENV)-nvrtc12/bin/python \
 		--emulator "$(EMULATOR)"
 
-gpu-check: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA)
-	$(BIN)/python bench/gpu_check.py $(ARGS)
+# PyTorch and JAX are measured beside it where they are installed: make gpu-check BENCH=bench installs them too, some GB.
+gpu-check: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA) $(BENCH:%=$(VENV)/have-%)
+	$(EMULATOR) $(BIN)/python bench/gpu_check.py $(ARGS)
 
 kernels: nvrtc
 	$(VENV)-nvrtc13/bin/python bench/kernels.py

@@ -1,132 +1,228 @@
-"""On a machine with a CUDA device: is everything in order, and how long does a step take; bench/results/gpu_check.json.
+"""On a machine with a CUDA device: is everything in order, and how fast is it; bench/results/gpu-NAME.json and .md.
 
 Runs `gpu-backprop doctor` and the tests of the device; where NVIDIA's compute-sanitizer is installed, those of single
-operations under its checks of memory and of races too. Then it times a step of five networks, ours and plain CuPy's in
-turns, by the events of the device. On an emulated device it does the same and writes nothing: its times mean nothing.
+operations under its checks of memory, races and barriers too. Then it times, by the events of the device and in turns:
+each kernel beside a copy, each matrix product of five networks beside a large one, and their steps, operation by
+operation and as CUDA graphs, beside plain CuPy and beside the least that the peaks just measured allow; epochs of many
+small networks in one launch, beside their ordinary steps. Last come whole epochs beside PyTorch and JAX, where they are
+installed: pip install "gpu-backprop[bench]", or in an environment of their own, with --peers. What fails is told with
+its reason, and the rest goes on.
 
-Run it as: make gpu-check
+On an emulated device all of it runs in small, and nothing is written: its times mean nothing.
+
+Run it as: make gpu-check, or with the files of MNIST: make gpu-check ARGS="--data FOLDER"
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import gpu_fits
+import gpu_report
+import gpu_resident
 import record
 from device_trace import DeviceTrace
-from launches import CASES, Case, build, plain_step
+from gpu_kernels import DTYPES, Kernels
+from gpu_machine import commit, machine, reading
+from gpu_products import PRECISIONS, Precision, Products
+from gpu_steps import Peaks
+from gpu_steps import measure as measure_step
+from gpu_timing import FULL, TINY, Extent
+from launches import CASES
 
-RESULTS = Path(__file__).parent / "results" / "gpu_check.json"
-ROUNDS, STEPS = 7, 20
-"""How often both are timed, in turns, and how many steps at a time: few enough that the queue of launches has room."""
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 
 TESTS = ("-m", "pytest", "-q", "-m", "gpu")
 SANITIZED = (*TESTS, "tests/gpu/test_operations.py", "-k", "float32")
+TOOLS = "memcheck", "racecheck", "synccheck"
+
+T = TypeVar("T")
 
 
 def commands() -> list[list[str]]:
-    """What has to succeed before anything is timed."""
+    """What has to succeed. Without the first, doctor, there is nothing to measure."""
     python = sys.executable
     wanted = [[python, "-m", "gpu_backprop", "doctor", "--device", "cuda"], [python, *TESTS]]
     if sanitizer := shutil.which("compute-sanitizer"):
-        checked = [[sanitizer, "--tool", tool, "--error-exitcode", "1"] for tool in ("memcheck", "racecheck")]
+        checked = [[sanitizer, "--tool", tool, "--error-exitcode", "1"] for tool in TOOLS]
         wanted += [[*check, python, *SANITIZED] for check in checked]
     return wanted
 
 
-def timed(cupy: Any, stream: Any, run: Callable[[], object]) -> tuple[float, float]:
-    """µs a step on the device, and µs a step that the host takes to ask for it."""
-    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-    stream.synchronize()
-    begin.record(stream)
-    asked = time.perf_counter()
-    for _ in range(STEPS):
-        run()
-    asked = time.perf_counter() - asked
-    end.record(stream)
-    end.synchronize()
-    return cupy.cuda.get_elapsed_time(begin, end) * 1e3 / STEPS, asked * 1e6 / STEPS
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """One network: medians over the rounds, and the least and the largest ratio."""
-    import cupy
-
-    step = build(case, "cuda")
-    stream = step.net.device.stream
-    with step.net.device.computing():
-        plain = plain_step(step, cupy, cupy.asarray)
-
-        def plainly() -> None:
-            plain.cursor = 0  # ours goes on to rows that are not there, and takes the last one in their place
-            plain()
-
-        both = {"plan": step.plan.run, "cupy": plainly}
-        for run in both.values():
-            timed(cupy, stream, run)
-        rounds = [{name: timed(cupy, stream, run) for name, run in both.items()} for _ in range(ROUNDS)]
-    ratios = [r["cupy"][0] / r["plan"][0] for r in rounds]
-    launches = step.plan.cost()["launches"]
-    return {
-        "network": str(case),
-        "batch": case.batch,
-        "launches": launches,
-        "plan_us": round(statistics.median(r["plan"][0] for r in rounds), 1),
-        "cupy_us": round(statistics.median(r["cupy"][0] for r in rounds), 1),
-        "times_faster": {
-            "median": round(statistics.median(ratios), 2),
-            "least": round(min(ratios), 2),
-            "most": round(max(ratios), 2),
-        },
-        "host_us_a_launch": round(statistics.median(r["plan"][1] for r in rounds) / launches, 2),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Which device, and what drives it."""
-    import cupy
-
-    runtime = cupy.cuda.runtime
-    properties = runtime.getDeviceProperties(0)
-    return {
-        "device": properties["name"].decode(),
-        "compute_capability": f"{properties['major']}.{properties['minor']}",
-        "driver": runtime.driverGetVersion(),
-        "cuda": runtime.runtimeGetVersion(),
-        "cupy": cupy.__version__,
-    }
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--only-time", action="store_true", help="leave out doctor and the tests, and write nothing")
-    options = parser.parse_args(arguments)
-    started, passed = time.perf_counter(), []
-    for command in [] if options.only_time else commands():
-        told = " ".join(command)
+def run_commands() -> dict[str, str]:
+    """What came of each of them."""
+    found: dict[str, str] = {}
+    for command in commands():
+        told = " ".join(Path(word).name if word == command[0] else word for word in command)
         print(f"\n$ {told}", flush=True)
-        if subprocess.run(command, cwd=RESULTS.parents[2], check=False).returncode:
-            print(f"\nfailed: {told}", file=sys.stderr)
-            return 1
-        passed.append(" ".join(Path(word).name if word == command[0] else word for word in command))
-    rows = []
-    for case in CASES:
-        rows.append(measure(case))
-        print(rows[-1], flush=True)
-    if DeviceTrace.is_there():
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        found[told] = f"failed with status {status}" if status else "passed"
+        if status:
+            print(f"\nfailed: {told}", file=sys.stderr, flush=True)
+            if len(found) == 1:
+                break
+    return found
+
+
+class Check:
+    """The measurements of one run.
+
+    Attributes:
+        found: all that was measured, as it goes into the files.
+        extent: how much is measured.
+    """
+
+    def __init__(
+        self, extent: Extent, dtypes: Sequence[str] = DTYPES, precisions: Sequence[Precision] = PRECISIONS
+    ) -> None:
+        self.extent, self.dtypes, self.precisions = extent, dtypes, precisions
+        self.cases = CASES[: extent.cases]
+        self.peaks: Peaks | None = None
+        self.found: dict[str, Any] = {
+            "readings": {}, "peaks_tflop_s": {}, "kernels": [], "kernels left out": [], "products": [], "doors": [],
+            "steps": [], "resident": [], "fits": [], "data": "", "failed": [],
+        }  # fmt: skip
+
+    def attempt(self, what: str, measure: Callable[..., T], *arguments: Any) -> T | None:
+        """What `measure` gives; None where it fails, which is noted with its reason."""
+        print(f"… {what}", flush=True)
+        gc.collect()  # what the last one held is free for this one
+        try:
+            return measure(*arguments)
+        except Exception as error:  # whatever a library or the device raises: the rest goes on
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.found["failed"].append({"what": what, "reason": reason})
+            print(f"failed: {what}: {reason}", file=sys.stderr, flush=True)
+            return None
+
+    def read(self, when: str) -> None:
+        if line := reading():
+            self.found["readings"][when] = line
+
+    def run(self, data: Path | None = None, peers: str = sys.executable) -> None:
+        """All of it."""
+        self.read("at the beginning")
+        self.kernels()
+        self.read("after the kernels")
+        self.products()
+        self.read("after the products")
+        self.steps()
+        self.resident()
+        self.fits(data, peers)
+        self.read("at the end")
+
+    def kernels(self) -> None:
+        kernels = self.attempt("a copy", Kernels, self.extent)
+        if kernels is None:
+            return
+        for dtype in self.dtypes:
+            self.attempt(f"kernels, {dtype}", kernels.measure, dtype)
+        self.found |= {"kernels": kernels.rows, "kernels left out": kernels.left_out()}
+        if kernels.copies:
+            self.found["copy_gb_s"] = round(kernels.bandwidth, 1)
+            self.peaks = Peaks(kernels.bandwidth)
+
+    def products(self) -> None:
+        rows: list[dict[str, Any]] = []
+        peaks: dict[str, float] = {}
+        doors: list[str] = []
+        for precision in self.precisions:
+            what = f"products, {precision.name}"
+            products = self.attempt(what, Products, precision, self.extent)
+            if products is None:
+                continue
+            for case in self.cases:
+                self.attempt(f"{what}, {case}", products.measure, case)
+            rows += products.rows
+            doors.append(f"{precision.name}: {products.door}")
+            if products.peaks:
+                peaks[precision.name] = products.peak
+        self.found |= {
+            "products": rows,
+            "doors": doors,
+            "peaks_tflop_s": {name: round(peak, 3) for name, peak in peaks.items()},
+        }
+        if self.peaks is not None:
+            self.peaks = replace(self.peaks, products=peaks)
+
+    def steps(self) -> None:
+        rows = [
+            self.attempt(f"step, {precision.name}, {case}", measure_step, case, precision, self.extent, self.peaks)
+            for precision in self.precisions
+            for case in self.cases
+        ]
+        self.found["steps"] = [row for row in rows if row is not None]
+
+    def resident(self) -> None:
+        rounds = self.extent.rounds
+        rows = [
+            self.attempt(f"epochs in one launch, {task.name}, {n}", gpu_resident.measure, task, n, rounds)
+            for task in gpu_resident.tasks(self.extent)
+            for n in gpu_resident.numbers_of_models(self.extent)
+        ]
+        self.found["resident"] = [row for row in rows if row is not None]
+
+    def fits(self, data: Path | None, peers: str) -> None:
+        images = self.attempt("the data", gpu_fits.Images.read, data, self.extent)
+        if images is None:
+            return
+        networks, batches = gpu_fits.networks(self.extent)
+        gpu_fits.make_room()
+        how = self.extent.rounds, peers
+        rows = [
+            self.attempt(f"epochs, {hidden}, batches of {batch}", gpu_fits.measure, images, hidden, batch, *how)
+            for hidden in networks
+            for batch in batches
+        ]
+        self.found |= {"data": images.name, "fits": [row for row in rows if row is not None]}
+
+
+def write(folder: Path, command: str, seconds: float, measured: dict[str, Any]) -> list[Path]:
+    """gpu-NAME.json, and the same as a table, gpu-NAME.md."""
+    path = folder / f"{gpu_report.file_name(measured['device'])}.json"
+    record.write(path, command, seconds, measured)
+    text = gpu_report.markdown(json.loads(path.read_text(encoding="utf-8")))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    return [path, path.with_suffix(".md")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the IDX files of MNIST, or .gz; else the digits")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="a Python that has PyTorch and JAX")
+    parser.add_argument("--only-time", action="store_true", help="leave out doctor and the tests, and write nothing")
+    parser.add_argument("--quick", action="store_true", help="time in small, as on an emulated device; write nothing")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    outcomes = {} if options.only_time else run_commands()
+    passed = all(outcome == "passed" for outcome in outcomes.values())
+    if not passed and len(outcomes) == 1:
+        return 1  # there is no device that works
+    emulated = DeviceTrace.is_there()
+    check = Check(TINY if emulated or options.quick else FULL)
+    check.run(options.data, options.peers)
+    if emulated:
         print("This device is emulated: its times mean nothing, and nothing was written.")
-    elif not options.only_time:
-        measured = {**machine(), "passed": passed, "networks": rows}
-        record.write(RESULTS, "make gpu-check", time.perf_counter() - started, measured)
-        print(f"written to {RESULTS.relative_to(RESULTS.parents[2])}")
-    return 0
+    elif options.quick or options.only_time:
+        print(json.dumps(check.found, indent=2, ensure_ascii=False))
+    else:
+        words = ["make gpu-check", *(["--data FOLDER"] if options.data else [])]
+        measured = {**machine(), "commit": commit(ROOT), "commands": outcomes, **check.found}
+        for path in write(RESULTS, " ".join(words), time.perf_counter() - started, measured):
+            print(f"written to {path.relative_to(ROOT)}")
+    print(f"{len(check.found['failed'])} measurements failed." if check.found["failed"] else "Everything was measured.")
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -75,21 +75,22 @@ class Step:
     x: Array
     labels: Array
     start: list[tuple[Array, Array]]
+    data: DataSet
 
 
-def build(case: Case, device: str) -> Step:
-    """Our plan for a network, and what PlainStep needs to do the same."""
+def build(case: Case, device: str, dtype: str = "float32", *, tf32: bool = False, steps: int = STEPS) -> Step:
+    """Our plan for a network, data for so many steps, and what PlainStep needs to do the same."""
     layers = [*(gb.Dense(n, "relu") for n in case.widths[1:-1]), gb.Dense(case.widths[-1], "softmax")]
-    net = gb.Network(case.widths[0], layers, device=device)
+    net = gb.Network(case.widths[0], layers, dtype=dtype, device=device, tf32=tf32)
     rng = np.random.default_rng(0)
-    rows = STEPS * case.batch
+    rows = steps * case.batch
     x = rng.standard_normal((rows, net.inputs), dtype=np.float32)
     labels = rng.integers(0, net.outputs, rows)
     total = net.device.zeros((3,), np.float64)
     trainer = gb.Trainer(net, "cross_entropy", gb.Adam(), batch_size=case.batch)
     data = DataSet(net, Samples(x, labels, None))
     start = [(net.device.to_host(layer.weight), net.device.to_host(layer.bias)) for layer in net.layers]
-    return Step(case, net, trainer.build_step(data, case.batch, total), total, x, labels, start)
+    return Step(case, net, trainer.build_step(data, case.batch, total), total, x, labels, start, data)
 
 
 def plain_step(step: Step, xp: Any, place: Callable[[Array], Any]) -> PlainStep:

@@ -1,0 +1,216 @@
+"""Samples per second of whole epochs, ours beside PyTorch's and JAX's, for bench/gpu_check.py.
+
+All train the same network from the same weights by the same optimizer, and their data lie on the device. First each
+trains an epoch in the order of the rows; one whose loss is another than ours does other work, and is not timed. Then
+each trains some epochs in a new order each, in turns. An epoch ends when its loss has come to the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_timing import Extent, spread
+from peers import PEERS, Task
+
+import gpu_backprop as gb
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.data.digits import load_digits
+from gpu_backprop.data.idx import read_idx_folder
+
+HIDDEN = (300,), (2048, 2048)
+BATCHES = 128, 1024
+TINY_HIDDEN, TINY_BATCHES = ((8,),), (16,)
+
+EPOCHS = 3
+"""Of a turn; the first does not count: clocks rise in it, and ours allocates and captures."""
+
+CLOSE = 0.01
+"""How far the mean loss of the first epoch may be from ours: other orders of summation grow in hundreds of steps."""
+
+PROGRAM = Path(__file__).with_name("peers.py")
+
+PATIENCE = 900
+"""Seconds that a peer has for an answer; torch.compile takes long."""
+
+ADAM = (0.001, 0.9, 0.999, 1e-8)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is trained on: x float32 (rows, inputs), labels int64 (rows,), and what they are."""
+
+    x: Array
+    labels: Array
+    name: str
+
+    @classmethod
+    def read(cls, folder: Path | None, extent: Extent) -> Images:
+        """MNIST from its folder, or the bundled digits again and again; as many rows as all batches divide."""
+        if folder is None:
+            x, labels = load_digits()
+            x, name = x / 16, "the bundled 8×8 digits, repeated"
+            rows = extent.samples
+        else:
+            pixels, labels = read_idx_folder(folder, "train")
+            x, name = pixels.reshape(len(pixels), -1) / np.float32(255), "the training images of MNIST"
+            rows = min(extent.samples, len(x))
+        rows -= rows % max(networks(extent)[1])
+        chosen = np.arange(rows) % len(x)
+        return cls(x[chosen].astype(np.float32), labels[chosen].astype(np.int64), f"{name}: {rows:,}")
+
+
+def networks(extent: Extent) -> tuple[Sequence[tuple[int, ...]], Sequence[int]]:
+    """Hidden layers, and batches."""
+    return (HIDDEN, BATCHES) if extent.bytes else (TINY_HIDDEN, TINY_BATCHES)
+
+
+def make_room() -> None:
+    """Gives back what CuPy holds in reserve, which other processes cannot use."""
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+# Who trains -----------------------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """`Trainer.fit`, as anybody would call it."""
+
+    def __init__(self, images: Images, hidden: tuple[int, ...], batch: int, device: str = "cuda") -> None:
+        layers = [*(gb.Dense(n, "relu") for n in hidden), gb.Dense(10, "softmax")]
+        net = gb.Network(images.x.shape[1], layers, device=device, seed=0)
+        to_host = net.device.to_host
+        parameters = [(to_host(layer.weight), to_host(layer.bias)) for layer in net.layers]
+        self.task = Task(images.x, images.labels, parameters, batch, ADAM, device)
+        self.trainer = gb.Trainer(net, "cross_entropy", gb.Adam(*ADAM), batch_size=batch)
+        self.loss = self._fit(1, shuffle=False)[0]["loss"]
+
+    def _fit(self, epochs: int, shuffle: bool) -> gb.History:
+        return self.trainer.fit(self.task.x, self.task.labels, epochs, shuffle=shuffle, progress=False)
+
+    def seconds(self) -> float:
+        """Of an epoch, the mean of a turn."""
+        return float(np.mean(self._fit(EPOCHS, shuffle=True)["seconds"][1:]))
+
+
+class Trouble(Exception):
+    """Why a peer is not timed."""
+
+
+class Peer:
+    """A library that does the same, in a process of its own.
+
+    Args:
+        name: one of PEERS.
+        folder: where the task lies.
+        python: an interpreter that has the library.
+        loss: ours after the first epoch.
+
+    Raises:
+        Trouble: it is missing, it failed, or it does other work.
+    """
+
+    def __init__(self, name: str, folder: Path, python: str, loss: float) -> None:
+        program = [python, str(PROGRAM), name, str(folder)]
+        # JAX would take three quarters of the device's memory for itself
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        self._said = (folder / f"{name} said").open("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
+        )
+        try:
+            first = self._answer()
+            self.version: str = first["version"]
+            if not abs(first["loss"] - loss) <= CLOSE * abs(loss):  # not true of NaN either
+                raise Trouble(f"it does other work: its loss after an epoch is {first['loss']:.5f}, ours {loss:.5f}")
+        except BaseException:
+            self.close()
+            raise
+
+    def seconds(self) -> float:
+        """Of an epoch, the mean of a turn."""
+        return float(np.mean([self._answer("epoch\n")["seconds"] for _ in range(EPOCHS)][1:]))
+
+    def _answer(self, question: str = "") -> dict[str, Any]:
+        """The next line of JSON."""
+        assert self._process.stdin and self._process.stdout
+        killer = threading.Timer(PATIENCE, self._process.kill)
+        killer.start()
+        try:
+            with suppress(BrokenPipeError):  # then there is no answer
+                self._process.stdin.write(question)
+                self._process.stdin.flush()
+            line = next((line for line in self._process.stdout if line.startswith("{")), "")
+        finally:
+            killer.cancel()
+        if not line:
+            status = self._process.wait()
+            self._said.seek(0)
+            said = self._said.read().strip().splitlines() or ["it said nothing"]
+            raise Trouble(f"it ended with status {status}: {said[-1]}")
+        answer: dict[str, Any] = json.loads(line)
+        for kind, words in (("missing", "missing"), ("failed", "it failed")):
+            if kind in answer:
+                raise Trouble(f"{words}: {answer[kind]}")
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        self._said.close()
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    images: Images, hidden: tuple[int, ...], batch: int, rounds: int, python: str = sys.executable, device: str = "cuda"
+) -> dict[str, Any]:
+    """One network and batch: all who can, in turns."""
+    ours, rows = Ours(images, hidden, batch, device), len(images.x)
+    found: dict[str, Any] = {
+        "network": "-".join(map(str, (images.x.shape[1], *hidden, 10))),
+        "batch": batch,
+        "loss of the first epoch": ours.loss,
+        "not timed": {},
+    }
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ours.task.save(folder)
+        peers: dict[str, Peer] = {}
+        for name in PEERS:
+            try:
+                peers[name] = Peer(name, folder, python, ours.loss)
+                stack.callback(peers[name].close)
+            except Trouble as trouble:
+                found["not timed"][name] = str(trouble)
+        times: list[dict[str, float]] = []
+        for _ in range(rounds):
+            times.append({"gpu_backprop": ours.seconds()})
+            for name in list(peers):
+                try:
+                    times[-1][name] = peers[name].seconds()
+                except Trouble as trouble:
+                    found["not timed"][name] = str(trouble)
+                    del peers[name]
+    for name in ("gpu_backprop", *peers):
+        one: dict[str, Any] = {"samples_per_second": spread([rows / turn[name] for turn in times], 0)}
+        if name in peers:
+            one["version"] = peers[name].version
+            one["ours, times as fast"] = spread([turn[name] / turn["gpu_backprop"] for turn in times])
+        found[name] = one
+    return found

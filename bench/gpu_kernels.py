@@ -1,0 +1,197 @@
+"""How fast each kernel is beside a copy on the same device, for bench/gpu_check.py.
+
+One instance of each kernel and dtype: of the operations of some plans that launch it, the one that moves the most.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from gpu_timing import Clock, Extent, Run, median, spread
+
+import gpu_backprop as gb
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.kernel_library import heads
+from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.minibatches import DataSet
+from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.optimizers import optimizer as optimizer_of
+
+DTYPES = "float32", "float64", "float16", "bfloat16"
+COLUMNS, STEP_ROWS = 1024, 1024
+"""Units of the layers; rows of the second size, which lies in the device's cache, as the buffers of a step may."""
+
+TINY_COLUMNS, TINY_ROWS = 64, 16
+
+
+class Shape(NamedTuple):
+    """Rows and columns of the arrays; optimizers get as many parameters."""
+
+    rows: int
+    cols: int
+
+
+Planned = tuple[Plan, DataSet | None]
+
+
+def shapes(device: CudaDevice, extent: Extent) -> list[Shape]:
+    """Arrays beyond the device's cache, so that its memory bounds; and those of a step."""
+    if not extent.bytes:
+        return [Shape(TINY_ROWS, TINY_COLUMNS)]
+    cache = device.xp.cuda.runtime.getDeviceProperties(device.index)["l2CacheSize"]
+    size = min(max(extent.bytes, 4 * cache), device.memory()[1] // 64)
+    return [Shape(size // (4 * COLUMNS), COLUMNS), Shape(STEP_ROWS, COLUMNS)]
+
+
+# Plans that launch every kernel ---------------------------------------------------------------------------------------
+
+
+def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
+    """What makes each plan; only one of them lives at a time."""
+    several = (gb.Bias("tanh"), gb.Dropout(0.5), gb.Dense(shape.cols, "softmax", bias=False), gb.Bias("softmax"))
+    yield partial(training, dtype, shape, several, "cross_entropy")
+    yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")
+    yield partial(training, dtype, shape, (gb.Bias(),), "huber")
+    yield partial(measuring, dtype, shape)
+    for name in OPTIMIZERS:
+        yield partial(updating, dtype, shape, name)
+    yield partial(flat, dtype, shape)
+
+
+def training(dtype: str, shape: Shape, layers: tuple[gb.Layer, ...], loss: str) -> Planned:
+    """A step on weighted rows."""
+    net = gb.Network(shape.cols, list(layers), dtype=dtype, device="cuda")
+    trainer = gb.Trainer(net, loss, "sgd", batch_size=shape.rows)
+    data = DataSet(net, samples(shape, labels=trainer.loss.labels))
+    return trainer.build_step(data, shape.rows, net.device.zeros((3,), np.float64)), data
+
+
+def measuring(dtype: str, shape: Shape) -> Planned:
+    """The loss and the residuals of data that is only measured."""
+    net = gb.Network(shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
+    evaluation = Evaluation(net, gb.LOSSES["huber"], samples(shape, labels=False), shape.rows)
+    return evaluation.plans[shape.rows], evaluation.data
+
+
+def updating(dtype: str, shape: Shape, name: str) -> Planned:
+    """An optimizer's step on a long row of parameters."""
+    net = gb.Network(shape.rows * shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
+    plan = Plan(net.device)
+    net.emit_parameters(plan)
+    optimizer_of(gb.SGD(0.1, momentum=0.9) if name == "sgd" else name).bind(net).update(plan, net)
+    return plan, None
+
+
+def flat(dtype: str, shape: Shape) -> Planned:
+    """What no step of these does."""
+    net = gb.Network(1, [gb.Dense(1)], dtype=dtype, device="cuda")
+    device, plan, n = net.device, Plan(net.device), shape.rows * shape.cols
+    a, b, out = plan.empty("a", (n,)), plan.empty("b", (n,)), plan.empty("Σa²", (), np.float64)
+    plan.add("copy", "b = a", device.ops.copy(device, a, b), (a,), {"b": b}, 0)
+    plan.add("sum_of_squares", "Σa²", device.ops.sum_of_squares(device, a, out), (a,), {"Σa²": out}, 2 * n)
+    return plan, None
+
+
+def samples(shape: Shape, labels: bool) -> Samples:
+    rng = np.random.default_rng(0)
+    some = rng.standard_normal((min(shape.rows, 1024), shape.cols), np.float32)
+    x = np.resize(some, shape)
+    target = np.arange(shape.rows) % shape.cols if labels else np.full(shape, 0.5, np.float32)
+    return Samples(x, target, np.ones(shape.rows, np.float32))
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+class Kernels:
+    """The measurements of one run.
+
+    Attributes:
+        rows: one a kernel, dtype and shape.
+        copies: GB/s of the copies between which the kernels were timed.
+    """
+
+    def __init__(self, extent: Extent) -> None:
+        device = self.device = open_device("cuda", "float32")
+        self.extent = extent
+        self.shapes = shapes(device, extent)
+        self.rows: list[dict[str, Any]] = []
+        self.copies: list[float] = []
+        with device.computing():
+            self.clock = Clock(device, extent.rounds)
+            self._from, self._to = (device.zeros(self.shapes[0], np.float32) for _ in range(2))
+            self._copy = self.clock.repeated([self._copy_once], extent.span_us)
+
+    def _copy_once(self) -> None:
+        self._to.data.copy_from_device_async(self._from.data, self._from.nbytes, self.device.stream)
+
+    @property
+    def bandwidth(self) -> float:
+        """GB/s of a copy, read and written bytes together."""
+        return statistics.median(self.copies)
+
+    def measure(self, dtype: str) -> None:
+        """Every kernel of a dtype."""
+        for shape in self.shapes:
+            best: dict[str, dict[str, Any]] = {}
+            for make in plans(dtype, shape):
+                plan, data = make()
+                self._measure(plan, data, best)
+                del plan, data
+                gc.collect()  # before the next plan asks for memory
+            self.rows += [{"dtype": dtype, "shape": list(shape), **best[name]} for name in sorted(best)]
+
+    def _measure(self, plan: Plan, data: DataSet | None, best: dict[str, dict[str, Any]]) -> None:
+        chosen: dict[str, Operation] = {}
+        for operation in plan.operations:
+            kernels = [call.kernel for call in operation.calls if hasattr(call, "kernel")]
+            if len(kernels) == len(operation.calls) == 1:
+                name = plain(kernels[0])
+                if operation.bytes > max(at.bytes if (at := chosen.get(name)) else 0, best.get(name, NOTHING)["bytes"]):
+                    chosen[name] = operation
+        if data is not None:
+            data.start(np.random.default_rng(0).permutation(data.rows))
+        with plan.device.computing():
+            plan.run()  # so that there are numbers in all buffers
+            if data is not None:
+                data.rewind()
+            for name, operation in chosen.items():
+                best[name] = self.timed(operation)
+
+    def timed(self, operation: Operation) -> dict[str, Any]:
+        """An operation's row: a kernel, beside the copy."""
+        run, repeats = self.clock.repeated(operation.calls, self.extent.span_us)
+        copy, copies = self._copy
+        runs: dict[str, Run] = {"copy": copy, "it": run}
+        times = self.clock.in_turns(runs)
+        microseconds = [time.device / repeats for time in times["it"]]
+        rates = [operation.bytes / us / 1e3 for us in microseconds]
+        beside = [2 * self._from.nbytes * copies / time.device / 1e3 for time in times["copy"]]
+        self.copies += beside
+        return {
+            "kernel": operation.calls[0].kernel,
+            "bytes": operation.bytes,
+            "us": median(microseconds),
+            "gb_s": median(rates, 1),
+            "percent_of_copy": spread([100 * a / b for a, b in zip(rates, beside, strict=True)], 1),
+        }
+
+    def left_out(self) -> list[str]:
+        """The kernels that none of these plans launches by itself."""
+        return sorted(set(heads()) - {plain(row["kernel"]) for row in self.rows})
+
+
+NOTHING = {"bytes": -1}
+
+
+def plain(instance: str) -> str:
+    """The kernel's name, without its template arguments."""
+    return instance.partition("<")[0]
