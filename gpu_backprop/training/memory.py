@@ -6,7 +6,6 @@ left to the first allocation that fails.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -62,9 +61,8 @@ def fit_needs(
         for those of a validation; "snapshots" for the way back where the loss is lost; "graphs" for what CUDA graphs
         are compared with; "scratch" and "matrix products" for what all plans share.
     """
-    sketch, trainer = Sketch(trainer.device), copy.copy(trainer)
-    trainer.batch_size = batch_size
-    run = Run(trainer, _source(trainer, data, batch_size, sketch, ends), shuffle=True)
+    sketch = Sketch(trainer.device)
+    run = Run(trainer, _source(trainer, data, batch_size, sketch, ends), batch_size, shuffle=True)
     if trainer.graph is not False and not trainer.resident:  # one at a time, and all plans leave the same behind
         _sketch_comparison(next(iter(run.steps.values())).plan, sketch)
     if held_out is None:
@@ -110,10 +108,11 @@ def _sketch_comparison(plan: Plan, sketch: Sketch) -> None:
 
 def require_step(trainer: Trainer, feed: Feed, rows: int, keep: bool = False) -> None:
     """OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
-    if trainer.device.name == "cpu":
-        return
-    needs = partial(step_needs, trainer, feed, keep=keep)
-    trainer.device.require(needs(rows), f"A step of {rows:,} rows", partial(_advice, rows, needs, needs, ()))
+
+    def needs(rows: int, ends: bool) -> Needs:
+        return step_needs(trainer, feed, rows, keep)
+
+    _Claim(trainer, f"A step of {rows:,} rows", rows, needs, ()).require()
 
 
 def require_fit(trainer: Trainer, data: Samples, held_out: Samples | None, shuffle: bool) -> list[int]:
@@ -122,17 +121,28 @@ def require_fit(trainer: Trainer, data: Samples, held_out: Samples | None, shuff
     Returns:
         How many bytes of the device there are for the data, and then for the validation data.
     """
-    needs = partial(fit_needs, trainer, data, held_out)
     placings = [Placing("data", data, shuffle)]
     if held_out is not None:
         placings.append(Placing("validation data", held_out, False))
-    return _require(trainer, "A fit", needs, partial(fit_needs, trainer, data, None, ends=False), placings)
+
+    def needs(batch_size: int, ends: bool) -> Needs:
+        return fit_needs(trainer, data, held_out if ends else None, batch_size, ends=ends)
+
+    return _Claim(trainer, _batches("A fit", trainer), trainer.batch_size, needs, placings).require()
 
 
 def require_evaluation(trainer: Trainer, data: Samples) -> list[int]:
     """The same for `trainer.evaluate`."""
-    needs = partial(evaluation_needs, trainer, data)
-    return _require(trainer, "A measurement", needs, partial(needs, ends=False), [Placing("data", data, False)])
+
+    def needs(batch_size: int, ends: bool) -> Needs:
+        return evaluation_needs(trainer, data, batch_size, ends=ends)
+
+    placings = [Placing("data", data, False)]
+    return _Claim(trainer, _batches("A measurement", trainer), trainer.batch_size, needs, placings).require()
+
+
+def _batches(what: str, trainer: Trainer) -> str:
+    return f"{what} with batches of {trainer.batch_size:,} rows"
 
 
 class Placing(NamedTuple):
@@ -143,56 +153,61 @@ class Placing(NamedTuple):
     shuffled: bool
 
 
-def _require(
-    trainer: Trainer, what: str, needs: Callable[[int], Needs], least: Callable[[int], Needs],
-    placings: Sequence[Placing],
-) -> list[int]:  # fmt: skip
-    """OutOfMemoryError, or the room for each of the samples.
+class _Claim(NamedTuple):
+    """What somebody wants of the memory of a device.
 
-    Args:
-        needs: what is needed with a batch size.
-        least: the same without smaller last minibatches, and for the first of the samples alone.
+    Attributes:
+        what: who, as the error begins.
+        needs: what a batch size needs with all samples on the device; without `ends`, but for smaller last minibatches
+            and for all samples but the first.
+        placings: the samples.
     """
-    device, batch_size = trainer.device, trainer.batch_size
-    if not isinstance(device, CudaDevice):
-        return [0] * len(placings)
-    free, _ = device.memory()
-    all_needs, rooms = _placed(trainer, needs(batch_size), placings, batch_size, free)
 
-    def placed(needs: Callable[[int], Needs], placings: Sequence[Placing], batch_size: int) -> Needs:
-        return _placed(trainer, needs(batch_size), placings, batch_size, free)[0]
+    trainer: Trainer
+    what: str
+    batch_size: int
+    needs: Callable[[int, bool], Needs]
+    placings: Sequence[Placing]
 
-    def advise(free: int) -> tuple[str, int | None]:
-        lengths = [placing.samples.rows for placing in placings]
-        told, fitting = _advice(
-            batch_size, partial(placed, needs, placings), partial(placed, least, placings[:1]), lengths, free
-        )
-        if trainer.stream is False and not trainer.resident:
-            streaming = copy.copy(trainer)
-            streaming.stream = "auto"
-            if sum(_placed(streaming, needs(batch_size), placings, batch_size, free)[0].values()) <= free:
-                told = "Use" if fitting is None else f"{told} Or use"
-                told = f"{told} stream='auto', which leaves the data on the host."
-        return told, fitting
+    def require(self) -> list[int]:
+        """OutOfMemoryError, or the room for each of the samples."""
+        device = self.trainer.device
+        if not isinstance(device, CudaDevice):
+            return [0] * len(self.placings)
+        needs, rooms = self._placed(self.batch_size, device.memory()[0], self.trainer.stream)
+        device.require(needs, self.what, self._advice)
+        return rooms
 
-    device.require(all_needs, f"{what} with batches of {batch_size:,} rows", advise)
-    return rooms
+    def _placed(self, batch_size: int, free: int, stream: bool | str, ends: bool = True) -> tuple[Needs, list[int]]:
+        """What is needed where those samples are streamed that are to be, and the room that there is for each."""
+        needs, placings = self.needs(batch_size, ends), self.placings if ends else self.placings[:1]
+        room, rooms = free - free // MARGIN - sum(needs.values()), []
+        room += sum(needs.get(placing.kind, 0) for placing in placings)
+        for placing in placings:
+            rooms.append(room)
+            if is_streamed(self.trainer.device, placing.samples, stream, room):
+                _stream(self.trainer.network, needs, placing, batch_size)
+            room -= needs.get(placing.kind, 0)
+        if self.trainer.graph is not True:  # else they are done without where there is no room
+            needs.pop("graphs", None)
+        return needs, rooms
 
+    def _advice(self, free: int) -> tuple[str, int | None]:
+        """What to do where so much is free and that is too little, and the largest batch size that fits."""
 
-def _placed(
-    trainer: Trainer, needs: Needs, placings: Sequence[Placing], batch_size: int, free: int
-) -> tuple[Needs, list[int]]:
-    """What is needed where those samples are streamed that are to be; and the room that there is for each of them."""
-    room, rooms = free - free // MARGIN - sum(needs.values()), []
-    room += sum(needs.get(placing.kind, 0) for placing in placings)
-    for kind, samples, shuffled in placings:
-        rooms.append(room)
-        if is_streamed(trainer.device, samples, trainer.stream, room):
-            _stream(trainer.network, needs, Placing(kind, samples, shuffled), batch_size)
-        room -= needs.get(kind, 0)
-    if trainer.graph is not True:  # else they are done without where there is no room
-        needs.pop("graphs", None)
-    return needs, rooms
+        def fits(batch_size: int, stream: bool | str = self.trainer.stream, ends: bool = True) -> bool:
+            return sum(self._placed(batch_size, free, stream, ends)[0].values()) <= free
+
+        lengths = [placing.samples.rows for placing in self.placings]
+        fitting = largest(self.batch_size - 1, fits, partial(fits, ends=False), lengths)
+        told = [] if fitting is None else [f"A batch size of {fitting:,} would fit."]
+        streamable = self.placings and self.trainer.stream is False and not self.trainer.resident
+        if streamable and fits(self.batch_size, "auto"):
+            told.append(f"{'Or use' if told else 'Use'} stream='auto', which leaves the data on the host.")
+        if not told:
+            one = memory_size(sum(self._placed(1, free, self.trainer.stream)[0].values()))
+            told = [f"No batch size fits: with 1 row it needs {one}. Use a smaller network or fewer data."]
+        return " ".join(told), fitting
 
 
 def _stream(network: Network, needs: Needs, placing: Placing, batch_size: int) -> None:
@@ -207,21 +222,6 @@ def _stream(network: Network, needs: Needs, placing: Placing, batch_size: int) -
         sketch.empty((HALVES * shape[0], *shape[1:]), dtype)
     sketch.empty((HALVES,), np.int64)
     needs[kind] = sum(sketch.needs.values())
-
-
-def _advice(
-    batch_size: int, needs: Callable[[int], Needs], least: Callable[[int], Needs], lengths: Sequence[int], free: int
-) -> tuple[str, int | None]:
-    """What to do where a batch size does not fit, and the largest that does."""
-
-    def fits(needs: Callable[[int], Needs], batch_size: int) -> bool:
-        return sum(needs(batch_size).values()) <= free
-
-    fitting = largest(batch_size - 1, partial(fits, needs), partial(fits, least), lengths)
-    if fitting is not None:
-        return f"A batch size of {fitting:,} would fit.", fitting
-    one = memory_size(sum(needs(1).values()))
-    return f"No batch size fits: with 1 row it needs {one}. Use a smaller network or fewer data.", None
 
 
 def largest(

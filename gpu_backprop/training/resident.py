@@ -96,10 +96,10 @@ def layout(trainer: Trainer) -> BlockLayout:
     return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
 
 
-def build_epoch(trainer: Trainer, data: Gathered, total: Array) -> Plan:
+def build_epoch(trainer: Trainer, data: Gathered, batch_size: int, total: Array) -> Plan:
     """All minibatches of an epoch, from first rows to new weights, as a plan: one operation, and the cursor's step."""
     network, device, loss = trainer.network, data.device, trainer.loss
-    optimizer, batch = trainer.optimizer, min(trainer.batch_size, data.rows)
+    optimizer, batch = trainer.optimizer, min(batch_size, data.rows)
     assert optimizer.hyper is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)

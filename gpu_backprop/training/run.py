@@ -36,8 +36,11 @@ class Run:
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
     """
 
-    def __init__(self, trainer: Trainer, data: Gathered, shuffle: bool, loss_every: int | None = None) -> None:
-        self.trainer, self.data, self.shuffle, self.loss_every = trainer, data, shuffle, loss_every
+    def __init__(
+        self, trainer: Trainer, data: Gathered, batch_size: int, shuffle: bool, loss_every: int | None = None
+    ) -> None:
+        self.trainer, self.data, self.batch_size = trainer, data, batch_size
+        self.shuffle, self.loss_every = shuffle, loss_every
         device, network, scaling = data.device, trainer.network, trainer.scaling.state
         if trainer.resident:
             check_data(data, loss_every)
@@ -54,7 +57,7 @@ class Run:
 
     def _minibatches(self) -> tuple[Sequence[int], Mapping[int, Replay]]:
         """The rows of each step of an epoch, and the steps by their rows."""
-        trainer, batches = self.trainer, list(self.data.minibatches(self.trainer.batch_size))
+        trainer, batches = self.trainer, list(self.data.minibatches(self.batch_size))
         plans = {
             rows: trainer.build_step(self.data, rows, self.total, device=self.data.device) for rows in set(batches)
         }
@@ -62,8 +65,8 @@ class Run:
 
     def _whole(self) -> tuple[Sequence[int], Mapping[int, Replay]]:
         """The same where the only step is the epoch."""
-        rows = self.data.rows
-        return [rows], {rows: Replay(build_epoch(self.trainer, self.data, self.total), False)}
+        rows, plan = self.data.rows, build_epoch(self.trainer, self.data, self.batch_size, self.total)
+        return [rows], {rows: Replay(plan, False)}
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""

@@ -216,7 +216,7 @@ class Trainer:
         held_out = self._held_out(validation)
         rooms = memory.require_fit(self, data, held_out, shuffle)
         source = self._place(data, "training data", rooms[0], shuffle)
-        run = Run(self, source, shuffle, loss_every)
+        run = Run(self, source, self.batch_size, shuffle, loss_every)
         evaluation = None
         if held_out is not None:
             source = self._place(held_out, "validation data", rooms[1], False)

@@ -69,7 +69,7 @@ def resident_epochs(**form):
     net = network(*PLAIN, **form)
     trainer = gb.Trainer(net, resident=True, batch_size=ROWS)
     data = DataSet(net, samples(net, trainer.loss, True, False))
-    return Step(build_epoch(trainer, data, net.device.zeros((*net.lead, 3), np.float64)), data)
+    return Step(build_epoch(trainer, data, trainer.batch_size, net.device.zeros((*net.lead, 3), np.float64)), data)
 
 
 def measuring_step(output, loss):

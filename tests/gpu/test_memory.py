@@ -89,7 +89,7 @@ def test_a_fit_takes_what_its_sketch_says(pool, form):
     held_out = samples(trainer.network, trainer.loss, X[:20], y[:20], None, values=True)
     needs = memory.fit_needs(trainer, data, held_out, 16)
     before = pool.used_bytes()
-    run = Run(trainer, DataSet(trainer.network, data), shuffle=True)
+    run = Run(trainer, DataSet(trainer.network, data), trainer.batch_size, shuffle=True)
     measured = Evaluation(trainer.network, trainer.loss, held_out, 16)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and measured.batches == [16, 4]

@@ -260,7 +260,7 @@ def test_the_plan_says_what_it_does():
     samples = gb.network.samples.samples(net, trainer.loss, X, LABELS, None, values=True)
     data = DataSet(net, samples)
     total = net.device.zeros((3,), np.float64)
-    plan = build_epoch(trainer, data, total)
+    plan = build_epoch(trainer, data, trainer.batch_size, total)
     assert [o.name for o in plan.operations] == ["resident", "advance"]
     assert plan.operations[0].formula.startswith("3 × (y, ∇W of 8 rows, ")
     steps = [trainer.build_step(data, rows, total).cost() for rows in data.minibatches(8)]
