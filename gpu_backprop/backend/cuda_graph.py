@@ -62,12 +62,12 @@ class GraphCapture:
         Raises:
             DeviceError: an operation cannot be captured; the message names it and says why.
         """
-        with _capturing, self._stream:
+        with _capturing, self._stream, _no_garbage_collected():
             launches = [(operation, self._bound_anew(operation)) for operation in operations]
             try:
                 # Of this thread only, so that others may allocate or wait; it may not, also where no hook would see it.
                 self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
-                with _allocations_refused(self._cupy), _no_garbage_collected():
+                with _allocations_refused(self._cupy):
                     for operation, calls in launches:
                         self._record(operation, calls)
                 graph = self._stream.end_capture()
