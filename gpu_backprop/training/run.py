@@ -201,9 +201,11 @@ class Run:
             kept = f"those that epoch {epoch - 1} began with"
         happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
         history.stopped = happened
+        narrow = " float16 holds no number beyond 65,504; dtype='bfloat16' does."
         raise DivergedError(
             f"{happened} of {len(batches)}. The parameters are {kept}. Lower the learning rate "
-            f"(now {trainer.optimizer.learning_rate}), or scale the inputs to about −1 … 1.",
+            f"(now {trainer.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
+            f"{narrow if trainer.network.dtype == np.float16 else ''}",
             epoch=epoch, step=step, history=history,
         )  # fmt: skip
 
