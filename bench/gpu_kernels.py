@@ -78,7 +78,7 @@ def measuring(dtype: str, shape: Shape) -> Planned:
     """The loss and the residuals of data that is only measured."""
     net = gb.Network(shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
     evaluation = Evaluation(net, gb.LOSSES["huber"], samples(shape, labels=False), shape.rows)
-    return evaluation.plans[shape.rows], evaluation.data
+    return evaluation.replays[shape.rows].plan, evaluation.data
 
 
 def updating(dtype: str, shape: Shape, name: str) -> Planned:

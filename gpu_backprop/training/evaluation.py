@@ -45,8 +45,7 @@ class Evaluation:
         )
         self.total = self._sums["total"]
         self.batches = list(self.data.minibatches(batch_size))
-        self.plans = {rows: self._plan(rows) for rows in set(self.batches)}
-        self.replays = {rows: Replay(plan, graph) for rows, plan in self.plans.items()}
+        self.replays = {rows: Replay(self._plan(rows), graph) for rows in set(self.batches)}
 
     def _plan(self, rows: int) -> Plan:
         network, loss = self.network, self.loss

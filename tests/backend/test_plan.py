@@ -388,7 +388,7 @@ def test_measuring_allocates_nothing(output, loss, seed):
     net = network(gb.Dense(units, "tanh"), gb.Dense(units, output), seed=seed, inputs=units, dtype="float32")
     data = samples(net, gb.LOSSES[loss], rows, weighted=True)
     evaluation = Evaluation(net, gb.LOSSES[loss], data, rows)
-    (plan,) = evaluation.plans.values()
+    (plan,) = (replay.plan for replay in evaluation.replays.values())
     assert allocated(net.device, plan.run, evaluation.data.rewind) < 4096
 
 

@@ -76,7 +76,7 @@ def measuring_step(output, loss):
     net = network(gb.Dense(8, "relu"), gb.Dense(3, output))
     data = samples(net, gb.LOSSES[loss], gb.LOSSES[loss].labels, True)
     evaluation = Evaluation(net, gb.LOSSES[loss], data, ROWS)
-    return Step(evaluation.plans[ROWS], evaluation.data)
+    return Step(evaluation.replays[ROWS].plan, evaluation.data)
 
 
 PLAIN = (gb.Dense(8, "relu"), gb.Dense(3, "softmax"))

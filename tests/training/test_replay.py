@@ -129,7 +129,7 @@ def measured(output, loss):
     """The plan of a measurement."""
     net = network(gb.Dense(8, "relu"), gb.Dense(3, output))
     loss = gb.LOSSES[loss]
-    return Evaluation(net, loss, samples(net, loss, *data(True, loss.name), values=True), ROWS).plans[ROWS]
+    return Evaluation(net, loss, samples(net, loss, *data(True, loss.name), values=True), ROWS).replays[ROWS].plan
 
 
 CASES = {
