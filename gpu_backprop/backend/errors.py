@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -70,6 +69,8 @@ def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     """The row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
     if isinstance(name, str) and name in table:
         return table[name]
+    import difflib  # not above: the first mistake can wait for it, every start of a program need not
+
     nearest = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")

@@ -11,11 +11,11 @@ LANES = 8
 """How many float32 numbers one block of the generator gives; every row begins with a block of its own."""
 
 
-def uniform(words: Array, out: Array) -> Call:
+def uniform(words: Array, out: Array, before: int = 0) -> Call:
     """Fills `out`, float32 (rows, a multiple of LANES), with numbers from [0, 1).
 
     words: uint64 [seed, layer, step]: the key is (seed, layer), a block's counter (its place in `out`, step, 0, 0).
-    NumPy counts up before it generates, so that its first block has the counter 1.
+    NumPy counts up before it generates, so that its first block has the counter 1. `before` blocks come before `out`.
     """
     generator = np.random.Philox(0)
     fill = np.random.Generator(generator).random
@@ -25,7 +25,7 @@ def uniform(words: Array, out: Array) -> Call:
 
     def run() -> None:
         key[:] = words[:2]
-        counter[0], counter[1] = 0, words[2]
+        counter[0], counter[1] = before, words[2]
         generator.state = state
         fill(None, np.float32, out)
 

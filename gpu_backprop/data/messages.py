@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 LONGEST, MOST = 60, 20
@@ -29,6 +28,8 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
 
 def nearest(name: object, names: Iterable[str]) -> str:
     """The words `did you mean 'x'? ` with the name that is most like the one given, or nothing."""
+    import difflib  # not above: the first mistake can wait for it, every start of a program need not
+
     by_lower = {known.lower(): known for known in names}
     found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     return f"did you mean {shown(by_lower[found[0]])}? " if found else ""

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call, row_sum
 from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient
 
 Formula = Iterator[Call]
@@ -58,7 +58,7 @@ def _tanh_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formul
 
 
 def _relu(z: Array, y: Array, work: Work) -> Formula:
-    yield call(np.maximum, z, 0.0, out=y)
+    yield call(np.maximum, z, work.zeros(), out=y)
 
 
 def _relu_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula:
@@ -86,16 +86,16 @@ def _leaky_relu_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> 
 def _elu(z: Array, y: Array, work: Work) -> Formula:
     """y = max(z, 0) + e^min(z, 0) − 1 (Clevert et al. 2016, α = 1)"""
     below = work.full()
-    yield call(np.minimum, z, 0.0, out=below)
+    yield call(np.minimum, z, work.zeros(), out=below)
     yield call(np.expm1, below, out=below)
-    yield call(np.maximum, z, 0.0, out=y)
+    yield call(np.maximum, z, work.zeros(), out=y)
     yield call(np.add, y, below, out=y)
 
 
 def _elu_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula:
     """f′ = 1 where y > 0, else y + 1: min(y, 0) + 1"""
     slope = work.full()
-    yield call(np.minimum, y, 0.0, out=slope)
+    yield call(np.minimum, y, work.zeros(), out=slope)
     yield call(np.add, slope, 1.0, out=slope)
     yield call(np.multiply, grad_y, slope, out=grad_z)
 
@@ -103,10 +103,10 @@ def _elu_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula
 def _selu(z: Array, y: Array, work: Work) -> Formula:
     """y = λ·max(z, 0) + λα·(e^min(z, 0) − 1)"""
     below = work.full()
-    yield call(np.minimum, z, 0.0, out=below)
+    yield call(np.minimum, z, work.zeros(), out=below)
     yield call(np.expm1, below, out=below)
     yield call(np.multiply, below, SELU_SCALE * SELU_ALPHA, out=below)
-    yield call(np.maximum, z, 0.0, out=y)
+    yield call(np.maximum, z, work.zeros(), out=y)
     yield call(np.multiply, y, SELU_SCALE, out=y)
     yield call(np.add, y, below, out=y)
 
@@ -116,7 +116,7 @@ def _selu_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formul
     slope, above = work.full(0), work.full(1)
     yield from _above_zero(y, above, work)
     yield call(np.multiply, above, SELU_SCALE - SELU_SCALE * SELU_ALPHA, out=above)
-    yield call(np.minimum, y, 0.0, out=slope)
+    yield call(np.minimum, y, work.zeros(), out=slope)
     yield call(np.add, slope, SELU_SCALE * SELU_ALPHA, out=slope)
     yield call(np.add, slope, above, out=slope)
     yield call(np.multiply, grad_y, slope, out=grad_z)
@@ -129,7 +129,7 @@ def _softplus(z: Array, y: Array, work: Work) -> Formula:
     yield call(np.negative, rest, out=rest)
     yield call(np.exp, rest, out=rest)
     yield call(np.log1p, rest, out=rest)
-    yield call(np.maximum, z, 0.0, out=y)
+    yield call(np.maximum, z, work.zeros(), out=y)
     yield call(np.add, y, rest, out=y)
 
 
@@ -191,7 +191,7 @@ def _softmax(z: Array, y: Array, work: Work) -> Formula:
     yield call(np.maximum.reduce, z, axis=-1, out=row, keepdims=True)
     yield call(np.subtract, z, row, out=y)
     yield call(np.exp, y, out=y)
-    yield call(np.add.reduce, y, axis=-1, out=row, keepdims=True)
+    yield row_sum(y, row)
     yield call(np.divide, y, row, out=y)
 
 
@@ -199,7 +199,7 @@ def _softmax_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> For
     """∇z = ∇y·(diag y − yᵀy) = y ⊙ (∇y − ⟨∇y, y⟩): the Jacobian of N4 is never formed"""
     product, row = work.full(), work.rows()
     yield call(np.multiply, grad_y, y, out=product)
-    yield call(np.add.reduce, product, axis=-1, out=row, keepdims=True)
+    yield row_sum(product, row)
     yield call(np.subtract, grad_y, row, out=grad_z)
     yield call(np.multiply, grad_z, y, out=grad_z)
 

@@ -6,6 +6,7 @@ One that lies on the network's own CUDA device is used where it lies; the checks
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +35,8 @@ def as_array(value: Any, name: str, device: Device) -> Array:
 
 def host_array(value: Any, name: str) -> Array:
     """`value` as a plain array: a NumPy array without a copy, others by DLPack, the array protocol, or as lists."""
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    masks = "numpy.ma" in sys.modules  # else nothing is masked, and to import it takes longer than to build a step
+    if masks and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
             f"{_counted(int(mask.sum()), 'masked')} in {name}, the first one at {place(first(mask))}. Remove those "

@@ -87,7 +87,7 @@ def gelu(z: Array, y: Array, work: Work) -> Iterator[Call]:
     yield from _tail(z, tail, work)
     yield call(np.absolute, z, out=y)
     yield call(np.multiply, tail, y, out=tail)
-    yield call(np.maximum, z, 0.0, out=y)
+    yield call(np.maximum, z, work.zeros(), out=y)
     yield call(np.subtract, y, tail, out=y)
 
 

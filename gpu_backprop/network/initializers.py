@@ -18,7 +18,7 @@ from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array
 
 Shape = tuple[int, int]
-Draw = Callable[[np.random.Generator, Shape], Array]
+Draw = Callable[["np.random.Generator", Shape], Array]  # in quotes: NumPy imports numpy.random when it is used
 
 
 @dataclass(frozen=True)

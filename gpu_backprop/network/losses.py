@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call
+from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.layers import Layer
 from gpu_backprop.network.loss import Loss
 
@@ -25,10 +24,6 @@ def _number(value: object) -> bool:
 def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> tuple[Array, Call]:
     d = work.full(0) if grad_y is None else grad_y
     return d, call(np.subtract, y, target, out=d)
-
-
-def _sum(terms: Array, e: Array) -> Call:
-    return partial(np.add.reduce, terms, -1, None, e, True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class HalfSquaredError(Loss):
         square = work.full(1)
         yield subtract
         yield call(np.multiply, d, d, out=square)
-        yield _sum(square, e)
+        yield row_sum(square, e)
         yield call(np.multiply, e, 0.5, out=e)
 
 
@@ -70,7 +65,7 @@ class SquaredError(Loss):
         square = work.full(1)
         yield subtract
         yield call(np.multiply, d, d, out=square)
-        yield _sum(square, e)
+        yield row_sum(square, e)
         if grad_y is not None:
             yield call(np.multiply, d, 2.0, out=grad_y)
 
@@ -99,7 +94,7 @@ class AbsoluteError(Loss):
         size = work.full(1)
         yield subtract
         yield call(np.absolute, d, out=size)
-        yield _sum(size, e)
+        yield row_sum(size, e)
         if grad_y is not None:
             yield call(np.sign, d, out=grad_y)
 
@@ -136,7 +131,7 @@ class Huber(Loss):
         yield call(np.multiply, cut, 0.5, out=term)
         yield call(np.subtract, d, term, out=term)
         yield call(np.multiply, term, cut, out=term)
-        yield _sum(term, e)
+        yield row_sum(term, e)
 
 
 @dataclass(frozen=True)
@@ -176,7 +171,7 @@ class Quantile(Loss):
             yield call(np.add, grad_y, 0.5 - self.q, out=grad_y)
         yield call(np.multiply, d, 0.5 - self.q, out=d)
         yield call(np.add, size, d, out=size)
-        yield _sum(size, e)
+        yield row_sum(size, e)
 
 
 def _least(dtype: np.dtype[Any]) -> float:
@@ -223,7 +218,7 @@ class CrossEntropy(Loss):
         yield call(np.maximum, y, _least(y.dtype), out=p)
         yield call(np.log, p, out=term)
         yield call(np.multiply, term, target, out=term)
-        yield _sum(term, e)
+        yield row_sum(term, e)
         yield call(np.negative, e, out=e)
         if grad_y is not None:
             yield call(np.divide, target, p, out=grad_y)
@@ -260,7 +255,7 @@ class BinaryCrossEntropy(Loss):
         yield call(np.subtract, 1.0, target, out=_other(grad_y, p))
         yield call(np.multiply, other, _other(grad_y, p), out=other)
         yield call(np.add, term, other, out=term)
-        yield _sum(term, e)
+        yield row_sum(term, e)
         yield call(np.negative, e, out=e)
         if grad_y is not None:
             yield call(np.divide, grad_y, rest, out=grad_y)
@@ -291,7 +286,7 @@ class Poisson(Loss):
         yield call(np.log, rate, out=term)
         yield call(np.multiply, term, target, out=term)
         yield call(np.subtract, y, term, out=term)
-        yield _sum(term, e)
+        yield row_sum(term, e)
         if grad_y is not None:
             yield call(np.divide, target, rate, out=grad_y)
             yield call(np.subtract, 1.0, grad_y, out=grad_y)

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, Any
 
 from gpu_backprop.training.history import describe_row
+
+if TYPE_CHECKING:  # rich takes half as long to import as NumPy, and `import gpu_backprop` can do without it
+    from rich.console import Console
+    from rich.progress import ProgressColumn
 
 REFRESH = 0.1
 """Seconds between two looks of a bar: often enough for the eye, too seldom to cost anything."""
@@ -84,6 +84,8 @@ class BarProgress(Progress):
     """A bar over the whole run, with epoch, loss, metric, samples per second and time left."""
 
     def __init__(self, console: Console, epochs: int, samples: int) -> None:
+        from rich.progress import Progress as RichProgress
+
         self._epochs = epochs
         # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
         self._bar = RichProgress(*_columns(), console=console, auto_refresh=False, expand=True)
@@ -124,6 +126,8 @@ def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
     """
     if not progress:
         return Progress()
+    from rich.console import Console
+
     console = Console()
     if console.is_jupyter:
         watched = importlib.util.find_spec("ipywidgets") is not None
@@ -146,6 +150,8 @@ def _stride(epochs: int) -> int:
 
 def _columns() -> list[ProgressColumn]:
     """What stands on the line of a bar, from left to right."""
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+
     return [
         SpinnerColumn(),
         TextColumn("{task.description}"),

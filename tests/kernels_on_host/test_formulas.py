@@ -48,6 +48,9 @@ class Work:
     def mask(self) -> np.ndarray:
         return self.arrays.setdefault("mask", np.ones(self.like.shape, bool))
 
+    def zeros(self) -> np.ndarray:
+        return np.zeros_like(self.like)
+
 
 def in_numpy(formula, *arguments) -> None:
     with np.errstate(all="ignore"):

@@ -11,14 +11,18 @@ from gpu_backprop.backend.formula import Array, Call, call
 from gpu_backprop.backend.numpy_ops.scratch import Bound
 
 
+def places(y: Array) -> Array:
+    """Where each row of y begins in a flat view of it, (..., rows)."""
+    samples = y.shape[:-1]
+    return np.arange(0, y.size, y.shape[-1], dtype=np.intp).reshape(samples)
+
+
 class Labels:
     """Labels as places in a flat (rows, outputs) array. One that is out of range is read as the nearest that is not,
     and spoils the loss of its row, which becomes NaN, and not the parameters: its gradient is 0."""
 
     def __init__(self, device: Device, label: Array, y: Array) -> None:
-        self.label, outputs, samples = label, y.shape[-1], label.size
-        self.classes = np.arange(outputs, dtype=label.dtype)
-        self.start = np.arange(0, samples * outputs, outputs, dtype=np.intp).reshape(label.shape)
+        self.label, self.start, self.classes = label, places(y), np.arange(y.shape[-1], dtype=label.dtype)
         self.near, self.place = np.empty_like(label), np.empty(label.shape, np.intp)
         self.bad, self.value = np.empty(label.shape, np.bool_), device.empty((*label.shape, 1), y.dtype)
 
@@ -41,19 +45,19 @@ class Labels:
             amount = np.empty_like(self.value)
             yield call(np.multiply, factor, share, out=amount)
         yield call(np.subtract, self.value, amount, out=self.value)
-        yield partial(np.put, a.reshape(-1), self.place, self.value, "clip")
+        yield partial(a.reshape(-1).put, self.place, self.value, "clip")
 
     def spread(self, onehot: Array) -> Bound:
         """onehot[row, label] = 1, all others 0"""
         yield from self.find()
         yield partial(onehot.fill, 0)
-        yield partial(np.put, onehot.reshape(-1), self.place, np.ones((), onehot.dtype), "clip")
+        yield partial(onehot.reshape(-1).put, self.place, np.ones((), onehot.dtype), "clip")
 
     def spoil(self, e: Array, gradient: Array | None) -> Call:
-        bad = self.bad
+        bad, count = self.bad, np.count_nonzero  # a quarter of the time of any
 
         def run() -> None:
-            if bad.any():
+            if count(bad):
                 e[bad] = np.nan
                 if gradient is not None:
                     gradient[bad] = 0

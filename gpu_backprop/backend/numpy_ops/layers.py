@@ -8,7 +8,8 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, beside
+from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, across, beside
+from gpu_backprop.backend.numpy_ops.slabs import in_slabs
 from gpu_backprop.backend.philox import LANES, uniform
 
 
@@ -16,61 +17,82 @@ def matmul(device: Device, a: Array, b: Array, out: Array) -> Bound:
     """out = a@b; a and b may be transposed views."""
     if out.ndim == 2:
         yield partial(np.dot, a, b, out)  # half of np.matmul's overhead
+    elif a.shape[-1] == 1:  # where np.matmul does without BLAS
+        yield call(np.multiply, a, b, out=out)
     else:
         yield partial(np.matmul, a, b, out)
 
 
 def add_bias(device: Device, x: Array, bias: Array, z: Array) -> Bound:
     """z = x + b"""
-    yield call(np.add, x, beside(bias), out=z)
+
+    def formula(work: Scratch, z: Array, x: Array, bias: Array) -> Bound:
+        yield from across(np.add, x, bias, z, work)
+
+    yield from in_slabs(device, formula, z, x, beside(bias))
 
 
 def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
     """y = f(z + b). y may be z; where it is not, z becomes z + b."""
-    if bias is not None:
-        yield call(np.add, z, beside(bias), out=z)
-    if f.numpy_value is not None:
-        yield from f.numpy_value(z, y, Scratch(device, z))
-    elif y is not z:
-        yield partial(np.copyto, y, z)
+    copied = y is not z and f.numpy_value is None
+
+    def formula(work: Scratch, z: Array, bias: Array | None, y: Array) -> Bound:
+        if bias is not None:
+            yield from across(np.add, z, bias, z, work)
+        if f.numpy_value is not None:
+            yield from f.numpy_value(z, y, work)
+        elif copied:
+            yield partial(np.copyto, y, z)
+
+    yield from in_slabs(device, formula, z, None if bias is None else beside(bias), y)
 
 
 def activation_gradient(
     device: Device, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
 ) -> Bound:
     """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
-    if f.numpy_gradient is not None and s is not None:
-        yield from f.numpy_gradient(grad_y, s, grad_z, Scratch(device, grad_z))
-    elif grad_z is not grad_y:
-        yield partial(np.copyto, grad_z, grad_y)
+
+    def formula(work: Scratch, grad_z: Array, grad_y: Array, s: Array | None) -> Bound:
+        if f.numpy_gradient is not None and s is not None:
+            yield from f.numpy_gradient(grad_y, s, grad_z, work)
+        else:
+            yield partial(np.copyto, grad_z, grad_y)
+
+    if s is not None or grad_z is not grad_y:
+        yield from in_slabs(device, formula, grad_z, grad_y, s)
     if grad_bias is not None:
         yield from column_sum(device, grad_z, grad_bias)
 
 
 def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Bound:
-    """∇b = Σ∇z over the rows."""
-    if grad_z.ndim == 2:
-        ones = device.empty(grad_z.shape[:1], grad_z.dtype)
-        ones[...] = 1
-        yield partial(np.dot, ones, grad_z, grad_bias)  # BLAS adds up columns faster than add.reduce
-    else:
-        yield partial(np.add.reduce, grad_z, -2, None, grad_bias)
+    """∇b = Σ∇z over the rows: a product with ones, because BLAS adds up columns faster than add.reduce."""
+    ones = device.empty(grad_z.shape[-2:-1], grad_z.dtype)
+    ones[...] = 1
+    yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
 def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Bound:
     """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
-    rows, units = mask.shape[-2:]
-    u = device.work((rows, -(-units // LANES) * LANES), np.float32)
-    keep = device.work((rows, units), np.bool_)
-    members = [(random, mask)] if mask.ndim == 2 else list(zip(random, mask, strict=True))
-    for words, member_mask in members:
-        yield uniform(words, u)
-        yield call(np.greater_equal, u[:, :units], rate, out=keep)
-        yield partial(np.copyto, member_mask, keep)
-    yield call(np.multiply, mask, 1 / (1 - rate), out=mask)
-    yield call(np.multiply, x, mask, out=y)
+
+    def formula(work: Scratch, mask: Array, x: Array, y: Array, random: Array) -> Bound:
+        rows, units = mask.shape[-2:]
+        blocks = -(-units // LANES)
+        u, keep = work.array((rows, blocks * LANES), np.float32), work.array((rows, units), np.bool_)
+        members = [(random, mask)] if mask.ndim == 2 else zip(random, mask, strict=True)
+        for words, member in members:
+            yield uniform(words[0], u, work.row * blocks)
+            yield call(np.greater_equal, u[:, :units], rate, out=keep)
+            yield partial(np.copyto, member, keep)
+        yield call(np.multiply, mask, 1 / (1 - rate), out=mask)
+        yield call(np.multiply, x, mask, out=y)
+
+    yield from in_slabs(device, formula, mask, x, y, beside(random))
 
 
 def multiply(device: Device, a: Array, b: Array, out: Array) -> Bound:
     """out = a ⊙ b"""
-    yield call(np.multiply, a, b, out=out)
+
+    def formula(work: Scratch, out: Array, a: Array, b: Array) -> Bound:
+        yield call(np.multiply, a, b, out=out)
+
+    yield from in_slabs(device, formula, out, a, b)

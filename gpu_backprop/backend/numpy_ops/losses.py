@@ -11,9 +11,14 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import HITS, LOSS, WEIGHT, Array, Call, LossFormula, call
-from gpu_backprop.backend.numpy_ops.labels import Labels
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, beside
+from gpu_backprop.backend.formula import WEIGHT, Array, Call, LossFormula, call, row_sum
+from gpu_backprop.backend.numpy_ops.labels import Labels, places
+from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, across, beside
+from gpu_backprop.backend.numpy_ops.slabs import in_slabs
+from gpu_backprop.backend.numpy_ops.tally import Tally, largest, right_answers
+
+DENSE = 7
+"""The slot of scratch memory for one-hot rows: the formulas of losses use lower ones."""
 
 
 def weigh(
@@ -35,32 +40,37 @@ def loss_gradient(
     scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
     """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
-    e = device.empty((*y.shape[:-1], 1), y.dtype)
-    spoil = None
-    dense = target
-    if target.ndim < y.ndim:
-        labels = Labels(device, target, y)
-        dense = device.empty(y.shape, y.dtype)
-        yield from labels.spread(dense)
-        spoil = labels.spoil(e, grad_y)
-    smooth = dense
-    if loss.smoothing:
-        smooth = device.empty(y.shape, y.dtype)
-        yield call(np.multiply, dense, 1 - loss.smoothing, out=smooth)
-        yield call(np.add, smooth, loss.smoothing / y.shape[-1], out=smooth)
-    yield from loss.numpy(y, smooth, grad_y, e, Scratch(device, y))
-    if loss.mean_over_outputs:
-        yield call(np.multiply, e, 1 / y.shape[-1], out=e)
-    if grad_y is not None:
-        share = 1 / y.shape[-1] if loss.mean_over_outputs else 1.0
-        factor, weighing = _row_factor(device, e, weights, scale * share, scales)
-        yield from weighing
-        if not isinstance(factor, float) or factor != 1.0:
+    tally, outputs = Tally(device, y, loss, total), y.shape[-1]
+    factor, weighing = _row_factor(
+        device, tally.e, weights, scale / outputs if loss.mean_over_outputs else scale, scales
+    )
+
+    def formula(
+        work: Scratch, y: Array, target: Array, factor: Array | float, grad_y: Array | None, e: Array,
+        right: Array | None,
+    ) -> Bound:  # fmt: skip
+        labels = Labels(device, target, y) if target.ndim < y.ndim else None
+        smooth = target
+        if labels is not None:
+            smooth = work.full(DENSE)
+            yield from labels.spread(smooth)
+        if loss.smoothing:
+            dense, smooth = smooth, work.full(DENSE)
+            yield call(np.multiply, dense, 1 - loss.smoothing, out=smooth)
+            yield call(np.add, smooth, loss.smoothing / outputs, out=smooth)
+        yield from loss.numpy(y, smooth, grad_y, e, work)
+        if loss.mean_over_outputs:
+            yield call(np.multiply, e, 1 / outputs, out=e)
+        if grad_y is not None and not (isinstance(factor, float) and factor == 1.0):
             yield call(np.multiply, grad_y, factor, out=grad_y)
-    if spoil is not None:
-        yield spoil
-    yield from _add_hits(device, y, target, loss, 0.5, total)
-    yield from _add_loss(e, weights, total)
+        if labels is not None:
+            yield labels.spoil(e, grad_y)
+        yield from right_answers(work, y, target, loss.hit, 0.5, right)
+
+    if grad_y is not None:
+        yield from weighing
+    yield from in_slabs(device, formula, y, target, factor, grad_y, tally.e, tally.right)
+    yield from tally.add(weights)
 
 
 def softmax_cross_entropy(
@@ -71,65 +81,75 @@ def softmax_cross_entropy(
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
-    outputs, smoothing = z.shape[-1], loss.smoothing
-    top, low, s = (device.empty((*z.shape[:-1], 1), z.dtype) for _ in range(3))
-    labels = Labels(device, target, z) if target.ndim < z.ndim else None
-    if bias is not None:
-        yield call(np.add, z, beside(bias), out=z)
-    yield partial(np.maximum.reduce, z, -1, None, top, True)
-    yield call(np.subtract, z, top, out=z)
-    yield from _add_hits(device, z, target, loss, 0.0, total)
-    if labels is not None:
-        yield from labels.find()
-        yield labels.take(z, low)
-    else:
-        product = device.work(z.shape, z.dtype)
-        yield call(np.multiply, z, target, out=product)
-        yield partial(np.add.reduce, product, -1, None, low, True)
-    if smoothing:  # Σ y*·z with y* smoothed
-        yield partial(np.add.reduce, z, -1, None, top, True)
-        yield call(np.multiply, top, smoothing / outputs, out=top)
-        yield call(np.multiply, low, 1 - smoothing, out=low)
-        yield call(np.add, low, top, out=low)
-    p = y if y is not None else grad_z if grad_z is not None else z
-    yield call(np.exp, z, out=p)
-    yield partial(np.add.reduce, p, -1, None, s, True)
-    if y is not None:
-        yield call(np.divide, y, s, out=y)
-    if grad_z is not None:
-        factor, weighing = _row_factor(device, s, weights, scale, scales)
-        yield from weighing
+    tally, outputs, smoothing = Tally(device, z, loss, total), z.shape[-1], loss.smoothing
+    factor, weighing = _row_factor(device, tally.e, weights, scale, scales)
+
+    def formula(
+        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
+        grad_z: Array | None, e: Array, right: Array | None,
+    ) -> Bound:  # fmt: skip
+        labels = Labels(device, target, z) if target.ndim < z.ndim else None
+        best, start = np.empty(z.shape[:-1], np.intp), places(z)
+        top, low = work.rows(0), work.rows(1)
+        if bias is not None:
+            yield from across(np.add, z, bias, z, work)
+        yield from largest(z, best, target, right)
+        yield call(np.add, start, best, out=best)  # to take them is faster than maximum.reduce
+        yield partial(z.reshape(-1).take, best, None, top[..., 0], "clip")
+        yield from across(np.subtract, z, top, z, work)
+        if labels is not None:
+            yield from labels.find()
+            yield labels.take(z, low)
+        else:
+            product = work.full()
+            yield call(np.multiply, z, target, out=product)
+            yield row_sum(product, low)
+        if smoothing:  # Σ y*·z with y* smoothed
+            yield row_sum(z, top)
+            yield call(np.multiply, top, smoothing / outputs, out=top)
+            yield call(np.multiply, low, 1 - smoothing, out=low)
+            yield call(np.add, low, top, out=low)
+        p = y if y is not None else grad_z if grad_z is not None else z
+        yield call(np.exp, z, out=p)
+        yield row_sum(p, e)
         if y is not None:
-            yield call(np.multiply, y, factor, out=grad_z)
-        else:  # normalise and scale in one pass
-            yield call(np.divide, factor, s, out=top)
-            yield call(np.multiply, p, top, out=grad_z)
-        yield from _subtract_target(device, grad_z, labels, target, factor, smoothing)
-    yield call(np.log, s, out=s)
-    yield call(np.subtract, s, low, out=s)
-    if labels is not None:
-        yield labels.spoil(s, grad_z)
-    yield from _add_loss(s, weights, total)
+            yield from across(np.divide, y, e, y, work)
+        if grad_z is not None:
+            if y is not None:
+                yield call(np.multiply, y, factor, out=grad_z)
+            else:  # normalise and scale in one pass
+                yield call(np.divide, factor, e, out=top)
+                yield from across(np.multiply, p, top, grad_z, work)
+            yield from _subtract_target(work, grad_z, labels, target, factor, smoothing)
+        yield call(np.log, e, out=e)
+        yield call(np.subtract, e, low, out=e)
+        if labels is not None:
+            yield labels.spoil(e, grad_z)
+
+    if grad_z is not None:
+        yield from weighing
+    row = None if bias is None else beside(bias)
+    yield from in_slabs(device, formula, z, row, target, factor, y, grad_z, tally.e, tally.right)
+    yield from tally.add(weights)
 
 
 def _subtract_target(
-    device: Device, grad_z: Array, labels: Labels | None, target: Array, factor: Array | float, smoothing: float
+    work: Scratch, grad_z: Array, labels: Labels | None, target: Array, factor: Array | float, smoothing: float
 ) -> Bound:
     """grad_z −= factor·y*, where y* is smoothed."""
-    outputs = grad_z.shape[-1]
     if labels is not None:
         yield from labels.subtract(grad_z, factor, 1 - smoothing)
     else:
-        product = device.work(grad_z.shape, grad_z.dtype)
+        product = work.full()
         yield call(np.multiply, target, factor, out=product)
         if smoothing:
             yield call(np.multiply, product, 1 - smoothing, out=product)
         yield call(np.subtract, grad_z, product, out=grad_z)
     if smoothing:
-        share = device.empty((*grad_z.shape[:-1], 1), grad_z.dtype)
+        share = work.rows(2)
         yield partial(np.copyto, share, factor)
-        yield call(np.multiply, share, smoothing / outputs, out=share)
-        yield call(np.subtract, grad_z, share, out=grad_z)
+        yield call(np.multiply, share, smoothing / grad_z.shape[-1], out=share)
+        yield from across(np.subtract, grad_z, share, grad_z, work)
 
 
 def sigmoid_cross_entropy(
@@ -141,33 +161,42 @@ def sigmoid_cross_entropy(
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
-    e = device.empty((*z.shape[:-1], 1), z.dtype)
-    terms, part = device.work(z.shape, z.dtype, 0), device.work(z.shape, z.dtype, 1)
-    if bias is not None:
-        yield call(np.add, z, beside(bias), out=z)
-    yield call(np.absolute, z, out=terms)
-    yield call(np.negative, terms, out=terms)
-    yield call(np.exp, terms, out=terms)
-    yield call(np.log1p, terms, out=terms)
-    yield call(np.maximum, z, 0.0, out=part)
-    yield call(np.add, terms, part, out=terms)
-    yield call(np.multiply, z, target, out=part)
-    yield call(np.subtract, terms, part, out=terms)
-    yield partial(np.add.reduce, terms, -1, None, e, True)
-    yield from _add_hits(device, z, target, loss, 0.0, total)
-    p = y if y is not None else grad_z
-    if p is not None:
-        yield call(np.negative, z, out=p)
-        yield call(np.exp, p, out=p)
-        yield call(np.add, p, 1.0, out=p)
-        yield call(np.reciprocal, p, out=p)
-        if grad_z is not None:
-            yield call(np.subtract, p, target, out=grad_z)
-            factor, weighing = _row_factor(device, e, weights, scale, scales)
-            yield from weighing
-            if not isinstance(factor, float) or factor != 1.0:
-                yield call(np.multiply, grad_z, factor, out=grad_z)
-    yield from _add_loss(e, weights, total)
+    tally = Tally(device, z, loss, total)
+    factor, weighing = _row_factor(device, tally.e, weights, scale, scales)
+
+    def formula(
+        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
+        grad_z: Array | None, e: Array, right: Array | None,
+    ) -> Bound:  # fmt: skip
+        terms, part = work.full(0), work.full(1)
+        if bias is not None:
+            yield from across(np.add, z, bias, z, work)
+        yield call(np.absolute, z, out=terms)
+        yield call(np.negative, terms, out=terms)
+        yield call(np.exp, terms, out=terms)
+        yield call(np.log1p, terms, out=terms)
+        yield call(np.maximum, z, work.zeros(), out=part)
+        yield call(np.add, terms, part, out=terms)
+        yield call(np.multiply, z, target, out=part)
+        yield call(np.subtract, terms, part, out=terms)
+        yield row_sum(terms, e)
+        yield from right_answers(work, z, target, loss.hit, 0.0, right)
+        p = y if y is not None else grad_z
+        if p is not None:
+            yield call(np.negative, z, out=p)
+            yield call(np.exp, p, out=p)
+            yield call(np.add, p, 1.0, out=p)
+            yield call(np.reciprocal, p, out=p)
+            if grad_z is not None:
+                yield call(np.subtract, p, target, out=grad_z)
+                if not (isinstance(factor, float) and factor == 1.0):
+                    yield call(np.multiply, grad_z, factor, out=grad_z)
+
+    if grad_z is not None:
+        yield from weighing
+    row = None if bias is None else beside(bias)
+    yield from in_slabs(device, formula, z, row, target, factor, y, grad_z, tally.e, tally.right)
+    yield from tally.add(weights)
 
 
 def _row_factor(
@@ -188,38 +217,6 @@ def _row_factor(
     if scale != 1.0:
         calls.append(call(np.multiply, factor, scale, out=factor))
     return factor, calls
-
-
-def _add_loss(e: Array, weights: Array | None, total: Array) -> Bound:
-    """total += Σ w·e, in float64"""
-    part = np.empty(total.shape[:-1])
-    if weights is not None:
-        yield call(np.multiply, e, weights[..., None], out=e)
-    yield partial(np.add.reduce, e, (-2, -1), np.float64, part)
-    yield call(np.add, total[..., LOSS], part, out=total[..., LOSS])
-
-
-def _add_hits(device: Device, y: Array, target: Array, loss: LossFormula, half: float, total: Array) -> Bound:
-    """total += the number of rows answered rightly; `half` is ½ for y, and 0 where z is given instead."""
-    if not loss.hit:
-        return
-    hit, part = np.empty(y.shape[:-1], np.bool_), np.empty(total.shape[:-1])
-    if loss.hit == "largest":
-        best = np.empty(y.shape[:-1], np.intp)
-        yield partial(np.argmax, y, -1, best)
-        truth = target
-        if target.ndim == y.ndim:
-            truth = np.empty(y.shape[:-1], np.intp)
-            yield partial(np.argmax, target, -1, truth)
-        yield call(np.equal, best, truth, out=hit)
-    else:
-        side, truth = device.work(y.shape, np.bool_, 0), device.work(y.shape, np.bool_, 1)
-        yield call(np.greater, y, half, out=side)
-        yield call(np.greater, target, 0.5, out=truth)
-        yield call(np.equal, side, truth, out=side)
-        yield partial(np.logical_and.reduce, side, -1, None, hit)
-    yield partial(np.add.reduce, hit, -1, np.float64, part)
-    yield call(np.add, total[..., HITS], part, out=total[..., HITS])
 
 
 def residual_sums(device: Device, y: Array, target: Array, weights: Array | None, sums: Array) -> Bound:

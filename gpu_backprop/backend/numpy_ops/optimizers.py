@@ -15,7 +15,8 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound
+from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
+from gpu_backprop.backend.numpy_ops.slabs import in_slabs
 
 
 def _coefficients(
@@ -34,7 +35,9 @@ def _coefficients(
         for k, value in enumerate(of(*hyper.T)):
             values[:, k] = value
 
-    return one if hyper.ndim == 1 else each, [values[..., k : k + 1] for k in range(count)]
+    if hyper.ndim == 1:
+        return one, [values[k, ...] for k in range(count)]  # a number takes half the time of an array with one
+    return each, [values[:, k : k + 1] for k in range(count)]
 
 
 def _gated(gate: Array | None, step: Callable[..., Bound], device: Device, *given: Any) -> Bound:
@@ -69,19 +72,24 @@ def _sgd(
     device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, low: Array | None
 ) -> Bound:
     tick, (rate, mu) = _coefficients(device, w, hyper, 2, lambda step, rate, mu: (rate, mu))
-    change = device.work(w.shape, w.dtype)
+
+    def formula(
+        work: Scratch, w: Array, g: Array, velocity: Array | None, rate: Array, mu: Array, low: Array | None
+    ) -> Bound:
+        moving, change = g, work.full()
+        if velocity is not None:
+            yield call(np.multiply, velocity, mu, out=velocity)
+            yield call(np.add, velocity, g, out=velocity)
+            moving = velocity
+            if nesterov:
+                yield call(np.multiply, velocity, mu, out=change)
+                yield call(np.add, change, g, out=change)
+                moving = change
+        yield call(np.multiply, moving, rate, out=change)
+        yield from _moved(w, change, low)
+
     yield tick
-    moving = g
-    if velocity is not None:
-        yield call(np.multiply, velocity, mu, out=velocity)
-        yield call(np.add, velocity, g, out=velocity)
-        moving = velocity
-        if nesterov:
-            yield call(np.multiply, velocity, mu, out=change)
-            yield call(np.add, change, g, out=change)
-            moving = change
-    yield call(np.multiply, moving, rate, out=change)
-    yield from _moved(w, change, low)
+    yield from in_slabs(device, formula, w, g, velocity, rate, mu, low, axes=w.ndim)
 
 
 def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
@@ -93,13 +101,20 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
     tick, (rate, rho, rest, epsilon) = _coefficients(
         device, w, hyper, 4, lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
     )
-    change = device.work(w.shape, w.dtype)
+
+    def formula(
+        work: Scratch, w: Array, g: Array, v: Array, rate: Array, rho: Array, rest: Array, epsilon: Array,
+        low: Array | None,
+    ) -> Bound:  # fmt: skip
+        change = work.full()
+        yield call(np.multiply, g, g, out=change)
+        yield call(np.multiply, change, rest, out=change)
+        yield call(np.multiply, v, rho, out=v)
+        yield call(np.add, v, change, out=v)
+        yield from _divided_step(w, g, v, rate, epsilon, change, low)
+
     yield tick
-    yield call(np.multiply, g, g, out=change)
-    yield call(np.multiply, change, rest, out=change)
-    yield call(np.multiply, v, rho, out=v)
-    yield call(np.add, v, change, out=v)
-    yield from _divided_step(w, g, v, rate, epsilon, change, low)
+    yield from in_slabs(device, formula, w, g, v, rate, rho, rest, epsilon, low, axes=w.ndim)
 
 
 def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
@@ -109,11 +124,15 @@ def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Ar
 
 def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Array | None) -> Bound:
     tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
-    change = device.work(w.shape, w.dtype)
+
+    def formula(work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, low: Array | None) -> Bound:
+        change = work.full()
+        yield call(np.multiply, g, g, out=change)
+        yield call(np.add, v, change, out=v)
+        yield from _divided_step(w, g, v, rate, epsilon, change, low)
+
     yield tick
-    yield call(np.multiply, g, g, out=change)
-    yield call(np.add, v, change, out=v)
-    yield from _divided_step(w, g, v, rate, epsilon, change, low)
+    yield from in_slabs(device, formula, w, g, v, rate, epsilon, low, axes=w.ndim)
 
 
 def adam(
@@ -136,17 +155,23 @@ def _adam(
         k = ((1 - b2) / (1 - b2**step)) ** 0.5
         return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay
 
-    tick, (b1, b2, epsilon, rate, keep) = _coefficients(device, w, hyper, 5, of)
-    change = device.work(w.shape, w.dtype)
+    def formula(
+        work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
+        keep: Array, low: Array | None,
+    ) -> Bound:  # fmt: skip
+        change = work.full()
+        yield call(np.multiply, m, b1, out=m)
+        yield call(np.add, m, g, out=m)
+        yield call(np.multiply, g, g, out=change)
+        yield call(np.multiply, v, b2, out=v)
+        yield call(np.add, v, change, out=v)
+        if decay:
+            yield call(np.multiply, w, keep, out=w)
+        yield from _divided_step(w, m, v, rate, epsilon, change, low)
+
+    tick, coefficients = _coefficients(device, w, hyper, 5, of)
     yield tick
-    yield call(np.multiply, m, b1, out=m)
-    yield call(np.add, m, g, out=m)
-    yield call(np.multiply, g, g, out=change)
-    yield call(np.multiply, v, b2, out=v)
-    yield call(np.add, v, change, out=v)
-    if decay:
-        yield call(np.multiply, w, keep, out=w)
-    yield from _divided_step(w, m, v, rate, epsilon, change, low)
+    yield from in_slabs(device, formula, w, g, m, v, *coefficients, low, axes=w.ndim)
 
 
 def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
