@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +52,23 @@ def test_the_side_of_the_cpu(capsys, monkeypatch):
     assert 0 < second < first
     assert lines[4:] == ["", "--device cpu takes the CPU. It works."]
     assert output.err == ""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "found", "remedy"),
+    [
+        ("none", "NumPy alone: GPU_BACKPROP_COMPILER=none; two steps", ""),
+        ("false", "NumPy alone: false fails: it says nothing; two steps", "name another C++ compiler"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels for the CPU are compiled on Linux only")
+def test_a_cpu_without_kernels(capsys, monkeypatch, compiler, found, remedy):
+    monkeypatch.setenv("GPU_BACKPROP_COMPILER", compiler)
+    assert main(["doctor", "--device", "cpu"]) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert lines[3].startswith(f"CPU           ok   {found}") and remedy in lines[4]
+    assert bool(remedy) == lines[4].lstrip().startswith("→") and output.err == ""
 
 
 def test_auto_goes_on_without_cuda(capsys, found):

@@ -16,7 +16,13 @@ import gpu_backprop
 from gpu_backprop.backend.kernel_library import kernels_folder
 
 ROOT = Path(__file__).parent.parent
-KERNELS = {path.name for path in (ROOT / "kernels").iterdir()}
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+KERNELS = files(ROOT / "kernels")
 NO_PATH = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
@@ -99,7 +105,7 @@ def test_the_command_and_the_module_give_the_version(environment):
 def test_kernels_are_found_in_the_wheel(environment):
     folder = environment.kernels_folder()
     assert folder.parts[-3:] == ("site-packages", "gpu_backprop", "kernels")
-    assert {path.name for path in folder.iterdir()} == KERNELS
+    assert files(folder) == KERNELS
 
 
 def test_kernels_are_found_by_an_editable_install(environment, tmp_path):

@@ -68,7 +68,11 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         raise InputError(
             f"dtype {dtype} is for CUDA devices only; this device is the CPU ({reason}). Use float32 or float64."
         )
-    return Device("cpu", reason, dtype, np, numpy_ops)
+    if dtype != "float32":
+        return Device("cpu", reason, dtype, np, numpy_ops)
+    module = importlib.import_module("gpu_backprop.backend.cpu_device")
+    device: Device = module.open_device(reason)
+    return device
 
 
 def _open_cuda(index: int, reason: str, dtype: str) -> Device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ class Device:
         master: the dtype of parameters, their gradients and moments: float32 where dtype has 16 bits, else dtype.
         tf32: whether float32 products may round their operands to TF32; never on a CPU.
         xp: the array module, numpy or cupy.
-        ops: the binders for it (numpy_ops or cuda_ops): the same names and signatures.
+        ops: the binders for it (numpy_ops, compiled_ops or cuda_ops): the same names and signatures.
         scratch: the memory that `work` shares out, by dtype and slot.
         needed: the bytes by kind that `require` found there last.
     """
@@ -139,6 +139,10 @@ class Device:
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it; on a CPU it has."""
+
+    def sequence(self, calls: Iterable[Call]) -> tuple[Call, ...]:
+        """What does the same as these calls, one after the other, with fewer calls where the device has a way to."""
+        return tuple(calls)
 
     def capture(self, operations: Sequence[Operation]) -> Call:
         """All that the operations of a plan do, as one bound call.

@@ -36,7 +36,9 @@ HEAD = re.compile(
     r"(?:template\s*<(?P<template>[^<>]*)>\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?"
     r"(?P<name>[A-Za-z_]\w*)\s*\((?P<parameters>[^()]*)\)"
 )
-PARAMETER = re.compile(r"(?:const\s+)?(?P<type>unsigned\s+char|acc<\w+>|\w+)\s*(?P<pointer>\*\s*)?\b(?P<name>\w+)")
+PARAMETER = re.compile(
+    r"(?P<constant>const\s+)?(?P<type>unsigned\s+char|acc<\w+>|\w+)\s*(?P<pointer>\*\s*)?\b(?P<name>\w+)"
+)
 SHAPE = re.compile(r"\s*\[(?P<entries>[^\]]*)\](?P<nullable>\??)")
 
 GRID = ("models", "gridDim.x", "gridDim.y", "gridDim.z")
@@ -77,14 +79,15 @@ def kernels_folder() -> Path:
     )
 
 
-def source(name: str) -> str:
-    """The text of a file of `kernels_folder()`, each of our own files that it includes put in once, where it is first
-    asked for. Includes in <> stay.
+def source(*names: str) -> str:
+    """The texts of some files of `kernels_folder()`, each of our own files that they include put in once, where it is
+    first asked for. Includes in <> stay.
 
     Raises:
         DeviceError: the file, or one that it includes, is not there.
     """
-    return _joined(kernels_folder() / name, set())
+    seen: set[str] = set()
+    return "".join(_joined(kernels_folder() / name, seen) for name in names)
 
 
 def _joined(path: Path, seen: set[str]) -> str:
@@ -150,6 +153,8 @@ class Parameter:
     pointer: bool
     shape: tuple[str, ...] | None = None  # of a pointer: its size is the product of the entries
     nullable: bool = False
+    constant: bool = False  # a pointer to what is only read
+    note: str = ""  # what follows the bracket of a pointer
 
     @property
     def of(self) -> str:
@@ -200,8 +205,7 @@ def _heads(folder: Path) -> Mapping[str, Head]:
 
 
 def _heads_in(file: str, text: str) -> Iterator[Head]:
-    # In this copy comments are blank, and everything stands where it stands in the text.
-    bare = COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
+    bare = without_comments(text)
     found = {head.start() + head[0].index("__global__"): head for head in HEAD.finditer(bare)}
     for kernel in re.finditer("__global__", bare):
         if kernel.start() not in found:
@@ -213,9 +217,14 @@ def _heads_in(file: str, text: str) -> Iterator[Head]:
         head = found[kernel.start()]
         where = f"{file}, kernel {head['name']}"
         template = tuple(_template(where, head["template"] or ""))
-        parameters = tuple(_parameters(where, text, bare, *head.span("parameters")))
+        parameters = tuple(parameters_in(where, text, bare, *head.span("parameters")))
         _check(where, template, parameters)
         yield Head(head["name"], file, template, parameters)
+
+
+def without_comments(text: str) -> str:
+    """A copy in which comments are blank, and everything stands where it stands in the text."""
+    return COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
 
 
 def _template(where: str, text: str) -> Iterator[tuple[str, str]]:
@@ -231,7 +240,12 @@ def _template(where: str, text: str) -> Iterator[tuple[str, str]]:
         yield kind.strip(), name
 
 
-def _parameters(where: str, text: str, bare: str, start: int, end: int) -> Iterator[Parameter]:
+def parameters_in(where: str, text: str, bare: str, start: int, end: int) -> Iterator[Parameter]:
+    """The parameters that a text lists between two places; in `bare`, comments are blank.
+
+    Raises:
+        DeviceError: one of them cannot be read.
+    """
     while start < end:
         line = text.find("\n", start) if "\n" in text[start:] else len(text)
         written = [code for code in map(str.strip, bare[start : min(line, end)].split(",")) if code]
@@ -248,7 +262,8 @@ def _parameters(where: str, text: str, bare: str, start: int, end: int) -> Itera
                 raise DeviceError(f"{where}: pointer {name} needs a line of its own, with its shape: // [rows, cols].")
             entries = tuple(entry.strip() for entry in shape["entries"].split(",")) if shape else None
             kind = " ".join(found["type"].split())
-            yield Parameter(name, kind, pointer, entries, bool(shape and shape["nullable"]))
+            nullable, note = (bool(shape["nullable"]), comment[shape.end() :].strip()) if shape else (False, "")
+            yield Parameter(name, kind, pointer, entries, nullable, bool(found["constant"]), note)
         start = line + 1
 
 

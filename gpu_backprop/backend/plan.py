@@ -188,7 +188,7 @@ class Plan:
         calls = self._runs.get(phases)
         if calls is None:
             chosen = [o for o in self.operations if not phases or o.phase in phases]
-            calls = self._runs[phases] = tuple(call for o in chosen for call in o.calls)
+            calls = self._runs[phases] = self.device.sequence(call for o in chosen for call in o.calls)
         for call in calls:
             call()
 

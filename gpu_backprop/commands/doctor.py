@@ -14,6 +14,8 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.compiler import NO_COMPILER, VARIABLE
+from gpu_backprop.backend.cpu_device import CpuDevice
 from gpu_backprop.backend.cuda_device import CudaDevice
 from gpu_backprop.backend.cuda_setup import Check
 from gpu_backprop.backend.formula import Array
@@ -69,10 +71,20 @@ def _host() -> Iterator[Check]:
 def _cpu() -> tuple[Array | None, Check]:
     """Trains a little on the CPU; the parameters that come of it."""
     try:
-        net, losses = _train("cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # why there are no kernels is said below
+            net, losses = _train("cpu")
     except Exception as error:  # whatever a damaged NumPy raises
         return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
-    return net.parameters, Check("CPU", losses[1] < losses[0], _course(losses))
+    kernels = net.device.reason.partition("; ")[2]
+    again = ""
+    if isinstance(net.device, CpuDevice):
+        kernels += f", {net.device.threads} thread{'s' * (net.device.threads != 1)}"
+    elif NO_COMPILER in kernels:
+        again = "a C++ compiler, such as g++, makes it faster"
+    elif " fails: " in kernels:
+        again = f"name another C++ compiler, as in {VARIABLE}=g++; until then NumPy serves, as good and slower"
+    return net.parameters, Check("CPU", losses[1] < losses[0], f"{kernels}; {_course(losses)}", again)
 
 
 def _cuda(name: str, expected: Array | None) -> Iterator[Check]:

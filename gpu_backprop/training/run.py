@@ -51,7 +51,7 @@ class Run:
             self.sums = Sums(device, **shapes)
         self.total = self.sums["total"]
         self.batches, self.steps = self._whole() if trainer.resident else self._minibatches()
-        self._add_squares = tuple(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
+        self._add_squares = device.sequence(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
         with device.kind("snapshots"):
             self.before, self.good, self._spare = (Snapshot(device, changing(trainer)) for _ in range(3))
 

@@ -1,20 +1,22 @@
-"""numpy_ops and cuda_ops are one interface: the same binders with the same parameters. CUDA is not needed to know."""
+"""numpy_ops, compiled_ops and cuda_ops are one interface: the same binders with the same parameters. Neither CUDA nor a
+compiler is needed to know."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 
-from gpu_backprop.backend import cuda_ops, numpy_ops
+from gpu_backprop.backend import compiled_ops, cuda_ops, numpy_ops
 
 
 def parameters(binder):
-    """Name, kind, default and type of each; a CudaDevice stands for a Device."""
+    """Name, kind, default and type of each; a CudaDevice or a CpuDevice stands for a Device."""
     told = inspect.signature(binder)
-    annotations = [str(p.annotation).replace("CudaDevice", "Device") for p in told.parameters.values()]
+    annotations = [re.sub("(Cuda|Cpu)Device", "Device", str(p.annotation)) for p in told.parameters.values()]
     kinds = [(p.name, p.kind, p.default) for p in told.parameters.values()]
     return kinds, annotations, told.return_annotation
 
@@ -26,14 +28,16 @@ CUDA_ONLY = ["resident"]
 def test_the_same_names():
     assert [name for name in cuda_ops.__all__ if name not in CUDA_ONLY] == numpy_ops.__all__
     assert set(CUDA_ONLY) <= set(cuda_ops.__all__)
-    for ops in (cuda_ops, numpy_ops):
+    assert compiled_ops.__all__ == numpy_ops.__all__
+    for ops in (cuda_ops, compiled_ops, numpy_ops):
         defined = {name for name, value in vars(ops).items() if inspect.isfunction(value)}
         assert defined - {"open_device"} == set(ops.__all__)
 
 
+@pytest.mark.parametrize("ops", [cuda_ops, compiled_ops])
 @pytest.mark.parametrize("name", numpy_ops.__all__)
-def test_the_same_signatures(name):
-    assert parameters(getattr(cuda_ops, name)) == parameters(getattr(numpy_ops, name))
+def test_the_same_signatures(name, ops):
+    assert parameters(getattr(ops, name)) == parameters(getattr(numpy_ops, name))
 
 
 def test_the_operations_of_cuda_can_be_imported_without_cupy():

@@ -1,6 +1,6 @@
 """What a step costs, as formulas of its layers: launches on CUDA and bytes of memory traffic, as its plan states them.
 
-tests/gpu/test_audit.py shows that what a device is asked for is what the plan says; docs/performance.md explains both.
+tests/gpu/test_audit.py shows that what a device is asked for is what the plan says; docs/cost.md explains both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.optimizers import OPTIMIZERS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
 FUSED = [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")]
 PRODUCTS_AND_OPTIMIZERS = {"matmul", *(kind.name for kind in OPTIMIZERS.values())}
 WIDTHS = pytest.mark.parametrize(

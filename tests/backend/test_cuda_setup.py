@@ -91,7 +91,7 @@ def test_each_obstacle(cuda, cupy_like, cupy, around, name, found, remedy):
     assert "\n" not in message and "gpu-backprop doctor" in message
     assert re.search(remedy, off[0].remedy)
     device = open_device("auto")
-    assert (device.name, device.reason) == ("cpu", f"auto: {off[0].found}")
+    assert device.name == "cpu" and device.reason.startswith(f"auto: {off[0].found}; ")
 
 
 def test_a_lower_capability_serves_with_cuda_12(cuda, cupy_like):

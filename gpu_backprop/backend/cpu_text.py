@@ -1,0 +1,132 @@
+"""The heads of the operations in kernels/cpu, and the text that binds them: the CPU's like of kernel_text.
+
+An operation is written
+
+    template<class F>                 // only where a formula is put in
+    BP_CPU void bias_activate(
+        float* z,                     // [models, rows, cols] by rows
+        const float* bias,            // [models, cols]?      "?": may be None, a null pointer
+        i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
+
+In brackets stand integers and integer parameters; their product is the array's size. Where they begin with models, an
+array without that axis stands for all of them if there is a parameter NAME_step: how many elements lie between its
+models. What is not const is written. "by rows" means that part p of the operation touches the rows of that array,
+[models, rows, ...], which rows_of gives, and no others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.kernel_text import (
+    Parameter,
+    functor,
+    kernels_folder,
+    parameters_in,
+    source,
+    without_comments,
+)
+
+HEAD = re.compile(r"(?P<template>template\s*<\s*class F\s*>\s*)?BP_CPU\s+void\s+(?P<name>\w+)\s*\((?P<list>[^()]*)\)")
+POINTERS = "float", "double", "i64", "u8"
+"""What may be pointed to; u8: the bytes of an array of any dtype."""
+NUMBERS = "float", "double", "i64"
+LAST = "part", "parts"
+BY_ROWS = "by rows"
+
+
+@dataclass(frozen=True)
+class CpuHead:
+    """The head of an operation: all that is bound is checked against it."""
+
+    name: str
+    parameters: tuple[Parameter, ...]  # without part and parts
+    templated: bool
+
+
+class Operations(NamedTuple):
+    """A text of operations, with the functions that unpack their arguments, and their heads by name."""
+
+    text: str
+    heads: Mapping[str, CpuHead]
+
+
+@cache
+def base() -> Operations:
+    """All that needs no formula."""
+    texts = sorted(path.name for path in (kernels_folder() / "cpu").glob("*.cpp"))
+    text = source(*(f"cpu/{name}" for name in texts))
+    heads = heads_of(text)
+    return Operations(text + "".join(map(_unpacked, heads.values())), heads)
+
+
+def of_row(row: Activation | LossFormula) -> Operations:
+    """What takes the formula of a row.
+
+    Raises:
+        DeviceError: it has no formula in C++.
+    """
+    text, heads = _templates("cpu/layers.hpp" if isinstance(row, Activation) else "cpu/losses.hpp")
+    unpacked = (_unpacked(head, f"<{functor_name(row)}>") for head in heads.values())
+    return Operations(text + functor(row) + "".join(unpacked), heads)
+
+
+@cache
+def _templates(file: str) -> Operations:
+    text = source(file)
+    return Operations(text, {name: head for name, head in heads_of(text).items() if head.templated})
+
+
+def heads_of(text: str) -> dict[str, CpuHead]:
+    """The heads in a text, by name.
+
+    Raises:
+        DeviceError: one of them cannot be read.
+    """
+    return {head.name: head for head in _heads(text)}
+
+
+def _heads(text: str) -> Iterator[CpuHead]:
+    bare = without_comments(text)
+    found = list(HEAD.finditer(bare))
+    if len(found) != len(re.findall(r"^\s*BP_CPU\b", bare, re.MULTILINE)):
+        raise DeviceError(f"kernels/cpu: a head cannot be read after {[head['name'] for head in found]}.")
+    for head in found:
+        where = f"kernels/cpu, operation {head['name']}"
+        given = list(parameters_in(where, text, bare, *head.span("list")))
+        listed = given[: -len(LAST)]
+        if tuple(p.name for p in given[len(listed) :]) != LAST:
+            raise DeviceError(f"{where}: its last parameters must be i64 part, i64 parts.")
+        sizes = {p.name for p in listed if p.type == "i64" and not p.pointer and not p.of}
+        of_models = {p.name for p in listed if (p.shape or ())[:1] == ("models",)}
+        for p in listed:
+            if p.type not in (POINTERS if p.pointer else NUMBERS):
+                raise DeviceError(f"{where}: {p.name} has the unknown type {p.type!r}.")
+            for entry in p.shape or ():
+                if not entry.isdecimal() and entry not in sizes:
+                    raise DeviceError(f"{where}: {p.name} has the unknown size {entry!r}.")
+            if p.of and (p.of not in of_models or p.type != "i64"):
+                raise DeviceError(f"{where}: {p.name} has to be an i64, of an array [models ...] called {p.of}.")
+            if p.note.startswith(BY_ROWS) and p.name not in of_models:
+                raise DeviceError(f"{where}: {p.name} is not [models, rows ...] and cannot be touched by rows.")
+        yield CpuHead(head["name"], tuple(listed), bool(head["template"]))
+
+
+def _unpacked(head: CpuHead, formula: str = "") -> str:
+    taken = "".join(f"{_slot(k, p)}, " for k, p in enumerate(head.parameters))
+    return (
+        f'\nextern "C" void bp_{head.name}(const Slot* s, i64 part, i64 parts) {{\n'
+        f"  {head.name}{formula}({taken}part, parts);\n}}\n"
+    )
+
+
+def _slot(k: int, p: Parameter) -> str:
+    if p.pointer:
+        return f"static_cast<{'const ' * p.constant}{p.type}*>(s[{k}].pointer)"
+    return f"s[{k}].integer" if p.type == "i64" else f"{p.type}(s[{k}].number)"

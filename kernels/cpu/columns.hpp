@@ -1,0 +1,89 @@
+// Passes over rows in which a column has something of its own: its bias, or its sum. Narrow rows are taken some at a
+// time, so that they fill the vectors; what belongs to the columns then lies side by side once for each of them.
+#include "math.hpp"
+
+// The loop that follows has no element that depends on another: what is written may lie where the same one was read.
+#if defined(__clang__)
+#define BP_LANES _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define BP_LANES _Pragma("GCC ivdep")
+#endif
+
+static const i64 TILE = 1024, ENOUGH = 128;  // numbers that lie side by side, at most and at least
+
+BP_DEV i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
+
+// How many rows are taken at a time: a power of two, so that they are whole vectors if that is possible.
+BP_DEV i64 rows_at_once(i64 cols, i64 rows) {
+  i64 k = 1;
+  while (2 * k * cols <= TILE && k < rows && (k * cols < ENOUGH || k * cols % 16)) k *= 2;
+  return k;
+}
+
+// each(element, bias) for all elements of some rows
+template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias, Each each) {
+  const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
+  float tile[TILE];
+  if (at_once > 1) {
+    for (i64 c = 0; c < cols; c++) tile[c] = bias[c];
+    for (i64 half = cols; half < size; half *= 2) {
+      BP_LANES
+      for (i64 i = 0; i < half; i++) tile[half + i] = tile[i];
+    }
+    bias = tile;
+  }
+  for (i64 row = r.begin; row < r.end; row += at_once) {
+    const i64 first = row * cols, n = least_of(at_once, r.end - row) * cols;
+    BP_LANES
+    for (i64 i = 0; i < n; i++) each(first + i, bias[i]);
+  }
+}
+
+// sum[c] = the sum of of(element) over the elements of column c in some rows
+template<class Of> BP_DEV void sum_columns(Range r, i64 cols, float* sum, Of of) {
+  const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
+  float tile[TILE], *const sums = at_once > 1 ? tile : sum;
+  for (i64 i = 0; i < size; i++) sums[i] = 0.0f;
+  for (i64 row = r.begin; row < r.end; row += at_once) {
+    const i64 first = row * cols, n = least_of(at_once, r.end - row) * cols;
+    BP_LANES
+    for (i64 i = 0; i < n; i++) sums[i] += of(first + i);
+  }
+  for (i64 half = size / 2; half >= cols; half /= 2) {
+    float* const to = half == cols ? sum : sums;
+    BP_LANES
+    for (i64 i = 0; i < half; i++) to[i] = sums[i] + sums[half + i];
+  }
+}
+
+// True in the last part that comes here, which sees what the others wrote before. The ticket is 0 before and after.
+BP_DEV bool last_part(i64* ticket, i64 parts) {
+  if (parts == 1) return true;
+  if (__atomic_add_fetch(ticket, 1, __ATOMIC_ACQ_REL) < parts) return false;
+  *ticket = 0;
+  return true;
+}
+
+// Where the sums of columns of all models come together: each part fills places of its own, and the last one adds up.
+struct ColumnSums {
+  float* grad_bias;  // null: they are not asked for
+  float* places;
+  i64* ticket;
+  i64 step, width, models, cols, part, parts;
+
+  BP_DEV float* of(i64 model) const {
+    return parts == 1 ? grad_bias + model * step : places + (part * models + model) * width;
+  }
+  BP_DEV void close() const {
+    if (parts == 1 || !grad_bias || !last_part(ticket, parts)) return;
+    for (i64 m = 0; m < models; m++) {
+      float* const sum = grad_bias + m * step;
+      const float* from = places + m * width;
+      for (i64 c = 0; c < cols; c++) sum[c] = from[c];
+      for (i64 p = 1; p < parts; p++) {
+        from += models * width;
+        for (i64 c = 0; c < cols; c++) sum[c] += from[c];
+      }
+    }
+  }
+};

@@ -1,0 +1,51 @@
+// The rows of a minibatch.
+#include "port.hpp"
+
+// to = from, of the rows that order[cursor ...] names. What lies outside is read as the nearest that does not.
+BP_DEV void take(
+    const u8* from, u8* to, const i64* order, i64 cursor, i64 samples, i64 places, i64 row, Range r) {
+  for (i64 k = r.begin; k < r.end; k++) {
+    const i64 place = cursor + k < places ? cursor + k : places - 1, ahead = place + 4 < places ? place + 4 : place;
+    const i64 named = order[place], sample = named < 0 ? 0 : named < samples ? named : samples - 1;
+    if (u64(order[ahead]) < u64(samples))
+      for (i64 line = 0; line < row && line < 512; line += 64) __builtin_prefetch(from + order[ahead] * row + line);
+    __builtin_memcpy(to + k * row, from + sample * row, u64(row));
+  }
+}
+
+// x, target and weights of the samples that order[cursor ...] names
+BP_CPU void gather(
+    const u8* x,        // [samples, x_row]
+    u8* x_out,          // [models, rows, x_row] by rows
+    const u8* target,   // [samples, target_row]
+    u8* target_out,     // [models, rows, target_row] by rows
+    const u8* weights,  // [samples, weight_row]?
+    u8* weights_out,    // [models, rows, weight_row]? by rows
+    const i64* order,   // [models, places]
+    const i64* cursor,  // [1]
+    i64 samples, i64 places, i64 models, i64 rows, i64 x_row, i64 target_row, i64 weight_row, i64 part, i64 parts) {
+  const Range r = rows_of(rows, part, parts);
+  for (i64 model = 0; model < models; model++, order += places) {
+    take(x, x_out + model * rows * x_row, order, cursor[0], samples, places, x_row, r);
+    take(target, target_out + model * rows * target_row, order, cursor[0], samples, places, target_row, r);
+    if (weights)
+      take(weights, weights_out + model * rows * weight_row, order, cursor[0], samples, places, weight_row, r);
+  }
+}
+
+// counter += by
+BP_CPU void advance(
+    i64* counter,  // [count]
+    i64 count, i64 by, i64 part, i64 parts) {
+  const Range r = part_of(count, part, parts, 8);
+  for (i64 i = r.begin; i < r.end; i++) counter[i] += by;
+}
+
+// destination = source
+BP_CPU void copy(
+    const u8* source,  // [size]
+    u8* destination,   // [size]
+    i64 size, i64 part, i64 parts) {
+  const Range r = part_of(size, part, parts, 4096);
+  __builtin_memcpy(destination + r.begin, source + r.begin, u64(r.end - r.begin));
+}

@@ -1,0 +1,35 @@
+// What every text for the CPU begins with.
+//
+// An operation is a function marked BP_CPU that does its part of the work: `part` of `parts`, counted from 0, its last
+// two parameters. cpu_text.py reads its head, as kernel_text.py those of CUDA, checks what is bound against it, and
+// writes the function that unpacks it from slots. A pointer stands on a line of its own, with its shape; "?" behind the
+// bracket allows a null pointer, and "by rows" says that a part touches those rows of it which rows_of gives, and no
+// others: two such operations need not wait for each other. All numbers are float; a sum over many is double.
+typedef long long i64;
+typedef unsigned char u8;
+typedef unsigned long long u64;
+
+#define BP_CPU static
+#define BP_DEV inline __attribute__((always_inline))  // as the functors of kernel_text.py are marked
+
+// One argument of an operation.
+union Slot {
+  void* pointer;
+  i64 integer;
+  double number;
+};
+
+typedef void (*Operation)(const Slot*, i64 part, i64 parts);
+
+// A part of 0 ... n, in multiples of `grain` but for the last.
+struct Range {
+  i64 begin, end;
+};
+BP_DEV Range part_of(i64 n, i64 part, i64 parts, i64 grain) {
+  const i64 grains = (n + grain - 1) / grain, begin = grains * part / parts * grain;
+  const i64 end = grains * (part + 1) / parts * grain;
+  return {begin < n ? begin : n, end < n ? end : n};
+}
+
+// The rows of a part. Products are worked out in fours of them.
+BP_DEV Range rows_of(i64 rows, i64 part, i64 parts) { return part_of(rows, part, parts, 4); }

@@ -1,0 +1,140 @@
+// What losses have in common: targets, right answers, e of each row, and how all of it comes to the total.
+#include "columns.hpp"
+
+enum { LOSS = 0, WEIGHT = 1, HITS = 2 };
+enum { NOTHING = 0, LARGEST = 1, SIDE = 2 };  // what counts as a right answer
+static const i64 LANES = 16;
+
+// The sum of n numbers, the same whatever the width of the processor's vectors: LANES of them side by side.
+template<i64 half> BP_DEV void fold(float (&lanes)[LANES]) {
+  for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
+}
+BP_DEV float sum_of(const float* v, i64 n) {
+  float sum = 0.0f;
+  i64 i = 0;
+  if (n >= LANES) {
+    float lanes[LANES] = {};
+    for (; i + LANES <= n; i += LANES)
+      for (i64 k = 0; k < LANES; k++) lanes[k] += v[i + k];
+    fold<8>(lanes), fold<4>(lanes), fold<2>(lanes), fold<1>(lanes);
+    sum = lanes[0];
+  }
+  for (; i < n; i++) sum += v[i];
+  return sum;
+}
+
+// The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it.
+BP_DEV i64 place_of_largest(const float* v, i64 n) {
+  i64 place = 0;
+  for (i64 c = 1; c < n && v[place] == v[place]; c++)
+    if (v[c] > v[place] || v[c] != v[c]) place = c;
+  return place;
+}
+
+// The targets of one model's rows: numbers, or else labels.
+struct Targets {
+  const float* numbers;
+  const i64* labels;
+  i64 cols;
+  BP_DEV bool bad(i64 row) const { return labels && (labels[row] < 0 || labels[row] >= cols); }
+  BP_DEV i64 near(i64 row) const { return bad(row) ? 0 : labels[row]; }
+  BP_DEV i64 largest(i64 row) const { return labels ? labels[row] : place_of_largest(numbers + row * cols, cols); }
+};
+
+// How many rows are answered rightly. half: 1/2 for y, 0 where z is looked at.
+BP_DEV i64 right_sides(Range r, const float* output, const Targets& targets, float half) {
+  const i64 cols = targets.cols;
+  i64 right = 0;
+  if (cols == 1)
+    for (i64 i = r.begin; i < r.end; i++) right += (output[i] > half) == (targets.numbers[i] > 0.5f);
+  for (i64 row = r.begin; row < r.end && cols > 1; row++) {
+    int wrong = 0;
+    for (i64 i = row * cols; i < (row + 1) * cols; i++) wrong += (output[i] > half) != (targets.numbers[i] > 0.5f);
+    right += wrong == 0;
+  }
+  return right;
+}
+BP_DEV i64 right_rows(i64 hit, Range r, const float* output, const Targets& targets, float half) {
+  if (hit == SIDE) return right_sides(r, output, targets, half);
+  i64 right = 0;
+  for (i64 row = r.begin; hit && row < r.end; row++)
+    right += place_of_largest(output + row * targets.cols, targets.cols) == targets.largest(row);
+  return right;
+}
+
+// What all rows of all models add up to: each part leaves the losses of its rows and counts, and the last one adds up,
+// in one order, whichever part is last.
+struct Account {
+  float* e;      // [models, rows]
+  i64* counts;   // [models, 2]: the ticket, and how many were right
+  double* total;
+  i64 models, rows;
+
+  BP_DEV void enter(i64 model, i64 right) const {
+    if (right) __atomic_fetch_add(counts + 2 * model + 1, right, __ATOMIC_RELAXED);
+  }
+  BP_DEV void close(i64 parts) const {
+    if (!last_part(counts, parts)) return;
+    for (i64 m = 0; m < models; m++) {
+      double lanes[8] = {}, rest = 0.0;
+      const float* const of_model = e + m * rows;
+      i64 r = 0;
+      for (; r + 8 <= rows; r += 8)
+        for (i64 k = 0; k < 8; k++) lanes[k] += double(of_model[r + k]);
+      for (; r < rows; r++) rest += double(of_model[r]);
+      for (i64 half = 4; half; half /= 2)
+        for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
+      total[m * 3 + LOSS] += lanes[0] + rest, total[m * 3 + HITS] += double(counts[2 * m + 1]);
+      counts[2 * m + 1] = 0;
+    }
+  }
+};
+
+static const i64 CHUNK = 1024;  // numbers that are worked out before they are added up
+
+// e of some rows as the sum over their outputs of term(element, t), which may put something in each element's place.
+// The targets are smoothed, t <- rest t + even.
+template<class Term>
+BP_DEV void row_terms(Range r, const Targets& targets, float rest, float even, float* e, Term term) {
+  const i64 cols = targets.cols, at_once = cols < CHUNK ? CHUNK / cols : 1;
+  float room[CHUNK], one_hot[CHUNK];
+  for (i64 row = r.begin; row < r.end; row += at_once) {
+    const i64 rows = least_of(at_once, r.end - row), width = least_of(cols, CHUNK);
+    float* const terms = cols == 1 ? e + row : room;
+    for (i64 c = 0; c < cols; c += width) {
+      const i64 first = row * cols + c, n = rows > 1 ? rows * cols : least_of(width, cols - c);
+      const float* t = targets.numbers + first;
+      if (targets.labels) {
+        for (i64 i = 0; i < n; i++) one_hot[i] = 0.0f;
+        for (i64 k = 0; k < rows; k++) {
+          const i64 place = targets.labels[row + k] - c;
+          if (place >= 0 && place < width) one_hot[k * cols + place] = 1.0f;
+        }
+        t = one_hot;
+      }
+      BP_LANES
+      for (i64 i = 0; i < n; i++) terms[i] = term(first + i, rest * t[i] + even);
+      if (cols == 1) continue;
+      for (i64 k = 0; k < rows; k++) {
+        const float sum = sum_of(terms + k * cols, least_of(width, cols - c));
+        e[row + k] = c ? e[row + k] + sum : sum;
+      }
+    }
+  }
+}
+
+// e of some rows times w, and their gradients, which have all other factors; a label that is out of range spoils the
+// loss of its row and leaves the parameters alone.
+BP_DEV void weigh_rows(Range r, const Targets& targets, float share, const float* weights, float* grad, float* e) {
+  if (share != 1.0f)
+    for (i64 row = r.begin; row < r.end; row++) e[row] *= share;
+  for (i64 row = r.begin; weights && row < r.end; row++) {
+    e[row] *= weights[row];
+    for (i64 c = 0; grad && c < targets.cols; c++) grad[row * targets.cols + c] *= weights[row];
+  }
+  for (i64 row = r.begin; targets.labels && row < r.end; row++) {
+    if (!targets.bad(row)) continue;
+    e[row] = __builtin_nanf("");
+    for (i64 c = 0; grad && c < targets.cols; c++) grad[row * targets.cols + c] = 0.0f;
+  }
+}
