@@ -9,8 +9,10 @@ ARGS ?=
 CUDA ?= cuda13
 # What runs a program on an emulated CUDA device, for tests that need one where there is none.
 EMULATOR ?=
-# bench: what others do is measured too.
+# bench-cuda13: what others do on the device is measured too.
 BENCH ?=
+# Where PyTorch has wheels without CUDA, which are a tenth of those of PyPI.
+CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 help:
@@ -19,6 +21,7 @@ help:
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
+	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and scikit-learn, and how that grows; half an hour"
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it"
 	@echo "make wheel   build the package into dist/"
 	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
@@ -39,7 +42,24 @@ proof: $(VENV)/have-plot $(VENV)/have-test nvrtc
 	$(BIN)/python bench/proof.py --cuda13 $(VENV)-nvrtc13/bin/python --cuda12 $(VENV)-nvrtc12/bin/python \
 		--emulator "$(EMULATOR)"
 
-# PyTorch and JAX are measured beside it where they are installed: make gpu-check BENCH=bench installs them too, some GB.
+# The machine should do nothing else meanwhile. ARGS is handed to bench/compare.py; ARGS=--quick only shows that all of
+# it runs, and keeps no figures.
+bench: $(VENV)/have-torch $(VENV)/have-plot,bench
+	$(BIN)/python bench/compare.py $(ARGS)
+	$(BIN)/python bench/growth.py $(filter --quick,$(ARGS))
+	$(BIN)/python bench/levers.py $(filter --quick,$(ARGS))
+	$(BIN)/python bench/blas.py $(filter --quick,$(ARGS))
+	$(BIN)/python bench/denormals.py $(filter --quick,$(ARGS))
+	$(BIN)/python bench/plot.py
+
+# Where this fails, PyTorch comes with the other peers, from wherever pip takes things.
+$(VENV)/have-torch: $(VENV)/pyvenv.cfg
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20 --no-deps \
+		--index-url $(CPU_WHEELS) "torch>=2.13"
+	@touch $@
+
+# PyTorch and JAX are measured beside it where they are installed: make gpu-check BENCH=bench-cuda13 installs them too,
+# some GB.
 gpu-check: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA) $(BENCH:%=$(VENV)/have-%)
 	$(EMULATOR) $(BIN)/python bench/gpu_check.py $(ARGS)
 
@@ -68,5 +88,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof gpu-check kernels nvrtc wheel clean
+.PHONY: help train test lint proof bench gpu-check kernels nvrtc wheel clean
 .PRECIOUS: $(VENV)/have-%

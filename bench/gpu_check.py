@@ -5,8 +5,8 @@ operations under its checks of memory, races and barriers too. Then it times, by
 each kernel beside a copy, each matrix product of five networks beside a large one, and their steps, operation by
 operation and as CUDA graphs, beside plain CuPy and beside the least that the peaks just measured allow; epochs of many
 small networks in one launch, beside their ordinary steps. Last come whole epochs beside PyTorch and JAX, where they are
-installed: pip install "gpu-backprop[bench]", or in an environment of their own, with --peers. What fails is told with
-its reason, and the rest goes on.
+installed: pip install "gpu-backprop[bench-cuda13]", or in an environment of their own, with --peers. What fails is told
+with its reason, and the rest goes on.
 
 On an emulated device all of it runs in small, and nothing is written: its times mean nothing.
 
@@ -27,17 +27,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import gpu_fits
-import gpu_report
-import gpu_resident
 import record
 from device_trace import DeviceTrace
-from gpu_kernels import DTYPES, Kernels
-from gpu_machine import commit, machine, reading
-from gpu_products import PRECISIONS, Precision, Products
-from gpu_steps import Peaks
-from gpu_steps import measure as measure_step
-from gpu_timing import FULL, TINY, Extent
+from gpu import fits, report, resident
+from gpu.kernels import DTYPES, Kernels
+from gpu.machine import commit, machine, reading
+from gpu.products import PRECISIONS, Precision, Products
+from gpu.steps import Peaks
+from gpu.steps import measure as measure_step
+from gpu.timing import FULL, TINY, Extent
 from launches import CASES
 
 ROOT = Path(__file__).parents[1]
@@ -167,21 +165,21 @@ class Check:
     def resident(self) -> None:
         rounds = self.extent.rounds
         rows = [
-            self.attempt(f"epochs in one launch, {task.name}, {n}", gpu_resident.measure, task, n, rounds)
-            for task in gpu_resident.tasks(self.extent)
-            for n in gpu_resident.numbers_of_models(self.extent)
+            self.attempt(f"epochs in one launch, {task.name}, {n}", resident.measure, task, n, rounds)
+            for task in resident.tasks(self.extent)
+            for n in resident.numbers_of_models(self.extent)
         ]
         self.found["resident"] = [row for row in rows if row is not None]
 
     def fits(self, data: Path | None, peers: str) -> None:
-        images = self.attempt("the data", gpu_fits.Images.read, data, self.extent)
+        images = self.attempt("the data", fits.Images.read, data, self.extent)
         if images is None:
             return
-        networks, batches = gpu_fits.networks(self.extent)
-        gpu_fits.make_room()
+        networks, batches = fits.networks(self.extent)
+        fits.make_room()
         how = self.extent.rounds, peers
         rows = [
-            self.attempt(f"epochs, {hidden}, batches of {batch}", gpu_fits.measure, images, hidden, batch, *how)
+            self.attempt(f"epochs, {hidden}, batches of {batch}", fits.measure, images, hidden, batch, *how)
             for hidden in networks
             for batch in batches
         ]
@@ -190,9 +188,9 @@ class Check:
 
 def write(folder: Path, command: str, seconds: float, measured: dict[str, Any]) -> list[Path]:
     """gpu-NAME.json, and the same as a table, gpu-NAME.md."""
-    path = folder / f"{gpu_report.file_name(measured['device'])}.json"
+    path = folder / f"{report.file_name(measured['device'])}.json"
     record.write(path, command, seconds, measured)
-    text = gpu_report.markdown(json.loads(path.read_text(encoding="utf-8")))
+    text = report.markdown(json.loads(path.read_text(encoding="utf-8")))
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     return [path, path.with_suffix(".md")]
 

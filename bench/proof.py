@@ -68,6 +68,11 @@ PROOFS = (
         (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host"),
         setting=("GPU_BACKPROP_PROOF", "1"),
     ),
+    Proof(
+        "They pass on NumPy alone, where no compiler is",
+        (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host", "--ignore", "tests/compiled"),
+        setting=("GPU_BACKPROP_COMPILER", "none"),
+    ),
     Proof("The digits are learned, whatever the seed", ("bench/digits.py",)),
     Proof("Every kernel compiles for every architecture of CUDA 13, without spills", ("bench/kernels.py",), "13"),
     Proof("Every kernel compiles for V100 with CUDA 12", ("bench/kernels.py", "--arch", "sm_70"), "12"),

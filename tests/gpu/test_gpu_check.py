@@ -18,10 +18,13 @@ from gpu_backprop.backend.plan import Operation
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_resident, gpu_steps, gpu_timing, peers = map(
-        importlib.import_module,
-        ("gpu_check", "gpu_fits", "gpu_machine", "gpu_products", "gpu_resident", "gpu_steps", "gpu_timing", "peers"),
-    )
+    contenders, gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_resident, gpu_steps, gpu_timing, peers, timing = (
+        importlib.import_module(name)
+        for name in (
+            "contenders", "gpu_check", "gpu.fits", "gpu.machine", "gpu.products", "gpu.resident", "gpu.steps",
+            "gpu.timing", "peers", "timing",
+        )
+    )  # fmt: skip
 finally:
     sys.path.remove(str(BENCH))
 
@@ -132,7 +135,7 @@ def test_the_floor_is_what_bounds_each_operation():
 
 def test_what_the_times_of_a_step_come_to():
     def times(*of_rounds):
-        return [gpu_timing.Time(device, host) for device, host in of_rounds]
+        return [timing.Time(device, host) for device, host in of_rounds]
 
     given = {
         "eager": times((40, 30), (60, 50), (50, 40)),
@@ -252,17 +255,17 @@ IMAGES = gpu_fits.Images(np.ones((32, 4), np.float32), np.arange(32) % 10, "ones
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Puts a program in the place of bench/peers.py, which answers as that does."""
+    """Puts a program in the place of bench/contend.py, which answers as that does."""
 
-    def put(first, answer='{"seconds": 0.5}'):
-        program = tmp_path / "peers.py"
+    def put(first, answer='{"seconds": [9.0, 0.5, 0.5]}'):
+        program = tmp_path / "contend.py"
         program.write_text(
-            f"import sys\nprint('to nobody')\nprint({first!r}, flush=True)\n"
+            f"import sys\nprint('to nobody')\ninput()\nprint({first!r}, flush=True)\n"
             f"if not {first!r}:\n    sys.exit('no room')\nfor _ in sys.stdin:\n    print({answer!r}, flush=True)\n"
         )
-        monkeypatch.setattr(gpu_fits, "PROGRAM", program)
+        monkeypatch.setattr(contenders, "PROGRAM", program)
         monkeypatch.setattr(gpu_fits, "CLOSE", np.inf)
-        monkeypatch.setattr(gpu_fits, "PATIENCE", 30)
+        monkeypatch.setattr(contenders, "PATIENCE", 30)
 
     return put
 
@@ -271,7 +274,7 @@ def test_a_peer_that_does_the_same_is_timed(fake):
     fake('{"loss": 2.3, "version": "Fake 1"}')
     row = gpu_fits.measure(IMAGES, (3,), 16, 2, device="cpu")
     assert row["not timed"] == {} and (row["network"], row["batch"]) == ("4-3-10", 16)
-    for name in peers.PEERS:
+    for name in peers.ON_CUDA:
         assert row[name]["samples_per_second"] == {"median": 64, "least": 64, "most": 64}
         assert row[name]["version"] == "Fake 1" and row[name]["ours, times as fast"]["least"] > 1
 
@@ -289,7 +292,7 @@ def test_a_peer_that_does_not_is_told_with_its_reason(fake, monkeypatch, first, 
     fake(first)
     monkeypatch.setattr(gpu_fits, "CLOSE", 0.01)
     row = gpu_fits.measure(IMAGES, (3,), 16, 1, device="cpu")
-    assert set(row["not timed"]) == set(peers.PEERS) and "gpu_backprop" in row
+    assert set(row["not timed"]) == set(peers.ON_CUDA) and "gpu_backprop" in row
     assert all(why.startswith(reason) for why in row["not timed"].values())
 
 
@@ -302,16 +305,16 @@ def test_a_peer_that_ends_is_told_with_its_last_words(fake, tmp_path):
 def test_a_peer_that_fails_in_the_middle_is_not_timed(fake):
     fake('{"loss": 2, "version": ""}', '{"failed": "no"}')
     row = gpu_fits.measure(IMAGES, (3,), 16, 2, device="cpu")
-    assert set(row["not timed"].values()) == {"it failed: no"} and set(peers.PEERS).isdisjoint(row)
+    assert set(row["not timed"].values()) == {"it failed: no"} and set(peers.ON_CUDA).isdisjoint(row)
 
 
 def test_what_a_peer_is_given_is_what_we_begin_with(tmp_path):
     ours = gpu_fits.Ours(IMAGES, (3,), 16, "cpu")
     ours.task.save(tmp_path)
     task = peers.Task.load(tmp_path)
-    assert (task.batch, task.adam, task.device, task.rows) == (16, gpu_fits.ADAM, "cpu", 32)
+    assert (task.batch, task.settings, task.device, task.rows) == (16, gpu_fits.ADAM, "cpu", 32)
     np.testing.assert_array_equal(task.x, IMAGES.x)
-    np.testing.assert_array_equal(task.labels, IMAGES.labels)
+    np.testing.assert_array_equal(task.target, IMAGES.labels)
     assert [w.shape for w, _ in task.parameters] == [(4, 3), (3, 10)]
     net = gpu_fits.gb.Network(4, [gpu_fits.gb.Dense(3, "relu"), gpu_fits.gb.Dense(10, "softmax")], device="cpu")
     for (w, b), layer in zip(task.parameters, net.layers, strict=True):

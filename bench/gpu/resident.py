@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gpu_fits import ADAM, CLOSE, EPOCHS
-from gpu_timing import Extent, spread
+from timing import spread
 
 import gpu_backprop as gb
+from gpu.fits import ADAM, CLOSE, EPOCHS
+from gpu.timing import Extent
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.digits import load_digits
 

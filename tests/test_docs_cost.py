@@ -1,4 +1,4 @@
-"""docs/performance.md says what was counted: its figures are those of the results, and these those of today's plans."""
+"""docs/cost.md says what was counted: its figures are those of the results, and these those of today's plans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import gpu_backprop as gb
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
 RECORD = json.loads((ROOT / "bench" / "results" / "launches.json").read_text(encoding="utf-8"))
 
 

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from gpu_timing import Clock, Extent, Run, median, spread
+from timing import Run, median, spread
 
 import gpu_backprop as gb
+from gpu.timing import Extent, GraphClock
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.cuda_device import CudaDevice
 from gpu_backprop.backend.kernel_library import heads
@@ -126,7 +127,7 @@ class Kernels:
         self.rows: list[dict[str, Any]] = []
         self.copies: list[float] = []
         with device.computing():
-            self.clock = Clock(device, extent.rounds)
+            self.clock = GraphClock(device, extent.rounds)
             self._from, self._to = (device.zeros(self.shapes[0], np.float32) for _ in range(2))
             self._copy = self.clock.repeated([self._copy_once], extent.span_us)
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpu_products import Precision
-from gpu_timing import Clock, Extent, Run, Time, median, spread
 from launches import Case, build, plain_step
+from timing import Clock, Run, Time, median, spread
 
 import gpu_backprop as gb
+from gpu.products import Precision
+from gpu.timing import Extent
 from gpu_backprop.backend.plan import Operation
 from gpu_backprop.training.replay import Replay
 

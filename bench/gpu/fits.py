@@ -7,23 +7,21 @@ each trains some epochs in a new order each, in turns. An epoch ends when its lo
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_timing import Extent, spread
-from peers import PEERS, Task
+from contenders import Contender, Trouble
+from peers import ON_CUDA, Task
+from timing import spread
 
 import gpu_backprop as gb
+from gpu.timing import Extent
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.digits import load_digits
 from gpu_backprop.data.idx import read_idx_folder
@@ -37,11 +35,6 @@ EPOCHS = 3
 
 CLOSE = 0.01
 """How far the mean loss of the first epoch may be from ours: other orders of summation grow in hundreds of steps."""
-
-PROGRAM = Path(__file__).with_name("peers.py")
-
-PATIENCE = 900
-"""Seconds that a peer has for an answer; torch.compile takes long."""
 
 ADAM = (0.001, 0.9, 0.999, 1e-8)
 
@@ -93,27 +86,23 @@ class Ours:
         net = gb.Network(images.x.shape[1], layers, device=device, seed=0)
         to_host = net.device.to_host
         parameters = [(to_host(layer.weight), to_host(layer.bias)) for layer in net.layers]
-        self.task = Task(images.x, images.labels, parameters, batch, ADAM, device)
+        self.task = Task(images.x, images.labels, parameters, batch, ADAM, device=device)
         self.trainer = gb.Trainer(net, "cross_entropy", gb.Adam(*ADAM), batch_size=batch)
         self.loss = self._fit(1, shuffle=False)[0]["loss"]
 
     def _fit(self, epochs: int, shuffle: bool) -> gb.History:
-        return self.trainer.fit(self.task.x, self.task.labels, epochs, shuffle=shuffle, progress=False)
+        return self.trainer.fit(self.task.x, self.task.target, epochs, shuffle=shuffle, progress=False)
 
     def seconds(self) -> float:
         """Of an epoch, the mean of a turn."""
         return float(np.mean(self._fit(EPOCHS, shuffle=True)["seconds"][1:]))
 
 
-class Trouble(Exception):
-    """Why a peer is not timed."""
-
-
-class Peer:
+class Peer(Contender):
     """A library that does the same, in a process of its own.
 
     Args:
-        name: one of PEERS.
+        name: one of ON_CUDA.
         folder: where the task lies.
         python: an interpreter that has the library.
         loss: ours after the first epoch.
@@ -123,15 +112,9 @@ class Peer:
     """
 
     def __init__(self, name: str, folder: Path, python: str, loss: float) -> None:
-        program = [python, str(PROGRAM), name, str(folder)]
-        # JAX would take three quarters of the device's memory for itself
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        self._said = (folder / f"{name} said").open("w+", encoding="utf-8")
-        self._process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
-        )
+        super().__init__(name, folder / f"{name} said", python=python)
         try:
-            first = self._answer()
+            first = self.ask("load", folder=str(folder))
             self.version: str = first["version"]
             if not abs(first["loss"] - loss) <= CLOSE * abs(loss):  # not true of NaN either
                 raise Trouble(f"it does other work: its loss after an epoch is {first['loss']:.5f}, ours {loss:.5f}")
@@ -141,37 +124,7 @@ class Peer:
 
     def seconds(self) -> float:
         """Of an epoch, the mean of a turn."""
-        return float(np.mean([self._answer("epoch\n")["seconds"] for _ in range(EPOCHS)][1:]))
-
-    def _answer(self, question: str = "") -> dict[str, Any]:
-        """The next line of JSON."""
-        assert self._process.stdin and self._process.stdout
-        killer = threading.Timer(PATIENCE, self._process.kill)
-        killer.start()
-        try:
-            with suppress(BrokenPipeError):  # then there is no answer
-                self._process.stdin.write(question)
-                self._process.stdin.flush()
-            line = next((line for line in self._process.stdout if line.startswith("{")), "")
-        finally:
-            killer.cancel()
-        if not line:
-            status = self._process.wait()
-            self._said.seek(0)
-            said = self._said.read().strip().splitlines() or ["it said nothing"]
-            raise Trouble(f"it ended with status {status}: {said[-1]}")
-        answer: dict[str, Any] = json.loads(line)
-        for kind, words in (("missing", "missing"), ("failed", "it failed")):
-            if kind in answer:
-                raise Trouble(f"{words}: {answer[kind]}")
-        return answer
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        with suppress(BrokenPipeError):
-            self._process.communicate()
-        self._said.close()
+        return float(np.mean(self.ask("train", epochs=EPOCHS)["seconds"][1:]))
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------
@@ -192,7 +145,7 @@ def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours.task.save(folder)
         peers: dict[str, Peer] = {}
-        for name in PEERS:
+        for name in ON_CUDA:
             try:
                 peers[name] = Peer(name, folder, python, ours.loss)
                 stack.callback(peers[name].close)

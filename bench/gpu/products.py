@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gpu_timing import Clock, Extent, median, spread
 from launches import Case, build
+from timing import median, spread
 
+from gpu.timing import Extent, GraphClock
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.plan import Operation
 
@@ -47,7 +48,7 @@ class Products:
         n = extent.square
         device = self.device
         with device.computing():
-            self.clock = Clock(device, extent.rounds)
+            self.clock = GraphClock(device, extent.rounds)
             rng = np.random.default_rng(0)
             a, b = (device.from_host(rng.standard_normal((n, n), np.float32), device.dtype) for _ in range(2))
             calls = device.blas.matmul(a, b, device.empty((n, n)), tf32=precision.tf32)

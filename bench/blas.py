@@ -1,0 +1,205 @@
+"""Whose matrix products are the fastest here: NumPy's own BLAS, MKL, or NumPy's BLAS split among threads of our own.
+
+    pip install mkl             # the extra bench has it
+    python bench/blas.py
+
+It answers whether an extra that binds MKL would be worth having. The products are those of one training step of each
+network. Each library is timed in a process of its own, one after the other, several times over, with the same number of
+threads; results are compared with NumPy's. Writes bench/results/blas.json. What is not installed is left out by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, files, version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "blas.json"
+NETWORKS = {
+    "64-64-64-10": 32,
+    "64-128-10": 256,
+    "8-32-32-1": 64,
+    "784-100-10": 64,
+    "784-512-512-10": 128,
+    "784-512-512-10, large": 1024,
+    "1024-1024-1024-1024-10": 512,
+    "784-2500-2000-1500-1000-500-10": 256,
+}
+"""The batch size of each."""
+LAYERS = "SEQUENTIAL", "INTEL", "GNU"
+"""How MKL may get its threads, as MKL_THREADING_LAYER says; TBB cannot be loaded from the wheels."""
+CONTENDERS = "NumPy", *(f"MKL, {layer}" for layer in LAYERS), "ours"
+ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112
+
+Product = tuple[Any, Any, Any]
+"""a, b and out = a@b; a and b may be transposed views."""
+
+
+class Missing(Exception):
+    """What is timed is not here."""
+
+
+def products(network: str, batch: int) -> list[Product]:
+    """Those of a step: z = x@W, ∇W = xᵀ@∇z, and but for the first layer ∇x = ∇z@Wᵀ."""
+    sizes = [int(size) for size in network.partition(",")[0].split("-")]
+    draw = np.random.default_rng(0)
+
+    def new(*shape: int) -> Any:
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    found: list[Product] = []
+    for layer, (inputs, units) in enumerate(pairwise(sizes)):
+        x, w, z = new(batch, inputs), new(inputs, units), new(batch, units)
+        found += [(x, w, np.empty_like(z)), (x.T, z, np.empty_like(w))]
+        if layer:
+            found.append((z, w.T, np.empty_like(x)))
+    return found
+
+
+def by_numpy(some: Sequence[Product]) -> Callable[[], object]:
+    return in_order([partial(np.dot, a, b, out) for a, b, out in some])
+
+
+def by_mkl(some: Sequence[Product]) -> Callable[[], object]:
+    try:
+        found = next(f for f in files("mkl") or () if f.name.startswith("libmkl_rt.so"))
+    except (PackageNotFoundError, StopIteration):
+        raise Missing("mkl is not installed") from None
+    gemm = ctypes.CDLL(str(found.locate())).cblas_sgemm
+    gemm.restype = None
+
+    def layout(a: Any) -> tuple[int, int]:
+        return (AS_IT_IS, a.shape[1]) if a.flags.c_contiguous else (TRANSPOSED, a.shape[0])
+
+    def bound(a: Any, b: Any, out: Any) -> Callable[[], object]:
+        integer, real, place = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+        (how_a, lead_a), (how_b, lead_b) = layout(a), layout(b)
+        sizes = map(integer, (ROW_MAJOR, how_a, how_b, *out.shape, a.shape[1]))
+        operands = place(a.ctypes.data), integer(lead_a), place(b.ctypes.data), integer(lead_b)
+        return partial(gemm, *sizes, real(1), *operands, real(0), place(out.ctypes.data), integer(out.shape[1]))
+
+    return in_order([bound(*product) for product in some])
+
+
+def by_us(some: Sequence[Product]) -> Callable[[], object]:
+    from gpu_backprop.backend.array_module import open_device
+    from gpu_backprop.backend.cpu_device import CpuDevice
+
+    device = open_device("cpu")
+    if not isinstance(device, CpuDevice):
+        raise Missing(device.reason)
+    calls = device.sequence([call for product in some for call in device.ops.matmul(device, *product)])
+    return in_order(calls)
+
+
+def in_order(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def measure(contender: str, window: float) -> dict[str, float]:
+    """µs for the products of each network, once each in `window` seconds; checked against NumPy's."""
+    how = {"NumPy": by_numpy, "ours": by_us}.get(contender, by_mkl)
+    found, done = {}, list[Product]()
+    for network, batch in NETWORKS.items():
+        some = products(network, batch)
+        run = how(some)
+        run()
+        begin = time.perf_counter()
+        run()
+        times = max(1, int(window / (time.perf_counter() - begin)))
+        begin = time.perf_counter()
+        for _ in range(times):
+            run()
+        found[network] = (time.perf_counter() - begin) / times * 1e6
+        done += some
+    # only now, since the threads of NumPy's BLAS look for the next product for a while, and take the cores from others
+    for a, b, out in done:
+        np.testing.assert_allclose(out, a @ b, rtol=1e-3, atol=1e-3 * a.shape[1] ** 0.5)
+    return found
+
+
+def ask(contender: str, window: float, threads: int) -> dict[str, Any]:
+    """What a process of its own measured, or why it could not."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    environment = {**os.environ, **limits}
+    if contender.startswith("MKL"):
+        environment["MKL_THREADING_LAYER"] = contender.rpartition(" ")[2]
+    command = [sys.executable, __file__, "--contender", contender, "--window", str(window)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"missing": (done.stderr.strip().splitlines() or ["no answer"])[-1]}
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def summary(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """By network: the median µs of each contender, and how many times as long NumPy took, round by round."""
+    found: dict[str, Any] = {}
+    for network in NETWORKS:
+        found[network] = {"batch": NETWORKS[network]}
+        for name in rounds[0]:
+            if "missing" in rounds[0][name]:
+                continue
+            ratios = [turn["NumPy"][network] / turn[name][network] for turn in rounds]
+            found[network][name] = {
+                "microseconds": round(statistics.median(turn[name][network] for turn in rounds), 1),
+                "times as fast as NumPy": round(statistics.median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
+            }
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Whose matrix products are the fastest here.")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed (default: 7)")
+    parser.add_argument("--window", type=float, default=0.1, help="seconds a network and round (default: 0.1)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each (default: all cores)")
+    parser.add_argument("--quick", action="store_true", help="one round, which only shows that it runs; writes nothing")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.contender:
+        try:
+            print(json.dumps(measure(given.contender, given.window)))
+        except Missing as missing:
+            sys.exit(str(missing))
+        return 0
+    from record import write
+
+    began = time.perf_counter()
+    count, window = (1, 0.001) if given.quick else (given.rounds, given.window)
+    rounds = [{name: ask(name, window, given.threads) for name in CONTENDERS} for _ in range(count)]
+    found = summary(rounds)
+    left_out = {name: answer["missing"] for name, answer in rounds[0].items() if "missing" in answer}
+    for network, row in found.items():
+        figures = "  ".join(f"{name} {row[name]['microseconds']:,.1f}" for name in CONTENDERS if name in row)
+        print(f"{network} B {row['batch']}, µs:  {figures}")
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+    if given.quick:
+        return 0
+    mkl = "not installed" if left_out.get(f"MKL, {LAYERS[0]}") else version("mkl")
+    about = {"threads": given.threads, "rounds": given.rounds, "mkl": mkl, "left out": left_out, "products": found}
+    write(RESULTS, "python bench/blas.py", time.perf_counter() - began, about)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

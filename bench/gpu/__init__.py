@@ -1,0 +1,1 @@
+"""What bench/gpu_check.py measures on a CUDA device, and how it is written down."""

@@ -1,0 +1,208 @@
+"""What each lever on the speed of a CPU brings here, one by one, into bench/results/levers.json.
+
+    python bench/levers.py [--quick]
+
+Both sides of a lever do the same work in turns, in one process, and come to the same values. Before each, a product is
+worked out, as in a training step, so that whatever it leaves behind (threads that wait for the next one) is there.
+`predicted` was written down before the first measurement, by the issue that asked for it or by whoever built it. What
+whole steps gain stands in compare.json, what products gain in blas.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+import record
+from timing import Clock, Run, spread
+from workload import Workload
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.cpu_device import CpuDevice
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.numpy_ops import slabs
+from gpu_backprop.backend.threads import threads
+from gpu_backprop.training.fed_steps import minibatch
+
+RESULTS = Path(__file__).parent / "results" / "levers.json"
+ROUNDS = 15
+SPAN = 0.01
+"""Seconds that one timing takes, about, if one run does not take longer."""
+
+SMALL, MEDIUM, LARGE = 8_970, 669_706, 11_972_510
+"""Parameters of 64-64-64-10, 784-512-512-10 and 784-2500-2000-1500-1000-500-10."""
+
+
+class Lever(NamedTuple):
+    """Twice the same work: as it was, and with the lever."""
+
+    name: str
+    predicted: str
+    before: Run
+    after: Run
+
+
+def run_all(calls: Calls) -> Run:
+    """The calls as one, bound."""
+    bound = tuple(calls)
+
+    def run() -> None:
+        for call in bound:
+            call()
+
+    return run
+
+
+def normal(*shape: int) -> Array:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def adam(ops: Any, device: Device, size: int) -> Run:
+    """One update of so many parameters."""
+    w, g, m, v = normal(size), normal(size), normal(size), np.abs(normal(size))
+    hyper = np.array([0, 1e-4, 0.9, 0.999, 1e-8, 0])
+    return run_all(device.sequence(ops.adam(device, w, g, m, v, False, hyper, None, None)))
+
+
+def whole(build: Callable[[], Run]) -> Run:
+    """The same with operands that are not cut."""
+    size = slabs.SLAB
+    slabs.SLAB = 1 << 60
+    try:
+        return build()
+    finally:
+        slabs.SLAB = size
+
+
+def step(workload: Workload, count: int, together: bool = True) -> Run:
+    """A training step on so many threads, in one call or in one for each operation."""
+    trainer = workload.trainer()
+    assert isinstance(trainer.device, CpuDevice)
+    trainer.device.threads = count  # before anything is bound
+    plan = trainer.fed_steps.load(trainer, minibatch(trainer, *workload.data(workload.batch))).plan
+    calls = [call for operation in plan.operations for call in operation.calls]
+    return run_all(trainer.device.sequence(calls) if together else calls)
+
+
+def of_numpy(device: Device) -> list[Lever]:
+    """Where NumPy does everything."""
+    x, columns, ones = normal(512, 1024), np.empty(1024, np.float32), np.ones(512, np.float32)
+    zeros, out, y = np.zeros_like(x), np.empty_like(x), np.empty_like(x)
+    a, b, c = normal(32, 64), normal(64, 64), normal(32, 64)
+    order, rows = np.random.default_rng(0).permutation(4096)[:64], np.empty((64, 784), np.float32)
+    data, pool = normal(4096, 784), ThreadPoolExecutor(2)
+    halves = [(half, y[k * 256 : (k + 1) * 256]) for k, half in enumerate(np.split(x, 2))]
+
+    def on_two_threads() -> None:
+        for done in [pool.submit(np.tanh, *half) for half in halves]:
+            done.result()
+
+    found = [
+        Lever(
+            f"NumPy: Adam of {size:,} parameters in slabs of 1 MB", said,
+            whole(lambda size=size: adam(numpy_ops, device, size)), adam(numpy_ops, device, size),
+        )
+        for size, said in ((MEDIUM, "1.5 to 2"), (LARGE, "1.5 to 2"))
+    ]  # fmt: skip
+    return [
+        *found,
+        Lever(
+            "NumPy: ∇b as a product with ones", "2 to 3",
+            lambda: np.add.reduce(x, 0, None, columns), lambda: np.dot(ones, x, columns),
+        ),
+        Lever(
+            "NumPy: relu as the maximum with an array of zeros", "3",
+            lambda: np.maximum(x, np.float32(0), out=out), lambda: np.maximum(x, zeros, out=out),
+        ),
+        Lever(
+            "NumPy: np.dot for np.matmul, 32×64 @ 64×64", "1 µs a call",
+            lambda: np.matmul(a, b, c), lambda: np.dot(a, b, c),
+        ),
+        Lever(
+            'NumPy: take(mode="clip") of 64 rows of 784', "not predicted",
+            lambda: data.take(order, 0, rows), lambda: data.take(order, 0, rows, "clip"),
+        ),
+        Lever("NumPy: tanh 512×1024 on two Python threads", "1.9", lambda: np.tanh(x, y), on_two_threads),
+    ]  # fmt: skip
+
+
+def of_kernels(device: CpuDevice) -> list[Lever]:
+    """Where kernels are compiled."""
+    digits = Workload((64, 64, 64, 10), 32, device="cpu")
+    wide = Workload((784, 512, 512, 10), 1024, device="cpu")
+    found = [
+        Lever(
+            f"compiled: Adam of {size:,} parameters in one pass, against NumPy in slabs", "3",
+            adam(numpy_ops, Device("cpu", "", "float32", np, numpy_ops), size), adam(device.ops, device, size),
+        )
+        for size in (SMALL, MEDIUM, LARGE)
+    ]  # fmt: skip
+    found.append(
+        Lever(
+            f"compiled: a step of {digits}, B {digits.batch}, as one call instead of one an operation",
+            "2",
+            step(digits, device.threads, together=False),
+            step(digits, device.threads),
+        )
+    )
+    for one, said in ((digits, "1.4"), (wide, "1.9")):
+        name = f"compiled: a step of {one}, B {one.batch}, on {device.threads} threads instead of one"
+        found.append(Lever(name, said, step(one, 1), step(one, device.threads)))
+    return found
+
+
+def timed(clock: Clock, lever: Lever, product: Run) -> dict[str, Any]:
+    """Both sides in turns, each after a product."""
+    lever.before()
+    lever.after()
+    slower = max(clock.once(lever.before).device, clock.once(lever.after).device)
+    times = max(1, int(SPAN * 1e6 / slower)) if clock.rounds > 1 else 1
+    found = clock.in_turns({"before": lever.before, "after": lever.after}, times, before=product)
+    before, after = ([one.device for one in found[side]] for side in ("before", "after"))
+    return {
+        "lever": lever.name,
+        "predicted": lever.predicted,
+        "before_us": spread(before),
+        "after_us": spread(after),
+        "times as fast": spread([b / a for b, a in zip(before, after, strict=True)]),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one round, which only shows that it runs; writes nothing")
+    quick, started = parser.parse_args(arguments).quick, time.perf_counter()
+    device, compiled = Device("cpu", "", "float32", np, numpy_ops), open_device("cpu")
+    x, w, z = normal(256, 784), normal(784, 512), np.empty((256, 512), np.float32)
+    rows = []
+    for one, levers in ((device, of_numpy(device)), (compiled, of_kernels(compiled) if is_compiled(compiled) else [])):
+        clock = Clock(one, 1 if quick else ROUNDS)
+        with one.computing():
+            rows += [timed(clock, lever, lambda: np.dot(x, w, z)) for lever in levers]
+    for row in rows:
+        found = row["times as fast"]
+        print(
+            f"{row['lever']}: × {found['median']} ({found['least']} to {found['most']}; predicted {row['predicted']})"
+        )
+    if not is_compiled(compiled):
+        print(f"left out: what compiled kernels bring ({compiled.reason})")
+    if not quick:
+        about = {"threads": threads(), "this device": compiled.reason, "levers": rows}
+        record.write(RESULTS, "python bench/levers.py", time.perf_counter() - started, about)
+    return 0
+
+
+def is_compiled(device: Device) -> TypeGuard[CpuDevice]:
+    return isinstance(device, CpuDevice)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What every contender is given, and what it can be asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Parameters = list[tuple[Any, Any]]
+
+
+class Missing(Exception):
+    """The library, or its CUDA device, is not here."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on: hidden layers of one activation; under labels softmax and cross entropy, else Σ½(y − y*)².
+
+    Attributes:
+        x: float32 (rows, inputs); rows is a multiple of batch.
+        target: int64 (rows,), labels; or float32 (rows, outputs).
+        parameters: W (inputs, outputs) and b of each layer, to begin with.
+        batch: rows of a minibatch, whose losses are averaged.
+        settings: of the optimizer: the learning rate; for Adam β₁, β₂ and ε too.
+        activation: "tanh" or "relu".
+        device: "cpu" or "cuda".
+    """
+
+    x: Any
+    target: Any
+    parameters: Parameters
+    batch: int
+    settings: tuple[float, ...]
+    activation: str = "relu"
+    device: str = "cpu"
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self.rows // self.batch
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the targets are labels."""
+        return bool(self.target.ndim == 1)
+
+    @property
+    def adam(self) -> bool:
+        """Whether the optimizer is Adam; else it is plain SGD."""
+        return len(self.settings) > 1
+
+    def save(self, folder: Path) -> None:
+        settings = {"batch": self.batch, "settings": self.settings}
+        names = {"activation": self.activation, "device": self.device}
+        np.savez(folder / "task.npz", x=self.x, target=self.target, **settings, **names)
+        save_parameters(folder / "parameters.npz", self.parameters)
+
+    @classmethod
+    def load(cls, folder: Path) -> Task:
+        parameters = load_parameters(folder / "parameters.npz")
+        with np.load(folder / "task.npz", allow_pickle=False) as file:
+            settings = int(file["batch"]), tuple(file["settings"].tolist())
+            names = str(file["activation"]), str(file["device"])
+            return cls(file["x"], file["target"], parameters, *settings, *names)
+
+
+def save_parameters(path: Path, parameters: Parameters) -> None:
+    named = {f"{kind}{k}": a for k, pair in enumerate(parameters) for kind, a in zip("wb", pair, strict=True)}
+    np.savez(path, **named)
+
+
+def load_parameters(path: Path) -> Parameters:
+    with np.load(path, allow_pickle=False) as file:
+        return [(file[f"w{k}"], file[f"b{k}"]) for k in range(len(file.files) // 2)]
+
+
+class Peer:
+    """One who trains a task. What a method has begun is done when it returns.
+
+    Attributes:
+        version: of the library, with its name.
+    """
+
+    version = ""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def reset(self) -> None:
+        """Back to the first parameters, and a new state of the optimizer."""
+        raise NotImplementedError
+
+    def epoch(self, shuffle: bool) -> float:
+        """Trains one and gives its mean loss."""
+        raise NotImplementedError
+
+    def steps(self, times: int) -> int:
+        """So many steps, or some more, on the first minibatch, which lies where it is needed; how many it were."""
+        raise NotImplementedError
+
+    def parameters(self) -> Parameters:
+        """As they are now, in NumPy."""
+        raise NotImplementedError
+
+    def train(self) -> float:
+        """Trains an epoch in a new order; its seconds."""
+        started = time.perf_counter()
+        self.epoch(shuffle=True)
+        return time.perf_counter() - started
+
+    def epochs(self, times: int) -> float:
+        """Trains one more and then so many; the seconds of these, without the first: in that the data come into the
+        caches, and what is made once for a run of epochs is made."""
+        self.train()
+        return sum(self.train() for _ in range(times))
+
+    def floor(self, times: int) -> int:
+        """So many times the matrix products of a step alone; only ours can tell them apart."""
+        raise NotImplementedError

@@ -1,0 +1,284 @@
+"""Puts what was measured where people read it: python bench/plot.py
+
+From the files of bench/results and nothing else it makes the plot compare.svg there, the table of README.md and the
+tables of docs/performance.md, each between two comments:
+
+    <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mnist_seconds
+import standing
+from growth_plots import STYLE
+from peers import NUMPY_ALONE, ON_CPU, OURS
+from standing import WAYS, Found, Summary, rows, told
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "compare.json"
+PLOT = RESULTS.with_suffix(".svg")
+
+BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
+"""What stands around a part of a text that is made here; {} is its name."""
+
+COLUMNS = {
+    "PyTorch": standing.PYTORCH,
+    "JAX, jitted step": (standing.JITTED,),
+    "JAX, epoch in lax.scan": ("JAX, epoch in lax.scan",),
+    "scikit-learn": ("scikit-learn, partial_fit",),
+    "the fastest of them": ON_CPU,
+}
+"""What README compares with: of several forms the faster one of each row counts."""
+
+COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1"), strict=True))
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def readme(found: Found) -> str:
+    """How many times as fast we are, end to end, network by network; the plot; and on what it was measured."""
+    mine = rows(found, OURS, "end to end")
+    networks = dict.fromkeys((row.contest["network"], row.contest["batch"]) for row in mine)
+    cells = []
+    for network, batch in networks:
+        those = [row for row in mine if (row.contest["network"], row.contest["batch"]) == (network, batch)]
+        us = sorted(row.us for row in those)
+        means = (times_as_fast(standing.against(those, peers)) for peers in COLUMNS.values())
+        cells.append((network, f"{batch:,}", f"{number(us[0])} to {number(us[-1])}", *means))
+    heads = ("network", "batch", "ours, µs a step", *(f"times as fast as {name}" for name in COLUMNS))
+    return "\n\n".join(
+        [
+            table(heads, cells),
+            f"![How long each takes, in steps of ours]({PLOT.relative_to(ROOT).as_posix()})",
+            f"Epochs end to end, in the geometric mean over tanh and relu, SGD and Adam, on {circumstances(found)}.",
+            *(line for ours in (OURS, NUMPY_ALONE) for line in list(Summary.of(found, ours, "end to end").lines())[:1]),
+        ]
+    )
+
+
+def performance(found: Found, mnist: Found | None) -> str:
+    """Every row, the summary, and the seconds on MNIST."""
+    parts = [f"Measured on {circumstances(found)}; µs a step, medians of {found['rounds']} rounds."]
+    names = [name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in found["contenders"]]
+    heads = (
+        "", *names, "products alone", "times the fastest peer", f"the same, {NUMPY_ALONE.partition(', ')[2]}"
+    )  # fmt: skip
+    for way in WAYS:
+        cells = [
+            (c["name"], *(told(c[way]["us"].get(n)) for n in names), told(c.get("floor_us")), best(c, way, OURS),
+             best(c, way, NUMPY_ALONE))
+            for c in found["contests"] if way in c
+        ]  # fmt: skip
+        parts += [f"**{way[0].upper()}{way[1:]}**", table(heads, cells)]
+    parts += [
+        "\n".join(f"- {line}" for line in summary.lines()) for summary in standing.summaries(found) if summary.rows
+    ]
+    parts.append(standing.disturbances(found))
+    refused = [f"- {c['name']}: {name}: {why}" for c in found["contests"] for name, why in c["not timed"].items()]
+    parts += ["Not timed:\n\n" + "\n".join(refused)] if refused else []
+    parts += [f"Left out: {name}: {why}." for name, why in found["left out"].items()]
+    if mnist is not None:
+        goals = mnist["seconds to"]
+        heads = ("", *(f"seconds to {goal} (epochs)" for goal in goals))
+        cells = [(name, *(mnist_seconds.reached(goals[g][name]) for g in goals)) for name in mnist["runs"]]
+        how = f"{mnist['network']}, {mnist['activation']}, {mnist['optimizer']}, B {mnist['batch']}"
+        seeds = f"medians of {len(mnist['seeds'])} seeds, on {circumstances(mnist)}"
+        parts += [f"**Seconds of training on MNIST** ({how}; {seeds}):", table(heads, cells)]
+    return "\n\n".join(parts)
+
+
+def best(contest: Found, way: str, ours: str) -> str:
+    """How many times as fast as the fastest peer, from the least to the most of the rounds."""
+    row = next(iter(rows({"contests": [contest]}, ours, way)), None)
+    if row is None:
+        return "-"
+    ratio = contest[way]["others / ours"][ours][row.best]
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+
+
+def circumstances(found: Found) -> str:
+    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    versions = sorted({version for name, version in found["contenders"].items() if name in ON_CPU})
+    ours = sorted({v for name, v in found["contenders"].items() if name not in ON_CPU})
+    return (
+        f"{found['processor']}, {threads}, {found['system']}, Python {found['versions']['python']}, NumPy "
+        f"{found['versions']['numpy']}, {', '.join((*versions, *ours))} ({found['date']})"
+    )
+
+
+def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def times_as_fast(mean: float) -> str:
+    return "-" if math.isnan(mean) else f"{mean:.2f}"
+
+
+def number(us: float) -> str:
+    return f"{us:,.{0 if us >= 100 else 1}f}"
+
+
+def levers(found: Found) -> str:
+    """What bench/levers.py found."""
+    heads = ("lever", "predicted: times as fast", "before, µs", "after, µs", "found")
+    return table(heads, [
+        (row["lever"], row["predicted"], told(row["before_us"]), told(row["after_us"]), between(row["times as fast"]))
+        for row in found["levers"]
+    ])  # fmt: skip
+
+
+def products(found: Found) -> str:
+    """What bench/blas.py found."""
+    names = [name for name in next(iter(found["products"].values())) if name != "batch"]
+    cells = [
+        (f"{network.partition(',')[0]}, B {row['batch']:,}", *(number(row[name]["microseconds"]) for name in names))
+        for network, row in found["products"].items()
+    ]
+    fastest = [
+        max(row[name]["times as fast as NumPy"] for name in names if name.startswith("MKL"))
+        for row in found["products"].values()
+        if any(name.startswith("MKL") for name in names)
+    ]
+    said = f"MKL's best form is {min(fastest):.2f} to {max(fastest):.2f} times as fast as NumPy." if fastest else ""
+    heads = ("", *(f"{name.replace('ours', 'NumPy, split by our threads')}, µs" for name in names))
+    about = f"MKL {found['mkl']}, {found['threads']} threads, medians of {found['rounds']} rounds."
+    return "\n\n".join([table(heads, cells), f"{said} {about}".strip()])
+
+
+def denormals(found: Found) -> str:
+    """What bench/denormals.py found."""
+    heads = ("", "normal, µs", "denormal, µs", "times as long")
+    return table(heads, [
+        (row["what"], told(row["normal_us"]), told(row["denormal_us"]), between(row["denormal / normal"]))
+        for row in found["rows"]
+    ])  # fmt: skip
+
+
+def growth(found: Found) -> str:
+    """What bench/growth.py found that is paid once, and the memory of a step."""
+    importing, building, points = found["importing"], found["building"], found["memory"]["points"]
+    rest, most = max(point["own"] for point in points), max(point["while running"] for point in points)
+    return "\n".join(
+        [
+            f"- Importing the package takes {told(importing['beyond_numpy_ms'])} ms beyond NumPy's own "
+            f"{told(importing['numpy_ms'])} (bound: {importing['bound_ms']}).",
+            f"- The first step of {building['network'].count('-')} layers, in a fresh process, takes "
+            f"{told(building['first_step_ms'])} ms (bound: {building['bound_ms']}), of which the plan is "
+            f"{told(building['plan_ms'])}.",
+            "- What a step allocates when it is built is what its plan says and, for the records of its calls, at most "
+            f"{rest:,} bytes more ({len(points)} kinds of steps); while it runs, at most {most:,} bytes, which are "
+            "Python's own.",
+        ]
+    )
+
+
+def between(spread: Found) -> str:
+    return f"**{spread['median']:.2f}** ({spread['least']:.2f} to {spread['most']:.2f})"
+
+
+def put(text: str, name: str, made: str) -> str:
+    """A text with what was made between the two comments of that name.
+
+    Raises:
+        ValueError: it does not have them.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
+    around = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if len(around.findall(text)) != 1:
+        raise ValueError(f"it needs the comments {begin} and {end}, once")
+    return around.sub(lambda _: f"{begin}\n\n{made}\n\n{end}", text)
+
+
+# Plot -----------------------------------------------------------------------------------------------------------------
+
+
+def draw(found: Found, path: Path) -> None:
+    """How long each peer takes, in steps of ours: a line a network, a point for each activation and optimizer."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        _draw(found).savefig(path, metadata={"Date": None})
+
+
+def _draw(found: Found) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for one, way in zip(axes, WAYS, strict=True):
+        mine = rows(found, OURS, way)
+        lines = list(dict.fromkeys(line(row.contest) for row in mine))
+        for k, peer in enumerate(ON_CPU):
+            points = [(row.ratios[peer], lines.index(line(row.contest))) for row in mine if peer in row.ratios]
+            if points:
+                x, y = zip(*points, strict=True)
+                one.plot(x, [at + 0.12 * (k - 2) for at in y], "o", ms=3, color=COLOURS[peer], label=peer)
+        one.axvline(1, color="black", lw=1)
+        one.set_xscale("log")
+        one.set_title(way, fontsize=9)
+        one.set_xlabel("its time / ours", fontsize=8)
+        one.set_yticks(range(len(lines)), lines)
+        one.tick_params(labelsize=7)
+        one.grid(axis="x", which="both", lw=0.3)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
+    return figure
+
+
+def line(contest: Found) -> str:
+    layers = contest["network"].split("-")
+    short = contest["network"] if len(layers) < 6 else f"{layers[0]}-{layers[1]}-…-{layers[-1]}"
+    return f"{short}, B {contest['batch']:,}"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def parts() -> Iterator[tuple[Path, str, str]]:
+    """Each file, the name of a part of it, and what stands there."""
+    page, found = ROOT / "docs" / "performance.md", read(RESULTS)
+    if found is not None:
+        yield ROOT / "README.md", "compare", readme(found)
+        yield page, "compare", performance(found, read(mnist_seconds.RESULTS))
+    for name, file, make in (
+        ("levers", "levers", levers), ("products", "blas", products), ("denormals", "denormals", denormals),
+        ("growth", "growth", growth),
+    ):  # fmt: skip
+        if (one := read(RESULTS.with_name(f"{file}.json"))) is not None:
+            yield page, name, make(one)
+
+
+def main() -> int:
+    if (found := read(RESULTS)) is None:
+        print(f"plot.py: {RESULTS.relative_to(ROOT)} is not there: run python bench/compare.py", file=sys.stderr)
+        return 1
+    draw(found, PLOT)
+    for path, name, made in parts():
+        try:
+            text = put(path.read_text(encoding="utf-8"), name, made)
+        except (OSError, ValueError) as error:
+            print(f"plot.py: {path.relative_to(ROOT)}: {error}", file=sys.stderr)
+            return 1
+        path.write_text(text, encoding="utf-8")
+        print(f"written to {path.relative_to(ROOT)}: {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Times on any device: by its own clock, after a warm-up, and of several things in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from gpu_backprop.backend.device import Device
+
+Run = Callable[[], object]
+
+
+class Time(NamedTuple):
+    """µs a run: on the device, and of the host, which asks for it. On a CPU the two are one."""
+
+    device: float
+    host: float
+
+
+class Clock:
+    """Times what runs on one device: on CUDA between events of its stream.
+
+    Args:
+        device: it has to be the computing one, see `Device.computing`.
+        rounds: how often everything is timed.
+    """
+
+    def __init__(self, device: Device, rounds: int) -> None:
+        self.device, self.rounds = device, rounds
+
+    def once(self, run: Run, times: int = 1) -> Time:
+        """`times` runs in a row."""
+        self.device.synchronize()
+        begin = self.device.mark()
+        asked = time.perf_counter()
+        for _ in range(times):
+            run()
+        asked = time.perf_counter() - asked
+        elapsed = self.device.microseconds(begin, self.device.mark())
+        return Time(elapsed / times, asked * 1e6 / times)
+
+    def in_turns(self, runs: Mapping[str, Run], times: int = 1, before: Run | None = None) -> dict[str, list[Time]]:
+        """A time a round of each run, warmed up by one round that does not count. `before` prepares each."""
+        rounds: list[dict[str, Time]] = []
+        for _ in range(1 + self.rounds):
+            times_of: dict[str, Time] = {}
+            for name, run in runs.items():
+                if before:
+                    before()
+                times_of[name] = self.once(run, times)
+            rounds.append(times_of)
+        return {name: [times_of[name] for times_of in rounds[1:]] for name in runs}
+
+
+def median(values: Sequence[float], digits: int = 2) -> float:
+    return round(statistics.median(values), digits)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
+    """The median, and between which bounds all of them lie."""
+    return {"median": median(values, digits), "least": round(min(values), digits), "most": round(max(values), digits)}
