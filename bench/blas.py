@@ -26,19 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contests import CONFIGURATIONS
+from timing import in_order
 
 RESULTS = Path(__file__).parent / "results" / "blas.json"
-NETWORKS = {
-    "64-64-64-10": 32,
-    "64-128-10": 256,
-    "8-32-32-1": 64,
-    "784-100-10": 64,
-    "784-512-512-10": 128,
-    "784-512-512-10, large": 1024,
-    "1024-1024-1024-1024-10": 512,
-    "784-2500-2000-1500-1000-500-10": 256,
-}
-"""The batch size of each."""
 LAYERS = "SEQUENTIAL", "INTEL", "GNU"
 """How MKL may get its threads, as MKL_THREADING_LAYER says; TBB cannot be loaded from the wheels."""
 CONTENDERS = "NumPy", *(f"MKL, {layer}" for layer in LAYERS), "ours"
@@ -52,16 +43,15 @@ class Missing(Exception):
     """What is timed is not here."""
 
 
-def products(network: str, batch: int) -> list[Product]:
+def products(widths: Sequence[int], batch: int) -> list[Product]:
     """Those of a step: z = x@W, ∇W = xᵀ@∇z, and but for the first layer ∇x = ∇z@Wᵀ."""
-    sizes = [int(size) for size in network.partition(",")[0].split("-")]
     draw = np.random.default_rng(0)
 
     def new(*shape: int) -> Any:
         return draw.standard_normal(shape, dtype=np.float32)
 
     found: list[Product] = []
-    for layer, (inputs, units) in enumerate(pairwise(sizes)):
+    for layer, (inputs, units) in enumerate(pairwise(widths)):
         x, w, z = new(batch, inputs), new(inputs, units), new(batch, units)
         found += [(x, w, np.empty_like(z)), (x.T, z, np.empty_like(w))]
         if layer:
@@ -105,20 +95,12 @@ def by_us(some: Sequence[Product]) -> Callable[[], object]:
     return in_order(calls)
 
 
-def in_order(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    def run() -> None:
-        for call in calls:
-            call()
-
-    return run
-
-
 def measure(contender: str, window: float) -> dict[str, float]:
     """µs for the products of each network, once each in `window` seconds; checked against NumPy's."""
     how = {"NumPy": by_numpy, "ours": by_us}.get(contender, by_mkl)
     found, done = {}, list[Product]()
-    for network, batch in NETWORKS.items():
-        some = products(network, batch)
+    for network in CONFIGURATIONS:
+        some = products(network.widths, network.batch)
         run = how(some)
         run()
         begin = time.perf_counter()
@@ -127,7 +109,7 @@ def measure(contender: str, window: float) -> dict[str, float]:
         begin = time.perf_counter()
         for _ in range(times):
             run()
-        found[network] = (time.perf_counter() - begin) / times * 1e6
+        found[str(network)] = (time.perf_counter() - begin) / times * 1e6
         done += some
     # only now, since the threads of NumPy's BLAS look for the next product for a while, and take the cores from others
     for a, b, out in done:
@@ -152,8 +134,9 @@ def ask(contender: str, window: float, threads: int) -> dict[str, Any]:
 def summary(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """By network: the median µs of each contender, and how many times as long NumPy took, round by round."""
     found: dict[str, Any] = {}
-    for network in NETWORKS:
-        found[network] = {"batch": NETWORKS[network]}
+    for configuration in CONFIGURATIONS:
+        network = str(configuration)
+        found[network] = {"batch": configuration.batch}
         for name in rounds[0]:
             if "missing" in rounds[0][name]:
                 continue
@@ -190,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left_out = {name: answer["missing"] for name, answer in rounds[0].items() if "missing" in answer}
     for network, row in found.items():
         figures = "  ".join(f"{name} {row[name]['microseconds']:,.1f}" for name in CONTENDERS if name in row)
-        print(f"{network} B {row['batch']}, µs:  {figures}")
+        print(f"{network}, µs:  {figures}")
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     if given.quick:

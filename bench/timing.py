@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gpu_backprop.backend.device import Device
@@ -52,6 +52,17 @@ class Clock:
                 times_of[name] = self.once(run, times)
             rounds.append(times_of)
         return {name: [times_of[name] for times_of in rounds[1:]] for name in runs}
+
+
+def in_order(calls: Iterable[Run]) -> Run:
+    """The calls, one after the other, as one."""
+    bound = tuple(calls)
+
+    def run() -> None:
+        for call in bound:
+            call()
+
+    return run
 
 
 def median(values: Sequence[float], digits: int = 2) -> float:
