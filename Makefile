@@ -40,7 +40,7 @@ lint: $(VENV)/have-lint
 
 proof: $(VENV)/have-plot $(VENV)/have-test nvrtc
 	$(BIN)/python bench/proof.py --cuda13 $(VENV)-nvrtc13/bin/python --cuda12 $(VENV)-nvrtc12/bin/python \
-		--emulator "$(EMULATOR)"
+		--emulator "$(EMULATOR)" $(ARGS)
 
 # The machine should do nothing else meanwhile. ARGS is handed to bench/compare.py; ARGS=--quick only shows that all of
 # it runs, and keeps no figures.

@@ -1,6 +1,7 @@
-"""Run every long proof in full and write docs/proof.md: the date, the commit, each command and its result.
+"""Run every long proof in full and write docs/proof.md: each command and its result, with the date and the commit.
 
-Run it as: make proof, or make proof EMULATOR=PROGRAM, where PROGRAM runs a command on an emulated CUDA device
+Run it as: make proof, or make proof EMULATOR=PROGRAM, where PROGRAM runs a command on an emulated CUDA device.
+make proof ARGS="--only assault" runs those alone whose command has that in it; what was said of the others stays.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -55,6 +57,13 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if " " in word else word
 
 
+HEAD = """# Proof
+
+Written by `make proof`, which runs every long proof in full. Each says when it was run, and of which commit.
+
+`$EMULATOR` is a program that runs a command on an emulated CUDA device; without one, these tests want a real device.
+"""
+
 TESTS = ("-m", "pytest", "--color=no", "-q")
 ON_DEVICE = (*TESTS, "-m", "gpu")
 PROOFS = (
@@ -72,6 +81,16 @@ PROOFS = (
         "They pass on NumPy alone, where no compiler is",
         (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host", "--ignore", "tests/compiled"),
         setting=("GPU_BACKPROP_COMPILER", "none"),
+    ),
+    *(
+        Proof(claim, (f"bench/assault/{name}.py",))
+        for name, claim in {
+            "data_files": "No damaged data file ends the program or takes more memory than it may",
+            "models": "No damaged model file loads as something else",
+            "kills": "No signal leaves a torn file or loses what was learned",
+            "miscompilations": "No kernel that was compiled wrongly trains a network",
+            "threads": "No thread gets what belongs to another one",
+        }.items()
     ),
     Proof("The digits are learned, whatever the seed", ("bench/digits.py",)),
     Proof("Every kernel compiles for every architecture of CUDA 13, without spills", ("bench/kernels.py",), "13"),
@@ -95,12 +114,16 @@ def main() -> int:
     parser.add_argument("--cuda12", default=sys.executable, help="the Python that has CuPy for CUDA 12")
     parser.add_argument("--cuda13", default=sys.executable, help="the Python that has CuPy for CUDA 13")
     parser.add_argument("--emulator", default="", help="what runs a command on an emulated CUDA device")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the proofs that have this in their command")
     given = parser.parse_args()
     pythons = {"": sys.executable, "12": given.cuda12, "13": given.cuda13}
+    chosen = [proof for proof in PROOFS if given.only in str(proof)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        done = list(pool.map(lambda proof: section(proof, given.emulator, pythons[proof.cuda]), PROOFS))
-    PROOF.parent.mkdir(exist_ok=True)
-    PROOF.write_text("\n".join([head(), *(text for text, _ in done)]), encoding="utf-8")
+        done = list(pool.map(lambda proof: section(proof, given.emulator, pythons[proof.cuda]), chosen))
+    said = [text for text, _ in done]
+    written = re.split(r"^(?=## )", PROOF.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:] if PROOF.exists() else []
+    texts = [next((text for text in (*said, *written) if text.startswith(f"## {proof.claim}")), "") for proof in PROOFS]
+    PROOF.write_text("\n".join([HEAD, *(text.rstrip() + "\n" for text in texts if text)]), encoding="utf-8")
     print(f"\nwritten to {PROOF.relative_to(ROOT)}")
     return 0 if all(passed for _, passed in done) else 1
 
@@ -114,7 +137,7 @@ def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
     started = time.perf_counter()
     code, lines = run(proof, proof.words(emulator, python))
     verdict = "passed" if code == 0 else f"FAILED (exit code {code})"
-    took = f"{verdict} in {time.perf_counter() - started:.0f} s"
+    took = f"{verdict} in {time.perf_counter() - started:.0f} s: {measured_on()}"
     said = "\n".join(summary(lines) if code == 0 else lines)
     print(f"\n$ {proof}\n{said}\n{took}\n", flush=True)
     return f"## {claim}\n\n{took}\n\n```\n$ {proof}\n{chr(10).join(summary(lines))}\n```\n", code == 0
@@ -144,20 +167,14 @@ def summary(lines: list[str]) -> list[str]:
     return [line for line in said[start:] if not line.endswith("%]")]
 
 
-def head() -> str:
-    """What was proved, when, and with what."""
-    commit = git("rev-parse", "HEAD") or "unknown"
+def measured_on() -> str:
+    """When a proof was run, on which commit and with what."""
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/proof.md", ":!bench/results")
-    return f"""# Proof
-
-Written by `make proof`, which runs every long proof in full.
-
-- date: {datetime.now(UTC):%Y-%m-%d}
-- commit: {commit}{" with uncommitted changes" if changed else ""}
-- Python {platform.python_version()}, NumPy {version("numpy")}, {platform.system()} {platform.machine()}
-
-`$EMULATOR` is a program that runs a command on an emulated CUDA device; without one, these tests want a real device.
-"""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}{' with uncommitted changes' if changed else ''}, "
+        f"Python {platform.python_version()}, NumPy {version('numpy')}, {platform.system()} {platform.machine()}"
+    )
 
 
 def git(*words: str) -> str:
