@@ -223,6 +223,36 @@ class TestHeldOut:
         assert capsys.readouterr().out.strip() == result[1]
 
 
+class TestArrays:
+    def test_bytes_that_are_no_pixels_are_learned_as_other_numbers_are(self, capsys):
+        x = np.random.default_rng(1).integers(0, 2, (60, 8))
+        said = []
+        for dtype in ("uint8", "int8"):
+            np.savez("yes_or_no.npz", x=x.astype(dtype), y=x[:, 0] ^ x[:, 1])
+            assert train("yes_or_no.npz", "--epochs", "3", "--overwrite") == 0
+            said.append(capsys.readouterr().out)
+        assert "inputs: 8, each brought to mean 0 and standard deviation 1\n" in said[1]
+        hint = " (for pixels, give x the axes rows, height, width)"
+        assert said[0].replace(hint, "").replace("(uint8)", "(int8)").split("cross_entropy")[0] in said[1]
+        assert said[0].split("held-out")[1] == said[1].split("held-out")[1]
+
+    def test_images_in_an_archive_and_one_hot_rows(self, capsys):
+        rng = np.random.default_rng(0)
+        np.savez("a.npz", x=rng.integers(0, 256, (40, 4, 4)).astype(np.uint8), y=np.eye(2)[np.arange(40) % 2])
+        assert train("a.npz", "--epochs", "1") == 0
+        assert capsys.readouterr().out.splitlines()[:4] == [
+            "a.npz: 40 rows of 16 numbers (uint8)",
+            "y is one-hot, 0 but for a single 1 in each row (--task regression takes them as numbers), so this is "
+            "classification into 2 classes",
+            "classes (rows): 0 (20), 1 (20)",
+            "inputs: 16, pixels, divided by 255",
+        ]
+        assert train("a.npz", "--epochs", "1", "--overwrite", "--task", "classification", "--quiet") == 0
+        assert capsys.readouterr().out.startswith("test accuracy: ")
+        assert train("a.npz", "--epochs", "1", "--overwrite", "--task", "regression", "--quiet") == 0
+        assert capsys.readouterr().out.startswith("test R²: ")
+
+
 class TestColumns:
     def test_suspicions_and_unknown_categories_go_to_standard_error(self, capsys, tmp_path):
         lines = Path(flowers()).read_text().splitlines()

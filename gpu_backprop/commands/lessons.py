@@ -180,6 +180,8 @@ def _tell(preprocessing: Preprocessing, data: Data, quiet: bool) -> None:
     if isinstance(data, Table):
         columns = [_input(name, data.columns[name]) for name in preprocessing.columns[:SHOWN]]
         print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
+    else:
+        print(f"inputs: {preprocessing.inputs:,}, {preprocessing.how}")
     print()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gpu_backprop.data.cells import is_number
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import Array, Arrays, Table
-from gpu_backprop.data.target import Classes, Target, given
+from gpu_backprop.data.target import Classes, Target, class_values
 
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 IGNORE = "--ignore (ignore= in Python)"
@@ -24,7 +24,7 @@ def warnings(data: Table | Arrays, names: Sequence[str], rows: Array, target: Ta
         yield from _about_names(data, names)
         yield from _about_spread(data, columns)
         yield from _about_text(data, {name: column for name, column in columns.items() if column.dtype == object})
-    elif data.x.dtype != np.uint8:  # images have pixels that are always white
+    elif not data.images:  # these have pixels that are always white
         yield from _about_features(data, rows)
     if isinstance(target, Classes):
         yield from _about_classes(data, target)
@@ -87,7 +87,7 @@ def _about_features(data: Arrays, rows: Array) -> Iterator[str]:
 
 
 def _about_classes(data: Table | Arrays, target: Classes) -> Iterator[str]:
-    values = given(data, target.column).tolist()
+    values = class_values(data, target.column).tolist()
     once = [value for value, times in Counter(values).items() if times == 1]
     if once:
         names = listed(int(value) if isinstance(value, float) else value for value in once)

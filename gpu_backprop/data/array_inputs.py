@@ -18,13 +18,13 @@ from gpu_backprop.data.table_inputs import FILL_IN
 BLOCK = 1 << 20
 """Values that are scaled at one time."""
 
-WHITE = 255
-"""The largest uint8."""
+WHITE, DARK = 255, 128
+"""The largest uint8; and of what images have only less, the largest pixel is taken for white."""
 
 
 @dataclass(frozen=True, eq=False)
 class ByteInputs:
-    """uint8 arrays, such as images: x = v/255."""
+    """Images of uint8: x = v/255."""
 
     inputs: int
 
@@ -107,6 +107,18 @@ class ArrayInputs:
     def from_dict(cls, given: Mapping[str, Any]) -> ArrayInputs:
         impute = stored.choice(given, "impute", (None, *IMPUTE))
         return cls(Scaling.from_dict(given, None, filled=impute is not None), impute)
+
+
+def learn_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
+    """What the given rows teach, and in words how x is scaled."""
+    if not data.images:
+        hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
+        return ArrayInputs.learn(data, rows, impute), f"each brought to mean 0 and standard deviation 1{hint}"
+    inputs, largest = data.x.shape[1], int(data.x.max(axis=1)[rows].max())
+    if largest >= DARK:
+        return ByteInputs(inputs), f"pixels, divided by {WHITE}"
+    scaling = Scaling(np.zeros(inputs), np.full(inputs, float(largest)))
+    return ArrayInputs(scaling, None), "pixels, divided by the largest among the rows to learn from"
 
 
 def _features(number: int) -> list[str]:

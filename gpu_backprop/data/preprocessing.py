@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data import advice, stored
-from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs
+from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, learn_arrays
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.scaling import IMPUTE
@@ -30,7 +30,8 @@ class Preprocessing:
     """How rows of data become x and y: scaling, categories, imputation, and the names of the classes.
 
     A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. A column of
-    text becomes one feature for each category, 1 for the one that a row is and else 0. uint8 arrays become v/255.
+    text becomes one feature for each category, 1 for the one that a row is and else 0. Features of arrays are numeric
+    columns; images of uint8 become v/255, or v over the largest pixel where all are dark.
     A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
 
     Attributes:
@@ -41,6 +42,7 @@ class Preprocessing:
         columns: the columns that a table must have for `transform`; empty for arrays.
         target: the column of the target; None for arrays.
         why: a sentence that says why the task is what it is; empty in what from_dict gives.
+        how: of arrays, how the inputs were scaled, in words; empty for tables, and likewise.
         warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
         unseen: of the last transform, by column, how many rows have a text that is no known category, or none where
             no training row lacked one. The features of the column are all 0 there.
@@ -54,7 +56,7 @@ class Preprocessing:
         self.task, self.target = target.task, target.column
         self.classes: list[str | int] | None = list(target.classes) if isinstance(target, Classes) else None
         self.columns = inputs.names if isinstance(inputs, TableInputs) else []
-        self.why = ""
+        self.why = self.how = ""
         self.warnings: list[str] = []
         self.unseen: dict[str, int] = {}
         self.extra: list[str] = []
@@ -76,7 +78,8 @@ class Preprocessing:
         Args:
             data: a table, or arrays with y.
             target: the column to be predicted; None for arrays.
-            task: "classification", "regression" or "auto": text and at most 20 different whole numbers are classes.
+            task: "classification", "regression" or "auto": text, at most 20 different whole numbers, one-hot rows, and
+                what is labelled as such, as in IDX files, are classes.
             impute: what takes the place of missing values: the "mean" or "median" of a column, or "constant", which is
                 0; missing texts are a category of their own. None: they are an error. Targets must not be missing.
             rows: the training rows, as indices or a mask; None: all.
@@ -93,16 +96,15 @@ class Preprocessing:
         chosen = _rows(data, rows)
         goal, why = learn_target(data, target, chosen, task, standardise_target)
         inputs: TableInputs | ArrayInputs | ByteInputs
+        how = ""
         if isinstance(data, Table):
             inputs = TableInputs.learn(data, _names(data, target, ignore), chosen, impute)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
-        elif data.x.dtype == np.uint8:
-            inputs = ByteInputs(data.x.shape[1])
         else:
-            inputs = ArrayInputs.learn(data, chosen, impute)
+            inputs, how = learn_arrays(data, chosen, impute)
         learned = cls(inputs, goal)
-        learned.why = why
+        learned.why, learned.how = why, how
         learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal))
         return learned
 

@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: st
     with explained(path):
         kind = _kind(path)
     if kind == "folder":
-        return Arrays(str(path), *read_idx_folder(path, part))
+        return Arrays(str(path), *read_idx_folder(path, part), images=True, labelled=True)
     if kind == "npz":
         return read_npz(path, part)
     if kind == "npy":

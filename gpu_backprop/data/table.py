@@ -68,6 +68,8 @@ class Arrays:
         x: (rows, features), of the dtype that is stored: uint8 for images. More axes are flattened into features, and
             one axis is one feature.
         y: the targets, numbers (rows,) or (rows, k), or an object array of str (rows,); None where there are none.
+        images: whether the features are pixels; uint8 of three or four axes always is.
+        labelled: whether y is known to be classes, as in a format for labels; else its values decide.
 
     Raises:
         DataError: x or y of other types or shapes, or of different lengths, or no rows.
@@ -76,12 +78,15 @@ class Arrays:
     source: str
     x: Array
     y: Array | None = None
+    images: bool = False
+    labelled: bool = False
 
     def __post_init__(self) -> None:
         if self.x.dtype.kind not in "biuf":
             raise DataError(f"{self.source}: x has the dtype {self.x.dtype}; it must be numbers")
         if not self.x.size or not self.x.ndim:
             raise DataError(f"{self.source}: x has the shape {self.x.shape}; it must have rows, and numbers in them")
+        object.__setattr__(self, "images", self.x.dtype == np.uint8 and (self.images or self.x.ndim in (3, 4)))
         object.__setattr__(self, "x", self.x.reshape(len(self.x), -1))
         if self.y is not None:
             object.__setattr__(self, "y", self._checked(self.y))

@@ -24,6 +24,7 @@ LARGEST_CLASS = 2**53
 """Up to here float64, which a table has, tells whole numbers apart."""
 
 CHOOSE = "choose --task {} (task= in Python)"
+OVERRULE = "(--task regression takes them as numbers)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Classes:
     @classmethod
     def learn(cls, data: Table | Arrays, column: str | None, rows: Array) -> Classes:
         """The classes among the given rows."""
-        found = sorted(set(given(data, column)[rows].tolist()))
+        found = sorted(set(class_values(data, column)[rows].tolist()))
         if len(found) == 1:
             raise DataError(
                 f"{data.source}: {_said(column)} is {shown(_class(found[0]))} in every row, which leaves nothing to "
@@ -62,9 +63,7 @@ class Classes:
 
     def targets(self, data: Table | Arrays) -> Array:
         """The labels, int64 (rows,)."""
-        values = given(data, self.column)
-        if values.ndim != 1:
-            raise DataError(f"{data.source}: y has the shape {values.shape}; give one class a row, (rows,)")
+        values = class_values(data, self.column)
         labels = codes(values, self.classes)
         if (labels < 0).any():
             row = int((labels < 0).argmax())
@@ -177,12 +176,15 @@ def _decide(data: Table | Arrays, column: str | None, rows: Array, task: str) ->
     values, name = given(data, column), _said(column)
     if task == "regression":
         return task, "regression was asked for"
+    why = "classification was asked for"
+    if task == "auto" and isinstance(data, Arrays) and data.labelled:
+        task, why = "classification", f"the labels in {data.source} are classes {OVERRULE}"
+    elif task == "auto" and values.ndim == 2:
+        if not _one_hot(values).all():
+            return "regression", f"{name} has {values.shape[1]} columns"
+        task, why = "classification", f"{name} is one-hot, 0 but for a single 1 in each row {OVERRULE}"
     if values.ndim == 2:
-        if task == "classification":
-            raise DataError(
-                f"{data.source}: y has the shape {values.shape}; classification needs a class a row, (rows,)"
-            )
-        return "regression", f"{name} has {values.shape[1]} columns"
+        values = class_values(data, column)
     fractional = np.zeros(len(values), bool) if values.dtype == object else ~_whole(values)
     if task == "classification":
         if fractional.any():
@@ -191,7 +193,7 @@ def _decide(data: Table | Arrays, column: str | None, rows: Array, task: str) ->
                 f"{data.source}, {data.place(row)}: {name} is {values[row]:g}, and a class is a text or a whole number"
                 f"; correct it, or {CHOOSE.format('regression')}"
             )
-        return task, "classification was asked for"
+        return task, why
     if values.dtype == object:
         return "classification", f"{name} is text"
     if fractional.any():
@@ -223,6 +225,28 @@ def given(data: Table | Arrays, column: str | None) -> Array:
         row = int(np.argwhere(np.isinf(values))[0][0])
         raise DataError(f"{data.source}, {data.place(row)}: {_said(column)}, the target, is infinite; correct it")
     return values
+
+
+def _one_hot(values: Array) -> Array:
+    """Which rows of (rows, k) are 0 but for a single 1."""
+    hot: Array = ((values == 1).sum(axis=1) == 1) & ((values == 0).sum(axis=1) == values.shape[1] - 1)
+    return hot
+
+
+def class_values(data: Table | Arrays, column: str | None) -> Array:
+    """What is to be classes, (rows,): the target as `given` has it, or of one-hot rows the column that has the 1."""
+    values = given(data, column)
+    if values.ndim == 1:
+        return values
+    hot = _one_hot(values)
+    if not hot.all():
+        raise DataError(
+            f"{data.source}: y has the shape {values.shape}, and classification needs a class a row, (rows,), or "
+            f"one-hot rows, 0 but for a single 1, which {data.place(int(hot.argmin()))} is not; give such, or "
+            f"{CHOOSE.format('regression')}"
+        )
+    ones: Array = values.argmax(axis=1)
+    return ones
 
 
 def _column_or_y(data: Table | Arrays, column: str | None) -> Array:

@@ -219,7 +219,7 @@ def test_too_many_categories():
 
 
 def test_images():
-    x = np.array([[0, 255], [51, 102]], np.uint8)
+    x = np.array([[[0, 255]], [[51, 102]]], np.uint8)
     learned = Preprocessing.learn(Arrays("mnist", x, np.array([3, 7])))
     np.testing.assert_array_equal(learned.transform(Arrays("more", x)), np.array([[0, 1], [0.2, 0.4]], np.float32))
     assert (learned.task, learned.classes, learned.inputs) == ("classification", [3, 7], 2)
@@ -227,10 +227,62 @@ def test_images():
         "mnist: the classes '3', '7' have one row only, the first in row 1, which can be learned "
         + "from or tested on, not both; add rows"
     ]
+    assert learned.how == "pixels, divided by 255"
     with refuses(
         r"^more: x has the dtype int64, and that of the training data was uint8, from 0 to 255; give the same$"
     ):
         learned.transform(Arrays("more", x.astype(np.int64)))
+
+
+PIXELS = np.array([[0, 255, 17, 4], [51, 102, 3, 9], [1, 2, 3, 130]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "flags", "images"),
+    [
+        ((3, 2, 2), {}, True),
+        ((3, 2, 2, 1), {}, True),
+        ((3, 4), {"images": True}, True),
+        ((3, 4), {}, False),
+        ((3, 4, 1, 1, 1), {}, False),
+    ],
+)
+def test_images_are_what_comes_as_images(shape, flags, images):
+    """In two axes, uint8 is only a small way to store numbers; new rows may have either shape."""
+    y = np.array([1, 2, 2])
+    data = Arrays("a", PIXELS.reshape(shape), y, **flags)
+    learned = Preprocessing.learn(data)
+    numbers = Preprocessing.learn(Arrays("a", PIXELS.astype(np.int64), y)).transform(data)
+    expected = PIXELS / np.float32(255) if images else numbers
+    for form in (3, 4), (3, 2, 2):
+        np.testing.assert_array_equal(learned.transform(Arrays("b", PIXELS.reshape(form))), expected)
+    assert learned.how.startswith("pixels" if images else "each brought to mean 0 and standard deviation 1 (for pixels")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_images_of_other_types_are_numbers(dtype):
+    assert not Arrays("a", PIXELS.reshape(3, 2, 2).astype(dtype), images=True).images
+
+
+@pytest.mark.parametrize("white", [1, 16, 127])
+def test_the_largest_pixel_of_dark_images_is_white(white):
+    x = (np.arange(12).reshape(3, 2, 2) % 2 * white).astype(np.uint8)
+    x[2] = 200  # held out
+    learned = Preprocessing.learn(Arrays("a", x, np.array([1, 2, 2])), rows=[0, 1])
+    np.testing.assert_array_equal(learned.transform(Arrays("a", x))[:2], [[0, 1, 0, 1]] * 2)
+    assert learned.how == "pixels, divided by the largest among the rows to learn from"
+    black = Preprocessing.learn(Arrays("a", np.zeros((2, 2, 2), np.uint8), np.array([1, 2])))
+    assert (black.transform(Arrays("a", x)) == 0).all()
+
+
+def test_what_was_stored_of_bytes_in_two_axes_is_applied_as_before():
+    stored = {
+        "format": 1,
+        "inputs": {"kind": "bytes", "inputs": 4},
+        "target": {"task": "classification", "column": None, "classes": [1, 2]},
+    }
+    x = Preprocessing.from_dict(stored).transform(Arrays("a", PIXELS))
+    np.testing.assert_array_equal(x, PIXELS / np.float32(255))
 
 
 def test_arrays_of_other_types_are_scaled_feature_by_feature():
@@ -344,8 +396,47 @@ def test_labels_and_their_names():
 
 def test_labels_of_several_columns():
     learned = Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])))
-    with refuses(r"b: y has the shape \(3, 2\); give one class a row, \(rows,\)"):
+    with refuses(r"b: y has the shape \(3, 2\), .* a class a row, \(rows,\), or one-hot rows, .*which row 1 is not"):
         learned.targets(Arrays("b", np.eye(3), np.ones((3, 2))))
+    assert learned.targets(Arrays("b", np.eye(3), np.eye(3)[[1, 2, 1]])).tolist() == [0, 1, 0]
+    with refuses("b, row 2: y is '0', which is none of the classes that were learned, '1', '2'"):
+        learned.targets(Arrays("b", np.eye(3), np.eye(3)[[1, 0, 1]]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+def test_one_hot_rows_are_classes(dtype):
+    labels = np.array([2, 0, 1, 2, 0, 1])
+    data = Arrays("a", np.eye(6), np.eye(3)[labels].astype(dtype))
+    learned = Preprocessing.learn(data)
+    assert learned.why == (
+        "y is one-hot, 0 but for a single 1 in each row (--task regression takes them as numbers), so this is "
+        "classification into 3 classes"
+    )
+    assert learned.classes == [0, 1, 2]
+    assert learned.targets(data).tolist() == labels.tolist()
+    assert learned.targets(Arrays("b", np.eye(6), labels)).tolist() == labels.tolist()
+    assert Preprocessing.learn(data, task="classification").to_dict() == learned.to_dict()
+    assert Preprocessing.learn(data, task="regression").outputs == 3
+
+
+@pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0], [0, 0.5, 0.5], [-1, 1, 1], [2, 0, 0]])
+def test_one_row_that_is_not_one_hot_makes_numbers_of_all(row):
+    data = Arrays("a", np.eye(4), np.array([*np.eye(3), row]))
+    assert Preprocessing.learn(data).why == "y has 3 columns, so this is regression"
+    with refuses(r"a: y has the shape \(4, 3\), and .* which row 4 is not; give such, or choose --task regression"):
+        Preprocessing.learn(data, task="classification")
+
+
+def test_labels_by_format_are_classes_however_many():
+    data = Arrays("letters", np.eye(26), np.arange(26), labelled=True)
+    learned = Preprocessing.learn(data)
+    assert learned.why == (
+        "the labels in letters are classes (--task regression takes them as numbers), so this is classification into "
+        "26 classes"
+    )
+    assert Preprocessing.learn(data, task="regression").why == "regression was asked for, so this is regression"
+    with refuses("letters, row 2: y is 0.5, and a class is a text or a whole number"):
+        Preprocessing.learn(Arrays("letters", np.eye(3), np.array([0, 0.5, 1]), labelled=True))
 
 
 def test_quantities_that_are_text_in_a_file():
@@ -382,7 +473,7 @@ def test_several_quantities_a_row():
     assert learned.why == "y has 3 columns, so this is regression"
     np.testing.assert_array_equal(learned.targets(data)[:2], [[-1, -1, 0], [1, 1, 0]])
     np.testing.assert_array_equal(learned.inverse(learned.targets(data)), data.y)
-    with refuses(r"a: y has the shape \(4, 3\); classification needs a class a row"):
+    with refuses(r"a: y has the shape \(4, 3\), and classification needs a class a row"):
         Preprocessing.learn(data, task="classification")
     with refuses("b: y has 1 number a row, and that of the training data had 3"):
         learned.targets(Arrays("b", np.eye(4), np.arange(4.0)))
@@ -528,7 +619,7 @@ def test_held_out_rows_have_no_influence(data, other):
     np.testing.assert_array_equal(one.transform(data)[:4], two.transform(Table("t", changed))[:4])
 
 
-@pytest.mark.parametrize("x", [np.arange(12, dtype=np.uint8).reshape(4, 3), np.arange(12.0).reshape(4, 3)])
+@pytest.mark.parametrize("x", [np.full((4, 3, 1), 255, np.uint8), np.arange(12.0).reshape(4, 3)])
 @pytest.mark.parametrize("y", [np.array(list("abab"), object), np.array([1.5, 2, 3, 4]), np.arange(8.0).reshape(4, 2)])
 @pytest.mark.parametrize("impute", [None, "mean"])
 def test_arrays_are_stored_as_well(x, y, impute):
@@ -551,7 +642,7 @@ LEARNED = [
     Preprocessing.learn(people(), "says", impute="mean").to_dict(),
     Preprocessing.learn(people(), "age").to_dict(),
     Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])), impute="median").to_dict(),
-    Preprocessing.learn(Arrays("a", np.eye(3, dtype=np.uint8), np.eye(3))).to_dict(),
+    Preprocessing.learn(Arrays("a", np.full((3, 3, 1), 255, np.uint8), np.eye(3) * 2)).to_dict(),
 ]
 JUNK = st.one_of(
     st.none(),

@@ -29,6 +29,7 @@ def test_a_folder_of_idx_files(tmp_path, packed):
     assert found.x.dtype == np.uint8
     np.testing.assert_array_equal(found.x, np.arange(12).reshape(3, 4))
     np.testing.assert_array_equal(found.y, [2, 1, 0])
+    assert (found.images, found.labelled) == (True, True)
     assert read(str(tmp_path), part="test").x[0, 0] == 5
 
 
