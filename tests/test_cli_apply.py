@@ -16,6 +16,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.cli import main
+from gpu_backprop.commands.predict import spreadsheet_safe
 from gpu_backprop.data import Preprocessing, read
 from gpu_backprop.network import layers
 
@@ -222,6 +223,55 @@ class TestPredict:
         lines = list(csv.reader(io.StringIO(done.stdout.decode("utf-8"), newline="")))
         assert lines[0] == ["prediction", *sorted(names)]
         assert {line[0] for line in lines[1:]} <= set(names)
+
+    @pytest.mark.parametrize(
+        ("classes", "header"),
+        [
+            (["other", "prediction"], "prediction,other,probability of prediction"),
+            (["prediction", "probability of prediction"], None),
+            (["a", "caf\udce9"], "prediction,a,caf\\udce9"),
+        ],
+    )
+    def test_names_that_would_make_trouble(self, classes, header):
+        np.savez("odd.npz", x=np.arange(40.0).reshape(20, 2), y=np.array(classes * 10))
+        assert main(["train", "odd.npz", "--out", "odd", "--layers", "none", "--epochs", "1", "--quiet"]) == 0
+        assert main(["predict", "odd", "odd.npz", "--output", "p.csv"]) == 0
+        text = Path("p.csv").read_text(encoding="utf-8")
+        assert len(table(text)[0]) == 3  # different names
+        assert header in (None, text.splitlines()[0])
+
+    @pytest.mark.parametrize(
+        ("name", "safe"),
+        [
+            ("=1+1", "'=1+1"),
+            ("+a", "'+a"),
+            ("-a", "'-a"),
+            ("@a", "'@a"),
+            ("a=b", "a=b"),
+            ("\t=a", "'\t=a"),
+            ("\r=a", "'\r=a"),
+            ("'a", "'a"),
+            ("-1", "-1"),
+            (-1, "-1"),
+            ("+2.5e3", "+2.5e3"),
+        ],
+    )
+    def test_names_that_a_spreadsheet_would_run(self, name, safe):
+        assert spreadsheet_safe(name) == safe
+
+    def test_formulas_and_numbers(self, capsys):
+        np.savez("odd.npz", x=np.arange(40.0).reshape(20, 2), y=np.array(["=1+1", "b"] * 10))
+        assert main(["train", "odd.npz", "--out", "odd", "--layers", "none", "--epochs", "1", "--quiet"]) == 0
+        for options, name in ([], "=1+1"), (["--spreadsheet-safe"], "'=1+1"):
+            assert main(["predict", "odd", "odd.npz", "--output", "p.csv", *options]) == 0
+            lines = table(Path("p.csv").read_text(encoding="utf-8"))
+            assert set(lines[0]) == {"prediction", name, "b"}
+            assert {line["prediction"] for line in lines} <= {name, "b"}
+        np.savez("low.npz", x=np.arange(30.0), y=np.arange(30) / 8 - 1000)
+        assert main(["train", "low.npz", "--out", "low", "--layers", "none", "--epochs", "1", "--quiet"]) == 0
+        capsys.readouterr()
+        assert main(["predict", "low", "low.npz", "--spreadsheet-safe"]) == 0
+        assert capsys.readouterr().out.count("\n-") == 30
 
     @pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes on Windows")
     def test_a_reader_that_has_seen_enough(self):

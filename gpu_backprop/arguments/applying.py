@@ -58,7 +58,8 @@ def add_predict(commands: Any) -> None:
         "let a trained network predict",
         (
             "Predict with a trained network: CSV with a line for each row, `prediction` and then one probability for "
-            "each class, in columns named by the class.",
+            "each class, in columns named by the class. If a class is called prediction, its column is called "
+            "`probability of prediction`.",
             "DATA are rows as training had them, before any scaling; the target need not be among the columns, whose "
             "order does not matter, and missing values are filled in as in training. What is unlike the training data "
             "is said on standard error.",
@@ -74,6 +75,8 @@ def add_predict(commands: Any) -> None:
     add_run_and_data(command)
     output = "file to write to, replaced if it is there (default: standard output)"
     command.add("--output", output, type=Path, metavar="FILE")
+    safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
+    command.add("--spreadsheet-safe", safe, action="store_true")
     add_device(command)
     add_debug(command)
 

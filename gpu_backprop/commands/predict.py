@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -23,6 +23,11 @@ from gpu_backprop.commands.judging import labels
 from gpu_backprop.commands.lessons import transform
 from gpu_backprop.commands.runs import MODEL, load_prepared
 from gpu_backprop.commands.sources import load_rows
+from gpu_backprop.data.cells import is_number
+
+PREDICTION = "prediction"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What text begins with that a spreadsheet may run as a formula."""
 
 BLOCK = 1024
 """Rows that are computed and written at a time."""
@@ -37,27 +42,43 @@ def predict(options: argparse.Namespace) -> int:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
     x = transform(net.preprocessing, load_rows(options))
+    written = spreadsheet_safe if options.spreadsheet_safe else plain
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header(net))
+        writer.writerow(map(written, header(net)))
         for first in range(0, len(x), BLOCK):
-            writer.writerows(lines(net, net.predict(x[first : first + BLOCK])))
+            writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written))
     return 0
 
 
 def header(net: gb.Network) -> Sequence[str]:
-    """prediction, then a probability a class; of several quantities, prediction 1, prediction 2 ..."""
+    """prediction, then a probability a class, called as the class is; of several quantities, prediction 1 ..."""
     if net.classes is not None:
-        return ["prediction", *map(str, net.classes)]
-    return ["prediction"] if net.outputs == 1 else [f"prediction {number}" for number in range(1, net.outputs + 1)]
+        names = [str(name) for name in net.classes]
+        other = f"probability of {PREDICTION}"
+        while other in names:
+            other = f"probability of {other}"
+        return [PREDICTION, *(other if name == PREDICTION else name for name in names)]
+    return [PREDICTION] if net.outputs == 1 else [f"{PREDICTION} {number}" for number in range(1, net.outputs + 1)]
 
 
-def lines(net: gb.Network, y: Array) -> Iterator[Sequence[str]]:
-    """The fields of each row."""
+def plain(name: object) -> str:
+    r"""The name of a class as UTF-8 can hold it: half of a surrogate pair, as in a damaged name, becomes \udce9."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def spreadsheet_safe(name: object) -> str:
+    """The same, and no formula: what a spreadsheet would take for one gets an apostrophe in front, but no number."""
+    text = plain(name)
+    return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text
+
+
+def lines(net: gb.Network, y: Array, written: Callable[[object], str]) -> Iterator[Sequence[str]]:
+    """The fields of each row; `written` says how the name of a class is put down."""
     if net.classes is None:
         yield from _quantities(net, y).tolist()
         return
-    names = [str(name) for name in net.classes]
+    names = [written(name) for name in net.classes]
     probabilities = y if y.shape[1] > 1 else np.hstack([1 - y, y])
     for label, row in zip(labels(y), probabilities.astype(str).tolist(), strict=True):
         yield [names[label], *row]

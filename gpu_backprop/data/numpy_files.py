@@ -6,6 +6,7 @@ import math
 import os
 import re
 import struct
+import sys
 import warnings
 import zipfile
 import zlib
@@ -127,7 +128,10 @@ def _array(where: str, file: IO[bytes], size: int) -> Array:
             f"{where}: damaged or cut off, because its header announces {' × '.join(map(str, shape))} values of "
             f"{dtype.name}, {wanted:,} bytes, and {there:,} follow; {AGAIN}"
         )
-    array: Array = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+    array: Array = np.frombuffer(file.read(), dtype)
+    if dtype.kind == "U" and array.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder)).max() > sys.maxunicode:
+        raise DataError(f"{where}: damaged, because there are characters in its text that do not exist; {AGAIN}")
+    array = array.reshape(shape, order="F" if fortran else "C")
     if dtype.kind == "U":
         return texts(array.ravel().tolist(), {}).reshape(shape)
     if dtype.kind == "b":

@@ -88,6 +88,17 @@ def test_images_become_rows_and_one_axis_a_column(tmp_path):
     assert read(tmp_path / "x.npy").x.shape == (24, 1)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_half_of_a_surrogate_pair_is_text_and_what_is_beyond_unicode_is_damage(tmp_path, order):
+    y = np.array(["a", "caf\udce9", "b\U0010ffff", "a"], f"{order}U4")
+    np.savez(tmp_path / "d.npz", x=X, y=y)
+    assert read(tmp_path / "d.npz").y.tolist() == y.tolist()
+    y.view(f"{order}u4")[3] = 0x110000
+    np.savez(tmp_path / "d.npz", x=X, y=y)
+    with pytest.raises(DataError, match=r"d\.npz, array 'y': damaged, because there are characters in its text that do"):
+        read(tmp_path / "d.npz")
+
+
 def test_texts_are_labels(tmp_path):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", np.array([["cat"], [" dog"], ["NA"], ["cat"]]))
