@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from gpu_backprop.data.table import Arrays, Table
 ACCEPTED = "CSV, Parquet, .npz, .npy, or a folder of IDX files"
 PARTS = ("train", "test")
 
-START = 64
-"""Bytes by which a file is known."""
+START, HEAD = 64, 1 << 14
+"""Bytes by which a file is known, and by which a text is that comments may stand at the beginning of."""
 OURS = {b"PAR1": "parquet", NPY_MAGIC: "npy", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 IDX_TYPES = (b"\x08", b"\x09", b"\x0b", b"\x0c", b"\x0d", b"\x0e")
 CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1a")
@@ -42,6 +44,19 @@ FOREIGN = {
     b"\x80\x05\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
 }
 """Files of other kinds, by how they begin."""
+
+KIND = rb"(continuous|discrete|string|time|[cdst])"
+FOREIGN_TEXTS = {
+    rb"([ \t\r]*(%.*)?\n)*[ \t]*@relation\b": "ARFF; put one line, the names of its attributes with commas between, in "
+    "place of all up to @data",
+    rb'\s*(\[\s*)?\{\s*("[^"\n]*"\s*:|\})': "JSON, or JSON lines; save it as CSV, as pandas.read_json and to_csv do",
+    rb"\s*(?s:<!--.*?-->\s*)?<(!doctype|html|head|body|\?xml)\b": "a web page or other XML, maybe an error where "
+    "data should be; open it in a browser, and download the data again",
+    rb"version https://git-lfs": "a Git LFS pointer, which only says where the data are; fetch them with git lfs pull",
+    rb".+\n%b([\t,;]%b)*\r?\n[\t,;]*((class|meta)[\t,;]*)+\r?\n" % (KIND, KIND): "a table with the three header "
+    "lines of Orange; take out the second and the third",
+}
+"""Texts of other kinds: what stands at their beginning, in small or large letters."""
 
 
 def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: str = "train") -> Table | Arrays:
@@ -110,12 +125,12 @@ def _is_folder(path: Path) -> bool:
 def _start(path: Path) -> tuple[bytes, bool]:
     """The first bytes of a file, unpacked if it is gzipped, and whether it is."""
     with path.open("rb") as file:
-        start = file.read(START)
+        start = file.read(HEAD)
         if not start.startswith(GZIP_MAGIC):
             return start, False
         file.seek(0)
         with gzip.GzipFile(fileobj=file) as unpacked:
-            return unpacked.read(START), True
+            return unpacked.read(HEAD), True
 
 
 def _kind_of_bytes(path: Path, start: bytes) -> str:
@@ -127,7 +142,10 @@ def _kind_of_bytes(path: Path, start: bytes) -> str:
     for magic, what in FOREIGN.items():
         if start.startswith(magic):
             raise DataError(f"{path} is {what}")
-    if not CONTROL.intersection(start):
+    if not CONTROL.intersection(start[:START]):
+        for pattern, what in FOREIGN_TEXTS.items():
+            if re.match(pattern, start.removeprefix(codecs.BOM_UTF8), re.IGNORECASE):
+                raise DataError(f"{path} is {what}")
         return "csv"  # of columns PAR1 and PAR2, for instance
     return next((kind for magic, kind in OURS.items() if start.startswith(magic)), "binary")
 

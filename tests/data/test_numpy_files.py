@@ -95,7 +95,7 @@ def test_half_of_a_surrogate_pair_is_text_and_what_is_beyond_unicode_is_damage(t
     assert read(tmp_path / "d.npz").y.tolist() == y.tolist()
     y.view(f"{order}u4")[3] = 0x110000
     np.savez(tmp_path / "d.npz", x=X, y=y)
-    with pytest.raises(DataError, match=r"d\.npz, array 'y': damaged, because there are characters in its text that do"):
+    with pytest.raises(DataError, match=r"d\.npz, array 'y': damaged, because there are characters in its text that"):
         read(tmp_path / "d.npz")
 
 

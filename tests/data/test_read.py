@@ -59,6 +59,30 @@ def test_a_header_may_begin_like_a_parquet_file(tmp_path):
         ("a.csv", b"\x89PNG\r\n\x1a\n", "is an image"),
         ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook of the old kind; export it as CSV"),
         ("a.csv", b"BZh91AY&SY", "is packed with bzip2; unpack it first"),
+        (
+            "w.arff",
+            b"% made up\n\n%\n@RELATION w\n@attribute t numeric\n@data\n20.5\n",
+            "is ARFF; put one line, the names",
+        ),
+        ("w.csv.gz", gzip.compress(b"%" + b"%s\n" * 3000 + b" @relation w"), "is ARFF"),
+        ("a.jsonl", b'{"a": 1, "y": "p"}\n{"a": 2, "y": "q"}\n', "is JSON, or JSON lines; save it as CSV"),
+        ("a.csv", b'\xef\xbb\xbf[\n  {\n    "a": 1},', "is JSON"),
+        (
+            "page.csv",
+            b"\r\n<!DOCTYPE html>\n<html><p>x, y</p></html>\n",
+            "is a web page or other XML, maybe an error where",
+        ),
+        ("a.csv", b"<!-- made up\n -->\n<?xml version=1.0?>\n<rows/>", "is a web page or other XML"),
+        (
+            "a.csv",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+            "is a Git LFS pointer, which only says where the data are; fetch them with git lfs pull",
+        ),
+        (
+            "a.tab",
+            b"age\tsex\ty\ncontinuous\td\tdiscrete\r\nmeta\t\tclass\r\n5\tm\tp\n",
+            "is a table with the three header",
+        ),
         ("train-labels-idx1-ubyte", idx([1, 2]), "is one IDX file; give the folder that holds it"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(idx([1, 2])), "is one IDX file; give the folder that holds it"),
         ("a.npy", b"a,b\n1,2\n", r"is no \.npy file: it begins with the bytes 61 2c 62"),
@@ -73,6 +97,23 @@ def test_files_that_are_something_else(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name} {message}"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '"{a}",{b},y',
+        "@relation_id,b,y",
+        "% of all,b,y",
+        "<b,b,y",
+        "version https,b,y",
+        "[a],b,y",
+        "c,d,class\nc,d,c\nc,d,class",
+    ],
+)
+def test_headers_that_only_look_like_other_formats(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2,3\n")
+    assert len(read(tmp_path / "a.csv").columns) == 3
 
 
 @pytest.mark.parametrize(
