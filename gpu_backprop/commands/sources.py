@@ -72,5 +72,5 @@ def digits_preprocessing() -> Preprocessing:
 def described(data: Data) -> str:
     """One line about what was read."""
     if isinstance(data, Table):
-        return f"{data.source}: {data.rows:,} rows, {len(data.columns):,} columns"
+        return f"{data.source}: {data.rows:,} rows, {len(data.names):,} columns"
     return f"{data.source}: {data.rows:,} rows of {data.x.shape[1]:,} numbers ({data.x.dtype.name})"

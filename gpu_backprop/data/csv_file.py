@@ -17,7 +17,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained, most_bytes
+from gpu_backprop.data.files import GZIP_MAGIC, explained, fitting, most_bytes
 from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.data.table import Array, Table, missing
 
@@ -89,7 +89,8 @@ def _scan(path: Path, delimiter: str, text: set[int]) -> Table | set[int]:
         raise DataError(f"{path} holds only its header; rows of values must follow")
     columns: dict[str, Array] = {}
     for name, cell, column in zip(names, header, zip(*pieces, strict=True), strict=True):
-        values = np.concatenate(column)
+        with fitting(path, name):
+            values = np.concatenate(column)
         if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
             columns[name] = values
     return Table(str(path), columns, np.array(lines))

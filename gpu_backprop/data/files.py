@@ -26,6 +26,18 @@ def most_bytes(packed: int) -> int:
 
 
 @contextmanager
+def fitting(path: Path, column: str) -> Iterator[None]:
+    """Names the column for which there is not enough memory."""
+    try:
+        yield
+    except MemoryError:
+        raise DataError(
+            f"{path}: column {shown(column)} is too large for the memory of this machine; use fewer rows, or take it "
+            "out of the file"
+        ) from None
+
+
+@contextmanager
 def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[None]:
     """Turns what can go wrong while a file is read into a DataError; `damaged` tells of one that can't be unpacked."""
     try:

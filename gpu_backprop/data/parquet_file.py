@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import column_names, texts
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
-from gpu_backprop.data.files import explained, most_bytes
+from gpu_backprop.data.files import explained, fitting, most_bytes
 from gpu_backprop.data.messages import shown
 from gpu_backprop.data.table import Array, Table
 
@@ -22,11 +22,11 @@ def read_parquet(path: Path) -> Table:
     """The table in a Parquet file.
 
     Numbers become float64; text, truth values, dates and times become text. In text the same words as in CSV stand for
-    a missing value, beside null itself.
+    a missing value, beside null itself. Columns of other types are there, but unusable.
 
     Raises:
         MissingPyarrowError: pyarrow is not installed.
-        DataError: the file is damaged, unpacks to many times its size, has no rows, or has columns of other types.
+        DataError: the file is damaged, unpacks to many times its size, or has no rows.
     """
     try:
         import pyarrow
@@ -44,12 +44,19 @@ def read_parquet(path: Path) -> Table:
                     raise ValueError(f"{table.num_rows} rows, and its header announces {file.metadata.num_rows}")
             table.validate(full=True)
             names = column_names(str(path), table.column_names)
-            columns = {name: _column(path, name, values) for name, values in zip(names, table.columns, strict=True)}
-        except DataError:
+            columns, unusable = dict[str, Array](), dict[str, str]()
+            for name, values in zip(names, table.columns, strict=True):
+                with fitting(path, name):
+                    column = _column(values)
+                if column is None:
+                    unusable[name] = f"has the type {values.type}; save it as numbers or text"
+                else:
+                    columns[name] = column
+        except (DataError, MemoryError):
             raise
         except (pyarrow.ArrowException, OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy it again, or save it again") from None
-    return Table(str(path), columns)
+    return Table(str(path), columns, unusable=unusable)
 
 
 def _check_size(path: Path, metadata: Any) -> None:
@@ -66,8 +73,8 @@ def _check_size(path: Path, metadata: Any) -> None:
         )
 
 
-def _column(path: Path, name: str, values: Any) -> Array:
-    """A column as Table holds it."""
+def _column(values: Any) -> Array | None:
+    """A column as Table holds it; None where it is neither numbers nor text."""
     import pyarrow
     from pyarrow import types
 
@@ -79,9 +86,11 @@ def _column(path: Path, name: str, values: Any) -> Array:
     if types.is_boolean(kind):
         return texts([None if value is None else str(value) for value in values.to_pylist()], {})
     if any(is_kind(kind) for is_kind in (types.is_date, types.is_time, types.is_timestamp)) or _is_text(kind):
-        with suppress(pyarrow.ArrowException):  # a time zone that this machine does not know
+        with suppress(
+            pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError
+        ):  # a time zone that this machine does not know
             return texts(values.cast(pyarrow.large_string()).to_pylist(), {})
-    raise DataError(f"{path}: column {shown(name)} has the type {kind}; save it as numbers or text, or leave it out")
+    return None
 
 
 def _is_text(kind: Any) -> bool:

@@ -14,7 +14,7 @@ from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.table import Array, Arrays, Table
-from gpu_backprop.data.table_inputs import TableInputs
+from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
 from gpu_backprop.data.target import Classes, Quantities, Target, learn_target
 
 FORMAT = 1
@@ -117,7 +117,7 @@ class Preprocessing:
         _refuse_others(data)
         x, self.unseen = self._inputs.apply(data)
         known = {*self.columns, self.target}
-        self.extra = [name for name in data.columns if name not in known] if isinstance(data, Table) else []
+        self.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
         return x
 
     def targets(self, data: Table | Arrays) -> Array:
@@ -187,12 +187,13 @@ def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:
 def _names(table: Table, target: str | None, ignore: Collection[str]) -> list[str]:
     """The columns to learn from."""
     for name in ignore:
-        if name not in table.columns or name == target:
-            why = "is the target; " if name == target else f"is not there; {nearest(name, table.columns)}"
+        if name not in table.names or name == target:
+            why = "is the target; " if name == target else f"is not there; {nearest(name, table.names)}"
             raise DataError(
-                f"{table.source}: column {shown(name)}, which is to be ignored, {why}it has {listed(table.columns)}"
+                f"{table.source}: column {shown(name)}, which is to be ignored, {why}it has {listed(table.names)}"
             )
-    names = [name for name in table.columns if name != target and name not in ignore]
+    names = [name for name in table.names if name != target and name not in ignore]
+    table.refuse_unusable(names, f", or {LEAVE_OUT}")
     if not names and ignore:
         raise DataError(
             f"{table.source} has no column to learn from, because all but the target are ignored; ignore fewer"

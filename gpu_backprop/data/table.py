@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Table:
         columns: by name, in the order of the file; each (rows,), either float64 with NaN where a value is missing, or
             an object array of str with None where one is missing.
         lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
+        unusable: further columns of the file, that no network can read, by name, and what is wrong with each of them.
 
     Raises:
         DataError: columns of other types, or of different lengths.
@@ -32,6 +33,7 @@ class Table:
     source: str
     columns: Mapping[str, Array]
     lines: Array | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -45,6 +47,17 @@ class Table:
                     f"{self.source}: column {shown(name)} has the dtype {column.dtype}; give float64 numbers (NaN: "
                     "missing) or an object array of str (None: missing)"
                 )
+
+    def refuse_unusable(self, names: Iterable[str], remedy: str = "") -> None:
+        """DataError for the first of these columns that no network can read."""
+        for name in names:
+            if name in self.unusable:
+                raise DataError(f"{self.source}: column {shown(name)} {self.unusable[name]}{remedy}")
+
+    @property
+    def names(self) -> list[str]:
+        """All columns of the file."""
+        return [*self.columns, *self.unusable]
 
     @property
     def rows(self) -> int:

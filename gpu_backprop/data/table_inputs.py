@@ -82,7 +82,15 @@ class TableInputs:
                 f"{listed(self.names)}"
             )
         self._refuse_absent(data)
-        x = np.zeros((data.rows, len(self.features)), np.float32)
+        inputs = len(self.features)
+        try:
+            x = np.zeros((data.rows, inputs), np.float32)
+        except MemoryError:
+            widest = max(self.columns, key=lambda column: len(column.features))
+            raise DataError(
+                f"{data.source}: {data.rows:,} rows of {inputs:,} inputs are too large for the memory of this machine; "
+                f"column {shown(widest.name)} makes {len(widest.features):,} of them: {LEAVE_OUT}, or use fewer rows"
+            ) from None
         unseen: dict[str, int] = {}
         first = 0
         for column in self.columns:
@@ -101,6 +109,7 @@ class TableInputs:
         return x, unseen
 
     def _refuse_absent(self, table: Table) -> None:
+        table.refuse_unusable(self.names)
         absent = [name for name in self.names if name not in table.columns]
         if absent:
             extra = [name for name in table.columns if name not in self.names]

@@ -261,6 +261,7 @@ def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
             f"{data.source}: which column is the target must be said with --target (target= in Python); it has "
             f"{listed(data.columns)}"
         )
+    data.refuse_unusable([column])
     if column not in data.columns:
         raise DataError(
             f"{data.source} has no column {shown(column)}, the target; {nearest(column, data.columns)}"

@@ -224,6 +224,17 @@ def test_a_long_header_is_shown_shortened(table):
     assert len(str(caught.value)) < 300
 
 
+def test_a_column_that_does_not_fit_into_memory(table, monkeypatch):
+    def full(arrays):
+        raise MemoryError("Unable to allocate 7.45 GiB for an array")
+
+    monkeypatch.setattr(csv_file.np, "concatenate", full)
+    with pytest.raises(
+        DataError, match=r"data\.csv: column 'a' is too large for the memory of this machine; use fewer"
+    ):
+        table("a,b\n1,2\n")
+
+
 def test_an_endless_line(table, monkeypatch):
     monkeypatch.setattr(csv_file, "LONGEST_LINE", 100)
     assert table("a" * 98 + "\n1\n").rows == 1

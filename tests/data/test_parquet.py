@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from gpu_backprop.data import DataError, MissingPyarrowError, Preprocessing, files, read
+from gpu_backprop.data import DataError, MissingPyarrowError, Preprocessing, Table, files, parquet_file, read
 
 
 def stored(tmp_path, columns, **options):
@@ -92,8 +92,40 @@ def test_the_same_data_as_csv_give_the_same_preprocessing(tmp_path):
 
 @pytest.mark.parametrize("array", [[[1], [2]], [{"a": 1}, {"a": 2}], [b"a", b"b"], [datetime.timedelta(1)] * 2])
 def test_types_that_are_neither_numbers_nor_text(tmp_path, array):
-    with pytest.raises(DataError, match=r"data\.parquet: column 'odd' has the type .*; save it as numbers or text"):
-        read(stored(tmp_path, {"a": [1, 2], "odd": array}))
+    """They may be there, as long as nobody wants to learn from them."""
+    found = read(stored(tmp_path, {"odd": array, "a": [1, 2], "y": [0.5, 1]}))
+    assert (found.rows, found.names) == (2, ["a", "y", "odd"])
+    says = r"data\.parquet: column 'odd' has the type .*; save it as numbers or text"
+    with pytest.raises(DataError, match=says + r", or leave it out with --ignore \(ignore= in Python\)$"):
+        Preprocessing.learn(found, "y")
+    with pytest.raises(DataError, match=f"{says}$"):
+        Preprocessing.learn(found, "odd")
+    with pytest.raises(DataError, match="column 'odds', which is to be ignored, is not there; did you mean 'odd'"):
+        Preprocessing.learn(found, "y", ignore=["odds"])
+    learned = Preprocessing.learn(found, "y", ignore=["odd"])
+    assert learned.transform(found).tolist() == [[-1], [1]]
+    assert learned.extra == ["odd"]
+    assert learned.transform(Table("b", {"a": np.array([1.0, 2])})).tolist() == [[-1], [1]]
+    needed = Preprocessing.learn(Table("b", {"odd": np.array([1.0, 2]), "y": np.array([0.5, 1])}), "y")
+    with pytest.raises(DataError, match=f"{says}$"):
+        needed.transform(found)
+
+
+@pytest.mark.parametrize("error", [MemoryError, pyarrow.ArrowMemoryError])
+def test_a_column_that_does_not_fit_into_memory(tmp_path, monkeypatch, error):
+    path = stored(tmp_path, {"a": [1, 2], "b": ["u", "v"]})
+
+    def full(*_, **__):
+        raise error("realloc of size 8000000000 failed")
+
+    monkeypatch.setattr(parquet_file, "texts", full)
+    with pytest.raises(
+        DataError, match=r"data\.parquet: column 'b' is too large for the memory of this machine; use few"
+    ):
+        read(path)
+    monkeypatch.setattr(parquet.ParquetFile, "read", full)
+    with pytest.raises(DataError, match=r"data\.parquet is too large for the memory of this machine"):
+        read(path)
 
 
 def test_a_table_without_rows(tmp_path):

@@ -207,6 +207,20 @@ def test_columns_to_ignore():
         Preprocessing.learn(table(y=["a", "b"]), "y")
 
 
+def test_inputs_that_do_not_fit_into_memory(monkeypatch):
+    learned = Preprocessing.learn(people(), "says")
+
+    def full(*_):
+        raise MemoryError("Unable to allocate 7.45 GiB for an array")
+
+    monkeypatch.setattr(np, "zeros", full)
+    with refuses(
+        "people.csv: 4 rows of 6 inputs are too large for the memory of this machine; column 'sex' makes 2 of "
+        "them: leave it out with --ignore"
+    ):
+        learned.transform(people())
+
+
 def test_too_many_categories():
     words = [f"word {number}" for number in range(10_001)]
     with refuses("column 't' has 10,001 different texts, and each would be an input of the network; leave it out"):
