@@ -254,6 +254,29 @@ class TestArrays:
 
 
 class TestColumns:
+    def test_what_is_ignored_may_be_of_any_type(self, capsys):
+        """Then the rows that the network is applied to may have it as well."""
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        from pyarrow import parquet
+
+        columns = {
+            "a": [1.5, 2, 7, 9] * 5,
+            "took": pyarrow.array(range(20), pyarrow.duration("s")),
+            "y": list("ppqq") * 5,
+        }
+        parquet.write_table(pyarrow.table(columns), "t.parquet")
+        assert train("t.parquet", "--target", "y") == 1
+        assert said(capsys) == (
+            "gpu-backprop: t.parquet: column 'took' has the type duration[s]; save it as numbers or text, or leave it "
+            "out with --ignore (ignore= in Python)\n"
+        )
+        assert train("t.parquet", "--target", "y", "--ignore", "took", "--epochs", "1") == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith("t.parquet: 20 rows, 3 columns\n")
+        assert captured.err == ""
+        assert main(["evaluate", "run", "t.parquet", "--quiet"]) == 0
+        assert "not used, because the network was not trained on it: 'took'\n" in capsys.readouterr().err
+
     def test_suspicions_and_unknown_categories_go_to_standard_error(self, capsys, tmp_path):
         lines = Path(flowers()).read_text().splitlines()
         numbered = [f"{number},{line}" for number, line in enumerate(lines[1:])]

@@ -22,7 +22,8 @@ class Table:
     Attributes:
         source: the file, as messages name it.
         columns: by name, in the order of the file; each (rows,), either float64 with NaN where a value is missing, or
-            an object array of str with None where one is missing.
+            an object array of str with None where one is missing. Columns of a data frame, as dict(frame) has them,
+            become such.
         lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
         unusable: further columns of the file, that no network can read, by name, and what is wrong with each of them.
 
@@ -31,12 +32,20 @@ class Table:
     """
 
     source: str
-    columns: Mapping[str, Array]
+    columns: Mapping[str, Array] = field(default_factory=dict)
     lines: Array | None = None
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, str):
+            raise DataError(
+                f"a Table begins with a name for messages, and a {type(self.source).__name__} was given; write "
+                "Table('people', columns)"
+            )
+        object.__setattr__(self, "columns", {name: _as_array(column) for name, column in self.columns.items()})
         for name, column in self.columns.items():
+            if not isinstance(name, str):
+                raise DataError(f"{self.source}: a column is called {name!r}, which is no text; call it {str(name)!r}")
             if column.shape != (self.rows,):
                 raise DataError(
                     f"{self.source}: column {shown(name)} has the shape {column.shape}; every column of a table must "
@@ -123,6 +132,18 @@ class Arrays:
     def place(self, row: int) -> str:
         """Where a row (counted from 0) stands, in words: row 7, counted from 1."""
         return f"row {row + 1}"
+
+
+def _as_array(column: Any) -> Array:
+    """A column of a data frame, or a list: whole numbers as float64, and missing texts as None."""
+    if isinstance(column, np.ndarray):
+        return column
+    array = np.asarray(column)
+    if array.dtype != object:
+        return array.astype(np.float64) if array.dtype.kind in "iuf" else array
+    texts: Array = array.copy()
+    texts[[(isinstance(cell, float) and cell != cell) or type(cell).__name__ == "NAType" for cell in array]] = None
+    return texts
 
 
 def missing(values: Array) -> Array:

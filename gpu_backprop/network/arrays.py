@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,57 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ndarray):
         check_file(value)
         return np.asarray(value)
+    if hasattr(type(value), "toarray"):
+        raise InputError(
+            f"{name} is a {type(value).__name__}, which leaves zeros out, and a network reads them all: give "
+            f"{name}.toarray(), or some of its rows at a time where that takes too much memory."
+        )
     try:
-        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        if hasattr(type(value), "columns"):
+            return _side_by_side(value, name)
+        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not hasattr(value, "to_numpy"):
             return np.from_dlpack(value)
-        return np.asarray(value)
+        array = np.asarray(value)
+        return _numbers(value, name) if array.dtype == object and hasattr(value, "to_numpy") else array
+    except InputError:
+        raise
     except Exception as error:  # whatever another library raises when it cannot hand its memory over
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
+
+
+def _side_by_side(frame: Any, name: str) -> Array:
+    """The columns of a data frame of pandas, polars or pyarrow, whose types may be its library's own."""
+    dtypes = getattr(frame, "dtypes", None)
+    if dtypes is not None and all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in dtypes):
+        return np.asarray(frame)
+    labels = getattr(frame, "column_names", frame.columns)
+    columns = frame.items() if hasattr(frame, "items") else ((label, frame[label]) for label in labels)
+    return np.stack([_numbers(column, f"column {label!r} of {name}") for label, column in columns], axis=1)
+
+
+def _numbers(column: Any, name: str) -> Array:
+    """A column of a data frame; InputError where a value is missing or no number."""
+    values = np.asarray(column)
+    if values.dtype.kind in "iub":
+        return values
+    cells = values.tolist() if values.dtype == object else []
+    if values.dtype.kind == "f" and not isinstance(getattr(column, "dtype", None), np.dtype):
+        missing = np.flatnonzero(np.isnan(values))
+    else:
+        missing = np.array([row for row, cell in enumerate(cells) if cell is None or type(cell).__name__ == "NAType"])
+    if len(missing):
+        raise InputError(
+            f"{_counted(len(missing), 'missing')} in {name}, the first one at row {missing[0]}. Fill in what is "
+            "missing, or take these rows out."
+        )
+    other = [row for row, cell in enumerate(cells) if not isinstance(cell, Real) and type(cell).__name__ != "Decimal"]
+    if other or values.dtype.kind not in "fO":
+        what = f"there is {repr(cells[other[0]])[:60]} at row {other[0]}" if other else f"its dtype is {values.dtype}"
+        raise InputError(
+            f"{name} must hold real numbers (floats, integers or booleans), and {what}. Turn it into numbers first, "
+            "or leave it out."
+        )
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 
 def memory_map(array: Any) -> np.memmap[Any, Any] | mmap.mmap | None:

@@ -748,6 +748,40 @@ def test_arrays_of_other_types_and_shapes(x, y, message):
         Arrays("a", x, y)
 
 
+class Series:
+    """A column of a data frame."""
+
+    def __init__(self, *cells, dtype):
+        self._array = np.array(cells, dtype)
+
+    def __array__(self, dtype=None, copy=None):
+        return self._array
+
+
+class NAType:
+    """What pandas has where a value is missing."""
+
+
+def test_columns_of_a_data_frame_become_a_table():
+    frame = {
+        "a": Series(1, 2, dtype=np.int32),
+        "b": Series(0.5, np.nan, dtype=np.float32),
+        "c": Series("x", np.nan, dtype=object),
+        "d": Series(NAType(), "y", dtype=object),
+    }
+    made = Table("people", frame)
+    assert [made.columns[name].dtype for name in "abcd"] == [np.float64, np.float64, object, object]
+    np.testing.assert_array_equal(made.columns["a"], [1, 2])
+    np.testing.assert_array_equal(made.columns["b"], [0.5, np.nan])
+    assert (made.columns["c"].tolist(), made.columns["d"].tolist()) == (["x", None], [None, "y"])
+    with refuses(r"^a Table begins with a name for messages, and a dict was given; write Table\('people', columns\)$"):
+        Table(frame)
+    with refuses("^t: a column is called 0, which is no text; call it '0'$"):
+        Table("t", {0: np.zeros(2)})
+    with refuses("t: column 'a' has the dtype bool; give float64 numbers"):
+        Table("t", {"a": Series(True, False, dtype=bool)})
+
+
 def test_columns_of_different_lengths():
     with refuses(r"t: column 'b' has the shape \(3,\); every column of a table must have one value for each of its 2"):
         Table("t", {"a": np.zeros(2), "b": np.zeros(3)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,134 @@ class TestEveryFormOfX:
             return losses, trainer.evaluate(x, x), trainer.network.parameters.tobytes()
 
         assert learned(x) == learned(X)
+
+
+# Data frames ----------------------------------------------------------------------------------------------------------
+
+
+class NAType:
+    """What pandas has where a value is missing."""
+
+
+class Column(OnlyArrayProtocol):
+    """A column of a data frame; its dtype is NumPy's, or else of the library's own."""
+
+    def __init__(self, *cells, dtype=object, own=False):
+        super().__init__(np.array(cells, dtype))
+        self.dtype = "own" if own else self._array.dtype
+
+    def to_numpy(self):
+        return self._array
+
+
+class Frame:
+    """A data frame of another library: columns, of which each has a type of its own."""
+
+    def __init__(self, **columns):
+        self._columns = columns
+
+    @property
+    def columns(self):
+        return list(self._columns)
+
+    def __getitem__(self, label):
+        return self._columns[label]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.stack([np.asarray(column) for column in self._columns.values()], axis=1)
+
+
+class FrameWithTypes(Frame):
+    """As pandas has it."""
+
+    @property
+    def dtypes(self):
+        return [column.dtype for column in self._columns.values()]
+
+    def items(self):
+        return self._columns.items()
+
+
+@pytest.mark.parametrize("frame", [Frame, FrameWithTypes])
+@pytest.mark.parametrize(
+    ("a", "b", "dtype"),
+    [
+        (Column(1.5, 2, dtype=float), Column(3, 4, dtype=np.int64), np.float64),
+        (Column(1.5, 2, dtype=float), Column(True, False, dtype=bool), np.float64),
+        (Column(1.5, np.nan, dtype=np.float32), Column(True, False, dtype=bool), np.float32),
+        (Column(1.5, 2, dtype=float, own=True), Column(3, 4, own=True), np.float64),
+        (Column(1, 2, dtype=np.uint8), Column(3, 4, dtype=np.uint8), np.uint8),
+        (Column(True, False, dtype=bool), Column(True, True, dtype=bool), np.bool_),
+        (Column(Decimal("1.5"), 2, own=True), Column(np.float32(3), True), np.float64),
+    ],
+)
+def test_a_data_frame_of_numbers_is_numbers(frame, a, b, dtype):
+    x = checked(host_array(frame(a=a, b=b), "x"), "x")
+    assert x.dtype == dtype
+    np.testing.assert_array_equal(x, np.stack([a.to_numpy(), b.to_numpy()], axis=1).astype(dtype))
+    np.testing.assert_array_equal(features(frame(a=a, b=b), 2, DEVICE, ()), x)
+
+
+def test_a_data_frame_of_one_plain_type_is_not_copied():
+    class Plain(FrameWithTypes):
+        def __array__(self, dtype=None, copy=None):
+            return X
+
+    assert host_array(Plain(a=Column(*X[:, 0], dtype=float)), "x") is X
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (Column(1, None, own=True), "1 value is missing in {}, the first one at row 1. Fill in what is missing, or"),
+        (Column(NAType(), NAType(), own=True), "2 values are missing in {}, the first one at row 0."),
+        (Column(1, "7"), "{} must hold real numbers .*, and there is '7' at row 1. Turn it into numbers first, or"),
+        (Column("a", "b", own=True), "{} must hold real numbers .*, and there is 'a' at row 0"),
+        (Column(np.datetime64(1, "s"), 2, own=True), "{} must hold real .*, and there is .*datetime64.* at row 0"),
+        (Column(1j, 2), "{} must hold real numbers .*, and there is 1j at row 0"),
+    ],
+)
+def test_a_column_that_holds_other_things_than_numbers_is_named(column, said):
+    frame = Frame(a=Column(1.5, 2), b=column)
+    for given, name, called in (frame, "x", "column 'b' of x"), (column, "y", "y"):
+        with pytest.raises(InputError, match="^" + said.format(called)):
+            host_array(given, name)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (Column(1, np.nan, dtype=float, own=True), "1 value is missing in column 'b' of x, the first one at row 1"),
+        (
+            Column("a", "b", dtype="<U1"),
+            "column 'b' of x must hold real numbers .*, and its dtype is <U1. Turn it into",
+        ),
+        (Column(1, 2, dtype="M8[s]"), r"column 'b' of x must hold real .*, and its dtype is datetime64\[s\]"),
+    ],
+)
+def test_a_column_of_another_dtype_is_named(column, said):
+    for frame in Frame, FrameWithTypes:
+        with pytest.raises(InputError, match=f"^{said}"):
+            host_array(frame(a=Column(1.5, 2, dtype=float), b=column), "x")
+
+
+def test_a_frame_without_columns_is_an_empty_array():
+    class Empty(FrameWithTypes):
+        def __array__(self, dtype=None, copy=None):
+            return np.zeros((0, 0))
+
+    assert host_array(Empty(), "x").shape == (0, 0)
+
+
+def test_a_sparse_matrix_is_to_be_made_dense():
+    class csr_matrix:
+        def toarray(self):
+            return X
+
+    with pytest.raises(
+        InputError, match=r"^x is a csr_matrix, which leaves zeros out, .*: give x\.toarray\(\), or some"
+    ):
+        host_array(csr_matrix(), "x")
 
 
 WHOLE = {
