@@ -65,8 +65,10 @@ def read_npz(path: Path, part: str = "train") -> Arrays:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         x_name = next((name for name in ("x", f"x_{part}") if name in members), None)
         if x_name is None:
+            sparse = "; of a sparse matrix, save x=matrix.toarray()" if "indptr" in members else ""
             raise DataError(
                 f"{path} has the arrays {listed(members) or '(none)'}; it must have x and y, or x_{part} and y_{part}"
+                + sparse
             )
         y_name = x_name.replace("x", "y", 1)
         x = _member(path, archive, members[x_name])

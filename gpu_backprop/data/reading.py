@@ -50,7 +50,7 @@ FOREIGN_TEXTS = {
     rb"([ \t\r]*(%.*)?\n)*[ \t]*@relation\b": "ARFF; put one line, the names of its attributes with commas between, in "
     "place of all up to @data",
     rb'\s*(\[\s*)?\{\s*("[^"\n]*"\s*:|\})': "JSON, or JSON lines; save it as CSV, as pandas.read_json and to_csv do",
-    rb"\s*(?s:<!--.*?-->\s*)?<(!doctype|html|head|body|\?xml)\b": "a web page or other XML, maybe an error where "
+    rb"\s*(?s:<!--.*?-->\s*)?<(!doctype|html|head|body|table|\?xml)\b": "a web page or other XML, maybe an error where "
     "data should be; open it in a browser, and download the data again",
     rb"version https://git-lfs": "a Git LFS pointer, which only says where the data are; fetch them with git lfs pull",
     rb".+\n%b([\t,;]%b)*\r?\n[\t,;]*((class|meta)[\t,;]*)+\r?\n" % (KIND, KIND): "a table with the three header "

@@ -104,6 +104,12 @@ class Arrays:
     labelled: bool = False
 
     def __post_init__(self) -> None:
+        for name, given in ("x", self.x), ("y", self.y):
+            if given is not None and not isinstance(given, np.ndarray):
+                raise DataError(
+                    f"{self.source}: {name} is a {type(given).__name__}; give a NumPy array: {name}.toarray() of a "
+                    f"sparse matrix, {name}.to_numpy() of a data frame, np.array({name}) of a list"
+                )
         if self.x.dtype.kind not in "biuf":
             raise DataError(f"{self.source}: x has the dtype {self.x.dtype}; it must be numbers")
         if not self.x.size or not self.x.ndim:

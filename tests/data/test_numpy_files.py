@@ -199,6 +199,14 @@ def test_other_names(tmp_path):
         read(tmp_path / "d.npz", part="test")
 
 
+def test_a_sparse_matrix(tmp_path):
+    np.savez(tmp_path / "d.npz", data=X[0], indices=Y, indptr=Y, shape=Y)
+    with pytest.raises(
+        DataError, match=r"have x and y, or x_train and y_train; of a sparse matrix, save x=matrix\.toarr"
+    ):
+        read(tmp_path / "d.npz")
+
+
 def test_a_member_that_unpacks_to_far_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ALWAYS", 1000)
     np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 1000)))

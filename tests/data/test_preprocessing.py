@@ -740,6 +740,12 @@ def test_columns_of_other_types(column):
         (np.zeros((2, 2), complex), None, "x has the dtype complex128; it must be numbers"),
         (np.zeros((0, 2)), None, r"x has the shape \(0, 2\); it must have rows, and numbers in them"),
         (np.zeros((2, 2)), np.zeros(2, complex), "y has the dtype complex128; it must be numbers, or one text a row"),
+        (
+            [[1.0]],
+            None,
+            r"x is a list; give a NumPy array: x\.toarray\(\) of a sparse matrix, x\.to_numpy\(\) of",
+        ),
+        (np.zeros((2, 2)), [1, 2], "y is a list; give a NumPy array"),
         (np.zeros((2, 2)), np.zeros(3), r"y has the shape \(3,\) and x has 2 rows; y must be one target a row"),
     ],
 )
