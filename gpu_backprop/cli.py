@@ -22,6 +22,7 @@ from gpu_backprop.commands.interrupt import INTERRUPTED
 from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
+from gpu_backprop.training.console import readable_output
 
 FAILED, MISUSED = 1, 2
 
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that can't show ∇ shows ?, and goes on
+    with readable_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     options = parse(argv)
     if options.command is None:
         options.parser.print_help(sys.stderr)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gpu_backprop.data.messages import escaped
+
 Counts = npt.NDArray[np.int64]
 
 LONGEST = 14
@@ -29,15 +31,27 @@ def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: i
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
-def confusion_text(matrix: Counts, names: Sequence[str] | None = None) -> str:
-    """The matrix as a table, with the share of each class that was recognised (recall); a dot stands for 0."""
-    names = [_short(name) for name in (names or range(len(matrix)))]
-    width = max(len(text) for text in [*names, str(matrix.max(initial=0))]) + 2
-    lines = ["true".rjust(width + 2) + "".join(name.rjust(width) for name in names) + "   recall"]
-    for name, row, right in zip(names, matrix, np.diag(matrix), strict=True):
+def confusion_text(matrix: Counts, names: Sequence[str] | None = None, width: int | None = None) -> str:
+    """The matrix as a table, with the share of each class that was recognised (recall); a dot stands for 0.
+
+    Where lines may have only `width` characters, and names would make them longer, the columns are numbered instead.
+    """
+    rows = heads = [_short(name) for name in (names or range(len(matrix)))]
+    text = _confusion_table(matrix, rows, heads)
+    if width is not None and text.index("\n") > width:
+        heads = [str(number) for number in range(1, len(matrix) + 1)]
+        text = _confusion_table(matrix, [f"{row} = {head}" for row, head in zip(rows, heads, strict=True)], heads)
+    return text
+
+
+def _confusion_table(matrix: Counts, rows: Sequence[str], heads: Sequence[str]) -> str:
+    wide = max(len(text) for text in [*heads, str(matrix.max(initial=0))]) + 2
+    first = max(wide + 2, *map(len, rows))
+    lines = ["true".rjust(first) + "".join(head.rjust(wide) for head in heads) + "   recall"]
+    for name, row, right in zip(rows, matrix, np.diag(matrix), strict=True):
         recall = f"{right / row.sum():.3f}" if row.any() else "-"
-        cells = "".join((str(count) if count else ".").rjust(width) for count in row)
-        lines.append(name.rjust(width + 2) + cells + recall.rjust(9))
+        cells = "".join((str(count) if count else ".").rjust(wide) for count in row)
+        lines.append(name.rjust(first) + cells + recall.rjust(9))
     return "\n".join(lines)
 
 
@@ -69,5 +83,5 @@ def mean_absolute_error(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def _short(name: object) -> str:
-    text = " ".join(str(name).split())
+    text = escaped(" ".join(str(name).split()))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -11,6 +11,10 @@ T = TypeVar("T")
 class GpuBackpropError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    def __str__(self) -> str:
+        """The message; what a terminal would obey instead of showing it, in a name from outside, is escaped."""
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
+
 
 class InputError(GpuBackpropError, ValueError):
     """An argument, an array or a setting is not what is accepted."""

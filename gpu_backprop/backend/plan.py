@@ -6,12 +6,13 @@ it is built: the run only calls. The audit, the trace and a captured CUDA graph 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_backprop.backend.columns import ruled
+from gpu_backprop.backend.columns import ruled, terminal_width
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, Call, Calls
 
@@ -215,10 +216,13 @@ class Plan:
         }
 
     def describe(self) -> None:
-        """Prints the table of operations: formula, shapes, flops and bytes."""
-        print(self)
+        """Prints the table of operations: formula, shapes, flops and bytes; as much of it as a terminal is wide."""
+        print(self._table(terminal_width(sys.stdout)))
 
     def __str__(self) -> str:
+        return self._table(None)
+
+    def _table(self, width: int | None) -> str:
         def shapes(buffers: Mapping[str, Array]) -> str:
             return ", ".join("×".join(map(str, a.shape)) or "1" for a in buffers.values())
 
@@ -231,4 +235,4 @@ class Plan:
             ),
             (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
         ]
-        return ruled(rows, 3)
+        return ruled(rows, 3, width)

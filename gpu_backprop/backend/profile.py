@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gpu_backprop.backend.columns import ruled
+from gpu_backprop.backend.columns import ruled, terminal_width
 from gpu_backprop.backend.plan import Operation, Plan
 
 
@@ -48,7 +49,14 @@ class Profile:
             sums[timing.operation.name] = sums.get(timing.operation.name, 0.0) + timing.microseconds
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
+    def describe(self) -> None:
+        """Prints the table; as much of it as a terminal is wide."""
+        print(self._table(terminal_width(sys.stdout)))
+
     def __str__(self) -> str:
+        return self._table(None)
+
+    def _table(self, width: int | None) -> str:
         whole = self.microseconds or 1.0
         rows = [("operation", "formula", "µs", "share", "GB/s", "GFLOP/s")]
         for timing in self.timings:
@@ -56,7 +64,7 @@ class Profile:
             rates = f"{o.bytes / time / 1e3:,.1f}", f"{o.flops / time / 1e3:,.1f}"
             rows.append((o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates))
         rows.append((f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""))
-        return ruled(rows, 2)
+        return ruled(rows, 2, width)
 
 
 def profile(plan: Plan, runs: int) -> Profile:

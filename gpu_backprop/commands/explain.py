@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import gpu_backprop as gb
+from gpu_backprop.backend.columns import terminal_width
 from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import some
@@ -17,11 +19,12 @@ def explain(options: argparse.Namespace) -> int:
     """Run the command; the exit code."""
     from gpu_backprop import explanation
 
+    width = terminal_width(sys.stdout) or 100
     if options.run is None:
         for name in ("rows", "optimizer", "loss", "device"):
             if getattr(options, name) != options.parser.get_default(name):
                 raise Misuse(f"--{name} is for a network of your own: give RUN and DATA, or leave it out")
-        print(explanation.demo())
+        print(explanation.demo(width=width))
         return 0
     if options.data is None:
         raise Misuse(
@@ -30,5 +33,5 @@ def explain(options: argparse.Namespace) -> int:
     net = load_prepared(options.run, options.device)
     samples = some(prepare(net.preprocessing, load_rows(options)), options.rows)
     trainer = gb.Trainer(net, options.loss, options.optimizer)
-    print(explanation.explain(trainer, samples.x, targets(trainer.loss, net, samples)))
+    print(explanation.explain(trainer, samples.x, targets(trainer.loss, net, samples), width=width))
     return 0

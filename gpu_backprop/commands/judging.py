@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 
 import gpu_backprop as gb
+from gpu_backprop.backend.columns import terminal_width
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.lessons import Samples
+from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, frequent_mistakes, mean_absolute_error, r2
 from gpu_backprop.training.history import number
 
@@ -37,11 +41,7 @@ def judge(net: gb.Network, samples: Samples) -> Verdict:
     if samples.y.ndim == 1:
         names = [str(name) for name in net.classes or range(net.outputs)]
         matrix = confusion_matrix(samples.y, labels(y), len(names))
-        frequent = matrix.sum(axis=1)
-        baseline = (
-            f"always answering {names[frequent.argmax()]!r} would be right for {frequent.max() / len(samples):.4f}"
-        )
-        return Verdict([f"accuracy: {accuracy(matrix):.4f}"], _mistakes(matrix, names), baseline)
+        return Verdict([f"accuracy: {accuracy(matrix):.4f}"], _mistakes(matrix, names), _baseline(matrix, names))
     true, predicted = (net.preprocessing.inverse(values) for values in (samples.y, y))
     return Verdict([f"R²: {r2(true, predicted):.4f}", f"MAE: {number(mean_absolute_error(true, predicted))}"])
 
@@ -51,7 +51,20 @@ def labels(y: Array) -> Array:
     return y.argmax(axis=-1) if y.shape[-1] > 1 else (y[..., 0] > 0.5).astype(np.int64)
 
 
+def _baseline(matrix: Array, names: list[str]) -> str:
+    """What answering without looking would be worth, and whether the network is worth more."""
+    often, rows = matrix.sum(axis=1), matrix.sum()
+    share, right = often.max() / rows, accuracy(matrix)
+    doubt = math.sqrt(share * (1 - share) / rows)  # the standard error of such a share
+    conclusion = "the network does better" if right > share else "the network does worse"
+    if abs(right - share) <= doubt:
+        conclusion = f"the network does no better than chance allows for with {counted(int(rows), 'row')}"
+    return f"always answering {shown(names[often.argmax()])} would be right for {share:.4f}: {conclusion}"
+
+
 def _mistakes(matrix: Array, names: list[str]) -> str:
-    if len(names) > WIDEST_TABLE:
+    width = terminal_width(sys.stdout)
+    table = confusion_text(matrix, names, width)
+    if len(names) > WIDEST_TABLE or (width is not None and table.index("\n") > width):
         return f"what was most often taken for what:\n{frequent_mistakes(matrix, names)}"
-    return f"how often each (row) was taken for which (column):\n{confusion_text(matrix, names)}"
+    return f"how often each (row) was taken for which (column):\n{table}"

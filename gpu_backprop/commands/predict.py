@@ -24,6 +24,7 @@ from gpu_backprop.commands.lessons import transform
 from gpu_backprop.commands.runs import MODEL, load_prepared
 from gpu_backprop.commands.sources import load_rows
 from gpu_backprop.data.cells import is_number
+from gpu_backprop.training.console import Readable
 
 PREDICTION = "prediction"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -100,9 +101,10 @@ def _quantities(net: gb.Network, y: Array) -> Array:
 def _output(path: Path | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears whole or not at all."""
     if path is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # as a file would be
-        yield sys.stdout
+        stream = sys.stdout.stream if isinstance(sys.stdout, Readable) else sys.stdout
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # as a file would be
+        yield Readable(stream, wraps=False) if stream.isatty() else stream  # type: ignore[misc]
         return
     try:
         if path.exists() and not path.is_file():  # such as /dev/stderr: nothing that could be replaced

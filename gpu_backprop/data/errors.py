@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from gpu_backprop.data.messages import escaped
+
 
 class DataError(ValueError):
     """Data that cannot be used as they are; the message is one sentence: the file, the row or column, the remedy."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())  # it names files and quotes what they hold
 
 
 class MissingPyarrowError(DataError):

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 LONGEST, MOST = 60, 20
 """Characters of a value, and names of a list, that a message shows."""
+
+
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that command a terminal, turn the direction of text, show nothing or break a line,
+and of lone surrogates."""
+
+
+class _Escapes(dict[int, int | str]):
+    """For str.translate: itself for what can be read, \\x1b or \\u202e for what is hidden; lines and tabs stay."""
+
+    def __missing__(self, code: int) -> int | str:
+        character = chr(code)
+        hidden = unicodedata.category(character) in HIDDEN and character not in "\n\t"
+        self[code] = repr(character)[1:-1] if hidden else code
+        return self[code]
+
+
+_ESCAPES = _Escapes()
+
+
+def escaped(text: str) -> str:
+    """A text from outside that can be printed: what would be obeyed instead of read is written as Python writes it."""
+    return text.translate(_ESCAPES)
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.messages import shown
+from gpu_backprop.data.messages import escaped, shown
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +43,7 @@ class Table:
                 "Table('people', columns)"
             )
         object.__setattr__(self, "columns", {name: _as_array(column) for name, column in self.columns.items()})
+        object.__setattr__(self, "source", escaped(self.source))
         for name, column in self.columns.items():
             if not isinstance(name, str):
                 raise DataError(f"{self.source}: a column is called {name!r}, which is no text; call it {str(name)!r}")
@@ -110,6 +111,7 @@ class Arrays:
                     f"{self.source}: {name} is a {type(given).__name__}; give a NumPy array: {name}.toarray() of a "
                     f"sparse matrix, {name}.to_numpy() of a data frame, np.array({name}) of a list"
                 )
+        object.__setattr__(self, "source", escaped(str(self.source)))
         if self.x.dtype.kind not in "biuf":
             raise DataError(f"{self.source}: x has the dtype {self.x.dtype}; it must be numbers")
         if not self.x.size or not self.x.ndim:

@@ -6,6 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from string import Formatter
 
@@ -19,8 +20,8 @@ DIGITS = 4
 MOST = 6
 """How many rows or columns of a matrix are shown; of a larger one, those in front and an ellipsis."""
 
-WIDTH = 96
-"""Columns of text; a formula stands four further to the right."""
+WIDTH = ContextVar("WIDTH", default=96)
+"""Columns of text, of the explanation that is being written; a formula stands four further to the right."""
 
 MORE_DIGITS = range(0, 13, 2)
 """How many digits more than its matrix shows a number may get in a line of arithmetic, so that the line comes out."""
@@ -75,11 +76,13 @@ class Board:
         rows = self.values.reshape(-1, 1) if self.column else np.atleast_2d(self.values)
         shown = [[self.text(float(v)) for v in row[: _shown(row.size)]] for row in rows[: _shown(len(rows))]]
         width = max(len(text) for row in shown for text in row)
-        more = " …" if rows.shape[1] > MOST else ""
+        fitting = (WIDTH.get() - len("[ …]") + 1) // (width + 1)
+        shown = [row[:fitting] for row in shown]
+        more = " …" if rows.shape[1] > len(shown[0]) else ""
         body = [f"[{' '.join(text.rjust(width) for text in row)}{more}]" for row in shown]
         if len(rows) > MOST:
             body.append("⋮")
-        cut = len(rows) > MOST or rows.shape[1] > MOST
+        cut = len(rows) > MOST or bool(more)
         return [f"{self.name} ({'×'.join(map(str, self.values.shape))})" if cut else self.name, *body]
 
 
@@ -173,14 +176,14 @@ def _bare(text: str) -> str:
 
 def _broken(left: str, right: str) -> list[str]:
     """One line, or as many as it takes."""
-    if len(left) + 1 + len(right) <= WIDTH:
+    if len(left) + 1 + len(right) <= WIDTH.get():
         return [f"{left} {right}"]
     return [*wrapped(left, " " * 6), *wrapped(f"    {right}", " " * 6)]
 
 
-def wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
     """Lines of text, all but the first indented."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, WIDTH.get(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def beside(boards: Iterable[Board | str]) -> list[str]:
@@ -189,7 +192,7 @@ def beside(boards: Iterable[Board | str]) -> list[str]:
     for board in boards:
         block = ["", board] if isinstance(board, str) else board.lines()
         width = sum(_width(b) + 2 for b in pages[-1]) + _width(block)
-        if pages[-1] and width > WIDTH:
+        if pages[-1] and width > WIDTH.get():
             pages.append([])
         pages[-1].append(block)
     return [line for page in pages for line in ("", *_page(page))][1:]

@@ -14,7 +14,7 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.plan import Operation
-from gpu_backprop.explanation.board import Board, beside, wrapped
+from gpu_backprop.explanation.board import WIDTH, Board, beside, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spelled_update
 from gpu_backprop.explanation.worked import Batch, fused, worked, worked_loss
@@ -24,6 +24,8 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, one_hot, samples
 from gpu_backprop.training.optimizers import SGD
 from gpu_backprop.training.trainer import Trainer
+
+NARROWEST, INDENT = 60, 4
 
 HEADINGS = {
     "forward": "Forward: from the samples to what the network answers",
@@ -50,7 +52,7 @@ WHY = {
 """Said where an operation of a kind comes for the first time."""
 
 
-def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None) -> str:
+def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int = 100) -> str:
     """One step of a trainer, every formula with its names and then with its numbers.
 
     It is a real step: afterwards the network has learned from these samples, and the next explanation goes on there.
@@ -59,9 +61,10 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None) -> str:
         trainer: of a network without a models axis.
         x, y, weights: the minibatch, as `Trainer.step` takes it. Of matrices with more than six rows or columns the
             beginning is shown.
+        width: columns of text, 60 or more; a number too long for a line has a longer one.
 
     Returns:
-        Text of a hundred columns. Every number is the engine's, rounded. ∇a stands for ∂E/∂a, indices begin at 0
+        The text. Every number is the engine's, rounded. ∇a stands for ∂E/∂a, indices begin at 0
         as in Python, and rows are samples.
 
     Raises:
@@ -76,17 +79,21 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None) -> str:
     data = samples(network, trainer.loss, x, y, weights, values=True).on_host(network.device)
     if data.weights is not None and not data.weights.any():
         raise InputError("all weights are 0, so a step would change nothing: give a sample a weight above 0.")
-    return "\n".join(_Lesson(trainer, data).lines())
+    token = WIDTH.set(max(width, NARROWEST) - INDENT)
+    try:
+        return "\n".join(_Lesson(trainer, data).lines())
+    finally:
+        WIDTH.reset(token)
 
 
-def demo() -> str:
+def demo(*, width: int = 100) -> str:
     """The explanation of a 2-3-2 network's first step, on two samples: always the same text."""
     net = Network(2, [Dense(3, "tanh"), Dense(2, "softmax")], dtype="float64", device="cpu", seed=4)
     for layer in net.layers:
         layer.weight[...] = np.round(layer.weight, 1)  # type: ignore[index,arg-type]  # a Dense layer has both
         layer.bias[...] = 0.1  # type: ignore[index]
     trainer = Trainer(net, "cross_entropy", SGD(0.5))
-    return explain(trainer, np.array([[1.0, 0.5], [-0.5, 2.0]]), np.array([0, 1]))
+    return explain(trainer, np.array([[1.0, 0.5], [-0.5, 2.0]]), np.array([0, 1]), width=width)
 
 
 class _Lesson:
@@ -135,27 +142,27 @@ class _Lesson:
             f"One step of training on {rows}",
             *wrapped(f"network    {self.network.inputs} inputs, {layers}", " " * 11),
             f"loss       {self.trainer.loss.name}",
-            f"optimizer  {self.trainer.optimizer!r}",
-            "Rows are samples. ∇a is short for ∂E/∂a. Indices begin at 0. Numbers are rounded.",
+            *wrapped(f"optimizer  {self.trainer.optimizer!r}", " " * 11),
+            *wrapped("Rows are samples. ∇a is short for ∂E/∂a. Indices begin at 0. Numbers are rounded."),
         ]
 
     def _body(self) -> Iterator[str]:
         number = 0
         for heading, title in HEADINGS.items():
-            yield from ("", title, "─" * len(title))
+            yield from ("", *(lines := wrapped(title)), "─" * max(map(len, lines)))
             for first, *rest in self.paragraphs[heading]:
                 number += 1
-                yield from ("", f"({number}) {first}")
+                yield from ("", *wrapped(f"({number}) {first}", " " * INDENT))
                 yield from (f"    {line}".rstrip() for line in rest)
 
     def _close(self, loss: float) -> Iterator[str]:
         yield ""
         if any(isinstance(layer, Dropout) and layer.rate for layer in self.network.layers):
-            yield "That was one step. The next one draws other masks."
+            yield from wrapped("That was one step. The next one draws other masks.")
             return
         now = self.trainer.evaluate(self.data.x, self.data.target, self.data.weights)["loss"]
         yield "That was one step."
-        yield f"The loss of these samples was {loss:.6g}; with the new parameters it is {now:.6g}."
+        yield from wrapped(f"The loss of these samples was {loss:.6g}; with the new parameters it is {now:.6g}.")
 
     # One operation ----------------------------------------------------------------------------------------------------
 
@@ -169,7 +176,8 @@ class _Lesson:
                 self.known[name] = self.known[older] if older in self.known else device.to_host(array)
                 if older in self.known:
                     self._say(
-                        operation, [f"{name} = {older}", "The identity: the same numbers, under their next name."]
+                        operation,
+                        [f"{name} = {older}", *wrapped("The identity: the same numbers, under their next name.")],
                     )
             read[name] = self.known[name]
         return read
@@ -194,7 +202,7 @@ class _Lesson:
         self, operation: Operation, title: str, kind: str, boards: list[Board | str], lines: list[str]
     ) -> None:
         """What is said of every operation, and of the first of its kind why it is so and how one number comes about."""
-        why = [] if kind.split()[0] in self.told else [WHY[kind.split()[0]]]
+        why = [] if kind.split()[0] in self.told else wrapped(WHY[kind.split()[0]])
         spelled = [] if kind in self.told or not lines else ["", *lines]
         self.told |= {kind, kind.split()[0]}
         self._say(operation, [title, *why, "", *beside(boards), *spelled])
@@ -230,7 +238,7 @@ class _Lesson:
         y = self._board(f"y{last.number}", self.known[f"y{last.number}"])
         return [
             "",
-            f"With {loss.name} behind {last.activation.name} all this comes down to:",
+            *wrapped(f"With {loss.name} behind {last.activation.name} all this comes down to:"),
             *fused(self.batch, y, self.target, grad_z.cell(0, 0)),
             "When nobody looks on, that is the one operation that runs.",
         ]
@@ -240,9 +248,9 @@ class _Lesson:
         for layer, name, shape, start in self.network.places:
             place = slice(start, start + int(np.prod(shape)))
             self.known[f"∇{_symbol(layer, name)}"] = written["gradients"][place].reshape(shape)
-        lines = [operation.formula, WHY["unscale"]]
+        lines = [operation.formula, *wrapped(WHY["unscale"])]
         if not written["gate"]:
-            lines += ["Here one of them is too large for float16. The step changes nothing, and S is halved."]
+            lines += wrapped("Here one of them is too large for float16. The step changes nothing, and S is halved.")
         self._say(operation, lines)
 
     def _update(

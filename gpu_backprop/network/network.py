@@ -163,7 +163,8 @@ class Network:
 
     @property
     def parameters(self) -> Array:
-        """All parameters, flat. Assigning copies the values in."""
+        """All parameters, flat, with zeros between the arrays, since each begins at a multiple of 256 bytes: so there
+        are more numbers than `summary` counts parameters. Assigning copies the values in."""
         return self._parameters
 
     @parameters.setter
@@ -341,8 +342,9 @@ class Network:
         return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed)
 
     def summary(self) -> None:
-        """Prints layers, shapes and parameters."""
+        """Prints layers, shapes and parameters, and how `parameters` holds them."""
         print(self)
+        print(f"net.parameters is {'×'.join(map(str, self._parameters.shape))} numbers: with zeros between the arrays")
 
     def __str__(self) -> str:
         rows = [("", "layer", "in", "out", "parameters")]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from gpu_backprop.training.console import Readable
 from gpu_backprop.training.history import describe_row
 
 if TYPE_CHECKING:  # rich takes half as long to import as NumPy, and `import gpu_backprop` can do without it
@@ -21,6 +22,17 @@ REFRESH = 0.1
 
 LINES, PAUSE = 25, 60.0
 """A log gets about so many lines for a run, however many epochs it has, and one at least every so many seconds."""
+
+LINE = (
+    ("spinner", "epoch", "bar", "measured", "rate", "left"),
+    ("spinner", "epoch", "bar", "measured", "left"),
+    ("spinner", "epoch", "measured", "left"),
+    ("epoch", "measured"),
+)
+"""What stands on the line of a bar; the first that fits."""
+
+WIDTHS = {"spinner": 1, "bar": 10, "left": 7}
+"""Characters; a bar is as long as there is room, and at least so long."""
 
 STEP_PAUSE = 10.0
 """Seconds from one line of a log to the next that tells of a loss within an epoch."""
@@ -87,14 +99,20 @@ class BarProgress(Progress):
         from rich.progress import Progress as RichProgress
 
         self._epochs = epochs
+        self._told = {"epoch": f"epoch 1/{epochs}", "measured": "", "rate": ""}
         # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
-        self._bar = RichProgress(*_columns(), console=console, auto_refresh=False, expand=True)
-        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * samples, measured="", rate="")
+        self._bar = RichProgress(console=console, auto_refresh=False)
+        self._task = self._bar.add_task("", total=epochs * samples)
+        self._tell()
         self._samples = 0
         self._next_look = 0.0
 
     def __enter__(self) -> Progress:
-        self._bar.start()
+        outside = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._bar.start()  # which has put streams in their place until it stops, that print above the bar
+        for name, stream in outside.items():
+            if isinstance(stream, Readable) and stream is not getattr(sys, name):
+                setattr(sys, name, Readable(getattr(sys, name)))
         return self
 
     def advance(self, samples: int) -> None:
@@ -105,13 +123,18 @@ class BarProgress(Progress):
             self._bar.update(self._task, completed=self._samples, refresh=True)
 
     def step(self, row: Mapping[str, Any]) -> None:
-        self._bar.update(self._task, measured=_briefly(row))
+        self._tell(measured=_briefly(row))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         following = min(int(row["epoch"]) + 1, self._epochs)
         rate = f"{row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
-        text = f"epoch {following}/{self._epochs}"
-        self._bar.update(self._task, description=text, measured=_briefly(row), rate=rate)
+        self._tell(epoch=f"epoch {following}/{self._epochs}", measured=_briefly(row), rate=rate)
+
+    def _tell(self, **told: str) -> None:
+        """Puts texts on the line, and as much else as a terminal of this width has room for."""
+        self._told |= told
+        self._bar.columns = _columns(self._bar.console.width, self._told)
+        self._bar.update(self._task, **self._told)
 
     def close(self) -> None:
         self._bar.update(self._task, completed=self._samples, refresh=True)
@@ -128,7 +151,7 @@ def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
         return Progress()
     from rich.console import Console
 
-    console = Console()
+    console = Console(file=sys.stdout.stream if isinstance(sys.stdout, Readable) else None)
     if console.is_jupyter:
         watched = importlib.util.find_spec("ipywidgets") is not None
     else:
@@ -148,15 +171,11 @@ def _stride(epochs: int) -> int:
     return next(int(digit * power) for power in powers for digit in (1, 2, 5) if epochs <= LINES * digit * power)
 
 
-def _columns() -> list[ProgressColumn]:
-    """What stands on the line of a bar, from left to right."""
+def _columns(width: int, told: Mapping[str, str]) -> tuple[ProgressColumn, ...]:
+    """What stands on a line of so many characters, from left to right; `told` has its texts."""
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    return [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[measured]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    ]
+    widths = WIDTHS | {name: len(text) for name, text in told.items()}
+    names = next((names for names in LINE if sum(widths[name] + 1 for name in names) <= width + 1), LINE[-1])
+    kinds = {"spinner": SpinnerColumn(), "bar": BarColumn(bar_width=None), "left": TimeRemainingColumn()}
+    return tuple(kinds.get(name) or TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in names)

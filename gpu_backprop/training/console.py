@@ -1,0 +1,59 @@
+"""What is printed for people: no text from outside commands the terminal, and no word is parted where a line ends."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from gpu_backprop.backend.columns import terminal_width
+from gpu_backprop.data.messages import escaped
+
+
+class Readable:
+    """Standard output or error with everything escaped that is no text; a terminal's lines are wrapped between words.
+
+    Attributes:
+        stream: where it writes, and where a bar may write escapes of its own.
+        wraps: whether lines are wrapped: those of data are not.
+    """
+
+    def __init__(self, stream: TextIO, wraps: bool = True) -> None:
+        self.stream, self.wraps = stream, wraps
+
+    def write(self, text: str) -> int:
+        """Write it all; the number of characters that were given."""
+        self.stream.write(wrapped(escaped(text), terminal_width(self.stream) if self.wraps else None))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def wrapped(text: str, width: int | None, indent: str | None = None) -> str:
+    """The same with lines of at most so many characters, unless a word is longer; what follows a line of it is
+    indented by two more than the line, or by `indent`."""
+    if width is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        further = " " * (len(line) - len(line.lstrip(" ")) + 2) if indent is None else indent
+        lines += [line] if len(line) <= width else textwrap.wrap(
+            line, width, subsequent_indent=further, expand_tabs=False, replace_whitespace=False,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+@contextmanager
+def readable_output() -> Iterator[None]:
+    """While it is open, all that is printed is readable."""
+    streams = sys.stdout, sys.stderr
+    out, err = (None if stream is None else Readable(stream) for stream in streams)
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
