@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +22,43 @@ DATA = (
 RUN = "RUN is the folder that train wrote, or a model.safetensors."
 
 
+ELSEWHERE = {
+    "lr": "--learning-rate", "rate": "--learning-rate", "bs": "--batch-size", "hidden": "--layers",
+    "units": "--layers", "iterations": "--epochs", "max-iter": "--epochs", "label": "--target", "y": "--target",
+    "test-size": "--held-out", "validation-split": "--held-out", "gpu": "--device", "cuda": "--device",
+    "random-state": "--seed", "sep": "--delimiter", "drop": "--ignore", "exclude": "--ignore", "force": "--overwrite",
+    "criterion": "--loss", "precision": "--dtype", "fillna": "--impute",
+}  # fmt: skip
+"""What other programs call options of ours."""
+
+FOR_ONE_MORE = {"train": ("target", "the column to be learned"), "predict": ("output", "the file to write")}
+"""Of a command, the option for which one argument too many was meant, and what it is."""
+
+
 class Paragraphs(argparse.HelpFormatter):
-    """Wraps text to the width of the terminal, paragraph by paragraph; those that are indented stay as they are."""
+    """Wraps text to the width of the terminal, paragraph by paragraph. Those that are indented are commands, and what
+    does not fit stays one: its comment gets a line of its own, and its lines end with a backslash."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = text.split("\n\n")
-        return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in parts)
+        return "\n\n".join(
+            "\n".join(_fitting(line, width) for line in part.split("\n")) if part.startswith(" ") else
+            textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False)
+            for part in parts
+        )  # fmt: skip
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _fitting(line: str, width: int) -> str:
+    """An example in at most so many columns."""
+    if len(line) <= width:
+        return line
+    command, _, why = line.partition("  # ")
+    together = re.sub(r"(?<=\S) (?!--)", "\xa0", command.rstrip())  # an option and its value
+    parts = textwrap.wrap(together, width - 2, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return "\n".join(([f"  # {why}"] if why else []) + [" \\\n".join(parts).replace("\xa0", " ")])
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,11 +68,21 @@ class Parser(argparse.ArgumentParser):
         """Print what was wrong and where help is, and end with 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({self.prog} --help)\n")
 
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+    def refuse(self, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
         """Complain about arguments, with the option that was meant."""
         first = unknown[0].partition("=")[0]
-        meant = nearest(first, self._option_string_actions).strip() if first.startswith("-") else ""
+        meant = self._meant(first).strip() if first.startswith("-") else ""
+        name, why = FOR_ONE_MORE.get(options.command, ("", ""))
+        if not first.startswith("-") and name and getattr(options, name) is None:
+            meant = f"{why} is named by --{name} {shlex.quote(first)}"
         self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; {meant}" if meant else ""))
+
+    def _meant(self, option: str) -> str:
+        """The option of ours that is called like one, or, of a letter, begins with it."""
+        ours = [name for name in self._option_string_actions if name.startswith("--")]
+        if len(option) == 2:
+            return next((f"did you mean '{name}'?" for name in ours if name[2] == option[1]), "")
+        return nearest(ELSEWHERE.get(option.lstrip("-"), option), ours)
 
 
 class Command:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
 
-from gpu_backprop import __version__
+from gpu_backprop import ACTIVATIONS, __version__
 from gpu_backprop.arguments import applying, machine, training
 from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """What was typed; its `parser` is that of the command. Exits for --help (0), and where it makes no sense (2)."""
-    options, unknown = _parser().parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    options, unknown = _parser().parse_known_args(given)
+    _refuse_spaces(given, options)
     if unknown:
-        options.parser.refuse(unknown)
+        options.parser.refuse(unknown, options)
     return options
+
+
+def _refuse_spaces(given: list[str], options: argparse.Namespace) -> None:
+    """Complain about --layers 64 32, of which the second was taken for DATA, or for too much."""
+    for option, accepted in (("--layers", str.isdecimal), ("--activation", ACTIVATIONS.__contains__)):
+        if option in given:
+            values = list(takewhile(accepted, given[given.index(option) + 1 :]))
+            if len(values) > 1 and not Path(values[1]).exists():
+                options.parser.error(f"{option} takes one value, with commas in it: {option} {','.join(values)}")
 
 
 def _parser() -> Parser:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.data.messages import shown
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -16,7 +17,7 @@ def whole(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of at least {least}")
         return int(text)
 
     return read
@@ -31,7 +32,7 @@ def number(accepted: str, accept: Callable[[float], bool]) -> Callable[[str], fl
         except ValueError:
             value = math.nan
         if not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {accepted}")
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a number {accepted}")
         return value
 
     return read
@@ -41,7 +42,10 @@ def units(text: str) -> list[int]:
     """Units of the hidden layers: "128,64", or "none"."""
     if text == "none":
         return []
-    return [whole(1)(part.strip()) for part in text.split(",")]
+    try:
+        return [whole(1)(part.strip()) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give units as in 300,100, without spaces, or none") from None
 
 
 def one_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], str]:
@@ -66,7 +70,7 @@ def some_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], list[str]]:
 def device(text: str) -> str:
     """A device, as Network takes it."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a device; known: auto, cpu, cuda, cuda:0, cuda:1 ...")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a device; known: auto, cpu, cuda, cuda:0, cuda:1 ...")
     return text
 
 

@@ -56,7 +56,7 @@ def _fitted(rows: Sequence[Sequence[str]], left: int, width: int) -> tuple[Seque
     count = next((n for n in range(len(least), 1, -1) if _total(least[:n]) <= width), 1)
     while _total(widths[:count]) > width and (wide := [k for k in range(count) if widths[k] > least[k]]):
         widths[max(wide, key=widths.__getitem__)] -= 1
-    folded = []
+    folded: list[Sequence[str]] = []
     for row in rows:
         cells = [
             textwrap.wrap(cell, wide, break_long_words=False, break_on_hyphens=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_backprop.backend.device import memory_size
+from gpu_backprop.backend.errors import install
 
 PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 OLDEST_CUPY = (14, 2)
@@ -31,7 +32,7 @@ MAJOR_MINOR = 75, 76
 NO_DEVICE = 100
 """cudaErrorNoDevice."""
 
-INSTALL = "pip install 'gpu-backprop[cuda13]', or [cuda12] for older drivers and devices"
+INSTALL = f"{install('cuda13')}, or cuda12 for older drivers and devices"
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _nvrtc(cupy: Any) -> Check:
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     if version[0] != major:
         found = f"NVRTC is that of CUDA {version[0]}.{version[1]}, and this CuPy is built for CUDA {major}"
-        return Check("NVRTC", False, found, f"pip install 'gpu-backprop[cuda{major}]'")
+        return Check("NVRTC", False, found, install(f"cuda{major}"))
     try:
         folder = importlib.import_module("cuda.pathfinder").find_nvidia_header_directory("cudart")  # as CuPy does
     except ImportError:
@@ -228,4 +229,4 @@ def _version(number: int) -> str:
 
 
 def _cuda12() -> str:
-    return "; or CUDA 12: pip uninstall cupy-cuda13x, then pip install 'gpu-backprop[cuda12]'"
+    return f"; or CUDA 12: pip uninstall cupy-cuda13x, then {install('cuda12')}"

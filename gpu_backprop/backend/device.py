@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_backprop.backend.columns import columns
-from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError
+from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError, install
 from gpu_backprop.backend.formula import Array, Call
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def storage(dtype: str) -> np.dtype[Any]:
         except ImportError:
             raise MissingExtraError(
                 "dtype bfloat16 needs ml_dtypes, which the extras cuda13 and cuda12 bring: "
-                "pip install 'gpu-backprop[cuda13]'. Or use float16 or float32."
+                f"{install('cuda13')}. Or use float16 or float32."
             ) from None
     return np.dtype(dtype)
 

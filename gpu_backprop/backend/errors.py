@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -69,12 +70,34 @@ class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+ELSEWHERE: Mapping[str, str] = {
+    "mse": "mean_squared_error", "l2": "mean_squared_error", "mae": "absolute_error", "l1": "absolute_error",
+    "smoothl1": "huber", "pinball": "quantile", "poissonnll": "poisson",
+    "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "logloss": "binary_cross_entropy",
+    "ce": "cross_entropy", "nll": "cross_entropy", "logits": "cross_entropy", "softmaxcrossentropy": "cross_entropy",
+    "categoricalcrossentropy": "cross_entropy", "sparsecategoricalcrossentropy": "cross_entropy",
+    "swish": "silu", "linear": "identity", "none": "identity", "logistic": "sigmoid", "logsoftmax": "softmax",
+    "exponential": "exp", "gd": "sgd", "momentum": "sgd", "nesterov": "sgd",
+    "xavier": "glorot_uniform", "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal",
+    "kaiming": "he_uniform", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal", "he": "he_uniform",
+    "lecun": "lecun_normal", "zero": "zeros",
+}  # fmt: skip
+"""What other libraries call ours, in small letters, without what parts words and without "loss" at the end."""
+
+
 def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     """The row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
     if isinstance(name, str) and name in table:
         return table[name]
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
-    nearest = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.5) if isinstance(name, str) else []
+    text = str(name).lower()
+    ours = ELSEWHERE.get(re.sub("[^a-z0-9]", "", text).removesuffix("loss"))
+    nearest = [ours] if ours in table else difflib.get_close_matches(text, table, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+
+
+def install(extra: str) -> str:
+    """The command that brings an extra."""
+    return f"pip install 'gpu-backprop[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

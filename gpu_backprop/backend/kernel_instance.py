@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, MissingExtraError, choose
+from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import FORMULAS, Head, functor, heads, source
 
@@ -63,7 +63,7 @@ def dtype_of(name: str) -> DType:
             ml_dtypes = importlib.import_module("ml_dtypes")
         except ImportError:
             raise MissingExtraError(
-                "bfloat16 needs ml_dtypes: pip install 'gpu-backprop[cuda13]' (or cuda12, for older drivers)."
+                f"bfloat16 needs ml_dtypes: {install('cuda13')}, or cuda12 for older drivers."
             ) from None
         name = ml_dtypes.bfloat16
     return np.dtype(name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError, InputError
+from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.kernel_arguments import BLOCK_LIMITS, GRID_LIMITS, SLOT, THREADS, Arguments, address, three
 from gpu_backprop.backend.kernel_instance import VECTOR, Instance, instance, instances, text_of
@@ -184,7 +184,7 @@ class KernelLibrary:
         extra = "cuda12" if self.cupy.cuda.driver.get_build_version() < 13000 else "cuda13"
         return DeviceError(
             f"CUDA kernel {what} cannot be compiled ({' '.join(lines)}). That takes NVRTC and the CUDA headers; "
-            f"this CuPy gets them by: pip install 'gpu-backprop[{extra}]'."
+            f"this CuPy gets them by: {install(extra)}."
         )
 
 

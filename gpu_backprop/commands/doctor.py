@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,13 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.columns import terminal_width
 from gpu_backprop.backend.compiler import NO_COMPILER, VARIABLE
 from gpu_backprop.backend.cpu_device import CpuDevice
 from gpu_backprop.backend.cuda_device import CudaDevice
 from gpu_backprop.backend.cuda_setup import Check
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.training.console import wrapped
 
 CLOSE = 1e-5
 """How far a CUDA device may be from the CPU after two steps in float32: other orders of summation, nothing more."""
@@ -51,9 +54,10 @@ def _failures(checks: Iterable[Check]) -> list[str]:
 def _shown(checks: Iterable[Check]) -> Iterator[Check]:
     """The checks, each printed as soon as it is made."""
     for check in checks:
-        print(f"{check.name:<14}{'ok' if check.ok else 'OFF':<5}{check.found}", flush=True)
+        width, indent = terminal_width(sys.stdout), " " * 19
+        print(wrapped(f"{check.name:<14}{'ok' if check.ok else 'OFF':<5}{check.found}", width, indent), flush=True)
         if check.remedy:
-            print(f"{'':<19}→ {check.remedy}", flush=True)
+            print(wrapped(f"{indent}→ {check.remedy}", width, f"{indent}  "), flush=True)
         yield check
 
 

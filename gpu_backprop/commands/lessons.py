@@ -72,13 +72,16 @@ def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> Lesson:
         standardise_target=scale_target,
     )
     whole = learn(task=options.task)
-    _tell(whole, data, options.quiet)
+    for warning in whole.warnings:
+        warn(warning)
     testing = _test_data(options)
     if testing is not None:
+        _tell(whole, whole, data, np.arange(data.rows), options.quiet)
         training = prepare(whole, data, options.ignore)
         return Lesson("rows", whole, training, prepare(whole, testing, options.ignore))
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source)
     parted = learn(task=whole.task, rows=rows)
+    _tell(whole, parted, data, rows, options.quiet)
     return _parted("rows", parted, prepare(parted, data, options.ignore), rows, held_out)
 
 
@@ -166,19 +169,17 @@ def _test_data(options: argparse.Namespace) -> Data | None:
     return None
 
 
-def _tell(preprocessing: Preprocessing, data: Data, quiet: bool) -> None:
-    """Says what was read and what is made of it."""
-    for warning in preprocessing.warnings:
-        warn(warning)
+def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
+    """Says what was read, by what all of it teaches, and what the training rows make of it."""
     if quiet:
         return
-    print(f"{described(data)}\n{preprocessing.why}")
-    if preprocessing.classes is not None:
-        rows = Counter(preprocessing.targets(data).tolist())
-        shares = [f"{name} ({rows[label]:,})" for label, name in enumerate(preprocessing.classes[:SHOWN])]
-        print(f"classes (rows): {_cut(shares, len(preprocessing.classes))}")
+    print(f"{described(data)}\n{whole.why}")
+    if whole.classes is not None:
+        times = Counter(whole.targets(data).tolist())
+        shares = [f"{name} ({times[label]:,})" for label, name in enumerate(whole.classes[:SHOWN])]
+        print(f"classes (rows): {_cut(shares, len(whole.classes))}")
     if isinstance(data, Table):
-        columns = [_input(name, data.columns[name]) for name in preprocessing.columns[:SHOWN]]
+        columns = [_input(name, data.columns[name][rows]) for name in preprocessing.columns[:SHOWN]]
         print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
     else:
         print(f"inputs: {preprocessing.inputs:,}, {preprocessing.how}")

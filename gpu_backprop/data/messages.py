@@ -15,7 +15,7 @@ and of lone surrogates."""
 
 
 class _Escapes(dict[int, int | str]):
-    """For str.translate: itself for what can be read, \\x1b or \\u202e for what is hidden; lines and tabs stay."""
+    """For str.translate: what can be read stays, as lines and tabs do; what is hidden becomes the text of its escape."""
 
     def __missing__(self, code: int) -> int | str:
         character = chr(code)

@@ -32,7 +32,10 @@ def read_parquet(path: Path) -> Table:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingPyarrowError(f"{path} is Parquet, which pyarrow reads: pip install 'gpu-backprop[data]'") from None
+        raise MissingPyarrowError(
+            f"{path} is Parquet, which pyarrow reads: pip install 'gpu-backprop[data]' (in a checkout: pip install -e "
+            "'.[data]')"
+        ) from None
 
     with explained(path), path.open("rb") as stream:
         try:

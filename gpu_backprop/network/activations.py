@@ -261,5 +261,6 @@ def activation(spec: str | Activation) -> Activation:
     if isinstance(spec, Activation):
         return spec
     if not isinstance(spec, str):
-        raise InputError(f"activation must be a name or an Activation, got {type(spec).__name__} {spec!r}.")
+        none = ", and 'identity' changes nothing" if spec is None else ""
+        raise InputError(f"activation must be a name or an Activation{none}, got {type(spec).__name__} {spec!r}.")
     return choose("activation", spec, ACTIVATIONS)

@@ -52,7 +52,7 @@ def readable_output() -> Iterator[None]:
     """While it is open, all that is printed is readable."""
     streams = sys.stdout, sys.stderr
     out, err = (None if stream is None else Readable(stream) for stream in streams)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, overload
 
-from gpu_backprop.backend.errors import InputError, MissingExtraError, choose
+from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,7 +186,7 @@ def _new_figure(on_screen: bool) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("drawing curves needs matplotlib: pip install 'gpu-backprop[plot]'") from error
+        raise MissingExtraError(f"drawing curves needs matplotlib: {install('plot')}") from error
     if not on_screen:
         return Figure(figsize=INCHES, layout="constrained")
     from matplotlib import pyplot

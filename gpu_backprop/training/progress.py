@@ -134,7 +134,7 @@ class BarProgress(Progress):
         """Puts texts on the line, and as much else as a terminal of this width has room for."""
         self._told |= told
         self._bar.columns = _columns(self._bar.console.width, self._told)
-        self._bar.update(self._task, **self._told)
+        self._bar.tasks[0].fields.update(self._told)
 
     def close(self) -> None:
         self._bar.update(self._task, completed=self._samples, refresh=True)
