@@ -16,7 +16,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.sources import DIGITS, Data, described, digits_preprocessing, has_test_part, load
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
-from gpu_backprop.data.messages import listed
+from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import missing
 
 HELD_OUT = 0.2
@@ -96,8 +96,8 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
     for column, rows in preprocessing.unseen.items():
         lacking = _lacking(preprocessing, data, column)
         for number, what in (
-            (rows - lacking, f"a text in column {column!r} that no training row had"),
-            (lacking, f"no text in column {column!r}, and every training row had one"),
+            (rows - lacking, f"a text in column {shown(column)} that no training row had"),
+            (lacking, f"no text in column {shown(column)}, and every training row had one"),
         ):
             if number:
                 warn(

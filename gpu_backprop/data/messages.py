@@ -15,7 +15,7 @@ and of lone surrogates."""
 
 
 class _Escapes(dict[int, int | str]):
-    """For str.translate: what can be read stays, as lines and tabs do; what is hidden becomes the text of its escape."""
+    """For str.translate: what can be read stays, as lines and tabs do; what is hidden becomes its escape, as text."""
 
     def __missing__(self, code: int) -> int | str:
         character = chr(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -49,11 +50,13 @@ def wrapped(text: str, width: int | None, indent: str | None = None) -> str:
 
 @contextmanager
 def readable_output() -> Iterator[None]:
-    """While it is open, all that is printed is readable."""
-    streams = sys.stdout, sys.stderr
+    """While it is open, all that is printed is readable, and a warning is a line without the place in our code."""
+    streams, formatwarning = (sys.stdout, sys.stderr), warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     out, err = (None if stream is None else Readable(stream) for stream in streams)
     sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+        warnings.formatwarning = formatwarning
