@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save as safetensors_bytes
 
 import gpu_backprop as gb
+from gpu_backprop.backend.errors import ELSEWHERE
 
 ROWS, INPUTS, CLASSES = 12, 4, 3
 STREAM = np.random.default_rng(1)
@@ -247,6 +248,19 @@ def test_validation_data_are_named_as_such(classes):
         ("loss", "cross-entropy", "cross_entropy", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
         ("optimizer", "adamm", "adam", gb.OPTIMIZERS, lambda name: gb.Trainer(NET, optimizer=name)),
         ("initializer", "he_norml", "he_normal", gb.INITIALIZERS, lambda name: gb.Dense(3, init=name)),
+        ("loss", "mse", "mean_squared_error", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("loss", "MSELoss", "mean_squared_error", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("loss", "mae", "absolute_error", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("loss", "BCEWithLogitsLoss", "binary_cross_entropy", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("loss", "nll_loss", "cross_entropy", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("loss", "logits", "cross_entropy", gb.LOSSES, lambda name: gb.Trainer(NET, name)),
+        ("activation", "swish", "silu", gb.ACTIVATIONS, gb.Bias),
+        ("activation", "linear", "identity", gb.ACTIVATIONS, gb.Bias),
+        ("activation", "none", "identity", gb.ACTIVATIONS, gb.Bias),
+        ("optimizer", "rms_prop", "rmsprop", gb.OPTIMIZERS, lambda name: gb.Trainer(NET, optimizer=name)),
+        ("optimizer", "SGD", "sgd", gb.OPTIMIZERS, lambda name: gb.Trainer(NET, optimizer=name)),
+        ("initializer", "Xavier", "glorot_uniform", gb.INITIALIZERS, lambda name: gb.Dense(3, init=name)),
+        ("initializer", "kaiming_normal_", "he_normal", gb.INITIALIZERS, lambda name: gb.Dense(3, init=name)),
     ],
 )
 def test_unknown_names_list_the_known_and_the_nearest(kind, given, nearest, known, call):
@@ -254,6 +268,16 @@ def test_unknown_names_list_the_known_and_the_nearest(kind, given, nearest, know
     assert message.endswith(f"Known: {', '.join(known)}.")
     message = refused(lambda: call("zzzzzz"), f"unknown {kind} 'zzzzzz'. Known: ")
     assert message.endswith(f"Known: {', '.join(known)}.")
+
+
+def test_every_name_from_elsewhere_stands_for_one_of_ours():
+    ours = {*gb.LOSSES, *gb.ACTIVATIONS, *gb.OPTIMIZERS, *gb.INITIALIZERS}
+    assert set(ELSEWHERE.values()) <= ours
+    assert not set(ELSEWHERE) & ours
+
+
+def test_none_is_no_activation():
+    refused(lambda: gb.Dense(3, None), "activation must be a name", "'identity' changes nothing")
 
 
 NET = gb.Network(INPUTS, [gb.Dense(CLASSES, "softmax")])

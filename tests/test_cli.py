@@ -116,7 +116,8 @@ class TestTrain:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         assert train("--out", "run") == 0
         lines = [line for line in capsys.readouterr().out.splitlines() if "curves.png" in line]
-        assert lines == ["no curves.png: drawing curves needs matplotlib: pip install 'gpu-backprop[plot]'"]
+        checkout = "(in a checkout: pip install -e '.[plot]')"
+        assert lines == [f"no curves.png: drawing curves needs matplotlib: pip install 'gpu-backprop[plot]' {checkout}"]
         assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"curves.png"}
 
 

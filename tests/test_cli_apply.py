@@ -298,7 +298,7 @@ class TestEvaluate:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "new.csv, all 30 rows"
         assert [line.split()[0] for line in lines[3:7]] == ["true", "A", "B", "C"]
-        assert "always answering 'A' would be right for 0.3333" in lines
+        assert "always answering 'A' would be right for 0.3333: the network does better" in lines
         assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-2])
         assert re.fullmatch(r"accuracy: (0\.9\d{3}|1\.0000)", lines[-1])
 

@@ -81,7 +81,7 @@ class TestClassification:
         assert f"{settings} step" in lines
         assert re.search(r"^ +true +AA +BB +CC   recall$", captured.out, re.MULTILINE)
         assert re.search(r"^test accuracy: (0\.[89]\d{3}|1\.0000)$", captured.out, re.MULTILINE)
-        assert "always answering 'AA' would be right for 0.3333" in lines
+        assert "always answering 'AA' would be right for 0.3333: the network does better" in lines
         assert captured.err == ""
 
     def test_the_network_knows_its_data(self):

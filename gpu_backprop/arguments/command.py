@@ -31,8 +31,8 @@ ELSEWHERE = {
 }  # fmt: skip
 """What other programs call options of ours."""
 
-FOR_ONE_MORE = {"train": ("target", "the column to be learned"), "predict": ("output", "the file to write")}
-"""Of a command, the option for which one argument too many was meant, and what it is."""
+FOR_ONE_MORE = {"train": ("target", "to learn this column"), "predict": ("output", "to write to this file")}
+"""Of a command, the option for which one argument too many may have been meant, and what for."""
 
 
 class Paragraphs(argparse.HelpFormatter):
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         meant = self._meant(first).strip() if first.startswith("-") else ""
         name, why = FOR_ONE_MORE.get(options.command, ("", ""))
         if not first.startswith("-") and name and getattr(options, name) is None:
-            meant = f"{why} is named by --{name} {shlex.quote(first)}"
+            meant = f"{why}: --{name} {shlex.quote(first)}"
         self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; {meant}" if meant else ""))
 
     def _meant(self, option: str) -> str:

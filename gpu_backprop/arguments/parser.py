@@ -29,7 +29,7 @@ def _refuse_spaces(given: list[str], options: argparse.Namespace) -> None:
         if option in given:
             values = list(takewhile(accepted, given[given.index(option) + 1 :]))
             if len(values) > 1 and not Path(values[1]).exists():
-                options.parser.error(f"{option} takes one value, with commas in it: {option} {','.join(values)}")
+                options.parser.error(f"{option} takes one value, with commas: write {option} {','.join(values)}")
 
 
 def _parser() -> Parser:

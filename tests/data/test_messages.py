@@ -20,7 +20,7 @@ HOSTILE = {
     "nul \0": "nul \\x00",
     "tag \U000e0041": "tag \\U000e0041",
 }
-READABLE = ["Größe (m²)", "東京　都", "∇W ← η", "a\tb\nc", "[red]x[/red]", "[/]", "ключ", "مفتاح", "😀", "a\u00a0b", "C:\\new"]
+READABLE = ["Größe (m²)", "東京　都", "∇W ← η", "a\tb\nc", "[red]x[/red]", "[/]", "ключ", "a\u00a0b", "C:\\new"]
 
 
 @pytest.mark.parametrize(("text", "expected"), HOSTILE.items())

@@ -168,5 +168,6 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     path = stored(tmp_path, {"a": [1]})
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPyarrowError, match=r"which pyarrow reads: pip install 'gpu-backprop\[data\]'$"):
+    checkout = r"\(in a checkout: pip install -e '\.\[data\]'\)"
+    with pytest.raises(MissingPyarrowError, match=rf"pyarrow reads: pip install 'gpu-backprop\[data\]' {checkout}$"):
         read(path)

@@ -231,7 +231,9 @@ def test_summary(capsys):
     net = network(dtype="float32", device="cpu")
     net.summary()
     said = capsys.readouterr().out
-    assert said == f"{net}\n"
+    padded = "net.parameters is 256 numbers: with zeros between the arrays"
+    assert said == f"{net}\n{padded}\n" and net.parameters.shape == (256,)
+    said = str(net)
     assert [line.split() for line in said.splitlines()[:-1]] == [
         ["layer", "in", "out", "parameters"],
         ["1", "Dense(5,", "'tanh')", "4", "5", "25"],
