@@ -64,7 +64,7 @@ def _fitted(rows: Sequence[Sequence[str]], left: int, width: int) -> tuple[Seque
         ]
         folded += zip_longest(*cells, fillvalue="")
     missing = ", ".join(rows[0][count:])
-    return folded, [f"not shown, for want of width: {missing}"] if missing else []
+    return folded, textwrap.wrap(f"not shown, for want of width: {missing}", width) if missing else []
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -115,6 +115,23 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert text.endswith("\n\x1b[?25h")  # the cursor is shown again
 
 
+@pytest.mark.parametrize("metrics", [{}, {"val_accuracy": 0.9912}, {"val_accuracy": [0.5, 0.75]}], ids=len)
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_bar_has_ten_characters_or_is_not_there(width, metrics):
+    output = io.StringIO()
+    with BarProgress(Console(file=output, force_terminal=True, width=width), 200, 100) as shown:
+        for epoch in range(1, 101):
+            shown.advance(100)
+            shown.epoch({"epoch": epoch, "loss": 1e-5, "samples_per_second": 1234567.0, **metrics})
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue()).replace("\r", "\n").split("\n")[:-1]
+    assert all("…" not in line and len(line) <= width for line in lines)
+    bars = [len(re.findall("[━╸╺]", line)) for line in lines if "epoch" in line]
+    assert bars and all(bar == 0 or bar >= 10 for bar in bars)
+    assert ("samples/s" in lines[-1]) == (width >= 100 or (width == 80 and not metrics))
+    assert bars[-1] or (width == 60 and metrics)
+    assert "epoch 101/200" in lines[-1] and "loss 1.000e-05" in lines[-1]
+
+
 def test_a_bar_lets_the_cursor_go_when_training_fails(monkeypatch):
     output = terminal(monkeypatch)
     shown = open_progress(True, 12, 100)
