@@ -1,4 +1,4 @@
-"""Saying how good a network is, in plain text."""
+"""How good a network is, in plain text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST = 14
 
 
 def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Counts:
-    """How often class i (row) was taken for class j (column).
+    """Count how often class i (row) was taken for class j (column).
 
     Args:
         labels: (n,), the true classes, 0 to classes - 1.
@@ -60,7 +60,7 @@ def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> s
     wrong = matrix - np.diag(np.diag(matrix))
     pairs = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
     lines = [f"  {wrong[i, j]:,}: {_short(names[i])} taken for {_short(names[j])}" for i, j in pairs if wrong[i, j]]
-    return "\n".join(lines) or "  nothing was mistaken"
+    return "\n".join(lines) or "  none"
 
 
 def accuracy(matrix: Counts) -> float:

@@ -147,7 +147,7 @@ class TestPredict:
         assert len(captured.out.splitlines()) == 5
         assert captured.err == (
             "warning: new.csv: 2 of 4 rows have a text in column 'colour' that no training row had; to the network it "
-            "is none of the known ones\n"
+            "is none of the categories that it knows\n"
         )
 
     def test_a_text_that_only_new_rows_lack_is_no_text(self, capsys):
@@ -158,9 +158,9 @@ class TestPredict:
         assert main(["predict", "all", write("new.csv", ["id,colour", "1,violet", "2,", "3,NA", "4,red"])]) == 0
         assert capsys.readouterr().err.splitlines()[:2] == [
             "warning: new.csv: 1 of 4 rows have a text in column 'colour' that no training row had; to the network it "
-            "is none of the known ones",
+            "is none of the categories that it knows",
             "warning: new.csv: 2 of 4 rows have no text in column 'colour', and every training row had one; to the "
-            "network it is none of the known ones",
+            "network it is none of the categories that it knows",
         ]
 
     def test_missing_numbers_are_filled_in_as_in_training(self, capsys):
@@ -365,7 +365,7 @@ class TestCheck:
     def test_options(self, capsys):
         assert main(["check", "digits", "digits", "--rows", "2", "--at-most", "5", "--loss", "squared_error"]) == 0
         output = capsys.readouterr().out
-        assert "squared_error of 2 rows of digits, each with the target of another, in float64\n" in output
+        assert "squared_error of 2 rows of digits, each with another row's target, in float64\n" in output
         assert "gradients agree: 25 derivatives" in output
 
     def test_nothing_compared_is_no_success(self, capsys, monkeypatch):

@@ -114,7 +114,7 @@ class TestClassification:
         train("many.csv", "--target", "kind", "--epochs", "1")
         output = capsys.readouterr().out
         assert "kind number 19 (8) and 5 more\n" in output
-        assert re.search(r"what was most often taken for what:\n  \d: kind number \d\d taken for kind number", output)
+        assert re.search(r"the most frequent mistakes:\n  \d: kind number \d\d taken for kind number", output)
 
     def test_whole_numbers_are_classes_and_may_be_made_quantities(self, capsys):
         with open("dice.csv", "w", encoding="utf-8") as file:
@@ -286,7 +286,7 @@ class TestColumns:
         captured = capsys.readouterr()
         assert captured.err.splitlines() == [
             "warning: numbered.csv: 1 of 91 rows have a text in column 'colour' that no training row had; to the "
-            "network it is none of the known ones",
+            "network it is none of the categories that it knows",
             "warning: numbered.csv: not used, because the network was not trained on it: 'id'",
         ]
         assert len(captured.out.splitlines()) == 2

@@ -179,7 +179,7 @@ class TestWidth:
 
     def test_many_classes_are_numbered_and_then_their_mistakes_told(self, monkeypatch):
         assert " = 12 " in screen(monkeypatch, 80, "evaluate", "many", "many.csv")
-        assert "most often taken for what" in screen(monkeypatch, 60, "evaluate", "many", "many.csv")
+        assert "the most frequent mistakes:" in screen(monkeypatch, 60, "evaluate", "many", "many.csv")
         wide = screen(monkeypatch, 300, "evaluate", "many", "many.csv")
         assert " = 12 " not in wide and "true" in wide
 

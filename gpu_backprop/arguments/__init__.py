@@ -1,4 +1,4 @@
-"""What can be typed after gpu-backprop: commands, options, the values they take, and their help."""
+"""The command line of gpu-backprop: commands, options, the values they take, and their help."""
 
 from gpu_backprop.arguments.parser import parse
 

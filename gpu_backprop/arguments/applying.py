@@ -18,7 +18,7 @@ from gpu_backprop.arguments.command import (
 )
 from gpu_backprop.arguments.values import between, one_of, whole
 
-SUITS = "what suits the output"
+SUITS = "the one that suits the output"
 
 
 def add_evaluate(commands: Any) -> None:
@@ -28,9 +28,9 @@ def add_evaluate(commands: Any) -> None:
         "evaluate",
         "measure a trained network on data",
         (
-            "Measure a trained network on data whose target is known: what was taken for what and the accuracy, or R² "
-            "and the mean absolute error. Rows that it was trained on flatter it: give it others, or only those that "
-            "were held out.",
+            "Measure a trained network on data whose target is known: which classes were taken for which, and the "
+            "accuracy; or R² and the mean absolute error. On rows that it was trained on it looks better than it is: "
+            "give it others, or only those that were held out.",
             RUN,
             DATA,
         ),
@@ -55,14 +55,14 @@ def add_predict(commands: Any) -> None:
     command = Command(
         commands,
         "predict",
-        "let a trained network predict",
+        "predict with a trained network",
         (
             "Predict with a trained network: CSV with a line for each row, `prediction` and then one probability for "
             "each class, in columns named by the class. If a class is called prediction, its column is called "
             "`probability of prediction`.",
             "DATA are rows as training had them, before any scaling; the target need not be among the columns, whose "
-            "order does not matter, and missing values are filled in as in training. What is unlike the training data "
-            "is said on standard error.",
+            "order does not matter, and missing values are filled in as in training. Where they are unlike the "
+            "training data, a warning on standard error says so.",
             RUN,
             DATA,
         ),
@@ -86,7 +86,7 @@ def add_check(commands: Any) -> None:
     command = Command(
         commands,
         "check",
-        "prove the gradients of a trained network on data",
+        "check the gradients of a trained network on data",
         (
             "Compare the derivatives of the loss by every weight, bias and input, as back-propagation derives them, "
             "with central differences in float64, on a few rows of your data. Fails where one disagrees, and names it.",
@@ -99,8 +99,8 @@ def add_check(commands: Any) -> None:
         ),
     )
     add_run_and_data(command)
-    command.add("--rows", "how many rows, from all over DATA", type=whole(1), default=8, metavar="N")
-    most = "derivatives of each array, chosen at random where it has more"
+    command.add("--rows", "rows, taken from all over DATA", type=whole(1), default=8, metavar="N")
+    most = "derivatives to check of each array, chosen at random where it has more"
     command.add("--at-most", most, type=whole(1), default=2000, metavar="N")
     command.add("--tolerance", "the largest relative difference that passes", type=between, default=1e-5, metavar="R")
     add_loss(command, SUITS)
@@ -117,8 +117,8 @@ def add_explain(commands: Any) -> None:
         "show one step of back-propagation with all its numbers",
         (
             "Show one step of training as at a blackboard: each formula, forward, backward and the update, with the "
-            "actual numbers. Without RUN it is a network of 2-3-2 units and two rows; one of your own had better be "
-            "small. Nothing is written.",
+            "actual numbers. Without RUN it shows a network of 2-3-2 units and two rows; a network of your own should "
+            "be small. Nothing is written.",
             RUN,
             DATA,
         ),
@@ -129,7 +129,7 @@ def add_explain(commands: Any) -> None:
         ),
     )
     add_run_and_data(command, optional=True)
-    rows = "how many rows make the minibatch, from all over DATA"
+    rows = "rows of the minibatch, taken from all over DATA"
     command.add("--rows", rows, type=whole(1), default=2, metavar="N")
     kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
     command.add("--optimizer", kinds, type=optimizer, default="sgd", metavar="NAME")

@@ -1,4 +1,4 @@
-"""What the commands have in common: how their help is laid out, and the arguments that several of them take."""
+"""The parts that commands share: the layout of their help, and the arguments that several of them take."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def add_run_and_data(command: Command, optional: bool = False) -> None:
 
 def add_delimiter(command: Command) -> None:
     """--delimiter."""
-    command.add("--delimiter", r"what parts the fields of a CSV file, \t for a tab (default: found out)", metavar="C")
+    help = r"the character between the fields of a CSV file, \t for a tab (default: detected)"
+    command.add("--delimiter", help, metavar="C")
 
 
 def add_loss(command: Command, default: str) -> None:

@@ -1,4 +1,4 @@
-"""The whole of what can be typed."""
+"""The parser of the whole command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was typed; its `parser` is that of the command. Exits for --help (0), and where it makes no sense (2)."""
+    """Read the command line; `parser` of the result is that of the command. Exits for --help (0) and mistakes (2)."""
     given = list(sys.argv[1:] if argv is None else argv)
     options, unknown = _parser().parse_known_args(given)
     _refuse_spaces(given, options)
@@ -24,7 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _refuse_spaces(given: list[str], options: argparse.Namespace) -> None:
-    """Complain about --layers 64 32, of which the second was taken for DATA, or for too much."""
+    """Complain about --layers 64 32, where 32 would be taken for DATA, or for an argument too many."""
     for option, accepted in (("--layers", str.isdecimal), ("--activation", ACTIVATIONS.__contains__)):
         if option in given:
             values = list(takewhile(accepted, given[given.index(option) + 1 :]))
@@ -33,7 +33,7 @@ def _refuse_spaces(given: list[str], options: argparse.Namespace) -> None:
 
 
 def _parser() -> Parser:
-    """What can be typed, and the help."""
+    """Make the parser of all commands, with their help."""
     top = Parser(
         prog="gpu-backprop",
         description="Train multi-layer perceptrons by back-propagation, on a CPU or a CUDA device.",

@@ -78,7 +78,7 @@ def _add_data(command: Command) -> None:
     command.add_either(
         (
             "--held-out",
-            "share of the rows, and of every class, that is not learned from but measured on; 0: none (default: 0.2, "
+            "share of the rows, and of every class, that is kept from training to measure on; 0: none (default: 0.2, "
             "or the test part of data that have one)",
             {"type": share, "metavar": "SHARE"},
         ),
@@ -93,8 +93,8 @@ def _add_network(command: Command) -> None:
     )
     command.add(
         "--activation",
-        "of all hidden layers, or of each, as in tanh,relu; one more is for the output, which suits the loss "
-        f"otherwise: {', '.join(ACTIVATIONS)} (default: relu)",
+        "of all hidden layers, or one for each, as in tanh,relu; one more is the output's, which otherwise suits the "
+        f"loss: {', '.join(ACTIVATIONS)} (default: relu)",
         type=some_of("activation", ACTIVATIONS),
         metavar="NAMES",
     )
@@ -103,14 +103,14 @@ def _add_network(command: Command) -> None:
 
 def _add_training(command: Command) -> None:
     command.under("training")
-    epochs = "how often to see every row (default: 60; of more than 10,000 rows fewer, down to 20)"
+    epochs = "passes over the training rows (default: 60; fewer with more than 10,000 rows, down to 20)"
     command.add("--epochs", epochs, type=whole(1), metavar="N")
-    batch_size = "rows per step (default: 32; of more than 10,000 rows 128)"
+    batch_size = "rows per step (default: 32; 128 with more than 10,000 rows)"
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
     add_loss(command, "cross_entropy for classes, half_squared_error for numbers")
     kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
     command.add("--optimizer", kinds, type=optimizer, default="adam", metavar="NAME")
-    size = "size of a step (default: 0.003 for adam and adamw, for others their own)"
+    size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
     command.add("--learning-rate", size, type=rate, metavar="R")
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")

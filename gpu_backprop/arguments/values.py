@@ -1,4 +1,4 @@
-"""What a value may be: text from the command line becomes a value, or a complaint that says what is accepted."""
+"""Values on the command line: text becomes a value, or a complaint that says what is accepted."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What each command of gpu-backprop does; arguments.py says what can be typed, cli.py what went wrong."""
+"""The commands of gpu-backprop; arguments/ says what can be typed, cli.py what went wrong."""

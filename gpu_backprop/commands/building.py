@@ -13,11 +13,11 @@ from gpu_backprop.commands.lessons import Samples
 from gpu_backprop.data import Preprocessing
 
 ADAM_RATE, EPOCHS, BATCH = 0.003, 60, 32
-"""With the other defaults these did well on fifteen data sets of 150 to 8,000 rows. Other optimizers have a rate of
-their own."""
+"""Together with the other defaults these did well on fifteen data sets of 150 to 8,000 rows. Other optimizers have
+default rates of their own."""
 
 MANY_ROWS, LEAST_EPOCHS, LARGE_BATCH = 10_000, 20, 128
-"""Of more rows, fewer epochs of larger minibatches do; on MNIST they do better."""
+"""With more rows, fewer epochs of larger minibatches are enough; on MNIST they do better."""
 
 BOTH_WAYS = ("identity", "leaky_relu")
 """The activations with which an output can be as far below 0 as above it."""
@@ -25,12 +25,12 @@ BOTH_WAYS = ("identity", "leaky_relu")
 
 @dataclass(frozen=True)
 class Design:
-    """What was asked for, as far as it was.
+    """What --activation and --loss ask for.
 
     Attributes:
         hidden: the activation of each hidden layer.
-        output: that of the output; None: what suits the task.
-        loss: None: what suits the output.
+        output: that of the output layer; None: the one that suits the task.
+        loss: None: the one that suits the output.
     """
 
     hidden: list[str]
@@ -44,7 +44,7 @@ class Design:
 
 
 def design(options: argparse.Namespace) -> Design:
-    """What --activation and --loss say."""
+    """Read --activation and --loss."""
     loss = None if options.loss is None else gb.LOSSES[options.loss]
     output = loss.needs[0] if loss is not None and loss.needs else None
     given, layers = list(options.activation or ["relu"] * len(options.layers)), len(options.layers)
@@ -93,7 +93,7 @@ def build_trainer(options: argparse.Namespace, wanted: Design, net: gb.Network, 
 
 
 def suitable_epochs(rows: int) -> int:
-    """How often so many rows should be seen."""
+    """Choose a number of epochs for so many rows."""
     return max(LEAST_EPOCHS, min(EPOCHS, EPOCHS * MANY_ROWS // rows))
 
 

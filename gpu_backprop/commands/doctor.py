@@ -87,7 +87,7 @@ def _cpu() -> tuple[Array | None, Check]:
     elif NO_COMPILER in kernels:
         again = "a C++ compiler, such as g++, makes it faster"
     elif " fails: " in kernels:
-        again = f"name another C++ compiler, as in {VARIABLE}=g++; until then NumPy serves, as good and slower"
+        again = f"name another C++ compiler, as in {VARIABLE}=g++; until then NumPy computes the same, more slowly"
     return net.parameters, Check("CPU", losses[1] < losses[0], f"{kernels}; {_course(losses)}", again)
 
 

@@ -1,4 +1,4 @@
-"""gpu-backprop evaluate and check: what a trained network is worth on data, and whether its gradients are right."""
+"""gpu-backprop evaluate and check: the score of a trained network on data, and whether its gradients are right."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def check(options: argparse.Namespace) -> int:
     if not found.checked:
         raise GradientError(
             f"none of {len(found.kinks):,} derivatives could be compared: to a tolerance of {options.tolerance:g}, a "
-            "function has a kink in every place; give a larger --tolerance"
+            "function has a kink at every one of them; give a larger --tolerance"
         )
     if not options.quiet:
-        what = f"{loss.name} of {len(samples)} rows of {data.source}, each with the target of another, in float64"
+        what = f"{loss.name} of {len(samples)} rows of {data.source}, each with another row's target, in float64"
         print(
             f"{net}\n\n{what}\nlargest relative difference {found.error:.1e}, at {found.worst}: derived "
             f"{found.derived:.10g}, central difference {found.difference:.10g}"

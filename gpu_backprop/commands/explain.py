@@ -28,7 +28,7 @@ def explain(options: argparse.Namespace) -> int:
         return 0
     if options.data is None:
         raise Misuse(
-            "DATA is missing, from which the minibatch is taken; or leave RUN out for a small network of our own"
+            "DATA is missing, from which the minibatch is taken; or leave RUN out as well, to see a built-in network"
         )
     net = load_prepared(options.run, options.device)
     samples = some(prepare(net.preprocessing, load_rows(options)), options.rows)

@@ -1,4 +1,4 @@
-"""How good a network is on rows whose target is known."""
+"""Scoring a network on rows whose target is known."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WIDEST_TABLE = 20
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a network's answers are worth.
+    """The score of a network's answers.
 
     Attributes:
         figures: results, as in "accuracy: 0.9778".
         mistakes: which class was taken for which.
-        baseline: what an answer that needs no network would be worth; of quantities, that is R² = 0.
+        baseline: the score of an answer that needs no network, and what follows; for quantities it is R² = 0.
     """
 
     figures: list[str]
@@ -52,7 +52,7 @@ def labels(y: Array) -> Array:
 
 
 def _baseline(matrix: Array, names: list[str]) -> str:
-    """What answering without looking would be worth, and whether the network is worth more."""
+    """Say how often the most frequent class is right, and whether the network does better than always giving it."""
     often, rows = matrix.sum(axis=1), matrix.sum()
     share, right = often.max() / rows, accuracy(matrix)
     doubt = math.sqrt(share * (1 - share) / rows)  # the standard error of such a share
@@ -66,5 +66,5 @@ def _mistakes(matrix: Array, names: list[str]) -> str:
     width = terminal_width(sys.stdout)
     table = confusion_text(matrix, names, width)
     if len(names) > WIDEST_TABLE or (width is not None and table.index("\n") > width):
-        return f"what was most often taken for what:\n{frequent_mistakes(matrix, names)}"
-    return f"how often each (row) was taken for which (column):\n{table}"
+        return f"the most frequent mistakes:\n{frequent_mistakes(matrix, names)}"
+    return f"how often each class (row) was taken for which (column):\n{table}"

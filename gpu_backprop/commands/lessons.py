@@ -1,4 +1,4 @@
-"""What a network is to learn from, and what it is to be judged by: rows of data, prepared and parted."""
+"""Rows of data, prepared, and split into those that a network learns from and those that it is scored on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows to learn from and rows to be judged by.
+    """Rows to learn from and rows to be scored on.
 
     Attributes:
         things: what a row is called.
@@ -58,7 +58,7 @@ class Lesson:
 
 
 def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> Lesson:
-    """What the command line asks a network to learn; of quantities, scaled or as they are."""
+    """Read what the command line asks a network to learn; quantities are scaled if `scale_target`."""
     if options.data == DIGITS:
         return _digits(options)
     data = load(options.data, options.delimiter, part="train")
@@ -102,7 +102,7 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
             if number:
                 warn(
                     f"{data.source}: {number:,} of {data.rows:,} rows have {what}; to the network it is none of the "
-                    "known ones"
+                    "categories that it knows"
                 )
     extra = [column for column in preprocessing.extra if column not in ignored]
     if extra:
@@ -121,7 +121,7 @@ def split(y: Array, share: float, seed: int, source: str) -> tuple[Array, Array]
 
 
 def _lacking(preprocessing: Preprocessing, data: Data, column: str) -> int:
-    """How many rows have no text in a column, where that is no category."""
+    """Count the rows without a text in a column, unless that is a category."""
     if not isinstance(data, Table) or f"{column} missing" in preprocessing.features:
         return 0
     return int(missing(data.columns[column]).sum())
@@ -139,7 +139,7 @@ def _digits(options: argparse.Namespace) -> Lesson:
         "--task": None if options.task == "auto" else options.task,
     }  # fmt: skip
     if meaningless := [name for name, value in given.items() if value]:
-        raise Misuse(f"{', '.join(meaningless)}: about data of your own, and none are named: gpu-backprop train DATA …")
+        raise Misuse(f"{', '.join(meaningless)}: about data of your own, but none are given: gpu-backprop train DATA …")
     data, preprocessing = load(DIGITS), digits_preprocessing()
     samples = prepare(preprocessing, data)
     return _parted("digits", preprocessing, samples, *split(samples.y, _share(options), options.seed, data.source))
@@ -161,7 +161,7 @@ def _share(options: argparse.Namespace) -> float:
 
 
 def _test_data(options: argparse.Namespace) -> Data | None:
-    """The rows of another file or part, where these are to be the judges."""
+    """The rows of another file or part, where the network is to be scored on these."""
     if options.held_out_file is not None:
         return load(options.held_out_file, options.delimiter)
     if options.held_out is None and has_test_part(options.data):
