@@ -64,6 +64,10 @@ def _fitting(line: str, width: int) -> str:
 class Parser(argparse.ArgumentParser):
     """Complains in one line. Of a command, its own parser complains about what it does not know."""
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self.color = False  # Python 3.14 would colour the help, by escapes that are shown here and not obeyed
+
     def error(self, message: str) -> NoReturn:
         """Print what was wrong and where help is, and end with 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({self.prog} --help)\n")
