@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gpu_backprop.data.messages import escaped
+from gpu_backprop.data.messages import cells, escaped
 
 Counts = npt.NDArray[np.int64]
 
@@ -38,21 +38,25 @@ def confusion_text(matrix: Counts, names: Sequence[str] | None = None, width: in
     """
     rows = heads = [_short(name) for name in (names or range(len(matrix)))]
     text = _confusion_table(matrix, rows, heads)
-    if width is not None and text.index("\n") > width:
+    if width is not None and cells(text.partition("\n")[0]) > width:
         heads = [str(number) for number in range(1, len(matrix) + 1)]
         text = _confusion_table(matrix, [f"{row} = {head}" for row, head in zip(rows, heads, strict=True)], heads)
     return text
 
 
 def _confusion_table(matrix: Counts, rows: Sequence[str], heads: Sequence[str]) -> str:
-    wide = max(len(text) for text in [*heads, str(matrix.max(initial=0))]) + 2
-    first = max(wide + 2, *map(len, rows))
-    lines = ["true".rjust(first) + "".join(head.rjust(wide) for head in heads) + "   recall"]
+    wide = max(map(cells, [*heads, str(matrix.max(initial=0))])) + 2
+    first = max(wide + 2, *map(cells, rows))
+    lines = ["true".rjust(first) + "".join(_right(head, wide) for head in heads) + "   recall"]
     for name, row, right in zip(rows, matrix, np.diag(matrix), strict=True):
         recall = f"{right / row.sum():.3f}" if row.any() else "-"
-        cells = "".join((str(count) if count else ".").rjust(wide) for count in row)
-        lines.append(name.rjust(first) + cells + recall.rjust(9))
+        counts = "".join((str(count) if count else ".").rjust(wide) for count in row)
+        lines.append(_right(name, first) + counts + recall.rjust(9))
     return "\n".join(lines)
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - cells(text)) + text
 
 
 def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> str:

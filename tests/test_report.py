@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpu_backprop.data.messages import cells
 from gpu_backprop.report import accuracy, confusion_matrix, confusion_text
 
 LABELS = [0, 0, 0, 1, 1, 3]
@@ -31,3 +32,15 @@ def test_columns_stay_aligned_under_long_names_and_large_counts():
     lines = confusion_text(np.array([[12345, 6], [0, 7]]), ["cat", "elephant"]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].split() == ["cat", "12345", "6", "1.000"]
+
+
+def test_columns_stay_aligned_under_wide_and_combining_characters():
+    lines = confusion_text(np.array([[1, 2], [3, 4]]), ["東京都", "Zu\u0308rich"]).splitlines()
+    assert len({cells(line) for line in lines}) == 1
+    assert [cells(text) for text in ("東京都", "Zu\u0308rich", "abc", "")] == [6, 6, 3, 0]
+
+
+def test_what_a_class_is_called_cannot_command_a_terminal():
+    text = confusion_text(np.eye(2, dtype=int), ["\x1b[2J", "\u202ereversed"])
+    assert "\\x1b[2J" in text and "\\u202e" in text
+    assert not {"\x1b", "\u202e"} & set(text)

@@ -12,7 +12,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.columns import terminal_width
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.lessons import Samples
-from gpu_backprop.data.messages import counted, shown
+from gpu_backprop.data.messages import cells, counted, shown
 from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, frequent_mistakes, mean_absolute_error, r2
 from gpu_backprop.training.history import number
 
@@ -65,6 +65,6 @@ def _baseline(matrix: Array, names: list[str]) -> str:
 def _mistakes(matrix: Array, names: list[str]) -> str:
     width = terminal_width(sys.stdout)
     table = confusion_text(matrix, names, width)
-    if len(names) > WIDEST_TABLE or (width is not None and table.index("\n") > width):
+    if len(names) > WIDEST_TABLE or (width is not None and cells(table.partition("\n")[0]) > width):
         return f"the most frequent mistakes:\n{frequent_mistakes(matrix, names)}"
     return f"how often each class (row) was taken for which (column):\n{table}"

@@ -91,7 +91,7 @@ def _log_shown(shown: bool) -> Iterator[None]:
 def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
     """What is about to be trained, on what, and how."""
     held_out = 0 if lesson.held_out is None else len(lesson.held_out)
-    print(f"{trainer.network}\n\n{len(lesson.training)} {lesson.things} to learn from, {held_out} held out\n")
+    print(f"{trainer.network}\n\n{len(lesson.training):,} {lesson.things} to learn from, {held_out:,} held out\n")
     if lesson.things != "rows":
         return
     print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs} epochs, {trainer.batch_size} rows a step")

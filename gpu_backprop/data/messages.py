@@ -32,6 +32,13 @@ def escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes: two for a wide character, as those of Chinese are, none for one that
+    combines with the last."""
+    wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
 def shown(value: object) -> str:
     """A value in quotes, its control characters escaped, cut where it is long."""
     text = str(value)

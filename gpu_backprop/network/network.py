@@ -344,7 +344,7 @@ class Network:
     def summary(self) -> None:
         """Prints layers, shapes and parameters, and how `parameters` holds them."""
         print(self)
-        print(f"net.parameters is {'×'.join(map(str, self._parameters.shape))} numbers: with zeros between the arrays")
+        print(f"net.parameters has the shape {self._parameters.shape}: zeros fill the space between the arrays")
 
     def __str__(self) -> str:
         rows = [("", "layer", "in", "out", "parameters")]

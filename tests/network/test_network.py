@@ -231,7 +231,7 @@ def test_summary(capsys):
     net = network(dtype="float32", device="cpu")
     net.summary()
     said = capsys.readouterr().out
-    padded = "net.parameters is 256 numbers: with zeros between the arrays"
+    padded = "net.parameters has the shape (256,): zeros fill the space between the arrays"
     assert said == f"{net}\n{padded}\n" and net.parameters.shape == (256,)
     said = str(net)
     assert [line.split() for line in said.splitlines()[:-1]] == [
