@@ -270,6 +270,13 @@ def test_unknown_names_list_the_known_and_the_nearest(kind, given, nearest, know
     assert message.endswith(f"Known: {', '.join(known)}.")
 
 
+def test_a_message_cannot_command_a_terminal(tmp_path):
+    for call in (lambda name: gb.load(tmp_path / name), lambda name: gb.save(tmp_path / name / "x" / "y", NET)):
+        with pytest.raises(gb.GpuBackpropError) as raised:
+            call("no\x1b[31m\u202e\udcff")
+        assert "no\\x1b[31m\\u202e\\udcff" in str(raised.value)
+
+
 def test_every_name_from_elsewhere_stands_for_one_of_ours():
     ours = {*gb.LOSSES, *gb.ACTIVATIONS, *gb.OPTIMIZERS, *gb.INITIALIZERS}
     assert set(ELSEWHERE.values()) <= ours

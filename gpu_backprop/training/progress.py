@@ -99,11 +99,11 @@ class BarProgress(Progress):
         from rich.progress import Progress as RichProgress
 
         self._epochs = epochs
-        self._told = {"epoch": f"epoch 1/{epochs}", "measured": "", "rate": ""}
+        self._widths = WIDTHS | {"epoch": 0, "measured": 0, "rate": 0}
         # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
         self._bar = RichProgress(console=console, auto_refresh=False)
-        self._task = self._bar.add_task("", total=epochs * samples)
-        self._tell()
+        self._task = self._bar.add_task("", total=epochs * samples, measured="", rate="")
+        self._tell(epoch=f"epoch 1/{epochs}")
         self._samples = 0
         self._next_look = 0.0
 
@@ -131,10 +131,10 @@ class BarProgress(Progress):
         self._tell(epoch=f"epoch {following}/{self._epochs}", measured=_briefly(row), rate=rate)
 
     def _tell(self, **told: str) -> None:
-        """Puts texts on the line, and as much else as a terminal of this width has room for."""
-        self._told |= told
-        self._bar.columns = _columns(self._bar.console.width, self._told)
-        self._bar.tasks[0].fields.update(self._told)
+        """Puts texts on the line, and as much else as there is room for beside the longest of them."""
+        self._widths |= {name: max(self._widths[name], len(text)) for name, text in told.items()}
+        self._bar.columns = _columns(self._bar.console.width, self._widths)
+        self._bar.tasks[0].fields.update(told)
 
     def close(self) -> None:
         self._bar.update(self._task, completed=self._samples, refresh=True)
@@ -171,11 +171,10 @@ def _stride(epochs: int) -> int:
     return next(int(digit * power) for power in powers for digit in (1, 2, 5) if epochs <= LINES * digit * power)
 
 
-def _columns(width: int, told: Mapping[str, str]) -> tuple[ProgressColumn, ...]:
-    """What stands on a line of so many characters, from left to right; `told` has its texts."""
+def _columns(width: int, widths: Mapping[str, int]) -> tuple[ProgressColumn, ...]:
+    """What stands on a line of so many characters, from left to right."""
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    widths = WIDTHS | {name: len(text) for name, text in told.items()}
     names = next((names for names in LINE if sum(widths[name] + 1 for name in names) <= width + 1), LINE[-1])
     kinds = {"spinner": SpinnerColumn(), "bar": BarColumn(bar_width=None), "left": TimeRemainingColumn()}
     return tuple(kinds.get(name) or TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in names)

@@ -132,6 +132,15 @@ def test_a_bar_has_ten_characters_or_is_not_there(width, metrics):
     assert "epoch 101/200" in lines[-1] and "loss 1.000e-05" in lines[-1]
 
 
+def test_a_line_keeps_its_layout_while_a_loss_is_read_within_an_epoch():
+    output = io.StringIO()
+    with BarProgress(Console(file=output, force_terminal=True, width=60), 9, 100) as shown:
+        shown.advance(100)
+        shown.epoch(row(1))
+        shown.step({"epoch": 2, "step": 3, "loss": 0.5})
+    assert "━" not in output.getvalue().splitlines()[-1].rpartition("epoch")[2]
+
+
 def test_a_bar_lets_the_cursor_go_when_training_fails(monkeypatch):
     output = terminal(monkeypatch)
     shown = open_progress(True, 12, 100)
