@@ -216,7 +216,7 @@ class TestHeldOut:
         assert main(["train", str(MNIST), "--out", "run", *small]) == 0
         output = capsys.readouterr().out
         assert f"{MNIST}: 60,000 rows of 784 numbers (uint8)\n" in output
-        assert "60000 rows to learn from, 10000 held out\n" in output
+        assert "60,000 rows to learn from, 10,000 held out\n" in output
         result = re.search(r"^test (accuracy: 0\.(\d{4}))$", output, re.MULTILINE)
         assert result is not None and int(result[2]) > 8500
         assert main(["evaluate", "run", str(MNIST), "--quiet"]) == 0
