@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import hashlib
 import logging
 import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from gpu_backprop.backend.errors import DeviceError
 
@@ -44,6 +49,25 @@ PROCESSOR = (
 DIGEST = 32
 """Bytes: a library ends with the SHA-256 of all before, so that one which was cut off or spoilt is not loaded."""
 
+SECONDS = 120
+"""How long the compiler may take, and whoever tries what it has made: some twenty times what they usually do."""
+
+_loads = count()
+
+
+class Library(NamedTuple):
+    """A library that is loaded.
+
+    Attributes:
+        functions: its functions.
+        digest: of its bytes, which name its text, its compiler and this processor too.
+        seen: the file that keeps for whom it was compared with NumPy, a line each.
+    """
+
+    functions: ctypes.CDLL
+    digest: str
+    seen: Path
+
 
 class NoCompilerError(DeviceError):
     """There is no C++ compiler that could be used; the message says why."""
@@ -62,35 +86,107 @@ class Compiler:
         self._folder: Path | None = None
 
     def library(self, text: str) -> Path:
-        """The shared library that `text` becomes. It is compiled where no earlier one is there that is whole.
+        """Where the shared library is that `text` becomes. It is compiled where no earlier one is there that is whole.
 
         Raises:
             DeviceError: the compiler does not take the text, or nothing can be written.
         """
+        with self._opened(text, "kernels", _anything) as (path, _):
+            return path
+
+    def load(self, text: str, what: str = "kernels", trial: Callable[[Path], None] | None = None) -> Library:
+        """The library that `text` becomes, loaded. One that cannot be is compiled again.
+
+        Args:
+            what: what it is in words, and how long it usually takes, for whoever waits.
+            trial: gets a library that is new, and raises DeviceError where it had better not be loaded.
+
+        Raises:
+            DeviceError: as `library`, or it cannot be loaded.
+        """
         try:
-            self._folder = self._folder or _folder()
-            made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor()))
-            name = hashlib.sha256(made_of.encode(errors="surrogateescape")).hexdigest()[:40]
-            path = self._folder / f"{name}.so"
-            if not _whole(path):
-                self._compile(text, path)
+            return self._load(text, what, trial or _anything)
+        except OSError:  # it may be another machine's, with another C library
+            self._path(text).unlink(missing_ok=True)
+        try:
+            return self._load(text, what, trial or _anything)
+        except OSError as error:
+            raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
+
+    def _load(self, text: str, what: str, trial: Callable[[Path], None]) -> Library:
+        with self._opened(text, what, trial) as (path, file):
+            # What is loaded is the file that was looked at, whatever has taken its place meanwhile. The C library takes
+            # a name that it has had before for the library of then, so each time it is another one.
+            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
+            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
+            digest = os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex()
+            return Library(functions, digest, path.with_suffix(".seen"))
+
+    def _path(self, text: str) -> Path:
+        self._folder = self._folder or _folder()
+        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
+        return self._folder / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
+
+    @contextmanager
+    def _opened(self, text: str, what: str, trial: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
+        """The path of the library and its file, open."""
+        try:
+            path = self._path(text)
+            file = _whole(path)
+            if file is None:
+                file = self._compile(text, path, what, trial)
         except OSError as error:
             raise DeviceError(f"{self.command[0]} cannot be started, or its work not be kept: {error}") from error
-        return path
+        try:
+            yield path, file
+        finally:
+            os.close(file)
 
-    def _compile(self, text: str, path: Path) -> None:
+    def _compile(self, text: str, path: Path, what: str, trial: Callable[[Path], None]) -> int:
         with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as aside:
-            written, made = Path(aside, "text.cpp"), Path(aside, "library.so")
+            written, made, log = Path(aside, "text.cpp"), Path(aside, "library.so"), Path(aside, "log")
             written.write_text(text, encoding="utf-8")
             command = [*self.command, *self._options, str(written), "-o", str(made)]
-            LOG.info("compiling a kernel library: %s", shlex.join(command))
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-            if done.returncode or not made.is_file():
-                said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-                raise DeviceError(f"{shlex.join(self.command)} fails: {' '.join(said[:1]) or 'it says nothing'}")
+            LOG.info("compiling %s", what)
+            LOG.debug("%s", shlex.join(command))
+            code = run(command, log)
+            if code or not made.is_file():
+                said = log.read_text("utf-8", "replace").splitlines()[1:]
+                first = next((line for line in said if "error" in line), "".join(said[:1])) or "it says nothing"
+                why = f"it was ended after {SECONDS} s" if code is None else first
+                kept = log.replace(path.with_suffix(".log"))
+                raise DeviceError(f"{shlex.join(self.command)} fails: {why} (the rest is in {kept})")
+            trial(made)
             content = made.read_bytes()
             made.write_bytes(content + hashlib.sha256(content).digest())
+            made.chmod(0o700)
+            file = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
             made.replace(path)
+            path.with_suffix(".log").unlink(missing_ok=True)
+            return file
+
+
+def _anything(library: Path) -> None:
+    """The trial of what needs none."""
+
+
+def run(command: Sequence[str], log: Path) -> int | None:
+    """Runs a command, whose words and output come into a file, for SECONDS at most: then it is ended, with all that it
+    has started. Its exit code, which is negative after a signal; None where it was ended."""
+    with log.open("wb") as output:
+        output.write(f"{shlex.join(command)}\n".encode(errors="surrogateescape"))
+        output.flush()
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        ) as process:
+            try:
+                return process.wait(SECONDS)
+            except BaseException as error:  # Ctrl-C too: its session is not the terminal's
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    return None
+                raise
 
 
 def find() -> Compiler:
@@ -135,6 +231,13 @@ def _processor() -> str:
         return "".join(line for line in first if line.partition(":")[0].strip() in PROCESSOR)
 
 
+def _c_library() -> str:
+    """Its version: what is linked with a later one cannot be loaded."""
+    with suppress(AttributeError, ValueError, OSError):
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return ""
+
+
 def _folder() -> Path:
     """A folder that is the user's own and nobody else can write to."""
     wanted = os.environ.get("XDG_CACHE_HOME", "")
@@ -146,7 +249,7 @@ def _folder() -> Path:
         status = folder.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
             folder.chmod(0o700)
-            if os.access(folder, os.W_OK | os.X_OK):
+            if os.access(folder, os.W_OK | os.X_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
                 return folder
     except OSError:  # a home that is not there or cannot be written to
         pass
@@ -166,11 +269,19 @@ def _remove(folder: str, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _whole(path: Path) -> bool:
-    """Whether there is a library of ours, as it was written."""
+def _whole(path: Path) -> int | None:
+    """The file, open, where there is a library of ours that nobody else can write to, as it was written."""
     try:
-        status, content = path.lstat(), path.read_bytes()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return False
-    ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-    return ours and hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+        return None
+    try:
+        status = os.fstat(file)
+        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        content = os.pread(file, status.st_size, 0) if ours else b""
+    except OSError:
+        content = b""
+    if content and hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]:
+        return file
+    os.close(file)
+    return None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from ctypes import byref, c_longlong
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, byref, c_longlong
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from gpu_backprop.backend import compiled_ops, compiler, numpy_ops
-from gpu_backprop.backend.cpu_check import compare
+from gpu_backprop.backend.cpu_check import PARTS, check, compare
 from gpu_backprop.backend.cpu_library import CpuLibrary
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
@@ -77,14 +82,39 @@ def open_device(reason: str) -> Device:
 def _library(made_by: compiler.Compiler, count: int) -> CpuLibrary | str:
     """The kernels, compared with NumPy's; or why there are none, of which one warning tells."""
     try:
-        library = CpuLibrary(made_by, count)
-        compare(CpuDevice("", library))
-        return library
+        return CpuLibrary(
+            made_by, count, lambda library, loaded, row: check(CpuDevice("", library), loaded, row), _trial
+        )
     except DeviceError as error:
         warnings.warn(
-            f"the kernels for the CPU are not used: {error}. NumPy serves instead, as good and slower. "
-            f"{compiler.VARIABLE}={compiler.NONE} does so without a warning.",
+            f"the compiled kernels for the CPU are not used: {error}. Networks run on NumPy alone: the results are the "
+            f"same, training is slower. Set {compiler.VARIABLE}={compiler.NONE} to choose that without a warning.",
             RuntimeWarning,
             stacklevel=2,
         )
         return str(error)
+
+
+TRIAL = f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import attempt; attempt(sys.argv[1])"
+
+
+def _trial(made: Path) -> None:
+    """Has another process load a new library and run all of it: it may have been compiled for another processor.
+
+    Raises:
+        DeviceError: that was the end of the process.
+    """
+    if "python" not in os.path.basename(sys.executable or ""):  # a program that Python is a part of
+        return
+    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    with suppress(OSError):
+        code = compiler.run([sys.executable, "-I", "-S", "-c", TRIAL, str(made), *paths], made.with_name("trial"))
+        if code is None or code < 0:
+            how = "does not come to an end" if code is None else f"is ended by {signal.Signals(-code).name}"
+            raise DeviceError(f"a process that tries what was compiled {how}")
+
+
+def attempt(made: str) -> None:
+    """Loads a library and runs all of it."""
+    loaded = compiler.Library(CDLL(made), "", Path())
+    compare(CpuDevice("", CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS)))  # type: ignore[arg-type]

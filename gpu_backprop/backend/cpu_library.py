@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ctypes import c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_backprop.backend import compiler
@@ -24,7 +25,15 @@ THREADS = tuple(
 )
 """What tells, and sets, how many threads OpenBLAS uses: {} is get or set."""
 
+WHOLE = "the CPU's kernels, once; that usually takes 5 to 20 s"
+PART = "{} for the CPU, once; that usually takes 1 to 3 s"
+"""What is compiled, in words."""
+
 RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
+
+Check = Callable[["CpuLibrary", compiler.Library, Activation | LossFormula | None], None]
+"""Gets a library, before anybody else does: all of it, or what a row was put into. It raises DeviceError where that
+isn't right."""
 
 
 class Blas(NamedTuple):
@@ -42,6 +51,8 @@ class CpuLibrary:
     Args:
         made_by: the compiler.
         threads: how many threads may work at once; kernels/cpu/program.cpp has room for so many and no more.
+        check: what looks at each library before its operations are given out; None: nothing does.
+        trial: what tries a new one before it is loaded.
 
     Attributes:
         compiler: which compiler made it, such as "g++ 12.2.0".
@@ -57,9 +68,13 @@ class CpuLibrary:
         DeviceError: it cannot be compiled or loaded.
     """
 
-    def __init__(self, made_by: compiler.Compiler, threads: int) -> None:
-        self._compiler = made_by
-        self._base = self._load(base().text)
+    def __init__(
+        self, made_by: compiler.Compiler, threads: int, check: Check | None = None,
+        trial: Callable[[Path], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._compiler, self._check, self._lock = made_by, check, threading.RLock()
+        loaded = made_by.load(base().text, WHOLE, trial)
+        self._base = loaded.functions
         self._rows: dict[Activation | LossFormula, RowLibrary | DeviceError] = {}
         self.run: Any = self._base.bp_run
         self.hush: Any = self._base.bp_hush
@@ -75,13 +90,8 @@ class CpuLibrary:
         others = self.multiplies and self.blas.set_threads is None
         most = ctypes.c_longlong.in_dll(self._base, "bp_most_threads").value
         self.threads = 1 if others else min(threads, most)
-
-    def _load(self, text: str) -> ctypes.CDLL:
-        path = self._compiler.library(text)
-        try:
-            return ctypes.CDLL(os.fspath(path))
-        except OSError as error:
-            raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
+        if check:
+            check(self, loaded, None)
 
     def operation(self, name: str, row: Activation | LossFormula | None = None) -> tuple[CpuHead, int]:
         """The head of an operation, and its address; with a row, of the one that its formula was put into.
@@ -93,21 +103,28 @@ class CpuLibrary:
         return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
 
     def _of_row(self, row: Activation | LossFormula) -> RowLibrary:
-        found = self._rows.get(row)
-        if found is None:
-            found = self._rows[row] = self._load_row(row)
+        with self._lock:  # until it has been looked at, which asks for it itself
+            if row not in self._rows:
+                self._load_row(row)
+            found = self._rows[row]
         if isinstance(found, DeviceError):
             raise found
         return found
 
-    def _load_row(self, row: Activation | LossFormula) -> RowLibrary | DeviceError:
+    def _load_row(self, row: Activation | LossFormula) -> None:
         try:
             operations = of_row(row)
-            return self._load(operations.text), operations.heads
+            loaded = self._compiler.load(operations.text, PART.format(row.name))
+            self._rows[row] = loaded.functions, operations.heads
+            if self._check:
+                self._check(self, loaded, row)
         except DeviceError as error:
+            self._rows[row] = error
             if row.cuda_value and row.cuda_slope:
                 warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
-            return error
+        except BaseException:  # Ctrl-C: nobody knows whether it is right
+            self._rows.pop(row, None)
+            raise
 
 
 @cache

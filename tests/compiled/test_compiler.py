@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import platform
+import signal
 import stat
 import subprocess
 import sys
@@ -28,6 +30,7 @@ TEXT = 'extern "C" int answer() { return 42; }\n'
 def cache(made_by, monkeypatch, tmp_path):
     """An empty folder for what is compiled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(made_by, "_folder", None)
     return tmp_path / "gpu_backprop"
 
 
@@ -159,7 +162,7 @@ def test_a_folder_that_is_not_the_users_own_is_not_used(cache, monkeypatch, tmp_
         cache.write_text("")
     else:
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        monkeypatch.setattr(compiler, "_whole", lambda path: False)
+        monkeypatch.setattr(compiler, "_whole", lambda path: None)
     path = compile_again()
     assert cache not in path.parents and tmp_path / "other" not in path.parents
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -190,10 +193,88 @@ def test_the_folder_of_a_process_goes_with_it_and_not_with_its_child(made_by):
     assert there == "True" and not Path(folder).exists()
 
 
-def test_what_a_compiler_does_not_take(cache):
-    with pytest.raises(gb.DeviceError, match=r"fails: .*text\.cpp:1:1.* error: "):
+def test_what_a_compiler_does_not_take_is_in_a_log(cache):
+    with pytest.raises(gb.DeviceError, match=r"fails: .*text\.cpp:1:1.* error: ") as told:
         compile_again("nonsense;\n")
-    assert list(cache.iterdir()) == []
+    (log,) = cache.iterdir()
+    assert str(log) in str(told.value)
+    command, *said = log.read_text().splitlines()
+    assert command.startswith(compiler.find().command[0]) and any("error" in line for line in said)
+
+
+def test_a_compiler_that_does_not_end_is_ended_with_all_that_it_started(cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "SECONDS", 0.5)
+    slow = script(tmp_path, "slow", f"sleep 60 & echo $! >{tmp_path}/pid; echo at it; wait")
+    with pytest.raises(gb.DeviceError, match=r"slow fails: it was ended after 0\.5 s .*\.log"):
+        Compiler((str(slow),)).library(TEXT)
+    assert "at it" in next(cache.iterdir()).read_text()
+    child = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_ctrl_c_ends_the_compiler(cache, monkeypatch, tmp_path):
+    processes = []
+
+    def interrupted(process, timeout):
+        processes.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Compiler((str(script(tmp_path, "slow", "exec sleep 60")),)).library(TEXT)
+    monkeypatch.undo()
+    assert processes[0].wait(60) == -signal.SIGKILL and list(cache.iterdir()) == []
+
+
+# Loading it -----------------------------------------------------------------------------------------------------------
+
+
+def answer(library):
+    return library.functions.answer()
+
+
+@pytest.mark.parametrize("kind", ["no library", "others may write to it"])
+def test_what_cannot_be_loaded_or_trusted_is_compiled_again(cache, counted, kind):
+    path = compile_again()
+    if kind == "no library":  # as one of another machine, or that needs a later C library
+        content = b"not for this one"
+        path.write_bytes(content + hashlib.sha256(content).digest())
+    else:
+        path.chmod(0o722)
+    assert answer(Compiler(compiler.find().command).load(TEXT)) == 42 and counted() == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_what_is_loaded_is_what_was_looked_at(cache, monkeypatch):
+    """Also where another file takes its place in between."""
+    path, other = compile_again(), compile_again(TEXT.replace("42", "43"))
+    look = compiler._whole
+
+    def and_exchange(of):
+        found = look(of)
+        if of == path:
+            other.replace(path)
+        return found
+
+    monkeypatch.setattr(compiler, "_whole", and_exchange)
+    assert answer(Compiler(compiler.find().command).load(TEXT)) == 42
+    assert ctypes.CDLL(str(path)).answer() == 43
+
+
+def test_libraries_do_not_take_each_others_names(cache):
+    """An open file has the number of one that was closed."""
+    made_by = Compiler(compiler.find().command)
+    assert [answer(made_by.load(TEXT.replace("42", n))) for n in ("1", "2", "3", "2")] == [1, 2, 3, 2]
+
+
+def test_processes_that_compile_at_once(cache):
+    program = (
+        "from gpu_backprop.backend import compiler\n"
+        f"print([compiler.find().load({TEXT!r} + f'int n = {{k}};').functions.answer() for k in range(3)])"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate()[0] for process in processes] == [b"[42, 42, 42]\n"] * 3
+    assert {path.suffix for path in cache.iterdir()} == {".so"} and len(list(cache.iterdir())) == 3
 
 
 # A device -------------------------------------------------------------------------------------------------------------
@@ -241,6 +322,37 @@ def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, mon
         assert open_device("cpu").ops is numpy_ops
 
 
+TRAP = "\n__attribute__((constructor)) static void trap() { __builtin_trap(); }\n"
+ENDLESS = '\n__attribute__((constructor)) static void endless() { for (;;) asm volatile(""); }\n'
+
+
+@pytest.mark.parametrize(("more", "told"), [(TRAP, r"is ended by SIG(ILL|TRAP)"), (ENDLESS, "does not come to an end")])
+def test_a_library_that_ends_the_process_ends_in_numpy(cache, fresh, monkeypatch, more, told):
+    """As one that was compiled for another processor."""
+    operations = cpu_library.base()
+    monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=operations.text + more))
+    if more is ENDLESS:  # where the compiler has not got so little time
+        run = compiler.run
+
+        def soon(command, log):
+            monkeypatch.setattr(compiler, "SECONDS", 1 if log.name == "trial" else 120)
+            return run(command, log)
+
+        monkeypatch.setattr(compiler, "run", soon)
+    with pytest.warns(RuntimeWarning, match=f"not used: a process that tries what was compiled {told}"):
+        assert open_device("cpu").ops is numpy_ops
+    assert not list(cache.glob("*.so"))
+
+
+def test_it_is_said_what_is_compiled_and_how_long_that_takes(cache, fresh, caplog):
+    caplog.set_level(logging.DEBUG, "gpu_backprop")
+    open_device("cpu")
+    (said,), (command,) = (
+        [r.getMessage() for r in caplog.records if r.levelname == level] for level in ("INFO", "DEBUG")
+    )
+    assert said == "compiling the CPU's kernels, once; that usually takes 5 to 20 s" and "-O3" in command
+
+
 def test_importing_looks_for_no_compiler(made_by):
     program = "import sys, gpu_backprop; sys.exit('gpu_backprop.backend.compiler' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -250,7 +362,7 @@ def test_a_process_that_finds_the_kernels_compiled_runs_no_compiler(made_by):
     open_device("cpu")
     program = (
         "import sys, gpu_backprop as gb\n"
-        "import subprocess; subprocess.run = None\n"
+        "import subprocess; subprocess.Popen = None\n"
         "net = gb.Network(2, [gb.Dense(1)], device='cpu')\n"
         "sys.exit('kernels compiled by' not in net.device.reason)"
     )

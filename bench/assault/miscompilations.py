@@ -1,0 +1,162 @@
+"""Mistakes in the machine code of the CPU's kernels: are all of them found before a network is trained with them?
+
+Each is planted into the text that is compiled: a wrong sign, a term that is left out, an element too few, a setting
+that is ignored. The machine's own compiler makes a library of it, and the comparison that comes before its use has to
+say that an operation does not give what NumPy gives.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import gpu_backprop as gb
+from bench.assault.verdict import asked_quick, report
+from gpu_backprop.backend import compiler, cpu_library
+from gpu_backprop.backend.cpu_check import compare
+from gpu_backprop.backend.cpu_device import CpuDevice
+from gpu_backprop.backend.cpu_text import base, of_row
+from gpu_backprop.network.losses import LOSSES
+
+ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
+
+
+class Mistake(NamedTuple):
+    """What stands in a text, what takes its place, everywhere, and the activation or loss in whose library."""
+
+    right: str
+    wrong: str
+    row: str = ""
+
+    def planted(self) -> str:
+        """The text with the mistake."""
+        text = (of_row(ROWS[self.row]) if self.row else base()).text
+        if self.right not in text:
+            raise SystemExit(f"the text of {self.row or 'all kernels'} no longer has {self.right!r}")
+        return text.replace(self.right, self.wrong)
+
+
+MISTAKES = {
+    # layers
+    "a bias with the wrong sign": Mistake("x[i] + bias", "x[i] - bias"),
+    "the bias of the first model for all": Mistake("with_bias(r, cols, b + m * b_step", "with_bias(r, cols, b"),
+    "a sum that forgets": Mistake("sums[i] += of(first + i)", "sums[i] = of(first + i)"),
+    "a sum without the last part": Mistake("for (i64 p = 1; p < parts; p++)", "for (i64 p = 1; p + 1 < parts; p++)"),
+    "a ticket that stays": Mistake("*ticket = 0;", ""),
+    "a product that is a sum": Mistake("a[i] * b[i]", "a[i] + b[i]"),
+    "a bias of the activation that is not kept": Mistake("z[i] = a, y[i]", "y[i]", "tanh"),
+    "an activation without its bias": Mistake("F::value(z[i] + bias)", "F::value(z[i])", "relu"),
+    "a slope without the gradient": Mistake("grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "sigmoid"),
+    # formulas and functions
+    "tanh: a sign in the slope": Mistake("A(1) - s * s", "A(1) + s * s", "tanh"),
+    "tanh: a coefficient": Mistake("0.133826858f", "0.143826858f", "tanh"),
+    "tanh without its limit": Mistake("(fabs(x) > 9.02f) | (fabs(y) > 1.0f)", "false", "tanh"),
+    "relu turned round": Mistake("z < A(0)", "z > A(0)", "relu"),
+    "relu that swallows NaN": Mistake("z < A(0) ? A(0) : z", "z > A(0) ? z : A(0)", "relu"),
+    "leaky_relu: another slope": Mistake("A(0.01) * z", "A(0.1) * z", "leaky_relu"),
+    "exp: a coefficient": Mistake("0.1666654348f", "0.1766654348f", "sigmoid"),
+    "exp without its upper limit": Mistake("x > 89.0f ? 89.0f : x", "x", "exp"),
+    "exp without its lower limit": Mistake("x < -86.9f ? 0.0f : y", "y", "exp"),
+    "expm1: the 1 is left out": Mistake("fma(e.half, e.rest, e.half - 0.5f)", "fma(e.half, e.rest, e.half)", "elu"),
+    "log1p: what was lost": Mistake("(x - (one - 1.0f)) / one", "1e-3f", "softplus"),
+    "erfc: the wrong side": Mistake("x < 0.0f ? 2.0f - y : y", "y", "gelu"),
+    # losses
+    "a loss with its sign turned": Mistake("return y - t", "return t - y", "half_squared_error"),
+    "a mean that is a sum": Mistake(": scale) * share", ": scale)", "mean_squared_error"),
+    "a gradient that is the loss": Mistake("F::slope(a", "F::value(a", "huber"),
+    "weights that the loss ignores": Mistake("e[row] *= weights[row];", ";", "squared_error"),
+    "weights that the gradient ignores": Mistake("+ c] *= weights[row]", "+ c]", "absolute_error"),
+    "the target of the first row for all": Mistake("rest * t[i] + even", "rest * t[0] + even", "poisson"),
+    "smoothing of nothing": Mistake("even = smoothing / float(cols)", "even = smoothing"),
+    "a label that is ignored": Mistake("v[targets.near(row + k) * LANES + k] -=", "v[k] -="),
+    "a bad label that goes unnoticed": Mistake('e[row] = __builtin_nanf("");', ";"),
+    "a bad label with a gradient": Mistake("grad[row * targets.cols + c] = 0.0f", ";"),
+    "softmax without its largest": Mistake("below = v[i + k] - top[k]", "below = v[i + k]"),
+    "softmax: wrong answers that count": Mistake("right += place[k] ==", "right += place[k] !="),
+    "softmax without its scales": Mistake("scale * float(scales[m]) : scale, *const", "scale : scale, *const"),
+    "sigmoid: the target added": Mistake("choose(a < 0.0f, u, 1.0f) * q - t", "choose(a < 0.0f, u, 1.0f) * q + t"),
+    "sigmoid: the loss without a term": Mistake("- a * t + log1p(u)", "+ log1p(u)"),
+    "sides that are all right": Mistake("right += wrong == 0", "right += 1"),
+    "a total that forgets": Mistake("total[m * 3 + LOSS] +=", "total[m * 3 + LOSS] ="),
+    "a row without its last output": Mistake("for (; i < n; i++) sum += v[i];", "for (; i + 1 < n; i++) sum += v[i];"),
+    # optimizers
+    "uphill": Mistake("w[i] -= rate * g[i]", "w[i] += rate * g[i]"),
+    "a momentum that is skipped": Mistake("velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]"),
+    "no look ahead": Mistake("rate * (mu * velocity[i] + g[i])", "rate * velocity[i]"),
+    "rmsprop without its rest": Mistake("rest * (g[i] * g[i])", "(g[i] * g[i])"),
+    "adagrad and rmsprop without epsilon": Mistake("(__builtin_sqrtf(v[i]) + epsilon)", "__builtin_sqrtf(v[i])"),
+    "adam without decay": Mistake("rule.keep * w[i]", "w[i]"),
+    "adam without the correction of its mean": Mistake("(1 - __builtin_pow(h[2], h[0]))", "(1 - h[2])"),
+    "adam with one beta": Mistake("b2 = float(h[3])", "b2 = float(h[2])"),
+    "adam without epsilon": Mistake("+ rule.epsilon", ""),
+    "a gate that is open": Mistake("gate[model] != 0", "true"),
+    "a step that counts twice": Mistake("hyper[model * settings] += 1", "hyper[model * settings] += 2"),
+    "squares without the last": Mistake("for (; i < count; i++) rest +=", "for (; i + 1 < count; i++) rest +="),
+    "squares of one lot": Mistake("for (i64 l = 0; l < lots; l++) sum +=", "for (i64 l = 0; l < 1; l++) sum +="),
+    # minibatches, products, and how all of it is run
+    "a cursor that is ignored": Mistake("place = cursor + k < places ? cursor + k", "place = k < places ? k"),
+    "the first sample for a bad place": Mistake("named < samples ? named : samples - 1", "named < samples ? named : 0"),
+    "a counter that goes by ones": Mistake("counter[i] += by", "counter[i] += 1"),
+    "a copy without its last byte": Mistake("u64(r.end - r.begin)", "u64(r.end - r.begin - 1)"),
+    "a product twice as large": Mistake("n, k, 1, a, a_apart", "n, k, 2, a, a_apart"),
+    "the first matrix for all models": Mistake("a += a_step, b += b_step, c", "a += a_step, c"),
+    "a thread that does nothing": Mistake("me < s->parts", "me + 1 < s->parts"),
+    "a part that nobody does": Mistake("part < s->parts; part++", "part + 1 < s->parts; part++"),
+}  # fmt: skip
+
+FEW = (
+    "a bias of the activation that is not kept", "tanh: a coefficient", "relu that swallows NaN",
+    "weights that the loss ignores", "a momentum that is skipped",
+)  # fmt: skip
+"""What --quick does."""
+
+
+def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
+    """What the comparison with NumPy says of a library with a mistake."""
+    row, text = ROWS[mistake.row] if mistake.row else None, mistake.planted()
+    if row is None:
+        with mock.patch.object(cpu_library, "base", return_value=base()._replace(text=text)):
+            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+    else:
+        with mock.patch.object(cpu_library, "of_row", return_value=of_row(row)._replace(text=text)):
+            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+            device.library.operation("loss_gradient" if mistake.row in LOSSES else "bias_activate", row)
+    try:
+        compare(device, row)
+    except gb.DeviceError as error:
+        return str(error)
+    return ""
+
+
+def missed(made_by: compiler.Compiler, names: list[str]) -> Iterator[str]:
+    """The mistakes that are not found."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tuple(pool.map(made_by.library, [MISTAKES[name].planted() for name in names]))
+    for name in names:
+        if not found(made_by, MISTAKES[name]):
+            yield name
+
+
+def main() -> int:
+    names = list(FEW if asked_quick(__doc__) else MISTAKES)
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, XDG_CACHE_HOME=cache):
+        try:
+            made_by = compiler.find()
+        except compiler.NoCompilerError as error:
+            return report(f"no mistakes planted, since {error}", [])
+        device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+        compare(device)  # which finds nothing where nothing is planted
+        failures = list(missed(made_by, names))
+        return report(f"{len(names)} miscompilations: {len(names) - len(failures)} found before use", failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
