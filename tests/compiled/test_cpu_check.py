@@ -76,7 +76,7 @@ def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch
 
     monkeypatch.setattr(cpu_check, "_run", noted)
     binders = set()
-    for row in (None, TANH, LOSSES["cross_entropy"].formula):
+    for row in (None, TANH, gb.ACTIVATIONS["identity"], LOSSES["cross_entropy"].formula):
         cpu_check.compare(on_threads(2), row)
         binders |= {name for name, *_ in cpu_check.cases(row)}
     assert binders == {
