@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend import cuda_setup, numpy_ops
+from gpu_backprop.backend import cuda_setup
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError, InputError
 
@@ -69,7 +69,9 @@ def _open_cpu(reason: str, dtype: str) -> Device:
             f"dtype {dtype} is for CUDA devices only; this device is the CPU ({reason}). Use float32 or float64."
         )
     if dtype != "float32":
-        return Device("cpu", reason, dtype, np, numpy_ops)
+        module = importlib.import_module("gpu_backprop.backend.numpy_device")
+        alone: Device = module.NumpyDevice(reason, dtype)
+        return alone
     module = importlib.import_module("gpu_backprop.backend.cpu_device")
     device: Device = module.open_device(reason)
     return device

@@ -15,12 +15,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gpu_backprop.backend import compiled_ops, compiler, numpy_ops
+from gpu_backprop.backend import compiled_ops, compiler
 from gpu_backprop.backend.cpu_check import PARTS, check, compare
 from gpu_backprop.backend.cpu_library import CpuLibrary
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.numpy_device import NumpyDevice
 from gpu_backprop.backend.program import sequence
 from gpu_backprop.backend.threads import threads
 
@@ -75,7 +76,7 @@ def open_device(reason: str) -> Device:
         if isinstance(library, CpuLibrary):
             return CpuDevice(f"{reason}; kernels compiled by {library.compiler}", library)
         why = library
-    return Device("cpu", f"{reason}; NumPy alone: {why}", "float32", np, numpy_ops)
+    return NumpyDevice(f"{reason}; NumPy alone: {why}", "float32")
 
 
 @cache

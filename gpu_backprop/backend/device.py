@@ -46,7 +46,10 @@ class Device:
         ops: the binders for it (numpy_ops, compiled_ops or cuda_ops): the same names and signatures.
         scratch: the memory that `work` shares out, by dtype and slot.
         needed: the bytes by kind that `require` found there last.
+        threads: how many of a CPU's threads work at once.
     """
+
+    threads = 1
 
     def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: ModuleType) -> None:
         self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops

@@ -1,18 +1,28 @@
-"""How many threads may work at once on this machine's CPU."""
+"""How many threads may work at once on this machine's CPU.
+
+What else the machine has to do is not asked: other work would then give other sums, in other bits. The threads are such
+that a busy machine does not stop them instead; see numpy_device.py and kernels/cpu/program.cpp.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 LIMITS = "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"
 """The environment variables that OpenBLAS asks, in its order: the first that holds a number > 0 is taken."""
 
 
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux tells of control groups, which are what limits a container."""
+
+
 def threads() -> int:
-    """As many as NumPy's products take: one for each core that this process may run on, or what LIMITS say where that
-    is less."""
-    return min([cores(), *_limits()[:1]])
+    """One for each core that this process may run on, or what LIMITS or the quota of a container say where that is
+    less. Of half a core there is no use: threads that wait for each other would use it up."""
+    return max(1, min([cores(), *_limits()[:1], *_quotas()]))
 
 
 def cores() -> int:
@@ -26,3 +36,27 @@ def _limits() -> list[int]:
     """As C's atoi reads them: "4,2", the threads of nested loops, is 4."""
     begins = (re.match(r"\s*\d+", os.environ.get(name, "")) for name in LIMITS)
     return [int(begin[0]) for begin in begins if begin and int(begin[0]) > 0]
+
+
+def _quotas() -> Iterator[int]:
+    """How many whole cores' time each of the control groups of this process may use, where there is a limit."""
+    try:
+        lines = OWN_GROUPS.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if not controllers:  # version 2, beside version 1 in "unified"
+            roots, files = (GROUPS, GROUPS / "unified"), ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            roots, files = (GROUPS / "cpu", GROUPS / controllers), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        for root in roots:
+            own = root / path.lstrip("/")  # in a container it may not be there: then the root is the container's
+            for group in (own, *(group for group in own.parents if group.is_relative_to(root))):
+                try:
+                    quota, period = map(int, " ".join((group / file).read_text() for file in files).split())
+                except (OSError, ValueError):  # "max": no limit
+                    continue
+                if quota > 0 and period > 0:
+                    yield quota // period

@@ -121,13 +121,18 @@ static pthread_mutex_t quieting = PTHREAD_MUTEX_INITIALIZER;
 static i64 quiet;  // programs during which the BLAS has one thread
 static int loud;   // how many it has otherwise
 
+// What the user has set meanwhile stays.
+static void speak_up() {
+  if (get_blas_threads() == 1) set_blas_threads(loud);
+}
+
 // The child of a fork has none of the threads, and nothing runs in it.
 static void after_fork() {
   write(arrived, 0), write(phase, 0), write(done, 0), write(turn, 0);
   for (i64 k = 0; k < MOST; k++) write(given[k], 0), write(asleep[k], 0);
   workers = 0;
   pthread_mutex_init(&quieting, nullptr);
-  if (quiet) set_blas_threads(loud);
+  if (quiet) speak_up();
   quiet = 0;
 }
 
@@ -172,7 +177,7 @@ extern "C" void bp_hush(i64 begin, i64* inside) {
   pthread_mutex_lock(&quieting);
   *inside = begin;
   if (begin && quiet++ == 0) loud = get_blas_threads(), set_blas_threads(1);
-  if (!begin && quiet && --quiet == 0) set_blas_threads(loud);  // 0 in a child that was forked meanwhile
+  if (!begin && quiet && --quiet == 0) speak_up();  // 0 in a child that was forked meanwhile
   pthread_mutex_unlock(&quieting);
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, call
+from gpu_backprop.backend.numpy_ops.parts import in_parts
 from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, across, beside
 from gpu_backprop.backend.numpy_ops.slabs import in_slabs
 from gpu_backprop.backend.philox import LANES, uniform
@@ -16,11 +17,11 @@ from gpu_backprop.backend.philox import LANES, uniform
 def matmul(device: Device, a: Array, b: Array, out: Array) -> Bound:
     """out = a@b; a and b may be transposed views."""
     if out.ndim == 2:
-        yield partial(np.dot, a, b, out)  # half of np.matmul's overhead
+        yield in_parts(device.threads, np.dot, a, b, out)  # half of np.matmul's overhead
     elif a.shape[-1] == 1:  # where np.matmul does without BLAS
         yield call(np.multiply, a, b, out=out)
     else:
-        yield partial(np.matmul, a, b, out)
+        yield in_parts(device.threads, np.matmul, a, b, out)
 
 
 def add_bias(device: Device, x: Array, bias: Array, z: Array) -> Bound:
