@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
+from gpu_backprop.commands.announcing import compiling_told
 from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
@@ -51,7 +52,8 @@ def _run(argv: Sequence[str] | None) -> int:
         options.parser.print_help(sys.stderr)
         return MISUSED
     try:
-        code = COMMANDS[options.command](options)
+        with compiling_told(options):
+            code = COMMANDS[options.command](options)
         sys.stdout.flush()  # here, where it may still fail in words
         return code
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does

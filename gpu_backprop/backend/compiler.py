@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from gpu_backprop.backend.errors import DeviceError
 
-LOG = logging.getLogger("gpu_backprop")
+LOG = logging.getLogger("gpu_backprop.compiler")
 
 VARIABLE = "GPU_BACKPROP_COMPILER"
 NONE = "none"
