@@ -52,6 +52,9 @@ DIGEST = 32
 SECONDS = 120
 """How long the compiler may take, and whoever tries what it has made: some twenty times what they usually do."""
 
+Trial = Callable[[Path], None]
+"""Gets a library that is new, and raises DeviceError where it had better not be loaded."""
+
 _loads = count()
 
 
@@ -91,29 +94,29 @@ class Compiler:
         Raises:
             DeviceError: the compiler does not take the text, or nothing can be written.
         """
-        with self._opened(text, "kernels", _anything) as (path, _):
+        with self._opened(text, "kernels", None) as (path, _):
             return path
 
-    def load(self, text: str, what: str = "kernels", trial: Callable[[Path], None] | None = None) -> Library:
+    def load(self, text: str, what: str = "kernels", trial: Trial | None = None) -> Library:
         """The library that `text` becomes, loaded. One that cannot be is compiled again.
 
         Args:
             what: what it is in words, and how long it usually takes, for whoever waits.
-            trial: gets a library that is new, and raises DeviceError where it had better not be loaded.
+            trial: what a new one has to pass first.
 
         Raises:
             DeviceError: as `library`, or it cannot be loaded.
         """
         try:
-            return self._load(text, what, trial or _anything)
-        except OSError:  # it may be another machine's, with another C library
+            return self._load(text, what, trial)
+        except OSError:  # it is whole and no library, or needs what is not here
             self._path(text).unlink(missing_ok=True)
         try:
-            return self._load(text, what, trial or _anything)
+            return self._load(text, what, trial)
         except OSError as error:
             raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
 
-    def _load(self, text: str, what: str, trial: Callable[[Path], None]) -> Library:
+    def _load(self, text: str, what: str, trial: Trial | None) -> Library:
         with self._opened(text, what, trial) as (path, file):
             # What is loaded is the file that was looked at, whatever has taken its place meanwhile. The C library takes
             # a name that it has had before for the library of then, so each time it is another one.
@@ -128,7 +131,7 @@ class Compiler:
         return self._folder / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
 
     @contextmanager
-    def _opened(self, text: str, what: str, trial: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
+    def _opened(self, text: str, what: str, trial: Trial | None) -> Iterator[tuple[Path, int]]:
         """The path of the library and its file, open."""
         try:
             path = self._path(text)
@@ -142,7 +145,7 @@ class Compiler:
         finally:
             os.close(file)
 
-    def _compile(self, text: str, path: Path, what: str, trial: Callable[[Path], None]) -> int:
+    def _compile(self, text: str, path: Path, what: str, trial: Trial | None) -> int:
         with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as aside:
             written, made, log = Path(aside, "text.cpp"), Path(aside, "library.so"), Path(aside, "log")
             written.write_text(text, encoding="utf-8")
@@ -156,7 +159,8 @@ class Compiler:
                 why = f"it was ended after {SECONDS} s" if code is None else first
                 kept = log.replace(path.with_suffix(".log"))
                 raise DeviceError(f"{shlex.join(self.command)} fails: {why} (the rest is in {kept})")
-            trial(made)
+            if trial:
+                trial(made)
             content = made.read_bytes()
             made.write_bytes(content + hashlib.sha256(content).digest())
             made.chmod(0o700)
@@ -164,10 +168,6 @@ class Compiler:
             made.replace(path)
             path.with_suffix(".log").unlink(missing_ok=True)
             return file
-
-
-def _anything(library: Path) -> None:
-    """The trial of what needs none."""
 
 
 def run(command: Sequence[str], log: Path) -> int | None:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from ctypes import c_void_p
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_backprop.backend import compiler
@@ -70,7 +69,7 @@ class CpuLibrary:
 
     def __init__(
         self, made_by: compiler.Compiler, threads: int, check: Check | None = None,
-        trial: Callable[[Path], None] | None = None,
+        trial: compiler.Trial | None = None,
     ) -> None:  # fmt: skip
         self._compiler, self._check, self._lock = made_by, check, threading.RLock()
         loaded = made_by.load(base().text, WHOLE, trial)

@@ -88,6 +88,19 @@ def test_an_error_in_a_thread_is_raised_and_nobody_writes_any_more(device):
     assert done.is_set()
 
 
+def test_where_there_are_no_threads_it_does_without(device, monkeypatch):
+    a, b, out, alone = arrays((64, 9), (9, 13), (64, 13), (64, 13))
+    product(device, a, b, alone)
+    parts._pool.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("no thread")))
+        np.testing.assert_array_equal(product(device, a, b, out)[1], alone)
+    parts._pool(2).shutdown()  # as when Python ends
+    out[...] = 0
+    np.testing.assert_array_equal(product(device, a, b, out)[1], alone)
+    parts._pool.cache_clear()
+
+
 FORK = """
 import os
 import numpy as np

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import array_module, numpy_ops
+from gpu_backprop.backend import array_module, numpy_device, numpy_ops
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.runs import load_run
 from gpu_backprop.explanation.lesson import explain
@@ -32,7 +32,7 @@ def _half_on_a_cpu(monkeypatch):
         "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
     }
     ops = SimpleNamespace(**{name: getattr(numpy_ops, name) for name in numpy_ops.__all__} | mixed)
-    monkeypatch.setattr(array_module, "numpy_ops", ops)
+    monkeypatch.setattr(numpy_device, "numpy_ops", ops)
     monkeypatch.setattr("gpu_backprop.backend.numpy_ops.layers.column_sum", mixed["column_sum"])
 
 

@@ -34,13 +34,24 @@ def in_parts(threads: int, product: Callable[..., object], a: Array, b: Array, o
 
 
 def _together(count: int, first: Call, *others: Call) -> None:
-    waiting = [_pool(count).submit(_quietly, one) for one in others]
+    pool = _pool(count)
+    try:
+        waiting = [pool.submit(_quietly, one) for one in others]
+    except RuntimeError:  # Python is about to end, or no thread can be had
+        pool.shutdown(cancel_futures=True)
+        _pool.cache_clear()
+        waiting, first = [], partial(_in_turn, first, *others)
     try:
         first()
     finally:
         wait(waiting)  # after Ctrl-C too: they write
     for one in waiting:
         one.result()
+
+
+def _in_turn(*calls: Call) -> None:
+    for call in calls:
+        call()
 
 
 def _quietly(call: Call) -> None:
