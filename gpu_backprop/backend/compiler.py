@@ -157,8 +157,8 @@ class Compiler:
                 said = log.read_text("utf-8", "replace").splitlines()[1:]
                 first = next((line for line in said if "error" in line), "".join(said[:1])) or "it says nothing"
                 why = f"it was ended after {SECONDS} s" if code is None else first
-                kept = log.replace(path.with_suffix(".log"))
-                raise DeviceError(f"{shlex.join(self.command)} fails: {why} (the rest is in {kept})")
+                kept = f" (the rest is in {log.replace(path.with_suffix('.log'))})" if said else ""
+                raise DeviceError(f"{shlex.join(self.command)} fails: {why}{kept}")
             if trial:
                 trial(made)
             content = made.read_bytes()
