@@ -86,7 +86,6 @@ class Compiler:
     def __init__(self, command: tuple[str, ...]) -> None:
         self.command = command
         self._options = (*OPTIONS, *PLATFORMS[platform.machine()])
-        self._folder: Path | None = None
 
     def library(self, text: str) -> Path:
         """Where the shared library is that `text` becomes. It is compiled where no earlier one is there that is whole.
@@ -126,9 +125,8 @@ class Compiler:
             return Library(functions, digest, path.with_suffix(".seen"))
 
     def _path(self, text: str) -> Path:
-        self._folder = self._folder or _folder()
         made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
-        return self._folder / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
+        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
 
     @contextmanager
     def _opened(self, text: str, what: str, trial: Trial | None) -> Iterator[tuple[Path, int]]:

@@ -83,8 +83,9 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
             _, given, precise = _in_float64(*next(islice(cases(row), k, None)))  # it may be NumPy that rounds
             _run_numpy(exact, name, given)
             for there, here, best in zip(got, wanted, precise, strict=True):
-                for place in zip(*np.nonzero(np.atleast_1d(~(_near(there, here) | _near(there, best)))), strict=True):
-                    instead = f"{np.atleast_1d(there)[place]:g} instead of {np.atleast_1d(best)[place]:g}"
+                wrong = np.flatnonzero(~(_near(there, here) | _near(there, best)))
+                if len(wrong):
+                    instead = f"{there.flat[wrong[0]]:g} instead of {best.flat[wrong[0]]:g}"
                     raise DeviceError(f"{what} does not give what NumPy gives: {instead}")
 
 
@@ -94,8 +95,7 @@ def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | No
     Raises:
         DeviceError: as `compare`.
     """
-    functions = [getattr(row, name, None) for name in ("numpy_value", "numpy_gradient", "numpy")]
-    ours = all((getattr(f, "__module__", None) or "").startswith("gpu_backprop.") for f in functions if f is not None)
+    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _in_numpy(row))
     made_of = f"{loaded.digest} {_surroundings()} {device.library.threads > 1}"
     key, known = hashlib.sha256(made_of.encode()).hexdigest(), []
     with suppress(OSError):
@@ -106,6 +106,13 @@ def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | No
     if ours:
         with suppress(OSError):
             loaded.seen.write_text("\n".join([*known[-KEPT:], key]), "ascii")
+
+
+def _in_numpy(row: Activation | LossFormula | None) -> Iterator[Any]:
+    """The functions that say what a row is."""
+    for name in ("numpy_value", "numpy_gradient", "numpy"):
+        if (function := getattr(row, name, None)) is not None:
+            yield function
 
 
 @cache

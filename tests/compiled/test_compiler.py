@@ -30,7 +30,6 @@ TEXT = 'extern "C" int answer() { return 42; }\n'
 def cache(made_by, monkeypatch, tmp_path):
     """An empty folder for what is compiled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(made_by, "_folder", None)
     return tmp_path / "gpu_backprop"
 
 
