@@ -91,7 +91,7 @@ MISTAKES = {
     "uphill": Mistake("w[i] -= rate * g[i]", "w[i] += rate * g[i]"),
     "a momentum that is skipped": Mistake("velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]"),
     "no look ahead": Mistake("rate * (mu * velocity[i] + g[i])", "rate * velocity[i]"),
-    "rmsprop without its rest": Mistake("rest * (g[i] * g[i])", "(g[i] * g[i])"),
+    "rmsprop without its rest": Mistake("float(1 - h[2])", "1"),
     "adagrad and rmsprop without epsilon": Mistake("(__builtin_sqrtf(v[i]) + epsilon)", "__builtin_sqrtf(v[i])"),
     "adam without decay": Mistake("rule.keep * w[i]", "w[i]"),
     "adam without the correction of its mean": Mistake("(1 - __builtin_pow(h[2], h[0]))", "(1 - h[2])"),

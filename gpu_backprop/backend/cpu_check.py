@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -49,6 +50,10 @@ OPTIMIZERS: Sequence[tuple[str, int, tuple[float, ...], tuple[bool, ...]]] = (
 )  # fmt: skip
 """The names of their binders, how many numbers hyper has, the least number in each moment, and their switches."""
 
+_comparing = threading.Lock()
+
+HOST, EXACT = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", "float64"))
+
 NOTHING: Sequence[None] = (None,)
 
 KEPT = 20
@@ -64,12 +69,11 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
     Raises:
         DeviceError: a result is not the same to rounding; the message names the operation.
     """
-    host, exact = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", "float64"))
     scratch: list[Array] = []  # which an operation finds 0, and has to leave 0 for its next run
     device.zeros = lambda *of: scratch.append(Device.zeros(device, *of)) or scratch[-1]  # type: ignore
     for k, ((name, expected, wanted), *tried) in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
         what = f"{name} of {row.name}" if row else name
-        _run_numpy(host, name, expected)
+        _run_numpy(HOST, name, expected)
         for device.threads, (_, given, got) in zip((1, PARTS), tried, strict=True):
             try:
                 _run(device, list(getattr(compiled_ops, name).__wrapped__(device, *given)))
@@ -81,7 +85,7 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
             if all(map(_all_near, got, wanted)):
                 continue
             _, given, precise = _in_float64(*next(islice(cases(row), k, None)))  # it may be NumPy that rounds
-            _run_numpy(exact, name, given)
+            _run_numpy(EXACT, name, given)
             for there, here, best in zip(got, wanted, precise, strict=True):
                 wrong = np.flatnonzero(~(_near(there, here) | _near(there, best)))
                 if len(wrong):
@@ -102,7 +106,8 @@ def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | No
         known = loaded.seen.read_text("ascii", "replace").split()
     if ours and key in known:
         return
-    compare(device, row)
+    with _comparing:  # which shares scratch memory
+        compare(device, row)
     if ours:
         with suppress(OSError):
             loaded.seen.write_text("\n".join([*known[-KEPT:], key]), "ascii")
@@ -180,7 +185,8 @@ def cases(row: Activation | LossFormula | None) -> Iterator[Case]:
         yield from _of_activation(some, row)
     elif row:
         outputs = [some(*shape, low=0.05, high=0.95) for shape in (*SHAPES, LONG)]
-        yield from _of_loss(some, "loss_gradient", [row], [*outputs, some(37, 3), some.edges()])
+        wide = [_allowed(row, y) for y in (some(37, 3), some.edges())]
+        yield from _of_loss(some, "loss_gradient", [row], [*outputs, *wide])
     else:
         yield from _of_products(some)
         yield from _of_layers(some)
@@ -235,7 +241,7 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_optimizers(some: _Numbers) -> Iterator[Case]:
-    edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES], np.float32).T
+    edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
     for shape, gate in (((17,), None), ((3, 1100), np.array([0.5, 0, 1])), (edges[0].shape, np.array(0.5))):
         for name, settings, lows, switches in OPTIMIZERS:
             w, g, *moments = (some(*shape, low=low) for low in (-4, -4, *lows))
@@ -260,23 +266,29 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
-    host = Device("cpu", "", "float32", np, numpy_ops)
-    inputs = [
-        *(some(*shape) for shape in SHAPES),
-        some.edges(),
-        np.tile(np.array(EDGES, np.float32), 37).reshape(37, -1),
-    ]
+    """Slopes are those of finite numbers: an infinite one has spoilt the loss already, or is past where it matters."""
+    mixed = np.tile(np.array(EDGES, np.float32), 37).reshape(37, -1)
+    inputs = [*(some(*shape) for shape in SHAPES), some.edges(), mixed]
     for k, z in enumerate(inputs):
         *models, _, units = z.shape
         given, apart = k < len(SHAPES) - 1, k % 2 == 0 or f.reads == "z"  # optional arguments; what may lie in place
-        y, of_z, grad, other = z.copy(), z.copy(), some(*z.shape), some(*z.shape)
-        _run_numpy(host, "bias_activate", [of_z, None, f, y])
+        finite, of_z, grad, other = np.where(np.isinf(z), z.dtype.type(0), z), z.copy(), some(*z.shape), some(*z.shape)
+        y = finite.copy()
+        _run_numpy(HOST, "bias_activate", [finite, None, f, y])
         bias, grad_bias = (some.apart(models, units) if given else None for _ in range(2))
         to = other if apart else grad
         sums = [grad_bias] if grad_bias is not None else []
-        yield "activation_gradient", [grad, {"y": y, "z": z}.get(f.reads), f, to, grad_bias], [to, *sums]
+        yield "activation_gradient", [grad, {"y": y, "z": finite}.get(f.reads), f, to, grad_bias], [to, *sums]
         to = other.copy() if apart else of_z
         yield "bias_activate", [of_z, bias, f, to], [of_z, to]
+
+
+def _allowed(loss: LossFormula, y: Array) -> Array:
+    """The same outputs, but for those of which NumPy makes NaN though they are numbers."""
+    each = y.reshape(-1, 1, 1)
+    total = np.zeros((y.size, 3))
+    _run_numpy(HOST, "loss_gradient", [each, np.full_like(each, 0.5), None, loss, 1.0, None, None, total])
+    return np.where(np.isnan(total[:, 0]).reshape(y.shape) & ~np.isnan(y), np.float32(0.5), y)
 
 
 def _of_loss(

@@ -74,7 +74,7 @@ class CpuLibrary:
         self._compiler, self._check, self._lock = made_by, check, threading.RLock()
         loaded = made_by.load(base().text, WHOLE, trial)
         self._base = loaded.functions
-        self._rows: dict[Activation | LossFormula, RowLibrary | DeviceError] = {}
+        self._rows: dict[tuple[str, str, str], RowLibrary | DeviceError] = {}  # by name and text: one for all settings
         self.run: Any = self._base.bp_run
         self.hush: Any = self._base.bp_hush
         self.run.restype = self.hush.restype = None
@@ -102,27 +102,28 @@ class CpuLibrary:
         return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
 
     def _of_row(self, row: Activation | LossFormula) -> RowLibrary:
+        key = row.name, row.cuda_value, row.cuda_slope
         with self._lock:  # until it has been looked at, which asks for it itself
-            if row not in self._rows:
-                self._load_row(row)
-            found = self._rows[row]
+            if key not in self._rows:
+                self._load_row(row, key)
+            found = self._rows[key]
         if isinstance(found, DeviceError):
             raise found
         return found
 
-    def _load_row(self, row: Activation | LossFormula) -> None:
+    def _load_row(self, row: Activation | LossFormula, key: tuple[str, str, str]) -> None:
         try:
             operations = of_row(row)
             loaded = self._compiler.load(operations.text, PART.format(row.name))
-            self._rows[row] = loaded.functions, operations.heads
+            self._rows[key] = loaded.functions, operations.heads
             if self._check:
                 self._check(self, loaded, row)
         except DeviceError as error:
-            self._rows[row] = error
+            self._rows[key] = error
             if row.cuda_value and row.cuda_slope:
                 warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
         except BaseException:  # Ctrl-C: nobody knows whether it is right
-            self._rows.pop(row, None)
+            self._rows.pop(key, None)
             raise
 
 
