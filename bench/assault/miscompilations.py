@@ -56,7 +56,7 @@ MISTAKES = {
     "an activation without its bias": Mistake("F::value(z[i] + bias)", "F::value(z[i])", "relu"),
     "a slope without the gradient": Mistake("grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "sigmoid"),
     # formulas and functions
-    "tanh: a sign in the slope": Mistake("A(1) - s * s", "A(1) + s * s", "tanh"),
+    "relu: the slope turned round": Mistake("s > A(0) ? A(1) : A(0)", "s > A(0) ? A(0) : A(1)", "relu"),
     "tanh: a coefficient": Mistake("0.133826858f", "0.143826858f", "tanh"),
     "tanh without its limit": Mistake("(fabs(x) > 9.02f) | (fabs(y) > 1.0f)", "false", "tanh"),
     "relu turned round": Mistake("z < A(0)", "z > A(0)", "relu"),

@@ -112,7 +112,7 @@ def test_cases_are_the_same_each_time():
     [
         (None, "velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]", "sgd"),
         (None, "*ticket = 0;", ";", "column_sum does not give what NumPy gives when it is run again"),
-        ("tanh", "A(1) - s * s", "A(1) + s * s", "activation_gradient of tanh"),
+        ("tanh", "grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "activation_gradient of tanh"),
         ("relu", "z < A(0) ? A(0) : z", "z > A(0) ? z : A(0)", "bias_activate of relu .* 0 instead of nan"),
         ("squared_error", "e[row] *= weights[row];", ";", "loss_gradient of squared_error"),
     ],
@@ -128,7 +128,7 @@ def test_a_mistake_is_found(cache, made_by, monkeypatch, row, right, wrong, told
 
 def test_a_mistake_in_a_formula_leaves_it_to_numpy_in_the_middle_of_a_plan(cache, monkeypatch):
     """All that is made of that text, and nothing else."""
-    plant(monkeypatch, TANH, "A(1) - s * s", "A(1) + s * s")
+    plant(monkeypatch, TANH, "grad_y[i] * F::slope(s[i])", "F::slope(s[i])")
     x, y = np.random.default_rng(0).standard_normal((2, 30, 4))
 
     def trained(dtype):
