@@ -321,16 +321,28 @@ def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, mon
         assert open_device("cpu").ops is numpy_ops
 
 
-TRAP = "\n__attribute__((constructor)) static void trap() { __builtin_trap(); }\n"
-ENDLESS = '\n__attribute__((constructor)) static void endless() { for (;;) asm volatile(""); }\n'
+FIRST = "static const i64 PIECE"
+"""What stands in the text once, before any constructor that is planted here."""
+
+TRAP = "__attribute__((constructor)) static void trap() { __builtin_trap(); }\n" + FIRST
+ENDLESS = '__attribute__((constructor)) static void endless() { for (;;) asm volatile(""); }\n' + FIRST
 
 
-@pytest.mark.parametrize(("more", "told"), [(TRAP, r"is ended by SIG(ILL|TRAP)"), (ENDLESS, "does not come to an end")])
-def test_a_library_that_ends_the_process_ends_in_numpy(cache, fresh, monkeypatch, more, told):
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (FIRST, TRAP, r"is ended by SIG(ILL|TRAP)"),
+        ("counter[i] += by", "__builtin_trap()", r"is ended by SIG(ILL|TRAP)"),
+        (FIRST, ENDLESS, "does not come to an end"),
+    ],
+    ids=["when it is loaded", "in an operation", "never"],
+)
+def test_a_library_that_ends_the_process_ends_in_numpy(cache, fresh, monkeypatch, right, wrong, told):
     """As one that was compiled for another processor."""
     operations = cpu_library.base()
-    monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=operations.text + more))
-    if more is ENDLESS:  # where the compiler has not got so little time
+    assert operations.text.count(right) == 1
+    monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=operations.text.replace(right, wrong)))
+    if wrong is ENDLESS:  # where the compiler has not got so little time
         run = compiler.run
 
         def soon(command, log):
