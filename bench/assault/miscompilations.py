@@ -67,7 +67,7 @@ MISTAKES = {
     "exp without its lower limit": Mistake("x < -86.9f ? 0.0f : y", "y", "exp"),
     "expm1: the 1 is left out": Mistake("fma(e.half, e.rest, e.half - 0.5f)", "fma(e.half, e.rest, e.half)", "elu"),
     "log1p: what was lost": Mistake("(x - (one - 1.0f)) / one", "1e-3f", "softplus"),
-    "erfc: a coefficient": Mistake("1.25300806f", "1.26300806f", "gelu"),
+    "log: a coefficient": Mistake("0.3333333135f", "0.3433333135f", "softplus"),
     # losses
     "a loss with its sign turned": Mistake("return y - t", "return t - y", "half_squared_error"),
     "a mean that is a sum": Mistake(": scale) * share", ": scale)", "mean_squared_error"),
