@@ -155,7 +155,7 @@ def add_device(command: Command) -> None:
 
 def add_debug(command: Command) -> None:
     """--debug."""
-    command.add("--debug", "show where an error came from", action="store_true")
+    command.add("--debug", "show where an error came from, and what the compiler is told", action="store_true")
 
 
 def add_quiet(command: Command) -> None:
