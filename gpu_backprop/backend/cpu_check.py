@@ -138,6 +138,7 @@ def _run(device: CpuDevice, steps: Sequence[Step]) -> None:
         device.threads = min(device.threads, device.library.threads)
     for step in steps:
         step.parts = step.record[1] = device.threads
+        step.touches = [touch._replace(parts=step.parts) for touch in step.touches]
         step.work = SURELY if len(steps) > 1 else 0
     for call in device.sequence(steps):
         call()

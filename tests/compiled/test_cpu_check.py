@@ -13,7 +13,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend import compiled_ops, cpu_check, cpu_device, cpu_library, numpy_ops
 from gpu_backprop.backend.cpu_device import CpuDevice
 from gpu_backprop.backend.cpu_text import base, of_row
-from gpu_backprop.backend.program import HEAD
+from gpu_backprop.backend.program import HEAD, barriers
 from gpu_backprop.network.losses import LOSSES
 
 TANH = gb.ACTIVATIONS["tanh"]
@@ -94,6 +94,15 @@ def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch
 @pytest.mark.parametrize("row", [None, *ROWS])
 def test_what_is_right_passes(device, row):
     cpu_check.compare(device, row and ROWS[row])
+
+
+def test_threads_wait_for_each_other_in_it(on_threads):
+    """Where a step is counted, and then taken, in parts."""
+    device = on_threads(2)
+    _, given, _ = next(case for case in cpu_check.cases(None) if case[0] == "adam")
+    steps = list(compiled_ops.adam(device, *given))
+    cpu_check._run(device, steps)
+    assert barriers(steps) == [False, True]
 
 
 def test_cases_are_the_same_each_time():
