@@ -12,6 +12,7 @@ from gpu_backprop.arguments.command import (
     Command,
     add_debug,
     add_device,
+    add_drop_missing_target,
     add_loss,
     add_quiet,
     add_run_and_data,
@@ -44,6 +45,7 @@ def add_evaluate(commands: Any) -> None:
     add_run_and_data(command)
     help = "measure only the rows that train with this --held-out, and the same seed, held out of DATA"
     command.add("--held-out", help, type=between, metavar="SHARE")
+    add_drop_missing_target(command)
     add_loss(command, SUITS)
     add_device(command)
     add_quiet(command)

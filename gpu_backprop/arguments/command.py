@@ -143,6 +143,11 @@ def add_delimiter(command: Command) -> None:
     command.add("--delimiter", help, metavar="C")
 
 
+def add_drop_missing_target(command: Command) -> None:
+    """--drop-missing-target."""
+    command.add("--drop-missing-target", "leave out the rows whose target is missing", action="store_true")
+
+
 def add_loss(command: Command, default: str) -> None:
     """--loss; the words say what it is by default."""
     command.add("--loss", f"{', '.join(LOSSES)} (default: {default})", type=one_of("loss", LOSSES), metavar="NAME")

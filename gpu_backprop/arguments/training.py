@@ -12,11 +12,13 @@ from gpu_backprop.arguments.command import (
     add_debug,
     add_delimiter,
     add_device,
+    add_drop_missing_target,
     add_loss,
     add_quiet,
 )
 from gpu_backprop.arguments.values import one_of, rate, share, some_of, units, whole
 from gpu_backprop.backend.array_module import DTYPES
+from gpu_backprop.data.cells import composed
 
 EXAMPLES = (
     ("train", "the digits: seconds on a CPU"),
@@ -58,11 +60,13 @@ def add_train(commands: Any) -> None:
 
 def _add_data(command: Command) -> None:
     command.under("the data")
-    command.add("--target", "the column of a table to be learned", metavar="COLUMN")
-    command.add("--ignore", "a column to leave out; can be repeated", action="append", default=[], metavar="COLUMN")
+    column = {"type": composed, "metavar": "COLUMN"}
+    command.add("--target", "the column of a table to be learned", **column)
+    command.add("--ignore", "a column to leave out; can be repeated", action="append", default=[], **column)
     command.add(
         "--task",
-        "auto, classification or regression; auto: text, and at most 20 different whole numbers, are classes",
+        "auto, classification or regression; auto: text, and at most 20 different whole numbers with two rows each, "
+        "are classes",
         choices=("auto", "classification", "regression"),
         default="auto",
         metavar="TASK",
@@ -74,6 +78,21 @@ def _add_data(command: Command) -> None:
         choices=("mean", "median", "constant"),
         metavar="HOW",
     )
+    command.add(
+        "--text",
+        "a column that is text though it looks like numbers, such as a postcode; can be repeated",
+        action="append",
+        default=[],
+        **column,
+    )
+    command.add(
+        "--missing",
+        "a text that stands for a missing value, beside an empty field; can be repeated (default: NA, N/A, NaN and "
+        "null, in small or large letters; '' for none but the empty field)",
+        action="append",
+        metavar="TEXT",
+    )
+    add_drop_missing_target(command)
     add_delimiter(command)
     command.add_either(
         (

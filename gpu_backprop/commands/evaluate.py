@@ -13,7 +13,7 @@ from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.judging import judge
 from gpu_backprop.commands.lessons import Samples, prepare, split
 from gpu_backprop.commands.runs import load_prepared
-from gpu_backprop.commands.sources import load_rows
+from gpu_backprop.commands.sources import drop_missing_target, load_rows
 from gpu_backprop.training.history import number
 
 BATCH = 1024
@@ -22,7 +22,9 @@ BATCH = 1024
 def evaluate(options: argparse.Namespace) -> int:
     """Run the command; the exit code."""
     net = load_prepared(options.run, options.device)
-    data = load_rows(options)
+    data = load_rows(options, net.preprocessing)
+    if options.drop_missing_target:
+        data = drop_missing_target(data, net.preprocessing.target)
     samples = prepare(net.preprocessing, data)
     which = f"all {len(samples):,} rows"
     if options.held_out is not None:
@@ -50,7 +52,7 @@ def check(options: argparse.Namespace) -> int:
     rounding hides what is to be compared, and the derivation holds for any target.
     """
     net = load_prepared(options.run, options.device)
-    data = load_rows(options)
+    data = load_rows(options, net.preprocessing)
     samples = some(prepare(net.preprocessing, data), options.rows)
     samples = Samples(samples.x, np.roll(samples.y, 1, axis=0))
     loss = gb.Trainer(net, options.loss).loss

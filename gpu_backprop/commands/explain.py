@@ -31,7 +31,7 @@ def explain(options: argparse.Namespace) -> int:
             "DATA is missing, from which the minibatch is taken; or leave RUN out as well, to see a built-in network"
         )
     net = load_prepared(options.run, options.device)
-    samples = some(prepare(net.preprocessing, load_rows(options)), options.rows)
+    samples = some(prepare(net.preprocessing, load_rows(options, net.preprocessing)), options.rows)
     trainer = gb.Trainer(net, options.loss, options.optimizer)
     print(explanation.explain(trainer, samples.x, targets(trainer.loss, net, samples), width=width))
     return 0

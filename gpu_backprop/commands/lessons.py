@@ -14,7 +14,15 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.sources import DIGITS, Data, described, digits_preprocessing, has_test_part, load
+from gpu_backprop.commands.sources import (
+    DIGITS,
+    Data,
+    described,
+    digits_preprocessing,
+    drop_missing_target,
+    has_test_part,
+    load,
+)
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import missing
@@ -61,8 +69,10 @@ def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> Lesson:
     """Read what the command line asks a network to learn; quantities are scaled if `scale_target`."""
     if options.data == DIGITS:
         return _digits(options)
-    data = load(options.data, options.delimiter, part="train")
+    data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)
+    if options.drop_missing_target:
+        data = drop_missing_target(data, options.target)
     learn = partial(
         Preprocessing.learn,
         data,
@@ -76,10 +86,14 @@ def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> Lesson:
         warn(warning)
     testing = _test_data(options)
     if testing is not None:
+        testing = whole.as_in_training(testing)
+        if options.drop_missing_target:
+            testing = drop_missing_target(testing, options.target)
         _tell(whole, whole, data, np.arange(data.rows), options.quiet)
         training = prepare(whole, data, options.ignore)
         return Lesson("rows", whole, training, prepare(whole, testing, options.ignore))
-    rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source)
+    override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
+    rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
     parted = learn(task=whole.task, rows=rows)
     _tell(whole, parted, data, rows, options.quiet)
     return _parted("rows", parted, prepare(parted, data, options.ignore), rows, held_out)
@@ -110,14 +124,18 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
     return x
 
 
-def split(y: Array, share: float, seed: int, source: str) -> tuple[Array, Array]:
-    """Row numbers to learn from and to hold out: of every class alike, or of all rows where y holds quantities."""
+def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tuple[Array, Array]:
+    """Row numbers to learn from and to hold out: of every class alike, or of all rows where y holds quantities.
+
+    Args:
+        hint: what else can be done where there are too few rows.
+    """
     if share == 0:
         return np.arange(len(y)), np.arange(0)
     try:
         return stratified_split(y if y.ndim == 1 else np.zeros(len(y)), share, seed)
     except ValueError as error:
-        raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows)") from None
+        raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows{hint})") from None
 
 
 def _lacking(preprocessing: Preprocessing, data: Data, column: str) -> int:
@@ -135,7 +153,8 @@ def warn(message: str) -> None:
 def _digits(options: argparse.Namespace) -> Lesson:
     given = {
         "--target": options.target, "--delimiter": options.delimiter, "--impute": options.impute,
-        "--ignore": options.ignore, "--held-out-file": options.held_out_file,
+        "--ignore": options.ignore, "--text": options.text, "--missing": options.missing,
+        "--drop-missing-target": options.drop_missing_target, "--held-out-file": options.held_out_file,
         "--task": None if options.task == "auto" else options.task,
     }  # fmt: skip
     if meaningless := [name for name, value in given.items() if value]:
@@ -179,15 +198,15 @@ def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: 
         shares = [f"{name} ({times[label]:,})" for label, name in enumerate(whole.classes[:SHOWN])]
         print(f"classes (rows): {_cut(shares, len(whole.classes))}")
     if isinstance(data, Table):
-        columns = [_input(name, data.columns[name][rows]) for name in preprocessing.columns[:SHOWN]]
+        columns = [_input(name, preprocessing, data.columns[name][rows]) for name in preprocessing.columns[:SHOWN]]
         print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
     else:
         print(f"inputs: {preprocessing.inputs:,}, {preprocessing.how}")
     print()
 
 
-def _input(name: str, column: Array) -> str:
-    return f"{name} ({len(set(column.tolist())):,} categories)" if column.dtype == object else name
+def _input(name: str, preprocessing: Preprocessing, column: Array) -> str:
+    return name if name in preprocessing.features else f"{name} ({len(set(column.tolist())):,} categories)"
 
 
 def _cut(names: list[str], there: int) -> str:

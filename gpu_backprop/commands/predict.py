@@ -42,7 +42,7 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
-    x = transform(net.preprocessing, load_rows(options))
+    x = transform(net.preprocessing, load_rows(options, net.preprocessing))
     written = spreadsheet_safe if options.spreadsheet_safe else plain
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Arrays, Preprocessing, Table, load_digits, read
 from gpu_backprop.data.array_inputs import ArrayInputs
 from gpu_backprop.data.scaling import Scaling
+from gpu_backprop.data.table import missing
 from gpu_backprop.data.target import Classes
 
 DIGITS = "digits"
@@ -23,28 +27,50 @@ DARKEST = 16
 Data = Table | Arrays
 
 
-def load(where: str, delimiter: str | None = None, part: str | None = None) -> Data:
+def load(
+    where: str,
+    delimiter: str | None = None,
+    part: str | None = None,
+    text: Collection[str] = (),
+    missing_texts: Collection[str] | None = None,
+) -> Data:
     """The data that a word on the command line names.
 
     Args:
         where: a file or folder, or "digits".
         part: "train" or "test"; None: the test part, of data that have one.
+        text, missing_texts: as `read` takes them, as `text` and `missing`.
     """
     if where == DIGITS:
         if delimiter is not None or part is not None:
             raise Misuse(f"--delimiter and --part are about files, and {DIGITS} are the bundled ones; leave them out")
         x, labels = load_digits()
         return Arrays(DIGITS, x, labels)
-    return read(where, delimiter=delimiter, part=part or ("test" if has_test_part(where) else "train"))
+    chosen = part or ("test" if has_test_part(where) else "train")
+    return read(where, delimiter=delimiter, part=chosen, text=text, missing=missing_texts)
 
 
-def load_rows(options: argparse.Namespace) -> Data:
-    """The rows that RUN is to be applied to."""
+def load_rows(options: argparse.Namespace, preprocessing: Preprocessing) -> Data:
+    """The rows that RUN is to be applied to, read as the training data were."""
     if options.part is not None and options.data != DIGITS and not has_test_part(options.data):
         raise Misuse(
             f"--part is about data with a part for training and one for testing, and {options.data} has only one"
         )
-    return load(options.data, options.delimiter, options.part)
+    return preprocessing.as_in_training(load(options.data, options.delimiter, options.part))
+
+
+def drop_missing_target(data: Data, target: str | None) -> Data:
+    """The rows that have a target; how many have none is said on standard error."""
+    if not isinstance(data, Table):
+        raise Misuse(f"--drop-missing-target is about tables, and {data.source} holds arrays; leave it out")
+    if target is None or target not in data.columns:
+        return data  # what looks for it says so
+    gone = missing(data.columns[target])
+    if gone.any():
+        print(f"{data.source}: {gone.sum():,} of {data.rows:,} rows left out, whose target is missing", file=sys.stderr)
+    if gone.all():
+        raise InputError(f"{data.source}: the target, column {target!r}, is missing in every row; choose another")
+    return data.take(~gone)
 
 
 def has_test_part(where: str) -> bool:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpu_backprop.data.cells import is_number
-from gpu_backprop.data.messages import listed, shown
+from gpu_backprop.data.cells import folded, is_number
+from gpu_backprop.data.messages import listed
+from gpu_backprop.data.number_format import Finding, sentence
 from gpu_backprop.data.table import Array, Arrays, Table
-from gpu_backprop.data.target import Classes, Target, class_values
+from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, Quantities, Target, class_values
 
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
 IGNORE = "--ignore (ignore= in Python)"
 
 
-def warnings(data: Table | Arrays, names: Sequence[str], rows: Array, target: Target) -> Iterator[str]:
-    """A sentence for each suspicion, about the columns of these names and the given rows of them."""
+def warnings(
+    data: Table | Arrays, names: Sequence[str], rows: Array, target: Target, written: Mapping[str, Finding]
+) -> Iterator[str]:
+    """A sentence for each suspicion, about the columns of these names and the given rows of them.
+
+    Args:
+        written: what columns of text, the target among them, have in the way of numbers.
+    """
+    goal = written.get(target.column or "")
+    doubted = goal is not None and goal.why in ("stray", "doubtful")
     if isinstance(data, Table):
-        columns = {name: data.columns[name][rows] for name in names}
+        numbers = {name: found.numbers for name, found in written.items() if found.numbers is not None}
         yield from _about_names(data, names)
-        yield from _about_spread(data, columns)
-        yield from _about_text(data, {name: column for name, column in columns.items() if column.dtype == object})
+        yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names})
+        for name, found in written.items():
+            if name != target.column:
+                yield sentence(data, name, found, "category")
+            elif doubted or (isinstance(target, Quantities) and not found.why):
+                yield sentence(data, name, found, "class")
     elif not data.images:  # these have pixels that are always white
         yield from _about_features(data, rows)
-    if isinstance(target, Classes):
+    if isinstance(target, Classes) and not doubted:
         yield from _about_classes(data, target)
 
 
@@ -40,8 +51,10 @@ def _about_names(table: Table, names: Sequence[str]) -> Iterator[str]:
 
 def _about_spread(table: Table, columns: dict[str, Array]) -> Iterator[str]:
     """Columns that say the same of every row, or something else of every row."""
-    constant, unique = [], []
+    constant, unique, merged = [], [], _merged(table, columns)
     for name, column in columns.items():
+        if name in merged:
+            continue
         different = len(set(column.tolist())) if column.dtype == object else len(np.unique(column))
         if different == 1:
             constant.append(name)
@@ -49,33 +62,16 @@ def _about_spread(table: Table, columns: dict[str, Array]) -> Iterator[str]:
             unique.append(name)
     if constant:
         yield f"{table.source}: {_columns(constant)} one value in every row, from which nothing can be learned"
+    if merged:
+        yield (
+            f"{table.source}: {_columns(merged)} whole numbers from 2⁵³ on that float64 cannot tell apart, so that "
+            f"different ones became one; if they are names, take the column {EXACT}"
+        )
     if unique:
         yield (
             f"{table.source}: {_columns(unique)} another value in every row, as a row number or a name has; leave such "
             f"a column out with {IGNORE}"
         )
-
-
-def _about_text(table: Table, columns: dict[str, Array]) -> Iterator[str]:
-    """Columns of text that were meant as numbers."""
-    for name, column in columns.items():
-        times = Counter(column.tolist())
-        del times[None]
-        commas = [text for text in times if DECIMAL_COMMA.fullmatch(text)]
-        if times and len(commas) == len(times):
-            yield (
-                f"{table.source}: column {shown(name)} has numbers with a decimal comma, which are text here, each a "
-                "category; write them with a point"
-            )
-        words = {text: number for text, number in times.items() if not is_number(text)}
-        if sum(words.values()) < times.total() / 2:
-            cells = table.columns[name].tolist()
-            row = next((row for row, text in enumerate(cells) if text is not None and not is_number(text)), None)
-            why = "the file stores text" if row is None else f"{table.place(row)} has {shown(cells[row])}"
-            yield (
-                f"{table.source}: column {shown(name)} has numbers in most rows, which are text here, each a category, "
-                f"because {why}; correct it, or leave the field empty if it is missing"
-            )
 
 
 def _about_features(data: Arrays, rows: Array) -> Iterator[str]:
@@ -88,13 +84,23 @@ def _about_features(data: Arrays, rows: Array) -> Iterator[str]:
 
 def _about_classes(data: Table | Arrays, target: Classes) -> Iterator[str]:
     values = class_values(data, target.column).tolist()
-    once = [value for value, times in Counter(values).items() if times == 1]
+    meant = [folded(value) if isinstance(value, str) else value for value in values]
+    once = [values[meant.index(value)] for value, times in Counter(meant).items() if times == 1]
     if once:
         names = listed(int(value) if isinstance(value, float) else value for value in once)
         yield (
             f"{data.source}: {'the class' if len(once) == 1 else 'the classes'} {names} {_has(once)} one row only, the "
             f"first in {data.place(values.index(once[0]))}, which can be learned from or tested on, not both; add rows"
         )
+
+
+def _merged(table: Table, columns: Mapping[str, Array]) -> list[str]:
+    """The columns in which numbers that their file tells apart are the same float64."""
+    large = [n for n, column in columns.items() if column.dtype != object and (np.abs(column) >= LARGEST_CLASS).any()]
+    if not large or table.reread is None:
+        return []
+    texts = table.again(large, table.missing).columns
+    return [name for name in large if len(set(texts[name].tolist())) > len(np.unique(table.columns[name]))]
 
 
 def _columns(names: Sequence[str]) -> str:

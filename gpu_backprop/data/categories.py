@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gpu_backprop.data.cells import is_number
+from gpu_backprop.data.cells import folded, is_number
 from gpu_backprop.data.table import Array
 
 Category = str | int | None
@@ -16,23 +16,37 @@ MOST_CATEGORIES = 10_000
 """Of one column: each is an input, or an output, of the network."""
 
 
+def distinct(texts: Iterable[str]) -> list[str]:
+    """The different texts, sorted; of those that mean the same, such as true and TRUE, the first."""
+    return sorted({folded(text): text for text in sorted(set(texts), reverse=True)}.values())
+
+
 def codes(values: Array, categories: Sequence[Category]) -> Array:
     """Which category each value is, int64 (rows,); −1 for one that is none of them.
 
-    The type of a column is decided file by file, so that texts like "7" meet us as numbers where a file has no others:
-    a number is the category that spells it.
+    A text is the category that is this very text, 3.1 never 3.10. A number that has no spelling, as in a table made in
+    Python, is the category that spells it as Python does, or else the only one that spells it at all.
     """
-    by_name = {category: code for code, category in enumerate(categories)}
-    by_number = {float(c): code for c, code in by_name.items() if c is not None and is_number(str(c))}
+    names = [None if category is None else str(category) for category in categories]
+    exact = {name: code for code, name in enumerate(names)}
+    same = {folded(name): code for name, code in exact.items() if name is not None}
+    by_number: dict[float, int] = {}
+    for name, code in exact.items():
+        if name is not None and is_number(name):
+            by_number[float(name)] = -1 if float(name) in by_number else code
+    whole = any(isinstance(category, int) for category in categories)
+
+    def code_of(value: str | float | None) -> int:
+        if value is None or value != value:
+            return exact.get(None, -1)
+        if isinstance(value, str) and whole:
+            return by_number.get(float(value), -1) if is_number(value) else -1
+        if isinstance(value, str):
+            return exact.get(value, same.get(folded(value), -1))
+        return exact.get(f"{value:.0f}" if value.is_integer() else repr(value), by_number.get(value, -1))
+
     if values.dtype == object:
-        whole = any(isinstance(category, int) for category in categories)
-
-        def code(text: str | None) -> int:
-            if whole and text is not None:
-                return by_number.get(float(text), -1) if is_number(text) else -1
-            return by_name.get(text, -1)
-
-        return np.fromiter(map(code, values.tolist()), np.int64, len(values))
-    different, place = np.unique(values, return_inverse=True)
-    found = [by_name.get(None, -1) if np.isnan(v) else by_number.get(float(v), -1) for v in different]
-    return np.array(found, np.int64)[place]
+        found = {value: code_of(value) for value in set(values.tolist())}
+        return np.fromiter(map(found.__getitem__, values.tolist()), np.int64, len(values))
+    different, place = np.unique(values.astype(np.float64), return_inverse=True)
+    return np.array(list(map(code_of, different.tolist())), np.int64)[place]

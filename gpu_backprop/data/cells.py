@@ -1,36 +1,60 @@
-"""Cells of text: which are missing, which are numbers."""
+"""Cells of text: which are missing, which are numbers, which are the same."""
 
 from __future__ import annotations
 
+import itertools
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import listed
-from gpu_backprop.data.table import Array
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null"})
-"""What stands for a missing value, in small letters and without spaces around it."""
+if TYPE_CHECKING:
+    from gpu_backprop.data.table import Array
+
+MISSING = frozenset(
+    "".join(letters)
+    for word in ("", "na", "n/a", "nan", "null")
+    for letters in itertools.product(*zip(word, word.upper(), strict=True))
+)
+"""What stands for a missing value unless other texts are named, without spaces around it; NA, Na, nA, na ..."""
 
 
-def is_missing(cell: str) -> bool:
+def composed(text: str) -> str:
+    """A text with its letters in composed form (NFC): an é may come as one character, or as an e with an accent."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """What texts of the same meaning have in common: one form of their letters, one spelling of true and false."""
+    lower = text.lower()
+    return lower if lower in ("true", "false") else composed(text)
+
+
+def is_missing(cell: str, missing: Collection[str] = MISSING) -> bool:
     """Whether a cell stands for a missing value."""
-    return cell.strip().lower() in MISSING
+    return cell.strip() in missing
 
 
-def number(cell: str) -> float:
+def number(cell: str, missing: Collection[str] = MISSING) -> float:
     """The number in a cell, NaN where it is missing.
 
     Raises:
         ValueError: it is no number, such as 1_000, which is one to Python only.
     """
-    if is_missing(cell):
+    if is_missing(cell, missing):
         return np.nan
     if "_" in cell:
         raise ValueError(cell)
-    return float(cell)
+    value = float(cell)
+    if value != value and missing != MISSING:
+        raise ValueError(cell)
+    return value
 
 
 def is_number(cell: str) -> bool:
@@ -41,19 +65,20 @@ def is_number(cell: str) -> bool:
         return False
 
 
-def numbers(cells: Sequence[str]) -> Array | None:
+def numbers(cells: Sequence[str], missing: Collection[str] = MISSING) -> Array | None:
     """float64 (cells,) with NaN where one is missing; None where a cell is neither missing nor a number."""
-    for convert in (float, number):  # the first is much quicker, and knows neither missing values nor 1_000
+    exact = partial(number, missing=missing)
+    for convert in (float, exact) if missing == MISSING else (exact,):  # float is quicker, and knows no missing values
         try:
             values = np.fromiter(map(convert, cells), np.float64, len(cells))
         except ValueError:
             continue
-        if convert is number or "_" not in "".join(cells):
+        if convert is exact or "_" not in "".join(cells):  # nor that 1_000 is no number
             return values
     return None
 
 
-def texts(cells: Sequence[str | None], known: dict[str, str]) -> Array:
+def texts(cells: Sequence[str | None], known: dict[str, str], missing: Collection[str] = MISSING) -> Array:
     """Object (cells,) of text without spaces around it, None where one is missing.
 
     Args:
@@ -61,18 +86,18 @@ def texts(cells: Sequence[str | None], known: dict[str, str]) -> Array:
     """
     column = np.empty(len(cells), object)
     for row, cell in enumerate(cells):
-        if cell is not None and (text := cell.strip()).lower() not in MISSING:
+        if cell is not None and (text := cell.strip()) not in missing:
             column[row] = known.setdefault(text, text)
     return column
 
 
 def column_names(where: str, cells: Sequence[str]) -> list[str]:
-    """The names in a header, without spaces around them; `column 3` where the third is empty.
+    """The names in a header, composed, without spaces around them; `column 3` where the third is empty.
 
     Raises:
         DataError: two columns have the same name.
     """
-    names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
+    names = [composed(cell.strip()) or f"column {number}" for number, cell in enumerate(cells, 1)]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise DataError(f"{where}: more than one column is called {listed(twice)}; give each its own name")
     return names

@@ -7,15 +7,17 @@ import csv
 import gzip
 import io
 import os
+import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from gpu_backprop.data.cells import column_names, is_missing, is_number, numbers, texts
+from gpu_backprop.data.cells import MISSING, column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import GZIP_MAGIC, explained, fitting, most_bytes
 from gpu_backprop.data.messages import counted, shown
@@ -37,10 +39,13 @@ PIECE = 1 << 18
 """Cells that are held as text at one time."""
 
 ABOVE = "or take out what stands above the names of the columns"
-"""Said where the first row already does not fit, as under a title."""
+NAMED_ROWS = "or if each row begins with its name, as R writes it, put a name for that column before the others"
+"""Said where the first row already does not fit, as under a title; and where it has one field more."""
 
 
-def read_csv(path: Path, delimiter: str | None = None) -> Table:
+def read_csv(
+    path: Path, delimiter: str | None = None, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING
+) -> Table:
     r"""The table in a CSV file, whose first line names the columns; lines with nothing in them are passed over.
 
     A column is numeric when each of its values is missing or a number, otherwise text. Spaces around a value, and a
@@ -49,6 +54,8 @@ def read_csv(path: Path, delimiter: str | None = None) -> Table:
     Args:
         delimiter: one character, or "\t" spelled out as two; None: the one of , ; tab and | that makes most columns,
             or spaces if none of them makes any.
+        as_text: columns that are text whatever is in them.
+        missing_texts: what stands for a missing value.
 
     Raises:
         DataError: the file cannot be read, is no UTF-8 text, has no header or no rows, or rows of different lengths.
@@ -57,14 +64,16 @@ def read_csv(path: Path, delimiter: str | None = None) -> Table:
     with explained(path):
         try:
             chosen = _detect(path) if delimiter is None else _checked(delimiter)
-            while isinstance(found := _scan(path, chosen, text), set):
+            while isinstance(found := _scan(path, chosen, text, as_text, missing_texts), set):
                 text |= found
         except UnicodeDecodeError:
             raise DataError(_not_utf8(path)) from None
     return found
 
 
-def _scan(path: Path, delimiter: str, text: set[int]) -> Table | set[int]:
+def _scan(
+    path: Path, delimiter: str, text: set[int], as_text: Collection[str], missing_texts: frozenset[str]
+) -> Table | set[int]:
     """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a piece
     of them was taken for numbers, and what they said there is lost: the indices of these."""
     text, late = set(text), set[int]()
@@ -74,14 +83,15 @@ def _scan(path: Path, delimiter: str, text: set[int]) -> Table | set[int]:
         rows = _rows(path, _reader(stream, delimiter, strict=True))
         line, header = _header(path, rows, delimiter)
         names = column_names(f"{path}, line {line}", header)
+        text |= {index for index, name in enumerate(names) if name in as_text}
         known: list[dict[str, str]] = [{} for _ in names]
         for some in _pieces(path, rows, len(names), lines):
             piece = []
             for index, cells in enumerate(zip(*some, strict=True)):
-                values = None if index in text else numbers(cells)
+                values = None if index in text else numbers(cells, missing_texts)
                 if values is None and index not in text:
                     (late if pieces else text).add(index)
-                piece.append(texts(cells, known[index]) if values is None else values)
+                piece.append(texts(cells, known[index], missing_texts) if values is None else values)
             pieces.append(piece)
     if late:
         return late
@@ -93,14 +103,30 @@ def _scan(path: Path, delimiter: str, text: set[int]) -> Table | set[int]:
             values = np.concatenate(column)
         if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
             columns[name] = values
-    return Table(str(path), columns, np.array(lines))
+    return Table(str(path), columns, np.array(lines), text=as_text, missing=missing_texts)
 
 
 def _reader(lines: Iterable[str], delimiter: str, strict: bool) -> Reader:
     """The fields of each row; of spaces, several are one, and none counts at the end of a line."""
-    if delimiter == " ":
-        lines = (line.rstrip() + "\n" for line in lines)
+    lines = (line.rstrip() + "\n" for line in lines) if delimiter == " " else _closed(lines, delimiter)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
+
+
+def _closed(lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    """The lines without the spaces between a closing quote and the delimiter; a quote closes if it makes an even
+    number of them."""
+    loose = re.compile(rf'" +(?=[{re.escape(delimiter)}\r\n]|$)')
+    quotes = 0
+    for line in lines:
+        if '" ' in line:
+            line = loose.sub(partial(_close, quotes), line)
+        quotes += line.count('"')
+        yield line
+
+
+def _close(before: int, found: re.Match[str]) -> str:
+    """A quote and spaces, or if it closes the quote alone; `before` the line there were so many quotes."""
+    return found[0] if (before + found.string.count('"', 0, found.start() + 1)) % 2 else '"'
 
 
 def _rows(path: Path, reader: Reader) -> Iterator[tuple[int, list[str]]]:
@@ -137,9 +163,10 @@ def _pieces(
         if len(row) != width:
             if len(row) < 2 and not "".join(row).strip():
                 continue
+            above = f"{NAMED_ROWS}, {ABOVE}" if len(row) == width + 1 else ABOVE
             raise DataError(
                 f"{path}, line {line}: {counted(len(row), 'field')} where the header has {width}; correct the line, "
-                + ("or put a field that holds the delimiter in quotes" if lines else ABOVE)
+                + ("or put a field that holds the delimiter in quotes" if lines else above)
             )
         some.append(row)
         lines.append(line)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.data.cells import column_names, texts
+from gpu_backprop.data.cells import MISSING, column_names, is_number, texts
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
 from gpu_backprop.data.files import explained, fitting, most_bytes
 from gpu_backprop.data.messages import shown
@@ -18,11 +19,15 @@ MOST_COLUMNS, LONGEST_TEXT = 1 << 20, 1 << 24
 """How many columns a header may name, and how many bytes a text in it may have."""
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING) -> Table:
     """The table in a Parquet file.
 
-    Numbers become float64; text, truth values, dates and times become text. In text the same words as in CSV stand for
-    a missing value, beside null itself. Columns of other types are there, but unusable.
+    Numbers become float64; text, truth values, dates and times become text. In all of them the same words as in CSV
+    stand for a missing value, beside null itself. Columns of other types are there, but unusable.
+
+    Args:
+        as_text: columns that are text whatever is in them: 7, be it whole or not, is "7", and 3.1 is "3.1".
+        missing_texts: what stands for a missing value.
 
     Raises:
         MissingPyarrowError: pyarrow is not installed.
@@ -50,7 +55,7 @@ def read_parquet(path: Path) -> Table:
             columns, unusable = dict[str, Array](), dict[str, str]()
             for name, values in zip(names, table.columns, strict=True):
                 with fitting(path, name):
-                    column = _column(values)
+                    column = _column(values, name in as_text, missing_texts)
                 if column is None:
                     unusable[name] = f"has the type {values.type}; save it as numbers or text"
                 else:
@@ -59,7 +64,7 @@ def read_parquet(path: Path) -> Table:
             raise
         except (pyarrow.ArrowException, OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy it again, or save it again") from None
-    return Table(str(path), columns, unusable=unusable)
+    return Table(str(path), columns, unusable=unusable, text=as_text, missing=missing_texts)
 
 
 def _check_size(path: Path, metadata: Any) -> None:
@@ -76,7 +81,7 @@ def _check_size(path: Path, metadata: Any) -> None:
         )
 
 
-def _column(values: Any) -> Array | None:
+def _column(values: Any, as_text: bool, missing_texts: frozenset[str]) -> Array | None:
     """A column as Table holds it; None where it is neither numbers nor text."""
     import pyarrow
     from pyarrow import types
@@ -85,14 +90,20 @@ def _column(values: Any) -> Array | None:
         values = values.cast(values.type.value_type)
     kind = values.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
-        return np.array(values.cast(pyarrow.float64(), safe=False).to_numpy())
+        if as_text:
+            values = values.cast(pyarrow.float32()) if types.is_float16(kind) else values
+            return texts(values.cast(pyarrow.large_string()).to_pylist(), {}, missing_texts)
+        found = np.array(values.cast(pyarrow.float64(), safe=False).to_numpy())
+        for word in filter(is_number, missing_texts):
+            found[found == float(word)] = np.nan
+        return found
     if types.is_boolean(kind):
-        return texts([None if value is None else str(value) for value in values.to_pylist()], {})
+        return texts([None if value is None else str(value) for value in values.to_pylist()], {}, missing_texts)
     if any(is_kind(kind) for is_kind in (types.is_date, types.is_time, types.is_timestamp)) or _is_text(kind):
         with suppress(
             pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError
         ):  # a time zone that this machine does not know
-            return texts(values.cast(pyarrow.large_string()).to_pylist(), {})
+            return texts(values.cast(pyarrow.large_string()).to_pylist(), {}, missing_texts)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from gpu_backprop.data import advice, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, learn_arrays
+from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import listed, nearest, shown
+from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.table import Array, Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
@@ -30,8 +32,9 @@ class Preprocessing:
     """How rows of data become x and y: scaling, categories, imputation, and the names of the classes.
 
     A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. A column of
-    text becomes one feature for each category, 1 for the one that a row is and else 0. Features of arrays are numeric
-    columns; images of uint8 become v/255, or v over the largest pixel where all are dark.
+    text becomes one feature for each category, 1 for the one that a row is and else 0; text that is numbers in one
+    format throughout, such as $1,745 or 55 %, is a numeric column. Features of arrays are numeric columns; images of
+    uint8 become v/255, or v over the largest pixel where all are dark.
     A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
 
     Attributes:
@@ -47,6 +50,7 @@ class Preprocessing:
         unseen: of the last transform, by column, how many rows have a text that is no known category, or none where
             no training row lacked one. The features of the column are all 0 there.
         extra: of the last transform, the columns that were not used; the target is not among them.
+        missing: the texts that stood for a missing value in the training data, and do in others.
     """
 
     def __init__(self, inputs: TableInputs | ArrayInputs | ByteInputs, target: Target) -> None:
@@ -60,6 +64,7 @@ class Preprocessing:
         self.warnings: list[str] = []
         self.unseen: dict[str, int] = {}
         self.extra: list[str] = []
+        self.missing = MISSING
 
     @classmethod
     def learn(
@@ -78,8 +83,8 @@ class Preprocessing:
         Args:
             data: a table, or arrays with y.
             target: the column to be predicted; None for arrays.
-            task: "classification", "regression" or "auto": text, at most 20 different whole numbers, one-hot rows, and
-                what is labelled as such, as in IDX files, are classes.
+            task: "classification", "regression" or "auto": text, at most 20 different whole numbers of which there are
+                two rows each, one-hot rows, and what is labelled as such, as in IDX files, are classes.
             impute: what takes the place of missing values: the "mean" or "median" of a column, or "constant", which is
                 0; missing texts are a category of their own. None: they are an error. Targets must not be missing.
             rows: the training rows, as indices or a mask; None: all.
@@ -93,19 +98,24 @@ class Preprocessing:
         if impute not in (None, *IMPUTE):
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
         _refuse_others(data)
-        chosen = _rows(data, rows)
-        goal, why = learn_target(data, target, chosen, task, standardise_target)
+        chosen, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
+        written: dict[str, Finding] = {}
+        if isinstance(data, Table):
+            written = find_numbers(data, [name for name in data.columns if name not in ignore])
+        found = None if target is None else written.get(target)
+        goal, why = learn_target(data, target, chosen, task, standardise_target, found)
         inputs: TableInputs | ArrayInputs | ByteInputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.learn(data, _names(data, target, ignore), chosen, impute)
+            inputs = TableInputs.learn(data, _names(data, target, ignore), chosen, impute, written)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
             inputs, how = learn_arrays(data, chosen, impute)
         learned = cls(inputs, goal)
         learned.why, learned.how = why, how
-        learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal))
+        learned.missing = data.missing if isinstance(data, Table) else MISSING
+        learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal, written))
         return learned
 
     def transform(self, data: Table | Arrays) -> npt.NDArray[np.float32]:
@@ -114,7 +124,7 @@ class Preprocessing:
         Raises:
             DataError: a column is absent or of another kind, or a value cannot be used.
         """
-        _refuse_others(data)
+        data = self.as_in_training(data)
         x, self.unseen = self._inputs.apply(data)
         known = {*self.columns, self.target}
         self.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
@@ -126,8 +136,25 @@ class Preprocessing:
         Raises:
             DataError: the target is absent, or a value is missing, of another kind, or no known class.
         """
+        return self._target.targets(self.as_in_training(data))
+
+    def as_in_training(self, data: Table | Arrays) -> Table | Arrays:
+        """The data, their columns taken as those of the training data were.
+
+        A file is read anew where it has but numbers in a column that was text, or texts that stood for a missing value
+        and no longer do. `transform` and `targets` do this by themselves, each time.
+
+        Raises:
+            DataError: the file has changed since it was read, or is no longer there.
+        """
         _refuse_others(data)
-        return self._target.targets(data)
+        if not isinstance(data, Table) or data.reread is None:
+            return data
+        columns = self._target.spelled(data)
+        if isinstance(self._inputs, TableInputs):
+            columns += self._inputs.spelled(data)
+        text = [name for name in columns if name in data.columns and data.columns[name].dtype != object]
+        return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
 
     def inverse(self, y: npt.ArrayLike) -> Array:
         """What an output means: y as `targets` or a network gives it, in the words or units of the data.
@@ -142,7 +169,8 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """All that was learned, as JSON can hold it."""
-        return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict()}
+        missing = {} if self.missing == MISSING else {"missing": sorted(self.missing)}
+        return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict(), **missing}
 
     @classmethod
     def from_dict(cls, given: object) -> Preprocessing:
@@ -157,6 +185,8 @@ class Preprocessing:
         learned = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
         stored.require(learned.target not in learned.columns, "the target is an input as well")
         stored.require((learned.target is None) == (kind != "table"), "the target does not fit the inputs")
+        if isinstance(given, Mapping) and "missing" in given:
+            learned.missing = frozenset(stored.categories(given, "missing", str))
         return learned
 
 

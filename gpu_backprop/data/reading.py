@@ -7,13 +7,16 @@ import gzip
 import os
 import re
 import stat
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
+from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.csv_file import read_csv
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import GZIP_MAGIC, explained
 from gpu_backprop.data.idx import read_idx_folder
-from gpu_backprop.data.messages import nearest, shown
+from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
 from gpu_backprop.data.parquet_file import read_parquet
 from gpu_backprop.data.table import Arrays, Table
@@ -59,7 +62,14 @@ FOREIGN_TEXTS = {
 """Texts of other kinds: what stands at their beginning, in small or large letters."""
 
 
-def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: str = "train") -> Table | Arrays:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    delimiter: str | None = None,
+    part: str = "train",
+    text: Collection[str] = (),
+    missing: Collection[str] | None = None,
+) -> Table | Arrays:
     """Reads a file or folder of data.
 
     Args:
@@ -67,6 +77,9 @@ def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: st
             x_test and y_test; one of two .npy files NAME_x.npy and NAME_y.npy; a folder of IDX files, as MNIST has.
         delimiter: what separates the fields of a CSV file; None finds out.
         part: "train" or "test", of data that have both.
+        text: columns of a table that are text though they look like numbers: what they say are categories or classes.
+        missing: the texts that stand for a missing value in a table, beside an empty field; None: NA, N/A, NaN and
+            null, in small or large letters.
 
     Raises:
         DataError: there is no such file, it is none of these, or something is wrong in it.
@@ -76,15 +89,44 @@ def read(path: str | os.PathLike[str], *, delimiter: str | None = None, part: st
     path = Path(path)
     with explained(path):
         kind = _kind(path)
+    if kind in ("parquet", "csv"):
+        words = MISSING if missing is None else frozenset(["", *(word.strip() for word in missing)])
+        return _read_table(path, kind, delimiter, _signature(path), [composed(name) for name in text], words)
+    if text or missing is not None:
+        raise DataError(f"{path} holds arrays, which have neither columns of text nor texts for what is missing")
     if kind == "folder":
         return Arrays(str(path), *read_idx_folder(path, part), images=True, labelled=True)
     if kind == "npz":
         return read_npz(path, part)
-    if kind == "npy":
-        return read_npy(path)
-    if kind == "parquet":
-        return read_parquet(path)
-    return read_csv(path, delimiter)
+    return read_npy(path)
+
+
+def _read_table(
+    path: Path,
+    kind: str,
+    delimiter: str | None,
+    signature: tuple[int, int],
+    text: Collection[str],
+    missing: frozenset[str],
+) -> Table:
+    """A table that can be read again in another way, as long as its file stays the same."""
+    if _signature(path) != signature:
+        raise DataError(f"{path} has changed since it was read, and its text is needed once more; read it again")
+    table = read_parquet(path, text, missing) if kind == "parquet" else read_csv(path, delimiter, text, missing)
+    if absent := [name for name in text if name not in table.names]:
+        raise DataError(
+            f"{path} has no column {shown(absent[0])}, which is to be text; {nearest(absent[0], table.names)}it has "
+            f"{listed(table.names)}"
+        )
+    object.__setattr__(table, "reread", partial(_read_table, path, kind, delimiter, signature))
+    return table
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew."""
+    with explained(path):
+        status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _kind(path: Path) -> str:

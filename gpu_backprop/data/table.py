@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import escaped, shown
 
@@ -26,6 +28,11 @@ class Table:
             become such.
         lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
         unusable: further columns of the file, that no network can read, by name, and what is wrong with each of them.
+        text: the columns that are text because that was asked for.
+        missing: the texts that stood for a missing value.
+        reread: reads the file again, with other columns as text and other texts for missing values; None where there
+            is no file. What a column's numbers looked like is found in no other place.
+        kept: the rows of the file that are left, where some were taken out; None: all.
 
     Raises:
         DataError: columns of other types, or of different lengths.
@@ -35,6 +42,10 @@ class Table:
     columns: Mapping[str, Array] = field(default_factory=dict)
     lines: Array | None = None
     unusable: Mapping[str, str] = field(default_factory=dict)
+    text: Collection[str] = ()
+    missing: frozenset[str] = field(default=MISSING, repr=False)
+    reread: Callable[[Collection[str], frozenset[str]], Table] | None = field(default=None, repr=False)
+    kept: Array | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str):
@@ -42,7 +53,13 @@ class Table:
                 f"a Table begins with a name for messages, and a {type(self.source).__name__} was given; write "
                 "Table('people', columns)"
             )
-        object.__setattr__(self, "columns", {name: _as_array(column) for name, column in self.columns.items()})
+        named = {
+            composed(name) if isinstance(name, str) else name: _as_array(column)
+            for name, column in self.columns.items()
+        }
+        if len(named) < len(self.columns):
+            raise DataError(f"{self.source}: two columns have one name, in other forms of its letters; rename one")
+        object.__setattr__(self, "columns", named)
         object.__setattr__(self, "source", escaped(self.source))
         for name, column in self.columns.items():
             if not isinstance(name, str):
@@ -75,11 +92,33 @@ class Table:
 
     def line(self, row: int) -> int:
         """Where a row (counted from 0) stands: its line in the file, or where there are no lines its number from 1."""
+        row = row if self.kept is None else int(self.kept[row])
         return row + 1 if self.lines is None else int(self.lines[row])
 
     def place(self, row: int) -> str:
         """The same in words: line 7, row 7."""
         return f"{'row' if self.lines is None else 'line'} {self.line(row)}"
+
+    def take(self, rows: npt.ArrayLike) -> Table:
+        """Some of the rows, as indices or a mask; `line` and `place` still tell where they stand in the file."""
+        kept = np.arange(self.rows)[np.asarray(rows)]
+        columns = {name: column[kept] for name, column in self.columns.items()}
+        return replace(self, columns=columns, kept=kept if self.kept is None else self.kept[kept])
+
+    def again(self, text: Collection[str], missing: frozenset[str]) -> Table:
+        """The same rows, read from the file anew."""
+        assert self.reread is not None
+        table = self.reread(text, missing)
+        return table if self.kept is None else table.take(self.kept)
+
+    def taken_for_missing(self, name: str) -> str:
+        """The words `; 'Na' in line 2 stands for one, ...` about the first text of a column that does; or nothing."""
+        with suppress(DataError):  # the file is no longer there; what is wrong is said without it
+            texts = self.columns[name] if self.reread is None else self.again([name], frozenset([""])).columns[name]
+            for row in np.flatnonzero(missing(self.columns[name]) & ~missing(texts)).tolist():
+                text = f"{shown(texts[row])} in {self.place(row)}"
+                return f"; {text} was taken for one, and with --missing '' (missing= in Python) only an empty field is"
+        return ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.categories import MOST_CATEGORIES, codes
-from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
+from gpu_backprop.data.cells import composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import counted, listed, nearest, shown
+from gpu_backprop.data.number_format import Finding, NumberFormat, read_numbers, sentence, stored_format
 from gpu_backprop.data.scaling import IMPUTE, Scaling
 from gpu_backprop.data.table import Array, Arrays, Table, missing
 
@@ -22,10 +23,11 @@ LEAVE_OUT = "leave it out with --ignore (ignore= in Python)"
 
 @dataclass(frozen=True, eq=False)
 class NumberColumn:
-    """A column of numbers, one feature."""
+    """A column of numbers, one feature; None is the format of programs."""
 
     name: str
     scaling: Scaling
+    format: NumberFormat | None = None
 
     @property
     def features(self) -> list[str]:
@@ -52,18 +54,26 @@ class TableInputs:
     impute: str | None
 
     @classmethod
-    def learn(cls, table: Table, names: Sequence[str], rows: Array, impute: str | None) -> TableInputs:
-        """What the given rows of these columns teach; values that cannot be used are looked for in all rows."""
+    def learn(
+        cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, written: Mapping[str, Finding]
+    ) -> TableInputs:
+        """What the given rows of these columns teach; values that cannot be used are looked for in all rows.
+
+        Args:
+            written: what columns of text have in the way of numbers.
+        """
         if impute is None:
             _refuse_missing(table, names)
         columns: list[NumberColumn | TextColumn] = []
         for name in names:
-            values = table.columns[name][rows]
+            found = written.get(name)
+            values = table.columns[name] if found is None or found.numbers is None else found.numbers
             if values.dtype == object:
-                columns.append(TextColumn(name, _categories(table, name, values)))
+                columns.append(TextColumn(name, _categories(table, name, values[rows], found)))
             else:
-                _refuse_infinite(table, name, table.columns[name])
-                columns.append(NumberColumn(name, _scaling(table, name, values, impute)))
+                _refuse_infinite(table, name, values)
+                scaling = _scaling(table, name, values[rows], impute)
+                columns.append(NumberColumn(name, scaling, None if found is None else found.format))
         return cls(tuple(columns), impute)
 
     @property
@@ -73,6 +83,14 @@ class TableInputs:
     @property
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    def spelled(self, data: Table) -> list[str]:
+        """The columns of a table whose text counts, not the numbers that it may look like."""
+        return [
+            column.name
+            for column in self.columns
+            if isinstance(column, TextColumn) or (column.format is not None and data.lines is not None)
+        ]
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
@@ -122,7 +140,11 @@ class TableInputs:
         columns = [
             {"name": column.name, "categories": list(column.categories)}
             if isinstance(column, TextColumn)
-            else {"name": column.name, **column.scaling.to_dict()}
+            else {
+                "name": column.name,
+                **column.scaling.to_dict(),
+                **({} if column.format is None else {"format": column.format.to_dict()}),
+            }
             for column in self.columns
         ]
         return {"kind": "table", "impute": self.impute, "columns": columns}
@@ -132,24 +154,27 @@ class TableInputs:
         impute = stored.choice(given, "impute", (None, *IMPUTE))
         columns: list[NumberColumn | TextColumn] = []
         for entry in stored.entries(given, "columns"):
-            name = stored.text(entry, "name")
+            name = composed(stored.text(entry, "name"))
             if "categories" in entry:
                 columns.append(TextColumn(name, stored.categories(entry, "categories", str, type(None))))
             else:
-                columns.append(NumberColumn(name, Scaling.from_dict(entry, 1, filled=impute is not None)))
+                scaling = Scaling.from_dict(entry, 1, filled=impute is not None)
+                columns.append(NumberColumn(name, scaling, stored_format(entry)))
         stored.require(len({column.name for column in columns}) == len(columns), "two columns have one name")
         return cls(tuple(columns), impute)
 
 
-def _categories(table: Table, name: str, values: Array) -> tuple[str | None, ...]:
+def _categories(table: Table, name: str, values: Array, found: Finding | None) -> tuple[str | None, ...]:
     """The texts in a column, sorted, and last None if some are missing."""
-    different = set(values.tolist())
+    different = distinct(text for text in values.tolist() if text is not None)
     if len(different) > MOST_CATEGORIES:
+        if found is not None:
+            raise DataError(sentence(table, name, found, "category"))
         raise DataError(
             f"{table.source}: column {shown(name)} has {len(different):,} different texts, and each would be an input "
             f"of the network; {LEAVE_OUT}, or group them into no more than {MOST_CATEGORIES:,}"
         )
-    return (*sorted(different - {None}), *([None] if None in different else []))
+    return (*different, *([None] if missing(values).any() else []))
 
 
 def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scaling:
@@ -162,16 +187,13 @@ def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scal
 
 def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
     """The scaled numbers of a column, (rows,), all of which float32 can hold."""
-    if values.dtype == object:
-        cells = ["" if text is None else text for text in values.tolist()]
-        found = numbers(cells)
-        if found is None:
-            row = next(row for row, cell in enumerate(cells) if not (cell == "" or is_number(cell)))
-            raise DataError(
-                f"{table.source}, {table.place(row)}: {shown(cells[row])} in column {shown(column.name)}, which held "
-                "numbers in the training data; correct it, or leave the field empty if it is missing"
-            )
-        values = found
+    values, wrong = read_numbers(values, column.format, table.missing)
+    if wrong is not None:
+        held = "numbers" if column.format is None else f"numbers such as {shown(column.format)}"
+        raise DataError(
+            f"{table.source}, {table.place(wrong)}: {shown(values[wrong])} in column {shown(column.name)}, which held "
+            f"{held} in the training data; correct it, or leave the field empty if it is missing"
+        )
     _refuse_infinite(table, column.name, values)
     scaled = column.scaling.apply(values[:, None])[:, 0]
     beyond = np.abs(scaled) > np.finfo(np.float32).max
@@ -196,7 +218,7 @@ def _refuse_missing(table: Table, names: Sequence[str]) -> None:
         more = f", and {counted(len(others), 'more column has', 'more columns have')} some" if others else ""
         raise DataError(
             f"{table.source}: column {shown(name)} has {counted(number, 'missing value')}, the first in "
-            f"{table.place(row)}{more}; {FILL_IN}"
+            f"{table.place(row)}{more}; {FILL_IN}{table.taken_for_missing(name)}"
         )
 
 

@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.categories import MOST_CATEGORIES, codes
-from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
+from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import counted, listed, nearest, shown
+from gpu_backprop.data.number_format import Finding, NumberFormat, read_numbers, sentence, stored_format
 from gpu_backprop.data.scaling import Scaling
 from gpu_backprop.data.table import Array, Arrays, Table, missing
 
 TASKS = ("auto", "classification", "regression")
 FEW = 20
-"""So many different whole numbers, or fewer, are taken for classes."""
+"""So many different whole numbers, or fewer, are taken for classes ..."""
+FEWEST = 5
+"""... and these few even where there are less than two rows of each."""
 
 LARGEST_CLASS = 2**53
-"""Up to here float64, which a table has, tells whole numbers apart."""
+"""Below it float64, which a table has, tells whole numbers apart; 2⁵³ + 1 is 2⁵³ to it."""
 
 CHOOSE = "choose --task {} (task= in Python)"
 OVERRULE = "(--task regression takes them as numbers)"
+EXACT = "as text, which is exact, with --text (text= in Python)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +46,17 @@ class Classes:
     task = "classification"
 
     @classmethod
-    def learn(cls, data: Table | Arrays, column: str | None, rows: Array) -> Classes:
-        """The classes among the given rows."""
-        found = sorted(set(class_values(data, column)[rows].tolist()))
+    def learn(cls, data: Table | Arrays, column: str | None, rows: Array, written: Finding | None = None) -> Classes:
+        """The classes among the given rows; `written` is what text has in the way of numbers."""
+        values = class_values(data, column)[rows]
+        found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
         if len(found) == 1:
             raise DataError(
                 f"{data.source}: {_said(column)} is {shown(_class(found[0]))} in every row, which leaves nothing to "
                 "tell apart; give rows of two classes or more"
             )
         if len(found) > MOST_CATEGORIES:
+            _refuse_doubtful(data, column, written)
             raise DataError(
                 f"{data.source}: {_said(column)} has {len(found):,} different values, more than the "
                 f"{MOST_CATEGORIES:,} that can be classes; {CHOOSE.format('regression')}, or another target"
@@ -60,6 +66,10 @@ class Classes:
     @property
     def outputs(self) -> int:
         return len(self.classes)
+
+    def spelled(self, data: Table) -> list[str]:
+        """The column, if its text counts, not the numbers that it may look like."""
+        return [self.column] if self.column is not None and isinstance(self.classes[0], str) else []
 
     def targets(self, data: Table | Arrays) -> Array:
         """The labels, int64 (rows,)."""
@@ -90,7 +100,7 @@ class Classes:
         stored.require(kind in (str, int), "the classes are neither text nor whole numbers")
         classes = stored.categories(entry, "classes", kind)
         stored.require(kind is str or max(map(abs, classes)) <= LARGEST_CLASS, "a class is too large a number")
-        return cls(stored.optional_text(entry, "column"), classes)
+        return cls(_stored_column(entry), classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,39 +109,51 @@ class Quantities:
 
     Attributes:
         column: the column of a table; None: y of arrays.
+        format: how its numbers are written, where that is not the way of programs.
     """
 
     column: str | None
     scaling: Scaling
+    format: NumberFormat | None = None
 
     task = "regression"
     classes = None
 
     @classmethod
-    def learn(cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool) -> Quantities:
-        """The scaling of the given rows."""
-        values = _quantities(data, column)[rows]
+    def learn(
+        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, written: Finding | None = None
+    ) -> Quantities:
+        """The scaling of the given rows; `written` is what text has in the way of numbers."""
+        format = None if written is None else written.format
+        if written is not None and written.why not in ("stray", "stored"):
+            _refuse_doubtful(data, column, written)
+        values = _quantities(data, column, format)[rows]
         scaling = Scaling.learn(values)
         if not scaling.sound.all():
             raise DataError(
                 f"{data.source}: {_said(column)} has numbers too large to be scaled; give it in other units"
             )
         if not scaling.std.any():
+            where = " to float64" if abs(values[0, 0]) >= LARGEST_CLASS else ""
             raise DataError(
-                f"{data.source}: {_said(column)} is {values[0, 0]:g} in every row, which leaves nothing to learn; give "
-                "rows that differ, or choose another target"
+                f"{data.source}: {_said(column)} is {values[0, 0]:.17g} in every row{where}, which leaves nothing to "
+                f"learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
             )
         if not standardise:
-            return cls(column, Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.std)))
-        return cls(column, Scaling(scaling.mean, np.where(scaling.std > 0, scaling.std, 1)))
+            return cls(column, Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.std)), format)
+        return cls(column, Scaling(scaling.mean, np.where(scaling.std > 0, scaling.std, 1)), format)
 
     @property
     def outputs(self) -> int:
         return len(self.scaling.mean)
 
+    def spelled(self, data: Table) -> list[str]:
+        """The column, if its text counts, not the numbers that it may look like."""
+        return [self.column] if self.column is not None and self.format is not None and data.lines is not None else []
+
     def targets(self, data: Table | Arrays) -> Array:
         """The scaled numbers, float64 (rows, k)."""
-        values = _quantities(data, self.column)
+        values = _quantities(data, self.column, self.format)
         if values.shape[1] != self.outputs:
             raise DataError(
                 f"{data.source}: y has {counted(values.shape[1], 'number')} a row, and that of the training data had "
@@ -145,31 +167,43 @@ class Quantities:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {"task": self.task, "column": self.column, **self.scaling.to_dict()}
+        format = {} if self.format is None else {"format": self.format.to_dict()}
+        return {"task": self.task, "column": self.column, **self.scaling.to_dict(), **format}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Quantities:
         """What to_dict gave."""
         scaling = Scaling.from_dict(entry, None)
         stored.require(bool((scaling.std > 0).all()), "a target has the standard deviation 0")
-        return cls(stored.optional_text(entry, "column"), scaling)
+        return cls(_stored_column(entry), scaling, stored_format(entry))
 
 
 Target = Classes | Quantities
 
 
 def learn_target(
-    data: Table | Arrays, column: str | None, rows: Array, task: str = "auto", standardise: bool = True
+    data: Table | Arrays,
+    column: str | None,
+    rows: Array,
+    task: str = "auto",
+    standardise: bool = True,
+    written: Finding | None = None,
 ) -> tuple[Target, str]:
-    """The target, and a sentence that says why it was taken for what it is."""
-    task, why = _decide(data, column, rows, task)
+    """The target, and a sentence that says why it was taken for what it is.
+
+    Args:
+        written: what a target of text has in the way of numbers.
+    """
+    task, why = _decide(data, column, rows, task, written)
     if task == "classification":
-        classes = Classes.learn(data, column, rows)
+        classes = Classes.learn(data, column, rows, written)
         return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
-    return Quantities.learn(data, column, rows, standardise), f"{why}, so this is regression"
+    return Quantities.learn(data, column, rows, standardise, written), f"{why}, so this is regression"
 
 
-def _decide(data: Table | Arrays, column: str | None, rows: Array, task: str) -> tuple[str, str]:
+def _decide(
+    data: Table | Arrays, column: str | None, rows: Array, task: str, written: Finding | None
+) -> tuple[str, str]:
     """Classification or regression, and the first half of the sentence."""
     if task not in TASKS:
         raise DataError(f"the task is {shown(task)}; choose one of {listed(TASKS)}")
@@ -189,19 +223,29 @@ def _decide(data: Table | Arrays, column: str | None, rows: Array, task: str) ->
     if task == "classification":
         if fractional.any():
             row = int(fractional.argmax())
+            large = f", take the column {EXACT}" if values[row].is_integer() else ""
             raise DataError(
-                f"{data.source}, {data.place(row)}: {name} is {values[row]:g}, and a class is a text or a whole number"
-                f"; correct it, or {CHOOSE.format('regression')}"
+                f"{data.source}, {data.place(row)}: {name} is {values[row]:.17g}, and a class is a text or a whole "
+                f"number{large and ' below 2⁵³'}; correct it{large}, or {CHOOSE.format('regression')}"
             )
         return task, why
-    if values.dtype == object:
-        return "classification", f"{name} is text"
+    text = values.dtype == object
+    if text:
+        if written is None or written.numbers is None:
+            return "classification", f"{name} is text"
+        values = written.numbers
+        fractional = ~_whole(values)
     if fractional.any():
         whole = (values == np.floor(values)).all()
         return "regression", f"{name} has numbers {'of too many digits for classes' if whole else 'with fractions'}"
     different = len(np.unique(values[rows]))
     if different > FEW:
         return "regression", f"{name} has {different:,} different whole numbers, more than {FEW}"
+    if different > max(FEWEST, len(rows) / 2):
+        classes = "--task classification takes them as classes"
+        return "regression", f"{name} has {different} different whole numbers in {len(rows)} rows ({classes})"
+    if text:
+        return "classification", f"{name} is text"
     return "classification", f"{name} has {counted(different, 'different whole number')}, no more than {FEW}"
 
 
@@ -216,10 +260,12 @@ def given(data: Table | Arrays, column: str | None) -> Array:
     values = values if text else values.astype(np.float64, copy=False)
     gone = missing(values)
     if gone.any():
-        row = int(np.argwhere(gone)[0][0])
+        row, taken, how = int(np.argwhere(gone)[0][0]), "", ""
+        if isinstance(data, Table) and column is not None:
+            taken, how = data.taken_for_missing(column), " with --drop-missing-target (Table.take in Python)"
         raise DataError(
             f"{data.source}: {_said(column)}, the target, has {counted(int(gone.sum()), 'missing value')}, the "
-            f"first in {data.place(row)}; fill them in, or take these rows out"
+            f"first in {data.place(row)}; fill them in, or leave these rows out{how}{taken}"
         )
     if not text and np.isinf(values).any():
         row = int(np.argwhere(np.isinf(values))[0][0])
@@ -270,20 +316,30 @@ def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
     return data.columns[column]
 
 
-def _quantities(data: Table | Arrays, column: str | None) -> Array:
+def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat | None) -> Array:
     """The target as numbers, float64 (rows, k)."""
     values = given(data, column)
-    if values.dtype == object:
-        cells = values.tolist()
-        found = numbers(cells)
-        if found is None:
-            row = next(row for row, cell in enumerate(cells) if not is_number(cell))
-            raise DataError(
-                f"{data.source}, {data.place(row)}: {_said(column)} is the text {shown(cells[row])}, and regression "
-                f"needs numbers; correct it, or {CHOOSE.format('classification')}"
-            )
-        values = found
-    return values.reshape(len(values), -1)
+    found, wrong = read_numbers(values, format, data.missing if isinstance(data, Table) else MISSING)
+    if wrong is not None:
+        what = f"the text {shown(values[wrong])}" if values.dtype == object else f"{values[wrong]:g}"
+        held = "numbers" if format is None else f"numbers such as {shown(format)}"
+        raise DataError(
+            f"{data.source}, {data.place(wrong)}: {_said(column)} is {what}, and regression needs {held}; correct it, "
+            f"or {CHOOSE.format('classification')}"
+        )
+    return found.reshape(len(found), -1)
+
+
+def _refuse_doubtful(data: Table | Arrays, column: str | None, written: Finding | None) -> None:
+    """Refuses text that looks like numbers, where that does not help."""
+    if written is not None and written.why:
+        assert isinstance(data, Table) and column is not None
+        raise DataError(sentence(data, column, written, "class"))
+
+
+def _stored_column(entry: Mapping[str, Any]) -> str | None:
+    name = stored.optional_text(entry, "column")
+    return name if name is None else composed(name)
 
 
 def _class(value: Any) -> str | int:
@@ -293,7 +349,7 @@ def _class(value: Any) -> str | int:
 
 def _whole(values: Array) -> Array:
     """Which numbers can be classes."""
-    whole: Array = (values == np.floor(values)) & (np.abs(values) <= LARGEST_CLASS)
+    whole: Array = (values == np.floor(values)) & (np.abs(values) < LARGEST_CLASS)
     return whole
 
 

@@ -1,0 +1,231 @@
+"""Numbers as people write them, such as $1,745, 55 % or 1.055,50: in which way a column has them, and what they are."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.data import stored
+from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.messages import shown
+from gpu_backprop.data.table import Array, Table
+
+SAMPLE = 1000
+"""Different texts of a column by which its format is chosen, before all are read."""
+
+LONGEST = 60
+"""Characters of a number and all that is around it."""
+
+MINUS = "\N{MINUS SIGN}"
+CURRENCY = "$\u00a2-\u00a5\u20a0-\u20bf"
+GROUPS = " ,.'_\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}"
+"""What may stand between thousands."""
+
+CELL = re.compile(
+    rf"(?P<open>\()?\s*(?P<sign>[-+{MINUS}])?\s*(?P<prefix>[{CURRENCY}])?\s*(?P<inner>[-+{MINUS}])?"
+    rf"(?P<body>[.,]?[0-9](?:[0-9{GROUPS}]*[0-9])?[.,]?)(?P<exponent>[eEdD][-+{MINUS}]?[0-9]{{1,3}})?"
+    rf"(?P<suffix>\s*(?:[%‰{CURRENCY}]|°\s?[CFK]?|[^\W\d_][^\d()]{{0,19}}[23]?))?\s*(?P<close>\))?"
+)
+"""(…) is a minus, as in accounts; a unit is a word, and may end in 2 or 3, as in m2."""
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How a column writes its numbers.
+
+    Attributes:
+        prefix, suffix: what every cell has around its number: a currency, %, a unit; or nothing.
+        group: what stands between thousands; or nothing.
+        decimal: a point or a comma.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+    group: str = ""
+    decimal: str = "."
+
+    def number(self, cell: str) -> float:
+        """The number in a cell.
+
+        Raises:
+            ValueError: it is not written in this way.
+        """
+        parts = _parts(cell)
+        if parts is None and self == NumberFormat() and is_number(cell):
+            return float(cell)  # such as inf
+        if parts is None or _affixes(parts) != (self.prefix, self.suffix):
+            raise ValueError(cell)
+        signs = [sign for sign in (parts["open"], parts["sign"], parts["inner"]) if sign]
+        whole, _, fraction = parts["body"].partition(self.decimal)
+        first, *others = whole.split(self.group) if self.group else [whole]
+        digits, exponent = "".join([first, *others]), parts["exponent"] or "e0"
+        sound = (
+            len(signs) < 2
+            and (parts["open"] is None) == (parts["close"] is None)
+            and (not others or (0 < len(first) < 4 and first[0] != "0" and {len(other) for other in others} == {3}))
+            and (digits + fraction).isdigit()
+            and (exponent[0] in "eE" or self.decimal in parts["body"])  # 1.5D+00, as Fortran writes; a 3D is none
+        )
+        if not sound:
+            raise ValueError(cell)
+        value = float(f"{digits or 0}.{fraction or 0}e{exponent[1:].replace(MINUS, '-')}")
+        return value if not signs or signs[0] == "+" else -value
+
+    def __str__(self) -> str:
+        """An example."""
+        whole = f"1{self.group}234" if self.group else "1234"
+        return f"{self.prefix}{whole}{self.decimal}5{' ' * self.suffix[:1].isalpha()}{self.suffix}"
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: object) -> NumberFormat:
+        """What to_dict gave."""
+        found = cls(*(stored.text(given, key) for key in ("prefix", "suffix", "group", "decimal")))
+        stored.require(found.decimal in (".", ",") and found.group in ("", *GROUPS), "a number has an unknown format")
+        return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What looks like numbers among the texts of a column.
+
+    Attributes:
+        readings: the formats that read most of the cells; the more than one where they read them differently.
+        row, text: the first cell that is no plain number, or that cannot be read; or the first cell.
+        why: why it is left as text; empty: it is not.
+        numbers: the numbers of the column, float64 (rows,), NaN where one is missing, if they are beyond doubt.
+    """
+
+    readings: tuple[NumberFormat, ...]
+    row: int
+    text: str
+    why: str
+    numbers: Array | None
+
+    @property
+    def format(self) -> NumberFormat | None:
+        """The format that reads every cell beyond doubt."""
+        return None if self.why else self.readings[0]
+
+
+REMEDY = {
+    "category": "leave the field empty if it is missing, or give --missing {} (missing= in Python)",
+    "class": "take the row out, or give --missing {} (missing= in Python) and --drop-missing-target",
+}
+
+
+def sentence(table: Table, name: str, found: Finding, thing: str) -> str:
+    """What was found in a column, and what becomes of it: each text a category, or a class."""
+    text, place = shown(found.text), table.place(found.row)
+    values = [f"{value:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]
+    here = f"text here, each a {thing}"
+    said = {
+        "": f"such as {text} in {place}, which is read as {''.join(values[:1])}; --text {shown(name)} keeps such text "
+        "(text= in Python)",
+        "doubtful": f"such as {text} in {place}, which may be {' or '.join([*values, 'a name'][:2])}, so that they are "
+        f"{here}; if they are quantities, write them as programs do",
+        "stored": f"in every row, which are {here}, because the file stores text; store numbers if they are quantities",
+        "stray": f"in most rows, which are {here}, because {place} has {text}; correct it, or "
+        f"{REMEDY[thing].format(text)}",
+    }[found.why]
+    return f"{table.source}: column {shown(name)} has numbers {said}"
+
+
+def find_numbers(table: Table, names: Collection[str]) -> dict[str, Finding]:
+    """What columns of text have in the way of numbers, where most cells are such, and text was not asked for."""
+    texts = [name for name in names if table.columns[name].dtype == object and name not in table.text]
+    return {name: found for name in texts if (found := _find(table.columns[name].tolist())) is not None}
+
+
+def _find(cells: list[str | None]) -> Finding | None:
+    times = Counter(cell for cell in cells if cell is not None)
+    readings = _readings(times)
+    if not readings:
+        return None
+    values = {format: {text: _value(format, text) for text in times} for format in readings}
+    whole = tuple(format for format in readings if None not in values[format].values())
+    readings = whole or readings
+    why, text = _doubt(values[readings[0]], readings)
+    found = None if why else np.array([np.nan if cell is None else values[readings[0]][cell] for cell in cells])
+    return Finding(readings, cells.index(text), text, why, found)
+
+
+def read_numbers(values: Array, format: NumberFormat | None, missing: frozenset[str]) -> tuple[Array, int | None]:
+    """The numbers in a column, float64 (rows,), and the first row that holds none, if there is one."""
+    if values.dtype != object:
+        return values, None if format is None or not (format.prefix or format.suffix) else 0
+    cells = ["" if text is None else text for text in values.tolist()]
+    if format is None:
+        if (found := numbers(cells, missing)) is not None:
+            return found, None
+        return values, next(row for row, cell in enumerate(cells) if cell and not is_number(cell))
+    by_text = {cell: _value(format, cell) if cell else np.nan for cell in set(cells)}
+    wrong = next((row for row, cell in enumerate(cells) if by_text[cell] is None), None)
+    return (np.array([by_text[cell] for cell in cells]), None) if wrong is None else (values, wrong)
+
+
+def _parts(cell: str) -> re.Match[str] | None:
+    return CELL.fullmatch(cell) if len(cell) <= LONGEST else None
+
+
+def _affixes(parts: re.Match[str]) -> tuple[str, str]:
+    return parts["prefix"] or "", (parts["suffix"] or "").strip()
+
+
+def _value(format: NumberFormat, text: str) -> float | None:
+    try:
+        return format.number(text)
+    except ValueError:
+        return None
+
+
+def _readings(times: Mapping[str, int]) -> tuple[NumberFormat, ...]:
+    """The formats that read most cells of a sample, if that is more than half of them; that agree count as one."""
+    sample = dict(itertools.islice(times.items(), 0, None, 1 + len(times) // SAMPLE))
+    found = {text: parts for text in sample if (parts := _parts(text)) is not None}
+    affixes = Counter[tuple[str, str]]()
+    for text, parts in found.items():
+        affixes[_affixes(parts)] += sample[text]
+    if not affixes:
+        return ()
+    around = affixes.most_common(1)[0][0]
+    used = set("".join(parts["body"] for parts in found.values())).intersection(GROUPS)
+    pairs = [(group, decimal) for group in ("", *sorted(used)) for decimal in ".," if group != decimal]
+    most, best = sum(sample.values()) // 2, dict[Sequence[float | None], NumberFormat]()
+    for group, decimal in pairs:
+        format = NumberFormat(*around, group, decimal)
+        values = tuple(_value(format, text) for text in found)
+        read = sum(sample[text] for text, value in zip(found, values, strict=True) if value is not None)
+        if read > most:
+            most, best = read, {values: format}
+        elif read == most and best:
+            best.setdefault(values, format)
+    return tuple(best.values())
+
+
+def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat]) -> tuple[str, str]:
+    """Why texts are not to be read as numbers, or nothing; and the first text that shows it."""
+    stray = [text for text, value in values.items() if value is None]
+    odd = [text for text in values if not is_number(text)]
+    if stray or not odd:
+        return ("stray", stray[0]) if stray else ("stored", next(iter(values)))
+    suffix = readings[0].suffix
+    touching = [text for text in odd if suffix[:1].isalpha() and not text.rpartition(suffix)[0][-1:].isspace()]
+    in_brackets = all(
+        text.startswith("(") for text in values
+    )  # which may be a list; and 55a may be a name, if 55kg not
+    return "doubtful" if len(readings) > 1 or touching or in_brackets else "", (touching or odd)[0]
+
+
+def stored_format(entry: Mapping[str, Any]) -> NumberFormat | None:
+    """The format under "format", where there is one."""
+    return NumberFormat.from_dict(entry["format"]) if "format" in entry else None
