@@ -301,6 +301,109 @@ class TestColumns:
         assert captured.err == ""
 
 
+def write(path: str, *lines: str) -> str:
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class TestTextAndNumbers:
+    def test_a_text_that_training_had_is_that_text_whatever_else_is_in_the_file(self, capsys):
+        labels = {"3.1": "old", "3.10": "new", "dev": "odd"}
+        rows = [f"{text},{row % 7},{labels[text]}" for row in range(40) for text in labels]
+        train(write("train.csv", "release,load,label", *rows), "--target", "label", "--quiet")
+        answers = []
+        for rows in ["3.1,0,old", "3.10,0,new"], ["3.1,0,old", "3.10,0,new", "dev,0,odd"]:
+            capsys.readouterr()
+            new = write("new.csv", "release,load,label", *rows)
+            assert main(["predict", "run", new]) == 0
+            answers.append(capsys.readouterr().out.splitlines()[1:3])
+            assert main(["evaluate", "run", new, "--quiet"]) == 0
+            assert capsys.readouterr().out == "accuracy: 1.0000\n"
+            assert main(["check", "run", new, "--quiet"]) == 0
+        assert answers[0] == answers[1]
+        assert [line.split(",")[0] for line in answers[0]] == ["old", "new"]
+
+    @pytest.mark.parametrize(
+        ("cells", "what"),
+        [
+            (
+                lambda v: f'"{v * 40:,}"',
+                "such as '2,200' in line 2, which may be 2.2 or 2200, so that they are text here",
+            ),
+            (lambda v: f"{v}%", "such as '55%' in line 2, which is read as 55"),
+            (lambda v: f"${v}", "such as '$55' in line 2, which is read as 55"),
+            (lambda v: f"{v} kg", "such as '55 kg' in line 2, which is read as 55"),
+            (lambda v: f"{v / 50:.1f}D+00", "such as '1.1D+00' in line 2, which is read as 1.1"),
+            (lambda v: f'"1.0{v},50"', "such as '1.055,50' in line 2, which is read as 1055.5"),
+            (lambda v: "?" if v == 62 else v, "in most rows, which are text here, each a %, because line 3 has '?'"),
+        ],
+    )
+    @pytest.mark.parametrize("target", [False, True])
+    def test_numbers_that_programs_write_otherwise(self, capsys, cells, what, target):
+        values = [25 + (30 + 7 * row) % 60 for row in range(240)]  # 55, 62, 69 ...
+        write("t.csv", "v,w", *(f"{cells(v)},{v}.5" for v in values))
+        assert train("t.csv", "--target", "v" if target else "w", "--epochs", "1", "--quiet") == 0
+        expected = (
+            f"warning: t.csv: column 'v' has numbers {what.replace('%,', ('class' if target else 'category') + ',')}"
+        )
+        assert expected in capsys.readouterr().err
+        task = gb.load("run/model.safetensors").preprocessing.task
+        assert task == ("classification" if target and "text" in what else "regression")
+
+    def test_few_rows_with_many_whole_numbers(self, capsys):
+        rows = [f"{row},{jumps}" for row, jumps in enumerate([*range(25, 195, 10), 60, 60, 40])]
+        assert train(write("t.csv", "a,jumps", *rows), "--target", "jumps", "--epochs", "1") == 0
+        assert "19 different whole numbers in 20 rows (--task classification makes" in capsys.readouterr().out
+        rows = [f"{row}.5,{row % 9}" for row in range(18)]
+        assert train(write("u.csv", "a,jumps", *rows), "--target", "jumps", "--held-out", "0.9", "--out", "other") == 1
+        assert "(--held-out; 0 learns from all rows; --task regression if these are quantities)" in said(capsys)
+
+    def test_sodium_is_not_missing(self, capsys):
+        write("t.csv", "lambda,y", *(f"{58 + row / 7},{'Na' if row % 2 else 'K'}" for row in range(40)), "3,")
+        assert train("t.csv", "--target", "y") == 1
+        assert "has 21 missing values, the first in line 3; fill them in, or leave these rows out with --drop-m" in (
+            error := said(capsys)
+        )
+        assert (
+            "; 'Na' in line 3 was taken for one, and with --missing '' (missing= in Python) only an empty fie" in error
+        )
+        assert train("t.csv", "--target", "y", "--missing", "", "--drop-missing-target", "--quiet") == 0
+        assert capsys.readouterr().err == "t.csv: 1 of 41 rows left out, whose target is missing\n"
+        assert gb.load("run/model.safetensors").classes == ["K", "Na"]
+        assert main(["evaluate", "run", "t.csv"]) == 1
+        assert "'y', the target, has 1 missing value, the first in line 42" in said(capsys)
+        assert main(["evaluate", "run", "t.csv", "--drop-missing-target"]) == 0
+        captured = capsys.readouterr()
+        assert "t.csv, all 40 rows" in captured.out
+        assert captured.err == "t.csv: 1 of 41 rows left out, whose target is missing\n"
+        assert main(["predict", "run", "t.csv"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 42
+
+    def test_no_row_has_a_target(self, capsys):
+        write("t.csv", "a,y", "1,", "2,")
+        assert train("t.csv", "--target", "y", "--drop-missing-target") == 1
+        assert "the target, column 'y', is missing in every row" in capsys.readouterr().err
+        np.savez("a.npz", x=np.eye(4), y=np.arange(4))
+        assert train("a.npz", "--drop-missing-target") == 2
+        assert "--drop-missing-target is about tables" in said(capsys)
+
+    def test_postcodes_are_categories_where_that_is_asked_for(self, capsys):
+        write("t.csv", "plz,y", *(f"{'01067' if row % 2 else '1067'},{row % 2}.5" for row in range(40)))
+        assert train("t.csv", "--target", "y", "--text", "plz") == 0
+        assert "inputs: 2, from plz (2 categories)\n" in capsys.readouterr().out
+        assert main(["evaluate", "run", "t.csv", "--quiet"]) == 0
+        assert capsys.readouterr().out.startswith("R²: 0.9")
+
+    def test_letters_in_another_form(self, capsys):
+        rows = [f"{row % 5},{'Orléans' if row % 2 else 'Nice'},{'pq'[row % 2]}" for row in range(40)]
+        write("t.csv", "qualité,ville,réponse", *rows)
+        assert train("t.csv", "--target", "re\u0301ponse", "--ignore", "qualite\u0301", "--quiet") == 0
+        write("n.csv", "ville,re\u0301ponse", "Orle\u0301ans,q", "Nice,p")
+        capsys.readouterr()
+        assert main(["evaluate", "run", "n.csv", "--quiet"]) == 0
+        assert capsys.readouterr() == ("accuracy: 1.0000\n", "")
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         ("options", "layers"),

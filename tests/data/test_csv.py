@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_backprop.data import DataError, csv_file, files, read
-from gpu_backprop.data.cells import MISSING, is_number
+from gpu_backprop.data.cells import MISSING, composed, is_number
 
 
 @pytest.fixture
@@ -102,9 +102,15 @@ def test_one_column(table):
 
 
 def test_quotes(table):
-    found = table('id,said,n\n1,"a, ""b""\nc",2\n"3", "d" ,"4"\n'.replace('"d" ', '"d"'))
+    found = table('id,said,n\n1,"a, ""b""\nc",2\n"3", "d" ,"4"\n')
     assert lists(found) == {"id": [1, 3], "said": ['a, "b"\nc', "d"], "n": [2, 4]}
     assert [found.line(0), found.line(1)] == [2, 4]  # the first row goes over two lines
+
+
+def test_spaces_after_a_closing_quote_are_passed_over(table):
+    found = table('a ,"b, c"  ,d\n1,"x, 1" ,"p" \n"2" , "y ""z"" , w\n"" , v" ,\n')
+    assert lists(found) == {"a": [1, 2], "b, c": ["x, 1", 'y "z" , w\n" , v'], "d": ["p", None]}
+    assert lists(table('a;b\n"1" ;"x" \n')) == {"a": [1], "b": ["x"]}
 
 
 def test_lines_with_nothing_in_them_are_passed_over(table):
@@ -135,7 +141,7 @@ def test_a_gzipped_file(table):
 
 
 def test_names_lose_the_spaces_around_them_and_empty_ones_are_counted(table):
-    assert list(table(' a , "b" ,\n1,2,3\n'.replace('" ,', '",')).columns) == ["a", "b", "column 3"]
+    assert list(table(' a , "b" ,\n1,2,3\n').columns) == ["a", "b", "column 3"]
 
 
 def test_text_after_thousands_of_numbers_loses_nothing(table, monkeypatch):
@@ -154,6 +160,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl
 
 @given(names=st.lists(NAMES, min_size=1, max_size=5, unique=True), cells=st.data())
 def test_what_the_csv_module_writes_is_read(tmp_path_factory, names, cells):
+    names = sorted({composed(name) for name in names})
     if all(is_number(name) or name.lower() in MISSING for name in names):
         names[0] += "x"
     cell = st.one_of(
@@ -198,6 +205,8 @@ def test_what_the_csv_module_writes_is_read(tmp_path_factory, names, cells):
         ("a, a\n1,2\n", ", line 1: more than one column is called 'a'"),
         ('a,b\n1,2\n3,"4\n5,6\n', r', line 3: the file ends within a quoted field; close its quotes \("\)'),
         ('a,b\n1,2\n3,"4"x\n', r", line 3: ',' expected after '\"'"),
+        ('a,b\n1,2\n3,"4" x\n', r", line 3: ',' expected after '\"'"),
+        ("a,b\nr1,1,2\n", ", line 2: 3 fields where the header has 2; .* or if each row begins with its name, as R wr"),
         (f'a,b\n1,2\n3,"{"x" * 140_000}\n', ", line 3: a field of more than 131,072 characters; a quote that isn't"),
         (b"a,b\n1,caf\xe9\n", ", line 2: the byte e9 is not UTF-8; save it as UTF-8; iconv -f LATIN1"),
         (b"a,b\n" + b"1,2\n" * 70_000 + b"\xff,1\n", ", line 70002: the byte ff is not UTF-8"),

@@ -157,6 +157,75 @@ def test_numbers_that_a_file_has_as_text():
         learned.transform(table(a=["3", "three", None]))
 
 
+def test_numbers_in_a_format_of_their_own():
+    data = table(a=["$1,000", "$3,000.00", "-$1,000", None], y=["50 %", "51%", "-17.5%", "0 %"])
+    learned = Preprocessing.learn(data, "y", impute="constant")
+    assert (learned.features, learned.task) == (["a"], "regression")
+    a = np.array([1000, 3000, -1000, 0])
+    np.testing.assert_allclose(learned.transform(data)[:, 0], (a - a.mean()) / a.std(), rtol=1e-6)
+    np.testing.assert_allclose(learned.inverse(learned.targets(data))[:, 0], [50, 51, -17.5, 0], atol=1e-9)
+    assert learned.warnings == [
+        "people.csv: column 'a' has numbers such as '$1,000' in line 2, which is read as 1000; --text 'a' keeps such "
+        "text (text= in Python)",
+        "people.csv: column 'y' has numbers such as '50 %' in line 2, which is read as 50; --text 'y' keeps such text "
+        "(text= in Python)",
+    ]
+    again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict())))
+    np.testing.assert_array_equal(again.transform(data), learned.transform(data))
+    with refuses(r"line 3: '7' in column 'a', which held numbers such as '\$1,234.5' in the training data; correct it"):
+        again.transform(table(a=["$5", "7"]))
+    with refuses("line 2: '0.5' in column 'a', which held numbers such as"):  # $0.5, or thousands of them?
+        again.transform(table(a=[0.5]))
+    with refuses("line 2: column 'y' is the text '0.5', and regression needs numbers such as '1234.5%'; correct it"):
+        again.targets(table(y=["0.5"]))
+
+
+def test_a_format_is_that_of_all_rows_whatever_is_learned_from():
+    data = table(a=["5%", "6%", "?", "7%"], y=[0.5, 1, 2, 3])
+    assert Preprocessing.learn(data, "y", rows=[0, 1, 3]).features == ["a=5%", "a=6%", "a=7%"]
+
+
+def test_many_texts_that_are_numbers_but_for_one():
+    cells = [f"{n}.5" for n in range(12_000)] + ["?"]
+    with refuses("column 'a' has numbers in most rows, .* because line 12002 has '[?]'; correct it"):
+        Preprocessing.learn(table(a=cells, y=[0.5] + [1] * 12_000), "y")
+    with refuses("column 'y' has numbers in most rows, .* each a class, because line 12002 has '[?]'; correct it, or "):
+        Preprocessing.learn(table(a=[0.5] + [1] * 12_000, y=cells), "y")
+
+
+def test_texts_that_mean_the_same_are_one_category():
+    data = table(
+        t=["true", "TRUE", "False", "true"], u=["é", "e\u0301", "e", "é"], y=["True", "false", "true", "false"]
+    )
+    learned = Preprocessing.learn(data, "y")
+    assert learned.features == ["t=False", "t=TRUE", "u=e", "u=e\u0301"]
+    np.testing.assert_array_equal(learned.transform(data), [[0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]])
+    assert (learned.classes, learned.unseen) == (["True", "false"], {})
+    np.testing.assert_array_equal(learned.targets(data), [0, 1, 0, 1])
+    older = learned.to_dict()  # of a version that kept them apart
+    older["inputs"]["columns"][0]["categories"] = ["False", "TRUE", "true"]
+    np.testing.assert_array_equal(
+        Preprocessing.from_dict(older).transform(data)[:, :3], [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    )
+
+
+def test_names_are_the_same_in_composed_and_decomposed_form():
+    composed, decomposed = "qualité", "qualite\u0301"
+    for one, other in (composed, decomposed), (decomposed, composed):
+        data = table(**{one: ["a", "b"], "x": [1, 2], "café": [1, 2]}, y=[0.5, 1])
+        learned = Preprocessing.learn(data, "y", ignore=["cafe\u0301"])
+        assert learned.columns == [composed, "x"]
+        np.testing.assert_array_equal(learned.transform(table(**{other: ["b"], "x": [2]})), [[0, 1, 1]])
+        assert Preprocessing.learn(data, other).target == composed
+    stored = learned.to_dict()  # by a version that kept names as they came
+    stored["inputs"]["columns"][0]["name"] = stored["target"]["column"] = decomposed
+    stored["inputs"]["columns"][0]["name"] = "cafe\u0301"
+    again = Preprocessing.from_dict(stored)
+    assert (again.columns, again.target) == (["café", "x"], composed)
+    with refuses("two columns have one name, in other forms of its letters"):
+        Table("t", {composed: np.zeros(2), decomposed: np.zeros(2)})
+
+
 def test_a_column_of_one_value_is_0_whatever_comes_later():
     data = table(a=[0.1] * 7, b=[*range(6), 0], y=[0.5, 1, 2, 3, 4, 5, 6])
     learned = Preprocessing.learn(data, "y")
@@ -368,7 +437,19 @@ def test_arrays_have_no_columns():
     [
         (["b", "a", "b"], "auto", ["a", "b"], "column 'y' is text, so this is classification into 2 classes"),
         ([3, -1, 3], "auto", [-1, 3], "column 'y' has 2 different whole numbers, no more than 20, so this is classif"),
-        (list(range(20)), "auto", list(range(20)), "column 'y' has 20 different whole numbers, no more than 20, so"),
+        ([*range(20)] * 2, "auto", list(range(20)), "column 'y' has 20 different whole numbers, no more than 20, so"),
+        (
+            [1, 2, 3, 4, 5],
+            "auto",
+            [1, 2, 3, 4, 5],
+            "column 'y' has 5 different whole numbers, no more than 20, so this",
+        ),
+        (
+            [*range(17), 3, 3, 3],
+            "auto",
+            None,
+            "column 'y' has 17 different whole numbers in 20 rows (--task classification makes them classes), so this",
+        ),
         (
             list(range(21)),
             "auto",
@@ -384,6 +465,20 @@ def test_arrays_have_no_columns():
         ([1, 2, 2.5], "auto", None, "column 'y' has numbers with fractions, so this is regression"),
         ([1, 2, 2], "regression", None, "regression was asked for, so this is regression"),
         (list(range(21)), "classification", list(range(21)), "classification was asked for, so this is"),
+        (
+            [f"{n}%" for n in range(50)],
+            "auto",
+            None,
+            "column 'y' has 50 different whole numbers, more than 20, so this",
+        ),
+        (["1,5", "2,5", "3"], "auto", None, "column 'y' has numbers with fractions, so this is regression"),
+        (
+            ["1 star", "5 star"] * 9,
+            "auto",
+            ["1 star", "5 star"],
+            "column 'y' is text, so this is classification into 2",
+        ),
+        (["1%", "2%"] * 9, "regression", None, "regression was asked for, so this is regression"),
     ],
 )
 def test_which_task_it_is(values, task, classes, why):
@@ -499,6 +594,17 @@ def test_several_quantities_a_row():
         (["a", "a", "a"], {}, "column 'y' is 'a' in every row, which leaves nothing to tell apart; give rows of two"),
         ([3, 3, 3], {}, "column 'y' is '3' in every row, which leaves nothing to tell apart"),
         ([3, 3, 4], {"rows": [0, 1]}, "column 'y' is '3' in every row"),
+        ([2.0**53] * 3, {}, "column 'y' is 9007199254740992 in every row to float64, which leaves nothing to learn"),
+        (
+            [1, 2, 2.0**53],
+            {"task": "classification"},
+            "line 4: column 'y' is 9007199254740992, and a class is a text or",
+        ),
+        (
+            ["1,200", "2,300", "2,400"],
+            {"task": "regression"},
+            "column 'y' has numbers such as '1,200' in line 2, which",
+        ),
         ([2.5, 2.5, 2.5], {}, "column 'y' is 2.5 in every row, which leaves nothing to learn"),
         (["a", None, "b"], {}, "column 'y', the target, has 1 missing value, the first in line 3; fill"),
         ([1, None, None], {"impute": "mean"}, "column 'y', the target, has 2 missing values, the first in line 3"),
@@ -543,11 +649,31 @@ def test_data_above_suspicion_draw_no_warnings():
         ({"id": list("abcd"), "n": [1, 2, 3, 4]}, "columns 'id', 'n' have another value in every row"),
         ({"a": ["u"] * 4, "b": [2] * 4}, "columns 'a', 'b' have one value in every row, from which nothing can be lea"),
         ({"5.1": [1, 1, 2, 2], "3": ["a", "b"] * 2}, "columns '5.1', '3' have a number for a name, as a file without"),
-        ({"a": ["1,5", "2,5"] * 2}, "column 'a' has numbers with a decimal comma, which are text here"),
+        (
+            {"a": ["1,5", "2,5"] * 2},
+            "column 'a' has numbers such as '1,5' in line 2, which is read as 1.5; --text 'a' ",
+        ),
         (
             {"a": ["1", "1", "?", "2"]},
             "column 'a' has numbers in most rows, which are text here, each a category, bec"
-            + "ause line 4 has '?'; correct it, or leave the field empty if it is missing",
+            + "ause line 4 has '?'; correct it, or leave the field empty if it is missing, or give --missing '?'",
+        ),
+        (
+            {"a": ["5,041", "1,200", "5,041", "1,100"]},
+            "column 'a' has numbers such as '5,041' in line 2, which may be 5.041 or 5041, so that they are text here, "
+            "each a category; if they are quantities, write them as programs do",
+        ),
+        (
+            {"a": ["55kg", "55kg", "60kg", "70 kg"]},
+            "column 'a' has numbers such as '55kg' in line 2, which may be 55 or a name, so that they are text here",
+        ),
+        (
+            {"a": ["(1)", "(2)", "(1)", "(3)"]},
+            "column 'a' has numbers such as '(1)' in line 2, which may be -1 or a name",
+        ),
+        (
+            {"a": ["1", "2", "1", "2"]},
+            "column 'a' has numbers in every row, which are text here, each a category, beca",
         ),
     ],
 )

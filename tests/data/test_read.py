@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import zipfile
+from decimal import Decimal
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from gpu_backprop.data import Arrays, DataError, Table, read
+from gpu_backprop.data import Arrays, DataError, Preprocessing, Table, read
 
 
 def idx(array) -> bytes:
@@ -163,3 +166,147 @@ def test_a_file_that_may_not_be_read(tmp_path):
 def test_a_part_that_is_none(tmp_path):
     with pytest.raises(DataError, match="part is 'validation'; data have the parts 'train' and 'test'"):
         read(tmp_path, part="validation")
+
+
+# Text that looks like numbers, and what is missing ----------------------------------------------------------------
+
+
+def written(path, **columns):
+    """A CSV file of texts, or a Parquet file of values."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.table(columns), path)
+    else:
+        rows = zip(*columns.values(), strict=True)
+        path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *rows]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """From texts of which some look like numbers, in an input and the target."""
+    texts = ["3.1", "3.10", "7", "07", "007", "dev"]
+    return Preprocessing.learn(read(written(tmp_path / "train.csv", release=texts, y=texts)), "y")
+
+
+@pytest.mark.parametrize("texts", [["3.1", "3.10", "7", "07", "007", "8"], ["007", "3.10"], ["07", "dev"], ["7", "NA"]])
+def test_what_training_called_text_is_text_in_every_file(tmp_path, learned, texts):
+    again = Preprocessing.from_dict(learned.to_dict())
+    found = [name.removeprefix("release=") for name in again.features]
+    data = read(written(tmp_path / "new.csv", release=texts, y=texts))
+    if "NA" in texts:
+        with pytest.raises(DataError, match="column 'release' has 1 missing value"):
+            again.transform(data)
+        return
+    expected = [[float(text == name) for name in found] for text in texts]
+    np.testing.assert_array_equal(again.transform(data), expected)
+    assert again.unseen == ({"release": 1} if "8" in texts else {})
+    if "8" in texts:
+        data = data.take(np.array(texts) != "8")
+    assert again.inverse(again.targets(data)).tolist() == [text for text in texts if text != "8"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (pyarrow.array([7, 8]), ["7", None]),
+        (pyarrow.array([7.0, 3.1]), ["7", "3.1"]),
+        (pyarrow.array([7, 3.1], pyarrow.float32()), ["7", "3.1"]),
+        (pyarrow.array([np.float16(7)], pyarrow.float16()), ["7"]),
+        (pyarrow.array([Decimal("3.10"), Decimal("3.11")]), ["3.10", None]),
+        (pyarrow.array(["07", "3.10"]).dictionary_encode(), ["07", "3.10"]),
+        (pyarrow.array([7, 3]).dictionary_encode(), ["7", None]),
+    ],
+)
+def test_numbers_in_parquet_are_the_text_that_spells_them(tmp_path, learned, values, texts):
+    data = read(written(tmp_path / "new.parquet", release=values))
+    x = learned.transform(data)
+    found = [learned.features[row.argmax()].removeprefix("release=") if row.any() else None for row in x]
+    assert found == texts
+
+
+def test_truth_values_of_csv_and_parquet_are_the_same(tmp_path):
+    data = read(written(tmp_path / "t.parquet", flag=[True, False, True], y=[0.5, 1, 2]))
+    learned = Preprocessing.learn(data, "y")
+    for texts in ["true", "false"], ["TRUE", "FALSE"], ["True", "False"]:
+        x = learned.transform(read(written(tmp_path / "t.csv", flag=texts)))
+        np.testing.assert_array_equal(x, [[0, 1], [1, 0]])
+
+
+def test_a_number_format_is_that_of_training(tmp_path):
+    path = tmp_path / "u.csv"
+    path.write_text("a;y\n1.055,5;3,5\n2,5;1.000,25\n")
+    learned = Preprocessing.learn(read(path), "y", task="regression")
+    path.write_text("a;y\n1.055;2.5\n2;3\n")  # 1055, not 1.055
+    x = learned.transform(read(path))
+    np.testing.assert_allclose(x[:, 0], [(1055 - 529) / 526.5, (2 - 529) / 526.5], rtol=1e-6)
+    with pytest.raises(DataError, match="line 2: column 'y' is the text '2.5', and regression needs numbers such as"):
+        learned.targets(read(path))
+    numbers = read(written(tmp_path / "u.parquet", a=[2.5, 1055.5]))
+    np.testing.assert_allclose(learned.transform(numbers)[:, 0], [-1, 1], rtol=1e-6)
+
+
+def test_columns_that_are_text_because_that_is_asked_for(tmp_path):
+    path = written(tmp_path / "t.csv", plz=["01067", "10115"], id=[2**53, 2**53 + 1], y=[0.5, 1])
+    data = read(path, text=["plz", "id"])
+    assert data.columns["plz"].tolist() == ["01067", "10115"]
+    learned = Preprocessing.learn(data, "y", ignore=["id"])
+    np.testing.assert_array_equal(learned.transform(read(path)), np.eye(2))
+    exact = Preprocessing.learn(data, "id", ignore=["plz"])
+    assert exact.classes == ["9007199254740992", "9007199254740993"]
+    assert exact.targets(read(written(tmp_path / "t.parquet", id=[2**53 + 1, 2**53]))).tolist() == [1, 0]
+    (said,) = [said for said in Preprocessing.learn(read(path), "y").warnings if "2⁵³" in said]
+    assert said.startswith(f"{path}: column 'id' has whole numbers from 2⁵³ on that float64 cannot tell apart")
+    with pytest.raises(DataError, match=r"t\.csv has no column 'plzz', which is to be text; did you mean 'plz'\?"):
+        read(path, text=["plzz"])
+
+
+def test_what_is_missing_is_said_and_may_be_chosen(tmp_path):
+    path = written(tmp_path / "t.csv", a=["1", "-999", "?"], b=["Na", "K", "Na"], y=["Na", "K", "K"])
+    data = read(path)
+    with pytest.raises(DataError, match=r"the first in line 2; .*; 'Na' in line 2 was taken for one, and with --missi"):
+        Preprocessing.learn(data, "y")
+    with pytest.raises(DataError, match=r"column 'b' has 2 missing values, .*; 'Na' in line 2 was taken for one"):
+        Preprocessing.learn(data, "a", ignore=["y"])
+    chosen = read(path, missing=["?", "-999"])
+    np.testing.assert_array_equal(chosen.columns["a"], [1, np.nan, np.nan])
+    learned = Preprocessing.learn(chosen, "y", impute="constant")
+    assert learned.features == ["a", "b=K", "b=Na"]
+    again = Preprocessing.from_dict(learned.to_dict())
+    for way in chosen, data:
+        np.testing.assert_array_equal(again.transform(way), learned.transform(chosen))
+        assert again.inverse(again.targets(way)).tolist() == ["Na", "K", "K"]
+    numbers = read(written(tmp_path / "t.parquet", a=[1, -999, 3], b=["Na", "", None]), missing=["-999"])
+    np.testing.assert_array_equal(numbers.columns["a"], [1, np.nan, 3])
+    assert numbers.columns["b"].tolist() == ["Na", None, None]
+
+
+@pytest.mark.parametrize(("cells", "missing"), [(["nan", "1"], ["-"]), (["NaN", "1"], ["nan"]), (["1_0", "1"], [])])
+def test_what_no_longer_stands_for_a_missing_value_is_text(tmp_path, cells, missing):
+    assert read(written(tmp_path / "t.csv", a=cells), missing=missing).columns["a"].tolist() == cells
+
+
+def test_some_rows_of_a_table_know_where_they_stand(tmp_path):
+    for path in tmp_path / "t.csv", tmp_path / "t.parquet":
+        data = read(written(path, a=["7", "8", "9", "8"], y=[1, 2, 3, 4]), text=["a"])
+        some = data.take([False, True, True, True]).take([2, 0])
+        assert some.columns["y"].tolist() == [4, 2]
+        assert some.place(0) == ("line 5" if path.suffix == ".csv" else "row 4")
+        assert some.again(["y"], some.missing).columns["y"].tolist() == ["4", "2"]
+
+
+def test_a_file_that_has_changed_is_not_read_again(tmp_path, learned):
+    path = written(tmp_path / "new.csv", release=["3.1", "3.10"])
+    data = read(path)
+    path.write_text("release\n3.10\n")
+    with pytest.raises(DataError, match=r"new\.csv has changed since it was read, and its text is needed once more"):
+        learned.transform(data)
+    path.unlink()
+    with pytest.raises(DataError, match=r"new\.csv cannot be read \(No such file"):
+        learned.transform(data)
+
+
+@pytest.mark.parametrize("option", [{"text": ["a"]}, {"missing": []}])
+def test_arrays_have_no_texts(tmp_path, option):
+    np.savez(tmp_path / "a.npz", x=np.eye(2))
+    with pytest.raises(DataError, match="holds arrays, which have neither columns of text nor texts for what is miss"):
+        read(tmp_path / "a.npz", **option)

@@ -1,0 +1,136 @@
+"""Numbers as people write them: what each cell is in a format, and which format a column has, if that is certain."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpu_backprop.data import DataError, Table
+from gpu_backprop.data.number_format import NumberFormat, find_numbers, sentence
+
+
+def found(*cells, text=()):
+    return find_numbers(Table("t", {"a": np.array(cells, object)}, text=text), ["a"]).get("a")
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers", "format"),
+    [
+        (["55%", "7 %", "-0.5%"], [55, 7, -0.5], ("", "%", "", ".")),
+        (["$55", "$1.50", "-$3", "$-3", "($4)"], [55, 1.5, -3, -3, -4], ("$", "", "", ".")),
+        (["5 €", "7,50€"], [5, 7.5], ("", "€", "", ",")),
+        (["55 kg", "1 kg"], [55, 1], ("", "kg", "", ".")),
+        (["55 m2", "1.5 m2"], [55, 1.5], ("", "m2", "", ".")),
+        (["20 °C", "-3.5°C"], [20, -3.5], ("", "°C", "", ".")),
+        (["1.1D+00", "0.5d-01", "2.0"], [1.1, 0.05, 2], ("", "", "", ".")),
+        (["1.055,50", "3,5", "7"], [1055.5, 3.5, 7], ("", "", ".", ",")),
+        (["1,5", "2,25", "0,950"], [1.5, 2.25, 0.95], ("", "", "", ",")),
+        (["0,950", "0,123"], [0.95, 0.123], ("", "", "", ",")),
+        (["1,234,567", "5,041", "12"], [1234567, 5041, 12], ("", "", ",", ".")),
+        (["1,234.5", "5,041"], [1234.5, 5041], ("", "", ",", ".")),
+        (["$1,745.00", "$12.50"], [1745, 12.5], ("$", "", ",", ".")),
+        (["1'745", "12.5"], [1745, 12.5], ("", "", "'", ".")),
+        (["1 745", "12 345 678"], [1745, 12345678], ("", "", " ", ".")),
+        (["1\u202f745,5", "3"], [1745.5, 3], ("", "", "\u202f", ",")),
+        (["1_745", "3"], [1745, 3], ("", "", "_", ".")),
+        (["\N{MINUS SIGN}5", "3", "+2", "1e\N{MINUS SIGN}3"], [-5, 3, 2, 0.001], ("", "", "", ".")),
+        (["(5)", "3.5"], [-5, 3.5], ("", "", "", ".")),
+        (["5%", None, "7%"], [5, np.nan, 7], ("", "%", "", ".")),
+    ],
+)
+def test_a_format_that_is_certain(cells, numbers, format):
+    finding = found(*cells)
+    np.testing.assert_array_equal(finding.numbers, numbers)
+    assert finding.format == NumberFormat(*format)
+    assert NumberFormat.from_dict(json.loads(json.dumps(finding.format.to_dict()))) == finding.format
+
+
+@pytest.mark.parametrize(
+    ("cells", "why", "text"),
+    [
+        (["5,041", "1,200"], "doubtful", "5,041"),
+        (["950", "1,200"], "doubtful", "1,200"),
+        (["$5,041", "$1,200"], "doubtful", "$5,041"),
+        (["1", "2", "?"], "stray", "?"),
+        (["1", "2", "inf", "3", "?"], "stray", "?"),
+        (["5%", "6%", "0.5"], "stray", "0.5"),
+        (["5 kg", "6 kg", "7 lb"], "stray", "7 lb"),
+        (["1,5", "2,5", "3.5"], "stray", "3.5"),
+        (["7", "8"], "stored", "7"),
+        (["55kg", "3kg"], "doubtful", "55kg"),
+        (["(5)", "(3)"], "doubtful", "(5)"),
+    ],
+)
+def test_what_is_left_as_text(cells, why, text):
+    finding = found(*cells)
+    assert (finding.why, finding.text, finding.format, finding.numbers) == (why, text, None, None)
+    assert cells[finding.row] == text
+    assert text in sentence(Table("t", {"a": np.array(cells, object)}), "a", finding, "class") or why == "stored"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["a", "b"],
+        ["1", "a", "b"],
+        ["2024-01-02", "2024-01-03"],
+        ["12:30", "7:15"],
+        ["1.2.3", "1.10.0"],
+        ["10-20", "20-30"],
+        ["A12", "A13"],
+        ["x53111", "x10115"],
+        ["1st", "2nd", "3rd", "4th"],
+        ["5'", "6'"],
+        ["--5", "--6"],
+        ["1,23,456", "2,34,567"],
+        ["", "-"],
+        ["5,,5", ",5,"],
+    ],
+)
+def test_texts_that_are_no_numbers(cells):
+    assert found(*cells) is None or found(*cells).why == "stray"
+    assert found(*cells) is None or found(*cells).format is None
+
+
+def test_text_that_was_asked_for_is_left_alone():
+    assert found("5%", "6%", text=["a"]) is None
+
+
+def test_a_format_is_chosen_from_all_over_a_long_column():
+    assert found(*[f"{n / 7:,.2f}" for n in range(20_000)]).format == NumberFormat(group=",")
+    assert found(*[f"{n:,}" for n in range(20_000)]).why == "doubtful"
+    assert found(*[f"{n:,}" for n in range(20_000)], "1,000,000").format == NumberFormat(group=",")
+
+
+@given(
+    st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5),
+    st.sampled_from(["", "$", "€"]),
+    st.sampled_from(["", "%", "kg"]),
+    st.sampled_from([("", "."), (",", "."), (".", ","), (" ", ",")]),
+)
+def test_what_is_written_is_read(values, prefix, suffix, marks):
+    group, decimal = marks
+    format = NumberFormat(prefix, suffix, group, decimal)
+    for value in values:
+        text = f"{abs(value) / 100:,.2f}".replace(",", "g").replace(".", decimal).replace("g", group)
+        cell = f"{'-' * (value < 0)}{prefix}{text}{' ' * bool(suffix)}{suffix}"
+        assert format.number(cell) == value / 100
+
+
+@given(st.text("0123456789.,'_ ()$%-+eEdDkg", max_size=12))
+def test_anything_at_all(text):
+    for format in NumberFormat(), NumberFormat("$", "", ",", "."), NumberFormat("", "kg", "", ","):
+        try:
+            assert isinstance(format.number(text), float)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("change", [{"decimal": ";"}, {"group": "0"}, {"prefix": 3}, {"suffix": None}])
+def test_a_format_that_is_damaged(change):
+    with pytest.raises(DataError, match="the stored preprocessing is damaged"):
+        NumberFormat.from_dict(NumberFormat().to_dict() | change)
