@@ -353,7 +353,7 @@ class TestTextAndNumbers:
     def test_few_rows_with_many_whole_numbers(self, capsys):
         rows = [f"{row},{jumps}" for row, jumps in enumerate([*range(25, 195, 10), 60, 60, 40])]
         assert train(write("t.csv", "a,jumps", *rows), "--target", "jumps", "--epochs", "1") == 0
-        assert "19 different whole numbers in 20 rows (--task classification makes" in capsys.readouterr().out
+        assert "19 different whole numbers in 20 rows (--task classification takes" in capsys.readouterr().out
         rows = [f"{row}.5,{row % 9}" for row in range(18)]
         assert train(write("u.csv", "a,jumps", *rows), "--target", "jumps", "--held-out", "0.9", "--out", "other") == 1
         assert "(--held-out; 0 learns from all rows; --task regression if these are quantities)" in said(capsys)
