@@ -28,7 +28,7 @@ GROUPS = " ,.'_\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{THIN SPACE}\N
 """What may stand between thousands."""
 
 CELL = re.compile(
-    rf"(?P<open>\()?\s*(?P<sign>[-+{MINUS}])?\s*(?P<prefix>[{CURRENCY}])?\s*(?P<inner>[-+{MINUS}])?"
+    rf"(?P<open>\()?\s*(?P<sign>[-+{MINUS}])?\s*(?P<prefix>[A-Z]{{0,3}}[{CURRENCY}]|[A-Z]{{3}}(?=\s))?\s*(?P<inner>[-+{MINUS}])?"
     rf"(?P<body>[.,]?[0-9](?:[0-9{GROUPS}]*[0-9])?[.,]?)(?P<exponent>[eEdD][-+{MINUS}]?[0-9]{{1,3}})?"
     rf"(?P<suffix>\s*(?:[%‰{CURRENCY}]|°\s?[CFK]?|[^\W\d_][^\d()]{{0,19}}[23]?))?\s*(?P<close>\))?"
 )
@@ -220,10 +220,9 @@ def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat])
         return ("stray", stray[0]) if stray else ("stored", next(iter(values)))
     suffix = readings[0].suffix
     touching = [text for text in odd if suffix[:1].isalpha() and not text.rpartition(suffix)[0][-1:].isspace()]
-    in_brackets = all(
-        text.startswith("(") for text in values
-    )  # which may be a list; and 55a may be a name, if 55kg not
-    return "doubtful" if len(readings) > 1 or touching or in_brackets else "", (touching or odd)[0]
+    name = touching or readings[0].prefix.isalpha()  # 55kg is no name, and 55a or BMW 3 may be one
+    in_brackets = all(text.startswith("(") for text in values)  # as in a list
+    return "doubtful" if len(readings) > 1 or name or in_brackets else "", (touching or odd)[0]
 
 
 def stored_format(entry: Mapping[str, Any]) -> NumberFormat | None:

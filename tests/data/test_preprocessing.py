@@ -448,7 +448,7 @@ def test_arrays_have_no_columns():
             [*range(17), 3, 3, 3],
             "auto",
             None,
-            "column 'y' has 17 different whole numbers in 20 rows (--task classification takes them as classes), so this",
+            "column 'y' has 17 different whole numbers in 20 rows (--task classification takes them as classes), so",
         ),
         (
             list(range(21)),
