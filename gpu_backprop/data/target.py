@@ -325,7 +325,7 @@ def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat |
         held = "numbers" if format is None else f"numbers such as {shown(format)}"
         raise DataError(
             f"{data.source}, {data.place(wrong)}: {_said(column)} is {what}, and regression needs {held}; correct it, "
-            f"or {CHOOSE.format('classification')}"
+            f"leave it out with --missing and --drop-missing-target, or {CHOOSE.format('classification')}"
         )
     return found.reshape(len(found), -1)
 
