@@ -136,7 +136,7 @@ class Quantities:
         if not scaling.std.any():
             where = " to float64" if abs(values[0, 0]) >= LARGEST_CLASS else ""
             raise DataError(
-                f"{data.source}: {_said(column)} is {values[0, 0]:.17g} in every row{where}, which leaves nothing to "
+                f"{data.source}: {_said(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves nothing to "
                 f"learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
             )
         if not standardise:
@@ -225,7 +225,7 @@ def _decide(
             row = int(fractional.argmax())
             large = f", take the column {EXACT}" if values[row].is_integer() else ""
             raise DataError(
-                f"{data.source}, {data.place(row)}: {name} is {values[row]:.17g}, and a class is a text or a whole "
+                f"{data.source}, {data.place(row)}: {name} is {_class(values[row].item())}, and a class is a text or a whole "
                 f"number{large and ' below 2⁵³'}; correct it{large}, or {CHOOSE.format('regression')}"
             )
         return task, why
