@@ -136,8 +136,8 @@ class Quantities:
         if not scaling.std.any():
             where = " to float64" if abs(values[0, 0]) >= LARGEST_CLASS else ""
             raise DataError(
-                f"{data.source}: {_said(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves nothing to "
-                f"learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
+                f"{data.source}: {_said(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves "
+                f"nothing to learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
             )
         if not standardise:
             return cls(column, Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.std)), format)
@@ -225,8 +225,8 @@ def _decide(
             row = int(fractional.argmax())
             large = f", take the column {EXACT}" if values[row].is_integer() else ""
             raise DataError(
-                f"{data.source}, {data.place(row)}: {name} is {_class(values[row].item())}, and a class is a text or a whole "
-                f"number{large and ' below 2⁵³'}; correct it{large}, or {CHOOSE.format('regression')}"
+                f"{data.source}, {data.place(row)}: {name} is {_class(values[row].item())}, and a class is a text or a "
+                f"whole number{large and ' below 2⁵³'}; correct it{large}, or {CHOOSE.format('regression')}"
             )
         return task, why
     text = values.dtype == object
