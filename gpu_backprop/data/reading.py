@@ -90,8 +90,8 @@ def read(
     with explained(path):
         kind = _kind(path)
     if kind in ("parquet", "csv"):
-        words = MISSING if missing is None else frozenset(["", *(word.strip() for word in missing)])
-        return _read_table(path, kind, delimiter, _signature(path), [composed(name) for name in text], words)
+        words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
+        return _read_table(path, kind, delimiter, _signature(path), [composed(name) for name in _listed(text)], words)
     if text or missing is not None:
         raise DataError(f"{path} holds arrays, which have neither columns of text nor texts for what is missing")
     if kind == "folder":
@@ -120,6 +120,11 @@ def _read_table(
         )
     object.__setattr__(table, "reread", partial(_read_table, path, kind, delimiter, signature))
     return table
+
+
+def _listed(given: Collection[str]) -> Collection[str]:
+    """The same, where one text is no collection of letters."""
+    return [given] if isinstance(given, str) else given
 
 
 def _signature(path: Path) -> tuple[int, int]:

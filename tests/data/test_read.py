@@ -267,6 +267,7 @@ def test_what_is_missing_is_said_and_may_be_chosen(tmp_path):
         Preprocessing.learn(data, "y")
     with pytest.raises(DataError, match=r"column 'b' has 2 missing values, .*; 'Na' in line 2 was taken for one"):
         Preprocessing.learn(data, "a", ignore=["y"])
+    assert read(path, missing="Na", text="a").columns["b"].tolist() == [None, "K", None]
     chosen = read(path, missing=["?", "-999"])
     np.testing.assert_array_equal(chosen.columns["a"], [1, np.nan, np.nan])
     learned = Preprocessing.learn(chosen, "y", impute="constant")
