@@ -41,7 +41,7 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         with open(place, "wb" if encoding is None else "w", **how) as file:
             yield file
         return
-    _remove_dead(place.parent)
+    remove_dead(place.parent)
     # Beside it: a rename across disks is not atomic.
     partial = place.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
@@ -80,7 +80,7 @@ def make_alike(path: Path, older: Path) -> None:
     os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
-def _remove_dead(folder: Path) -> None:
+def remove_dead(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote in this folder."""
     with suppress(OSError):  # a folder that can't be listed
         for name in os.listdir(folder):

@@ -28,9 +28,6 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 class StopOnSignal:
     """While it is open, the first signal ends training after the current step, and what was learned is written; the
     second ends the step, and what could be left out is. Writing itself is not interrupted.
-
-    Attributes:
-        code: the exit code that the first signal asks for; 0 while none came.
     """
 
     def __init__(self, trainer: gb.Trainer) -> None:
@@ -38,7 +35,12 @@ class StopOnSignal:
         self._caught = ExitStack()
         self._may_raise = False
         self._training = True
-        self.code = 0
+        self._first = 0
+
+    @property
+    def code(self) -> int:
+        """The exit code that the first signal asks for; 0 while none came."""
+        return exit_code(self._first) if self._first else 0
 
     def __enter__(self) -> StopOnSignal:
         self._caught.enter_context(caught(self._handle))
@@ -58,12 +60,12 @@ class StopOnSignal:
         self._may_raise = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        name, first = SIGNALS[number], not self.code
-        self.code = self.code or exit_code(number)
+        name, first = SIGNALS[number], not self._first
+        self._first = self._first or number
         if self._may_raise:
             self._may_raise = False
             _say(f"{name}: leaving out all but what was learned")
-            raise Interrupted(number)
+            raise Interrupted(self._first)
         if first and self._training:
             self._trainer.stop()
             self._may_raise = True

@@ -14,7 +14,7 @@ from pathlib import Path
 import gpu_backprop as gb
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
-from gpu_backprop.backend.whole_file import flush_folder, make_alike
+from gpu_backprop.backend.whole_file import flush_folder, make_alike, remove_dead
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.training.checkpoint import file_size
 from gpu_backprop.training.history import History
@@ -102,6 +102,7 @@ def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        remove_dead(folder)
         taken = [name for name in FILES if os.path.lexists(folder / name)]
         if taken and not overwrite:
             raise InputError(
