@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend import whole_file
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, train
 from gpu_backprop.training.history import CsvLog
@@ -136,6 +137,13 @@ class TestOverwrite:
             assert gb.load(new / MODEL.name).seed == 5 and epochs(new / HISTORY.name) == 3
         assert short("--overwrite", "--learning-rate", "1e30") == 1
         assert gb.load(MODEL).seed == 5  # the complete one, which this one does not replace
+
+    @POSIX
+    def test_what_a_killed_process_left_is_removed(self, older):
+        name = f".{whole_file._machine()}-999999999-{'0' * 16}.partial"
+        (Path("run") / name).touch()
+        assert short("--overwrite") == 0
+        assert set(contents()) == set(older)
 
     @POSIX
     def test_permissions_stay(self, older):

@@ -79,8 +79,8 @@ class TestTrain:
         assert gb.load("run/model.safetensors").outputs == 10
 
     def test_a_second_one_before_the_first_step_leaves_nothing(self, monkeypatch):
-        sent(monkeypatch, gb.Trainer, "build_step", signal.SIGINT, signal.SIGINT)
-        assert short() == 130
+        sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM, signal.SIGINT)
+        assert short() == 143
         assert not Path("run").exists()
 
     @every_signal
@@ -124,6 +124,25 @@ class TestTrain:
         monkeypatch.setattr(gb.Trainer, "draw_order", epoch)
         monkeypatch.setattr(train, "print", epoch, raising=False)
         assert short() == 130
+        assert gb.load("run/model.safetensors").outputs == 10
+
+    @POSIX
+    def test_a_terminal_that_is_closed(self):
+        """Nothing can be printed any more, and the bar is in the middle of it."""
+        import pty
+
+        main_end, end = pty.openpty()
+        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", "--epochs", "1000000"]
+        program = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        program += "os.execv(sys.argv[1], sys.argv[1:])"  # so that it is its terminal
+        ends = {"stdin": end, "stdout": end, "stderr": end}
+        with subprocess.Popen([sys.executable, "-c", program, *command], **ends) as process:
+            os.close(end)
+            seen = b""
+            while b"epoch 3" not in seen:
+                seen += os.read(main_end, 10_000)
+            os.close(main_end)
+        assert process.returncode == 129
         assert gb.load("run/model.safetensors").outputs == 10
 
     @POSIX

@@ -86,6 +86,7 @@ class RunFolder:
     def give_back(self) -> None:
         """Remove what was made for a run that did not begin."""
         with suppress(OSError):
+            _remove(self.place, FILES)
             self.place.rmdir()  # which only an empty folder lets happen
             self.path.rmdir()
 

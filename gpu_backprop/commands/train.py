@@ -14,7 +14,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.building import build_network, build_trainer, design, suitable_epochs, targets
 from gpu_backprop.commands.errors import RunError
-from gpu_backprop.commands.interrupt import Interrupted, StopOnSignal
+from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.judging import judge
 from gpu_backprop.commands.lessons import Lesson, Samples, prepare_lesson
 from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, RunFolder, claim, run_name
@@ -47,7 +47,7 @@ def train(options: argparse.Namespace) -> int:
             written += _curves(history, folder.place)
             result = _judged(net, lesson, options.quiet)
             signals.writing()
-        except (Interrupted, OSError) as error:
+        except (KeyboardInterrupt, OSError) as error:
             if not _stopped(error, signals):
                 raise
         finally:
@@ -65,7 +65,7 @@ def train(options: argparse.Namespace) -> int:
 
 def _stopped(error: BaseException, signals: StopOnSignal) -> bool:
     """Whether an error is a signal's doing: the reader of the output may have ended, or the terminal, by the same."""
-    return isinstance(error, Interrupted) or (signals.code != 0 and isinstance(error, OSError))
+    return isinstance(error, KeyboardInterrupt) or (signals.code != 0 and isinstance(error, OSError))
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def _fit(
         except Exception as error:
             failure = error
         signals.writing()
-    except Interrupted as error:  # the second signal; no other can come here
+    except KeyboardInterrupt as error:  # the second signal; no other can come here
         signals.writing()
         failure = error
     if failure is not None and trainer.history is before:
