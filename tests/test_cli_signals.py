@@ -252,6 +252,13 @@ def test_a_program_that_imports_the_package_keeps_its_handlers(tmp_path, program
 def test_the_older_run_stays_where_a_new_one_is_ended(capsys, monkeypatch):
     assert short() == 0
     older = Path("run/model.safetensors").read_bytes()
+
+    def judged(*_: object) -> list[str]:
+        """SIGKILL may come here, and what lies in NEW would be taken for a complete run."""
+        assert not (Path("run") / runs.NEW).exists()
+        return []
+
+    monkeypatch.setattr(train, "_judged", judged)
     sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM)
     assert short("--overwrite", "--seed", "5", "--epochs", "1000000") == 143
     assert "written to run/stopped-001: " in capsys.readouterr().out.replace(os.sep, "/")

@@ -49,13 +49,20 @@ class RunFolder:
                 f"{memory_size(size)}; make room, or choose a folder on another disk with --out"
             )
 
-    def keep(self, net: gb.Network, history: History) -> list[str]:
+    def keep(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
         """Write what was learned, in a folder that somebody may have removed; failing that, elsewhere. The files.
+
+        Args:
+            unfinished: in a word, why the run did not come to its end: it stays beside an older one then.
 
         Raises:
             RunError: it is not where it should be; the message says where it is.
         """
         try:
+            if unfinished and self.place != self.path:  # first of all: a network in NEW is that of a complete run
+                beside = _new_folder(self.path, unfinished)
+                _move(self.place, beside)
+                self.place = beside
             self.place.mkdir(parents=True, exist_ok=True)
             gb.save(self.place / MODEL, net)
         except (OSError, GpuBackpropError) as error:
@@ -65,23 +72,15 @@ class RunFolder:
             return [MODEL, HISTORY]
         return [MODEL]
 
-    def finish(self, unfinished: str = "") -> Path:
-        """Let the run take its place; the folder that it is in then.
-
-        Args:
-            unfinished: in a word, why the run did not come to its end: it stays beside an older one then.
-        """
-        if self.place == self.path:
-            return self.path
+    def finish(self) -> None:
+        """Let a complete run take the place of an older one."""
+        if self.place != self.path / NEW:
+            return
         try:
-            if not unfinished:
-                _replace(self.path)
-                return self.path
-            beside = _new_folder(self.path, unfinished)
-            _move(self.place, beside)
-            return beside
+            _replace(self.path)
         except OSError as error:
             raise RunError(f"what was learned is in {self.place}, because of {error}") from error
+        self.place = self.path
 
     def give_back(self) -> None:
         """Remove what was made for a run that did not begin."""

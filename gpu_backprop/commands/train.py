@@ -41,7 +41,8 @@ def train(options: argparse.Namespace) -> int:
         if failure is not None and not _stopped(failure, signals):
             raise _given_up(failure, trainer, folder)
         history = trainer.history
-        written, result = folder.keep(net, history), []
+        unfinished = signals.code and (failure is not None or history.stopped)
+        written, result = folder.keep(net, history, "stopped" if unfinished else ""), []
         try:
             signals.written()
             written += _curves(history, folder.place)
@@ -52,13 +53,12 @@ def train(options: argparse.Namespace) -> int:
                 raise
         finally:
             signals.writing()
-            unfinished = bool(signals.code and (failure is not None or history.stopped))
-            place = folder.finish("stopped" if unfinished else "")
+            folder.finish()
         with suppress(OSError) if signals.code else nullcontext():
             if history.stopped:
                 print(f"stopped early: {history.stopped}")
-            print("\n".join([*result, f"written to {place}: {', '.join(written)}"]))
-            if place != folder.path:
+            print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
+            if folder.place != folder.path:
                 print(f"{folder.path} keeps the older run, since this one did not come to its end")
     return signals.code
 
@@ -147,8 +147,8 @@ def _given_up(failure: BaseException, trainer: gb.Trainer, folder: RunFolder) ->
     """Keep what was learned until something went wrong; the error that says what, and where it is."""
     diverged = isinstance(failure, DivergedError)
     try:
-        folder.keep(trainer.network, trainer.history)
-        where = folder.finish("diverged" if diverged else "unfinished") / MODEL
+        folder.keep(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
+        where = folder.place / MODEL
         kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
     except RunError as error:
         kept = str(error).rstrip(".")
