@@ -50,7 +50,7 @@ def _is_command() -> bool:
     """Whether Python was started as gpu-backprop, or to run this package."""
     if sys.argv[:1] == ["-m"]:  # so it is while a package that is to be run is imported
         return ("-m", "gpu_backprop") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return bool(sys.argv) and os.path.splitext(os.path.basename(sys.argv[0]))[0] == "gpu-backprop"
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("gpu-backprop", "gpu-backprop.exe")
 
 
 if _is_command():

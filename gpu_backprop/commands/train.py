@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -35,9 +35,17 @@ def train(options: argparse.Namespace) -> int:
         folder.require_room(net)
         if not options.quiet:
             _introduce(trainer, lesson, epochs)
+        x, y = _pair(trainer, lesson.training)
+        held_out = None if lesson.held_out is None else _pair(trainer, lesson.held_out)
 
+    before, log = trainer.history, folder.place / HISTORY
     with StopOnSignal(trainer) as signals, _log_shown(not options.quiet):
-        failure = _fit(trainer, lesson, epochs, folder, options.quiet, signals)
+        failure = _ended_by(
+            signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
+        )
+        if failure is not None and trainer.history is before:
+            folder.give_back()
+            raise failure
         if failure is not None and not _stopped(failure, signals):
             raise _given_up(failure, trainer, folder)
         history = trainer.history
@@ -117,29 +125,22 @@ def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
     print()
 
 
-def _fit(
-    trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: RunFolder, quiet: bool, signals: StopOnSignal
-) -> BaseException | None:
-    """Train; what ended it before its end, if anything did. That is raised where nothing was trained."""
+def _pair(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
+    return samples.x, targets(trainer.loss, trainer.network, samples)
 
-    def pair(samples: Samples) -> tuple[object, object]:
-        return samples.x, targets(trainer.loss, trainer.network, samples)
 
-    validation = None if lesson.held_out is None else pair(lesson.held_out)
-    before, log = trainer.history, folder.place / HISTORY
+def _ended_by(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
+    """Train; what ended it before its end, if anything did."""
     failure: BaseException | None = None
     try:
         try:
-            trainer.fit(*pair(lesson.training), epochs, validation=validation, csv=log, progress=not quiet)
+            fit()
         except Exception as error:
             failure = error
         signals.writing()
     except KeyboardInterrupt as error:  # the second signal; no other can come here
         signals.writing()
         failure = error
-    if failure is not None and trainer.history is before:
-        folder.give_back()
-        raise failure
     return failure
 
 
