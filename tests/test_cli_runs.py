@@ -57,6 +57,10 @@ def older() -> dict[str, bytes]:
     return contents()
 
 
+def error(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.replace(os.sep, "/")
+
+
 def raising(error: BaseException):
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -82,7 +86,7 @@ class TestOverwrite:
 
     def test_a_run_that_diverges_is_put_beside_it(self, older, capsys):
         assert short("--overwrite", "--learning-rate", "1e30") == 1
-        assert "The last finite parameters are in run/diverged-001/model.safetensors." in capsys.readouterr().err
+        assert "The last finite parameters are in run/diverged-001/model.safetensors." in error(capsys)
         assert {name: data for name, data in contents().items() if "/" not in name} == older
         assert np.isfinite(gb.load("run/diverged-001/model.safetensors").parameters).all()
         assert short("--overwrite", "--learning-rate", "1e30") == 1
@@ -91,7 +95,7 @@ class TestOverwrite:
     def test_a_run_that_fails_is_put_beside_it(self, older, capsys, monkeypatch):
         monkeypatch.setattr(CsvLog, "write", raising(MemoryError()))
         assert short("--overwrite") == 1
-        assert "what was learned until then is in run/unfinished-001/model.safetensors" in capsys.readouterr().err
+        assert "what was learned until then is in run/unfinished-001/model.safetensors" in error(capsys)
         assert {name: data for name, data in contents().items() if "/" not in name} == older
 
     @pytest.mark.parametrize("step", ["_introduce", "build_step"])
