@@ -1,5 +1,6 @@
 """gpu_backprop: multi-layer perceptrons, trained by back-propagation with every gradient derived by hand."""
 
+import gpu_backprop.starting  # noqa: F401 (first of all)
 from gpu_backprop.backend.errors import (
     DeviceError,
     DivergedError,

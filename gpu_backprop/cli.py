@@ -1,6 +1,7 @@
 """The command gpu-backprop: what is asked for, what went wrong, and the exit code.
 
-Exit codes: 0 done, 1 failed, 2 asked for in a way that can't be understood, 130 ended by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 asked for in a way that can't be understood, 130 ended by Ctrl-C, 143 by SIGTERM, 129 by
+SIGHUP.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
@@ -19,10 +20,11 @@ from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
 from gpu_backprop.commands.explain import explain
-from gpu_backprop.commands.interrupt import INTERRUPTED
+from gpu_backprop.commands.interrupt import Interrupted, interrupt
 from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
+from gpu_backprop.starting import caught
 from gpu_backprop.training.console import readable_output
 
 FAILED, MISUSED = 1, 2
@@ -39,6 +41,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; what cannot be understood (2) and --help (0) exit."""
+    _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that can't show ∇ shows ?, and goes on
@@ -52,28 +55,37 @@ def _run(argv: Sequence[str] | None) -> int:
         options.parser.print_help(sys.stderr)
         return MISUSED
     try:
-        with compiling_told(options):
+        with caught(interrupt), compiling_told(options):
             code = COMMANDS[options.command](options)
-        sys.stdout.flush()  # here, where it may still fail in words
-        return code
+            with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal nobody may be there to read
+                sys.stdout.flush()  # here, where it may still fail in words
+            return code
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        if options.debug:
+        if options.debug and isinstance(error, Exception):
             raise
-        return _complain(error, options.command)
+        with suppress(OSError):
+            _complain(error, options.command)
+        return _exit_code(error)
     finally:
         _let_go_of_output()
 
 
-def _complain(error: BaseException, command: str) -> int:
-    """Say on one line what went wrong; the exit code."""
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return error.code if isinstance(error, Interrupted) else 130
+    return MISUSED if isinstance(error, Misuse) else FAILED
+
+
+def _complain(error: BaseException, command: str) -> None:
+    """Say on one line what went wrong."""
     message = " ".join(str(error).split())
     if isinstance(error, Misuse):
         print(f"gpu-backprop {command}: error: {message} (gpu-backprop {command} --help)", file=sys.stderr)
-        return MISUSED
+        return
     if isinstance(error, KeyboardInterrupt):
-        message = "interrupted"
+        message = message or "interrupted"
     elif isinstance(error, OutOfMemoryError):
         message = str(error)  # with its table
     elif isinstance(error, MemoryError):
@@ -83,13 +95,26 @@ def _complain(error: BaseException, command: str) -> int:
     elif not isinstance(error, (GpuBackpropError, DataError, OSError)):
         message = f"unexpected {type(error).__name__}: {message} (--debug shows where it came from)"
     print(f"gpu-backprop: {message}", file=sys.stderr)
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+
+
+def _fill_streams() -> None:
+    """Where standard streams are closed, as with >&- or in a program without a console, nothing is printed, and nothing
+    that is meant for them gets into a file that was given their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # print would take the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (used as long as Python runs)
 
 
 def _let_go_of_output() -> None:
-    """Where standard output can't be written any more, nobody is told so a second time when Python ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Where output can't be written any more, nobody is told so a second time when Python ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.cli import main
 from gpu_backprop.commands import sources
-from gpu_backprop.commands.interrupt import StopOnInterrupt
 from gpu_backprop.data import load_digits, stratified_split
 
 FILES = {"model.safetensors", "history.csv", "curves.png"}
@@ -196,57 +193,6 @@ class TestEndings:
         monkeypatch.setattr(sources, "load_digits", lambda: signal.raise_signal(signal.SIGINT))
         assert train() == 130
         assert capsys.readouterr().err == "gpu-backprop: interrupted\n"
-
-    @pytest.mark.skipif(sys.platform == "win32", reason="a signal can't be sent to one process on Windows")
-    def test_ctrl_c_keeps_what_was_learned(self, tmp_path):
-        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", "--epochs", "1000000"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            history = tmp_path / "run" / "history.csv"
-            while process.poll() is None and not (history.exists() and history.read_text().count("\n") > 2):
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate()
-        assert process.returncode == 130, errors
-        assert "Ctrl-C: finishing this step" in errors
-        assert "Traceback" not in errors
-        assert re.search(r"^stopped early: .+\ntest accuracy: 0\.\d{4}\nwritten to run: ", output, re.MULTILINE)
-        assert gb.load("run/model.safetensors").outputs == 10
-        assert FILES - {"curves.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
-
-
-class TestStopOnInterrupt:
-    """The handler of Ctrl-C."""
-
-    class Trainer:
-        stopped = 0
-
-        def stop(self) -> None:
-            self.stopped += 1
-
-    def test_first_stops_second_aborts(self, capfd):
-        trainer, before = self.Trainer(), signal.getsignal(signal.SIGINT)
-        with pytest.raises(SystemExit) as stopped, StopOnInterrupt(trainer) as interrupt:
-            assert not interrupt.asked
-            signal.raise_signal(signal.SIGINT)
-            assert interrupt.asked
-            assert trainer.stopped == 1
-            assert "again: stop at once" in capfd.readouterr().err
-            signal.raise_signal(signal.SIGINT)
-        assert stopped.value.code == 130
-        assert signal.getsignal(signal.SIGINT) is before
-
-    def test_another_thread_leaves_signals_alone(self):
-        seen = []
-
-        def work() -> None:
-            with StopOnInterrupt(self.Trainer()):
-                seen.append(signal.getsignal(signal.SIGINT))
-
-        before = signal.getsignal(signal.SIGINT)
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        assert seen == [before]
 
 
 class TestUsage:

@@ -44,13 +44,15 @@ def add_train(commands: Any) -> None:
             "A column of text becomes an input for each category, numbers are brought to mean 0 and standard "
             "deviation 1, images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
             "A new folder under runs/ gets model.safetensors (the network), history.csv (a line an epoch, while it "
-            "runs) and curves.png. Ctrl-C ends training early and keeps what was learned.",
+            "runs) and curves.png. Ctrl-C, SIGTERM and SIGHUP end training early and keep what was learned; the exit "
+            "code is 130, 143 or 129 then.",
         ),
         EXAMPLES,
     )
     command.add("data", "what to learn from (default: digits)", nargs="?", default="digits", metavar="DATA")
     command.add("--out", "folder to write to (default: a new one under runs/)", type=Path, metavar="DIR")
-    command.add("--overwrite", "replace the run that the folder of --out holds", action="store_true")
+    how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
+    command.add("--overwrite", how, action="store_true")
     add_quiet(command)
     add_debug(command)
     _add_data(command)

@@ -1,44 +1,80 @@
-"""Ctrl-C while a network trains."""
+"""What a signal that asks the program to end does: Ctrl-C, SIGTERM from a system that shuts down or a scheduler, SIGHUP
+from a terminal that is closed."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
+import sys
+from contextlib import ExitStack, suppress
 from types import FrameType, TracebackType
 
 import gpu_backprop as gb
-
-INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended."""
+from gpu_backprop.starting import SIGNALS, caught, exit_code
 
 
-class StopOnInterrupt:
-    """While it is open, the first Ctrl-C ends training after the current step and the second ends the program.
+class Interrupted(KeyboardInterrupt):
+    """A signal came; `code` is the exit code that it asks for."""
 
-    A signal handler belongs to the main thread of a program: elsewhere this does nothing.
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if SIGNALS[number] == "Ctrl-C" else f"ended by {SIGNALS[number]}")
+        self.code = exit_code(number)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler: whatever is done ends, and cleans up behind it."""
+    raise Interrupted(number)
+
+
+class StopOnSignal:
+    """While it is open, the first signal ends training after the current step, and what was learned is written; the
+    second ends the step, and what could be left out is. Writing itself is not interrupted.
     """
 
     def __init__(self, trainer: gb.Trainer) -> None:
         self._trainer = trainer
-        self._main_thread = threading.current_thread() is threading.main_thread()
-        self.asked = False
+        self._caught = ExitStack()
+        self._may_raise = False
+        self._training = True
+        self._first = 0
 
-    def __enter__(self) -> StopOnInterrupt:
-        if self._main_thread:
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+    @property
+    def code(self) -> int:
+        """The exit code that the first signal asks for; 0 while none came."""
+        return exit_code(self._first) if self._first else 0
+
+    def __enter__(self) -> StopOnSignal:
+        self._caught.enter_context(caught(self._handle))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._main_thread:
-            signal.signal(signal.SIGINT, self._previous)
+        self._caught.close()
+
+    def writing(self) -> None:
+        """From here on nothing is interrupted."""
+        self._training = self._may_raise = False
+
+    def written(self) -> None:
+        """From here on a signal raises Interrupted, once: nothing would be lost."""
+        self._may_raise = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise SystemExit(INTERRUPTED)
-        self.asked = True
-        self._trainer.stop()
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nCtrl-C: finishing this step, then writing what was learned; again: stop at once\n")
+        name, first = SIGNALS[number], not self._first
+        self._first = self._first or number
+        if self._may_raise:
+            self._may_raise = False
+            _say(f"{name}: leaving out all but what was learned")
+            raise Interrupted(self._first)
+        if first and self._training:
+            self._trainer.stop()
+            self._may_raise = True
+            _say(f"{name}: finishing this step, then writing what was learned; again: nothing else")
+        else:
+            _say(f"{name}: what was learned is being written, which nothing interrupts")
+
+
+def _say(text: str) -> None:
+    """Say it on standard error. Not by print: the signal may have come in the middle of one."""
+    with suppress(OSError, ValueError, AttributeError):  # nobody may be listening, or there may be no standard error
+        os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())  # type: ignore[union-attr]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.judging import labels
 from gpu_backprop.commands.lessons import transform
@@ -98,7 +97,7 @@ def _quantities(net: gb.Network, y: Array) -> Array:
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
+def _output(path: Path | None) -> Iterator[IO[str]]:
     """Standard output, or a file that appears whole or not at all."""
     if path is None:
         stream = sys.stdout.stream if isinstance(sys.stdout, Readable) else sys.stdout
@@ -107,18 +106,8 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         yield Readable(stream, wraps=False) if stream.isatty() else stream  # type: ignore[misc]
         return
     try:
-        if path.exists() and not path.is_file():  # such as /dev/stderr: nothing that could be replaced
-            with path.open("w", encoding="utf-8", newline="") as file:
-                yield file
-            return
-        place = Path(os.path.realpath(path))
-        partial = place.with_name(f".{secrets.token_hex(8)}.partial")
-        try:
-            with partial.open("x", encoding="utf-8", newline="") as file:
-                yield file
-            os.replace(partial, place)
-        finally:
-            partial.unlink(missing_ok=True)
+        with new_file(path, encoding="utf-8") as file:
+            yield file
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r} ({error.strerror}); choose another --output") from error
 

@@ -2,42 +2,165 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import gpu_backprop as gb
-from gpu_backprop.backend.errors import InputError, ModelFileError
+from gpu_backprop.backend.device import memory_size
+from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
+from gpu_backprop.backend.whole_file import flush_folder, make_alike, remove_dead
+from gpu_backprop.commands.errors import RunError
+from gpu_backprop.training.checkpoint import file_size
+from gpu_backprop.training.history import History
 
-MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
+FILES = MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
+NEW = ".new"
+"""The folder, within that of an older run, of the run that is to replace it."""
+
+ROOM = 8 << 20
+"""Bytes for history and curves, and for what others write meanwhile."""
 PARENT = Path("runs")
 
 
-def claim(out: Path | None, overwrite: bool, name: str) -> Path:
-    """A folder that can be written and holds no other run; found out before training, not after it.
+class RunFolder:
+    """Where a run is written. What it is to replace stays until the new run is complete.
+
+    Attributes:
+        path: the folder of the run.
+        place: where its files are: that folder, or one within it while that holds an older run.
+    """
+
+    def __init__(self, path: Path, replaces: bool = False) -> None:
+        self.path = path
+        self.place = path / NEW if replaces else path
+
+    def require_room(self, net: gb.Network) -> None:
+        """InputError where the disk has no room for what the run of a network writes."""
+        size, disk = file_size(net) + ROOM, shutil.disk_usage(self.path)
+        if disk.free < size and disk.total:  # a file system that tells nothing says 0
+            raise InputError(
+                f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free, and this run needs "
+                f"{memory_size(size)}; make room, or choose a folder on another disk with --out"
+            )
+
+    def keep(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
+        """Write what was learned, in a folder that somebody may have removed; failing that, elsewhere. The files.
+
+        Args:
+            unfinished: in a word, why the run did not come to its end: it stays beside an older one then.
+
+        Raises:
+            RunError: it is not where it should be; the message says where it is.
+        """
+        try:
+            if unfinished and self.place != self.path:  # first of all: a network in NEW is that of a complete run
+                beside = _new_folder(self.path, unfinished)
+                _move(self.place, beside)
+                self.place = beside
+            self.place.mkdir(parents=True, exist_ok=True)
+            gb.save(self.place / MODEL, net)
+        except (OSError, GpuBackpropError) as error:
+            raise RunError(f"what was learned is {_keep_elsewhere(net, history)}, because {error}") from error
+        with suppress(InputError):  # the log has warned, and the network is what counts
+            history.to_csv(self.place / HISTORY)
+            return [MODEL, HISTORY]
+        return [MODEL]
+
+    def finish(self) -> None:
+        """Let a complete run take the place of an older one."""
+        if self.place != self.path / NEW:
+            return
+        try:
+            _replace(self.path)
+        except OSError as error:
+            raise RunError(f"what was learned is in {self.place}, because of {error}") from error
+        self.place = self.path
+
+    def give_back(self) -> None:
+        """Remove what was made for a run that did not begin."""
+        with suppress(OSError):
+            _remove(self.place, FILES)
+            self.place.rmdir()  # which only an empty folder lets happen
+            self.path.rmdir()
+
+
+def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
+    """A folder that can be written and holds no other run, or one that may go; found out before training, not after it.
 
     Args:
         out: the folder that was asked for; None: a new one, runs/NAME-001 or the next number.
-        overwrite: whether a run that it holds goes.
+        overwrite: whether a run that it holds goes when the new one is complete.
     """
     try:
         folder = _new_folder(PARENT, name) if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        remove_dead(folder)
+        taken = [name for name in FILES if os.path.lexists(folder / name)]
+        if taken and not overwrite:
+            raise InputError(
+                f"{str(folder)!r} already holds a run ({', '.join(taken)}); choose another --out, or give --overwrite "
+                "to replace it"
+            )
+        if MODEL not in taken:
+            _remove(folder, FILES)
+            return RunFolder(folder)
+        if (folder / NEW).is_symlink():
+            (folder / NEW).unlink()
+        if (folder / NEW / MODEL).exists():  # complete, and killed before it took the older one's place
+            _replace(folder)
+        (folder / NEW).mkdir(exist_ok=True)
+        _remove(folder / NEW, FILES)
+        return RunFolder(folder, replaces=True)
     except OSError as error:
         where = out or PARENT
         raise InputError(f"cannot write in {str(where)!r} ({error.strerror}); choose a folder with --out") from error
-    taken = [name for name in (MODEL, HISTORY, CURVES) if (folder / name).exists()]
-    if taken and not overwrite:
-        raise InputError(
-            f"{str(folder)!r} already holds a run ({', '.join(taken)}); choose another --out, or give --overwrite to "
-            "replace it"
-        )
-    for name in taken:  # at once, so that the folder never holds files of two runs
-        (folder / name).unlink()
-    return folder
+
+
+def _replace(folder: Path) -> None:
+    """Let the new run within a folder take the place of the older one. Never do files of both stand there."""
+    for name in FILES:
+        if (folder / NEW / name).exists():
+            make_alike(folder / NEW / name, folder / name)
+    _remove(folder, (HISTORY, CURVES))
+    _move(folder / NEW, folder)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move the files of a run. A link in their place is replaced, not followed."""
+    for name in FILES:
+        if (source / name).exists():
+            os.replace(source / name, target / name)
+    flush_folder(target)
+    with suppress(OSError):
+        source.rmdir()
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _keep_elsewhere(net: gb.Network, history: History) -> str:
+    """Write what was learned where temporary files go, or in the user's folder; where it is then."""
+    for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
+        with suppress(OSError, GpuBackpropError):
+            folder = Path(tempfile.mkdtemp(prefix="gpu-backprop-", dir=parent))
+            try:
+                gb.save(folder / MODEL, net)
+                with suppress(InputError):
+                    history.to_csv(folder / HISTORY)
+                return f"in {folder}"
+            except GpuBackpropError:
+                folder.rmdir()
+    return "lost"
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 
 import gpu_backprop as gb
-from gpu_backprop.backend.errors import DivergedError, GpuBackpropError, InputError, OutOfMemoryError
+from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.building import build_network, build_trainer, design, suitable_epochs, targets
 from gpu_backprop.commands.errors import RunError
-from gpu_backprop.commands.interrupt import INTERRUPTED, StopOnInterrupt
+from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.judging import judge
 from gpu_backprop.commands.lessons import Lesson, Samples, prepare_lesson
-from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, claim, run_name
+from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, RunFolder, claim, run_name
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
@@ -31,39 +31,62 @@ def train(options: argparse.Namespace) -> int:
     trainer = build_trainer(options, wanted, net, len(lesson.training))
     epochs = options.epochs or suitable_epochs(len(lesson.training))
     folder = claim(options.out, options.overwrite, run_name(options.data))
-    if not options.quiet:
-        with _before_training(folder):
-            _introduce(trainer, lesson, epochs)
-
-    with StopOnInterrupt(trainer) as interrupt, _log_shown(not options.quiet):
-        history = _fit(trainer, lesson, epochs, folder, options.quiet)
-
-    gb.save(folder / MODEL, net)
-    written = [MODEL, HISTORY, *_curves(history, folder)]
-    result = ["nothing was held out, so nothing was measured"]
-    if lesson.held_out is not None:
-        verdict = judge(net, lesson.held_out)
-        result = [f"test {figure}" for figure in verdict.figures]
+    with _before_training(folder):
+        folder.require_room(net)
         if not options.quiet:
-            print(f"\nheld-out {lesson.things}, {verdict.mistakes}\n" if verdict.mistakes else "")
-        if not options.quiet and verdict.baseline and lesson.things == "rows":
-            print(verdict.baseline)
-    if history.stopped:
-        print(f"stopped early: {history.stopped}")
-    print("\n".join(result))
-    print(f"written to {folder}: {', '.join(written)}")
-    return INTERRUPTED if interrupt.asked else 0
+            _introduce(trainer, lesson, epochs)
+        x, y = _pair(trainer, lesson.training)
+        held_out = None if lesson.held_out is None else _pair(trainer, lesson.held_out)
+
+    before, log = trainer.history, folder.place / HISTORY
+    with StopOnSignal(trainer) as signals, _log_shown(not options.quiet):
+        failure = _ended_by(
+            signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
+        )
+        if failure is not None and trainer.history is before:
+            folder.give_back()
+            raise failure
+        if failure is not None and not _stopped(failure, signals):
+            raise _given_up(failure, trainer, folder)
+        history = trainer.history
+        unfinished = signals.code and (failure is not None or history.stopped)
+        written, result = folder.keep(net, history, "stopped" if unfinished else ""), []
+        try:
+            signals.written()
+            written += _curves(history, folder.place)
+            result = _judged(net, lesson, options.quiet)
+            signals.writing()
+        except (KeyboardInterrupt, OSError) as error:
+            if not _stopped(error, signals):
+                raise
+        finally:
+            signals.writing()
+            folder.finish()
+        with suppress(OSError) if signals.code else nullcontext():
+            if history.stopped:
+                print(f"stopped early: {history.stopped}")
+            print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
+            if folder.place != folder.path:
+                print(f"{folder.path} keeps the older run, since this one did not come to its end")
+    return signals.code
+
+
+def _stopped(error: BaseException, signals: StopOnSignal) -> bool:
+    """Whether an error is a signal's doing: the reader of the output may have ended, or the terminal, by the same."""
+    return isinstance(error, KeyboardInterrupt) or (signals.code != 0 and isinstance(error, OSError))
 
 
 @contextmanager
-def _before_training(folder: Path | None = None) -> Iterator[None]:
+def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
     """Where nobody reads on, a command that has done its work ends well; this one hasn't begun. The folder goes."""
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         if folder is not None:
-            _give_back(folder)
-        raise RunError(f"nothing was trained: {_reason(error)}") from error
+            folder.give_back()
+        if isinstance(error, OSError):
+            raise RunError(f"nothing was trained: {_reason(error)}") from error
+        raise
 
 
 class _Printed(logging.Handler):
@@ -102,35 +125,43 @@ def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
     print()
 
 
-def _fit(trainer: gb.Trainer, lesson: Lesson, epochs: int, folder: Path, quiet: bool) -> History:
-    """Train; whatever ends it, what was learned until then is saved."""
+def _pair(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
+    return samples.x, targets(trainer.loss, trainer.network, samples)
 
-    def pair(samples: Samples) -> tuple[object, object]:
-        return samples.x, targets(trainer.loss, trainer.network, samples)
 
-    validation = None if lesson.held_out is None else pair(lesson.held_out)
+def _ended_by(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
+    """Train; what ended it before its end, if anything did."""
+    failure: BaseException | None = None
     try:
-        return trainer.fit(
-            *pair(lesson.training), epochs, validation=validation, csv=folder / HISTORY, progress=not quiet
-        )
-    except DivergedError as error:
-        gb.save(folder / MODEL, trainer.network)
-        error.args = (f"{error} The last finite parameters are in {folder / MODEL}.",)
-        raise
-    except Exception as error:
-        if isinstance(error, (InputError, OutOfMemoryError)) and not (folder / HISTORY).exists():  # nothing was trained
-            _give_back(folder)
-            raise
-        where = f"training ended after {counted(len(trainer.history), 'epoch')}"
-        raise RunError(f"{where}: {_reason(error)}; {_rescue(trainer.network, folder)}") from error
+        try:
+            fit()
+        except Exception as error:
+            failure = error
+        signals.writing()
+    except KeyboardInterrupt as error:  # the second signal; no other can come here
+        signals.writing()
+        failure = error
+    return failure
 
 
-def _give_back(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()  # which only an empty folder lets happen
+def _given_up(failure: BaseException, trainer: gb.Trainer, folder: RunFolder) -> Exception:
+    """Keep what was learned until something went wrong; the error that says what, and where it is."""
+    diverged = isinstance(failure, DivergedError)
+    try:
+        folder.keep(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
+        where = folder.place / MODEL
+        kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
+    except RunError as error:
+        kept = str(error).rstrip(".")
+    if isinstance(failure, DivergedError):
+        failure.args = (f"{failure} {kept}.",)
+        return failure
+    ended = RunError(f"training ended after {counted(len(trainer.history), 'epoch')}: {_reason(failure)}; {kept}")
+    ended.__cause__ = failure
+    return ended
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenPipeError):
         return "standard output was closed"
     if isinstance(error, OSError):
@@ -140,12 +171,16 @@ def _reason(error: Exception) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
-def _rescue(net: gb.Network, folder: Path) -> str:
-    try:
-        gb.save(folder / MODEL, net)
-    except GpuBackpropError as error:
-        return f"what was learned is lost, because {error}"
-    return f"what was learned until then is in {folder / MODEL}"
+def _judged(net: gb.Network, lesson: Lesson, quiet: bool) -> list[str]:
+    """Say what the network is worth on the rows that were held out; the result, in lines."""
+    if lesson.held_out is None:
+        return ["nothing was held out, so nothing was measured"]
+    verdict = judge(net, lesson.held_out)
+    if not quiet:
+        print(f"\nheld-out {lesson.things}, {verdict.mistakes}\n" if verdict.mistakes else "")
+    if not quiet and verdict.baseline and lesson.things == "rows":
+        print(verdict.baseline)
+    return [f"test {figure}" for figure in verdict.figures]
 
 
 def _curves(history: History, folder: Path) -> list[str]:

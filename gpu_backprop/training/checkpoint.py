@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import InputError, ModelFileError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.data import DataError, Preprocessing
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import layer_from
@@ -37,6 +36,9 @@ HEADER_LIMIT = 1 << 24
 DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
 """The dtype of a network, and what the format calls that of its parameters."""
 
+CODES = {"float32": "F32", "float64": "F64", "uint64": "U64"}
+"""What the format calls the dtypes of tensors."""
+
 LEARNED: tuple[str, ...] = ("preprocessing", "classes")
 """What a file may know of the data, under these names in its metadata."""
 
@@ -46,10 +48,10 @@ AGAIN = "copy it again, or save the network again"
 
 def save(path: str | os.PathLike[str], net: Network) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
-    `net.preprocessing` and `net.classes` where they are set.
+    `net.preprocessing` and `net.classes` where they are set. The same network gives the same bytes.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
-    the new one is safe on the disk.
+    the new one is safe on the disk. The new one has its permissions.
 
     Raises:
         ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
@@ -68,13 +70,28 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
     tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}
     sha256 = _digest(architecture, tensors, learned)
     metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, **learned, "sha256": sha256}
-    data = safetensors_bytes(tensors, metadata)
-    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:
+    header = _header(tensors, metadata)
+    if len(header) > HEADER_LIMIT:
         raise ModelFileError(
             "cannot save the network: it has more layers or members, features or categories, than a model file can "
             "describe."
         )
-    _write(path, data)
+    try:
+        with new_file(path) as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for name in _stored(tensors):
+                file.write(tensors[name].data)
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot save the network as {os.fspath(path)}: {error.strerror}; give the name of a file in a folder that "
+            "can be written."
+        ) from error
+
+
+def file_size(net: Network) -> int:
+    """About how many bytes `save` writes, a little more."""
+    described = len(json.dumps(net.architecture())) + sum(map(len, _learned(net).values()))
+    return int(net.parameters.nbytes + net.random.nbytes) + 2 * described + 1024 * (1 + len(net.layers))
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False) -> Network:
@@ -142,6 +159,23 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
         for name in layer.parameter_shapes():
             yield f"layers.{place}.{name}", getattr(layer, name)
     yield "random", net.random
+
+
+def _stored(tensors: Mapping[str, Array]) -> list[str]:
+    """The names of tensors in the order in which a file holds them: the widest first, which keeps all aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """The header of a safetensors file. The library's own has its metadata in another order each time."""
+    described: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in _stored(tensors):
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        described[name] = {"dtype": CODES[array.dtype.name], "shape": array.shape, "data_offsets": [begin, end]}
+    text = json.dumps(described, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def _expected(architecture: Mapping[str, Any]) -> dict[str, str]:
@@ -221,25 +255,6 @@ def _no_number(word: str) -> NoReturn:
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def _write(path: str | os.PathLike[str], data: bytes) -> None:
-    place = Path(os.path.realpath(path))  # where a link points to, so that the link stays
-    partial = place.with_name(f".{secrets.token_hex(8)}.partial")  # beside it: a rename across disks is not atomic
-    try:
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, place)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ModelFileError(
-            f"cannot save the network as {os.fspath(path)}: {error.strerror}; give the name of a file in a folder that "
-            "can be written."
-        ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
+from gpu_backprop.backend.whole_file import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,14 +80,15 @@ class History:
         return f"<History of {epochs}{measured}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one line an epoch, under a line of column names; a file already there is replaced.
+        """Write one line an epoch, under a line of column names. A file already there is replaced when the new one is
+        whole.
 
         Raises:
             InputError: the file can't be written.
         """
-        with CsvLog(path) as log:
-            for row in self.rows:
-                log.write(row)
+        with _explained(path), new_file(path) as file:
+            for number, row in enumerate(self.rows):
+                file.write(_csv(row, self.columns, header=number == 0))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw the loss and the metric over the epochs, of training and validation data.
@@ -103,8 +109,10 @@ class History:
         for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
             self._draw(axes, name)
         if path is not None:
+            form = Path(path).suffix[1:] or figure.canvas.get_default_filetype()
             try:
-                figure.savefig(path)
+                with new_file(Path(path).with_suffix(f".{form}")) as file:
+                    figure.savefig(file, format=form)
             except (OSError, ValueError) as error:  # ValueError: a file name ending that matplotlib doesn't know
                 raise InputError(f"cannot write the curves to {str(path)!r}: {error}") from error
         return figure
@@ -124,36 +132,48 @@ class History:
 
 
 class CsvLog:
-    """A CSV file that grows while a run goes on: every row is on disk as soon as it is known.
+    """A CSV file that grows while a run goes on: every row is in the file as soon as it is known, and at the end all
+    are safe on the disk.
 
-    The first row decides the columns. A path of None logs nothing.
+    The first row decides the columns. A path of None logs nothing. Where a row can't be written, one warning says so,
+    and the file stays as it was before that row; no run ends for its log.
 
     Raises:
         InputError: the file can't be written; it is opened at once, before any training.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         self._columns: list[str] = []
         if path is not None:
-            try:
-                self._file = Path(path).open("w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-            except OSError as error:
-                raise InputError(
-                    f"cannot write {str(path)!r}: {error.strerror}; give a path in a folder "
-                    "that exists and can be written"
-                ) from error
+            with _explained(path):
+                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
         if self._file is None:
             return
-        writer = csv.DictWriter(self._file, self._columns or list(row), lineterminator="\n")
-        if not self._columns:
-            self._columns = list(row)
-            writer.writeheader()
-        writer.writerow(row)
-        self._file.flush()
+        data = memoryview(_csv(row, self._columns or list(row), header=not self._columns))
+        self._columns = self._columns or list(row)
+        begin = self._file.tell() if self._file.seekable() else None
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(begin)
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        assert self._file is not None
+        path, file, self._file = self._file.name, self._file, None
+        with suppress(OSError):
+            file.close()
+        warnings.warn(
+            f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def __enter__(self) -> CsvLog:
         return self
@@ -161,8 +181,35 @@ class CsvLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        try:
+            with self._file:
+                if os.path.isfile(self._file.fileno()):  # a pipe or a device has nothing to flush
+                    os.fsync(self._file.fileno())
+        except OSError as failed:
+            if error is None:
+                self._give_up(failed)
+
+
+@contextmanager
+def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(path)!r}: {error.strerror}; give a path in a folder that exists and can be written"
+        ) from error
+
+
+def _csv(row: Mapping[str, Any], columns: Sequence[str], header: bool) -> bytes:
+    """A row as a line of CSV, below a line of the columns where there is none yet."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerow(row)
+    return text.getvalue().encode()
 
 
 def describe_row(row: Mapping[str, Any]) -> str:

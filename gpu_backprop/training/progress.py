@@ -155,7 +155,9 @@ def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
     if console.is_jupyter:
         watched = importlib.util.find_spec("ipywidgets") is not None
     else:
-        watched = console.is_interactive and sys.stdout.isatty()  # rich also takes FORCE_COLOR for a terminal
+        watched = (
+            console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
+        )  # rich also takes FORCE_COLOR for a terminal
     return BarProgress(console, epochs, samples) if watched else LineProgress(epochs)
 
 

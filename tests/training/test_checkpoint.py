@@ -144,6 +144,25 @@ def test_an_interrupted_save_leaves_the_older_file_and_nothing_else(path, whole,
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_network_gives_the_same_bytes(path, dtype):
+    net = small(dtype=dtype)
+    net.classes = ["a", "b"]
+    gb.save(path, net)
+    first = path.read_bytes()
+    for _ in range(5):
+        gb.save(path, gb.load(path))
+        assert path.read_bytes() == first
+    assert len(first) <= checkpoint.file_size(net)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_a_save_keeps_the_permissions(path, whole):
+    path.chmod(0o600)
+    gb.save(path, small(seed=1))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="links need rights there")
 def test_a_link_is_written_through(path, whole):
     link = path.with_name("latest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 
 import pytest
@@ -209,3 +210,82 @@ def test_without_matplotlib_the_extra_is_named(history, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'gpu-backprop\[plot\]'"):
         history.plot(tmp_path / "curves.png")
+
+
+class Full:
+    """A file on a disk that is full after some bytes, which come out in two pieces."""
+
+    name = "history.csv"
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        some = min(len(data), self.room, max(1, len(data) // 2))
+        self.room -= some
+        return self.file.write(data[:some])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def write_all(log):
+    for row in ROWS * 10:
+        log.write(row)
+
+
+@pytest.mark.parametrize("room", [0, 10, 100])
+def test_a_log_that_cannot_be_written_warns_once_and_keeps_whole_rows(tmp_path, room):
+    path = tmp_path / "history.csv"
+    with CsvLog(path) as log:
+        log._file = Full(log._file, room)
+        with pytest.warns(RuntimeWarning, match="cannot write 'history.csv' any more .No space left") as caught:
+            write_all(log)
+        assert len(caught) == 1
+    assert {len(row) for row in read(path)} <= {6}
+    assert path.read_bytes().endswith(b"\n") or path.read_bytes() == b""
+
+
+def test_a_log_is_flushed_at_its_end(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("os.fsync", flushed.append)
+    with CsvLog(tmp_path / "history.csv") as log:
+        log.write(ROWS[0])
+        number = log._file.fileno()
+    assert flushed == [number]
+    with CsvLog(os.devnull) as log:
+        log.write(ROWS[0])
+    assert len(flushed) == 1
+
+
+def test_a_csv_that_cannot_be_written_is_an_error_and_leaves_the_older_one(history, tmp_path, monkeypatch):
+    path = tmp_path / "history.csv"
+    history.to_csv(path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="cannot write '.*history.csv': No space left on device; give a path"):
+        history.to_csv(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["history.csv"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_curves_appear_whole_and_keep_their_permissions(history, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"older")
+    path.chmod(0o600)
+    history.plot(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_mode & 0o777 == 0o600
+    history.plot(tmp_path / "plain")
+    assert sorted(os.listdir(tmp_path)) == ["curves.png", "plain.png"]
+    with pytest.raises(InputError, match="cannot write the curves"):
+        history.plot(tmp_path / "curves.nothing")
+    assert sorted(os.listdir(tmp_path)) == ["curves.png", "plain.png"]

@@ -1,0 +1,111 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+PARTIAL = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{16}\.partial")
+"""The name of a file that is being written: machine, process, and something random."""
+
+ABANDONED = 7 * 24 * 3600.0
+"""Seconds without a change, after which a partial file of another machine is nobody's."""
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Iterator[IO[Any]]:
+    """A file to write in, which takes its place when the block ends well, once it is safe on the disk.
+
+    Until then, and where the block ends in an error, what was there stays as it was. What replaces a file has its
+    permissions and, where that is allowed, its owner. A link stays, and the file it points to is replaced. What is no
+    regular file, such as /dev/stderr, can't be replaced, and is written to.
+
+    Args:
+        encoding: of text; None: the file takes bytes.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    how: dict[str, Any] = {} if encoding is None else {"encoding": encoding, "newline": ""}
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        with open(place, "wb" if encoding is None else "w", **how) as file:
+            yield file
+        return
+    remove_dead(place.parent)
+    # Beside it: a rename across disks is not atomic.
+    partial = place.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
+    try:
+        with open(partial, "xb" if encoding is None else "x", **how) as file:
+            make_alike(partial, place)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+        flush_folder(place.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make what was renamed or removed in a folder safe on the disk, where the system can do that."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def make_alike(path: Path, older: Path) -> None:
+    """Give a file the permissions and, where that is allowed, the owner of the file that it is to replace, if any."""
+    try:
+        found = older.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        return
+    if hasattr(os, "chown"):
+        with suppress(OSError):
+            os.chown(path, found.st_uid, found.st_gid)
+    os.chmod(path, stat.S_IMODE(found.st_mode))
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote in this folder."""
+    with suppress(OSError):  # a folder that can't be listed
+        for name in os.listdir(folder):
+            found, path = PARTIAL.fullmatch(name), folder / name
+            with suppress(OSError):  # another process was faster
+                if found and (_is_dead(found) or time.time() - path.lstat().st_mtime > ABANDONED):
+                    path.unlink()
+
+
+def _machine() -> str:
+    """Where the number of a process means something: this machine and, in Linux, this container."""
+    container = ""
+    with suppress(OSError):
+        container = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]
+
+
+def _is_dead(name: re.Match[str]) -> bool:
+    """Whether the process that a partial file is named after has ended, as far as can be known here."""
+    if name[1] != _machine() or os.name == "nt":  # where os.kill ends what it finds
+        return False
+    try:
+        os.kill(int(name[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # such as a process of somebody else
+        pass
+    return False

@@ -1,0 +1,57 @@
+"""What happens before NumPy is imported: where this process is the command gpu-backprop, a signal ends it at once.
+
+There is nothing yet to save; and a traceback, as Python has it by itself, is for errors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = {
+    getattr(signal, name): called
+    for name, called in {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}.items()
+    if hasattr(signal, name)
+}
+"""The signals that ask a program to end, and what users call them. Windows has no SIGHUP."""
+
+
+def exit_code(number: int) -> int:
+    """How a program ends that this signal ended, as a shell has it: 130 after Ctrl-C."""
+    return 128 + number
+
+
+def catch(handler: Callable[[int, FrameType | None], object]) -> dict[int, object]:
+    """Make a handler that of all these signals; the handlers they had. What is ignored, as under nohup, stays so; and a
+    handler belongs to the main thread of a program: elsewhere this does nothing."""
+    try:
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        return {number: signal.signal(number, handler) or signal.SIG_DFL for number in heeded}
+    except ValueError:
+        return {}
+
+
+@contextmanager
+def caught(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """The same while it is open."""
+    before = catch(handler)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)  # type: ignore[arg-type]
+
+
+def _is_command() -> bool:
+    """Whether Python was started as gpu-backprop, or to run this package."""
+    if sys.argv[:1] == ["-m"]:  # so it is while a package that is to be run is imported
+        return ("-m", "gpu_backprop") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("gpu-backprop", "gpu-backprop.exe")
+
+
+if _is_command():
+    catch(lambda number, frame: os._exit(exit_code(number)))
