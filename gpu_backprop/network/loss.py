@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import LOSS, WEIGHT, Array, LossFormula
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Layer
+from gpu_backprop.network.numbers import number
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Loss(ABC):
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
+
+    def _take(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
+        """Checks a setting, and makes it a float of Python's."""
+        what = f"{type(self).__name__}'s {name}"
+        object.__setattr__(self, name, number(what, getattr(self, name), accepted, fits))
 
     @property
     @abstractmethod

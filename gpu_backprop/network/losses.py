@@ -13,12 +13,9 @@ from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.layers import Layer
 from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.numbers import number
 
 Formula = Iterator[Call]
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> tuple[Array, Call]:
@@ -112,22 +109,25 @@ class Huber(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.delta) or not 0 < self.delta < math.inf:
-            raise InputError(f"Huber's delta must be a finite number > 0, got {self.delta!r}.")
+        self._take("delta", "a finite number > 0", lambda delta: 0 < delta < math.inf)
+
+    @property
+    def cut(self) -> float:
+        """delta, or what comes nearest of what is a number in float32 too."""
+        return min(max(self.delta, 1e-37), 1e38)
 
     @property
     def formula(self) -> LossFormula:
-        delta = f"A({float(self.delta)!r})"
-        cut = f"(y - t > {delta} ? {delta} : y - t < -{delta} ? -{delta} : y - t)"
-        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut)
+        cut = "(y - t > setting ? setting : y - t < -setting ? -setting : y - t)"
+        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut, setting=self.cut)
 
     def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         """With c = d cut off: e = c·(d − ½c), on either side of delta."""
         d, cut = work.full(0), work.full(1) if grad_y is None else grad_y
         term = work.full(2)
         yield call(np.subtract, y, target, out=d)
-        yield call(np.minimum, d, float(self.delta), out=cut)
-        yield call(np.maximum, cut, -float(self.delta), out=cut)
+        yield call(np.minimum, d, self.cut, out=cut)
+        yield call(np.maximum, cut, -self.cut, out=cut)
         yield call(np.multiply, cut, 0.5, out=term)
         yield call(np.subtract, d, term, out=term)
         yield call(np.multiply, term, cut, out=term)
@@ -148,15 +148,13 @@ class Quantile(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.q) or not 0 < self.q < 1:
-            raise InputError(f"Quantile's q must be a number in (0, 1), got {self.q!r}.")
+        self._take("q", "a number in (0, 1)", lambda q: 0 < q < 1)
 
     @property
     def formula(self) -> LossFormula:
-        middle = f"A({0.5 - self.q!r})"
         return LossFormula(
-            self.name, self._numpy, f"A(0.5) * fabs(y - t) + {middle} * (y - t)",
-            f"{middle} + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)",
+            self.name, self._numpy, "A(0.5) * fabs(y - t) + setting * (y - t)",
+            "setting + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)", setting=0.5 - self.q,
         )  # fmt: skip
 
     def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
@@ -202,14 +200,13 @@ class CrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing must be a number in [0, 1), got {self.label_smoothing!r}.")
+        self._take("label_smoothing", "a number in [0, 1)", lambda share: 0 <= share < 1)
 
     @property
     def formula(self) -> LossFormula:
         return LossFormula(
             self.name, self._numpy, f"-t * log{_LEAST}", f"-t / {_LEAST}",
-            hit="largest", smoothing=float(self.label_smoothing),
+            hit="largest", smoothing=self.label_smoothing,
         )  # fmt: skip
 
     @staticmethod

@@ -11,8 +11,8 @@ from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import as_array, check_finite, checked, features, host_array, on_host, place, search
-from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.numbers import positive
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network

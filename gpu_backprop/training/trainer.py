@@ -17,10 +17,10 @@ from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.backend.sketch import Sketch
 from gpu_backprop.backend.snapshot import Snapshot
-from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
