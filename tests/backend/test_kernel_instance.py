@@ -17,9 +17,9 @@ from gpu_backprop.backend.formula import Activation, Functions, LossFormula, fun
 from gpu_backprop.backend.kernel_instance import SPELLING, TYPES, accumulator, dtype_of, instance, instances, text_of
 from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS, LOSSES
 
-LOSS_FORMULAS = [loss.formula for loss in LOSSES.values()]
+LOSS_FORMULAS = FORMULAS
 ELEMENTWISE = [row for row in ACTIVATIONS.values() if not row.rowwise]
 TANH, HUBER = ACTIVATIONS["tanh"], LOSSES["huber"].formula
 
