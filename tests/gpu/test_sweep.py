@@ -31,7 +31,7 @@ def test_activation(device, name):
 
 @pytest.mark.parametrize("name", [*LOSSES, "sigmoid"])
 def test_loss(device, name):
-    check_loss(device, name, denormal=device.dtype == np.float64)
+    check_loss(device, name, denormal=device.dtype == np.float64, each=19)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
