@@ -80,8 +80,7 @@ def check_gradients(
         raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
     chosen = loss_of(loss, network.last)
     x = as_array(x, "x", network.device)
-    lead = network.lead if x.ndim == 3 else ()
-    data = samples(network, chosen, x, y, weights, values=True, lead=lead, idle=True)
+    data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if x.ndim == 3 else ())
     return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)
 
 
