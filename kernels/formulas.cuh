@@ -1,5 +1,5 @@
-// Functions that formulas of the tables are made of, for CUDA and for the CPU: they need exp, fabs and fma, and are exact
-// to rounding wherever the result is a normal number.
+// Functions that formulas of the tables are made of, for CUDA and for the CPU: they need exp, fabs and fma, and are
+// exact to rounding wherever the result is a normal number.
 
 // p t^n + c1 t^(n-1) + ... + cn
 template<class A> BP_DEV A polynomial(A, A p) { return p; }
@@ -27,9 +27,9 @@ template<class A> BP_DEV A scaled_erfc(A x) {
   return p / fma(A(2), x, A(1));
 }
 
-// gelu(z) = max(z, 0) - a Q(a), and its slope, 1 + a phi(a) - Q(a) where z > 0, else Q(a) - a phi(a): a = |z|, Q the upper
-// tail of the normal distribution, phi its density. Both are e^(-a a / 2), 0 from 40 on, times something of moderate size;
-// it is taken as a square, for its root is normal where itself it is not.
+// gelu(z) = max(z, 0) - a Q(a), and its slope, 1 + a phi(a) - Q(a) where z > 0, else Q(a) - a phi(a): a = |z|, Q the
+// upper tail of the normal distribution, phi its density. Both are e^(-a a / 2), 0 from 40 on, times something of
+// moderate size; it is taken as a square, for its root is normal where itself it is not.
 template<class A> BP_DEV A up_to_40(A z) {
   const A a = fabs(z);
   return a > A(40) ? A(40) : a;

@@ -1,9 +1,8 @@
 // What an optimizer does to one number. hyper holds, in float64, the step number, the learning rate, then its settings.
 #include "port.cuh"
 
-// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a parameter
-// for ever. Where they are averaged with weights that are 1 - beta together, a bound is half of the root of the largest
-// number.
+// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a
+// parameter for ever.
 template<class A> BP_DEV A cut_off(A g, A bound) { return g > bound ? bound : g < -bound ? -bound : g; }
 template<class A> BP_DEV A largest_gradient() { return A(0.5) * sqrt(most<A>()); }
 

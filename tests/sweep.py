@@ -1,4 +1,4 @@
-"""Every activation and loss over all of a dtype's range, against formulas in long double: what tests of all back ends do.
+"""Every activation and loss over all of a dtype's range, against formulas in long double: for tests of all back ends.
 
 A result may be off by some units in the last place of its `size`: of itself, or of the larger of the numbers that it is
 the difference of. What is too small to be a normal number may be 0, and where the right answer is too large, infinity
@@ -18,6 +18,7 @@ from gpu_backprop.network.losses import POISSON_OF_Z
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")
+CUBIC = L("0.044715")
 ROUNDINGS = {"float32": 8, "float64": 8}
 """Units in the last place."""
 
@@ -72,8 +73,8 @@ def gelu_slope(z):
     return slope, abs(slope) + tail + a * density
 
 
-def cubic(z, factor=L(0.044715)):
-    return np.sqrt(8 / PI) * (z + factor * z**3)
+def cubic(z, of_slope=1):
+    return np.sqrt(8 / PI) * (z + of_slope * CUBIC * z**3)
 
 
 def gated(z, w, rounded=0):
@@ -114,7 +115,7 @@ SLOPES = {
     "softplus": lambda y: (-np.expm1(-y),),
     "softsign": lambda y: ((1 - abs(y)) ** 2,),
     "gelu": gelu_slope,
-    "gelu_tanh": lambda z: gated_slope(cubic(z), cubic(z, 3 * L(0.044715)), 1),
+    "gelu_tanh": lambda z: gated_slope(cubic(z), cubic(z, 3), 1),
     "silu": lambda z: gated_slope(z, z),
     "exp": lambda y: (y,),
 }  # fmt: skip

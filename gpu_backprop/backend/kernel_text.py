@@ -107,7 +107,8 @@ def _read(path: Path) -> str:
 def functor(row: Activation | Functions | LossFormula) -> str:
     """The C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
     value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
-    target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand before theirs.
+    target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
+    before theirs.
 
     Raises:
         DeviceError: the row has no CUDA formula.

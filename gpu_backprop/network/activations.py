@@ -2,8 +2,8 @@
 
 y = f(z); backward turns ∇y into ∇z = ∇y ⊙ f′ (N0). f′ is written in y wherever y is enough, because then y can take
 z's place; the others keep z. softmax mixes the units of a row, so its row gives the product with its Jacobian (N4).
-Every formula is exact to rounding for all finite z: what is given, y or z, counts as exact, and a result too small to be
-a normal number may be 0. An infinite z gives the limit or NaN.
+Every formula is exact to rounding for all finite z: what is given, y or z, counts as exact, and a result that is too
+small to be a normal number may be 0. An infinite z gives the limit or NaN.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ _CUBIC = 0.044715
 _END = 40.0
 """|z| from which on φ(z) is 0, and e⁻ᶻ beside 1 is nothing."""
 
-_UPPER_HALF = {np.dtype(np.float32): np.array(-1 << 12, np.int32), np.dtype(np.float64): np.array(-1 << 27, np.int64)}
+_UPPER_HALF: dict[str, Array] = {"float32": np.array(-1 << 12, np.int32), "float64": np.array(-1 << 27, np.int64)}
 """The bits that leave half of a number's digits: what is left has a square that is not rounded."""
 
 
@@ -87,7 +87,7 @@ def _tail_and_bell(z: Array, a: Array, tail: Array, bell: Array, work: Work) -> 
     yield call(np.multiply, rest, 4.0, out=rest)
     yield call(np.add, rest, 2.0, out=rest)
     yield call(np.divide, tail, rest, out=tail)
-    upper = _UPPER_HALF[z.dtype]  # a² = u² + (a − u)(a + u), where u is the upper half of a
+    upper = _UPPER_HALF[z.dtype.name]  # a² = u² + (a − u)(a + u), where u is the upper half of a
     yield partial(np.bitwise_and, a.view(upper.dtype), upper, t.view(upper.dtype))
     yield call(np.multiply, t, t, out=bell)
     yield call(np.multiply, bell, -0.5, out=bell)

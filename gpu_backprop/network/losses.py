@@ -15,7 +15,6 @@ from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, W
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import Layer
 from gpu_backprop.network.loss import Loss
-from gpu_backprop.network.numbers import number
 
 Formula = Iterator[Call]
 

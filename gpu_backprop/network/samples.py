@@ -80,8 +80,8 @@ def samples(
 
 
 def _relative(weights: Array, device: Device, values: bool) -> Array:
-    """Weights of a mean, in which only their ratios count: as they are where the largest is of usual size, else as parts
-    of it, because float32 holds neither 1e40 nor 1e-40."""
+    """Weights of a mean, where only their ratios count: as they are if the largest has a usual size, else as parts of
+    it, because float32 holds neither 1e40 nor 1e-40."""
     xp: Any = np if isinstance(weights, np.ndarray) else device.xp
     with np.errstate(all="ignore"):  # what is no number is seen in the loss
         wide = weights.astype(np.float64)
@@ -89,10 +89,12 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
         parts = wide / xp.where((largest == 0) | ((largest > 1e-6) & (largest < 1e6)), 1.0, largest)
         if values and ((wide > 0) & (parts < float(np.finfo(device.master).tiny))).any():
             raise InputError(
-                f"weights must not be further apart than {device.master} numbers are, but the largest is {wide.max():g}, "
-                f"and the smallest above 0 {wide[wide > 0].min():g}. Give rows that do not count the weight 0."
+                f"weights must not be further apart than {device.master} numbers are, but the largest is "
+                f"{wide.max():g}, and the smallest above 0 {wide[wide > 0].min():g}. Give rows that do not count the "
+                "weight 0."
             )
-    return parts.astype(device.master)
+    relative: Array = parts.astype(device.master)
+    return relative
 
 
 def _numbers(value: Any, name: str, device: Device) -> Array:

@@ -63,10 +63,10 @@ BP_CPU void sgd(
   });
 }
 
-static const float LARGEST_SUM = 3.402823466e+38f, LARGEST_GRADIENT = 9.2233715e+18f;  // whose square is a quarter of it
+static const float LARGEST_SUM = 3.402823466e+38f, LARGEST_GRADIENT = 9.2233715e+18f;  // its square is a quarter
 
-// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a parameter
-// for ever.
+// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a
+// parameter for ever.
 BP_DEV float cut_off(float g, float bound) {
   g = g > bound ? bound : g;
   return g < -bound ? -bound : g;

@@ -59,7 +59,8 @@ def test_what_is_no_number(name, value):
 
 
 def test_generated_text_has_no_numbers_of_numpys():
-    for loss in (gb.Huber(np.float32(0.3)), gb.Quantile(np.float64(0.25)), gb.CrossEntropy(label_smoothing=np.float32(0.1))):
+    number = np.float32(0.3)
+    for loss in (gb.Huber(number), gb.Quantile(np.float64(0.25)), gb.CrossEntropy(label_smoothing=number)):
         assert "np." not in loss.formula.cuda_value + loss.formula.cuda_slope
 
 

@@ -7,6 +7,7 @@ becomes a copy of the new parameters in its own dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -182,9 +183,9 @@ def _adam(
 
 
 def largest_gradient(dtype: np.dtype[Any]) -> float:
-    """Half of the root of the largest number: squares of larger gradients, as of infinity, would add up to infinity, and
-    stop a parameter for ever. Optimizers that take squares cut gradients off there."""
-    return 0.5 * float(np.finfo(dtype).max) ** 0.5
+    """Half of the root of the largest number, where optimizers that take squares cut gradients off: those of larger
+    ones, as of infinity, would add up to infinity, and stop a parameter for ever."""
+    return 0.5 * math.sqrt(np.finfo(dtype).max)
 
 
 def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
