@@ -275,6 +275,30 @@ def check_loss(device, name, denormal=True, each=1):
     assert_right(grad, slope, f"gradient of {name}", factor)
 
 
+def check_softmax(device, denormal=True, each=1):
+    """Two outputs, apart by all that numbers can be, and their cross entropy with the class of each."""
+    z = numbers(device.dtype)
+    z = np.concatenate([np.stack([z, other], axis=-1) for other in (np.zeros_like(z), -z, z / 2, z[::-1])])
+    z = z[(denormal | normal(z)).all(axis=-1)][::each, None, :]
+    with np.errstate(all="ignore"):
+        below = z.astype(L) - z.max(axis=-1, keepdims=True)
+        p = np.exp(below) / np.exp(below).sum(axis=-1, keepdims=True)
+        size = np.where(p > 0, p * (1 + abs(below)), 0)
+        log_sum = np.log(np.exp(below).sum(axis=-1))
+    y = run(device, "bias_activate", z, None, ACTIVATIONS["softmax"], np.empty_like(z))[3]
+    assert_right(y, (p, size), "softmax")
+    formula, total = gb.LOSSES["cross_entropy"].formula, np.zeros((len(z), 3))
+    for label in (0, 1):
+        labels, target = np.full((len(z), 1), label), np.eye(2)[label]
+        given = z, None, labels, None, formula, 1.0, None, None, np.empty_like(z), total
+        grad, got = run(device, "softmax_cross_entropy", *given)[-2:]
+        assert_right(grad, (p - target, size + target), "gradient of softmax with cross entropy")
+        with np.errstate(all="ignore"):
+            e = got[:, LOSS].astype(z.dtype)
+        off = below[:, :, label]
+        assert_right(e[:, None], (log_sum - off, 1 + abs(off)), "cross entropy of softmax")
+
+
 OPTIMIZERS = {
     "adam": ([0.01, 0.1, 0.1, 1e-8, 0.0], 2),
     "rmsprop": ([0.01, 0.1, 1e-8], 1),

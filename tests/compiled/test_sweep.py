@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer
+from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer, check_softmax
 
 
 @pytest.fixture
@@ -19,6 +19,10 @@ def test_activation(one, name):
 @pytest.mark.parametrize("name", [*LOSSES, "sigmoid"])
 def test_loss(one, name):
     check_loss(one, name, denormal=False)
+
+
+def test_softmax(one):
+    check_softmax(one, denormal=False)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

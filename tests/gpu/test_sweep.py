@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer
+from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer, check_softmax
 
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.kernel_library import instances
@@ -12,7 +12,7 @@ from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 
 pytestmark = pytest.mark.gpu
-FILES = "layers.cu", "losses.cu", "optimizers.cu"
+FILES = "layers.cu", "losses.cu", "softmax.cu", "optimizers.cu"
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -32,6 +32,10 @@ def test_activation(device, name):
 @pytest.mark.parametrize("name", [*LOSSES, "sigmoid"])
 def test_loss(device, name):
     check_loss(device, name, denormal=device.dtype == np.float64, each=19)
+
+
+def test_softmax(device):
+    check_softmax(device, denormal=device.dtype == np.float64, each=19)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer
+from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer, check_softmax
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.device import Device
@@ -30,6 +30,10 @@ def test_activation(device, name):
 @pytest.mark.parametrize("name", [*LOSSES, "sigmoid"])
 def test_loss(device, name):
     check_loss(device, name)
+
+
+def test_softmax(device):
+    check_softmax(device)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
