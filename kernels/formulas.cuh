@@ -56,7 +56,8 @@ template<class A> BP_DEV A gated(A z, A w) {
 template<class A> BP_DEV A gated_slope(A zw, A w) {  // zw: z w'
   const A root = exp(A(-0.5) * fabs(w)), below = A(1) / (A(1) + root * root);
   const A part = w < A(0) ? root : A(1), other = w < A(0) ? A(1) : root;
-  return part * below * (part * (A(1) + zw * (other * other * below)));
+  const A near = zw > A(1e5) ? A(1e5) : zw < A(-1e5) ? A(-1e5) : zw;  // infinity times 0 would be no number
+  return part * below * (part * (A(1) + near * (other * other * below)));
 }
 
 // w of gelu's tanh form, z (1 + tanh(w/2))/2 = z/(1 + e^-w), and z w'

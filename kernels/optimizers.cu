@@ -175,7 +175,8 @@ __global__ void __launch_bounds__(256, 4) adagrad(
     Vec<A, V> vs = load<V>(v + at.i), change;
     for (int k = 0; k < V; k++) {
       const A grad = cut_off(gs.at[k], largest_gradient<A>());
-      vs.at[k] = cut_off(vs.at[k] + grad * grad, most<A>());
+      const A sum = vs.at[k] + grad * grad;
+      vs.at[k] = sum > most<A>() ? most<A>() : sum;
       change.at[k] = rate * (grad / (sqrt(vs.at[k]) + epsilon));
     }
     store(v + at.i, vs);

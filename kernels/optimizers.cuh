@@ -1,9 +1,9 @@
 // What an optimizer does to one number. hyper holds, in float64, the step number, the learning rate, then its settings.
 #include "port.cuh"
 
-// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a
-// parameter for ever.
-template<class A> BP_DEV A cut_off(A g, A bound) { return g > bound ? bound : g < -bound ? -bound : g; }
+// A gradient, cut off at +-bound: squares of larger ones would add up to infinity, and stop a parameter for ever. An
+// infinite one becomes NaN, which is seen.
+template<class A> BP_DEV A cut_off(A g, A bound) { return (g > bound ? bound : g < -bound ? -bound : g) + (g - g); }
 template<class A> BP_DEV A largest_gradient() { return A(0.5) * sqrt(most<A>()); }
 
 // v <- mu v + g, W <- W - eta v, or W - eta (g + mu v) with Nesterov's momentum

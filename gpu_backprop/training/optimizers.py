@@ -166,7 +166,7 @@ class SGD(Optimizer):
 
 class RMSprop(Optimizer):
     """v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε) (Tieleman and Hinton 2012, lecture 6e). Here and in those that follow a
-    gradient whose square would leave the dtype (1.8e19 in float32), infinity too, counts as the largest that does not.
+    gradient whose square would leave the dtype (beyond 1e19 in float32) counts as one whose square does not.
 
     Args:
         learning_rate: η > 0.

@@ -65,11 +65,11 @@ BP_CPU void sgd(
 
 static const float LARGEST_SUM = 3.402823466e+38f, LARGEST_GRADIENT = 9.2233715e+18f;  // its square is a quarter
 
-// A gradient, cut off at +-bound: squares of larger ones, as of infinity, would add up to infinity, and stop a
-// parameter for ever.
+// A gradient, cut off at +-bound: squares of larger ones would add up to infinity, and stop a parameter for ever. An
+// infinite one becomes NaN, which is seen.
 BP_DEV float cut_off(float g, float bound) {
-  g = g > bound ? bound : g;
-  return g < -bound ? -bound : g;
+  const float below = g > bound ? bound : g;
+  return (below < -bound ? -bound : below) + (g - g);
 }
 
 // v <- rho v + rest g^2, W <- W - eta g / (sqrt(v) + epsilon)
@@ -78,7 +78,8 @@ static void descend_scaled(
     float epsilon) {
   for (i64 i = 0; i < n; i++) {
     const float grad = cut_off(g[i], LARGEST_GRADIENT);
-    v[i] = cut_off(rho * v[i] + rest * (grad * grad), LARGEST_SUM);
+    const float sum = rho * v[i] + rest * (grad * grad);
+    v[i] = sum > LARGEST_SUM ? LARGEST_SUM : sum;
     w[i] -= rate * (grad / (__builtin_sqrtf(v[i]) + epsilon));
   }
 }

@@ -19,7 +19,7 @@ from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
 
-LOSS_FORMULAS = FORMULAS
+LOSS_FORMULAS = [*FORMULAS]
 ELEMENTWISE = [row for row in ACTIVATIONS.values() if not row.rowwise]
 TANH, HUBER = ACTIVATIONS["tanh"], LOSSES["huber"].formula
 

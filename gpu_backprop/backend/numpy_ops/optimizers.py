@@ -108,8 +108,8 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
         low: Array | None,
     ) -> Bound:  # fmt: skip
         change, grad = work.full(0), work.full(1)
-        bound = largest_gradient(g.dtype)
-        yield call(np.clip, g, -bound, bound, out=grad)
+        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
+        yield from _cut_off(g, -bound, bound, grad, change)
         yield call(np.multiply, grad, grad, out=change)
         yield call(np.multiply, change, rest, out=change)
         yield call(np.multiply, v, rho, out=v)
@@ -130,8 +130,8 @@ def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
 
     def formula(work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, low: Array | None) -> Bound:
         change, grad = work.full(0), work.full(1)
-        bound = largest_gradient(g.dtype)
-        yield call(np.clip, g, -bound, bound, out=grad)
+        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
+        yield from _cut_off(g, -bound, bound, grad, change)
         yield call(np.multiply, grad, grad, out=change)
         yield call(np.add, v, change, out=v)
         yield call(np.clip, v, 0.0, float(np.finfo(v.dtype).max), out=v)
@@ -166,8 +166,8 @@ def _adam(
         work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
         keep: Array, least: Array, most: Array, low: Array | None,
     ) -> Bound:  # fmt: skip
-        change = work.full()
-        yield partial(g.clip, least, most, change)  # half of the overhead of np.clip
+        change, other = work.full(0), work.full(1)
+        yield from _cut_off(g, least, most, change, other)
         yield call(np.multiply, m, b1, out=m)
         yield call(np.add, m, change, out=m)
         yield call(np.multiply, change, change, out=change)
@@ -184,8 +184,15 @@ def _adam(
 
 def largest_gradient(dtype: np.dtype[Any]) -> float:
     """Half of the root of the largest number, where optimizers that take squares cut gradients off: those of larger
-    ones, as of infinity, would add up to infinity, and stop a parameter for ever."""
+    ones would add up to infinity, and stop a parameter for ever."""
     return 0.5 * math.sqrt(np.finfo(dtype).max)
+
+
+def _cut_off(g: Array, least: Array, most: Array, out: Array, scratch: Array) -> Bound:
+    """out = g between two numbers, and NaN, which is seen, where g is infinite."""
+    yield partial(g.clip, least, most, out)  # half of the overhead of np.clip
+    yield call(np.subtract, g, g, out=scratch)
+    yield call(np.add, out, scratch, out=out)
 
 
 def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
