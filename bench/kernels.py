@@ -31,7 +31,7 @@ import record
 
 from gpu_backprop.backend.kernel_library import OPTIONS, Instance, instances, text_of
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 PROCESSES = 2
@@ -134,7 +134,7 @@ def rounded_up(number: int, unit: int) -> int:
 def every(quick: bool = False) -> Iterator[Instance]:
     """Every instance, or just enough of them to meet every kernel, every formula in each, every dtype and width."""
     met: set[object] = set()
-    for made in instances(ACTIVATIONS.values(), (loss.formula for loss in LOSSES.values())):
+    for made in instances(ACTIVATIONS.values(), FORMULAS):
         name = made.kernel.name
         new = {name, *((name, formula) for formula in made.functors), *map(str, made.arguments)} - met
         if new or not quick:

@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
-    i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> share, acc<T> smoothing, int hit) {
+    i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> share, acc<T> smoothing, acc<T> setting,
+    int hit) {
   typedef acc<T> A;
   const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step) * share;
   Account account;
@@ -58,8 +59,8 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     for (int c = row.lane; c < row.cols; c += row.lanes) {
       const i64 i = row.start() + c;
       const A yc = up(y[i]), plain = A(target_of.of(c)), t = rest * plain + even;
-      e += E::value(yc, t);
-      if (grad_y) grad_y[i] = down<T>(bad ? A(0) : factor * w * E::slope(yc, t));
+      e += E::value(yc, t, setting);
+      if (grad_y) grad_y[i] = down<T>(bad ? A(0) : factor * w * E::slope(yc, t, setting));
       answer.see(yc, plain, c);
     }
     e = lane_reduce<Sum>(e, row.lanes) * share * w;

@@ -142,8 +142,9 @@ __global__ void __launch_bounds__(256, 4) rmsprop(
     const Vec<A, V> gs = load<V>(g + at.i), ws = load<V>(w + at.i);
     Vec<A, V> vs = load<V>(v + at.i), change;
     for (int k = 0; k < V; k++) {
-      vs.at[k] = rho * vs.at[k] + rest * (gs.at[k] * gs.at[k]);
-      change.at[k] = rate * (gs.at[k] / (sqrt(vs.at[k]) + epsilon));
+      const A grad = cut_off(gs.at[k], largest_gradient<A>());
+      vs.at[k] = rho * vs.at[k] + rest * (grad * grad);
+      change.at[k] = rate * (grad / (sqrt(vs.at[k]) + epsilon));
     }
     store(v + at.i, vs);
     descend<T, V>(w, low, at.i, ws, change, A(1));
@@ -173,8 +174,10 @@ __global__ void __launch_bounds__(256, 4) adagrad(
     const Vec<A, V> gs = load<V>(g + at.i), ws = load<V>(w + at.i);
     Vec<A, V> vs = load<V>(v + at.i), change;
     for (int k = 0; k < V; k++) {
-      vs.at[k] += gs.at[k] * gs.at[k];
-      change.at[k] = rate * (gs.at[k] / (sqrt(vs.at[k]) + epsilon));
+      const A grad = cut_off(gs.at[k], largest_gradient<A>());
+      const A sum = vs.at[k] + grad * grad;
+      vs.at[k] = sum > most<A>() ? most<A>() : sum;
+      change.at[k] = rate * (grad / (sqrt(vs.at[k]) + epsilon));
     }
     store(v + at.i, vs);
     descend<T, V>(w, low, at.i, ws, change, A(1));

@@ -50,24 +50,22 @@ template<int V, class A> BP_DEV Vec<A, V> filled(A a) {
   return v;
 }
 
-// tiny: the smallest normal number; least: its root, so that 1/least and its square stay finite; floor_of: the most
-// negative finite number, below every operand of a maximum.
+// tiny: the smallest normal number; most: the largest finite one.
 template<class A> BP_DEV A tiny();
 template<> BP_DEV float tiny<float>() { return 1.17549435e-38f; }
 template<> BP_DEV double tiny<double>() { return 2.2250738585072014e-308; }
-template<class A> BP_DEV A least();
-template<> BP_DEV float least<float>() { return 1.0842021724855044e-19f; }
-template<> BP_DEV double least<double>() { return 1.4916681462400413e-154; }
-template<class A> BP_DEV A floor_of();
-template<> BP_DEV float floor_of<float>() { return -3.402823466e+38f; }
-template<> BP_DEV double floor_of<double>() { return -1.7976931348623157e+308; }
+template<class A> BP_DEV A most();
+template<> BP_DEV float most<float>() { return 3.402823466e+38f; }
+template<> BP_DEV double most<double>() { return 1.7976931348623157e+308; }
+
+#include "formulas.cuh"
 
 struct Sum {
   template<class A> BP_DEV static A identity() { return A(0); }
   template<class A> BP_DEV static A of(A a, A b) { return a + b; }
 };
 struct Maximum {  // a NaN among the operands is the result, as in numpy.maximum
-  template<class A> BP_DEV static A identity() { return floor_of<A>(); }
+  template<class A> BP_DEV static A identity() { return -most<A>(); }
   template<class A> BP_DEV static A of(A a, A b) { return a > b || a != a ? a : b; }
 };
 

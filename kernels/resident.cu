@@ -119,11 +119,11 @@ template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at
 template<class L, class A> struct Judge {
   const L* target;
   const int target_cols, lanes, hit, takes;
-  const A rest, even;
+  const A rest, even, setting;
   double loss, hits;
-  BP_DEV Judge(const L* target, int target_cols, int lanes, int hit, int takes, A smoothing, int outputs)
+  BP_DEV Judge(const L* target, int target_cols, int lanes, int hit, int takes, A smoothing, A setting, int outputs)
       : target(target), target_cols(target_cols), lanes(lanes), hit(hit), takes(takes), rest(A(1) - smoothing),
-        even(smoothing / A(outputs)), loss(0), hits(0) {}
+        even(smoothing / A(outputs)), setting(setting), loss(0), hits(0) {}
 
   template<class N, class E, class Samples>
   BP_DEV void see(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
@@ -146,8 +146,8 @@ template<class L, class A> struct Judge {
             e += sigmoid_loss(yc, t);
             y[c] = scale * (sigmoid(yc) - t);
           } else {
-            e += E::value(yc, t);
-            y[c] = bad ? A(0) : scale * share * E::slope(yc, t) * N::slope(at.f, memory[at.s + start + c]);
+            e += E::value(yc, t, setting);
+            y[c] = bad ? A(0) : scale * share * E::slope(yc, t, setting) * N::slope(at.f, memory[at.s + start + c]);
           }
           answer.see(yc, plain, c);
         }
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(256, together<A>) resident(
     double* hyper,      // [models, settings]
     double* total,      // [models, 3]
     i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro, int lanes,
-    A scale, A tail_scale, A share, A smoothing, int hit, int takes, int optimizer) {
+    A scale, A tail_scale, A share, A smoothing, A setting, int hit, int takes, int optimizer) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(256, together<A>) resident(
   __shared__ Sgd<A> sgd;
   __shared__ Adam<A> adam;
   const Layer bottom(places), top(places + (layers - 1) * 8);
-  Judge<L, A> judge(target, target_cols, lanes, hit, takes, smoothing, top.units);
+  Judge<L, A> judge(target, target_cols, lanes, hit, takes, smoothing, setting, top.units);
   for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
   const i64 start = cursor[0];
   i64 steps = 0;

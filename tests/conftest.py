@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))  # for sweep.py
 
 # The matrices here are small. On a machine that has other work to do, BLAS threads that wait for each other make the
 # tests ten times as slow. NumPy, which reads this when it is imported, is not imported yet.

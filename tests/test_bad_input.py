@@ -375,7 +375,7 @@ def test_dropout_rate(value):
     )
 
 
-@pytest.mark.parametrize("value", [-1, 2**64, 1.5, "0", None, True, np.array(3)])
+@pytest.mark.parametrize("value", [-1, 2**64, 1.5, "0", None, True, np.array(3.5), np.True_])
 def test_seed(classes, value):
     parts = "seed must be an integer from 0 to 2**64 − 1"
     refused(lambda: gb.Network(INPUTS, [gb.Dense(3)], seed=value), f"{parts}, or a list of them, got {value!r}")

@@ -78,11 +78,12 @@ class LossFormula:
     name: str
     numpy: Callable[[Array, Array, Array | None, Array, Work], Calls]
     """(y, target, grad_y or None, e of each row, work): fills e, and grad_y where it is asked for."""
-    cuda_value: str  # expression of `y` and `t`, one output's share of e
+    cuda_value: str  # expression of `y`, `t` and `setting`, one output's share of e
     cuda_slope: str  # its derivative by `y`
     mean_over_outputs: bool = False  # e and ∂e/∂y are divided by the number of outputs
     hit: str = ""  # what counts as a right answer: "largest" output, each on its "side" of ½, or nothing
     smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
+    setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
 
 
 HITS, WEIGHT, LOSS = 2, 1, 0

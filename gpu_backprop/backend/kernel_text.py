@@ -106,8 +106,9 @@ def _read(path: Path) -> str:
 
 def functor(row: Activation | Functions | LossFormula) -> str:
     """The C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
-    value(z) and slope(s) of an activation, value(y, t) and slope(y, t) of a loss, where t is the target. Functions have
-    value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand before theirs.
+    value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
+    target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
+    before theirs.
 
     Raises:
         DeviceError: the row has no CUDA formula.
@@ -122,7 +123,7 @@ def functor(row: Activation | Functions | LossFormula) -> str:
     if isinstance(row, Activation):
         value, slope = "A z", "A s"
     else:
-        value = slope = "A y, A t"
+        value = slope = "A y, A t, A setting"
     return (
         f"struct {functor_name(row)} {{\n"
         f"  template<class A> BP_DEV static A value({value}) {{ return {row.cuda_value}; }}\n"

@@ -2,7 +2,8 @@
 
 y = f(z); backward turns ∇y into ∇z = ∇y ⊙ f′ (N0). f′ is written in y wherever y is enough, because then y can take
 z's place; the others keep z. softmax mixes the units of a row, so its row gives the product with its Jacobian (N4).
-Every formula is stable from −1e4 to 1e4: an exponential is only ever taken where it overflows harmlessly or not at all.
+Every formula is exact to rounding for all finite z: what is given, y or z, counts as exact, and a result that is too
+small to be a normal number may be 0. An infinite z gives the limit or NaN.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call, row_sum
-from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient
+from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient, silu, silu_gradient
 
 Formula = Iterator[Call]
 
@@ -38,10 +39,10 @@ def _sigmoid(z: Array, y: Array, work: Work) -> Formula:
 
 
 def _sigmoid_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula:
-    """f′ = y(1 − y) = y − y²"""
+    """f′ = y(1 − y)"""
     slope = work.full()
-    yield call(np.multiply, y, y, out=slope)
-    yield call(np.subtract, y, slope, out=slope)
+    yield call(np.subtract, 1.0, y, out=slope)
+    yield call(np.multiply, slope, y, out=slope)
     yield call(np.multiply, grad_y, slope, out=grad_z)
 
 
@@ -50,10 +51,11 @@ def _tanh(z: Array, y: Array, work: Work) -> Formula:
 
 
 def _tanh_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula:
-    """f′ = 1 − y² (N4)"""
-    slope = work.full()
-    yield call(np.multiply, y, y, out=slope)
-    yield call(np.subtract, 1.0, slope, out=slope)
+    """f′ = 1 − y² = (1 − y)(1 + y) (N4)"""
+    slope, other = work.full(0), work.full(1)
+    yield call(np.subtract, 1.0, y, out=slope)
+    yield call(np.add, y, 1.0, out=other)
+    yield call(np.multiply, slope, other, out=slope)
     yield call(np.multiply, grad_y, slope, out=grad_z)
 
 
@@ -159,23 +161,6 @@ def _softsign_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Fo
     yield call(np.multiply, grad_y, root, out=grad_z)
 
 
-def _silu(z: Array, y: Array, work: Work) -> Formula:
-    """y = z·σ(z)"""
-    yield from _sigmoid(z, y, work)
-    yield call(np.multiply, y, z, out=y)
-
-
-def _silu_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Formula:
-    """f′ = σ·(1 + z(1 − σ)), σ = σ(z)"""
-    sigma, slope = work.full(0), work.full(1)
-    yield from _sigmoid(z, sigma, work)
-    yield call(np.subtract, 1.0, sigma, out=slope)
-    yield call(np.multiply, slope, z, out=slope)
-    yield call(np.add, slope, 1.0, out=slope)
-    yield call(np.multiply, slope, sigma, out=slope)
-    yield call(np.multiply, grad_y, slope, out=grad_z)
-
-
 def _exp(z: Array, y: Array, work: Work) -> Formula:
     yield call(np.exp, z, out=y)
 
@@ -204,10 +189,7 @@ def _softmax_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> For
     yield call(np.multiply, grad_z, y, out=grad_z)
 
 
-_SIGMOID = "A(1) / (A(1) + exp(-{}))"
 _SELU, _SELU_BELOW = f"A({SELU_SCALE!r})", f"A({SELU_SCALE * SELU_ALPHA!r})"
-_TANH_ARGUMENT = "A(0.7978845608028654) * ({0} + A(0.044715) * {0} * {0} * {0})"
-_TANH_SLOPE = "A(0.7978845608028654) * (A(1) + A(0.134145) * s * s)"
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
@@ -215,8 +197,8 @@ ACTIVATIONS: Mapping[str, Activation] = {
     row.name: row
     for row in (
         IDENTITY,
-        Activation("sigmoid", "y", _sigmoid, _sigmoid_gradient, _SIGMOID.format("z"), "s * (A(1) - s)"),
-        Activation("tanh", "y", _tanh, _tanh_gradient, "tanh(z)", "A(1) - s * s"),
+        Activation("sigmoid", "y", _sigmoid, _sigmoid_gradient, "A(1) / (A(1) + exp(-z))", "s * (A(1) - s)"),
+        Activation("tanh", "y", _tanh, _tanh_gradient, "tanh(z)", "(A(1) - s) * (A(1) + s)"),
         Activation("relu", "y", _relu, _relu_gradient, "z < A(0) ? A(0) : z", "s > A(0) ? A(1) : A(0)"),
         Activation(
             "leaky_relu", "y", _leaky_relu, _leaky_relu_gradient,
@@ -235,21 +217,12 @@ ACTIVATIONS: Mapping[str, Activation] = {
             "softsign", "y", _softsign, _softsign_gradient,
             "z / (A(1) + fabs(z))", "(A(1) - fabs(s)) * (A(1) - fabs(s))",
         ),
-        Activation(
-            "gelu", "z", gelu, gelu_gradient,
-            "A(0.5) * z * erfc(z * A(-0.7071067811865476))",
-            "A(0.5) * erfc(s * A(-0.7071067811865476)) + A(0.3989422804014327) * s * exp(A(-0.5) * s * s)",
-        ),
+        Activation("gelu", "z", gelu, gelu_gradient, "gelu(z)", "gelu_slope(s)"),
         Activation(
             "gelu_tanh", "z", gelu_tanh, gelu_tanh_gradient,
-            f"A(0.5) * z * (A(1) + tanh({_TANH_ARGUMENT.format('z')}))",
-            f"A(0.5) * (A(1) + tanh({_TANH_ARGUMENT.format('s')})) * (A(1) + s * (A(1) - "
-            f"tanh({_TANH_ARGUMENT.format('s')})) * {_TANH_SLOPE})",
+            "gated(z, cubic(z))", "gated_slope(cubic_slope(s), cubic(s))",
         ),
-        Activation(
-            "silu", "z", _silu, _silu_gradient,
-            "z / (A(1) + exp(-z))", f"(A(1) + s * (A(1) - {_SIGMOID.format('s')})) * {_SIGMOID.format('s')}",
-        ),
+        Activation("silu", "z", silu, silu_gradient, "gated(z, z)", "gated_slope(s, s)"),
         Activation("exp", "y", _exp, _exp_gradient, "exp(z)", "s"),
         Activation("softmax", "y", _softmax, _softmax_gradient, rowwise=True),
     )

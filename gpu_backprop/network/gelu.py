@@ -1,14 +1,19 @@
-"""gelu in both forms: y = z·Φ(z), Φ the normal distribution (Hendrycks and Gimpel 2016), and its tanh approximation.
+"""gelu in both forms: y = z·Φ(z), Φ the normal distribution (Hendrycks and Gimpel 2016), and its tanh approximation;
+and silu, which has the same form as the latter.
 
 NumPy has no erf, so Φ is computed here from ½·erfc(x) = exp(−x²)·P(t)/(2 + 4x), t = (x − 3)/(x + 3), x ≥ 0: one
 polynomial for the whole half-line (the form of Shepherd and Laframboise 1981), fitted for this file by Chebyshev
 interpolation with 40 digits. It is right to a few units in the last place, and in the tail relatively so.
+
+All of them are exact to rounding wherever the result is a normal number: nothing is the difference of numbers that are
+nearly the same, and what is smaller than the result is multiplied in last. kernels/formulas.cuh has the same in C++.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import pi, sqrt
+from functools import partial
+from math import inf, log, pi, sqrt
 
 import numpy as np
 
@@ -57,89 +62,136 @@ _ERFC_DOUBLE = (
 
 _CUBIC = 0.044715
 
+_END = 40.0
+"""|z| from which on φ(z) is 0, and e⁻ᶻ beside 1 is nothing."""
 
-def _tail(z: Array, tail: Array, work: Work) -> Iterator[Call]:
-    """tail = Φ(−|z|) = ½·erfc(|z|/√2); uses work.full(2) and (3)"""
-    x, t = work.full(2), work.full(3)
+_UPPER_HALF: dict[str, Array] = {"float32": np.array(-1 << 12, np.int32), "float64": np.array(-1 << 27, np.int64)}
+"""The bits that leave half of a number's digits: what is left has a square that is not rounded."""
+
+
+def _tail_and_bell(z: Array, a: Array, tail: Array, bell: Array, work: Work) -> Iterator[Call]:
+    """a = |z|, or 40; bell = e^(−a²/2); tail = Q/bell, Q = Φ(−a) = ½·erfc(a/√2). Uses work.full(3) and (4)"""
+    t, rest = work.full(3), work.full(4)
     coefficients = _ERFC_DOUBLE if z.dtype == np.float64 else _ERFC_SINGLE
-    yield call(np.absolute, z, out=x)
-    yield call(np.multiply, x, sqrt(0.5), out=x)
-    yield call(np.subtract, x, 3.0, out=t)
-    yield call(np.add, x, 3.0, out=tail)
+    yield call(np.absolute, z, out=a)
+    yield call(np.clip, a, 0.0, _END, out=a)
+    yield call(np.multiply, a, sqrt(0.5), out=rest)
+    yield call(np.subtract, rest, 3.0, out=t)
+    yield call(np.add, rest, 3.0, out=tail)
     yield call(np.divide, t, tail, out=t)
     yield call(np.multiply, t, coefficients[-1], out=tail)
     for coefficient in coefficients[-2:0:-1]:
         yield call(np.add, tail, coefficient, out=tail)
         yield call(np.multiply, tail, t, out=tail)
     yield call(np.add, tail, coefficients[0], out=tail)
-    yield call(np.multiply, x, 4.0, out=t)
-    yield call(np.add, t, 2.0, out=t)
-    yield call(np.divide, tail, t, out=tail)
-    yield call(np.multiply, x, x, out=x)
-    yield call(np.negative, x, out=x)
-    yield call(np.exp, x, out=x)
-    yield call(np.multiply, tail, x, out=tail)
+    yield call(np.multiply, rest, 4.0, out=rest)
+    yield call(np.add, rest, 2.0, out=rest)
+    yield call(np.divide, tail, rest, out=tail)
+    upper = _UPPER_HALF[z.dtype.name]  # a² = u² + (a − u)(a + u), where u is the upper half of a
+    yield partial(np.bitwise_and, a.view(upper.dtype), upper, t.view(upper.dtype))
+    yield call(np.multiply, t, t, out=bell)
+    yield call(np.multiply, bell, -0.5, out=bell)
+    yield call(np.exp, bell, out=bell)
+    yield call(np.subtract, a, t, out=rest)
+    yield call(np.add, a, t, out=t)
+    yield call(np.multiply, rest, t, out=rest)
+    yield call(np.multiply, rest, -0.5, out=rest)
+    yield call(np.exp, rest, out=rest)
+    yield call(np.multiply, bell, rest, out=bell)
 
 
 def gelu(z: Array, y: Array, work: Work) -> Iterator[Call]:
-    """y = z·Φ(z) = max(z, 0) − |z|·Φ(−|z|)"""
-    tail = work.full(0)
-    yield from _tail(z, tail, work)
-    yield call(np.absolute, z, out=y)
-    yield call(np.multiply, tail, y, out=tail)
+    """y = z·Φ(z) = max(z, 0) − a·Q(a), a = |z|"""
+    tail, bell, a = (work.full(k) for k in range(3))
+    yield from _tail_and_bell(z, a, tail, bell, work)
+    yield call(np.multiply, tail, a, out=tail)
+    yield call(np.multiply, tail, bell, out=tail)
     yield call(np.maximum, z, work.zeros(), out=y)
     yield call(np.subtract, y, tail, out=y)
 
 
 def gelu_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Iterator[Call]:
-    """f′ = Φ(z) + z·φ(z), where Φ(z) = ½ + sign(z)·(½ − Φ(−|z|)) and φ(z) = e^(−z²/2)/√(2π)"""
-    slope, density = work.full(0), work.full(1)
-    yield from _tail(z, slope, work)
-    yield call(np.subtract, 0.5, slope, out=slope)
-    yield call(np.sign, z, out=density)
-    yield call(np.multiply, slope, density, out=slope)
-    yield call(np.add, slope, 0.5, out=slope)
-    yield call(np.multiply, z, z, out=density)
-    yield call(np.multiply, density, -0.5, out=density)
-    yield call(np.exp, density, out=density)
-    yield call(np.multiply, density, 1 / sqrt(2 * pi), out=density)
-    yield call(np.multiply, density, z, out=density)
-    yield call(np.add, slope, density, out=slope)
-    yield call(np.multiply, grad_y, slope, out=grad_z)
+    """f′ = Φ(z) + z·φ(z), φ(z) = e^(−z²/2)/√(2π): 1 + h where z > 0, else −h, with h = a·φ(a) − Q(a), a = |z|"""
+    tail, bell, a = (work.full(k) for k in range(3))
+    yield from _tail_and_bell(z, a, tail, bell, work)
+    yield call(np.multiply, a, 1 / sqrt(2 * pi), out=a)
+    yield call(np.subtract, a, tail, out=a)
+    yield call(np.multiply, a, bell, out=a)
+    above = work.mask()
+    yield call(np.greater, z, 0.0, out=above)
+    yield partial(np.copyto, tail, above)
+    yield call(np.multiply, tail, 2.0, out=bell)
+    yield call(np.subtract, bell, 1.0, out=bell)
+    yield call(np.multiply, a, bell, out=a)
+    yield call(np.add, a, tail, out=a)
+    yield call(np.multiply, grad_y, a, out=grad_z)
 
 
-def _tanh_argument(z: Array, u: Array) -> Iterator[Call]:
-    """u = √(2/π)·(z + 0.044715 z³) = √(2/π)·z·(1 + 0.044715 z²)"""
-    yield call(np.multiply, z, z, out=u)
-    yield call(np.multiply, u, _CUBIC, out=u)
-    yield call(np.add, u, 1.0, out=u)
-    yield call(np.multiply, u, z, out=u)
-    yield call(np.multiply, u, sqrt(2 / pi), out=u)
+def _gated(z: Array, w: Array, y: Array, work: Work) -> Iterator[Call]:
+    """y = z/(1 + e⁻ʷ) = z/(r + 1/r)·r, r = e^(w/2), which is normal where eʷ is not. Uses w up, and work.full(1)"""
+    root = work.full(1)
+    yield call(np.clip, w, -inf, 2 * _END, out=w)
+    yield call(np.multiply, w, -0.5, out=w)
+    yield call(np.exp, w, out=w)
+    yield call(np.reciprocal, w, out=root)
+    yield call(np.add, w, root, out=w)
+    yield call(np.divide, z, w, out=y)
+    yield call(np.multiply, y, root, out=y)
+
+
+def _gated_gradient(grad_y: Array, w: Array, zw: Array, grad_z: Array, work: Work) -> Iterator[Call]:
+    """f′ = s·(1 + zw·(1 − s)), s = 1/(1 + e⁻ʷ) = r/(r + 1/r), zw = z·w′; uses both up, which may be one, and
+    work.full(2), (3) and (4)"""
+    root, rest, both = (work.full(k) for k in (2, 3, 4))
+    yield call(np.clip, w, 2 * log(np.finfo(w.dtype).tiny), 2 * _END, out=w)  # s·zw is 0 at the low end
+    yield call(np.multiply, w, 0.5, out=root)
+    yield call(np.exp, root, out=root)
+    yield call(np.reciprocal, root, out=rest)
+    yield call(np.add, root, rest, out=both)
+    yield call(np.divide, rest, both, out=rest)
+    yield call(np.multiply, zw, rest, out=zw)
+    yield call(np.add, zw, 1.0, out=zw)
+    yield call(np.multiply, zw, root, out=zw)
+    yield call(np.divide, zw, both, out=zw)
+    yield call(np.multiply, grad_y, zw, out=grad_z)
+
+
+def silu(z: Array, y: Array, work: Work) -> Iterator[Call]:
+    """y = z·σ(z)"""
+    w = work.full()
+    yield partial(np.copyto, w, z)
+    yield from _gated(z, w, y, work)
+
+
+def silu_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Iterator[Call]:
+    """f′ = σ·(1 + z(1 − σ)), σ = σ(z)"""
+    w = work.full()
+    yield partial(np.copyto, w, z)
+    yield from _gated_gradient(grad_y, w, w, grad_z, work)
+
+
+def _cubic(z: Array, square: Array, factor: float, out: Array) -> Iterator[Call]:
+    """out = √(8/π)·(z + factor·z³)"""
+    yield call(np.multiply, square, factor, out=out)
+    yield call(np.add, out, 1.0, out=out)
+    yield call(np.multiply, out, z, out=out)
+    yield call(np.multiply, out, sqrt(8 / pi), out=out)
 
 
 def gelu_tanh(z: Array, y: Array, work: Work) -> Iterator[Call]:
-    """y = ½z·(1 + tanh u)"""
-    yield from _tanh_argument(z, y)
-    yield call(np.tanh, y, out=y)
-    yield call(np.add, y, 1.0, out=y)
-    yield call(np.multiply, y, z, out=y)
-    yield call(np.multiply, y, 0.5, out=y)
+    """y = ½z·(1 + tanh u) = z/(1 + e⁻ʷ), w = 2u = √(8/π)·(z + 0.044715 z³)"""
+    w, near = work.full(0), work.full(1)
+    yield call(np.clip, z, -_END, _END, out=near)
+    yield call(np.multiply, near, near, out=w)
+    yield from _cubic(near, w, _CUBIC, w)
+    yield from _gated(z, w, y, work)
 
 
 def gelu_tanh_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Iterator[Call]:
-    """f′ = ½(1 + T) + ½z(1 − T²)u′ = ½(1 + T)·(1 + z(1 − T)u′), T = tanh u, u′ = √(2/π)·(1 + 3·0.044715 z²)"""
-    tanh, slope, rest = work.full(0), work.full(1), work.full(2)
-    yield from _tanh_argument(z, tanh)
-    yield call(np.tanh, tanh, out=tanh)
-    yield call(np.multiply, z, z, out=slope)
-    yield call(np.multiply, slope, 3 * _CUBIC, out=slope)
-    yield call(np.add, slope, 1.0, out=slope)
-    yield call(np.multiply, slope, sqrt(2 / pi), out=slope)
-    yield call(np.multiply, slope, z, out=slope)
-    yield call(np.subtract, 1.0, tanh, out=rest)
-    yield call(np.multiply, slope, rest, out=slope)
-    yield call(np.add, slope, 1.0, out=slope)
-    yield call(np.add, tanh, 1.0, out=tanh)
-    yield call(np.multiply, slope, tanh, out=slope)
-    yield call(np.multiply, slope, 0.5, out=slope)
-    yield call(np.multiply, grad_y, slope, out=grad_z)
+    """f′ = s + z·s(1 − s)·w′, s = 1/(1 + e⁻ʷ), w = √(8/π)·(z + 0.044715 z³), w′ = √(8/π)·(1 + 3·0.044715 z²)"""
+    w, zw, near = (work.full(k) for k in range(3))
+    yield call(np.clip, z, -_END, _END, out=near)
+    yield call(np.multiply, near, near, out=w)
+    yield from _cubic(near, w, 3 * _CUBIC, zw)
+    yield from _cubic(near, w, _CUBIC, w)
+    yield from _gated_gradient(grad_y, w, zw, grad_z, work)

@@ -12,10 +12,10 @@ from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import as_array
-from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import number, positive
 from gpu_backprop.network.samples import Samples, samples
 
 STEP = 1e-6
@@ -72,10 +72,8 @@ def check_gradients(
         GradientError: some disagree; the message names the worst parameter and both values.
         InputError: what was given does not fit together.
     """
-    if not isinstance(tolerance, float) or not FINEST <= tolerance < 1:
-        raise InputError(
-            f"tolerance must be a number in [{FINEST:g}, 1), because differences tell no more, got {tolerance!r}."
-        )
+    accepted = f"a number in [{FINEST:g}, 1), because differences tell no more"
+    tolerance = number("tolerance", tolerance, accepted, lambda value: FINEST <= value < 1)
     if at_most is not None:
         at_most = positive("at_most", at_most)
     if not isinstance(network, Network):

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.network.numbers import number
 
 Shape = tuple[int, int]
 Draw = Callable[["np.random.Generator", Shape], Array]  # in quotes: NumPy imports numpy.random when it is used
@@ -124,9 +125,8 @@ RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplu
 
 def constant(value: float) -> Initializer:
     """Every weight is `value`, a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"constant({value!r}): every weight gets this value, so it has to be a finite number.")
-    return Initializer("constant", partial(_constant, float(value)), float(value))
+    value = number("constant's value", value, "a finite number", hint=": every weight gets it")
+    return Initializer("constant", partial(_constant, value), value)
 
 
 def initializer(spec: object, activation: str) -> Initializer:

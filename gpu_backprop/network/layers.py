@@ -6,8 +6,6 @@ plan. Every method appends operations to a plan and returns the buffer in which 
 
 from __future__ import annotations
 
-import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,6 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS, activation
 from gpu_backprop.network.arrays import fill
 from gpu_backprop.network.initializers import Initializer, initializer
+from gpu_backprop.network.numbers import number, positive
 
 
 def transposed(matrices: Array) -> Array:
@@ -252,11 +251,8 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise InputError(
-                f"dropout rate must be a number in [0, 1), got {rate!r}: the share of the numbers to set to 0."
-            )
-        self.rate = float(rate)
+        hint = ": the share of the numbers to set to 0"
+        self.rate = number("dropout rate", rate, "a number in [0, 1)", lambda rate: 0 <= rate < 1, hint)
 
     def __repr__(self) -> str:
         return f"Dropout({self.rate:g})"
@@ -308,19 +304,6 @@ def _activation(spec: str | Activation) -> Activation:
 
 
 def _switch(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} must be True or False, got {value!r}.")
-    return value
-
-
-def positive(name: str, value: object) -> int:
-    """`value` as an int ≥ 1."""
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what is no integer raises
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        whole = isinstance(value, float) and math.isfinite(value) and value >= 1
-        hint = f" Did you mean {round(value)}?" if whole and isinstance(value, float) else ""
-        raise InputError(f"{name} must be an integer ≥ 1, got {value!r}.{hint}")
-    return number
+    return bool(value)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import LOSS, WEIGHT, Array, LossFormula
+from gpu_backprop.backend.formula import IDENTITY, LOSS, WEIGHT, Activation, Array, LossFormula
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Layer
+from gpu_backprop.network.numbers import number
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,19 @@ class Loss(ABC):
         if self.reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
 
+    def _take(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
+        """Checks a setting, and makes it a float of Python's."""
+        what = f"{type(self).__name__}'s {name}"
+        object.__setattr__(self, name, number(what, getattr(self, name), accepted, fits))
+
     @property
     @abstractmethod
     def formula(self) -> LossFormula:
         """e and ∂e/∂y for the backend."""
+
+    def of_z(self, f: Activation) -> LossFormula | None:
+        """e as a formula of z, where y = f(z) cannot carry it."""
+        return None
 
     def check(self, layer: Layer) -> None:
         """InputError unless the loss is defined for what this last layer gives."""
@@ -74,13 +85,18 @@ class Loss(ABC):
             if layer.grad_bias is not None:
                 plan.column_sum(z, layer.grad_bias)
             return z
-        y = layer.activate(plan, z)
-        grad_y = plan.empty(f"∇y{n}", y.shape)
-        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, scale, scales, grad_y, total)
-        formula = f"∇y{n} = ∂e/∂y{n}{self._factor(plan, weights)}, E += e"
-        writes = {f"∇y{n}": grad_y, "E": total}
+        of_z = None if plan.keep else self.of_z(layer.activation)
+        y, name = (layer.activate(plan, z), f"y{n}") if of_z is None else (self._with_bias(plan, layer, z), f"z{n}")
+        grad = plan.empty(f"∇{name}", y.shape)
+        calls = ops.loss_gradient(plan.device, y, target, weights, of_z or self.formula, scale, scales, grad, total)
+        formula = f"∇{name} = ∂e/∂{name}{self._factor(plan, weights)}, E += e"
+        writes = {f"∇{name}": grad, "E": total}
         plan.loss("loss_gradient", formula, (y, target, weights, scales), calls, writes, flops=5)
-        return layer.activate_backward(plan, grad_y)
+        if of_z is None:
+            return layer.activate_backward(plan, grad)
+        if layer.grad_bias is not None:
+            plan.column_sum(grad, layer.grad_bias)
+        return grad
 
     def value(
         self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
@@ -96,10 +112,20 @@ class Loss(ABC):
             )
             plan.loss(name, "E += e", (z, bias, target, weights), calls, {"E": total}, flops=8)
             return None
-        y = layer.activate(plan, z)
-        calls = ops.loss_gradient(plan.device, y, target, weights, self.formula, 1.0, None, None, total)
+        of_z = self.of_z(layer.activation)
+        y = layer.activate(plan, z) if of_z is None else self._with_bias(plan, layer, z)
+        calls = ops.loss_gradient(plan.device, y, target, weights, of_z or self.formula, 1.0, None, None, total)
         plan.loss("loss_gradient", "E += e", (y, target, weights), calls, {"E": total}, flops=3)
+        if of_z is not None:
+            f, n = layer.activation, layer.number
+            plan.bias_activate(f"y{n} = {f.name}(z{n})", y, None, f, y, f"y{n}")
         return y
+
+    @staticmethod
+    def _with_bias(plan: Plan, layer: Layer, z: Array) -> Array:
+        """z + b, in z's place."""
+        name = f"z{layer.number}"
+        return plan.bias_activate(f"{name} += b{layer.number}", z, layer.activation_bias, IDENTITY, z, name)
 
     def reduce(self, total: Array, rows: int) -> Array:
         """The loss of all that a total, on the host, has added up: Σ w·e / Σ w, where w is 1 unless given, or Σ w·e."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Array, Call, LossFormula, Work, call, row_sum
+from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, Work, call, row_sum
+from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import Layer
 from gpu_backprop.network.loss import Loss
 
 Formula = Iterator[Call]
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> tuple[Array, Call]:
@@ -112,22 +110,24 @@ class Huber(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.delta) or not 0 < self.delta < math.inf:
-            raise InputError(f"Huber's delta must be a finite number > 0, got {self.delta!r}.")
+        self._take("delta", "a finite number > 0", lambda delta: 0 < delta < math.inf)
+
+    @property
+    def cut(self) -> float:
+        """delta, or what comes nearest of what is a number in float32 too."""
+        return min(max(self.delta, 1e-37), 1e38)
 
     @property
     def formula(self) -> LossFormula:
-        delta = f"A({float(self.delta)!r})"
-        cut = f"(y - t > {delta} ? {delta} : y - t < -{delta} ? -{delta} : y - t)"
-        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut)
+        cut = "(y - t > setting ? setting : y - t < -setting ? -setting : y - t)"
+        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut, setting=self.cut)
 
     def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         """With c = d cut off: e = c·(d − ½c), on either side of delta."""
         d, cut = work.full(0), work.full(1) if grad_y is None else grad_y
         term = work.full(2)
         yield call(np.subtract, y, target, out=d)
-        yield call(np.minimum, d, float(self.delta), out=cut)
-        yield call(np.maximum, cut, -float(self.delta), out=cut)
+        yield call(np.clip, d, -self.cut, self.cut, out=cut)
         yield call(np.multiply, cut, 0.5, out=term)
         yield call(np.subtract, d, term, out=term)
         yield call(np.multiply, term, cut, out=term)
@@ -148,15 +148,13 @@ class Quantile(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.q) or not 0 < self.q < 1:
-            raise InputError(f"Quantile's q must be a number in (0, 1), got {self.q!r}.")
+        self._take("q", "a number in (0, 1)", lambda q: 0 < q < 1)
 
     @property
     def formula(self) -> LossFormula:
-        middle = f"A({0.5 - self.q!r})"
         return LossFormula(
-            self.name, self._numpy, f"A(0.5) * fabs(y - t) + {middle} * (y - t)",
-            f"{middle} + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)",
+            self.name, self._numpy, "A(0.5) * fabs(y - t) + setting * (y - t)",
+            "setting + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)", setting=0.5 - self.q,
         )  # fmt: skip
 
     def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
@@ -174,13 +172,13 @@ class Quantile(Loss):
         yield row_sum(size, e)
 
 
-def _least(dtype: np.dtype[Any]) -> float:
-    """Below this, a probability or a rate counts as this: 1/y stays finite, and so does its product with f′ ~ y."""
-    return math.sqrt(np.finfo(dtype).tiny)
+def _tiny(dtype: np.dtype[Any]) -> float:
+    """The smallest normal number: below it, a probability or a rate counts as this, so that 1/y stays finite."""
+    return float(np.finfo(dtype).tiny)
 
 
-_LEAST = "(y < least<A>() ? least<A>() : y)"  # a NaN stays one, as in numpy.maximum
-_REST = "(A(1) - y < least<A>() ? least<A>() : A(1) - y)"
+_P = "(y < tiny<A>() ? tiny<A>() : y)"  # a NaN stays one, as in numpy.maximum
+_NEAR_1 = "A(sizeof(A) == 4 ? 0x1p-25 : 0x1p-54)"  # half of what 1 − y is, at the least, where it is not 0
 
 
 @dataclass(frozen=True)
@@ -202,20 +200,19 @@ class CrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing must be a number in [0, 1), got {self.label_smoothing!r}.")
+        self._take("label_smoothing", "a number in [0, 1)", lambda share: 0 <= share < 1)
 
     @property
     def formula(self) -> LossFormula:
         return LossFormula(
-            self.name, self._numpy, f"-t * log{_LEAST}", f"-t / {_LEAST}",
-            hit="largest", smoothing=float(self.label_smoothing),
+            self.name, self._numpy, f"-t * log{_P}", f"-t / {_P}",
+            hit="largest", smoothing=self.label_smoothing,
         )  # fmt: skip
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         p, term = work.full(0), work.full(1)
-        yield call(np.maximum, y, _least(y.dtype), out=p)
+        yield call(np.maximum, y, _tiny(y.dtype), out=p)
         yield call(np.log, p, out=term)
         yield call(np.multiply, term, target, out=term)
         yield row_sum(term, e)
@@ -238,18 +235,24 @@ class BinaryCrossEntropy(Loss):
 
     @property
     def formula(self) -> LossFormula:
-        value = f"-t * log{_LEAST} - (A(1) - t) * log{_REST}"
-        return LossFormula(self.name, self._numpy, value, f"(A(1) - t) / {_REST} - t / {_LEAST}", hit="side")
+        near = f"A(1) - y < {_NEAR_1}"
+        return LossFormula(
+            self.name, self._numpy, f"-t * log{_P} - (A(1) - t) * ({near} ? log({_NEAR_1}) : log1p(-y))",
+            f"(A(1) - t) / ({near} ? {_NEAR_1} : A(1) - y) - t / {_P}", hit="side",
+        )  # fmt: skip
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         p, term, rest, other = (work.full(k) for k in range(4))
-        yield call(np.maximum, y, _least(y.dtype), out=p)
+        yield call(np.maximum, y, _tiny(y.dtype), out=p)
         yield call(np.log, p, out=term)
         yield call(np.multiply, term, target, out=term)
+        near_1 = float(np.finfo(y.dtype).epsneg) / 2
         yield call(np.subtract, 1.0, y, out=rest)
-        yield call(np.maximum, rest, _least(y.dtype), out=rest)
-        yield call(np.log, rest, out=other)
+        yield call(np.maximum, rest, near_1, out=rest)
+        yield call(np.negative, y, out=other)
+        yield call(np.log1p, other, out=other)
+        yield call(np.maximum, other, math.log(near_1), out=other)
         if grad_y is not None:
             yield call(np.divide, target, p, out=p)
         yield call(np.subtract, 1.0, target, out=_other(grad_y, p))
@@ -269,7 +272,11 @@ def _other(grad_y: Array | None, p: Array) -> Array:
 
 @dataclass(frozen=True)
 class Poisson(Loss):
-    """e = Σ y − y*·log y, ∂e/∂y = 1 − y*/y: counts y* with the rate y, up to a term that does not depend on y."""
+    """e = Σ y − y*·log y, ∂e/∂y = 1 − y*/y: counts y* with the rate y, up to a term that does not depend on y.
+
+    y*/y times f′ is y* however small y is, which no product of two numbers can be where y is too small for one. So for
+    y = f(z) of one output e is written in z: with exp, e = eᶻ − y*·z and ∂e/∂z = eᶻ − y*.
+    """
 
     name: ClassVar[str] = "poisson"
     needs: ClassVar[tuple[str, ...]] = ("exp", "softplus", "sigmoid", "softmax")
@@ -277,19 +284,94 @@ class Poisson(Loss):
 
     @property
     def formula(self) -> LossFormula:
-        return LossFormula(self.name, self._numpy, f"y - t * log{_LEAST}", f"A(1) - t / {_LEAST}")
+        ratio = f"t / {_P}"
+        slope = f"A(1) - ({ratio} > most<A>() ? most<A>() : {ratio})"
+        return LossFormula(self.name, self._numpy, f"y - t * log{_P}", slope)
+
+    def of_z(self, f: Activation) -> LossFormula | None:
+        return POISSON_OF_Z.get(f.name)
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         rate, term = work.full(0), work.full(1)
-        yield call(np.maximum, y, _least(y.dtype), out=rate)
+        yield call(np.maximum, y, _tiny(y.dtype), out=rate)
         yield call(np.log, rate, out=term)
         yield call(np.multiply, term, target, out=term)
         yield call(np.subtract, y, term, out=term)
         yield row_sum(term, e)
         if grad_y is not None:
             yield call(np.divide, target, rate, out=grad_y)
+            yield call(np.minimum, grad_y, float(np.finfo(y.dtype).max), out=grad_y)
             yield call(np.subtract, 1.0, grad_y, out=grad_y)
+
+
+def _poisson_exp(z: Array, target: Array, grad_z: Array | None, e: Array, work: Work) -> Formula:
+    """e = Σ eᶻ − y*·z, ∂e/∂z = eᶻ − y*"""
+    y, term = work.full(0), work.full(1)
+    yield call(np.exp, z, out=y)
+    yield call(np.multiply, z, target, out=term)
+    yield call(np.subtract, y, term, out=term)
+    yield row_sum(term, e)
+    if grad_z is not None:
+        yield call(np.subtract, y, target, out=grad_z)
+
+
+def _poisson_sigmoid(z: Array, target: Array, grad_z: Array | None, e: Array, work: Work) -> Formula:
+    """e = Σ y + y*·log(1 + e⁻ᶻ), ∂e/∂z = (y − y*)·(1 − y), y = σ(z), 1 − y = σ(−z)"""
+    y, other, term = (work.full(k) for k in range(3))
+    yield call(np.negative, z, out=other)
+    yield from _of("softplus", other, term, work)
+    yield from _of("sigmoid", z, y, work)
+    yield call(np.multiply, term, target, out=term)
+    yield call(np.add, y, term, out=term)
+    yield row_sum(term, e)
+    if grad_z is not None:
+        yield from _of("sigmoid", other, other, work)
+        yield call(np.subtract, y, target, out=grad_z)
+        yield call(np.multiply, grad_z, other, out=grad_z)
+
+
+def _poisson_softplus(z: Array, target: Array, grad_z: Array | None, e: Array, work: Work) -> Formula:
+    """e = Σ y − y*·log y, ∂e/∂z = σ − y*·σ/y, y = log(1 + eᶻ), σ = σ(z). Below −40, y = σ = eᶻ to rounding."""
+    rest, y, log_y, slope = (work.full(k) for k in range(4))
+    low = work.mask()
+    yield from _of("softplus", z, y, work)
+    yield call(np.log, y, out=log_y)
+    yield call(np.less, z, -40.0, out=low)
+    yield partial(np.copyto, log_y, z, where=low)
+    yield call(np.multiply, log_y, target, out=log_y)
+    yield call(np.subtract, y, log_y, out=log_y)
+    yield row_sum(log_y, e)
+    if grad_z is not None:
+        yield from _of("sigmoid", z, slope, work)
+        yield call(np.divide, slope, y, out=rest)
+        yield partial(np.copyto, rest, 1.0, where=low)
+        yield call(np.multiply, rest, target, out=rest)
+        yield call(np.subtract, slope, rest, out=grad_z)
+
+
+def _of(name: str, z: Array, y: Array, work: Work) -> Formula:
+    """y = f(z); softplus uses work.full(0)"""
+    value = ACTIVATIONS[name].numpy_value
+    assert value is not None
+    yield from value(z, y, work)
+
+
+_Y = {name: f"({ACTIVATIONS[name].cuda_value.replace('z', 'y')})" for name in ("softplus", "sigmoid")}
+_BELOW = "(A(1) / (A(1) + exp(y)))"
+POISSON_OF_Z: Mapping[str, LossFormula] = {
+    "exp": LossFormula("poisson of exp", _poisson_exp, "exp(y) - t * y", "exp(y) - t"),
+    "sigmoid": LossFormula(
+        "poisson of sigmoid", _poisson_sigmoid,
+        f"{_Y['sigmoid']} + t * ((y < A(0) ? -y : A(0)) + log1p(exp(-fabs(y))))", f"({_Y['sigmoid']} - t) * {_BELOW}",
+    ),
+    "softplus": LossFormula(
+        "poisson of softplus", _poisson_softplus,
+        f"{_Y['softplus']} - t * (y < A(-40) ? y : log{_Y['softplus']})",
+        f"{_Y['sigmoid']} - t * (y < A(-40) ? A(1) : {_Y['sigmoid']} / {_Y['softplus']})",
+    ),
+}  # fmt: skip
+"""By the activation: e as a formula of z, which is `y` in them."""
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -306,6 +388,10 @@ LOSSES: Mapping[str, Loss] = {
         Poisson(),
     )
 }
+
+
+FORMULAS: Sequence[LossFormula] = (*(loss.formula for loss in LOSSES.values()), *POISSON_OF_Z.values())
+"""All that kernels may be made of."""
 
 
 def loss(spec: str | Loss | None, layer: Layer) -> Loss:

@@ -17,7 +17,8 @@ from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.network.arrays import as_array, checked, features, fill
-from gpu_backprop.network.layers import Dropout, Layer, layer_from, positive
+from gpu_backprop.network.layers import Dropout, Layer, layer_from
+from gpu_backprop.network.numbers import positive, scalar
 
 EAGER_PLANS = 8
 """How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
@@ -404,6 +405,7 @@ def _seed(seed: Any) -> int | list[int]:
 
 
 def _one_seed(seed: Any, more: str = "") -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+    plain = scalar(seed)
+    if isinstance(plain, bool) or not isinstance(plain, int) or not 0 <= plain < 2**64:
         raise InputError(f"seed must be an integer from 0 to 2**64 − 1{more}, got {seed!r}.")
-    return int(seed)
+    return plain

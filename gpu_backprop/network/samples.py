@@ -11,8 +11,8 @@ from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import as_array, check_finite, checked, features, host_array, on_host, place, search
-from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.numbers import positive
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network
@@ -46,13 +46,15 @@ class Samples:
 
 
 def samples(
-    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = ()
-) -> Samples:
+    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = (),
+    idle: bool = True,
+) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
     Args:
         values: whether NaN, infinity, label range and the like are looked for.
         lead: axes in front of the rows; data with none stand for all members.
+        idle: whether all weights may be 0; without `values` they may.
     """
     device = network.device
     with device.current():
@@ -67,9 +69,32 @@ def samples(
         if values:
             check_finite(x, "x", network.dtype)
             if weights is not None:
-                check_finite(weights, "weights", device.master)
+                check_finite(weights, "weights", device.master if loss.reduction == "sum" else np.float64)
                 _check_bounds(weights, "weights", 0.0, np.inf)
+        if weights is not None:
+            if loss.reduction == "mean":
+                weights = _relative(weights, device, values)
+            if values and not idle and not weights.any(axis=-1).all():
+                raise InputError("all weights are 0, so that no row counts. Give a weight > 0 to those that shall.")
         return Samples(x, target, weights)
+
+
+def _relative(weights: Array, device: Device, values: bool) -> Array:
+    """Weights of a mean, where only their ratios count: as they are if the largest has a usual size, else as parts of
+    it, because float32 holds neither 1e40 nor 1e-40."""
+    xp: Any = np if isinstance(weights, np.ndarray) else device.xp
+    with np.errstate(all="ignore"):  # what is no number is seen in the loss
+        wide = weights.astype(np.float64)
+        largest = wide.max(axis=-1, keepdims=True)
+        parts = wide / xp.where((largest == 0) | ((largest > 1e-6) & (largest < 1e6)), 1.0, largest)
+        if values and ((wide > 0) & (parts < float(np.finfo(device.master).tiny))).any():
+            raise InputError(
+                f"weights must not be further apart than {device.master} numbers are, but the largest is "
+                f"{wide.max():g}, and the smallest above 0 {wide[wide > 0].min():g}. Give rows that do not count the "
+                "weight 0."
+            )
+    relative: Array = parts.astype(device.master)
+    return relative
 
 
 def _numbers(value: Any, name: str, device: Device) -> Array:

@@ -28,6 +28,7 @@ from gpu_backprop.data import DataError, Preprocessing
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import layer_from
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import scalar
 
 PROGRAM, FORMAT = "gpu_backprop", "1"
 HEADER_LIMIT = 1 << 24
@@ -216,8 +217,9 @@ def _learned(net: Network) -> dict[str, str]:
                 raise DataError(f"net.preprocessing is a {type(net.preprocessing).__name__}, not a Preprocessing")
             known["preprocessing"] = net.preprocessing.to_dict()
         if net.classes is not None:
-            known["classes"] = list(net.classes)
-        _check_learned(net)
+            listed = isinstance(net.classes, (list, tuple, np.ndarray))
+            known["classes"] = [scalar(name) for name in net.classes] if listed else net.classes
+        _check_learned(net, known.get("classes"))
         return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"cannot save the network: {error}; correct net.preprocessing or net.classes.") from error
@@ -230,24 +232,24 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
         if "preprocessing" in known:
             net.preprocessing = Preprocessing.from_dict(known["preprocessing"])
         net.classes = known.get("classes")
-        _check_learned(net)
+        _check_learned(net, net.classes)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"what it says about its data cannot be used ({str(error)[:300]}); {AGAIN}") from error
 
 
-def _check_learned(net: Network) -> None:
+def _check_learned(net: Network, classes: Any) -> None:
     """DataError unless preprocessing and classes fit the network."""
     if net.preprocessing is not None and net.preprocessing.inputs != net.inputs:
         made = net.preprocessing.inputs
         raise DataError(f"the preprocessing makes {made} numbers of a row, and the network takes {net.inputs}")
-    if net.classes is None:
+    if classes is None:
         return
-    if not isinstance(net.classes, (list, tuple)) or {type(name) for name in net.classes} not in ({str}, {int}):
+    if not isinstance(classes, list) or {type(name) for name in classes} not in ({str}, {int}):
         raise DataError("the classes are not a list of text, or of whole numbers")
-    if len(set(net.classes)) != len(net.classes):
+    if len(set(classes)) != len(classes):
         raise DataError("the classes name one twice")
-    if len(net.classes) != max(2, net.outputs):  # one output says yes or no
-        raise DataError(f"there are {len(net.classes)} classes, and the network has {net.outputs} outputs")
+    if len(classes) != max(2, net.outputs):  # one output says yes or no
+        raise DataError(f"there are {len(classes)} classes, and the network has {net.outputs} outputs")
 
 
 def _no_number(word: str) -> NoReturn:

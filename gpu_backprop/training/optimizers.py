@@ -17,6 +17,7 @@ from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import number
 
 Setting = float | Sequence[float]
 
@@ -63,12 +64,13 @@ class Optimizer:
 
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS[name]
-        value = value.tolist() if isinstance(value, np.ndarray) else value
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            number = isinstance(one, (int, float, np.integer, np.floating)) and not isinstance(one, bool)
-            if not number or not fits(one):
-                raise InputError(f"{name} of {type(self).__name__} must be {accepted}, got {value!r}.")
-        return value
+        what, several = f"{name} of {type(self).__name__}", isinstance(value, (list, tuple, np.ndarray))
+        if not several or not np.ndim(value):
+            return number(what, value, accepted, fits)
+        try:
+            return [number(what, one, accepted, fits) for one in value]
+        except InputError:
+            raise InputError(f"{what} must be {accepted}, got {value!r}.") from None
 
     @property
     def learning_rate(self) -> Any:
@@ -163,7 +165,8 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε) (Tieleman and Hinton 2012, lecture 6e).
+    """v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε) (Tieleman and Hinton 2012, lecture 6e). Here and in those that follow a
+    gradient whose square would leave the dtype (beyond 1e19 in float32) counts as one whose square does not.
 
     Args:
         learning_rate: η > 0.

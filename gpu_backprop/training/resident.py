@@ -14,7 +14,7 @@ import numpy as np
 from gpu_backprop.backend.cuda_device import CudaDevice
 from gpu_backprop.backend.cuda_ops.blocks import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import Activation, Array, functor_name
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.losses import LOSSES
@@ -88,10 +88,14 @@ def layout(trainer: Trainer) -> BlockLayout:
     """What lies where in a block."""
     network = trainer.network
     places = {(layer.number, name): start for layer, name, _, start in network.places}
+    of_z = trainer.loss.of_z(network.last.activation) is not None
     layers = [
-        DenseShape(layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")), layer.activation)
+        DenseShape(
+            layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")),
+            IDENTITY if of_z and layer is network.last else layer.activation,
+        )
         for n, layer in enumerate(network.layers, 1)
-    ]
+    ]  # fmt: skip
     fused = trainer.loss.fused if trainer.loss.fused == network.last.activation.name else ""
     return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
 
@@ -109,8 +113,8 @@ def build_epoch(trainer: Trainer, data: Gathered, batch_size: int, total: Array)
     w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
     rule = "nesterov" if getattr(optimizer, "nesterov", False) else optimizer.name
     calls = device.ops.resident(
-        device, sources, order, cursor, layout(trainer), w, g, moments, rule, hyper, loss.formula,
-        loss.reduction == "mean", total, batch,
+        device, sources, order, cursor, layout(trainer), w, g, moments, rule, hyper,
+        loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     plan.phase = "epoch"
     plan.add(

@@ -17,10 +17,10 @@ from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.backend.sketch import Sketch
 from gpu_backprop.backend.snapshot import Snapshot
-from gpu_backprop.network.layers import positive
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
@@ -190,7 +190,7 @@ class Trainer:
             x: (rows, inputs), finite.
             y: labels (rows,), or (rows, outputs).
             epochs: ≥ 1; a further fit goes on where this one ended.
-            weights: (rows,), ≥ 0: how much each row counts.
+            weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
             validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
             shuffle: a new order in every epoch, drawn from the seed.
             csv: a file, replaced if it is there, to which each epoch's row is written as soon as it is known.
@@ -210,7 +210,7 @@ class Trainer:
         """
         self.stopping = False
         epochs = positive("epochs", epochs)
-        data = samples(self.network, self.loss, x, y, weights, values=True)
+        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
         held_out = self._held_out(validation)
@@ -256,7 +256,7 @@ class Trainer:
 
         With a models axis each value is a list, one number a member.
         """
-        data = samples(self.network, self.loss, x, y, weights, values=True)
+        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         source = self._place(data, "data", memory.require_evaluation(self, data)[0], False)
         graph = self.graph is True  # what runs once is not captured unasked
         return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source).run()
@@ -276,6 +276,6 @@ class Trainer:
             raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
         x, y, weights = (*validation, None)[:3]
         try:
-            return samples(self.network, self.loss, x, y, weights, values=True)
+            return samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         except InputError as error:
             raise InputError(f"validation data: {error}") from None

@@ -13,8 +13,8 @@ BP_CPU void loss_gradient(
     double* total,          // [models, 3]
     float* e,               // [models, rows]
     i64* counts,            // [models, 2]
-    i64 models, i64 rows, i64 cols, float scale, float share, float smoothing, i64 hit,
-    i64 part, i64 parts) {
+    i64 models, i64 rows, i64 cols, float scale, float share, float smoothing, float setting,
+    i64 hit, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   const float rest = 1.0f - smoothing, even = smoothing / float(cols);
   const Account account = {e, counts, total, models, rows};
@@ -27,11 +27,11 @@ BP_CPU void loss_gradient(
     if (grad)
       row_terms(r, targets, rest, even, es, [=](i64 i, float t) {
         const float a = ys[i];
-        grad[i] = factor * F::slope(a, t);
-        return F::value(a, t);
+        grad[i] = factor * F::slope(a, t, setting);
+        return F::value(a, t, setting);
       });
     else
-      row_terms(r, targets, rest, even, es, [=](i64 i, float t) { return F::value(ys[i], t); });
+      row_terms(r, targets, rest, even, es, [=](i64 i, float t) { return F::value(ys[i], t, setting); });
     weigh_rows(r, targets, share, weights ? weights + m * rows : weights, grad, es);
   }
   account.close(parts);

@@ -40,8 +40,9 @@ BP_DEV float choose(bool yes, float a, float b) {
   return from_bits((bits_of(a) & mask) | (bits_of(b) & ~mask));
 }
 
-// The root of the smallest normal number.
-template<class A> BP_DEV A least() { return 1.0842021724855044e-19f; }
+// The smallest normal number, and the largest one.
+template<class A> BP_DEV A tiny() { return 1.17549435e-38f; }
+template<class A> BP_DEV A most() { return 3.402823466e+38f; }
 
 // e^x = 2^n e^r, |r| <= log(2)/2: half of 2^n, and e^r - 1. The half, because 2^128 is no float. x <= 89, or NaN.
 struct Power {
@@ -107,24 +108,12 @@ BP_DEV float tanh(float x) {
   return choose((fabs(x) > 9.02f) | (fabs(y) > 1.0f), copysign(1.0f, x), y);
 }
 
-// For x >= 0: e^(-x x) P(t) / (1 + 2 x), t = (x - 3)/(x + 3), with the polynomial of network/gelu.py
+#include "../formulas.cuh"
+
 BP_DEV float erfc(float x) {
-  const float positive = fabs(x), a = positive > 10.5f ? 10.5f : positive, t = (a - 3.0f) / (a + 3.0f);
-  float p = 3.861849e-6f;
-  p = fma(p, t, 7.731024e-5f);
-  p = fma(p, t, -0.00010413071f);
-  p = fma(p, t, -0.00072645368f);
-  p = fma(p, t, 0.00188811286f);
-  p = fma(p, t, 0.00249911687f);
-  p = fma(p, t, -0.0237703347f);
-  p = fma(p, t, 0.0683165678f);
-  p = fma(p, t, -0.119273691f);
-  p = fma(p, t, 0.129644113f);
-  p = fma(p, t, -0.0475622927f);
-  p = fma(p, t, -0.135621069f);
-  p = fma(p, t, 1.25300806f);
+  const float positive = fabs(x), a = positive > 10.5f ? 10.5f : positive;
   const float square = a * a, lost = fma(a, a, -square);  // e^-(square + lost)
-  const float e = exp(-square), y = (e - e * lost) * p / fma(2.0f, a, 1.0f);
+  const float e = exp(-square), y = (e - e * lost) * scaled_erfc(a);
   return x < 0.0f ? 2.0f - y : y;
 }
 

@@ -63,13 +63,24 @@ BP_CPU void sgd(
   });
 }
 
+static const float LARGEST_SUM = 3.402823466e+38f, LARGEST_GRADIENT = 9.2233715e+18f;  // its square is a quarter
+
+// A gradient, cut off at +-bound: squares of larger ones would add up to infinity, and stop a parameter for ever. An
+// infinite one becomes NaN, which is seen.
+BP_DEV float cut_off(float g, float bound) {
+  const float below = g > bound ? bound : g;
+  return (below < -bound ? -bound : below) + (g - g);
+}
+
 // v <- rho v + rest g^2, W <- W - eta g / (sqrt(v) + epsilon)
 static void descend_scaled(
     float* __restrict w, const float* __restrict g, float* __restrict v, i64 n, float rate, float rho, float rest,
     float epsilon) {
   for (i64 i = 0; i < n; i++) {
-    v[i] = rho * v[i] + rest * (g[i] * g[i]);
-    w[i] -= rate * (g[i] / (__builtin_sqrtf(v[i]) + epsilon));
+    const float grad = cut_off(g[i], LARGEST_GRADIENT);
+    const float sum = rho * v[i] + rest * (grad * grad);
+    v[i] = sum > LARGEST_SUM ? LARGEST_SUM : sum;
+    w[i] -= rate * (grad / (__builtin_sqrtf(v[i]) + epsilon));
   }
 }
 
@@ -104,19 +115,21 @@ BP_CPU void adagrad(
 // W <- W - eta lambda W - eta m^ / (sqrt(v^) + epsilon). As in numpy_ops, the moments are kept without their factors
 // 1 - beta, which go with the bias corrections into two coefficients.
 struct Adam {
-  float b1, b2, epsilon, rate, keep;
+  float b1, b2, epsilon, rate, keep, bound;
   explicit Adam(const double* h) {
     const double k = __builtin_sqrt((1 - h[3]) / (1 - __builtin_pow(h[3], h[0])));
     b1 = float(h[2]), b2 = float(h[3]), epsilon = float(h[4] / k);
     rate = float(h[1] * (1 - h[2]) / (1 - __builtin_pow(h[2], h[0])) / k), keep = float(1 - h[1] * h[5]);
+    bound = LARGEST_GRADIENT * float(__builtin_sqrt(1 - h[3]));
   }
 };
 
 static void descend(
     float* __restrict w, const float* __restrict g, float* __restrict m, float* __restrict v, i64 n, const Adam rule) {
   for (i64 i = 0; i < n; i++) {
-    m[i] = rule.b1 * m[i] + g[i];
-    v[i] = rule.b2 * v[i] + g[i] * g[i];
+    const float grad = cut_off(g[i], rule.bound);
+    m[i] = rule.b1 * m[i] + grad;
+    v[i] = rule.b2 * v[i] + grad * grad;
     w[i] = rule.keep * w[i] - rule.rate * (m[i] / (__builtin_sqrtf(v[i]) + rule.epsilon));
   }
 }

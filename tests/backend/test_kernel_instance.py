@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,9 +17,9 @@ from gpu_backprop.backend.formula import Activation, Functions, LossFormula, fun
 from gpu_backprop.backend.kernel_instance import SPELLING, TYPES, accumulator, dtype_of, instance, instances, text_of
 from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES, Huber
+from gpu_backprop.network.losses import FORMULAS, LOSSES
 
-LOSS_FORMULAS = [loss.formula for loss in LOSSES.values()]
+LOSS_FORMULAS = [*FORMULAS]
 ELEMENTWISE = [row for row in ACTIVATIONS.values() if not row.rowwise]
 TANH, HUBER = ACTIVATIONS["tanh"], LOSSES["huber"].formula
 
@@ -114,7 +115,8 @@ def test_one_text_is_of_one_file(folder):
 
 
 def test_one_text_has_one_formula_of_a_name(folder):
-    made = [instance("judge", "float32", Huber(delta).formula, "int64") for delta in (1.0, 2.0)]
+    other = replace(HUBER, cuda_slope="y - t")
+    made = [instance("judge", "float32", formula, "int64") for formula in (HUBER, other)]
     with pytest.raises(InputError, match="two formulas called loss_huber"):
         text_of(made)
 

@@ -11,7 +11,7 @@ from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Functions, functor_name
 from gpu_backprop.backend.kernel_text import functor, heads, kernels_folder, source
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_text_that_is_not_there(installed):
         source("a.cuh")
 
 
-ROWS = [row for row in ACTIVATIONS.values() if not row.rowwise] + [loss.formula for loss in LOSSES.values()]
+ROWS = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=functor_name)

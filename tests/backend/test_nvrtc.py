@@ -11,12 +11,12 @@ import pytest
 
 from gpu_backprop.backend.kernel_library import OPTIONS, VARIABLES, heads, instance, text_of
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS
 
 BENCH = Path(__file__).parents[2] / "bench"
 RESULTS = BENCH / "results" / "kernels.json"
 CUDA_13 = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121}
-ROWS = {row.name for row in ACTIVATIONS.values() if not row.rowwise} | {row.formula.name for row in LOSSES.values()}
+ROWS = {row.name for row in ACTIVATIONS.values() if not row.rowwise} | {row.name for row in FORMULAS}
 
 
 @pytest.fixture

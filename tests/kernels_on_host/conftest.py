@@ -20,7 +20,7 @@ from kernel_runners_losses import RUNNERS
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
 from gpu_backprop.backend.kernel_library import Instance, functor, instances, source
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS, LOSSES
 
 EXPORTS = """
 template<class Op, class A> struct Reduction {
@@ -41,8 +41,8 @@ void sum_float32(const float* in, float* out, int rows, int n) { reduce<Sum>(in,
 void sum_float64(const double* in, double* out, int rows, int n) { reduce<Sum>(in, out, rows, n); }
 void maximum_float32(const float* in, float* out, int rows, int n) { reduce<Maximum>(in, out, rows, n); }
 void maximum_float64(const double* in, double* out, int rows, int n) { reduce<Maximum>(in, out, rows, n); }
-void limits_float32(float* out) { out[0] = tiny<float>(), out[1] = least<float>(), out[2] = floor_of<float>(); }
-void limits_float64(double* out) { out[0] = tiny<double>(), out[1] = least<double>(), out[2] = floor_of<double>(); }
+void limits_float32(float* out) { out[0] = tiny<float>(), out[1] = most<float>(); }
+void limits_float64(double* out) { out[0] = tiny<double>(), out[1] = most<double>(); }
 void down_float16(const float* in, f16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<f16>(in[i]); }
 void down_bfloat16(const float* in, bf16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<bf16>(in[i]); }
 void up_float16(const f16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = up(in[i]); }
@@ -53,16 +53,16 @@ void philox_block(const u64* c, u64* words, float* numbers) {
   for (int i = 0; i < 8; i++) numbers[i] = uniform(block, i);
 }
 """
-LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n) {{
+LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, double setting) {{
   for (int i = 0; i < n; i++) out[i] = {name}::{part}({operands});
 }}"""
 
 
 def loops(row: Activation | LossFormula) -> str:
     """C functions that map a functor's two formulas over arrays."""
-    operands = "a[i]" if isinstance(row, Activation) else "a[i], b[i]"
+    operands = "a[i]" if isinstance(row, Activation) else "a[i], b[i], {A}(setting)"
     return "\n".join(
-        LOOP.format(name=functor_name(row), part=part, dtype=dtype, A=A, operands=operands)
+        LOOP.format(name=functor_name(row), part=part, dtype=dtype, A=A, operands=operands.format(A=A))
         for part in ("value", "slope")
         for dtype, A in (("float32", "float"), ("float64", "double"))
     )
@@ -71,7 +71,7 @@ def loops(row: Activation | LossFormula) -> str:
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The shared texts and the formulas, with the undefined-behaviour checks on."""
-    rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [loss.formula for loss in LOSSES.values()]
+    rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
     parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
     text = "\n".join([*parts, *map(loops, rows), "}"])
     flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC"]
@@ -89,7 +89,7 @@ def defined_behaviour(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 def everything() -> list[Instance]:
     """Every instance of every kernel."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes, which brings bfloat16, is not installed")
-    return list(instances(ACTIVATIONS.values(), [loss.formula for loss in LOSSES.values()]))
+    return list(instances(ACTIVATIONS.values(), [*FORMULAS]))
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ def loss_gradient(d: Draw) -> Case:
     grad_y = d.empty(d.shape, d.T) if d.flip(0.7) else None
     parameters = {
         "y": y, "target": target, **weights, "grad_y": grad_y, **totals(d), "target_cols": target.shape[-1],
-        "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing, "hit": HITS[hit],
+        "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing,
+        "setting": loss.setting, "hit": HITS[hit],
     }  # fmt: skip
     total, slope = exact(parameters["total"]), None if grad_y is None else np.empty(d.shape)
     reference(

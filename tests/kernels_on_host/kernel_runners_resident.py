@@ -133,6 +133,7 @@ def resident(d: Draw) -> Case:
         "settings": hyper.shape[1], "micro": micro, "lanes": min(32, 1 << (outputs - 1).bit_length()),
         "scale": 1 / batch if mean else 1.0, "tail_scale": 1 / tail if mean else 1.0,
         "share": 1 / outputs if row.mean_over_outputs and not fused else 1.0, "smoothing": loss.smoothing,
+        "setting": loss.setting,
         "hit": HITS[hit], "takes": TAKES[fused], "optimizer": OPTIMIZERS[optimizer],
     }  # fmt: skip
     if fused and row.mean_over_outputs:

@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
+import sweep
 
 from gpu_backprop.backend.formula import functor_name
 from gpu_backprop.network.activations import ACTIVATIONS
@@ -13,7 +14,7 @@ from gpu_backprop.network.losses import LOSSES
 
 RELATIVE = {"float32": 16 * 2.0**-23, "float64": 1e-12}
 
-UNITS = {"sigmoid_slope": 1, "gelu_slope": 2, "gelu_tanh_value": 8, "gelu_tanh_slope": 32}
+UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slope": 1}
 """Formulas that take small differences of numbers near 1, and by how many roundings of 1 their two texts may differ."""
 
 EDGES = [np.nan, 0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
@@ -58,16 +59,18 @@ def in_numpy(formula, *arguments) -> None:
             call()
 
 
-def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray) -> np.ndarray:
+def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray, setting: float = 0.0) -> np.ndarray:
     """A CUDA formula, mapped over one or two arrays on the CPU."""
     first, last, out = operands[0], operands[-1], np.empty_like(operands[0])
     pointers = (ctypes.c_void_p(array.ctypes.data) for array in (first, last, out))
-    host[f"{name}_{first.dtype.name}"](*pointers, ctypes.c_int(out.size))
+    host[f"{name}_{first.dtype.name}"](*pointers, ctypes.c_int(out.size), ctypes.c_double(setting))
     return out
 
 
-def assert_same(host: ctypes.CDLL, name: str, expected: np.ndarray, *operands: np.ndarray) -> None:
-    actual = in_cuda(host, name, *operands)
+def assert_same(
+    host: ctypes.CDLL, name: str, expected: np.ndarray, *operands: np.ndarray, setting: float = 0.0
+) -> None:
+    actual = in_cuda(host, name, *operands, setting=setting)
     precision = np.finfo(expected.dtype)
     units = UNITS.get(name.partition("_")[2], 0)
     np.testing.assert_allclose(
@@ -101,5 +104,29 @@ def test_loss(host, name, dtype):
     y, target = (np.ascontiguousarray(a.reshape(-1, 1), dtype) for a in np.meshgrid(values, targets))
     e, slope = np.empty_like(y), np.empty_like(y)
     in_numpy(row.numpy, y, target, slope, e)
-    assert_same(host, f"{functor_name(row)}_value", e, y, target)
-    assert_same(host, f"{functor_name(row)}_slope", slope, y, target)
+    assert_same(host, f"{functor_name(row)}_value", e, y, target, setting=row.setting)
+    assert_same(host, f"{functor_name(row)}_slope", slope, y, target, setting=row.setting)
+
+
+@pytest.mark.parametrize("dtype", RELATIVE)
+@pytest.mark.parametrize("name", sweep.VALUES)
+def test_activations_are_exact_to_rounding(host, name, dtype):
+    row, z = ACTIVATIONS[name], sweep.numbers(dtype)
+    with np.errstate(all="ignore"):
+        right = sweep.VALUES[name](z.astype(sweep.L))
+        s = right[0].astype(dtype) if row.reads == "y" else z
+        s = s[np.isfinite(s)]
+        slope = sweep.SLOPES[name](s.astype(sweep.L))
+    sweep.assert_right(in_cuda(host, f"{functor_name(row)}_value", z), right, name)
+    sweep.assert_right(in_cuda(host, f"{functor_name(row)}_slope", s), slope, name)
+
+
+@pytest.mark.parametrize("dtype", RELATIVE)
+@pytest.mark.parametrize("name", sweep.LOSSES)
+def test_losses_are_exact_to_rounding(host, name, dtype):
+    row, (y, target) = sweep.formula_of(name), sweep.pairs(name, dtype)
+    with np.errstate(all="ignore"):
+        right = [of(y.astype(sweep.L), target.astype(sweep.L)) for of in sweep.LOSSES[name][1:]]
+    for part, wanted in zip(("value", "slope"), right, strict=True):
+        got = in_cuda(host, f"{functor_name(row)}_{part}", y, target, setting=row.setting)
+        sweep.assert_right(got, wanted, name, np.maximum(1, target.astype(sweep.L)))

@@ -10,7 +10,7 @@ from kernel_runners_losses import RUNNERS
 
 from gpu_backprop.backend.kernel_library import heads
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.losses import FORMULAS
 
 KERNELS = sorted(heads())
 
@@ -29,7 +29,7 @@ def test_no_instance_and_no_name_in_a_table_is_without_a_case(cases, everything)
     assert ran == {made.name for made in everything}
     arguments = [argument for made in everything if made.name in ran for argument in made.arguments]
     names = {argument.name for argument in arguments if hasattr(argument, "cuda_value")}
-    assert names == {*ACTIVATIONS, *LOSSES} - {"softmax"}  # which has kernels of its own
+    assert names == {*ACTIVATIONS, *(row.name for row in FORMULAS)} - {"softmax"}  # which has kernels of its own
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

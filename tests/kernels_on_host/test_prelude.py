@@ -40,9 +40,9 @@ def test_uniform_is_what_numpys_generator_makes_of_a_block(host, key):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_limits_are_those_of_the_type(host, dtype):
-    out, of_numpy = np.empty(3, dtype), np.finfo(dtype)
+    out, of_numpy = np.empty(2, dtype), np.finfo(dtype)
     host[f"limits_{dtype}"](*pointers(out))
-    assert out.tolist() == [of_numpy.tiny, np.sqrt(of_numpy.tiny), of_numpy.min]
+    assert out.tolist() == [of_numpy.tiny, of_numpy.max]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -294,6 +294,19 @@ def test_finite_at_ten_thousand(key, dtype):
         assert np.isfinite(total).all() and np.isfinite(grad_z).all()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("activation", ["exp", "sigmoid", "softplus"])
+@pytest.mark.parametrize(("z", "count"), [(-44.0, 1.0), (-80.0, 7.0), (-1000.0, 3.0), (-1e30, 1e6)])
+def test_poisson_pulls_however_small_the_rate_is(activation, dtype, z, count):
+    """∂e/∂z is −y* where y is next to nothing, also where it is 0; and e, of training and of measuring, is −y*·z."""
+    trainer = trainer_of("poisson", activation, 1, dtype)
+    x, y = np.array([[z]]), np.array([[count]])
+    measured = trainer.evaluate(x, y)["loss"]
+    grad_z, total, _ = fused(trainer, x, y)
+    np.testing.assert_allclose(grad_z, -y, rtol=1e-6)
+    np.testing.assert_allclose([total[LOSS], measured], -count * z, rtol=1e-6)
+
+
 # Right answers --------------------------------------------------------------------------------------------------------
 
 

@@ -427,6 +427,17 @@ def test_what_does_not_fit_the_network_is_not_saved(path, name, value, match):
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    "given", [np.unique([7, 3]), list(np.unique([7, 3])), np.array(["a", "b"]), tuple(np.array(["a", "b"]))], ids=str
+)
+def test_classes_may_be_numpys(path, given):
+    net = gb.Network(2, [gb.Dense(2, "softmax")])
+    net.classes = given
+    gb.save(path, net)
+    assert gb.load(path).classes == [name.item() for name in given]
+    assert {type(name) for name in gb.load(path).classes} <= {int, str}
+
+
 def test_one_output_has_two_classes(path):
     net = gb.Network(4, [gb.Dense(1, "sigmoid")])
     net.classes = ["no", "yes"]

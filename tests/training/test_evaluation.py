@@ -155,11 +155,6 @@ def test_targets_that_are_all_the_same_though_their_mean_is_rounded(weights):
     assert trainer_of(2, "identity").evaluate(X, np.full((ROWS, 2), 0.1), weights)["r2"] == -math.inf
 
 
-def test_no_weight_at_all():
-    measured = trainer_of(2, "identity").evaluate(X, Y, np.zeros(ROWS))
-    assert measured["loss"] == measured["mae"] == 0 and math.isnan(measured["r2"])
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numbers_that_overflow_make_no_warnings(dtype):
     largest = float(np.finfo(dtype).max) / 2

@@ -498,8 +498,35 @@ def test_fit_passes_over_a_batch_without_weight():
     assert np.isfinite(history[0]["loss"])
 
 
-def test_an_epoch_without_any_weight():
-    trainer = planned()
-    history = fit(trainer, weights=np.zeros(ROWS))
-    assert history[0]["loss"] == 0
-    assert state(trainer) == state(planned())
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_where_all_weights_are_0_there_is_nothing_to_fit_or_measure(reduction):
+    trainer, nothing = gb.Trainer(classifier(), gb.CrossEntropy(reduction=reduction)), np.zeros(ROWS)
+    for what in (
+        lambda: fit(trainer, weights=nothing),
+        lambda: fit(trainer, validation=(X, LABELS, nothing)),
+        lambda: trainer.evaluate(X, LABELS, nothing),
+    ):
+        with pytest.raises(gb.InputError, match="all weights are 0, so that no row counts"):
+            what()
+    assert float(trainer.step(X, LABELS, nothing)) == 0  # a minibatch without weight changes nothing
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e-38, 1e-30, 1e30, 1e37, 1e300])
+def test_weights_count_relative_to_each_other(scale, dtype):
+    def learned(weights):
+        trainer = gb.Trainer(classifier(dtype=dtype), optimizer=gb.SGD(0.1), batch_size=6)
+        history = fit(trainer, weights=weights, validation=(X, LABELS, weights), epochs=2)
+        trainer.step(X, LABELS, weights)
+        numbers = history[-1]["loss"], *trainer.evaluate(X, LABELS, weights).values()
+        return np.array([*numbers, history[-1]["val_loss"], *trainer.network.parameters])
+
+    np.testing.assert_allclose(learned(WEIGHTS * scale), learned(WEIGHTS), 1e-5, 1e-6)
+
+
+def test_weights_too_far_apart_are_refused():
+    weights = np.full(ROWS, 1e30)
+    weights[3] = 1e-30
+    with pytest.raises(gb.InputError, match=r"further apart than float32 numbers are.*1e\+30.*1e-30"):
+        fit(gb.Trainer(classifier(dtype="float32")), weights=weights)
+    fit(gb.Trainer(classifier(dtype="float64")), weights=weights)

@@ -37,7 +37,7 @@ def loss_gradient(
         device, "loss_gradient", cost, loss,
         y=y, **_target(target, y, loss), weights=weights, scales=scales, grad_y=grad_y, **_sums(device, y, total),
         **sizes(y), scale=scale, share=1 / y.shape[-1] if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing,
-        hit=HITS[loss.hit],
+        setting=loss.setting, hit=HITS[loss.hit],
     )  # fmt: skip
 
 

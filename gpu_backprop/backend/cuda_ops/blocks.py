@@ -120,6 +120,6 @@ def resident(
         m=m, v=v, hyper=hyper, total=total, samples=len(x), rows=rows, batch=batch, inputs=layout.layers[0].inputs,
         target_cols=target.size // len(x), layers=len(layout.layers), n=n, settings=hyper.shape[-1], micro=micro,
         lanes=lanes, scale=1 / batch if mean else 1.0, tail_scale=1 / (rows % batch or batch) if mean else 1.0,
-        share=1 / outputs if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, hit=HITS[loss.hit],
-        takes=TAKES[layout.fused], optimizer=OPTIMIZERS[optimizer],
+        share=1 / outputs if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, setting=loss.setting,
+        hit=HITS[loss.hit], takes=TAKES[layout.fused], optimizer=OPTIMIZERS[optimizer],
     )  # fmt: skip

@@ -42,7 +42,8 @@ def loss_gradient(
         "loss_gradient", (y.dtype, loss, target.dtype), *launch,
         y=y, target=target, weights=weights, scale=scale, scales=scales, grad_y=grad_y, total=total,
         **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, y),
-        share=1 / cols if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, hit=HITS[loss.hit],
+        share=1 / cols if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, setting=loss.setting,
+        hit=HITS[loss.hit],
     )  # fmt: skip
 
 

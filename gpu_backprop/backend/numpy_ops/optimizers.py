@@ -7,6 +7,7 @@ becomes a copy of the new parameters in its own dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -106,12 +107,14 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
         work: Scratch, w: Array, g: Array, v: Array, rate: Array, rho: Array, rest: Array, epsilon: Array,
         low: Array | None,
     ) -> Bound:  # fmt: skip
-        change = work.full()
-        yield call(np.multiply, g, g, out=change)
+        change, grad = work.full(0), work.full(1)
+        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
+        yield from _cut_off(g, -bound, bound, grad, change)
+        yield call(np.multiply, grad, grad, out=change)
         yield call(np.multiply, change, rest, out=change)
         yield call(np.multiply, v, rho, out=v)
         yield call(np.add, v, change, out=v)
-        yield from _divided_step(w, g, v, rate, epsilon, change, low)
+        yield from _divided_step(w, grad, v, rate, epsilon, change, low)
 
     yield tick
     yield from in_slabs(device, formula, w, g, v, rate, rho, rest, epsilon, low, axes=w.ndim)
@@ -126,10 +129,13 @@ def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
     tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
 
     def formula(work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, low: Array | None) -> Bound:
-        change = work.full()
-        yield call(np.multiply, g, g, out=change)
+        change, grad = work.full(0), work.full(1)
+        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
+        yield from _cut_off(g, -bound, bound, grad, change)
+        yield call(np.multiply, grad, grad, out=change)
         yield call(np.add, v, change, out=v)
-        yield from _divided_step(w, g, v, rate, epsilon, change, low)
+        yield call(np.clip, v, 0.0, float(np.finfo(v.dtype).max), out=v)
+        yield from _divided_step(w, grad, v, rate, epsilon, change, low)
 
     yield tick
     yield from in_slabs(device, formula, w, g, v, rate, epsilon, low, axes=w.ndim)
@@ -153,25 +159,40 @@ def _adam(
 ) -> Bound:
     def of(step: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: Any) -> tuple[Any, ...]:
         k = ((1 - b2) / (1 - b2**step)) ** 0.5
-        return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay
+        most = largest_gradient(w.dtype) * (1 - b2) ** 0.5  # v is a sum of squares with weights up to 1/(1 − β₂) in all
+        return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay, -most, most
 
     def formula(
         work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
-        keep: Array, low: Array | None,
+        keep: Array, least: Array, most: Array, low: Array | None,
     ) -> Bound:  # fmt: skip
-        change = work.full()
+        change, other = work.full(0), work.full(1)
+        yield from _cut_off(g, least, most, change, other)
         yield call(np.multiply, m, b1, out=m)
-        yield call(np.add, m, g, out=m)
-        yield call(np.multiply, g, g, out=change)
+        yield call(np.add, m, change, out=m)
+        yield call(np.multiply, change, change, out=change)
         yield call(np.multiply, v, b2, out=v)
         yield call(np.add, v, change, out=v)
         if decay:
             yield call(np.multiply, w, keep, out=w)
         yield from _divided_step(w, m, v, rate, epsilon, change, low)
 
-    tick, coefficients = _coefficients(device, w, hyper, 5, of)
+    tick, coefficients = _coefficients(device, w, hyper, 7, of)
     yield tick
     yield from in_slabs(device, formula, w, g, m, v, *coefficients, low, axes=w.ndim)
+
+
+def largest_gradient(dtype: np.dtype[Any]) -> float:
+    """Half of the root of the largest number, where optimizers that take squares cut gradients off: those of larger
+    ones would add up to infinity, and stop a parameter for ever."""
+    return 0.5 * math.sqrt(np.finfo(dtype).max)
+
+
+def _cut_off(g: Array, least: Array, most: Array, out: Array, scratch: Array) -> Bound:
+    """out = g between two numbers, and NaN, which is seen, where g is infinite."""
+    yield partial(g.clip, least, most, out)  # half of the overhead of np.clip
+    yield call(np.subtract, g, g, out=scratch)
+    yield call(np.add, out, scratch, out=out)
 
 
 def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:

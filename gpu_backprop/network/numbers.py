@@ -1,0 +1,45 @@
+"""Numbers from outside: Python's and NumPy's alike, one of 0-d arrays too, and no truth values."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+
+
+def number(
+    what: str, value: object, accepted: str, fits: Callable[[float], bool] = math.isfinite, hint: str = ""
+) -> float:
+    """`value` as a float; InputError, which says what is accepted, unless it is a number that fits."""
+    plain = scalar(value)
+    if isinstance(plain, (int, float, np.floating)) and not isinstance(plain, bool):
+        try:
+            if fits(found := float(plain)):
+                return found
+        except OverflowError:  # an int beyond all floats
+            pass
+    raise InputError(f"{what} must be {accepted}, got {value!r}{hint}.")
+
+
+def positive(name: str, value: object) -> int:
+    """`value` as an int ≥ 1."""
+    plain = scalar(value)
+    if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
+        whole = isinstance(plain, float) and math.isfinite(plain) and plain >= 1
+        hint = f" Did you mean {round(plain)}?" if whole and isinstance(plain, float) else ""
+        raise InputError(f"{name} must be an integer ≥ 1, got {value!r}.{hint}")
+    return plain
+
+
+def scalar(value: object) -> object:
+    """What a NumPy scalar or an array without axes holds, as Python has it; anything else as it is."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    try:
+        return value if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return value
