@@ -142,7 +142,7 @@ def _reason(error: Exception) -> str:
 
 def _rescue(net: gb.Network, folder: Path) -> str:
     try:
-        gb.save(folder / MODEL, net)
+        gb.save(folder / MODEL, net, allow_nonfinite=True)
     except GpuBackpropError as error:
         return f"what was learned is lost, because {error}"
     return f"what was learned until then is in {folder / MODEL}"
