@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
@@ -19,12 +22,14 @@ from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from
 from gpu_backprop.network.numbers import positive, scalar
+from gpu_backprop.network.reader import Reader
 
-EAGER_PLANS = 8
-"""How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+BRIEF = "forward", "backward"
+"""What other threads wait for, where they are about to do the same; everything else that changes a network is refused
+while something is at it."""
 
 
-class Network:
+class Network(FixedAttributes):
     """A multi-layer perceptron.
 
     Args:
@@ -52,6 +57,9 @@ class Network:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
     """
 
+    settable = "preprocessing", "classes"
+    instead: ClassVar[Mapping[str, str]] = {"dtype": "net.copy(dtype=...)"}
+
     def __init__(
         self, inputs: int, layers: Sequence[Layer], *, dtype: str = "float32", device: str = "auto",
         tf32: bool = False, seed: int | Sequence[int] = 0,
@@ -67,8 +75,9 @@ class Network:
         self._initialize()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
-        self._eager: dict[tuple[Any, ...], _Eager] = {}
-        self._forward: _Eager | None = None
+        self._idle: list[Reader] = []  # those that no call has at the moment
+        self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
+        self._change = SimpleNamespace(lock=threading.Lock(), what="")
 
     @property
     def last(self) -> Layer:
@@ -143,6 +152,7 @@ class Network:
         self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
         for k, layer in enumerate(self.layers):
             layer.random = self.random[..., k, :]
+            layer.close()
 
     def reseed(self, seed: int | None) -> list[int]:
         """Gives dropout another seed and a new beginning; None leaves it as it is. Returns the seed of each member."""
@@ -161,6 +171,26 @@ class Network:
             with self.device.computing():
                 for call in self._refreshing:
                     call()
+
+    def exclusively(self, what: str) -> Any:
+        """The lock of whatever writes parameters, gradients or the state of dropout, for a with statement: no Ctrl-C
+        keeps it closed.
+
+        Args:
+            what: does it, the name of a method.
+
+        Raises:
+            StateError: something else does, in this thread or in another.
+        """
+        change = self._change
+        if change.lock.locked() and not what == change.what in BRIEF:
+            raise StateError(
+                f"{what} cannot begin: {change.what} is at work on this network, in another thread or further up in "
+                "this one, and two would spoil each other's gradients. Wait for its end (trainer.stop() asks fit for "
+                "it), or work on net.copy(). predict, forward and evaluate may be called meanwhile."
+            )
+        change.what, lock = what, change.lock
+        return lock
 
     @property
     def parameters(self) -> Array:
@@ -246,13 +276,24 @@ class Network:
         """
         x = features(x, self.inputs, self.device, (), self.lead)
         self.refresh()
-        self._forward = eager = self._eager_plan(x.shape[-2], training, "forward")
-        eager.forward(x)
+        try:
+            reader: Reader = self._of_thread.reader
+        except AttributeError:
+            reader = self._of_thread.reader = Reader(self)
+        reader.forward = None  # until it is done
+        eager = reader.plan(self, x.shape[-2], training)
+        if training:
+            with self.exclusively("forward"):  # which counts dropout's steps
+                eager.forward(x)
+        else:
+            eager.forward(x)
+        reader.forward = eager
         return self.device.copy(eager.y)
 
     @gives_back
     def backward(self, grad_y: Any) -> Array:
-        """Fills `gradients`, summed over the batch of the last forward, for any scalar E of which grad_y is ∂E/∂y (N3).
+        """Fills `gradients`, summed over the batch of this thread's last forward, for any scalar E of which grad_y is
+        ∂E/∂y (N3).
 
         Args:
             grad_y: ∂E/∂y, (batch, outputs).
@@ -261,19 +302,27 @@ class Network:
             ∂E/∂x, (batch, inputs), a new array on the device.
 
         Raises:
-            StateError: forward was not called before.
+            StateError: forward was not called before, by this thread; or the network is being trained.
         """
-        if self._forward is None:
-            raise StateError("backward needs the values of a forward pass: call net.forward(x) first.")
-        eager = self._forward
+        reader: Reader | None = getattr(self._of_thread, "reader", None)
+        if reader is None or reader.forward is None:
+            raise StateError("backward needs the values of a forward pass: call net.forward(x) first, in this thread.")
+        eager = reader.forward
         grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
-        return eager.backward(checked(grad_y, "grad_y"))
+        grad_y = checked(grad_y, "grad_y")
+        with self.exclusively("backward"):
+            try:
+                return eager.backward(grad_y)
+            except BaseException:
+                del self._of_thread.reader  # its plan may be half built
+                raise
 
     @gives_back
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
-        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one.
+        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one. Any number of
+        threads may call it at once, also while another one trains the network.
 
         Args:
             x: (rows, inputs); any number of rows, also none.
@@ -284,20 +333,17 @@ class Network:
         self.refresh()
         rows = x.shape[-2]
         y = np.empty((*self.lead, rows, self.outputs), self.device.master)
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = Reader(self)
         for start in range(0, rows, batch_size):
             part = x[..., start : start + batch_size, :]
-            eager = self._eager_plan(part.shape[-2], False, "predict")
+            eager = reader.plan(self, part.shape[-2], False)
             eager.forward(part)
             y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
+        self._idle.append(reader)  # not after an error: what was left in the middle is of no use
         return y
-
-    def _eager_plan(self, rows: int, training: bool, use: str) -> _Eager:
-        key = (rows, training, use)
-        if key not in self._eager:
-            while len(self._eager) >= EAGER_PLANS:
-                del self._eager[next(iter(self._eager))]
-            self._eager[key] = _Eager(self, rows, training)
-        return self._eager[key]
 
     def copy(self, dtype: str | None = None) -> Network:
         """A network of its own with the same weights, the same dropout masks ahead, and the same knowledge of its data.
@@ -316,6 +362,12 @@ class Network:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, and so for joblib and multiprocessing: settings and host arrays, as `copy` makes it anew."""
+        form = {"dtype": self.dtype.name, "device": self.device.name, "tf32": self.device.tf32, "seed": self.seed}
+        arrays = self.device.to_host(self._parameters), self.device.to_host(self.random)
+        return _remade, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -365,35 +417,16 @@ class Network:
         return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 
-class _Eager:
-    """forward and backward as one plan in two phases, so that a caller can stand between them."""
-
-    def __init__(self, network: Network, rows: int, training: bool) -> None:
-        self.network = network
-        self.plan = plan = Plan(network.device, training)
-        network.emit_parameters(plan)
-        self.x = plan.empty("x", (*network.lead, rows, network.inputs))
-        self.y = network.emit_forward(plan, self.x)
-        network.emit_next_masks(plan)
-        self.grad_y: Array | None = None
-        self.grad_x: Array | None = None
-
-    def forward(self, x: Array) -> None:
-        self.network.device.copy_in(self.x, x)
-        with self.network.device.computing():
-            self.plan.run("forward")
-
-    def backward(self, grad_y: Array) -> Array:
-        device = self.network.device
-        if self.grad_y is None:
-            self.plan.phase = "backward"
-            self.grad_y = self.plan.empty(f"∇y{self.network.last.number}", self.y.shape)
-            self.grad_x = self.network.emit_backward(self.plan, self.grad_y, grad_x=True)
-        assert self.grad_x is not None
-        device.copy_in(self.grad_y, grad_y)
-        with device.computing():
-            self.plan.run("backward")
-        return device.copy(self.grad_x)
+def _remade(
+    inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], preprocessing: Any,
+    classes: Sequence[str | int] | None,
+) -> Network:  # fmt: skip
+    """The network of which `Network.__reduce__` gave this."""
+    net = Network(inputs, layers, **form)
+    for to, of in zip((net.parameters, net.random), arrays, strict=True):
+        net.device.copy_in(to, of)
+    net.preprocessing, net.classes = preprocessing, classes
+    return net
 
 
 def _seed(seed: Any) -> int | list[int]:

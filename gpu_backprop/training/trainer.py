@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -30,13 +31,14 @@ from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import Feed, Gathered
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
-from gpu_backprop.training.progress import open_progress
+from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.resident import check as check_resident
-from gpu_backprop.training.run import Run
+from gpu_backprop.training.run import Run, changing
 from gpu_backprop.training.streaming import place_data
+from gpu_backprop.training.unscaled import warn_of_unscaled
 
 
-class Trainer:
+class Trainer(FixedAttributes):
     """Trains a network.
 
     Args:
@@ -63,6 +65,13 @@ class Trainer:
         fed_steps: the plans of `step`.
     """
 
+    settable = "history", "stopping"
+    instead: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "trainer.optimizer.learning_rate",
+        "lr": "trainer.optimizer.learning_rate",
+        "epochs": "trainer.fit(x, y, epochs=...)",
+    }
+
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
@@ -74,8 +83,8 @@ class Trainer:
         self.loss = loss_of(loss, network.last)
         self.optimizer = optimizer_of(optimizer).bind(network)
         self.scaling = LossScaling(network)
-        self.batch_size = positive("batch_size", batch_size)
-        self.graph, self.stream = self._mode("graph", graph), self._mode("stream", stream)
+        self.batch_size, self.stream = batch_size, stream
+        self.graph = self._mode("graph", graph)
         self.resident = resident
         if not isinstance(resident, bool):
             raise InputError(f"resident must be True or False, got {resident!r}.")
@@ -86,6 +95,36 @@ class Trainer:
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
         self.fed_steps = FedSteps(network)
         self.stopping = False
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a minibatch; assigning takes effect from the next fit on."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self._batch_size = positive("batch_size", value)
+
+    @property
+    def stream(self) -> bool | str:
+        """Whether fit leaves data on the host; assigning takes effect from the next fit on."""
+        return self._stream
+
+    @stream.setter
+    def stream(self, value: bool | str) -> None:
+        self._stream = self._mode("stream", value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: all that training goes on from, as settings and host arrays."""
+        form = {"batch_size": self.batch_size, "graph": self.graph, "stream": self.stream, "resident": self.resident}
+        arrays = {name: self.device.to_host(array) for name, array in self._own_state().items()}
+        rest = {"history": self.history, "_shuffling": self._shuffling}
+        scaling = {"stuck": self.scaling.stuck, "_begun": self.scaling._begun}
+        return _remade, (self.network, self.loss, self.optimizer, form, arrays, rest, scaling)
+
+    def _own_state(self) -> dict[str, Array]:
+        """What a step changes besides the network."""
+        return {name: a for name, a in changing(self).items() if name not in ("parameters", "random")}
 
     def _mode(self, name: str, value: bool | str) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
@@ -134,11 +173,12 @@ class Trainer:
         Returns:
             The loss before the step; float() of it waits for the device.
         """
-        data = minibatch(self, x, y, weights)
-        replay = self.fed_steps.load(self, data)
-        with self.device.computing():
-            replay.run()
-        return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
+        with self.network.exclusively("step"):
+            data = minibatch(self, x, y, weights)
+            replay = self.fed_steps.load(self, data)
+            with self.device.computing():
+                replay.run()
+            return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
 
     @gives_back
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
@@ -146,7 +186,14 @@ class Trainer:
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
-        return self.fed_steps.load(self, minibatch(self, x, y, weights), keep=True).plan.trace()
+        with self.network.exclusively("trace"):
+            data = minibatch(self, x, y, weights)
+            self.fed_steps.load(self, data, keep=True)  # for its errors
+        return self._trace(data)
+
+    def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        with self.network.exclusively("trace"):
+            yield from self.fed_steps.load(self, data, keep=True).plan.trace()
 
     @gives_back
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
@@ -154,12 +201,13 @@ class Trainer:
         and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
-        plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
-        before = Snapshot(self.device, plan.state())
-        try:
-            return profile(plan, runs)
-        finally:
-            before.restore()
+        with self.network.exclusively("profile"):
+            plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
+            before = Snapshot(self.device, plan.state())
+            try:
+                return profile(plan, runs)
+            finally:
+                before.restore()
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
@@ -199,52 +247,67 @@ class Trainer:
                 the epoch at once where it is not finite. Each reading waits for the device. None: once an epoch.
 
         Returns:
-            The History: loss and metrics of each epoch. Ctrl-C ends the run and keeps what was learned; in
-            `History.stopped` it says so.
+            The History: loss and metrics of each epoch.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C ended the run. What was learned is kept, and `trainer.history` has the epochs; in
+                its `stopped` it says so.
+            StateError: the network is being trained already, in another thread or further up in this one.
             InputError: what was given cannot be trained on; nothing has happened then.
             OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
                 the error names where there is one, can be tried at once.
             DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
+
+        Warns:
+            RuntimeWarning: columns of x or y that vary have a mean or standard deviation beyond 1e3, or a standard
+                deviation below 1e-3, and `network.preprocessing` is None: nobody has scaled them.
         """
-        self.stopping = False
-        epochs = positive("epochs", epochs)
-        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
-        if loss_every is not None:
-            loss_every = positive("loss_every", loss_every)
-        held_out = self._held_out(validation)
-        rooms = memory.require_fit(self, data, held_out, shuffle)
-        source = self._place(data, "training data", rooms[0], shuffle)
-        run = Run(self, source, self.batch_size, shuffle, loss_every)
-        evaluation = None
-        if held_out is not None:
-            source = self._place(held_out, "validation data", rooms[1], False)
-            evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
-        self.network.refresh()
-        with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
-            self.history = history = History()
-            try:
-                for epoch in range(1, epochs + 1):
-                    started = time.perf_counter()
-                    row = run.epoch(epoch, shown)
-                    if row is None:
-                        history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
-                        break
-                    seconds = time.perf_counter() - started
-                    if evaluation is not None:
-                        row |= {f"val_{name}": value for name, value in evaluation.run().items()}
-                    row |= {"seconds": seconds, "samples_per_second": data.rows / seconds}
-                    history.append(row)
-                    log.write(row)
-                    shown.epoch(row)
-                    if self.stopping and epoch < epochs:
-                        history.stopped = f"stopped after epoch {epoch}, as asked"
-                        break
-            except KeyboardInterrupt:
-                kept = run.rescue() or "; what was learned until then is kept"
-                history.stopped = f"interrupted in epoch {len(history) + 1}{kept}"
-        return history
+        with self.network.exclusively("fit"):
+            self.stopping = False
+            epochs = positive("epochs", epochs)
+            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            if loss_every is not None:
+                loss_every = positive("loss_every", loss_every)
+            held_out = self._held_out(validation)
+            if self.network.preprocessing is None:  # else that has scaled them
+                warn_of_unscaled(data, self.device)
+            rooms = memory.require_fit(self, data, held_out, shuffle)
+            source = self._place(data, "training data", rooms[0], shuffle)
+            run = Run(self, source, self.batch_size, shuffle, loss_every)
+            evaluation = None
+            if held_out is not None:
+                source = self._place(held_out, "validation data", rooms[1], False)
+                evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
+            self.network.refresh()
+            with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
+                self.history = history = History()
+                try:
+                    self._train(run, evaluation, epochs, log, shown)
+                except KeyboardInterrupt:
+                    history.stopped = f"interrupted in epoch {len(history) + 1}"
+                    history.stopped += run.rescue() or "; what was learned until then is kept"
+                    raise
+            return history
+
+    def _train(self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
+        """The epochs of a fit, each into the history, the log and the display."""
+        history, rows = self.history, run.data.rows
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            row = run.epoch(epoch, shown)
+            if row is None:
+                history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
+                return
+            seconds = time.perf_counter() - started
+            if evaluation is not None:
+                row |= {f"val_{name}": value for name, value in evaluation.run().items()}
+            row |= {"seconds": seconds, "samples_per_second": rows / seconds}
+            history.append(row)
+            log.write(row)
+            shown.epoch(row)
+            if self.stopping and epoch < epochs:
+                history.stopped = f"stopped after epoch {epoch}, as asked"
+                return
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
@@ -252,14 +315,16 @@ class Trainer:
 
     @gives_back
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
-        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers.
+        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers. Any
+        number of threads may call it at once, also while another one trains.
 
         With a models axis each value is a list, one number a member.
         """
         data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         source = self._place(data, "data", memory.require_evaluation(self, data)[0], False)
         graph = self.graph is True  # what runs once is not captured unasked
-        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source).run()
+        device = self.device.with_own_scratch()
+        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source, device=device).run()
 
     def draw_order(self, rows: int) -> Array:
         """A new order of so many rows, int64 (..., rows): each member's own."""
@@ -279,3 +344,16 @@ class Trainer:
             return samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         except InputError as error:
             raise InputError(f"validation data: {error}") from None
+
+
+def _remade(
+    network: Network, loss: Loss, optimizer: Optimizer, form: Mapping[str, Any], arrays: Mapping[str, Array],
+    rest: Mapping[str, Any], scaling: Mapping[str, Any],
+) -> Trainer:  # fmt: skip
+    """The trainer of which `Trainer.__reduce__` gave this."""
+    trainer = Trainer(network, loss, optimizer, **form)
+    for name, array in trainer._own_state().items():
+        trainer.device.copy_in(array, arrays[name])
+    vars(trainer).update(rest)
+    vars(trainer.scaling).update(scaling)
+    return trainer
