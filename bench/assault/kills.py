@@ -69,7 +69,7 @@ def main() -> int:
         prepare(folder)
         for what, words in SCENARIOS.items():
             lines = count_lines(folder, what, words)
-            for moments in plan(lines, chosen, 12 if quick else 300):
+            for moments in plan(lines, chosen, 12 if quick else 250):
                 counts["at lines"] += 1
                 failures += attempt(folder, what, words, moments)
         for turn in range(4 if quick else 48):
