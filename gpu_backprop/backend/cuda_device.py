@@ -287,6 +287,10 @@ class CudaDevice(Device):
         with self.computing():
             return self._shared.graphs.capture(operations)
 
+    def with_own_scratch(self) -> CudaDevice:
+        """This device itself: launches run one after another, and none reads what another left in scratch memory."""
+        return self
+
     def address(self, array: Array) -> int:
         return int(array.data.ptr)  # type: ignore[attr-defined]
 
@@ -299,3 +303,9 @@ class CudaDevice(Device):
             if held is None or held.size < count:
                 held = self._shared.tickets = self.zeros((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
             return held[:count]
+
+    def reset_tickets(self) -> None:
+        held: Any = self._shared.tickets
+        if held is not None:
+            with self.computing():
+                held.data.memset_async(0, held.nbytes, self.stream)

@@ -70,8 +70,10 @@ class Staging:
             self._buffers[turn], self._sizes[turn] = pinned_memory(self._cupy, size), size
         piece: Array = np.ndarray(destination.shape, destination.dtype, self._buffers[turn])
         np.copyto(piece, source, casting="unsafe")
-        destination.set(piece, self._stream)
-        self._copied[turn].record(self._stream)
+        try:
+            destination.set(piece, self._stream)
+        finally:  # also on Ctrl-C: until it is copied, the buffer is not free for the next one
+            self._copied[turn].record(self._stream)
 
 
 def pinned_memory(cupy: Any, size: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import time
@@ -96,6 +97,15 @@ class Device:
         if key not in self.scratch or self.scratch[key].size < size:
             self.scratch[key] = self.empty((size,), dtype)
         return self.scratch[key][:size].reshape(shape)
+
+    def with_own_scratch(self) -> Device:
+        """This device for plans that may run while its other plans do, which they would disturb in shared scratch."""
+        twin = copy.copy(self)
+        twin.scratch = {}
+        return twin
+
+    def reset_tickets(self) -> None:
+        """Brings counters that kernels leave at 0, and expect so, back to it: after a run that did not end."""
 
     def from_host(self, array: Array, dtype: Any = None) -> Array:
         """The values of a host array on this device; on a CPU the array itself where it already fits."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -190,15 +191,30 @@ class Plan:
         if calls is None:
             chosen = [o for o in self.operations if not phases or o.phase in phases]
             calls = self._runs[phases] = self.device.sequence(call for o in chosen for call in o.calls)
-        for call in calls:
-            call()
+        try:
+            for call in calls:
+                call()
+        except BaseException:
+            self.reset()
+            raise
+
+    def reset(self) -> None:
+        """Brings the counters that operations expect at 0 back to it: after a run that did not end."""
+        with suppress(Exception):  # where the device itself has failed, its own error says so
+            self.device.reset_tickets()
+        for call in (call for o in self.operations for call in o.calls):
+            getattr(call, "reset", lambda: None)()
 
     def trace(self) -> Iterator[tuple[Operation, dict[str, Array]]]:
         """Runs one operation at a time and yields it with host copies of what it wrote, by name."""
         for operation in self.operations:
-            with self.device.computing():
-                for call in operation.calls:
-                    call()
+            try:
+                with self.device.computing():
+                    for call in operation.calls:
+                        call()
+            except BaseException:
+                self.reset()
+                raise
             yield operation, {name: self.device.to_host(array) for name, array in operation.writes.items()}
 
     # Accounts ---------------------------------------------------------------------------------------------------------

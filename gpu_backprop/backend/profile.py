@@ -74,13 +74,17 @@ def profile(plan: Plan, runs: int) -> Profile:
     moments = []
     with device.computing():
         plan.run()
-        for _ in range(runs):
-            marks = [device.mark()]
-            for operation in plan.operations:
-                for call in operation.calls:
-                    call()
-                marks.append(device.mark())
-            moments.append(marks)
+        try:
+            for _ in range(runs):
+                marks = [device.mark()]
+                for operation in plan.operations:
+                    for call in operation.calls:
+                        call()
+                    marks.append(device.mark())
+                moments.append(marks)
+        except BaseException:
+            plan.reset()
+            raise
         times = [[device.microseconds(begin, end) for begin, end in pairwise(marks)] for marks in moments]
     medians = map(statistics.median, zip(*times, strict=True))
     return Profile([Timing(operation, time) for operation, time in zip(plan.operations, medians, strict=True)])

@@ -42,6 +42,9 @@ SURELY = 500_000
 FIRST = 4
 """Runs of a new program that do not tell how long one takes: its threads and its memory have yet to come."""
 
+COUNTERS = "ticket", "counts"
+"""What operations call the counters that they leave at 0 and expect so: columns.hpp and rows.hpp."""
+
 Argument = Array | int | float | None
 
 
@@ -110,6 +113,7 @@ class Step:
         self.record = np.zeros(device.library.step_size // 8, np.int64)
         self.record[:2] = address, self.parts
         integers, numbers = self.record[HEAD:], self.record[HEAD:].view(np.float64)
+        self._counters = [a for k, a in arguments.items() if k in COUNTERS and isinstance(a, np.ndarray)]
         found: dict[str, Any] = dict(arguments)
         steps = {p.of for p in head.parameters}
         for k, p in enumerate(head.parameters):
@@ -121,6 +125,11 @@ class Step:
 
     def __call__(self) -> None:
         self._alone()
+
+    def reset(self) -> None:
+        """Brings its counters back to 0, which each run of it leaves them at."""
+        for counter in self._counters:
+            counter[...] = 0
 
     @cached_property
     def _alone(self) -> Call:

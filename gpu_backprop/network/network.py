@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.columns import columns
-from gpu_backprop.backend.device import ALIGNMENT
+from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
@@ -22,6 +23,10 @@ from gpu_backprop.network.numbers import positive, scalar
 
 EAGER_PLANS = 8
 """How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+
+BRIEF = "forward", "backward"
+"""What other threads wait for, where they are about to do the same; everything else that changes a network is refused
+while something is at it."""
 
 
 class Network:
@@ -67,8 +72,9 @@ class Network:
         self._initialize()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
-        self._eager: dict[tuple[Any, ...], _Eager] = {}
-        self._forward: _Eager | None = None
+        self._idle: list[_Reader] = []  # those that no call has at the moment
+        self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
+        self._changing, self._change = threading.Lock(), ""
 
     @property
     def last(self) -> Layer:
@@ -162,6 +168,25 @@ class Network:
                 for call in self._refreshing:
                     call()
 
+    def exclusively(self, what: str) -> threading.Lock:
+        """The lock of whatever writes parameters, gradients or the state of dropout, for a with statement: no Ctrl-C
+        keeps it closed.
+
+        Args:
+            what: does it, the name of a method.
+
+        Raises:
+            StateError: something else does, in this thread or in another.
+        """
+        if self._changing.locked() and not what == self._change in BRIEF:
+            raise StateError(
+                f"{what} cannot begin: {self._change} is at work on this network, in another thread or further up in "
+                "this one, and two would spoil each other's gradients. Wait for its end (trainer.stop() asks fit for "
+                "it), or work on net.copy(). predict, forward and evaluate may be called meanwhile."
+            )
+        self._change = what
+        return self._changing
+
     @property
     def parameters(self) -> Array:
         """All parameters, flat, with zeros between the arrays, since each begins at a multiple of 256 bytes: so there
@@ -246,13 +271,24 @@ class Network:
         """
         x = features(x, self.inputs, self.device, (), self.lead)
         self.refresh()
-        self._forward = eager = self._eager_plan(x.shape[-2], training, "forward")
-        eager.forward(x)
+        try:
+            reader: _Reader = self._of_thread.reader
+        except AttributeError:
+            reader = self._of_thread.reader = _Reader(self)
+        reader.forward = None  # until it is done
+        eager = reader.plan(self, x.shape[-2], training)
+        if training:
+            with self.exclusively("forward"):  # which counts dropout's steps
+                eager.forward(x)
+        else:
+            eager.forward(x)
+        reader.forward = eager
         return self.device.copy(eager.y)
 
     @gives_back
     def backward(self, grad_y: Any) -> Array:
-        """Fills `gradients`, summed over the batch of the last forward, for any scalar E of which grad_y is ∂E/∂y (N3).
+        """Fills `gradients`, summed over the batch of this thread's last forward, for any scalar E of which grad_y is
+        ∂E/∂y (N3).
 
         Args:
             grad_y: ∂E/∂y, (batch, outputs).
@@ -261,19 +297,22 @@ class Network:
             ∂E/∂x, (batch, inputs), a new array on the device.
 
         Raises:
-            StateError: forward was not called before.
+            StateError: forward was not called before, by this thread; or the network is being trained.
         """
-        if self._forward is None:
-            raise StateError("backward needs the values of a forward pass: call net.forward(x) first.")
-        eager = self._forward
+        reader: _Reader | None = getattr(self._of_thread, "reader", None)
+        if reader is None or reader.forward is None:
+            raise StateError("backward needs the values of a forward pass: call net.forward(x) first, in this thread.")
+        eager = reader.forward
         grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
-        return eager.backward(checked(grad_y, "grad_y"))
+        with self.exclusively("backward"):
+            return eager.backward(checked(grad_y, "grad_y"))
 
     @gives_back
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
-        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one.
+        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one. Any number of
+        threads may call it at once, also while another one trains the network.
 
         Args:
             x: (rows, inputs); any number of rows, also none.
@@ -284,20 +323,17 @@ class Network:
         self.refresh()
         rows = x.shape[-2]
         y = np.empty((*self.lead, rows, self.outputs), self.device.master)
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = _Reader(self)
         for start in range(0, rows, batch_size):
             part = x[..., start : start + batch_size, :]
-            eager = self._eager_plan(part.shape[-2], False, "predict")
+            eager = reader.plan(self, part.shape[-2], False)
             eager.forward(part)
             y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
+        self._idle.append(reader)  # not after an error: what was left in the middle is of no use
         return y
-
-    def _eager_plan(self, rows: int, training: bool, use: str) -> _Eager:
-        key = (rows, training, use)
-        if key not in self._eager:
-            while len(self._eager) >= EAGER_PLANS:
-                del self._eager[next(iter(self._eager))]
-            self._eager[key] = _Eager(self, rows, training)
-        return self._eager[key]
 
     def copy(self, dtype: str | None = None) -> Network:
         """A network of its own with the same weights, the same dropout masks ahead, and the same knowledge of its data.
@@ -365,12 +401,29 @@ class Network:
         return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 
+class _Reader:
+    """Plans for some numbers of rows, and scratch memory of their own: with it one caller at a time reads a network."""
+
+    def __init__(self, network: Network) -> None:
+        self.device = network.device.with_own_scratch()
+        self.plans: dict[tuple[int, bool], _Eager] = {}
+        self.forward: _Eager | None = None  # what backward goes on from
+
+    def plan(self, network: Network, rows: int, training: bool) -> _Eager:
+        key = rows, training
+        if key not in self.plans:
+            while len(self.plans) >= EAGER_PLANS:
+                del self.plans[next(iter(self.plans))]
+            self.plans[key] = _Eager(network, self.device, rows, training)
+        return self.plans[key]
+
+
 class _Eager:
     """forward and backward as one plan in two phases, so that a caller can stand between them."""
 
-    def __init__(self, network: Network, rows: int, training: bool) -> None:
+    def __init__(self, network: Network, device: Device, rows: int, training: bool) -> None:
         self.network = network
-        self.plan = plan = Plan(network.device, training)
+        self.plan = plan = Plan(device, training)
         network.emit_parameters(plan)
         self.x = plan.empty("x", (*network.lead, rows, network.inputs))
         self.y = network.emit_forward(plan, self.x)

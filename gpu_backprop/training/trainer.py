@@ -30,7 +30,7 @@ from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import Feed, Gathered
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
-from gpu_backprop.training.progress import open_progress
+from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.resident import check as check_resident
 from gpu_backprop.training.run import Run
 from gpu_backprop.training.streaming import place_data
@@ -134,11 +134,12 @@ class Trainer:
         Returns:
             The loss before the step; float() of it waits for the device.
         """
-        data = minibatch(self, x, y, weights)
-        replay = self.fed_steps.load(self, data)
-        with self.device.computing():
-            replay.run()
-        return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
+        with self.network.exclusively("step"):
+            data = minibatch(self, x, y, weights)
+            replay = self.fed_steps.load(self, data)
+            with self.device.computing():
+                replay.run()
+            return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
 
     @gives_back
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
@@ -146,7 +147,14 @@ class Trainer:
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
-        return self.fed_steps.load(self, minibatch(self, x, y, weights), keep=True).plan.trace()
+        with self.network.exclusively("trace"):
+            data = minibatch(self, x, y, weights)
+            self.fed_steps.load(self, data, keep=True)  # for its errors
+        return self._trace(data)
+
+    def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        with self.network.exclusively("trace"):
+            yield from self.fed_steps.load(self, data, keep=True).plan.trace()
 
     @gives_back
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
@@ -154,12 +162,13 @@ class Trainer:
         and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
-        plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
-        before = Snapshot(self.device, plan.state())
-        try:
-            return profile(plan, runs)
-        finally:
-            before.restore()
+        with self.network.exclusively("profile"):
+            plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
+            before = Snapshot(self.device, plan.state())
+            try:
+                return profile(plan, runs)
+            finally:
+                before.restore()
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
@@ -199,52 +208,61 @@ class Trainer:
                 the epoch at once where it is not finite. Each reading waits for the device. None: once an epoch.
 
         Returns:
-            The History: loss and metrics of each epoch. Ctrl-C ends the run and keeps what was learned; in
-            `History.stopped` it says so.
+            The History: loss and metrics of each epoch.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C ended the run. What was learned is kept, and `trainer.history` has the epochs; in
+                its `stopped` it says so.
+            StateError: the network is being trained already, in another thread or further up in this one.
             InputError: what was given cannot be trained on; nothing has happened then.
             OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
                 the error names where there is one, can be tried at once.
             DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
         """
-        self.stopping = False
-        epochs = positive("epochs", epochs)
-        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
-        if loss_every is not None:
-            loss_every = positive("loss_every", loss_every)
-        held_out = self._held_out(validation)
-        rooms = memory.require_fit(self, data, held_out, shuffle)
-        source = self._place(data, "training data", rooms[0], shuffle)
-        run = Run(self, source, self.batch_size, shuffle, loss_every)
-        evaluation = None
-        if held_out is not None:
-            source = self._place(held_out, "validation data", rooms[1], False)
-            evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
-        self.network.refresh()
-        with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
-            self.history = history = History()
-            try:
-                for epoch in range(1, epochs + 1):
-                    started = time.perf_counter()
-                    row = run.epoch(epoch, shown)
-                    if row is None:
-                        history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
-                        break
-                    seconds = time.perf_counter() - started
-                    if evaluation is not None:
-                        row |= {f"val_{name}": value for name, value in evaluation.run().items()}
-                    row |= {"seconds": seconds, "samples_per_second": data.rows / seconds}
-                    history.append(row)
-                    log.write(row)
-                    shown.epoch(row)
-                    if self.stopping and epoch < epochs:
-                        history.stopped = f"stopped after epoch {epoch}, as asked"
-                        break
-            except KeyboardInterrupt:
-                kept = run.rescue() or "; what was learned until then is kept"
-                history.stopped = f"interrupted in epoch {len(history) + 1}{kept}"
-        return history
+        with self.network.exclusively("fit"):
+            self.stopping = False
+            epochs = positive("epochs", epochs)
+            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            if loss_every is not None:
+                loss_every = positive("loss_every", loss_every)
+            held_out = self._held_out(validation)
+            rooms = memory.require_fit(self, data, held_out, shuffle)
+            source = self._place(data, "training data", rooms[0], shuffle)
+            run = Run(self, source, self.batch_size, shuffle, loss_every)
+            evaluation = None
+            if held_out is not None:
+                source = self._place(held_out, "validation data", rooms[1], False)
+                evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
+            self.network.refresh()
+            with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
+                self.history = history = History()
+                try:
+                    self._train(run, evaluation, epochs, log, shown)
+                except KeyboardInterrupt:
+                    history.stopped = f"interrupted in epoch {len(history) + 1}"
+                    history.stopped += run.rescue() or "; what was learned until then is kept"
+                    raise
+            return history
+
+    def _train(self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
+        """The epochs of a fit, each into the history, the log and the display."""
+        history, rows = self.history, run.data.rows
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            row = run.epoch(epoch, shown)
+            if row is None:
+                history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
+                return
+            seconds = time.perf_counter() - started
+            if evaluation is not None:
+                row |= {f"val_{name}": value for name, value in evaluation.run().items()}
+            row |= {"seconds": seconds, "samples_per_second": rows / seconds}
+            history.append(row)
+            log.write(row)
+            shown.epoch(row)
+            if self.stopping and epoch < epochs:
+                history.stopped = f"stopped after epoch {epoch}, as asked"
+                return
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
@@ -252,14 +270,16 @@ class Trainer:
 
     @gives_back
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
-        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers.
+        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers. Any
+        number of threads may call it at once, also while another one trains.
 
         With a models axis each value is a list, one number a member.
         """
         data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         source = self._place(data, "data", memory.require_evaluation(self, data)[0], False)
         graph = self.graph is True  # what runs once is not captured unasked
-        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source).run()
+        device = self.device.with_own_scratch()
+        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source, device=device).run()
 
     def draw_order(self, rows: int) -> Array:
         """A new order of so many rows, int64 (..., rows): each member's own."""

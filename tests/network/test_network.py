@@ -341,4 +341,5 @@ def test_plans_for_many_numbers_of_rows_are_not_all_kept():
         x = np.ones((rows, 4))
         np.testing.assert_array_equal(net.forward(x), net.predict(x))
         assert net.backward(np.ones((rows, 2))).shape == (rows, 4)
-    assert len(net._eager) == EAGER_PLANS
+    (reader,) = net._idle
+    assert len(reader.plans) == len(net._of_thread.reader.plans) == EAGER_PLANS
