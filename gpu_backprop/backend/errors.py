@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,9 +16,20 @@ class GpuBackpropError(Exception):
         """The message; what a terminal would obey instead of showing it, in a name from outside, is escaped."""
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
 
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it reaches another process with all that it says
+        return _remade, (type(self), self.args), vars(self)
+
+
+def _remade(kind: type[GpuBackpropError], args: tuple[Any, ...]) -> GpuBackpropError:
+    return kind.__new__(kind, *args)
+
 
 class InputError(GpuBackpropError, ValueError):
     """An argument, an array or a setting is not what is accepted."""
+
+
+class SettingError(InputError, AttributeError):
+    """An attribute that an object has not got, or that can no longer be set."""
 
 
 class DeviceError(GpuBackpropError, RuntimeError):
@@ -42,7 +53,8 @@ class OutOfMemoryError(DeviceError, MemoryError):
 
 
 class StateError(GpuBackpropError, RuntimeError):
-    """A call came before the one that it needs, such as backward before forward."""
+    """A call came before the one that it needs, such as backward before forward, or while another one is at work on
+    what it would change."""
 
 
 class DivergedError(GpuBackpropError, FloatingPointError):

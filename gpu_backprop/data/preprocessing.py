@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -47,9 +48,9 @@ class Preprocessing:
         why: a sentence that says why the task is what it is; empty in what from_dict gives.
         how: of arrays, how the inputs were scaled, in words; empty for tables, and likewise.
         warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
-        unseen: of the last transform, by column, how many rows have a text that is no known category, or none where
-            no training row lacked one. The features of the column are all 0 there.
-        extra: of the last transform, the columns that were not used; the target is not among them.
+        unseen: of this thread's last transform, by column, how many rows have a text that is no known category, or
+            none where no training row lacked one. The features of the column are all 0 there.
+        extra: of this thread's last transform, the columns that were not used; the target is not among them.
         missing: the texts that stood for a missing value in the training data, and do in others.
     """
 
@@ -62,9 +63,16 @@ class Preprocessing:
         self.columns = inputs.names if isinstance(inputs, TableInputs) else []
         self.why = self.how = ""
         self.warnings: list[str] = []
-        self.unseen: dict[str, int] = {}
-        self.extra: list[str] = []
         self.missing = MISSING
+        self._last = _LastTransform()
+
+    @property
+    def unseen(self) -> dict[str, int]:
+        return self._last.unseen
+
+    @property
+    def extra(self) -> list[str]:
+        return self._last.extra
 
     @classmethod
     def learn(
@@ -125,9 +133,9 @@ class Preprocessing:
             DataError: a column is absent or of another kind, or a value cannot be used.
         """
         data = self.as_in_training(data)
-        x, self.unseen = self._inputs.apply(data)
+        x, self._last.unseen = self._inputs.apply(data)
         known = {*self.columns, self.target}
-        self.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
+        self._last.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
         return x
 
     def targets(self, data: Table | Arrays) -> Array:
@@ -188,6 +196,17 @@ class Preprocessing:
         if isinstance(given, Mapping) and "missing" in given:
             learned.missing = frozenset(stored.categories(given, "missing", str))
         return learned
+
+
+class _LastTransform(threading.local):
+    """What a transform found besides x; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.unseen: dict[str, int] = {}
+        self.extra: list[str] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (), vars(self)
 
 
 def _refuse_others(data: object) -> None:

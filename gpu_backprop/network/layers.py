@@ -6,13 +6,14 @@ plan. Every method appends operations to a plan and returns the buffer in which 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Activation, Array
@@ -26,6 +27,10 @@ from gpu_backprop.network.numbers import number, positive
 def transposed(matrices: Array) -> Array:
     """The transpose of the last two axes: a view."""
     return matrices.swapaxes(-1, -2)
+
+
+OF_NETWORK = frozenset({"inputs", "units", "number", "lead", "views", "device", "random"})
+"""The attributes that a layer gets with its place in a network."""
 
 
 class _View:
@@ -49,7 +54,7 @@ class _View:
         fill(view, values, self.name, layer.device)
 
 
-class Layer(ABC):
+class Layer(FixedAttributes):
     """What all layers share: y = f(z) and its gradient.
 
     Attributes:
@@ -76,12 +81,17 @@ class Layer(ABC):
 
     def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
         """Takes its place in a network."""
+        self.open()
         self.number, self.inputs, self.units, self.lead = number, inputs, inputs, lead
         self.views = {}
 
     def own(self, name: str, view: Array, device: Device) -> None:
         """Receives its part of a flat buffer."""
         self.views, self.device = {**self.views, name: view}, device
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: a copy is part of no network."""
+        return {name: value for name, value in vars(self).items() if name not in OF_NETWORK}
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of each parameter of one model, by attribute name."""

@@ -6,11 +6,13 @@ import copy
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.errors import InputError, StateError
@@ -29,7 +31,7 @@ BRIEF = "forward", "backward"
 while something is at it."""
 
 
-class Network:
+class Network(FixedAttributes):
     """A multi-layer perceptron.
 
     Args:
@@ -57,6 +59,9 @@ class Network:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
     """
 
+    settable = "preprocessing", "classes"
+    instead: ClassVar[Mapping[str, str]] = {"dtype": "net.copy(dtype=...)"}
+
     def __init__(
         self, inputs: int, layers: Sequence[Layer], *, dtype: str = "float32", device: str = "auto",
         tf32: bool = False, seed: int | Sequence[int] = 0,
@@ -74,7 +79,7 @@ class Network:
         self.classes: Sequence[str | int] | None = None
         self._idle: list[_Reader] = []  # those that no call has at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
-        self._changing, self._change = threading.Lock(), ""
+        self._change = SimpleNamespace(lock=threading.Lock(), what="")
 
     @property
     def last(self) -> Layer:
@@ -82,7 +87,7 @@ class Network:
 
     # Construction -----------------------------------------------------------------------------------------------------
 
-    def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
+    def _attach(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
             raise InputError(
                 f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}."
@@ -96,7 +101,7 @@ class Network:
             layer.attach(number, units, self.lead)
             units = layer.units
             attached.append(layer)
-        return attached
+        return tuple(attached)
 
     def _allocate(self) -> None:
         """Lays all parameters out in one flat buffer, and the gradients in another the same way."""
@@ -149,6 +154,7 @@ class Network:
         self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
         for k, layer in enumerate(self.layers):
             layer.random = self.random[..., k, :]
+            layer.close()
 
     def reseed(self, seed: int | None) -> list[int]:
         """Gives dropout another seed and a new beginning; None leaves it as it is. Returns the seed of each member."""
@@ -168,7 +174,7 @@ class Network:
                 for call in self._refreshing:
                     call()
 
-    def exclusively(self, what: str) -> threading.Lock:
+    def exclusively(self, what: str) -> Any:
         """The lock of whatever writes parameters, gradients or the state of dropout, for a with statement: no Ctrl-C
         keeps it closed.
 
@@ -178,14 +184,15 @@ class Network:
         Raises:
             StateError: something else does, in this thread or in another.
         """
-        if self._changing.locked() and not what == self._change in BRIEF:
+        change = self._change
+        if change.lock.locked() and not what == change.what in BRIEF:
             raise StateError(
-                f"{what} cannot begin: {self._change} is at work on this network, in another thread or further up in "
+                f"{what} cannot begin: {change.what} is at work on this network, in another thread or further up in "
                 "this one, and two would spoil each other's gradients. Wait for its end (trainer.stop() asks fit for "
                 "it), or work on net.copy(). predict, forward and evaluate may be called meanwhile."
             )
-        self._change = what
-        return self._changing
+        change.what, lock = what, change.lock
+        return lock
 
     @property
     def parameters(self) -> Array:
@@ -353,6 +360,12 @@ class Network:
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         return self.copy()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, and so for joblib and multiprocessing: settings and host arrays, as `copy` makes it anew."""
+        form = {"dtype": self.dtype.name, "device": self.device.name, "tf32": self.device.tf32, "seed": self.seed}
+        arrays = self.device.to_host(self._parameters), self.device.to_host(self.random)
+        return _remade, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
+
     # Description ------------------------------------------------------------------------------------------------------
 
     def architecture(self) -> dict[str, Any]:
@@ -398,7 +411,7 @@ class Network:
     def __repr__(self) -> str:
         tf32 = "tf32=True, " if self.device.tf32 else ""
         where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, {tf32}seed={self.seed!r}"
-        return f"Network({self.inputs}, {self.layers!r}, {where})"
+        return f"Network({self.inputs}, {list(self.layers)!r}, {where})"
 
 
 class _Reader:
@@ -447,6 +460,18 @@ class _Eager:
         with device.computing():
             self.plan.run("backward")
         return device.copy(self.grad_x)
+
+
+def _remade(
+    inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], preprocessing: Any,
+    classes: Sequence[str | int] | None,
+) -> Network:  # fmt: skip
+    """The network of which `Network.__reduce__` gave this."""
+    net = Network(inputs, layers, **form)
+    for to, of in zip((net.parameters, net.random), arrays, strict=True):
+        net.device.copy_in(to, of)
+    net.preprocessing, net.classes = preprocessing, classes
+    return net
 
 
 def _seed(seed: Any) -> int | list[int]:

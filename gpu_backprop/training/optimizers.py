@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
@@ -35,7 +36,7 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 """What each setting may be, in words and as a test."""
 
 
-class Optimizer:
+class Optimizer(FixedAttributes):
     """What all optimizers share: settings, and the state of one network's training.
 
     Attributes:
@@ -49,6 +50,7 @@ class Optimizer:
     hidden: ClassVar[tuple[str, ...]] = ()  # settings that the constructor does not take
     formula: ClassVar[str] = ""
     flops: ClassVar[int] = 0
+    instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
 
     def __init__(self, learning_rate: Setting, **settings: Setting) -> None:
         self.settings: dict[str, Any] = {}
@@ -88,13 +90,19 @@ class Optimizer:
     def bind(self, network: Network) -> Optimizer:
         """A copy of this optimizer with a fresh state for `network`."""
         bound = copy.copy(self)
+        bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
         columns = [np.zeros(network.lead), *(_one_a_member(name, bound.settings[name], network) for name in self.names)]
         bound.hyper = device.from_host(np.stack(columns, axis=-1))
         size = network.parameters.nbytes
         device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
         bound.moments = {name: device.zeros(network.parameters.shape, device.master) for name in self.active_moments()}
+        bound.close()
         return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: a copy is bound to no network."""
+        return {**vars(self), "settings": dict(self.settings), "network": None, "hyper": None, "moments": {}}
 
     def active_moments(self) -> tuple[str, ...]:
         """The moments that these settings need."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -32,11 +33,11 @@ from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.resident import check as check_resident
-from gpu_backprop.training.run import Run
+from gpu_backprop.training.run import Run, changing
 from gpu_backprop.training.streaming import place_data
 
 
-class Trainer:
+class Trainer(FixedAttributes):
     """Trains a network.
 
     Args:
@@ -63,6 +64,13 @@ class Trainer:
         fed_steps: the plans of `step`.
     """
 
+    settable = "history", "stopping"
+    instead: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "trainer.optimizer.learning_rate",
+        "lr": "trainer.optimizer.learning_rate",
+        "epochs": "trainer.fit(x, y, epochs=...)",
+    }
+
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
@@ -74,8 +82,8 @@ class Trainer:
         self.loss = loss_of(loss, network.last)
         self.optimizer = optimizer_of(optimizer).bind(network)
         self.scaling = LossScaling(network)
-        self.batch_size = positive("batch_size", batch_size)
-        self.graph, self.stream = self._mode("graph", graph), self._mode("stream", stream)
+        self.batch_size, self.stream = batch_size, stream
+        self.graph = self._mode("graph", graph)
         self.resident = resident
         if not isinstance(resident, bool):
             raise InputError(f"resident must be True or False, got {resident!r}.")
@@ -86,6 +94,36 @@ class Trainer:
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
         self.fed_steps = FedSteps(network)
         self.stopping = False
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a minibatch; assigning takes effect from the next fit on."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self._batch_size = positive("batch_size", value)
+
+    @property
+    def stream(self) -> bool | str:
+        """Whether fit leaves data on the host; assigning takes effect from the next fit on."""
+        return self._stream
+
+    @stream.setter
+    def stream(self, value: bool | str) -> None:
+        self._stream = self._mode("stream", value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: all that training goes on from, as settings and host arrays."""
+        form = {"batch_size": self.batch_size, "graph": self.graph, "stream": self.stream, "resident": self.resident}
+        arrays = {name: self.device.to_host(array) for name, array in self._own_state().items()}
+        rest = {"history": self.history, "_shuffling": self._shuffling}
+        scaling = {"stuck": self.scaling.stuck, "_begun": self.scaling._begun}
+        return _remade, (self.network, self.loss, self.optimizer, form, arrays, rest, scaling)
+
+    def _own_state(self) -> dict[str, Array]:
+        """What a step changes besides the network."""
+        return {name: a for name, a in changing(self).items() if name not in ("parameters", "random")}
 
     def _mode(self, name: str, value: bool | str) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
@@ -299,3 +337,16 @@ class Trainer:
             return samples(self.network, self.loss, x, y, weights, values=True, idle=False)
         except InputError as error:
             raise InputError(f"validation data: {error}") from None
+
+
+def _remade(
+    network: Network, loss: Loss, optimizer: Optimizer, form: Mapping[str, Any], arrays: Mapping[str, Array],
+    rest: Mapping[str, Any], scaling: Mapping[str, Any],
+) -> Trainer:  # fmt: skip
+    """The trainer of which `Trainer.__reduce__` gave this."""
+    trainer = Trainer(network, loss, optimizer, **form)
+    for name, array in trainer._own_state().items():
+        trainer.device.copy_in(array, arrays[name])
+    vars(trainer).update(rest)
+    vars(trainer.scaling).update(scaling)
+    return trainer

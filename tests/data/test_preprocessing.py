@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -949,3 +952,29 @@ def test_what_no_reader_gives(given):
     for use in (learned.transform, learned.targets, Preprocessing.learn):
         with refuses(f"a {type(given).__name__} was given; .*Table.*Arrays"):
             use(given)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+def test_a_copy_knows_the_same(again):
+    learned = Preprocessing.learn(people(), "says")
+    other = people()
+    other.columns["sex"][0] = "d"
+    x = learned.transform(other)
+    twin = again(learned)
+    assert (twin.unseen, twin.extra, twin.to_dict()) == (learned.unseen, learned.extra, learned.to_dict())
+    np.testing.assert_array_equal(twin.transform(other), x)
+
+
+def test_each_thread_has_its_own_counts():
+    learned = Preprocessing.learn(people(), "says")
+    strange = table(**{name: values.tolist() for name, values in people().columns.items()}, id=[1, 2, 3, 4])
+    strange.columns["sex"][:3] = "d"
+    learned.transform(strange)
+
+    def ask():
+        learned.transform(people())
+        return learned.unseen, learned.extra
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ask).result() == ({}, [])
+    assert (learned.unseen, learned.extra) == ({"sex": 3}, ["id"])

@@ -1,0 +1,63 @@
+"""Attributes that cannot be set in vain: neither one that an object has not got, nor one that is decided already."""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from gpu_backprop.backend.errors import SettingError
+
+
+class _Closing(ABCMeta):
+    """Closes an object as soon as its constructor has returned."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made.close()
+        return made
+
+
+class FixedAttributes(metaclass=_Closing):
+    """Once it is closed, it takes no attributes but those named here, those with a setter, methods, and private ones.
+
+    Attributes:
+        settable: the names of what can be set at any time.
+        instead: by name, what to write instead of setting it.
+    """
+
+    settable: ClassVar[tuple[str, ...]] = ()
+    instead: ClassVar[Mapping[str, str]] = {}
+
+    def close(self) -> None:
+        vars(self)["_closed"] = True
+
+    def open(self) -> None:
+        vars(self).pop("_closed", None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_closed" in vars(self) and name[0] != "_" and name not in self.settable:
+            of_class = getattr(type(self), name, None)
+            if not callable(of_class) and not _has_setter(of_class):
+                raise SettingError(self._refusal(name))
+        super().__setattr__(name, value)
+
+    def _refusal(self, name: str) -> str:
+        import difflib  # not above: the first mistake can wait for it, every start of a program need not
+
+        kind = type(self)
+        known = sorted({*self.settable, *(k for k in dir(kind) if k[0] != "_" and _has_setter(getattr(kind, k)))})
+        can = f" What can be set: {', '.join(known)}." if known else ""
+        if name in self.instead:
+            return f"{name} of a {kind.__name__} cannot be set. Write {self.instead[name]}.{can}"
+        if hasattr(self, name):
+            decided = "is decided when it is made, and to set it would change nothing. Make a new one."
+            return f"{name} of a {kind.__name__} {decided}{can}"
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"a {kind.__name__} has no attribute {name!r}.{hint}{can}"
+
+
+def _has_setter(of_class: object) -> bool:
+    """Whether an attribute of a class lets its objects be assigned to."""
+    return of_class.fset is not None if isinstance(of_class, property) else hasattr(type(of_class), "__set__")

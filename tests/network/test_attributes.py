@@ -1,0 +1,114 @@
+"""What is set on a network, a layer, a trainer or an optimizer works, or is an error that says what does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+
+
+def trainer():
+    layers = [gb.Dense(4, "tanh"), gb.Dropout(0.5), gb.Bias("relu"), gb.Dense(2)]
+    return gb.Trainer(gb.Network(3, layers), optimizer=gb.SGD(0.1, momentum=0.5))
+
+
+OWNERS = {
+    "trainer": lambda it: it,
+    "optimizer": lambda it: it.optimizer,
+    "unbound": lambda it: gb.AdamW(),
+    "network": lambda it: it.network,
+    "dense": lambda it: it.network.layers[0],
+    "dropout": lambda it: it.network.layers[1],
+    "bias": lambda it: it.network.layers[2],
+    "alone": lambda it: gb.Dense(3),
+    "loss": lambda it: it.loss,
+    "copy": lambda it: it.network.copy().layers[0],
+}
+
+REFUSED = [
+    ("trainer", "learning_rate", 0.1, "Write trainer.optimizer.learning_rate"),
+    ("trainer", "lr", 0.1, "Write trainer.optimizer.learning_rate"),
+    ("trainer", "bach_size", 3, "has no attribute 'bach_size'. Did you mean batch_size"),
+    ("trainer", "loss", "huber", "loss of a Trainer is decided when it is made"),
+    ("trainer", "optimizer", "sgd", "is decided"),
+    ("trainer", "network", None, "is decided"),
+    ("trainer", "graph", True, "is decided"),
+    ("trainer", "resident", True, "is decided"),
+    ("trainer", "seed", 3, "has no attribute"),
+    ("trainer", "batch_size", 0, "batch_size must be an integer ≥ 1"),
+    ("trainer", "batch_size", 2.5, "batch_size must be an integer ≥ 1"),
+    ("trainer", "stream", "yes", "stream must be 'auto', True or False"),
+    ("optimizer", "lr", 0.1, "Write learning_rate"),
+    ("optimizer", "learning_rat", 0.1, "Did you mean learning_rate"),
+    ("optimizer", "learning_rate", 0, "must be a finite number > 0"),
+    ("optimizer", "momentum", 0.9, "has no attribute 'momentum'"),
+    ("optimizer", "nesterov", True, "is decided"),
+    ("optimizer", "settings", {}, "is decided"),
+    ("unbound", "weight_decay", 0.9, "has no attribute"),
+    ("unbound", "lr", 0.9, "Write learning_rate"),
+    ("network", "dtype", "float64", "Write net.copy(dtype=...)"),
+    ("network", "layers", [], "is decided"),
+    ("network", "seed", 3, "is decided"),
+    ("network", "inputs", 3, "is decided"),
+    ("network", "weights", 3, "has no attribute"),
+    ("network", "preprocesing", 3, "Did you mean preprocessing"),
+    ("dense", "activation", "relu", "is decided"),
+    ("dense", "units", 3, "is decided"),
+    ("dense", "rate", 3, "has no attribute 'rate'"),
+    ("dense", "wieght", 3, "Did you mean weight"),
+    ("dropout", "rate", 0.9, "is decided"),
+    ("dropout", "rates", 0.9, "has no attribute"),
+    ("bias", "activation", "relu", "is decided"),
+    ("alone", "activation", "relu", "is decided"),
+    ("copy", "has_bias", False, "is decided"),
+    ("loss", "reduction", "sum", "cannot assign"),
+    ("loss", "delta", 2.0, "cannot assign"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "value", "says"), REFUSED, ids=[f"{row[0]}.{row[1]}" for row in REFUSED])
+def test_what_would_have_no_effect_is_refused(owner, name, value, says):
+    made = OWNERS[owner](trainer())
+    before = repr(vars(made))
+    with pytest.raises((AttributeError, gb.InputError)) as caught:
+        setattr(made, name, value)
+    assert says in str(caught.value)
+    assert repr(vars(made)) == before
+
+
+def test_the_error_is_an_attribute_error_of_ours():
+    with pytest.raises(AttributeError, match="What can be set: batch_size, history, stopping, stream") as caught:
+        trainer().bach_size = 3
+    assert isinstance(caught.value, gb.GpuBackpropError)
+
+
+@pytest.mark.parametrize("name", ["append", "__setitem__"])
+def test_layers_are_as_the_network_was_made(name):
+    assert not hasattr(trainer().network.layers, name)
+
+
+def test_what_can_be_set_works():
+    it, x, y = trainer(), np.ones((12, 3)), np.zeros((12, 2))
+    it.batch_size = np.int64(4)
+    seen = []
+    it.draw_order = lambda rows: seen.append(rows) or np.arange(rows)[::-1]
+    it.optimizer.learning_rate = 0.25
+    it.network.layers[0].weight = np.full((3, 4), 0.5)
+    it.network.preprocessing, it.network.classes = None, ["a", "b"]
+    assert (it.network.layers[0].weight == 0.5).all() and it.optimizer.hyper[1] == 0.25
+    it.fit(x, y, 2, progress=False)
+    assert seen == [12, 12] and it.optimizer.hyper[0] == 6
+    it._anything = 3  # private names are nobody's mistake
+
+
+def test_a_subclass_may_set_what_it_likes_while_it_is_made():
+    class Scaled(gb.Dense):
+        def __init__(self, units):
+            super().__init__(units)
+            self.factor = 2.0
+
+    layer = Scaled(3)
+    with pytest.raises(AttributeError):
+        layer.factor = 3.0
+    assert gb.Network(2, [layer]).layers[0].factor == 2.0
