@@ -87,7 +87,7 @@ class Network(FixedAttributes):
 
     # Construction -----------------------------------------------------------------------------------------------------
 
-    def _attach(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
             raise InputError(
                 f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}."
@@ -101,7 +101,7 @@ class Network(FixedAttributes):
             layer.attach(number, units, self.lead)
             units = layer.units
             attached.append(layer)
-        return tuple(attached)
+        return attached
 
     def _allocate(self) -> None:
         """Lays all parameters out in one flat buffer, and the gradients in another the same way."""
@@ -411,7 +411,7 @@ class Network(FixedAttributes):
     def __repr__(self) -> str:
         tf32 = "tf32=True, " if self.device.tf32 else ""
         where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, {tf32}seed={self.seed!r}"
-        return f"Network({self.inputs}, {list(self.layers)!r}, {where})"
+        return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 
 class _Reader:

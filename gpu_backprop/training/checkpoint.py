@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,16 +48,19 @@ GIVE = "give the path of a file that gpu_backprop.save wrote"
 AGAIN = "copy it again, or save the network again"
 
 
-def save(path: str | os.PathLike[str], net: Network) -> None:
+def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
     `net.preprocessing` and `net.classes` where they are set. The same network gives the same bytes.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
     the new one is safe on the disk. The new one has its permissions.
 
+    Args:
+        allow_nonfinite: whether parameters may be NaN or infinite; `load` then warns of them.
+
     Raises:
         ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
-            of your own, or a preprocessing or classes that do not fit it.
+            of your own, or a preprocessing or classes that do not fit it or each other; or a NaN or infinite parameter.
         InputError: `net` is not a network.
     """
     if not isinstance(net, Network):
@@ -69,6 +73,11 @@ def save(path: str | os.PathLike[str], net: Network) -> None:
             )
     architecture, learned = json.dumps(net.architecture()), _learned(net)
     tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}
+    if not allow_nonfinite and (found := _nonfinite(tensors)):
+        raise ModelFileError(
+            f"cannot save the network: {found}, so that it predicts nothing of use; train it again with a lower "
+            "learning rate, or save it as it is with save(path, net, allow_nonfinite=True)."
+        )
     sha256 = _digest(architecture, tensors, learned)
     metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, **learned, "sha256": sha256}
     header = _header(tensors, metadata)
@@ -120,7 +129,16 @@ def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None =
         _teach(net, learned)
     for name, array in _arrays(net):
         net.device.copy_in(array, tensors[name])
+    if found := _nonfinite(tensors):
+        warnings.warn(f"{os.fspath(path)}: {found}: the network predicts nothing of use.", RuntimeWarning, stacklevel=2)
     return net
+
+
+def _nonfinite(tensors: Mapping[str, Array]) -> str:
+    """How many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
+    counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in tensors.items()}
+    wrong = [name for name, count in counts.items() if count]
+    return f"{sum(counts.values()):,} parameters are NaN or infinite, first in {wrong[0]}" if wrong else ""
 
 
 @contextmanager
@@ -248,6 +266,10 @@ def _check_learned(net: Network, classes: Any) -> None:
         raise DataError("the classes are not a list of text, or of whole numbers")
     if len(set(classes)) != len(classes):
         raise DataError("the classes name one twice")
+    if net.preprocessing is not None and net.preprocessing.classes != classes:
+        learned = net.preprocessing.classes
+        made = "quantities" if learned is None else f"the classes {str(learned)[:100]}"
+        raise DataError(f"the preprocessing makes {made}, and net.classes are {str(classes)[:100]}")
     if len(classes) != max(2, net.outputs):  # one output says yes or no
         raise DataError(f"there are {len(classes)} classes, and the network has {net.outputs} outputs")
 

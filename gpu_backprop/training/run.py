@@ -183,7 +183,7 @@ class Run:
         self._go_back(self.before)
         self.sums.clear()
         good, here, unused = self.good, self.before, self._spare
-        step, what = 0, "parameters"
+        step, spoilt, what = 0, 0, "parameters"
         with device.computing(), closing(self.data.parts(batches)) as parts:
             for rows in (rows for part in parts for rows in part):
                 steps[rows].plan.run()
@@ -191,9 +191,13 @@ class Run:
                 if not finite_loss(device.to_host(self.total)):
                     what = "loss"
                     break
-                unused.take()
-                good, here, unused = here, unused, good
+                if not spoilt and not device.xp.isfinite(trainer.network.parameters).all():
+                    good, spoilt = here, step  # which a later loss need not show: relu makes 0 of NaN on some devices
+                if not spoilt:
+                    unused.take()
+                    good, here, unused = here, unused, good
         self._go_back(good)
+        step = spoilt if what == "parameters" else step
         kept = "those of the last step whose loss was finite"
         if epoch == step == 1 and what == "loss":
             kept = "those that fit began with"

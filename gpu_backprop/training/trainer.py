@@ -35,6 +35,7 @@ from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.resident import check as check_resident
 from gpu_backprop.training.run import Run, changing
 from gpu_backprop.training.streaming import place_data
+from gpu_backprop.training.unscaled import warn_of_unscaled
 
 
 class Trainer(FixedAttributes):
@@ -256,6 +257,10 @@ class Trainer(FixedAttributes):
             OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
                 the error names where there is one, can be tried at once.
             DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
+
+        Warns:
+            RuntimeWarning: columns of x or y that vary have a mean or standard deviation beyond 1e3, or a standard
+                deviation below 1e-3, and `network.preprocessing` is None: nobody has scaled them.
         """
         with self.network.exclusively("fit"):
             self.stopping = False
@@ -264,6 +269,8 @@ class Trainer(FixedAttributes):
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
             held_out = self._held_out(validation)
+            if self.network.preprocessing is None:  # else that has scaled them
+                warn_of_unscaled(data, self.device)
             rooms = memory.require_fit(self, data, held_out, shuffle)
             source = self._place(data, "training data", rooms[0], shuffle)
             run = Run(self, source, self.batch_size, shuffle, loss_every)

@@ -83,11 +83,6 @@ def test_the_error_is_an_attribute_error_of_ours():
     assert isinstance(caught.value, gb.GpuBackpropError)
 
 
-@pytest.mark.parametrize("name", ["append", "__setitem__"])
-def test_layers_are_as_the_network_was_made(name):
-    assert not hasattr(trainer().network.layers, name)
-
-
 def test_what_can_be_set_works():
     it, x, y = trainer(), np.ones((12, 3)), np.zeros((12, 2))
     it.batch_size = np.int64(4)

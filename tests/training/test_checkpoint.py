@@ -532,3 +532,42 @@ def test_more_than_a_header_holds(path, monkeypatch):
     with pytest.raises(ModelFileError, match="more layers or members, features or categories, than"):
         gb.save(path, knowing())
     assert gb.load(path).preprocessing is None
+
+
+# NaN and infinity -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_no_number(value, path):
+    """It is not saved unless that was asked for, and an older file stays; who loads it is told."""
+    net = small()
+    gb.save(path, net)
+    before = path.read_bytes()
+    net.layers[0].bias[1] = value
+    with pytest.raises(ModelFileError, match=r"1 parameters are NaN or infinite, first in layers\.0\.bias.*allow_nonf"):
+        gb.save(path, net)
+    assert path.read_bytes() == before
+    gb.save(path, net, allow_nonfinite=True)
+    with pytest.warns(RuntimeWarning, match=r"model\.safetensors: 1 parameters are NaN or infinite") as caught:
+        again = gb.load(path)
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+
+
+@pytest.mark.parametrize(
+    ("learned", "classes", "match"),
+    [
+        ("answer", ["yes", "no"], r"makes the classes \['no', 'yes'\], and net\.classes are \['yes', 'no'\]"),
+        ("answer", ["left", "right"], r"and net\.classes are \['left', 'right'\]"),
+        ("v", ["no", "yes"], r"makes quantities, and net\.classes are \['no', 'yes'\]"),
+    ],
+)
+def test_classes_that_contradict_the_preprocessing(learned, classes, match, path):
+    """Each answer would be called by another's name."""
+    task = "regression" if learned == "v" else "auto"
+    learned = Preprocessing.learn(table(), learned, impute="mean", task=task)
+    net = gb.Network(learned.inputs, [gb.Dense(2, "softmax")])
+    net.preprocessing, net.classes = learned, classes
+    with pytest.raises(ModelFileError, match=match):
+        gb.save(path, net)
+    assert not path.exists()

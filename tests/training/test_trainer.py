@@ -347,6 +347,7 @@ def poisoned(step, batch_size=6):
     return y
 
 
+@pytest.mark.filterwarnings("ignore:y is not scaled")
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 @pytest.mark.parametrize("make", [regression, with_dropout])
 def test_divergence_is_found_at_its_step_and_leaves_the_last_state_whose_loss_was_finite(make, step):
@@ -426,6 +427,23 @@ def test_after_a_divergence_the_trainer_learns_on_with_a_lower_learning_rate():
     assert trainer.history.stopped is None
 
 
+def test_a_parameter_that_no_loss_tells_of():
+    """Compiled, relu makes 0 of NaN. What is left can be saved."""
+
+    def make():
+        net = gb.Network(4, [gb.Dense(5, "relu"), gb.Dense(2)], seed=3)
+        return gb.Trainer(net, optimizer=gb.SGD(0.1), batch_size=6)
+
+    trainer, expected = make(), make()
+    by_hand(expected, [np.arange(ROWS)], 6, Y, steps=1)
+    at_step(trainer, 2, lambda: trainer.network.layers[0].bias.__setitem__(0, np.nan))
+    with pytest.raises(gb.DivergedError) as caught:
+        fit(trainer, shuffle=False)
+    assert np.isfinite(trainer.network.parameters).all()
+    assert state(trainer) == state(expected)
+    assert isinstance(caught.value.step, int)
+
+
 def test_history_and_csv_of_a_run_that_diverged(tmp_path):
     trainer, path = planned(regression), tmp_path / "history.csv"
     at_step(trainer, 10, lambda: trainer.network.parameters.fill(1e300))
@@ -455,6 +473,7 @@ def test_ended_early_after_the_loss_became_nan(kind):
     assert state(trainer) == state(planned(regression, steps=3))
 
 
+@pytest.mark.filterwarnings("ignore:y is not scaled")
 def test_ended_early_after_the_first_loss_became_nan():
     trainer = planned(regression)
     at_step(trainer, 3, trainer.stop)

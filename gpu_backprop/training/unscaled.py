@@ -1,0 +1,56 @@
+"""Numbers that a network learns from slowly or not at all, because they are far from 0 or of another size than 1."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.network.arrays import on_host
+from gpu_backprop.network.samples import Samples
+
+LARGE, SMALL = 1e3, 1e-3
+"""Beyond which, and below which, a mean or a standard deviation is one of numbers that nobody has scaled."""
+
+ROWS, LEAST, NUMBERS = 1000, 32, 1 << 18
+"""How many rows are looked at, evenly spread: at most, at least, and in between so many numbers in all."""
+
+RARE = 10
+"""How many standard deviations lie between the least and the largest number of a column that is hardly ever anything
+but 0: the deviation then says how rare that is, and not how large."""
+
+
+def warn_of_unscaled(data: Samples, device: Device) -> None:
+    """One RuntimeWarning, of the caller's caller's caller, if columns of x or y look as if nobody had scaled them."""
+    with device.current():
+        found = [_described("x", data.x, device), *([] if data.labelled else [_described("y", data.target, device)])]
+    if any(found):
+        warnings.warn(
+            f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. Train on (v − "
+            "mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does both, and "
+            "brings predictions back).",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _described(name: str, array: Array, device: Device) -> str:
+    """What is wrong with the columns of an array, and with which; nothing if they are in order."""
+    rows, columns = array.shape
+    step = -(-rows // max(LEAST, min(ROWS, NUMBERS // columns)))
+    values = on_host(array[::step], device).astype(np.float64)
+    with np.errstate(all="ignore"):
+        mean, deviation, spread = values.mean(axis=0), values.std(axis=0), np.ptp(values, axis=0)
+        large = (np.abs(mean) > LARGE) | (deviation > LARGE)
+        small = (deviation < SMALL) & (spread < RARE * deviation) & (len(values) >= RARE)
+    unscaled = np.flatnonzero((spread > 0) & (large | small))
+    if not len(unscaled):
+        return ""
+    first = int(unscaled[0])
+    return (
+        f"{name} is not scaled: in {len(unscaled):,} of its {columns:,} columns the mean is beyond {LARGE:g}, or the "
+        f"standard deviation is or is below {SMALL:g}; in {name}[:, {first}] they are {mean[first]:.3g} and "
+        f"{deviation[first]:.3g}"
+    )
