@@ -197,7 +197,7 @@ class Run:
                     unused.take()
                     good, here, unused = here, unused, good
         self._go_back(good)
-        step = spoilt if what == "parameters" else step
+        step = (spoilt or step) if what == "parameters" else step
         kept = "those of the last step whose loss was finite"
         if epoch == step == 1 and what == "loss":
             kept = "those that fit began with"
