@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -365,3 +368,38 @@ def test_ctrl_c_in_fit_comes_out_and_leaves_the_history(dtype, monkeypatch, tmp_
     assert trainer.history.stopped == "interrupted in epoch 1; what was learned until then is kept"
     path.unlink()  # on Windows only what is closed
     assert trainer.fit(X, LABELS, 2).stopped is None
+
+
+FORK = """
+import os, threading
+import numpy as np
+import gpu_backprop as gb
+
+net = gb.Network(6, [gb.Dense(64, "tanh"), gb.Dense(3, "softmax")], device="cpu")
+x, labels, still = np.ones((300, 6)), np.arange(300) % 3, net.copy()
+y, trainer = still.predict(x), gb.Trainer(net, batch_size=10)
+thread = threading.Thread(target=trainer.fit, args=(x, labels, 10**9), kwargs={"progress": False})
+thread.start()
+while not trainer.history.rows:
+    still.predict(x)
+child = os.fork()
+if child == 0:
+    right = np.array_equal(still.predict(x), y) and np.isfinite(net.predict(x)).all()
+    try:
+        trainer.step(x, labels)
+    except gb.StateError:
+        os._exit(0 if right else 1)
+    os._exit(2)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+trainer.stop()
+thread.join()
+print("child", code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_the_child_of_a_fork_reads_and_does_not_train():
+    """Of the step that the thread of the parent was at, it has a half, and not the thread."""
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("child 0\n", 0), done.stderr
