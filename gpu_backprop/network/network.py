@@ -14,7 +14,7 @@ import numpy as np
 from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.columns import columns
-from gpu_backprop.backend.device import ALIGNMENT, Device
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
@@ -22,9 +22,7 @@ from gpu_backprop.backend.running_out import gives_back
 from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from
 from gpu_backprop.network.numbers import positive, scalar
-
-EAGER_PLANS = 8
-"""How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+from gpu_backprop.network.reader import Reader
 
 BRIEF = "forward", "backward"
 """What other threads wait for, where they are about to do the same; everything else that changes a network is refused
@@ -77,7 +75,7 @@ class Network(FixedAttributes):
         self._initialize()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
-        self._idle: list[_Reader] = []  # those that no call has at the moment
+        self._idle: list[Reader] = []  # those that no call has at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self._change = SimpleNamespace(lock=threading.Lock(), what="")
 
@@ -279,9 +277,9 @@ class Network(FixedAttributes):
         x = features(x, self.inputs, self.device, (), self.lead)
         self.refresh()
         try:
-            reader: _Reader = self._of_thread.reader
+            reader: Reader = self._of_thread.reader
         except AttributeError:
-            reader = self._of_thread.reader = _Reader(self)
+            reader = self._of_thread.reader = Reader(self)
         reader.forward = None  # until it is done
         eager = reader.plan(self, x.shape[-2], training)
         if training:
@@ -306,15 +304,20 @@ class Network(FixedAttributes):
         Raises:
             StateError: forward was not called before, by this thread; or the network is being trained.
         """
-        reader: _Reader | None = getattr(self._of_thread, "reader", None)
+        reader: Reader | None = getattr(self._of_thread, "reader", None)
         if reader is None or reader.forward is None:
             raise StateError("backward needs the values of a forward pass: call net.forward(x) first, in this thread.")
         eager = reader.forward
         grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
+        grad_y = checked(grad_y, "grad_y")
         with self.exclusively("backward"):
-            return eager.backward(checked(grad_y, "grad_y"))
+            try:
+                return eager.backward(grad_y)
+            except BaseException:
+                del self._of_thread.reader  # its plan may be half built
+                raise
 
     @gives_back
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
@@ -333,7 +336,7 @@ class Network(FixedAttributes):
         try:
             reader = self._idle.pop()
         except IndexError:
-            reader = _Reader(self)
+            reader = Reader(self)
         for start in range(0, rows, batch_size):
             part = x[..., start : start + batch_size, :]
             eager = reader.plan(self, part.shape[-2], False)
@@ -412,54 +415,6 @@ class Network(FixedAttributes):
         tf32 = "tf32=True, " if self.device.tf32 else ""
         where = f"dtype={self.dtype.name!r}, device={self.device.name!r}, {tf32}seed={self.seed!r}"
         return f"Network({self.inputs}, {self.layers!r}, {where})"
-
-
-class _Reader:
-    """Plans for some numbers of rows, and scratch memory of their own: with it one caller at a time reads a network."""
-
-    def __init__(self, network: Network) -> None:
-        self.device = network.device.with_own_scratch()
-        self.plans: dict[tuple[int, bool], _Eager] = {}
-        self.forward: _Eager | None = None  # what backward goes on from
-
-    def plan(self, network: Network, rows: int, training: bool) -> _Eager:
-        key = rows, training
-        if key not in self.plans:
-            while len(self.plans) >= EAGER_PLANS:
-                del self.plans[next(iter(self.plans))]
-            self.plans[key] = _Eager(network, self.device, rows, training)
-        return self.plans[key]
-
-
-class _Eager:
-    """forward and backward as one plan in two phases, so that a caller can stand between them."""
-
-    def __init__(self, network: Network, device: Device, rows: int, training: bool) -> None:
-        self.network = network
-        self.plan = plan = Plan(device, training)
-        network.emit_parameters(plan)
-        self.x = plan.empty("x", (*network.lead, rows, network.inputs))
-        self.y = network.emit_forward(plan, self.x)
-        network.emit_next_masks(plan)
-        self.grad_y: Array | None = None
-        self.grad_x: Array | None = None
-
-    def forward(self, x: Array) -> None:
-        self.network.device.copy_in(self.x, x)
-        with self.network.device.computing():
-            self.plan.run("forward")
-
-    def backward(self, grad_y: Array) -> Array:
-        device = self.network.device
-        if self.grad_y is None:
-            self.plan.phase = "backward"
-            self.grad_y = self.plan.empty(f"∇y{self.network.last.number}", self.y.shape)
-            self.grad_x = self.network.emit_backward(self.plan, self.grad_y, grad_x=True)
-        assert self.grad_x is not None
-        device.copy_in(self.grad_y, grad_y)
-        with device.computing():
-            self.plan.run("backward")
-        return device.copy(self.grad_x)
 
 
 def _remade(

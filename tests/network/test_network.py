@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.network import EAGER_PLANS
+from gpu_backprop.network.reader import EAGER_PLANS
 
 LAYERS = [gb.Dense(5, "tanh"), gb.Bias("gelu"), gb.Dropout(0.5), gb.Dense(3, "softmax", bias=False)]
 

@@ -165,6 +165,29 @@ def test_an_interrupted_reading_leaves_nothing(dtype, monkeypatch):
     np.testing.assert_array_equal(net.predict(X), expected)
 
 
+@pytest.mark.parametrize("moment", ["building", "running"])
+def test_an_interrupted_backward_leaves_nothing(dtype, moment, monkeypatch):
+    net, other = regression(dtype).network, regression(dtype).network
+
+    def interrupted(plan, *args, emit=net.emit_backward, **options):
+        emit(plan, *args, **options)
+        if moment == "building":
+            raise KeyboardInterrupt
+        calls = every_call(plan)
+        plan._runs[("backward",)] = [*calls[:-1], partial(interrupted, plan)]
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, ValueError)):
+        patch.setattr(net, "emit_backward", interrupted)
+        net.forward(X)
+        net.backward(Y)
+    with pytest.raises(StateError, match="call net.forward"):
+        net.backward(Y)
+    for each in (net, other):
+        each.forward(X)
+    np.testing.assert_array_equal(net.backward(Y), other.backward(Y))
+    assert net.gradients.tobytes() == other.gradients.tobytes()
+
+
 def test_backward_belongs_to_the_forward_of_its_thread(dtype):
     net, grad_y = regression(dtype).network, np.ones((ROWS, 2))
     net.forward(OTHERS[1])

@@ -1,0 +1,63 @@
+"""forward and backward on request, with buffers that one caller at a time has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import Plan
+
+if TYPE_CHECKING:
+    from gpu_backprop.network.network import Network
+
+EAGER_PLANS = 8
+"""How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+
+
+class Reader:
+    """Plans for some numbers of rows, and scratch memory of their own: with it one caller at a time reads a network."""
+
+    def __init__(self, network: Network) -> None:
+        self.device = network.device.with_own_scratch()
+        self.plans: dict[tuple[int, bool], Eager] = {}
+        self.forward: Eager | None = None  # what backward goes on from
+
+    def plan(self, network: Network, rows: int, training: bool) -> Eager:
+        key = rows, training
+        if key not in self.plans:
+            while len(self.plans) >= EAGER_PLANS:
+                del self.plans[next(iter(self.plans))]
+            self.plans[key] = Eager(network, self.device, rows, training)
+        return self.plans[key]
+
+
+class Eager:
+    """forward and backward as one plan in two phases, so that a caller can stand between them."""
+
+    def __init__(self, network: Network, device: Device, rows: int, training: bool) -> None:
+        self.network = network
+        self.plan = plan = Plan(device, training)
+        network.emit_parameters(plan)
+        self.x = plan.empty("x", (*network.lead, rows, network.inputs))
+        self.y = network.emit_forward(plan, self.x)
+        network.emit_next_masks(plan)
+        self.grad_y: Array | None = None
+        self.grad_x: Array | None = None
+
+    def forward(self, x: Array) -> None:
+        self.network.device.copy_in(self.x, x)
+        with self.network.device.computing():
+            self.plan.run("forward")
+
+    def backward(self, grad_y: Array) -> Array:
+        device = self.network.device
+        if self.grad_y is None:
+            self.plan.phase = "backward"
+            self.grad_y = self.plan.empty(f"∇y{self.network.last.number}", self.y.shape)
+            self.grad_x = self.network.emit_backward(self.plan, self.grad_y, grad_x=True)
+        assert self.grad_x is not None
+        device.copy_in(self.grad_y, grad_y)
+        with device.computing():
+            self.plan.run("backward")
+        return device.copy(self.grad_x)
