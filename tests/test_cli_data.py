@@ -571,6 +571,17 @@ class TestAccidents:
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
         assert "after 1 epoch: No space left on device; what was learned is lost, because cannot save" in said(capsys)
 
+    def test_a_network_that_is_spoilt_is_saved_all_the_same(self, capsys, monkeypatch):
+        def fit(trainer: gb.Trainer, *_: object, **__: object) -> None:
+            trainer.network.parameters[0] = np.nan
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(gb.Trainer, "fit", fit)
+        assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
+        assert "what was learned until then is in run" in said(capsys)
+        with pytest.warns(RuntimeWarning, match="1 parameters are NaN or infinite"):
+            gb.load("run/model.safetensors")
+
     @pytest.mark.parametrize("kind", [gb.InputError, RuntimeError])
     def test_curves_that_cannot_be_drawn_are_no_failure(self, capsys, monkeypatch, kind):
         def plot(*_: object) -> None:

@@ -64,7 +64,7 @@ class RunFolder:
                 _move(self.place, beside)
                 self.place = beside
             self.place.mkdir(parents=True, exist_ok=True)
-            gb.save(self.place / MODEL, net)
+            gb.save(self.place / MODEL, net, allow_nonfinite=True)  # load warns of them
         except (OSError, GpuBackpropError) as error:
             raise RunError(f"what was learned is {_keep_elsewhere(net, history)}, because {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
@@ -154,7 +154,7 @@ def _keep_elsewhere(net: gb.Network, history: History) -> str:
         with suppress(OSError, GpuBackpropError):
             folder = Path(tempfile.mkdtemp(prefix="gpu-backprop-", dir=parent))
             try:
-                gb.save(folder / MODEL, net)
+                gb.save(folder / MODEL, net, allow_nonfinite=True)
                 with suppress(InputError):
                     history.to_csv(folder / HISTORY)
                 return f"in {folder}"
