@@ -19,7 +19,8 @@ class _Closing(ABCMeta):
 
 
 class FixedAttributes(metaclass=_Closing):
-    """Once it is closed, it takes no attributes but those named here, those with a setter, methods, and private ones.
+    """Once it is closed, it takes no attributes but those named here, those with a setter, methods, and private ones;
+    an object of a class of somebody else's also what their constructor left.
 
     Attributes:
         settable: the names of what can be set at any time.
@@ -37,8 +38,8 @@ class FixedAttributes(metaclass=_Closing):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_closed" in vars(self) and name[0] != "_" and name not in self.settable:
-            of_class = getattr(type(self), name, None)
-            if not callable(of_class) and not _has_setter(of_class):
+            of_class, ours = getattr(type(self), name, None), type(self).__module__.startswith("gpu_backprop.")
+            if not (callable(of_class) or _has_setter(of_class) or (not ours and name in vars(self))):
                 raise SettingError(self._refusal(name))
         super().__setattr__(name, value)
 
