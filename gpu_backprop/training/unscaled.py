@@ -50,7 +50,7 @@ def _described(name: str, array: Array, device: Device) -> str:
         return ""
     first = int(unscaled[0])
     return (
-        f"{name} is not scaled: in {len(unscaled):,} of its {columns:,} columns the mean is beyond {LARGE:g}, or the "
-        f"standard deviation is or is below {SMALL:g}; in {name}[:, {first}] they are {mean[first]:.3g} and "
+        f"{name} is not scaled: in {len(unscaled):,} of its {columns:,} columns the mean or the standard deviation is "
+        f"beyond {LARGE:g}, or the latter is below {SMALL:g}; in {name}[:, {first}] they are {mean[first]:.3g} and "
         f"{deviation[first]:.3g}"
     )

@@ -212,6 +212,7 @@ def test_the_history_tells_the_scale_and_the_skipped_steps():
     assert "loss_scale 131,072, skipped 0" in repr(history)
 
 
+@pytest.mark.filterwarnings("ignore:y is not scaled")
 def test_skipped_steps_are_counted_anew_in_each_epoch():
     trainer = trainer_of(NUMBERS, optimizer=gb.SGD(1e-6))
     history = trainer.fit(X, DENSE * 3e3, 6, progress=False)
