@@ -287,6 +287,7 @@ def test_what_cannot_be_trained_on_is_refused_as_on_the_host(fault):
     np.testing.assert_array_equal(cupy.asnumpy(net.parameters), before)
 
 
+@pytest.mark.filterwarnings("ignore:x is not scaled")
 def test_float16_holds_no_more_than_it_does():
     net = gb.Network(3, [gb.Dense(2)], device="cuda", dtype="float16")
     with pytest.raises(gb.InputError, match=r"too large for float16 in x.*\(70000\.0\).*dtype='float32'"):
