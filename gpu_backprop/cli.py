@@ -24,6 +24,7 @@ from gpu_backprop.commands.interrupt import Interrupted, interrupt
 from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
+from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.starting import caught
 from gpu_backprop.training.console import readable_output
 
@@ -55,7 +56,8 @@ def _run(argv: Sequence[str] | None) -> int:
         options.parser.print_help(sys.stderr)
         return MISUSED
     try:
-        with caught(interrupt), compiling_told(options):
+        memory = memory_limit(getattr(options, "memory_limit", None))
+        with caught(interrupt), compiling_told(options), memory:
             code = COMMANDS[options.command](options)
             with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal nobody may be there to read
                 sys.stdout.flush()  # here, where it may still fail in words

@@ -445,3 +445,13 @@ def test_help_has_examples(capsys, command):
     text = capsys.readouterr().out
     assert f"examples:\n\n  gpu-backprop {command} " in text
     assert "RUN is the folder that train wrote" in text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "check", "explain"])
+@pytest.mark.parametrize(("limit", "what"), [("900", "cannot load"), ("300KB", "large.csv: ")])
+def test_what_a_model_or_data_unpack_to_has_a_limit(command, limit, what, capsys):
+    given = ["flowers", write("large.csv", [HEADER, *rows(9000, 2)]), "--memory-limit"]
+    assert main([command, *given, limit]) == 1
+    line = said(capsys)
+    assert what in line and "bytes unpacked, more than the limit of" in line and "--memory-limit" in line
+    assert main([command, *given, "2MB"]) == 0

@@ -628,3 +628,24 @@ def test_a_file_is_read_once(monkeypatch):
     monkeypatch.setattr(Table, "__post_init__", lambda table: (reads.append(table.source), original(table))[1])
     train(flowers(), "--target", "species", "--impute", "mean", "--quiet", "--epochs", "1")
     assert reads == ["flowers.csv"]
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_for_what_a_file_unpacks_to(capsys):
+    assert train(flowers(), "--target", "species", "--memory-limit", "5 KB") == 1
+    assert re.match(
+        r"gpu-backprop: flowers\.csv: [0-9,]+ bytes unpacked, more than the limit of 5,000; use a part of it, or allow "
+        r"more with --memory-limit", said(capsys)
+    )  # fmt: skip
+    assert not Path("run").exists()
+    assert train(flowers(), "--target", "species", "--impute", "mean", "--memory-limit", "1MB", "--quiet") == 0
+
+
+@pytest.mark.parametrize("size", ["4 XB", "0", "-1", "lots"])
+def test_a_limit_that_is_no_size(size, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train("flowers.csv", f"--memory-limit={size}")
+    assert ended.value.code == 2
+    assert "a memory limit is a number of bytes, or a size such as 4GB or 500 MiB, not" in capsys.readouterr().err

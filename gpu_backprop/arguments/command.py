@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpu_backprop import LOSSES
-from gpu_backprop.arguments.values import device, one_of
+from gpu_backprop.arguments.values import device, one_of, size
 from gpu_backprop.data.messages import nearest
 
 DATA = (
@@ -135,6 +135,7 @@ def add_run_and_data(command: Command, optional: bool = False) -> None:
     add_delimiter(command)
     parts = {"choices": ("train", "test"), "metavar": "PART"}
     command.add("--part", "train or test, of data that have both (default: test)", **parts)
+    add_memory_limit(command)
 
 
 def add_delimiter(command: Command) -> None:
@@ -146,6 +147,12 @@ def add_delimiter(command: Command) -> None:
 def add_drop_missing_target(command: Command) -> None:
     """--drop-missing-target."""
     command.add("--drop-missing-target", "leave out the rows whose target is missing", action="store_true")
+
+
+def add_memory_limit(command: Command) -> None:
+    """--memory-limit."""
+    most = "how much memory a file may take once it is decoded, as in 4GB (default: half of the machine's)"
+    command.add("--memory-limit", most, type=size, metavar="SIZE")
 
 
 def add_loss(command: Command, default: str) -> None:

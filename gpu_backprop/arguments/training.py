@@ -14,6 +14,7 @@ from gpu_backprop.arguments.command import (
     add_device,
     add_drop_missing_target,
     add_loss,
+    add_memory_limit,
     add_quiet,
 )
 from gpu_backprop.arguments.values import one_of, rate, share, some_of, units, whole
@@ -105,6 +106,7 @@ def _add_data(command: Command) -> None:
         ),
         ("--held-out-file", "learn from all of DATA, and measure on the rows of this file", {"metavar": "FILE"}),
     )
+    add_memory_limit(command)
 
 
 def _add_network(command: Command) -> None:

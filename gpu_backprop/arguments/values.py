@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.data import DataError
+from gpu_backprop.data.limits import size_of
 from gpu_backprop.data.messages import shown
 
 
@@ -36,6 +38,14 @@ def number(accepted: str, accept: Callable[[float], bool]) -> Callable[[str], fl
         return value
 
     return read
+
+
+def size(text: str) -> int:
+    """Bytes: "4GB", "500 MiB"."""
+    try:
+        return size_of(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def units(text: str) -> list[int]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.limits import take, text_bytes
 from gpu_backprop.data.messages import listed
 
 if TYPE_CHECKING:
     from gpu_backprop.data.table import Array
 
-MISSING = frozenset(
+MISSING: frozenset[str] = frozenset(
     "".join(letters)
     for word in ("", "na", "n/a", "nan", "null")
     for letters in itertools.product(*zip(word, word.upper(), strict=True))
@@ -84,10 +85,12 @@ def texts(cells: Sequence[str | None], known: dict[str, str], missing: Collectio
     Args:
         known: texts met before; equal texts become one object, which saves most of their memory.
     """
+    before = len(known)
     column = np.empty(len(cells), object)
     for row, cell in enumerate(cells):
         if cell is not None and (text := cell.strip()) not in missing:
             column[row] = known.setdefault(text, text)
+    take(column.nbytes + text_bytes(known, before))
     return column
 
 

@@ -6,20 +6,20 @@ import codecs
 import csv
 import gzip
 import io
-import os
 import re
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import GZIP_MAGIC, explained, fitting, most_bytes
+from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.data.table import Array, Table, missing
 
@@ -36,7 +36,13 @@ SAMPLE = 1 << 16
 """Characters in which the delimiter is looked for."""
 
 PIECE = 1 << 18
-"""Cells that are held as text at one time."""
+"""Cells that are held as text at one time; in lines of no more than LONGEST_LINE characters together."""
+
+BLOCK = 1 << 16
+"""Bytes that are unpacked at one time."""
+
+COLUMN, ARRAY = 512, 128
+"""Bytes that a column takes besides its cells, and a piece of it besides what is in it."""
 
 ABOVE = "or take out what stands above the names of the columns"
 NAMED_ROWS = "or if each row begins with its name, as R writes it, put a name for that column before the others"
@@ -77,30 +83,36 @@ def _scan(
     """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a piece
     of them was taken for numbers, and what they said there is lost: the indices of these."""
     text, late = set(text), set[int]()
-    pieces: list[list[Array]] = []
     lines = array("q")
-    with _open(path) as stream:
-        rows = _rows(path, _reader(stream, delimiter, strict=True))
+    with memory_limit(None), _open(path) as (stream, blocks), decoding(f"{path}:", blocks.stored):
+        rows = _rows(path, _reader(stream, delimiter, strict=True), blocks)
         line, header = _header(path, rows, delimiter)
+        take(COLUMN * len(header))
         names = column_names(f"{path}, line {line}", header)
         text |= {index for index, name in enumerate(names) if name in as_text}
         known: list[dict[str, str]] = [{} for _ in names]
-        for some in _pieces(path, rows, len(names), lines):
-            piece = []
+        pieces: list[list[Array]] = [[] for _ in names]
+        for some in _pieces(path, rows, len(names), lines, blocks):
+            take(ARRAY * len(names) + lines.itemsize * len(some))
             for index, cells in enumerate(zip(*some, strict=True)):
                 values = None if index in text else numbers(cells, missing_texts)
                 if values is None and index not in text:
-                    (late if pieces else text).add(index)
-                piece.append(texts(cells, known[index], missing_texts) if values is None else values)
-            pieces.append(piece)
+                    (late if pieces[index] else text).add(index)
+                if values is None:
+                    values = texts(cells, known[index], missing_texts)
+                else:
+                    take(values.nbytes)
+                pieces[index].append(values)
+        check(8 * len(lines))  # a column beside its pieces, for a moment
     if late:
         return late
-    if not pieces:
+    if not lines:
         raise DataError(f"{path} holds only its header; rows of values must follow")
     columns: dict[str, Array] = {}
-    for name, cell, column in zip(names, header, zip(*pieces, strict=True), strict=True):
+    for name, cell, column in zip(names, header, pieces, strict=True):
         with fitting(path, name):
             values = np.concatenate(column)
+        column.clear()  # so that no two copies of all columns are there
         if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
             columns[name] = values
     return Table(str(path), columns, np.array(lines), text=as_text, missing=missing_texts)
@@ -129,15 +141,15 @@ def _close(before: int, found: re.Match[str]) -> str:
     return found[0] if (before + found.string.count('"', 0, found.start() + 1)) % 2 else '"'
 
 
-def _rows(path: Path, reader: Reader) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, reader: Reader, blocks: _Blocks) -> Iterator[tuple[int, list[str]]]:
     """Every row, and the line where it begins."""
     line = 1
     try:
         for row in reader:
-            yield line, row
+            yield line + blocks.skipped, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {line}: {_fault(error)}") from None
+        raise DataError(f"{path}, line {line + blocks.skipped}: {_fault(error)}") from None
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -> tuple[int, list[str]]:
@@ -154,10 +166,10 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -
 
 
 def _pieces(
-    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int]
+    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int], blocks: _Blocks
 ) -> Iterator[list[list[str]]]:
     """The rows after the header, some at a time; the line where each begins is added to `lines`."""
-    most = max(1, PIECE // width)
+    most, begun = max(1, PIECE // width), blocks.size
     some: list[list[str]] = []
     for line, row in rows:
         if len(row) != width:
@@ -170,9 +182,9 @@ def _pieces(
             )
         some.append(row)
         lines.append(line)
-        if len(some) == most:
+        if len(some) == most or blocks.size - begun > LONGEST_LINE:
             yield some
-            some = []
+            some, begun = [], blocks.size
     if some:
         yield some
 
@@ -188,7 +200,7 @@ def _detect(path: Path) -> str:
     """The delimiter that splits all first rows alike, into most columns; a tab where the file's name says so."""
     if {".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes}:
         return "\t"
-    with _open(path) as stream:
+    with _open(path) as (stream, _):
         sample, length, whole = [], 0, True
         for line in stream:
             sample.append(line)
@@ -215,30 +227,59 @@ def _widths(sample: Sequence[str], delimiter: str) -> list[int]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a file, unpacked where it is gzipped, their ends kept."""
+def _open(path: Path) -> Iterator[tuple[Iterator[str], _Blocks]]:
+    """The lines of a file, unpacked where it is gzipped, their ends kept; and the blocks that they are taken from."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        stored = stored_bytes(file)
         packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
-        binary = gzip.GzipFile(fileobj=file) if packed else file
-        with io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-            yield _lines(path, text, most_bytes(size))
+        blocks = _Blocks(gzip.GzipFile(fileobj=file) if packed else file, stored)
+        with io.TextIOWrapper(blocks, "utf-8-sig", newline="") as text:
+            yield _lines(path, text, blocks, most_bytes(stored)), blocks
 
 
-def _lines(path: Path, text: TextIO, most: int) -> Iterator[str]:
-    total = number = 0
+class _Blocks(io.BufferedIOBase):
+    """The bytes of a file, but for blocks of nothing but ends of lines and spaces that follow so many of the like that
+    none of them can be within a field: a file may have a thousand times more of them than it has bytes.
+
+    Attributes:
+        stored: bytes of the file on the disk.
+        size: bytes that were unpacked up to now, but for those that were left out.
+        skipped: the ends of lines that were left out.
+    """
+
+    def __init__(self, file: Any, stored: int) -> None:
+        self.file, self.stored, self.size, self.blank, self.skipped, self.name = file, stored, 0, 0, 0, ""
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1) -> bytes:
+        while block := self.file.read(BLOCK):
+            if block.endswith(b"\r"):
+                block += self.file.read(1)  # an end of a line is not parted
+            self.blank = 0 if block.strip(b" \r\n") else self.blank + len(block)
+            if self.blank <= csv.field_size_limit() + len(block):
+                self.size += len(block)
+                return bytes(block)
+            self.skipped += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
+        return b""
+
+
+def _lines(path: Path, text: TextIO, blocks: _Blocks, most: int) -> Iterator[str]:
+    number = 0
     while line := text.readline(LONGEST_LINE):
         number += 1
-        total += len(line)
         if len(line) == LONGEST_LINE:
+            number += blocks.skipped
             raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters; is this a CSV file?")
         if "\0" in line:
+            number += blocks.skipped
             raise DataError(f"{path}, line {number}: a zero byte, which no text has; is this a CSV file?")
-        if total > most:
+        if blocks.size > most:
             raise DataError(
-                f"{path}, line {number}: over {most >> 20:,} MiB unpacked, many times the size of the file; unpack it "
-                "with gunzip first if that is right"
+                f"{path}, line {number + blocks.skipped}: over {most >> 20:,} MiB unpacked, many times the size of the "
+                "file; unpack it with gunzip first if that is right"
             )
         yield line
 

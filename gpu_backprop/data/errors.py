@@ -14,3 +14,7 @@ class DataError(ValueError):
 
 class MissingPyarrowError(DataError):
     """The file is Parquet, and pyarrow, which reads it, is not installed."""
+
+
+class MemoryLimitError(DataError):
+    """What is given takes more memory, once it is decoded, than it may."""

@@ -7,11 +7,20 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import shown
 
+Array = npt.NDArray[Any]
+
 GZIP_MAGIC = b"\x1f\x8b"
+
+BLOCK = 1 << 20
+"""Bytes that are read at one time: what unpacks makes as many on the way."""
 
 ALWAYS = 1 << 30
 """Bytes that any file may unpack to. A few kilobytes can claim, or be, many gigabytes."""
@@ -48,3 +57,20 @@ def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[No
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
     except MemoryError:
         raise DataError(f"{path} is too large for the memory of this machine; use a part of it") from None
+
+
+def fill(stream: Any, values: Array) -> int:
+    """Reads from an open file into the memory of an array until it is full or the file ends; the bytes read."""
+    room = values.reshape(-1).view(np.uint8).data
+    got = 0
+    while got < len(room):
+        count = stream.readinto(room[got : got + BLOCK])
+        if not count:
+            break
+        got += count
+    return got
+
+
+def native(values: Array) -> Array:
+    """An array of our own in the byte order of this machine, without a second one beside it."""
+    return values if values.dtype.isnative else values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained
+from gpu_backprop.data.files import GZIP_MAGIC, explained, fill, native
+from gpu_backprop.data.limits import decoding, stored_bytes, take
 
 Array = npt.NDArray[Any]
 Stream = BufferedReader | gzip.GzipFile
@@ -48,15 +49,18 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
         DataError: no file, not IDX, empty, cut short, too long, or damaged.
     """
     path = Path(path)
-    with explained(path, "is a damaged gzip file"), _opened(path) as file:
+    with (
+        explained(path, "is a damaged gzip file"),
+        _opened(path) as file,
+        decoding(f"{path}:", stored_bytes(file)),
+    ):
         packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
         with gzip.GzipFile(fileobj=file) if packed else file as stream:
             shape, dtype = _header(stream, path)
             size = os.fstat(file.fileno()).st_size
             possible = size * GZIP_RATIO if packed else size - stream.tell()
-            values = _values(stream, path, shape, dtype, possible)
-        return values.astype(dtype.newbyteorder("="), copy=False)
+            return native(_values(stream, path, shape, dtype, possible))
 
 
 def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tuple[Array, Array]:
@@ -84,6 +88,7 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
         )
     images = _checked(images_path, "images", ("images", "rows", "columns"))
     labels = _checked(labels_path, "labels", ("labels",))
+    take(8 * len(labels))
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} has {len(images):,} images, but {labels_path} {len(labels):,} labels, so the two do not "
@@ -128,24 +133,14 @@ def _values(stream: Stream, path: Path, shape: tuple[int, ...], dtype: np.dtype[
             f"{path} is cut short or damaged: {announced}, but no more than {possible:,} can follow in a file of its "
             "size; copy or download it again"
         )
+    take(wanted)
     values = np.empty(shape, dtype)
-    got = _fill(stream, values)
+    got = fill(stream, values)
     if got < wanted:
         raise DataError(f"{path} is cut short: {announced}, but only {got:,} follow; copy or download it again")
     if stream.read(1):
         raise DataError(f"{path} is too long: {announced}, and more follow; copy or download it again")
     return values
-
-
-def _fill(stream: Stream, values: Array) -> int:
-    """Reads into the memory of an array until it is full or the stream ends; the number of bytes read."""
-    room, got = values.reshape(-1).view(np.uint8).data, 0
-    while got < len(room):
-        count = stream.readinto(room[got:])
-        if not count:
-            break
-        got += count
-    return got
 
 
 def _find(folder: Path, *names: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -19,7 +20,8 @@ import numpy as np
 
 from gpu_backprop.data.cells import texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import explained, most_bytes
+from gpu_backprop.data.files import explained, fill, native
+from gpu_backprop.data.limits import check, decoding, stored_bytes, take
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import Array, Arrays
 
@@ -30,6 +32,12 @@ PAIR = re.compile(r"(?P<before>.*_)?(?P<letter>[xy])(?P<after>_.*)?\.npy", re.IG
 """NAME_x.npy, x.npy or x_NAME.npy, and the same with y."""
 
 MOST_AXES, MOST_VALUES = 32, 1 << 48
+
+LONGEST_HEADER = 10_000
+"""Bytes of a header, as NumPy has it; a few bytes could claim 4 GB."""
+
+PIECE = 1 << 18
+"""Texts that are taken out of an array at one time."""
 
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 """By version of the format. The third differs in names of fields only, and arrays with fields are no data of ours."""
@@ -58,8 +66,8 @@ def read_npz(path: Path, part: str = "train") -> Arrays:
     """The arrays x and y in an .npz file, or of a file that has both parts x_train and y_train, or x_test and y_test.
 
     Raises:
-        DataError: the file is no .npz file, is damaged or cut off, holds objects, unpacks to many times its size, or
-            has other arrays.
+        DataError: the file is no .npz file, is damaged or cut off, holds objects, unpacks to more than it may, or has
+            other arrays.
     """
     with zip_archive(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -85,7 +93,7 @@ def _partner(path: Path, named: re.Match[str]) -> Path | None:
 
 
 def _npy(path: Path) -> Array:
-    with explained(path), path.open("rb") as file:
+    with explained(path), path.open("rb") as file, decoding(f"{path}:", stored_bytes(file)):
         return _array(str(path), file, os.fstat(file.fileno()).st_size)
 
 
@@ -106,12 +114,10 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
     where = f"{path}, array {shown(info.filename.removesuffix('.npy'))}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise DataError(f"{where}: packed or encrypted in a way that NumPy does not use; save it with numpy.savez")
-    if info.file_size > most_bytes(min(info.compress_size, path.stat().st_size)):
-        raise DataError(
-            f"{where}: {info.file_size:,} bytes unpacked, many times the size of the file; save it with numpy.savez, "
-            "which does not pack, if that is right"
-        )
-    with archive.open(info) as stream:
+    with path.open("rb") as file:
+        stored = min(info.compress_size, stored_bytes(file))
+    with decoding(f"{where}:", stored), archive.open(info) as stream:
+        check(info.file_size)
         return _array(where, stream, info.file_size)
 
 
@@ -130,15 +136,26 @@ def _array(where: str, file: IO[bytes], size: int) -> Array:
             f"{where}: damaged or cut off, because its header announces {' × '.join(map(str, shape))} values of "
             f"{dtype.name}, {wanted:,} bytes, and {there:,} follow; {AGAIN}"
         )
-    array: Array = np.frombuffer(file.read(), dtype)
-    if dtype.kind == "U" and array.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder)).max() > sys.maxunicode:
-        raise DataError(f"{where}: damaged, because there are characters in its text that do not exist; {AGAIN}")
-    array = array.reshape(shape, order="F" if fortran else "C")
+    take(wanted)
+    array: Array = np.empty(shape, dtype, "F" if fortran else "C")
+    if (got := fill(file, array.T if fortran else array)) < wanted:
+        raise DataError(f"{where}: cut off while it was read, after {got:,} of {wanted:,} bytes; {AGAIN}")
     if dtype.kind == "U":
-        return texts(array.ravel().tolist(), {}).reshape(shape)
+        return _words(where, native(array)).reshape(shape)
     if dtype.kind == "b":
-        array = array.view(np.uint8) != 0  # a byte that is neither 0 nor 1 makes no sound bool
-    return array.astype(dtype.newbyteorder("="), copy=False)
+        np.not_equal(array.view(np.uint8), 0, out=array)  # a byte that is neither 0 nor 1 makes no sound bool
+    return native(array)
+
+
+def _words(where: str, array: Array) -> Array:
+    """The texts of an array, in the order of its rows."""
+    flat, known = array.ravel(), dict[str, str]()
+    if flat.view(np.uint32).max() > sys.maxunicode:
+        raise DataError(f"{where}: damaged, because there are characters in its text that do not exist; {AGAIN}")
+    words = np.empty(flat.size, object)
+    for first in range(0, flat.size, PIECE):
+        words[first : first + PIECE] = texts(flat[first : first + PIECE].tolist(), known)
+    return words
 
 
 def _header(where: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -149,7 +166,10 @@ def _header(where: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtyp
             version = np.lib.format.read_magic(file)
             if version[0] not in HEADERS:
                 raise ValueError(f"version {version} of the format")
-            shape, fortran, dtype = HEADERS[version[0]](file)
+            start = file.read(2 * version[0])
+            if (length := int.from_bytes(start, "little")) > LONGEST_HEADER:
+                raise ValueError(f"it claims to have {length:,} bytes")
+            shape, fortran, dtype = HEADERS[version[0]](io.BytesIO(start + file.read(length)))
         if len(shape) > MOST_AXES or not all(0 <= length < MOST_VALUES for length in shape):
             raise ValueError("a shape that no array has")
     except OSError:

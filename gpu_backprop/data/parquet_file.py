@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_number, texts
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
-from gpu_backprop.data.files import explained, fitting, most_bytes
+from gpu_backprop.data.files import explained, fitting
+from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import shown
 from gpu_backprop.data.table import Array, Table
 
 MOST_COLUMNS, LONGEST_TEXT = 1 << 20, 1 << 24
 """How many columns a header may name, and how many bytes a text in it may have."""
+
+BATCH, FEW = 1 << 18, 64
+"""Cells that are decoded at one time; and rows, where each text may say only in what it differs from the one before."""
 
 
 def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING) -> Table:
@@ -31,7 +36,7 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
 
     Raises:
         MissingPyarrowError: pyarrow is not installed.
-        DataError: the file is damaged, unpacks to many times its size, or has no rows.
+        DataError: the file is damaged, unpacks to more than it may, or has no rows.
     """
     try:
         import pyarrow
@@ -43,67 +48,112 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
         ) from None
 
     with explained(path), path.open("rb") as stream:
+        stored = stored_bytes(stream)
         try:
-            limits = {"thrift_string_size_limit": LONGEST_TEXT, "thrift_container_size_limit": MOST_COLUMNS}
-            with parquet.ParquetFile(stream, **limits) as file:
-                _check_size(path, file.metadata)
-                table = file.read(use_threads=False)
-                if table.num_rows != file.metadata.num_rows:
-                    raise ValueError(f"{table.num_rows} rows, and its header announces {file.metadata.num_rows}")
-            table.validate(full=True)
-            names = column_names(str(path), table.column_names)
-            columns, unusable = dict[str, Array](), dict[str, str]()
-            for name, values in zip(names, table.columns, strict=True):
-                with fitting(path, name):
-                    column = _column(values, name in as_text, missing_texts)
-                if column is None:
-                    unusable[name] = f"has the type {values.type}; save it as numbers or text"
-                else:
-                    columns[name] = column
+            bounds = {"thrift_string_size_limit": LONGEST_TEXT, "thrift_container_size_limit": MOST_COLUMNS}
+            with parquet.ParquetFile(stream, **bounds) as file:
+                _check_size(path, file.metadata, stored)
+                names = dict(
+                    zip(file.schema_arrow.names, column_names(str(path), file.schema_arrow.names), strict=True)
+                )
+                kinds = {names[field.name]: field.type for field in file.schema_arrow}
+                # as a dictionary, a text that occurs a million times is unpacked once
+                words = [field.name for field in file.schema_arrow if _is_text(field.type)]
+                read = partial(_columns, path, names, as_text=as_text, missing_texts=missing_texts)
+                again = partial(parquet.ParquetFile, stream, **bounds, pre_buffer=False)
+                try:
+                    with memory_limit(None), decoding(f"{path}:", stored):
+                        columns = read(again(read_dictionary=words), max(1, BATCH // len(names)))
+                except OSError as error:  # of texts that are stored as differences pyarrow makes no dictionaries
+                    if "implemented" not in str(error):
+                        raise
+                    with memory_limit(None), decoding(f"{path}:", stored):
+                        columns = read(again(), FEW)
         except (DataError, MemoryError):
             raise
         except (pyarrow.ArrowException, OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy it again, or save it again") from None
+    unusable = {
+        name: f"has the type {kind}; save it as numbers or text" for name, kind in kinds.items() if name not in columns
+    }
     return Table(str(path), columns, unusable=unusable, text=as_text, missing=missing_texts)
 
 
-def _check_size(path: Path, metadata: Any) -> None:
-    """Refuses what has no rows, or more of them than a file of its size can be meant to have."""
+def _columns(
+    path: Path,
+    names: dict[str, str],
+    file: Any,
+    at_once: int,
+    as_text: Collection[str],
+    missing_texts: frozenset[str],
+) -> dict[str, Array]:
+    """The columns of a file that can be used, so many rows of them decoded at once."""
+    columns: dict[str, Array] = {}
+    known: dict[str, dict[str, str]] = {name: {} for name in names.values()}
+    rows, most = 0, file.metadata.num_rows
+    for batch in file.iter_batches(at_once, use_threads=False):
+        check(batch.nbytes)
+        batch.validate(full=True)
+        for raw, values in zip(batch.schema.names, batch.columns, strict=True):
+            name = names[raw]
+            if rows and name not in columns:
+                continue
+            with fitting(path, name):
+                some = _column(values, known[name], name in as_text, missing_texts)
+                if some is None:
+                    columns.pop(name, None)
+                    continue
+                if not rows:
+                    columns[name] = np.empty(most, some.dtype)
+                columns[name][rows : rows + len(some)] = some
+        rows += batch.num_rows
+    if rows != most:
+        raise ValueError(f"{rows} rows, and its header announces {most}")
+    return columns
+
+
+def _check_size(path: Path, metadata: Any, stored: int) -> None:
+    """Refuses what has no rows, or more of them than may be decoded."""
     rows, columns = metadata.num_rows, metadata.num_columns
     if not rows or not columns:
         raise DataError(f"{path} has {rows} rows and {columns} columns; save a table with both")
+    if rows < 0:
+        raise ValueError(f"{rows} rows")
     groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    claimed, most = max(8 * rows * columns, sum(groups)), most_bytes(path.stat().st_size)
-    if rows < 0 or claimed > most:
-        raise DataError(
-            f"{path}: its header announces {rows:,} rows of {columns:,} columns, {claimed:,} bytes unpacked, many "
-            "times the size of the file; save it as CSV if that is right"
-        )
+    with decoding(f"{path}: its header announces {rows:,} rows of {columns:,} columns,", stored):
+        check(max(8 * rows * columns, *groups, 0))
 
 
-def _column(values: Any, as_text: bool, missing_texts: frozenset[str]) -> Array | None:
-    """A column as Table holds it; None where it is neither numbers nor text."""
+def _column(values: Any, known: dict[str, str], as_text: bool, missing_texts: frozenset[str]) -> Array | None:
+    """Some of a column, as Table holds it; `known` are the texts that it has had. None: neither numbers nor text."""
     import pyarrow
     from pyarrow import types
 
+    if types.is_dictionary(values.type) and _is_text(values.type.value_type):
+        codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        used, place = np.unique(codes, return_inverse=True)
+        words = values.dictionary.take(pyarrow.array(used, mask=used < 0)).to_pylist()
+        take(8 * len(values))
+        return texts(words, known, missing_texts)[place]
     if types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     kind = values.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
         if as_text:
             values = values.cast(pyarrow.float32()) if types.is_float16(kind) else values
-            return texts(values.cast(pyarrow.large_string()).to_pylist(), {}, missing_texts)
-        found = np.array(values.cast(pyarrow.float64(), safe=False).to_numpy())
+            return texts(values.cast(pyarrow.large_string()).to_pylist(), known, missing_texts)
+        take(8 * len(values))
+        found = np.array(values.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False))
         for word in filter(is_number, missing_texts):
             found[found == float(word)] = np.nan
         return found
     if types.is_boolean(kind):
-        return texts([None if value is None else str(value) for value in values.to_pylist()], {}, missing_texts)
+        return texts([None if value is None else str(value) for value in values.to_pylist()], known, missing_texts)
     if any(is_kind(kind) for is_kind in (types.is_date, types.is_time, types.is_timestamp)) or _is_text(kind):
         with suppress(
             pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError
         ):  # a time zone that this machine does not know
-            return texts(values.cast(pyarrow.large_string()).to_pylist(), {}, missing_texts)
+            return texts(values.cast(pyarrow.large_string()).to_pylist(), known, missing_texts)
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpu_backprop.data import advice, stored
+from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, learn_arrays
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
@@ -126,13 +126,19 @@ class Preprocessing:
         learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal, written))
         return learned
 
-    def transform(self, data: Table | Arrays) -> npt.NDArray[np.float32]:
+    def transform(self, data: Table | Arrays, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
         """x, float32 (rows, inputs); the columns of a table may come in any order, and the target may be absent.
 
+        Args:
+            memory_limit: how much memory x may take, in bytes or as in "4GB"; None: half of what this program may use.
+
         Raises:
-            DataError: a column is absent or of another kind, or a value cannot be used.
+            DataError: a column is absent or of another kind, a value cannot be used, or x takes more memory.
         """
         data = self.as_in_training(data)
+        what = f"{data.source}: {data.rows:,} rows of {self.inputs:,} inputs, of which each category is one,"
+        with limits.memory_limit(memory_limit), limits.decoding(what):
+            limits.take(4 * data.rows * self.inputs)
         x, self._last.unseen = self._inputs.apply(data)
         known = {*self.columns, self.target}
         self._last.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
@@ -181,6 +187,7 @@ class Preprocessing:
         return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict(), **missing}
 
     @classmethod
+    @stored.of_bounded_depth()
     def from_dict(cls, given: object) -> Preprocessing:
         """What `to_dict` gave; it transforms to the last bit alike.
 

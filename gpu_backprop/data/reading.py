@@ -11,6 +11,7 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+from gpu_backprop.data import limits
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.csv_file import read_csv
 from gpu_backprop.data.errors import DataError
@@ -69,6 +70,7 @@ def read(
     part: str = "train",
     text: Collection[str] = (),
     missing: Collection[str] | None = None,
+    memory_limit: int | str | None = None,
 ) -> Table | Arrays:
     """Reads a file or folder of data.
 
@@ -80,13 +82,21 @@ def read(
         text: columns of a table that are text though they look like numbers: what they say are categories or classes.
         missing: the texts that stand for a missing value in a table, beside an empty field; None: NA, N/A, NaN and
             null, in small or large letters.
+        memory_limit: how much memory the data may take, in bytes or as in "4GB"; None: half of the memory that this
+            program may use, and no more than 200 times what the file takes on the disk, or 1 GiB.
 
     Raises:
-        DataError: there is no such file, it is none of these, or something is wrong in it.
+        DataError: there is no such file, it is none of these, something is wrong in it, or it takes more memory.
     """
     if part not in PARTS:
         raise DataError(f"part is {shown(part)}; data have the parts 'train' and 'test'")
-    path = Path(path)
+    with limits.memory_limit(memory_limit):
+        return _read(Path(path), delimiter, part, text, missing)
+
+
+def _read(
+    path: Path, delimiter: str | None, part: str, text: Collection[str], missing: Collection[str] | None
+) -> Table | Arrays:
     with explained(path):
         kind = _kind(path)
     if kind in ("parquet", "csv"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,15 @@ from gpu_backprop.data.table import Array
 T = TypeVar("T")
 MOST_FEATURES = 1 << 24
 LARGEST = sys.float_info.max
+
+
+@contextmanager
+def of_bounded_depth() -> Iterator[None]:
+    """Refuses what is nested so deeply that it cannot even be shown."""
+    try:
+        yield
+    except RecursionError:
+        require(False, "it is nested too deeply")
 
 
 def require(condition: bool, what: str) -> None:

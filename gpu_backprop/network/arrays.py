@@ -5,9 +5,13 @@ One that lies on the network's own CUDA device is used where it lies; the checks
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
+import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -22,6 +26,9 @@ BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 
 PIECE = 1 << 18
 """How many elements of a host array are looked at together, at most, or one row."""
+
+PLACES, TOGETHER = 1024, 1 << 30
+"""How many places in memory, and how many bytes, Linux copies from in one call."""
 
 
 def as_array(value: Any, name: str, device: Device) -> Array:
@@ -124,6 +131,47 @@ def check_file(array: Array) -> None:
         )
 
 
+def loaded(source: Array, rows: Array | slice) -> Array:
+    """source[rows]; of a memory map, on Linux, a copy that the system makes. Where a file has been cut off, to look at
+    what it held ends the process, and for the system's copy it is an error.
+
+    Raises:
+        InputError: the file has been cut off, or cannot be read.
+    """
+    size, copy = source[:1].nbytes, _system_copy()
+    mapped = memory_map(source)
+    if copy is None or mapped is None or not size or not source[:1].flags.c_contiguous:
+        return source[rows]
+    starts = np.arange(len(source))[rows] if isinstance(rows, slice) else rows
+    out: Array = np.empty((len(starts), *source.shape[1:]), source.dtype)
+    if isinstance(rows, slice) and source.strides[0] == size:  # side by side
+        starts, size = starts[:1], size * len(starts)
+    each = max(1, min(PLACES, TOGETHER // max(1, size)))
+    for first in range(0, len(starts), each):
+        some = starts[first : first + each]
+        here = np.array([[out.ctypes.data + first * size, len(some) * size]], np.uintp)
+        there = np.full((len(some), 2), size, np.uintp)
+        there[:, 0] = source.ctypes.data + some * source.strides[0]
+        if copy(os.getpid(), here.ctypes.data, 1, there.ctypes.data, len(some), 0) != len(some) * size:
+            check_file(source)
+            if ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):  # as where a sandbox does not let it
+                return source[rows]
+            raise InputError(f"{getattr(mapped, 'filename', 'a memory map')} cannot be read. Is its disk in order?")
+    return out
+
+
+@cache
+def _system_copy() -> Any:
+    """process_vm_readv, which copies from this process as well, or None."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).process_vm_readv
+    except (AttributeError, OSError, TypeError):
+        return None
+    pointer, count = ctypes.c_void_p, ctypes.c_ulong
+    call.restype, call.argtypes = ctypes.c_ssize_t, (ctypes.c_int, pointer, count, pointer, count, count)
+    return call
+
+
 def on_host(array: Array, device: Device) -> Array:
     """An array that `as_array` gave, as a NumPy array."""
     return array if isinstance(array, np.ndarray) else device.to_host(array)
@@ -194,7 +242,8 @@ def pieces(array: Array) -> Iterator[tuple[int, Array]]:
     if isinstance(array, np.ndarray) and array.size > PIECE:
         length = max(1, PIECE * length // array.size)
     for start in range(0, len(array), length):
-        yield start, array[start : start + length]
+        some = slice(start, start + length)
+        yield start, loaded(array, some) if isinstance(array, np.ndarray) else array[some]
 
 
 def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:

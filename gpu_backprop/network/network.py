@@ -43,6 +43,7 @@ class Network(FixedAttributes):
             not say it.
         seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
             which train side by side: every array then has a leading models axis.
+        draw: False leaves every parameter 0, for whoever has their values, and saves the time and memory of drawing.
 
     Attributes:
         parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias
@@ -62,7 +63,7 @@ class Network(FixedAttributes):
 
     def __init__(
         self, inputs: int, layers: Sequence[Layer], *, dtype: str = "float32", device: str = "auto",
-        tf32: bool = False, seed: int | Sequence[int] = 0,
+        tf32: bool = False, seed: int | Sequence[int] = 0, draw: bool = True,
     ) -> None:  # fmt: skip
         self.inputs = positive("inputs", inputs)
         self.seed = _seed(seed)
@@ -72,7 +73,9 @@ class Network(FixedAttributes):
         self.device = open_device(device, dtype, tf32)
         self.dtype = self.device.dtype
         self._allocate()
-        self._initialize()
+        if draw:
+            self._draw()
+        self._seed_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
         self._idle: list[Reader] = []  # those that no call has at the moment
@@ -137,7 +140,7 @@ class Network(FixedAttributes):
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
 
-    def _initialize(self) -> None:
+    def _draw(self) -> None:
         """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""
         seeds = [self.seed] if isinstance(self.seed, int) else self.seed
         host = np.zeros((len(seeds), self._parameters.shape[-1]))
@@ -148,6 +151,10 @@ class Network(FixedAttributes):
                 if values is not None:
                     member[start : start + math.prod(shape)] = values.ravel()
         self.device.copy_in(self._parameters, host.reshape(self._parameters.shape))
+
+    def _seed_dropout(self) -> None:
+        """Gives each layer its place in the random numbers of dropout."""
+        seeds = [self.seed] if isinstance(self.seed, int) else self.seed
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
         for k, layer in enumerate(self.layers):
@@ -353,7 +360,9 @@ class Network(FixedAttributes):
         """
         tf32 = dtype is None and self.device.tf32
         dtype = self.dtype.name if dtype is None else dtype
-        twin = Network(self.inputs, self.layers, dtype=dtype, device=self.device.name, tf32=tf32, seed=self.seed)
+        twin = Network(
+            self.inputs, self.layers, dtype=dtype, device=self.device.name, tf32=tf32, seed=self.seed, draw=False
+        )
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
@@ -381,8 +390,10 @@ class Network(FixedAttributes):
         }
 
     @classmethod
-    def from_architecture(cls, description: Mapping[str, Any], device: str = "auto", tf32: bool = False) -> Network:
-        """The network that `architecture` described, with the weights of its seed."""
+    def from_architecture(
+        cls, description: Mapping[str, Any], device: str = "auto", tf32: bool = False, draw: bool = True
+    ) -> Network:
+        """The network that `architecture` described, with the weights of its seed; with zeros where not to `draw`."""
         try:
             inputs, layers = description["inputs"], [layer_from(layer) for layer in description["layers"]]
             dtype, seed = description["dtype"], description["seed"]
@@ -392,7 +403,7 @@ class Network(FixedAttributes):
             raise InputError(
                 f"a network needs inputs, layers, dtype and seed, got {description!r} ({error})."
             ) from None
-        return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed)
+        return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed, draw=draw)
 
     def summary(self) -> None:
         """Prints layers, shapes and parameters, and how `parameters` holds them."""

@@ -4,28 +4,30 @@ A file holds the parameters by name (`layers.0.weight`, `layers.0.bias` ...), th
 (`random`), and in its metadata, as JSON, the architecture and, where the network knows them, the preprocessing of its
 data and the names of its classes, with a SHA-256 over all of it. Whoever reads it trusts nothing: before a network is
 built, the tensors in the file are exactly those that the architecture calls for, so that no file can ask for more
-memory than it brings along, and the digest is right.
+memory than it brings along, nor for more than a limit, and the digest is right.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from gpu_backprop.backend.array_module import open_device
-from gpu_backprop.backend.errors import InputError, ModelFileError, choose
+from gpu_backprop.backend.errors import InputError, ModelFileError, OutOfMemoryError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
-from gpu_backprop.data import DataError, Preprocessing
+from gpu_backprop.data import DataError, Preprocessing, limits
+from gpu_backprop.data.errors import MemoryLimitError
+from gpu_backprop.data.files import fill, native
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import layer_from
 from gpu_backprop.network.network import Network
@@ -35,11 +37,20 @@ PROGRAM, FORMAT = "gpu_backprop", "1"
 HEADER_LIMIT = 1 << 24
 """Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
 
+JSON = 32
+"""Bytes that JSON takes at most, once it is read, for each byte of its text."""
+
 DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
 """The dtype of a network, and what the format calls that of its parameters."""
 
 CODES = {"float32": "F32", "float64": "F64", "uint64": "U64"}
 """What the format calls the dtypes of tensors."""
+
+STORED = {"F32": "<f4", "F64": "<f8", "U64": "<u8"}
+"""The dtypes of the format that a file of ours has, as NumPy calls them."""
+
+Tensors = dict[str, tuple[str, list[int]]]
+"""The dtype, as the format calls it, and the shape of each tensor."""
 
 LEARNED: tuple[str, ...] = ("preprocessing", "classes")
 """What a file may know of the data, under these names in its metadata."""
@@ -104,7 +115,13 @@ def file_size(net: Network) -> int:
     return int(net.parameters.nbytes + net.random.nbytes) + 2 * described + 1024 * (1 + len(net.layers))
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False) -> Network:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: str | None = None,
+    tf32: bool = False,
+    memory_limit: int | str | None = None,
+) -> Network:
     """The network that `save` wrote, on any device.
 
     Args:
@@ -112,20 +129,23 @@ def load(path: str | os.PathLike[str], device: str = "auto", dtype: str | None =
         dtype: another working dtype than it had: what was trained in bfloat16 on a GPU predicts on a CPU with
             dtype="float32". None: the same.
         tf32: as `Network` takes it; a file does not say.
+        memory_limit: how much memory the file and the network may take, in bytes or as in "4GB"; None: half of the
+            memory that this program may use, and no more than 200 times what the file takes on the disk, or 1 GiB.
 
     Raises:
         ModelFileError: there is no such file, or it is not such a file, whole and unaltered; the message says which.
         InputError, DeviceError: `device`, `dtype` or `tf32` is unknown, or cannot be used.
     """
-    open_device(device, "float32" if dtype is None else dtype, tf32)  # a mistake in these arguments is not the file's
-    with _refusing(path):
-        architecture, tensors, learned = _read(Path(path))
+    # a mistake in these arguments is not the file's
+    on_host = open_device(device, "float32" if dtype is None else dtype, tf32).name == "cpu"
+    with _refusing(path), limits.memory_limit(memory_limit):
+        architecture, tensors, learned = _read(Path(path), dtype, on_host)
     if dtype is None:
         _check_dtype(path, architecture["dtype"], device)
         open_device(device, architecture["dtype"], tf32)
     with _refusing(path):
         changed = {} if dtype is None else {"dtype": dtype}
-        net = Network.from_architecture(architecture | changed, device=device, tf32=tf32)
+        net = Network.from_architecture(architecture | changed, device=device, tf32=tf32, draw=False)
         _teach(net, learned)
     for name, array in _arrays(net):
         net.device.copy_in(array, tensors[name])
@@ -148,10 +168,12 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
-    except SafetensorError as error:
-        raise _refusal(path, f"it is cut off or damaged ({error}); {AGAIN}") from error
-    except ModelFileError as error:
+    except (ModelFileError, MemoryLimitError) as error:
         raise _refusal(path, str(error)) from error
+    except MemoryError as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise _refusal(path, "it is too large for the memory of this machine") from None
     except (InputError, LookupError, TypeError, ValueError, RecursionError) as error:
         why = f"its architecture is not one that this version of gpu_backprop can build ({str(error)[:300]})"
         raise _refusal(path, f"{why}; {AGAIN}") from error
@@ -197,19 +219,19 @@ def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     return text + b" " * (-len(text) % 8)
 
 
-def _expected(architecture: Mapping[str, Any]) -> dict[str, str]:
+def _expected(architecture: Mapping[str, Any]) -> Tensors:
     """Type and shape of what `_arrays` has for a network of this architecture, without building it."""
     units, seed = architecture["inputs"], architecture["seed"]
     lead = (len(seed),) if isinstance(seed, list) else ()
     dtype = choose("dtype", architecture["dtype"], DTYPES)
-    tensors = {}
+    tensors: Tensors = {}
     for place, description in enumerate(architecture["layers"]):
         layer = layer_from(description)
         layer.attach(place + 1, units, lead)
         units = layer.units
         for name, shape in layer.parameter_shapes().items():
-            tensors[f"layers.{place}.{name}"] = f"{dtype} {[*lead, *shape]}"
-    tensors["random"] = f"U64 {[*lead, len(architecture['layers']), 3]}"
+            tensors[f"layers.{place}.{name}"] = dtype, [*lead, *shape]
+    tensors["random"] = "U64", [*lead, len(architecture["layers"]), 3]
     return tensors
 
 
@@ -281,46 +303,97 @@ def _no_number(word: str) -> NoReturn:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
+def _read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
     """Architecture, tensors and what was learned from the data, of a file that is whole and unaltered. ModelFileError
-    says what it is else."""
-    _check_start(path)
-    with safe_open(path, framework="numpy") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-        if metadata.get("program") != PROGRAM:
+    says what it is else. The file is read, never mapped: a mapped one that is cut off meanwhile ends the process."""
+    if path.exists() and not path.is_file():
+        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
+    with open(path, "rb") as file, limits.decoding("it takes", limits.stored_bytes(file)):
+        header = _read_header(file)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or metadata.get("program") != PROGRAM:
             raise ModelFileError(f"it is a safetensors file, but of another program; {GIVE}")
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise _damaged("its metadata are not all text")
         version, text = metadata.get("format", "?"), metadata.get("architecture", "")
         if version != FORMAT:
             known = f"this version of gpu_backprop understands format {FORMAT}"
             raise ModelFileError(f"it has format {version[:20]}, and {known}; install a newer one")
         architecture = json.loads(text)
-        names = file.keys()
-        slices = {name: file.get_slice(name) for name in names}
-        found = {name: f"{tensor.get_dtype()} {tensor.get_shape()}" for name, tensor in slices.items()}
-        _compare(_expected(architecture), found)
-        tensors = {name: file.get_tensor(name) for name in names}
+        expected = _expected(architecture)
+        _compare(expected, header)
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        order = _in_order(expected, header, size)
+        limits.take(size)
+        if on_host:  # where parameters and gradients will be as well
+            numbers = sum(math.prod(shape) for _, shape in expected.values())
+            limits.take(2 * numbers * (8 if (dtype or architecture["dtype"]) == "float64" else 4))
+        tensors = _tensors(file, expected, order)
     learned = {name: metadata[name] for name in LEARNED if name in metadata}
     if metadata.get("sha256") != _digest(text, tensors, learned):
         raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
     return architecture, tensors, learned
 
 
-def _check_start(path: Path) -> None:
-    """Looks at the first bytes, before anything is read or mapped because of what they say: the format begins with the
-    length of its header, in eight bytes, and the header, in JSON, with a brace."""
-    if path.exists() and not path.is_file():
-        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
-    with open(path, "rb") as file:
-        size, start = os.fstat(file.fileno()).st_size, file.read(9)
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    """What stands before the tensors: the format begins with the length of its header, in eight bytes, and the header,
+    in JSON, with a brace. Nothing is read because of what the first bytes say before they are found possible."""
+    size, start = os.fstat(file.fileno()).st_size, file.read(9)
     length = int.from_bytes(start[:8], "little")
     if start[8:] not in (b"{", b"") or length > HEADER_LIMIT:
         raise ModelFileError(f"it is not a safetensors file; {GIVE}")
     if size < 9 or size < 8 + length:
         raise ModelFileError(f"it is cut off after {size} bytes; {AGAIN}")
+    limits.take(JSON * length)
+    try:
+        header = json.loads(start[8:] + file.read(length - 1))
+        if not all(isinstance(entry, dict) for entry in header.values()):
+            raise ValueError("an entry is no object")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"its header: {str(error)[:300]}") from None
+    return dict(header)
 
 
-def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+def _damaged(why: str) -> ModelFileError:
+    return ModelFileError(f"it is cut off or damaged ({why}); {AGAIN}")
+
+
+def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
+    """ModelFileError unless the tensors of a header are those that its architecture calls for."""
+    found = {name: (entry.get("dtype"), entry.get("shape")) for name, entry in header.items()}
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
-            called, held = (of.get(name, "nothing")[:60] for of in (expected, found))
+            called, held = (
+                f"{of[name][0]} {of[name][1]}"[:60] if name in of else "nothing" for of in (expected, found)
+            )
             raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")
+
+
+def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[str]:
+    """The names of the tensors as they lie in the `size` bytes behind the header: side by side, they fill them."""
+
+    def begin(name: str) -> int:
+        offsets = header[name].get("data_offsets")
+        return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
+
+    order, end = sorted(expected, key=begin), 0
+    for name in order:
+        dtype, shape = expected[name]
+        begun, end = end, end + math.prod(shape) * np.dtype(STORED[dtype]).itemsize
+        if header[name].get("data_offsets") != [begun, end]:
+            raise _damaged(f"{name[:60]} lies in another place than belongs to it")
+    if end != size:
+        raise _damaged(f"its tensors have {end} bytes, and {size} follow the header")
+    return order
+
+
+def _tensors(file: BinaryIO, expected: Tensors, order: Sequence[str]) -> dict[str, Array]:
+    """The tensors of an open file, one after the other."""
+    tensors = {}
+    for name in order:
+        dtype, shape = expected[name]
+        array = np.empty(shape, STORED[dtype])
+        if fill(file, array) < array.nbytes:
+            raise ModelFileError(f"it was cut off while it was read; {AGAIN}")
+        tensors[name] = native(array)
+    return tensors

@@ -15,7 +15,7 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.kernel_instance import TYPES
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import memory_map
+from gpu_backprop.network.arrays import check_file, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 
@@ -112,6 +112,9 @@ class DataSet(Gathered):
         self.rewind()
 
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
+        if self.device.name == "cpu":
+            for source in self.sources:
+                check_file(source)
         self.rewind()
         yield batch_sizes
 

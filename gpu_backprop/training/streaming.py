@@ -13,7 +13,7 @@ from gpu_backprop.backend.cuda_device import CudaDevice
 from gpu_backprop.backend.cuda_streaming import HALVES, Ring
 from gpu_backprop.backend.device import Device, memory_size
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import check_file, memory_map
+from gpu_backprop.network.arrays import check_file, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet, Gathered, arrays_of, kept_dtypes
@@ -24,6 +24,9 @@ costs to hand it over; and two of them, on the device and in the host's pinned m
 
 PIECE = 1 << 20
 """Bytes of rows that are converted, or put into another order, at a time."""
+
+DENSE = 4
+"""Where one row in so many of a file is wanted, all are copied from it at once: quicker than these one by one."""
 
 MARGIN = 16
 """One part in so many of the free memory is left free: pools round up, and free pieces are not all of one size."""
@@ -161,15 +164,25 @@ def _size(device: Device, data: Samples) -> int:
 
 def _bring(source: Array, rows: Array | slice, out: Array) -> None:
     """out = source[rows], without a copy of the source or a second one of the rows."""
-    if isinstance(rows, slice):
+    mapped = memory_map(source) is not None
+    if isinstance(rows, slice) and not mapped:
         np.copyto(out, source[rows], casting="unsafe")
         return
-    mapped = memory_map(source) is not None
+    each = max(1, PIECE * len(out) // max(1, out.nbytes))
+    if isinstance(rows, slice):
+        for start in range(0, len(out), each):
+            begin = rows.start + start
+            out[start : start + each] = loaded(source, slice(begin, min(begin + each, rows.stop)))
+        return
     if not mapped and source.dtype == out.dtype and source.flags.c_contiguous and source.flags.aligned:
         source.take(rows, 0, out, "clip")  # which copies sources of any other kind as a whole
         return
     to = np.argsort(rows) if mapped else np.arange(len(rows))  # a file is read from its beginning to its end
-    each = max(1, PIECE * len(out) // max(1, out.nbytes))
     for start in range(0, len(rows), each):
         part = to[start : start + each]
-        out[part] = source[rows[part]]
+        chosen = rows[part]
+        low, span = chosen[0], chosen[-1] - chosen[0] + 1
+        if mapped and span <= DENSE * len(chosen):
+            out[part] = loaded(source, slice(low, low + span))[chosen - low]
+        else:
+            out[part] = loaded(source, chosen)

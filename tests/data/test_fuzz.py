@@ -87,11 +87,11 @@ def unless_refused(path, call):
     return None
 
 
-def survives(path) -> None:
-    """Reads a file, and learns from it what can be learned."""
+def survives(path) -> bool:
+    """Reads a file, and learns from it what can be learned; whether it can be read."""
     data = unless_refused(path, lambda: read(path))
     if data is None:
-        return
+        return False
     assert data.rows > 0
     columns = list(data.columns) if isinstance(data, Table) else [None]
     for impute in (None, "median"):
@@ -101,6 +101,7 @@ def survives(path) -> None:
             assert x.shape == (data.rows, learned.inputs)
             assert np.isfinite(x).all()
             assert len(learned.targets(data)) == data.rows
+    return True
 
 
 @given(

@@ -49,6 +49,20 @@ def test_text(tmp_path, kind):
     assert read(stored(tmp_path, {"a": array})).columns["a"].tolist() == ["a", None, "b", None, "7"]
 
 
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_every_way_to_store_text(tmp_path, encoding):
+    columns = {
+        "n": range(300),
+        "t.u": [f"text {row % 99}" if row % 7 else None for row in range(300)],
+        "v": ["w"] * 300,
+    }
+    options = {"use_dictionary": ["v"], "column_encoding": {"t.u": encoding}, "row_group_size": 130}
+    found = read(stored(tmp_path, pyarrow.table({name: list(values) for name, values in columns.items()}), **options))
+    assert {name: values.tolist() for name, values in found.columns.items()} == {
+        name: list(values) for name, values in columns.items()
+    }
+
+
 def test_other_types_that_have_a_text(tmp_path):
     found = read(
         stored(
@@ -123,7 +137,7 @@ def test_a_column_that_does_not_fit_into_memory(tmp_path, monkeypatch, error):
         DataError, match=r"data\.parquet: column 'b' is too large for the memory of this machine; use few"
     ):
         read(path)
-    monkeypatch.setattr(parquet.ParquetFile, "read", full)
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", full)
     with pytest.raises(DataError, match=r"data\.parquet is too large for the memory of this machine"):
         read(path)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -341,6 +343,126 @@ def test_a_file_cannot_ask_for_more_memory_than_it_brings(path):
     sha256 = checkpoint._digest(text, tensors)
     metadata = {"program": "gpu_backprop", "format": "1", "architecture": text, "sha256": sha256}
     refused(path, bytes_of(tensors, metadata), r"calls for F32 \[100000, 100000\], and it holds nothing")
+
+
+def stated(units: int, path, extra: int = 0, sha256: str = "0" * 64) -> int:
+    """Writes a file of a single layer whose numbers are a hole; the bytes that it says it has."""
+    layer = {"kind": "dense", "units": units, "activation": "relu", "bias": False, "init": "zeros"}
+    text = json.dumps({"inputs": units, "layers": [layer], "dtype": "float32", "seed": 0})
+    end = 24 + 4 * units * units
+    header = {
+        "__metadata__": {"program": "gpu_backprop", "format": "1", "architecture": text, "sha256": sha256},
+        "random": {"dtype": "U64", "shape": [1, 3], "data_offsets": [0, 24]},
+        "layers.0.weight": {"dtype": "F32", "shape": [units, units], "data_offsets": [24, end]},
+    }
+    start = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(start)) + start)
+        file.truncate(8 + len(start) + end + extra)
+    return end
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="holes cannot be found there")
+@pytest.mark.parametrize("units", [15_000, 30_000])
+def test_a_file_of_holes_is_refused_before_anything_is_allocated(path, monkeypatch, units):
+    """A few kilobytes that read as gigabytes of zeros."""
+    stated(units, path)
+    if path.stat().st_blocks * 512 > 10**8:
+        pytest.skip("this file system has no holes")
+    monkeypatch.setattr(np, "empty", None)
+    with pytest.raises(
+        ModelFileError, match=r"it takes 2?[0-9],?[0-9,]+ bytes unpacked, many times the size of the fi"
+    ):
+        gb.load(path, device="cpu")
+    with pytest.raises(ModelFileError, match="more than the limit of 1,000,000,000; use a part of it, or allow more"):
+        gb.load(path, device="cpu", memory_limit="1GB")
+
+
+def test_a_model_larger_than_the_limit(path):
+    """Its numbers, and the parameters and gradients of the network that is built."""
+    net = gb.Network(100, [gb.Dense(1000)])
+    gb.save(path, net)
+    size = path.stat().st_size
+    with pytest.raises(
+        ModelFileError, match=r"cannot load .*: it takes [0-9,]+ bytes unpacked, more than the limit of"
+    ):
+        gb.load(path, device="cpu", memory_limit=3 * size - 100_000)
+    assert gb.load(path, device="cpu", memory_limit=3 * size + 100_000).outputs == 1000
+    with pytest.raises(ModelFileError, match="more than the limit of"):
+        gb.load(path, device="cpu", dtype="float64", memory_limit=3 * size + 100_000)
+
+
+def test_loading_takes_what_is_counted_and_draws_nothing(path, monkeypatch):
+    """To draw weights that are overwritten at once took more memory than all the rest, and for some much time."""
+    gb.save(path, gb.Network(1000, [gb.Dense(1000, init="orthogonal")], device="cpu"))
+
+    def drawn(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(Initializer, "fill", drawn)
+    tracemalloc.start()
+    try:
+        gb.load(path, device="cpu")
+        assert tracemalloc.get_traced_memory()[1] < 3 * path.stat().st_size + 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("left", [0, 400_000, 4_000_000])
+def test_a_file_that_is_cut_off_while_it_is_read(path, monkeypatch, left):
+    """Of a file that is mapped, this would end the process, with no word of what happened."""
+    gb.save(path, gb.Network(1000, [gb.Dense(1000, init="zeros")]))
+    read = checkpoint.fill
+
+    def cut_off(file, array):
+        os.truncate(path, left)
+        return read(file, array)
+
+    monkeypatch.setattr(checkpoint, "fill", cut_off)
+    monkeypatch.setattr(mmap, "mmap", None)
+    with pytest.raises(ModelFileError, match="it was cut off while it was read; copy it again"):
+        gb.load(path, device="cpu")
+
+
+def edited(whole: bytes, edit) -> bytes:
+    """A good file with a changed header."""
+    length = struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8 : 8 + length])
+    changed = edit(header)
+    header = header if changed is None else changed
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + whole[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda h: h["random"].update(data_offsets=[0, 8]), "lies in another place than belongs to it"),
+        (lambda h: h["random"].update(data_offsets=[-72, 0]), "lies in another place"),
+        (lambda h: h["random"].update(data_offsets=None), "lies in another place"),
+        (lambda h: h["random"].update(data_offsets=[[], {}]), "lies in another place"),
+        (lambda h: h["random"].update(data_offsets="0,72"), "lies in another place"),
+        (lambda h: h["random"].update(data_offsets=h["layers.0.bias"]["data_offsets"]), "lies in another place"),
+        (lambda h: h["random"].pop("data_offsets") and None, "lies in another place"),
+        (lambda h: h["random"].update(shape="[3, 3]"), "as random its architecture calls for U64"),
+        (lambda h: h["random"].update(shape=[3, 3.5]), "as random its architecture calls for U64"),
+        (lambda h: h["random"].pop("dtype") and None, "as random its architecture calls for U64"),
+        (lambda h: h["random"].update(dtype=[]), "as random its architecture calls for U64"),
+        (lambda h: h.update(random=[1]), "cut off or damaged .its header: an entry is no object"),
+        (lambda h: h.update(random=None), "cut off or damaged .its header: an entry is no object"),
+        (lambda h: h.update(__metadata__=[]), "cut off or damaged .its header: an entry is no object"),
+        (lambda h: h["__metadata__"].update(more=3), "its metadata are not all text"),
+        (lambda h: h["__metadata__"].update(sha256="\ud800"), "SHA-256 is not right"),
+        (lambda h: h["__metadata__"].update(architecture="\ud800"), "its architecture is not one that"),
+        (lambda h: {"deep": json.loads("[" * 900 + "]" * 900)}, "cut off or damaged .its header"),
+    ],
+)
+def test_a_header_that_is_none_of_the_format(whole, path, edit, match):
+    refused(path, edited(whole, edit), match)
+
+
+def test_what_lies_behind_the_tensors(whole, path):
+    refused(path, whole + b"x", r"cut off or damaged \(its tensors have \d+ bytes, and \d+ follow the header\)")
 
 
 def test_a_tensor_too_many(whole, path):

@@ -6,6 +6,7 @@ What is streamed to a CUDA device is tested in tests/gpu/test_streaming.py.
 from __future__ import annotations
 
 import logging
+import sys
 import tracemalloc
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError
+from gpu_backprop.network import arrays
 from gpu_backprop.network.arrays import memory_map
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.progress import LineProgress, Progress
+from gpu_backprop.training.streaming import _bring
 
 ROWS = 41
 _random = np.random.default_rng(5)
@@ -204,6 +207,72 @@ def test_a_log_tells_of_the_loss_now_and_then(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"epoch 2/3, step {step}: loss 0.5000" for step in (10, 20, 30)
     ]  # fmt: skip
+
+
+VIEWS = {
+    "whole": lambda x: x,
+    "rows": lambda x: x[7:40:3],
+    "columns": lambda x: x[:, 2:5],
+    "backwards": lambda x: x[::-1],
+    "a column": lambda x: x[:, 1],
+    "transposed": lambda x: x.T,
+    "columns with gaps": lambda x: x[:, ::2],
+    "images": lambda x: x.reshape(-1, 2, 3),
+}
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["by the system", "by NumPy"])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_rows_of_a_file(view, mode, copied, tmp_path, monkeypatch):
+    if not copied:
+        monkeypatch.setattr(arrays, "_system_copy", lambda: None)
+    monkeypatch.setattr(arrays, "PLACES", 4)
+    table = _random.normal(0, 1, (60, 6)).astype(">f4")
+    mapped = on_disk(tmp_path, table, mode)
+    if mode != "r":
+        mapped[3], table[3] = 7, 7
+    expected, source = view(table), view(mapped)
+    order = _random.permutation(len(expected))
+    for rows in (slice(None), slice(1, 4), slice(2, 2), order, order[:1], order[:0]):
+        found = arrays.loaded(source, rows)
+        np.testing.assert_array_equal(found, expected[rows])
+        assert found.dtype == table.dtype
+        for dense in (0, 4):
+            monkeypatch.setattr("gpu_backprop.training.streaming.DENSE", dense)
+            out = np.full(expected[rows].shape, -1.0)
+            _bring(source, slice(*rows.indices(len(source))) if isinstance(rows, slice) else rows, out)
+            np.testing.assert_array_equal(out, expected[rows])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there the process would end")
+@pytest.mark.parametrize("rows", [slice(2000, 4000), np.array([1, 4000, 2])], ids=["side by side", "chosen"])
+def test_a_file_that_is_cut_off_between_the_look_at_its_size_and_the_reading(rows, tmp_path, monkeypatch):
+    x = on_disk(tmp_path, np.zeros((5000, 3)))
+    with open(x.filename, "r+b") as file:
+        file.truncate(50_000)
+    with pytest.raises(InputError, match="another program has cut it off"):
+        arrays.loaded(x, rows)
+    monkeypatch.setattr(arrays, "check_file", lambda array: None)  # as if it were cut off after the look
+    with pytest.raises(InputError, match="cannot be read"):
+        list(arrays.pieces(x))
+    with pytest.raises(InputError, match="cannot be read"):
+        _bring(x, rows, np.empty((len(np.arange(5000)[rows]), 3)))
+
+
+def test_a_file_that_is_cut_off_between_two_epochs(tmp_path, monkeypatch):
+    x = on_disk(tmp_path, np.zeros((5000, 3), np.float32))
+
+    class CutsOff(Progress):
+        def epoch(self, row):
+            with open(x.filename, "r+b") as file:
+                file.truncate(50_000)
+
+    monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_: CutsOff())
+    trainer = trainer_of(LABELS)
+    with pytest.raises(InputError, match="another program has cut it off"):
+        trainer.fit(x, np.zeros(5000, int), 2)
+    assert len(trainer.history) == 1
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(3000, None)], ids=["whole", "a part of it"])
