@@ -43,11 +43,10 @@ JSON = 32
 DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
 """The dtype of a network, and what the format calls that of its parameters."""
 
-CODES = {"float32": "F32", "float64": "F64", "uint64": "U64"}
-"""What the format calls the dtypes of tensors."""
-
 STORED = {"F32": "<f4", "F64": "<f8", "U64": "<u8"}
 """The dtypes of the format that a file of ours has, as NumPy calls them."""
+
+CODES = {np.dtype(stored).name: code for code, stored in STORED.items()}
 
 Tensors = dict[str, tuple[str, list[int]]]
 """The dtype, as the format calls it, and the shape of each tensor."""
