@@ -573,6 +573,7 @@ class TestAccidents:
 
     def test_a_network_that_is_spoilt_is_saved_all_the_same(self, capsys, monkeypatch):
         def fit(trainer: gb.Trainer, *_: object, **__: object) -> None:
+            trainer.history = gb.History()  # as soon as it has begun
             trainer.network.parameters[0] = np.nan
             raise ZeroDivisionError("division by zero")
 
