@@ -155,7 +155,9 @@ def load(
 
 def _nonfinite(tensors: Mapping[str, Array]) -> str:
     """How many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
-    counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in tensors.items()}
+    with np.errstate(all="ignore"):  # a sum takes no memory; NaN and infinity stay in it
+        suspects = {name: array for name, array in tensors.items() if not np.isfinite(array.sum(dtype=np.float64))}
+    counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in suspects.items()}
     wrong = [name for name, count in counts.items() if count]
     return f"{sum(counts.values()):,} parameters are NaN or infinite, first in {wrong[0]}" if wrong else ""
 
