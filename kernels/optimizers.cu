@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(256, 4) adagrad(
 
 // W <- W - eta lambda W - eta m^ / (sqrt(v^) + epsilon)
 template<class T, int V>
-__global__ void __launch_bounds__(256) adam(
+__global__ void __launch_bounds__(256, 3) adam(
     acc<T>* w,           // [models, n]
     const acc<T>* g,     // [models, n]
     acc<T>* m,           // [models, n]
