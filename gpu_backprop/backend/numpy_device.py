@@ -33,8 +33,13 @@ class NumpyDevice(Device):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        with _blas().hushed(), super().computing():
-            yield
+        blas, me = _blas(), object()
+        try:
+            blas.enter(me)
+            with super().computing():
+                yield
+        finally:  # wherever Ctrl-C came
+            blas.leave(me)
 
 
 class _Blas:
@@ -50,16 +55,13 @@ class _Blas:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_anew)
 
-    @contextmanager
-    def hushed(self) -> Iterator[None]:
-        me = object()
-        try:
-            self._inside.add(me)
-            self._settle()
-            yield
-        finally:  # wherever Ctrl-C came
-            self._inside.discard(me)
-            self._settle()
+    def enter(self, who: object) -> None:
+        self._inside.add(who)
+        self._settle()
+
+    def leave(self, who: object) -> None:
+        self._inside.discard(who)
+        self._settle()
 
     def _begin_anew(self) -> None:
         """In the child of a fork: those who were inside, and may have had the lock, are not there."""

@@ -19,6 +19,9 @@ from gpu_backprop.backend.formula import Array, Call, call
 from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
 from gpu_backprop.backend.numpy_ops.slabs import in_slabs
 
+FAR = 1e-12
+"""Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
+
 
 def _coefficients(
     device: Device, like: Array, hyper: Array, count: int, of: Callable[..., Any]
@@ -107,14 +110,15 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
         work: Scratch, w: Array, g: Array, v: Array, rate: Array, rho: Array, rest: Array, epsilon: Array,
         low: Array | None,
     ) -> Bound:  # fmt: skip
-        change, grad = work.full(0), work.full(1)
-        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
-        yield from _cut_off(g, -bound, bound, grad, change)
-        yield call(np.multiply, grad, grad, out=change)
-        yield call(np.multiply, change, rest, out=change)
-        yield call(np.multiply, v, rho, out=v)
-        yield call(np.add, v, change, out=v)
-        yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+        change = work.full(0)
+
+        def update(grad: Array) -> Bound:
+            yield call(np.multiply, change, rest, out=change)
+            yield call(np.multiply, v, rho, out=v)
+            yield call(np.add, v, change, out=v)
+            yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+
+        yield _after_squares(update, g, np.asarray(largest_gradient(g.dtype), g.dtype), change, work.full(1))
 
     yield tick
     yield from in_slabs(device, formula, w, g, v, rate, rho, rest, epsilon, low, axes=w.ndim)
@@ -129,13 +133,14 @@ def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
     tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
 
     def formula(work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, low: Array | None) -> Bound:
-        change, grad = work.full(0), work.full(1)
-        bound = np.asarray(largest_gradient(g.dtype), g.dtype)
-        yield from _cut_off(g, -bound, bound, grad, change)
-        yield call(np.multiply, grad, grad, out=change)
-        yield call(np.add, v, change, out=v)
-        yield call(np.clip, v, 0.0, float(np.finfo(v.dtype).max), out=v)
-        yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+        change, largest = work.full(0), np.finfo(v.dtype).max
+
+        def update(grad: Array) -> Bound:
+            yield call(np.add, v, change, out=v)
+            yield call(np.minimum, v, largest, out=v)
+            yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+
+        yield _after_squares(update, g, np.asarray(largest_gradient(g.dtype), g.dtype), change, work.full(1))
 
     yield tick
     yield from in_slabs(device, formula, w, g, v, rate, epsilon, low, axes=w.ndim)
@@ -157,27 +162,31 @@ def adam(
 def _adam(
     device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, low: Array | None
 ) -> Bound:
+    largest = largest_gradient(w.dtype)
+
     def of(step: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: Any) -> tuple[Any, ...]:
         k = ((1 - b2) / (1 - b2**step)) ** 0.5
-        most = largest_gradient(w.dtype) * (1 - b2) ** 0.5  # v is a sum of squares with weights up to 1/(1 − β₂) in all
-        return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay, -most, most
+        most = largest * (1 - b2) ** 0.5  # v is a sum of squares with weights up to 1/(1 − β₂) in all
+        return b1, b2, epsilon / k, rate * (1 - b1) / (1 - b1**step) / k, 1 - rate * decay, most
 
     def formula(
         work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
-        keep: Array, least: Array, most: Array, low: Array | None,
+        keep: Array, most: Array, low: Array | None,
     ) -> Bound:  # fmt: skip
-        change, other = work.full(0), work.full(1)
-        yield from _cut_off(g, least, most, change, other)
-        yield call(np.multiply, m, b1, out=m)
-        yield call(np.add, m, change, out=m)
-        yield call(np.multiply, change, change, out=change)
-        yield call(np.multiply, v, b2, out=v)
-        yield call(np.add, v, change, out=v)
-        if decay:
-            yield call(np.multiply, w, keep, out=w)
-        yield from _divided_step(w, m, v, rate, epsilon, change, low)
+        change = work.full(0)
 
-    tick, coefficients = _coefficients(device, w, hyper, 7, of)
+        def update(grad: Array) -> Bound:
+            yield call(np.multiply, m, b1, out=m)
+            yield call(np.add, m, grad, out=m)
+            yield call(np.multiply, v, b2, out=v)
+            yield call(np.add, v, change, out=v)
+            if decay:
+                yield call(np.multiply, w, keep, out=w)
+            yield from _divided_step(w, m, v, rate, epsilon, change, low)
+
+        yield _after_squares(update, g, most, change, work.full(1))
+
+    tick, coefficients = _coefficients(device, w, hyper, 6, of)
     yield tick
     yield from in_slabs(device, formula, w, g, m, v, *coefficients, low, axes=w.ndim)
 
@@ -188,11 +197,27 @@ def largest_gradient(dtype: np.dtype[Any]) -> float:
     return 0.5 * math.sqrt(np.finfo(dtype).max)
 
 
-def _cut_off(g: Array, least: Array, most: Array, out: Array, scratch: Array) -> Bound:
-    """out = g between two numbers, and NaN, which is seen, where g is infinite."""
-    yield partial(g.clip, least, most, out)  # half of the overhead of np.clip
-    yield call(np.subtract, g, g, out=scratch)
-    yield call(np.add, out, scratch, out=out)
+def _after_squares(update: Callable[[Array], Bound], g: Array, most: Array, squares: Array, cut: Array) -> Call:
+    """update(gradients), bound, which finds their squares. Gradients beyond ±most are cut off in a copy, where infinite
+    ones become NaN, which is seen; to look for large ones costs less, and is all that is done where there is none."""
+    few = float(np.finfo(g.dtype).max) * FAR
+    ordinary = tuple(update(g))
+    careful = (
+        call(np.negative, most, out=squares),
+        call(np.maximum, g, squares, out=cut),
+        call(np.minimum, cut, most, out=cut),
+        call(np.subtract, g, g, out=squares),
+        call(np.add, cut, squares, out=cut),
+        call(np.multiply, cut, cut, out=squares),
+        *update(cut),
+    )
+
+    def run() -> None:
+        np.multiply(g, g, squares)
+        for one in ordinary if np.maximum.reduce(squares, axis=None) <= few else careful:
+            one()
+
+    return run
 
 
 def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
