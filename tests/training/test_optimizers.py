@@ -222,6 +222,13 @@ def test_a_gradient_of_zero_moves_nothing_but_by_momentum(chosen):
     np.testing.assert_allclose(net.parameters, before * factor, rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("chosen", ALL, ids=repr)
+def test_a_network_without_parameters_has_its_steps(chosen, dtype):
+    net = gb.Network(3, [gb.Dropout(0.5)], dtype=dtype, device="cpu")
+    assert float(gb.Trainer(net, "squared_error", chosen).step(np.ones((2, 3)), np.zeros((2, 3)))) >= 0
+
+
 def test_one_optimizer_object_for_two_networks():
     """A trainer binds a copy: neither state nor settings are shared."""
     chosen = gb.Adam(0.01)

@@ -214,7 +214,7 @@ def _after_squares(update: Callable[[Array], Bound], g: Array, most: Array, squa
 
     def run() -> None:
         np.multiply(g, g, squares)
-        for one in ordinary if np.maximum.reduce(squares, axis=None) <= few else careful:
+        for one in ordinary if np.maximum.reduce(squares, axis=None, initial=0) <= few else careful:
             one()
 
     return run
