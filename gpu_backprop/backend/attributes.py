@@ -47,16 +47,17 @@ class FixedAttributes(metaclass=_Closing):
         import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
         kind = type(self)
+        one = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
         known = sorted({*self.settable, *(k for k in dir(kind) if k[0] != "_" and _has_setter(getattr(kind, k)))})
         can = f" What can be set: {', '.join(known)}." if known else ""
         if name in self.instead:
-            return f"{name} of a {kind.__name__} cannot be set. Write {self.instead[name]}.{can}"
+            return f"{name} of {one} cannot be set. Write {self.instead[name]}.{can}"
         if hasattr(self, name):
             decided = "is decided when it is made, and to set it would change nothing. Make a new one."
-            return f"{name} of a {kind.__name__} {decided}{can}"
+            return f"{name} of {one} {decided}{can}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
-        return f"a {kind.__name__} has no attribute {name!r}.{hint}{can}"
+        return f"{one} has no attribute {name!r}.{hint}{can}"
 
 
 def _has_setter(of_class: object) -> bool:

@@ -22,7 +22,7 @@ def number(
                 return found
         except OverflowError:  # an int beyond all floats
             pass
-    raise InputError(f"{what} must be {accepted}, got {value!r}{hint}.")
+    raise InputError(f"{what} must be {accepted}, got {plain!r}{hint}.")
 
 
 def positive(name: str, value: object) -> int:
@@ -31,7 +31,7 @@ def positive(name: str, value: object) -> int:
     if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
         whole = isinstance(plain, float) and math.isfinite(plain) and plain >= 1
         hint = f" Did you mean {round(plain)}?" if whole and isinstance(plain, float) else ""
-        raise InputError(f"{name} must be an integer ≥ 1, got {value!r}.{hint}")
+        raise InputError(f"{name} must be an integer ≥ 1, got {plain!r}.{hint}")
     return plain
 
 

@@ -269,8 +269,7 @@ class Trainer(FixedAttributes):
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
             held_out = self._held_out(validation)
-            if self.network.preprocessing is None:  # else that has scaled them
-                warn_of_unscaled(data, self.device)
+            warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             rooms = memory.require_fit(self, data, held_out, shuffle)
             source = self._place(data, "training data", rooms[0], shuffle)
             run = Run(self, source, self.batch_size, shuffle, loss_every)

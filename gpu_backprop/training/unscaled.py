@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import on_host
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.samples import Samples
 
 LARGE, SMALL = 1e3, 1e-3
@@ -22,30 +24,43 @@ RARE = 10
 but 0: the deviation then says how rare that is, and not how large."""
 
 
-def warn_of_unscaled(data: Samples, device: Device) -> None:
-    """One RuntimeWarning, of the caller's caller's caller, if columns of x or y look as if nobody had scaled them."""
+def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
+    """One RuntimeWarning, of the caller's caller's caller, if columns of x or y look as if nobody had scaled them.
+
+    Args:
+        prepared: whether a preprocessing has scaled x, and y too unless the loss gives it a range of its own.
+    """
+    bounded, found = math.isfinite(loss.low), []
     with device.current():
-        found = [_described("x", data.x, device), *([] if data.labelled else [_described("y", data.target, device)])]
+        if not prepared:
+            found.append(_described("x", data.x, device))
+        if not data.labelled and math.isinf(loss.high) and (bounded or not prepared):
+            found.append(_described("y", data.target, device, small=not bounded))
+    advice = (
+        "Train on (v − mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does "
+        "both, and brings predictions back)"
+    )
+    if bounded:
+        advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     if any(found):
         warnings.warn(
-            f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. Train on (v − "
-            "mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does both, and "
-            "brings predictions back).",
+            f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}.",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
-def _described(name: str, array: Array, device: Device) -> str:
-    """What is wrong with the columns of an array, and with which; nothing if they are in order."""
+def _described(name: str, array: Array, device: Device, small: bool = True) -> str:
+    """What is wrong with the columns of an array, and with which; nothing if they are in order. One number in all rows
+    may be small, which harms nobody, and not large."""
     rows, columns = array.shape
     step = -(-rows // max(LEAST, min(ROWS, NUMBERS // columns)))
     values = on_host(array[::step], device).astype(np.float64)
     with np.errstate(all="ignore"):
         mean, deviation, spread = values.mean(axis=0), values.std(axis=0), np.ptp(values, axis=0)
         large = (np.abs(mean) > LARGE) | (deviation > LARGE)
-        small = (deviation < SMALL) & (spread < RARE * deviation) & (len(values) >= RARE)
-    unscaled = np.flatnonzero((spread > 0) & (large | small))
+        near = (spread > 0) & (spread < RARE * deviation) & (deviation < SMALL) & (len(values) >= RARE)
+    unscaled = np.flatnonzero(large | near if small else large)
     if not len(unscaled):
         return ""
     first = int(unscaled[0])

@@ -45,11 +45,12 @@ UNSCALED = {
     "float32": with_column(X[:, 2] * 1e6).astype(np.float32),
     "integers": with_column(RNG.integers(0, 10**6, ROWS)).astype(np.int64),
     "huge": with_column(X[:, 2] * 1e20),
+    "a large constant": with_column(5000.0),
 }
 
 SCALED = {
     "standardised": X,
-    "a constant": with_column(1e6),
+    "a constant": with_column(500.0),
     "a tiny constant": with_column(1e-9),
     "a bit off": with_column(X[:, 2] * 300 + 500),
     "a bit small": with_column(X[:, 2] * 0.01),
@@ -79,6 +80,26 @@ def test_targets_too_and_in_one_warning():
     (message,) = warned(X * 1e5, Y * [1, 1e5])
     assert "x is not scaled: in 4 of its 4 columns" in message and "y is not scaled: in 1 of its 2 columns" in message
     assert warned(X, gb.one_hot(np.arange(ROWS) == 7)) == []
+
+
+def test_targets_that_have_a_range():
+    """They cannot be standardised: what a loss bounds on both sides is left alone, and counts may only be too many."""
+    shares, counts = RNG.dirichlet(np.full(2000, 5.0), 60), RNG.poisson(5000, (ROWS, 1))
+
+    def of(loss, x, y, output, prepared=None):
+        net = gb.Network(4, [gb.Dense(y.shape[1], output)])
+        net.preprocessing = prepared
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gb.Trainer(net, loss, gb.SGD(1e-30)).fit(x, y, 1, progress=False)
+        return [str(entry.message) for entry in caught]
+
+    assert of("cross_entropy", X[:60], shares, "softmax") == []
+    assert of("binary_cross_entropy", X, np.full((ROWS, 1), 5e-5) * (1 + X[:, :1] / 100), "sigmoid") == []
+    assert of("poisson", X, counts / 5000, "exp") == []
+    for prepared in (None, object()):
+        (message,) = of("poisson", X, counts, "exp", prepared)
+        assert message.startswith("y is not scaled") and "divide it by a constant" in message
 
 
 def test_it_is_an_error_where_warnings_are_and_nothing_has_happened_then():
