@@ -196,6 +196,20 @@ class TestPredict:
         assert sorted(os.listdir()) == before
         assert Path("p.csv").read_bytes() == expected.encode()
 
+    @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="there is no /dev/stdout")
+    def test_standard_output_by_its_name(self):
+        command = [sys.executable, "-m", "gpu_backprop", "predict", "flowers", "flowers.csv"]
+        expected = subprocess.run(command, capture_output=True, check=True).stdout
+        Path("p.csv").write_bytes(b"older\n")
+        with open("p.csv", "ab") as file:
+            subprocess.run([*command, "--output", "/dev/stdout"], stdout=file, check=True)
+        assert Path("p.csv").read_bytes() == b"older\n" + expected
+        end, beginning = os.pipe()
+        os.close(end)  # as `head` does
+        with open(beginning, "wb") as pipe:
+            done = subprocess.run([*command, "--output", "/dev/stdout"], stdout=pipe, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (0, b"")
+
     @pytest.mark.parametrize("output", ["flowers.csv", "flowers/model.safetensors"])
     def test_what_is_read_is_never_overwritten(self, capsys, output):
         before = Path(output).read_bytes()

@@ -27,7 +27,7 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
 
     Until then, and where the block ends in an error, what was there stays as it was. What replaces a file has its
     permissions and, where that is allowed, its owner. A link stays, and the file it points to is replaced. What is no
-    regular file, such as /dev/stderr, can't be replaced, and is written to.
+    regular file, such as a pipe, can't be replaced, and is written to; so is /dev/stdout, wherever it leads.
 
     Args:
         encoding: of text; None: the file takes bytes.
@@ -36,11 +36,13 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         OSError: it can't be written.
     """
     how: dict[str, Any] = {} if encoding is None else {"encoding": encoding, "newline": ""}
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
-        with open(place, "wb" if encoding is None else "w", **how) as file:
+    number = _open_file(path)
+    if number is not None or (os.path.exists(path) and not os.path.isfile(path)):
+        # A copy of the number shares its place in the file, so that others who write to it go on behind.
+        with open(path if number is None else os.dup(number), "ab" if encoding is None else "a", **how) as file:
             yield file
         return
+    place = Path(os.path.realpath(path))
     remove_dead(place.parent)
     # Beside it: a rename across disks is not atomic.
     partial = place.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
@@ -54,6 +56,20 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         flush_folder(place.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _open_file(path: str | os.PathLike[str]) -> int | None:
+    """The number of the open file that a path such as /dev/stdout stands for, also by links; None: of another path."""
+    place = os.fspath(path)
+    for _ in range(40):  # links may go in a circle
+        folder, name = os.path.split(place)
+        folder = os.path.realpath(folder)
+        if folder in ("/dev/fd", os.path.realpath("/proc/self/fd")) and name.isdecimal():
+            return int(name)
+        if not os.path.islink(place):
+            break
+        place = os.path.join(folder, os.readlink(place))
+    return None
 
 
 def flush_folder(folder: Path) -> None:

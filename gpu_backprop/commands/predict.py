@@ -108,6 +108,8 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
     try:
         with new_file(path, encoding="utf-8") as file:
             yield file
+    except BrokenPipeError:  # as on standard output
+        raise
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r} ({error.strerror}); choose another --output") from error
 

@@ -13,6 +13,8 @@ from gpu_backprop.backend import whole_file
 from gpu_backprop.backend.whole_file import new_file
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="permissions and signals of POSIX")
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+"""For a process in another folder."""
 
 
 @pytest.fixture
@@ -140,6 +142,38 @@ def test_what_is_no_file_is_written_to(tmp_path):
     os.close(reader)
     with pytest.raises(IsADirectoryError):
         write(tmp_path)
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize(("mode", "encoding"), [("ab", None), ("wb", "utf-8"), ("pipe", None)])
+def test_standard_output_is_written_to_wherever_it_leads(path, name, encoding, mode):
+    """What a file held stays, and who else writes to it goes on behind."""
+    if not os.path.exists(os.path.dirname(name) or "/dev/stdout"):
+        pytest.skip(f"there is no {name}")
+    path.with_name("link").symlink_to("/dev/stdout")
+    program = (
+        "import os, sys\nfrom gpu_backprop.backend.whole_file import new_file\nos.write(1, b'before ')\n"
+        f"with new_file(sys.argv[1], {encoding!r}) as file:\n    file.write({'new' if encoding else b'new'!r})\n"
+        "os.write(1, b' after')"
+    )
+    command = [sys.executable, "-c", program, name]
+    if mode == "pipe":
+        written = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=path.parent, env=ENVIRONMENT).stdout
+    else:
+        path.write_bytes(b"older ")
+        with open(path, mode) as output:
+            subprocess.run(command, check=True, stdout=output, cwd=path.parent, env=ENVIRONMENT)
+        written = path.read_bytes()
+    assert written == (b"older " if mode == "ab" else b"") + b"before new after"
+    assert {entry.name for entry in path.parent.iterdir()} <= {"file", "link"}
+
+
+@POSIX
+def test_a_link_to_itself_is_replaced(path):
+    path.symlink_to("file")
+    write(path)
+    assert not path.is_symlink() and path.read_bytes() == b"new"
 
 
 @POSIX
