@@ -224,6 +224,23 @@ class TestUsage:
         assert repr(value) in message or option == "--layers"
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("train", "--out", ""),
+            ("train", "--out="),
+            ("train", ""),
+            ("train", "a.csv", "--held-out-file", ""),
+            ("predict", "run", "a.csv", "--output", ""),
+            ("predict", "", "a.csv"),
+            ("predict", "run", ""),
+        ],
+        ids=" ".join,
+    )
+    def test_an_empty_name(self, capsys, arguments):
+        """As a variable of the shell that is not set leaves one."""
+        assert "it is empty, as a variable of the shell that is not set" in usage_error(capsys, *arguments)
+
     def test_tf32_on_a_cpu(self, capsys, tmp_path):
         assert main(["train", "--tf32", "--device", "cpu", "--out", str(tmp_path / "run")]) == 1
         assert "tf32=True is for CUDA devices; this device is the CPU" in capsys.readouterr().err

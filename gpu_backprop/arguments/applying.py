@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gpu_backprop import OPTIMIZERS
@@ -17,7 +16,7 @@ from gpu_backprop.arguments.command import (
     add_quiet,
     add_run_and_data,
 )
-from gpu_backprop.arguments.values import between, one_of, whole
+from gpu_backprop.arguments.values import between, one_of, path, whole
 
 SUITS = "the one that suits the output"
 
@@ -76,7 +75,7 @@ def add_predict(commands: Any) -> None:
     )
     add_run_and_data(command)
     output = "file to write to, replaced if it is there (default: standard output)"
-    command.add("--output", output, type=Path, metavar="FILE")
+    command.add("--output", output, type=path, metavar="FILE")
     safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
     command.add("--spreadsheet-safe", safe, action="store_true")
     add_device(command)

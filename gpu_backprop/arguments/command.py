@@ -7,11 +7,10 @@ import re
 import shlex
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from gpu_backprop import LOSSES
-from gpu_backprop.arguments.values import device, one_of, size
+from gpu_backprop.arguments.values import device, one_of, path, size, source
 from gpu_backprop.data.messages import nearest
 
 DATA = (
@@ -130,8 +129,8 @@ class Command:
 def add_run_and_data(command: Command, optional: bool = False) -> None:
     """RUN and DATA, and how DATA is read."""
     how = {"nargs": "?"} if optional else {}
-    command.add("run", "the network", type=Path, metavar="RUN", **how)
-    command.add("data", "the rows", metavar="DATA", **how)
+    command.add("run", "the network", type=path, metavar="RUN", **how)
+    command.add("data", "the rows", type=source, metavar="DATA", **how)
     add_delimiter(command)
     parts = {"choices": ("train", "test"), "metavar": "PART"}
     command.add("--part", "train or test, of data that have both (default: test)", **parts)

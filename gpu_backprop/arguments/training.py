@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gpu_backprop import ACTIVATIONS, OPTIMIZERS
@@ -17,7 +16,7 @@ from gpu_backprop.arguments.command import (
     add_memory_limit,
     add_quiet,
 )
-from gpu_backprop.arguments.values import one_of, rate, share, some_of, units, whole
+from gpu_backprop.arguments.values import one_of, path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.array_module import DTYPES
 from gpu_backprop.data.cells import composed
 
@@ -50,8 +49,9 @@ def add_train(commands: Any) -> None:
         ),
         EXAMPLES,
     )
-    command.add("data", "what to learn from (default: digits)", nargs="?", default="digits", metavar="DATA")
-    command.add("--out", "folder to write to (default: a new one under runs/)", type=Path, metavar="DIR")
+    what = "what to learn from (default: digits)"
+    command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
+    command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
     how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
     command.add("--overwrite", how, action="store_true")
     add_quiet(command)
@@ -104,7 +104,11 @@ def _add_data(command: Command) -> None:
             "or the test part of data that have one)",
             {"type": share, "metavar": "SHARE"},
         ),
-        ("--held-out-file", "learn from all of DATA, and measure on the rows of this file", {"metavar": "FILE"}),
+        (
+            "--held-out-file",
+            "learn from all of DATA, and measure on the rows of this file",
+            {"type": source, "metavar": "FILE"},
+        ),
     )
     add_memory_limit(command)
 

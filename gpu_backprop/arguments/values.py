@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gpu_backprop.backend.errors import InputError, choose
@@ -46,6 +47,18 @@ def size(text: str) -> int:
         return size_of(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def source(text: str) -> str:
+    """Where something is read or written: any text but an empty one, which pathlib takes for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, as a variable of the shell that is not set; give a name")
+    return text
+
+
+def path(text: str) -> Path:
+    """The same, as a path."""
+    return Path(source(text))
 
 
 def units(text: str) -> list[int]:
