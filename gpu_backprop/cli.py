@@ -25,7 +25,7 @@ from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
 from gpu_backprop.data.limits import memory_limit
-from gpu_backprop.starting import caught
+from gpu_backprop.starting import caught, end
 from gpu_backprop.training.console import readable_output
 
 FAILED, MISUSED = 1, 2
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that can't show ∇ shows ?, and goes on
     with readable_output():
-        return _run(argv)
+        code = _run(argv)
+    end()
+    return code
 
 
 def _run(argv: Sequence[str] | None) -> int:

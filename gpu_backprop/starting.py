@@ -25,7 +25,7 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def catch(handler: Callable[[int, FrameType | None], object]) -> dict[int, object]:
+def catch(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> dict[int, object]:
     """Make a handler that of all these signals; the handlers they had. What is ignored, as under nohup, stays so; and a
     handler belongs to the main thread of a program: elsewhere this does nothing."""
     try:
@@ -53,5 +53,12 @@ def _is_command() -> bool:
     return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("gpu-backprop", "gpu-backprop.exe")
 
 
-if _is_command():
+IS_COMMAND = _is_command()
+if IS_COMMAND:
     catch(lambda number, frame: os._exit(exit_code(number)))
+
+
+def end() -> None:
+    """Where this process is the command, no signal changes its exit code any more, which is known."""
+    if IS_COMMAND:  # Python, as it ends, gives a signal that has a handler its default, which kills; not an ignored one
+        catch(signal.SIG_IGN)

@@ -67,7 +67,8 @@ class TestTrain:
         assert process.returncode == CODES[number], errors
         assert f"{starting.SIGNALS[number]}: finishing this step" in errors
         assert "Traceback" not in errors
-        assert re.search(r"^stopped early: .+\ntest accuracy: 0\.\d{4}\nwritten to run: ", output, re.MULTILINE)
+        lines = r"^stopped (in|after) epoch \d+, as asked.*\ntest accuracy: 0\.\d{4}\nwritten to run: "
+        assert re.search(lines, output, re.MULTILINE)
         assert gb.load("run/model.safetensors").outputs == 10
         assert {"model.safetensors", "history.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
@@ -78,6 +79,18 @@ class TestTrain:
         sent(monkeypatch, gb.Trainer, "draw_order", *[number] * times)
         assert short("--epochs", "1000000") == CODES[number]
         assert gb.load("run/model.safetensors").outputs == 10
+
+    def test_a_second_one_leaves_out_the_result_and_the_curves(self, capfd, monkeypatch):
+        """However many follow, the last that is said is that nothing interrupts the writing."""
+        sent(monkeypatch, gb.Trainer, "draw_order", signal.SIGINT, signal.SIGINT)
+        sent(monkeypatch, runs.RunFolder, "keep", *[signal.SIGINT] * 3)
+        sent(monkeypatch, runs.RunFolder, "finish", *[signal.SIGINT] * 3)
+        assert short("--epochs", "1000000") == 130
+        captured = capfd.readouterr()
+        assert re.fullmatch(r"interrupted in epoch 1.*\nwritten to run: model.safetensors, history.csv\n", captured.out)
+        said = [line.partition("; ")[0] for line in captured.err.split("\n\n")]
+        assert "finishing this step" in said[0] and "ending this step" in said[1]
+        assert all("which nothing interrupts" in line for line in said[2:]) and len(said) == 8
 
     def test_a_second_one_before_the_first_step_leaves_nothing(self, monkeypatch):
         sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM, signal.SIGINT)
@@ -174,9 +187,10 @@ class TestStopOnSignal:
             assert not signals.code
             signal.raise_signal(number)
             assert (signals.code, trainer.stopped) == (CODES[number], 1)
-            assert "again: nothing else" in capfd.readouterr().err
+            assert "once more: without the test result and the curves\n" in capfd.readouterr().err
             with pytest.raises(Interrupted):
                 signal.raise_signal(number)
+            assert "ending this step, then writing what was learned; leaving out" in capfd.readouterr().err
             signal.raise_signal(number)
             signals.writing()
             signal.raise_signal(number)
@@ -184,7 +198,9 @@ class TestStopOnSignal:
             signals.written()
             with pytest.raises(Interrupted):
                 signal.raise_signal(number)
+            assert "what was learned is written; leaving out" in capfd.readouterr().err
             signal.raise_signal(number)
+            assert capfd.readouterr().err == ""
             assert trainer.stopped == 1
         assert signal.getsignal(number) is before
 
@@ -237,6 +253,19 @@ def test_while_python_still_imports(tmp_path, number, start):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, *start, "doctor"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (CODES[number], "")
+
+
+@POSIX
+@every_signal
+def test_while_python_ends(tmp_path, number):
+    """A signal does not change the exit code any more: it is ignored, which Python, as it ends, leaves so."""
+    Path("gpu-backprop").write_text(
+        "import os, signal, sys\nfrom gpu_backprop.cli import main\ncode = main([])\n"
+        f"assert signal.getsignal({int(number)}) is signal.SIG_IGN\n"
+        f"os.kill(os.getpid(), {int(number)})\nsys.exit(code)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "gpu-backprop"], env=environment, capture_output=True).returncode == 2
 
 
 @POSIX

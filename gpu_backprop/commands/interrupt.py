@@ -33,7 +33,7 @@ class StopOnSignal:
     def __init__(self, trainer: gb.Trainer) -> None:
         self._trainer = trainer
         self._caught = ExitStack()
-        self._may_raise = False
+        self._may_raise = self._written = False
         self._training = True
         self._first = 0
 
@@ -57,20 +57,24 @@ class StopOnSignal:
 
     def written(self) -> None:
         """From here on a signal raises Interrupted, once: nothing would be lost."""
-        self._may_raise = True
+        self._may_raise = self._written = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name, first = SIGNALS[number], not self._first
         self._first = self._first or number
         if self._may_raise:
             self._may_raise = False
-            _say(f"{name}: leaving out all but what was learned")
+            now = "what was learned is written" if self._written else "ending this step, then writing what was learned"
+            _say(f"{name}: {now}; leaving out the test result and the curves")
             raise Interrupted(self._first)
         if first and self._training:
             self._trainer.stop()
             self._may_raise = True
-            _say(f"{name}: finishing this step, then writing what was learned; again: nothing else")
-        else:
+            _say(
+                f"{name}: finishing this step, then writing what was learned; once more: without the test result and "
+                "the curves"
+            )
+        elif not self._written:  # else only the last lines are still to come
             _say(f"{name}: what was learned is being written, which nothing interrupts")
 
 

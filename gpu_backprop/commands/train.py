@@ -52,10 +52,11 @@ def train(options: argparse.Namespace) -> int:
         unfinished = signals.code and (failure is not None or history.stopped)
         written, result = folder.keep(net, history, "stopped" if unfinished else ""), []
         try:
-            signals.written()
-            written += _curves(history, folder.place)
-            result = _judged(net, lesson, options.quiet)
-            signals.writing()
+            if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
+                signals.written()
+                written += _curves(history, folder.place)
+                result = _judged(net, lesson, options.quiet)
+                signals.writing()
         except (KeyboardInterrupt, OSError) as error:
             if not _stopped(error, signals):
                 raise
@@ -64,7 +65,7 @@ def train(options: argparse.Namespace) -> int:
             folder.finish()
         with suppress(OSError) if signals.code else nullcontext():
             if history.stopped:
-                print(f"stopped early: {history.stopped}")
+                print(history.stopped)
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
                 print(f"{folder.path} keeps the older run, since this one did not come to its end")
