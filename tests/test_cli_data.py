@@ -569,7 +569,7 @@ class TestAccidents:
         monkeypatch.setattr(history.CsvLog, "write", full)
         monkeypatch.setattr(os, "fsync", full)
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
-        assert "after 1 epoch: No space left on device; what was learned is lost, because cannot save" in said(capsys)
+        assert "after 1 epoch: No space left on device; what was learned is lost: cannot save" in said(capsys)
 
     def test_a_network_that_is_spoilt_is_saved_all_the_same(self, capsys, monkeypatch):
         def fit(trainer: gb.Trainer, *_: object, **__: object) -> None:
@@ -580,7 +580,7 @@ class TestAccidents:
         monkeypatch.setattr(gb.Trainer, "fit", fit)
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
         assert "what was learned until then is in run" in said(capsys)
-        with pytest.warns(RuntimeWarning, match="1 parameters are NaN or infinite"):
+        with pytest.warns(RuntimeWarning, match="1 parameter is NaN or infinite"):
             gb.load("run/model.safetensors")
 
     @pytest.mark.parametrize("kind", [gb.InputError, RuntimeError])

@@ -185,8 +185,9 @@ class TestRoom:
         monkeypatch.setattr(gb.Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
         assert short() == 1
         assert capsys.readouterr().err == (
-            "gpu-backprop: the disk of 'run' has 1.0 MiB free, and this run needs 8.0 MiB; make room, or choose a "
-            "folder on another disk with --out\n"
+            "gpu-backprop: the disk of 'run' has 1.0 MiB free; the network of this run takes "
+            "11.6 KiB, and 8.0 MiB should be free besides, for its history, its curves and what others write; make "
+            "room, or choose a folder on another disk with --out\n"
         )
         assert not Path("run").exists()
 
@@ -226,7 +227,7 @@ class TestRoom:
             assert short(*["--learning-rate", "1e30"] * diverged) == 1
         error = capsys.readouterr().err
         (place,) = tmp_path.glob("gpu-backprop-*")
-        assert f"what was learned is in {place}, because cannot save the network as run" in error
+        assert f"what was learned is in {place}: cannot save the network as run" in error
         assert error.count("\n") == 1
         assert gb.load(place / MODEL.name).outputs == 10
         assert epochs(place / HISTORY.name) == (0 if diverged else 2)

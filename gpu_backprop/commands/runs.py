@@ -24,7 +24,7 @@ NEW = ".new"
 """The folder, within that of an older run, of the run that is to replace it."""
 
 ROOM = 8 << 20
-"""Bytes for history and curves, and for what others write meanwhile."""
+"""Bytes that are to be free besides: for history and curves, and for what others write meanwhile."""
 PARENT = Path("runs")
 
 
@@ -42,11 +42,12 @@ class RunFolder:
 
     def require_room(self, net: gb.Network) -> None:
         """InputError where the disk has no room for what the run of a network writes."""
-        size, disk = file_size(net) + ROOM, shutil.disk_usage(self.path)
-        if disk.free < size and disk.total:  # a file system that tells nothing says 0
+        size, disk = file_size(net), shutil.disk_usage(self.path)
+        if disk.free < size + ROOM and disk.total:  # a file system that tells nothing says 0
             raise InputError(
-                f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free, and this run needs "
-                f"{memory_size(size)}; make room, or choose a folder on another disk with --out"
+                f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free; the network of this run "
+                f"takes {memory_size(size)}, and {memory_size(ROOM)} should be free besides, for its history, its "
+                "curves and what others write; make room, or choose a folder on another disk with --out"
             )
 
     def keep(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
@@ -66,7 +67,7 @@ class RunFolder:
             self.place.mkdir(parents=True, exist_ok=True)
             gb.save(self.place / MODEL, net, allow_nonfinite=True)
         except (OSError, GpuBackpropError) as error:
-            raise RunError(f"what was learned is {_keep_elsewhere(net, history)}, because {error}") from error
+            raise RunError(f"what was learned is {_keep_elsewhere(net, history)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
             history.to_csv(self.place / HISTORY)
             return [MODEL, HISTORY]
@@ -79,7 +80,7 @@ class RunFolder:
         try:
             _replace(self.path)
         except OSError as error:
-            raise RunError(f"what was learned is in {self.place}, because of {error}") from error
+            raise RunError(f"what was learned is in {self.place}: {error}") from error
         self.place = self.path
 
     def give_back(self) -> None:

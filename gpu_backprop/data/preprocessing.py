@@ -219,8 +219,8 @@ class _LastTransform(threading.local):
 def _refuse_others(data: object) -> None:
     if not isinstance(data, (Table, Arrays)):
         raise DataError(
-            f"a {type(data).__name__} was given; give what read() returns, or make a Table(source, columns) or "
-            "Arrays(source, x, y) of it"
+            f"what was given is of type {type(data).__name__}; give what read() returns, or make a Table(source, "
+            "columns) or Arrays(source, x, y) of it"
         )
 
 

@@ -28,6 +28,7 @@ from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.data import DataError, Preprocessing, limits
 from gpu_backprop.data.errors import MemoryLimitError
 from gpu_backprop.data.files import fill, native
+from gpu_backprop.data.messages import counted
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import layer_from
 from gpu_backprop.network.network import Network
@@ -159,7 +160,8 @@ def _nonfinite(tensors: Mapping[str, Array]) -> str:
         suspects = {name: array for name, array in tensors.items() if not np.isfinite(array.sum(dtype=np.float64))}
     counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in suspects.items()}
     wrong = [name for name, count in counts.items() if count]
-    return f"{sum(counts.values()):,} parameters are NaN or infinite, first in {wrong[0]}" if wrong else ""
+    bad = counted(sum(counts.values()), "parameter is", "parameters are")
+    return f"{bad} NaN or infinite, first in {wrong[0]}" if wrong else ""
 
 
 @contextmanager
@@ -255,7 +257,7 @@ def _learned(net: Network) -> dict[str, str]:
     try:
         if net.preprocessing is not None:
             if not isinstance(net.preprocessing, Preprocessing):
-                raise DataError(f"net.preprocessing is a {type(net.preprocessing).__name__}, not a Preprocessing")
+                raise DataError(f"net.preprocessing is of type {type(net.preprocessing).__name__}, not a Preprocessing")
             known["preprocessing"] = net.preprocessing.to_dict()
         if net.classes is not None:
             listed = isinstance(net.classes, (list, tuple, np.ndarray))

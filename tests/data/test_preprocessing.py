@@ -978,3 +978,9 @@ def test_each_thread_has_its_own_counts():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(ask).result() == ({}, [])
     assert (learned.unseen, learned.extra) == ({"sex": 3}, ["id"])
+
+
+@pytest.mark.parametrize("data", [np.ones((3, 2)), [1], 5])
+def test_what_is_no_data(data):
+    with refuses(f"^what was given is of type {type(data).__name__}; give what read"):
+        Preprocessing.learn(data)

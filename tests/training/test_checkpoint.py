@@ -525,7 +525,7 @@ def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("preprocessing", {"format": 1}, "net.preprocessing is a dict, not a Preprocessing"),
+        ("preprocessing", {"format": 1}, "net.preprocessing is of type dict, not a Preprocessing"),
         (
             "preprocessing",
             Preprocessing.learn(Arrays("x", np.eye(3), np.arange(3))),
@@ -666,11 +666,11 @@ def test_a_weight_that_is_no_number(value, path):
     gb.save(path, net)
     before = path.read_bytes()
     net.layers[0].bias[1] = value
-    with pytest.raises(ModelFileError, match=r"1 parameters are NaN or infinite, first in layers\.0\.bias.*allow_nonf"):
+    with pytest.raises(ModelFileError, match=r"1 parameter is NaN or infinite, first in layers\.0\.bias.*allow_nonf"):
         gb.save(path, net)
     assert path.read_bytes() == before
     gb.save(path, net, allow_nonfinite=True)
-    with pytest.warns(RuntimeWarning, match=r"model\.safetensors: 1 parameters are NaN or infinite") as caught:
+    with pytest.warns(RuntimeWarning, match=r"model\.safetensors: 1 parameter is NaN or infinite") as caught:
         again = gb.load(path)
     assert caught[0].filename == __file__
     np.testing.assert_array_equal(again.parameters, net.parameters)
