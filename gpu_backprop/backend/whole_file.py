@@ -36,7 +36,7 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         OSError: it can't be written.
     """
     how: dict[str, Any] = {} if encoding is None else {"encoding": encoding, "newline": ""}
-    number = _open_file(path)
+    number = open_number(path)
     if number is not None or (os.path.exists(path) and not os.path.isfile(path)):
         # A copy of the number shares its place in the file, so that others who write to it go on behind.
         with open(path if number is None else os.dup(number), "ab" if encoding is None else "a", **how) as file:
@@ -58,7 +58,7 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         partial.unlink(missing_ok=True)
 
 
-def _open_file(path: str | os.PathLike[str]) -> int | None:
+def open_number(path: str | os.PathLike[str]) -> int | None:
     """The number of the open file that a path such as /dev/stdout stands for, also by links; None: of another path."""
     place = os.fspath(path)
     for _ in range(40):  # links may go in a circle

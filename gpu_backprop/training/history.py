@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
-from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.backend.whole_file import new_file, open_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,11 @@ class CsvLog:
         self._columns: list[str] = []
         if path is not None:
             with _explained(path):
-                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+                number = open_number(path)
+                if number is None:
+                    self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+                else:  # such as /dev/stdout: the file that output is added to keeps what it holds
+                    self._file = open(path, "ab", buffering=0, opener=lambda *_: os.dup(number))  # noqa: SIM115
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row."""

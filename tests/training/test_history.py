@@ -102,6 +102,16 @@ def test_a_log_is_on_disk_row_by_row(tmp_path):
             assert len(read(path)) == count
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="there is no /dev/fd")
+def test_a_log_is_added_to_an_open_file(tmp_path):
+    """As /dev/stdout is where output is added to a file."""
+    path = tmp_path / "history.csv"
+    path.write_bytes(b"older\n")
+    with open(path, "ab") as file, CsvLog(f"/dev/fd/{file.fileno()}") as log:
+        log.write({"epoch": 1, "loss": 0.5})
+    assert path.read_bytes() == b"older\nepoch,loss\n1,0.5\n"
+
+
 def test_the_first_row_decides_the_columns(tmp_path):
     with CsvLog(tmp_path / "history.csv") as log:
         log.write({"epoch": 1, "loss": 0.5})
