@@ -160,7 +160,7 @@ class TestRegression:
     )
     @pytest.mark.filterwarnings(
         "ignore:y is not scaled:RuntimeWarning"
-    )  # prices, for a loss that cannot have them scaled
+    )  # poisson has prices as they are
     def test_a_target_is_scaled_only_for_outputs_of_any_size(self, options, output):
         assert train(houses(), "--target", "price", "--epochs", "1", "--quiet", *options) == 0
         net = gb.load("run/model.safetensors")
