@@ -190,9 +190,11 @@ def test_a_format_is_that_of_all_rows_whatever_is_learned_from():
 
 def test_many_texts_that_are_numbers_but_for_one():
     cells = [f"{n}.5" for n in range(12_000)] + ["?"]
-    with refuses("column 'a' has numbers in most rows, .* because line 12002 has '[?]'; correct it"):
+    with refuses("column 'a' has numbers in all but 1 row, .* because line 12002 has '[?]'; correct it"):
         Preprocessing.learn(table(a=cells, y=[0.5] + [1] * 12_000), "y")
-    with refuses("column 'y' has numbers in most rows, .* each a class, because line 12002 has '[?]'; correct it, or "):
+    with refuses(
+        "column 'y' has numbers in all but 1 row, .* each a class, because line 12002 has '[?]'; correct it, or "
+    ):
         Preprocessing.learn(table(a=[0.5] + [1] * 12_000, y=cells), "y")
 
 
@@ -645,6 +647,13 @@ def test_data_above_suspicion_draw_no_warnings():
     assert Preprocessing.learn(Table("digits", columns | {"digit": labels.astype(float)}), "digit").warnings == []
 
 
+@pytest.mark.parametrize("form", ["{}%", "{},5", "1,{}", "Rs {}"])
+def test_numbers_in_text_are_said_to_be_such_and_no_row_numbers(form):
+    data = table(a=[form.format(n) for n in range(100, 120)], y=["a", "b"] * 10)
+    (warning,) = Preprocessing.learn(data, "y").warnings
+    assert "column 'a' has numbers such as" in warning
+
+
 @pytest.mark.parametrize(
     ("columns", "warning"),
     [
@@ -658,7 +667,7 @@ def test_data_above_suspicion_draw_no_warnings():
         ),
         (
             {"a": ["1", "1", "?", "2"]},
-            "column 'a' has numbers in most rows, which are text here, each a category, bec"
+            "column 'a' has numbers in all but 1 row, which are text here, each a category, bec"
             + "ause line 4 has '?'; correct it, or leave the field empty if it is missing, or give --missing '?'",
         ),
         (
