@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import pickle
 import re
@@ -866,10 +867,9 @@ def test_a_store_that_is_none(given):
 # Table and Arrays -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", [np.arange(3), np.array(["a", "b", "c"]), np.array([1, "a", None], object)])
-def test_columns_of_other_types(column):
+def test_columns_of_other_types():
     with refuses("t: column 'a' has the dtype .*; give float64 numbers"):
-        Table("t", {"a": column})
+        Table("t", {"a": np.array([1, "a", None], object)})
 
 
 @pytest.mark.parametrize(
@@ -922,8 +922,75 @@ def test_columns_of_a_data_frame_become_a_table():
         Table(frame)
     with refuses("^t: a column is called 0, which is no text; call it '0'$"):
         Table("t", {0: np.zeros(2)})
-    with refuses("t: column 'a' has the dtype bool; give float64 numbers"):
-        Table("t", {"a": Series(True, False, dtype=bool)})
+
+
+TRUTH, DAYS = ["True", "False", None], ["2024-01-02", None, "2024-03-04"]
+
+
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [
+        (np.arange(3), [0.0, 1.0, 2.0]),
+        (np.array([0.5, np.nan], np.float32), [0.5, np.nan]),
+        (np.array([1, 2], np.uint8), [1.0, 2.0]),
+        ([1, None, 2.5], [1.0, np.nan, 2.5]),
+        (Series(3, NAType(), dtype=object), [3.0, np.nan]),
+        (["a", "b"], ["a", "b"]),
+        (["a", None], ["a", None]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        ([True, False], TRUTH[:2]),
+        (np.array([True, False]), TRUTH[:2]),
+        (Series(True, False, dtype=bool), TRUTH[:2]),
+        (Series(True, False, NAType(), dtype=object), TRUTH),
+        (np.array([True, False, None], object), TRUTH),
+        (np.array(["2024-01-02", "NaT", "2024-03-04"], "M8[ns]"), DAYS),
+        ([datetime.date(2024, 1, 2), None, datetime.date(2024, 3, 4)], DAYS),
+        (Series("2024-01-02T03:04:05", "2024-01-02", dtype="M8[us]"), ["2024-01-02 03:04:05", "2024-01-02 00:00:00"]),
+        (np.array(["2024-01-02T03:04:05.5"], "M8[ms]"), ["2024-01-02 03:04:05.500"]),
+    ],
+)
+def test_what_becomes_a_column(given, held):
+    column = Table("t", {"a": given}).columns["a"]
+    assert column.dtype == (np.float64 if isinstance(held[0], float) else object)
+    np.testing.assert_array_equal(column, np.array(held, column.dtype))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros(2, complex),
+        np.zeros(2, "m8[s]"),
+        [1, "a"],
+        ["a", 1],
+        [[1], [1, 2]],
+        [b"a", b"b"],
+        [{}, {}],
+        [[1, 2], [3, 4]],
+    ],
+)
+def test_what_cannot_become_a_column(given):
+    with refuses("^t: column 'a' has the (dtype|shape)"):
+        Table("t", {"b": np.zeros(2), "a": given})
+
+
+class Frame:
+    """A data frame, whose length is its rows."""
+
+    def __init__(self, **columns):
+        self.items = columns.items
+
+    def __len__(self):
+        return 9
+
+
+def test_a_data_frame_itself_becomes_a_table():
+    made = Table("people", Frame(a=Series(1, 2, dtype=np.int64), b=Series("x", "y", dtype=object)))
+    assert (made.names, made.rows) == (["a", "b"], 2)
+
+
+def test_a_target_of_numpy_texts():
+    data = Arrays("a", np.arange(4.0), np.array(["u", "v", "u", "v"]))
+    assert Preprocessing.learn(data).classes == ["u", "v"]
 
 
 def test_columns_of_different_lengths():
