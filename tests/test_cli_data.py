@@ -285,7 +285,7 @@ class TestColumns:
         assert train("flowers.csv", *options, "--held-out-file", "numbered.csv") == 0
         captured = capsys.readouterr()
         assert captured.err.splitlines() == [
-            "warning: numbered.csv: 1 of 91 rows have a text in column 'colour' that no training row had; to the "
+            "warning: numbered.csv: 1 of 91 rows has a text in column 'colour' that no training row had; to the "
             "network it is none of the categories that it knows",
             "warning: numbered.csv: not used, because the network was not trained on it: 'id'",
         ]

@@ -103,8 +103,8 @@ class NumberFormat:
 
     def __str__(self) -> str:
         """An example."""
-        whole = f"1{self.group}234" if self.group else "1234"
-        return f"{self.prefix}{whole}{self.decimal}5{' ' * self.suffix[:1].isalpha()}{self.suffix}"
+        number = "12" if not self.group and self.decimal == "." else f"1{self.group}234{self.decimal}5"
+        return f"{self.prefix}{number}{' ' * self.suffix[:1].isalpha()}{self.suffix}"
 
     def to_dict(self) -> dict[str, str]:
         """As JSON can hold it."""

@@ -180,7 +180,7 @@ def test_numbers_in_a_format_of_their_own():
         again.transform(table(a=["$5", "7"]))
     with refuses("line 2: '0.5' in column 'a', which held numbers such as"):  # $0.5, or thousands of them?
         again.transform(table(a=[0.5]))
-    with refuses("line 2: column 'y' is the text '0.5', and regression needs numbers such as '1234.5%'; correct it"):
+    with refuses("line 2: column 'y' is the text '0.5', and regression needs numbers such as '12%'; correct it"):
         again.targets(table(y=["0.5"]))
 
 
@@ -280,6 +280,14 @@ def test_columns_to_ignore():
         Preprocessing.learn(people(), "says", ignore=["age", "sex", "height", "city"])
     with refuses(r"people\.csv has no column to learn from but 'y'; .*--delimiter"):
         Preprocessing.learn(table(y=["a", "b"]), "y")
+
+
+def test_the_column_that_makes_most_inputs_is_named_where_they_take_too_much():
+    data = table(a=[1, 2, 3, 4], t=list("uvwx"), y=[0.5, 1, 2, 3])
+    with refuses(r"4 rows of 5 inputs \(column 't' makes 4 of them\), 80 bytes unpacked, more than the limit of 40"):
+        Preprocessing.learn(data, "y").transform(data, memory_limit=40)
+    with refuses("lacks 1 column that the training data had: 't'; add it, it has 'a'"):
+        Preprocessing.learn(data, "y").transform(table(a=[1]))
 
 
 def test_inputs_that_do_not_fit_into_memory(monkeypatch):
