@@ -39,7 +39,7 @@ ADDRESS = re.compile(rf"{BYTE}(?:\.{BYTE}){{3}}")
 """Of the internet: 192.168.100.191."""
 
 NAME_SUFFIX = re.compile(
-    r"(?!(?:[KMGTP]B|K[GMW]|[CM]M|ML|HP|PS|[MG]W|VA)$)[A-Z]{1,2}|[^\W\d_]\S*\s.+|(?i:jan(uary)?|feb(ruary)?|mar(ch)?|"
+    r"(?!(?:[KMGTP]B|K[GMW]|[CM]M|ML|HP|PS|[MG]W|VA|CC|KV|HZ|DB)$)[A-Z]{1,2}|[^\W\d_]\S*\s.+|(?i:jan(uary)?|feb(ruary)?|mar(ch)?|"
     r"apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)\.?"
 )
 """One or two capitals that are no unit, as in the postcode 6317 AB, words, and months: they may be part of a name."""

@@ -284,7 +284,7 @@ def test_columns_to_ignore():
 
 def test_the_column_that_makes_most_inputs_is_named_where_they_take_too_much():
     data = table(a=[1, 2, 3, 4], t=list("uvwx"), y=[0.5, 1, 2, 3])
-    with refuses(r"4 rows of 5 inputs \(column 't' makes 4 of them\), 80 bytes unpacked, more than the limit of 40"):
+    with refuses("4 rows of 5 inputs, and column 't' makes 4 of them, 80 bytes unpacked, more than the limit of 40"):
         Preprocessing.learn(data, "y").transform(data, memory_limit=40)
     with refuses("lacks 1 column that the training data had: 't'; add it, it has 'a'"):
         Preprocessing.learn(data, "y").transform(table(a=[1]))
