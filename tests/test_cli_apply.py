@@ -157,7 +157,7 @@ class TestPredict:
         capsys.readouterr()
         assert main(["predict", "all", write("new.csv", ["id,colour", "1,violet", "2,", "3,NA", "4,red"])]) == 0
         assert capsys.readouterr().err.splitlines()[:2] == [
-            "warning: new.csv: 1 of 4 rows have a text in column 'colour' that no training row had; to the network it "
+            "warning: new.csv: 1 of 4 rows has a text in column 'colour' that no training row had; to the network it "
             "is none of the categories that it knows",
             "warning: new.csv: 2 of 4 rows have no text in column 'colour', and every training row had one; to the "
             "network it is none of the categories that it knows",

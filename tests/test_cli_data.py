@@ -288,7 +288,7 @@ class TestColumns:
         assert train("flowers.csv", *options, "--held-out-file", "numbered.csv") == 0
         captured = capsys.readouterr()
         assert captured.err.splitlines() == [
-            "warning: numbered.csv: 1 of 91 rows have a text in column 'colour' that no training row had; to the "
+            "warning: numbered.csv: 1 of 91 rows has a text in column 'colour' that no training row had; to the "
             "network it is none of the categories that it knows",
             "warning: numbered.csv: not used, because the network was not trained on it: 'id'",
         ]
@@ -338,7 +338,10 @@ class TestTextAndNumbers:
             (lambda v: f"{v} kg", "such as '55 kg' in line 2, which is read as 55"),
             (lambda v: f"{v / 50:.1f}D+00", "such as '1.1D+00' in line 2, which is read as 1.1"),
             (lambda v: f'"1.0{v},50"', "such as '1.055,50' in line 2, which is read as 1055.5"),
-            (lambda v: "?" if v == 62 else v, "in most rows, which are text here, each a %, because line 3 has '?'"),
+            (
+                lambda v: "?" if v == 62 else v,
+                "in all but 4 rows, which are text here, each a %, because line 3 has '?'",
+            ),
         ],
     )
     @pytest.mark.parametrize("target", [False, True])

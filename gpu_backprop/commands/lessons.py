@@ -114,8 +114,9 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
             (lacking, f"no text in column {shown(column)}, and every training row had one"),
         ):
             if number:
+                has = "has" if number == 1 else "have"
                 warn(
-                    f"{data.source}: {number:,} of {data.rows:,} rows have {what}; to the network it is none of the "
+                    f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is none of the "
                     "categories that it knows"
                 )
     extra = [column for column in preprocessing.extra if column not in ignored]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,11 +25,11 @@ def warnings(
         written: what columns of text, the target among them, have in the way of numbers.
     """
     goal = written.get(target.column or "")
-    doubted = goal is not None and goal.why in ("stray", "doubtful")
+    doubted = goal is not None and goal.why in ("stray", "doubtful", "unknown")
     if isinstance(data, Table):
         numbers = {name: found.numbers for name, found in written.items() if found.numbers is not None}
         yield from _about_names(data, names)
-        yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names})
+        yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names}, written)
         for name, found in written.items():
             if name != target.column:
                 yield sentence(data, name, found, "category")
@@ -49,8 +49,8 @@ def _about_names(table: Table, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _about_spread(table: Table, columns: dict[str, Array]) -> Iterator[str]:
-    """Columns that say the same of every row, or something else of every row."""
+def _about_spread(table: Table, columns: dict[str, Array], written: Collection[str]) -> Iterator[str]:
+    """Columns that say the same of every row, or something else of every row; of numbers in text more is said."""
     constant, unique, merged = [], [], _merged(table, columns)
     for name, column in columns.items():
         if name in merged:
@@ -58,6 +58,8 @@ def _about_spread(table: Table, columns: dict[str, Array]) -> Iterator[str]:
         different = len(set(column.tolist())) if column.dtype == object else len(np.unique(column))
         if different == 1:
             constant.append(name)
+        elif name in written:
+            continue
         elif different == len(column) and (column.dtype == object or (column == np.floor(column)).all()):
             unique.append(name)
     if constant:

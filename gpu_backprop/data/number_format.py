@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_backprop.data import stored
 from gpu_backprop.data.cells import is_number, numbers
-from gpu_backprop.data.messages import shown
+from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.data.table import Array, Table
 
 SAMPLE = 1000
@@ -30,9 +30,33 @@ GROUPS = " ,.'_\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{THIN SPACE}\N
 CELL = re.compile(
     rf"(?P<open>\()?\s*(?P<sign>[-+{MINUS}])?\s*(?P<prefix>[A-Z]{{0,3}}[{CURRENCY}]|[A-Z]{{3}}(?=\s))?\s*(?P<inner>[-+{MINUS}])?"
     rf"(?P<body>[.,]?[0-9](?:[0-9{GROUPS}]*[0-9])?[.,]?)(?P<exponent>[eEdD][-+{MINUS}]?[0-9]{{1,3}})?"
-    rf"(?P<suffix>\s*(?:[%‰{CURRENCY}]|°\s?[CFK]?|[^\W\d_][^\d()]{{0,19}}[23]?))?\s*(?P<close>\))?"
+    rf"(?P<suffix>\s*(?:[%‰{CURRENCY}]|°\s?[CFK]?|(?!(?:st|nd|rd|th)\b)[^\W\d_][^\d()]{{0,19}}[23]?))?\s*(?P<close>\))?"
 )
-"""(…) is a minus, as in accounts; a unit is a word, and may end in 2 or 3, as in m2."""
+"""(…) is a minus, as in accounts; a unit is a word, and may end in 2 or 3, as in m2; 9th is a name."""
+
+BYTE = "(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+ADDRESS = re.compile(rf"{BYTE}(?:\.{BYTE}){{3}}")
+"""Of the internet: 192.168.100.191."""
+
+NAME_SUFFIX = re.compile(
+    r"(?!(?:[KMGTP]B|K[GMW]|[CM]M|ML|HP|PS|[MG]W|VA|CC|KV|HZ|DB)$)[A-Z]{1,2}|[^\W\d_]\S*\s.+|(?i:jan(uary)?|feb(ruary)?|mar(ch)?|"
+    r"apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)\.?"
+)
+"""One or two capitals that are no unit, as in the postcode 6317 AB, words, and months: they may be part of a name."""
+
+LIKE_NUMBER = re.compile(
+    rf"(?P<before>[^0-9]*?)[-+{MINUS}\s]*"
+    r"(?:[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}|[0-9]{1,3}(?:[ ,'_\u2019\u00a0\u2009\u202f][0-9]{3})+|[0-9]+)(?:[.,][0-9]+)?"
+    r"\s*(?P<after>[^0-9]*)"
+)
+"""A number that no format reads, such as Rs. 118, 84+ or 1,81,34,063, as India groups it."""
+MARKS = frozenset("-+~≈<>≤≥±*%‰?!.,/'\"′″–—" + MINUS)
+MONEY = re.compile(
+    "(rs|re|inr|kr|sek|nok|dkk|isk|s?fr|chf|usd|eur|gbp|jpy|cny|rmb|cad|aud|nzd|hkd|sgd|brl|mxn|pln|zł|czk|kč|huf|ft|rub|"
+    "try|zar|krw|idr|rp|myr|rm|php|thb|aed|sar|ron|lei|bdt|tk|ngn|kes)?[.]?",
+    re.IGNORECASE,
+)
+"""What may be around such a number; around a name it is other letters, as in A17 or room 12."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +103,8 @@ class NumberFormat:
 
     def __str__(self) -> str:
         """An example."""
-        whole = f"1{self.group}234" if self.group else "1234"
-        return f"{self.prefix}{whole}{self.decimal}5{' ' * self.suffix[:1].isalpha()}{self.suffix}"
+        number = "12" if not self.group and self.decimal == "." else f"1{self.group}234{self.decimal}5"
+        return f"{self.prefix}{number}{' ' * self.suffix[:1].isalpha()}{self.suffix}"
 
     def to_dict(self) -> dict[str, str]:
         """As JSON can hold it."""
@@ -102,6 +126,8 @@ class Finding:
         readings: the formats that read most of the cells; the more than one where they read them differently.
         row, text: the first cell that is no plain number, or that cannot be read; or the first cell.
         why: why it is left as text; empty: it is not.
+        strays: how many cells are no such numbers, if they are the reason.
+        word: whether these are one and the same text without a digit.
         numbers: the numbers of the column, float64 (rows,), NaN where one is missing, if they are beyond doubt.
     """
 
@@ -110,6 +136,8 @@ class Finding:
     text: str
     why: str
     numbers: Array | None
+    strays: int = 0
+    word: bool = False
 
     @property
     def format(self) -> NumberFormat | None:
@@ -126,7 +154,7 @@ REMEDY = {
 def sentence(table: Table, name: str, found: Finding, thing: str) -> str:
     """What was found in a column, and what becomes of it: each text a category, or a class."""
     text, place = shown(found.text), table.place(found.row)
-    values = [f"{value:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]
+    values = [f"{value + 0:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]
     here = f"text here, each a {thing}"
     said = {
         "": f"such as {text} in {place}, which is read as {''.join(values[:1])}; --text {shown(name)} keeps such text "
@@ -134,8 +162,10 @@ def sentence(table: Table, name: str, found: Finding, thing: str) -> str:
         "doubtful": f"such as {text} in {place}, which may be {' or '.join([*values, 'a name'][:2])}, so that they are "
         f"{here}; if they are quantities, write them as programs do",
         "stored": f"in every row, which are {here}, because the file stores text; store numbers if they are quantities",
-        "stray": f"in most rows, which are {here}, because {place} has {text}; correct it, or "
-        f"{REMEDY[thing].format(text)}",
+        "unknown": f"such as {text} in {place}, in a way that is not known, so that they are {here}; if they are "
+        "quantities, write them as programs do",
+        "stray": f"in all but {counted(found.strays, 'row')}, which are {here}, because {place} has {text}; correct "
+        + (f"it, or {REMEDY[thing].format(text)}" if found.word else "it" if found.strays == 1 else "them"),
     }[found.why]
     return f"{table.source}: column {shown(name)} has numbers {said}"
 
@@ -148,15 +178,20 @@ def find_numbers(table: Table, names: Collection[str]) -> dict[str, Finding]:
 
 def _find(cells: list[str | None]) -> Finding | None:
     times = Counter(cell for cell in cells if cell is not None)
+    if all(ADDRESS.fullmatch(text) for text in times):
+        return None
     readings = _readings(times)
     if not readings:
-        return None
+        like = _like_numbers(times)
+        return None if like is None else Finding((), cells.index(like), like, "unknown", None)
     values = {format: {text: _value(format, text) for text in times} for format in readings}
     whole = tuple(format for format in readings if None not in values[format].values())
     readings = whole or readings
     why, text = _doubt(values[readings[0]], readings)
     found = None if why else np.array([np.nan if cell is None else values[readings[0]][cell] for cell in cells])
-    return Finding(readings, cells.index(text), text, why, found)
+    strays = [other for other, value in values[readings[0]].items() if value is None]
+    word = len(strays) == 1 and not _has_digit(text)
+    return Finding(readings, cells.index(text), text, why, found, sum(times[other] for other in strays), word)
 
 
 def read_numbers(values: Array, format: NumberFormat | None, missing: frozenset[str]) -> tuple[Array, int | None]:
@@ -200,7 +235,7 @@ def _readings(times: Mapping[str, int]) -> tuple[NumberFormat, ...]:
     around = affixes.most_common(1)[0][0]
     used = set("".join(parts["body"] for parts in found.values())).intersection(GROUPS)
     pairs = [(group, decimal) for group in ("", *sorted(used)) for decimal in ".," if group != decimal]
-    most, best = sum(sample.values()) // 2, dict[Sequence[float | None], NumberFormat]()
+    most, best = sum(sample[text] for text in _with_digits(sample)) // 2, dict[Sequence[float | None], NumberFormat]()
     for group, decimal in pairs:
         format = NumberFormat(*around, group, decimal)
         values = tuple(_value(format, text) for text in found)
@@ -210,6 +245,36 @@ def _readings(times: Mapping[str, int]) -> tuple[NumberFormat, ...]:
         elif read == most and best:
             best.setdefault(values, format)
     return tuple(best.values())
+
+
+def _has_digit(text: str) -> bool:
+    return any("0" <= character <= "9" for character in text)
+
+
+def _with_digits(texts: Collection[str]) -> Collection[str]:
+    """Those of different texts that have digits, if most have: what else is there may stand for what is missing."""
+    some = [text for text in texts if _has_digit(text)]
+    return some if 2 * len(some) > len(texts) else texts
+
+
+def _like_numbers(times: Mapping[str, int]) -> str | None:
+    """The first of the texts that seem to be numbers in a way that no format has, if most are alike in this."""
+    sample = _with_digits(list(itertools.islice(times, 0, None, 1 + len(times) // SAMPLE)))
+    around: dict[tuple[str, str], list[str]] = {}
+    for text in sample:
+        if len(text) <= LONGEST and (found := LIKE_NUMBER.fullmatch(text)) is not None:
+            around.setdefault((found["before"].strip(), found["after"].strip()), []).append(text)
+    alike, like = max(around.items(), key=lambda item: len(item[1]), default=((), []))
+    known = all(MARKS.issuperset(part) or MONEY.fullmatch(part) for part in alike)
+    return like[0] if known and 2 * len(like) > len(sample) else None
+
+
+def _may_be_names(texts: Collection[str], format: NumberFormat) -> bool:
+    """Whether what can be read may be parts of a name: a version, a telephone number, a date, an address."""
+    if format.suffix or format.prefix or any(format.decimal in text for text in texts):
+        return NAME_SUFFIX.fullmatch(format.suffix) is not None
+    patterns = {re.sub("[0-9]", "0", text) for text in texts} if format.group.isspace() else ()
+    return format.group == "." or len(patterns) == 1
 
 
 def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat]) -> tuple[str, str]:
@@ -222,7 +287,8 @@ def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat])
     touching = [text for text in odd if suffix[:1].isalpha() and not text.rpartition(suffix)[0][-1:].isspace()]
     name = touching or readings[0].prefix.isalpha()  # 55kg is no name, and 55a or BMW 3 may be one
     in_brackets = all(text.startswith("(") for text in values)  # as in a list
-    return "doubtful" if len(readings) > 1 or name or in_brackets else "", (touching or odd)[0]
+    doubtful = len(readings) > 1 or name or in_brackets or _may_be_names(values, readings[0])
+    return "doubtful" if doubtful else "", (touching or odd)[0]
 
 
 def stored_format(entry: Mapping[str, Any]) -> NumberFormat | None:

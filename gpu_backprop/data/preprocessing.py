@@ -136,7 +136,8 @@ class Preprocessing:
             DataError: a column is absent or of another kind, a value cannot be used, or x takes more memory.
         """
         data = self.as_in_training(data)
-        what = f"{data.source}: {data.rows:,} rows of {self.inputs:,} inputs, of which each category is one,"
+        widest = f", and {self._inputs.widest}," if isinstance(self._inputs, TableInputs) else ","
+        what = f"{data.source}: {data.rows:,} rows of {self.inputs:,} inputs{widest}"
         with limits.memory_limit(memory_limit), limits.decoding(what):
             limits.take(4 * data.rows * self.inputs)
         x, self._last.unseen = self._inputs.apply(data)

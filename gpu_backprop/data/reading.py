@@ -10,6 +10,7 @@ import stat
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gpu_backprop.data import limits
 from gpu_backprop.data.cells import MISSING, composed
@@ -17,7 +18,7 @@ from gpu_backprop.data.csv_file import read_csv
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import GZIP_MAGIC, explained
 from gpu_backprop.data.idx import read_idx_folder
-from gpu_backprop.data.messages import listed, nearest, shown
+from gpu_backprop.data.messages import escaped, listed, nearest, shown
 from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
 from gpu_backprop.data.parquet_file import read_parquet
 from gpu_backprop.data.table import Arrays, Table
@@ -128,7 +129,18 @@ def _read_table(
             f"{path} has no column {shown(absent[0])}, which is to be text; {nearest(absent[0], table.names)}it has "
             f"{listed(table.names)}"
         )
-    object.__setattr__(table, "reread", partial(_read_table, path, kind, delimiter, signature))
+    object.__setattr__(table, "reread", partial(_read_again, path, path.absolute(), kind, delimiter, signature))
+    return table
+
+
+def _read_again(given: Path, absolute: Path, *how: Any) -> Table:
+    """The same file from whatever folder the program is in by now; messages name it as it was given."""
+    try:
+        table = _read_table(absolute, *how)
+    except DataError as error:
+        raise type(error)(str(error).replace(str(absolute), str(given), 1)) from None
+    object.__setattr__(table, "source", escaped(str(given)))
+    object.__setattr__(table, "reread", partial(_read_again, given, absolute, *how[:3]))
     return table
 
 
@@ -160,6 +172,13 @@ def _kind(path: Path) -> str:
     if kind in ("csv", "binary") and path.suffix.lower() in (".npz", ".npy", ".parquet"):
         raise DataError(f"{path} is no {path.suffix} file: {begins}; copy it again, or name it as what it is")
     if kind == "binary":
+        at = next(place for place, byte in enumerate(start) if byte in CONTROL)
+        if at and all(
+            character.isprintable() or character.isspace() for character in start[:at].decode("utf-8", "replace")
+        ):
+            line = start.count(b"\n", 0, at) + 1
+            begins = f"line {line} has the byte {start[at]:02x}, which no text has; take it out, or"
+            raise DataError(f"{path} is no text: {begins} give {ACCEPTED}")
         raise DataError(f"{path} is no text: {begins}; give {ACCEPTED}")
     return kind
 

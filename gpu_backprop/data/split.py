@@ -37,9 +37,11 @@ def stratified_split(
     counts = np.bincount(member, minlength=len(classes))
     held_out = _largest_remainder(counts, fraction)
     if held_out is None:
+        among, kept = (f" in {len(classes)} classes", "every class a row") if len(classes) > 1 else ("", "rows")
+        few = "1 row is" if len(member) == 1 else f"{len(member)} rows{among} are"
         raise ValueError(
-            f"{len(member)} rows in {len(classes)} classes are too few to hold out {fraction:g} of them and leave "
-            "every class a row to train on; give more rows or another fraction"
+            f"{few} too few to hold out {fraction:g} of them and leave {kept} to train on; give more rows or another "
+            "fraction"
         )
 
     rng = np.random.default_rng([seed, SPLIT_STREAM])

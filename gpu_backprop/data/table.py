@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,8 @@ class Table:
     Attributes:
         source: the file, as messages name it.
         columns: by name, in the order of the file; each (rows,), either float64 with NaN where a value is missing, or
-            an object array of str with None where one is missing. Columns of a data frame, as dict(frame) has them,
-            become such.
+            an object array of str with None where one is missing. Lists, arrays of other numbers, of str, bool or dates
+            and the columns of a data frame become such; True is the text "True" and a date that of CSV, as from files.
         lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
         unusable: further columns of the file, that no network can read, by name, and what is wrong with each of them.
         text: the columns that are text because that was asked for.
@@ -53,11 +54,11 @@ class Table:
                 f"a Table begins with a name for messages, and a {type(self.source).__name__} was given; write "
                 "Table('people', columns)"
             )
+        columns = dict(self.columns.items())  # the len() of a data frame is its rows
         named = {
-            composed(name) if isinstance(name, str) else name: _as_array(column)
-            for name, column in self.columns.items()
+            composed(name) if isinstance(name, str) else name: _as_array(column) for name, column in columns.items()
         }
-        if len(named) < len(self.columns):
+        if len(named) < len(columns):
             raise DataError(f"{self.source}: two columns have one name, in other forms of its letters; rename one")
         object.__setattr__(self, "columns", named)
         object.__setattr__(self, "source", escaped(self.source))
@@ -168,6 +169,8 @@ class Arrays:
                 f"{self.source}: y has the shape {y.shape} and x has {self.rows} rows; y must be one target a row, "
                 "(rows,), or several, (rows, k)"
             )
+        if y.dtype.kind == "U" and y.ndim == 1:
+            y = y.astype(object)
         if y.dtype.kind not in "biuf" and not (y.dtype == object and y.ndim == 1 and _is_text(y)):
             raise DataError(f"{self.source}: y has the dtype {y.dtype}; it must be numbers, or one text a row")
         return y
@@ -182,15 +185,54 @@ class Arrays:
 
 
 def _as_array(column: Any) -> Array:
-    """A column of a data frame, or a list: whole numbers as float64, and missing texts as None."""
-    if isinstance(column, np.ndarray):
-        return column
-    array = np.asarray(column)
-    if array.dtype != object:
-        return array.astype(np.float64) if array.dtype.kind in "iuf" else array
-    texts: Array = array.copy()
-    texts[[(isinstance(cell, float) and cell != cell) or type(cell).__name__ == "NAType" for cell in array]] = None
+    """A list, an array or a column of a data frame as a table holds it; what cannot be held stays as it is."""
+    array = column if isinstance(column, np.ndarray) else _array_of(column)
+    if array.ndim != 1 or array.dtype.kind not in "iufbUMO":
+        return array
+    if array.dtype.kind in "iuf":
+        return array.astype(np.float64, copy=False)
+    if array.dtype.kind == "M":
+        array = _dates(array)
+    cells = array.tolist()
+    if set(map(type, cells)) <= {str, type(None)}:
+        return array.astype(object, copy=False)
+    gone = [_is_nothing(cell) for cell in cells]
+    found = [cell for cell, no in zip(cells, gone, strict=True) if not no]
+    if found and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in found):
+        return np.array([np.nan if no else cell for cell, no in zip(cells, gone, strict=True)], np.float64)
+    texts = np.empty(len(cells), object)
+    texts[:] = [None if no else _as_text(cell) for cell, no in zip(cells, gone, strict=True)]
     return texts
+
+
+def _array_of(column: Any) -> Array:
+    """An array of what is no array; of objects where there is text, so that 1 and "a" do not become "1" and "a"."""
+    try:
+        array = np.asarray(column)
+    except ValueError:  # lists of different lengths
+        return np.array([str(column)])[:, None]
+    return np.asarray(column, object) if array.dtype.kind == "U" else array
+
+
+def _dates(array: Array) -> Array:
+    """Dates and times as CSV has them: no time where none is needed, nor fractions of a second."""
+    gone, exact = np.isnat(array), array
+    for unit in "D", "s":
+        if ((shorter := array.astype(f"M8[{unit}]")) == array)[~gone].all():
+            exact = shorter
+            break
+    texts = np.char.replace(exact.astype(str), "T", " ").astype(object)
+    texts[gone] = None
+    return texts
+
+
+def _is_nothing(cell: object) -> bool:
+    return cell is None or (isinstance(cell, float) and cell != cell) or type(cell).__name__ in ("NAType", "NaTType")
+
+
+def _as_text(cell: object) -> object:
+    """Truth values and dates as files have them; others as they are."""
+    return str(cell) if isinstance(cell, (bool, np.bool_, datetime.date, datetime.time)) else cell
 
 
 def missing(values: Array) -> Array:

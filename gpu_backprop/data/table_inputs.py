@@ -84,6 +84,12 @@ class TableInputs:
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 
+    @property
+    def widest(self) -> str:
+        """Which column makes most inputs, and how many, in words."""
+        most, column = max((len(column.features), column.name) for column in self.columns)
+        return f"column {shown(column)} makes {most:,} of them"
+
     def spelled(self, data: Table) -> list[str]:
         """The columns of a table whose text counts, not the numbers that it may look like."""
         return [
@@ -104,10 +110,9 @@ class TableInputs:
         try:
             x = np.zeros((data.rows, inputs), np.float32)
         except MemoryError:
-            widest = max(self.columns, key=lambda column: len(column.features))
             raise DataError(
                 f"{data.source}: {data.rows:,} rows of {inputs:,} inputs are too large for the memory of this machine; "
-                f"column {shown(widest.name)} makes {len(widest.features):,} of them: {LEAVE_OUT}, or use fewer rows"
+                f"{self.widest}: {LEAVE_OUT}, or use fewer rows"
             ) from None
         unseen: dict[str, int] = {}
         first = 0
@@ -131,9 +136,10 @@ class TableInputs:
         absent = [name for name in self.names if name not in table.columns]
         if absent:
             extra = [name for name in table.columns if name not in self.names]
+            add = "add it, " if len(absent) == 1 else "add them, "
             raise DataError(
                 f"{table.source} lacks {counted(len(absent), 'column')} that the training data had: {listed(absent)}; "
-                f"{nearest(absent[0], extra) or 'add them, '}it has {listed(table.columns)}"
+                f"{nearest(absent[0], extra) or add}it has {listed(table.columns)}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import pickle
 import re
@@ -179,7 +180,7 @@ def test_numbers_in_a_format_of_their_own():
         again.transform(table(a=["$5", "7"]))
     with refuses("line 2: '0.5' in column 'a', which held numbers such as"):  # $0.5, or thousands of them?
         again.transform(table(a=[0.5]))
-    with refuses("line 2: column 'y' is the text '0.5', and regression needs numbers such as '1234.5%'; correct it"):
+    with refuses("line 2: column 'y' is the text '0.5', and regression needs numbers such as '12%'; correct it"):
         again.targets(table(y=["0.5"]))
 
 
@@ -190,9 +191,11 @@ def test_a_format_is_that_of_all_rows_whatever_is_learned_from():
 
 def test_many_texts_that_are_numbers_but_for_one():
     cells = [f"{n}.5" for n in range(12_000)] + ["?"]
-    with refuses("column 'a' has numbers in most rows, .* because line 12002 has '[?]'; correct it"):
+    with refuses("column 'a' has numbers in all but 1 row, .* because line 12002 has '[?]'; correct it"):
         Preprocessing.learn(table(a=cells, y=[0.5] + [1] * 12_000), "y")
-    with refuses("column 'y' has numbers in most rows, .* each a class, because line 12002 has '[?]'; correct it, or "):
+    with refuses(
+        "column 'y' has numbers in all but 1 row, .* each a class, because line 12002 has '[?]'; correct it, or "
+    ):
         Preprocessing.learn(table(a=[0.5] + [1] * 12_000, y=cells), "y")
 
 
@@ -277,6 +280,14 @@ def test_columns_to_ignore():
         Preprocessing.learn(people(), "says", ignore=["age", "sex", "height", "city"])
     with refuses(r"people\.csv has no column to learn from but 'y'; .*--delimiter"):
         Preprocessing.learn(table(y=["a", "b"]), "y")
+
+
+def test_the_column_that_makes_most_inputs_is_named_where_they_take_too_much():
+    data = table(a=[1, 2, 3, 4], t=list("uvwx"), y=[0.5, 1, 2, 3])
+    with refuses("4 rows of 5 inputs, and column 't' makes 4 of them, 80 bytes unpacked, more than the limit of 40"):
+        Preprocessing.learn(data, "y").transform(data, memory_limit=40)
+    with refuses("lacks 1 column that the training data had: 't'; add it, it has 'a'"):
+        Preprocessing.learn(data, "y").transform(table(a=[1]))
 
 
 def test_inputs_that_do_not_fit_into_memory(monkeypatch):
@@ -645,6 +656,13 @@ def test_data_above_suspicion_draw_no_warnings():
     assert Preprocessing.learn(Table("digits", columns | {"digit": labels.astype(float)}), "digit").warnings == []
 
 
+@pytest.mark.parametrize("form", ["{}%", "{},5", "1,{}", "Rs {}"])
+def test_numbers_in_text_are_said_to_be_such_and_no_row_numbers(form):
+    data = table(a=[form.format(n) for n in range(100, 120)], y=["a", "b"] * 10)
+    (warning,) = Preprocessing.learn(data, "y").warnings
+    assert "column 'a' has numbers such as" in warning
+
+
 @pytest.mark.parametrize(
     ("columns", "warning"),
     [
@@ -658,7 +676,7 @@ def test_data_above_suspicion_draw_no_warnings():
         ),
         (
             {"a": ["1", "1", "?", "2"]},
-            "column 'a' has numbers in most rows, which are text here, each a category, bec"
+            "column 'a' has numbers in all but 1 row, which are text here, each a category, bec"
             + "ause line 4 has '?'; correct it, or leave the field empty if it is missing, or give --missing '?'",
         ),
         (
@@ -857,10 +875,9 @@ def test_a_store_that_is_none(given):
 # Table and Arrays -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", [np.arange(3), np.array(["a", "b", "c"]), np.array([1, "a", None], object)])
-def test_columns_of_other_types(column):
+def test_columns_of_other_types():
     with refuses("t: column 'a' has the dtype .*; give float64 numbers"):
-        Table("t", {"a": column})
+        Table("t", {"a": np.array([1, "a", None], object)})
 
 
 @pytest.mark.parametrize(
@@ -913,8 +930,75 @@ def test_columns_of_a_data_frame_become_a_table():
         Table(frame)
     with refuses("^t: a column is called 0, which is no text; call it '0'$"):
         Table("t", {0: np.zeros(2)})
-    with refuses("t: column 'a' has the dtype bool; give float64 numbers"):
-        Table("t", {"a": Series(True, False, dtype=bool)})
+
+
+TRUTH, DAYS = ["True", "False", None], ["2024-01-02", None, "2024-03-04"]
+
+
+@pytest.mark.parametrize(
+    ("given", "held"),
+    [
+        (np.arange(3), [0.0, 1.0, 2.0]),
+        (np.array([0.5, np.nan], np.float32), [0.5, np.nan]),
+        (np.array([1, 2], np.uint8), [1.0, 2.0]),
+        ([1, None, 2.5], [1.0, np.nan, 2.5]),
+        (Series(3, NAType(), dtype=object), [3.0, np.nan]),
+        (["a", "b"], ["a", "b"]),
+        (["a", None], ["a", None]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        ([True, False], TRUTH[:2]),
+        (np.array([True, False]), TRUTH[:2]),
+        (Series(True, False, dtype=bool), TRUTH[:2]),
+        (Series(True, False, NAType(), dtype=object), TRUTH),
+        (np.array([True, False, None], object), TRUTH),
+        (np.array(["2024-01-02", "NaT", "2024-03-04"], "M8[ns]"), DAYS),
+        ([datetime.date(2024, 1, 2), None, datetime.date(2024, 3, 4)], DAYS),
+        (Series("2024-01-02T03:04:05", "2024-01-02", dtype="M8[us]"), ["2024-01-02 03:04:05", "2024-01-02 00:00:00"]),
+        (np.array(["2024-01-02T03:04:05.5"], "M8[ms]"), ["2024-01-02 03:04:05.500"]),
+    ],
+)
+def test_what_becomes_a_column(given, held):
+    column = Table("t", {"a": given}).columns["a"]
+    assert column.dtype == (np.float64 if isinstance(held[0], float) else object)
+    np.testing.assert_array_equal(column, np.array(held, column.dtype))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros(2, complex),
+        np.zeros(2, "m8[s]"),
+        [1, "a"],
+        ["a", 1],
+        [[1], [1, 2]],
+        [b"a", b"b"],
+        [{}, {}],
+        [[1, 2], [3, 4]],
+    ],
+)
+def test_what_cannot_become_a_column(given):
+    with refuses("^t: column 'a' has the (dtype|shape)"):
+        Table("t", {"b": np.zeros(2), "a": given})
+
+
+class Frame:
+    """A data frame, whose length is its rows."""
+
+    def __init__(self, **columns):
+        self.items = columns.items
+
+    def __len__(self):
+        return 9
+
+
+def test_a_data_frame_itself_becomes_a_table():
+    made = Table("people", Frame(a=Series(1, 2, dtype=np.int64), b=Series("x", "y", dtype=object)))
+    assert (made.names, made.rows) == (["a", "b"], 2)
+
+
+def test_a_target_of_numpy_texts():
+    data = Arrays("a", np.arange(4.0), np.array(["u", "v", "u", "v"]))
+    assert Preprocessing.learn(data).classes == ["u", "v"]
 
 
 def test_columns_of_different_lengths():

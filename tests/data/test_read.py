@@ -58,7 +58,9 @@ def test_a_header_may_begin_like_a_parquet_file(tmp_path):
             b"\x7fELF\x02\x01\x01\x00",
             "is no text: it begins with the bytes 7f 45 4c 46 02 01 01 00; give CSV, P",
         ),
-        ("a.csv", b"a,b\n1\x002\n", "is no text"),
+        ("a.csv", b"a,b\n1\x002\n", "is no text: line 2 has the byte 00, which no text has; take it out, or give CSV"),
+        ("a.csv", b"a,b\n1,2\n\x1b[1m3,4\n", "is no text: line 3 has the byte 1b"),
+        ("a.csv.gz", gzip.compress("größe,b\n\a1,2\n".encode()), "is no text: line 2 has the byte 07"),
         ("a.csv", b"\x89PNG\r\n\x1a\n", "is an image"),
         ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook of the old kind; export it as CSV"),
         ("a.csv", b"BZh91AY&SY", "is packed with bzip2; unpack it first"),
@@ -303,6 +305,20 @@ def test_a_file_that_has_changed_is_not_read_again(tmp_path, learned):
         learned.transform(data)
     path.unlink()
     with pytest.raises(DataError, match=r"new\.csv cannot be read \(No such file"):
+        learned.transform(data)
+
+
+def test_a_file_is_found_again_from_another_folder(tmp_path, monkeypatch, learned):
+    written(tmp_path / "new.csv", release=["3.1", "3.10"])
+    monkeypatch.chdir(tmp_path)
+    data = read("new.csv")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert learned.transform(data).shape[0] == 2
+    assert learned.as_in_training(data).source == "new.csv"
+    assert learned.as_in_training(data).again([], frozenset([""])).rows == 2
+    (tmp_path / "new.csv").unlink()
+    with pytest.raises(DataError, match=r"^new\.csv cannot be read \(No such file"):
         learned.transform(data)
 
 

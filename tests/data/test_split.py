@@ -81,6 +81,19 @@ def test_too_few_rows(labels, fraction):
         stratified_split(labels, fraction, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 0, 0], "^3 rows are too few to hold out 0.1 of them and leave rows to train on; give more rows or"),
+        ([0], "^1 row is too few"),
+        ([0, 1, 1], "^3 rows in 2 classes are too few to hold out 0.1 of them and leave every class a row to train on"),
+    ],
+)
+def test_classes_are_named_where_there_are_some(labels, said):
+    with pytest.raises(ValueError, match=said):
+        stratified_split(labels, 0.1, seed=0)
+
+
 def test_labels_of_more_than_one_column():
     with pytest.raises(ValueError, match=r"shape \(4, 2\).*one label per row"):
         stratified_split(np.eye(4, 2), 0.5, seed=0)
