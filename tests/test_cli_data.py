@@ -158,9 +158,7 @@ class TestRegression:
             (("--loss", "poisson", "--activation", "tanh,softplus"), "softplus"),
         ],
     )
-    @pytest.mark.filterwarnings(
-        "ignore:y is not scaled:RuntimeWarning"
-    )  # poisson has prices as they are
+    @pytest.mark.filterwarnings("ignore:y is not scaled:RuntimeWarning")  # poisson has prices as they are
     def test_a_target_is_scaled_only_for_outputs_of_any_size(self, options, output):
         assert train(houses(), "--target", "price", "--epochs", "1", "--quiet", *options) == 0
         net = gb.load("run/model.safetensors")
