@@ -60,7 +60,8 @@ def cupy():
 
 @pytest.fixture
 def library(cupy, tmp_path, monkeypatch):
-    shutil.copy(kernel_text.kernels_folder() / "port.cuh", tmp_path)
+    for header in ("port.cuh", "formulas.cuh"):
+        shutil.copy(kernel_text.kernels_folder() / header, tmp_path)
     (tmp_path / "own.cu").write_text(KERNELS)
     (tmp_path / "broken.cu").write_text(BROKEN)
     monkeypatch.setattr(kernel_text, "kernels_folder", lambda: tmp_path)
