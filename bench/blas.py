@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contests import CONFIGURATIONS
-from timing import in_order
+from comparison.tasks import CONFIGURATIONS
+from lib.timing import in_order
 
 RESULTS = Path(__file__).parent / "results" / "blas.json"
 LAYERS = "SEQUENTIAL", "INTEL", "GNU"
@@ -85,8 +85,8 @@ def by_mkl(some: Sequence[Product]) -> Callable[[], object]:
 
 
 def by_us(some: Sequence[Product]) -> Callable[[], object]:
-    from gpu_backprop.backend.array_module import open_device
-    from gpu_backprop.backend.cpu_device import CpuDevice
+    from gpu_backprop.backend.compiled.device import CpuDevice
+    from gpu_backprop.backend.open_device import open_device
 
     device = open_device("cpu")
     if not isinstance(device, CpuDevice):
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Missing as missing:
             sys.exit(str(missing))
         return 0
-    from record import write
+    from lib.record import write
 
     began = time.perf_counter()
     count, window = (1, 0.001) if given.quick else (given.rounds, given.window)

@@ -37,12 +37,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import mnist_seconds
-import record
-import standing
-from busy import disturbed, processors
-from contenders import Contender, Trouble
-from contests import (
+from comparison import mnist_seconds
+from comparison import summary as standing
+from comparison.peers import NUMPY_ALONE, ON_CPU, OURS, Task
+from comparison.processes import Contender, Trouble
+from comparison.tasks import (
     ADAM,
     CONFIGURATIONS,
     LOSS_TOLERANCE,
@@ -54,8 +53,9 @@ from contests import (
     Contest,
     contests,
 )  # fmt: skip
-from peers import NUMPY_ALONE, ON_CPU, OURS, Task
-from timing import spread
+from lib import record
+from lib.busy import disturbed, processors
+from lib.timing import spread
 
 from gpu_backprop.data.errors import DataError
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import record
+from lib import record
 
 SEEDS = range(5)
 RESULTS = Path(__file__).parent / "results" / "digits.json"

@@ -27,9 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import record
-from device_trace import DeviceTrace
-from gpu import fits, report, resident
+from gpu import fits, one_launch, report
 from gpu.kernels import DTYPES, Kernels
 from gpu.machine import commit, machine, reading
 from gpu.products import PRECISIONS, Precision, Products
@@ -37,6 +35,8 @@ from gpu.steps import Peaks
 from gpu.steps import measure as measure_step
 from gpu.timing import FULL, TINY, Extent
 from launches import CASES
+from lib import record
+from lib.device_trace import DeviceTrace
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -89,7 +89,7 @@ class Check:
         self.peaks: Peaks | None = None
         self.found: dict[str, Any] = {
             "readings": {}, "peaks_tflop_s": {}, "kernels": [], "kernels left out": [], "products": [], "doors": [],
-            "steps": [], "resident": [], "fits": [], "data": "", "failed": [],
+            "steps": [], "one_launch": [], "fits": [], "data": "", "failed": [],
         }  # fmt: skip
 
     def attempt(self, what: str, measure: Callable[..., T], *arguments: Any) -> T | None:
@@ -116,7 +116,7 @@ class Check:
         self.products()
         self.read("after the products")
         self.steps()
-        self.resident()
+        self.one_launch()
         self.fits(data, peers)
         self.read("at the end")
 
@@ -162,14 +162,14 @@ class Check:
         ]
         self.found["steps"] = [row for row in rows if row is not None]
 
-    def resident(self) -> None:
+    def one_launch(self) -> None:
         rounds = self.extent.rounds
         rows = [
-            self.attempt(f"epochs in one launch, {task.name}, {n}", resident.measure, task, n, rounds)
-            for task in resident.tasks(self.extent)
-            for n in resident.numbers_of_models(self.extent)
+            self.attempt(f"epochs in one launch, {task.name}, {n}", one_launch.measure, task, n, rounds)
+            for task in one_launch.tasks(self.extent)
+            for n in one_launch.numbers_of_models(self.extent)
         ]
-        self.found["resident"] = [row for row in rows if row is not None]
+        self.found["one_launch"] = [row for row in rows if row is not None]
 
     def fits(self, data: Path | None, peers: str) -> None:
         images = self.attempt("the data", fits.Images.read, data, self.extent)

@@ -23,18 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import first_costs
-import growth_plots
 import numpy as np
-import record
-from held_memory import account
+from lib import first_costs, growth_plots, record
+from lib.held_memory import account
+from lib.timing import Clock, spread
+from lib.workload import Workload
 from throughput import measure, products_alone, undisturbed
-from timing import Clock, spread
-from workload import Workload
 
 import gpu_backprop as gb
-from gpu_backprop.backend.columns import columns
-from gpu_backprop.training.fed_steps import minibatch
+from gpu_backprop.backend.text_table import columns
+from gpu_backprop.training.manual_steps import minibatch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -96,7 +94,7 @@ def depth(extent: Extent) -> dict[str, Any]:
 def rows(extent: Extent) -> dict[str, Any]:
     """Epochs end to end, on data of so many rows in memory-mapped files."""
     trainer = NARROW.trainer()
-    replay = trainer.fed_steps.load(trainer, minibatch(trainer, *NARROW.data(NARROW.batch)))
+    replay = trainer.manual_steps.load(trainer, minibatch(trainer, *NARROW.data(NARROW.batch)))
     replay.run()
     floor, floors, clock = products_alone(replay), [], Clock(trainer.device, 1)
     found = {n: Epochs(n) for n in extent.rows}

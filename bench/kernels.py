@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import record
+from lib import record
 
-from gpu_backprop.backend.kernel_library import OPTIONS, Instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_library import OPTIONS, Instance, instances, text_of
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 

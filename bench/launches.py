@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import record
-from device_trace import DeviceTrace, allocations, queued
-from plain_step import Counted, PlainStep, counted
+from lib import record
+from lib.device_trace import DeviceTrace, allocations, queued
+from lib.plain_step import Counted, PlainStep, counted
 
 import gpu_backprop as gb
-from gpu_backprop.backend.formula import HITS, LOSS, Array
+from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
@@ -157,7 +157,7 @@ def agree(step: Step, other: PlainStep) -> None:
     apart = np.linalg.norm(ours - theirs) / np.linalg.norm(ours - start)
     assert apart < 0.01, f"{step.case}: what the two steps learn differs by {apart:.2%}"
     np.testing.assert_allclose(total[LOSS], get(other.loss)[0], rtol=1e-4)
-    assert total[HITS] == get(other.hits)[0]
+    assert total[CORRECT] == get(other.hits)[0]
 
 
 def flat(arrays: Iterable[Array]) -> Array:

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
-import record
-from timing import Clock, Run, in_order, spread
-from workload import Workload
+from lib import record
+from lib.timing import Clock, Run, in_order, spread
+from lib.workload import Workload
 
 from gpu_backprop.backend import numpy_ops
-from gpu_backprop.backend.array_module import open_device
-from gpu_backprop.backend.cpu_device import CpuDevice
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.threads import threads
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.numpy_ops import slabs
-from gpu_backprop.backend.threads import threads
-from gpu_backprop.training.fed_steps import minibatch
+from gpu_backprop.backend.numpy_ops import blocks
+from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.training.manual_steps import minibatch
 
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 ROUNDS = 15
@@ -63,12 +63,12 @@ def adam(ops: Any, device: Device, size: int) -> Run:
 
 def whole(build: Callable[[], Run]) -> Run:
     """The same with operands that are not cut."""
-    size = slabs.SLAB
-    slabs.SLAB = 1 << 60
+    size = blocks.SLAB
+    blocks.SLAB = 1 << 60
     try:
         return build()
     finally:
-        slabs.SLAB = size
+        blocks.SLAB = size
 
 
 def step(workload: Workload, count: int, together: bool = True) -> Run:
@@ -76,7 +76,7 @@ def step(workload: Workload, count: int, together: bool = True) -> Run:
     trainer = workload.trainer()
     assert isinstance(trainer.device, CpuDevice)
     trainer.device.threads = count  # before anything is bound
-    plan = trainer.fed_steps.load(trainer, minibatch(trainer, *workload.data(workload.batch))).plan
+    plan = trainer.manual_steps.load(trainer, minibatch(trainer, *workload.data(workload.batch))).plan
     calls = [call for operation in plan.operations for call in operation.calls]
     return in_order(trainer.device.sequence(calls) if together else calls)
 
@@ -96,7 +96,7 @@ def of_numpy(device: Device) -> list[Lever]:
 
     found = [
         Lever(
-            f"NumPy: Adam of {size:,} parameters in slabs of 1 MB", said,
+            f"NumPy: Adam of {size:,} parameters in blocks of 1 MB", said,
             whole(lambda size=size: adam(numpy_ops, device, size)), adam(numpy_ops, device, size),
         )
         for size, said in ((MEDIUM, "1.5 to 2"), (LARGE, "1.5 to 2"))
@@ -129,7 +129,7 @@ def of_kernels(device: CpuDevice, by_numpy: Device) -> list[Lever]:
     wide = Workload((784, 512, 512, 10), 1024, device="cpu")
     found = [
         Lever(
-            f"compiled: Adam of {size:,} parameters in one pass, against NumPy in slabs", "3",
+            f"compiled: Adam of {size:,} parameters in one pass, against NumPy in blocks", "3",
             adam(numpy_ops, by_numpy, size), adam(device.ops, device, size),
         )
         for size in (SMALL, MEDIUM, LARGE)

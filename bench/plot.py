@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mnist_seconds
-import standing
-from growth_plots import STYLE
-from peers import NUMPY_ALONE, ON_CPU, OURS
-from standing import WAYS, Found, Summary, rows, told
+from comparison import mnist_seconds
+from comparison import summary as standing
+from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
+from comparison.summary import WAYS, Found, Summary, rows, told
+from lib.growth_plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import record
-from device_trace import DeviceTrace
+from lib import record
+from lib.device_trace import DeviceTrace
 
 import gpu_backprop as gb
 from gpu_backprop.data.digits import load_digits

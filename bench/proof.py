@@ -79,7 +79,15 @@ PROOFS = (
     ),
     Proof(
         "They pass on NumPy alone, where no compiler is",
-        (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host", "--ignore", "tests/compiled"),
+        (
+            *TESTS,
+            "-m",
+            "not gpu and not nvrtc",
+            "--ignore",
+            "tests/kernels_on_host",
+            "--ignore",
+            "tests/backend/compiled",
+        ),
         setting=("GPU_BACKPROP_COMPILER", "none"),
     ),
     *(

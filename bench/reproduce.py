@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import record
+from lib import record
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array

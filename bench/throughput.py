@@ -19,24 +19,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import busy
-import record
-from held_memory import Growth, held
-from timing import Clock, spread
-from workload import Workload, widths
+from lib import busy, record
+from lib.held_memory import Growth, held
+from lib.timing import Clock, spread
+from lib.workload import Workload, widths
 
 import gpu_backprop as gb
 from gpu_backprop.arguments.command import Paragraphs, Parser
 from gpu_backprop.arguments.values import device as device_name
 from gpu_backprop.arguments.values import one_of, rate, share, some_of, whole
-from gpu_backprop.backend.array_module import DTYPES, open_device
-from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.device import Device, memory_size
 from gpu_backprop.backend.formula import Call
+from gpu_backprop.backend.open_device import DTYPES, open_device
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.backend.text_table import columns
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.training.fed_steps import minibatch
+from gpu_backprop.training.manual_steps import minibatch
 from gpu_backprop.training.replay import Replay
 
 T = TypeVar("T")
@@ -79,7 +78,7 @@ def measure(
     x, y = work.data(work.batch)
     grown.begin()
     trainer = work.trainer()
-    replay = trainer.fed_steps.load(trainer, minibatch(trainer, x, y))
+    replay = trainer.manual_steps.load(trainer, minibatch(trainer, x, y))
     plan, device = replay.plan, trainer.device
     with device.computing():
         for _ in range(3):  # on CUDA the second of them captures the graph

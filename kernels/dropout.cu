@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(256) dropout(
   const int blocks = (cols + 7) / 8, block = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (block >= blocks) return;
   const u64* const words = random + blockIdx.z * random_step;
-  const T on = down<T>(kept), off = down<T>(acc<T>(0));
+  const T on = from_acc<T>(kept), off = from_acc<T>(acc<T>(0));
   BP_ROLLED
   for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
     const Philox numbers = philox(u64(r) * blocks + block + 1, words[2], 0, 0, words[0], words[1]);
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256) dropout(
       Vec<T, V> xs = load<V>(x + i), keep;
       for (int k = 0; k < V; k++) {
         keep.at[k] = uniform(numbers, e + k) >= rate ? on : off;
-        xs.at[k] = down<T>(up(xs.at[k]) * up(keep.at[k]));
+        xs.at[k] = from_acc<T>(to_acc(xs.at[k]) * to_acc(keep.at[k]));
       }
       store(mask + i, keep);
       store(y + i, xs);

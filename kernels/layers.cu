@@ -17,9 +17,9 @@ __global__ void __launch_bounds__(256, 4) bias_activate(
   for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
     Vec<T, V> zs = load<V>(z + first + r * cols), ys;
     for (int k = 0; k < V; k++) {
-      const A a = up(zs.at[k]) + bias.at[k];
-      zs.at[k] = down<T>(a);
-      ys.at[k] = down<T>(F::value(a));
+      const A a = to_acc(zs.at[k]) + bias.at[k];
+      zs.at[k] = from_acc<T>(a);
+      ys.at[k] = from_acc<T>(F::value(a));
     }
     if (keep) store(z + first + r * cols, zs);
     store(y + first + r * cols, ys);
@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(256, 4) activation_gradient(
       Vec<T, V> grad = load<V>(grad_y + first + r * cols);
       const Vec<T, V> at = s ? load<V>(s + first + r * cols) : grad;
       for (int k = 0; k < V; k++) {
-        const A a = up(grad.at[k]) * F::slope(A(up(at.at[k])));
-        grad.at[k] = down<T>(a);
+        const A a = to_acc(grad.at[k]) * F::slope(A(to_acc(at.at[k])));
+        grad.at[k] = from_acc<T>(a);
         sum.at[k] += a;
       }
       store(grad_z + first + r * cols, grad);
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(256) column_sum(
   if (c < cols)
     for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
       const Vec<T, V> grad = load<V>(grad_z + first + r * cols);
-      for (int k = 0; k < V; k++) sum.at[k] += up(grad.at[k]);
+      for (int k = 0; k < V; k++) sum.at[k] += to_acc(grad.at[k]);
     }
   if (add_groups(sum, part, tickets, c < cols, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(256) multiply(
   for (i64 i = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V; i < n; i += step) {
     Vec<T, V> as = load<V>(a + i);
     const Vec<T, V> bs = load<V>(b + i);
-    for (int k = 0; k < V; k++) as.at[k] = down<T>(up(as.at[k]) * up(bs.at[k]));
+    for (int k = 0; k < V; k++) as.at[k] = from_acc<T>(to_acc(as.at[k]) * to_acc(bs.at[k]));
     store(out + i, as);
   }
 }

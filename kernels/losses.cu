@@ -7,25 +7,25 @@
 #include "rows.cuh"
 
 // What a thread has added up of its rows, and how the sums of all threads come to the total.
-struct Account {
-  double loss, hits;
-  BP_DEV Account() : loss(0), hits(0) {}
-  BP_DEV void enter(const Rows& row, double e, bool hit) {
-    if (row.live() && row.lane == 0) loss += e, hits += hit;
+struct LossSum {
+  double loss, correct;
+  BP_DEV LossSum() : loss(0), correct(0) {}
+  BP_DEV void enter(const Rows& row, double e, bool correct) {
+    if (row.live() && row.lane == 0) loss += e, correct += correct;
   }
   BP_DEV void close(double* total, double* part, u32* tickets) {
-    loss = block_reduce<Sum>(loss), hits = block_reduce<Sum>(hits);
+    loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
     if (gridDim.x > 1) {
       double* const parts = part + i64(blockIdx.z) * gridDim.x * 2;
-      if (thread() == 0) parts[blockIdx.x * 2] = loss, parts[blockIdx.x * 2 + 1] = hits;
+      if (thread() == 0) parts[blockIdx.x * 2] = loss, parts[blockIdx.x * 2 + 1] = correct;
       if (!last_block(tickets + blockIdx.z, gridDim.x)) return;
       const volatile double* const seen = parts;
-      loss = hits = 0;
+      loss = correct = 0;
       for (int block = thread(); block < int(gridDim.x); block += threads())
-        loss += seen[block * 2], hits += seen[block * 2 + 1];
-      loss = block_reduce<Sum>(loss), hits = block_reduce<Sum>(hits);
+        loss += seen[block * 2], correct += seen[block * 2 + 1];
+      loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
     }
-    if (thread() == 0) total[blockIdx.z * 3 + LOSS] += loss, total[blockIdx.z * 3 + HITS] += hits;
+    if (thread() == 0) total[blockIdx.z * 3 + LOSS] += loss, total[blockIdx.z * 3 + CORRECT] += correct;
   }
 };
 
@@ -46,21 +46,21 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
     i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> share, acc<T> smoothing, acc<T> setting,
-    int hit) {
+    int accuracy) {
   typedef acc<T> A;
   const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step) * share;
-  Account account;
+  LossSum account;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const Target<L> target_of(target + row.index() * target_cols);
     const bool bad = target_of.bad(cols);
     const A w = weight_of(weights, row);
-    Answer<A> answer(hit, A(0.5));
+    Answer<A> answer(accuracy, A(0.5));
     A e = A(0);
     for (int c = row.lane; c < row.cols; c += row.lanes) {
       const i64 i = row.start() + c;
-      const A yc = up(y[i]), plain = A(target_of.of(c)), t = rest * plain + even;
+      const A yc = to_acc(y[i]), plain = A(target_of.of(c)), t = rest * plain + even;
       e += E::value(yc, t, setting);
-      if (grad_y) grad_y[i] = down<T>(bad ? A(0) : factor * w * E::slope(yc, t, setting));
+      if (grad_y) grad_y[i] = from_acc<T>(bad ? A(0) : factor * w * E::slope(yc, t, setting));
       answer.see(yc, plain, c);
     }
     e = lane_reduce<Sum>(e, row.lanes) * share * w;
@@ -83,22 +83,22 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
-    i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> smoothing, int hit) {
+    i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> smoothing, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step);
-  Account account;
+  LossSum account;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const Target<L> target_of(target + row.index() * target_cols);
     const bool bad = target_of.bad(cols);
     const A w = weight_of(weights, row);
-    Answer<A> answer(hit, A(0));
+    Answer<A> answer(accuracy, A(0));
     const A e = softmax_loss(
         row.lane, row.lanes, row.cols, target_of, rest, even, answer,
-        [&](int c) { return up(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
+        [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
         [&](int c, A p, A t) {
-          if (y) y[row.start() + c] = down<T>(p);
-          if (grad_z) grad_z[row.start() + c] = down<T>(bad ? A(0) : factor * w * (p - t));
+          if (y) y[row.start() + c] = from_acc<T>(p);
+          if (grad_z) grad_z[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * (p - t));
         });
     const bool right = answer.is_right(row.lanes) && !bad;
     account.enter(row, bad ? not_a_number<double>() : double(e * w), right);
@@ -119,22 +119,22 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
-    i64 b_step, i64 scales_step, i64 rows, int cols, acc<T> scale, int hit) {
+    i64 b_step, i64 scales_step, i64 rows, int cols, acc<T> scale, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   const A factor = factor_of(scale, scales, scales_step);
-  Account account;
+  LossSum account;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const A w = weight_of(weights, row);
-    Answer<A> answer(hit, A(0));
+    Answer<A> answer(accuracy, A(0));
     A e = A(0);
     for (int c = row.lane; c < row.cols; c += row.lanes) {
       const i64 i = row.start() + c;
-      const A v = up(z[i]) + (bias ? bias[c] : A(0)), t = target[i], p = sigmoid(v);
+      const A v = to_acc(z[i]) + (bias ? bias[c] : A(0)), t = target[i], p = sigmoid(v);
       e += sigmoid_loss(v, t);
       answer.see(v, t, c);
-      if (y) y[i] = down<T>(p);
-      if (grad_z) grad_z[i] = down<T>(factor * w * (p - t));
+      if (y) y[i] = from_acc<T>(p);
+      if (grad_z) grad_z[i] = from_acc<T>(factor * w * (p - t));
     }
     e = lane_reduce<Sum>(e, row.lanes) * w;
     const bool right = answer.is_right(row.lanes);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
 // weight_sum = the sum of w, scales = S/weight_sum, or S where that is 0, total += weight_sum. S is 1 unless given. One
 // block a model.
 template<class A>
-__global__ void __launch_bounds__(256) weigh(
+__global__ void __launch_bounds__(256) normalize_weights(
     const A* weights,          // [models, rows]
     const double* loss_scale,  // [models]? S
     double* weight_sum,        // [models]

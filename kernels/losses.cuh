@@ -1,8 +1,8 @@
 // What the loss of a row is made of: its target, whether its answer is right, and the losses that take z, not y.
 #include "port.cuh"
 
-enum { LOSS = 0, WEIGHT = 1, HITS = 2 };
-enum { NOTHING = 0, LARGEST = 1, SIDE = 2 };  // what counts as a right answer
+enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
+enum { NOTHING = 0, ARGMAX = 1, THRESHOLD = 2 };  // what counts as a right answer
 
 // The target of a row: a label, or one number an output.
 template<class L> struct Target {
@@ -38,19 +38,19 @@ template<class A> struct Largest {
 
 // Whether a row is answered rightly, from its outputs and targets one by one. half: 1/2 for y, 0 where z is looked at.
 template<class A> struct Answer {
-  const int hit;
+  const int accuracy;
   const A half;
   Largest<A> given, right;
   int wrong;
-  BP_DEV Answer(int hit, A half) : hit(hit), half(half), given{A(0), -1}, right{A(0), -1}, wrong(0) {}
+  BP_DEV Answer(int accuracy, A half) : accuracy(accuracy), half(half), given{A(0), -1}, right{A(0), -1}, wrong(0) {}
   BP_DEV void see(A output, A target, int c) {
-    if (hit == LARGEST) given.see(output, c), right.see(target, c);
-    if (hit == SIDE) wrong += (output > half) != (target > A(0.5));
+    if (accuracy == ARGMAX) given.see(output, c), right.see(target, c);
+    if (accuracy == THRESHOLD) wrong += (output > half) != (target > A(0.5));
   }
   BP_DEV bool is_right(int lanes) {  // all lanes of a row together
-    if (hit == LARGEST) given.reduce(lanes), right.reduce(lanes);
-    if (hit == SIDE) wrong = lane_reduce<Sum>(wrong, lanes);
-    return hit == LARGEST ? given.place == right.place : hit == SIDE && wrong == 0;
+    if (accuracy == ARGMAX) given.reduce(lanes), right.reduce(lanes);
+    if (accuracy == THRESHOLD) wrong = lane_reduce<Sum>(wrong, lanes);
+    return accuracy == ARGMAX ? given.place == right.place : accuracy == THRESHOLD && wrong == 0;
   }
 };
 

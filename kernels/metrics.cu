@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(256) residual_sums(
   if (c < cols)
     for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
       const i64 row = blockIdx.z * rows + r, i = row * cols + c;
-      const A residual = up(y[i]) - target[i], w = weights ? weights[row] : A(1);
+      const A residual = to_acc(y[i]) - target[i], w = weights ? weights[row] : A(1);
       sum.at[0] += double(fabs(residual) * w);
       sum.at[1] += double(residual * residual * w);
     }
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(256) sum_of_squares(
   for (i64 i = (i64(blockIdx.x) * threads() + thread()) * V; i < n; i += step) {
     const Vec<T, V> as = load<V>(a + blockIdx.z * n + i);
     for (int k = 0; k < V; k++) {
-      const double wide = double(up(as.at[k]));
+      const double wide = double(to_acc(as.at[k]));
       sum += wide * wide;
     }
   }

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(256) gather(
     if (c < cols) {
       const Vec<S, V> in = load<V>(x + from * cols + c);
       Vec<T, V> out;
-      for (int k = 0; k < V; k++) out.at[k] = down<T>(A(up(in.at[k])) * scale + shift);
+      for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(A(to_acc(in.at[k])) * scale + shift);
       store(x_out + to * cols + c, out);
     }
     if (blockIdx.x == 0) {
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(256) copy(
   for (i64 i = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V; i < n; i += step) {
     const Vec<S, V> in = load<V>(source + i);
     Vec<T, V> out;
-    for (int k = 0; k < V; k++) out.at[k] = down<T>(acc<T>(up(in.at[k])));
+    for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(acc<T>(to_acc(in.at[k])));
     store(destination + i, out);
   }
 }

@@ -3,7 +3,7 @@
 // hyper holds for each model the step number, the learning rate, then the optimizer's own settings, in float64, so that
 // they can change between steps of one plan; one thread of a block makes coefficients of them, because most devices have
 // little float64. Where gate is 0 a step changes nothing, not even the step number. T is the type that the products
-// read: where it has 16 bits, low receives a copy of the new weights.
+// read: where it has 16 bits, half_parameters receives a copy of the new weights.
 #include "optimizers.cuh"
 
 BP_DEV bool moves(const double* gate) { return !gate || gate[blockIdx.z] != 0; }
@@ -78,14 +78,14 @@ __global__ void __launch_bounds__(256) unscale(
 // W <- keep W - change, and its copy in 16 bits. All that a place needs is loaded before anything is stored, because the
 // compiler may not move a load to before a store.
 template<class T, int V>
-BP_DEV void descend(acc<T>* w, T* low, i64 i, Vec<acc<T>, V> ws, const Vec<acc<T>, V>& change, acc<T> keep) {
+BP_DEV void descend(acc<T>* w, T* half_parameters, i64 i, Vec<acc<T>, V> ws, const Vec<acc<T>, V>& change, acc<T> keep) {
   Vec<T, V> lows;
   for (int k = 0; k < V; k++) {
     ws.at[k] = keep * ws.at[k] - change.at[k];
-    lows.at[k] = down<T>(ws.at[k]);
+    lows.at[k] = from_acc<T>(ws.at[k]);
   }
   store(w + i, ws);
-  if (low) store(low + i, lows);
+  if (half_parameters) store(half_parameters + i, lows);
 }
 
 // v <- mu v + g, W <- W - eta v, or W - eta (g + mu v) with Nesterov's momentum
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(256) sgd(
     acc<T>* velocity,    // [models, n]? null: no momentum
     double* hyper,       // [models, 3] step, eta, mu
     const double* gate,  // [models]?
-    T* low,              // [models, n]?
+    T* half_parameters,              // [models, n]?
     u32* tickets,        // [models]
     i64 n, int nesterov) {
   typedef acc<T> A;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(256) sgd(
       store(velocity + at.i, vs);
     }
     for (int k = 0; k < V; k++) change.at[k] *= rule.rate;
-    descend<T, V>(w, low, at.i, ws, change, A(1));
+    descend<T, V>(w, half_parameters, at.i, ws, change, A(1));
   }
   count_step(h, tickets);
 }
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(256, 4) rmsprop(
     acc<T>* v,           // [models, n]
     double* hyper,       // [models, 4] step, eta, rho, epsilon
     const double* gate,  // [models]?
-    T* low,              // [models, n]?
+    T* half_parameters,              // [models, n]?
     u32* tickets,        // [models]
     i64 n) {
   typedef acc<T> A;
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(256, 4) rmsprop(
       change.at[k] = rate * (grad / (sqrt(vs.at[k]) + epsilon));
     }
     store(v + at.i, vs);
-    descend<T, V>(w, low, at.i, ws, change, A(1));
+    descend<T, V>(w, half_parameters, at.i, ws, change, A(1));
   }
   count_step(h, tickets);
 }
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(256, 4) adagrad(
     acc<T>* v,           // [models, n]
     double* hyper,       // [models, 3] step, eta, epsilon
     const double* gate,  // [models]?
-    T* low,              // [models, n]?
+    T* half_parameters,              // [models, n]?
     u32* tickets,        // [models]
     i64 n) {
   typedef acc<T> A;
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(256, 4) adagrad(
       change.at[k] = rate * (grad / (sqrt(vs.at[k]) + epsilon));
     }
     store(v + at.i, vs);
-    descend<T, V>(w, low, at.i, ws, change, A(1));
+    descend<T, V>(w, half_parameters, at.i, ws, change, A(1));
   }
   count_step(h, tickets);
 }
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(256, 3) adam(
     acc<T>* v,           // [models, n]
     double* hyper,       // [models, 6] step, eta, beta1, beta2, epsilon, lambda
     const double* gate,  // [models]?
-    T* low,              // [models, n]?
+    T* half_parameters,              // [models, n]?
     u32* tickets,        // [models]
     i64 n) {
   typedef acc<T> A;
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(256, 3) adam(
     for (int k = 0; k < V; k++) change.at[k] = rule.change(gs.at[k], ms.at[k], vs.at[k]);
     store(m + at.i, ms);
     store(v + at.i, vs);
-    descend<T, V>(w, low, at.i, ws, change, rule.keep);
+    descend<T, V>(w, half_parameters, at.i, ws, change, rule.keep);
   }
   count_step(h, tickets);
 }

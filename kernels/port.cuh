@@ -17,20 +17,20 @@ template<> struct Acc<double> { typedef double type; };
 template<class T> using acc = typename Acc<T>::type;
 
 // up: from the type that is stored to the one that is worked in; down: back, rounded to the nearest.
-BP_DEV float up(unsigned char a) { return float(a); }
-BP_DEV float up(float a) { return a; }
-BP_DEV double up(double a) { return a; }
-template<class T> BP_DEV T down(acc<T> a) { return a; }
+BP_DEV float to_acc(unsigned char a) { return float(a); }
+BP_DEV float to_acc(float a) { return a; }
+BP_DEV double to_acc(double a) { return a; }
+template<class T> BP_DEV T from_acc(acc<T> a) { return a; }
 
 #ifdef BP_16_BIT  // only where a 16-bit type is used, because reading these headers takes most of a compilation
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 typedef __half f16;
 typedef __nv_bfloat16 bf16;
-BP_DEV float up(f16 a) { return __half2float(a); }
-BP_DEV float up(bf16 a) { return __bfloat162float(a); }
-template<> BP_DEV f16 down<f16>(float a) { return __float2half_rn(a); }
-template<> BP_DEV bf16 down<bf16>(float a) { return __float2bfloat16_rn(a); }
+BP_DEV float to_acc(f16 a) { return __half2float(a); }
+BP_DEV float to_acc(bf16 a) { return __bfloat162float(a); }
+template<> BP_DEV f16 from_acc<f16>(float a) { return __float2half_rn(a); }
+template<> BP_DEV bf16 from_acc<bf16>(float a) { return __float2bfloat16_rn(a); }
 #endif
 
 // Before a loop that goes on by the size of the grid: to unroll it, the compiler would divide 64-bit numbers first.

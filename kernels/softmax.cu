@@ -13,14 +13,14 @@ __global__ void __launch_bounds__(256) softmax(
   for (Rows row(rows, cols); row.more(); row.next()) {
     T* const zr = z + row.start();
     A top = Maximum::identity<A>(), sum = A(0);
-    for (int c = row.lane; c < row.cols; c += row.lanes) top = Maximum::of(top, up(zr[c]) + (bias ? bias[c] : A(0)));
+    for (int c = row.lane; c < row.cols; c += row.lanes) top = Maximum::of(top, to_acc(zr[c]) + (bias ? bias[c] : A(0)));
     top = lane_reduce<Maximum>(top, row.lanes);
-    for (int c = row.lane; c < row.cols; c += row.lanes) sum += exp(up(zr[c]) + (bias ? bias[c] : A(0)) - top);
+    for (int c = row.lane; c < row.cols; c += row.lanes) sum += exp(to_acc(zr[c]) + (bias ? bias[c] : A(0)) - top);
     sum = lane_reduce<Sum>(sum, row.lanes);
     for (int c = row.lane; c < row.cols; c += row.lanes) {
-      const A v = up(zr[c]) + (bias ? bias[c] : A(0));
-      if (keep) zr[c] = down<T>(v);
-      y[row.start() + c] = down<T>(exp(v - top) / sum);
+      const A v = to_acc(zr[c]) + (bias ? bias[c] : A(0));
+      if (keep) zr[c] = from_acc<T>(v);
+      y[row.start() + c] = from_acc<T>(exp(v - top) / sum);
     }
   }
 }
@@ -35,11 +35,11 @@ __global__ void __launch_bounds__(256) softmax_gradient(
   typedef acc<T> A;
   for (Rows row(rows, cols); row.more(); row.next()) {
     A dot = A(0);
-    for (int c = row.lane; c < row.cols; c += row.lanes) dot += up(grad_y[row.start() + c]) * up(y[row.start() + c]);
+    for (int c = row.lane; c < row.cols; c += row.lanes) dot += to_acc(grad_y[row.start() + c]) * to_acc(y[row.start() + c]);
     dot = lane_reduce<Sum>(dot, row.lanes);
     for (int c = row.lane; c < row.cols; c += row.lanes) {
       const i64 i = row.start() + c;
-      grad_z[i] = down<T>(up(y[i]) * (up(grad_y[i]) - dot));
+      grad_z[i] = from_acc<T>(to_acc(y[i]) * (to_acc(grad_y[i]) - dot));
     }
   }
 }

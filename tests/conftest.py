@@ -29,7 +29,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Around the fixtures of a module too, as no fixture of our own would be."""
     if item.get_closest_marker("gpu") or item.get_closest_marker("nvrtc"):
         return (yield)
-    from gpu_backprop.backend import cuda_setup  # not above, because it imports NumPy
+    from gpu_backprop.backend.cuda import setup as cuda_setup  # not above, because it imports NumPy
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", None)

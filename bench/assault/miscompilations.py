@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gpu_backprop as gb
 from bench.assault.verdict import asked_quick, report
-from gpu_backprop.backend import compiler, cpu_library
-from gpu_backprop.backend.cpu_check import compare
-from gpu_backprop.backend.cpu_device import CpuDevice
-from gpu_backprop.backend.cpu_text import base, of_row
+from gpu_backprop.backend.compiled import compiler
+from gpu_backprop.backend.compiled import library as cpu_library
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.self_test import compare
+from gpu_backprop.backend.compiled.signatures import base, of_row
 from gpu_backprop.network.losses import LOSSES
 
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gpu_backprop as gb
 from bench.assault.verdict import asked_quick, report
-from gpu_backprop.backend import compiler
+from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.snapshot import Snapshot

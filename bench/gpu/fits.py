@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import Contender, Trouble
-from peers import ON_CUDA, Task
-from timing import spread
+from comparison.peers import ON_CUDA, Task
+from comparison.processes import Contender, Trouble
+from lib.timing import spread
 
 import gpu_backprop as gb
 from gpu.timing import Extent

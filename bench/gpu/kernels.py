@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from timing import Run, median, spread
+from lib.timing import Run, median, spread
 
 import gpu_backprop as gb
 from gpu.timing import Extent, GraphClock
-from gpu_backprop.backend.array_module import open_device
-from gpu_backprop.backend.cuda_device import CudaDevice
-from gpu_backprop.backend.kernel_library import heads
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.kernel_library import heads
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation

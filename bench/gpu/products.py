@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from launches import Case, build
-from timing import median, spread
+from lib.timing import median, spread
 
 from gpu.timing import Extent, GraphClock
-from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.plan import Operation
 
 

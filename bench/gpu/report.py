@@ -22,7 +22,7 @@ def markdown(measured: Measured) -> str:
         commands(measured),
         *peaks(measured),
         *steps(measured["steps"]),
-        *resident(measured["resident"]),
+        *one_launch(measured["one_launch"]),
         *fits(measured["fits"], measured["data"]),
         *kernels(measured["kernels"], measured["kernels left out"]),
         *products(measured["products"], measured["doors"]),
@@ -84,19 +84,19 @@ def timed(row: Measured, way: str) -> tuple[str, str, str]:
     return ranged(one["us"]), number(one.get("times_the_floor")), number(one["host_us_a_launch"])
 
 
-def resident(rows: Sequence[Measured]) -> Iterable[str]:
+def one_launch(rows: Sequence[Measured]) -> Iterable[str]:
     if not rows:
         return
-    head = ("network", "models", "samples", "rows", "ordinary, ms", "resident, ms", "resident, times as fast")
+    head = ("network", "models", "samples", "rows", "ordinary, ms", "one launch, ms", "one launch, times as fast")
     cells = [
         (
             row["network"], row["models"], row["rows"], row["batch"], ranged(row["ordinary"]["ms_an_epoch"]),
-            ranged(row["resident"]["ms_an_epoch"]), ranged(row["ordinary / resident"]),
+            ranged(row["one_launch"]["ms_an_epoch"]), ranged(row["ordinary / one_launch"]),
         )
         for row in rows
     ]  # fmt: skip
     yield (
-        "## Epochs in one launch\n\nA whole epoch of all models, by ordinary steps and with `resident=True`. Both "
+        "## Epochs in one launch\n\nA whole epoch of all models, by ordinary steps and with `one_launch=True`. Both "
         "include the drawing of a new order of the rows for each model, on the host.\n\n" + table(head, cells)
     )
 

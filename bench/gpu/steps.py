@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launches import Case, build, plain_step
-from timing import Clock, Run, Time, median, spread
+from lib.timing import Clock, Run, Time, median, spread
 
 import gpu_backprop as gb
 from gpu.products import Precision

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timing import Clock, Run
+from lib.timing import Clock, Run
 
-from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda.device import CudaDevice
 
 
 @dataclass(frozen=True)

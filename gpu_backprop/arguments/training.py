@@ -17,7 +17,7 @@ from gpu_backprop.arguments.command import (
     add_quiet,
 )
 from gpu_backprop.arguments.values import one_of, path, rate, share, some_of, source, units, whole
-from gpu_backprop.backend.array_module import DTYPES
+from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 
 EXAMPLES = (

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError, install
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.text_table import columns
 
 if TYPE_CHECKING:
     from gpu_backprop.backend.plan import Operation
@@ -79,7 +79,7 @@ class Device:
         return array.reshape(shape)
 
     def kind(self, name: str) -> AbstractContextManager[None]:
-        """What is allocated meanwhile is of this kind; only a Sketch counts."""
+        """What is allocated meanwhile is of this kind; only a DryRunDevice counts."""
         return nullcontext()
 
     def require(self, needs: Mapping[str, int], what: str, advise: Advise | None = None) -> None:

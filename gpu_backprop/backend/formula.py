@@ -81,12 +81,12 @@ class LossFormula:
     cuda_value: str  # expression of `y`, `t` and `setting`, one output's share of e
     cuda_slope: str  # its derivative by `y`
     mean_over_outputs: bool = False  # e and ∂e/∂y are divided by the number of outputs
-    hit: str = ""  # what counts as a right answer: "largest" output, each on its "side" of ½, or nothing
+    accuracy: str = ""  # what is right: the "argmax", or each on its side of the "threshold" ½; ""
     smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
     setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
 
 
-HITS, WEIGHT, LOSS = 2, 1, 0
+CORRECT, WEIGHT, LOSS = 2, 1, 0
 """The columns of a total, float64 (..., 3): Σ w·e, Σ w where weights are given, and the number of right answers."""
 
 SCALE, STREAK, SKIPPED = 0, 1, 2

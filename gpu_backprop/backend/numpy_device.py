@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend import numpy_ops
-from gpu_backprop.backend.cpu_library import numpy_blas
+from gpu_backprop.backend.compiled.library import numpy_blas
+from gpu_backprop.backend.compiled.threads import threads
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.threads import threads
 
 
 class NumpyDevice(Device):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_backprop.backend.columns import ruled, terminal_width
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, Call, Calls
+from gpu_backprop.backend.text_table import format_table, terminal_width
 
 MINIBATCH = "x", "y*", "w"
 """The buffers that hold rows of data."""
@@ -50,7 +50,7 @@ class Operation:
 class Plan:
     """Operations in order, and the buffers that they work on.
 
-    On a `Sketch` it can be looked at and not run.
+    On a `DryRunDevice` it can be looked at and not run.
 
     Args:
         device: where.
@@ -251,4 +251,4 @@ class Plan:
             ),
             (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
         ]
-        return ruled(rows, 3, width)
+        return format_table(rows, 3, width)

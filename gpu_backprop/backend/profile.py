@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gpu_backprop.backend.columns import ruled, terminal_width
 from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.text_table import format_table, terminal_width
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Profile:
             rates = f"{o.bytes / time / 1e3:,.1f}", f"{o.flops / time / 1e3:,.1f}"
             rows.append((o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates))
         rows.append((f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""))
-        return ruled(rows, 2, width)
+        return format_table(rows, 2, width)
 
 
 def profile(plan: Plan, runs: int) -> Profile:

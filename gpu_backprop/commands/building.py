@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.lessons import Samples
 from gpu_backprop.data import Preprocessing
 
 ADAM_RATE, EPOCHS, BATCH = 0.003, 60, 32

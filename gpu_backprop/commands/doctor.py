@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 import gpu_backprop as gb
-from gpu_backprop.backend import cuda_setup
-from gpu_backprop.backend.columns import terminal_width
-from gpu_backprop.backend.compiler import NO_COMPILER, VARIABLE
-from gpu_backprop.backend.cpu_device import CpuDevice
-from gpu_backprop.backend.cuda_device import CudaDevice
-from gpu_backprop.backend.cuda_setup import Check
+from gpu_backprop.backend.compiled.compiler import NO_COMPILER, VARIABLE
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.cuda import setup as cuda_setup
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.setup import Check
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.training.console import wrapped
 
 CLOSE = 1e-5

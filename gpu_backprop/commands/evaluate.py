@@ -10,9 +10,9 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import GradientError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import targets
-from gpu_backprop.commands.judging import judge
-from gpu_backprop.commands.lessons import Samples, prepare, split
+from gpu_backprop.commands.datasets import Samples, prepare, split
 from gpu_backprop.commands.runs import load_prepared
+from gpu_backprop.commands.scoring import judge
 from gpu_backprop.commands.sources import drop_missing_target, load_rows
 from gpu_backprop.training.history import number
 

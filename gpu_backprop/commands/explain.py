@@ -6,11 +6,11 @@ import argparse
 import sys
 
 import gpu_backprop as gb
-from gpu_backprop.backend.columns import terminal_width
+from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.commands.building import targets
+from gpu_backprop.commands.datasets import prepare
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import some
-from gpu_backprop.commands.lessons import prepare
 from gpu_backprop.commands.runs import load_prepared
 from gpu_backprop.commands.sources import load_rows
 

@@ -17,10 +17,10 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.commands.datasets import transform
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.judging import labels
-from gpu_backprop.commands.lessons import transform
 from gpu_backprop.commands.runs import MODEL, load_prepared
+from gpu_backprop.commands.scoring import labels
 from gpu_backprop.commands.sources import load_rows
 from gpu_backprop.data.cells import is_number
 from gpu_backprop.training.console import Readable

@@ -202,8 +202,10 @@ def load_run(run: Path, device: str) -> gb.Network:
 def load_prepared(run: Path, device: str) -> gb.Network:
     """The network of a run, that also knows how its data were prepared."""
     net = load_run(run, device)
-    if net.lead:
-        raise ModelFileError(f"{run} holds {net.lead[0]} networks side by side, and this needs one; save a single one")
+    if net.models_shape:
+        raise ModelFileError(
+            f"{run} holds {net.models_shape[0]} networks side by side, and this needs one; save a single one"
+        )
     if net.preprocessing is None:
         raise ModelFileError(
             f"{run} does not say how rows of data become numbers, as a network that `gpu-backprop train` wrote does; "

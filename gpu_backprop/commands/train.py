@@ -13,11 +13,11 @@ import numpy as np
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.building import build_network, build_trainer, design, suitable_epochs, targets
+from gpu_backprop.commands.datasets import Samples, TrainTestData, prepare_lesson
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.judging import judge
-from gpu_backprop.commands.lessons import Lesson, Samples, prepare_lesson
 from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, RunFolder, claim, run_name
+from gpu_backprop.commands.scoring import judge
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
@@ -112,7 +112,7 @@ def _log_shown(shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _introduce(trainer: gb.Trainer, lesson: Lesson, epochs: int) -> None:
+def _introduce(trainer: gb.Trainer, lesson: TrainTestData, epochs: int) -> None:
     """What is about to be trained, on what, and how."""
     held_out = 0 if lesson.held_out is None else len(lesson.held_out)
     print(f"{trainer.network}\n\n{len(lesson.training):,} {lesson.things} to learn from, {held_out:,} held out\n")
@@ -172,7 +172,7 @@ def _reason(error: BaseException) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
-def _judged(net: gb.Network, lesson: Lesson, quiet: bool) -> list[str]:
+def _judged(net: gb.Network, lesson: TrainTestData, quiet: bool) -> list[str]:
     """Say what the network is worth on the rows that were held out; the result, in lines."""
     if lesson.held_out is None:
         return ["nothing was held out, so nothing was measured"]

@@ -11,7 +11,7 @@ from gpu_backprop.data.cells import folded, is_number
 from gpu_backprop.data.messages import listed
 from gpu_backprop.data.number_format import Finding, sentence
 from gpu_backprop.data.table import Array, Arrays, Table
-from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, Quantities, Target, class_values
+from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, RegressionTarget, Target, class_values
 
 IGNORE = "--ignore (ignore= in Python)"
 
@@ -33,7 +33,7 @@ def warnings(
         for name, found in written.items():
             if name != target.column:
                 yield sentence(data, name, found, "category")
-            elif doubted or (isinstance(target, Quantities) and not found.why):
+            elif doubted or (isinstance(target, RegressionTarget) and not found.why):
                 yield sentence(data, name, found, "class")
     elif not data.images:  # these have pixels that are always white
         yield from _about_features(data, rows)

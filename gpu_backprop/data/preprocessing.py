@@ -18,7 +18,7 @@ from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.table import Array, Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
-from gpu_backprop.data.target import Classes, Quantities, Target, learn_target
+from gpu_backprop.data.target import Classes, RegressionTarget, Target, learn_target
 
 FORMAT = 1
 INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
@@ -26,7 +26,7 @@ INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
     "arrays": ArrayInputs,
     "bytes": ByteInputs,
 }
-TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": Quantities}
+TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": RegressionTarget}
 
 
 class Preprocessing:

@@ -104,7 +104,7 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class Quantities:
+class RegressionTarget:
     """A target of k numbers, which a network sees scaled: as they are where mean is 0 and std 1.
 
     Attributes:
@@ -122,7 +122,7 @@ class Quantities:
     @classmethod
     def learn(
         cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, written: Finding | None = None
-    ) -> Quantities:
+    ) -> RegressionTarget:
         """The scaling of the given rows; `written` is what text has in the way of numbers."""
         format = None if written is None else written.format
         if written is not None and written.why not in ("stray", "stored"):
@@ -171,14 +171,14 @@ class Quantities:
         return {"task": self.task, "column": self.column, **self.scaling.to_dict(), **format}
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Quantities:
+    def from_dict(cls, entry: Mapping[str, Any]) -> RegressionTarget:
         """What to_dict gave."""
         scaling = Scaling.from_dict(entry, None)
         stored.require(bool((scaling.std > 0).all()), "a target has the standard deviation 0")
         return cls(_stored_column(entry), scaling, stored_format(entry))
 
 
-Target = Classes | Quantities
+Target = Classes | RegressionTarget
 
 
 def learn_target(
@@ -198,7 +198,7 @@ def learn_target(
     if task == "classification":
         classes = Classes.learn(data, column, rows, written)
         return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
-    return Quantities.learn(data, column, rows, standardise, written), f"{why}, so this is regression"
+    return RegressionTarget.learn(data, column, rows, standardise, written), f"{why}, so this is regression"
 
 
 def _decide(

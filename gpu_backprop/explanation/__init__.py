@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gpu_backprop.explanation.lesson import demo, explain
+from gpu_backprop.explanation.explain import demo, explain
 
 __all__ = ["demo", "explain"]

@@ -104,7 +104,7 @@ def _column_sum(operation: Operation, f: Activation, reads: Boards, writes: Boar
     return "column_sum", spell(grad_bias.cell(0), total(len(grad_z.values)), cells("a", column(grad_z)))
 
 
-def _weigh(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+def _normalize_weights(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
     (w, *loss_scale), (total_weight, *scales) = reads.values(), writes.values()
     lines = spell(total_weight.cell(), total(len(w.values)), cells("a", column(w)))
     rule, operands = Rule("1/{a}", lambda a: 1 / a), {"a": total_weight.cell()}
@@ -112,7 +112,7 @@ def _weigh(operation: Operation, f: Activation, reads: Boards, writes: Boards) -
         rule, operands = Rule("{s}/{a}", lambda s, a: s / a), operands | {"s": scale.cell()}
     for factor in scales:
         lines += spell(factor.cell(), rule, operands)
-    return "weigh", lines
+    return "normalize_weights", lines
 
 
 OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worked]] = {
@@ -123,7 +123,7 @@ OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worke
     "multiply": _two(_PRODUCT),
     "activation_gradient": _activation_gradient,
     "column_sum": _column_sum,
-    "weigh": _weigh,
+    "normalize_weights": _normalize_weights,
 }
 
 

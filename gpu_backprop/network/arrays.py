@@ -197,7 +197,9 @@ def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], e
     """
     x = checked(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
-        axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
+        axes = " or ".join(
+            f"({', '.join((*map(str, models_shape), 'rows', 'inputs'))})" for models_shape in dict.fromkeys(leads)
+        )
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
         raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
     if x.shape[-1] != inputs:

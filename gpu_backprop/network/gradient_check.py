@@ -80,23 +80,27 @@ def check_gradients(
         raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
     chosen = loss_of(loss, network.last)
     x = as_array(x, "x", network.device)
-    data = samples(network, chosen, x, y, weights, values=True, lead=network.lead if x.ndim == 3 else ())
+    data = samples(
+        network, chosen, x, y, weights, values=True, models_shape=network.models_shape if x.ndim == 3 else ()
+    )
     return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)
 
 
 class _Check:
     def __init__(self, network: Network, loss: Loss, data: Samples) -> None:
         self.network, self.device = network, network.device
-        self.total = self.device.zeros((*network.lead, 3))
+        self.total = self.device.zeros((*network.models_shape, 3))
         self.loss, self.rows = loss, data.rows
-        self.x = self.device.empty((*network.lead, data.rows, network.inputs))
+        self.x = self.device.empty((*network.models_shape, data.rows, network.inputs))
         self.device.copy_in(self.x, data.x)
         target_shape = data.target.shape[-1:] if data.labelled else data.target.shape[-2:]
-        self.target = self.device.empty((*network.lead, *target_shape), data.target.dtype if data.labelled else None)
+        self.target = self.device.empty(
+            (*network.models_shape, *target_shape), data.target.dtype if data.labelled else None
+        )
         self.device.copy_in(self.target, data.target)
         self.weights = None
         if data.weights is not None:
-            self.weights = self.device.empty((*network.lead, data.rows))
+            self.weights = self.device.empty((*network.models_shape, data.rows))
             self.device.copy_in(self.weights, data.weights)
         self.value_plan, self.z = self._forward()
         self.value_plan.phase = "loss"

@@ -29,7 +29,7 @@ def transposed(matrices: Array) -> Array:
     return matrices.swapaxes(-1, -2)
 
 
-OF_NETWORK = frozenset({"inputs", "units", "number", "lead", "views", "device", "random"})
+OF_NETWORK = frozenset({"inputs", "units", "number", "models_shape", "views", "device", "random"})
 """The attributes that a layer gets with its place in a network."""
 
 
@@ -71,18 +71,18 @@ class Layer(FixedAttributes):
     inputs = 0
     units = 0
     number = 0
-    lead: tuple[int, ...] = ()
+    models_shape: tuple[int, ...] = ()
     random: Array | None = None
 
     @property
     def product_weight(self) -> Array:
         """W as the products read it: in a 16-bit network a copy of `weight` in its dtype, see `Network.refresh`."""
-        return self.views.get("low_weight", self.views["weight"])
+        return self.views.get("half_weight", self.views["weight"])
 
-    def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
+    def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         """Takes its place in a network."""
         self.open()
-        self.number, self.inputs, self.units, self.lead = number, inputs, inputs, lead
+        self.number, self.inputs, self.units, self.models_shape = number, inputs, inputs, models_shape
         self.views = {}
 
     def own(self, name: str, view: Array, device: Device) -> None:
@@ -178,8 +178,8 @@ class Dense(Layer):
     def __repr__(self) -> str:
         return f"Dense({self.outputs}, {self.activation.name!r}" + ("" if self.has_bias else ", bias=False") + ")"
 
-    def attach(self, number: int, inputs: int, lead: tuple[int, ...]) -> None:
-        super().attach(number, inputs, lead)
+    def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
+        super().attach(number, inputs, models_shape)
         self.units = self.outputs
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -205,7 +205,7 @@ class Dense(Layer):
         """z = x@W; b is added with f, in one pass."""
         saved, n = plan.saved(self), self.number
         saved.x = x
-        z = plan.empty(f"z{n}", (*self.lead, x.shape[-2], self.units))
+        z = plan.empty(f"z{n}", (*self.models_shape, x.shape[-2], self.units))
         return plan.matmul(f"z{n} = {plan.name_of(x)}@W{n}", x, self.product_weight, z)
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
@@ -217,7 +217,7 @@ class Dense(Layer):
         if not grad_x:
             return None
         name = self.grad_x_name()
-        out = plan.empty(name, (*self.lead, *x.shape[-2:]))
+        out = plan.empty(name, (*self.models_shape, *x.shape[-2:]))
         return plan.matmul(f"{name} = ∇z{n}@W{n}ᵀ", grad_z, transposed(self.product_weight), out)
 
 
@@ -244,7 +244,7 @@ class Bias(Layer):
         """z = x + b, in a buffer of its own, because the layer below still reads x."""
         assert self.bias is not None
         n = self.number
-        z = plan.empty(f"z{n}", (*self.lead, *x.shape[-2:]))
+        z = plan.empty(f"z{n}", (*self.models_shape, *x.shape[-2:]))
         return plan.add_bias(f"z{n} = {plan.name_of(x)} + b{n}", x, self.bias, z)
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
@@ -275,7 +275,7 @@ class Dropout(Layer):
         if not plan.training or self.rate == 0:
             return x
         assert self.random is not None
-        saved, n, shape = plan.saved(self), self.number, (*self.lead, *x.shape[-2:])
+        saved, n, shape = plan.saved(self), self.number, (*self.models_shape, *x.shape[-2:])
         saved.mask = plan.empty(f"mask{n}", shape)
         y = plan.empty(f"z{n}", shape)
         return plan.dropout(f"z{n} = {plan.name_of(x)} ⊙ mask{n}", x, self.rate, self.random, y, saved.mask)

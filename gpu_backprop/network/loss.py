@@ -103,7 +103,7 @@ class Loss(ABC):
     ) -> Array | None:
         """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
         if weights is not None:
-            self._weigh(plan, weights, None, total)
+            self._normalize_weights(plan, weights, None, total)
         ops, bias = plan.device.ops, layer.activation_bias
         if self.fused == layer.activation.name:
             name = f"{self.fused}_cross_entropy"
@@ -140,19 +140,21 @@ class Loss(ABC):
         if weights is None:
             return 1 / z.shape[-2] if mean else 1.0, plan.loss_scale
         if not mean:
-            self._weigh(plan, weights, None, total)
+            self._normalize_weights(plan, weights, None, total)
             return 1.0, plan.loss_scale
         scales = plan.empty(f"{_scaled(plan, '1')}/Σw", total.shape[:-1], np.float64)
-        self._weigh(plan, weights, scales, total)
+        self._normalize_weights(plan, weights, scales, total)
         return 1.0, scales
 
-    def _weigh(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
+    def _normalize_weights(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
         plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
-        calls = plan.device.ops.weigh(plan.device, weights, loss_scale, plan.gate, scales, total)
+        calls = plan.device.ops.normalize_weights(plan.device, weights, loss_scale, plan.gate, scales, total)
         writes = {"Σw": plan.gate, f"{_scaled(plan, '1')}/Σw": scales, "E": total}
-        plan.add("weigh", f"Σw, {_scaled(plan, '1')}/Σw", calls, (weights, loss_scale), writes, weights.size)
+        plan.add(
+            "normalize_weights", f"Σw, {_scaled(plan, '1')}/Σw", calls, (weights, loss_scale), writes, weights.size
+        )
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
         scale = _scaled(plan, "")

@@ -206,7 +206,7 @@ class CrossEntropy(Loss):
     def formula(self) -> LossFormula:
         return LossFormula(
             self.name, self._numpy, f"-t * log{_P}", f"-t / {_P}",
-            hit="largest", smoothing=self.label_smoothing,
+            accuracy="argmax", smoothing=self.label_smoothing,
         )  # fmt: skip
 
     @staticmethod
@@ -238,7 +238,7 @@ class BinaryCrossEntropy(Loss):
         near = f"A(1) - y < {_NEAR_1}"
         return LossFormula(
             self.name, self._numpy, f"-t * log{_P} - (A(1) - t) * ({near} ? log({_NEAR_1}) : log1p(-y))",
-            f"(A(1) - t) / ({near} ? {_NEAR_1} : A(1) - y) - t / {_P}", hit="side",
+            f"(A(1) - t) / ({near} ? {_NEAR_1} : A(1) - y) - t / {_P}", accuracy="threshold",
         )  # fmt: skip
 
     @staticmethod

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.columns import columns
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.backend.running_out import gives_back
+from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from
 from gpu_backprop.network.numbers import positive, scalar
@@ -49,7 +49,7 @@ class Network(FixedAttributes):
         parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias
             are views of them. Every one begins at a multiple of 256 bytes; what lies between is 0.
         layers, inputs, outputs, dtype, device, seed: as given; tf32 is `device.tf32`.
-        lead: () or (models,), the shape in front of every array.
+        models_shape: () or (models,), the shape in front of every array.
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
         classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
             keep both, so that a model file is enough to make sense of new data.
@@ -67,7 +67,7 @@ class Network(FixedAttributes):
     ) -> None:  # fmt: skip
         self.inputs = positive("inputs", inputs)
         self.seed = _seed(seed)
-        self.lead = () if isinstance(self.seed, int) else (len(self.seed),)
+        self.models_shape = () if isinstance(self.seed, int) else (len(self.seed),)
         self.layers = self._attach(layers)
         self.outputs = self.last.units
         self.device = open_device(device, dtype, tf32)
@@ -99,7 +99,7 @@ class Network(FixedAttributes):
                 got = f"the class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r}"
                 raise InputError(f"layer {number} must be a Dense, Bias or Dropout, got {got}.")
             layer = copy.copy(layer)
-            layer.attach(number, units, self.lead)
+            layer.attach(number, units, self.models_shape)
             units = layer.units
             attached.append(layer)
         return attached
@@ -115,30 +115,30 @@ class Network(FixedAttributes):
                 self.places.append((layer, name, shape, length))
                 length += -(-math.prod(shape) // step) * step
         self._require(length)
-        self._parameters = self.device.zeros((*self.lead, length), master)
-        self._gradients = self.device.zeros((*self.lead, length), master)
-        self.low: Array | None = None  # the parameters in a 16-bit dtype, for the products
+        self._parameters = self.device.zeros((*self.models_shape, length), master)
+        self._gradients = self.device.zeros((*self.models_shape, length), master)
+        self.half_parameters: Array | None = None  # the parameters in a 16-bit dtype, for the products
         self._refreshing: tuple[Call, ...] = ()
         for layer, name, shape, start in self.places:
             layer.own(name, self._view(self._parameters, shape, start), self.device)
             layer.own(f"grad_{name}", self._view(self._gradients, shape, start), self.device)
         if self.dtype != master:
-            self.low = self.device.zeros((*self.lead, length))
-            self._refreshing = tuple(self.device.ops.copy(self.device, self._parameters, self.low))
+            self.half_parameters = self.device.zeros((*self.models_shape, length))
+            self._refreshing = tuple(self.device.ops.copy(self.device, self._parameters, self.half_parameters))
             for layer, name, shape, start in self.places:
                 if name == "weight":
-                    layer.own("low_weight", self._view(self.low, shape, start), self.device)
+                    layer.own("half_weight", self._view(self.half_parameters, shape, start), self.device)
 
     def _require(self, length: int) -> None:
         """OutOfMemoryError where the device cannot give what a network of so many parameters needs."""
-        count = math.prod(self.lead) * length
+        count = math.prod(self.models_shape) * length
         needs = dict.fromkeys(("parameters", "gradients"), count * self.device.master.itemsize)
         if self.dtype != self.device.master:
             needs[f"parameters ({self.dtype.name})"] = count * self.dtype.itemsize
         self.device.require(needs, "The network")
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
-        return flat[..., start : start + math.prod(shape)].reshape(*self.lead, *shape)
+        return flat[..., start : start + math.prod(shape)].reshape(*self.models_shape, *shape)
 
     def _draw(self) -> None:
         """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""
@@ -156,7 +156,7 @@ class Network(FixedAttributes):
         """Gives each layer its place in the random numbers of dropout."""
         seeds = [self.seed] if isinstance(self.seed, int) else self.seed
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in seeds], np.uint64)
-        self.random = self.device.from_host(words.reshape(*self.lead, len(self.layers), 3))
+        self.random = self.device.from_host(words.reshape(*self.models_shape, len(self.layers), 3))
         for k, layer in enumerate(self.layers):
             layer.random = self.random[..., k, :]
             layer.close()
@@ -230,8 +230,8 @@ class Network(FixedAttributes):
         plan.named("parameters", self._parameters)
         plan.named("gradients", self._gradients)
         plan.named("random", self.random)
-        if self.low is not None:
-            plan.named(f"parameters ({self.dtype.name})", self.low)
+        if self.half_parameters is not None:
+            plan.named(f"parameters ({self.dtype.name})", self.half_parameters)
         for layer, name, _, _ in self.places:
             symbol = {"weight": "W", "bias": "b"}[name] + str(layer.number)
             plan.named(symbol, layer.product_weight if name == "weight" else getattr(layer, name))
@@ -270,7 +270,7 @@ class Network(FixedAttributes):
 
     # Back-propagation, called by hand ---------------------------------------------------------------------------------
 
-    @gives_back
+    @release_on_oom
     def forward(self, x: Any, training: bool = False) -> Array:
         """y of x, and everything that backward needs.
 
@@ -281,7 +281,7 @@ class Network(FixedAttributes):
         Returns:
             (batch, outputs), a new array on the device.
         """
-        x = features(x, self.inputs, self.device, (), self.lead)
+        x = features(x, self.inputs, self.device, (), self.models_shape)
         self.refresh()
         try:
             reader: Reader = self._of_thread.reader
@@ -297,7 +297,7 @@ class Network(FixedAttributes):
         reader.forward = eager
         return self.device.copy(eager.y)
 
-    @gives_back
+    @release_on_oom
     def backward(self, grad_y: Any) -> Array:
         """Fills `gradients`, summed over the batch of this thread's last forward, for any scalar E of which grad_y is
         ∂E/∂y (N3).
@@ -326,7 +326,7 @@ class Network(FixedAttributes):
                 del self._of_thread.reader  # its plan may be half built
                 raise
 
-    @gives_back
+    @release_on_oom
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
         """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one. Any number of
         threads may call it at once, also while another one trains the network.
@@ -336,10 +336,10 @@ class Network(FixedAttributes):
             batch_size: how many rows are computed at once.
         """
         batch_size = positive("batch_size", batch_size)
-        x = features(x, self.inputs, self.device, (), self.lead, empty=True)
+        x = features(x, self.inputs, self.device, (), self.models_shape, empty=True)
         self.refresh()
         rows = x.shape[-2]
-        y = np.empty((*self.lead, rows, self.outputs), self.device.master)
+        y = np.empty((*self.models_shape, rows, self.outputs), self.device.master)
         try:
             reader = self._idle.pop()
         except IndexError:
@@ -416,8 +416,8 @@ class Network(FixedAttributes):
             count = sum(math.prod(shape) for shape in layer.parameter_shapes().values())
             rows.append((str(layer.number), repr(layer), str(layer.inputs), str(layer.units), f"{count:,}"))
         total = sum(math.prod(shape) for _, _, shape, _ in self.places)
-        models = f"{self.lead[0]} models of " if self.lead else ""
-        kept = "" if self.low is None else f" (kept in {self.device.master.name})"
+        models = f"{self.models_shape[0]} models of " if self.models_shape else ""
+        kept = "" if self.half_parameters is None else f" (kept in {self.device.master.name})"
         kept += " (products in TF32)" if self.device.tf32 else ""
         where = f"on {self.device.name} ({self.device.reason})"
         return "\n".join([*columns(rows, 2), f"{models}{total:,} parameters, {self.dtype.name}{kept}, {where}"])

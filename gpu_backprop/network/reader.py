@@ -39,7 +39,7 @@ class Eager:
         self.network = network
         self.plan = plan = Plan(device, training)
         network.emit_parameters(plan)
-        self.x = plan.empty("x", (*network.lead, rows, network.inputs))
+        self.x = plan.empty("x", (*network.models_shape, rows, network.inputs))
         self.y = network.emit_forward(plan, self.x)
         network.emit_next_masks(plan)
         self.grad_y: Array | None = None

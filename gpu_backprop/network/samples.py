@@ -46,19 +46,19 @@ class Samples:
 
 
 def samples(
-    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, lead: tuple[int, ...] = (),
+    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, models_shape: tuple[int, ...] = (),
     idle: bool = True,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
     Args:
         values: whether NaN, infinity, label range and the like are looked for.
-        lead: axes in front of the rows; data with none stand for all members.
+        models_shape: axes in front of the rows; data with none stand for all members.
         idle: whether all weights may be 0; without `values` they may.
     """
     device = network.device
     with device.current():
-        x = features(x, network.inputs, device, lead)
+        x = features(x, network.inputs, device, models_shape)
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)

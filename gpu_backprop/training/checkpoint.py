@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import InputError, ModelFileError, OutOfMemoryError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.data import DataError, Preprocessing, limits
 from gpu_backprop.data.errors import MemoryLimitError
@@ -225,16 +225,16 @@ def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
 def _expected(architecture: Mapping[str, Any]) -> Tensors:
     """Type and shape of what `_arrays` has for a network of this architecture, without building it."""
     units, seed = architecture["inputs"], architecture["seed"]
-    lead = (len(seed),) if isinstance(seed, list) else ()
+    models_shape = (len(seed),) if isinstance(seed, list) else ()
     dtype = choose("dtype", architecture["dtype"], DTYPES)
     tensors: Tensors = {}
     for place, description in enumerate(architecture["layers"]):
         layer = layer_from(description)
-        layer.attach(place + 1, units, lead)
+        layer.attach(place + 1, units, models_shape)
         units = layer.units
         for name, shape in layer.parameter_shapes().items():
-            tensors[f"layers.{place}.{name}"] = dtype, [*lead, *shape]
-    tensors["random"] = "U64", [*lead, len(architecture["layers"]), 3]
+            tensors[f"layers.{place}.{name}"] = dtype, [*models_shape, *shape]
+    tensors["random"] = "U64", [*models_shape, len(architecture["layers"]), 3]
     return tensors
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from gpu_backprop.backend.columns import terminal_width
+from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.data.messages import escaped
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import HITS, Array
+from gpu_backprop.backend.formula import CORRECT, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import on_host, pieces
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import DataSet, Gathered
+from gpu_backprop.training.minibatches import BatchSource, DataSet
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.sums import Sums
 
@@ -25,23 +25,25 @@ class Evaluation:
 
     Args:
         source: where plans take the rows of `data` from; None: they are put on the device.
-        device: a Sketch, for what is only looked at; None: the network's.
+        device: a DryRunDevice, for what is only looked at; None: the network's.
 
-    A loss that counts right answers gives accuracy, the share of the rows, whatever they weigh; any other R², the mean
-    over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the weighted mean of |y* − y|.
+    A loss that counts right answers gives accuracy, the share of the rows whatever their weights; any other R², the
+    mean over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the weighted mean of |y* − y|.
     """
 
     def __init__(
         self, network: Network, loss: Loss, data: Samples, batch_size: int, graph: bool | str = False, *,
-        source: Gathered | None = None, device: Device | None = None,
+        source: BatchSource | None = None, device: Device | None = None,
     ) -> None:  # fmt: skip
         self.network, self.loss, self.samples, self.rows = network, loss, data, data.rows
         self.device = network.device if device is None else device
-        self.classifies = bool(loss.formula.hit)
+        self.classifies = bool(loss.formula.accuracy)
         self.data = DataSet(network, data, self.device) if source is None else source
-        lead = network.lead
+        models_shape = network.models_shape
         self._sums = Sums(
-            self.device, total=(*lead, 3), residuals=(*lead, 2, 0 if self.classifies else network.outputs)
+            self.device,
+            total=(*models_shape, 3),
+            residuals=(*models_shape, 2, 0 if self.classifies else network.outputs),
         )
         self.total = self._sums["total"]
         self.batches = list(self.data.minibatches(batch_size))
@@ -77,7 +79,7 @@ class Evaluation:
         total = sums["total"]
         measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.rows).tolist()}
         if self.classifies:
-            return measured | {"accuracy": (total[..., HITS] / self.rows).tolist()}
+            return measured | {"accuracy": (total[..., CORRECT] / self.rows).tolist()}
         absolute, squared = np.moveaxis(sums["residuals"], -2, 0)
         weight, spread = self._spread
         with np.errstate(all="ignore"):  # a constant target has no spread: R² is −∞, or NaN where it is met exactly

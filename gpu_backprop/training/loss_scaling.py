@@ -41,9 +41,9 @@ class LossScaling:
         self.stuck = False
         self._begun: Array = np.array(START)  # S at the end of the epoch before
         if network.dtype == np.float16:
-            self.state = self.device.zeros((*network.lead, 3), np.float64)
+            self.state = self.device.zeros((*network.models_shape, 3), np.float64)
             self.device.copy_in(self.state, np.array([START, 0, 0]))
-            self._nothing = self.device.zeros(network.lead, np.float64)
+            self._nothing = self.device.zeros(network.models_shape, np.float64)
 
     def scale(self, plan: Plan) -> None:
         """Lets the loss of this plan be scaled."""
@@ -56,7 +56,7 @@ class LossScaling:
         if self.state is None:
             return
         g, weight_sum = self.network.gradients, plan.gate
-        gate = plan.empty("gate", self.network.lead, np.float64)
+        gate = plan.empty("gate", self.network.models_shape, np.float64)
         calls = plan.device.ops.unscale(plan.device, g, self.state, weight_sum, gate, PATIENCE, LARGEST)
         writes = {"gradients": g, "loss scaling": self.state, "gate": gate}
         plan.add("unscale", "∇ ← ∇/S", calls, (g, self.state, weight_sum), writes, 2 * g.size)
@@ -70,7 +70,9 @@ class LossScaling:
     def measured(self, state: Array, steps: int) -> dict[str, Any]:
         """What the History tells of an epoch of so many steps, from the state at its end, on the host: S, and how many
         steps were skipped. Sets `stuck`."""
-        tried = steps > np.log2(self._begun)  # so many halvings lead down to 1, and the step after them had that S
+        tried = steps > np.log2(
+            self._begun
+        )  # so many halvings models_shape down to 1, and the step after them had that S
         self._begun = state[..., SCALE]
         self.stuck = bool(np.any((state[..., SKIPPED] == steps) & (self._begun == 1) & tried))
         scale, skipped = (state[..., column].astype(np.int64).tolist() for column in (SCALE, SKIPPED))

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpu_backprop.backend.cuda_device import CudaDevice
-from gpu_backprop.backend.cuda_streaming import HALVES
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.double_buffer import HALVES
 from gpu_backprop.backend.device import memory_size
+from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.backend.sketch import Sketch
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
-from gpu_backprop.training.minibatches import DataSet, Feed
+from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run
 from gpu_backprop.training.streaming import MARGIN, chunk_forms, is_streamed
 
@@ -36,15 +36,15 @@ Needs = dict[str, int]
 # What is needed -------------------------------------------------------------------------------------------------------
 
 
-def step_needs(trainer: Trainer, feed: Feed, rows: int, keep: bool = False) -> Needs:
+def step_needs(trainer: Trainer, feed: ManualBatch, rows: int, keep: bool = False) -> Needs:
     """What the first `trainer.step` of so many rows allocates."""
-    sketch = Sketch(trainer.device)
-    plan = trainer.build_step(feed, rows, trainer.fed_steps.total, keep, sketch)
+    dry_run = DryRunDevice(trainer.device)
+    plan = trainer.build_step(feed, rows, trainer.manual_steps.total, keep, dry_run)
     if trainer.graph is True and not keep:  # under "auto" it is done without where there is no room
-        _sketch_comparison(plan, sketch)
-    with sketch.kind("loss"):
-        sketch.copy(trainer.fed_steps.total)
-    return sketch.needs
+        _dry_run_comparison(plan, dry_run)
+    with dry_run.kind("loss"):
+        dry_run.copy(trainer.manual_steps.total)
+    return dry_run.needs
 
 
 def fit_needs(
@@ -61,15 +61,15 @@ def fit_needs(
         for those of a validation; "snapshots" for the way back where the loss is lost; "graphs" for what CUDA graphs
         are compared with; "scratch" and "matrix products" for what all plans share.
     """
-    sketch = Sketch(trainer.device)
-    run = Run(trainer, _source(trainer, data, batch_size, sketch, ends), batch_size, shuffle=True)
-    if trainer.graph is not False and not trainer.resident:  # one at a time, and all plans leave the same behind
-        _sketch_comparison(next(iter(run.steps.values())).plan, sketch)
+    dry_run = DryRunDevice(trainer.device)
+    run = Run(trainer, _source(trainer, data, batch_size, dry_run, ends), batch_size, shuffle=True)
+    if trainer.graph is not False and not trainer.one_launch:  # one at a time, and all plans leave the same behind
+        _dry_run_comparison(next(iter(run.steps.values())).plan, dry_run)
     if held_out is None:
-        return sketch.needs
-    with sketch.kind("validation"):
-        Evaluation(trainer.network, trainer.loss, held_out, batch_size, device=sketch)
-    return _joined(sketch.needs)
+        return dry_run.needs
+    with dry_run.kind("validation"):
+        Evaluation(trainer.network, trainer.loss, held_out, batch_size, device=dry_run)
+    return _joined(dry_run.needs)
 
 
 def _joined(needs: Needs) -> Needs:
@@ -83,36 +83,36 @@ def _joined(needs: Needs) -> Needs:
 
 def evaluation_needs(trainer: Trainer, data: Samples, batch_size: int, *, ends: bool = True) -> Needs:
     """What `trainer.evaluate` allocates where the data lie on the device; see `fit_needs`."""
-    sketch = Sketch(trainer.device)
-    source = _source(trainer, data, batch_size, sketch, ends)
-    Evaluation(trainer.network, trainer.loss, data, batch_size, source=source, device=sketch)
-    return sketch.needs
+    dry_run = DryRunDevice(trainer.device)
+    source = _source(trainer, data, batch_size, dry_run, ends)
+    Evaluation(trainer.network, trainer.loss, data, batch_size, source=source, device=dry_run)
+    return dry_run.needs
 
 
-def _source(trainer: Trainer, data: Samples, batch_size: int, sketch: Sketch, ends: bool) -> DataSet:
-    source = DataSet(trainer.network, data, sketch)
+def _source(trainer: Trainer, data: Samples, batch_size: int, dry_run: DryRunDevice, ends: bool) -> DataSet:
+    source = DataSet(trainer.network, data, dry_run)
     if not ends:
         source.rows = min(batch_size, source.rows)
     return source
 
 
-def _sketch_comparison(plan: Plan, sketch: Sketch) -> None:
+def _dry_run_comparison(plan: Plan, dry_run: DryRunDevice) -> None:
     """What a Replay keeps while it compares: the state before a step and after it."""
-    with sketch.kind("graphs"):
+    with dry_run.kind("graphs"):
         for _ in range(2):
-            Snapshot(sketch, plan.state())
+            Snapshot(dry_run, plan.state())
 
 
 # Whether it is there --------------------------------------------------------------------------------------------------
 
 
-def require_step(trainer: Trainer, feed: Feed, rows: int, keep: bool = False) -> None:
+def require_step(trainer: Trainer, feed: ManualBatch, rows: int, keep: bool = False) -> None:
     """OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
 
     def needs(rows: int, ends: bool) -> Needs:
         return step_needs(trainer, feed, rows, keep)
 
-    _Claim(trainer, f"A step of {rows:,} rows", rows, needs, ()).require()
+    MemoryEstimate(trainer, f"A step of {rows:,} rows", rows, needs, ()).require()
 
 
 def require_fit(trainer: Trainer, data: Samples, held_out: Samples | None, shuffle: bool) -> list[int]:
@@ -121,14 +121,14 @@ def require_fit(trainer: Trainer, data: Samples, held_out: Samples | None, shuff
     Returns:
         How many bytes of the device there are for the data, and then for the validation data.
     """
-    placings = [Placing("data", data, shuffle)]
+    placings = [DataPlacement("data", data, shuffle)]
     if held_out is not None:
-        placings.append(Placing("validation data", held_out, False))
+        placings.append(DataPlacement("validation data", held_out, False))
 
     def needs(batch_size: int, ends: bool) -> Needs:
         return fit_needs(trainer, data, held_out if ends else None, batch_size, ends=ends)
 
-    return _Claim(trainer, _batches("A fit", trainer), trainer.batch_size, needs, placings).require()
+    return MemoryEstimate(trainer, _batches("A fit", trainer), trainer.batch_size, needs, placings).require()
 
 
 def require_evaluation(trainer: Trainer, data: Samples) -> list[int]:
@@ -137,15 +137,15 @@ def require_evaluation(trainer: Trainer, data: Samples) -> list[int]:
     def needs(batch_size: int, ends: bool) -> Needs:
         return evaluation_needs(trainer, data, batch_size, ends=ends)
 
-    placings = [Placing("data", data, False)]
-    return _Claim(trainer, _batches("A measurement", trainer), trainer.batch_size, needs, placings).require()
+    placings = [DataPlacement("data", data, False)]
+    return MemoryEstimate(trainer, _batches("A measurement", trainer), trainer.batch_size, needs, placings).require()
 
 
 def _batches(what: str, trainer: Trainer) -> str:
     return f"{what} with batches of {trainer.batch_size:,} rows"
 
 
-class Placing(NamedTuple):
+class DataPlacement(NamedTuple):
     """Samples that lie on the device, or are streamed there, under a kind of needs."""
 
     kind: str
@@ -153,7 +153,7 @@ class Placing(NamedTuple):
     shuffled: bool
 
 
-class _Claim(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """What somebody wants of the memory of a device.
 
     Attributes:
@@ -167,7 +167,7 @@ class _Claim(NamedTuple):
     what: str
     batch_size: int
     needs: Callable[[int, bool], Needs]
-    placings: Sequence[Placing]
+    placings: Sequence[DataPlacement]
 
     def require(self) -> list[int]:
         """OutOfMemoryError, or the room for each of the samples."""
@@ -201,7 +201,7 @@ class _Claim(NamedTuple):
         lengths = [placing.samples.rows for placing in self.placings]
         fitting = largest(self.batch_size - 1, fits, partial(fits, ends=False), lengths)
         told = [] if fitting is None else [f"A batch size of {fitting:,} would fit."]
-        streamable = self.placings and self.trainer.stream is False and not self.trainer.resident
+        streamable = self.placings and self.trainer.stream is False and not self.trainer.one_launch
         if streamable and fits(self.batch_size, "auto"):
             told.append(f"{'Or use' if told else 'Use'} stream='auto', which leaves the data on the host.")
         if not told:
@@ -210,18 +210,18 @@ class _Claim(NamedTuple):
         return " ".join(told), fitting
 
 
-def _stream(network: Network, needs: Needs, placing: Placing, batch_size: int) -> None:
+def _stream(network: Network, needs: Needs, placing: DataPlacement, batch_size: int) -> None:
     """Puts what streaming takes in the place of samples that lie on the device, and of the order of their rows."""
     kind, samples, shuffled = placing
-    sketch = Sketch(network.device)
-    with sketch.kind("row order"):
-        sketch.empty((*network.lead, samples.rows), np.int64)
-    needs["row order" if kind == "data" else "validation"] -= sketch.needs.pop("row order")
+    dry_run = DryRunDevice(network.device)
+    with dry_run.kind("row order"):
+        dry_run.empty((*network.models_shape, samples.rows), np.int64)
+    needs["row order" if kind == "data" else "validation"] -= dry_run.needs.pop("row order")
     rows, forms = chunk_forms(network, samples, batch_size, shuffled)
-    for shape, dtype in [*forms, ((rows * math.prod(network.lead),), np.int64)]:
-        sketch.empty((HALVES * shape[0], *shape[1:]), dtype)
-    sketch.empty((HALVES,), np.int64)
-    needs[kind] = sum(sketch.needs.values())
+    for shape, dtype in [*forms, ((rows * math.prod(network.models_shape),), np.int64)]:
+        dry_run.empty((HALVES * shape[0], *shape[1:]), dtype)
+    dry_run.empty((HALVES,), np.int64)
+    needs[kind] = sum(dry_run.needs.values())
 
 
 def largest(

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.kernel_instance import TYPES
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import check_file, memory_map
 from gpu_backprop.network.network import Network
@@ -22,7 +22,7 @@ from gpu_backprop.network.samples import Samples
 Buffers = tuple[Array, Array, Array | None]
 
 
-class Gathered(ABC):
+class BatchSource(ABC):
     """Samples whose rows a plan gathers: what lies on the device, a permutation and a cursor choose.
 
     Attributes:
@@ -39,7 +39,7 @@ class Gathered(ABC):
 
     def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
         device = self.device = network.device if device is None else device
-        self.rows, self.lead = data.rows, network.lead
+        self.rows, self.models_shape = data.rows, network.models_shape
         self.kept = kept_dtypes(data, device)
         self.dtypes = [device.dtype, *self.kept[1:]]
         self.cursor = device.zeros((1,), np.int64)
@@ -61,7 +61,7 @@ class Gathered(ABC):
     def emit(self, plan: Plan, rows: int) -> Buffers:
         """x, y* and w of the next rows: one operation gathers all three."""
         outs = [
-            plan.empty(name, (*self.lead, rows, *source.shape[1:]), dtype)
+            plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype)
             for name, source, dtype in zip(("x", "y*", "w"), self.sources, self.dtypes, strict=False)
         ]
         plan.named("cursor", self.cursor)
@@ -92,7 +92,7 @@ class Gathered(ABC):
             yield self.rows % batch_size
 
 
-class DataSet(Gathered):
+class DataSet(BatchSource):
     """Samples that lie on the device as a whole; on a CPU, a memory map that has another dtype stays as it is."""
 
     def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
@@ -104,7 +104,7 @@ class DataSet(Gathered):
                 for array, dtype in zip(arrays_of(data), self.kept, strict=True)
             ]
         with device.kind("row order"):
-            self.permutation = device.zeros((*self.lead, self.rows), np.int64)
+            self.permutation = device.zeros((*self.models_shape, self.rows), np.int64)
         self.start()
 
     def start(self, order: Array | None = None) -> None:
@@ -134,20 +134,20 @@ def kept_dtypes(data: Samples, device: Device) -> list[np.dtype[Any]]:
     return [x, target, *([] if data.weights is None else [device.master])]
 
 
-class Feed:
+class ManualBatch:
     """A minibatch that is copied in by hand."""
 
     def __init__(self, network: Network, labelled: bool, weighted: bool) -> None:
         self.network, self.labelled, self.weighted = network, labelled, weighted
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
-        network, lead = self.network, self.network.lead
-        x = plan.empty("x", (*lead, rows, network.inputs))
+        network, models_shape = self.network, self.network.models_shape
+        x = plan.empty("x", (*models_shape, rows, network.inputs))
         if self.labelled:
-            target = plan.empty("y*", (*lead, rows), np.int64)
+            target = plan.empty("y*", (*models_shape, rows), np.int64)
         else:
-            target = plan.empty("y*", (*lead, rows, network.outputs), plan.device.master)
-        return x, target, plan.empty("w", (*lead, rows), plan.device.master) if self.weighted else None
+            target = plan.empty("y*", (*models_shape, rows, network.outputs), plan.device.master)
+        return x, target, plan.empty("w", (*models_shape, rows), plan.device.master) if self.weighted else None
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Nothing: the next minibatch is another feed."""

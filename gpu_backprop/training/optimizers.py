@@ -92,7 +92,10 @@ class Optimizer(FixedAttributes):
         bound = copy.copy(self)
         bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
-        columns = [np.zeros(network.lead), *(_one_a_member(name, bound.settings[name], network) for name in self.names)]
+        columns = [
+            np.zeros(network.models_shape),
+            *(_one_a_member(name, bound.settings[name], network) for name in self.names),
+        ]
         bound.hyper = device.from_host(np.stack(columns, axis=-1))
         size = network.parameters.nbytes
         device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
@@ -116,11 +119,11 @@ class Optimizer(FixedAttributes):
             )
         hyper, moments = plan.named("hyper", self.hyper), {k: plan.named(k, m) for k, m in self.moments.items()}
         w, g = network.parameters, network.gradients
-        binder, low = getattr(plan.device.ops, self.name), network.low
-        calls = binder(plan.device, w, g, *self.arguments(moments), hyper, plan.gate, low)
+        binder, half_parameters = getattr(plan.device.ops, self.name), network.half_parameters
+        calls = binder(plan.device, w, g, *self.arguments(moments), hyper, plan.gate, half_parameters)
         writes = {"parameters": w, **moments, "hyper": hyper}
-        if low is not None:
-            writes[plan.name_of(low)] = low
+        if half_parameters is not None:
+            writes[plan.name_of(half_parameters)] = half_parameters
         reads = w, g, *moments.values(), hyper, plan.gate
         plan.add(self.name, self.formula, calls, reads, writes, self.flops * w.size)
 
@@ -130,12 +133,12 @@ class Optimizer(FixedAttributes):
 
 
 def _one_a_member(name: str, value: Any, network: Network) -> Array:
-    """A setting in the shape of the network's lead."""
-    array, lead = np.asarray(value, np.float64), network.lead
-    if array.shape not in ((), lead):
-        members = f"one number, or {lead[0]}, one a member" if lead else "one number"
+    """A setting in the shape of the network's models_shape."""
+    array, models_shape = np.asarray(value, np.float64), network.models_shape
+    if array.shape not in ((), models_shape):
+        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
         raise InputError(f"{name} must be {members}, got {value!r}.")
-    return np.broadcast_to(array, lead)
+    return np.broadcast_to(array, models_shape)
 
 
 class SGD(Optimizer):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from gpu_backprop.backend.errors import DivergedError
-from gpu_backprop.backend.formula import HITS, LOSS, Array
+from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.snapshot import Snapshot
-from gpu_backprop.training.minibatches import Gathered
+from gpu_backprop.training.minibatches import BatchSource
+from gpu_backprop.training.one_launch import build_epoch, check_data
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
-from gpu_backprop.training.resident import build_epoch, check_data
 from gpu_backprop.training.sums import Sums
 
 if TYPE_CHECKING:
@@ -25,35 +25,35 @@ class Run:
     """The epochs of one fit.
 
     Args:
-        data: where they lie; on a Sketch, a run is there to look at.
+        data: where they lie; on a DryRunDevice, a run is there to look at.
         loss_every: after how many steps the loss is read, besides at the end of an epoch; None: never.
 
     Attributes:
-        before: the state at the beginning of the running epoch.
-        good: the state before the last step of the epoch before: the latest whose loss is known to be finite.
+        epoch_start: the state at the beginning of the running epoch.
+        last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
         batches: how many rows each step of an epoch has.
         steps: the steps by their rows.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
     """
 
     def __init__(
-        self, trainer: Trainer, data: Gathered, batch_size: int, shuffle: bool, loss_every: int | None = None
+        self, trainer: Trainer, data: BatchSource, batch_size: int, shuffle: bool, loss_every: int | None = None
     ) -> None:
         self.trainer, self.data, self.batch_size = trainer, data, batch_size
         self.shuffle, self.loss_every = shuffle, loss_every
         device, network, scaling = data.device, trainer.network, trainer.scaling.state
-        if trainer.resident:
+        if trainer.one_launch:
             check_data(data, loss_every)
-        shapes: dict[str, tuple[int, ...]] = {"total": (*network.lead, 3), "squares": network.lead}
+        shapes: dict[str, tuple[int, ...]] = {"total": (*network.models_shape, 3), "squares": network.models_shape}
         if scaling is not None:
             shapes["scaling"] = scaling.shape
         with device.kind("loss"):
             self.sums = Sums(device, **shapes)
         self.total = self.sums["total"]
-        self.batches, self.steps = self._whole() if trainer.resident else self._minibatches()
+        self.batches, self.steps = self._whole() if trainer.one_launch else self._minibatches()
         self._add_squares = device.sequence(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
         with device.kind("snapshots"):
-            self.before, self.good, self._spare = (Snapshot(device, changing(trainer)) for _ in range(3))
+            self.epoch_start, self.last_finite, self._spare = (Snapshot(device, changing(trainer)) for _ in range(3))
 
     def _minibatches(self) -> tuple[Sequence[int], Mapping[int, Replay]]:
         """The rows of each step of an epoch, and the steps by their rows."""
@@ -75,27 +75,27 @@ class Run:
             self.data.start(trainer.draw_order(self.data.rows))
         self.sums.clear()
         trainer.scaling.start_epoch()
-        self.before.take()
+        self.epoch_start.take()
         if not self._train(epoch, shown):
             return None
         sums = self._read()
         if not self._finite(sums):
             self._find_divergence(epoch)
         if len(self.batches) > 1:
-            self.good, self._spare = self._spare, self.good
+            self.last_finite, self._spare = self._spare, self.last_finite
         else:
-            self.good, self.before = self.before, self.good
+            self.last_finite, self.epoch_start = self.epoch_start, self.last_finite
         row = {"epoch": epoch} | self._measured(sums)
         if trainer.scaling.stuck:
             self._refuse_float16(epoch)
         return row
 
-    def rescue(self) -> str:
+    def roll_back_if_diverged(self) -> str:
         """After an epoch that ended early: where its loss was no longer finite, goes back to the epoch before, and says
         so. To find the very step would take the time that nobody has then."""
         if self._finite(self._read()):
             return ""
-        self._go_back(self.good)
+        self._go_back(self.last_finite)
         epochs = len(self.trainer.history)
         kept = f"those of epoch {epochs}" if epochs else "those that fit began with"
         return f", after its loss became NaN or infinite: the parameters are {kept}"
@@ -145,15 +145,15 @@ class Run:
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         trainer, total = self.trainer, sums["total"]
         row: dict[str, Any] = {"loss": plain(trainer.loss.reduce(total, self.data.rows))}
-        if trainer.loss.formula.hit:
-            row["accuracy"] = plain(total[..., HITS] / self.data.rows)
+        if trainer.loss.formula.accuracy:
+            row["accuracy"] = plain(total[..., CORRECT] / self.data.rows)
         if trainer.scaling.state is not None:
             row |= trainer.scaling.measured(sums["scaling"], len(self.batches))
         return row
 
     def _refuse_float16(self, epoch: int) -> NoReturn:
         history, last = self.trainer.history, len(self.batches)
-        whose = " of a member" if self.trainer.network.lead else ""
+        whose = " of a member" if self.trainer.network.models_shape else ""
         happened = f"every step{whose} in epoch {epoch} was skipped: its gradients overflow float16 even unscaled"
         history.stopped = happened
         raise DivergedError(
@@ -179,10 +179,10 @@ class Run:
         pays for it. Leaves the state before the last step whose loss was finite, and raises DivergedError. If every
         loss was, the last step has spoilt the parameters, whose loss is not known yet."""
         trainer, device, history = self.trainer, self.trainer.device, self.trainer.history
-        batches, steps = self._minibatches() if trainer.resident else (self.batches, self.steps)
-        self._go_back(self.before)
+        batches, steps = self._minibatches() if trainer.one_launch else (self.batches, self.steps)
+        self._go_back(self.epoch_start)
         self.sums.clear()
-        good, here, unused = self.good, self.before, self._spare
+        good, here, unused = self.last_finite, self.epoch_start, self._spare
         step, spoilt, what = 0, 0, "parameters"
         with device.computing(), closing(self.data.parts(batches)) as parts:
             for rows in (rows for part in parts for rows in part):
@@ -201,7 +201,9 @@ class Run:
         kept = "those of the last step whose loss was finite"
         if epoch == step == 1 and what == "loss":
             kept = "those that fit began with"
-        elif step == 1 and what == "loss" and trainer.resident:  # which does not stop before the last step of an epoch
+        elif (
+            step == 1 and what == "loss" and trainer.one_launch
+        ):  # which does not stop before the last step of an epoch
             kept = f"those that epoch {epoch - 1} began with"
         happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
         history.stopped = happened

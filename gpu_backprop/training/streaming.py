@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from gpu_backprop.backend.cuda_device import CudaDevice
-from gpu_backprop.backend.cuda_streaming import HALVES, Ring
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.double_buffer import HALVES, DoubleBuffer
 from gpu_backprop.backend.device import Device, memory_size
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import check_file, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import DataSet, Gathered, arrays_of, kept_dtypes
+from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, kept_dtypes
 
 CHUNK = 32 << 20
 """Bytes of a chunk, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
@@ -34,7 +34,7 @@ MARGIN = 16
 LOG = logging.getLogger("gpu_backprop")
 
 
-class StreamedData(Gathered):
+class StreamedData(BatchSource):
     """Samples that lie on the host, in arrays or memory maps, and reach the device in chunks of whole minibatches.
 
     On the device lies a ring of two halves, each as long as a chunk, which plans gather from as from any sources: the
@@ -53,15 +53,15 @@ class StreamedData(Gathered):
         super().__init__(network, data)
         device = self.device
         self.host = arrays_of(data)
-        self.orders = math.prod(self.lead) if apart else 1
+        self.orders = math.prod(self.models_shape) if apart else 1
         self.chunk_rows, forms = chunk_forms(network, data, batch_size, apart)
         assert isinstance(device, CudaDevice)
-        self.ring = Ring(device, forms)
+        self.ring = DoubleBuffer(device, forms)
         self.sources = self.ring.arrays
-        members = np.arange(math.prod(self.lead)) if apart else np.zeros(math.prod(self.lead), np.int64)
+        members = np.arange(math.prod(self.models_shape)) if apart else np.zeros(math.prod(self.models_shape), np.int64)
         place = np.arange(self.chunk_rows)
         order = [(half * self.orders + members[:, None]) * self.chunk_rows + place for half in range(HALVES)]
-        self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.lead, -1))
+        self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
         self._halves = device.from_host(np.arange(HALVES) * self.chunk_rows)
         self._order: Array | None = None
 
@@ -113,7 +113,7 @@ def chunk_forms(
 ) -> tuple[int, list[tuple[tuple[int, ...], np.dtype[np.generic]]]]:
     """The rows of a chunk, and the shape and dtype of each array that holds one."""
     batch = min(batch_size, data.rows)
-    orders = math.prod(network.lead) if apart else 1
+    orders = math.prod(network.models_shape) if apart else 1
     kept = list(zip(arrays_of(data), kept_dtypes(data, network.device), strict=True))
     row = sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
     batches = min(max(1, CHUNK // (row * orders * batch)), -(-data.rows // batch))
@@ -122,7 +122,7 @@ def chunk_forms(
 
 def place_data(
     network: Network, data: Samples, name: str, batch_size: int, *, stream: bool | str, room: int, shuffled: bool
-) -> Gathered:
+) -> BatchSource:
     """The data where they are trained from: on the device if they fit there, else streamed. The log says which and why.
 
     Args:

@@ -11,12 +11,12 @@ import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.backend.profile import Profile, profile
-from gpu_backprop.backend.running_out import gives_back
-from gpu_backprop.backend.sketch import Sketch
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -25,14 +25,14 @@ from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
-from gpu_backprop.training.fed_steps import FedSteps, StepLoss, minibatch
 from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.loss_scaling import LossScaling
-from gpu_backprop.training.minibatches import Feed, Gathered
+from gpu_backprop.training.manual_steps import ManualSteps, StepLoss, minibatch
+from gpu_backprop.training.minibatches import BatchSource, ManualBatch
+from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
-from gpu_backprop.training.resident import check as check_resident
 from gpu_backprop.training.run import Run, changing
 from gpu_backprop.training.streaming import place_data
 from gpu_backprop.training.unscaled import warn_of_unscaled
@@ -54,7 +54,7 @@ class Trainer(FixedAttributes):
             The logger "gpu_backprop" tells what is replayed.
         stream: whether `fit` leaves data that lie on the host there, and streams them to the CUDA device. "auto": where
             they do not fit on the device.
-        resident: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
+        one_launch: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
             memory: for small networks of Dense layers on CUDA, in float32 or float64, with SGD or Adam, without sample
             weights. It gives what the ordinary steps give, to rounding. No epoch ends before its last step.
 
@@ -62,7 +62,7 @@ class Trainer(FixedAttributes):
         history: the History of the last `fit`.
         stopping: whether `stop` was called since it began.
         scaling: of the loss, in float16.
-        fed_steps: the plans of `step`.
+        manual_steps: the plans of `step`.
     """
 
     settable = "history", "stopping"
@@ -75,7 +75,7 @@ class Trainer(FixedAttributes):
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
-        resident: bool = False,
+        one_launch: bool = False,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -85,15 +85,15 @@ class Trainer(FixedAttributes):
         self.scaling = LossScaling(network)
         self.batch_size, self.stream = batch_size, stream
         self.graph = self._mode("graph", graph)
-        self.resident = resident
-        if not isinstance(resident, bool):
-            raise InputError(f"resident must be True or False, got {resident!r}.")
-        if resident:
-            check_resident(self)
+        self.one_launch = one_launch
+        if not isinstance(one_launch, bool):
+            raise InputError(f"one_launch must be True or False, got {one_launch!r}.")
+        if one_launch:
+            check_one_launch(self)
         self.history = History()
         seeds = network.reseed(seed)
         self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
-        self.fed_steps = FedSteps(network)
+        self.manual_steps = ManualSteps(network)
         self.stopping = False
 
     @property
@@ -116,7 +116,12 @@ class Trainer(FixedAttributes):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy: all that training goes on from, as settings and host arrays."""
-        form = {"batch_size": self.batch_size, "graph": self.graph, "stream": self.stream, "resident": self.resident}
+        form = {
+            "batch_size": self.batch_size,
+            "graph": self.graph,
+            "stream": self.stream,
+            "one_launch": self.one_launch,
+        }
         arrays = {name: self.device.to_host(array) for name, array in self._own_state().items()}
         rest = {"history": self.history, "_shuffling": self._shuffling}
         scaling = {"stuck": self.scaling.stuck, "_begun": self.scaling._begun}
@@ -138,9 +143,14 @@ class Trainer(FixedAttributes):
     # The step: note N2 ------------------------------------------------------------------------------------------------
 
     def build_step(
-        self, source: Gathered | Feed, rows: int, total: Array, keep: bool = False, device: Device | None = None
+        self,
+        source: BatchSource | ManualBatch,
+        rows: int,
+        total: Array,
+        keep: bool = False,
+        device: Device | None = None,
     ) -> Plan:
-        """One minibatch from its rows to new weights, as a plan; on a Sketch of the device, one to look at."""
+        """One minibatch from its rows to new weights, as a plan; on a DryRunDevice of the device, one to look at."""
         plan = Plan(self.device if device is None else device, training=True, keep=keep)
         self.network.emit_parameters(plan)
         plan.named("E", total)
@@ -160,7 +170,7 @@ class Trainer(FixedAttributes):
 
     # One minibatch by hand --------------------------------------------------------------------------------------------
 
-    @gives_back
+    @release_on_oom
     def step(self, x: Any, y: Any, weights: Any = None) -> StepLoss:
         """Trains on one minibatch of any size.
 
@@ -175,12 +185,12 @@ class Trainer(FixedAttributes):
         """
         with self.network.exclusively("step"):
             data = minibatch(self, x, y, weights)
-            replay = self.fed_steps.load(self, data)
+            replay = self.manual_steps.load(self, data)
             with self.device.computing():
                 replay.run()
-            return StepLoss(self.loss, self.device, self.device.copy(self.fed_steps.total), data.rows)
+            return StepLoss(self.loss, self.device, self.device.copy(self.manual_steps.total), data.rows)
 
-    @gives_back
+    @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
         """A step, one operation at a time, each with host copies of what it wrote, by name: every z, y and ∇.
 
@@ -188,21 +198,21 @@ class Trainer(FixedAttributes):
         """
         with self.network.exclusively("trace"):
             data = minibatch(self, x, y, weights)
-            self.fed_steps.load(self, data, keep=True)  # for its errors
+            self.manual_steps.load(self, data, keep=True)  # for its errors
         return self._trace(data)
 
     def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
         with self.network.exclusively("trace"):
-            yield from self.fed_steps.load(self, data, keep=True).plan.trace()
+            yield from self.manual_steps.load(self, data, keep=True).plan.trace()
 
-    @gives_back
+    @release_on_oom
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
         """How long each operation of a step takes, the median of some runs; print it. It learns nothing: parameters
         and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
         with self.network.exclusively("profile"):
-            plan = self.fed_steps.load(self, minibatch(self, x, y, weights)).plan
+            plan = self.manual_steps.load(self, minibatch(self, x, y, weights)).plan
             before = Snapshot(self.device, plan.state())
             try:
                 return profile(plan, runs)
@@ -222,12 +232,12 @@ class Trainer(FixedAttributes):
             keep: share no buffers and fuse nothing.
         """
         rows = self.batch_size if rows is None else positive("rows", rows)
-        feed = Feed(self.network, self.loss.labels if labels is None else labels, weights)
-        return self.build_step(feed, rows, self.fed_steps.total, keep, Sketch(self.device))
+        feed = ManualBatch(self.network, self.loss.labels if labels is None else labels, weights)
+        return self.build_step(feed, rows, self.manual_steps.total, keep, DryRunDevice(self.device))
 
     # Whole epochs -----------------------------------------------------------------------------------------------------
 
-    @gives_back
+    @release_on_oom
     def fit(
         self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None, validation: Any = None, shuffle: bool = True,
         csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
@@ -284,7 +294,7 @@ class Trainer(FixedAttributes):
                     self._train(run, evaluation, epochs, log, shown)
                 except KeyboardInterrupt:
                     history.stopped = f"interrupted in epoch {len(history) + 1}"
-                    history.stopped += run.rescue() or "; what was learned until then is kept"
+                    history.stopped += run.roll_back_if_diverged() or "; what was learned until then is kept"
                     raise
             return history
 
@@ -295,7 +305,7 @@ class Trainer(FixedAttributes):
             started = time.perf_counter()
             row = run.epoch(epoch, shown)
             if row is None:
-                history.stopped = f"stopped in epoch {epoch}, as asked{run.rescue()}"
+                history.stopped = f"stopped in epoch {epoch}, as asked{run.roll_back_if_diverged()}"
                 return
             seconds = time.perf_counter() - started
             if evaluation is not None:
@@ -312,7 +322,7 @@ class Trainer(FixedAttributes):
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
         self.stopping = True
 
-    @gives_back
+    @release_on_oom
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
         """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers. Any
         number of threads may call it at once, also while another one trains.
@@ -328,9 +338,9 @@ class Trainer(FixedAttributes):
     def draw_order(self, rows: int) -> Array:
         """A new order of so many rows, int64 (..., rows): each member's own."""
         orders = [rng.permutation(rows) for rng in self._shuffling]
-        return np.stack(orders).reshape(*self.network.lead, rows)
+        return np.stack(orders).reshape(*self.network.models_shape, rows)
 
-    def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> Gathered:
+    def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
 
     def _held_out(self, validation: Any) -> Samples | None:

@@ -40,12 +40,12 @@ BP_CPU void softmax_cross_entropy(
     float* e,              // [models, rows]
     float* room,           // [threads, 2, 16, cols] LANES rows of numbers and of targets
     i64* counts,           // [models, 2]
-    i64 b_step, i64 models, i64 rows, i64 cols, i64 threads, float scale, float smoothing, i64 hit, i64 part,
+    i64 b_step, i64 models, i64 rows, i64 cols, i64 threads, float scale, float smoothing, i64 accuracy, i64 part,
     i64 parts) {
   static_assert(LANES == 16, "the shape of room says so too");
   const Range r = rows_of(rows, part, parts);
   const float rest = 1.0f - smoothing, even = smoothing / float(cols);
-  const Account account = {e, counts, total, models, rows};
+  const LossSum account = {e, counts, total, models, rows};
   float *const v = room + part * 2 * LANES * cols, *const t = v + LANES * cols;
   for (i64 i = 0; i < 2 * LANES * cols; i++) v[i] = 0.0f;
   for (i64 m = 0; m < models; m++) {
@@ -63,11 +63,11 @@ BP_CPU void softmax_cross_entropy(
       vs.largest(top, place);
       if (target) {
         ts.take(targets.numbers + row * cols, nullptr);
-        if (hit) ts.largest(share, other);
+        if (accuracy) ts.largest(share, other);
       }
       for (i64 k = 0; k < count; k++) {
         if (!target) low[k] = rest * (v[targets.near(row + k) * LANES + k] - top[k]);
-        if (hit) right += place[k] == (target ? other[k] : labels[m * rows + row + k]);
+        if (accuracy) right += place[k] == (target ? other[k] : labels[m * rows + row + k]);
       }
       for (i64 i = 0; i < cols * LANES; i += LANES) {
         BP_LANES
@@ -106,17 +106,17 @@ BP_CPU void sigmoid_cross_entropy(
     double* total,         // [models, 3]
     float* e,              // [models, rows]
     i64* counts,           // [models, 2]
-    i64 b_step, i64 models, i64 rows, i64 cols, float scale, i64 hit, i64 part,
+    i64 b_step, i64 models, i64 rows, i64 cols, float scale, i64 accuracy, i64 part,
     i64 parts) {
   const Range r = rows_of(rows, part, parts);
-  const Account account = {e, counts, total, models, rows};
+  const LossSum account = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const float factor = scales ? scale * float(scales[m]) : scale;
     const i64 first = m * rows * cols;
     float *const v = z + first, *const grad = grad_z ? grad_z + first : grad_z, *const es = e + m * rows;
     const Targets targets = {target + first, nullptr, cols};
     if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { v[i] += bias; });
-    account.enter(m, right_rows(hit, r, v, targets, 0.0f));
+    account.enter(m, right_rows(accuracy, r, v, targets, 0.0f));
     row_terms(r, targets, 1.0f, 0.0f, es, [=](i64 i, float t) {
       const float a = v[i], u = exp(-fabs(a)), q = 1.0f / (1.0f + u);
       if (grad) grad[i] = factor * (choose(a < 0.0f, u, 1.0f) * q - t);

@@ -14,16 +14,16 @@ BP_CPU void loss_gradient(
     float* e,               // [models, rows]
     i64* counts,            // [models, 2]
     i64 models, i64 rows, i64 cols, float scale, float share, float smoothing, float setting,
-    i64 hit, i64 part, i64 parts) {
+    i64 accuracy, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   const float rest = 1.0f - smoothing, even = smoothing / float(cols);
-  const Account account = {e, counts, total, models, rows};
+  const LossSum account = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const float factor = (scales ? scale * float(scales[m]) : scale) * share;
     const float *const ys = y + m * rows * cols;
     float *const grad = grad_y ? grad_y + m * rows * cols : grad_y, *const es = e + m * rows;
     const Targets targets = {target ? target + m * rows * cols : target, labels ? labels + m * rows : labels, cols};
-    account.enter(m, right_rows(hit, r, ys, targets, 0.5f));
+    account.enter(m, right_rows(accuracy, r, ys, targets, 0.5f));
     if (grad)
       row_terms(r, targets, rest, even, es, [=](i64 i, float t) {
         const float a = ys[i];

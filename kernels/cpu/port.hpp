@@ -1,7 +1,7 @@
 // What every text for the CPU begins with.
 //
 // An operation is a function marked BP_CPU that does its part of the work: `part` of `parts`, counted from 0, its last
-// two parameters. cpu_text.py reads its head, as kernel_text.py those of CUDA, checks what is bound against it, and
+// two parameters. signatures.py of backend/compiled reads its head, as kernel_text.py those of CUDA, checks what is bound against it, and
 // writes the function that unpacks it from slots. A pointer stands on a line of its own, with its shape; "?" behind the
 // bracket allows a null pointer, and "by rows" says that a part touches those rows of it which rows_of gives, and no
 // others: two such operations need not wait for each other. All numbers are float; a sum over many is double.

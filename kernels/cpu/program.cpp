@@ -13,16 +13,16 @@
 #include <time.h>
 #include <unistd.h>
 
-struct Step {
+struct KernelCall {
   Operation run;
   i64 parts;    // of how many threads; 1: the first does all of it
   i64 barrier;  // whether all threads have to be here before it begins
   Slot slots[29];
 };
-extern "C" const i64 bp_step_size = sizeof(Step);
+extern "C" const i64 bp_step_size = sizeof(KernelCall);
 
 struct Program {
-  const Step* steps;
+  const KernelCall* steps;
   i64 count;
   i64 threads;  // that work on it
   i64 quiet;    // whether the library of the products may use no threads of its own meanwhile
@@ -61,7 +61,7 @@ static void relax(unsigned look) {
   if (look % POLITE == POLITE - 1) sched_yield();
 }
 
-static void meet(i64 all) {
+static void barrier(i64 all) {
   const unsigned now = read(phase);
   if (add(arrived, 1) == all) {
     write(arrived, 0);
@@ -72,8 +72,8 @@ static void meet(i64 all) {
 }
 
 static void walk(const Program& all, i64 me) {
-  for (const Step *s = all.steps, *end = s + all.count; s != end; s++) {
-    if (s->barrier) meet(all.threads);
+  for (const KernelCall *s = all.steps, *end = s + all.count; s != end; s++) {
+    if (s->barrier) barrier(all.threads);
     if (me < s->parts) s->run(s->slots, me, s->parts);
   }
 }
@@ -136,7 +136,7 @@ static void after_fork() {
   quiet = 0;
 }
 
-static bool employ(i64 threads) {
+static bool start_workers(i64 threads) {
   static bool told = false;
   if (!told) told = pthread_atfork(nullptr, nullptr, after_fork) == 0;
   sigset_t every, before;
@@ -153,7 +153,7 @@ static bool employ(i64 threads) {
   return threads <= workers + 1;
 }
 
-static void together(const Program& all) {
+static void run_parallel(const Program& all) {
   program = &all;
   write(done, 0);
   for (i64 k = 1; k < all.threads; k++) {
@@ -165,14 +165,14 @@ static void together(const Program& all) {
   for (unsigned look = 0; read(done) != all.threads - 1; look++) relax(look);
 }
 
-static void alone(const Program& all) {
-  for (const Step *s = all.steps, *end = s + all.count; s != end; s++)
+static void run_serial(const Program& all) {
+  for (const KernelCall *s = all.steps, *end = s + all.count; s != end; s++)
     for (i64 part = 0; part < s->parts; part++) s->run(s->slots, part, s->parts);
 }
 
 // The first that comes makes the library of the products work on one thread, the last that goes undoes it. `inside`
 // says whether the caller has come and not gone: Ctrl-C may keep Python from knowing.
-extern "C" void bp_hush(i64 begin, i64* inside) {
+extern "C" void bp_limit_blas_threads(i64 begin, i64* inside) {
   if (!set_blas_threads || *inside == begin) return;
   pthread_mutex_lock(&quieting);
   *inside = begin;
@@ -191,9 +191,9 @@ static double nanoseconds() {
 // small program keeps account of what it takes with the threads and without, and goes on in the way that was faster.
 // What is known of the other way fades, so that it is tried again: after some hundred runs, or a few thousand where one
 // of its runs took very long.
-static void the_faster_way(Program& all) {
+static void run_adaptive(Program& all) {
   const double began = nanoseconds();
-  all.with ? together(all) : alone(all);
+  all.with ? run_parallel(all) : run_serial(all);
   const double took = nanoseconds() - began;
   if (all.unsettled-- > 0) return;
   all.unsettled = 0;
@@ -208,19 +208,19 @@ static void the_faster_way(Program& all) {
 extern "C" void bp_run(Program* all) {
   const u64 before = flush_denormals();
   i64 inside = 0;
-  if (all->quiet) bp_hush(1, &inside);
+  if (all->quiet) bp_limit_blas_threads(1, &inside);
   if (all->threads > 1 && __atomic_exchange_n(&turn.value, 1, __ATOMIC_ACQUIRE) == 0) {
-    if (!employ(all->threads))
-      alone(*all);
+    if (!start_workers(all->threads))
+      run_serial(*all);
     else if (all->small)
-      the_faster_way(*all);
+      run_adaptive(*all);
     else
-      together(*all);
+      run_parallel(*all);
     write(turn, 0);
   } else {
-    alone(*all);
+    run_serial(*all);
   }
-  if (all->quiet) bp_hush(0, &inside);
+  if (all->quiet) bp_limit_blas_threads(0, &inside);
   unflush(before);
 }
 

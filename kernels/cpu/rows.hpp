@@ -1,8 +1,8 @@
 // What losses have in common: targets, right answers, e of each row, and how all of it comes to the total.
 #include "columns.hpp"
 
-enum { LOSS = 0, WEIGHT = 1, HITS = 2 };
-enum { NOTHING = 0, LARGEST = 1, SIDE = 2 };  // what counts as a right answer
+enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
+enum { NOTHING = 0, ARGMAX = 1, THRESHOLD = 2 };  // what counts as a right answer
 static const i64 LANES = 16;
 
 // The sum of n numbers, the same whatever the width of the processor's vectors: LANES of them side by side.
@@ -54,17 +54,17 @@ BP_DEV i64 right_sides(Range r, const float* output, const Targets& targets, flo
   }
   return right;
 }
-BP_DEV i64 right_rows(i64 hit, Range r, const float* output, const Targets& targets, float half) {
-  if (hit == SIDE) return right_sides(r, output, targets, half);
+BP_DEV i64 right_rows(i64 accuracy, Range r, const float* output, const Targets& targets, float half) {
+  if (accuracy == THRESHOLD) return right_sides(r, output, targets, half);
   i64 right = 0;
-  for (i64 row = r.begin; hit && row < r.end; row++)
+  for (i64 row = r.begin; accuracy && row < r.end; row++)
     right += place_of_largest(output + row * targets.cols, targets.cols) == targets.largest(row);
   return right;
 }
 
 // What all rows of all models add up to: each part leaves the losses of its rows and counts, and the last one adds up,
 // in one order, whichever part is last.
-struct Account {
+struct LossSum {
   float* e;      // [models, rows]
   i64* counts;   // [models, 2]: the ticket, and how many were right
   double* total;
@@ -84,7 +84,7 @@ struct Account {
       for (; r < rows; r++) rest += double(of_model[r]);
       for (i64 half = 4; half; half /= 2)
         for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
-      total[m * 3 + LOSS] += lanes[0] + rest, total[m * 3 + HITS] += double(counts[2 * m + 1]);
+      total[m * 3 + LOSS] += lanes[0] + rest, total[m * 3 + CORRECT] += double(counts[2 * m + 1]);
       counts[2 * m + 1] = 0;
     }
   }

@@ -9,10 +9,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.backend.device import Device
 
-CUDA_OPS = "gpu_backprop.backend.cuda_ops"
+CUDA_OPS = "gpu_backprop.backend.cuda.ops"
 
 
 def module(name, **contents):

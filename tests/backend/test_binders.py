@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
-from gpu_backprop.backend import compiled_ops, cuda_ops, numpy_ops
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.cuda import ops as cuda_ops
 
 
 def parameters(binder):
@@ -21,8 +23,8 @@ def parameters(binder):
     return kinds, annotations, told.return_annotation
 
 
-CUDA_ONLY = ["resident"]
-"""What no CPU has: a block, with memory of its own. tests/gpu/test_resident.py compares it with the ordinary steps."""
+CUDA_ONLY = ["train_epoch"]
+"""It needs a block with memory of its own. tests/gpu/test_one_launch.py compares it with the ordinary steps."""
 
 
 def test_the_same_names():
@@ -45,7 +47,7 @@ def test_the_operations_of_cuda_can_be_imported_without_cupy():
     program = """if True:
         import sys
         sys.modules["cupy"] = None
-        from gpu_backprop.backend import cuda_ops
+        from gpu_backprop.backend.cuda import ops as cuda_ops
         try:
             cuda_ops.open_device(0, "as asked", "float32")
         except ImportError:

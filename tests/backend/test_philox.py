@@ -43,7 +43,7 @@ def masks(net, rows, steps=1):
     """The masks of some training steps, by buffer name, as they are while the plan runs."""
     plan = Plan(net.device)
     net.emit_parameters(plan)
-    x = plan.empty("x", (*net.lead, rows, net.inputs))
+    x = plan.empty("x", (*net.models_shape, rows, net.inputs))
     x[...] = 1
     net.emit_forward(plan, x)
     net.emit_next_masks(plan)

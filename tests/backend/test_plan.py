@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
 
 PHASES = ["data", "forward", "loss", "backward", "update"]
 OPTIMIZERS = [gb.SGD(), gb.SGD(0.1, 0.9), gb.SGD(0.1, 0.9, True), gb.RMSprop(), gb.Adagrad(), gb.Adam(), gb.AdamW()]
-LEADS = pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "members"])
+MODELS_SHAPES = pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "members"])
 
 
 def network(*layers, seed=0, inputs=5, dtype="float64"):
@@ -43,7 +43,7 @@ def fit_plan(net, loss=None, optimizer="adam", rows=4, keep=False, of=9, **form)
     """One step of fit as a plan, and the data set that it gathers from."""
     trainer = gb.Trainer(net, loss, optimizer)
     data = DataSet(net, samples(net, trainer.loss, of, **form))
-    total = net.device.zeros((*net.lead, 3), np.float64)
+    total = net.device.zeros((*net.models_shape, 3), np.float64)
     return trainer.build_step(data, rows, total, keep=keep), data
 
 
@@ -80,7 +80,7 @@ def test_cost_sums_over_the_operations():
     assert cost["memory"] == sum(plan.buffers[name].nbytes for name in own)
 
 
-@LEADS
+@MODELS_SHAPES
 def test_products_are_counted_exactly(seed):
     """(m×k)@(k×n): 2mkn operations, and each of the three arrays passes through memory once."""
     plan, _ = fit_plan(network(seed=seed))
@@ -146,7 +146,7 @@ FORMS = pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 KEEP = pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
 
 
-@LEADS
+@MODELS_SHAPES
 @FORMS
 @KEEP
 @PLANS
@@ -197,7 +197,7 @@ def restore(arrays, values):
 # Buffers --------------------------------------------------------------------------------------------------------------
 
 
-@LEADS
+@MODELS_SHAPES
 @PLANS
 def test_kept_buffers_share_nothing(output, loss, seed):
     """keep=True: every z, y and ∇ of the trace is an array of its own, and nothing is fused."""
@@ -281,7 +281,7 @@ def test_what_is_saved_belongs_to_a_plan_and_a_layer():
     assert not vars(one.saved(second)) and not vars(other.saved(first))
 
 
-@LEADS
+@MODELS_SHAPES
 @KEEP
 def test_two_plans_do_not_disturb_each_other(keep, seed):
     """Forward of one, the whole of another with other rows, a prediction, then backward of the first."""
@@ -298,7 +298,7 @@ def test_two_plans_do_not_disturb_each_other(keep, seed):
         other.run()
         net.predict(np.ones((30, 5)))
         net.forward(np.ones((4, 5)), training=True)
-        net.backward(np.ones((*net.lead, 4, 3)))
+        net.backward(np.ones((*net.models_shape, 4, 3)))
         for array, values in zip(shared, state, strict=True):  # what all plans of a network share
             array[...] = values
         for phase in ("backward", "update"):
@@ -345,7 +345,7 @@ def test_the_measurement_sees_an_array():
     assert allocated(device, lambda: np.ones(LARGE) + np.ones(LARGE)) >= 3 * 8 * LARGE[0] * LARGE[1]
 
 
-@LEADS
+@MODELS_SHAPES
 @pytest.mark.parametrize("activation", gb.ACTIVATIONS)
 def test_layers_and_activations_allocate_nothing(activation, seed):
     units = LARGE[1]
@@ -358,7 +358,7 @@ def test_layers_and_activations_allocate_nothing(activation, seed):
     assert step_allocates(layers, seed, "half_squared_error") < 4096
 
 
-@LEADS
+@MODELS_SHAPES
 @FORMS
 @KEEP
 @pytest.mark.parametrize(
@@ -373,14 +373,14 @@ def test_losses_allocate_nothing(loss, labels, keep, weighted, seed):
     assert step_allocates(layers, seed, loss, keep=keep, labels=labels, weighted=weighted) < 4096
 
 
-@LEADS
+@MODELS_SHAPES
 @FORMS
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_optimizers_allocate_nothing(optimizer, weighted, seed):
     assert step_allocates([gb.Dense(LARGE[1])], seed, None, optimizer, weighted=weighted) < 4096
 
 
-@LEADS
+@MODELS_SHAPES
 @pytest.mark.parametrize(("output", "loss"), [*FUSED, ("identity", "huber")])
 def test_measuring_allocates_nothing(output, loss, seed):
     """The plans of an evaluation, of which validation runs many."""

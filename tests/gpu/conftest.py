@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.cuda import setup as cuda_setup
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
 pytest.register_assert_rewrite("operation_pairs")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.training.fed_steps import minibatch
-from gpu_backprop.training.minibatches import Feed
+from gpu_backprop.training.manual_steps import minibatch
+from gpu_backprop.training.minibatches import ManualBatch
 
 ROWS, TAIL, BATCHES = 4, 3, 3
 COUNT = ROWS * BATCHES + TAIL
@@ -116,10 +116,10 @@ def fed(case, rows=ROWS):
     """A plan of a step by hand, with a minibatch in it, and its device."""
     trainer = case.trainer(False)
     x, y, weights = (None if a is None else a[:rows] for a in case.data(trainer.network.outputs))
-    feed = Feed(trainer.network, case.labels, case.weighted)
-    plan = trainer.build_step(feed, rows, trainer.device.zeros((*trainer.network.lead, 3), np.float64))
+    feed = ManualBatch(trainer.network, case.labels, case.weighted)
+    plan = trainer.build_step(feed, rows, trainer.device.zeros((*trainer.network.models_shape, 3), np.float64))
     data = minibatch(trainer, x, y, weights)
-    Feed.load(plan, data)
+    ManualBatch.load(plan, data)
     return plan, trainer.device
 
 

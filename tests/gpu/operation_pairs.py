@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
-from gpu_backprop.backend.kernel_library import instances
+from gpu_backprop.backend.cuda.kernel_library import instances
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.losses import FORMULAS
 
 DTYPES = "float32", "float64", "float16", "bfloat16"
@@ -21,7 +21,7 @@ ULPS = {"float64": 100, "float32": 100, "float16": 2, "bfloat16": 2}
 """How far a result may be off: sums of many terms and functions in float32 and float64; the rounding of a result, which
 was worked out in float32, in the other two."""
 
-LEADS = [(), (3,)]
+MODELS_SHAPES = [(), (3,)]
 """One model; a models axis."""
 
 SEVERAL_BLOCKS = 1000
@@ -83,9 +83,9 @@ def to_be_written(shape, kind="T", **how):
     return Given(np.full(shape, np.nan), kind, True, **how)
 
 
-def strided(lead, aligned=True):
+def strided(models_shape, aligned=True):
     """How to place a parameter of each model: among others where there is a models axis."""
-    return {"offset": 64 if aligned else 61} if lead else {}
+    return {"offset": 64 if aligned else 61} if models_shape else {}
 
 
 def perform(device, binder, arguments, options):

@@ -15,15 +15,15 @@ import pytest
 from tracing import TRACE, device_trace, launches, traced
 
 import gpu_backprop as gb
+from gpu_backprop.backend.cuda.kernel_library import heads
 from gpu_backprop.backend.formula import functor_name
-from gpu_backprop.backend.kernel_library import heads
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.losses import FORMULAS
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
+from gpu_backprop.training.one_launch import build_epoch
 from gpu_backprop.training.optimizers import OPTIMIZERS
-from gpu_backprop.training.resident import build_epoch
 
 pytestmark = pytest.mark.gpu
 
@@ -62,15 +62,17 @@ def training_step(
     trainer = gb.Trainer(net, loss, optimizer)
     labels = trainer.loss.labels if labels is None else labels
     data = DataSet(net, samples(net, trainer.loss, labels, weighted, count=STEPS * rows))
-    return Step(trainer.build_step(data, rows, net.device.zeros((*net.lead, 3), np.float64), keep=keep), data)
+    return Step(trainer.build_step(data, rows, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep), data)
 
 
-def resident_epochs(**form):
+def one_launch_epochs(**form):
     """Epochs in one launch each, in place of steps."""
     net = network(*PLAIN, **form)
-    trainer = gb.Trainer(net, resident=True, batch_size=ROWS)
+    trainer = gb.Trainer(net, one_launch=True, batch_size=ROWS)
     data = DataSet(net, samples(net, trainer.loss, True, False))
-    return Step(build_epoch(trainer, data, trainer.batch_size, net.device.zeros((*net.lead, 3), np.float64)), data)
+    return Step(
+        build_epoch(trainer, data, trainer.batch_size, net.device.zeros((*net.models_shape, 3), np.float64)), data
+    )
 
 
 def measuring_step(output, loss):
@@ -124,8 +126,8 @@ CASES = {
     "Nesterov": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True)),
     "Nesterov, float16": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True), dtype="float16"),
     **dict(loss_cases()),
-    "resident": resident_epochs,
-    "resident, members": lambda: resident_epochs(seed=[1, 2, 3]),
+    "one_launch": one_launch_epochs,
+    "one_launch, members": lambda: one_launch_epochs(seed=[1, 2, 3]),
     "accuracy": lambda: measuring_step("softmax", "cross_entropy"),
     "R² and MAE": lambda: measuring_step("identity", "half_squared_error"),
 }

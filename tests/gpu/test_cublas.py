@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gpu_backprop.backend.cublas import Products
-from gpu_backprop.backend.cublas_library import CublasLibrary
+from gpu_backprop.backend.cuda.cublas import CublasLibrary
+from gpu_backprop.backend.cuda.products import Products
 from gpu_backprop.backend.errors import DeviceError, InputError
 
 pytestmark = pytest.mark.gpu
@@ -92,14 +92,14 @@ def close(out, want, inner):
 
 @DOORS
 @pytest.mark.parametrize(("operand", "result"), PAIRS)
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["one", "models"])
-def test_a_product_in_every_dtype_layout_and_shape(cupy, doors, door, operand, result, lead):
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["one", "models"])
+def test_a_product_in_every_dtype_layout_and_shape(cupy, doors, door, operand, result, models_shape):
     forms = [("rows", "rows"), ("columns", "rows"), ("rows", "columns"), ("padded", "padded"), ("columns", "columns")]
     for rows, inner, cols in SHAPES:
         for a_form, b_form in forms:
-            a, a_host = numbers(cupy, (*lead, rows, inner), operand, a_form, 1)
-            b, b_host = numbers(cupy, (*lead, inner, cols), operand, b_form, 2)
-            out = cupy.full((*lead, rows, cols), np.nan, result)
+            a, a_host = numbers(cupy, (*models_shape, rows, inner), operand, a_form, 1)
+            b, b_host = numbers(cupy, (*models_shape, inner, cols), operand, b_form, 2)
+            out = cupy.full((*models_shape, rows, cols), np.nan, result)
             run(doors[door].matmul(a, b, out))
             close(out, a_host @ b_host, inner)
 
@@ -107,13 +107,13 @@ def test_a_product_in_every_dtype_layout_and_shape(cupy, doors, door, operand, r
 @DOORS
 @pytest.mark.parametrize(("operand", "result"), PAIRS)
 @pytest.mark.parametrize("shape", [(4, 6, 3), (1, 6, 1)], ids=["matrix", "number"])
-@pytest.mark.parametrize("lead", [(), (2,)], ids=["one", "models"])
-def test_beta_adds_to_what_is_there(cupy, doors, door, operand, result, shape, lead):
+@pytest.mark.parametrize("models_shape", [(), (2,)], ids=["one", "models"])
+def test_beta_adds_to_what_is_there(cupy, doors, door, operand, result, shape, models_shape):
     rows, inner, cols = shape
-    a, a_host = numbers(cupy, (*lead, rows, inner), operand, "columns", 1)
-    b, b_host = numbers(cupy, (*lead, inner, cols), operand, "rows", 2)
+    a, a_host = numbers(cupy, (*models_shape, rows, inner), operand, "columns", 1)
+    b, b_host = numbers(cupy, (*models_shape, inner, cols), operand, "rows", 2)
     for beta in (1.0, 0.5):
-        out, before = numbers(cupy, (*lead, rows, cols), result, "rows", 3)
+        out, before = numbers(cupy, (*models_shape, rows, cols), result, "rows", 3)
         run(doors[door].matmul(a, b, out, beta=beta))
         close(out, a_host @ b_host + beta * before, inner)
 
@@ -179,11 +179,11 @@ def test_tf32_rounds_float32_operands_on_request_only(cupy, doors):
 
 
 @pytest.mark.parametrize(("operand", "result"), PAIRS)
-@pytest.mark.parametrize("lead", [(), (2,)], ids=["one", "models"])
-def test_a_captured_product_gives_the_same_bits(cupy, doors, stream, operand, result, lead):
-    a, _ = numbers(cupy, (*lead, 9, 20), operand, seed=1)
-    b, _ = numbers(cupy, (*lead, 20, 6), operand, "columns", seed=2)
-    out, eager = cupy.full((*lead, 9, 6), 0, result), cupy.full((*lead, 9, 6), 0, result)
+@pytest.mark.parametrize("models_shape", [(), (2,)], ids=["one", "models"])
+def test_a_captured_product_gives_the_same_bits(cupy, doors, stream, operand, result, models_shape):
+    a, _ = numbers(cupy, (*models_shape, 9, 20), operand, seed=1)
+    b, _ = numbers(cupy, (*models_shape, 20, 6), operand, "columns", seed=2)
+    out, eager = cupy.full((*models_shape, 9, 6), 0, result), cupy.full((*models_shape, 9, 6), 0, result)
     run(doors["direct"].matmul(a, b, eager))
     (call,) = doors["direct"].matmul(a, b, out)
     stream.begin_capture()
@@ -212,11 +212,11 @@ def test_a_call_allocates_nothing(cupy, doors, door, operand, result):
 
     calls = []
     for rows, inner, cols in SHAPES:
-        for lead in ((), (2,)):
+        for models_shape in ((), (2,)):
             for form, beta in (("rows", 0.0), ("columns", 0.5), ("padded", 1.0)):
-                a, _ = numbers(cupy, (*lead, rows, inner), operand, form, 1)
-                b, _ = numbers(cupy, (*lead, inner, cols), operand, form, 2)
-                calls += doors[door].matmul(a, b, cupy.zeros((*lead, rows, cols), result), beta=beta)
+                a, _ = numbers(cupy, (*models_shape, rows, inner), operand, form, 1)
+                b, _ = numbers(cupy, (*models_shape, inner, cols), operand, form, 2)
+                calls += doors[door].matmul(a, b, cupy.zeros((*models_shape, rows, cols), result), beta=beta)
     run(calls)
     with Hook() as hook:
         run(calls)
@@ -328,8 +328,12 @@ def absent(name):
         (ctypes, ("CDLL", no_library), "cannot open shared object file"),
         (importlib, ("import_module", absent), "No module named 'cuda.pathfinder'"),
         (ctypes, ("CDLL", lambda path: object()), "no attribute 'cublasCreate_v2'"),
-        ("gpu_backprop.backend.cublas", ("CublasLibrary", Transposing), r"@b \(float16 to float16, .*not the same"),
-        ("gpu_backprop.backend.cublas", ("CublasLibrary", Refusing), "status 15: not supported"),
+        (
+            "gpu_backprop.backend.cuda.products",
+            ("CublasLibrary", Transposing),
+            r"@b \(float16 to float16, .*not the same",
+        ),
+        ("gpu_backprop.backend.cuda.products", ("CublasLibrary", Refusing), "status 15: not supported"),
     ],
     ids=["missing", "no pathfinder", "foreign", "wrong", "refusing"],
 )

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
-from gpu_backprop.backend.cuda_device import TICKETS, CudaDevice
-from gpu_backprop.backend.cuda_staging import BUFFERS, PIECE
+from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
+from gpu_backprop.backend.cuda.staging import BUFFERS, PIECE
 from gpu_backprop.backend.device import ALIGNMENT
+from gpu_backprop.backend.open_device import open_device
 
 pytestmark = pytest.mark.gpu
 
@@ -374,7 +374,7 @@ def test_a_cuda_array_for_a_network_on_the_cpu(cupy):
 
 MEMORY = """
 import cupy, numpy as np
-from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import InputError
 
 first, second = (CudaDevice(k, "", "float32", cupy, None) for k in range(2))

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.cli import main
 from gpu_backprop.commands import doctor
 

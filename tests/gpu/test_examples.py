@@ -27,7 +27,7 @@ def test_an_example_runs_on_cuda(path, tmp_path, monkeypatch):
 def test_the_many_small_networks_of_the_guide():
     """docs/cuda.md's, with fewer members and epochs."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8"), re.DOTALL)
-    code = next(block for block in blocks if "resident=True" in block)
+    code = next(block for block in blocks if "one_launch=True" in block)
     assert "200" in code
     assert "epochs=50" in code
     names = {"gb": gb, "x": np.random.default_rng(0).normal(0, 1, (20, 8)), "y": np.ones((20, 1))}

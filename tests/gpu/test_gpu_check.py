@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_backprop.backend.kernel_library import heads
+from gpu_backprop.backend.cuda.kernel_library import heads
 from gpu_backprop.backend.plan import Operation
 
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    contenders, gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_resident, gpu_steps, gpu_timing, peers, timing = (
+    contenders, gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_one_launch, gpu_steps, gpu_timing, peers, timing = (
         importlib.import_module(name)
         for name in (
-            "contenders", "gpu_check", "gpu.fits", "gpu.machine", "gpu.products", "gpu.resident", "gpu.steps",
+            "contenders", "gpu_check", "gpu.fits", "gpu.machine", "gpu.products", "gpu.one_launch", "gpu.steps",
             "gpu.timing", "peers", "timing",
         )
     )  # fmt: skip
@@ -58,8 +58,10 @@ def test_every_kernel_is_measured(check):
     found = check.Check(TINY, dtypes=("float16",))
     found.kernels()
     kernels = [row["kernel"].partition("<")[0] for row in found.found["kernels"]]
-    assert len(set(kernels)) == len(kernels) and set(kernels) | {"resident"} == set(heads())
-    assert found.found["kernels left out"] == ["resident"]  # whose work is arithmetic: it has no share of a bandwidth
+    assert len(set(kernels)) == len(kernels) and set(kernels) | {"train_epoch"} == set(heads())
+    assert found.found["kernels left out"] == [
+        "train_epoch"
+    ]  # whose work is arithmetic: it has no share of a bandwidth
     assert all(row["us"] > 0 and row["percent_of_copy"]["least"] >= 0 for row in found.found["kernels"])
     assert found.peaks.bandwidth > 0 and not found.found["failed"]
 
@@ -87,27 +89,27 @@ def test_a_step_replayed_and_eager_beside_plain_cupy():
 @pytest.mark.gpu
 def test_epochs_in_one_launch_beside_ordinary_ones(check):
     found = check.Check(TINY)
-    found.resident()
-    rows = found.found["resident"]
+    found.one_launch()
+    rows = found.found["one_launch"]
     assert not found.found["failed"]
     assert [(row["network"], row["models"]) for row in rows] == [
         ("8-16-1", 1), ("8-16-1", 2), ("64-64-10", 1), ("64-64-10", 2),
     ]  # fmt: skip
     for row in rows:
-        assert min(row[way]["ms_an_epoch"]["least"] for way in ("ordinary", "resident")) > 0
-        assert row["ordinary / resident"]["least"] > 0 and row["rows"] % row["batch"] == 0
+        assert min(row[way]["ms_an_epoch"]["least"] for way in ("ordinary", "one_launch")) > 0
+        assert row["ordinary / one_launch"]["least"] > 0 and row["rows"] % row["batch"] == 0
 
 
 @pytest.mark.gpu
 def test_epochs_in_one_launch_that_learn_something_else_are_not_timed(monkeypatch):
-    task = next(gpu_resident.tasks(TINY))
-    monkeypatch.setattr(gpu_resident, "CLOSE", 0.0)
-    fit = gpu_resident._fit
+    task = next(gpu_one_launch.tasks(TINY))
+    monkeypatch.setattr(gpu_one_launch, "CLOSE", 0.0)
+    fit = gpu_one_launch._fit
     monkeypatch.setattr(
-        gpu_resident, "_fit", lambda task, trainer, *how, **of: fit(task, trainer, 1 + trainer.resident, **of)
+        gpu_one_launch, "_fit", lambda task, trainer, *how, **of: fit(task, trainer, 1 + trainer.one_launch, **of)
     )
     with pytest.raises(RuntimeError, match="differ by up to .* in their losses"):
-        gpu_resident.measure(task, 1, 1)
+        gpu_one_launch.measure(task, 1, 1)
 
 
 @pytest.mark.gpu
@@ -160,7 +162,7 @@ MEASURED = {
         "kernel": "adam<float, 4>", "dtype": "float32", "shape": [16, 64], "bytes": 28_000_000, "us": 11.111,
         "gb_s": 2520.0, "percent_of_copy": RANGE,
     }],
-    "kernels left out": ["resident"], "doors": ["tf32: cuBLAS 13.0.0 is called directly"],
+    "kernels left out": ["train_epoch"], "doors": ["tf32: cuBLAS 13.0.0 is called directly"],
     "products": [{
         "network": "64-128-10", "batch": 32, "precision": "tf32", "product": "∇W", "formula": "∇W1 = xᵀ@∇z1",
         "rows": 64, "inner": 32, "cols": 128, "us": 3.333, "tflop_s": 7.77, "percent_of_peak": RANGE,
@@ -177,9 +179,9 @@ MEASURED = {
             "eager": {"us": RANGE, "host_us_a_launch": 4.56}, "not replayed": "no door",
         },
     ],
-    "resident": [{
+    "one_launch": [{
         "network": "8-16-1", "models": 132, "rows": 2048, "batch": 32, "ordinary": {"ms_an_epoch": RANGE},
-        "resident": {"ms_an_epoch": RANGE}, "ordinary / resident": RANGE,
+        "one_launch": {"ms_an_epoch": RANGE}, "ordinary / one_launch": RANGE,
     }],
     "data": "digits: 64",
     "fits": [{

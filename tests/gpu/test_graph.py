@@ -25,7 +25,7 @@ from graph_cases import (
 from tracing import TRACE, device_trace, traced
 
 import gpu_backprop as gb
-from gpu_backprop.training.minibatches import Feed
+from gpu_backprop.training.minibatches import ManualBatch
 from gpu_backprop.training.replay import Replay
 
 pytestmark = pytest.mark.gpu
@@ -259,7 +259,7 @@ def test_the_buffers_of_a_plan_are_freed_with_it(graph, runs):
     try:
         used = []
         for _ in range(2):  # the first time brings scratch memory, which stays
-            plan = trainer.build_step(Feed(trainer.network, True, False), 100, trainer.fed_steps.total)
+            plan = trainer.build_step(ManualBatch(trainer.network, True, False), 100, trainer.manual_steps.total)
             replay = Replay(plan, graph)
             with plan.device.computing():
                 for _ in range(runs):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gpu_backprop.backend import kernel_text
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, instance
 from gpu_backprop.backend.errors import DeviceError, InputError
-from gpu_backprop.backend.kernel_library import KernelLibrary, instance
 from gpu_backprop.network.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.gpu

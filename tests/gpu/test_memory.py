@@ -12,7 +12,7 @@ import gpu_backprop as gb
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training import memory, streaming
 from gpu_backprop.training.evaluation import Evaluation
-from gpu_backprop.training.minibatches import DataSet, Feed
+from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("error")]
@@ -72,11 +72,11 @@ def test_a_step_takes_what_its_sketch_says(pool, form):
     trainer, y, weights = made(form)
     rows = 47
     told = trainer.plan(rows, labels=y.ndim == 1, weights=weights is not None)
-    needs = memory.step_needs(trainer, Feed(trainer.network, y.ndim == 1, weights is not None), rows)
+    needs = memory.step_needs(trainer, ManualBatch(trainer.network, y.ndim == 1, weights is not None), rows)
     before = pool.used_bytes()
     loss = trainer.step(X[:rows], y[:rows], None if weights is None else weights[:rows])
     assert pool.used_bytes() - before == sum(needs.values())
-    plan = trainer.fed_steps.replay(trainer, rows, y.ndim == 1, weights is not None).plan
+    plan = trainer.manual_steps.replay(trainer, rows, y.ndim == 1, weights is not None).plan
     assert told.cost() == plan.cost() and str(told) == str(plan)
     assert sum(needs.values()) >= plan.cost()["memory"]
     assert np.isfinite(np.asarray(loss)).all()
@@ -107,8 +107,8 @@ def test_a_measurement_takes_what_its_sketch_says(pool, form):
 
 
 @pytest.mark.parametrize("seed", [0, [1, 2]])
-@pytest.mark.parametrize("settings", [{"stream": True}, {"resident": True}, {"stream": True, "graph": True}], ids=str)
-def test_a_streamed_and_a_resident_fit_take_what_is_said(pool, monkeypatch, settings, seed):
+@pytest.mark.parametrize("settings", [{"stream": True}, {"one_launch": True}, {"stream": True, "graph": True}], ids=str)
+def test_a_streamed_and_a_one_launch_fit_take_what_is_said(pool, monkeypatch, settings, seed):
     trainer = trainer_of(network(dropout=False, seed=seed), **settings)
     asked, running = [], []
     monkeypatch.setattr(trainer.device, "require", lambda needs, *_: asked.append(dict(needs)))
@@ -139,16 +139,16 @@ def test_a_sketch_takes_nothing_and_compiles_nothing(pool):
 
 def test_what_a_graph_is_compared_with_is_told(pool):
     trainer = trainer_of(graph=True)
-    needs = memory.step_needs(trainer, Feed(trainer.network, True, False), 16)
-    plan = trainer.build_step(Feed(trainer.network, True, False), 16, trainer.fed_steps.total)
+    needs = memory.step_needs(trainer, ManualBatch(trainer.network, True, False), 16)
+    plan = trainer.build_step(ManualBatch(trainer.network, True, False), 16, trainer.manual_steps.total)
     assert needs["graphs"] == 2 * sum(-(-a.nbytes // 512) * 512 for a in plan.state().values())
     auto = trainer_of(graph="auto")
-    assert "graphs" not in memory.step_needs(auto, Feed(auto.network, True, False), 16)
+    assert "graphs" not in memory.step_needs(auto, ManualBatch(auto.network, True, False), 16)
 
 
 def test_the_workspace_of_the_products_is_told_until_it_is_there(pool, monkeypatch):
     trainer = trainer_of()
-    feed = Feed(trainer.network, True, False)
+    feed = ManualBatch(trainer.network, True, False)
     without = memory.step_needs(trainer, feed, 16)
     monkeypatch.setattr(type(trainer.device._shared), "opened", False)
     assert memory.step_needs(trainer, feed, 16) == {**without, "matrix products": 64 << 20}
@@ -181,7 +181,7 @@ def total_needs(trainer, held_out, batch_size):
 
 def test_a_step_that_does_not_fit_says_what_would(pool):
     trainer, wide = trainer_of(), (np.tile(X, (100, 1)), np.tile(LABELS, 100))
-    feed, fitting = Feed(trainer.network, True, False), 977
+    feed, fitting = ManualBatch(trainer.network, True, False), 977
     limit(pool, sum(memory.step_needs(trainer, feed, fitting).values()))
     before = pool.used_bytes()
     with pytest.raises(gb.OutOfMemoryError) as raised:

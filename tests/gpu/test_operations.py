@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from operation_pairs import (
-    LEADS,
+    MODELS_SHAPES,
     Given,
     a,
     agree,
@@ -20,9 +20,9 @@ from operation_pairs import (
 )
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
 
@@ -40,11 +40,11 @@ def compiled():
 @dtypes
 def test_matmul(dtype):
     rng = random(dtype)
-    for lead in LEADS:
-        x, w, g = (rng.normal(size=(*lead, *shape)) for shape in ((5, 7), (7, 3), (5, 3)))
+    for models_shape in MODELS_SHAPES:
+        x, w, g = (rng.normal(size=(*models_shape, *shape)) for shape in ((5, 7), (7, 3), (5, 3)))
         check(dtype, "matmul", t(x), t(w), to_be_written(g.shape))
         device = open_device("cuda", dtype)
-        out = device.empty((*lead, 7, 3), device.master)
+        out = device.empty((*models_shape, 7, 3), device.master)
         xs, gs = device.from_host(x, device.dtype), device.from_host(g, device.dtype)
         with device.computing():
             for call in device.ops.matmul(device, xs.swapaxes(-1, -2), gs, out):
@@ -55,20 +55,23 @@ def test_matmul(dtype):
 
 @dtypes
 def test_add_bias(dtype):
-    for shape, lead in BOTH:
-        rng = random(dtype, shape, lead)
-        x, b = rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, shape[1]))
+    for shape, models_shape in BOTH:
+        rng = random(dtype, shape, models_shape)
+        x, b = rng.normal(size=(*models_shape, *shape)), rng.normal(size=(*models_shape, shape[1]))
         for aligned in (True, False):
-            check(dtype, "add_bias", t(x), a(b, **strided(lead, aligned)), to_be_written(x.shape))
+            check(dtype, "add_bias", t(x), a(b, **strided(models_shape, aligned)), to_be_written(x.shape))
 
 
 @dtypes
 @pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
 def test_bias_activate(f, dtype):
     """y = f(z + b), with and without a bias, and in place but for the functions whose gradient reads z."""
-    for shape, lead in BOTH:
-        rng = random(f.name, dtype, shape, lead)
-        z, bias = rng.normal(size=(*lead, *shape)), a(rng.normal(size=(*lead, shape[1])), **strided(lead))
+    for shape, models_shape in BOTH:
+        rng = random(f.name, dtype, shape, models_shape)
+        z, bias = (
+            rng.normal(size=(*models_shape, *shape)),
+            a(rng.normal(size=(*models_shape, shape[1])), **strided(models_shape)),
+        )
         for b in (bias, None):
             check(dtype, "bias_activate", t(z, out=b is not None), b, f, to_be_written(z.shape))
             if f.reads != "z":
@@ -80,15 +83,19 @@ def test_bias_activate(f, dtype):
 @pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
 def test_activation_gradient(f, dtype):
     """∇z = ∇y ⊙ f′, in place and not, with and without ∇b. s is what f gives, or what it takes."""
-    for shape, lead in BOTH:
-        rng = random(f.name, dtype, shape, lead)
-        grad_y = rng.normal(size=(*lead, *shape))
+    for shape, models_shape in BOTH:
+        rng = random(f.name, dtype, shape, models_shape)
+        grad_y = rng.normal(size=(*models_shape, *shape))
         z = rng.normal(size=grad_y.shape)
         y = host_value(f, z)
         s = {"y": t(y), "z": t(z), "": None}[f.reads]
         for with_bias in (True, False):
-            how = strided(lead, aligned=shape[0] % 2 == 0)
-            bias = to_be_written((*lead, shape[1]), "A", grain="T" if f.rowwise else "", **how) if with_bias else None
+            how = strided(models_shape, aligned=shape[0] % 2 == 0)
+            bias = (
+                to_be_written((*models_shape, shape[1]), "A", grain="T" if f.rowwise else "", **how)
+                if with_bias
+                else None
+            )
             launches = 2 if with_bias and f.rowwise else 1
             here = t(grad_y, out=True)
             check(dtype, "activation_gradient", here, s, f, here, bias, launches=launches)
@@ -117,11 +124,11 @@ def test_large_and_strange_arguments(name, dtype):
 
 @dtypes
 def test_column_sum(dtype):
-    for shape, lead in [*BOTH, ((20_000, 1), ())]:
-        rng = random(dtype, shape, lead)
+    for shape, models_shape in [*BOTH, ((20_000, 1), ())]:
+        rng = random(dtype, shape, models_shape)
         for aligned in (True, False):
-            out = to_be_written((*lead, shape[1]), "A", **strided(lead, aligned))
-            check(dtype, "column_sum", t(rng.normal(size=(*lead, *shape))), out)
+            out = to_be_written((*models_shape, shape[1]), "A", **strided(models_shape, aligned))
+            check(dtype, "column_sum", t(rng.normal(size=(*models_shape, *shape))), out)
 
 
 @dtypes
@@ -130,11 +137,11 @@ def test_dropout_is_that_of_the_cpu_bit_for_bit(rate, dtype):
     """Masks of 16 bits are the float32 ones, rounded."""
     exact = dtype if dtype in ("float32", "float64") else "float32"
     device, cpu = open_device("cuda", dtype), open_device("cpu", exact)
-    for shape, lead in BOTH:
-        rng = random(rate, shape, lead)
-        x = rng.normal(size=(*lead, *shape)).astype(device.dtype)
-        words = rng.integers(0, 2**64, (*lead, 3), np.uint64)
-        given = [Given(x), Given(words, **strided(lead)), to_be_written(x.shape), to_be_written(x.shape)]
+    for shape, models_shape in BOTH:
+        rng = random(rate, shape, models_shape)
+        x = rng.normal(size=(*models_shape, *shape)).astype(device.dtype)
+        words = rng.integers(0, 2**64, (*models_shape, 3), np.uint64)
+        given = [Given(x), Given(words, **strided(models_shape)), to_be_written(x.shape), to_be_written(x.shape)]
         arguments = [given[0], rate, given[1], given[2], given[3]]
         got, calls = perform(device, "dropout", arguments, {})
         given[0] = Given(x.astype(exact))
@@ -148,9 +155,9 @@ def test_dropout_is_that_of_the_cpu_bit_for_bit(rate, dtype):
 
 @dtypes
 def test_multiply(dtype):
-    for shape, lead in BOTH:
-        rng = random(dtype, shape, lead)
-        left, right = rng.normal(size=(2, *lead, *shape))
+    for shape, models_shape in BOTH:
+        rng = random(dtype, shape, models_shape)
+        left, right = rng.normal(size=(2, *models_shape, *shape))
         check(dtype, "multiply", t(left), t(right), to_be_written(left.shape))
         here = t(left, out=True)
         check(dtype, "multiply", here, t(right), here)
@@ -201,6 +208,6 @@ def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, keep
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 5)), rng.dirichlet(np.ones(3), 8)
     data = DataSet(net, Samples(x, y, np.ones(8) if weighted else None))
-    plan = trainer.build_step(data, 4, net.device.zeros((*net.lead, 3), np.float64), keep=keep)
+    plan = trainer.build_step(data, 4, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep)
     for operation in plan.operations:
         assert len(operation.calls) == operation.launches, operation

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from operation_pairs import LEADS, Given, a, check, compile_kernels, dtypes, random, t, to_be_written
+from operation_pairs import MODELS_SHAPES, Given, a, check, compile_kernels, dtypes, random, t, to_be_written
 
-from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.open_device import open_device
 
 pytestmark = pytest.mark.gpu
 
@@ -26,19 +26,25 @@ def compiled():
 def test_gather(source, dtype):
     """x from any dtype, with scale and shift on the way; labels or dense targets; weights or none."""
     kept = open_device("cuda", source).dtype if source != "uint8" else np.dtype(np.uint8)
-    for cols, (rows, samples), lead in itertools.product((1, 33, 16, 304), ((1, 1), (7, 20), (90, 90)), LEADS):
-        rng = random(source, dtype, cols, rows, lead)
+    for cols, (rows, samples), models_shape in itertools.product(
+        (1, 33, 16, 304), ((1, 1), (7, 20), (90, 90)), MODELS_SHAPES
+    ):
+        rng = random(source, dtype, cols, rows, models_shape)
         x = rng.integers(0, 256, (samples, cols)) if source == "uint8" else rng.normal(size=(samples, cols))
-        order = rng.permuted(np.broadcast_to(np.arange(samples), (*lead, samples)), axis=-1)
+        order = rng.permuted(np.broadcast_to(np.arange(samples), (*models_shape, samples)), axis=-1)
         if cols == 33:  # an order that names no sample, or one twice
             order = np.concatenate([order[..., samples // 2 :], order], axis=-1)
         cursor = Given(np.array([order.shape[-1] - rows]))
-        labels = Given(rng.integers(0, 9, samples)), to_be_counted((*lead, rows))
-        dense = a(rng.normal(size=(samples, 3))), to_be_written((*lead, rows, 3), "A")
-        weights = a(rng.uniform(0, 2, samples)), to_be_written((*lead, rows), "A")
+        labels = Given(rng.integers(0, 9, samples)), to_be_counted((*models_shape, rows))
+        dense = a(rng.normal(size=(samples, 3))), to_be_written((*models_shape, rows, 3), "A")
+        weights = a(rng.uniform(0, 2, samples)), to_be_written((*models_shape, rows), "A")
         forms = [(labels, True, True), (dense, False, True), (dense, True, False), (labels, False, False)]
         for target, weighted, scaled in forms if rows == 7 else forms[:2]:
-            pairs = [(Given(x.astype(kept)), to_be_written((*lead, rows, cols))), target, *([weights] * weighted)]
+            pairs = [
+                (Given(x.astype(kept)), to_be_written((*models_shape, rows, cols))),
+                target,
+                *([weights] * weighted),
+            ]
             sources, outs = map(list, zip(*pairs, strict=True))
             options = {"scale": 1 / 255, "shift": -0.5} if scaled else {}
             check(dtype, "gather", sources, Given(order), cursor, outs, **options)
@@ -73,9 +79,9 @@ def test_copy(source, dtype):
 
 @dtypes
 def test_sum_of_squares(dtype):
-    for n, lead in itertools.product((1, 33, 1000, 100_000, 0), LEADS):
-        values = random(dtype, n, lead).normal(size=(*lead, n))
-        check(dtype, "sum_of_squares", t(values), Given(np.full(lead, np.nan), out=True, grain="A"))
+    for n, models_shape in itertools.product((1, 33, 1000, 100_000, 0), MODELS_SHAPES):
+        values = random(dtype, n, models_shape).normal(size=(*models_shape, n))
+        check(dtype, "sum_of_squares", t(values), Given(np.full(models_shape, np.nan), out=True, grain="A"))
 
 
 def test_a_sum_of_squares_beyond_float32():
@@ -94,16 +100,16 @@ STATES = [(65536, 0, 0), (65536, 1999, 0), (1, 7, 3), (2.0**24, 1999, 1), (2, 19
 def test_unscale(spoilt, dtype):
     """A number that is not finite, in any model and at any place; weights or none, or none that weighs anything."""
     for n, models in itertools.product((1, 33, 1000, 70_000), (None, 3)):
-        rng, lead = random(spoilt, dtype, n, models), () if models is None else (models,)
+        rng, models_shape = random(spoilt, dtype, n, models), () if models is None else (models,)
         for (k, state), sums in itertools.product(enumerate(STATES), (None, 2.5, 0.0)):
             if n == 70_000 and (k > 1 or sums == 0.0):
                 continue
-            g = rng.normal(size=(*lead, n))
+            g = rng.normal(size=(*models_shape, n))
             if spoilt is not None:
                 g.reshape(-1, n)[-1, rng.integers(n)] = spoilt
-            scaling = Given(np.broadcast_to(np.array(state, np.float64), (*lead, 3)).copy(), out=True)
-            weight_sum = None if sums is None else Given(np.full(lead, sums))
-            gate = Given(np.full(lead, np.nan), out=True)
+            scaling = Given(np.broadcast_to(np.array(state, np.float64), (*models_shape, 3)).copy(), out=True)
+            weight_sum = None if sums is None else Given(np.full(models_shape, sums))
+            gate = Given(np.full(models_shape, np.nan), out=True)
             check(dtype, "unscale", a(g, out=True), scaling, weight_sum, gate, 2000, 2.0**24)
 
 
@@ -132,15 +138,20 @@ def test_optimizers(name, arguments, changed, dtype):
     """A step, with every gate: none, open, shut, one a member; with 16-bit copies of what it writes."""
     names, settings = SETTINGS[name]
     settings = [changed.get(k, value) for k, value in enumerate(settings)]
-    for n, lead in itertools.product((1, 33, 1000, 30_000, 0), LEADS):
-        rng = random(name, dtype, n, lead)
-        gates = [None, np.ones(lead), np.zeros(lead), np.arange(3.0) if lead else np.asarray(2.5)]
+    for n, models_shape in itertools.product((1, 33, 1000, 30_000, 0), MODELS_SHAPES):
+        rng = random(name, dtype, n, models_shape)
+        gates = [
+            None,
+            np.ones(models_shape),
+            np.zeros(models_shape),
+            np.arange(3.0) if models_shape else np.asarray(2.5),
+        ]
         for gate in gates if n == 33 else gates[::3]:
-            w, g = rng.normal(size=(2, *lead, n))
+            w, g = rng.normal(size=(2, *models_shape, n))
             moments = tuple(a(rng.uniform(0.1, 1, w.shape), out=True) for _ in names)
-            hyper = Given(np.broadcast_to([4.0, *settings], (*lead, 1 + len(settings))).copy(), out=True)
-            moves = np.ones((*lead, 1), bool) if gate is None else (gate != 0)[..., None]
+            hyper = Given(np.broadcast_to([4.0, *settings], (*models_shape, 1 + len(settings))).copy(), out=True)
+            moves = np.ones((*models_shape, 1), bool) if gate is None else (gate != 0)[..., None]
             g = np.where(moves, g, np.inf)  # after an overflow
-            low = t(np.where(moves, np.nan, w), out=True) if dtype in ("float16", "bfloat16") else None
+            half_parameters = t(np.where(moves, np.nan, w), out=True) if dtype in ("float16", "bfloat16") else None
             gate = None if gate is None else Given(gate)
-            check(dtype, name, a(w, out=True), a(g), *arguments(moments), hyper, gate, low)
+            check(dtype, name, a(w, out=True), a(g), *arguments(moments), hyper, gate, half_parameters)

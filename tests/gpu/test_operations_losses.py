@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from operation_pairs import (
     DTYPES,
-    LEADS,
     LOSSES,
+    MODELS_SHAPES,
     Given,
     a,
     check,
@@ -23,7 +23,7 @@ from operation_pairs import (
 )
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
+from gpu_backprop.backend.open_device import open_device
 
 pytestmark = pytest.mark.gpu
 
@@ -39,34 +39,34 @@ def compiled():
     compile_kernels("losses.cu", "metrics.cu")
 
 
-def batch(rng, lead, shape, loss):
+def batch(rng, models_shape, shape, loss):
     """y in the range of the loss, dense targets, labels, and total, which is added to."""
     needs_share = loss.low == 0
-    y = rng.uniform(0.05, 0.95, (*lead, *shape)) if needs_share else rng.normal(size=(*lead, *shape))
+    y = rng.uniform(0.05, 0.95, (*models_shape, *shape)) if needs_share else rng.normal(size=(*models_shape, *shape))
     dense = rng.uniform(0, 1, y.shape) if needs_share else rng.normal(size=y.shape)
-    labels = rng.integers(0, shape[1], (*lead, shape[0]))
-    return y, dense, labels, Given(rng.uniform(1, 2, (*lead, 3)), out=True, grain="A")
+    labels = rng.integers(0, shape[1], (*models_shape, shape[0]))
+    return y, dense, labels, Given(rng.uniform(1, 2, (*models_shape, 3)), out=True, grain="A")
 
 
-def weighing(rng, lead, rows, weighted):
+def weighing(rng, models_shape, rows, weighted):
     """Weights, of which some are 0, and the factor: one number, and where there are weights one more for each model."""
     if not weighted:
         return None, 0.125, None
-    w = rng.uniform(0, 2, (*lead, rows))
+    w = rng.uniform(0, 2, (*models_shape, rows))
     w[..., ::4] = 0
-    return a(w), 1.0, Given(rng.uniform(0.1, 0.2, lead))
+    return a(w), 1.0, Given(rng.uniform(0.1, 0.2, models_shape))
 
 
 @dtypes
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_loss_gradient(loss, dtype):
-    for shape, lead, weighted in FORMS:
-        rng = random(loss, dtype, shape, lead)
-        y, dense, labels, total = batch(rng, lead, shape, loss)
+    for shape, models_shape, weighted in FORMS:
+        rng = random(loss, dtype, shape, models_shape)
+        y, dense, labels, total = batch(rng, models_shape, shape, loss)
         y = y.astype(open_device("cuda", dtype).dtype).astype(np.float64)
         dense[..., ::3] = y[..., ::3]  # no difference at all, where a slope jumps
-        w, *factor = weighing(rng, lead, shape[0], weighted)
-        sideless = replace(loss.formula, hit=loss.formula.hit.replace("side", ""))  # labels have no side
+        w, *factor = weighing(rng, models_shape, shape[0], weighted)
+        sideless = replace(loss.formula, accuracy=loss.formula.accuracy.replace("threshold", ""))  # labels have no side
         for target, formula in ((a(dense), loss.formula), (Given(labels), sideless)):
             for out in (to_be_written(y.shape), None):
                 check(dtype, "loss_gradient", t(y), target, w, formula, *factor, out, total)
@@ -102,14 +102,14 @@ SMOOTH = gb.CrossEntropy(label_smoothing=0.1)
 @pytest.mark.parametrize("f", FUSED)
 def test_fused_losses(f, dtype):
     """With labels and dense targets, a bias or none, weights or none, and every way to ask for y and ∇z."""
-    for shape, lead, weighted in FORMS:
-        rng = random(f, dtype, shape, lead)
-        _, dense, labels, total = batch(rng, lead, shape, FUSED[f])
-        z, bias = 3 * rng.normal(size=(*lead, *shape)), rng.normal(size=(*lead, shape[1]))
-        w, *factor = weighing(rng, lead, shape[0], weighted)
+    for shape, models_shape, weighted in FORMS:
+        rng = random(f, dtype, shape, models_shape)
+        _, dense, labels, total = batch(rng, models_shape, shape, FUSED[f])
+        z, bias = 3 * rng.normal(size=(*models_shape, *shape)), rng.normal(size=(*models_shape, shape[1]))
+        w, *factor = weighing(rng, models_shape, shape[0], weighted)
         dense = dense / dense.sum(axis=-1, keepdims=True)
         targets = [a(dense), Given(labels)] if f == "softmax" else [a(dense)]
-        for target, (y, grad_z), b in itertools.product(targets, WANTED, (a(bias, **strided(lead)), None)):
+        for target, (y, grad_z), b in itertools.product(targets, WANTED, (a(bias, **strided(models_shape)), None)):
             if shape != (7, 33) and (y, grad_z) != ("y", "grad_z"):
                 continue
             loss = SMOOTH if f == "softmax" and weighted else FUSED[f]
@@ -127,17 +127,17 @@ def check_fused(dtype, f, z, b, target, w, loss, factor, y, grad_z, total):
 
 
 @dtypes
-@pytest.mark.parametrize("lead", LEADS)
-def test_bad_labels(lead, dtype):
-    """The loss becomes NaN, the gradient of the row 0, no hit is counted, and nothing is read out of bounds."""
-    rng = random(dtype, lead)
-    z = rng.normal(size=(*lead, 6, 4))
-    labels = rng.integers(0, 4, (*lead, 6))
+@pytest.mark.parametrize("models_shape", MODELS_SHAPES)
+def test_bad_labels(models_shape, dtype):
+    """The loss becomes NaN, the gradient of the row 0, no accuracy is counted, and nothing is read out of bounds."""
+    rng = random(dtype, models_shape)
+    z = rng.normal(size=(*models_shape, 6, 4))
+    labels = rng.integers(0, 4, (*models_shape, 6))
     for k, bad in enumerate([-1, 4, np.iinfo(np.int64).min, np.iinfo(np.int64).max]):
         labels[..., k] = bad
-    total, target = Given(np.zeros((*lead, 3)), out=True, grain="A"), Given(labels)
+    total, target = Given(np.zeros((*models_shape, 3)), out=True, grain="A"), Given(labels)
     here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), None, "z", total)
-    y = rng.dirichlet(np.ones(4), (*lead, 6))
+    y = rng.dirichlet(np.ones(4), (*models_shape, 6))
     out = to_be_written(y.shape)
     got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, None, out, total)
     assert np.isnan(got[id(total)][0][..., 0]).all()
@@ -180,21 +180,33 @@ def test_right_answers_among_equals_and_nans(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weigh(dtype):
-    for rows, lead in itertools.product((1, 33, 1000, 0), LEADS):
-        rng = random(dtype, rows, lead)
-        w = rng.uniform(0, 2, (*lead, rows))
+    for rows, models_shape in itertools.product((1, 33, 1000, 0), MODELS_SHAPES):
+        rng = random(dtype, rows, models_shape)
+        w = rng.uniform(0, 2, (*models_shape, rows))
         w[:1] = 0  # the first model has no weight at all, or the first row
-        total = Given(np.ones((*lead, 3)), out=True)
-        for scales, loss_scale in ((to_be_written(lead, ""), None), (to_be_written(lead, ""), True), (None, None)):
-            loss_scale = loss_scale and Given(2.0 ** rng.integers(0, 24, lead))
-            check(dtype, "weigh", a(w), loss_scale, Given(np.full(lead, np.nan), out=True), scales, total)
+        total = Given(np.ones((*models_shape, 3)), out=True)
+        for scales, loss_scale in (
+            (to_be_written(models_shape, ""), None),
+            (to_be_written(models_shape, ""), True),
+            (None, None),
+        ):
+            loss_scale = loss_scale and Given(2.0 ** rng.integers(0, 24, models_shape))
+            check(
+                dtype,
+                "normalize_weights",
+                a(w),
+                loss_scale,
+                Given(np.full(models_shape, np.nan), out=True),
+                scales,
+                total,
+            )
 
 
 @dtypes
 def test_residual_sums(dtype):
-    for shape, lead, weighted in [*FORMS, ((400, 40), (2,), False)]:
-        rng = random(dtype, shape, lead)
-        y, target = rng.normal(size=(2, *lead, *shape))
-        w, *_ = weighing(rng, lead, shape[0], weighted)
-        sums = Given(rng.normal(size=(*lead, 2, shape[1])), out=True, grain="A")
+    for shape, models_shape, weighted in [*FORMS, ((400, 40), (2,), False)]:
+        rng = random(dtype, shape, models_shape)
+        y, target = rng.normal(size=(2, *models_shape, *shape))
+        w, *_ = weighing(rng, models_shape, shape[0], weighted)
+        sums = Given(rng.normal(size=(*models_shape, 2, shape[1])), out=True, grain="A")
         check(dtype, "residual_sums", t(y), a(target), w, sums)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import cuda_setup
+from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.backend.formula import SCALE, SKIPPED, STREAK
 from gpu_backprop.cli import main
-from gpu_backprop.explanation.lesson import explain
+from gpu_backprop.explanation.explain import explain
 from gpu_backprop.training.loss_scaling import LARGEST, PATIENCE, START
 
 pytestmark = pytest.mark.gpu

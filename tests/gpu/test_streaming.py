@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda_device import CudaDevice
+from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
@@ -86,7 +86,7 @@ def on_disk(tmp_path, array):
     return np.memmap(mapped.filename, array.dtype, "r", shape=array.shape)
 
 
-# Streamed is resident -------------------------------------------------------------------------------------------------
+# Streamed is the same as on the device --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])
@@ -153,8 +153,8 @@ def test_a_second_fit_goes_on():
 
 def test_evaluate():
     for y in (LABELS, NUMBERS):
-        resident, streamed = (trainer_of(stream, y=y).evaluate(X, y, WEIGHTS) for stream in (False, True))
-        assert resident == streamed
+        on_device, streamed = (trainer_of(stream, y=y).evaluate(X, y, WEIGHTS) for stream in (False, True))
+        assert on_device == streamed
 
 
 # Runs that end early --------------------------------------------------------------------------------------------------
@@ -357,11 +357,11 @@ def test_the_log_says_where_the_data_are(caplog, tmp_path):
 def test_data_on_the_device_are_used_where_they_lie(caplog):
     import cupy
 
-    trainer, resident = trainer_of(True), trainer_of(False)
+    trainer, on_device = trainer_of(True), trainer_of(False)
     (line,) = messages(caplog, trainer, cupy.asarray(X), LABELS)
     assert line.endswith(" free), where they were given")
-    resident.fit(X, LABELS, 1, progress=False)
-    assert left(trainer, trainer.history)[0] == left(resident, resident.history)[0]
+    on_device.fit(X, LABELS, 1, progress=False)
+    assert left(trainer, trainer.history)[0] == left(on_device, on_device.history)[0]
 
 
 @pytest.mark.parametrize("room", [True, False])

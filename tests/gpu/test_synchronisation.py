@@ -41,7 +41,7 @@ def trainer_of(monkeypatch):
     def made(stream=False, *, graph=False, dtype="float64", seed=0):
         layers = [gb.Dense(6, "relu"), gb.Dropout(0.1), gb.Dense(3, "softmax")]
         net = gb.Network(5, layers, dtype=dtype, device="cuda", seed=seed)
-        orders = max(1, *net.lead, 1)
+        orders = max(1, *net.models_shape, 1)
         monkeypatch.setattr(streaming, "CHUNK", 3 * BATCH * orders * (5 * net.device.dtype.itemsize + 8))
         return gb.Trainer(net, batch_size=BATCH, stream=stream, graph=graph)
 

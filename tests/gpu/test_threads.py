@@ -74,7 +74,7 @@ def test_tickets_that_were_left_over_spoil_no_later_step(dtype, graph):
     for _ in range(3):
         alone.step(X, LABELS)
     trainer.step(X, LABELS)
-    (replay,) = trainer.fed_steps._replays.values()
+    (replay,) = trainer.manual_steps._replays.values()
     plan, device = replay.plan, trainer.device
     before = {name: device.copy(array) for name, array in plan.state().items()}
     calls = [call for operation in plan.operations for call in operation.calls]

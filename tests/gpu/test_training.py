@@ -14,7 +14,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import SCALE
 from gpu_backprop.cli import main
-from gpu_backprop.explanation.lesson import explain
+from gpu_backprop.explanation.explain import explain
 
 pytestmark = pytest.mark.gpu
 

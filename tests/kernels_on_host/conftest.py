@@ -17,8 +17,8 @@ from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, programs
 from kernel_runners_losses import RUNNERS
 
+from gpu_backprop.backend.cuda.kernel_library import Instance, functor, instances, source
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
-from gpu_backprop.backend.kernel_library import Instance, functor, instances, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
 
@@ -43,10 +43,10 @@ void maximum_float32(const float* in, float* out, int rows, int n) { reduce<Maxi
 void maximum_float64(const double* in, double* out, int rows, int n) { reduce<Maximum>(in, out, rows, n); }
 void limits_float32(float* out) { out[0] = tiny<float>(), out[1] = most<float>(); }
 void limits_float64(double* out) { out[0] = tiny<double>(), out[1] = most<double>(); }
-void down_float16(const float* in, f16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<f16>(in[i]); }
-void down_bfloat16(const float* in, bf16* out, int n) { for (int i = 0; i < n; i++) out[i] = down<bf16>(in[i]); }
-void up_float16(const f16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = up(in[i]); }
-void up_bfloat16(const bf16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = up(in[i]); }
+void down_float16(const float* in, f16* out, int n) { for (int i = 0; i < n; i++) out[i] = from_acc<f16>(in[i]); }
+void down_bfloat16(const float* in, bf16* out, int n) { for (int i = 0; i < n; i++) out[i] = from_acc<bf16>(in[i]); }
+void up_float16(const f16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = to_acc(in[i]); }
+void up_bfloat16(const bf16* in, float* out, int n) { for (int i = 0; i < n; i++) out[i] = to_acc(in[i]); }
 void philox_block(const u64* c, u64* words, float* numbers) {
   const Philox block = philox(c[0], c[1], c[2], c[3], c[4], c[5]);
   for (int i = 0; i < 4; i++) words[i] = block.word[i];

@@ -12,9 +12,9 @@ import numpy as np
 from kernel_program import FORWARD, MIXED, RANDOM, REVERSE, Launch, Program
 
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.cuda.kernel_arguments import Arguments
+from gpu_backprop.backend.cuda.kernel_library import Instance
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.kernel_arguments import Arguments
-from gpu_backprop.backend.kernel_library import Instance
 
 Array = np.ndarray
 CPU = Device("cpu", "the reference", "float64", np, numpy_ops)

@@ -197,18 +197,26 @@ def optimizer(d: Draw, moments: dict[str, float], settings: tuple[float, ...], b
     state = {name: d.numbers((d.models, n), d.A, low) for name, low in moments.items()}
     hyper = d.memory.holding(np.tile([d.pick(0, 4), *settings], (d.models, 1)), np.float64)
     gate = d.memory.holding(d.random.integers(0, 2, d.models), np.float64) if d.flip() else None
-    low = d.empty((d.models, n), d.T) if d.flip() else None
-    parameters = {"w": w, "g": g, **state, "hyper": hyper, "gate": gate, "low": low, "tickets": d.tickets(d.models)}
+    half_parameters = d.empty((d.models, n), d.T) if d.flip() else None
+    parameters = {
+        "w": w,
+        "g": g,
+        **state,
+        "hyper": hyper,
+        "gate": gate,
+        "half_parameters": half_parameters,
+        "tickets": d.tickets(d.models),
+    }
     after = {name: exact(a) for name, a in (("w", w), ("hyper", hyper), *state.items())}
     flags = {name: flag for name, flag in more.items() if name != "decay"}
     given_state = [after[name] for name in state] if state else [None] if "nesterov" in more else []
     reference(binder, after["w"], exact(g), *given_state, *more.values(), after["hyper"], exact(gate), None)
     wanted = {name: Near(values, d.tolerance() * (1 + abs(values))) for name, values in after.items()}
     wanted["hyper"] = Exactly(after["hyper"])
-    if low is not None:
+    if half_parameters is not None:
         moved = np.ones(d.models, bool) if gate is None else np.array(gate) != 0
         copied = np.where(moved[:, None], after["w"], np.nan)
-        wanted["low"] = Near(copied, d.tolerance() * (1 + abs(copied)))
+        wanted["half_parameters"] = Near(copied, d.tolerance() * (1 + abs(copied)))
     if "nesterov" in more and not state:
         parameters["velocity"] = None
     assert hyper.shape == (d.models, hyper_size)
@@ -228,7 +236,7 @@ def unscale(d: Draw) -> Case:
     gate = d.empty((d.models,), np.float64)
     parameters = {
         "g": g, "scaling": scaling, "weight_sum": weight_sum, "gate": gate, "part": d.empty((d.models, d.groups), "u4"),
-        "tickets": d.tickets(d.models), "n": n, "patience": patience, "largest": largest,
+        "tickets": d.tickets(d.models), "n": n, "patience": patience, "argmax": largest,
     }  # fmt: skip
     values, state, opened = exact(g), exact(scaling), np.empty(d.models)
     reference(numpy_ops.unscale, values, state, exact(weight_sum), opened, patience, largest)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import kernel_runners as other
-import kernel_runners_resident as blocks
+import kernel_runners_train_epoch as blocks
 import numpy as np
 from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
@@ -15,9 +15,9 @@ from gpu_backprop.backend import numpy_ops
 from gpu_backprop.network.losses import LOSSES
 
 ANY = LOSSES["cross_entropy"].formula
-"""Of which numpy_ops's fused losses read hit and smoothing alone."""
+"""Of which numpy_ops's fused losses read accuracy and smoothing alone."""
 
-HITS = {"": 0, "largest": 1, "side": 2}
+ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
 UNIT, RATES = (0.0625, 0.9375), (0.125, 4)
 DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES}
 """The y for which a loss is defined, if not all."""
@@ -69,20 +69,20 @@ def loss_gradient(d: Draw) -> Case:
     y = d.memory.holding(y, d.T)
     if np.int64 == L:
         target, for_numpy = labels(d)
-        hit = d.pick("", "largest")
+        accuracy = d.pick("", "argmax")
     else:
-        hit = d.pick("", "largest", "side")
+        accuracy = d.pick("", "argmax", "threshold")
         target = d.numbers(d.shape, L, 0, 1)
         if d.flip():
             target[...] = np.round(target)
         for_numpy = exact(target)
     weights, smoothing, scale = weighing(d), d.pick(0.0, 0.1), d.pick(1.0, 1 / max(d.rows, 1))
-    loss = dataclasses.replace(row, hit=hit, smoothing=smoothing)
+    loss = dataclasses.replace(row, accuracy=accuracy, smoothing=smoothing)
     grad_y = d.empty(d.shape, d.T) if d.flip(0.7) else None
     parameters = {
         "y": y, "target": target, **weights, "grad_y": grad_y, **totals(d), "target_cols": target.shape[-1],
         "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing,
-        "setting": loss.setting, "hit": HITS[hit],
+        "setting": loss.setting, "accuracy": ACCURACY_KIND[accuracy],
     }  # fmt: skip
     total, slope = exact(parameters["total"]), None if grad_y is None else np.empty(d.shape)
     reference(
@@ -95,7 +95,7 @@ def loss_gradient(d: Draw) -> Case:
     return d.case((d.groups, 1), parameters, wanted)
 
 
-def fused(d: Draw, binder, target: Array, for_numpy: Array, hit: str, smoothing: float | None) -> Case:
+def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, smoothing: float | None) -> Case:
     """An activation and its loss in one, from z."""
     z = d.random.uniform(-4, 4, d.shape)
     if d.flip():
@@ -109,11 +109,11 @@ def fused(d: Draw, binder, target: Array, for_numpy: Array, hit: str, smoothing:
     )
     parameters = {
         "z": z, "b": b, "target": target, **weights, "y": y, "grad_z": grad_z, **totals(d), "scale": scale,
-        "hit": HITS[hit],
+        "accuracy": ACCURACY_KIND[accuracy],
     }  # fmt: skip
     if smoothing is not None:
         parameters |= {"target_cols": target.shape[-1], "smoothing": smoothing}
-    loss = dataclasses.replace(ANY, hit=hit, smoothing=smoothing or 0.0)
+    loss = dataclasses.replace(ANY, accuracy=accuracy, smoothing=smoothing or 0.0)
     total, expected = exact(parameters["total"]), {name: np.empty(d.shape) for name in outs}
     reference(
         binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, scale, exact(weights["scales"]),
@@ -129,17 +129,17 @@ def softmax_cross_entropy(d: Draw) -> Case:
     else:
         target = d.numbers(d.shape, d.A, 0, 1)
         for_numpy = exact(target)
-    hit, smoothing = d.pick("", "largest"), d.pick(0.0, 0.1)
-    return fused(d, numpy_ops.softmax_cross_entropy, target, for_numpy, hit, smoothing)
+    accuracy, smoothing = d.pick("", "argmax"), d.pick(0.0, 0.1)
+    return fused(d, numpy_ops.softmax_cross_entropy, target, for_numpy, accuracy, smoothing)
 
 
 def sigmoid_cross_entropy(d: Draw) -> Case:
     target = d.numbers(d.shape, d.A, 0, 1)
-    hit = d.pick("", "largest", "side")
-    return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), hit, None)
+    accuracy = d.pick("", "argmax", "threshold")
+    return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), accuracy, None)
 
 
-def weigh(d: Draw) -> Case:
+def normalize_weights(d: Draw) -> Case:
     A, n = d.chosen["A"], d.cols
     weights = d.numbers((d.models, n), A, 0, 2)
     if d.flip(0.3):
@@ -147,7 +147,7 @@ def weigh(d: Draw) -> Case:
     scales, total = d.empty((d.models,), "f8") if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
     loss_scale = column(d, 2.0 ** d.random.integers(0, 24, d.models))
     sums, expected, ratios = np.empty(d.models), exact(total), None if scales is None else np.empty(d.models)
-    reference(numpy_ops.weigh, exact(weights), exact(loss_scale), sums, ratios, expected)
+    reference(numpy_ops.normalize_weights, exact(weights), exact(loss_scale), sums, ratios, expected)
     parameters = {
         "weights": weights,
         "loss_scale": loss_scale,
@@ -184,7 +184,7 @@ RUNNERS = {
     "loss_gradient": (loss_gradient, "rows"),
     "softmax_cross_entropy": (softmax_cross_entropy, "rows"),
     "sigmoid_cross_entropy": (sigmoid_cross_entropy, "rows"),
-    "weigh": (weigh, "flat"),
-    "resident": (blocks.resident, "blocks"),
+    "normalize_weights": (normalize_weights, "flat"),
+    "train_epoch": (blocks.train_epoch, "blocks"),
 }
 """Each kernel's way of making a case, and which SHAPES it is made for."""

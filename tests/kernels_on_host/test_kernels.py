@@ -8,7 +8,7 @@ from kernel_cases import run
 from kernel_draws import FULL, SHAPES
 from kernel_runners_losses import RUNNERS
 
-from gpu_backprop.backend.kernel_library import heads
+from gpu_backprop.backend.cuda.kernel_library import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 
@@ -41,7 +41,9 @@ def test_the_cases_have_all_that_can_be_given(kernel, cases):
         if parameter.nullable:
             assert {case.parameters[parameter.name] is None for case in made} == {True, False}, parameter.name
     assert len({case.block for case in made}) > 2
-    groups = {False} if kernel in ("weigh", "resident") else {True, False}  # these two have a block a model
+    groups = (
+        {False} if kernel in ("normalize_weights", "train_epoch") else {True, False}
+    )  # these two have a block a model
     assert {case.grid[0] * case.grid[1] > 1 for case in made} == groups
     if any(p.shape and "models" in p.shape for p in heads()[kernel].parameters):
         assert {case.grid[2] > 1 for case in made} == {True, False}

@@ -15,11 +15,11 @@ from kernel_draws import draws
 from kernel_program import PROCESSES, RANDOM, Fault, Program
 from kernel_runners_losses import RUNNERS
 
-from gpu_backprop.backend.kernel_library import Instance
+from gpu_backprop.backend.cuda.kernel_library import Instance
 
 BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
-RESIDENT = "resident<float, f16, i64, functions_selu_or_softplus_or_softsign, loss_huber>"
+EPOCH = "train_epoch<float, f16, i64, functions_selu_or_softplus_or_softsign, loss_huber>"
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,16 @@ BUGS = {
     "no barrier after the ticket": Bug("last_block(", BARRIER, "", COLUMN_SUM, nth=1),
     "no barrier in adam": Bug("adam(", BARRIER, "", "adam<float, 1>"),
     "a barrier that not all reach": Bug(
-        "weigh(", "(thread() != 0) return;", f"(thread() != 0) return;\n  {BARRIER}", "weigh<float>", "at a barrier"
+        "normalize_weights(", "(thread() != 0) return;", f"(thread() != 0) return;\n  {BARRIER}",
+        "normalize_weights<float>", "at a barrier",
     ),
     "the ticket stays": Bug("last_block(", "*ticket = 0", "", COLUMN_SUM, "tickets was written"),
-    "a row too many": Bug("weigh(", "r < rows", "r <= rows", "weigh<float>"),
+    "a row too many": Bug("normalize_weights(", "r < rows", "r <= rows", "normalize_weights<float>"),
     "a column too many": Bug("bias_activate(", "c >= cols", "c > cols", "bias_activate<float, activation_tanh, 1>"),
     "a group too few": Bug("add_groups(", "group < gridDim.y", "group + 1 < gridDim.y", COLUMN_SUM),
     "a number too many": Bug("Places {", "i < end", "i <= end", "sgd<float, 1>"),
     "a row too many, read": Bug(
-        "weigh(", "r < rows", "r <= rows", "weigh<double>", "heap-buffer-overflow", "address"
+        "normalize_weights(", "r < rows", "r <= rows", "normalize_weights<double>", "heap-buffer-overflow", "address"
     ),
     "vectors where they do not fit": Bug(
         "multiply(", "load<V>(b + i)", "load<V>(b + i + 1)", "multiply<float, 4>", "misaligned address", "address"
@@ -83,7 +84,7 @@ BUGS = {
         "activation_tanh {", "(A(1) - s)", "(A(1) + s)", "activation_gradient<f16, activation_tanh, 8>"
     ),
     **{
-        f"no barrier in an epoch {where}": Bug("resident(", BARRIER, "", RESIDENT, nth=nth)
+        f"no barrier in an epoch {where}": Bug("train_epoch(", BARRIER, "", EPOCH, nth=nth)
         for nth, where in enumerate(
             (
                 "before the rows are read", "between layers", "before grad_z is read", "before y gives way to grad_z",
@@ -91,11 +92,11 @@ BUGS = {
             )
         )
     },
-    "a micro-batch that forgets the last": Bug("weight_gradient(", "= g[at.bias + j]", "= A(0)", RESIDENT),
-    "a tail with the scale of the others": Bug("resident(", "size == batch ? scale : tail_scale", "scale", RESIDENT),
-    "a step that is not counted": Bug("resident(", "+= double(steps)", "+= 1", RESIDENT),
-    "more than a block has": Bug("pitch(", "cols | 1", "cols + 2", RESIDENT, "heap-buffer-overflow", "address"),
-    "a race in an epoch": Bug("resident(", BARRIER, "", RESIDENT, "data race", "thread", 1),
+    "a micro-batch that forgets the last": Bug("weight_gradient(", "= g[at.bias + j]", "= A(0)", EPOCH),
+    "a tail with the scale of the others": Bug("train_epoch(", "size == batch ? scale : tail_scale", "scale", EPOCH),
+    "a step that is not counted": Bug("train_epoch(", "+= double(steps)", "+= 1", EPOCH),
+    "more than a block has": Bug("pitch(", "cols | 1", "cols + 2", EPOCH, "heap-buffer-overflow", "address"),
+    "a race in an epoch": Bug("train_epoch(", BARRIER, "", EPOCH, "data race", "thread", 1),
     "a race in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, "data race", "thread", 1),
     "a race before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread"),
     "a race before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread", 1),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.numpy_ops import activation_gradient, bias_activate
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.activations import activation
 
 DTYPES = ("float32", "float64")
@@ -181,12 +181,12 @@ def test_in_place_is_the_same(name, dtype):
         assert (z == y).all()
 
 
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["one", "members"])
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["one", "members"])
 @pytest.mark.parametrize("name", [*PLAIN, "softmax"])
-def test_bias_comes_before_f_and_its_gradient_is_the_sum(name, lead):
+def test_bias_comes_before_f_and_its_gradient_is_the_sum(name, models_shape):
     f, device = gb.ACTIVATIONS[name], open_device("cpu", "float64")
-    z, grad_y = numbers((*lead, 4, 5), "float64"), numbers((*lead, 4, 5), "float64", seed=1)
-    bias = numbers((*lead, 5), "float64", seed=2)
+    z, grad_y = numbers((*models_shape, 4, 5), "float64"), numbers((*models_shape, 4, 5), "float64", seed=1)
+    bias = numbers((*models_shape, 5), "float64", seed=2)
     shifted, y = forward(f, z, bias)
     np.testing.assert_array_equal(shifted, z + bias[..., None, :])
     np.testing.assert_array_equal(y, forward(f, shifted)[1])

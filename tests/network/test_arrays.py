@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
 
 DEVICE = open_device("cpu")

@@ -34,7 +34,7 @@ REFUSED = [
     ("trainer", "optimizer", "sgd", "is decided"),
     ("trainer", "network", None, "is decided"),
     ("trainer", "graph", True, "is decided"),
-    ("trainer", "resident", True, "is decided"),
+    ("trainer", "one_launch", True, "is decided"),
     ("trainer", "seed", 3, "has no attribute"),
     ("trainer", "batch_size", 0, "batch_size must be an integer ≥ 1"),
     ("trainer", "batch_size", 2.5, "batch_size must be an integer ≥ 1"),

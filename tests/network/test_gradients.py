@@ -127,7 +127,7 @@ def problems(draw):
     net = gb.Network(draw(widths), layers, dtype="float64", seed=draw(st.sampled_from([seed, [seed, seed + 1]])))
     rng = np.random.default_rng(seed)
     draw_biases(net, rng)
-    rows = (*(net.lead if draw(st.booleans()) else ()), draw(st.integers(1, 4)))
+    rows = (*(net.models_shape if draw(st.booleans()) else ()), draw(st.integers(1, 4)))
     x, y = rng.uniform(-1, 1, (*rows, net.inputs)), targets(loss, (*rows, net.outputs), rng)
     return net, loss, x, y, rng.uniform(0, 2, rows) if draw(st.booleans()) else None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.formula import HITS, LOSS, WEIGHT
+from gpu_backprop.backend.formula import CORRECT, LOSS, WEIGHT
 
 LOSSES = {  # a loss of each kind, and the output activation to try it on
     "half_squared_error": (gb.HalfSquaredError, {}, "identity"),
@@ -95,7 +95,7 @@ def trainer_of(loss, activation, outputs=OUTPUTS, dtype="float64", layer=None):
 def fused(trainer, x, y, weights=None):
     """(∇z, total) of a step with everything fused that can be."""
     loss = trainer.step(x, y, weights)
-    plan = trainer.fed_steps.replay(trainer, len(x), np.ndim(y) == 1, weights is not None).plan
+    plan = trainer.manual_steps.replay(trainer, len(x), np.ndim(y) == 1, weights is not None).plan
     return plan.buffers["∇z1"].copy(), plan.buffers["E"].copy(), float(loss)
 
 
@@ -318,7 +318,7 @@ def test_hits_of_classes(keep):
     for y in (labels, gb.one_hot(labels, 3), probabilities):
         trainer = trainer_of("cross_entropy", "softmax", 3)
         total = traced(trainer, x, y)["E"] if keep else fused(trainer, x, y)[1]
-        assert total[HITS] == 3
+        assert total[CORRECT] == 3
         assert trainer.evaluate(x, y)["accuracy"] == 0.75
 
 
@@ -329,12 +329,12 @@ def test_hits_of_several_labels(keep):
     y = np.array([[1, 0.2, 1], [0, 0, 0.7], [1, 1, 0.6], [0.4, 1, 1]])  # the third row has one output wrong
     trainer = trainer_of("binary_cross_entropy", "sigmoid", 3)
     total = traced(trainer, x, y)["E"] if keep else fused(trainer, x, y)[1]
-    assert total[HITS] == 3
+    assert total[CORRECT] == 3
     assert trainer.evaluate(x, y)["accuracy"] == 0.75
 
 
 def test_regression_counts_none():
-    assert fused(trainer_of("half_squared_error", "identity"), logits(), logits())[1][HITS] == 0
+    assert fused(trainer_of("half_squared_error", "identity"), logits(), logits())[1][CORRECT] == 0
 
 
 # Settings -------------------------------------------------------------------------------------------------------------

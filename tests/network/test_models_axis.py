@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.array_module import open_device
 from gpu_backprop.backend.numpy_ops import gather
+from gpu_backprop.backend.open_device import open_device
 
 SEEDS = [4, 0, 9]
 MEMBERS = range(3)
@@ -39,23 +39,23 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(0, 1, shape)
 
 
-def data(loss, lead=(), rows=ROWS, seed=0):
+def data(loss, models_shape=(), rows=ROWS, seed=0):
     rng = np.random.default_rng(seed)
-    x, shape = rng.normal(0, 1, (*lead, rows, INPUTS)), (*lead, rows, OUTPUTS)
+    x, shape = rng.normal(0, 1, (*models_shape, rows, INPUTS)), (*models_shape, rows, OUTPUTS)
     match loss.name:
         case "cross_entropy":
-            y = rng.integers(0, OUTPUTS, (*lead, rows))
+            y = rng.integers(0, OUTPUTS, (*models_shape, rows))
         case "binary_cross_entropy":
             y = rng.uniform(0, 1, shape)
         case "poisson":
             y = rng.poisson(2.0, shape)
         case _:
             y = rng.normal(0, 1, shape)
-    return x, y, rng.uniform(0.1, 2, (*lead, rows))
+    return x, y, rng.uniform(0.1, 2, (*models_shape, rows))
 
 
-def member(array, m, lead):
-    return array[m] if lead else array
+def member(array, m, models_shape):
+    return array[m] if models_shape else array
 
 
 def close(got, want):
@@ -71,36 +71,36 @@ def assert_same_networks(together, alone):
 # Forward and backward -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["shared x", "own x"])
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["shared x", "own x"])
 @pytest.mark.parametrize("training", [False, True], ids=["", "training"])
 @pytest.mark.parametrize("activation", gb.ACTIVATIONS)
-def test_forward_and_backward(activation, training, lead):
+def test_forward_and_backward(activation, training, models_shape):
     together, alone = networks(activation, activation if activation != "exp" else "identity")
-    assert together.lead == (3,) and together.parameters.shape[0] == 3
-    x, grad_y = numbers(*lead, ROWS, INPUTS), numbers(3, ROWS, OUTPUTS, seed=1)
+    assert together.models_shape == (3,) and together.parameters.shape[0] == 3
+    x, grad_y = numbers(*models_shape, ROWS, INPUTS), numbers(3, ROWS, OUTPUTS, seed=1)
     for _ in range(2):  # the second time with other masks
         y = together.forward(x, training=training)
         grad_x = together.backward(grad_y)
         assert y.shape == (3, ROWS, OUTPUTS) and grad_x.shape == (3, ROWS, INPUTS)
         for m, net in enumerate(alone):
-            close(y[m], net.forward(member(x, m, lead), training=training))
+            close(y[m], net.forward(member(x, m, models_shape), training=training))
             close(grad_x[m], net.backward(grad_y[m]))
         assert_same_networks(together, alone)
 
 
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["shared x", "own x"])
-def test_predict_in_chunks(lead):
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["shared x", "own x"])
+def test_predict_in_chunks(models_shape):
     together, alone = networks()
-    x = numbers(*lead, 10, INPUTS)
+    x = numbers(*models_shape, 10, INPUTS)
     y = together.predict(x, batch_size=4)
     for m, net in enumerate(alone):
-        close(y[m], net.predict(member(x, m, lead)))
+        close(y[m], net.predict(member(x, m, models_shape)))
 
 
 def test_one_member_has_its_axis_too():
     one, alone = gb.Network(INPUTS, layers(), seed=[4]), gb.Network(INPUTS, layers(), seed=4)
     x = numbers(ROWS, INPUTS)
-    assert one.lead == (1,) and one.layers[0].weight.shape == (1, INPUTS, 5)
+    assert one.models_shape == (1,) and one.layers[0].weight.shape == (1, INPUTS, 5)
     np.testing.assert_allclose(one.forward(x, training=True)[0], alone.forward(x, training=True), rtol=1e-5)
 
 
@@ -113,14 +113,14 @@ def test_equal_seeds_make_equal_members():
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["shared x", "own x"])
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["shared x", "own x"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", gb.LOSSES)
-def test_steps_with_every_loss(name, reduction, weighted, lead):
+def test_steps_with_every_loss(name, reduction, weighted, models_shape):
     loss = type(gb.LOSSES[name])(reduction=reduction)
     together, alone = networks("tanh", loss.needs[0] if loss.needs else "identity")
-    x, y, weights = data(loss, lead)
+    x, y, weights = data(loss, models_shape)
     if not weighted:
         weights = None
     trainer = gb.Trainer(together, loss, gb.SGD(0.02))
@@ -128,8 +128,8 @@ def test_steps_with_every_loss(name, reduction, weighted, lead):
     for _ in range(3):
         losses = np.asarray(trainer.step(x, y, weights))
         for m, one in enumerate(trainers):
-            own = None if weights is None else member(weights, m, lead)
-            close(losses[m], float(one.step(member(x, m, lead), member(y, m, lead), own)))
+            own = None if weights is None else member(weights, m, models_shape)
+            close(losses[m], float(one.step(member(x, m, models_shape), member(y, m, models_shape), own)))
     assert_same_networks(together, alone)
 
 

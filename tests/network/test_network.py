@@ -37,10 +37,10 @@ def address(array):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_views_of_two_flat_buffers(dtype, seed):
     net = network(dtype=dtype, seed=seed)
-    lead = net.lead
-    assert lead == (() if seed == 0 else (3,))
+    models_shape = net.models_shape
+    assert models_shape == (() if seed == 0 else (3,))
     assert net.dtype == net.parameters.dtype == net.gradients.dtype == np.dtype(dtype)
-    assert net.parameters.shape == net.gradients.shape and net.parameters.ndim == 1 + len(lead)
+    assert net.parameters.shape == net.gradients.shape and net.parameters.ndim == 1 + len(models_shape)
     shapes = [
         (net.layers[0].weight, net.layers[0].grad_weight, (4, 5)),
         (net.layers[0].bias, net.layers[0].grad_bias, (5,)),
@@ -50,8 +50,8 @@ def test_views_of_two_flat_buffers(dtype, seed):
     covered = np.zeros(net.parameters.shape, int)
     for parameter, gradient, shape in shapes:
         for view, flat in ((parameter, net.parameters), (gradient, net.gradients)):
-            assert view.shape == (*lead, *shape) and np.shares_memory(view, flat)
-            members = view if lead else view[None]
+            assert view.shape == (*models_shape, *shape) and np.shares_memory(view, flat)
+            members = view if models_shape else view[None]
             assert all(address(member) % ALIGNMENT == 0 for member in members)
         assert address(parameter) - address(net.parameters) == address(gradient) - address(net.gradients)
         start = (address(parameter) - address(net.parameters)) // net.dtype.itemsize
@@ -63,7 +63,7 @@ def test_views_of_two_flat_buffers(dtype, seed):
     net.gradients[...] = 8
     assert (net.layers[3].weight == 7).all() and (net.layers[1].grad_bias == 8).all()
     net.layers[0].bias[...] = 9
-    assert (net.parameters == 9).sum() == 5 * math.prod(lead)
+    assert (net.parameters == 9).sum() == 5 * math.prod(models_shape)
 
 
 def test_backward_leaves_the_padding_zero():
@@ -221,7 +221,7 @@ def test_predict_in_chunks(batch_size):
 @pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "members"])
 def test_predict_nothing(seed):
     net = network(seed=seed)
-    assert net.predict(np.empty((0, 4))).shape == (*net.lead, 0, 3)
+    assert net.predict(np.empty((0, 4))).shape == (*net.models_shape, 0, 3)
 
 
 # What it says of itself -----------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_summary(capsys):
 
 def test_attributes():
     net = network(seed=7, device="cpu")
-    assert (net.inputs, net.outputs, net.seed, net.lead, net.device.name) == (4, 3, 7, (), "cpu")
+    assert (net.inputs, net.outputs, net.seed, net.models_shape, net.device.name) == (4, 3, 7, (), "cpu")
     assert [layer.number for layer in net.layers] == [1, 2, 3, 4]
     assert [name for name, _, _ in net.parameter_arrays()] == [
         "layers[0].weight",

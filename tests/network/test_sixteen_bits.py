@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import array_module, numpy_device, numpy_ops
+from gpu_backprop.backend import numpy_device, numpy_ops, open_device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.runs import load_run
-from gpu_backprop.explanation.lesson import explain
+from gpu_backprop.explanation.explain import explain
 
 X = np.random.default_rng(0).normal(0, 1, (7, 3))
 LABELS = np.array([0, 1, 0, 1, 1, 0, 1])
@@ -26,7 +26,7 @@ SHAPES = [gb.Dense(5, "tanh"), gb.Dropout(0.25), gb.Dense(2, "softmax")]
 @pytest.fixture(autouse=True)
 def _half_on_a_cpu(monkeypatch):
     """Lets the CPU take float16, with two binders that write float32 from it: BLAS does not."""
-    monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64", "float16"))
+    monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64", "float16"))
     mixed = {
         "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),
         "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
@@ -46,8 +46,8 @@ def test_what_is_kept_in_which_dtype():
     trainer = gb.Trainer(net, optimizer="adam")
     for _, written in trainer.trace(X, LABELS, np.ones(7)):
         seen |= {name: array.dtype.name for name, array in written.items()}
-    low = {name for name, dtype in seen.items() if dtype == "float16"}
-    assert low == {
+    half = {name for name, dtype in seen.items() if dtype == "float16"}
+    assert half == {
         "z1", "y1", "mask2", "z2", "y2", "z3", "y3", "∇y3", "∇z3", "∇y2", "∇z2", "∇y1", "∇z1", "parameters (float16)"
     }  # fmt: skip
     assert {name for name, dtype in seen.items() if dtype == "float32"} == {
@@ -74,9 +74,9 @@ def test_offsets_are_those_of_a_float32_network():
     np.testing.assert_array_equal(half.parameters, single.parameters)
     for layer in (half.layers[0], half.layers[2]):
         np.testing.assert_array_equal(layer.product_weight, layer.weight.astype(np.float16))
-        assert np.shares_memory(layer.product_weight, half.low)
+        assert np.shares_memory(layer.product_weight, half.half_parameters)
     assert all(layer.product_weight is layer.weight for layer in single.layers[::2])
-    assert single.low is None
+    assert single.half_parameters is None
 
 
 def change_in_place(net):
@@ -122,7 +122,7 @@ class TestChangesByHandAreSeen:
     @pytest.mark.parametrize("how", ["step", "trace", "fit"])
     def test_by_training(self, change, how):
         net, _, trainer = self.changed(change)
-        net.low[...] = np.nan
+        net.half_parameters[...] = np.nan
         if how == "step":
             assert np.isfinite(float(trainer.step(X, LABELS)))
         elif how == "trace":
@@ -137,7 +137,7 @@ def test_it_learns_and_the_optimizer_keeps_the_copy(optimizer):
     y = (X[:, 0] > 0).astype(int)
     history = gb.Trainer(net, optimizer=optimizer, batch_size=3).fit(X, y, 30, progress=False)
     assert history[-1]["loss"] < history[0]["loss"]
-    np.testing.assert_array_equal(net.low, net.parameters.astype(np.float16))
+    np.testing.assert_array_equal(net.half_parameters, net.parameters.astype(np.float16))
 
 
 def test_after_a_divergence_both_are_those_of_the_last_good_step():
@@ -147,7 +147,7 @@ def test_after_a_divergence_both_are_those_of_the_last_good_step():
         trainer.fit(X, np.ones((7, 2)), 20, progress=False)
     assert np.isfinite(net.parameters).all()
     with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(net.low, net.parameters.astype(np.float16))
+        np.testing.assert_array_equal(net.half_parameters, net.parameters.astype(np.float16))
 
 
 class TestTheLossIsScaled:
@@ -158,12 +158,14 @@ class TestTheLossIsScaled:
         named = {o.name: o for o in plan.operations}
         assert named["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·S·w/Σw, E += e"
         assert named["unscale"].formula == "∇ ← ∇/S"
-        assert list(named["weigh"].writes) == ["Σw", "S/Σw", "E"] and "S" in named["weigh"].reads
+        assert (
+            list(named["normalize_weights"].writes) == ["Σw", "S/Σw", "E"] and "S" in named["normalize_weights"].reads
+        )
         assert list(named["unscale"].writes) == ["gradients", "loss scaling", "gate"]
         assert "gate" in named["adam"].reads and "Σw" not in named["adam"].reads
         single = {o.name: o for o in gb.Trainer(network("float32")).plan(weights=True).operations}
         assert single["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·w/Σw, E += e"
-        assert "unscale" not in single and list(single["weigh"].writes) == ["Σw", "1/Σw", "E"]
+        assert "unscale" not in single and list(single["normalize_weights"].writes) == ["Σw", "1/Σw", "E"]
 
     def test_the_history_tells_of_it(self):
         net = gb.Network(3, [gb.Dense(2)], dtype="float16", device="cpu")
@@ -226,7 +228,7 @@ class TestFiles:
 
     def test_where_the_device_cannot(self, tmp_path, monkeypatch):
         _, path = self.saved(tmp_path)
-        monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64"))
+        monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64"))
         with pytest.raises(InputError, match=r"cannot load .*m\.safetensors as it was saved: .*float16.*load\(path, dtype='float32'\)"):  # fmt: skip  # noqa: E501
             gb.load(path, device="cpu")
         assert gb.load(path, device="cpu", dtype="float32").dtype == np.float32
@@ -235,7 +237,7 @@ class TestFiles:
 
     def test_a_command_works_it_out_in_float32_where_the_device_cannot(self, tmp_path, monkeypatch, capsys):
         net, path = self.saved(tmp_path)
-        monkeypatch.setitem(array_module.DTYPES, "cpu", ("float32", "float64"))
+        monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64"))
         again = load_run(path, "cpu")
         assert again.dtype == np.float32 and again.parameters.tobytes() == net.parameters.tobytes()
         assert capsys.readouterr().err == f"note: {path} was trained in 16 bits; here it is worked out in float32\n"

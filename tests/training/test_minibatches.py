@@ -8,7 +8,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import DataSet, Feed
+from gpu_backprop.training.minibatches import DataSet, ManualBatch
 
 ROWS = 7
 X = np.arange(21.0).reshape(ROWS, 3)
@@ -125,7 +125,7 @@ def test_each_member_has_an_order_of_its_own():
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_feed_copies_a_minibatch_in(labelled, weighted):
     net = network(dtype="float32")
-    feed, plan = Feed(net, labelled, weighted), Plan(net.device)
+    feed, plan = ManualBatch(net, labelled, weighted), Plan(net.device)
     x, target, w = feed.emit(plan, ROWS)
     feed.emit_advance(plan, ROWS)
     assert not plan.operations
@@ -143,7 +143,7 @@ def test_a_feed_copies_a_minibatch_in(labelled, weighted):
 
 def test_a_feed_for_members_takes_a_minibatch_for_all_or_for_each():
     net = network(seed=[1, 2])
-    feed, plan = Feed(net, True, True), Plan(net.device)
+    feed, plan = ManualBatch(net, True, True), Plan(net.device)
     x, labels, w = feed.emit(plan, ROWS)
     feed.load(plan, Samples(X, LABELS, WEIGHTS))
     for member in range(2):

@@ -14,7 +14,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training.evaluation import Evaluation
-from gpu_backprop.training.minibatches import DataSet, Feed
+from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.optimizers import OPTIMIZERS
 from gpu_backprop.training.replay import Replay
 
@@ -39,7 +39,7 @@ def data(weighted=False, loss=None, outputs=3):
 
 def fed(net):
     """The plan of a step by hand."""
-    return gb.Trainer(net).build_step(Feed(net, True, False), ROWS, net.device.zeros((3,), np.float64))
+    return gb.Trainer(net).build_step(ManualBatch(net, True, False), ROWS, net.device.zeros((3,), np.float64))
 
 
 # The modes ------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def gathered(net, weighted=False, optimizer="adam", loss=None):
     """The plan of a step of fit."""
     trainer = gb.Trainer(net, loss, optimizer, batch_size=ROWS)
     source = DataSet(net, samples(net, trainer.loss, *data(weighted, loss, net.outputs), values=True))
-    return trainer.build_step(source, ROWS, trainer.device.zeros((*net.lead, 3), np.float64))
+    return trainer.build_step(source, ROWS, trainer.device.zeros((*net.models_shape, 3), np.float64))
 
 
 def measured(output, loss):

@@ -67,7 +67,7 @@ def every_call(plan):
 def step_plan(trainer, target, weights=None):
     """The plan of `trainer.step`, which has run once."""
     trainer.step(X, target, weights)
-    (replay,) = trainer.fed_steps._replays.values()
+    (replay,) = trainer.manual_steps._replays.values()
     return replay.plan
 
 
@@ -96,7 +96,7 @@ def test_a_network_is_read_in_the_middle_of_a_step(make, dtype):
     trainer, alone = make(dtype), make(dtype)
     plan = step_plan(trainer, target, weights)
     step_plan(alone, target, weights)
-    every_call(alone.fed_steps._replays.popitem()[1].plan)
+    every_call(alone.manual_steps._replays.popitem()[1].plan)
     frozen = trainer.network.copy()  # predicts what the weights of that moment predict
 
     def read():
@@ -357,7 +357,7 @@ def test_a_step_that_did_not_end_spoils_no_later_one(make, dtype, error):
 @pytest.mark.parametrize("way", ["trace", "profile"])
 def test_nor_does_a_trace_or_a_profile(way, dtype):
     trainer = classifier(dtype)
-    plan = trainer.fed_steps.replay(trainer, ROWS, True, False, keep=way == "trace").plan
+    plan = trainer.manual_steps.replay(trainer, ROWS, True, False, keep=way == "trace").plan
 
     def fail():
         for counter in counters(plan):

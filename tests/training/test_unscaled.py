@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.commands.lessons import prepare
+from gpu_backprop.commands.datasets import prepare
 from gpu_backprop.data import Preprocessing, load_digits, read
 
 RNG = np.random.default_rng(4)

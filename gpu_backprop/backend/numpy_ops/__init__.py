@@ -16,10 +16,10 @@ from gpu_backprop.backend.numpy_ops.layers import (
 )
 from gpu_backprop.backend.numpy_ops.losses import (
     loss_gradient,
+    normalize_weights,
     residual_sums,
     sigmoid_cross_entropy,
     softmax_cross_entropy,
-    weigh,
 )
 from gpu_backprop.backend.numpy_ops.minibatch import advance, gather
 from gpu_backprop.backend.numpy_ops.optimizers import adagrad, adam, rmsprop, sgd
@@ -45,5 +45,5 @@ __all__ = [
     "softmax_cross_entropy",
     "sum_of_squares",
     "unscale",
-    "weigh",
+    "normalize_weights",
 ]

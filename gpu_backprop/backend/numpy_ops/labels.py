@@ -53,7 +53,7 @@ class Labels:
         yield partial(onehot.fill, 0)
         yield partial(onehot.reshape(-1).put, self.place, np.ones((), onehot.dtype), "clip")
 
-    def spoil(self, e: Array, gradient: Array | None) -> Call:
+    def mark_invalid(self, e: Array, gradient: Array | None) -> Call:
         bad, count = self.bad, np.count_nonzero  # a quarter of the time of any
 
         def run() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Activation, Array, call
+from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.parts import in_parts
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, across, beside
-from gpu_backprop.backend.numpy_ops.slabs import in_slabs
+from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, as_row, broadcast
 from gpu_backprop.backend.philox import LANES, uniform
 
 
@@ -28,9 +28,9 @@ def add_bias(device: Device, x: Array, bias: Array, z: Array) -> Bound:
     """z = x + b"""
 
     def formula(work: Scratch, z: Array, x: Array, bias: Array) -> Bound:
-        yield from across(np.add, x, bias, z, work)
+        yield from broadcast(np.add, x, bias, z, work)
 
-    yield from in_slabs(device, formula, z, x, beside(bias))
+    yield from in_blocks(device, formula, z, x, as_row(bias))
 
 
 def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
@@ -39,13 +39,13 @@ def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y
 
     def formula(work: Scratch, z: Array, bias: Array | None, y: Array) -> Bound:
         if bias is not None:
-            yield from across(np.add, z, bias, z, work)
+            yield from broadcast(np.add, z, bias, z, work)
         if f.numpy_value is not None:
             yield from f.numpy_value(z, y, work)
         elif copied:
             yield partial(np.copyto, y, z)
 
-    yield from in_slabs(device, formula, z, None if bias is None else beside(bias), y)
+    yield from in_blocks(device, formula, z, None if bias is None else as_row(bias), y)
 
 
 def activation_gradient(
@@ -60,7 +60,7 @@ def activation_gradient(
             yield partial(np.copyto, grad_z, grad_y)
 
     if s is not None or grad_z is not grad_y:
-        yield from in_slabs(device, formula, grad_z, grad_y, s)
+        yield from in_blocks(device, formula, grad_z, grad_y, s)
     if grad_bias is not None:
         yield from column_sum(device, grad_z, grad_bias)
 
@@ -87,7 +87,7 @@ def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask
         yield call(np.multiply, mask, 1 / (1 - rate), out=mask)
         yield call(np.multiply, x, mask, out=y)
 
-    yield from in_slabs(device, formula, mask, x, y, beside(random))
+    yield from in_blocks(device, formula, mask, x, y, as_row(random))
 
 
 def multiply(device: Device, a: Array, b: Array, out: Array) -> Bound:
@@ -96,4 +96,4 @@ def multiply(device: Device, a: Array, b: Array, out: Array) -> Bound:
     def formula(work: Scratch, out: Array, a: Array, b: Array) -> Bound:
         yield call(np.multiply, a, b, out=out)
 
-    yield from in_slabs(device, formula, out, a, b)
+    yield from in_blocks(device, formula, out, a, b)

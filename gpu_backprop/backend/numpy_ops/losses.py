@@ -12,16 +12,16 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import WEIGHT, Array, Call, LossFormula, call, row_sum
+from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.labels import Labels, places
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, across, beside
-from gpu_backprop.backend.numpy_ops.slabs import in_slabs
-from gpu_backprop.backend.numpy_ops.tally import Tally, largest, right_answers
+from gpu_backprop.backend.numpy_ops.loss_sums import LossSums, count_correct, largest
+from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, as_row, broadcast
 
 DENSE = 7
 """The slot of scratch memory for one-hot rows: the formulas of losses use lower ones."""
 
 
-def weigh(
+def normalize_weights(
     device: Device, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
 ) -> Bound:
     """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0, and
@@ -40,9 +40,9 @@ def loss_gradient(
     scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Bound:  # fmt: skip
     """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
-    tally, outputs = Tally(device, y, loss, total), y.shape[-1]
+    sums, outputs = LossSums(device, y, loss, total), y.shape[-1]
     factor, weighing = _row_factor(
-        device, tally.e, weights, scale / outputs if loss.mean_over_outputs else scale, scales
+        device, sums.e, weights, scale / outputs if loss.mean_over_outputs else scale, scales
     )
 
     def formula(
@@ -64,13 +64,13 @@ def loss_gradient(
         if grad_y is not None and not (isinstance(factor, float) and factor == 1.0):
             yield call(np.multiply, grad_y, factor, out=grad_y)
         if labels is not None:
-            yield labels.spoil(e, grad_y)
-        yield from right_answers(work, y, target, loss.hit, 0.5, right)
+            yield labels.mark_invalid(e, grad_y)
+        yield from count_correct(work, y, target, loss.accuracy, 0.5, right)
 
     if grad_y is not None:
         yield from weighing
-    yield from in_slabs(device, formula, y, target, factor, grad_y, tally.e, tally.right)
-    yield from tally.add(weights)
+    yield from in_blocks(device, formula, y, target, factor, grad_y, sums.e, sums.right)
+    yield from sums.add(weights)
 
 
 def softmax_cross_entropy(
@@ -81,8 +81,8 @@ def softmax_cross_entropy(
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
-    tally, outputs, smoothing = Tally(device, z, loss, total), z.shape[-1], loss.smoothing
-    factor, weighing = _row_factor(device, tally.e, weights, scale, scales)
+    sums, outputs, smoothing = LossSums(device, z, loss, total), z.shape[-1], loss.smoothing
+    factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
         work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
@@ -92,11 +92,11 @@ def softmax_cross_entropy(
         best, start = np.empty(z.shape[:-1], np.intp), places(z)
         top, low = work.rows(0), work.rows(1)
         if bias is not None:
-            yield from across(np.add, z, bias, z, work)
+            yield from broadcast(np.add, z, bias, z, work)
         yield from largest(z, best, target, right)
         yield call(np.add, start, best, out=best)  # to take them is faster than maximum.reduce
         yield partial(z.reshape(-1).take, best, None, top[..., 0], "clip")
-        yield from across(np.subtract, z, top, z, work)
+        yield from broadcast(np.subtract, z, top, z, work)
         if labels is not None:
             yield from labels.find()
             yield labels.take(z, low)
@@ -113,24 +113,24 @@ def softmax_cross_entropy(
         yield call(np.exp, z, out=p)
         yield row_sum(p, e)
         if y is not None:
-            yield from across(np.divide, y, e, y, work)
+            yield from broadcast(np.divide, y, e, y, work)
         if grad_z is not None:
             if y is not None:
                 yield call(np.multiply, y, factor, out=grad_z)
             else:  # normalise and scale in one pass
                 yield call(np.divide, factor, e, out=top)
-                yield from across(np.multiply, p, top, grad_z, work)
+                yield from broadcast(np.multiply, p, top, grad_z, work)
             yield from _subtract_target(work, grad_z, labels, target, factor, smoothing)
         yield call(np.log, e, out=e)
         yield call(np.subtract, e, low, out=e)
         if labels is not None:
-            yield labels.spoil(e, grad_z)
+            yield labels.mark_invalid(e, grad_z)
 
     if grad_z is not None:
         yield from weighing
-    row = None if bias is None else beside(bias)
-    yield from in_slabs(device, formula, z, row, target, factor, y, grad_z, tally.e, tally.right)
-    yield from tally.add(weights)
+    row = None if bias is None else as_row(bias)
+    yield from in_blocks(device, formula, z, row, target, factor, y, grad_z, sums.e, sums.right)
+    yield from sums.add(weights)
 
 
 def _subtract_target(
@@ -149,7 +149,7 @@ def _subtract_target(
         share = work.rows(2)
         yield partial(np.copyto, share, factor)
         yield call(np.multiply, share, smoothing / grad_z.shape[-1], out=share)
-        yield from across(np.subtract, grad_z, share, grad_z, work)
+        yield from broadcast(np.subtract, grad_z, share, grad_z, work)
 
 
 def sigmoid_cross_entropy(
@@ -161,8 +161,8 @@ def sigmoid_cross_entropy(
 
     z is used up. y and grad_z are optional, and either of them may be z.
     """
-    tally = Tally(device, z, loss, total)
-    factor, weighing = _row_factor(device, tally.e, weights, scale, scales)
+    sums = LossSums(device, z, loss, total)
+    factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
         work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
@@ -170,7 +170,7 @@ def sigmoid_cross_entropy(
     ) -> Bound:  # fmt: skip
         terms, part = work.full(0), work.full(1)
         if bias is not None:
-            yield from across(np.add, z, bias, z, work)
+            yield from broadcast(np.add, z, bias, z, work)
         yield call(np.absolute, z, out=terms)
         yield call(np.negative, terms, out=terms)
         yield call(np.exp, terms, out=terms)
@@ -180,7 +180,7 @@ def sigmoid_cross_entropy(
         yield call(np.multiply, z, target, out=part)
         yield call(np.subtract, terms, part, out=terms)
         yield row_sum(terms, e)
-        yield from right_answers(work, z, target, loss.hit, 0.0, right)
+        yield from count_correct(work, z, target, loss.accuracy, 0.0, right)
         p = y if y is not None else grad_z
         if p is not None:
             yield call(np.negative, z, out=p)
@@ -194,9 +194,9 @@ def sigmoid_cross_entropy(
 
     if grad_z is not None:
         yield from weighing
-    row = None if bias is None else beside(bias)
-    yield from in_slabs(device, formula, z, row, target, factor, y, grad_z, tally.e, tally.right)
-    yield from tally.add(weights)
+    row = None if bias is None else as_row(bias)
+    yield from in_blocks(device, formula, z, row, target, factor, y, grad_z, sums.e, sums.right)
+    yield from sums.add(weights)
 
 
 def _row_factor(

@@ -1,8 +1,8 @@
 """One operation over the flat buffers.
 
 parameters, gradients and moments are flat, (..., parameters). hyper is float64 (..., k): the step number, the learning
-rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number. low, where it is given,
-becomes a copy of the new parameters in its own dtype.
+rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number. half_parameters, where
+given, becomes a copy of the new parameters in its own dtype.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, call
+from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
-from gpu_backprop.backend.numpy_ops.slabs import in_slabs
 
 FAR = 1e-12
 """Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
@@ -66,19 +66,25 @@ def _gated(gate: Array | None, step: Callable[..., Bound], device: Device, *give
 
 def sgd(
     device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
-    low: Array | None,
+    half_parameters: Array | None,
 ) -> Bound:  # fmt: skip
     """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
-    yield from _gated(gate, _sgd, device, w, g, velocity, nesterov, hyper, low)
+    yield from _gated(gate, _sgd, device, w, g, velocity, nesterov, hyper, half_parameters)
 
 
 def _sgd(
-    device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, low: Array | None
+    device: Device,
+    w: Array,
+    g: Array,
+    velocity: Array | None,
+    nesterov: bool,
+    hyper: Array,
+    half_parameters: Array | None,
 ) -> Bound:
     tick, (rate, mu) = _coefficients(device, w, hyper, 2, lambda step, rate, mu: (rate, mu))
 
     def formula(
-        work: Scratch, w: Array, g: Array, velocity: Array | None, rate: Array, mu: Array, low: Array | None
+        work: Scratch, w: Array, g: Array, velocity: Array | None, rate: Array, mu: Array, half_parameters: Array | None
     ) -> Bound:
         moving, change = g, work.full()
         if velocity is not None:
@@ -90,25 +96,27 @@ def _sgd(
                 yield call(np.add, change, g, out=change)
                 moving = change
         yield call(np.multiply, moving, rate, out=change)
-        yield from _moved(w, change, low)
+        yield from _moved(w, change, half_parameters)
 
     yield tick
-    yield from in_slabs(device, formula, w, g, velocity, rate, mu, low, axes=w.ndim)
+    yield from in_blocks(device, formula, w, g, velocity, rate, mu, half_parameters, axes=w.ndim)
 
 
-def rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
+def rmsprop(
+    device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+) -> Bound:
     """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
-    yield from _gated(gate, _rmsprop, device, w, g, v, hyper, low)
+    yield from _gated(gate, _rmsprop, device, w, g, v, hyper, half_parameters)
 
 
-def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Array | None) -> Bound:
+def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_parameters: Array | None) -> Bound:
     tick, (rate, rho, rest, epsilon) = _coefficients(
         device, w, hyper, 4, lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
     )
 
     def formula(
         work: Scratch, w: Array, g: Array, v: Array, rate: Array, rho: Array, rest: Array, epsilon: Array,
-        low: Array | None,
+        half_parameters: Array | None,
     ) -> Bound:  # fmt: skip
         change = work.full(0)
 
@@ -116,39 +124,43 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Ar
             yield call(np.multiply, change, rest, out=change)
             yield call(np.multiply, v, rho, out=v)
             yield call(np.add, v, change, out=v)
-            yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+            yield from _divided_step(w, grad, v, rate, epsilon, change, half_parameters)
 
         yield _after_squares(update, g, np.asarray(largest_gradient(g.dtype), g.dtype), change, work.full(1))
 
     yield tick
-    yield from in_slabs(device, formula, w, g, v, rate, rho, rest, epsilon, low, axes=w.ndim)
+    yield from in_blocks(device, formula, w, g, v, rate, rho, rest, epsilon, half_parameters, axes=w.ndim)
 
 
-def adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, low: Array | None) -> Bound:
+def adagrad(
+    device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+) -> Bound:
     """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
-    yield from _gated(gate, _adagrad, device, w, g, v, hyper, low)
+    yield from _gated(gate, _adagrad, device, w, g, v, hyper, half_parameters)
 
 
-def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, low: Array | None) -> Bound:
+def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_parameters: Array | None) -> Bound:
     tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
 
-    def formula(work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, low: Array | None) -> Bound:
+    def formula(
+        work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, half_parameters: Array | None
+    ) -> Bound:
         change, largest = work.full(0), np.finfo(v.dtype).max
 
         def update(grad: Array) -> Bound:
             yield call(np.add, v, change, out=v)
             yield call(np.minimum, v, largest, out=v)
-            yield from _divided_step(w, grad, v, rate, epsilon, change, low)
+            yield from _divided_step(w, grad, v, rate, epsilon, change, half_parameters)
 
         yield _after_squares(update, g, np.asarray(largest_gradient(g.dtype), g.dtype), change, work.full(1))
 
     yield tick
-    yield from in_slabs(device, formula, w, g, v, rate, epsilon, low, axes=w.ndim)
+    yield from in_blocks(device, formula, w, g, v, rate, epsilon, half_parameters, axes=w.ndim)
 
 
 def adam(
     device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
-    low: Array | None,
+    half_parameters: Array | None,
 ) -> Bound:  # fmt: skip
     """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW)
 
@@ -156,11 +168,11 @@ def adam(
     coefficients: m ← β₁m + g, v ← β₂v + g², and with k² = (1 − β₂)/(1 − β₂ᵗ)
     η·m̂/(√v̂ + ε) = η(1 − β₁)/((1 − β₁ᵗ)k) · m/(√v + ε/k): three passes over memory less.
     """
-    yield from _gated(gate, _adam, device, w, g, m, v, decay, hyper, low)
+    yield from _gated(gate, _adam, device, w, g, m, v, decay, hyper, half_parameters)
 
 
 def _adam(
-    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, low: Array | None
+    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, half_parameters: Array | None
 ) -> Bound:
     largest = largest_gradient(w.dtype)
 
@@ -171,7 +183,7 @@ def _adam(
 
     def formula(
         work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
-        keep: Array, most: Array, low: Array | None,
+        keep: Array, most: Array, half_parameters: Array | None,
     ) -> Bound:  # fmt: skip
         change = work.full(0)
 
@@ -182,13 +194,13 @@ def _adam(
             yield call(np.add, v, change, out=v)
             if decay:
                 yield call(np.multiply, w, keep, out=w)
-            yield from _divided_step(w, m, v, rate, epsilon, change, low)
+            yield from _divided_step(w, m, v, rate, epsilon, change, half_parameters)
 
         yield _after_squares(update, g, most, change, work.full(1))
 
     tick, coefficients = _coefficients(device, w, hyper, 6, of)
     yield tick
-    yield from in_slabs(device, formula, w, g, m, v, *coefficients, low, axes=w.ndim)
+    yield from in_blocks(device, formula, w, g, m, v, *coefficients, half_parameters, axes=w.ndim)
 
 
 def largest_gradient(dtype: np.dtype[Any]) -> float:
@@ -220,17 +232,19 @@ def _after_squares(update: Callable[[Array], Bound], g: Array, most: Array, squa
     return run
 
 
-def _divided_step(w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, low: Array | None) -> Bound:
+def _divided_step(
+    w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, half_parameters: Array | None
+) -> Bound:
     """W ← W − rate·g/(√v + ε)"""
     yield call(np.sqrt, v, out=change)
     yield call(np.add, change, epsilon, out=change)
     yield call(np.divide, g, change, out=change)
     yield call(np.multiply, change, rate, out=change)
-    yield from _moved(w, change, low)
+    yield from _moved(w, change, half_parameters)
 
 
-def _moved(w: Array, change: Array, low: Array | None) -> Bound:
+def _moved(w: Array, change: Array, half_parameters: Array | None) -> Bound:
     """W ← W − change, and its copy"""
     yield call(np.subtract, w, change, out=w)
-    if low is not None:
-        yield partial(np.copyto, low, w, "unsafe")
+    if half_parameters is not None:
+        yield partial(np.copyto, half_parameters, w, "unsafe")

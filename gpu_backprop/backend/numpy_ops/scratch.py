@@ -14,7 +14,7 @@ from gpu_backprop.backend.formula import Array, Call, call
 Bound = Iterator[Call]
 
 ROWS, SPREAD, ZEROS = 8, 14, 15
-"""Slots of scratch memory: from ROWS on those of one number a row, SPREAD for `across`, ZEROS what nobody writes."""
+"""Slots of scratch memory: from ROWS on those of one number a row, SPREAD for `broadcast`, ZEROS what nobody writes."""
 
 WIDE = 256
 """Units from which on NumPy is fast with an operand that is broadcast."""
@@ -24,8 +24,8 @@ class Scratch:
     """Work arrays for operands of one shape, from the device's shared scratch memory.
 
     Args:
-        operand: a whole one, or a slab of it.
-        row: where the slab begins.
+        operand: a whole one, or a block of it.
+        row: where the block begins.
     """
 
     def __init__(self, device: Device, operand: Array, row: int = 0) -> None:
@@ -50,12 +50,12 @@ class Scratch:
         return self.device.work(shape, dtype, slot)
 
 
-def beside(row: Array) -> Array:
+def as_row(row: Array) -> Array:
     """A vector of units a model, (..., units), as it stands beside (..., rows, units)."""
     return row[..., None, :]
 
 
-def across(function: np.ufunc, a: Array, thin: Array, out: Array, work: Scratch) -> Bound:
+def broadcast(function: np.ufunc, a: Array, thin: Array, out: Array, work: Scratch) -> Bound:
     """out = function(a, thin), where thin is a row or a column; where rows are short, by way of a copy for all of a."""
     if a.shape[-1] >= WIDE:
         yield call(function, a, thin, out=out)

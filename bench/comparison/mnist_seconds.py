@@ -1,0 +1,106 @@
+"""Seconds of training until a network reads 97 and 98 % of MNIST's test images: bench/compare.py --mnist FOLDER.
+
+Each contender trains 784-512-512-10, relu, by Adam on minibatches of 128, from the same parameters, which are others
+for each seed, in orders of its own. After each epoch the test images are read, which is not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from comparison.peers import Task
+from comparison.processes import Contender, Trouble
+from comparison.tasks import first_parameters
+from lib.timing import spread
+
+from gpu_backprop.backend.text_table import columns
+from gpu_backprop.data.idx import read_idx_folder
+
+if TYPE_CHECKING:
+    from compare import Field
+
+RESULTS = Path(__file__).parent / "results" / "mnist_seconds.json"
+WIDTHS, BATCH, ADAM = (784, 512, 512, 10), 128, (0.001, 0.9, 0.999, 1e-8)
+GOALS = 0.97, 0.98
+SEEDS, EPOCHS = (0, 1, 2), 20
+QUICK_SEEDS, QUICK_EPOCHS, QUICK_ROWS = (0,), 2, 1_280
+
+
+def measure(folder: Path, field: Field, quick: bool = False) -> dict[str, Any]:
+    """By contender: the seconds to each goal, and the epochs, for each seed; None where it was not reached."""
+    seeds, most = (QUICK_SEEDS, QUICK_EPOCHS) if quick else (SEEDS, EPOCHS)
+    (x, labels), (test_x, test_labels) = images(folder, "train"), images(folder, "test")
+    rows = QUICK_ROWS if quick else len(x) - len(x) % BATCH  # some contenders need whole minibatches
+    np.savez(field.folder / "test.npz", x=test_x, labels=test_labels)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    not_timed: dict[str, str] = {}
+    for seed in seeds:
+        Task(x[:rows], labels[:rows], first_parameters(WIDTHS, seed), BATCH, ADAM).save(field.folder)
+        not_timed |= field.load()[1]
+        for name, contender in field.contenders.items():
+            if name in not_timed:
+                continue
+            try:
+                run = trained(contender, most)
+            except Trouble as trouble:
+                not_timed[name] = str(trouble)
+                continue
+            print(f"seed {seed}: {name}: {run['seconds'][-1]:.1f} s, {run['accuracy'][-1]:.2%}", flush=True)
+            runs.setdefault(name, []).append(run)
+    return {
+        "network": "-".join(map(str, WIDTHS)),
+        "activation": "relu",
+        "optimizer": "Adam",
+        "batch": BATCH,
+        "rows": rows,
+        "seeds": list(seeds),
+        "not timed": not_timed,
+        "runs": runs,
+        "seconds to": {f"{goal:.0%}": {name: to(goal, one) for name, one in runs.items()} for goal in GOALS},
+    }
+
+
+def images(folder: Path, part: str) -> tuple[Any, Any]:
+    """Pixels from 0 to 1, and the digits."""
+    pixels, labels = read_idx_folder(folder, part)
+    return pixels.reshape(len(pixels), -1) / np.float32(255), labels.astype(np.int64)
+
+
+def trained(contender: Contender, most: int) -> dict[str, list[float]]:
+    """Until the last goal is reached, or for so many epochs: seconds since the beginning, and accuracy, after each."""
+    seconds, accuracies = [0.0], [0.0]
+    try:
+        while accuracies[-1] < max(GOALS) and len(seconds) <= most:
+            seconds.append(seconds[-1] + contender.ask("train", epochs=1)["seconds"][0])
+            accuracies.append(contender.ask("test")["accuracy"])
+    finally:
+        contender.pause()
+    return {"seconds": [round(s, 3) for s in seconds[1:]], "accuracy": accuracies[1:]}
+
+
+def to(goal: float, runs: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Seconds until a goal, over the seeds, and the median number of epochs; None if one seed did not come there."""
+    epochs = [next((k for k, a in enumerate(run["accuracy"]) if a >= goal), None) for run in runs]
+    if None in epochs:
+        return None
+    times = [run["seconds"][k] for run, k in zip(runs, epochs, strict=True)]
+    return {**spread(times), "epochs": statistics.median(k + 1 for k in epochs)}
+
+
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Seconds to each goal, and epochs."""
+    rows = [("", *(f"s to {goal} (epochs)" for goal in found["seconds to"]), "s an epoch")]
+    for name, runs in found["runs"].items():
+        cells = [reached(found["seconds to"][goal][name]) for goal in found["seconds to"]]
+        an_epoch = statistics.median(run["seconds"][-1] / len(run["seconds"]) for run in runs)
+        rows.append((name, *cells, f"{an_epoch:.2f}"))
+    yield from columns(rows, 1)
+    yield from (f"{name}: {why}" for name, why in found["not timed"].items())
+
+
+def reached(one: Mapping[str, float] | None) -> str:
+    return f"{one['median']:.1f} ({one['epochs']:g})" if one else "not reached"

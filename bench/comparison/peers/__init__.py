@@ -1,0 +1,46 @@
+"""The same training by others, for bench/compare.py and bench/gpu_check.py, and by gpu_backprop itself, `Ours`.
+
+Each library does as its own documentation advises for speed. Its file needs NumPy and the library, and nothing of this
+project; ours.py alone needs that. A library is imported when its class is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from comparison.peers.task import Missing, Peer, Task
+
+OURS, NUMPY_ALONE = "gpu_backprop", "gpu_backprop, NumPy alone"
+
+CLASSES = {
+    OURS: ("ours", "Ours"),
+    NUMPY_ALONE: ("ours", "Ours"),
+    "PyTorch, eager": ("pytorch", "TorchEager"),
+    "PyTorch, torch.compile": ("pytorch", "TorchCompiled"),
+    "PyTorch, CUDA graph": ("pytorch", "TorchGraph"),
+    "JAX, jitted step": ("in_jax", "JaxStep"),
+    "JAX, epoch in lax.scan": ("in_jax", "JaxScan"),
+    "scikit-learn, partial_fit": ("scikit", "ScikitLearn"),
+}
+"""By the name of a contender, the module of this package that has its class, and the class."""
+
+PEERS = tuple(name for name in CLASSES if name not in (OURS, NUMPY_ALONE))
+ON_CUDA = tuple(name for name in PEERS if not name.startswith("scikit-learn"))
+ON_CPU = tuple(name for name in PEERS if "CUDA" not in name)
+
+
+def load(name: str, task: Task) -> Peer:
+    """The contender of that name, ready to train.
+
+    Raises:
+        Missing: what it needs is not here.
+    """
+    module, cls = CLASSES[name]
+    try:
+        found: type[Peer] = getattr(import_module(f"peers.{module}"), cls)
+    except ModuleNotFoundError as error:
+        raise Missing(f"{error.name} is not installed") from None
+    return found(task)
+
+
+__all__ = ["CLASSES", "NUMPY_ALONE", "ON_CPU", "ON_CUDA", "OURS", "PEERS", "Missing", "Peer", "Task", "load"]

@@ -1,0 +1,62 @@
+"""gpu_backprop: epochs by `Trainer.fit`, as anybody would call it, and a step by its plan."""
+
+from __future__ import annotations
+
+from comparison.peers.task import Parameters, Peer, Task
+from throughput import operations_by, products_alone
+
+import gpu_backprop as gb
+from gpu_backprop.backend.formula import Call
+from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.training.manual_steps import minibatch
+
+
+class Ours(Peer):
+    """Its own shuffling, gathering and reading of the loss are all in an epoch."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        *hidden, outputs = (w.shape[1] for w, _ in task.parameters)
+        output, loss = ("softmax", "cross_entropy") if task.labelled else ("identity", "half_squared_error")
+        layers = [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)]
+        net = gb.Network(task.x.shape[1], layers, device=task.device, seed=0)
+        for layer, (w, b) in zip(net.layers, task.parameters, strict=True):
+            layer.weight[...], layer.bias[...] = w, b
+        optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
+        self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)
+        self.version = f"gpu_backprop {gb.__version__}, {operations_by(net.device)}"
+        first = minibatch(self.trainer, task.x[: task.batch], task.target[: task.batch])
+        self.replay = self.trainer.manual_steps.load(self.trainer, first)
+        self.products = products_alone(self.replay)
+        self.start = Snapshot(net.device, self.replay.plan.state())
+
+    def reset(self) -> None:
+        self.start.restore()
+
+    def epoch(self, shuffle: bool) -> float:
+        return float(self._fit(1, shuffle)[0]["loss"])
+
+    def train(self) -> float:
+        return float(self._fit(1, shuffle=True)[0]["seconds"])
+
+    def epochs(self, times: int) -> float:
+        """In one fit, whose first epoch is the one that is not counted."""
+        return sum(self._fit(1 + times, shuffle=True)["seconds"][1:])
+
+    def _fit(self, epochs: int, shuffle: bool) -> gb.History:
+        return self.trainer.fit(self.task.x, self.task.target, epochs, shuffle=shuffle, progress=False)
+
+    def steps(self, times: int) -> int:
+        return self._run(self.replay.run, times)
+
+    def floor(self, times: int) -> int:
+        return self._run(self.products, times)
+
+    def _run(self, call: Call, times: int) -> int:
+        with self.net.device.computing():
+            for _ in range(times):
+                call()
+        return times
+
+    def parameters(self) -> Parameters:
+        return [(layer.weight.copy(), layer.bias.copy()) for layer in self.net.layers]

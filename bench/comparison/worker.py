@@ -1,0 +1,121 @@
+"""One contender in a process of its own: python bench/contend.py NAME.
+
+It answers each line of JSON that comes in with one: what to do, and what came of it. Who starts it decides which
+processors it may use, and sets OMP_NUM_THREADS and its like.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from comparison import peers
+from lib import busy
+
+WARM = 0.02
+"""Seconds, about, of steps that are not timed, before those that are."""
+
+LEAST = 2
+"""Steps that are timed together, at least."""
+
+
+class Desk:
+    """What a contender does when it is told to. Each method is named by the "do" of a line; the rest are arguments."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.peer: peers.Peer | None = None
+
+    def load(self, folder: str, into: str | None = None) -> dict[str, Any]:
+        """Begins the task of a folder, and trains an epoch of it in the order of the rows.
+
+        Args:
+            into: a file for the parameters after it; then it trains one in a new order too, from the first ones.
+        """
+        self.peer = None
+        gc.collect()  # what the task before held is free for this one
+        self.folder = Path(folder)
+        self.peer = peer = peers.load(self.name, peers.Task.load(self.folder))
+        answer = {"loss": peer.epoch(shuffle=False), "version": peer.version}
+        if into is not None:
+            peers.task.save_parameters(Path(into), peer.parameters())
+            peer.steps(1)  # compiles, where that is done
+            peer.reset()
+            answer["shuffled"] = peer.epoch(shuffle=True)
+        peer.reset()
+        return answer
+
+    def train(self, epochs: int) -> dict[str, Any]:
+        """The seconds of some epochs in a new order each, one after the other."""
+        assert self.peer is not None
+        return {"seconds": [self.peer.train() for _ in range(epochs)]}
+
+    def test(self) -> dict[str, Any]:
+        """The share of right answers on the rows of test.npz, worked out by NumPy for every contender alike."""
+        assert self.peer is not None
+        with np.load(self.folder / "test.npz", allow_pickle=False) as file:
+            y, labels = file["x"], file["labels"]
+        *hidden, (w, b) = self.peer.parameters()
+        for weight, bias in hidden:
+            y = y @ weight + bias
+            y = np.tanh(y) if self.peer.task.activation == "tanh" else np.maximum(y, 0)
+        return {"accuracy": float(np.mean((y @ w + b).argmax(axis=1) == labels))}
+
+    def time(self, what: list[str], window: float) -> dict[str, Any]:
+        """µs a step of "steps", "epochs" or "floor", each from the first parameters on, and what else ran then."""
+        peer = self.peer
+        assert peer is not None
+        peer.reset()
+        seconds, done, times = 0.0, 0, 1
+        while seconds < WARM:
+            started = time.perf_counter()
+            done = peer.steps(times)
+            seconds, times = time.perf_counter() - started, 2 * times
+        in_window = window * done / seconds
+        return {one: self._time(peer, one, in_window) for one in what}
+
+    def _time(self, peer: peers.Peer, what: str, in_window: float) -> dict[str, Any]:
+        """About so many steps."""
+        peer.reset()
+        before = busy.Clocks.now()
+        if what == "epochs":
+            epochs = max(1, round(in_window / peer.task.steps))
+            seconds, done = peer.epochs(epochs), epochs * peer.task.steps
+        else:
+            run = peer.floor if what == "floor" else peer.steps
+            started = time.perf_counter()
+            done = run(max(LEAST, round(in_window)))
+            seconds = time.perf_counter() - started
+        return {"us": 1e6 * seconds / done, "steps": done, **busy.Clocks.now().since(before)}
+
+
+def main(name: str) -> int:
+    end_with_parent()
+    desk = Desk(name)
+    for line in sys.stdin:
+        told = json.loads(line)
+        try:
+            answer = getattr(desk, told.pop("do"))(**told)
+        except peers.Missing as missing:
+            answer = {"missing": str(missing)}
+        except Exception as error:  # whatever a library raises: it is told, and the rest goes on
+            answer = {"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+def end_with_parent() -> None:
+    """A process that was stopped would else stay for ever if its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The CPU with kernels of its own: C++ that the machine's compiler makes."""

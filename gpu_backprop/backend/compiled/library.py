@@ -1,0 +1,141 @@
+"""The kernels of this machine's CPU, compiled when they are first asked for, and the BLAS that NumPy brought."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from ctypes import c_void_p
+from functools import cache
+from typing import Any, NamedTuple
+
+from gpu_backprop.backend.compiled import compiler
+from gpu_backprop.backend.compiled.signatures import CpuHead, base, of_row
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import Activation, LossFormula
+
+PRODUCTS = "scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm_64", "scipy_cblas_sgemm", "cblas_sgemm"
+"""What the product of float32 matrices may be called; with 64 at the end its sizes are long long."""
+
+THREADS = tuple(
+    f"{before}openblas_{{}}_num_threads{after}" for before in ("scipy_", "") for after in ("64_", "_64", "")
+)
+"""What tells, and sets, how many threads OpenBLAS uses: {} is get or set."""
+
+WHOLE = "the CPU's kernels, once; that usually takes 5 to 20 s"
+PART = "{} for the CPU, once; that usually takes 1 to 3 s"
+"""What is compiled, in words."""
+
+RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
+
+Check = Callable[["CpuLibrary", compiler.Library, Activation | LossFormula | None], None]
+"""Gets a library, before anybody else does: all of it, or what a row was put into. It raises DeviceError where that
+isn't right."""
+
+
+class Blas(NamedTuple):
+    """The functions of a BLAS, as addresses; None: it has not got it."""
+
+    product: int | None = None
+    wide: bool = False  # whether sizes are long long
+    get_threads: int | None = None
+    set_threads: int | None = None
+
+
+class CpuLibrary:
+    """The operations of kernels/cpu as functions.
+
+    Args:
+        made_by: the compiler.
+        threads: how many threads may work at once; kernels/cpu/program.cpp has room for so many and no more.
+        check: what looks at each library before its operations are given out; None: nothing does.
+        trial: what tries a new one before it is loaded.
+
+    Attributes:
+        compiler: which compiler made it, such as "g++ 12.2.0".
+        threads: how many threads work at once: 1 where NumPy's BLAS cannot be told to leave the cores to them.
+        blas: NumPy's BLAS.
+        multiplies: whether that has a product of float32 matrices.
+        run: the function that runs a Program.
+        limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
+            where inside is the address of a number that is 0 before.
+        step_size: bytes of its struct KernelCall.
+
+    Raises:
+        DeviceError: it cannot be compiled or loaded.
+    """
+
+    def __init__(
+        self, made_by: compiler.Compiler, threads: int, check: Check | None = None,
+        trial: compiler.Trial | None = None,
+    ) -> None:  # fmt: skip
+        self._compiler, self._check, self._lock = made_by, check, threading.RLock()
+        loaded = made_by.load(base().text, WHOLE, trial)
+        self._base = loaded.functions
+        self._rows: dict[tuple[str, str, str], RowLibrary | DeviceError] = {}  # by name and text: one for all settings
+        self.run: Any = self._base.bp_run
+        self.limit_blas_threads: Any = self._base.bp_limit_blas_threads
+        self.run.restype = self.limit_blas_threads.restype = None
+        self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
+        self._base.bp_compiler.restype = ctypes.c_char_p
+        self.step_size = ctypes.c_longlong.in_dll(self._base, "bp_step_size").value
+        self.compiler = self._base.bp_compiler().decode()
+        self.blas = numpy_blas()
+        self.multiplies = self.blas.product is not None
+        self._base.bp_set_blas(*(c_void_p(function) for function in self.blas))
+        # Two pools of threads would take the cores from each other. OpenBLAS can be told to leave them to us.
+        others = self.multiplies and self.blas.set_threads is None
+        most = ctypes.c_longlong.in_dll(self._base, "bp_most_threads").value
+        self.threads = 1 if others else min(threads, most)
+        if check:
+            check(self, loaded, None)
+
+    def operation(self, name: str, row: Activation | LossFormula | None = None) -> tuple[CpuHead, int]:
+        """The head of an operation, and its address; with a row, of the one that its formula was put into.
+
+        Raises:
+            DeviceError: the row has no formula in C++, or the compiler does not take it.
+        """
+        library, heads = (self._base, base().heads) if row is None else self._of_row(row)
+        return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
+
+    def _of_row(self, row: Activation | LossFormula) -> RowLibrary:
+        key = row.name, row.cuda_value, row.cuda_slope
+        with self._lock:  # until it has been looked at, which asks for it itself
+            if key not in self._rows:
+                self._load_row(row, key)
+            found = self._rows[key]
+        if isinstance(found, DeviceError):
+            raise found
+        return found
+
+    def _load_row(self, row: Activation | LossFormula, key: tuple[str, str, str]) -> None:
+        try:
+            operations = of_row(row)
+            loaded = self._compiler.load(operations.text, PART.format(row.name))
+            self._rows[key] = loaded.functions, operations.heads
+            if self._check:
+                self._check(self, loaded, row)
+        except DeviceError as error:
+            self._rows[key] = error
+            if row.cuda_value and row.cuda_slope:
+                warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
+        except BaseException:  # Ctrl-C: nobody knows whether it is right
+            self._rows.pop(key, None)
+            raise
+
+
+@cache
+def numpy_blas() -> Blas:
+    """The BLAS that NumPy's products go to: it is found among the libraries that NumPy was linked with."""
+    numpy = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
+
+    def address(name: str) -> int | None:
+        return ctypes.cast(getattr(numpy, name), c_void_p).value if hasattr(numpy, name) else None
+
+    product = next((name for name in PRODUCTS if address(name)), "")
+    family = next((name for name in THREADS if address(name.format("set"))), "")
+    functions = (address(family.format(what)) if family else None for what in ("get", "set"))
+    return Blas(address(product) if product else None, "64" in product, *functions)

@@ -1,0 +1,32 @@
+"""The operations as compiled kernels for this machine's CPU; what they do not cover is NumPy's."""
+
+from gpu_backprop.backend.compiled.ops.layers import activation_gradient, add_bias, bias_activate, column_sum, multiply
+from gpu_backprop.backend.compiled.ops.losses import loss_gradient, sigmoid_cross_entropy, softmax_cross_entropy
+from gpu_backprop.backend.compiled.ops.minibatch import advance, copy, gather
+from gpu_backprop.backend.compiled.ops.optimizers import adagrad, adam, rmsprop, sgd, sum_of_squares
+from gpu_backprop.backend.compiled.ops.products import matmul
+from gpu_backprop.backend.numpy_ops import dropout, normalize_weights, residual_sums, unscale
+
+__all__ = [
+    "activation_gradient",
+    "adagrad",
+    "adam",
+    "add_bias",
+    "advance",
+    "bias_activate",
+    "column_sum",
+    "copy",
+    "dropout",
+    "gather",
+    "loss_gradient",
+    "matmul",
+    "multiply",
+    "residual_sums",
+    "rmsprop",
+    "sgd",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+    "sum_of_squares",
+    "unscale",
+    "normalize_weights",
+]

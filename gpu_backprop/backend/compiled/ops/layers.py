@@ -1,0 +1,96 @@
+"""Forward and backward of the layers, in one pass over the rows each; threads share the rows."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.ops.fallback import or_numpy
+from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
+from gpu_backprop.backend.formula import Activation, Array
+from gpu_backprop.backend.numpy_ops.scratch import Bound
+
+if TYPE_CHECKING:
+    from gpu_backprop.backend.compiled.device import CpuDevice
+
+PASS, FUNCTION = 0.1, 0.3
+"""Nanoseconds that one thread takes for an element: to read and write it, and for each function in its formula."""
+
+LANES = 16
+"""Numbers in the widest vector, LANES in rows.hpp; rows of scratch memory are multiples of it."""
+
+
+def sizes(a: Array) -> dict[str, int]:
+    """models, rows and cols of (..., rows, units)."""
+    return {"models": len(a) if a.ndim == 3 else 1, "rows": a.shape[-2], "cols": a.shape[-1]}
+
+
+def padded(columns: int) -> int:
+    """So many columns, and up to LANES − 1 more."""
+    return -(-columns // LANES) * LANES
+
+
+def work(size: int, *formulas: str) -> float:
+    """About how many nanoseconds one thread takes for so many elements."""
+    return size * (PASS + FUNCTION * sum(len(re.findall(r"\b[a-z]\w*\(", text)) for text in formulas))
+
+
+@or_numpy(numpy_ops.add_bias)
+def add_bias(device: CpuDevice, x: Array, bias: Array, z: Array) -> Bound:
+    """z = x + b"""
+    yield KernelCall(device, "add_bias", work(z.size), x=x, b=bias, z=z, **sizes(z))
+
+
+@or_numpy(numpy_ops.bias_activate)
+def bias_activate(device: CpuDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
+    """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+    _check(f)
+    cost, keep = work(z.size, f.cuda_value), int(y is not z)
+    yield KernelCall(device, "bias_activate", cost, f, z=z, b=bias, y=y, **sizes(z), keep=keep)
+
+
+@or_numpy(numpy_ops.activation_gradient)
+def activation_gradient(
+    device: CpuDevice, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
+) -> Bound:
+    """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+    _check(f)
+    cost = work(grad_z.size, f.cuda_slope) + (0 if grad_bias is None else work(grad_z.size))
+    yield KernelCall(
+        device, "activation_gradient", cost, f,
+        grad_y=grad_y, s=s, grad_z=grad_z, **_sums(device, grad_z, grad_bias), **sizes(grad_z),
+    )  # fmt: skip
+
+
+@or_numpy(numpy_ops.column_sum)
+def column_sum(device: CpuDevice, grad_z: Array, grad_bias: Array) -> Bound:
+    """∇b = Σ∇z over the rows."""
+    cost = work(grad_z.size)
+    yield KernelCall(device, "column_sum", cost, grad_z=grad_z, **_sums(device, grad_z, grad_bias), **sizes(grad_z))
+
+
+@or_numpy(numpy_ops.multiply)
+def multiply(device: CpuDevice, a: Array, b: Array, out: Array) -> Bound:
+    """out = a ⊙ b"""
+    if not a.shape == b.shape == out.shape:
+        raise UnsupportedArguments("nothing is broadcast")
+    yield KernelCall(device, "multiply", work(out.size), a=a, b=b, out=out, **sizes(out))
+
+
+def _check(f: Activation) -> None:
+    if f.rowwise:
+        raise UnsupportedArguments(f"{f.name} mixes the units of a row")
+
+
+def _sums(device: CpuDevice, grad_z: Array, grad_bias: Array | None) -> dict[str, Any]:
+    """Where the parts of an operation add up columns, each in memory of its own."""
+    models, width = sizes(grad_z)["models"], padded(grad_z.shape[-1])
+    places = ticket = None
+    if grad_bias is not None:
+        places, ticket = device.empty((device.threads, models, width)), device.zeros((1,), np.int64)
+    return {
+        "grad_bias": grad_bias, "places": places, "ticket": ticket, "threads": device.threads, "width": width,
+    }  # fmt: skip

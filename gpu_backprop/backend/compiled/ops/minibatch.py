@@ -1,0 +1,52 @@
+"""The rows of a minibatch, chosen by a permutation and a cursor; and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.ops.fallback import or_numpy
+from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.numpy_ops.scratch import Bound
+
+if TYPE_CHECKING:
+    from gpu_backprop.backend.compiled.device import CpuDevice
+
+RATE = 8
+"""Bytes that one thread copies in a nanosecond."""
+
+
+@or_numpy(numpy_ops.gather)
+def gather(
+    device: CpuDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array],
+    scale: float = 1.0, shift: float = 0.0,
+) -> Bound:  # fmt: skip
+    """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and weights at once."""
+    if (scale, shift) != (1.0, 0.0) or any(s.dtype != out.dtype for s, out in zip(sources, outs, strict=True)):
+        raise UnsupportedArguments("rows are copied as they are")
+    names, models = ("x", "target", "weights"), len(permutation) if permutation.ndim == 2 else 1
+    arrays: dict[str, Array | None] = dict.fromkeys(name + end for name in names for end in ("", "_out"))
+    arrays |= dict(zip(names, sources, strict=False)) | {f"{n}_out": a for n, a in zip(names, outs, strict=False)}
+    sizes = [source[:1].nbytes for source in sources] + [0]
+    work = 10 * permutation[..., 0].size + sum(out.nbytes for out in outs) / RATE
+    yield KernelCall(
+        device, "gather", work, **arrays, order=permutation, cursor=cursor, samples=len(sources[0]),
+        places=permutation.shape[-1], models=models, rows=outs[0].shape[-2],
+        x_row=sizes[0], target_row=sizes[1], weight_row=sizes[2],
+    )  # fmt: skip
+
+
+@or_numpy(numpy_ops.advance)
+def advance(device: CpuDevice, counter: Array, by: int) -> Bound:
+    """counter += by"""
+    yield KernelCall(device, "advance", counter.size, counter=counter, count=counter.size, by=by)
+
+
+@or_numpy(numpy_ops.copy)
+def copy(device: CpuDevice, source: Array, destination: Array) -> Bound:
+    """destination = source, of the same shape, in its own dtype."""
+    if source.dtype != destination.dtype:
+        raise UnsupportedArguments("only bytes are copied")
+    yield KernelCall(device, "copy", source.nbytes / RATE, source=source, destination=destination, size=source.nbytes)

@@ -1,0 +1,321 @@
+"""Whether compiled kernels give what NumPy gives: looked at before a plan has them.
+
+What needs no formula is compared when the library is opened, and what an activation or a loss is put into as soon as it
+is loaded. That takes some ten milliseconds each, so that it was in order is kept beside the library, whose name tells
+the text, the compiler and the processor, together with all else that it depends on: NumPy and our own Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.compiled.compiler import Library
+from gpu_backprop.backend.compiled.program import ALWAYS_PARALLEL_NS, KernelCall, UnsupportedArguments
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import Activation, Array, LossFormula
+
+if TYPE_CHECKING:
+    from gpu_backprop.backend.compiled.device import CpuDevice
+
+CLOSE = 1e-5
+"""Of a number, and of 1: how far a result may be from NumPy's."""
+
+PARTS = 4
+"""Parts that an operation is split into at most, besides being done in one."""
+
+EDGES = 0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 30.0, -30.0, 89.0, -89.0, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan
+
+SHAPES: Sequence[tuple[int, ...]] = (1, 1), (37, 19), (2, 20, 16), (3, 5, 1)
+"""Models, where there are some, rows and units."""
+
+LONG, FLAT = (3, 1100), 5000
+"""Rows, and a buffer, of more numbers than the kernels take at a time."""
+
+OPTIMIZERS: Sequence[tuple[str, int, tuple[float, ...], tuple[bool, ...]]] = (
+    ("sgd", 3, (-4.0,), (False,)), ("sgd", 3, (-4.0,), (True,)), ("sgd", 3, (), (False,)), ("rmsprop", 4, (0.0,), ()),
+    ("adagrad", 3, (0.0,), ()), ("adam", 6, (-4.0, 0.0), (True,)),
+)  # fmt: skip
+"""The names of their binders, how many numbers hyper has, the least number in each moment, and their switches."""
+
+_comparing = threading.Lock()
+
+HOST, EXACT = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", "float64"))
+
+NOTHING: Sequence[None] = (None,)
+
+KEPT = 20
+"""How many comparisons of a library are remembered, besides the last."""
+
+Case = tuple[str, list[Any], list[Array]]
+"""The name of a binder, what it takes besides the device, and the arrays of these that it writes."""
+
+
+def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> None:
+    """Has the kernels and NumPy do the same: those that `row` is put into, or all that need no formula.
+
+    Raises:
+        DeviceError: a result is not the same to rounding; the message names the operation.
+    """
+    scratch: list[Array] = []  # which an operation finds 0, and has to leave 0 for its next run
+    device.zeros = lambda *of: scratch.append(Device.zeros(device, *of)) or scratch[-1]  # type: ignore
+    for k, ((name, expected, wanted), *tried) in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
+        what = f"{name} of {row.name}" if row else name
+        _run_numpy(HOST, name, expected)
+        for device.threads, (_, given, got) in zip((1, PARTS), tried, strict=True):
+            try:
+                _run(device, list(getattr(compiled_ops, name).__wrapped__(device, *given)))
+            except UnsupportedArguments:  # so it is left to NumPy in a plan too
+                continue
+            if any(map(np.any, scratch)):
+                raise DeviceError(f"{what} does not give what NumPy gives when it is run again")
+            scratch.clear()
+            if all(map(_all_near, got, wanted)):
+                continue
+            _, given, precise = _in_float64(*next(islice(cases(row), k, None)))  # it may be NumPy that rounds
+            _run_numpy(EXACT, name, given)
+            for there, here, best in zip(got, wanted, precise, strict=True):
+                wrong = np.flatnonzero(~(_near(there, here) | _near(there, best)))
+                if len(wrong):
+                    instead = f"{there.flat[wrong[0]]:g} instead of {best.flat[wrong[0]]:g}"
+                    raise DeviceError(f"{what} does not give what NumPy gives: {instead}")
+
+
+def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | None) -> None:
+    """Compares what was loaded, unless it is known to be right; what a user's own NumPy code says is not kept.
+
+    Raises:
+        DeviceError: as `compare`.
+    """
+    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _in_numpy(row))
+    made_of = f"{loaded.digest} {_surroundings()} {device.library.threads > 1}"
+    key, known = hashlib.sha256(made_of.encode()).hexdigest(), []
+    with suppress(OSError):
+        known = loaded.seen.read_text("ascii", "replace").split()
+    if ours and key in known:
+        return
+    with _comparing:  # which shares scratch memory
+        compare(device, row)
+    if ours:
+        with suppress(OSError):
+            loaded.seen.write_text("\n".join([*known[-KEPT:], key]), "ascii")
+
+
+def _in_numpy(row: Activation | LossFormula | None) -> Iterator[Any]:
+    """The functions that say what a row is."""
+    for name in ("numpy_value", "numpy_gradient", "numpy"):
+        if (function := getattr(row, name, None)) is not None:
+            yield function
+
+
+@cache
+def _surroundings() -> str:
+    """What a comparison depends on besides the library: NumPy and our own Python, by size and time of their files."""
+    package, found = Path(__file__).parents[2], [np.__version__]
+    numpy = importlib.import_module("numpy._core._multiarray_umath").__file__
+    parts = "backend", "backend/numpy_ops", "backend/compiled", "backend/compiled/ops", "network"
+    for file in (Path(numpy or ""), *(file for part in parts for file in sorted((package / part).glob("*.py")))):
+        status = file.stat()
+        found.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    return "\0".join(found)
+
+
+def _run(device: CpuDevice, steps: Sequence[KernelCall]) -> None:
+    """In as many parts as device.threads says, however small; two steps by these threads themselves, where we may."""
+    if len(steps) > 1:
+        device.threads = min(device.threads, device.library.threads)
+    for step in steps:
+        step.parts = step.record[1] = device.threads
+        step.touches = [touch._replace(parts=step.parts) for touch in step.touches]
+        step.work = ALWAYS_PARALLEL_NS if len(steps) > 1 else 0
+    for call in device.sequence(steps):
+        call()
+
+
+def _run_numpy(host: Device, name: str, arguments: Sequence[Any]) -> None:
+    with host.computing():
+        for call in getattr(numpy_ops, name)(host, *arguments):
+            call()
+
+
+def _all_near(got: Array, wanted: Array) -> bool:
+    with np.errstate(all="ignore"):
+        return bool((abs(got - wanted) <= CLOSE).all() or _near(got, wanted).all())
+
+
+def _near(got: Array, wanted: Array) -> Array:
+    """Where it is NaN that is wanted, infinity will do: no loss survives either."""
+    with np.errstate(all="ignore"):
+        near: Array = np.isclose(got, wanted.astype(got.dtype), CLOSE, CLOSE, equal_nan=True)
+        return near | (np.isnan(wanted) & np.isinf(got))
+
+
+def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
+    """The same case, where one array stays one."""
+    found: dict[int, Array] = {}
+
+    def exact(a: Any) -> Any:
+        if isinstance(a, list):
+            return list(map(exact, a))
+        known = isinstance(a, np.ndarray) and a.dtype == np.float32
+        return found.setdefault(id(a), a.astype(np.float64)) if known else a
+
+    return name, exact(given), exact(written)
+
+
+# What is compared -----------------------------------------------------------------------------------------------------
+
+
+def cases(row: Activation | LossFormula | None) -> Iterator[Case]:
+    """Small arguments of all kinds: with and without models, rows and units that fill vectors or don't, optional ones
+    given or not, numbers at the edges of float32. They are the same each time."""
+    some = _Numbers()
+    if isinstance(row, Activation):
+        yield from _of_activation(some, row)
+    elif row:
+        outputs = [some(*shape, low=0.05, high=0.95) for shape in (*SHAPES, LONG)]
+        wide = [_allowed(row, y) for y in (some(37, 3), some.edges())]
+        yield from _of_loss(some, "loss_gradient", [row], [*outputs, *wide])
+    else:
+        yield from _of_products(some)
+        yield from _of_layers(some)
+        yield from _of_optimizers(some)
+        yield from _of_minibatches(some)
+        right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smoothing=0.1)
+        outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
+        losses = [right, replace(right, smoothing=0.0), replace(right, accuracy="")]
+        yield from _of_loss(some, "softmax_cross_entropy", losses, outputs)
+        losses = [replace(right, accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
+        yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
+
+
+class _Numbers:
+    """Random numbers, always the same ones."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, *shape: int, low: float = -4.0, high: float = 4.0, dtype: Any = np.float32) -> Array:
+        return np.asarray(low + (high - low) * self.generator.random(shape, np.float32), dtype)
+
+    def apart(self, models: Sequence[int], *shape: int) -> Array:
+        """Where there are models, each one's lies in a row of a larger buffer."""
+        size = int(np.prod(shape))
+        return self(*models, size + 3)[..., :size].reshape(*models, *shape)
+
+    def edges(self) -> Array:
+        """A model for each of EDGES, whose one row has it among ordinary numbers: no sum has more than one of them."""
+        z = self(len(EDGES), 1, 3, low=0.05, high=0.95)
+        z[:, 0, 1] = EDGES
+        return z
+
+
+def _of_products(some: _Numbers) -> Iterator[Case]:
+    for models, m, k, n in (((), 37, 5, 19), ((), 1, 1, 1), ((2,), 37, 5, 19), ((2,), 3, 40, 33)):
+        x, weight, z, grad = some(m, k), some.apart(models, k, n), some(*models, m, n), some.apart(models, k, n)
+        y = some(*models, m, k)
+        yield "matmul", [x, weight, z], [z]
+        yield "matmul", [y.swapaxes(-1, -2), z, grad], [grad]
+        yield "matmul", [z, weight.swapaxes(-1, -2), y], [y]
+
+
+def _of_layers(some: _Numbers) -> Iterator[Case]:
+    for *models, rows, units in (*SHAPES[1:], LONG):
+        x, z, grad = some(rows, units), some(*models, rows, units), some(*models, units)
+        yield "add_bias", [x, some.apart(models, units), z], [z]
+        yield "column_sum", [z, grad], [grad]
+        yield "multiply", [z, z + 1, z], [z]
+    z, grad = some.edges(), some(len(EDGES), 3)
+    yield "column_sum", [z, grad], [grad]
+
+
+def _of_optimizers(some: _Numbers) -> Iterator[Case]:
+    edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
+    for shape, gate in (((17,), None), ((3, 1100), np.array([0.5, 0, 1])), (edges[0].shape, np.array(0.5))):
+        for name, settings, lows, switches in OPTIMIZERS:
+            w, g, *moments = (some(*shape, low=low) for low in (-4, -4, *lows))
+            if gate is not None and not gate.ndim:
+                g, moments[-1:] = edges[0].copy(), [edges[1].copy() for _ in moments[-1:]]
+            hyper = some(*shape[:-1], settings, low=0.1, high=0.9, dtype=np.float64)
+            hyper[..., 0] = 2
+            yield name, [w, g, *(moments or NOTHING), *switches, hyper, gate, None], [w, *moments, hyper]
+    for shape in ((FLAT,), (2, 17)):
+        a, out = some(*shape), np.zeros(shape[:-1])
+        yield "sum_of_squares", [a, out], [out]
+
+
+def _of_minibatches(some: _Numbers) -> Iterator[Case]:
+    for models, weights in (((), []), ((2,), [some(30)])):
+        sources = [some(30, 19), np.arange(30), *weights]
+        outs = [np.zeros((*models, 37, *source.shape[1:]), source.dtype) for source in sources]
+        yield "gather", [sources, some.generator.integers(-1, 31, (*models, 40)), np.array([2]), outs], outs
+    counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
+    yield "advance", [counter, 3], [counter]
+    yield "copy", [source, to], [to]
+
+
+def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
+    """Slopes are those of finite numbers: an infinite one has spoilt the loss already, or is past where it matters."""
+    mixed = np.tile(np.array(EDGES, np.float32), 37).reshape(37, -1)
+    inputs = [*(some(*shape) for shape in SHAPES), some.edges(), mixed]
+    for k, z in enumerate(inputs):
+        *models, _, units = z.shape
+        given, apart = k < len(SHAPES) - 1, k % 2 == 0 or f.reads == "z"  # optional arguments; what may lie in place
+        finite, of_z, grad, other = np.where(np.isinf(z), z.dtype.type(0), z), z.copy(), some(*z.shape), some(*z.shape)
+        y = finite.copy()
+        _run_numpy(HOST, "bias_activate", [finite, None, f, y])
+        bias, grad_bias = (some.apart(models, units) if given else None for _ in range(2))
+        to = other if apart else grad
+        sums = [grad_bias] if grad_bias is not None else []
+        yield "activation_gradient", [grad, {"y": y, "z": finite}.get(f.reads), f, to, grad_bias], [to, *sums]
+        to = other.copy() if apart else of_z
+        yield "bias_activate", [of_z, bias, f, to], [of_z, to]
+
+
+def _allowed(loss: LossFormula, y: Array) -> Array:
+    """The same outputs, but for those of which NumPy makes NaN though they are numbers."""
+    each = y.reshape(-1, 1, 1)
+    total = np.zeros((y.size, 3))
+    _run_numpy(HOST, "loss_gradient", [each, np.full_like(each, 0.5), None, loss, 1.0, None, None, total])
+    return np.where(np.isnan(total[:, 0]).reshape(y.shape) & ~np.isnan(y), np.float32(0.5), y)
+
+
+def _of_loss(
+    some: _Numbers, name: str, losses: Sequence[LossFormula], outputs: Sequence[Array]
+) -> Iterator[Case]:  # fmt: skip
+    """Every other row is answered rightly, and with models one of them has labels that are out of range."""
+    fused = name != "loss_gradient"
+    for k, y in enumerate(outputs):
+        *models, rows, units = y.shape
+        for full in (True, False):
+            loss, z, target = losses[(k + full) % len(losses)], y.copy(), some(*y.shape, low=0, high=1)
+            target[..., 1::2, :] = y[..., 1::2, :] + 0.5 * fused
+            if name != "sigmoid_cross_entropy" and loss.accuracy != "threshold" and full == (k % 2):
+                target = some.generator.integers(0, units, y.shape[:-1])
+                target[..., 1::2] = y.argmax(-1)[..., 1::2]
+                if models:
+                    target[0, ..., 0], target[0, ..., -1] = -1, units
+            weights, scales, scale = (
+                some(*models, rows, low=0, high=2),
+                some(*models, low=0.5, dtype=np.float64),
+                0.75,
+            )
+            bias, grad, total = some.apart(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
+            optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
+            bias_or_not, y_or_not = ([optional[0]], NOTHING) if fused else ([], [])
+            written = [a for a in (optional[3], total) if a is not None]
+            first = [z, *bias_or_not, target, optional[1], loss]
+            yield name, [*first, scale, optional[2], *y_or_not, optional[3], total], written

@@ -1,0 +1,205 @@
+"""Compiles the kernels of `kernels/` and binds their launches: the one door to the device's own code.
+
+The text side is in kernel_text (files and heads) and kernel_instance (templates and their arguments); the checks are in
+kernel_arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.cuda.kernel_arguments import (
+    BLOCK_LIMITS,
+    GRID_LIMITS,
+    SLOT,
+    THREADS,
+    Arguments,
+    address,
+    three,
+)
+from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, instances, text_of
+from gpu_backprop.backend.errors import DeviceError, InputError, install
+from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.kernel_text import Head, Parameter, functor, heads, kernels_folder, source
+
+__all__ = [
+    "Head",
+    "Instance",
+    "KernelLibrary",
+    "Parameter",
+    "functor",
+    "heads",
+    "instance",
+    "instances",
+    "kernels_folder",
+    "source",
+    "text_of",
+]
+
+OPTIONS = ("--std=c++17",)
+"""What we ask of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""
+
+VARIABLES = 1024
+"""Bytes that are left for the variables which a block shares; kernels that want more memory have no more of them."""
+
+Key = tuple[str, tuple[str, ...]]
+
+
+def _key(made: Instance) -> Key:
+    """The name alone does not tell a loss with one setting from the same loss with another."""
+    return made.name, tuple(made.functors.values())
+
+
+class KernelLibrary:
+    """The kernels of one device, compiled when they are first asked for.
+
+    Args:
+        cupy: the module.
+        index: the CUDA device.
+        stream: the stream that all launches go to.
+    """
+
+    def __init__(self, cupy: ModuleType, index: int, stream: Any) -> None:
+        self.cupy, self.index, self.stream = cupy, index, stream
+        self._functions: dict[Key, Any] = {}
+        self._lock = RLock()
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """The names of the instances that were compiled so far."""
+        return tuple(name for name, _ in list(self._functions))
+
+    def launch(
+        self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, /,
+        **parameters: Any,
+    ) -> Call:  # fmt: skip
+        """A launch of kernel `name` with the template's `arguments`, bound: calling it queues the kernel on the stream.
+
+        It holds on to the arrays it was given, and carries the name of the instance as `.kernel`; `.on(stream)` is the
+        same launch on another stream. The device has to be the current one when it is called.
+
+        Args:
+            shared: bytes that each block has for itself beside its variables, at most `block_memory`.
+            parameters: all that the kernel's head lists, by name, but for NAME_step and NAME_stride.
+
+        Raises:
+            InputError: an argument does not agree with the kernel's head.
+            DeviceError: the kernel cannot be compiled.
+        """
+        made = instance(name, *arguments)
+        where = f"kernel {made.name}"
+        grid = three("grid", grid, GRID_LIMITS, where)
+        block = three("block", block, BLOCK_LIMITS, where)
+        if (threads := block[0] * block[1] * block[2]) > THREADS:
+            raise InputError(f"{where}: a block has at most {THREADS} threads, got {threads}.")
+        packed = Arguments(made, grid, parameters, self.cupy.ndarray, self.index)
+        function = self._function(made)
+        if shared:
+            self._allow(function, shared, where)
+        places = packed.slots.ctypes.data + SLOT * np.arange(len(packed.slots), dtype=np.uint64)
+        # Function.__call__ would look at every argument again; this is what it comes down to.
+        launch = self.cupy.cuda.driver.launchKernel
+
+        def on(stream: Any) -> Call:
+            call: Call = partial(launch, function.ptr, *grid, *block, shared, stream.ptr, places.ctypes.data, 0)
+            vars(call).update(kernel=made.name, holds=(function, stream, places, packed.slots, packed.arrays))
+            return call
+
+        call = on(self.stream)
+        vars(call)["on"] = on  # set here: if `on` knew itself, its arrays would live until Python looks for cycles
+        return call
+
+    @cached_property
+    def block_memory(self) -> int:
+        """How many bytes a launch can give each block for itself."""
+        return int(self.cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]) - VARIABLES
+
+    def _allow(self, function: Any, shared: int, where: str) -> None:
+        """A function gets more than 48 KB a block only where it was told before how much that may be."""
+        if shared > self.block_memory:
+            raise InputError(f"{where}: a block can have {self.block_memory:,} bytes of memory, got {shared:,}.")
+        driver = self.cupy.cuda.driver
+        most = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        with self._lock, self.cupy.cuda.Device(self.index):
+            if driver.funcGetAttribute(most, function.ptr) < shared:
+                driver.funcSetAttribute(function.ptr, most, shared)
+
+    def prepare(self, wanted: Iterable[Instance]) -> None:
+        """Compiles many instances in as few modules as there can be.
+
+        Raises:
+            DeviceError: one of them cannot be compiled.
+        """
+        modules: list[dict[Key, Instance]] = []
+        with self._lock:
+            for made in wanted:
+                if _key(made) not in self._functions:
+                    module = next((m for m in modules if _together(made, m.values())), None)
+                    if module is None:
+                        modules.append(module := {})
+                    module[_key(made)] = made
+            for module in modules:
+                self._compile(list(module.values()))
+
+    @staticmethod
+    def width(dtype: Any, cols: int, *arrays: Array | None) -> int:
+        """V for a kernel over T = dtype: 16 bytes of it, where `cols` is a multiple and every array (None aside) and
+        each of its models begins at a multiple of V of its own elements; 1 otherwise."""
+        width: int = VECTOR // np.dtype(dtype).itemsize
+        if cols % width:
+            return 1
+        for array in arrays:
+            if array is None:
+                continue
+            step = array.strides[0] if array.ndim > 1 and array.shape[0] > 1 and not array.flags.c_contiguous else 0
+            if address(array) % (width * array.itemsize) or step % (width * array.itemsize):
+                return 1
+        return width
+
+    def _function(self, made: Instance) -> Any:
+        key = _key(made)
+        if key not in self._functions:
+            with self._lock:
+                if key not in self._functions:
+                    self._compile([made])
+        return self._functions[key]
+
+    def _compile(self, made: Sequence[Instance]) -> None:
+        names = tuple(m.name for m in made)
+        text = text_of(made)
+        try:
+            with self.cupy.cuda.Device(self.index):
+                module = self.cupy.RawModule(code=text, options=OPTIONS, name_expressions=names)
+                functions = [module.get_function(name).kernel for name in names]
+        except Exception as error:  # of CuPy, of NVRTC, of the driver, of the loader of libraries
+            raise self._failure(names, error) from error
+        self._functions.update(zip(map(_key, made), functions, strict=True))
+
+    def _failure(self, names: tuple[str, ...], error: Exception) -> DeviceError:
+        what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if isinstance(error, self.cupy.cuda.compiler.CompileException):
+            said = next((line for line in lines if "error" in line), lines[0])
+            return DeviceError(f"CUDA kernel {what} does not compile on cuda:{self.index}: {said}")
+        if isinstance(error, (self.cupy.cuda.driver.CUDADriverError, self.cupy.cuda.runtime.CUDARuntimeError)):
+            return DeviceError(f"CUDA kernel {what} cannot be loaded on cuda:{self.index}: {lines[0]}")
+        extra = "cuda12" if self.cupy.cuda.driver.get_build_version() < 13000 else "cuda13"
+        return DeviceError(
+            f"CUDA kernel {what} cannot be compiled ({' '.join(lines)}). That takes NVRTC and the CUDA headers; "
+            f"this CuPy gets them by: {install(extra)}."
+        )
+
+
+def _together(made: Instance, others: Iterable[Instance]) -> bool:
+    """Whether one text can hold an instance and others: one file, and no two formulas of one name."""
+    return all(
+        made.kernel.file == other.kernel.file
+        and all(other.functors.get(name, text) == text for name, text in made.functors.items())
+        for other in others
+    )

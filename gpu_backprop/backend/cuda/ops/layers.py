@@ -1,0 +1,109 @@
+"""Forward and backward of the layers."""
+
+from __future__ import annotations
+
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.kernel_instance import accumulator
+from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, column_sums, columns, flat, sizes, whole_rows
+from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array
+from gpu_backprop.backend.philox import LANES
+
+
+def matmul(device: CudaDevice, a: Array, b: Array, out: Array) -> Bound:
+    """out = a@b; a and b may be transposed views."""
+    yield from device.blas.matmul(a, b, out, tf32=device.tf32)
+
+
+def add_bias(device: CudaDevice, x: Array, bias: Array, z: Array) -> Bound:
+    """z = x + b"""
+    yield from _columnwise(device, x, bias, IDENTITY, z, keep=0)
+
+
+def bias_activate(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
+    """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+    keep = int(y is not z and bias is not None)
+    if not f.rowwise:
+        yield from _columnwise(device, z, bias, f, y, keep)
+        return
+    _check_rowwise(f)
+    models, rows, cols = sizes(z)
+    launch = whole_rows(rows, cols, models)
+    yield device.kernels.launch("softmax", (z.dtype,), *launch, z=z, b=bias, y=y, rows=rows, cols=cols, keep=keep)
+
+
+def _columnwise(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array, keep: int) -> Bound:
+    models, rows, cols = sizes(z)
+    width = device.kernels.width(z.dtype, cols, z, bias, y)
+    launch = columns(rows, cols, models, width)
+    yield device.kernels.launch(
+        "bias_activate", (z.dtype, f, width), *launch,
+        z=z, b=bias, y=y, rows=rows, cols=cols, keep=keep,
+    )  # fmt: skip
+
+
+def _check_rowwise(f: Activation) -> None:
+    if f.name != "softmax":
+        raise DeviceError(
+            f"{f.name!r} takes whole rows, for which CUDA has no kernel but that of 'softmax'; use device='cpu'."
+        )
+
+
+def activation_gradient(
+    device: CudaDevice, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
+) -> Bound:
+    """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+    models, rows, cols = sizes(grad_y)
+    dtype = grad_y.dtype
+    if f.rowwise:
+        _check_rowwise(f)
+        launch = whole_rows(rows, cols, models)
+        yield device.kernels.launch(
+            "softmax_gradient", (dtype,), *launch,
+            grad_y=grad_y, y=s, grad_z=grad_z, rows=rows, cols=cols,
+        )  # fmt: skip
+        if grad_bias is not None:
+            yield from column_sum(device, grad_z, grad_bias)
+        return
+    width = device.kernels.width(dtype, cols, grad_y, s, grad_z, grad_bias)
+    part = tickets = None
+    if grad_bias is None:
+        launch = columns(rows, cols, models, width)
+    else:
+        launch = column_sums(rows, cols, models, width)
+        part = device.work((models, launch.grid[1], cols), accumulator(dtype))
+        tickets = device.tickets(models * launch.grid[0])
+    yield device.kernels.launch(
+        "activation_gradient", (dtype, f, width), *launch,
+        grad_y=grad_y, s=s, grad_z=grad_z, grad_bias=grad_bias, part=part, tickets=tickets, rows=rows, cols=cols,
+    )  # fmt: skip
+
+
+def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Bound:
+    """∇b = Σ∇z over the rows."""
+    models, rows, cols = sizes(grad_z)
+    width = device.kernels.width(grad_z.dtype, cols, grad_z, grad_bias)
+    launch = column_sums(rows, cols, models, width)
+    yield device.kernels.launch(
+        "column_sum", (grad_z.dtype, width), *launch,
+        grad_z=grad_z, grad_bias=grad_bias, part=device.work((models, launch.grid[1], cols), accumulator(grad_z.dtype)),
+        tickets=device.tickets(models * launch.grid[0]), rows=rows, cols=cols,
+    )  # fmt: skip
+
+
+def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Bound:
+    """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
+    models, rows, cols = sizes(mask)
+    width = device.kernels.width(x.dtype, cols, x, y, mask)
+    launch = columns(rows, cols, models, LANES)  # a thread has one block of random numbers
+    yield device.kernels.launch(
+        "dropout", (x.dtype, width), *launch,
+        x=x, random=random, y=y, mask=mask, rows=rows, cols=cols, rate=rate, kept=1 / (1 - rate),
+    )  # fmt: skip
+
+
+def multiply(device: CudaDevice, a: Array, b: Array, out: Array) -> Bound:
+    """out = a ⊙ b"""
+    width = device.kernels.width(a.dtype, a.size, a, b, out)
+    launch = flat(a.size, width=width)
+    yield device.kernels.launch("multiply", (a.dtype, width), *launch, a=a, b=b, out=out, n=a.size)

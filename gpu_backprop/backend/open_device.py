@@ -1,0 +1,96 @@
+"""NumPy on a CPU or CuPy on CUDA: decided once, when a device is opened."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.cuda import setup as cuda_setup
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import DeviceError, InputError
+
+DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
+
+
+def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) -> Device:
+    """Opens a device: "auto", "cpu", "cuda" or "cuda:N". tf32 allows float32 products to round their operands to TF32.
+
+    "auto" takes CUDA where it can be used and says in `Device.reason` what it chose and why.
+
+    Raises:
+        InputError: the name or the dtype is unknown, or the dtype is not for this device; or tf32 is not for them.
+        DeviceError: CUDA was asked for and cannot be used; the message says what is missing and what to do.
+        MissingExtraError: bfloat16 without ml_dtypes.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
+    dtype = _dtype_name(dtype)
+    device = _open(name, dtype)
+    if not isinstance(tf32, bool):
+        raise InputError(f"tf32 must be True or False, got {tf32!r}.")
+    if tf32:
+        _allow_tf32(device)
+    return device
+
+
+def _open(name: str, dtype: str) -> Device:
+    if name == "cpu":
+        return _open_cpu("as asked", dtype)
+    index = int(name.partition(":")[2] or 0)
+    obstacle = cuda_setup.obstacle(index)
+    if obstacle is None:
+        return _open_cuda(index, "auto: CUDA works" if name == "auto" else "as asked", dtype)
+    if name == "auto":
+        return _open_cpu(f"auto: {obstacle.found}", dtype)
+    raise DeviceError(
+        f"device {name!r} cannot be used: {obstacle}. Use device='cpu', or 'auto' to take what works; "
+        "`gpu-backprop doctor` shows the whole setup."
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    if dtype == "bfloat16":  # unknown to NumPy itself
+        return "bfloat16"
+    try:
+        name = str(np.dtype(dtype).name)
+    except TypeError:
+        name = ""
+    if dtype is None or name not in DTYPES["cuda"]:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES['cuda'])}, got {dtype!r}.")
+    return name
+
+
+def _open_cpu(reason: str, dtype: str) -> Device:
+    if dtype not in DTYPES["cpu"]:
+        raise InputError(
+            f"dtype {dtype} is for CUDA devices only; this device is the CPU ({reason}). Use float32 or float64."
+        )
+    if dtype != "float32":
+        module = importlib.import_module("gpu_backprop.backend.numpy_device")
+        alone: Device = module.NumpyDevice(reason, dtype)
+        return alone
+    module = importlib.import_module("gpu_backprop.backend.compiled.device")
+    device: Device = module.open_device(reason)
+    return device
+
+
+def _open_cuda(index: int, reason: str, dtype: str) -> Device:
+    module = importlib.import_module("gpu_backprop.backend.cuda.ops")
+    device: Device = module.open_device(index, reason, dtype)
+    return device
+
+
+def _allow_tf32(device: Device) -> None:
+    if device.name == "cpu":
+        raise InputError(f"tf32=True is for CUDA devices; this device is the CPU ({device.reason}). Use tf32=False.")
+    if device.dtype != np.float32:
+        raise InputError(
+            f"tf32=True rounds the operands of float32 products; dtype {device.dtype.name} has none. Use tf32=False, "
+            "or dtype='float32'."
+        )
+    if found := cuda_setup.tf32_obstacle(int(device.name.partition(":")[2])):
+        raise DeviceError(f"tf32=True cannot be used: {found}. Use tf32=False.")
+    device.tf32 = True

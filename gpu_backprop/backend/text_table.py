@@ -1,0 +1,71 @@
+"""Tables in plain text, as plans, profiles and networks print them."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TextIO
+
+NARROWEST = 20
+"""Columns of a terminal that says it has fewer, or none, are not counted on."""
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """How many characters a line of a stream may have: the columns of its terminal, or COLUMNS of the environment where
+    that is set; None where no terminal shows it."""
+    try:
+        if not stream.isatty():
+            return None
+        given = os.environ.get("COLUMNS", "")
+        width = int(given) if given.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # closed, or with no file behind it
+        return None
+    return width if width >= NARROWEST else None
+
+
+def columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """A line for each row, with the cells of a column below each other: the first `left` columns begin at the same
+    place, the others end there."""
+    widths = _widths(rows)
+    pads = [str.ljust if k < left else str.rjust for k in range(len(widths))]
+    return ["  ".join(pad(c, w) for pad, c, w in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
+
+
+def format_table(rows: Sequence[Sequence[str]], left: int, width: int | None = None) -> str:
+    """The same with a rule below the first row, the heads, and one above the last, the sums.
+
+    Where a line may have only `width` characters, the `left` columns are folded between words; where that is not enough
+    the last columns are left out, and a line below says which.
+    """
+    rows, missing = (rows, []) if width is None else _fitted(rows, left, width)
+    head, *body, foot = columns(rows, left)
+    rule = "─" * max(map(len, (head, *body, foot)))
+    return "\n".join([head, rule, *body, rule, foot, *missing])
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _fitted(rows: Sequence[Sequence[str]], left: int, width: int) -> tuple[Sequence[Sequence[str]], list[str]]:
+    """Rows that fit, and the line that says which columns don't. Names, in the first column, stay on one line."""
+    widths, words = _widths(rows), _widths([[max(cell.split(), key=len, default="") for cell in row] for row in rows])
+    least = [words[k] if 0 < k < left else widths[k] for k in range(len(widths))]
+    count = next((n for n in range(len(least), 1, -1) if _total(least[:n]) <= width), 1)
+    while _total(widths[:count]) > width and (wide := [k for k in range(count) if widths[k] > least[k]]):
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    folded: list[Sequence[str]] = []
+    for row in rows:
+        cells = [
+            textwrap.wrap(cell, wide, break_long_words=False, break_on_hyphens=False)
+            for cell, wide in zip(row[:count], widths, strict=False)
+        ]
+        folded += zip_longest(*cells, fillvalue="")
+    missing = ", ".join(rows[0][count:])
+    return folded, textwrap.wrap(f"not shown, for want of width: {missing}", width) if missing else []
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)

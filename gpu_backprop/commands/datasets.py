@@ -1,0 +1,214 @@
+"""Rows of data, prepared, and split into those that a network learns from and those that it is scored on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.sources import (
+    DIGITS,
+    Data,
+    described,
+    digits_preprocessing,
+    drop_missing_target,
+    has_test_part,
+    load,
+)
+from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
+from gpu_backprop.data.messages import listed, shown
+from gpu_backprop.data.table import missing
+
+HELD_OUT = 0.2
+"""The share of the rows that is held out unless another was asked for."""
+
+SHOWN = 20
+"""Classes or columns; of more, the number is told."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Prepared rows: x, and y as labels (rows,) or numbers (rows, outputs)."""
+
+    x: Array
+    y: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Array) -> Samples:
+        """Some of them."""
+        return Samples(self.x[rows], self.y[rows])
+
+
+@dataclass(frozen=True)
+class TrainTestData:
+    """Rows to learn from and rows to be scored on.
+
+    Attributes:
+        things: what a row is called.
+        preprocessing: how rows were prepared; it knows the training rows only.
+        held_out: None where nothing is.
+    """
+
+    things: str
+    preprocessing: Preprocessing
+    training: Samples
+    held_out: Samples | None
+
+
+def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
+    """Read what the command line asks a network to learn; quantities are scaled if `scale_target`."""
+    if options.data == DIGITS:
+        return _digits(options)
+    data = load(options.data, options.delimiter, "train", options.text, options.missing)
+    _check_target(data, options.target)
+    if options.drop_missing_target:
+        data = drop_missing_target(data, options.target)
+    learn = partial(
+        Preprocessing.learn,
+        data,
+        options.target,
+        impute=options.impute,
+        ignore=options.ignore,
+        standardise_target=scale_target,
+    )
+    whole = learn(task=options.task)
+    for warning in whole.warnings:
+        warn(warning)
+    testing = _test_data(options)
+    if testing is not None:
+        testing = whole.as_in_training(testing)
+        if options.drop_missing_target:
+            testing = drop_missing_target(testing, options.target)
+        _tell(whole, whole, data, np.arange(data.rows), options.quiet)
+        training = prepare(whole, data, options.ignore)
+        return TrainTestData("rows", whole, training, prepare(whole, testing, options.ignore))
+    override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
+    rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
+    parted = learn(task=whole.task, rows=rows)
+    _tell(whole, parted, data, rows, options.quiet)
+    return _parted("rows", parted, prepare(parted, data, options.ignore), rows, held_out)
+
+
+def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
+    """x and y of data."""
+    return Samples(transform(preprocessing, data, ignored), preprocessing.targets(data))
+
+
+def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Array:
+    """x of data; what is not as in the training data, and was not to be ignored, is said on standard error."""
+    x = preprocessing.transform(data)
+    for column, rows in preprocessing.unseen.items():
+        lacking = _lacking(preprocessing, data, column)
+        for number, what in (
+            (rows - lacking, f"a text in column {shown(column)} that no training row had"),
+            (lacking, f"no text in column {shown(column)}, and every training row had one"),
+        ):
+            if number:
+                has = "has" if number == 1 else "have"
+                warn(
+                    f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is none of the "
+                    "categories that it knows"
+                )
+    extra = [column for column in preprocessing.extra if column not in ignored]
+    if extra:
+        warn(f"{data.source}: not used, because the network was not trained on it: {listed(extra)}")
+    return x
+
+
+def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tuple[Array, Array]:
+    """Row numbers to learn from and to hold out: of every class alike, or of all rows where y holds quantities.
+
+    Args:
+        hint: what else can be done where there are too few rows.
+    """
+    if share == 0:
+        return np.arange(len(y)), np.arange(0)
+    try:
+        return stratified_split(y if y.ndim == 1 else np.zeros(len(y)), share, seed)
+    except ValueError as error:
+        raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows{hint})") from None
+
+
+def _lacking(preprocessing: Preprocessing, data: Data, column: str) -> int:
+    """Count the rows without a text in a column, unless that is a category."""
+    if not isinstance(data, Table) or f"{column} missing" in preprocessing.features:
+        return 0
+    return int(missing(data.columns[column]).sum())
+
+
+def warn(message: str) -> None:
+    """A line on standard error."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _digits(options: argparse.Namespace) -> TrainTestData:
+    given = {
+        "--target": options.target, "--delimiter": options.delimiter, "--impute": options.impute,
+        "--ignore": options.ignore, "--text": options.text, "--missing": options.missing,
+        "--drop-missing-target": options.drop_missing_target, "--held-out-file": options.held_out_file,
+        "--task": None if options.task == "auto" else options.task,
+    }  # fmt: skip
+    if meaningless := [name for name, value in given.items() if value]:
+        raise Misuse(f"{', '.join(meaningless)}: about data of your own, but none are given: gpu-backprop train DATA …")
+    data, preprocessing = load(DIGITS), digits_preprocessing()
+    samples = prepare(preprocessing, data)
+    return _parted("digits", preprocessing, samples, *split(samples.y, _share(options), options.seed, data.source))
+
+
+def _parted(things: str, preprocessing: Preprocessing, samples: Samples, rows: Array, held_out: Array) -> TrainTestData:
+    return TrainTestData(things, preprocessing, samples.take(rows), samples.take(held_out) if len(held_out) else None)
+
+
+def _check_target(data: Data, target: str | None) -> None:
+    if isinstance(data, Table) and target is None:
+        raise Misuse(f"--target is missing, the column to be learned; {data.source} has {listed(data.columns)}")
+    if isinstance(data, Arrays) and target is not None:
+        raise Misuse(f"--target is about tables, and {data.source} holds arrays, whose target is y; leave it out")
+
+
+def _share(options: argparse.Namespace) -> float:
+    return HELD_OUT if options.held_out is None else float(options.held_out)
+
+
+def _test_data(options: argparse.Namespace) -> Data | None:
+    """The rows of another file or part, where the network is to be scored on these."""
+    if options.held_out_file is not None:
+        return load(options.held_out_file, options.delimiter)
+    if options.held_out is None and has_test_part(options.data):
+        return load(options.data, part="test")
+    return None
+
+
+def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
+    """Says what was read, by what all of it teaches, and what the training rows make of it."""
+    if quiet:
+        return
+    print(f"{described(data)}\n{whole.why}")
+    if whole.classes is not None:
+        times = Counter(whole.targets(data).tolist())
+        shares = [f"{name} ({times[label]:,})" for label, name in enumerate(whole.classes[:SHOWN])]
+        print(f"classes (rows): {_cut(shares, len(whole.classes))}")
+    if isinstance(data, Table):
+        columns = [_input(name, preprocessing, data.columns[name][rows]) for name in preprocessing.columns[:SHOWN]]
+        print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
+    else:
+        print(f"inputs: {preprocessing.inputs:,}, {preprocessing.how}")
+    print()
+
+
+def _input(name: str, preprocessing: Preprocessing, column: Array) -> str:
+    return name if name in preprocessing.features else f"{name} ({len(set(column.tolist())):,} categories)"
+
+
+def _cut(names: list[str], there: int) -> str:
+    return ", ".join(names) + (f" and {there - SHOWN:,} more" if there > SHOWN else "")

@@ -1,0 +1,291 @@
+"""explain: a traced step, told operation by operation. What each formula read and wrote comes from the engine itself.
+
+Of every kind of operation one number is worked out in full, by the rules of this folder and not by the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import SCALE, Array
+from gpu_backprop.backend.plan import Operation
+from gpu_backprop.explanation.board import WIDTH, Board, beside, wrapped
+from gpu_backprop.explanation.rules import loss_rule
+from gpu_backprop.explanation.update import spelled_update
+from gpu_backprop.explanation.worked import Batch, fused, worked, worked_loss
+from gpu_backprop.network.layers import Dense, Dropout, Layer
+from gpu_backprop.network.losses import CrossEntropy
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import Samples, one_hot, samples
+from gpu_backprop.training.optimizers import SGD
+from gpu_backprop.training.trainer import Trainer
+
+NARROWEST, INDENT = 60, 4
+
+HEADINGS = {
+    "forward": "Forward: from the samples to what the network answers",
+    "loss": "Loss: how wrong the answers are, in one number, and which way each of them should move",
+    "backward": "Backward: the chain rule, from the last layer to the first",
+    "update": "Update: every parameter goes a step downhill",
+}
+
+WHY = {
+    "@": "Every output of a layer is a sum over its inputs, each with a weight of its own.",
+    "ᵀ@": "∂z_j/∂w_ij = x_i: a weight is to blame as far as its input was there. The samples add up.",
+    "@ᵀ": "∂z_j/∂x_i = w_ij: the blame of every z_j comes back over the weights by which x_i reached it.",
+    "add_bias": "The bias shifts every sample alike.",
+    "bias_activate": "b shifts all samples alike, and f bends: without it, many layers would do no more than one.",
+    "activate": "f bends: without it, many layers would do no more than one.",
+    "dropout": "Chance leaves some numbers out of this step. The others are divided by 1 − rate: the mean stays.",
+    "multiply": "What was left out has no part in the loss.",
+    "activation_gradient": "∂E/∂z = ∂E/∂y · ∂y/∂z. ∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
+    "column_sum": "∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
+    "normalize_weights": "Each sample counts with its weight.",
+    "unscale": "float16 holds no number below 6e-8. So all gradients were S times as large, until here.",
+    "loss_gradient": "e is the loss of one sample, E that of all. The batch's factor stands here and nowhere else.",
+}
+"""Said where an operation of a kind comes for the first time."""
+
+
+def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int = 100) -> str:
+    """One step of a trainer, every formula with its names and then with its numbers.
+
+    It is a real step: afterwards the network has learned from these samples, and the next explanation goes on there.
+
+    Args:
+        trainer: of a network without a models axis.
+        x, y, weights: the minibatch, as `Trainer.step` takes it. Of matrices with more than six rows or columns the
+            beginning is shown.
+        width: columns of text, 60 or more; a number too long for a line has a longer one.
+
+    Returns:
+        The text. Every number is the engine's, rounded. ∇a stands for ∂E/∂a, indices begin at 0
+        as in Python, and rows are samples.
+
+    Raises:
+        InputError: the samples cannot be trained on, or there is more than one network in this one.
+    """
+    network = trainer.network
+    if network.models_shape:
+        raise InputError(
+            f"explain shows one network, but this one has {network.models_shape[0]} members: make it with one seed, "
+            "not a list of them."
+        )
+    data = samples(network, trainer.loss, x, y, weights, values=True).on_host(network.device)
+    if data.weights is not None and not data.weights.any():
+        raise InputError("all weights are 0, so a step would change nothing: give a sample a weight above 0.")
+    token = WIDTH.set(max(width, NARROWEST) - INDENT)
+    try:
+        return "\n".join(StepExplanation(trainer, data).lines())
+    finally:
+        WIDTH.reset(token)
+
+
+def demo(*, width: int = 100) -> str:
+    """The explanation of a 2-3-2 network's first step, on two samples: always the same text."""
+    net = Network(2, [Dense(3, "tanh"), Dense(2, "softmax")], dtype="float64", device="cpu", seed=4)
+    for layer in net.layers:
+        layer.weight[...] = np.round(layer.weight, 1)  # type: ignore[index,arg-type]  # a Dense layer has both
+        layer.bias[...] = 0.1  # type: ignore[index]
+    trainer = Trainer(net, "cross_entropy", SGD(0.5))
+    return explain(trainer, np.array([[1.0, 0.5], [-0.5, 2.0]]), np.array([0, 1]), width=width)
+
+
+class StepExplanation:
+    """A step that is being told: what is known so far, and the paragraphs of each heading."""
+
+    def __init__(self, trainer: Trainer, data: Samples) -> None:
+        self.trainer, self.data, self.network = trainer, data, trainer.network
+        self.target = Board("y*", _dense_target(trainer.network, trainer.loss, data))
+        weights = None if data.weights is None else Board("w", data.weights, column=True)
+        state = trainer.scaling.state
+        loss_scale = None if state is None else Board("S", float(trainer.device.to_host(state)[SCALE]))
+        self.batch = Batch(data.rows, trainer.loss.reduction == "mean", weights, loss_scale)
+        self.known: dict[str, Array] = {}
+        self.names: dict[int, str] = {}  # what stands at an address, by its newest name
+        self.told: set[str] = set()
+        self.paragraphs: dict[str, list[list[str]]] = {heading: [] for heading in HEADINGS}
+
+    def lines(self) -> list[str]:
+        """Takes the step and tells it."""
+        trainer, data = self.trainer, self.data
+        optimizer = trainer.optimizer
+        before = {name: trainer.device.to_host(moment) for name, moment in optimizer.moments.items()}
+        parameters = trainer.device.to_host(self.network.parameters)
+        loss = 0.0
+        for operation, written in trainer.trace(data.x, data.target, data.weights):
+            if operation.name == "unscale":
+                self._unscale(operation, written)
+            elif operation.name == optimizer.name:
+                self._update(operation, parameters, before, written)
+            elif operation.name == "loss_gradient":
+                loss = float(trainer.loss.reduce(written["E"], data.rows))
+                self._loss(operation, self._read(operation), written, loss)
+            elif operation.phase != "update":
+                self._tell(operation, self._read(operation), written)
+            self.known |= written
+            for name, array in operation.writes.items():
+                self.names[trainer.device.address(array)] = name
+        return [*self._title(), *self._body(), *self._close(loss)]
+
+    # What is said around the operations -------------------------------------------------------------------------------
+
+    def _title(self) -> list[str]:
+        rows = "one sample" if self.data.rows == 1 else f"{self.data.rows} samples"
+        layers = ", ".join(map(repr, self.network.layers))
+        return [
+            f"One step of training on {rows}",
+            *wrapped(f"network    {self.network.inputs} inputs, {layers}", " " * 11),
+            f"loss       {self.trainer.loss.name}",
+            *wrapped(f"optimizer  {self.trainer.optimizer!r}", " " * 11),
+            *wrapped("Rows are samples. ∇a is short for ∂E/∂a. Indices begin at 0. Numbers are rounded."),
+        ]
+
+    def _body(self) -> Iterator[str]:
+        number = 0
+        for heading, title in HEADINGS.items():
+            yield from ("", *(lines := wrapped(title)), "─" * max(map(len, lines)))
+            for first, *rest in self.paragraphs[heading]:
+                number += 1
+                yield from ("", *wrapped(f"({number}) {first}", " " * INDENT))
+                yield from (f"    {line}".rstrip() for line in rest)
+
+    def _close(self, loss: float) -> Iterator[str]:
+        yield ""
+        if any(isinstance(layer, Dropout) and layer.rate for layer in self.network.layers):
+            yield from wrapped("That was one step. The next one draws other masks.")
+            return
+        now = self.trainer.evaluate(self.data.x, self.data.target, self.data.weights)["loss"]
+        yield "That was one step."
+        yield from wrapped(f"The loss of these samples was {loss:.6g}; with the new parameters it is {now:.6g}.")
+
+    # One operation ----------------------------------------------------------------------------------------------------
+
+    def _read(self, operation: Operation) -> dict[str, Array]:
+        """What the operation read, as it was. What nothing wrote before is a parameter or a sample, or bears a new name
+        because an identity passed it on: then that is said."""
+        read, device = {}, self.trainer.device
+        for name, array in operation.reads.items():
+            if name not in self.known:
+                older = self.names.get(device.address(array))
+                self.known[name] = self.known[older] if older in self.known else device.to_host(array)
+                if older in self.known:
+                    self._say(
+                        operation,
+                        [f"{name} = {older}", *wrapped("The identity: the same numbers, under their next name.")],
+                    )
+            read[name] = self.known[name]
+        return read
+
+    def _say(self, operation: Operation, paragraph: list[str]) -> None:
+        after = {"bias_activate": "forward", "activation_gradient": "backward", "column_sum": "backward"}
+        self.paragraphs[after.get(operation.name, operation.phase)].append(paragraph)
+
+    def _tell(self, operation: Operation, read: dict[str, Array], written: dict[str, Array]) -> None:
+        """The formula, why, its matrices, and one number of each that was written."""
+        reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
+        writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
+        layer = self.network.layers[_number(next(iter(writes))) - 1]
+        kind, lines = worked(operation, layer.activation, reads, writes)
+        if layer is self.network.last and operation.name == "activation_gradient":
+            lines += self._pair(writes[f"∇z{layer.number}"])
+        drawn = [board for name, board in writes.items() if name.startswith("mask")]
+        results = [board for board in writes.values() if board not in drawn]
+        self._paragraph(operation, operation.formula, kind, [*reads.values(), *drawn, "→", *results], lines)
+
+    def _paragraph(
+        self, operation: Operation, title: str, kind: str, boards: list[Board | str], lines: list[str]
+    ) -> None:
+        """What is said of every operation, and of the first of its kind why it is so and how one number comes about."""
+        why = [] if kind.split()[0] in self.told else wrapped(WHY[kind.split()[0]])
+        spelled = [] if kind in self.told or not lines else ["", *lines]
+        self.told |= {kind, kind.split()[0]}
+        self._say(operation, [title, *why, "", *beside(boards), *spelled])
+
+    def _board(self, name: str, array: Array) -> Board:
+        return Board(name, array, column=name == "w")
+
+    def _loss(self, operation: Operation, read: dict[str, Array], written: dict[str, Array], loss: float) -> None:
+        """e of every sample, E and ∇y."""
+        n, rule = self.network.last.number, loss_rule(self.trainer.loss)
+        y, grad = self._board(f"y{n}", read[f"y{n}"]), self._board(f"∇y{n}", written[f"∇y{n}"])
+        boards: list[Board | str] = [y]
+        if self.data.labelled:
+            boards.append(Board("label", self.data.target, column=True))
+        boards += [self.target, *([self.batch.weights] if self.batch.weights is not None else []), "→"]
+        lines = []
+        if rule is not None:
+            outputs = self.network.outputs
+            value = rule.e(outputs).value
+            e = Board("e", np.array([
+                value(**{f"y{k}": float(v) for k, v in enumerate(ys)}, **{f"t{k}": float(v) for k, v in enumerate(ts)})
+                for ys, ts in zip(y.values, self.target.values, strict=True)
+            ]), column=True)  # fmt: skip
+            boards.append(e)
+            lines = worked_loss(rule, self.batch, y, self.target, e, Board("E", loss).cell(), grad.cell(0, 0))
+        self._paragraph(operation, operation.formula, "loss_gradient", [*boards, grad], lines)
+
+    def _pair(self, grad_z: Board) -> list[str]:
+        """What the pairs of output and loss amount to that the engine does in one operation."""
+        loss, last = self.trainer.loss, self.network.last
+        if not loss.fused or loss.fused != last.activation.name:
+            return []
+        y = self._board(f"y{last.number}", self.known[f"y{last.number}"])
+        return [
+            "",
+            *wrapped(f"With {loss.name} behind {last.activation.name} all this comes down to:"),
+            *fused(self.batch, y, self.target, grad_z.cell(0, 0)),
+            "When nobody looks on, that is the one operation that runs.",
+        ]
+
+    def _unscale(self, operation: Operation, written: dict[str, Array]) -> None:
+        """The gradients as they are without S; or that they are too large with it."""
+        for layer, name, shape, start in self.network.places:
+            place = slice(start, start + int(np.prod(shape)))
+            self.known[f"∇{_symbol(layer, name)}"] = written["gradients"][place].reshape(shape)
+        lines = [operation.formula, *wrapped(WHY["unscale"])]
+        if not written["gate"]:
+            lines += wrapped("Here one of them is too large for float16. The step changes nothing, and S is halved.")
+        self._say(operation, lines)
+
+    def _update(
+        self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
+    ) -> None:
+        """Every parameter before and after, and how its first number came about."""
+        if not self.known.get("gate", True):
+            return
+        optimizer, step = self.trainer.optimizer, round(float(written["hyper"][0]))
+        lines: list[str] = [operation.formula]
+        for layer, name, shape, start in self.network.places:
+            symbol = _symbol(layer, name)
+            place = slice(start, start + int(np.prod(shape)))
+            old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
+            grad = self._board(f"∇{symbol}", self.known[f"∇{symbol}"])
+            lines += ["", *beside([old, grad, "→", new])]
+            if start == 0:
+                here = {name: (float(before[0]), float(written[name][0])) for name, before in moments.items()}
+                at = (0,) * len(shape)
+                lines += ["", *spelled_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
+        self._say(operation, lines)
+
+
+def _symbol(layer: Layer, name: str) -> str:
+    return {"weight": "W", "bias": "b"}[name] + str(layer.number)
+
+
+def _number(name: str) -> int:
+    """The layer's number in the name of one of its buffers."""
+    found = re.search(r"[0-9]+$", name)
+    return int(found[0]) if found else 0
+
+
+def _dense_target(network: Network, loss: Any, data: Samples) -> Array:
+    """y* as the loss sees it: one column an output, and smoothed where that is asked for."""
+    target = one_hot(data.target, network.outputs) if data.labelled else data.target.astype(network.device.master)
+    share = loss.label_smoothing if isinstance(loss, CrossEntropy) else 0.0
+    return target * (1 - share) + share / network.outputs if share else target

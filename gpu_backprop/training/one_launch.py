@@ -1,0 +1,149 @@
+"""Training in one launch: an epoch of small networks as one operation, a network a block of the device.
+
+It gives what the ordinary steps give, to rounding. A step is then too short for anything but itself: no launch and no
+trip to the device's memory is worth its time, where a network fits into the memory that a block has for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.cuda.ops.train_epoch import BlockLayout, DenseShape
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.network.network import Network
+from gpu_backprop.training.minibatches import BatchSource, DataSet
+from gpu_backprop.training.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from gpu_backprop.training.trainer import Trainer
+
+OPTIMIZERS = "sgd", "adam"
+"""The names of the binders of those that it has: SGD, Adam and AdamW."""
+
+DTYPES = "float32", "float64"
+
+
+def check(trainer: Trainer) -> None:
+    """InputError where an epoch of this trainer cannot run in one launch: what stands against it, and what can."""
+    network, device = trainer.network, trainer.device
+    if not isinstance(device, CudaDevice):
+        raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")
+    for name in ("graph", "stream"):
+        if getattr(trainer, name) is True:
+            raise _refusal(f"an epoch is one launch on data that lie on the device, but {name}=True was given")
+    if device.dtype.name not in DTYPES:
+        raise _refusal(f"the dtype has to be {' or '.join(DTYPES)}, and the network's is {device.dtype.name}")
+    named: dict[str, Activation] = {}
+    for layer in network.layers:
+        if type(layer) is not Dense:
+            raise _refusal(f"all layers have to be Dense, but layer {layer.number} is {layer!r}")
+        fused = layer is network.last and trainer.loss.fused == layer.activation.name
+        if layer.activation.rowwise and not fused:
+            raise _refusal(
+                f"{layer.activation.name} can only be the output's, with {_partner(layer.activation.name)}, but layer "
+                f"{layer.number} is {layer!r} and the loss is {trainer.loss.name}"
+            )
+        if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
+            raise _refusal(f"two activations are called {layer.activation.name!r}; give one of them another name")
+    if trainer.optimizer.name not in OPTIMIZERS:
+        raise _refusal(f"the optimizer has to be SGD, Adam or AdamW, got {trainer.optimizer!r}")
+    needs = layout(trainer).needs
+    memory = device.kernels.block_memory
+    if (total := sum(needs.values())) > memory:
+        told = ", ".join(f"{size:,} for {kind}" for kind, size in needs.items())
+        raise _refusal(
+            f"the network takes {total:,} bytes of a block's memory ({told}), and a block of {device.name} has "
+            f"{memory:,}",
+            "Use fewer units",
+        )
+
+
+def check_data(data: BatchSource, loss_every: int | None) -> None:
+    """InputError where an epoch of these data cannot run in one launch."""
+    if not isinstance(data, DataSet):
+        raise _refusal("the data have to lie on the device, where they do not fit")
+    if len(data.sources) > 2:
+        raise _refusal("it takes no sample weights, and there are some")
+    if loss_every is not None:
+        raise _refusal(f"nothing is read before the end of an epoch, but loss_every={loss_every} was given")
+
+
+def _refusal(why: str, instead: str = "Change that") -> InputError:
+    return InputError(f"one_launch=True cannot be: {why}. {instead}, or use one_launch=False.")
+
+
+def _partner(activation: str) -> str:
+    return " or ".join(name for name, loss in LOSSES.items() if loss.fused == activation) or "no loss"
+
+
+def layout(trainer: Trainer) -> BlockLayout:
+    """What lies where in a block."""
+    network = trainer.network
+    places = {(layer.number, name): start for layer, name, _, start in network.places}
+    of_z = trainer.loss.of_z(network.last.activation) is not None
+    layers = [
+        DenseShape(
+            layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")),
+            IDENTITY if of_z and layer is network.last else layer.activation,
+        )
+        for n, layer in enumerate(network.layers, 1)
+    ]  # fmt: skip
+    fused = trainer.loss.fused if trainer.loss.fused == network.last.activation.name else ""
+    return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
+
+
+def build_epoch(trainer: Trainer, data: BatchSource, batch_size: int, total: Array) -> Plan:
+    """All minibatches of an epoch, from first rows to new weights, as a plan: one operation, and the cursor's step."""
+    network, device, loss = trainer.network, data.device, trainer.loss
+    optimizer, batch = trainer.optimizer, min(batch_size, data.rows)
+    assert optimizer.hyper is not None
+    plan = Plan(device, training=True)
+    network.emit_parameters(plan)
+    sources = [plan.named(f"data {name}", source) for name, source in zip(("x", "y*"), data.sources, strict=True)]
+    order, cursor = plan.named("order", data.permutation), plan.named("cursor", data.cursor)
+    hyper, moments = plan.named("hyper", optimizer.hyper), {k: plan.named(k, m) for k, m in optimizer.moments.items()}
+    w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
+    rule = "nesterov" if getattr(optimizer, "nesterov", False) else optimizer.name
+    calls = device.ops.train_epoch(
+        device, sources, order, cursor, layout(trainer), w, g, moments, rule, hyper,
+        loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
+    )  # fmt: skip
+    plan.phase = "epoch"
+    plan.add(
+        "train_epoch", f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe", calls,
+        (*sources, order, cursor, w, *moments.values(), hyper, total),
+        {"parameters": w, "gradients": g, **moments, "hyper": hyper, "E": total},
+        _flops(network, optimizer, data.rows, steps), bytes=_bytes(sources, order, w, moments, hyper, total, steps),
+    )  # fmt: skip
+    data.emit_advance(plan, data.rows)
+    return plan
+
+
+def _flops(network: Network, optimizer: Optimizer, rows: int, steps: int) -> int:
+    """As of the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of each
+    unit, 8 of the loss of each output; the optimizer's for each parameter."""
+    members = network.models_shape[0] if network.models_shape else 1
+    row = 8 * network.outputs
+    for layer in network.layers:
+        products = 2 if layer.number == 1 else 3
+        row += layer.units * (2 * products * layer.inputs + 2 * (layer.bias is not None) + 3)
+    return members * rows * row + steps * optimizer.flops * network.parameters.size
+
+
+def _bytes(
+    sources: list[Array], order: Array, w: Array, moments: dict[str, Array], hyper: Array, total: Array, steps: int
+) -> int:
+    """The traffic with the device's memory: each member reads all rows once, and the parameters; it writes these and
+    the gradients. The moments are read and written in every step."""
+    members = math.prod(order.shape[:-1])
+    data: Any = members * sum(source.nbytes for source in sources) + order.nbytes
+    small = 2 * (hyper.nbytes + total.nbytes) + np.dtype(np.int64).itemsize
+    return int(data + 3 * w.nbytes + 2 * steps * sum(m.nbytes for m in moments.values()) + small)

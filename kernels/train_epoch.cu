@@ -1,0 +1,251 @@
+// Epochs of small networks in one launch: a network a block, blockDim = 256, gridDim = (1, 1, models).
+//
+// A block keeps in its own memory the parameters, their gradients, and the activations of some rows of a minibatch, a
+// micro-batch; moments and data stay outside. Sums over a minibatch go on from one micro-batch to the next, row by row,
+// so that the size of a micro-batch changes nothing but the order in which the loss is added up.
+//
+// `places` says for each layer what lies where in that memory; cuda_ops/blocks.py lays it out.
+#include "losses.cuh"
+#include "optimizers.cuh"
+
+#ifndef BP_BLOCK_MEMORY  // host.hpp brings its own
+// The memory that a launch gives a block beside its variables.
+BP_DEV void* block_memory() {
+  extern __shared__ u64 block_bytes[];
+  return block_bytes;
+}
+#endif
+
+enum { SGD = 0, NESTEROV = 1, ADAM = 2 };
+enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, or z to make y of
+enum { TILE = 4 };  // a thread works out so many numbers at once, for which it reads one operand once
+
+// How many blocks shall fit on a multiprocessor as far as registers go.
+template<class A> constexpr int together = 3;
+template<> constexpr int together<double> = 2;
+
+// A row of activations takes an odd number of places, so that rows begin in different banks.
+BP_DEV int pitch(int cols) { return cols | 1; }
+
+// Where the parts of a layer lie, counted in numbers: W, b (-1: none), its rows of x, of y, and of what f' is written in.
+// y becomes grad_z.
+struct Layer {
+  int inputs, units, weight, bias, x, y, s, f;
+  BP_DEV explicit Layer(const int* p)
+      : inputs(p[0]), units(p[1]), weight(p[2]), bias(p[3]), x(p[4]), y(p[5]), s(p[6]), f(p[7]) {}
+};
+
+// y = f(x@W + b)
+template<class N, class A> BP_DEV void forward(A* memory, const Layer& at, int rows) {
+  const int from = pitch(at.inputs), to = pitch(at.units), items = (rows + TILE - 1) / TILE * at.units;
+  for (int item = thread(); item < items; item += threads()) {
+    const int first = item / at.units * TILE, j = item % at.units;
+    const A* w = memory + at.weight + j;
+    const A* x[TILE];
+    A z[TILE];
+    for (int k = 0; k < TILE; k++) {
+      x[k] = memory + at.x + (first + k < rows ? first + k : rows - 1) * from;
+      z[k] = A(0);
+    }
+    for (int i = 0; i < at.inputs; i++, w += at.units) {
+      const A wij = *w;
+      for (int k = 0; k < TILE; k++) z[k] += x[k][i] * wij;
+    }
+    const A b = at.bias < 0 ? A(0) : memory[at.bias + j];
+    for (int k = 0; k < TILE; k++) {
+      if (first + k >= rows) break;
+      const int place = (first + k) * to + j;
+      const A v = z[k] + b;
+      if (at.s != at.y) memory[at.s + place] = v;
+      memory[at.y + place] = N::value(at.f, v);
+    }
+  }
+}
+
+// grad_W += x^T@grad_z, grad_b += the sum of grad_z over the rows; g lies as W and b do
+template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer& at, int rows) {
+  const int from = pitch(at.inputs), to = pitch(at.units), items = (at.inputs + TILE - 1) / TILE * at.units;
+  for (int item = thread(); item < items; item += threads()) {
+    const int first = item / at.units * TILE, j = item % at.units;
+    int i[TILE];
+    A sum[TILE];
+    for (int k = 0; k < TILE; k++) {
+      i[k] = first + k < at.inputs ? first + k : at.inputs - 1;
+      sum[k] = g[at.weight + i[k] * at.units + j];
+    }
+    for (int r = 0; r < rows; r++) {
+      const A grad_z = memory[at.y + r * to + j];
+      for (int k = 0; k < TILE; k++) sum[k] += memory[at.x + r * from + i[k]] * grad_z;
+    }
+    for (int k = 0; k < TILE; k++)
+      if (first + k < at.inputs) g[at.weight + i[k] * at.units + j] = sum[k];
+  }
+  if (at.bias < 0) return;
+  for (int j = thread(); j < at.units; j += threads()) {
+    A sum = g[at.bias + j];
+    for (int r = 0; r < rows; r++) sum += memory[at.y + r * to + j];
+    g[at.bias + j] = sum;
+  }
+}
+
+// grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows of
+// W may begin in one bank.
+template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at, const Layer& below, int rows) {
+  const int from = pitch(at.units), to = pitch(at.inputs), items = (rows + TILE - 1) / TILE * at.inputs;
+  for (int item = thread(); item < items; item += threads()) {
+    const int first = item / at.inputs * TILE, i = item % at.inputs;
+    const A* const w = memory + at.weight + i * at.units;
+    const A* grad_z[TILE];
+    A sum[TILE];
+    for (int k = 0; k < TILE; k++) {
+      grad_z[k] = memory + at.y + (first + k < rows ? first + k : rows - 1) * from;
+      sum[k] = A(0);
+    }
+    int j = i % at.units;
+    for (int count = 0; count < at.units; count++) {
+      const A wij = w[j];
+      for (int k = 0; k < TILE; k++) sum[k] += grad_z[k][j] * wij;
+      if (++j == at.units) j = 0;
+    }
+    for (int k = 0; k < TILE; k++) {
+      if (first + k >= rows) break;
+      const int place = (first + k) * to + i;
+      memory[below.y + place] = sum[k] * N::slope(below.f, memory[below.s + place]);
+    }
+  }
+}
+
+// The loss of some rows, added up by each thread, and grad_z of the last layer in the place of its y.
+template<class L, class A> BlockLoss {
+  const L* target;
+  const int target_cols, lanes, accuracy, takes;
+  const A rest, even, setting;
+  double loss, correct;
+  BP_DEV BlockLoss(const L* target, int target_cols, int lanes, int accuracy, int takes, A smoothing, A setting, int outputs)
+      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes), rest(A(1) - smoothing),
+        even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
+
+  template<class N, class E, class Samples>
+  BP_DEV void see(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
+    for (int first = 0; first < rows; first += threads() / lanes) {  // all lanes of a warp meet in reductions
+      const int lane = thread() % lanes, r = first + thread() / lanes, row = r < rows ? r : rows - 1;
+      const int cols = r < rows ? at.units : 0, start = row * pitch(at.units);
+      const Target<L> target_of(target + sample_of(row) * target_cols);
+      const bool bad = target_of.bad(at.units);
+      Answer<A> answer(accuracy, takes == OF_Y ? A(0.5) : A(0));
+      A* const y = memory + at.y + start;
+      A e = A(0);
+      if (takes == OF_SOFTMAX) {
+        e = softmax_loss(
+            lane, lanes, cols, target_of, rest, even, answer, [&](int c) { return y[c]; },
+            [&](int c, A p, A t) { y[c] = bad ? A(0) : scale * (p - t); });
+      } else {
+        for (int c = lane; c < cols; c += lanes) {
+          const A yc = y[c], plain = A(target_of.of(c)), t = rest * plain + even;
+          if (takes == OF_SIGMOID) {
+            e += sigmoid_loss(yc, t);
+            y[c] = scale * (sigmoid(yc) - t);
+          } else {
+            e += E::value(yc, t, setting);
+            y[c] = bad ? A(0) : scale * share * E::slope(yc, t, setting) * N::slope(at.f, memory[at.s + start + c]);
+          }
+          answer.see(yc, plain, c);
+        }
+        e = lane_reduce<Sum>(e, lanes) * share;
+      }
+      const bool right = answer.is_right(lanes) && !bad;
+      if (r < rows && lane == 0) loss += bad ? not_a_number<double>() : double(e), correct += right;
+    }
+  }
+};
+
+// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward, update.
+// grad_W and grad_b of the last minibatch are left in g.
+template<class A, class S, class L, class N, class E>
+__global__ void __launch_bounds__(256, together<A>) train_epoch(
+    const S* x,         // [samples, inputs]
+    const L* target,    // [samples, target_cols], 1 for labels
+    const i64* order,   // [models, rows]
+    const i64* cursor,  // [1]
+    const int* places,  // [layers, 8]
+    A* w,               // [models, n]
+    A* g,               // [models, n]
+    A* m,               // [models, n]? the velocity of SGD, if it has one; the first moment of Adam
+    A* v,               // [models, n]? the second moment of Adam
+    double* hyper,      // [models, settings]
+    double* total,      // [models, 3]
+    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro, int lanes,
+    A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
+  A* const memory = static_cast<A*>(block_memory());
+  A* const ws = memory;
+  A* const gs = memory + n;
+  const i64 mine = i64(blockIdx.z) * n;
+  double* const h = hyper + i64(blockIdx.z) * settings;
+  __shared__ Sgd<A> sgd;
+  __shared__ Adam<A> adam;
+  const Layer bottom(places), top(places + (layers - 1) * 8);
+  BlockLoss<L, A> judge(target, target_cols, lanes, accuracy, takes, smoothing, setting, top.units);
+  for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
+  const i64 start = cursor[0];
+  i64 steps = 0;
+  for (i64 done = 0; done < rows; done += batch) {
+    const i64 size = rows - done < batch ? rows - done : batch;
+    const bool last = done + size == rows;
+    steps++;
+    if (thread() == 0) {
+      if (optimizer == ADAM) adam.prepare(h, h[0] + double(steps));
+      else sgd.prepare(h);
+    }
+    for (i64 begun = 0; begun < size; begun += micro) {
+      const int some = int(size - begun < micro ? size - begun : micro);
+      const auto sample_of = [&](int r) {
+        const i64 place = start + done + begun + r;
+        return order[blockIdx.z * rows + (place < rows ? place : rows - 1)];
+      };
+      for (int item = thread(); item < some * inputs; item += threads()) {
+        const int r = item / inputs, c = item % inputs;
+        memory[bottom.x + r * pitch(inputs) + c] = A(to_acc(x[sample_of(r) * inputs + c]));
+      }
+      __syncthreads();
+      for (int l = 0; l < layers; l++) {
+        forward<N>(memory, Layer(places + l * 8), some);
+        __syncthreads();
+      }
+      judge.template see<N, E>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
+      __syncthreads();
+      for (int l = layers - 1; l >= 0; l--) {
+        const Layer at(places + l * 8);
+        weight_gradient(memory, gs, at, some);
+        __syncthreads();
+        if (l == 0) break;
+        input_gradient<N>(memory, at, Layer(places + (l - 1) * 8), some);
+        __syncthreads();
+      }
+    }
+    for (int i = thread(); i < n; i += threads()) {
+      const A grad = gs[i];
+      if (optimizer == ADAM) {
+        A first = m[mine + i], second = v[mine + i];
+        const A change = adam.change(grad, first, second);
+        ws[i] = adam.keep * ws[i] - change;
+        m[mine + i] = first, v[mine + i] = second;
+      } else {
+        A change = grad;
+        if (m) {
+          A velocity = m[mine + i];
+          change = sgd.moved(grad, velocity, optimizer == NESTEROV);
+          m[mine + i] = velocity;
+        }
+        ws[i] -= sgd.rate * change;
+      }
+      if (last) g[mine + i] = grad;
+      gs[i] = A(0);
+    }
+    __syncthreads();  // before thread 0 prepares the next step
+  }
+  for (int i = thread(); i < n; i += threads()) w[mine + i] = ws[i];
+  const double loss = block_reduce<Sum>(judge.loss), correct = block_reduce<Sum>(judge.correct);
+  if (thread() != 0) return;
+  h[0] += double(steps);
+  total[i64(blockIdx.z) * 3 + LOSS] += loss, total[i64(blockIdx.z) * 3 + CORRECT] += correct;
+}

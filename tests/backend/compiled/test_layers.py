@@ -1,0 +1,160 @@
+"""The compiled operations of layers against NumPy's in float64: every activation of the table and one of a user's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from against_numpy import exactly, near, run
+
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.compiled.program import KernelCall
+from gpu_backprop.backend.formula import IDENTITY, Activation, call
+from gpu_backprop.network.activations import ACTIVATIONS
+
+SIZES = [(1, 1), (1, 17), (5, 1), (7, 10), (33, 17), (64, 16), (12, 100), (9, 513), (3, 1500)]
+"""Rows and columns: one, odd ones, whole vectors, more than lie side by side."""
+
+
+def _square(z, y, work):
+    yield call(np.multiply, z, z, out=y)
+
+
+def _square_gradient(grad_y, z, grad_z, work):
+    slope = work.full()
+    yield call(np.multiply, z, 2.0, out=slope)
+    yield call(np.multiply, grad_y, slope, out=grad_z)
+
+
+SQUARE = Activation("a user's square", "z", _square, _square_gradient, "pow(z, A(2))", "A(2) * s")
+ELEMENTWISE = {f.name: f for f in (*ACTIVATIONS.values(), SQUARE) if not f.rowwise}
+
+pytestmark = pytest.mark.usefixtures("split")
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 2, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+def test_bias_activate_of_all_shapes(device, shape, models_shape, bias):
+    f = ACTIVATIONS["tanh"]
+    z, y = numbers(*models_shape, *shape), np.full((*models_shape, *shape), np.nan, np.float32)
+    b = numbers(*models_shape, shape[1] + 3, seed=1)[..., :-3] if bias else None  # in a model's part of a larger buffer
+    wanted_z, _, _, wanted_y = exactly("bias_activate", z, b, f, y)
+    run(device, "bias_activate", z, b, f, y)
+    near(z, wanted_z)
+    near(y, wanted_y)
+    z = numbers(*models_shape, *shape)
+    run(device, "bias_activate", z, b, f, z)
+    assert z.tobytes() == y.tobytes()
+    if bias:
+        sums = np.full_like(z, np.nan)
+        run(device, "add_bias", y, b, sums)
+        near(sums, y + b[..., None, :])
+
+
+@pytest.mark.parametrize("f", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_every_activation(device, f):
+    z, b, grad_y = numbers(37, 19), numbers(19, seed=1), numbers(37, 19, seed=2)
+    wanted = exactly("bias_activate", z, b, f, np.zeros_like(z))[3]
+    place = z if f.reads != "z" else np.empty_like(z)
+    run(device, "bias_activate", z, b, f, place)
+    near(place, wanted, 4)
+
+    s = {"y": place, "z": z, "": None}[f.reads]
+    wanted_grad = exactly("activation_gradient", grad_y, s, f, np.zeros_like(z), np.zeros_like(b))
+    grad_bias = np.full_like(b, np.nan)
+    run(device, "activation_gradient", grad_y, s, f, grad_y, grad_bias)  # in place, as plans do
+    near(grad_y, wanted_grad[3], 8)
+    near(grad_bias, wanted_grad[4], 8 * len(z))
+
+
+EXTREMES = np.array(
+    [0, -0.0, 1e-30, -1e-30, 1e4, -1e4, 89, -89, 88, -88, 10, -10, 1, -1, np.nan, np.inf, -np.inf],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("f", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_extremes_are_as_in_numpy(on_threads, plain, f):
+    """But for gelu of infinity, which NumPy does not know and CUDA does: ∞."""
+    z = EXTREMES[:-2] if f.name == "gelu" else EXTREMES
+    results = []
+    for device, ops in ((on_threads(2), compiled_ops), (plain, numpy_ops)):
+        y, grad = np.empty((1, len(z)), np.float32), np.full((1, len(z)), 3, np.float32)
+        with device.computing():
+            for one in ops.bias_activate(device, z.copy()[None], None, f, y):
+                one()
+            s = {"y": y, "z": z.copy()[None], "": None}[f.reads]
+            for one in ops.activation_gradient(device, grad, s, f, grad, None):
+                one()
+        results.append((y, grad))
+    for compiled, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled, wanted, 2e-6, 2e-6)
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+def test_activation_gradient_of_all_shapes(device, shape, models_shape, bias):
+    f = ACTIVATIONS["tanh"]
+    grad_y, s = numbers(*models_shape, *shape), np.tanh(numbers(*models_shape, *shape, seed=1))
+    grad_z, flat = np.full_like(grad_y, np.nan), np.full((*models_shape, shape[1] + 3), 7, np.float32)
+    grad_bias = flat[..., :-3] if bias else None
+    _, _, _, wanted_z, wanted_bias = exactly("activation_gradient", grad_y, s, f, grad_z, grad_bias)
+    for _ in range(2):  # what the parts add up in is as good the second time
+        run(device, "activation_gradient", grad_y, s, f, grad_z, grad_bias)
+    near(grad_z, wanted_z, 2)
+    if bias:
+        near(grad_bias, wanted_bias, 2 * shape[0])
+        sums = np.full_like(flat, np.nan)[..., :-3]
+        run(device, "column_sum", grad_z, sums)
+        near(sums, wanted_bias, 2 * shape[0])
+    assert (flat[..., -3:] == 7).all()
+
+
+def test_the_same_call_again_adds_up_anew(device):
+    """The ticket of the parts is 0 again after each."""
+    grad, sums = numbers(40, 17), np.empty(17, np.float32)
+    (step,) = compiled_ops.column_sum(device, grad, sums)
+    for k in range(1, 4):
+        grad[...] = k
+        step()
+        np.testing.assert_array_equal(sums, 40.0 * k)
+
+
+@pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
+def test_multiply(device, models_shape):
+    a, b = numbers(*models_shape, 13, 21), numbers(*models_shape, 13, 21, seed=1)
+    wanted = a * b
+    run(device, "multiply", a, b, b)
+    np.testing.assert_array_equal(b, wanted)
+
+
+@pytest.mark.parametrize("f", [ACTIVATIONS["gelu"], ACTIVATIONS["tanh"], IDENTITY], ids=lambda f: f.name)
+def test_any_number_of_threads_gives_the_same_bits(on_threads, f):
+    """Of all but sums over rows."""
+    found = set()
+    for threads in (1, 2, 3):
+        z, y, grad = numbers(53, 21), np.empty((53, 21), np.float32), numbers(53, 21, seed=1)
+        run(on_threads(threads), "bias_activate", z, numbers(21), f, y)
+        run(on_threads(threads), "activation_gradient", grad, y, f, grad, np.empty(21, np.float32))
+        found.add((y.tobytes(), grad.tobytes()))
+    assert len(found) == 1
+
+
+def test_what_is_not_compiled_is_numpys(on_threads):
+    device, z = on_threads(2), numbers(6, 5)
+    plain = Activation("numpy's own", "y", _square, None)
+    for f, wanted in ((ACTIVATIONS["softmax"], np.exp(z) / np.exp(z).sum(1, keepdims=True)), (plain, z * z)):
+        y = np.empty_like(z)
+        calls = list(compiled_ops.bias_activate(device, z, None, f, y))
+        assert not any(isinstance(one, KernelCall) for one in calls)
+        for one in calls:
+            one()
+        near(y, wanted)
+    strided = np.empty((6, 10), np.float32)[:, ::2]
+    assert not any(isinstance(one, KernelCall) for one in compiled_ops.multiply(device, z, z, strided))

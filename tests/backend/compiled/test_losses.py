@@ -1,0 +1,231 @@
+"""The compiled losses against NumPy's in float64: value, gradient, weights, labels, right answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from against_numpy import exactly, near, run
+
+import gpu_backprop as gb
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.compiled.program import KernelCall
+from gpu_backprop.backend.formula import LossFormula, call, row_sum
+from gpu_backprop.network.losses import LOSSES
+
+SIZES = [(1, 1), (1, 10), (5, 1), (37, 3), (64, 10), (19, 17), (9, 128), (3, 1500)]
+
+
+def _quartic(y, target, grad_y, e, work):
+    d, power = work.full(0), work.full(1)
+    yield call(np.subtract, y, target, out=d)
+    yield call(np.multiply, d, d, out=power)
+    if grad_y is not None:
+        yield call(np.multiply, power, d, out=grad_y)
+        yield call(np.multiply, grad_y, 4.0, out=grad_y)
+    yield call(np.multiply, power, power, out=power)
+    yield row_sum(power, e)
+
+
+QUARTIC = LossFormula("a user's quartic", _quartic, "(y - t) * (y - t) * (y - t) * (y - t)", "A(4) * pow(y - t, A(3))")
+TABLE = {loss.name: loss.formula for loss in (*LOSSES.values(), gb.Huber(delta=0.3), gb.Quantile(q=0.8))} | {
+    "quartic": QUARTIC
+}
+DOMAINS = {"cross_entropy": (0.05, 0.95), "binary_cross_entropy": (0.05, 0.95), "poisson": (0.1, 4)}
+CROSS, BINARY = TABLE["cross_entropy"], TABLE["binary_cross_entropy"]
+
+pytestmark = pytest.mark.usefixtures("split")
+
+
+def numbers(*shape, low=-4.0, high=4.0, seed=0):
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def totals(*models_shape):
+    return np.arange(1.0, 1 + 3 * int(np.prod(models_shape, dtype=int))).reshape(*models_shape, 3)
+
+
+def compare(device, name, places, *arguments):
+    """Runs a binder and NumPy's; `places` tells which arguments are the gradient and the total."""
+    gradient, total = (arguments[place] for place in places)
+    wanted_gradient, wanted_total = (exactly(name, *arguments)[place] for place in places)
+    with np.errstate(all="ignore"):
+        run(device, name, *arguments)
+    if gradient is not None:
+        near(gradient, wanted_gradient, 8)
+    np.testing.assert_array_equal(total[..., 1:], wanted_total[..., 1:])
+    rows = arguments[0].shape[-2]
+    np.testing.assert_allclose(total[..., 0], wanted_total[..., 0], 1e-5, 1e-5 * rows)
+
+
+# Losses of y ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", TABLE.values(), ids=TABLE)
+@pytest.mark.parametrize(("weighted", "scaled", "grad"), list(itertools.product([False, True], repeat=3)))
+def test_every_loss(device, loss, weighted, scaled, grad):
+    low, high = DOMAINS.get(loss.name, (-4, 4))
+    y, target = numbers(37, 5, low=low, high=high), numbers(37, 5, low=0, high=1, seed=1)
+    weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
+    place = np.zeros_like(y) if grad else None
+    compare(device, "loss_gradient", (6, 7), y, target, weights, loss, 1 / 37, scales, place, totals())
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+def test_a_loss_of_all_shapes(device, shape, models_shape):
+    y, target = numbers(*models_shape, *shape), numbers(*models_shape, *shape, seed=1)
+    scales = numbers(*models_shape, low=0.5, high=1).astype(np.float64)
+    weights, loss = numbers(*models_shape, shape[0], low=0, high=2, seed=2), TABLE["mean_squared_error"]
+    compare(
+        device, "loss_gradient", (6, 7), y, target, weights, loss, 1.0, scales, np.zeros_like(y), totals(*models_shape)
+    )
+
+
+@pytest.mark.parametrize("loss", [CROSS, dataclasses.replace(CROSS, smoothing=0.1)], ids=["", "smoothed"])
+@pytest.mark.parametrize("outputs", [1, 2, 17, 1500])
+@pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
+def test_labels_and_right_answers(device, loss, outputs, models_shape):
+    """Many outputs are equal, so that the place of the largest is in doubt; two labels are out of range."""
+    y = np.round(numbers(*models_shape, 11, outputs, low=1, high=15)) / 16
+    labels = np.random.default_rng(1).integers(0, outputs, (*models_shape, 11))
+    for target in (labels, np.eye(outputs, dtype=np.float32)[labels].copy()):
+        compare(
+            device, "loss_gradient", (6, 7), y, target, None, loss, 0.5, None, np.zeros_like(y), totals(*models_shape)
+        )
+    labels[..., 3], labels[..., 7] = -1, outputs
+    grad = np.full_like(y, np.nan)
+    compare(device, "loss_gradient", (6, 7), y, labels, None, loss, 0.5, None, grad, totals(*models_shape))
+    assert (grad[..., [3, 7], :] == 0).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 17])
+def test_sides(device, outputs):
+    y, target = numbers(40, outputs, low=0.3, high=0.7), np.round(numbers(40, outputs, low=0, high=1, seed=1))
+    y[::2] = np.where(target[::2], 0.9, 0.1)
+    compare(device, "loss_gradient", (6, 7), y, target, None, BINARY, 1.0, None, np.zeros_like(y), totals())
+    z = 10 * (y - 0.5).astype(np.float32)
+    total = totals()
+    compare(device, "sigmoid_cross_entropy", (8, 9), z, None, target, None, BINARY, 1.0, None, None, z, total)
+    assert 20 <= total[2] - totals()[2] < 40
+
+
+# Losses of z ----------------------------------------------------------------------------------------------------------
+
+FUSED = {"softmax_cross_entropy": CROSS, "sigmoid_cross_entropy": BINARY}
+
+
+def bias_of(models_shape, outputs):
+    """In a model's part of a larger buffer."""
+    return numbers(*models_shape, outputs + 3, seed=5)[..., :-3]
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize(
+    ("bias", "weighted", "scaled", "place"), list(itertools.product([False, True], [False, True], [False, True], "z+-"))
+)
+def test_fused_losses(device, name, bias, weighted, scaled, place):
+    """The gradient in z's place, in one of its own, or not asked for."""
+    z, target = numbers(37, 10), numbers(37, 10, low=0, high=1, seed=1)
+    b = bias_of((), 10) if bias else None
+    weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
+    grad = {"z": z, "+": np.zeros_like(z), "-": None}[place]
+    compare(device, name, (8, 9), z, b, target, weights, FUSED[name], 1 / 37, scales, None, grad, totals())
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("shape", SIZES[:-1], ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+def test_fused_losses_of_all_shapes(device, name, shape, models_shape):
+    z, target = numbers(*models_shape, *shape), np.eye(shape[1], dtype=np.float32)[np.arange(shape[0]) % shape[1]]
+    target = np.broadcast_to(target, z.shape).copy()
+    weights = numbers(*models_shape, shape[0], low=0, high=2, seed=2)
+    bias, scales = bias_of(models_shape, shape[1]), numbers(*models_shape, low=0.5, high=1).astype(np.float64)
+    compare(device, name, (8, 9), z, bias, target, weights, FUSED[name], 1.0, scales, None, z, totals(*models_shape))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("outputs", [1, 2, 10, 128])
+@pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
+def test_softmax_with_labels(device, smoothing, outputs, models_shape):
+    loss = dataclasses.replace(CROSS, smoothing=smoothing)
+    labels = np.random.default_rng(1).integers(0, outputs, (*models_shape, 21))
+    for bad in (False, True):
+        if bad:
+            labels[..., 3], labels[..., 20] = -1, outputs
+        z = np.round(numbers(*models_shape, 21, outputs))
+        total = totals(*models_shape)
+        compare(device, "softmax_cross_entropy", (8, 9), z, None, labels, None, loss, 0.5, None, None, z, total)
+        assert np.isnan(total[..., 0]).all() == bad
+        if bad:
+            assert (z[..., [3, 20], :] == 0).all()
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", FUSED)
+def test_extremes_are_as_in_numpy(on_threads, plain, name, value):
+    z = numbers(16, 5)
+    z[3, 2] = value
+    labels, dense = np.arange(16) % 5, np.eye(5, dtype=np.float32)[np.arange(16) % 5].copy()
+    results = []
+    for device, ops in ((on_threads(2), compiled_ops), (plain, numpy_ops)):
+        copy, total = z.copy(), totals()
+        target = labels if name == "softmax_cross_entropy" else dense
+        with device.computing():
+            for one in getattr(ops, name)(device, copy, None, target, None, FUSED[name], 1.0, None, None, copy, total):
+                one()
+        results.append((copy, total))
+    for compiled, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled, wanted, 1e-5, 1e-6)
+
+
+# Sums -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [3, 64, 1001])
+def test_the_total_is_the_same_bits_for_any_number_of_threads(on_threads, rows):
+    labels, found = np.arange(rows) % 10, set()
+    for threads in (1, 2, 3):
+        z, y, total = numbers(rows, 10), numbers(rows, 10, seed=1), totals()
+        grad = np.empty_like(y)
+        run(on_threads(threads), "softmax_cross_entropy", z, None, labels, None, CROSS, 1.0, None, None, z, total)
+        run(on_threads(threads), "loss_gradient", y, y[::-1].copy(), None, QUARTIC, 1.0, None, grad, total)
+        found.add((z.tobytes(), grad.tobytes(), total.tobytes()))
+    assert len(found) == 1
+
+
+def test_totals_grow_from_step_to_step(device):
+    z, labels, total = numbers(40, 3), np.arange(40) % 3, np.zeros(3)
+    (step,) = compiled_ops.softmax_cross_entropy(device, z, None, labels, None, CROSS, 1.0, None, None, None, total)
+    sums = []
+    for _ in range(3):
+        step()
+        sums.append(total.copy())
+    assert sums[0][0] > 0 and sums[0][2] > 0
+    np.testing.assert_allclose(np.diff(sums, axis=0), [sums[0]] * 2, 1e-12)
+
+
+def test_what_is_not_compiled_is_numpys(on_threads):
+    device, z, labels = on_threads(2), numbers(6, 5), np.arange(6) % 5
+    own, wide, some = np.empty_like(z), numbers(4, 129), labels[:4]
+    for calls in (
+        compiled_ops.softmax_cross_entropy(device, z, None, labels, None, CROSS, 1.0, None, own, z, totals()),
+        compiled_ops.softmax_cross_entropy(device, wide, None, some, None, CROSS, 1.0, None, None, wide, totals()),
+        compiled_ops.loss_gradient(device, z, labels.astype(np.int32), None, CROSS, 1.0, None, own, totals()),
+        compiled_ops.loss_gradient(
+            device, z, own, None, dataclasses.replace(QUARTIC, cuda_value=""), 1.0, None, None, totals()
+        ),
+    ):
+        assert not any(isinstance(one, KernelCall) for one in calls)
+
+
+def test_a_search_over_a_setting_compiles_once(on_threads, monkeypatch):
+    """The number is an argument of the kernel, and no part of its text."""
+    library = on_threads(1).library
+    monkeypatch.setattr(library, "_rows", {})
+    losses = [gb.Huber(delta) for delta in (0.5, 1.0, 2.0)] + [gb.Quantile(q) for q in (0.1, 0.9)]
+    places = [library.operation("loss_gradient", loss.formula)[1] for loss in losses]
+    assert len(library._rows) == len(set(places)) == 2

@@ -1,0 +1,85 @@
+"""The rows of a minibatch are those that NumPy takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu_backprop.backend.compiled.program import KernelCall
+
+RNG = np.random.default_rng(0)
+
+
+def sources(x=np.float32, target=(), weights=True):
+    """x, y* (labels, or so many outputs) and w of 50 samples."""
+    labels = RNG.integers(0, 9, 50) if target == () else RNG.standard_normal((50, *target), np.float32)
+    return [RNG.standard_normal((50, 7)).astype(x), labels, RNG.random(50, np.float32)][: 3 if weights else 2]
+
+
+def outs(sources, rows, models=(), x=np.float32):
+    return [np.zeros((*models, rows, *s.shape[1:]), x if k == 0 else s.dtype) for k, s in enumerate(sources)]
+
+
+@pytest.mark.parametrize("models", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("target", [(), (4,)], ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_rows_are_gathered(device, plain, same, rows, target, weights, models):
+    given = sources(np.float32, target, weights)
+    order = np.stack([RNG.permutation(50) for _ in range(*models or (1,))]).reshape(*models, 50)
+    same(device, plain, "gather", given, order, np.array([30]), outs(given, rows, models))
+
+
+def test_what_is_out_of_range_is_the_nearest_that_is_not(device):
+    given, order = sources(), np.array([-5, 3, 10**12, 7])
+    got = outs(given, 6)
+    (step,) = device.ops.gather(device, given, order, np.array([0]), got)
+    step()
+    for source, out in zip(given, got, strict=True):
+        np.testing.assert_array_equal(out, source[[0, 3, 49, 7, 7, 7]])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8, ">f4"])
+def test_other_dtypes_are_numpys(device, plain, same, dtype):
+    given = sources(dtype)
+    same(device, plain, "gather", given, RNG.permutation(50), np.array([2]), outs(given, 9), compiled=False)
+
+
+def test_a_memory_map_and_a_file_with_gaps(device, tmp_path):
+    np.save(tmp_path / "x.npy", RNG.standard_normal((50, 14), np.float32))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for source, compiled in ((x, True), (x[:, ::2], False)):
+        given, order = [source, sources()[1]], RNG.permutation(50)
+        got = outs(given, 9)
+        calls = list(device.ops.gather(device, given, order, np.array([2]), got))
+        assert all(isinstance(call, KernelCall) for call in calls) == compiled
+        for call in calls:
+            call()
+        np.testing.assert_array_equal(got[0], source[order[2:11]])
+
+
+def test_scaled_rows_are_numpys(device, plain, same):
+    given = sources()
+    same(device, plain, "gather", given, RNG.permutation(50), np.array([2]), outs(given, 9), 2.0, 1.0, compiled=False)
+
+
+@pytest.mark.parametrize(("dtype", "compiled"), [(np.int64, True), (np.uint64, False)])
+def test_counters(device, plain, same, dtype, compiled):
+    same(device, plain, "advance", np.array([5], dtype), 3, compiled=compiled)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_copies(device, plain, same, size):
+    a = RNG.standard_normal(size, np.float32)
+    same(device, plain, "copy", a, a[::-1].copy())
+    same(device, plain, "copy", a, a[::-1].astype(np.float64), compiled=False)
+
+
+def test_large_arrays_are_copied_by_all_threads(device):
+    a, b = RNG.standard_normal((3, 1 << 17), np.float32), np.zeros((3, 1 << 17), np.float32)
+    device.copy_in(b, a)
+    np.testing.assert_array_equal(a, b)
+    device.copy_in(b, a[0])  # which is one model's
+    assert (b == a[0]).all()
+    device.copy_in(b, a.astype(np.float64)[:, ::-1])
+    np.testing.assert_array_equal(b, a[:, ::-1])

@@ -1,0 +1,412 @@
+"""A plan as one call: where its threads wait for each other, and what else lives in a process beside them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from ctypes import c_void_p
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.compiled.library import numpy_blas
+from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, barriers, sequence
+from gpu_backprop.backend.compiled.signatures import base, heads_of
+from gpu_backprop.backend.errors import DeviceError, OutOfMemoryError
+from gpu_backprop.backend.plan import Plan
+
+LONG = 1e6
+"""Nanoseconds of work, enough for all threads to take part."""
+
+
+def advance(device, counter, by=1, work=LONG):
+    return KernelCall(device, "advance", work, counter=counter, count=counter.size, by=by)
+
+
+def add_bias(device, x, b, z, work=LONG):
+    return KernelCall(device, "add_bias", work, x=x, b=b, z=z, models=1, rows=len(x), cols=x.shape[1])
+
+
+def arrays(*shapes):
+    return [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
+
+
+# Barriers -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_barrier_stands_where_another_threads_work_is_needed(on_threads):
+    device = on_threads(2)
+    counter, other = np.zeros(64, np.int64), np.zeros(64, np.int64)
+    same = [advance(device, counter), advance(device, counter), advance(device, other)]
+    assert barriers(same) == [False, True, False]
+    assert barriers([advance(device, a, work=1) for a in (counter, counter)]) == [False, False]  # one thread does both
+    assert barriers([advance(device, counter), advance(device, counter, work=1)]) == [False, True]
+    overlapping = [advance(device, counter[:40]), advance(device, counter[32:])]
+    assert barriers(overlapping) == [False, True]
+    assert barriers([advance(device, counter[:32]), advance(device, counter[32:])]) == [False, False]
+
+
+def test_what_is_done_by_rows_needs_none(on_threads):
+    device = on_threads(2)
+    x, z, y, b = arrays((40, 8), (40, 8), (40, 8), (8,))
+    assert barriers([add_bias(device, x, b, z), add_bias(device, z, b, y), add_bias(device, x, b, z)]) == [False] * 3
+    assert barriers([add_bias(device, x, b, z), add_bias(device, z[4:], b, y[4:])]) == [False, True]  # other rows
+    assert barriers([add_bias(device, x, b, z), add_bias(device, z.reshape(20, 16), np.tile(b, 2), x.reshape(20, 16))])
+    whole = KernelCall(device, "copy", LONG, source=z, destination=y, size=z.nbytes)
+    assert barriers([add_bias(device, x, b, z), whole]) == [False, True]
+    assert barriers([add_bias(device, x, b, z), add_bias(device, z, b, y, work=1)]) == [False, True]  # in other parts
+
+
+def test_reading_needs_none(on_threads):
+    device = on_threads(2)
+    x, y, z = arrays((40, 8), (40, 8), (40, 8))
+    steps = [KernelCall(device, "copy", LONG, source=x, destination=to, size=x.nbytes) for to in (y, z)]
+    assert barriers(steps) == [False, False]
+
+
+def test_views_of_one_flat_buffer_lie_between_each_other(on_threads):
+    """Weights and biases of two models: their ranges overlap, they do not."""
+    device = on_threads(2)
+    flat = np.zeros((2, 64), np.float32)
+    weights, bias = flat[:, :32].reshape(2, 4, 8), flat[:, 32:40]
+    x, z = np.ones((2, 40, 8), np.float32), np.ones((2, 40, 4), np.float32)
+
+    def sums(out):
+        return next(iter(device.ops.column_sum(device, x, out)))
+
+    product = KernelCall(
+        device, "matmul", LONG, a=z, b=x, c=weights, models=2, m=4, n=8, k=40, a_transposed=True, b_transposed=False
+    )
+    assert barriers([product, sums(bias)]) == [False, False]
+    assert barriers([product, sums(flat[:, 24:32])]) == [False, True]
+
+
+def test_a_step_of_training_has_few(networks_on):
+    """Forward, loss and ∇x go on by rows. What adds up over rows waits for them, and the optimizer for all."""
+    networks_on(2)
+    net = gb.Network(64, [gb.Dense(64, "tanh"), gb.Dense(64, "relu"), gb.Dense(64, "softmax")], device="cpu")
+    trainer = gb.Trainer(net)
+    trainer.step(np.ones((64, 64)), np.zeros(64, int))
+    (replay,) = trainer.manual_steps._replays.values()
+    steps = [call for operation in replay.plan.operations for call in operation.calls]
+    assert all(isinstance(step, KernelCall) for step in steps)
+    before = [step.name for step, barrier in zip(steps, barriers(steps), strict=True) if barrier]
+    assert before == ["matmul", "matmul", "matmul", "adam"]
+
+
+# Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_the_head(on_threads):
+    device = on_threads(2)
+    x, b, z = arrays((6, 8), (8,), (6, 8))
+    add_bias(device, x, b, z)()
+    for wrong in (
+        {"x": x.astype(np.float64)}, {"x": x.astype(">f4")}, {"x": x[:, ::-1]}, {"x": x[:5]}, {"x": x.T.copy().T},
+        {"b": b[:7]}, {"b": np.tile(b, 2)[::2]}, {"b": None}, {"b": 3.0},
+        {"x": np.frombuffer(b"-" + x.tobytes(), np.float32, offset=1).reshape(6, 8)},
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedArguments):
+            KernelCall(
+                device, "add_bias", LONG, **({"x": x, "b": b, "z": z, "models": 1, "rows": 6, "cols": 8} | wrong)
+            )
+    z.flags.writeable = False
+    with pytest.raises(UnsupportedArguments):
+        add_bias(device, x, b, z)
+    with pytest.raises(TypeError, match="advance takes .'by', 'count', 'counter'., got .'count', 'counter'."):
+        KernelCall(device, "advance", LONG, counter=np.zeros(1, np.int64), count=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("BP_CPU void f(float x[3], i64 part, i64 parts) {", r"parameter 'float x\[3\]' cannot be read"),
+        ("BP_CPU void f(float* x, i64 part, i64 parts) {", "pointer x needs a line of its own"),
+        ("BP_CPU void f(i64 n) {", "its last parameters must be i64 part, i64 parts"),
+        ("BP_CPU void f(\n int* x,  // [1]\n i64 part, i64 parts) {", "x has the unknown type 'int'"),
+        ("BP_CPU void f(\n u8 x, i64 part, i64 parts) {", "x has the unknown type 'u8'"),
+        ("BP_CPU void f(\n float* x,  // [m]\n i64 n, i64 part, i64 parts) {", "x has the unknown size 'm'"),
+        ("BP_CPU void f(\n float* x,  // [n] by rows\n i64 n, i64 part, i64 parts) {", "x is not .models, rows"),
+        ("BP_CPU void f(\n float* x,  // [n]\n i64 x_step, i64 n, i64 part, i64 parts) {", "x_step has to be an i64"),
+        ("BP_CPU void f(i64 x_step, i64 part, i64 parts) {", "of an array .models .... called x"),
+        ("BP_CPU int f(i64 part, i64 parts) {", "a head cannot be read"),
+    ],
+)
+def test_heads_that_cannot_be_read(text, said):
+    with pytest.raises(DeviceError, match=said):
+        heads_of(text)
+
+
+def test_memory_that_is_not_there_is_no_reason_to_take_numpy(on_threads, monkeypatch):
+    device, (z,) = on_threads(2), arrays((6, 8))
+
+    def empty(shape, dtype=None):
+        raise OutOfMemoryError("there is none", needs={})
+
+    monkeypatch.setattr(device, "empty", empty)
+    with pytest.raises(OutOfMemoryError):
+        tuple(device.ops.sum_of_squares(device, z, np.zeros(6)))
+
+
+# Programs -------------------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_become_one_call(on_threads):
+    device = on_threads(2)
+    counter, order = np.zeros(64, np.int64), []
+    calls = [advance(device, counter), advance(device, counter, 2), lambda: order.append(counter[63])]
+    joined = sequence([*calls, advance(device, counter, 3)])
+    assert len(joined) == 3 and joined[1] is calls[2]
+    for call in joined:
+        call()
+    assert order == [3] and (counter == 6).all()
+    assert sequence([]) == ()
+
+
+def test_a_program_holds_on_to_its_arrays(on_threads):
+    (call,) = sequence([advance(on_threads(2), np.zeros(1 << 16, np.int64)) for _ in range(4)])
+    held = [array for step in vars(call)["holds"][2] for array in step]
+    for _ in range(3):
+        call()
+    assert [array.sum() for array in held] == [3 << 16] * 4
+
+
+def test_many_barriers(device):
+    """Parts of different sizes, each in need of what other threads have just done."""
+    counter = np.zeros(1000, np.int64)
+    steps = []
+    for shift in range(200):
+        steps.append(advance(device, counter[shift:], 1))
+        steps.append(KernelCall(device, "copy", LONG, source=counter[:400], destination=counter[500:900], size=3200))
+    (call,) = sequence(steps)
+    for _ in range(20):
+        call()
+    expected = np.zeros(1000, np.int64)
+    for _ in range(20):
+        for shift in range(200):
+            expected[shift:] += 1
+            expected[500:900] = expected[:400]
+    np.testing.assert_array_equal(counter, expected)
+
+
+def test_the_first_runs_of_a_small_program_tell_nothing(on_threads):
+    """They wake the threads, or start them, and a step would go on without them for hundreds of runs."""
+    (call,) = sequence([advance(on_threads(2), np.zeros(64, np.int64), work=2e4)])
+    with_threads, ns = (vars(call)["holds"][0][at] for at in (slice(5, 6), slice(7, 9)))
+    for _ in range(4):
+        call()
+        assert with_threads == 1 and not ns.any()
+    call()
+    assert ns[1] > 0
+
+
+def test_numbers_too_small_to_be_normal_become_0(device):
+    x = np.full((64, 8), 1e-39, np.float32)
+    z = np.ones_like(x)
+    (call,) = sequence([add_bias(device, x, np.zeros(8, np.float32), z)])
+    call()
+    assert (z == 0).all()
+    assert (x * np.float32(0.5) > 0).all()  # nothing of it stays in this thread
+
+
+@pytest.fixture
+def blas_threads(made_by):
+    """A function that tells how many threads the BLAS has: 2, where tests/conftest.py leaves it one."""
+    blas = numpy_blas()
+    told, tell = (
+        ctypes.CFUNCTYPE(ctypes.c_int)(blas.get_threads),
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(blas.set_threads),
+    )
+    before = told()
+    tell(2)
+    yield told
+    tell(before)
+
+
+def test_the_blas_has_its_threads_again_afterwards(on_threads, blas_threads):
+    device = on_threads(3)
+    (call,) = sequence([advance(device, np.zeros(64, np.int64))])
+    threads = [threading.Thread(target=lambda: [call() for _ in range(200)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert blas_threads() == 2
+
+
+def test_the_blas_has_one_thread_while_plans_run(on_threads, blas_threads):
+    device = on_threads(3)
+    (call,) = sequence([advance(device, np.zeros(64, np.int64))])
+    with device.computing(), device.computing():
+        call()
+        assert blas_threads() == 1
+    assert blas_threads() == 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the BLAS is told to rest", "right after it"])
+def test_ctrl_c_leaves_the_blas_its_threads(on_threads, blas_threads, monkeypatch, late):
+    device = on_threads(3)
+    limit_blas_threads = device.library.limit_blas_threads
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(device.library, "limit_blas_threads", limit_blas_threads)
+        if late:
+            limit_blas_threads(*arguments)
+        raise KeyboardInterrupt
+
+    with device.computing():
+        monkeypatch.setattr(device.library, "limit_blas_threads", interrupted)
+        with pytest.raises(KeyboardInterrupt), device.computing():
+            pass
+        assert blas_threads() == 1
+    assert blas_threads() == 2
+
+
+def test_two_threads_of_python_at_once(on_threads):
+    """One of them has the pool, the other does all parts itself; both get what each would get alone."""
+    device = on_threads(2)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 80), np.float32), rng.standard_normal((80, 48), np.float32)
+    outs = [np.empty((64, 48), np.float32) for _ in range(5)]
+    calls = [sequence(device.ops.matmul(device, x, w, out)) for out in outs]
+    (alone, *others), wrong = list(outs), []
+    calls[0][0]()
+
+    def work(call, out):
+        for _ in range(300):
+            out[...] = 0
+            call()
+            wrong.append(not np.array_equal(out, alone))
+
+    threads = [threading.Thread(target=work, args=(calls[k + 1][0], out)) for k, out in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 1200 and not any(wrong)
+
+
+FORK = """
+import os, sys, threading
+import numpy as np
+from gpu_backprop.backend.compiled import compiler
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.compiled.program import KernelCall, sequence
+
+device = CpuDevice("", CpuLibrary(compiler.find(), 2))
+counter = np.zeros(64, np.int64)
+(call,) = sequence([KernelCall(device, "advance", 1e6, counter=counter, count=64, by=1) for _ in range(3)])
+stop = False
+def busy():
+    other = np.zeros(64, np.int64)
+    (work,) = sequence([KernelCall(device, "advance", 1e6, counter=other, count=64, by=1) for _ in range(50)])
+    while not stop:
+        work()
+thread = threading.Thread(target=busy)
+thread.start()
+for _ in range(20):
+    call()
+    child = os.fork()
+    if child == 0:
+        for _ in range(10):
+            call()
+        os._exit(int(counter[0]) % 256)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (int(counter[63]) + 30) % 256
+stop = True
+thread.join()
+print("done", int(counter.min()), int(counter.max()))
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_child_of_a_fork_has_threads_of_its_own(made_by):
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("done 60 60\n", 0), done.stderr
+
+
+def test_a_process_ends_with_threads_asleep_and_awake(made_by):
+    program = FORK.partition("stop = False")[0] + "call()\nimport time; time.sleep(float(sys.argv[1])); call()"
+    for pause in ("0", "0.01"):
+        assert subprocess.run([sys.executable, "-c", program, pause], timeout=60, check=False).returncode == 0
+
+
+def test_ctrl_c_ends_a_run_between_two_calls(made_by):
+    program = FORK.partition("stop = False")[0] + (
+        "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.2)\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "try:\n    while True: call()\nexcept KeyboardInterrupt: print(counter.min() == counter.max())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+# A plan ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_of_a_plan_is_one_call(on_threads):
+    device = on_threads(2)
+    plan = Plan(device)
+    x, w = plan.named("x", np.ones((64, 32), np.float32)), plan.named("W", np.ones((32, 16), np.float32))
+    z = plan.matmul("z = x@W", x, w, plan.empty("z", (64, 16)))
+    y = plan.add_bias("y = z + b", z, plan.named("b", np.ones(16, np.float32)), plan.empty("y", (64, 16)))
+    plan.run()
+    assert (y == 33).all() and len(plan._runs[()]) == 1
+    assert [o.name for o, _ in plan.trace()] == ["matmul", "add_bias"]
+
+
+def test_an_address_is_a_function(on_threads):
+    head, address = on_threads(1).library.operation("advance")
+    assert head.name == "advance" and c_void_p(address).value
+
+
+RACES = """
+#include <stdio.h>
+static KernelCall steps[256];
+int main() {
+  static i64 counter[1000], expected[1000];
+  const i64 rounds = 30;
+  int count = 0;
+  for (i64 k = 0; k < 100; k++) {
+    KernelCall& add = steps[count++];
+    add.run = bp_advance, add.parts = k % 3 ? 3 : 1, add.barrier = 1;
+    add.slots[0].pointer = counter + k, add.slots[1].integer = 1000 - k, add.slots[2].integer = 1;
+    KernelCall& copy = steps[count++];
+    copy.run = bp_copy, copy.parts = 3, copy.barrier = BARRIER;
+    copy.slots[0].pointer = counter, copy.slots[1].pointer = counter + 500, copy.slots[2].integer = 3200;
+  }
+  Program all = {steps, count, 3, 0, 0, 1, 0, {0, 0}};
+  for (i64 k = 0; k < rounds; k++) bp_run(&all);
+  for (i64 k = 0; k < rounds; k++)
+    for (i64 shift = 0; shift < 100; shift++) {
+      for (i64 i = shift; i < 1000; i++) expected[i]++;
+      for (i64 i = 0; i < 400; i++) expected[500 + i] = expected[i];
+    }
+  for (i64 i = 0; i < 1000; i++)
+    if (counter[i] != expected[i]) return puts("wrong"), 3;
+  return puts("right"), 0;
+}
+"""
+
+
+@pytest.mark.parametrize("barrier", [1, 0])
+def test_threads_do_not_race(made_by, tmp_path, barrier):
+    """By the thread sanitizer, which finds the race where a barrier is missing."""
+    (tmp_path / "races.cpp").write_text(base().text + RACES.replace("BARRIER", str(barrier)))
+    command = [*made_by.command, "-std=c++17", "-g", "-O1", "-fsanitize=thread", "-pthread", "races.cpp", "-o", "races"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "tsan" in made.stderr:
+        pytest.skip("the compiler has no thread sanitizer")
+    assert made.returncode == 0, made.stderr
+    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run(
+        [tmp_path / "races"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    if barrier:
+        assert (done.stdout, done.returncode) == ("right\n", 0), done.stderr
+    else:
+        assert "data race" in done.stderr

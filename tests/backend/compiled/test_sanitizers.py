@@ -1,0 +1,87 @@
+"""The operations of kernels/cpu under AddressSanitizer and UBSan, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import itertools
+import numpy as np
+from gpu_backprop.backend.compiled import ops as compiled_ops, compiler, program
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.formula import IDENTITY
+from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.losses import LOSSES, CrossEntropy
+
+program.SPLIT_NS = program.PARALLEL_NS = 0
+device = CpuDevice("", CpuLibrary(compiler.find(), 3))
+device.empty = lambda shape, dtype="float32": np.empty(shape, dtype)  # nothing behind its end
+ran = 0
+
+def a(*shape):
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+def run(name, *arguments):
+    global ran
+    for step in getattr(compiled_ops, name)(device, *arguments):
+        assert isinstance(step, program.KernelCall)
+        step()
+        ran += 1
+
+for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 16, 17, 100, 128, 513]):
+    z, y, b, flat = a(*models, rows, cols), a(*models, rows, cols), a(*models, cols), a(*models, cols)
+    labels = np.arange(z[..., 0].size).reshape(z.shape[:-1]) % cols
+    labels[..., 0] = -5
+    total, weights, scales = np.zeros((*models, 3)), abs(a(*models, rows)), np.ones(models)
+    run("add_bias", z, b, y)
+    run("bias_activate", z, b, ACTIVATIONS["gelu"], y)
+    run("bias_activate", z, None, IDENTITY, y)
+    run("activation_gradient", z, y, ACTIVATIONS["tanh"], z, flat)
+    run("column_sum", z, flat)
+    run("multiply", z, y, y)
+    cross, binary = CrossEntropy(label_smoothing=0.1).formula, LOSSES["binary_cross_entropy"].formula
+    run("loss_gradient", y, labels, weights, cross, 1.0, scales, z, total)
+    run("loss_gradient", y, y.copy(), None, binary, 1.0, None, z, total)
+    run("sigmoid_cross_entropy", z, b, y, weights, binary, 1.0, scales, None, z, total)
+    if cols <= 128:
+        run("softmax_cross_entropy", z, b, labels, weights, cross, 1.0, scales, None, z, total)
+        run("softmax_cross_entropy", z, None, y, None, cross, 1.0, None, None, z, total)
+for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
+    w, g, m, v, hyper = a(*models, n), a(*models, n), a(*models, n), abs(a(*models, n)), np.full((*models, 6), 0.5)
+    run("sgd", w, g, None, False, hyper[..., :3].copy(), None, None)
+    run("sgd", w, g, m, True, hyper[..., :3].copy(), np.ones(models), None)
+    run("rmsprop", w, g, v, hyper[..., :4].copy(), None, None)
+    run("adagrad", w, g, v, hyper[..., :3].copy(), None, None)
+    run("adam", w, g, m, v, True, hyper, np.ones(models), None)
+    run("sum_of_squares", w, np.zeros(models))
+    run("copy", w, g)
+    order, outs = np.full((*models, 20), 99), [a(*models, 9, n), np.zeros((*models, 9), int), a(*models, 9)]
+    order[..., 16] = -1
+    run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
+    run("advance", np.zeros(3, int), 1)
+    for rows in (4, 40):
+        run("matmul", a(*models, rows, 5), a(*models, n % 37, 5).swapaxes(-1, -2), a(*models, rows, n % 37))
+        run("matmul", a(*models, 5, rows).swapaxes(-1, -2), a(*models, 5, n % 37), a(*models, rows, n % 37))
+print("ran", ran)
+"""
+
+
+def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
+    found = subprocess.run(
+        [*made_by.command, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    )
+    library = found.stdout.strip()
+    if not os.path.isabs(library):
+        pytest.skip("there is no AddressSanitizer")
+    sanitized = f"{' '.join(made_by.command)} -fsanitize=address,undefined -fno-sanitize-recover=all"
+    environment = {
+        **os.environ, "GPU_BACKPROP_COMPILER": sanitized, "XDG_CACHE_HOME": str(tmp_path), "LD_PRELOAD": library,
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"ran {8 * 7 * 9 + 8 * 6 * 2 + 8 * 19}\n", done.stderr[-3000:]

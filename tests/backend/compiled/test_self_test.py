@@ -1,0 +1,220 @@
+"""What is compared with NumPy before it is used: every operation in all of its forms. What comes of a difference."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import device as cpu_device
+from gpu_backprop.backend.compiled import library as cpu_library
+from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.compiled import self_test
+from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.program import HEAD, barriers
+from gpu_backprop.backend.compiled.signatures import base, of_row
+from gpu_backprop.network.losses import LOSSES
+
+TANH = gb.ACTIVATIONS["tanh"]
+ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
+FLAGS = "keep", "nesterov", "hit", "a_transposed", "b_transposed"
+
+
+@pytest.fixture
+def cache(made_by, monkeypatch, tmp_path):
+    """An empty folder for what is compiled, and nothing is known of libraries that were opened before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu_device, "_library", functools.cache(cpu_device._library.__wrapped__))
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """The names of the rows that are compared, None for what needs none."""
+    names, compare = [], self_test.compare
+
+    def noted(device, row=None):
+        names.append(row and row.name)
+        compare(device, row)
+
+    monkeypatch.setattr(self_test, "compare", noted)
+    return names
+
+
+def plant(monkeypatch, row, right, wrong):
+    """A mistake in the text that is compiled, of a row or of what needs none."""
+    if row is None:
+        spoilt = base()._replace(text=base().text.replace(right, wrong))
+        assert spoilt.text != base().text
+        monkeypatch.setattr(cpu_library, "base", lambda: spoilt)
+    else:
+        assert right in of_row(row).text
+
+        def of(asked):
+            made = of_row(asked)
+            return made._replace(text=made.text.replace(right, wrong)) if asked == row else made
+
+        monkeypatch.setattr(cpu_library, "of_row", of)
+
+
+# What is compared -----------------------------------------------------------------------------------------------------
+
+
+def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch):
+    """From the heads of kernels/cpu: what is written there tomorrow has to be compared too."""
+    seen, run = defaultdict(set), self_test._run
+
+    def noted(device, steps):
+        run(device, steps)
+        for step in steps:
+            head, _ = device.library.operation(step.name, row)
+            seen[step.name, "parts"].add(int(step.record[1]) > 1)
+            for k, p in enumerate(head.parameters):
+                value = int(step.record[HEAD + k])
+                seen[step.name, p.name].add(value if p.name in FLAGS else value > (not p.pointer))
+
+    monkeypatch.setattr(self_test, "_run", noted)
+    binders = set()
+    for row in (None, TANH, gb.ACTIVATIONS["identity"], LOSSES["cross_entropy"].formula):
+        self_test.compare(on_threads(2), row)
+        binders |= {name for name, *_ in self_test.cases(row)}
+    assert binders == {
+        name for name in compiled_ops.__all__ if getattr(compiled_ops, name) is not getattr(numpy_ops, name)
+    }
+    heads = base().heads | of_row(TANH).heads | of_row(LOSSES["cross_entropy"].formula).heads
+    for head in heads.values():
+        assert seen[head.name, "parts"] == {True, False}, head.name
+        for p in head.parameters:
+            if p.nullable or p.name == "models":
+                assert seen[head.name, p.name] == {True, False}, (head.name, p.name)
+            if p.name in FLAGS and head.name != "loss_gradient":
+                assert len(seen[head.name, p.name]) > 1, (head.name, p.name)
+
+
+@pytest.mark.parametrize("row", [None, *ROWS])
+def test_what_is_right_passes(device, row):
+    self_test.compare(device, row and ROWS[row])
+
+
+def test_threads_wait_for_each_other_in_it(on_threads):
+    """Where a step is counted, and then taken, in parts."""
+    device = on_threads(2)
+    _, given, _ = next(case for case in self_test.cases(None) if case[0] == "adam")
+    steps = list(compiled_ops.adam(device, *given))
+    self_test._run(device, steps)
+    assert barriers(steps) == [False, True]
+
+
+def test_cases_are_the_same_each_time():
+    for row in (None, TANH, LOSSES["huber"].formula):
+        for (name, given, _), (same, again, _) in zip(self_test.cases(row), self_test.cases(row), strict=True):
+            assert name == same
+            for a, b in zip(given, again, strict=True):
+                np.testing.assert_equal(a, b) if isinstance(a, np.ndarray) else None
+
+
+# What is wrong --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "right", "wrong", "told"),
+    [
+        (None, "velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]", "sgd"),
+        (None, "*ticket = 0;", ";", "column_sum does not give what NumPy gives when it is run again"),
+        ("tanh", "grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "activation_gradient of tanh"),
+        ("relu", "z < A(0) ? A(0) : z", "z > A(0) ? z : A(0)", "bias_activate of relu .* 0 instead of nan"),
+        ("squared_error", "e[row] *= weights[row];", ";", "loss_gradient of squared_error"),
+    ],
+)
+def test_a_mistake_is_found(cache, made_by, monkeypatch, row, right, wrong, told):
+    """bench/assault/miscompilations.py has many more."""
+    row = row and ROWS[row]
+    plant(monkeypatch, row, right, wrong)
+    device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+    with pytest.raises(gb.DeviceError, match=f"^{told}.*"):
+        self_test.compare(device, row)
+
+
+def test_a_mistake_in_a_formula_leaves_it_to_numpy_in_the_middle_of_a_plan(cache, monkeypatch):
+    """All that is made of that text, and nothing else."""
+    plant(monkeypatch, TANH, "grad_y[i] * F::slope(s[i])", "F::slope(s[i])")
+    x, y = np.random.default_rng(0).standard_normal((2, 30, 4))
+
+    def trained(dtype):
+        net = gb.Network(4, [gb.Dense(8, "tanh"), gb.Dense(4, "sigmoid")], device="cpu", seed=0, dtype=dtype)
+        trainer = gb.Trainer(net, loss="half_squared_error")
+        for _ in range(5):
+            trainer.step(x, y)
+        return net, trainer
+
+    with pytest.warns(
+        RuntimeWarning, match="^tanh is left to NumPy: activation_gradient of tanh does not give"
+    ) as said:
+        net, trainer = trained("float32")
+    assert len(said) == 1
+    (replay,) = trainer.manual_steps._replays.values()
+    compiled = {o.name: all(isinstance(c, self_test.KernelCall) for c in o.calls) for o in replay.plan.operations}
+    assert compiled["loss_gradient"] and compiled["adam"] and isinstance(net.device, CpuDevice)
+    by_numpy = [o for o in replay.plan.operations if not all(isinstance(c, self_test.KernelCall) for c in o.calls)]
+    assert {o.name for o in by_numpy} == {"bias_activate", "activation_gradient"}
+    np.testing.assert_allclose(net.predict(x), trained("float64")[0].predict(x), 1e-3, 1e-4)
+
+
+def test_ctrl_c_while_it_is_compared_leaves_nothing_unknown(cache, made_by, monkeypatch):
+    def interrupted(library, loaded, row):
+        if row:
+            raise KeyboardInterrupt
+
+    library = cpu_library.CpuLibrary(made_by, 2, interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            library.operation("bias_activate", TANH)
+
+
+# What is remembered ---------------------------------------------------------------------------------------------------
+
+
+def _open(made_by, *rows):
+    """As a new process does."""
+    library = cpu_device._library.__wrapped__(made_by, 2)
+    for row in rows:
+        library.operation("bias_activate", row)
+
+
+def test_what_was_right_is_not_compared_again(cache, made_by, compared, monkeypatch):
+    _open(made_by, TANH)
+    assert compared == [None, "tanh"]
+    _open(made_by, TANH)
+    assert compared == [None, "tanh"]
+    monkeypatch.setattr(self_test, "_surroundings", lambda: "another NumPy")
+    _open(made_by, TANH)
+    assert compared == [None, "tanh"] * 2
+
+
+def test_another_library_is_compared_again(cache, made_by, compared, tmp_path):
+    """Of the same name too: one that a later compiler made, or somebody put there."""
+    _open(made_by)
+    for path in (tmp_path / "gpu_backprop").glob("*.seen"):
+        assert len(path.read_text()) == 64
+        path.write_text("0" * 64)
+    _open(made_by)
+    assert compared == [None, None]
+
+
+def test_our_own_rows_can_be_remembered():
+    assert [
+        f for row in ROWS.values() for f in self_test._in_numpy(row) if not f.__module__.startswith("gpu_backprop.")
+    ] == []
+
+
+def test_what_users_write_for_numpy_is_always_compared(cache, made_by, compared):
+    def value(z, y, work):
+        yield functools.partial(np.tanh, z, y)
+
+    for _ in range(2):
+        _open(made_by, replace(TANH, numpy_value=value))
+    assert compared == [None, "tanh", "tanh"]

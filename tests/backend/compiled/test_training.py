@@ -1,0 +1,102 @@
+"""Networks that train with compiled kernels learn what they learn with NumPy, on any number of threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
+
+RNG = np.random.default_rng(0)
+X, LABELS, Y = RNG.standard_normal((90, 20)), np.arange(90) % 5, RNG.standard_normal((90, 5))
+WEIGHTS = RNG.random(90)
+
+LAYERS = {
+    "classes": lambda: [gb.Dense(40, "tanh"), gb.Dense(30, "relu"), gb.Dense(5, "softmax")],
+    "yes or no": lambda: [gb.Dense(40, "gelu"), gb.Dense(5, "sigmoid")],
+    "numbers": lambda: [gb.Bias("softplus"), gb.Dense(40, "silu", bias=False), gb.Dense(5)],
+    "dropout": lambda: [gb.Dense(40, "relu"), gb.Dropout(0.3), gb.Dense(5, "softmax")],
+    "softmax inside": lambda: [gb.Dense(40, "softmax"), gb.Dense(5, "identity")],
+}
+TARGETS = {"classes": LABELS, "dropout": LABELS, "yes or no": Y > 0, "numbers": Y, "softmax inside": Y}
+
+
+def trained(kind, optimizer="adam", weights=None, seed=0, epochs=3):
+    net = gb.Network(20, LAYERS[kind](), device="cpu", seed=seed)
+    trainer = gb.Trainer(net, optimizer=optimizer, batch_size=32)
+    history = trainer.fit(X, TARGETS[kind], epochs, weights=weights, progress=False)
+    return net, np.array(history["loss"])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("count", [1, 2, 3], ids="{} threads".format)
+def test_the_same_as_numpy(networks_on, monkeypatch, count, kind, weights):
+    networks_on(count)
+    net, losses = trained(kind, weights=weights)
+    assert isinstance(net.device, CpuDevice)
+    monkeypatch.setenv("GPU_BACKPROP_COMPILER", "none")
+    other, expected = trained(kind, weights=weights)
+    assert other.device.ops is numpy_ops
+    np.testing.assert_allclose(losses, expected, 1e-4)
+    np.testing.assert_allclose(net.parameters, other.parameters, 1e-2, 1e-3)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("count", [1, 2, 3], ids="{} threads".format)
+def test_the_same_bits_again(networks_on, count, kind):
+    networks_on(count)
+    (first, losses), (again, others) = trained(kind), trained(kind)
+    np.testing.assert_array_equal(first.parameters, again.parameters)
+    np.testing.assert_array_equal(losses, others)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad", "adam", "adamw"])
+def test_members_of_a_population_learn_what_they_would_alone(networks_on, optimizer):
+    networks_on(2)
+    together, losses = trained("classes", optimizer, seed=[3, 4])
+    for member, seed in enumerate((3, 4)):
+        alone, expected = trained("classes", optimizer, seed=seed)
+        np.testing.assert_allclose(losses[:, member], expected, 1e-4)
+        np.testing.assert_allclose(together.parameters[member], alone.parameters, 1e-2, 1e-3)
+
+
+@pytest.mark.parametrize(("value", "slope"), [("A(1.5) * tanh(z)", "A(1.5) - s * s / A(1.5)"), ("", "")])
+def test_an_activation_of_ones_own(networks_on, value, slope):
+    """With formulas in C++ it is compiled; without, NumPy works it out between the compiled operations."""
+    networks_on(2)
+
+    def numpy_value(z, y, work):
+        yield partial(np.tanh, z, y)
+        yield partial(np.multiply, y, np.float32(1.5), y)
+
+    def numpy_gradient(grad_y, y, grad_z, work):
+        yield lambda: np.multiply(grad_y, 1.5 - y * y / 1.5, grad_z)
+
+    mine = gb.Activation("mine", "y", numpy_value, numpy_gradient, value, slope)
+    net = gb.Network(20, [gb.Dense(40, mine), gb.Dense(5)], device="cpu", seed=0)
+    trainer = gb.Trainer(net)
+    for _ in range(3):
+        trainer.step(X, Y)
+    (replay,) = trainer.manual_steps._replays.values()
+    calls = net.device.sequence(call for o in replay.plan.operations for call in o.calls)
+    assert (len(calls) == 1) == bool(value)
+    other = gb.Network(20, [gb.Dense(40, mine), gb.Dense(5)], device="cpu", seed=0, dtype="float64")
+    trainer = gb.Trainer(other)
+    for _ in range(3):
+        trainer.step(X, Y)
+    np.testing.assert_allclose(net.predict(X), other.predict(X), 1e-3, 1e-4)
+
+
+def test_a_formula_that_is_no_cpp_is_left_to_numpy(networks_on):
+    networks_on(2)
+    odd = replace(gb.ACTIVATIONS["tanh"], name="odd", cuda_value="tanh(z", cuda_slope="A(1)")
+    net = gb.Network(20, [gb.Dense(5, odd)], device="cpu", seed=0)
+    with pytest.warns(RuntimeWarning, match=r"odd is left to NumPy: .* fails: .*error"):
+        y = net.forward(X)
+    np.testing.assert_allclose(y, gb.Network(20, [gb.Dense(5, "tanh")], device="cpu", seed=0).forward(X), 1e-5, 1e-6)

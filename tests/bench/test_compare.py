@@ -1,0 +1,530 @@
+"""bench/compare.py: who does other work is found, what disturbs is noticed, and the texts say what was measured.
+
+Nothing here depends on how long anything takes. The peers need not be installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "bench"
+sys.path.insert(0, str(BENCH))
+try:
+    busy, compare, contenders, contests, peers, plot, standing, mnist_seconds, ours = (
+        importlib.import_module(name)
+        for name in (
+            "busy", "compare", "contenders", "contests", "peers", "plot", "standing", "mnist_seconds", "peers.ours",
+        )
+    )  # fmt: skip
+finally:
+    sys.path.remove(str(BENCH))
+
+Trouble = contenders.Trouble
+SMALL = contests.Configuration((64, 12, 8, 10), 16, 64)
+NUMBERS = contests.Configuration((8, 6, 1), 16, 64)
+ALL = list(contests.contests((SMALL, NUMBERS)))
+
+
+# What is trained ------------------------------------------------------------------------------------------------------
+
+
+def test_the_contests_are_those_of_the_page():
+    names = [str(contest) for contest in contests.contests()]
+    assert len(names) == len(set(names)) == 30
+    assert "784-2500-2000-1500-1000-500-10, B 256, relu, SGD" in names
+    assert [name for name in names if name.startswith("8-32-32-1, ")] == [
+        "8-32-32-1, B 64, tanh, Adam", "8-32-32-1, B 64, relu, Adam",
+    ]  # fmt: skip
+    for configuration in contests.CONFIGURATIONS:
+        assert configuration.rows % configuration.batch == 0 and configuration.rows // configuration.batch >= 7
+
+
+@pytest.mark.parametrize("inputs", [64, 784, 1024])
+def test_the_digits_fill_the_inputs(inputs):
+    task = contests.Contest(contests.Configuration((inputs, 10), 32, 1_856), "relu", "SGD").task()
+    assert task.x.shape == (1_856, inputs) and task.x.dtype == np.float32 and task.x.flags.c_contiguous
+    assert (task.x.min(), task.x.max(), task.labelled) == (0, 1, True)
+    np.testing.assert_array_equal(task.x[1_797:], task.x[:59])
+    np.testing.assert_array_equal(task.target[1_797:], task.target[:59])
+
+
+@pytest.mark.parametrize("contest", ALL, ids=str)
+def test_a_task_comes_out_of_its_folder_as_it_went_in(contest, tmp_path):
+    task = contest.task(seed=3)
+    task.save(tmp_path)
+    again = peers.Task.load(tmp_path)
+    for name in ("batch", "settings", "activation", "device", "rows", "steps", "labelled", "adam"):
+        assert getattr(again, name) == getattr(task, name), name
+    arrays = zip([again.x, again.target, *sum(again.parameters, ())], [task.x, task.target, *sum(task.parameters, ())],
+                 strict=True)  # fmt: skip
+    for one, other in arrays:
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+# Equal work -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contest", ALL, ids=str)
+def test_we_do_what_the_reference_does(contest):
+    task = contest.task()
+    check, one = contests.Check.of(task), ours.Ours(task)
+    loss, distance = one.epoch(shuffle=False), check.distance(one.parameters())
+    assert check.fault(loss, distance) == ""
+    assert distance < 1e-3 and loss == pytest.approx(check.loss, rel=1e-5)
+    one.reset()
+    assert one.epoch(shuffle=False) == loss  # it begins where it began, the optimizer too
+    np.testing.assert_allclose(check.distance(one.parameters()), distance, rtol=1e-6)
+
+
+def test_of_ours_everything_can_be_timed():
+    one = ours.Ours(ALL[1].task())
+    assert one.steps(3) == 3 and one.floor(2) == 2
+    assert one.train() > 0 and one.epochs(2) > 0
+    before = one.parameters()
+    one.floor(1)
+    for (w, b), (w2, b2) in zip(before, one.parameters(), strict=True):
+        np.testing.assert_array_equal(w, w2)
+        np.testing.assert_array_equal(b, b2)
+
+
+def test_everyone_has_an_epoch_before_those_that_are_timed():
+    class Counted(peers.Peer):
+        seconds = iter([100.0, 1.0, 2.0])
+
+        def train(self):
+            return next(self.seconds)
+
+    assert Counted(ALL[0].task()).epochs(2) == 3.0
+    one = ours.Ours(ALL[0].task())
+    one._fit = lambda epochs, shuffle: {"seconds": [100.0, 1.0, 2.0][:epochs]}
+    assert one.epochs(2) == 3.0
+
+
+def trained_otherwise(task, **changes):
+    """What the reference comes to when it does something else."""
+    values = {name: getattr(task, name) for name in task.__dataclass_fields__} | changes
+    return contests.reference(peers.Task(**values))
+
+
+def wrong(task):
+    rate, *rest = task.settings
+    yield "rate", {"settings": (1.06 * rate, *rest)}
+    yield "activation", {"activation": "tanh" if task.activation == "relu" else "relu"}
+    yield "order", {"x": task.x[::-1], "target": task.target[::-1]}
+    yield "rows", {"x": task.x[: -task.batch], "target": task.target[: -task.batch]}
+    yield "parameters", {"parameters": contests.first_parameters([64, 12, 8, 10], 1)}
+    if task.adam:
+        yield "beta1", {"settings": (rate, 0.0, *rest[1:])}
+        yield "beta2", {"settings": (rate, rest[0], 0.0, rest[2])}
+        yield "epsilon", {"settings": (rate, *rest[:2], 1e-3)}
+
+
+@pytest.mark.parametrize("contest", [contest for contest in ALL if contest.configuration is SMALL], ids=str)
+def test_other_work_is_refused(contest):
+    task = contest.task()
+    check = contests.Check.of(task)
+    for what, changes in wrong(task):
+        loss, after = trained_otherwise(task, **changes)
+        assert check.fault(loss, check.distance(after)).startswith("it does other work: its loss after"), what
+    loss, after = trained_otherwise(task)
+    no_biases = [(w, 0 * b) for w, b in after]
+    assert "but its parameters are" in check.fault(loss, check.distance(no_biases))
+    assert check.fault(float("nan"), 0.0) and check.fault(check.loss, float("nan"))
+
+
+def test_parameters_of_another_shape_are_refused(tmp_path):
+    task = ALL[0].task()
+    peers.task.save_parameters(tmp_path / "after.npz", [(w.T, b) for w, b in task.parameters])
+    check = contests.Check.of(task)
+    assert "parameters" in check.checked(check.loss, check.loss, tmp_path / "after.npz")[1]
+
+
+@pytest.mark.parametrize("contest", ALL, ids=str)
+def test_an_epoch_in_a_new_order_comes_to_about_the_same_loss(contest):
+    """It is such epochs that are timed: half of the rows, or targets of other rows, must not pass."""
+    task = contest.task()
+    check, one = contests.Check.of(task), ours.Ours(task)
+    loss = one.epoch(shuffle=True)
+    assert check.fault_shuffled(loss) == "" != check.fault_shuffled(loss / 2)
+    assert "in a new order is 99," in check.fault_shuffled(99.0) and check.fault_shuffled(float("nan"))
+
+
+# A busy machine -------------------------------------------------------------------------------------------------------
+
+
+def test_the_clocks_of_the_system_are_read(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    monkeypatch.setattr(busy, "STAT", stat)
+    monkeypatch.setattr(busy, "processors", lambda: frozenset([1, 3]))
+    one, two = "4 10 20 600 400 1 1 3 2 0", "6 10 10 400 100 0 1 4 1 0"
+    stat.write_text(f"cpu  900 90 90 9000 900 9 9 90 9 0\ncpu0 {two}\ncpu1 {one}\ncpu3 {two}\ncpu11 {one}\nintr 5 0\n")
+    before = busy.Clocks.now()  # of processors 1 and 3 alone
+    assert before.everybody == pytest.approx(63 / tick) and before.stolen == pytest.approx(7 / tick)
+    assert before.own <= time.process_time() + sum(os.times()[2:4])
+    stat.write_text("cpu  10 20 30 1000 500 1 2 7 3 0\ncpu64 1 1 1 1 1 1 1 1 0 0\n")  # a container's own numbers
+    assert busy.Clocks.now().everybody == pytest.approx(63 / tick)
+    stat.unlink()
+    without = busy.Clocks.now()
+    assert without.everybody == without.own and without.stolen == 0
+
+
+def test_what_others_took_is_what_we_did_not():
+    before, after = busy.Clocks(1.0, 5.0, 0.5, 2.0), busy.Clocks(3.0, 8.5, 0.75, 4.5)
+    assert after.since(before) == {"seconds": 2.0, "others": 1.0, "stolen": 0.25}
+    assert after.since(busy.Clocks(1.0, 7.0, 0.5, 2.0))["others"] == 0  # clocks that tick
+
+
+@pytest.mark.parametrize(
+    ("others", "stolen", "busy_with_it"),
+    [(0.0, 0.0, False), (0.2, 0.0, False), (0.23, 0.0, True), (0.0, 0.23, True), (0.2, 0.2, False)],
+)
+def test_a_tenth_of_the_machine_disturbs(others, stolen, busy_with_it):
+    assert busy.disturbed({"seconds": 1.0, "others": others, "stolen": stolen}, 2) is busy_with_it
+
+
+# Rounds ---------------------------------------------------------------------------------------------------------------
+
+QUIET, NOISY = ({"seconds": 1.0, "others": others, "stolen": 0.0} for others in (0.0, 1.0))
+
+
+def turn_of(us, window=QUIET):
+    return {what: {"us": us, **window} for what in ("steps", "epochs", "floor")}
+
+
+def test_another_one_begins_in_every_round():
+    seen = []
+    kept, counts = compare.in_rounds("abc", lambda name: seen.append(name) or turn_of(1.0), 3, 2, {})
+    assert "".join(seen) == "abcbcacab" and [list(one) for one in kept] == [list("abc")] * 3
+    assert counts == {"repeated": 0, "disturbed": 0}
+
+
+def test_a_disturbed_round_is_repeated_then_kept_and_counted():
+    noisy = iter([True, False, *[True] * 4])  # the first round once, the second to the last
+    kept, counts = compare.in_rounds("a", lambda _: turn_of(1.0, NOISY if next(noisy) else QUIET), 2, 2, {})
+    assert len(kept) == 2 and counts == {"repeated": 4, "disturbed": 1}
+
+
+def test_who_fails_is_noted_and_in_no_round():
+    turns = iter([turn_of(1.0), turn_of(2.0), Trouble("it failed: no"), turn_of(1.0)])
+
+    def turn(_):
+        one = next(turns)
+        if isinstance(one, Trouble):
+            raise one
+        return one
+
+    not_timed = {}
+    kept, _ = compare.in_rounds("ab", turn, 2, 2, not_timed)
+    assert not_timed == {"b": "it failed: no"} and [list(one) for one in kept] == [["a"]] * 2
+
+
+def test_a_ratio_is_that_of_a_round():
+    eager = "PyTorch, eager"
+    rounds = [{peers.OURS: turn_of(us), eager: turn_of(other)} for us, other in ((1, 4), (2, 4), (10, 30))]
+    found = compare.reckoned(rounds)
+    for way in standing.WAYS:
+        assert found[way]["others / ours"] == {peers.OURS: {eager: {"median": 3, "least": 2, "most": 4}}}
+        assert found[way]["us"][eager] == {"median": 4, "least": 4, "most": 30}
+        assert found[way]["ours / floor"][peers.OURS] == {"median": 1, "least": 1, "most": 1}
+    assert found["floor_us"]["median"] == 2
+    assert "floor_us" not in compare.reckoned([{eager: turn_of(1.0)}])
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def contender(tmp_path, monkeypatch):
+    """gpu_backprop itself, in a process."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    one = contenders.Contender(peers.NUMPY_ALONE, tmp_path / "said", threads=1, environment=compare.ALONE)
+    yield one
+    one.close()
+
+
+def test_a_contender_trains_in_its_process(contender, tmp_path):
+    task = ALL[3].task()
+    task.save(tmp_path)
+    answer = contender.ask("load", folder=str(tmp_path), into=str(tmp_path / "after.npz"))
+    assert answer["version"].startswith("gpu_backprop ") and "numpy_ops" in answer["version"]
+    check = contests.Check.of(task)
+    assert check.checked(answer["loss"], answer["shuffled"], tmp_path / "after.npz")[1] == ""
+    assert answer["shuffled"] != answer["loss"]
+    found = contender.ask("time", what=["steps", "epochs", "floor"], window=0.001)
+    assert all(one["us"] > 0 and one["steps"] >= 2 and not one["seconds"] < 0 for one in found.values())
+    assert found["epochs"]["steps"] % task.steps == 0
+    np.savez(tmp_path / "test.npz", x=task.x, labels=task.target)
+    assert len(contender.ask("train", epochs=2)["seconds"]) == 2
+    assert 0 <= contender.ask("test")["accuracy"] <= 1
+    with pytest.raises(Trouble, match="it failed: FileNotFoundError"):
+        contender.ask("load", folder=str(tmp_path / "nothing"))
+
+
+def state(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the state of a process on Linux only")
+def test_a_contender_is_stopped_until_it_is_asked(contender, tmp_path):
+    ALL[0].task().save(tmp_path)
+    contender.ask("load", folder=str(tmp_path))
+    contender.pause()
+    for _ in range(1000):
+        if state(contender._process) == "T":
+            break
+        time.sleep(0.001)
+    assert state(contender._process) == "T"
+    assert contender.ask("train", epochs=1)["seconds"][0] > 0
+    contender.pause()
+    contender.close()  # a stopped one too
+    assert contender._process.returncode is not None
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """A field of programs that answer as told, by name, and nothing of the real ones."""
+
+    def put(**answers):
+        program = tmp_path / "contend.py"
+        program.write_text(
+            f"import sys\nfor _ in sys.stdin:\n    print({answers!r}[sys.argv[1]], flush=True)\n", encoding="utf-8"
+        )
+        monkeypatch.setattr(contenders, "PROGRAM", program)
+        return compare.Field(tmp_path, sys.executable, 1, list(answers))
+
+    return put
+
+
+def test_who_is_missing_is_left_out_by_name_and_the_rest_goes_on(fakes):
+    field = fakes(a='{"loss": 1.5, "version": "A 1"}', b='{"missing": "b is not installed"}', c='{"failed": "no"}')
+    try:
+        assert field.load() == ({}, {"c": "it failed: no"})
+        assert field.left_out == {"b": "b is not installed"} and list(field.contenders) == ["a", "c"]
+        assert field.versions == {"a": "A 1"}
+    finally:
+        field.close()
+
+
+def test_who_does_other_work_is_told_with_both_values(fakes, tmp_path):
+    task = ALL[0].task()
+    check = contests.Check.of(task)
+    answers = {
+        "right": json.dumps({"loss": check.loss, "shuffled": 1.01 * check.loss, "version": ""}),
+        "wrong": json.dumps({"loss": 9.5, "shuffled": 9.5, "version": ""}),
+        "half": json.dumps({"loss": check.loss, "shuffled": check.loss / 2, "version": ""}),
+    }
+    field = fakes(**answers)
+    for k in range(3):
+        peers.task.save_parameters(tmp_path / f"after-{k}.npz", check.after)
+    try:
+        first_epoch, troubles = field.load(check)
+    finally:
+        field.close()
+    right = {"loss": check.loss, "distance": 0, "shuffled": 1.01 * check.loss}
+    assert first_epoch["wrong"]["loss"] == 9.5 and first_epoch["right"] == right
+    assert list(troubles) == ["wrong", "half"] and f"is 9.5, it should be {check.loss:.6g}" in troubles["wrong"]
+    assert f"in a new order is {check.loss / 2:.6g}" in troubles["half"]
+
+
+def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_path, capsys):
+    """With those peers that are installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
+    arguments = ["--quick", "--only", "8-8-1, B 16, relu", "--window", "0.001", "--threads", "1"]
+    assert compare.main(arguments) == 0
+    assert "8-8-1, B 16, relu, Adam" in capsys.readouterr().out and not (tmp_path / "compare.json").exists()
+    assert compare.main([*arguments, "--json", str(tmp_path / "some.json")]) == 0
+    found = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
+    assert str(tmp_path) not in json.dumps(found) and str(ROOT) not in json.dumps(found)
+    assert set(found["contenders"]) | set(found["left out"]) == {peers.OURS, peers.NUMPY_ALONE, *peers.ON_CPU}
+    [contest] = found["contests"]
+    assert contest["name"] == "8-8-1, B 16, relu, Adam" and contest["floor_us"]["median"] > 0
+    assert contest["not timed"] == {}
+    told = 'python bench/compare.py --only "8-8-1, B 16, relu" --quick --window 0.001'.replace('"', "'")
+    assert found["command"].removesuffix(" --threads 1") == told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--threads", "0"], "at least 1"),
+        (["--threads", "4096"], "this process may use"),
+        (["--rounds", "0"], "at least 1"),
+        (["--window", "-1"], "more than 0"),
+        (["--window", "nan"], "more than 0"),
+        (["--window", "inf"], "more than 0"),
+        (["--only", "784-11"], "no contest has these words; there are\n  64-64-64-10, B 32, tanh, SGD\n"),
+        (["--only", "784", "--quick"], "there are\n  64-16-10, B 32"),
+        (["--only", "784", "--mnist", "."], "give one of the two"),
+        (["--mnist", "not/there"], "not/there is not a folder"),
+        (["--peers", "not/there/python"], "not/there/python is not a program"),
+        (["--json", "not/there/x.json"], "is not a file in a folder that is there"),
+        (["--json", "."], "is not a file in a folder that is there"),
+    ],
+)
+def test_options_that_make_no_sense(words, said, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "field", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(SystemExit) as ended:
+        compare.main(words)
+    assert ended.value.code == 2 and said.replace("/", os.sep) in capsys.readouterr().err
+
+
+# How they stand -------------------------------------------------------------------------------------------------------
+
+
+def spread(median):
+    return {"median": median, "least": median / 2, "most": median * 2}
+
+
+def contest(name, batch, floor, us, network="784-512-512-10"):
+    """A contest as it is in the file, trained in both ways alike."""
+    mine = [one for one in (peers.OURS, peers.NUMPY_ALONE) if one in us]
+    way = {
+        "us": {one: spread(time) for one, time in us.items()},
+        "others / ours": {o: {p: spread(t / us[o]) for p, t in us.items() if p in peers.ON_CPU} for o in mine},
+        "ours / floor": {one: spread(us[one] / floor) for one in mine},
+    }
+    return {
+        "name": name, "network": network, "batch": batch, "floor_us": spread(floor), "not timed": {},
+        "rounds": {"measured": 7, "repeated": 2, "disturbed": 1}, **dict.fromkeys(standing.WAYS, way),
+    }  # fmt: skip
+
+
+EAGER, COMPILED, JITTED, SCAN, SCIKIT = peers.ON_CPU
+FOUND = {
+    "rounds": 7, "threads": 2, "processor": "a processor, 2 cores", "system": "an OS", "date": "2026-01-01",
+    "versions": {"python": "3.12.1", "numpy": "2.4.0"}, "left out": {},
+    "contenders": {peers.OURS: "gpu_backprop 1, x", EAGER: "PyTorch 2", COMPILED: "PyTorch 2", JITTED: "JAX 1"},
+    "contests": [
+        contest("large", 1024, 80, {peers.OURS: 100, peers.NUMPY_ALONE: 200, EAGER: 400, COMPILED: 200, JITTED: 90}),
+        contest("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "64-10-10"),
+    ],
+}  # fmt: skip
+
+
+def test_how_ours_stands():
+    one = standing.Summary.of(FOUND, peers.OURS, "step only")
+    assert [row.best for row in one.rows] == [JITTED, JITTED]
+    assert [row.standing for row in one.rows] == pytest.approx([0.9, 2])
+    assert one.pytorch == pytest.approx(4)  # the faster form: √(2·8)
+    assert one.jitted == one.best == pytest.approx(1.8**0.5)
+    assert [row.contest["name"] for row in one.behind] == ["large"]
+    assert [row.over_floor for row in one.over_floor] == [1.25]
+    first, over_floor, behind = one.lines()
+    assert "in 1 of 2 rows" in first and "4.00 times as fast as PyTorch" in " ".join(first.split())
+    assert "1.250 times its products alone, at most 1.250 (large)" in over_floor
+    compared = "0.900 times as fast as JAX, jitted step (100.0 µs, it 90.0, our products alone 80.0)."
+    assert behind == f"Behind: large: {compared}"
+    alone = standing.Summary.of(FOUND, peers.NUMPY_ALONE, "step only")
+    assert alone.pytorch == pytest.approx(2) and alone.rows[0].standing == pytest.approx(0.45)
+
+
+def test_between_level_and_behind_is_just_behind():
+    rows = [contest("near", 32, 10, {peers.OURS: 100, EAGER: 97})]
+    summary = standing.Summary.of({"contests": rows}, peers.OURS, "step only")
+    assert list(summary.lines())[-1].startswith("Just behind: near: 0.970")
+
+
+def test_contests_in_which_nobody_was_timed_are_left_out():
+    found = {"contests": [{"name": "none", "not timed": {peers.OURS: "it failed"}}, contest("alone", 1, 1, {EAGER: 5})]}
+    assert all(summary.rows == [] for summary in standing.summaries(found))
+    assert np.isnan(standing.geometric_mean([]))
+
+
+def test_the_tables():
+    text = plot.readme(FOUND)
+    assert "| 784-512-512-10 | 1,024 | 100 to 100 | 2.00 | 0.90 | - | - | 0.90 |" in text
+    machine = "a processor, 2 cores, 2 threads, an OS, Python 3.12.1, NumPy 2.4.0, JAX 1, PyTorch 2"
+    assert f"on {machine}, gpu_backprop 1, x (2026-01-01)" in text
+    text = plot.performance(FOUND, None)
+    assert "| large | 100.0 | 400.0 | 200.0 | 90.0 | 80.0 | 0.90 (0.45 to 1.80) |" in text
+    assert "Of 14 rounds 2 were disturbed" in text and "4 times a disturbed round" in text
+    assert "784-512-512-10" in "\n".join(plot.line(one) for one in FOUND["contests"])
+    assert "small" in "\n".join(standing.text(FOUND))
+    missing = FOUND | {"left out": {SCIKIT: "sklearn is not installed"}}
+    assert "Left out" not in text and plot.performance(missing, None) == (
+        f"{text}\n\nLeft out: scikit-learn, partial_fit: sklearn is not installed."
+    )
+
+
+def test_a_text_without_its_comments_is_refused():
+    begin, end = plot.BEGIN.format("levers"), plot.END.format("levers")
+    assert plot.put(f"a\n{begin}\nold\n{end}\nb", "levers", "new") == f"a\n{begin}\n\nnew\n\n{end}\nb"
+    for text in ("a", f"{begin}", f"{begin} {end} {begin} {end}"):
+        with pytest.raises(ValueError, match="it needs the comments"):
+            plot.put(text, "levers", "new")
+
+
+def test_the_plot_is_the_same_from_the_same_figures(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plot.draw(FOUND, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "784-512-512-10, B 1,024" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+def test_contests_that_were_measured_again_take_the_place_of_the_earlier_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
+    before = FOUND | {"command": "python bench/compare.py", "seconds": 60.0, "tolerances": {"loss": 1}}
+    fresh = FOUND["contests"][1] | {"batch": 7}
+    compare.again(json.loads(json.dumps(before)), {"contests": [fresh], "tolerances": {"loss": 2}}, "again", 1.5)
+    after = json.loads(compare.RESULTS.read_text(encoding="utf-8"))
+    assert [c["name"] for c in after["contests"]] == [c["name"] for c in FOUND["contests"]]
+    assert [c["batch"] for c in after["contests"]] == [FOUND["contests"][0]["batch"], 7]
+    assert after["command"] == "python bench/compare.py" and after["seconds"] == 61.5
+    assert after["tolerances"] == {"loss": 2} and after["again"] == [{"command": "again", "contests": [fresh["name"]]}]
+
+
+# MNIST ----------------------------------------------------------------------------------------------------------------
+
+
+def test_seconds_to_a_goal():
+    runs = [
+        {"seconds": [1.0, 2.0, 3.0], "accuracy": [0.96, 0.975, 0.985]},
+        {"seconds": [2.0, 4.0], "accuracy": [0.97, 0.98]},
+        {"seconds": [1.0, 2.0, 3.0], "accuracy": [0.9, 0.9, 0.99]},
+    ]
+    assert mnist_seconds.to(0.97, runs) == {"median": 2, "least": 2, "most": 3, "epochs": 2}
+    assert mnist_seconds.to(0.98, runs) == {"median": 3, "least": 3, "most": 4, "epochs": 3}
+    assert mnist_seconds.to(0.986, runs) is None
+    found = {"runs": {"a": runs}, "not timed": {"b": "no"}, "seconds to": {"97%": {"a": mnist_seconds.to(0.97, runs)}}}
+    assert "\n".join(mnist_seconds.table(found)).splitlines()[1:] == ["a            2.0 (2)        1.00", "b: no"]
+
+
+# The results on record ------------------------------------------------------------------------------------------------
+
+
+def test_the_texts_say_what_the_files_say():
+    assert plot.PLOT.exists()
+    names = [(path.name, name) for path, name, _ in plot.parts()]
+    page = [("performance.md", name) for name in ("compare", "levers", "products", "denormals", "growth")]
+    assert names == [("README.md", "compare"), *page]
+    for path, name, made in plot.parts():
+        text = path.read_text(encoding="utf-8")
+        assert plot.put(text, name, made) == text, f"{path.name}, {name}: run python bench/plot.py"
+
+
+def test_the_results_on_record_were_taken_from_equal_work():
+    found = plot.read(plot.RESULTS)
+    assert found["left out"] == {}
+    assert [one["name"] for one in found["contests"]] == [str(contest) for contest in contests.contests()]
+    for one in found["contests"]:
+        distance = found["tolerances"]["distance"][f"{one['activation']}, {one['optimizer']}"]
+        reference = one["first epoch"]["float64"]["loss"]
+        for name, trained in one["first epoch"].items():
+            if name != "float64" and name not in one["not timed"]:
+                assert trained["loss"] == pytest.approx(reference, rel=found["tolerances"]["loss"])
+                assert trained["distance"] <= distance
+        for way in standing.WAYS:
+            for peer, ratio in one[way]["others / ours"][peers.OURS].items():
+                assert ratio["least"] <= ratio["median"] <= ratio["most"], peer
