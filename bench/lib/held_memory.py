@@ -16,7 +16,6 @@ import numpy as np
 from lib.workload import Workload
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training.manual_steps import minibatch
@@ -48,13 +47,13 @@ class Growth:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        if device.name == "cpu":  # what a first step of any network brings with it
+        if device.on_host:  # what a first step of any network brings with it
             tiny = Workload((2, 2), 2, device="cpu", dtype=device.dtype.name)
             tiny.trainer().step(*tiny.data(2))
 
     def in_use(self) -> int | None:
         """Bytes."""
-        if isinstance(self.device, CudaDevice):
+        if self.device.counts_memory:
             free, total = self.device.memory()
             return total - free
         try:

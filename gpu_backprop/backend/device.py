@@ -52,6 +52,26 @@ class Device:
 
     threads = 1
 
+    # Capabilities -----------------------------------------------------------------------------------------------------
+
+    on_host = True
+    """Its memory is the host's: host arrays, and memory maps, can be read where they lie."""
+
+    gathered_dtypes: tuple[str, ...] = ()
+    """The dtypes of x that `gather` converts on the way, so that data need not be converted beforehand."""
+
+    counts_memory = False
+    """`memory` tells how many bytes are free."""
+
+    streams = False
+    """Data may stay on the host and stream in while steps run."""
+
+    has_graphs = False
+    """A plan can be captured as one call, see `capture`."""
+
+    trains_epochs_in_one_launch = False
+    """`train_epoch` is among its operations."""
+
     def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: ModuleType) -> None:
         self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops
         self.master: np.dtype[Any] = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
@@ -81,6 +101,15 @@ class Device:
     def kind(self, name: str) -> AbstractContextManager[None]:
         """What is allocated meanwhile is of this kind; only a DryRunDevice counts."""
         return nullcontext()
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of memory, where the device `counts_memory`."""
+        raise NotImplementedError(f"{self.name} does not count its memory.")
+
+    @property
+    def block_memory(self) -> int:
+        """The bytes that a network may have for itself where the device `trains_epochs_in_one_launch`."""
+        raise NotImplementedError(f"{self.name} trains no epoch in one launch.")
 
     def require(self, needs: Mapping[str, int], what: str, advise: Advise | None = None) -> None:
         """Raises OutOfMemoryError where the device cannot give so many bytes; here nothing is known beforehand."""

@@ -44,7 +44,7 @@ class DryRunDevice(Device):
     def __init__(self, device: Device) -> None:
         super().__init__(device.name, device.reason, device.dtype.name, device.xp, device.ops)
         self.address = device.address  # type: ignore[method-assign]  # of what is there, and of outlines
-        self.tf32 = device.tf32
+        self.on_host, self.gathered_dtypes, self.tf32 = device.on_host, device.gathered_dtypes, device.tf32
         self.scratch = dict(device.scratch)
         self.needs: dict[str, int] = {}
         self._on_cpu, self._kind = not isinstance(device, CudaDevice), ""

@@ -84,7 +84,7 @@ def _open_cuda(index: int, reason: str, dtype: str) -> Device:
 
 
 def _allow_tf32(device: Device) -> None:
-    if device.name == "cpu":
+    if device.on_host:
         raise InputError(f"tf32=True is for CUDA devices; this device is the CPU ({device.reason}). Use tf32=False.")
     if device.dtype != np.float32:
         raise InputError(

@@ -137,7 +137,7 @@ def load(
         InputError, DeviceError: `device`, `dtype` or `tf32` is unknown, or cannot be used.
     """
     # a mistake in these arguments is not the file's
-    on_host = open_device(device, "float32" if dtype is None else dtype, tf32).name == "cpu"
+    on_host = open_device(device, "float32" if dtype is None else dtype, tf32).on_host
     with _refusing(path), limits.memory_limit(memory_limit):
         architecture, tensors, learned = _read(Path(path), dtype, on_host)
     if dtype is None:

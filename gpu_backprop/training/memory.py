@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.double_buffer import HALVES
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.dry_run import DryRunDevice
@@ -172,7 +171,7 @@ class MemoryEstimate(NamedTuple):
     def require(self) -> list[int]:
         """OutOfMemoryError, or the room for each of the samples."""
         device = self.trainer.device
-        if not isinstance(device, CudaDevice):
+        if not device.counts_memory:
             return [0] * len(self.placings)
         needs, rooms = self._placed(self.batch_size, device.memory()[0], self.trainer.stream)
         device.require(needs, self.what, self._advice)

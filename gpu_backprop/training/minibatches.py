@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
@@ -100,7 +99,7 @@ class DataSet(BatchSource):
         device = self.device
         with device.kind("data"):
             self.sources = [
-                array if device.name == "cpu" and memory_map(array) is not None else device.from_host(array, dtype)
+                array if device.on_host and memory_map(array) is not None else device.from_host(array, dtype)
                 for array, dtype in zip(arrays_of(data), self.kept, strict=True)
             ]
         with device.kind("row order"):
@@ -112,7 +111,7 @@ class DataSet(BatchSource):
         self.rewind()
 
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
-        if self.device.name == "cpu":
+        if self.device.on_host:
             for source in self.sources:
                 check_file(source)
         self.rewind()
@@ -125,11 +124,11 @@ def arrays_of(data: Samples) -> list[Array]:
 
 
 def kept_dtypes(data: Samples, device: Device) -> list[np.dtype[Any]]:
-    """The dtypes in which x, y* and w are kept. For x that is, on a CPU, the working one, converted once; on CUDA its
-    own where that is no wider, because there the gathering of rows converts on the way."""
+    """The dtypes in which x, y* and w are kept. For x that is its own where that is no wider than the working one and
+    the device converts it while rows are gathered; else the working one, converted once."""
     dtype = data.x.dtype
-    narrow = dtype.itemsize <= device.dtype.itemsize and dtype.name in TYPES["S"]
-    x = dtype.newbyteorder("=") if narrow and device.name != "cpu" else device.dtype
+    narrow = dtype.itemsize <= device.dtype.itemsize and dtype.name in device.gathered_dtypes
+    x = dtype.newbyteorder("=") if narrow else device.dtype
     target = np.dtype(np.int64) if data.labelled else device.master
     return [x, target, *([] if data.weights is None else [device.master])]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.train_epoch import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
@@ -34,7 +33,7 @@ DTYPES = "float32", "float64"
 def check(trainer: Trainer) -> None:
     """InputError where an epoch of this trainer cannot run in one launch: what stands against it, and what can."""
     network, device = trainer.network, trainer.device
-    if not isinstance(device, CudaDevice):
+    if not device.trains_epochs_in_one_launch:
         raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")
     for name in ("graph", "stream"):
         if getattr(trainer, name) is True:
@@ -56,7 +55,7 @@ def check(trainer: Trainer) -> None:
     if trainer.optimizer.name not in OPTIMIZERS:
         raise _refusal(f"the optimizer has to be SGD, Adam or AdamW, got {trainer.optimizer!r}")
     needs = layout(trainer).needs
-    memory = device.kernels.block_memory
+    memory = device.block_memory
     if (total := sum(needs.values())) > memory:
         told = ", ".join(f"{size:,} for {kind}" for kind, size in needs.items())
         raise _refusal(

@@ -38,7 +38,7 @@ class Replay:
         self.plan, self.graph = plan, graph
         self.replays, self._ran = False, False
         self.reason = "it has not run often enough to be captured"
-        if graph is False or plan.device.name == "cpu":
+        if graph is False or not plan.device.has_graphs:
             self.reason = "graph=False" if graph is False else "graphs are for CUDA devices"
             self.run = plan.run  # type: ignore[method-assign]
 

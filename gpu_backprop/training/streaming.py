@@ -134,7 +134,7 @@ def place_data(
     device = network.device
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
     held = "a memory map" if any(memory_map(array) is not None for array in arrays) else "host memory"
-    if not isinstance(device, CudaDevice):
+    if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
         return DataSet(network, data)

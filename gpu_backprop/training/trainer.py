@@ -84,7 +84,7 @@ class Trainer(FixedAttributes):
         self.optimizer = optimizer_of(optimizer).bind(network)
         self.scaling = LossScaling(network)
         self.batch_size, self.stream = batch_size, stream
-        self.graph = self._mode("graph", graph)
+        self.graph = self._mode("graph", graph, self.device.has_graphs)
         self.one_launch = one_launch
         if not isinstance(one_launch, bool):
             raise InputError(f"one_launch must be True or False, got {one_launch!r}.")
@@ -112,7 +112,7 @@ class Trainer(FixedAttributes):
 
     @stream.setter
     def stream(self, value: bool | str) -> None:
-        self._stream = self._mode("stream", value)
+        self._stream = self._mode("stream", value, self.device.streams)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy: all that training goes on from, as settings and host arrays."""
@@ -131,10 +131,10 @@ class Trainer(FixedAttributes):
         """What a step changes besides the network."""
         return {name: a for name, a in changing(self).items() if name not in ("parameters", "random")}
 
-    def _mode(self, name: str, value: bool | str) -> bool | str:
+    def _mode(self, name: str, value: bool | str, can: bool) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
             raise InputError(f"{name} must be 'auto', True or False, got {value!r}.")
-        if value is True and self.device.name == "cpu":
+        if value is True and not can:
             raise InputError(
                 f"{name}=True is for CUDA devices; this network is on the CPU ({self.device.reason}). Use 'auto'."
             )

@@ -22,6 +22,12 @@ def module(name, **contents):
     return made
 
 
+class OpenedDevice(Device):
+    """What stands for a CUDA device that was opened."""
+
+    on_host = False
+
+
 class CudaError(RuntimeError):
     """As CuPy's CUDARuntimeError, with the number of the error."""
 
@@ -74,7 +80,7 @@ def cuda(monkeypatch, tmp_path):
         if headers:
             (tmp_path / "cuda_fp16.h").touch()
         found = module("cuda.pathfinder", find_nvidia_header_directory=lambda name: str(tmp_path) if headers else None)
-        opened = lambda index, reason, dtype: Device(f"cuda:{index}", reason, dtype, np, None)  # noqa: E731
+        opened = lambda index, reason, dtype: OpenedDevice(f"cuda:{index}", reason, dtype, np, None)  # noqa: E731
         for name, value in {
             CUDA_OPS: module(CUDA_OPS, open_device=opened),
             "cupy": cupy,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.graph import GraphCapture
+from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import OUT_OF_MEMORY, PIECE, Staging
@@ -89,6 +90,10 @@ class CudaDevice(Device):
         tf32: whether float32 products may round their operands to TF32 (False unless set).
     """
 
+    on_host = False
+    gathered_dtypes = TYPES["S"]
+    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = True
+
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: ModuleType) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)
         self.index, self._cupy = index, cupy
@@ -119,6 +124,10 @@ class CudaDevice(Device):
             pool = self._cupy.get_default_memory_pool()
             free, limit = free + pool.free_bytes(), pool.get_limit()
             return (min(free, max(0, limit - pool.used_bytes())), min(total, limit)) if limit else (free, total)
+
+    @property
+    def block_memory(self) -> int:
+        return self.kernels.block_memory
 
     def require(self, needs: Mapping[str, int], what: str, advise: Advise | None = None) -> None:
         """Looks whether so much memory is free, before any of it is allocated.
