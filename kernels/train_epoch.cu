@@ -116,7 +116,7 @@ template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at
 }
 
 // The loss of some rows, added up by each thread, and grad_z of the last layer in the place of its y.
-template<class L, class A> BlockLoss {
+template<class L, class A> struct BlockLoss {
   const L* target;
   const int target_cols, lanes, accuracy, takes;
   const A rest, even, setting;
