@@ -5,12 +5,13 @@
     python bench/compare.py --only "…" --again  the same, which takes the place of what the results have of it
     python bench/compare.py --quick             two small networks, in seconds; printed, not kept
     python bench/compare.py --mnist FOLDER      seconds to 97 and 98 %, into bench/results/mnist_seconds.json
+    python bench/compare.py --before CHECKOUT   this checkout beside another one, without peers; printed, not kept
 
-Each contender is a process of its own, stopped while another one works. All begin with the same parameters, and train
-on the same rows in minibatches of the same size with the same number of threads. First each trains an epoch in the
-order of the rows, and one in an order of its own. Who does not come to the loss and the parameters that the first gives
-in float64, and in the second to about that loss, does other work, and is not timed. Then they take turns, in several
-rounds. A turn begins with the first parameters again, and with some steps that are not timed; then it times
+Each library trains in a process of its own, stopped while another one works. All begin with the same parameters, and
+train on the same rows in minibatches of the same size with the same number of threads. First each trains an epoch in
+the order of the rows, and one in an order of its own. One that does not reach the loss and the parameters that the
+first gives in float64, and in the second about that loss, does other work, and is not timed. Then they take turns, in
+several rounds. A turn begins with the first parameters again, and with some steps that are not timed; then it times
 
 - steps: on one minibatch that already lies where it is needed,
 - epochs: with a new order each, and with rows gathered for each minibatch; divided by the steps of an epoch; one more
@@ -28,19 +29,15 @@ import json
 import math
 import shlex
 import shutil
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import mnist_seconds
-from comparison import summary as standing
+from comparison import mnist_seconds, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS, Task
-from comparison.processes import Contender, Trouble
+from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
 from comparison.tasks import (
     ADAM,
     CONFIGURATIONS,
@@ -50,8 +47,8 @@ from comparison.tasks import (
     SGD,
     SHUFFLED,
     Check,
-    Contest,
-    contests,
+    TaskSpec,
+    task_specs,
 )  # fmt: skip
 from lib import record
 from lib.busy import disturbed, processors
@@ -68,83 +65,6 @@ WINDOW = 0.07
 REPEATS = 3
 """How often a round that was disturbed is measured again."""
 
-ALONE = {"GPU_BACKPROP_COMPILER": "none"}
-"""What keeps gpu_backprop from compiling anything."""
-
-Turn = dict[str, dict[str, Any]]
-"""What a contender measured in its turn: by "steps", "epochs" and "floor"."""
-
-
-class Field:
-    """The contenders, each started and stopped.
-
-    Args:
-        folder: where they find the task.
-        python: an interpreter that has the peers.
-        threads: how many processors each may use.
-
-    Attributes:
-        left_out: why, by the name of who is not here.
-        versions: by name, once a task was loaded.
-    """
-
-    def __init__(self, folder: Path, python: str, threads: int, names: Sequence[str] = (OURS, NUMPY_ALONE, *ON_CPU)):
-        self.folder, self.threads = folder, threads
-        self.left_out, self.versions = dict[str, str](), dict[str, str]()
-        self.contenders: dict[str, Contender] = {}
-        for k, name in enumerate(names):
-            self.contenders[name] = Contender(
-                name, folder / f"said-{k}", python=python if name in ON_CPU else sys.executable, threads=threads,
-                environment={"JAX_PLATFORMS": "cpu", **(ALONE if name == NUMPY_ALONE else {})},
-            )  # fmt: skip
-
-    def load(self, check: Check | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-        """Gives each the task of the folder: what they came to after an epoch, and why some are not timed. One that is
-        missing is left out from then on."""
-        first_epoch, troubles = {}, {}
-        for k, (name, contender) in enumerate(list(self.contenders.items())):
-            try:
-                answer = contender.ask("load", folder=str(self.folder), into=str(self.folder / f"after-{k}.npz"))
-            except Trouble as trouble:
-                troubles[name] = str(trouble)
-                if str(trouble).startswith("missing"):
-                    self.left_out[name] = troubles.pop(name).partition(": ")[2]
-                    self.contenders.pop(name).close()
-                continue
-            finally:
-                contender.pause()
-            self.versions[name] = answer["version"]
-            if check is not None:
-                losses = answer["loss"], answer["shuffled"]
-                first_epoch[name], fault = check.checked(*losses, self.folder / f"after-{k}.npz")
-                if fault:
-                    troubles[name] = fault
-        return first_epoch, troubles
-
-    def turn(self, name: str, window: float) -> Turn:
-        """One contender's turn, in which it alone runs."""
-        contender = self.contenders[name]
-        what = ["steps", "epochs", *(["floor"] if name == OURS else [])]
-        try:
-            return contender.ask("time", what=what, window=window)
-        finally:
-            contender.pause()
-
-    def close(self) -> None:
-        for contender in self.contenders.values():
-            contender.close()
-
-
-@contextmanager
-def field(python: str, threads: int) -> Iterator[Field]:
-    """A Field in a folder of its own. Its processes end with this block, also where this process is told to end."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        with tempfile.TemporaryDirectory() as folder, closing(Field(Path(folder), python, threads)) as one:
-            yield one
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
 
 # Measuring ------------------------------------------------------------------------------------------------------------
 
@@ -152,9 +72,9 @@ def field(python: str, threads: int) -> Iterator[Field]:
 def in_rounds(
     names: Sequence[str], turn: Callable[[str], Turn], rounds: int, threads: int, not_timed: dict[str, str]
 ) -> tuple[list[dict[str, Turn]], dict[str, int]]:
-    """The turns of each round, and how many rounds were repeated, and disturbed to the last.
+    """Takes the turns of all rounds; counts those that were repeated, and those that stayed disturbed.
 
-    In every round another one begins. Who fails is noted in not_timed, and in no round.
+    In every round another one begins. One that fails is noted in not_timed, and is in no round.
     """
     playing, kept, counts = list(names), list[dict[str, Turn]](), {"repeated": 0, "disturbed": 0}
     for k in range(rounds):
@@ -163,7 +83,7 @@ def in_rounds(
             for name in playing[k % len(playing) :] + playing[: k % len(playing)] if playing else []:
                 try:
                     turns[name] = turn(name)
-                except Trouble as trouble:
+                except WorkerError as trouble:
                     not_timed[name] = str(trouble)
             playing = [name for name in playing if name in turns]
             busy = any(disturbed(window, threads) for one in turns.values() for window in one.values())
@@ -174,22 +94,24 @@ def in_rounds(
     return [{name: one[name] for name in playing} for one in kept], counts
 
 
-def reckoned(rounds: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:
-    """Of each way of training: µs a step of each contender; what each of the others takes, in steps of ours; and what
-    ours take, in floors."""
+def statistics(rounds: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:
+    """For each way of training, the µs a step of everyone, the time of each peer over ours, ours over the floor, and
+    where another checkout trains too, ours over its."""
     found: dict[str, Any] = {}
     names = list(rounds[0])
     floors = [one[OURS]["floor"]["us"] for one in rounds if OURS in one]
     if floors:
         found["floor_us"] = spread(floors)
-    for what in standing.WAYS:
-        us = {name: [one[name][standing.MEASURED[what]]["us"] for one in rounds] for name in names}
+    for what in summary.WAYS:
+        us = {name: [one[name][summary.MEASURED[what]]["us"] for one in rounds] for name in names}
 
         ours, peers = [n for n in (OURS, NUMPY_ALONE) if n in us], [n for n in ON_CPU if n in us]
+        both = {name: now for name, now in BEFORE.items() if {name, now} <= us.keys()}
         found[what] = {
             "us": {name: spread(times) for name, times in us.items()},
             "others / ours": {name: {peer: ratio(us[peer], us[name]) for peer in peers} for name in ours},
             "ours / floor": {name: ratio(us[name], floors) for name in ours if floors},
+            **({"now / before": {now: ratio(us[now], us[name]) for name, now in both.items()}} if both else {}),
         }
     return found
 
@@ -198,31 +120,31 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(over, under, strict=True)], 3)
 
 
-def measure(contest: Contest, field: Field, rounds: int, window: float) -> dict[str, Any]:
-    """A contest: what is trained, who trained the same, and how fast."""
-    task = contest.task()
-    task.save(field.folder)
+def measure(spec: TaskSpec, workers: Workers, rounds: int, window: float) -> dict[str, Any]:
+    """Trains one task by all workers: what is trained, who trained the same, and how fast."""
+    task = spec.task()
+    task.save(workers.folder)
     check = Check.of(task)
-    first_epoch, not_timed = field.load(check)
-    names = [name for name in field.contenders if name not in not_timed]
-    kept, counts = in_rounds(names, lambda name: field.turn(name, window), rounds, field.threads, not_timed)
+    first_epoch, not_timed = workers.load(check)
+    names = [name for name in workers.by_name if name not in not_timed]
+    kept, counts = in_rounds(names, lambda name: workers.turn(name, window), rounds, workers.threads, not_timed)
     return {
-        **described(contest, task),
+        **described(spec, task),
         "first epoch": {"float64": {"loss": check.loss}, **first_epoch},
         "not timed": not_timed,
         "rounds": {"measured": rounds, **counts},
-        **(reckoned(kept) if kept and kept[0] else {}),
+        **(statistics(kept) if kept and kept[0] else {}),
     }
 
 
-def described(contest: Contest, task: Task) -> dict[str, Any]:
-    c = contest.configuration
+def described(spec: TaskSpec, task: Task) -> dict[str, Any]:
+    c = spec.configuration
     return {
-        "name": str(contest),
+        "name": str(spec),
         "network": "-".join(map(str, c.widths)),
         "batch": c.batch,
-        "activation": contest.activation,
-        "optimizer": contest.optimizer,
+        "activation": spec.activation,
+        "optimizer": spec.optimizer,
         "loss": "cross entropy" if task.labelled else "half squared error",
         "rows": task.rows,
     }
@@ -233,29 +155,33 @@ def described(contest: Contest, task: Task) -> dict[str, Any]:
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--only", action="append", metavar="WORDS", help="contests whose names have these words; again")
+    parser.add_argument("--only", action="append", metavar="WORDS", help="tasks whose names have these words; again")
     parser.add_argument("--again", action="store_true", help="put what --only chooses in its place in the results")
     parser.add_argument("--quick", action="store_true", help="two small networks and one round, to see that it runs")
     parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="seconds to an accuracy, on the files of MNIST")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--window", type=float, default=WINDOW, metavar="S", help=f"default: {WINDOW} s")
     parser.add_argument("--threads", type=int, default=len(processors()), metavar="N", help="default: all processors")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="a Python that has the peers")
+    parser.add_argument("--peers", metavar="PYTHON", help="a Python that has the peers, or none; default: this one")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="a checkout to compare with; --peers: none")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write here what is measured, whatever it is")
     options = parser.parse_args(arguments)
+    options.peers = options.peers or (sys.executable if options.before is None else "none")
     if min(options.rounds, options.threads) < 1 or not 0 < options.window < math.inf:
         parser.error("--rounds and --threads must be at least 1, and --window more than 0")
     if options.threads > len(processors()):
         parser.error(f"--threads: this process may use {len(processors())} processors, not {options.threads}")
-    if shutil.which(options.peers) is None:
+    if options.before is not None and (options.mnist or program(options.before) is None):
+        parser.error(f"--before: {options.before} is not a checkout of this project, or --mnist is given too")
+    if options.peers != "none" and shutil.which(options.peers) is None:
         parser.error(f"--peers: {options.peers} is not a program; give a Python, as in --peers .venv/bin/python")
     if options.only and options.mnist:
-        parser.error("--only chooses contests, and --mnist is none of them; give one of the two")
-    kept = options.only and not options.quick and options.json is None
+        parser.error("--only chooses tasks, and --mnist is none of them; give one of the two")
+    kept = options.only and not options.quick and options.json is None and options.before is None
     if options.again and not (kept and RESULTS.exists()):
-        parser.error("--again takes --only, neither --quick nor --json, and results of an earlier run")
+        parser.error("--again takes --only, none of --quick, --json and --before, and results of an earlier run")
     if not wanted(options):
-        parser.error(f"--only: no contest has these words; there are\n  {name_lines(options)}")
+        parser.error(f"--only: no task has these words; there are\n  {name_lines(options)}")
     if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
         parser.error(f"--json: {options.json} is not a file in a folder that is there")
     if options.mnist is not None:
@@ -266,14 +192,14 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def wanted(options: argparse.Namespace) -> list[Contest]:
-    """The contests that have some of the words of --only in their names; without it all."""
-    all_of_them = contests(QUICK if options.quick else CONFIGURATIONS)
+def wanted(options: argparse.Namespace) -> list[TaskSpec]:
+    """The tasks that have some of the words of --only in their names; without it all."""
+    all_of_them = task_specs(QUICK if options.quick else CONFIGURATIONS)
     return [one for one in all_of_them if not options.only or any(words in str(one) for words in options.only)]
 
 
 def name_lines(options: argparse.Namespace) -> str:
-    return "\n  ".join(map(str, contests(QUICK if options.quick else CONFIGURATIONS)))
+    return "\n  ".join(map(str, task_specs(QUICK if options.quick else CONFIGURATIONS)))
 
 
 def command(options: argparse.Namespace) -> str:
@@ -288,16 +214,18 @@ def command(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options, started = arguments_of(arguments), time.perf_counter()
-    with field(options.peers, options.threads) as contenders:
+    before = list(BEFORE) if options.before is not None else []
+    names = [OURS, *before, NUMPY_ALONE, *(ON_CPU if options.peers != "none" else ())]
+    with start_workers(options.peers, options.threads, names, (options.before or ROOT).resolve()) as workers:
         if options.mnist is not None:
-            found, path = mnist_seconds.measure(options.mnist, contenders, options.quick), mnist_seconds.RESULTS
+            found, path = mnist_seconds.measure(options.mnist, workers, options.quick), mnist_seconds.RESULTS
             lines = mnist_seconds.table(found)
         else:
-            found, path = compare(options, contenders), RESULTS
-            lines = standing.text(found)
-        circumstances = {"threads": options.threads, "contenders": contenders.versions, "left out": contenders.left_out}
-    print("\n".join(["", *lines, *(f"left out: {name}: {why}" for name, why in contenders.left_out.items())]))
-    kept = options.json or (None if options.quick or options.only else path)
+            found, path = compare(options, workers), RESULTS
+            lines = summary.text(found)
+        circumstances = {"threads": options.threads, "contenders": workers.versions, "left out": workers.left_out}
+    print("\n".join(["", *lines, *(f"left out: {name}: {why}" for name, why in workers.left_out.items())]))
+    kept = options.json or (None if options.quick or options.only or before else path)
     if options.again:
         again(json.loads(RESULTS.read_text(encoding="utf-8")), found, command(options), time.perf_counter() - started)
     elif kept is not None:
@@ -307,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def again(before: dict[str, Any], found: dict[str, Any], command: str, seconds: float) -> None:
-    """Writes the results of before with some of their contests replaced, and by what."""
-    fresh = {contest["name"]: contest for contest in found["contests"]}
-    before["contests"] = [fresh.get(contest["name"], contest) for contest in before["contests"]]
+    """Writes the results of before with some of their tasks replaced, and by which command."""
+    fresh = {task["name"]: task for task in found["contests"]}
+    before["contests"] = [fresh.get(task["name"], task) for task in before["contests"]]
     earlier = before.pop("again", [])
     head = {key: before.pop(key) for key in ("command", "seconds")}
     before |= {"tolerances": found["tolerances"], "again": [*earlier, {"command": command, "contests": sorted(fresh)}]}
@@ -319,12 +247,12 @@ def again(before: dict[str, Any], found: dict[str, Any], command: str, seconds: 
     print(f"put in its place in {RESULTS}")
 
 
-def compare(options: argparse.Namespace, field: Field) -> dict[str, Any]:
-    """All contests that are wanted."""
+def compare(options: argparse.Namespace, workers: Workers) -> dict[str, Any]:
+    """Measures all tasks that are wanted."""
     rounds, found = 1 if options.quick else options.rounds, []
-    for contest in wanted(options):
-        print(f"… {contest}", flush=True)
-        found.append(measure(contest, field, rounds, options.window))
+    for spec in wanted(options):
+        print(f"… {spec}", flush=True)
+        found.append(measure(spec, workers, rounds, options.window))
         for name, why in found[-1]["not timed"].items():
             print(f"  {name}: {why}", flush=True)
     return {

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comparison import mnist_seconds
-from comparison import summary as standing
+from comparison import mnist_seconds, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
-from comparison.summary import WAYS, Found, Summary, rows, told
+from comparison.summary import WAYS, Results, Summary, median_of, rows
 from lib.growth_plots import STYLE
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
 """What stands around a part of a text that is made here; {} is its name."""
 
 COLUMNS = {
-    "PyTorch": standing.PYTORCH,
-    "JAX, jitted step": (standing.JITTED,),
+    "PyTorch": summary.PYTORCH,
+    "JAX, jitted step": (summary.JITTED,),
     "JAX, epoch in lax.scan": ("JAX, epoch in lax.scan",),
     "scikit-learn": ("scikit-learn, partial_fit",),
     "the fastest of them": ON_CPU,
@@ -47,48 +46,50 @@ COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def readme(found: Found) -> str:
+def readme(results: Results) -> str:
     """How many times as fast we are, end to end, network by network; the plot; and on what it was measured."""
-    mine = rows(found, OURS, "end to end")
-    networks = dict.fromkeys((row.contest["network"], row.contest["batch"]) for row in mine)
+    mine = rows(results, OURS, "end to end")
+    networks = dict.fromkeys((row.task["network"], row.task["batch"]) for row in mine)
     cells = []
     for network, batch in networks:
-        those = [row for row in mine if (row.contest["network"], row.contest["batch"]) == (network, batch)]
+        those = [row for row in mine if (row.task["network"], row.task["batch"]) == (network, batch)]
         us = sorted(row.us for row in those)
-        means = (times_as_fast(standing.against(those, peers)) for peers in COLUMNS.values())
+        means = (times_as_fast(summary.mean_ratio(those, peers)) for peers in COLUMNS.values())
         cells.append((network, f"{batch:,}", f"{number(us[0])} to {number(us[-1])}", *means))
     heads = ("network", "batch", "ours, µs a step", *(f"times as fast as {name}" for name in COLUMNS))
     return "\n\n".join(
         [
             table(heads, cells),
             f"![How long each takes, in steps of ours]({PLOT.relative_to(ROOT).as_posix()})",
-            f"Epochs end to end, in the geometric mean over tanh and relu, SGD and Adam, on {circumstances(found)}.",
-            *(line for ours in (OURS, NUMPY_ALONE) for line in list(Summary.of(found, ours, "end to end").lines())[:1]),
+            f"Epochs end to end, in the geometric mean over tanh and relu, SGD and Adam, on {circumstances(results)}.",
+            *(
+                line
+                for ours in (OURS, NUMPY_ALONE)
+                for line in list(Summary.of(results, ours, "end to end").lines())[:1]
+            ),
         ]
     )
 
 
-def performance(found: Found, mnist: Found | None) -> str:
+def performance(results: Results, mnist: Results | None) -> str:
     """Every row, the summary, and the seconds on MNIST."""
-    parts = [f"Measured on {circumstances(found)}; µs a step, medians of {found['rounds']} rounds."]
-    names = [name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in found["contenders"]]
+    parts = [f"Measured on {circumstances(results)}; µs a step, medians of {results['rounds']} rounds."]
+    names = [name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in results["contenders"]]
     heads = (
         "", *names, "products alone", "times the fastest peer", f"the same, {NUMPY_ALONE.partition(', ')[2]}"
     )  # fmt: skip
     for way in WAYS:
         cells = [
-            (c["name"], *(told(c[way]["us"].get(n)) for n in names), told(c.get("floor_us")), best(c, way, OURS),
-             best(c, way, NUMPY_ALONE))
-            for c in found["contests"] if way in c
+            (c["name"], *(median_of(c[way]["us"].get(n)) for n in names), median_of(c.get("floor_us")),
+             *(best(c, way, ours) for ours in (OURS, NUMPY_ALONE)))
+            for c in results["contests"] if way in c
         ]  # fmt: skip
         parts += [f"**{way[0].upper()}{way[1:]}**", table(heads, cells)]
-    parts += [
-        "\n".join(f"- {line}" for line in summary.lines()) for summary in standing.summaries(found) if summary.rows
-    ]
-    parts.append(standing.disturbances(found))
-    refused = [f"- {c['name']}: {name}: {why}" for c in found["contests"] for name, why in c["not timed"].items()]
+    parts += ["\n".join(f"- {line}" for line in one.lines()) for one in summary.summaries(results) if one.rows]
+    parts.append(summary.disturbances(results))
+    refused = [f"- {c['name']}: {name}: {why}" for c in results["contests"] for name, why in c["not timed"].items()]
     parts += ["Not timed:\n\n" + "\n".join(refused)] if refused else []
-    parts += [f"Left out: {name}: {why}." for name, why in found["left out"].items()]
+    parts += [f"Left out: {name}: {why}." for name, why in results["left out"].items()]
     if mnist is not None:
         goals = mnist["seconds to"]
         heads = ("", *(f"seconds to {goal} (epochs)" for goal in goals))
@@ -99,22 +100,22 @@ def performance(found: Found, mnist: Found | None) -> str:
     return "\n\n".join(parts)
 
 
-def best(contest: Found, way: str, ours: str) -> str:
+def best(task: Results, way: str, ours: str) -> str:
     """How many times as fast as the fastest peer, from the least to the most of the rounds."""
-    row = next(iter(rows({"contests": [contest]}, ours, way)), None)
+    row = next(iter(rows({"contests": [task]}, ours, way)), None)
     if row is None:
         return "-"
-    ratio = contest[way]["others / ours"][ours][row.best]
+    ratio = task[way]["others / ours"][ours][row.best]
     return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
 
 
-def circumstances(found: Found) -> str:
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    versions = sorted({version for name, version in found["contenders"].items() if name in ON_CPU})
-    ours = sorted({v for name, v in found["contenders"].items() if name not in ON_CPU})
+def circumstances(results: Results) -> str:
+    threads = f"{results['threads']} thread{'s' * (results['threads'] != 1)}"
+    versions = sorted({version for name, version in results["contenders"].items() if name in ON_CPU})
+    ours = sorted({v for name, v in results["contenders"].items() if name not in ON_CPU})
     return (
-        f"{found['processor']}, {threads}, {found['system']}, Python {found['versions']['python']}, NumPy "
-        f"{found['versions']['numpy']}, {', '.join((*versions, *ours))} ({found['date']})"
+        f"{results['processor']}, {threads}, {results['system']}, Python {results['versions']['python']}, NumPy "
+        f"{results['versions']['numpy']}, {', '.join((*versions, *ours))} ({results['date']})"
     )
 
 
@@ -131,53 +132,54 @@ def number(us: float) -> str:
     return f"{us:,.{0 if us >= 100 else 1}f}"
 
 
-def levers(found: Found) -> str:
-    """What bench/levers.py found."""
+def levers(results: Results) -> str:
+    """Makes the table of bench/levers.py."""
     heads = ("lever", "predicted: times as fast", "before, µs", "after, µs", "found")
     return table(heads, [
-        (row["lever"], row["predicted"], told(row["before_us"]), told(row["after_us"]), between(row["times as fast"]))
-        for row in found["levers"]
+        (row["lever"], row["predicted"], *(median_of(row[name]) for name in ("before_us", "after_us")),
+         between(row["times as fast"]))
+        for row in results["levers"]
     ])  # fmt: skip
 
 
-def products(found: Found) -> str:
-    """What bench/blas.py found."""
-    names = [name for name in next(iter(found["products"].values())) if name != "batch"]
+def products(results: Results) -> str:
+    """Makes the table of bench/blas.py."""
+    names = [name for name in next(iter(results["products"].values())) if name != "batch"]
     cells = [
         (f"{network.partition(',')[0]}, B {row['batch']:,}", *(number(row[name]["microseconds"]) for name in names))
-        for network, row in found["products"].items()
+        for network, row in results["products"].items()
     ]
     fastest = [
         max(row[name]["times as fast as NumPy"] for name in names if name.startswith("MKL"))
-        for row in found["products"].values()
+        for row in results["products"].values()
         if any(name.startswith("MKL") for name in names)
     ]
     said = f"MKL's best form is {min(fastest):.2f} to {max(fastest):.2f} times as fast as NumPy." if fastest else ""
     heads = ("", *(f"{name.replace('ours', 'NumPy, split by our threads')}, µs" for name in names))
-    about = f"MKL {found['mkl']}, {found['threads']} threads, medians of {found['rounds']} rounds."
+    about = f"MKL {results['mkl']}, {results['threads']} threads, medians of {results['rounds']} rounds."
     return "\n\n".join([table(heads, cells), f"{said} {about}".strip()])
 
 
-def denormals(found: Found) -> str:
-    """What bench/denormals.py found."""
+def denormals(results: Results) -> str:
+    """Makes the table of bench/denormals.py."""
     heads = ("", "normal, µs", "denormal, µs", "times as long")
     return table(heads, [
-        (row["what"], told(row["normal_us"]), told(row["denormal_us"]), between(row["denormal / normal"]))
-        for row in found["rows"]
+        (row["what"], median_of(row["normal_us"]), median_of(row["denormal_us"]), between(row["denormal / normal"]))
+        for row in results["rows"]
     ])  # fmt: skip
 
 
-def growth(found: Found) -> str:
-    """What bench/growth.py found that is paid once, and the memory of a step."""
-    importing, building, points = found["importing"], found["building"], found["memory"]["points"]
+def growth(results: Results) -> str:
+    """Lists what is paid once and the memory of a step, from bench/growth.py."""
+    importing, building, points = results["importing"], results["building"], results["memory"]["points"]
     rest, most = max(point["own"] for point in points), max(point["while running"] for point in points)
     return "\n".join(
         [
-            f"- Importing the package takes {told(importing['beyond_numpy_ms'])} ms beyond NumPy's own "
-            f"{told(importing['numpy_ms'])} (bound: {importing['bound_ms']}).",
+            f"- Importing the package takes {median_of(importing['beyond_numpy_ms'])} ms beyond NumPy's own "
+            f"{median_of(importing['numpy_ms'])} (bound: {importing['bound_ms']}).",
             f"- The first step of {building['network'].count('-')} layers, in a fresh process, takes "
-            f"{told(building['first_step_ms'])} ms (bound: {building['bound_ms']}), of which the plan is "
-            f"{told(building['plan_ms'])}.",
+            f"{median_of(building['first_step_ms'])} ms (bound: {building['bound_ms']}), of which the plan is "
+            f"{median_of(building['plan_ms'])}.",
             "- What a step allocates when it is built is what its plan says and, for the records of its calls, at most "
             f"{rest:,} bytes more ({len(points)} kinds of steps); while it runs, at most {most:,} bytes, which are "
             "Python's own.",
@@ -185,7 +187,7 @@ def growth(found: Found) -> str:
     )
 
 
-def between(spread: Found) -> str:
+def between(spread: Results) -> str:
     return f"**{spread['median']:.2f}** ({spread['least']:.2f} to {spread['most']:.2f})"
 
 
@@ -205,24 +207,24 @@ def put(text: str, name: str, made: str) -> str:
 # Plot -----------------------------------------------------------------------------------------------------------------
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Results, path: Path) -> None:
     """How long each peer takes, in steps of ours: a line a network, a point for each activation and optimizer."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        _draw(found).savefig(path, metadata={"Date": None})
+        _draw(results).savefig(path, metadata={"Date": None})
 
 
-def _draw(found: Found) -> Figure:
+def _draw(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for one, way in zip(axes, WAYS, strict=True):
-        mine = rows(found, OURS, way)
-        lines = list(dict.fromkeys(line(row.contest) for row in mine))
+        mine = rows(results, OURS, way)
+        lines = list(dict.fromkeys(line(row.task) for row in mine))
         for k, peer in enumerate(ON_CPU):
-            points = [(row.ratios[peer], lines.index(line(row.contest))) for row in mine if peer in row.ratios]
+            points = [(row.ratios[peer], lines.index(line(row.task))) for row in mine if peer in row.ratios]
             if points:
                 x, y = zip(*points, strict=True)
                 one.plot(x, [at + 0.12 * (k - 2) for at in y], "o", ms=3, color=COLOURS[peer], label=peer)
@@ -240,10 +242,10 @@ def _draw(found: Found) -> Figure:
     return figure
 
 
-def line(contest: Found) -> str:
-    layers = contest["network"].split("-")
-    short = contest["network"] if len(layers) < 6 else f"{layers[0]}-{layers[1]}-…-{layers[-1]}"
-    return f"{short}, B {contest['batch']:,}"
+def line(task: Results) -> str:
+    layers = task["network"].split("-")
+    short = task["network"] if len(layers) < 6 else f"{layers[0]}-{layers[1]}-…-{layers[-1]}"
+    return f"{short}, B {task['batch']:,}"
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -252,10 +254,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def parts() -> Iterator[tuple[Path, str, str]]:
     """Each file, the name of a part of it, and what stands there."""
-    page, found = ROOT / "docs" / "performance.md", read(RESULTS)
-    if found is not None:
-        yield ROOT / "README.md", "compare", readme(found)
-        yield page, "compare", performance(found, read(mnist_seconds.RESULTS))
+    page, results = ROOT / "docs" / "performance.md", read(RESULTS)
+    if results is not None:
+        yield ROOT / "README.md", "compare", readme(results)
+        yield page, "compare", performance(results, read(mnist_seconds.RESULTS))
     for name, file, make in (
         ("levers", "levers", levers), ("products", "blas", products), ("denormals", "denormals", denormals),
         ("growth", "growth", growth),
@@ -265,10 +267,10 @@ def parts() -> Iterator[tuple[Path, str, str]]:
 
 
 def main() -> int:
-    if (found := read(RESULTS)) is None:
+    if (results := read(RESULTS)) is None:
         print(f"plot.py: {RESULTS.relative_to(ROOT)} is not there: run python bench/compare.py", file=sys.stderr)
         return 1
-    draw(found, PLOT)
+    draw(results, PLOT)
     for path, name, made in parts():
         try:
             text = put(path.read_text(encoding="utf-8"), name, made)

@@ -1,6 +1,6 @@
 """Seconds of training until a network reads 97 and 98 % of MNIST's test images: bench/compare.py --mnist FOLDER.
 
-Each contender trains 784-512-512-10, relu, by Adam on minibatches of 128, from the same parameters, which are others
+Each library trains 784-512-512-10, relu, by Adam on minibatches of 128, from the same parameters, which are others
 for each seed, in orders of its own. After each epoch the test images are read, which is not counted.
 """
 
@@ -9,44 +9,41 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from comparison.peers import Task
-from comparison.processes import Contender, Trouble
+from comparison.processes import Worker, WorkerError, Workers
 from comparison.tasks import first_parameters
 from lib.timing import spread
 
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.data.idx import read_idx_folder
 
-if TYPE_CHECKING:
-    from compare import Field
-
-RESULTS = Path(__file__).parent / "results" / "mnist_seconds.json"
+RESULTS = Path(__file__).parents[1] / "results" / "mnist_seconds.json"
 WIDTHS, BATCH, ADAM = (784, 512, 512, 10), 128, (0.001, 0.9, 0.999, 1e-8)
 GOALS = 0.97, 0.98
 SEEDS, EPOCHS = (0, 1, 2), 20
 QUICK_SEEDS, QUICK_EPOCHS, QUICK_ROWS = (0,), 2, 1_280
 
 
-def measure(folder: Path, field: Field, quick: bool = False) -> dict[str, Any]:
-    """By contender: the seconds to each goal, and the epochs, for each seed; None where it was not reached."""
+def measure(folder: Path, workers: Workers, quick: bool = False) -> dict[str, Any]:
+    """By library: the seconds to each goal, and the epochs, for each seed; None where it was not reached."""
     seeds, most = (QUICK_SEEDS, QUICK_EPOCHS) if quick else (SEEDS, EPOCHS)
     (x, labels), (test_x, test_labels) = images(folder, "train"), images(folder, "test")
-    rows = QUICK_ROWS if quick else len(x) - len(x) % BATCH  # some contenders need whole minibatches
-    np.savez(field.folder / "test.npz", x=test_x, labels=test_labels)
+    rows = QUICK_ROWS if quick else len(x) - len(x) % BATCH  # some libraries need whole minibatches
+    np.savez(workers.folder / "test.npz", x=test_x, labels=test_labels)
     runs: dict[str, list[dict[str, Any]]] = {}
     not_timed: dict[str, str] = {}
     for seed in seeds:
-        Task(x[:rows], labels[:rows], first_parameters(WIDTHS, seed), BATCH, ADAM).save(field.folder)
-        not_timed |= field.load()[1]
-        for name, contender in field.contenders.items():
+        Task(x[:rows], labels[:rows], first_parameters(WIDTHS, seed), BATCH, ADAM).save(workers.folder)
+        not_timed |= workers.load()[1]
+        for name, worker in workers.by_name.items():
             if name in not_timed:
                 continue
             try:
-                run = trained(contender, most)
-            except Trouble as trouble:
+                run = trained(worker, most)
+            except WorkerError as trouble:
                 not_timed[name] = str(trouble)
                 continue
             print(f"seed {seed}: {name}: {run['seconds'][-1]:.1f} s, {run['accuracy'][-1]:.2%}", flush=True)
@@ -70,15 +67,15 @@ def images(folder: Path, part: str) -> tuple[Any, Any]:
     return pixels.reshape(len(pixels), -1) / np.float32(255), labels.astype(np.int64)
 
 
-def trained(contender: Contender, most: int) -> dict[str, list[float]]:
+def trained(worker: Worker, most: int) -> dict[str, list[float]]:
     """Until the last goal is reached, or for so many epochs: seconds since the beginning, and accuracy, after each."""
     seconds, accuracies = [0.0], [0.0]
     try:
         while accuracies[-1] < max(GOALS) and len(seconds) <= most:
-            seconds.append(seconds[-1] + contender.ask("train", epochs=1)["seconds"][0])
-            accuracies.append(contender.ask("test")["accuracy"])
+            seconds.append(seconds[-1] + worker.ask("train", epochs=1)["seconds"][0])
+            accuracies.append(worker.ask("test")["accuracy"])
     finally:
-        contender.pause()
+        worker.pause()
     return {"seconds": [round(s, 3) for s in seconds[1:]], "accuracy": accuracies[1:]}
 
 

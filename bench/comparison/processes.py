@@ -11,19 +11,32 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PROGRAM = Path(__file__).with_name("contend.py")
+from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
+from comparison.tasks import Check
+
+ROOT = Path(__file__).parents[2]
+
+BEFORE = {f"{OURS} before": OURS, f"{OURS} before, NumPy alone": NUMPY_ALONE}
+"""What the same two are called where another checkout of this project trains."""
 
 PATIENCE = 900
-"""Seconds that a contender has for an answer; torch.compile takes long."""
+"""Seconds that a worker has for an answer; torch.compile takes long."""
 
 CAN_STOP = hasattr(signal, "SIGSTOP")
 """Else, on Windows, one that waits for its next line has to be idle enough."""
+
+ALONE = {"GPU_BACKPROP_COMPILER": "none"}
+"""What keeps gpu_backprop from compiling anything."""
+
+Turn = dict[str, dict[str, Any]]
+"""What a worker measured in its turn: by "steps", "epochs" and "floor"."""
 
 POOLS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"
 
@@ -43,41 +56,50 @@ def on_processors(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, ours)
 
 
-class Trouble(Exception):
-    """Why a contender is not timed."""
+def program(checkout: Path) -> Path | None:
+    """The program of a worker in a checkout; until bench/comparison was made, it was contend.py."""
+    places = (checkout / "bench" / name for name in ("comparison/worker.py", "contend.py"))
+    return next((path for path in places if path.exists()), None)
 
 
-class Contender:
-    """A process in which one of `peers.CLASSES` trains.
+class WorkerError(Exception):
+    """Why a worker is not timed."""
+
+
+class Worker:
+    """A process in which one of `peers.CLASSES` trains: it runs worker.py.
 
     Args:
         name: its name there.
-        said: a file for what it prints to stderr.
+        log: a file for what it prints to stderr.
         python: an interpreter that has the library.
         threads: how many processors it may use; 0: all.
         environment: variables that it finds set, besides ours.
+        checkout: of this project, whose program and package it runs.
     """
 
     def __init__(
-        self, name: str, said: Path, *, python: str = sys.executable, threads: int = 0,
-        environment: Mapping[str, str] | None = None,
+        self, name: str, log: Path, *, python: str = sys.executable, threads: int = 0,
+        environment: Mapping[str, str] | None = None, checkout: Path = ROOT,
     ) -> None:  # fmt: skip
         self.name = name
         pools = dict.fromkeys(POOLS, str(threads)) if threads else {}
         # JAX would take three quarters of a CUDA device's memory for itself
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **pools, **(environment or {})}
-        self._said = said.open("w+", encoding="utf-8")
+        paths = [str(checkout / "bench"), str(checkout), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        self._log = log.open("w+", encoding="utf-8")
         with on_processors(threads):
             self._process = subprocess.Popen(
-                [python, str(PROGRAM), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-                text=True, env=environment, start_new_session=CAN_STOP,
+                [python, str(program(checkout)), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self._log, text=True, env=environment, start_new_session=CAN_STOP,
             )  # fmt: skip
 
     def ask(self, do: str, **what: Any) -> dict[str, Any]:
         """Its answer.
 
         Raises:
-            Trouble: it is missing, it failed, or it has ended.
+            WorkerError: it is missing, it failed, or it has ended.
         """
         assert self._process.stdin
         self.go_on()
@@ -97,13 +119,13 @@ class Contender:
             killer.cancel()
         if not line:
             status = self._process.wait()
-            self._said.seek(0)
-            said = self._said.read().strip().splitlines() or ["it said nothing"]
-            raise Trouble(f"it ended with status {status}: {said[-1]}")
+            self._log.seek(0)
+            lines = self._log.read().strip().splitlines() or ["it said nothing"]
+            raise WorkerError(f"it ended with status {status}: {lines[-1]}")
         answer: dict[str, Any] = json.loads(line)
         for kind, words in (("missing", "missing"), ("failed", "it failed")):
             if kind in answer:
-                raise Trouble(f"{words}: {answer[kind]}")
+                raise WorkerError(f"{words}: {answer[kind]}")
         return answer
 
     def pause(self) -> None:
@@ -124,4 +146,85 @@ class Contender:
         self._process.kill()
         with suppress(BrokenPipeError):
             self._process.communicate()
-        self._said.close()
+        self._log.close()
+
+
+class Workers:
+    """All workers, each started and stopped.
+
+    Args:
+        folder: where they find the task.
+        python: an interpreter that has the peers.
+        threads: how many processors each may use.
+        names: those of `peers.CLASSES` and of BEFORE.
+        before: the checkout of those of BEFORE.
+
+    Attributes:
+        left_out: why, by the name of a peer that is not installed.
+        versions: by name, once a task was loaded.
+    """
+
+    def __init__(
+        self, folder: Path, python: str, threads: int, names: Sequence[str] = (OURS, NUMPY_ALONE, *ON_CPU),
+        before: Path = ROOT,
+    ) -> None:  # fmt: skip
+        self.folder, self.threads = folder, threads
+        self.left_out, self.versions = dict[str, str](), dict[str, str]()
+        self.by_name: dict[str, Worker] = {}
+        for k, name in enumerate(names):
+            trains = BEFORE.get(name, name)
+            self.by_name[name] = Worker(
+                trains, folder / f"log-{k}", python=python if name in ON_CPU else sys.executable, threads=threads,
+                environment={"JAX_PLATFORMS": "cpu", **(ALONE if trains == NUMPY_ALONE else {})},
+                checkout=before if name in BEFORE else ROOT,
+            )  # fmt: skip
+
+    def load(self, check: Check | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+        """Gives each the task of the folder: the loss and parameters of its first epoch, and why some are not timed. A
+        peer that is not installed is left out from then on."""
+        first_epoch, errors = {}, {}
+        for k, (name, worker) in enumerate(list(self.by_name.items())):
+            try:
+                answer = worker.ask("load", folder=str(self.folder), into=str(self.folder / f"after-{k}.npz"))
+            except WorkerError as error:
+                errors[name] = str(error)
+                if str(error).startswith("missing"):
+                    self.left_out[name] = errors.pop(name).partition(": ")[2]
+                    self.by_name.pop(name).close()
+                continue
+            finally:
+                worker.pause()
+            self.versions[name] = answer["version"]
+            if check is not None:
+                losses = answer["loss"], answer["shuffled"]
+                first_epoch[name], fault = check.checked(*losses, self.folder / f"after-{k}.npz")
+                if fault:
+                    errors[name] = fault
+        return first_epoch, errors
+
+    def turn(self, name: str, window: float) -> Turn:
+        """One worker's turn, in which it alone runs."""
+        worker = self.by_name[name]
+        what = ["steps", "epochs", *(["floor"] if name == OURS else [])]
+        try:
+            return worker.ask("time", what=what, window=window)
+        finally:
+            worker.pause()
+
+    def close(self) -> None:
+        for worker in self.by_name.values():
+            worker.close()
+
+
+@contextmanager
+def start_workers(python: str, threads: int, names: Sequence[str], before: Path = ROOT) -> Iterator[Workers]:
+    """Workers in a folder of their own. They end with this block, also where this process is told to end."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            closing(Workers(Path(folder), python, threads, names, before)) as workers,
+        ):
+            yield workers
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -1,4 +1,4 @@
-"""How contenders stand to each other, from what bench/compare.py has measured and nothing else."""
+"""Tables and ratios of what bench/compare.py has measured, from its results alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpu_backprop.backend.text_table import columns
 
 WAYS = "end to end", "step only"
 MEASURED = {"end to end": "epochs", "step only": "steps"}
-"""What a contender times for each of them."""
+"""What a worker times for each of them."""
 
 PYTORCH = tuple(name for name in ON_CPU if name.startswith("PyTorch"))
 JITTED = "JAX, jitted step"
@@ -24,19 +24,19 @@ LARGE = 512
 LEVEL, BEHIND = 1.0, 0.95
 """Times as fast as the best peer: what is wanted, and what has to be explained."""
 
-Found = Mapping[str, Any]
+Results = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contest, trained in one way, as one of ours stands in it.
+    """One of ours beside the peers, in one task trained in one way.
 
     Attributes:
         ratios: how many times as fast as each peer ours is: the median of the rounds.
         floor: µs of its matrix products alone.
     """
 
-    contest: Found
+    task: Results
     way: str
     ours: str
     us: float
@@ -44,7 +44,7 @@ class Row:
     floor: float
 
     def __str__(self) -> str:
-        return f"{self.contest['name']}, {self.way}"
+        return f"{self.task['name']}, {self.way}"
 
     @property
     def best(self) -> str:
@@ -52,34 +52,34 @@ class Row:
         return min(self.ratios, key=lambda name: self.ratios[name])
 
     @property
-    def standing(self) -> float:
+    def ratio(self) -> float:
         """How many times as fast as the fastest peer ours is."""
         return self.ratios[self.best]
 
     @property
     def best_us(self) -> float:
-        return float(self.contest[self.way]["us"][self.best]["median"])
+        return float(self.task[self.way]["us"][self.best]["median"])
 
     @property
     def over_floor(self) -> float:
-        return float(self.contest[self.way]["ours / floor"][self.ours]["median"])
+        return float(self.task[self.way]["ours / floor"][self.ours]["median"])
 
     @property
     def large(self) -> bool:
-        hidden = map(int, self.contest["network"].split("-")[1:-1])
-        return self.contest["batch"] >= LARGE and min(hidden) >= LARGE
+        hidden = map(int, self.task["network"].split("-")[1:-1])
+        return self.task["batch"] >= LARGE and min(hidden) >= LARGE
 
 
-def rows(found: Found, ours: str, way: str) -> list[Row]:
-    """Of every contest in which it was timed, and a peer was."""
+def rows(results: Results, ours: str, way: str) -> list[Row]:
+    """The rows of every task in which it and a peer were timed."""
     return [
         Row(
-            contest, way, ours, one["us"][ours]["median"],
+            task, way, ours, one["us"][ours]["median"],
             {peer: ratio["median"] for peer, ratio in one["others / ours"][ours].items()},
-            contest["floor_us"]["median"] if "floor_us" in contest else math.nan,
+            task["floor_us"]["median"] if "floor_us" in task else math.nan,
         )
-        for contest in found["contests"]
-        if (one := contest.get(way)) and one["others / ours"].get(ours)
+        for task in results["contests"]
+        if (one := task.get(way)) and one["others / ours"].get(ours)
     ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
-def against(rows: Sequence[Row], peers: Sequence[str]) -> float:
+def mean_ratio(rows: Sequence[Row], peers: Sequence[str]) -> float:
     """The geometric mean over rows of how many times as fast ours is as the fastest of some peers."""
     here = [[row.ratios[peer] for peer in peers if peer in row.ratios] for row in rows]
     return geometric_mean([min(ratios) for ratios in here if ratios])
@@ -96,12 +96,12 @@ def against(rows: Sequence[Row], peers: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """One of ours over all contests, trained in one way.
+    """One of ours over all tasks, trained in one way.
 
     Attributes:
         pytorch, jitted, best: geometric means of how many times as fast it is as PyTorch's better form, as JAX's jitted
             step, and as the fastest peer.
-        over_floor: its time over that of its products, for each large contest.
+        over_floor: its time over that of its products, for each large task.
         behind: who is less than LEVEL times as fast as the fastest peer, the slowest first.
     """
 
@@ -115,10 +115,10 @@ class Summary:
     behind: list[Row]
 
     @classmethod
-    def of(cls, found: Found, ours: str, way: str) -> Summary:
-        all_rows = rows(found, ours, way)
-        means = against(all_rows, PYTORCH), against(all_rows, (JITTED,)), against(all_rows, ON_CPU)
-        behind = sorted((r for r in all_rows if r.standing < LEVEL), key=lambda row: row.standing)
+    def of(cls, results: Results, ours: str, way: str) -> Summary:
+        all_rows = rows(results, ours, way)
+        means = mean_ratio(all_rows, PYTORCH), mean_ratio(all_rows, (JITTED,)), mean_ratio(all_rows, ON_CPU)
+        behind = sorted((r for r in all_rows if r.ratio < LEVEL), key=lambda row: row.ratio)
         return cls(ours, way, all_rows, *means, [r for r in all_rows if r.large and r.floor > 0], behind)
 
     def lines(self) -> Iterator[str]:
@@ -134,40 +134,64 @@ class Summary:
             mean = geometric_mean([row.over_floor for row in self.over_floor])
             yield (
                 f"Where batch and width are {LARGE} or more, it takes {mean:.3f} times its products alone, at most "
-                f"{most.over_floor:.3f} ({most.contest['name']})."
+                f"{most.over_floor:.3f} ({most.task['name']})."
             )
         for row in self.behind:
             yield (
-                f"{'Behind' if row.standing < BEHIND else 'Just behind'}: {row.contest['name']}: {row.standing:.3f} "
+                f"{'Behind' if row.ratio < BEHIND else 'Just behind'}: {row.task['name']}: {row.ratio:.3f} "
                 f"times as fast as {row.best} ({row.us:,.1f} µs, it {row.best_us:,.1f}, our products alone "
                 f"{row.floor:,.1f})."
             )
 
 
-def summaries(found: Found) -> list[Summary]:
-    return [Summary.of(found, ours, way) for way in WAYS for ours in (OURS, NUMPY_ALONE)]
+def summaries(results: Results) -> list[Summary]:
+    return [Summary.of(results, ours, way) for way in WAYS for ours in (OURS, NUMPY_ALONE)]
 
 
-def text(found: Found) -> Iterator[str]:
+def text(results: Results) -> Iterator[str]:
     """Everything as a terminal shows it."""
     for way in WAYS:
-        heads = ("", OURS, NUMPY_ALONE, *ON_CPU, "products", "times best")
+        timed = {name for task in results["contests"] if way in task for name in task[way]["us"]}
+        heads = ("", *(name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in timed), "products", "times best")
         cells = [
-            (contest["name"], *(told(contest[way]["us"].get(name)) for name in heads[1:-2]), *ends(contest, way))
-            for contest in found["contests"]
-            if way in contest
+            (task["name"], *(median_of(task[way]["us"].get(name)) for name in heads[1:-2]), *ends(task, way))
+            for task in results["contests"]
+            if way in task
         ]
         yield f"{way}: µs a step, median of the rounds"
         yield from columns([heads, *cells], 1)
         yield ""
-    for summary in summaries(found):
+    for summary in summaries(results):
         if summary.rows:
             yield from (*summary.lines(), "")
-    yield disturbances(found)
+    yield from before_and_now(results)
+    yield disturbances(results)
 
 
-def disturbances(found: Found) -> str:
-    counts = [contest["rounds"] for contest in found["contests"]]
+def before_and_now(results: Results) -> Iterator[str]:
+    """Compares this checkout with another one, where both trained: a line a task, and the slowest."""
+    for way in WAYS:
+        changes = [
+            (task["name"], ours, task[way]["now / before"][ours])
+            for task in results["contests"] if way in task for ours in task[way].get("now / before", ())
+        ]  # fmt: skip
+        if changes:
+            yield f"{way}: time now / time before"
+            yield from columns([(name, ours, format_ratio(ratio)) for name, ours, ratio in changes], 2)
+            name, ours, worst = max(changes, key=lambda change: change[2]["median"])
+            mean = geometric_mean([ratio["median"] for _, _, ratio in changes])
+            slower = sum(ratio["least"] > 1 for _, _, ratio in changes)
+            yield f"geometric mean {mean:.3f}; {slower} of {len(changes)} rows slower in every round"
+            yield f"worst: {name}, {ours}: {format_ratio(worst)}"
+            yield ""
+
+
+def format_ratio(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.3f} ({ratio['least']:.3f} to {ratio['most']:.3f})"
+
+
+def disturbances(results: Results) -> str:
+    counts = [task["rounds"] for task in results["contests"]]
     measured, busy, repeated = (sum(c[name] for c in counts) for name in ("measured", "disturbed", "repeated"))
     return (
         f"Of {measured} rounds {busy} were disturbed by something else and are kept so; {repeated} times a disturbed "
@@ -175,11 +199,11 @@ def disturbances(found: Found) -> str:
     )
 
 
-def ends(contest: Found, way: str) -> tuple[str, str]:
+def ends(task: Results, way: str) -> tuple[str, str]:
     """Its floor, and how many times as fast as the fastest peer we are."""
-    mine = rows({"contests": [contest]}, OURS, way)
-    return told(contest.get("floor_us")), f"{mine[0].standing:.2f}" if mine else "-"
+    mine = rows({"contests": [task]}, OURS, way)
+    return median_of(task.get("floor_us")), f"{mine[0].ratio:.2f}" if mine else "-"
 
 
-def told(spread: Mapping[str, float] | None) -> str:
+def median_of(spread: Mapping[str, float] | None) -> str:
     return f"{spread['median']:,.{1 if spread['median'] < 1000 else 0}f}" if spread else "-"

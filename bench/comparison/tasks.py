@@ -1,4 +1,4 @@
-"""What bench/compare.py lets contenders train: networks, data, and what one epoch has to give."""
+"""The tasks of bench/compare.py: networks, data, and the loss and parameters that one epoch has to give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOSS_TOLERANCE = 1e-4
 PARAMETER_TOLERANCES = {"tanh, SGD": 0.001, "tanh, Adam": 0.03, "relu, SGD": 0.03, "relu, Adam": 0.03}
 """How far the parameters after it may be from the reference's, relative to how far these have moved, as norms over all
 of them. Rounding gave up to 1e-5 with tanh and SGD. Where a rectified unit, or Adam, makes a step of a rounding error,
-it gave up to 2e-2, on the deepest network and to several contenders alike."""
+it gave up to 2e-2, on the deepest network and in several libraries alike."""
 
 
 SHUFFLED = 0.75, 1.75
@@ -38,7 +38,7 @@ SHUFFLED = 0.75, 1.75
 class Configuration:
     """A network, its minibatches, and how many rows an epoch has.
 
-    The rows are few, so that an epoch is short; they are a multiple of the batch, since some contenders need that.
+    The rows are few, so that an epoch is short; they are a multiple of the batch, since some libraries need that.
     """
 
     widths: tuple[int, ...]
@@ -68,7 +68,7 @@ QUICK = (Configuration((64, 16, 10), 32, 128), Configuration((8, 8, 1), 16, 64))
 
 
 @dataclass(frozen=True)
-class Contest:
+class TaskSpec:
     """A configuration with an activation and an optimizer."""
 
     configuration: Configuration
@@ -87,11 +87,11 @@ class Contest:
         )  # fmt: skip
 
 
-def contests(configurations: tuple[Configuration, ...] = CONFIGURATIONS) -> Iterator[Contest]:
+def task_specs(configurations: tuple[Configuration, ...] = CONFIGURATIONS) -> Iterator[TaskSpec]:
     """All of them: tanh and relu, SGD and Adam; a regression with Adam only."""
     for configuration, activation, optimizer in itertools.product(configurations, ("tanh", "relu"), ("SGD", "Adam")):
         if optimizer == "Adam" or not configuration.regression:
-            yield Contest(configuration, activation, optimizer)
+            yield TaskSpec(configuration, activation, optimizer)
 
 
 def first_parameters(widths: tuple[int, ...], seed: int) -> Parameters:
@@ -205,7 +205,7 @@ class Check:
         return norm(after, self.after) / norm(self.after, self.first)
 
     def fault(self, loss: float, distance: float) -> str:
-        """What is wrong with an epoch that ended so; "" if nothing is."""
+        """Says what is wrong with an epoch that ended so; "" if nothing is."""
         if not abs(loss - self.loss) <= LOSS_TOLERANCE * abs(self.loss):  # not true of NaN either
             return f"it does other work: its loss after an epoch is {loss:.6g}, it should be {self.loss:.6g}"
         if not distance <= self.tolerance:
@@ -216,7 +216,7 @@ class Check:
         return ""
 
     def fault_shuffled(self, loss: float) -> str:
-        """The same of an epoch in a new order: that is what is timed, and nobody draws the order that others do."""
+        """Says the same of an epoch in a new order: such epochs are timed, and each library draws its own orders."""
         if SHUFFLED[0] <= loss / self.loss <= SHUFFLED[1]:  # not true of NaN
             return ""
         return (

@@ -1,7 +1,7 @@
-"""One contender in a process of its own: python bench/contend.py NAME.
+"""One of `peers.CLASSES` trains in this process; processes.py starts it, with bench/ in PYTHONPATH.
 
-It answers each line of JSON that comes in with one: what to do, and what came of it. Who starts it decides which
-processors it may use, and sets OMP_NUM_THREADS and its like.
+Each line of JSON on stdin is a command, and is answered by a line of JSON on stdout. The processors and
+OMP_NUM_THREADS and its like are chosen by the process that starts it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LEAST = 2
 """Steps that are timed together, at least."""
 
 
-class Desk:
-    """What a contender does when it is told to. Each method is named by the "do" of a line; the rest are arguments."""
+class Commands:
+    """The commands. Each method is named by the "do" of a line; the rest of the line are its arguments."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -58,7 +58,7 @@ class Desk:
         return {"seconds": [self.peer.train() for _ in range(epochs)]}
 
     def test(self) -> dict[str, Any]:
-        """The share of right answers on the rows of test.npz, worked out by NumPy for every contender alike."""
+        """The share of right answers on the rows of test.npz, computed by NumPy for every library alike."""
         assert self.peer is not None
         with np.load(self.folder / "test.npz", allow_pickle=False) as file:
             y, labels = file["x"], file["labels"]
@@ -98,21 +98,21 @@ class Desk:
 
 def main(name: str) -> int:
     end_with_parent()
-    desk = Desk(name)
+    commands = Commands(name)
     for line in sys.stdin:
-        told = json.loads(line)
+        command = json.loads(line)
         try:
-            answer = getattr(desk, told.pop("do"))(**told)
+            answer = getattr(commands, command.pop("do"))(**command)
         except peers.Missing as missing:
             answer = {"missing": str(missing)}
-        except Exception as error:  # whatever a library raises: it is told, and the rest goes on
+        except Exception as error:  # whatever a library raises: it is reported, and the other tasks go on
             answer = {"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
         print(json.dumps(answer), flush=True)
     return 0
 
 
 def end_with_parent() -> None:
-    """A process that was stopped would else stay for ever if its parent is killed."""
+    """Ask Linux to kill this process with its parent: one that is stopped would stay for ever otherwise."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

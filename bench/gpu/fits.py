@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from comparison.peers import ON_CUDA, Task
-from comparison.processes import Contender, Trouble
+from comparison.processes import Worker, WorkerError
 from lib.timing import spread
 
 import gpu_backprop as gb
@@ -98,7 +98,7 @@ class Ours:
         return float(np.mean(self._fit(EPOCHS, shuffle=True)["seconds"][1:]))
 
 
-class Peer(Contender):
+class Peer(Worker):
     """A library that does the same, in a process of its own.
 
     Args:
@@ -108,16 +108,18 @@ class Peer(Contender):
         loss: ours after the first epoch.
 
     Raises:
-        Trouble: it is missing, it failed, or it does other work.
+        WorkerError: it is missing, it failed, or it does other work.
     """
 
     def __init__(self, name: str, folder: Path, python: str, loss: float) -> None:
-        super().__init__(name, folder / f"{name} said", python=python)
+        super().__init__(name, folder / f"{name}.log", python=python)
         try:
             first = self.ask("load", folder=str(folder))
             self.version: str = first["version"]
             if not abs(first["loss"] - loss) <= CLOSE * abs(loss):  # not true of NaN either
-                raise Trouble(f"it does other work: its loss after an epoch is {first['loss']:.5f}, ours {loss:.5f}")
+                raise WorkerError(
+                    f"it does other work: its loss after an epoch is {first['loss']:.5f}, ours {loss:.5f}"
+                )
         except BaseException:
             self.close()
             raise
@@ -149,7 +151,7 @@ def measure(
             try:
                 peers[name] = Peer(name, folder, python, ours.loss)
                 stack.callback(peers[name].close)
-            except Trouble as trouble:
+            except WorkerError as trouble:
                 found["not timed"][name] = str(trouble)
         times: list[dict[str, float]] = []
         for _ in range(rounds):
@@ -157,7 +159,7 @@ def measure(
             for name in list(peers):
                 try:
                     times[-1][name] = peers[name].seconds()
-                except Trouble as trouble:
+                except WorkerError as trouble:
                     found["not timed"][name] = str(trouble)
                     del peers[name]
     for name in ("gpu_backprop", *peers):

@@ -15,7 +15,7 @@ from lib.workload import Workload
 
 from gpu_backprop.training.manual_steps import minibatch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IMPORT_BOUND, BUILD_BOUND = 200, 20
 """Milliseconds: of the import beyond NumPy's, and of the first step of ten layers."""
 

@@ -19,47 +19,48 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    busy, compare, contenders, contests, peers, plot, standing, mnist_seconds, ours = (
+    busy, compare, processes, tasks, peers, plot, summary, mnist_seconds, ours = (
         importlib.import_module(name)
         for name in (
-            "busy", "compare", "contenders", "contests", "peers", "plot", "standing", "mnist_seconds", "peers.ours",
+            "lib.busy", "compare", "comparison.processes", "comparison.tasks", "comparison.peers", "plot",
+            "comparison.summary", "comparison.mnist_seconds", "comparison.peers.ours",
         )
     )  # fmt: skip
 finally:
     sys.path.remove(str(BENCH))
 
-Trouble = contenders.Trouble
-SMALL = contests.Configuration((64, 12, 8, 10), 16, 64)
-NUMBERS = contests.Configuration((8, 6, 1), 16, 64)
-ALL = list(contests.contests((SMALL, NUMBERS)))
+WorkerError = processes.WorkerError
+SMALL = tasks.Configuration((64, 12, 8, 10), 16, 64)
+NUMBERS = tasks.Configuration((8, 6, 1), 16, 64)
+ALL = list(tasks.task_specs((SMALL, NUMBERS)))
 
 
 # What is trained ------------------------------------------------------------------------------------------------------
 
 
 def test_the_contests_are_those_of_the_page():
-    names = [str(contest) for contest in contests.contests()]
+    names = [str(spec) for spec in tasks.task_specs()]
     assert len(names) == len(set(names)) == 30
     assert "784-2500-2000-1500-1000-500-10, B 256, relu, SGD" in names
     assert [name for name in names if name.startswith("8-32-32-1, ")] == [
         "8-32-32-1, B 64, tanh, Adam", "8-32-32-1, B 64, relu, Adam",
     ]  # fmt: skip
-    for configuration in contests.CONFIGURATIONS:
+    for configuration in tasks.CONFIGURATIONS:
         assert configuration.rows % configuration.batch == 0 and configuration.rows // configuration.batch >= 7
 
 
 @pytest.mark.parametrize("inputs", [64, 784, 1024])
 def test_the_digits_fill_the_inputs(inputs):
-    task = contests.Contest(contests.Configuration((inputs, 10), 32, 1_856), "relu", "SGD").task()
+    task = tasks.TaskSpec(tasks.Configuration((inputs, 10), 32, 1_856), "relu", "SGD").task()
     assert task.x.shape == (1_856, inputs) and task.x.dtype == np.float32 and task.x.flags.c_contiguous
     assert (task.x.min(), task.x.max(), task.labelled) == (0, 1, True)
     np.testing.assert_array_equal(task.x[1_797:], task.x[:59])
     np.testing.assert_array_equal(task.target[1_797:], task.target[:59])
 
 
-@pytest.mark.parametrize("contest", ALL, ids=str)
-def test_a_task_comes_out_of_its_folder_as_it_went_in(contest, tmp_path):
-    task = contest.task(seed=3)
+@pytest.mark.parametrize("spec", ALL, ids=str)
+def test_a_task_comes_out_of_its_folder_as_it_went_in(spec, tmp_path):
+    task = spec.task(seed=3)
     task.save(tmp_path)
     again = peers.Task.load(tmp_path)
     for name in ("batch", "settings", "activation", "device", "rows", "steps", "labelled", "adam"):
@@ -74,10 +75,10 @@ def test_a_task_comes_out_of_its_folder_as_it_went_in(contest, tmp_path):
 # Equal work -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contest", ALL, ids=str)
-def test_we_do_what_the_reference_does(contest):
-    task = contest.task()
-    check, one = contests.Check.of(task), ours.Ours(task)
+@pytest.mark.parametrize("spec", ALL, ids=str)
+def test_we_do_what_the_reference_does(spec):
+    task = spec.task()
+    check, one = tasks.Check.of(task), ours.Ours(task)
     loss, distance = one.epoch(shuffle=False), check.distance(one.parameters())
     assert check.fault(loss, distance) == ""
     assert distance < 1e-3 and loss == pytest.approx(check.loss, rel=1e-5)
@@ -113,7 +114,7 @@ def test_everyone_has_an_epoch_before_those_that_are_timed():
 def trained_otherwise(task, **changes):
     """What the reference comes to when it does something else."""
     values = {name: getattr(task, name) for name in task.__dataclass_fields__} | changes
-    return contests.reference(peers.Task(**values))
+    return tasks.reference(peers.Task(**values))
 
 
 def wrong(task):
@@ -122,17 +123,17 @@ def wrong(task):
     yield "activation", {"activation": "tanh" if task.activation == "relu" else "relu"}
     yield "order", {"x": task.x[::-1], "target": task.target[::-1]}
     yield "rows", {"x": task.x[: -task.batch], "target": task.target[: -task.batch]}
-    yield "parameters", {"parameters": contests.first_parameters([64, 12, 8, 10], 1)}
+    yield "parameters", {"parameters": tasks.first_parameters([64, 12, 8, 10], 1)}
     if task.adam:
         yield "beta1", {"settings": (rate, 0.0, *rest[1:])}
         yield "beta2", {"settings": (rate, rest[0], 0.0, rest[2])}
         yield "epsilon", {"settings": (rate, *rest[:2], 1e-3)}
 
 
-@pytest.mark.parametrize("contest", [contest for contest in ALL if contest.configuration is SMALL], ids=str)
-def test_other_work_is_refused(contest):
-    task = contest.task()
-    check = contests.Check.of(task)
+@pytest.mark.parametrize("spec", [spec for spec in ALL if spec.configuration is SMALL], ids=str)
+def test_other_work_is_refused(spec):
+    task = spec.task()
+    check = tasks.Check.of(task)
     for what, changes in wrong(task):
         loss, after = trained_otherwise(task, **changes)
         assert check.fault(loss, check.distance(after)).startswith("it does other work: its loss after"), what
@@ -145,15 +146,15 @@ def test_other_work_is_refused(contest):
 def test_parameters_of_another_shape_are_refused(tmp_path):
     task = ALL[0].task()
     peers.task.save_parameters(tmp_path / "after.npz", [(w.T, b) for w, b in task.parameters])
-    check = contests.Check.of(task)
+    check = tasks.Check.of(task)
     assert "parameters" in check.checked(check.loss, check.loss, tmp_path / "after.npz")[1]
 
 
-@pytest.mark.parametrize("contest", ALL, ids=str)
-def test_an_epoch_in_a_new_order_comes_to_about_the_same_loss(contest):
+@pytest.mark.parametrize("spec", ALL, ids=str)
+def test_an_epoch_in_a_new_order_comes_to_about_the_same_loss(spec):
     """It is such epochs that are timed: half of the rows, or targets of other rows, must not pass."""
-    task = contest.task()
-    check, one = contests.Check.of(task), ours.Ours(task)
+    task = spec.task()
+    check, one = tasks.Check.of(task), ours.Ours(task)
     loss = one.epoch(shuffle=True)
     assert check.fault_shuffled(loss) == "" != check.fault_shuffled(loss / 2)
     assert "in a new order is 99," in check.fault_shuffled(99.0) and check.fault_shuffled(float("nan"))
@@ -216,11 +217,11 @@ def test_a_disturbed_round_is_repeated_then_kept_and_counted():
 
 
 def test_who_fails_is_noted_and_in_no_round():
-    turns = iter([turn_of(1.0), turn_of(2.0), Trouble("it failed: no"), turn_of(1.0)])
+    turns = iter([turn_of(1.0), turn_of(2.0), WorkerError("it failed: no"), turn_of(1.0)])
 
     def turn(_):
         one = next(turns)
-        if isinstance(one, Trouble):
+        if isinstance(one, WorkerError):
             raise one
         return one
 
@@ -232,43 +233,42 @@ def test_who_fails_is_noted_and_in_no_round():
 def test_a_ratio_is_that_of_a_round():
     eager = "PyTorch, eager"
     rounds = [{peers.OURS: turn_of(us), eager: turn_of(other)} for us, other in ((1, 4), (2, 4), (10, 30))]
-    found = compare.reckoned(rounds)
-    for way in standing.WAYS:
+    found = compare.statistics(rounds)
+    for way in summary.WAYS:
         assert found[way]["others / ours"] == {peers.OURS: {eager: {"median": 3, "least": 2, "most": 4}}}
         assert found[way]["us"][eager] == {"median": 4, "least": 4, "most": 30}
         assert found[way]["ours / floor"][peers.OURS] == {"median": 1, "least": 1, "most": 1}
     assert found["floor_us"]["median"] == 2
-    assert "floor_us" not in compare.reckoned([{eager: turn_of(1.0)}])
+    assert "floor_us" not in compare.statistics([{eager: turn_of(1.0)}])
 
 
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def contender(tmp_path, monkeypatch):
+def worker(tmp_path):
     """gpu_backprop itself, in a process."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    one = contenders.Contender(peers.NUMPY_ALONE, tmp_path / "said", threads=1, environment=compare.ALONE)
+    one = processes.Worker(peers.NUMPY_ALONE, tmp_path / "log", threads=1, environment=processes.ALONE)
     yield one
     one.close()
 
 
-def test_a_contender_trains_in_its_process(contender, tmp_path):
+def test_a_contender_trains_in_its_process(worker, tmp_path):
     task = ALL[3].task()
     task.save(tmp_path)
-    answer = contender.ask("load", folder=str(tmp_path), into=str(tmp_path / "after.npz"))
+    answer = worker.ask("load", folder=str(tmp_path), into=str(tmp_path / "after.npz"))
     assert answer["version"].startswith("gpu_backprop ") and "numpy_ops" in answer["version"]
-    check = contests.Check.of(task)
+    check = tasks.Check.of(task)
     assert check.checked(answer["loss"], answer["shuffled"], tmp_path / "after.npz")[1] == ""
     assert answer["shuffled"] != answer["loss"]
-    found = contender.ask("time", what=["steps", "epochs", "floor"], window=0.001)
+    found = worker.ask("time", what=["steps", "epochs", "floor"], window=0.001)
     assert all(one["us"] > 0 and one["steps"] >= 2 and not one["seconds"] < 0 for one in found.values())
     assert found["epochs"]["steps"] % task.steps == 0
     np.savez(tmp_path / "test.npz", x=task.x, labels=task.target)
-    assert len(contender.ask("train", epochs=2)["seconds"]) == 2
-    assert 0 <= contender.ask("test")["accuracy"] <= 1
-    with pytest.raises(Trouble, match="it failed: FileNotFoundError"):
-        contender.ask("load", folder=str(tmp_path / "nothing"))
+    assert len(worker.ask("train", epochs=2)["seconds"]) == 2
+    assert 0 <= worker.ask("test")["accuracy"] <= 1
+    with pytest.raises(WorkerError, match="it failed: FileNotFoundError"):
+        worker.ask("load", folder=str(tmp_path / "nothing"))
 
 
 def state(process):
@@ -276,61 +276,61 @@ def state(process):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the state of a process on Linux only")
-def test_a_contender_is_stopped_until_it_is_asked(contender, tmp_path):
+def test_a_contender_is_stopped_until_it_is_asked(worker, tmp_path):
     ALL[0].task().save(tmp_path)
-    contender.ask("load", folder=str(tmp_path))
-    contender.pause()
+    worker.ask("load", folder=str(tmp_path))
+    worker.pause()
     for _ in range(1000):
-        if state(contender._process) == "T":
+        if state(worker._process) == "T":
             break
         time.sleep(0.001)
-    assert state(contender._process) == "T"
-    assert contender.ask("train", epochs=1)["seconds"][0] > 0
-    contender.pause()
-    contender.close()  # a stopped one too
-    assert contender._process.returncode is not None
+    assert state(worker._process) == "T"
+    assert worker.ask("train", epochs=1)["seconds"][0] > 0
+    worker.pause()
+    worker.close()  # a stopped one too
+    assert worker._process.returncode is not None
 
 
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
-    """A field of programs that answer as told, by name, and nothing of the real ones."""
+    """Workers whose program answers as told, by name, and nothing of the real ones."""
 
     def put(**answers):
-        program = tmp_path / "contend.py"
+        program = tmp_path / "worker.py"
         program.write_text(
             f"import sys\nfor _ in sys.stdin:\n    print({answers!r}[sys.argv[1]], flush=True)\n", encoding="utf-8"
         )
-        monkeypatch.setattr(contenders, "PROGRAM", program)
-        return compare.Field(tmp_path, sys.executable, 1, list(answers))
+        monkeypatch.setattr(processes, "program", lambda _: program)
+        return processes.Workers(tmp_path, sys.executable, 1, list(answers))
 
     return put
 
 
 def test_who_is_missing_is_left_out_by_name_and_the_rest_goes_on(fakes):
-    field = fakes(a='{"loss": 1.5, "version": "A 1"}', b='{"missing": "b is not installed"}', c='{"failed": "no"}')
+    workers = fakes(a='{"loss": 1.5, "version": "A 1"}', b='{"missing": "b is not installed"}', c='{"failed": "no"}')
     try:
-        assert field.load() == ({}, {"c": "it failed: no"})
-        assert field.left_out == {"b": "b is not installed"} and list(field.contenders) == ["a", "c"]
-        assert field.versions == {"a": "A 1"}
+        assert workers.load() == ({}, {"c": "it failed: no"})
+        assert workers.left_out == {"b": "b is not installed"} and list(workers.by_name) == ["a", "c"]
+        assert workers.versions == {"a": "A 1"}
     finally:
-        field.close()
+        workers.close()
 
 
 def test_who_does_other_work_is_told_with_both_values(fakes, tmp_path):
     task = ALL[0].task()
-    check = contests.Check.of(task)
+    check = tasks.Check.of(task)
     answers = {
         "right": json.dumps({"loss": check.loss, "shuffled": 1.01 * check.loss, "version": ""}),
         "wrong": json.dumps({"loss": 9.5, "shuffled": 9.5, "version": ""}),
         "half": json.dumps({"loss": check.loss, "shuffled": check.loss / 2, "version": ""}),
     }
-    field = fakes(**answers)
+    workers = fakes(**answers)
     for k in range(3):
         peers.task.save_parameters(tmp_path / f"after-{k}.npz", check.after)
     try:
-        first_epoch, troubles = field.load(check)
+        first_epoch, troubles = workers.load(check)
     finally:
-        field.close()
+        workers.close()
     right = {"loss": check.loss, "distance": 0, "shuffled": 1.01 * check.loss}
     assert first_epoch["wrong"]["loss"] == 9.5 and first_epoch["right"] == right
     assert list(troubles) == ["wrong", "half"] and f"is 9.5, it should be {check.loss:.6g}" in troubles["wrong"]
@@ -339,7 +339,6 @@ def test_who_does_other_work_is_told_with_both_values(fakes, tmp_path):
 
 def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_path, capsys):
     """With those peers that are installed."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
     arguments = ["--quick", "--only", "8-8-1, B 16, relu", "--window", "0.001", "--threads", "1"]
     assert compare.main(arguments) == 0
@@ -348,9 +347,9 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     found = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert str(tmp_path) not in json.dumps(found) and str(ROOT) not in json.dumps(found)
     assert set(found["contenders"]) | set(found["left out"]) == {peers.OURS, peers.NUMPY_ALONE, *peers.ON_CPU}
-    [contest] = found["contests"]
-    assert contest["name"] == "8-8-1, B 16, relu, Adam" and contest["floor_us"]["median"] > 0
-    assert contest["not timed"] == {}
+    [spec] = found["contests"]
+    assert spec["name"] == "8-8-1, B 16, relu, Adam" and spec["floor_us"]["median"] > 0
+    assert spec["not timed"] == {}
     told = 'python bench/compare.py --only "8-8-1, B 16, relu" --quick --window 0.001'.replace('"', "'")
     assert found["command"].removesuffix(" --threads 1") == told
 
@@ -364,7 +363,7 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
         (["--window", "-1"], "more than 0"),
         (["--window", "nan"], "more than 0"),
         (["--window", "inf"], "more than 0"),
-        (["--only", "784-11"], "no contest has these words; there are\n  64-64-64-10, B 32, tanh, SGD\n"),
+        (["--only", "784-11"], "no task has these words; there are\n  64-64-64-10, B 32, tanh, SGD\n"),
         (["--only", "784", "--quick"], "there are\n  64-16-10, B 32"),
         (["--only", "784", "--mnist", "."], "give one of the two"),
         (["--mnist", "not/there"], "not/there is not a folder"),
@@ -374,21 +373,21 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     ],
 )
 def test_options_that_make_no_sense(words, said, capsys, monkeypatch):
-    monkeypatch.setattr(compare, "field", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr(compare, "start_workers", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(SystemExit) as ended:
         compare.main(words)
     assert ended.value.code == 2 and said.replace("/", os.sep) in capsys.readouterr().err
 
 
-# How they stand -------------------------------------------------------------------------------------------------------
+# Summaries ------------------------------------------------------------------------------------------------------------
 
 
 def spread(median):
     return {"median": median, "least": median / 2, "most": median * 2}
 
 
-def contest(name, batch, floor, us, network="784-512-512-10"):
-    """A contest as it is in the file, trained in both ways alike."""
+def results_of(name, batch, floor, us, network="784-512-512-10"):
+    """A task as it is in the file, trained in both ways alike."""
     mine = [one for one in (peers.OURS, peers.NUMPY_ALONE) if one in us]
     way = {
         "us": {one: spread(time) for one, time in us.items()},
@@ -397,7 +396,7 @@ def contest(name, batch, floor, us, network="784-512-512-10"):
     }
     return {
         "name": name, "network": network, "batch": batch, "floor_us": spread(floor), "not timed": {},
-        "rounds": {"measured": 7, "repeated": 2, "disturbed": 1}, **dict.fromkeys(standing.WAYS, way),
+        "rounds": {"measured": 7, "repeated": 2, "disturbed": 1}, **dict.fromkeys(summary.WAYS, way),
     }  # fmt: skip
 
 
@@ -407,39 +406,41 @@ FOUND = {
     "versions": {"python": "3.12.1", "numpy": "2.4.0"}, "left out": {},
     "contenders": {peers.OURS: "gpu_backprop 1, x", EAGER: "PyTorch 2", COMPILED: "PyTorch 2", JITTED: "JAX 1"},
     "contests": [
-        contest("large", 1024, 80, {peers.OURS: 100, peers.NUMPY_ALONE: 200, EAGER: 400, COMPILED: 200, JITTED: 90}),
-        contest("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "64-10-10"),
+        results_of("large", 1024, 80, {peers.OURS: 100, peers.NUMPY_ALONE: 200, EAGER: 400, COMPILED: 200, JITTED: 90}),
+        results_of("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "64-10-10"),
     ],
 }  # fmt: skip
 
 
-def test_how_ours_stands():
-    one = standing.Summary.of(FOUND, peers.OURS, "step only")
+def test_ours_beside_the_peers():
+    one = summary.Summary.of(FOUND, peers.OURS, "step only")
     assert [row.best for row in one.rows] == [JITTED, JITTED]
-    assert [row.standing for row in one.rows] == pytest.approx([0.9, 2])
+    assert [row.ratio for row in one.rows] == pytest.approx([0.9, 2])
     assert one.pytorch == pytest.approx(4)  # the faster form: √(2·8)
     assert one.jitted == one.best == pytest.approx(1.8**0.5)
-    assert [row.contest["name"] for row in one.behind] == ["large"]
+    assert [row.task["name"] for row in one.behind] == ["large"]
     assert [row.over_floor for row in one.over_floor] == [1.25]
     first, over_floor, behind = one.lines()
     assert "in 1 of 2 rows" in first and "4.00 times as fast as PyTorch" in " ".join(first.split())
     assert "1.250 times its products alone, at most 1.250 (large)" in over_floor
     compared = "0.900 times as fast as JAX, jitted step (100.0 µs, it 90.0, our products alone 80.0)."
     assert behind == f"Behind: large: {compared}"
-    alone = standing.Summary.of(FOUND, peers.NUMPY_ALONE, "step only")
-    assert alone.pytorch == pytest.approx(2) and alone.rows[0].standing == pytest.approx(0.45)
+    alone = summary.Summary.of(FOUND, peers.NUMPY_ALONE, "step only")
+    assert alone.pytorch == pytest.approx(2) and alone.rows[0].ratio == pytest.approx(0.45)
 
 
 def test_between_level_and_behind_is_just_behind():
-    rows = [contest("near", 32, 10, {peers.OURS: 100, EAGER: 97})]
-    summary = standing.Summary.of({"contests": rows}, peers.OURS, "step only")
-    assert list(summary.lines())[-1].startswith("Just behind: near: 0.970")
+    rows = [results_of("near", 32, 10, {peers.OURS: 100, EAGER: 97})]
+    one = summary.Summary.of({"contests": rows}, peers.OURS, "step only")
+    assert list(one.lines())[-1].startswith("Just behind: near: 0.970")
 
 
 def test_contests_in_which_nobody_was_timed_are_left_out():
-    found = {"contests": [{"name": "none", "not timed": {peers.OURS: "it failed"}}, contest("alone", 1, 1, {EAGER: 5})]}
-    assert all(summary.rows == [] for summary in standing.summaries(found))
-    assert np.isnan(standing.geometric_mean([]))
+    found = {
+        "contests": [{"name": "none", "not timed": {peers.OURS: "it failed"}}, results_of("alone", 1, 1, {EAGER: 5})]
+    }
+    assert all(one.rows == [] for one in summary.summaries(found))
+    assert np.isnan(summary.geometric_mean([]))
 
 
 def test_the_tables():
@@ -451,7 +452,7 @@ def test_the_tables():
     assert "| large | 100.0 | 400.0 | 200.0 | 90.0 | 80.0 | 0.90 (0.45 to 1.80) |" in text
     assert "Of 14 rounds 2 were disturbed" in text and "4 times a disturbed round" in text
     assert "784-512-512-10" in "\n".join(plot.line(one) for one in FOUND["contests"])
-    assert "small" in "\n".join(standing.text(FOUND))
+    assert "small" in "\n".join(summary.text(FOUND))
     missing = FOUND | {"left out": {SCIKIT: "sklearn is not installed"}}
     assert "Left out" not in text and plot.performance(missing, None) == (
         f"{text}\n\nLeft out: scikit-learn, partial_fit: sklearn is not installed."
@@ -517,7 +518,7 @@ def test_the_texts_say_what_the_files_say():
 def test_the_results_on_record_were_taken_from_equal_work():
     found = plot.read(plot.RESULTS)
     assert found["left out"] == {}
-    assert [one["name"] for one in found["contests"]] == [str(contest) for contest in contests.contests()]
+    assert [one["name"] for one in found["contests"]] == [str(spec) for spec in tasks.task_specs()]
     for one in found["contests"]:
         distance = found["tolerances"]["distance"][f"{one['activation']}, {one['optimizer']}"]
         reference = one["first epoch"]["float64"]["loss"]
@@ -525,6 +526,6 @@ def test_the_results_on_record_were_taken_from_equal_work():
             if name != "float64" and name not in one["not timed"]:
                 assert trained["loss"] == pytest.approx(reference, rel=found["tolerances"]["loss"])
                 assert trained["distance"] <= distance
-        for way in standing.WAYS:
+        for way in summary.WAYS:
             for peer, ratio in one[way]["others / ours"][peers.OURS].items():
                 assert ratio["least"] <= ratio["median"] <= ratio["most"], peer

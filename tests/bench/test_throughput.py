@@ -36,7 +36,7 @@ def work(bench):
     """A small network; its settings can be given."""
 
     def make(widths=(6, 5, 4, 3), batch=8, **settings):
-        return bench("workload").Workload(widths, batch, device="cpu", **settings)
+        return bench("lib.workload").Workload(widths, batch, device="cpu", **settings)
 
     return make
 
@@ -168,7 +168,7 @@ def test_a_bad_option_is_told(throughput, typed, said, capsys):
 
 
 def test_networks_as_they_are_typed(bench):
-    widths = bench("workload").widths
+    widths = bench("lib.workload").widths
     assert widths("784-512-512-10") == (784, 512, 512, 10)
     assert widths("1024x4-10") == widths("1024×4-10") == (1024, 1024, 1024, 1024, 10)
 
@@ -199,7 +199,7 @@ def test_a_disturbed_round_is_told(throughput, work, monkeypatch):
 
 
 def test_what_a_step_allocates_is_what_its_plan_says(bench, work):
-    account = bench("held_memory").account
+    account = bench("lib.held_memory").account
     for w in (work((64, 128, 10), 64), work(optimizer="sgd", activation=("tanh",), loss="half_squared_error")):
         found = account(w)
         assert found["holds"], found
@@ -215,18 +215,18 @@ def test_an_array_that_no_plan_tells_of_is_found(bench, work, monkeypatch):
         return matmul(plan, *arguments)
 
     monkeypatch.setattr(Plan, "matmul", hoarding)
-    assert not bench("held_memory").account(work())["holds"]
+    assert not bench("lib.held_memory").account(work())["holds"]
 
 
 def test_a_run_that_allocates_is_found(bench, work, monkeypatch):
     run = Plan.run
     monkeypatch.setattr(Plan, "run", lambda plan, *phases: (np.empty(10_000), run(plan, *phases)))
-    found = bench("held_memory").account(work())
+    found = bench("lib.held_memory").account(work())
     assert found["while running"] > 80_000 and not found["holds"]
 
 
 def test_growth_in_small(bench, tmp_path, capsys, monkeypatch):
-    growth, first_costs = bench("growth"), bench("first_costs")
+    growth, first_costs = bench("growth"), bench("lib.first_costs")
     children = []
 
     def answer(self, code):
@@ -269,7 +269,7 @@ def test_growth_writes_nothing_unasked(bench, capsys, monkeypatch):
 
 
 def test_the_plots_are_the_same_from_the_same_figures(bench, tmp_path):
-    plots, step = bench("growth_plots"), {"us": {"median": 2.0, "least": 1.0, "most": 3.0}}
+    plots, step = bench("lib.growth_plots"), {"us": {"median": 2.0, "least": 1.0, "most": 3.0}}
     step |= {"samples_per_second": 10.0, "gflop_s": 5.0}
     point = {"network": "4-3-2", "batch": 8, "step": step, "floor": step}
     series = {name: {"points": [{**point, name: n} for n in (1, 10)]} for name in ("batch", "width", "depth")}
@@ -282,7 +282,7 @@ def test_the_plots_are_the_same_from_the_same_figures(bench, tmp_path):
 
 def test_a_child_has_bytecode_of_its_own(bench, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    with bench("first_costs").Children() as children:
+    with bench("lib.first_costs").Children() as children:
         code = "import sys, gpu_backprop.backend.errors; print(int(sys.dont_write_bytecode))"
         assert children.numbers(code) == [0]
         assert any(Path(children._folder.name).rglob("errors*.pyc"))
@@ -291,7 +291,7 @@ def test_a_child_has_bytecode_of_its_own(bench, monkeypatch):
 
 
 def test_the_first_step_of_a_child(bench, work):
-    first_costs = bench("first_costs")
+    first_costs = bench("lib.first_costs")
     with first_costs.Children() as children:
         assert len(children.numbers(first_costs.FIRST_STEP.format(work()))) == 2
 

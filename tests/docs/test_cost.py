@@ -85,7 +85,7 @@ def test_without_a_cuda_device_the_script_says_so(launches, monkeypatch, capsys)
 
 def test_an_array_that_counts(launches):
     """Operands once, results once; a slice passes nothing, and what a product moves stands apart."""
-    plain_step = importlib.import_module("plain_step")
+    plain_step = importlib.import_module("lib.plain_step")
     a, b = (plain_step.counted([[1.0, 2.0], [3.0, 4.0]]) for _ in range(2))
     order = plain_step.np.array([1, 0, 1])
     for action, moved in (

@@ -18,11 +18,11 @@ from gpu_backprop.backend.plan import Operation
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    contenders, gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_one_launch, gpu_steps, gpu_timing, peers, timing = (
+    processes, gpu_check, gpu_fits, gpu_machine, gpu_products, gpu_one_launch, gpu_steps, gpu_timing, peers, timing = (
         importlib.import_module(name)
         for name in (
-            "contenders", "gpu_check", "gpu.fits", "gpu.machine", "gpu.products", "gpu.one_launch", "gpu.steps",
-            "gpu.timing", "peers", "timing",
+            "comparison.processes", "gpu_check", "gpu.fits", "gpu.machine", "gpu.products", "gpu.one_launch",
+            "gpu.steps", "gpu.timing", "comparison.peers", "lib.timing",
         )
     )  # fmt: skip
 finally:
@@ -257,17 +257,17 @@ IMAGES = gpu_fits.Images(np.ones((32, 4), np.float32), np.arange(32) % 10, "ones
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Puts a program in the place of bench/contend.py, which answers as that does."""
+    """Puts a program in the place of bench/comparison/worker.py, which answers as that does."""
 
     def put(first, answer='{"seconds": [9.0, 0.5, 0.5]}'):
-        program = tmp_path / "contend.py"
+        program = tmp_path / "worker.py"
         program.write_text(
             f"import sys\nprint('to nobody')\ninput()\nprint({first!r}, flush=True)\n"
             f"if not {first!r}:\n    sys.exit('no room')\nfor _ in sys.stdin:\n    print({answer!r}, flush=True)\n"
         )
-        monkeypatch.setattr(contenders, "PROGRAM", program)
+        monkeypatch.setattr(processes, "program", lambda _: program)
         monkeypatch.setattr(gpu_fits, "CLOSE", np.inf)
-        monkeypatch.setattr(contenders, "PATIENCE", 30)
+        monkeypatch.setattr(processes, "PATIENCE", 30)
 
     return put
 
@@ -300,7 +300,7 @@ def test_a_peer_that_does_not_is_told_with_its_reason(fake, monkeypatch, first, 
 
 def test_a_peer_that_ends_is_told_with_its_last_words(fake, tmp_path):
     fake("")
-    with pytest.raises(gpu_fits.Trouble, match="it ended with status 1: no room"):
+    with pytest.raises(gpu_fits.WorkerError, match="it ended with status 1: no room"):
         gpu_fits.Peer("JAX", tmp_path, sys.executable, 1.0)
 
 

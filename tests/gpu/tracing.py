@@ -14,7 +14,7 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    device_trace = importlib.import_module("device_trace")
+    device_trace = importlib.import_module("lib.device_trace")
     launches = importlib.import_module("launches")
 finally:
     sys.path.remove(str(BENCH))

@@ -22,7 +22,7 @@ CLASSES = {
     "JAX, epoch in lax.scan": ("in_jax", "JaxScan"),
     "scikit-learn, partial_fit": ("scikit", "ScikitLearn"),
 }
-"""By the name of a contender, the module of this package that has its class, and the class."""
+"""By the name, the module of this package that has its class, and the class."""
 
 PEERS = tuple(name for name in CLASSES if name not in (OURS, NUMPY_ALONE))
 ON_CUDA = tuple(name for name in PEERS if not name.startswith("scikit-learn"))
@@ -30,14 +30,14 @@ ON_CPU = tuple(name for name in PEERS if "CUDA" not in name)
 
 
 def load(name: str, task: Task) -> Peer:
-    """The contender of that name, ready to train.
+    """Gives the one of that name, ready to train.
 
     Raises:
         Missing: what it needs is not here.
     """
     module, cls = CLASSES[name]
     try:
-        found: type[Peer] = getattr(import_module(f"peers.{module}"), cls)
+        found: type[Peer] = getattr(import_module(f"comparison.peers.{module}"), cls)
     except ModuleNotFoundError as error:
         raise Missing(f"{error.name} is not installed") from None
     return found(task)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from comparison.peers.task import Missing, Parameters, Peer, Task
 
 

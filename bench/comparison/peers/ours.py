@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from comparison.peers.task import Parameters, Peer, Task
 from throughput import operations_by, products_alone
 
 import gpu_backprop as gb
+from comparison.peers.task import Parameters, Peer, Task
 from gpu_backprop.backend.formula import Call
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.training.manual_steps import minibatch

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comparison.peers.task import Missing, Parameters, Peer, Task
 from torch.nn import functional
+
+from comparison.peers.task import Missing, Parameters, Peer, Task
 
 
 class TorchEager(Peer):

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import sklearn
-from comparison.peers.task import Missing, Parameters, Peer, Task
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from comparison.peers.task import Missing, Parameters, Peer, Task
 
 
 class ScikitLearn(Peer):

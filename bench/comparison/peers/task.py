@@ -1,4 +1,4 @@
-"""What every contender is given, and what it can be asked for."""
+"""The task that every library is given, and the methods that each of them has."""
 
 from __future__ import annotations
 
