@@ -32,7 +32,7 @@ from lib.timing import in_order
 RESULTS = Path(__file__).parent / "results" / "blas.json"
 LAYERS = "SEQUENTIAL", "INTEL", "GNU"
 """How MKL may get its threads, as MKL_THREADING_LAYER says; TBB cannot be loaded from the wheels."""
-CONTENDERS = "NumPy", *(f"MKL, {layer}" for layer in LAYERS), "ours"
+LIBRARIES = "NumPy", *(f"MKL, {layer}" for layer in LAYERS), "ours"
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112
 
 Product = tuple[Any, Any, Any]
@@ -40,7 +40,7 @@ Product = tuple[Any, Any, Any]
 
 
 class Missing(Exception):
-    """What is timed is not here."""
+    """The library is not installed."""
 
 
 def products(widths: Sequence[int], batch: int) -> list[Product]:
@@ -95,9 +95,9 @@ def by_us(some: Sequence[Product]) -> Callable[[], object]:
     return in_order(calls)
 
 
-def measure(contender: str, window: float) -> dict[str, float]:
+def measure(library: str, window: float) -> dict[str, float]:
     """µs for the products of each network, once each in `window` seconds; checked against NumPy's."""
-    how = {"NumPy": by_numpy, "ours": by_us}.get(contender, by_mkl)
+    how = {"NumPy": by_numpy, "ours": by_us}.get(library, by_mkl)
     found, done = {}, list[Product]()
     for network in CONFIGURATIONS:
         some = products(network.widths, network.batch)
@@ -117,13 +117,13 @@ def measure(contender: str, window: float) -> dict[str, float]:
     return found
 
 
-def ask(contender: str, window: float, threads: int) -> dict[str, Any]:
-    """What a process of its own measured, or why it could not."""
+def ask(library: str, window: float, threads: int) -> dict[str, Any]:
+    """Measures in a process of its own; gives the times, or why there are none."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     environment = {**os.environ, **limits}
-    if contender.startswith("MKL"):
-        environment["MKL_THREADING_LAYER"] = contender.rpartition(" ")[2]
-    command = [sys.executable, __file__, "--contender", contender, "--window", str(window)]
+    if library.startswith("MKL"):
+        environment["MKL_THREADING_LAYER"] = library.rpartition(" ")[2]
+    command = [sys.executable, __file__, "--library", library, "--window", str(window)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"missing": (done.stderr.strip().splitlines() or ["no answer"])[-1]}
@@ -132,7 +132,7 @@ def ask(contender: str, window: float, threads: int) -> dict[str, Any]:
 
 
 def summary(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """By network: the median µs of each contender, and how many times as long NumPy took, round by round."""
+    """By network: the median µs of each library, and how many times as long NumPy took, round by round."""
     found: dict[str, Any] = {}
     for configuration in CONFIGURATIONS:
         network = str(configuration)
@@ -156,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=float, default=0.1, help="seconds a network and round (default: 0.1)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="one round, which only shows that it runs; writes nothing")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--library", choices=LIBRARIES, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.contender:
+    if given.library:
         try:
-            print(json.dumps(measure(given.contender, given.window)))
+            print(json.dumps(measure(given.library, given.window)))
         except Missing as missing:
             sys.exit(str(missing))
         return 0
@@ -168,11 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     began = time.perf_counter()
     count, window = (1, 0.001) if given.quick else (given.rounds, given.window)
-    rounds = [{name: ask(name, window, given.threads) for name in CONTENDERS} for _ in range(count)]
+    rounds = [{name: ask(name, window, given.threads) for name in LIBRARIES} for _ in range(count)]
     found = summary(rounds)
     left_out = {name: answer["missing"] for name, answer in rounds[0].items() if "missing" in answer}
     for network, row in found.items():
-        figures = "  ".join(f"{name} {row[name]['microseconds']:,.1f}" for name in CONTENDERS if name in row)
+        figures = "  ".join(f"{name} {row[name]['microseconds']:,.1f}" for name in LIBRARIES if name in row)
         print(f"{network}, µs:  {figures}")
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")

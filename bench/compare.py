@@ -204,7 +204,7 @@ def name_lines(options: argparse.Namespace) -> str:
 
 def command(options: argparse.Namespace) -> str:
     """As it was given, but for names of files and folders."""
-    told = ["--mnist FOLDER"] if options.mnist is not None else []
+    told = ["--mnist FOLDER"] * (options.mnist is not None) + ["--before CHECKOUT"] * (options.before is not None)
     told += [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
     told += ["--again"] * options.again
     usual = {"rounds": ROUNDS, "window": WINDOW, "threads": len(processors())}

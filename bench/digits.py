@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def test_accuracy(seed: int) -> float:
-    """What the command prints on its line "test accuracy: ..."."""
+    """Runs the command and reads its line "test accuracy: ..."."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,

@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 def commands() -> list[list[str]]:
-    """What has to succeed. Without the first, doctor, there is nothing to measure."""
+    """Lists the commands that have to succeed. Without the first, doctor, there is nothing to measure."""
     python = sys.executable
     wanted = [[python, "-m", "gpu_backprop", "doctor", "--device", "cuda"], [python, *TESTS]]
     if sanitizer := shutil.which("compute-sanitizer"):
@@ -59,7 +59,7 @@ def commands() -> list[list[str]]:
 
 
 def run_commands() -> dict[str, str]:
-    """What came of each of them."""
+    """Runs them; gives the outcome of each."""
     found: dict[str, str] = {}
     for command in commands():
         told = " ".join(Path(word).name if word == command[0] else word for word in command)
@@ -93,12 +93,12 @@ class Check:
         }  # fmt: skip
 
     def attempt(self, what: str, measure: Callable[..., T], *arguments: Any) -> T | None:
-        """What `measure` gives; None where it fails, which is noted with its reason."""
+        """Calls `measure` and gives its result; None where it fails, which is noted with its reason."""
         print(f"… {what}", flush=True)
         gc.collect()  # what the last one held is free for this one
         try:
             return measure(*arguments)
-        except Exception as error:  # whatever a library or the device raises: the rest goes on
+        except Exception as error:  # whatever a library or the device raises: the other measurements go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.found["failed"].append({"what": what, "reason": reason})
             print(f"failed: {what}: {reason}", file=sys.stderr, flush=True)
@@ -127,9 +127,9 @@ class Check:
         for dtype in self.dtypes:
             self.attempt(f"kernels, {dtype}", kernels.measure, dtype)
         self.found |= {"kernels": kernels.rows, "kernels left out": kernels.left_out()}
-        if kernels.copies:
-            self.found["copy_gb_s"] = round(kernels.bandwidth, 1)
-            self.peaks = Peaks(kernels.bandwidth)
+        if kernels.copy.rates:
+            self.found["copy_gb_s"] = round(kernels.copy.rate, 1)
+            self.peaks = Peaks(kernels.copy.rate)
 
     def products(self) -> None:
         rows: list[dict[str, Any]] = []
@@ -144,8 +144,8 @@ class Check:
                 self.attempt(f"{what}, {case}", products.measure, case)
             rows += products.rows
             doors.append(f"{precision.name}: {products.door}")
-            if products.peaks:
-                peaks[precision.name] = products.peak
+            if products.square.rates:
+                peaks[precision.name] = products.square.rate
         self.found |= {
             "products": rows,
             "doors": doors,

@@ -116,7 +116,7 @@ def rows(extent: Extent) -> dict[str, Any]:
 
 
 class Epochs:
-    """What was timed on so many rows."""
+    """The times on so many rows."""
 
     def __init__(self, n: int) -> None:
         self.rows, self.steps = n, -(-n // NARROW.batch)

@@ -100,7 +100,7 @@ class Usage:
 
     @property
     def fault(self) -> str:
-        """What is wrong with it, or ""."""
+        """Says what is wrong with it, or ""."""
         faults = {
             f"spills {self.spilled} bytes": self.spilled > 0,
             f"uses {self.stack} bytes of stack": self.stack > 0,
@@ -156,7 +156,7 @@ def nvrtc() -> tuple[str, list[int]]:
 
 
 def usages(made: Sequence[Instance], architecture: int, text: str = "") -> Iterator[Usage]:
-    """What instances of one file take, compiled together; `text` is theirs unless another is given.
+    """Compiles instances of one file together, and gives what each takes; `text` is theirs unless another is given.
 
     Raises:
         RuntimeError: the CUDA headers are missing, or ptxas does not speak of an instance.
@@ -200,7 +200,7 @@ def usages_of_file(file: str, architecture: int, quick: bool) -> list[Usage]:
 
 
 def measure(architectures: Sequence[int], quick: bool = False, processes: int = PROCESSES) -> Iterator[list[Usage]]:
-    """What every instance takes, an architecture at a time."""
+    """Measures every instance, an architecture at a time."""
     files = sorted({made.kernel.file for made in every(quick)})
     context = multiprocessing.get_context("spawn")  # a library that is loaded already may not survive a fork
     with ProcessPoolExecutor(processes, context) as pool:

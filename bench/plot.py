@@ -47,7 +47,7 @@ COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1
 
 
 def readme(results: Results) -> str:
-    """How many times as fast we are, end to end, network by network; the plot; and on what it was measured."""
+    """Makes README's part: how many times as fast we are, network by network, the plot, and where it was measured."""
     mine = rows(results, OURS, "end to end")
     networks = dict.fromkeys((row.task["network"], row.task["batch"]) for row in mine)
     cells = []
@@ -72,7 +72,7 @@ def readme(results: Results) -> str:
 
 
 def performance(results: Results, mnist: Results | None) -> str:
-    """Every row, the summary, and the seconds on MNIST."""
+    """Makes the page's part: every row, the summary, and the seconds on MNIST."""
     parts = [f"Measured on {circumstances(results)}; µs a step, medians of {results['rounds']} rounds."]
     names = [name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in results["contenders"]]
     heads = (
@@ -101,7 +101,7 @@ def performance(results: Results, mnist: Results | None) -> str:
 
 
 def best(task: Results, way: str, ours: str) -> str:
-    """How many times as fast as the fastest peer, from the least to the most of the rounds."""
+    """Formats how many times as fast as the fastest peer it is, from the least to the most of the rounds."""
     row = next(iter(rows({"contests": [task]}, ours, way)), None)
     if row is None:
         return "-"
@@ -208,7 +208,7 @@ def put(text: str, name: str, made: str) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """How long each peer takes, in steps of ours: a line a network, a point for each activation and optimizer."""
+    """Plots the time of each peer over ours: a line a network, a point for each activation and optimizer."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):

@@ -90,7 +90,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def device_name() -> str:
-    """What the CUDA device is called, or that it is emulated."""
+    """Names the CUDA device, or says that it is emulated."""
     if DeviceTrace.is_there():
         return "emulated"
     import cupy

@@ -186,7 +186,7 @@ def measured_on() -> str:
 
 
 def git(*words: str) -> str:
-    """What git says, or nothing where there is no git or no repository."""
+    """Asks git; "" where there is no git or no repository."""
     try:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

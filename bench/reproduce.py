@@ -221,7 +221,7 @@ def train(published: Published, settings: Settings, images: Images, protocol: Pr
 
 
 def error(net: gb.Network, images: Images) -> float:
-    """How many images of 100 are read wrongly."""
+    """Gives how many images of 100 are read wrongly."""
     wrong = np.count_nonzero(net.predict(images.x).argmax(axis=-1) != images.labels)
     return round(100 * int(wrong) / len(images), 4)
 

@@ -136,7 +136,7 @@ def measure(
 
 
 def undisturbed(measured: Callable[[], T]) -> tuple[T, bool]:
-    """What it gives, and whether other programs left it in peace; if not, it is done again, a few times at most."""
+    """Measures, again where other programs took the processors; gives the result, and whether it was undisturbed."""
     for _ in range(TRIES):
         clocks = busy.Clocks.now()
         found = measured()
@@ -158,12 +158,12 @@ def products_alone(replay: Replay) -> Call:
 
 
 def operations_by(device: Device) -> str:
-    """What works the operations out."""
+    """Names the module that computes the operations."""
     return device.ops.__name__.rpartition(".")[2]
 
 
 def rates(times: Sequence[float], work: Workload, flops: int) -> dict[str, Any]:
-    """What µs a step come to; the rates are those of the median."""
+    """Gives the spread of µs a step, and the rates of its median."""
     us = statistics.median(times)
     return {
         "us": spread(times),

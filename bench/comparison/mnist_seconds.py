@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lib.timing import spread
+
 from comparison.peers import Task
 from comparison.processes import Worker, WorkerError, Workers
 from comparison.tasks import first_parameters
-from lib.timing import spread
-
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.data.idx import read_idx_folder
 

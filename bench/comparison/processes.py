@@ -24,27 +24,27 @@ from comparison.tasks import Check
 ROOT = Path(__file__).parents[2]
 
 BEFORE = {f"{OURS} before": OURS, f"{OURS} before, NumPy alone": NUMPY_ALONE}
-"""What the same two are called where another checkout of this project trains."""
+"""The names of the same two in another checkout of this project."""
 
 PATIENCE = 900
 """Seconds that a worker has for an answer; torch.compile takes long."""
 
 CAN_STOP = hasattr(signal, "SIGSTOP")
-"""Else, on Windows, one that waits for its next line has to be idle enough."""
+"""Otherwise, on Windows, a worker is not stopped while it waits for its next line."""
 
 ALONE = {"GPU_BACKPROP_COMPILER": "none"}
-"""What keeps gpu_backprop from compiling anything."""
+"""Keeps gpu_backprop from compiling anything."""
 
 Turn = dict[str, dict[str, Any]]
-"""What a worker measured in its turn: by "steps", "epochs" and "floor"."""
+"""The measurements of a worker in its turn: of "steps", "epochs" and "floor"."""
 
 POOLS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"
 
 
 @contextmanager
 def on_processors(count: int) -> Iterator[None]:
-    """What is started within may use so many processors, 0: all. It does not choose them itself: by then the threads of
-    NumPy's BLAS would be there, with all of them to use."""
+    """Lets processes that are started within use so many processors, 0: all. They could not choose them themselves: by
+    then the threads of NumPy's BLAS would have been started for all."""
     if not count or not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -57,7 +57,7 @@ def on_processors(count: int) -> Iterator[None]:
 
 
 def program(checkout: Path) -> Path | None:
-    """The program of a worker in a checkout; until bench/comparison was made, it was contend.py."""
+    """Finds the program of a worker in a checkout; until bench/comparison was made, it was contend.py."""
     places = (checkout / "bench" / name for name in ("comparison/worker.py", "contend.py"))
     return next((path for path in places if path.exists()), None)
 
@@ -96,7 +96,7 @@ class Worker:
             )  # fmt: skip
 
     def ask(self, do: str, **what: Any) -> dict[str, Any]:
-        """Its answer.
+        """Sends a command and gives the answer.
 
         Raises:
             WorkerError: it is missing, it failed, or it has ended.
@@ -109,7 +109,7 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        """The next line of JSON."""
+        """Reads the next line of JSON."""
         assert self._process.stdout
         killer = threading.Timer(PATIENCE, self._process.kill)
         killer.start()
@@ -203,7 +203,7 @@ class Workers:
         return first_epoch, errors
 
     def turn(self, name: str, window: float) -> Turn:
-        """One worker's turn, in which it alone runs."""
+        """Takes one worker's turn, in which it alone runs."""
         worker = self.by_name[name]
         what = ["steps", "epochs", *(["floor"] if name == OURS else [])]
         try:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
-
 from gpu_backprop.backend.text_table import columns
 
 WAYS = "end to end", "step only"
 MEASURED = {"end to end": "epochs", "step only": "steps"}
-"""What a worker times for each of them."""
+"""The name of each in a worker's turn."""
 
 PYTORCH = tuple(name for name in ON_CPU if name.startswith("PyTorch"))
 JITTED = "JAX, jitted step"
@@ -122,7 +121,7 @@ class Summary:
         return cls(ours, way, all_rows, *means, [r for r in all_rows if r.large and r.floor > 0], behind)
 
     def lines(self) -> Iterator[str]:
-        """What it comes to, in words."""
+        """Says all this in words."""
         level = len(self.rows) - len(self.behind)
         yield (
             f"{self.ours}, {self.way}: at least as fast as the fastest peer in {level} of {len(self.rows)} rows. In "
@@ -149,7 +148,7 @@ def summaries(results: Results) -> list[Summary]:
 
 
 def text(results: Results) -> Iterator[str]:
-    """Everything as a terminal shows it."""
+    """Prints everything for a terminal."""
     for way in WAYS:
         timed = {name for task in results["contests"] if way in task for name in task[way]["us"]}
         heads = ("", *(name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in timed), "products", "times best")
@@ -200,7 +199,7 @@ def disturbances(results: Results) -> str:
 
 
 def ends(task: Results, way: str) -> tuple[str, str]:
-    """Its floor, and how many times as fast as the fastest peer we are."""
+    """Gives its floor, and how many times as fast as the fastest peer we are."""
     mine = rows({"contests": [task]}, OURS, way)
     return median_of(task.get("floor_us")), f"{mine[0].ratio:.2f}" if mine else "-"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from comparison.peers.task import Parameters, Task, load_parameters
 
+from comparison.peers.task import Parameters, Task, load_parameters
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.digits import load_digits
 
@@ -88,7 +88,7 @@ class TaskSpec:
 
 
 def task_specs(configurations: tuple[Configuration, ...] = CONFIGURATIONS) -> Iterator[TaskSpec]:
-    """All of them: tanh and relu, SGD and Adam; a regression with Adam only."""
+    """Gives all tasks: tanh and relu, SGD and Adam; a regression with Adam only."""
     for configuration, activation, optimizer in itertools.product(configurations, ("tanh", "relu"), ("SGD", "Adam")):
         if optimizer == "Adam" or not configuration.regression:
             yield TaskSpec(configuration, activation, optimizer)
@@ -175,7 +175,7 @@ def loss_and_gradients(
 
 @dataclass(frozen=True)
 class Check:
-    """Who comes to the same loss and parameters as the reference has trained the same.
+    """A library that comes to the same loss and parameters as the reference has trained the same.
 
     Attributes:
         loss: of the epoch.
@@ -225,8 +225,7 @@ class Check:
         )
 
     def checked(self, loss: float, shuffled: float, parameters: Path) -> tuple[dict[str, float], str]:
-        """The losses of the epoch and of one in a new order, and the distance, for the record; and what is wrong with
-        them."""
+        """Gives the two losses and the distance, for the record, and what is wrong with them."""
         after = load_parameters(parameters)
         shapes = [[p.shape for p in pair] for pair in self.first]
         distance = self.distance(after) if [[p.shape for p in pair] for pair in after] == shapes else float("nan")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import peers
 from lib import busy
+
+from comparison import peers
 
 WARM = 0.02
 """Seconds, about, of steps that are not timed, before those that are."""

@@ -6,16 +6,14 @@ One instance of each kernel and dtype: of the operations of some plans that laun
 from __future__ import annotations
 
 import gc
-import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from lib.timing import Run, median, spread
 
 import gpu_backprop as gb
-from gpu.timing import Extent, GraphClock
+from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.kernel_library import heads
 from gpu_backprop.backend.open_device import open_device
@@ -117,7 +115,7 @@ class Kernels:
 
     Attributes:
         rows: one a kernel, dtype and shape.
-        copies: GB/s of the copies between which the kernels were timed.
+        copy: between which the kernels are timed; its rate is in GB/s, read and written bytes together.
     """
 
     def __init__(self, extent: Extent) -> None:
@@ -125,19 +123,10 @@ class Kernels:
         self.extent = extent
         self.shapes = shapes(device, extent)
         self.rows: list[dict[str, Any]] = []
-        self.copies: list[float] = []
         with device.computing():
-            self.clock = GraphClock(device, extent.rounds)
-            self._from, self._to = (device.zeros(self.shapes[0], np.float32) for _ in range(2))
-            self._copy = self.clock.repeated([self._copy_once], extent.span_us)
-
-    def _copy_once(self) -> None:
-        self._to.data.copy_from_device_async(self._from.data, self._from.nbytes, self.device.stream)
-
-    @property
-    def bandwidth(self) -> float:
-        """GB/s of a copy, read and written bytes together."""
-        return statistics.median(self.copies)
+            a, b = (device.zeros(self.shapes[0], np.float32) for _ in range(2))
+            copy = partial(b.data.copy_from_device_async, a.data, a.nbytes, device.stream)
+            self.copy = Reference(GraphClock(device, extent.rounds), [copy], 2 * a.nbytes / 1e3, extent.span_us)
 
     def measure(self, dtype: str) -> None:
         """Every kernel of a dtype."""
@@ -169,20 +158,13 @@ class Kernels:
 
     def timed(self, operation: Operation) -> dict[str, Any]:
         """An operation's row: a kernel, beside the copy."""
-        run, repeats = self.clock.repeated(operation.calls, self.extent.span_us)
-        copy, copies = self._copy
-        runs: dict[str, Run] = {"copy": copy, "it": run}
-        times = self.clock.in_turns(runs)
-        microseconds = [time.device / repeats for time in times["it"]]
-        rates = [operation.bytes / us / 1e3 for us in microseconds]
-        beside = [2 * self._from.nbytes * copies / time.device / 1e3 for time in times["copy"]]
-        self.copies += beside
+        us, rate, percent = self.copy.beside(operation.calls, operation.bytes / 1e3)
         return {
             "kernel": operation.calls[0].kernel,
             "bytes": operation.bytes,
-            "us": median(microseconds),
-            "gb_s": median(rates, 1),
-            "percent_of_copy": spread([100 * a / b for a, b in zip(rates, beside, strict=True)], 1),
+            "us": us,
+            "gb_s": round(rate, 1),
+            "percent_of_copy": percent,
         }
 
     def left_out(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Epochs of many small networks in one launch, a network a block, beside ordinary steps, for bench/gpu_check.py.
 
 Both are `Trainer.fit` on the same data from the same weights, and draw the same new order of the rows in each epoch, on
-the host. First each trains an epoch in the order of the rows: they have to come to the same losses. Then they train in
+the host. First each trains an epoch in the order of the rows, and their losses have to be equal. Then they train in
 turns, some epochs each.
 """
 
@@ -27,7 +27,7 @@ ROWS, BATCH = 2048, 32
 TINY_MODELS, TINY_ROWS = (1, 2), 64
 
 WAYS = {"ordinary": False, "one_launch": True}
-"""By what they are called here, the values of Trainer(one_launch=)."""
+"""The values of Trainer(one_launch=), by the names of the two ways."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def numbers_of_models(extent: Extent) -> tuple[int, ...]:
 
 
 def measure(task: Task, models: int, rounds: int) -> dict[str, Any]:
-    """So many networks of one kind.
+    """Times epochs of so many networks, in both ways.
 
     Raises:
         RuntimeError: the two ways come to different losses.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from launches import Case, build
-from lib.timing import median, spread
 
-from gpu.timing import Extent, GraphClock
+from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.plan import Operation
 
@@ -36,28 +34,21 @@ class Products:
     """The measurements of one precision.
 
     Attributes:
-        peaks: TFLOP/s of the square product between which the others were timed.
+        square: a large square product, between which the others are timed; its rate is in TFLOP/s.
         rows: one a product.
     """
 
     def __init__(self, precision: Precision, extent: Extent) -> None:
         self.precision, self.extent = precision, extent
         self.device = open_device("cuda", precision.dtype, precision.tf32)
-        self.peaks: list[float] = []
         self.rows: list[dict[str, Any]] = []
         n = extent.square
         device = self.device
         with device.computing():
-            self.clock = GraphClock(device, extent.rounds)
             rng = np.random.default_rng(0)
             a, b = (device.from_host(rng.standard_normal((n, n), np.float32), device.dtype) for _ in range(2))
             calls = device.blas.matmul(a, b, device.empty((n, n)), tf32=precision.tf32)
-            self._square = self.clock.repeated(calls, extent.span_us)
-
-    @property
-    def peak(self) -> float:
-        """TFLOP/s of the large square product."""
-        return statistics.median(self.peaks)
+            self.square = Reference(GraphClock(device, extent.rounds), calls, 2 * n**3 / 1e6, extent.span_us)
 
     @property
     def door(self) -> str:
@@ -75,13 +66,7 @@ class Products:
 
     def timed(self, operation: Operation) -> dict[str, Any]:
         """A product's row: beside the square one."""
-        run, repeats = self.clock.repeated(operation.calls, self.extent.span_us)
-        square, squares = self._square
-        times = self.clock.in_turns({"square": square, "it": run})
-        microseconds = [time.device / repeats for time in times["it"]]
-        rates = [operation.flops / us / 1e6 for us in microseconds]
-        beside = [2 * self.extent.square**3 * squares / time.device / 1e6 for time in times["square"]]
-        self.peaks += beside
+        us, rate, percent = self.square.beside(operation.calls, operation.flops / 1e6)
         left, right = (array.shape for array in operation.reads.values())
         return {
             "precision": self.precision.name,
@@ -90,9 +75,9 @@ class Products:
             "rows": left[-2],
             "inner": left[-1],
             "cols": right[-1],
-            "us": median(microseconds),
-            "tflop_s": median(rates, 3),
-            "percent_of_peak": spread([100 * a / b for a, b in zip(rates, beside, strict=True)], 1),
+            "us": us,
+            "tflop_s": round(rate, 3),
+            "percent_of_peak": percent,
         }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib.timing import Clock, Run
+from lib.timing import Clock, Run, median, spread
 
 from gpu_backprop.backend.cuda.device import CudaDevice
 
@@ -67,3 +68,30 @@ class GraphClock(Clock):
         finally:
             graph = self.stream.end_capture()
         return lambda: graph.launch(self.stream), repeats
+
+
+class Reference:
+    """Calls between which others are timed, as a measure of the device: a copy, or a large product.
+
+    Attributes:
+        rates: its work a µs, in every round so far.
+    """
+
+    def __init__(self, clock: GraphClock, calls: Sequence[Run], work: float, span_us: float) -> None:
+        self.clock, self.work, self.span_us = clock, work, span_us
+        self._run, self._repeats = clock.repeated(calls, span_us)
+        self.rates: list[float] = []
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    def beside(self, calls: Sequence[Run], work: float) -> tuple[float, float, dict[str, float]]:
+        """Times other calls, in turns with these: µs, work a µs, and that in per cent of the reference's."""
+        run, repeats = self.clock.repeated(calls, self.span_us)
+        times = self.clock.in_turns({"reference": self._run, "it": run})
+        us = [time.device / repeats for time in times["it"]]
+        rates = [self.work * self._repeats / time.device for time in times["reference"]]
+        self.rates += rates
+        percent = spread([100 * work / one / rate for one, rate in zip(us, rates, strict=True)], 1)
+        return median(us), statistics.median(work / one for one in us), percent

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpu_backprop.training.manual_steps import minibatch
 from lib.timing import spread
 from lib.workload import Workload
-
-from gpu_backprop.training.manual_steps import minibatch
 
 ROOT = Path(__file__).parents[2]
 IMPORT_BOUND, BUILD_BOUND = 200, 20

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib.workload import Workload
 
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training.manual_steps import minibatch
+from lib.workload import Workload
 
 RUNNING = 4096
 """Bytes that a run may take meanwhile: Python's small objects."""

@@ -354,6 +354,38 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     assert found["command"].removesuffix(" --threads 1") == told
 
 
+def test_another_checkout_trains_beside_this_one(monkeypatch, tmp_path, capsys):
+    """Here this one itself; its worker may also have the place that it had before."""
+    other = tmp_path / "other"
+    (other / "bench").mkdir(parents=True)
+    (other / "bench" / "contend.py").write_text(
+        "import runpy\nfrom pathlib import Path\n(Path(__file__).parent / 'it ran').touch()\n"
+        f"runpy.run_path({str(BENCH / 'comparison' / 'worker.py')!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (BENCH, ROOT))))
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
+    arguments = ["--quick", "--only", "8-8-1, B 16, relu", "--window", "0.001", "--threads", "1"]
+    assert compare.main([*arguments, "--before", str(other), "--json", str(tmp_path / "some.json")]) == 0
+    found = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
+    assert (other / "bench" / "it ran").exists() and not (tmp_path / "compare.json").exists()
+    assert set(found["contenders"]) == {peers.OURS, peers.NUMPY_ALONE, *processes.BEFORE} and not found["left out"]
+    assert found["contests"][0]["not timed"] == {} and str(tmp_path) not in json.dumps(found)
+    said = capsys.readouterr().out
+    assert "end to end: time now / time before" in said and "step only: time now / time before" in said
+    assert "worst: 8-8-1, B 16, relu, Adam, " in said
+    assert compare.program(tmp_path) is None
+
+
+def test_the_time_now_over_the_time_before():
+    [before, _] = processes.BEFORE
+    rounds = [{peers.OURS: turn_of(us), before: turn_of(2.0)} for us in (1.0, 3.0, 2.5)]
+    way = compare.statistics(rounds)
+    assert way["step only"]["now / before"] == {peers.OURS: {"median": 1.25, "least": 0.5, "most": 1.5}}
+    lines = list(summary.before_and_now({"contests": [{"name": "a task", **way}]}))
+    assert "worst: a task, gpu_backprop: 1.250 (0.500 to 1.500)" in lines
+    assert "geometric mean 1.250; 0 of 1 rows slower in every round" in lines
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -368,6 +400,8 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
         (["--only", "784", "--mnist", "."], "give one of the two"),
         (["--mnist", "not/there"], "not/there is not a folder"),
         (["--peers", "not/there/python"], "not/there/python is not a program"),
+        (["--before", "not/there"], "not/there is not a checkout of this project"),
+        (["--before", str(ROOT), "--mnist", "."], "or --mnist is given too"),
         (["--json", "not/there/x.json"], "is not a file in a folder that is there"),
         (["--json", "."], "is not a file in a folder that is there"),
     ],

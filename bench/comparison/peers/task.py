@@ -83,7 +83,7 @@ def load_parameters(path: Path) -> Parameters:
 
 
 class Peer:
-    """One who trains a task. What a method has begun is done when it returns.
+    """A library that trains a task. A method returns when all that it has begun is done.
 
     Attributes:
         version: of the library, with its name.
@@ -95,7 +95,7 @@ class Peer:
         self.task = task
 
     def reset(self) -> None:
-        """Back to the first parameters, and a new state of the optimizer."""
+        """Returns to the first parameters and a new state of the optimizer."""
         raise NotImplementedError
 
     def epoch(self, shuffle: bool) -> float:
@@ -103,25 +103,25 @@ class Peer:
         raise NotImplementedError
 
     def steps(self, times: int) -> int:
-        """So many steps, or some more, on the first minibatch, which lies where it is needed; how many it were."""
+        """Does so many steps or some more on the first minibatch, which is on the device; gives how many they were."""
         raise NotImplementedError
 
     def parameters(self) -> Parameters:
-        """As they are now, in NumPy."""
+        """Gives the present ones, in NumPy."""
         raise NotImplementedError
 
     def train(self) -> float:
-        """Trains an epoch in a new order; its seconds."""
+        """Trains an epoch in a new order; gives its seconds."""
         started = time.perf_counter()
         self.epoch(shuffle=True)
         return time.perf_counter() - started
 
     def epochs(self, times: int) -> float:
-        """Trains one more and then so many; the seconds of these, without the first: in that the data come into the
-        caches, and what is made once for a run of epochs is made."""
+        """Trains one epoch and then so many; gives the seconds of these. The first brings the data into the caches, and
+        makes what a run of epochs makes once."""
         self.train()
         return sum(self.train() for _ in range(times))
 
     def floor(self, times: int) -> int:
-        """So many times the matrix products of a step alone; only ours can tell them apart."""
+        """Runs the matrix products of a step alone so many times; only ours can tell them apart."""
         raise NotImplementedError
