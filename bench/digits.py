@@ -31,19 +31,8 @@ def main() -> int:
 def test_accuracy(seed: int) -> float:
     """Runs the command and reads its line "test accuracy: ..."."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "gpu_backprop",
-            "train",
-            "--device",
-            "cpu",
-            "--seed",
-            str(seed),
-            "--out",
-            folder,
-            "--quiet",
-        ]
+        words = ("train", "--device", "cpu", "--seed", str(seed), "--out", folder, "--quiet")
+        command = [sys.executable, "-m", "gpu_backprop", *words]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     line = re.search(r"^test accuracy: ([0-9.]+)$", output, re.MULTILINE)
     if line is None:

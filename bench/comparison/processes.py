@@ -164,10 +164,7 @@ class Workers:
         versions: by name, once a task was loaded.
     """
 
-    def __init__(
-        self, folder: Path, python: str, threads: int, names: Sequence[str] = (OURS, NUMPY_ALONE, *ON_CPU),
-        before: Path = ROOT,
-    ) -> None:  # fmt: skip
+    def __init__(self, folder: Path, python: str, threads: int, names: Sequence[str], before: Path = ROOT) -> None:
         self.folder, self.threads = folder, threads
         self.left_out, self.versions = dict[str, str](), dict[str, str]()
         self.by_name: dict[str, Worker] = {}
