@@ -150,7 +150,7 @@ def described(spec: TaskSpec, task: Task) -> dict[str, Any]:
     }
 
 
-# Telling --------------------------------------------------------------------------------------------------------------
+# Command line ---------------------------------------------------------------------------------------------------------
 
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -203,7 +203,7 @@ def name_lines(options: argparse.Namespace) -> str:
 
 
 def command(options: argparse.Namespace) -> str:
-    """As it was given, but for names of files and folders."""
+    """Tells the command as it was given, but for names of files and folders."""
     told = ["--mnist FOLDER"] * (options.mnist is not None) + ["--before CHECKOUT"] * (options.before is not None)
     told += [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
     told += ["--again"] * options.again

@@ -242,7 +242,7 @@ def table(found: Sequence[Usage]) -> str:
 
 
 def write(results: dict[str, Any], version: str, seconds: float) -> None:
-    """Into bench/results/kernels.json; what stands there of other CUDA versions and architectures stays."""
+    """Writes bench/results/kernels.json; the records of other CUDA versions and architectures stay."""
     try:
         before = json.loads(RESULTS.read_text(encoding="utf-8"))["cuda"]
     except FileNotFoundError:

@@ -5,7 +5,7 @@
 Both sides of a lever do the same work in turns, in one process, and come to the same values. Before each, a product is
 worked out, as in a training step, so that whatever it leaves behind (threads that wait for the next one) is there.
 `predicted` was written down before this was first run: it is what was expected when the lever was asked for or built,
-from a rough trial at best. What whole steps gain stands in compare.json, what products gain in blas.json.
+from a rough trial at best. compare.json has the gain of whole steps, blas.json that of products.
 """
 
 from __future__ import annotations

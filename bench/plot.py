@@ -29,7 +29,7 @@ RESULTS = ROOT / "bench" / "results" / "compare.json"
 PLOT = RESULTS.with_suffix(".svg")
 
 BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
-"""What stands around a part of a text that is made here; {} is its name."""
+"""The comments around a part of a text that is made here; {} is its name."""
 
 COLUMNS = {
     "PyTorch": summary.PYTORCH,
@@ -38,7 +38,7 @@ COLUMNS = {
     "scikit-learn": ("scikit-learn, partial_fit",),
     "the fastest of them": ON_CPU,
 }
-"""What README compares with: of several forms the faster one of each row counts."""
+"""The columns of README's table: of several forms the faster one of each row counts."""
 
 COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1"), strict=True))
 
@@ -253,7 +253,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def parts() -> Iterator[tuple[Path, str, str]]:
-    """Each file, the name of a part of it, and what stands there."""
+    """Makes each part: its file, its name, and its text."""
     page, results = ROOT / "docs" / "performance.md", read(RESULTS)
     if results is not None:
         yield ROOT / "README.md", "compare", readme(results)

@@ -1,8 +1,8 @@
 """Samples per second of whole epochs, ours beside PyTorch's and JAX's, for bench/gpu_check.py.
 
 All train the same network from the same weights by the same optimizer, and their data lie on the device. First each
-trains an epoch in the order of the rows; one whose loss is another than ours does other work, and is not timed. Then
-each trains some epochs in a new order each, in turns. An epoch ends when its loss has come to the host.
+trains an epoch in the order of the rows; one whose loss differs from ours does other work, and is not timed. Then
+they train in turns, some epochs each, in a new order for each epoch. An epoch ends when its loss has come to the host.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def networks(extent: Extent) -> tuple[Sequence[tuple[int, ...]], Sequence[int]]:
 
 
 def make_room() -> None:
-    """Gives back what CuPy holds in reserve, which other processes cannot use."""
+    """Frees what CuPy holds in reserve, which other processes cannot use."""
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
 
 
-# Who trains -----------------------------------------------------------------------------------------------------------
+# Libraries ------------------------------------------------------------------------------------------------------------
 
 
 class Ours:
@@ -135,7 +135,7 @@ class Peer(Worker):
 def measure(
     images: Images, hidden: tuple[int, ...], batch: int, rounds: int, python: str = sys.executable, device: str = "cuda"
 ) -> dict[str, Any]:
-    """One network and batch: all who can, in turns."""
+    """Times all libraries in turns, on one network and batch."""
     ours, rows = Ours(images, hidden, batch, device), len(images.x)
     found: dict[str, Any] = {
         "network": "-".join(map(str, (images.x.shape[1], *hidden, 10))),

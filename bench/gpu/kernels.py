@@ -90,7 +90,7 @@ def updating(dtype: str, shape: Shape, name: str) -> Planned:
 
 
 def flat(dtype: str, shape: Shape) -> Planned:
-    """What no step of these does."""
+    """The two operations that are in no step: a copy and a sum of squares."""
     net = gb.Network(1, [gb.Dense(1)], dtype=dtype, device="cuda")
     device, plan, n = net.device, Plan(net.device), shape.rows * shape.cols
     a, b, out = plan.empty("a", (n,)), plan.empty("b", (n,)), plan.empty("Σa²", (), np.float64)
@@ -129,7 +129,7 @@ class Kernels:
             self.copy = Reference(GraphClock(device, extent.rounds), [copy], 2 * a.nbytes / 1e3, extent.span_us)
 
     def measure(self, dtype: str) -> None:
-        """Every kernel of a dtype."""
+        """Times every kernel of a dtype."""
         for shape in self.shapes:
             best: dict[str, dict[str, Any]] = {}
             for make in plans(dtype, shape):
@@ -157,7 +157,7 @@ class Kernels:
                 best[name] = self.timed(operation)
 
     def timed(self, operation: Operation) -> dict[str, Any]:
-        """An operation's row: a kernel, beside the copy."""
+        """Times a kernel beside the copy, and makes its row."""
         us, rate, percent = self.copy.beside(operation.calls, operation.bytes / 1e3)
         return {
             "kernel": operation.calls[0].kernel,

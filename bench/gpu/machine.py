@@ -16,7 +16,7 @@ FIELDS = {
     "power.limit": "W at most",
     "persistence_mode": "(persistence mode)",
 }
-"""What nvidia-smi is asked for, and what stands behind each answer. Nothing is set."""
+"""The fields that nvidia-smi is asked for, and the unit of each. Nothing is set."""
 
 
 def machine() -> dict[str, Any]:
@@ -52,7 +52,7 @@ def reading() -> str:
 
 
 def asked(fields: str) -> str:
-    """nvidia-smi's answer on the device that is CUDA's first here; "" if there is none."""
+    """Asks nvidia-smi about CUDA's first device; "" if there is no answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

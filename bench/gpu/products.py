@@ -52,11 +52,11 @@ class Products:
 
     @property
     def door(self) -> str:
-        """Through which door the products go."""
+        """The function that computes the products, and why it was chosen."""
         return self.device.blas.reason
 
     def measure(self, case: Case) -> None:
-        """Every product of a step of one network."""
+        """Times every product of a step of one network."""
         step = build(case, "cuda", self.precision.dtype, tf32=self.precision.tf32)
         with step.net.device.computing():
             step.plan.run()
@@ -65,7 +65,7 @@ class Products:
                     self.rows.append({"network": str(case), "batch": case.batch, **self.timed(operation)})
 
     def timed(self, operation: Operation) -> dict[str, Any]:
-        """A product's row: beside the square one."""
+        """Times a product beside the square one, and makes its row."""
         us, rate, percent = self.square.beside(operation.calls, operation.flops / 1e6)
         left, right = (array.shape for array in operation.reads.values())
         return {
@@ -82,7 +82,7 @@ class Products:
 
 
 def kind(operation: Operation) -> str:
-    """Which of the three products of a layer it is."""
+    """Tells which of the three products of a layer it is."""
     if operation.phase == "forward":
         return "forward"
     return "∇W" if operation.formula.startswith("∇W") else "∇x"

@@ -1,6 +1,6 @@
 """How long a training step takes, operation by operation and as one CUDA graph, for bench/gpu_check.py.
 
-Beside it stand the least that it could take, and the same step in plain CuPy.
+It is compared with the least that it could take, and with the same step in plain CuPy.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(case: Case, precision: Precision, extent: Extent, peaks: Peaks | Non
 
 
 def row(times: Mapping[str, list[Time]], launches: int, floor_us: float | None) -> dict[str, Any]:
-    """What the times of the rounds come to."""
+    """Makes the row of a step from the times of the rounds."""
     found: dict[str, Any] = {"launches": launches, "floor_us": None if floor_us is None else round(floor_us, 2)}
     for name, of_rounds in times.items():
         one: dict[str, Any] = {"us": spread([time.device for time in of_rounds])}
