@@ -10,8 +10,8 @@
 struct LossSum {
   double loss, correct;
   BP_DEV LossSum() : loss(0), correct(0) {}
-  BP_DEV void enter(const Rows& row, double e, bool correct) {
-    if (row.live() && row.lane == 0) loss += e, correct += correct;
+  BP_DEV void enter(const Rows& row, double e, bool right) {
+    if (row.live() && row.lane == 0) loss += e, correct += right;
   }
   BP_DEV void close(double* total, double* part, u32* tickets) {
     loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
