@@ -23,7 +23,7 @@ Path("flats.csv").write_text("\n".join(lines), encoding="utf-8")
 Path("new.csv").write_text("built,m2,district\n2005,60,hill\n1950,60,harbour\n,60,island\n", encoding="utf-8")
 
 table, train, test = read("flats.csv"), np.arange(320), np.arange(320, 400)
-learned = Preprocessing.learn(table, "rent", impute="median", rows=train)
+learned = Preprocessing.fit(table, "rent", impute="median", rows=train)
 print(learned.why, learned.features, sep="\n")
 x, y = learned.transform(table), learned.targets(table)
 net = gb.Network(learned.inputs, [gb.Dense(32, "tanh"), gb.Dense(learned.outputs)], seed=0)

@@ -15,7 +15,7 @@ from contextlib import nullcontext, suppress
 
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
-from gpu_backprop.commands.announcing import compiling_told
+from gpu_backprop.commands.announcing import announce_compiling
 from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; what cannot be understood (2) and --help (0) exit."""
-    _fill_streams()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that can't show ∇ shows ?, and goes on
@@ -59,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return MISUSED
     try:
         memory = memory_limit(getattr(options, "memory_limit", None))
-        with caught(interrupt), compiling_told(options), memory:
+        with caught(interrupt), announce_compiling(options), memory:
             code = COMMANDS[options.command](options)
             with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal nobody may be there to read
                 sys.stdout.flush()  # here, where it may still fail in words
@@ -73,7 +73,7 @@ def _run(argv: Sequence[str] | None) -> int:
             _complain(error, options.command)
         return _exit_code(error)
     finally:
-        _let_go_of_output()
+        _detach_closed_output()
 
 
 def _exit_code(error: BaseException) -> int:
@@ -101,7 +101,7 @@ def _complain(error: BaseException, command: str) -> None:
     print(f"gpu-backprop: {message}", file=sys.stderr)
 
 
-def _fill_streams() -> None:
+def _open_closed_streams() -> None:
     """Where standard streams are closed, as with >&- or in a program without a console, nothing is printed, and nothing
     that is meant for them gets into a file that was given their number."""
     for number in range(3):
@@ -114,7 +114,7 @@ def _fill_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (used as long as Python runs)
 
 
-def _let_go_of_output() -> None:
+def _detach_closed_output() -> None:
     """Where output can't be written any more, nobody is told so a second time when Python ends."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -34,7 +34,7 @@ HUGE = (2**20, 10**9, 2**31, 2**40)
 def networks() -> list[gb.Network]:
     """Networks of every kind that a file may hold."""
     table = Table("t", {"a": np.arange(9.0), "b": np.array(["x", "ÿ", None] * 3, object), "y": np.arange(9.0) % 2})
-    learned = Preprocessing.learn(table, "y", impute="median")
+    learned = Preprocessing.fit(table, "y", impute="median")
     knowing = gb.Network(learned.inputs, [gb.Dense(3, "relu"), gb.Dense(2, "softmax")], device="cpu")
     knowing.preprocessing, knowing.classes = learned, learned.classes
     layers = [gb.Dense(5, "tanh"), gb.Dropout(0.5), gb.Bias("sigmoid"), gb.Dense(2, bias=False, init="orthogonal")]

@@ -82,7 +82,7 @@ def transforming(calls: int) -> Iterator[str]:
         return Table("t", {"n": X[k][:, 0].copy(), "word": words, "y": np.arange(float(ROWS)), **more})
 
     tables = [table(k) for k in range(THREADS)]
-    learned = Preprocessing.learn(tables[0], "y", task="regression")
+    learned = Preprocessing.fit(tables[0], "y", task="regression")
 
     def ask(k: int) -> tuple[bytes, dict[str, int], list[str]]:
         return learned.transform(tables[k]).tobytes(), learned.unseen, learned.extra

@@ -18,7 +18,7 @@ class _ToStderr(logging.Handler):
 
 
 @contextmanager
-def compiling_told(options: argparse.Namespace) -> Iterator[None]:
+def announce_compiling(options: argparse.Namespace) -> Iterator[None]:
     """Says on standard error what is compiled, once, and how long that usually takes."""
     logger, handler = logging.getLogger("gpu_backprop.compiler"), _ToStderr()
     level, propagate = logger.level, logger.propagate

@@ -43,7 +43,7 @@ class Design:
         return (self.output or "identity") in BOTH_WAYS and (self.loss is None or self.loss.low == -math.inf)
 
 
-def design(options: argparse.Namespace) -> Design:
+def read_design(options: argparse.Namespace) -> Design:
     """Read --activation and --loss."""
     loss = None if options.loss is None else gb.LOSSES[options.loss]
     output = loss.needs[0] if loss is not None and loss.needs else None
@@ -60,20 +60,20 @@ def design(options: argparse.Namespace) -> Design:
     return Design(given, output, loss)
 
 
-def build_network(options: argparse.Namespace, wanted: Design, preprocessing: Preprocessing) -> gb.Network:
+def build_network(options: argparse.Namespace, design: Design, preprocessing: Preprocessing) -> gb.Network:
     """Hidden layers with dropout, and an output for each class or number; it knows how its data were prepared."""
     classes = preprocessing.task == "classification"
-    if wanted.loss is not None and wanted.loss.labels and not classes:
+    if design.loss is not None and design.loss.labels and not classes:
         raise Misuse(
-            f"--loss {wanted.loss.name} is for classes, and this is regression; choose another, or --task "
+            f"--loss {design.loss.name} is for classes, and this is regression; choose another, or --task "
             "classification"
         )
     layers: list[gb.Dense | gb.Dropout] = []
-    for units, activation in zip(options.layers, wanted.hidden, strict=True):
+    for units, activation in zip(options.layers, design.hidden, strict=True):
         layers.append(gb.Dense(units, activation))
         if options.dropout:
             layers.append(gb.Dropout(options.dropout))
-    layers.append(gb.Dense(preprocessing.outputs, wanted.output or ("softmax" if classes else "identity")))
+    layers.append(gb.Dense(preprocessing.outputs, design.output or ("softmax" if classes else "identity")))
     net = gb.Network(
         preprocessing.inputs, layers, dtype=options.dtype, device=options.device, tf32=options.tf32, seed=options.seed
     )
@@ -81,7 +81,7 @@ def build_network(options: argparse.Namespace, wanted: Design, preprocessing: Pr
     return net
 
 
-def build_trainer(options: argparse.Namespace, wanted: Design, net: gb.Network, rows: int) -> gb.Trainer:
+def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, rows: int) -> gb.Trainer:
     """A trainer for it, and for so many rows."""
     optimizer = gb.OPTIMIZERS[options.optimizer]()
     if options.learning_rate is not None:
@@ -89,10 +89,10 @@ def build_trainer(options: argparse.Namespace, wanted: Design, net: gb.Network, 
     elif options.optimizer in ("adam", "adamw"):
         optimizer.learning_rate = ADAM_RATE
     batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
-    return gb.Trainer(net, wanted.loss, optimizer, batch_size=batch_size)
+    return gb.Trainer(net, design.loss, optimizer, batch_size=batch_size)
 
 
-def suitable_epochs(rows: int) -> int:
+def choose_epochs(rows: int) -> int:
     """Choose a number of epochs for so many rows."""
     return max(LEAST_EPOCHS, min(EPOCHS, EPOCHS * MANY_ROWS // rows))
 

@@ -17,7 +17,7 @@ from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.sources import (
     DIGITS,
     Data,
-    described,
+    describe,
     digits_preprocessing,
     drop_missing_target,
     has_test_part,
@@ -65,7 +65,7 @@ class TrainTestData:
     held_out: Samples | None
 
 
-def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
+def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
     """Read what the command line asks a network to learn; quantities are scaled if `scale_target`."""
     if options.data == DIGITS:
         return _digits(options)
@@ -73,15 +73,15 @@ def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> TrainTest
     _check_target(data, options.target)
     if options.drop_missing_target:
         data = drop_missing_target(data, options.target)
-    learn = partial(
-        Preprocessing.learn,
+    fit = partial(
+        Preprocessing.fit,
         data,
         options.target,
         impute=options.impute,
         ignore=options.ignore,
         standardise_target=scale_target,
     )
-    whole = learn(task=options.task)
+    whole = fit(task=options.task)
     for warning in whole.warnings:
         warn(warning)
     testing = _test_data(options)
@@ -94,9 +94,9 @@ def prepare_lesson(options: argparse.Namespace, scale_target: bool) -> TrainTest
         return TrainTestData("rows", whole, training, prepare(whole, testing, options.ignore))
     override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
-    parted = learn(task=whole.task, rows=rows)
-    _tell(whole, parted, data, rows, options.quiet)
-    return _parted("rows", parted, prepare(parted, data, options.ignore), rows, held_out)
+    fitted = fit(task=whole.task, rows=rows)
+    _tell(whole, fitted, data, rows, options.quiet)
+    return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
 
 
 def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
@@ -108,7 +108,7 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
     """x of data; what is not as in the training data, and was not to be ignored, is said on standard error."""
     x = preprocessing.transform(data)
     for column, rows in preprocessing.unseen.items():
-        lacking = _lacking(preprocessing, data, column)
+        lacking = _count_without_text(preprocessing, data, column)
         for number, what in (
             (rows - lacking, f"a text in column {shown(column)} that no training row had"),
             (lacking, f"no text in column {shown(column)}, and every training row had one"),
@@ -139,7 +139,7 @@ def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tup
         raise InputError(f"{source}: {error} (--held-out; 0 learns from all rows{hint})") from None
 
 
-def _lacking(preprocessing: Preprocessing, data: Data, column: str) -> int:
+def _count_without_text(preprocessing: Preprocessing, data: Data, column: str) -> int:
     """Count the rows without a text in a column, unless that is a category."""
     if not isinstance(data, Table) or f"{column} missing" in preprocessing.features:
         return 0
@@ -162,10 +162,10 @@ def _digits(options: argparse.Namespace) -> TrainTestData:
         raise Misuse(f"{', '.join(meaningless)}: about data of your own, but none are given: gpu-backprop train DATA …")
     data, preprocessing = load(DIGITS), digits_preprocessing()
     samples = prepare(preprocessing, data)
-    return _parted("digits", preprocessing, samples, *split(samples.y, _share(options), options.seed, data.source))
+    return _divide("digits", preprocessing, samples, *split(samples.y, _share(options), options.seed, data.source))
 
 
-def _parted(things: str, preprocessing: Preprocessing, samples: Samples, rows: Array, held_out: Array) -> TrainTestData:
+def _divide(things: str, preprocessing: Preprocessing, samples: Samples, rows: Array, held_out: Array) -> TrainTestData:
     return TrainTestData(things, preprocessing, samples.take(rows), samples.take(held_out) if len(held_out) else None)
 
 
@@ -193,7 +193,7 @@ def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: 
     """Says what was read, by what all of it teaches, and what the training rows make of it."""
     if quiet:
         return
-    print(f"{described(data)}\n{whole.why}")
+    print(f"{describe(data)}\n{whole.why}")
     if whole.classes is not None:
         times = Counter(whole.targets(data).tolist())
         shares = [f"{name} ({times[label]:,})" for label, name in enumerate(whole.classes[:SHOWN])]

@@ -12,7 +12,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.datasets import Samples, prepare, split
 from gpu_backprop.commands.runs import load_prepared
-from gpu_backprop.commands.scoring import judge
+from gpu_backprop.commands.scoring import score
 from gpu_backprop.commands.sources import drop_missing_target, load_rows
 from gpu_backprop.training.history import number
 
@@ -35,13 +35,13 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     trainer = gb.Trainer(net, options.loss, batch_size=BATCH)
     loss = trainer.evaluate(samples.x, targets(trainer.loss, net, samples))["loss"]
-    verdict = judge(net, samples)
+    scores = score(net, samples)
     if not options.quiet:
         print(f"{data.source}, {which}\n")
-        if verdict.mistakes:
-            print(f"{verdict.mistakes}\n\n{verdict.baseline}")
+        if scores.mistakes:
+            print(f"{scores.mistakes}\n\n{scores.baseline}")
         print(f"{trainer.loss.name}: {number(loss)}")
-    print("\n".join(verdict.figures))
+    print("\n".join(scores.figures))
     return 0
 
 
@@ -53,7 +53,7 @@ def check(options: argparse.Namespace) -> int:
     """
     net = load_prepared(options.run, options.device)
     data = load_rows(options, net.preprocessing)
-    samples = some(prepare(net.preprocessing, data), options.rows)
+    samples = choose_rows(prepare(net.preprocessing, data), options.rows)
     samples = Samples(samples.x, np.roll(samples.y, 1, axis=0))
     loss = gb.Trainer(net, options.loss).loss
     found = gb.check_gradients(
@@ -76,7 +76,7 @@ def check(options: argparse.Namespace) -> int:
     return 0
 
 
-def some(samples: Samples, most: int) -> Samples:
+def choose_rows(samples: Samples, most: int) -> Samples:
     """A few rows, from all over the data."""
     if len(samples) <= most:
         return samples

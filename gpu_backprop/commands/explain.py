@@ -10,7 +10,7 @@ from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.datasets import prepare
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.evaluate import some
+from gpu_backprop.commands.evaluate import choose_rows
 from gpu_backprop.commands.runs import load_prepared
 from gpu_backprop.commands.sources import load_rows
 
@@ -31,7 +31,7 @@ def explain(options: argparse.Namespace) -> int:
             "DATA is missing, from which the minibatch is taken; or leave RUN out as well, to see a built-in network"
         )
     net = load_prepared(options.run, options.device)
-    samples = some(prepare(net.preprocessing, load_rows(options, net.preprocessing)), options.rows)
+    samples = choose_rows(prepare(net.preprocessing, load_rows(options, net.preprocessing)), options.rows)
     trainer = gb.Trainer(net, options.loss, options.optimizer)
     print(explanation.explain(trainer, samples.x, targets(trainer.loss, net, samples), width=width))
     return 0

@@ -50,7 +50,7 @@ class RunFolder:
                 "curves and what others write; make room, or choose a folder on another disk with --out"
             )
 
-    def keep(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
+    def save(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
         """Write what was learned, in a folder that somebody may have removed; failing that, elsewhere. The files.
 
         Args:
@@ -67,7 +67,7 @@ class RunFolder:
             self.place.mkdir(parents=True, exist_ok=True)
             gb.save(self.place / MODEL, net, allow_nonfinite=True)
         except (OSError, GpuBackpropError) as error:
-            raise RunError(f"what was learned is {_keep_elsewhere(net, history)}: {error}") from error
+            raise RunError(f"what was learned is {_save_elsewhere(net, history)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
             history.to_csv(self.place / HISTORY)
             return [MODEL, HISTORY]
@@ -83,7 +83,7 @@ class RunFolder:
             raise RunError(f"what was learned is in {self.place}: {error}") from error
         self.place = self.path
 
-    def give_back(self) -> None:
+    def discard(self) -> None:
         """Remove what was made for a run that did not begin."""
         with suppress(OSError):
             _remove(self.place, FILES)
@@ -149,7 +149,7 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _keep_elsewhere(net: gb.Network, history: History) -> str:
+def _save_elsewhere(net: gb.Network, history: History) -> str:
     """Write what was learned where temporary files go, or in the user's folder; where it is then."""
     for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
         with suppress(OSError, GpuBackpropError):

@@ -35,7 +35,7 @@ class Scores:
     baseline: str = ""
 
 
-def judge(net: gb.Network, samples: Samples) -> Scores:
+def score(net: gb.Network, samples: Samples) -> Scores:
     """Accuracy and mistakes, or R² and the mean absolute error in the units of the data."""
     y = net.predict(samples.x)
     if samples.y.ndim == 1:

@@ -95,7 +95,7 @@ def digits_preprocessing() -> Preprocessing:
     return Preprocessing(inputs, Classes(None, tuple(np.unique(labels).tolist())))
 
 
-def described(data: Data) -> str:
+def describe(data: Data) -> str:
     """One line about what was read."""
     if isinstance(data, Table):
         return f"{data.source}: {data.rows:,} rows, {len(data.names):,} columns"

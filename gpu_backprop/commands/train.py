@@ -12,53 +12,53 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
-from gpu_backprop.commands.building import build_network, build_trainer, design, suitable_epochs, targets
-from gpu_backprop.commands.datasets import Samples, TrainTestData, prepare_lesson
+from gpu_backprop.commands.building import build_network, build_trainer, choose_epochs, read_design, targets
+from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, RunFolder, claim, run_name
-from gpu_backprop.commands.scoring import judge
+from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
 
 def train(options: argparse.Namespace) -> int:
     """Run the command; the exit code."""
-    wanted = design(options)
+    design = read_design(options)
     with _before_training():
-        lesson = prepare_lesson(options, scale_target=wanted.any_number)
-    net = build_network(options, wanted, lesson.preprocessing)
-    trainer = build_trainer(options, wanted, net, len(lesson.training))
-    epochs = options.epochs or suitable_epochs(len(lesson.training))
+        data = load_train_test(options, scale_target=design.any_number)
+    net = build_network(options, design, data.preprocessing)
+    trainer = build_trainer(options, design, net, len(data.training))
+    epochs = options.epochs or choose_epochs(len(data.training))
     folder = claim(options.out, options.overwrite, run_name(options.data))
     with _before_training(folder):
         folder.require_room(net)
         if not options.quiet:
-            _introduce(trainer, lesson, epochs)
-        x, y = _pair(trainer, lesson.training)
-        held_out = None if lesson.held_out is None else _pair(trainer, lesson.held_out)
+            _introduce(trainer, data, epochs)
+        x, y = _pair(trainer, data.training)
+        held_out = None if data.held_out is None else _pair(trainer, data.held_out)
 
     before, log = trainer.history, folder.place / HISTORY
-    with StopOnSignal(trainer) as signals, _log_shown(not options.quiet):
-        failure = _ended_by(
+    with StopOnSignal(trainer) as signals, _show_log(not options.quiet):
+        failure = _run_to_end(
             signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
         )
         if failure is not None and trainer.history is before:
-            folder.give_back()
+            folder.discard()
             raise failure
-        if failure is not None and not _stopped(failure, signals):
-            raise _given_up(failure, trainer, folder)
+        if failure is not None and not _caused_by_signal(failure, signals):
+            raise _save_unfinished(failure, trainer, folder)
         history = trainer.history
         unfinished = signals.code and (failure is not None or history.stopped)
-        written, result = folder.keep(net, history, "stopped" if unfinished else ""), []
+        written, result = folder.save(net, history, "stopped" if unfinished else ""), []
         try:
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
                 written += _curves(history, folder.place)
-                result = _judged(net, lesson, options.quiet)
+                result = _score_held_out(net, data, options.quiet)
                 signals.writing()
         except (KeyboardInterrupt, OSError) as error:
-            if not _stopped(error, signals):
+            if not _caused_by_signal(error, signals):
                 raise
         finally:
             signals.writing()
@@ -72,7 +72,7 @@ def train(options: argparse.Namespace) -> int:
     return signals.code
 
 
-def _stopped(error: BaseException, signals: StopOnSignal) -> bool:
+def _caused_by_signal(error: BaseException, signals: StopOnSignal) -> bool:
     """Whether an error is a signal's doing: the reader of the output may have ended, or the terminal, by the same."""
     return isinstance(error, KeyboardInterrupt) or (signals.code != 0 and isinstance(error, OSError))
 
@@ -84,7 +84,7 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         if folder is not None:
-            folder.give_back()
+            folder.discard()
         if isinstance(error, OSError):
             raise RunError(f"nothing was trained: {_reason(error)}") from error
         raise
@@ -98,7 +98,7 @@ class _Printed(logging.Handler):
 
 
 @contextmanager
-def _log_shown(shown: bool) -> Iterator[None]:
+def _show_log(shown: bool) -> Iterator[None]:
     """Prints what the package's logger says: where the data are, and how steps are run."""
     handler, logger = _Printed(), logging.getLogger("gpu_backprop")
     level = logger.level
@@ -112,16 +112,16 @@ def _log_shown(shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _introduce(trainer: gb.Trainer, lesson: TrainTestData, epochs: int) -> None:
+def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int) -> None:
     """What is about to be trained, on what, and how."""
-    held_out = 0 if lesson.held_out is None else len(lesson.held_out)
-    print(f"{trainer.network}\n\n{len(lesson.training):,} {lesson.things} to learn from, {held_out:,} held out\n")
-    if lesson.things != "rows":
+    held_out = 0 if data.held_out is None else len(data.held_out)
+    print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out\n")
+    if data.things != "rows":
         return
     print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs} epochs, {trainer.batch_size} rows a step")
-    if lesson.preprocessing.task == "regression":
-        one = np.ones((1, lesson.preprocessing.outputs))
-        if (lesson.preprocessing.inverse(one) != one).any():
+    if data.preprocessing.task == "regression":
+        one = np.ones((1, data.preprocessing.outputs))
+        if (data.preprocessing.inverse(one) != one).any():
             print("while it trains, losses and MAE are in standard deviations of the target")
     print()
 
@@ -130,7 +130,7 @@ def _pair(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
     return samples.x, targets(trainer.loss, trainer.network, samples)
 
 
-def _ended_by(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
+def _run_to_end(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
     """Train; what ended it before its end, if anything did."""
     failure: BaseException | None = None
     try:
@@ -145,11 +145,11 @@ def _ended_by(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException
     return failure
 
 
-def _given_up(failure: BaseException, trainer: gb.Trainer, folder: RunFolder) -> Exception:
+def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFolder) -> Exception:
     """Keep what was learned until something went wrong; the error that says what, and where it is."""
     diverged = isinstance(failure, DivergedError)
     try:
-        folder.keep(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
+        folder.save(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
         where = folder.place / MODEL
         kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
     except RunError as error:
@@ -172,16 +172,16 @@ def _reason(error: BaseException) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
-def _judged(net: gb.Network, lesson: TrainTestData, quiet: bool) -> list[str]:
+def _score_held_out(net: gb.Network, data: TrainTestData, quiet: bool) -> list[str]:
     """Say what the network is worth on the rows that were held out; the result, in lines."""
-    if lesson.held_out is None:
+    if data.held_out is None:
         return ["nothing was held out, so nothing was measured"]
-    verdict = judge(net, lesson.held_out)
+    scores = score(net, data.held_out)
     if not quiet:
-        print(f"\nheld-out {lesson.things}, {verdict.mistakes}\n" if verdict.mistakes else "")
-    if not quiet and verdict.baseline and lesson.things == "rows":
-        print(verdict.baseline)
-    return [f"test {figure}" for figure in verdict.figures]
+        print(f"\nheld-out {data.things}, {scores.mistakes}\n" if scores.mistakes else "")
+    if not quiet and scores.baseline and data.things == "rows":
+        print(scores.baseline)
+    return [f"test {figure}" for figure in scores.figures]
 
 
 def _curves(history: History, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import folded, is_number
 from gpu_backprop.data.messages import listed
-from gpu_backprop.data.number_format import Finding, sentence
+from gpu_backprop.data.number_format import Finding, describe_finding
 from gpu_backprop.data.table import Array, Arrays, Table
 from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, RegressionTarget, Target, class_values
 
@@ -32,9 +32,9 @@ def warnings(
         yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names}, written)
         for name, found in written.items():
             if name != target.column:
-                yield sentence(data, name, found, "category")
+                yield describe_finding(data, name, found, "category")
             elif doubted or (isinstance(target, RegressionTarget) and not found.why):
-                yield sentence(data, name, found, "class")
+                yield describe_finding(data, name, found, "class")
     elif not data.images:  # these have pixels that are always white
         yield from _about_features(data, rows)
     if isinstance(target, Classes) and not doubted:

@@ -58,15 +58,15 @@ class ArrayInputs:
     impute: str | None
 
     @classmethod
-    def learn(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
+    def fit(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
         """What the given rows teach; values that cannot be used are looked for in all rows."""
         _refuse_unusable(data, missing=impute is None)
         step = max(1, BLOCK // len(rows))
         parts = [
-            Scaling.learn(data.x[:, first : first + step][rows].astype(np.float64), impute)
+            Scaling.fit(data.x[:, first : first + step][rows].astype(np.float64), impute)
             for first in range(0, data.x.shape[1], step)
         ]
-        scaling = Scaling.joined(parts)
+        scaling = Scaling.concatenate(parts)
         if not scaling.sound.all():
             raise DataError(
                 f"{data.source}: x[{int(scaling.sound.argmin())}] has no values to learn from, or numbers too large to "
@@ -109,11 +109,11 @@ class ArrayInputs:
         return cls(Scaling.from_dict(given, None, filled=impute is not None), impute)
 
 
-def learn_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
+def fit_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
     """What the given rows teach, and in words how x is scaled."""
     if not data.images:
         hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
-        return ArrayInputs.learn(data, rows, impute), f"each brought to mean 0 and standard deviation 1{hint}"
+        return ArrayInputs.fit(data, rows, impute), f"each brought to mean 0 and standard deviation 1{hint}"
     inputs, largest = data.x.shape[1], int(data.x.max(axis=1)[rows].max())
     if largest >= DARK:
         return ByteInputs(inputs), f"pixels, divided by {WHITE}"

@@ -1,4 +1,4 @@
-"""CSV files: any delimiter, quoted fields, UTF-8, plain or gzipped; read in pieces of some thousand rows."""
+"""CSV files: any delimiter, quoted fields, UTF-8, plain or gzipped; read in blocks of some thousand rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained, fitting, most_bytes
+from gpu_backprop.data.files import GZIP_MAGIC, explained, most_bytes, naming_column
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.data.table import Array, Table, missing
@@ -35,14 +35,14 @@ LONGEST_LINE = 1 << 24
 SAMPLE = 1 << 16
 """Characters in which the delimiter is looked for."""
 
-PIECE = 1 << 18
+BLOCK = 1 << 18
 """Cells that are held as text at one time; in lines of no more than LONGEST_LINE characters together."""
 
-BLOCK = 1 << 16
+UNPACKED_AT_ONCE = 1 << 16
 """Bytes that are unpacked at one time."""
 
 COLUMN, ARRAY = 512, 128
-"""Bytes that a column takes besides its cells, and a piece of it besides what is in it."""
+"""Bytes that a column takes besides its cells, and a block of it besides what is in it."""
 
 ABOVE = "or take out what stands above the names of the columns"
 NAMED_ROWS = "or if each row begins with its name, as R writes it, put a name for that column before the others"
@@ -80,37 +80,37 @@ def read_csv(
 def _scan(
     path: Path, delimiter: str, text: set[int], as_text: Collection[str], missing_texts: frozenset[str]
 ) -> Table | set[int]:
-    """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a piece
+    """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a block
     of them was taken for numbers, and what they said there is lost: the indices of these."""
     text, late = set(text), set[int]()
     lines = array("q")
-    with memory_limit(None), _open(path) as (stream, blocks), decoding(f"{path}:", blocks.stored):
-        rows = _rows(path, _reader(stream, delimiter, strict=True), blocks)
+    with memory_limit(None), _open(path) as (stream, source), decoding(f"{path}:", source.stored):
+        rows = _rows(path, _reader(stream, delimiter, strict=True), source)
         line, header = _header(path, rows, delimiter)
         take(COLUMN * len(header))
         names = column_names(f"{path}, line {line}", header)
         text |= {index for index, name in enumerate(names) if name in as_text}
         known: list[dict[str, str]] = [{} for _ in names]
-        pieces: list[list[Array]] = [[] for _ in names]
-        for some in _pieces(path, rows, len(names), lines, blocks):
+        blocks: list[list[Array]] = [[] for _ in names]
+        for some in _row_blocks(path, rows, len(names), lines, source):
             take(ARRAY * len(names) + lines.itemsize * len(some))
             for index, cells in enumerate(zip(*some, strict=True)):
                 values = None if index in text else numbers(cells, missing_texts)
                 if values is None and index not in text:
-                    (late if pieces[index] else text).add(index)
+                    (late if blocks[index] else text).add(index)
                 if values is None:
                     values = texts(cells, known[index], missing_texts)
                 else:
                     take(values.nbytes)
-                pieces[index].append(values)
-        check(8 * len(lines))  # a column beside its pieces, for a moment
+                blocks[index].append(values)
+        check(8 * len(lines))  # a column beside its blocks, for a moment
     if late:
         return late
     if not lines:
         raise DataError(f"{path} holds only its header; rows of values must follow")
     columns: dict[str, Array] = {}
-    for name, cell, column in zip(names, header, pieces, strict=True):
-        with fitting(path, name):
+    for name, cell, column in zip(names, header, blocks, strict=True):
+        with naming_column(path, name):
             values = np.concatenate(column)
         column.clear()  # so that no two copies of all columns are there
         if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
@@ -141,15 +141,15 @@ def _close(before: int, found: re.Match[str]) -> str:
     return found[0] if (before + found.string.count('"', 0, found.start() + 1)) % 2 else '"'
 
 
-def _rows(path: Path, reader: Reader, blocks: _Blocks) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, reader: Reader, source: _Source) -> Iterator[tuple[int, list[str]]]:
     """Every row, and the line where it begins."""
     line = 1
     try:
         for row in reader:
-            yield line + blocks.skipped, row
+            yield line + source.skipped, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {line + blocks.skipped}: {_fault(error)}") from None
+        raise DataError(f"{path}, line {line + source.skipped}: {_fault(error)}") from None
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -> tuple[int, list[str]]:
@@ -165,11 +165,11 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -
     return line, first
 
 
-def _pieces(
-    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int], blocks: _Blocks
+def _row_blocks(
+    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int], source: _Source
 ) -> Iterator[list[list[str]]]:
     """The rows after the header, some at a time; the line where each begins is added to `lines`."""
-    most, begun = max(1, PIECE // width), blocks.size
+    most, begun = max(1, BLOCK // width), source.size
     some: list[list[str]] = []
     for line, row in rows:
         if len(row) != width:
@@ -182,9 +182,9 @@ def _pieces(
             )
         some.append(row)
         lines.append(line)
-        if len(some) == most or blocks.size - begun > LONGEST_LINE:
+        if len(some) == most or source.size - begun > LONGEST_LINE:
             yield some
-            some, begun = [], blocks.size
+            some, begun = [], source.size
     if some:
         yield some
 
@@ -227,18 +227,18 @@ def _widths(sample: Sequence[str], delimiter: str) -> list[int]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Iterator[str], _Blocks]]:
-    """The lines of a file, unpacked where it is gzipped, their ends kept; and the blocks that they are taken from."""
+def _open(path: Path) -> Iterator[tuple[Iterator[str], _Source]]:
+    """The lines of a file, unpacked where it is gzipped, their ends kept; and the source that they are taken from."""
     with path.open("rb") as file:
         stored = stored_bytes(file)
         packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
-        blocks = _Blocks(gzip.GzipFile(fileobj=file) if packed else file, stored)
-        with io.TextIOWrapper(blocks, "utf-8-sig", newline="") as text:
-            yield _lines(path, text, blocks, most_bytes(stored)), blocks
+        source = _Source(gzip.GzipFile(fileobj=file) if packed else file, stored)
+        with io.TextIOWrapper(source, "utf-8-sig", newline="") as text:
+            yield _lines(path, text, source, most_bytes(stored)), source
 
 
-class _Blocks(io.BufferedIOBase):
+class _Source(io.BufferedIOBase):
     """The bytes of a file, but for blocks of nothing but ends of lines and spaces that follow so many of the like that
     none of them can be within a field: a file may have a thousand times more of them than it has bytes.
 
@@ -255,7 +255,7 @@ class _Blocks(io.BufferedIOBase):
         return True
 
     def read1(self, size: int = -1) -> bytes:
-        while block := self.file.read(BLOCK):
+        while block := self.file.read(UNPACKED_AT_ONCE):
             if block.endswith(b"\r"):
                 block += self.file.read(1)  # an end of a line is not parted
             self.blank = 0 if block.strip(b" \r\n") else self.blank + len(block)
@@ -266,19 +266,19 @@ class _Blocks(io.BufferedIOBase):
         return b""
 
 
-def _lines(path: Path, text: TextIO, blocks: _Blocks, most: int) -> Iterator[str]:
+def _lines(path: Path, text: TextIO, source: _Source, most: int) -> Iterator[str]:
     number = 0
     while line := text.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
-            number += blocks.skipped
+            number += source.skipped
             raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters; is this a CSV file?")
         if "\0" in line:
-            number += blocks.skipped
+            number += source.skipped
             raise DataError(f"{path}, line {number}: a zero byte, which no text has; is this a CSV file?")
-        if blocks.size > most:
+        if source.size > most:
             raise DataError(
-                f"{path}, line {number + blocks.skipped}: over {most >> 20:,} MiB unpacked, many times the size of the "
+                f"{path}, line {number + source.skipped}: over {most >> 20:,} MiB unpacked, many times the size of the "
                 "file; unpack it with gunzip first if that is right"
             )
         yield line

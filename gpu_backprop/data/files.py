@@ -35,7 +35,7 @@ def most_bytes(packed: int) -> int:
 
 
 @contextmanager
-def fitting(path: Path, column: str) -> Iterator[None]:
+def naming_column(path: Path, column: str) -> Iterator[None]:
     """Names the column for which there is not enough memory."""
     try:
         yield

@@ -151,7 +151,7 @@ REMEDY = {
 }
 
 
-def sentence(table: Table, name: str, found: Finding, thing: str) -> str:
+def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str:
     """What was found in a column, and what becomes of it: each text a category, or a class."""
     text, place = shown(found.text), table.place(found.row)
     values = [f"{value + 0:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]

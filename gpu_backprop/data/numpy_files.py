@@ -36,7 +36,7 @@ MOST_AXES, MOST_VALUES = 32, 1 << 48
 LONGEST_HEADER = 10_000
 """Bytes of a header, as NumPy has it; a few bytes could claim 4 GB."""
 
-PIECE = 1 << 18
+BLOCK = 1 << 18
 """Texts that are taken out of an array at one time."""
 
 HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -153,8 +153,8 @@ def _words(where: str, array: Array) -> Array:
     if flat.view(np.uint32).max() > sys.maxunicode:
         raise DataError(f"{where}: damaged, because there are characters in its text that do not exist; {AGAIN}")
     words = np.empty(flat.size, object)
-    for first in range(0, flat.size, PIECE):
-        words[first : first + PIECE] = texts(flat[first : first + PIECE].tolist(), known)
+    for first in range(0, flat.size, BLOCK):
+        words[first : first + BLOCK] = texts(flat[first : first + BLOCK].tolist(), known)
     return words
 
 

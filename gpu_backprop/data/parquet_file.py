@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_number, texts
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
-from gpu_backprop.data.files import explained, fitting
+from gpu_backprop.data.files import explained, naming_column
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import shown
 from gpu_backprop.data.table import Array, Table
@@ -98,7 +98,7 @@ def _columns(
             name = names[raw]
             if rows and name not in columns:
                 continue
-            with fitting(path, name):
+            with naming_column(path, name):
                 some = _column(values, known[name], name in as_text, missing_texts)
                 if some is None:
                     columns.pop(name, None)

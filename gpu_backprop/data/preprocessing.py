@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data import advice, limits, stored
-from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, learn_arrays
+from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import listed, nearest, shown
@@ -18,7 +18,7 @@ from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.table import Array, Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
-from gpu_backprop.data.target import Classes, RegressionTarget, Target, learn_target
+from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
 
 FORMAT = 1
 INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
@@ -75,7 +75,7 @@ class Preprocessing:
         return self._last.extra
 
     @classmethod
-    def learn(
+    def fit(
         cls,
         data: Table | Arrays,
         target: str | None = None,
@@ -111,15 +111,15 @@ class Preprocessing:
         if isinstance(data, Table):
             written = find_numbers(data, [name for name in data.columns if name not in ignore])
         found = None if target is None else written.get(target)
-        goal, why = learn_target(data, target, chosen, task, standardise_target, found)
+        goal, why = fit_target(data, target, chosen, task, standardise_target, found)
         inputs: TableInputs | ArrayInputs | ByteInputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.learn(data, _names(data, target, ignore), chosen, impute, written)
+            inputs = TableInputs.fit(data, _names(data, target, ignore), chosen, impute, written)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
-            inputs, how = learn_arrays(data, chosen, impute)
+            inputs, how = fit_arrays(data, chosen, impute)
         learned = cls(inputs, goal)
         learned.why, learned.how = why, how
         learned.missing = data.missing if isinstance(data, Table) else MISSING

@@ -28,7 +28,7 @@ class Scaling:
     fill: Array | None = None
 
     @classmethod
-    def learn(cls, values: Array, impute: str | None = None) -> Scaling:
+    def fit(cls, values: Array, impute: str | None = None) -> Scaling:
         """The scaling of float64 values (rows, k), in which NaN is a missing one.
 
         Nothing is checked: mean or std are not finite where the values are too large, or none can be filled in.
@@ -45,7 +45,7 @@ class Scaling:
         return cls(mean, std, fill)
 
     @classmethod
-    def joined(cls, parts: Sequence[Scaling]) -> Scaling:
+    def concatenate(cls, parts: Sequence[Scaling]) -> Scaling:
         """The scaling of the columns of all parts, one after the other."""
         fills = [part.fill for part in parts if part.fill is not None]
         return cls(

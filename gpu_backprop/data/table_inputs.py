@@ -13,7 +13,7 @@ from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import counted, listed, nearest, shown
-from gpu_backprop.data.number_format import Finding, NumberFormat, read_numbers, sentence, stored_format
+from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
 from gpu_backprop.data.scaling import IMPUTE, Scaling
 from gpu_backprop.data.table import Array, Arrays, Table, missing
 
@@ -54,7 +54,7 @@ class TableInputs:
     impute: str | None
 
     @classmethod
-    def learn(
+    def fit(
         cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, written: Mapping[str, Finding]
     ) -> TableInputs:
         """What the given rows of these columns teach; values that cannot be used are looked for in all rows.
@@ -175,7 +175,7 @@ def _categories(table: Table, name: str, values: Array, found: Finding | None) -
     different = distinct(text for text in values.tolist() if text is not None)
     if len(different) > MOST_CATEGORIES:
         if found is not None:
-            raise DataError(sentence(table, name, found, "category"))
+            raise DataError(describe_finding(table, name, found, "category"))
         raise DataError(
             f"{table.source}: column {shown(name)} has {len(different):,} different texts, and each would be an input "
             f"of the network; {LEAVE_OUT}, or group them into no more than {MOST_CATEGORIES:,}"
@@ -184,7 +184,7 @@ def _categories(table: Table, name: str, values: Array, found: Finding | None) -
 
 
 def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scaling:
-    scaling = Scaling.learn(values[:, None], impute)
+    scaling = Scaling.fit(values[:, None], impute)
     if not scaling.sound.all():
         why = "has no values to learn from" if np.isnan(values).all() else "has numbers too large to be scaled"
         raise DataError(f"{table.source}: column {shown(name)} {why}; {LEAVE_OUT}")

@@ -13,7 +13,7 @@ from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.messages import counted, listed, nearest, shown
-from gpu_backprop.data.number_format import Finding, NumberFormat, read_numbers, sentence, stored_format
+from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
 from gpu_backprop.data.scaling import Scaling
 from gpu_backprop.data.table import Array, Arrays, Table, missing
 
@@ -46,19 +46,19 @@ class Classes:
     task = "classification"
 
     @classmethod
-    def learn(cls, data: Table | Arrays, column: str | None, rows: Array, written: Finding | None = None) -> Classes:
+    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, written: Finding | None = None) -> Classes:
         """The classes among the given rows; `written` is what text has in the way of numbers."""
         values = class_values(data, column)[rows]
         found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
         if len(found) == 1:
             raise DataError(
-                f"{data.source}: {_said(column)} is {shown(_class(found[0]))} in every row, which leaves nothing to "
+                f"{data.source}: {_name(column)} is {shown(_class(found[0]))} in every row, which leaves nothing to "
                 "tell apart; give rows of two classes or more"
             )
         if len(found) > MOST_CATEGORIES:
             _refuse_doubtful(data, column, written)
             raise DataError(
-                f"{data.source}: {_said(column)} has {len(found):,} different values, more than the "
+                f"{data.source}: {_name(column)} has {len(found):,} different values, more than the "
                 f"{MOST_CATEGORIES:,} that can be classes; {CHOOSE.format('regression')}, or another target"
             )
         return cls(column, tuple(map(_class, found)))
@@ -78,7 +78,7 @@ class Classes:
         if (labels < 0).any():
             row = int((labels < 0).argmax())
             raise DataError(
-                f"{data.source}, {data.place(row)}: {_said(self.column)} is {shown(_class(values[row]))}, which is "
+                f"{data.source}, {data.place(row)}: {_name(self.column)} is {shown(_class(values[row]))}, which is "
                 f"none of the classes that were learned, {listed(self.classes)}; correct it, or take the row out"
             )
         return labels
@@ -120,7 +120,7 @@ class RegressionTarget:
     classes = None
 
     @classmethod
-    def learn(
+    def fit(
         cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, written: Finding | None = None
     ) -> RegressionTarget:
         """The scaling of the given rows; `written` is what text has in the way of numbers."""
@@ -128,15 +128,15 @@ class RegressionTarget:
         if written is not None and written.why not in ("stray", "stored"):
             _refuse_doubtful(data, column, written)
         values = _quantities(data, column, format)[rows]
-        scaling = Scaling.learn(values)
+        scaling = Scaling.fit(values)
         if not scaling.sound.all():
             raise DataError(
-                f"{data.source}: {_said(column)} has numbers too large to be scaled; give it in other units"
+                f"{data.source}: {_name(column)} has numbers too large to be scaled; give it in other units"
             )
         if not scaling.std.any():
             where = " to float64" if abs(values[0, 0]) >= LARGEST_CLASS else ""
             raise DataError(
-                f"{data.source}: {_said(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves "
+                f"{data.source}: {_name(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves "
                 f"nothing to learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
             )
         if not standardise:
@@ -181,7 +181,7 @@ class RegressionTarget:
 Target = Classes | RegressionTarget
 
 
-def learn_target(
+def fit_target(
     data: Table | Arrays,
     column: str | None,
     rows: Array,
@@ -196,9 +196,9 @@ def learn_target(
     """
     task, why = _decide(data, column, rows, task, written)
     if task == "classification":
-        classes = Classes.learn(data, column, rows, written)
+        classes = Classes.fit(data, column, rows, written)
         return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
-    return RegressionTarget.learn(data, column, rows, standardise, written), f"{why}, so this is regression"
+    return RegressionTarget.fit(data, column, rows, standardise, written), f"{why}, so this is regression"
 
 
 def _decide(
@@ -207,7 +207,7 @@ def _decide(
     """Classification or regression, and the first half of the sentence."""
     if task not in TASKS:
         raise DataError(f"the task is {shown(task)}; choose one of {listed(TASKS)}")
-    values, name = given(data, column), _said(column)
+    values, name = target_values(data, column), _name(column)
     if task == "regression":
         return task, "regression was asked for"
     why = "classification was asked for"
@@ -249,7 +249,7 @@ def _decide(
     return "classification", f"{name} has {counted(different, 'different whole number')}, no more than {FEW}"
 
 
-def given(data: Table | Arrays, column: str | None) -> Array:
+def target_values(data: Table | Arrays, column: str | None) -> Array:
     """The target as it was read: float64 (rows,) or (rows, k), or an object array of str (rows,); nothing is missing.
 
     Raises:
@@ -264,12 +264,12 @@ def given(data: Table | Arrays, column: str | None) -> Array:
         if isinstance(data, Table) and column is not None:
             taken, how = data.taken_for_missing(column), " with --drop-missing-target (Table.take in Python)"
         raise DataError(
-            f"{data.source}: {_said(column)}, the target, has {counted(int(gone.sum()), 'missing value')}, the "
+            f"{data.source}: {_name(column)}, the target, has {counted(int(gone.sum()), 'missing value')}, the "
             f"first in {data.place(row)}; fill them in, or leave these rows out{how}{taken}"
         )
     if not text and np.isinf(values).any():
         row = int(np.argwhere(np.isinf(values))[0][0])
-        raise DataError(f"{data.source}, {data.place(row)}: {_said(column)}, the target, is infinite; correct it")
+        raise DataError(f"{data.source}, {data.place(row)}: {_name(column)}, the target, is infinite; correct it")
     return values
 
 
@@ -281,7 +281,7 @@ def _one_hot(values: Array) -> Array:
 
 def class_values(data: Table | Arrays, column: str | None) -> Array:
     """What is to be classes, (rows,): the target as `given` has it, or of one-hot rows the column that has the 1."""
-    values = given(data, column)
+    values = target_values(data, column)
     if values.ndim == 1:
         return values
     hot = _one_hot(values)
@@ -318,13 +318,13 @@ def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
 
 def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat | None) -> Array:
     """The target as numbers, float64 (rows, k)."""
-    values = given(data, column)
+    values = target_values(data, column)
     found, wrong = read_numbers(values, format, data.missing if isinstance(data, Table) else MISSING)
     if wrong is not None:
         what = f"the text {shown(values[wrong])}" if values.dtype == object else f"{values[wrong]:g}"
         held = "numbers" if format is None else f"numbers such as {shown(format)}"
         raise DataError(
-            f"{data.source}, {data.place(wrong)}: {_said(column)} is {what}, and regression needs {held}; correct it, "
+            f"{data.source}, {data.place(wrong)}: {_name(column)} is {what}, and regression needs {held}; correct it, "
             f"leave it out with --missing and --drop-missing-target, or {CHOOSE.format('classification')}"
         )
     return found.reshape(len(found), -1)
@@ -334,7 +334,7 @@ def _refuse_doubtful(data: Table | Arrays, column: str | None, written: Finding 
     """Refuses text that looks like numbers, where that does not help."""
     if written is not None and written.why:
         assert isinstance(data, Table) and column is not None
-        raise DataError(sentence(data, column, written, "class"))
+        raise DataError(describe_finding(data, column, written, "class"))
 
 
 def _stored_column(entry: Mapping[str, Any]) -> str | None:
@@ -353,5 +353,5 @@ def _whole(values: Array) -> Array:
     return whole
 
 
-def _said(column: str | None) -> str:
+def _name(column: str | None) -> str:
     return "y" if column is None else f"column {shown(column)}"

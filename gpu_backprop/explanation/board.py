@@ -138,7 +138,7 @@ class Rule:
         return {name for _, name, _, _ in Formatter().parse(self.text) if name} | self.silent
 
 
-def joined(terms: Sequence[str], sign: str = " + ") -> str:
+def join_terms(terms: Sequence[str], sign: str = " + ") -> str:
     """A sum, or with many terms its beginning and its end."""
     return sign.join(terms if len(terms) <= MOST else [*terms[:2], "…", terms[-1]])
 
@@ -186,7 +186,7 @@ def wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH.get(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def beside(boards: Iterable[Board | str]) -> list[str]:
+def side_by_side(boards: Iterable[Board | str]) -> list[str]:
     """Matrices side by side with signs between them, on as many rows of the page as they need."""
     pages: list[list[list[str]]] = [[]]
     for board in boards:

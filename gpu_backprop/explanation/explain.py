@@ -14,10 +14,10 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.plan import Operation
-from gpu_backprop.explanation.board import WIDTH, Board, beside, wrapped
+from gpu_backprop.explanation.board import WIDTH, Board, side_by_side, wrapped
 from gpu_backprop.explanation.rules import loss_rule
-from gpu_backprop.explanation.update import spelled_update
-from gpu_backprop.explanation.worked import Batch, fused, worked, worked_loss
+from gpu_backprop.explanation.update import spell_update
+from gpu_backprop.explanation.worked import Batch, fused, work_out, work_out_loss
 from gpu_backprop.network.layers import Dense, Dropout, Layer
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
@@ -108,7 +108,7 @@ class StepExplanation:
         self.batch = Batch(data.rows, trainer.loss.reduction == "mean", weights, loss_scale)
         self.known: dict[str, Array] = {}
         self.names: dict[int, str] = {}  # what stands at an address, by its newest name
-        self.told: set[str] = set()
+        self.explained: set[str] = set()
         self.paragraphs: dict[str, list[list[str]]] = {heading: [] for heading in HEADINGS}
 
     def lines(self) -> list[str]:
@@ -127,7 +127,7 @@ class StepExplanation:
                 loss = float(trainer.loss.reduce(written["E"], data.rows))
                 self._loss(operation, self._read(operation), written, loss)
             elif operation.phase != "update":
-                self._tell(operation, self._read(operation), written)
+                self._explain(operation, self._read(operation), written)
             self.known |= written
             for name, array in operation.writes.items():
                 self.names[trainer.device.address(array)] = name
@@ -175,23 +175,23 @@ class StepExplanation:
                 older = self.names.get(device.address(array))
                 self.known[name] = self.known[older] if older in self.known else device.to_host(array)
                 if older in self.known:
-                    self._say(
+                    self._add(
                         operation,
                         [f"{name} = {older}", *wrapped("The identity: the same numbers, under their next name.")],
                     )
             read[name] = self.known[name]
         return read
 
-    def _say(self, operation: Operation, paragraph: list[str]) -> None:
+    def _add(self, operation: Operation, paragraph: list[str]) -> None:
         after = {"bias_activate": "forward", "activation_gradient": "backward", "column_sum": "backward"}
         self.paragraphs[after.get(operation.name, operation.phase)].append(paragraph)
 
-    def _tell(self, operation: Operation, read: dict[str, Array], written: dict[str, Array]) -> None:
+    def _explain(self, operation: Operation, read: dict[str, Array], written: dict[str, Array]) -> None:
         """The formula, why, its matrices, and one number of each that was written."""
         reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
         layer = self.network.layers[_number(next(iter(writes))) - 1]
-        kind, lines = worked(operation, layer.activation, reads, writes)
+        kind, lines = work_out(operation, layer.activation, reads, writes)
         if layer is self.network.last and operation.name == "activation_gradient":
             lines += self._pair(writes[f"∇z{layer.number}"])
         drawn = [board for name, board in writes.items() if name.startswith("mask")]
@@ -202,10 +202,10 @@ class StepExplanation:
         self, operation: Operation, title: str, kind: str, boards: list[Board | str], lines: list[str]
     ) -> None:
         """What is said of every operation, and of the first of its kind why it is so and how one number comes about."""
-        why = [] if kind.split()[0] in self.told else wrapped(WHY[kind.split()[0]])
-        spelled = [] if kind in self.told or not lines else ["", *lines]
-        self.told |= {kind, kind.split()[0]}
-        self._say(operation, [title, *why, "", *beside(boards), *spelled])
+        why = [] if kind.split()[0] in self.explained else wrapped(WHY[kind.split()[0]])
+        spelled = [] if kind in self.explained or not lines else ["", *lines]
+        self.explained |= {kind, kind.split()[0]}
+        self._add(operation, [title, *why, "", *side_by_side(boards), *spelled])
 
     def _board(self, name: str, array: Array) -> Board:
         return Board(name, array, column=name == "w")
@@ -227,7 +227,7 @@ class StepExplanation:
                 for ys, ts in zip(y.values, self.target.values, strict=True)
             ]), column=True)  # fmt: skip
             boards.append(e)
-            lines = worked_loss(rule, self.batch, y, self.target, e, Board("E", loss).cell(), grad.cell(0, 0))
+            lines = work_out_loss(rule, self.batch, y, self.target, e, Board("E", loss).cell(), grad.cell(0, 0))
         self._paragraph(operation, operation.formula, "loss_gradient", [*boards, grad], lines)
 
     def _pair(self, grad_z: Board) -> list[str]:
@@ -251,7 +251,7 @@ class StepExplanation:
         lines = [operation.formula, *wrapped(WHY["unscale"])]
         if not written["gate"]:
             lines += wrapped("Here one of them is too large for float16. The step changes nothing, and S is halved.")
-        self._say(operation, lines)
+        self._add(operation, lines)
 
     def _update(
         self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
@@ -266,12 +266,12 @@ class StepExplanation:
             place = slice(start, start + int(np.prod(shape)))
             old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
             grad = self._board(f"∇{symbol}", self.known[f"∇{symbol}"])
-            lines += ["", *beside([old, grad, "→", new])]
+            lines += ["", *side_by_side([old, grad, "→", new])]
             if start == 0:
                 here = {name: (float(before[0]), float(written[name][0])) for name, before in moments.items()}
                 at = (0,) * len(shape)
-                lines += ["", *spelled_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
-        self._say(operation, lines)
+                lines += ["", *spell_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
+        self._add(operation, lines)
 
 
 def _symbol(layer: Layer, name: str) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gpu_backprop.explanation.board import Rule, joined
+from gpu_backprop.explanation.board import Rule, join_terms
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES as KNOWN
 from gpu_backprop.network.losses import Huber, Quantile
@@ -134,7 +134,7 @@ def _over(
     """A rule with a sum in it: each term has operands of these names, numbered from 0."""
     terms = [term(*(f"{{{name}{k}}}" for name in names)) for k in range(count)]
     silent = frozenset(f"{name}{k}" for name in names for k in range(count))
-    return Rule(before + joined(terms) + after, value, silent)
+    return Rule(before + join_terms(terms) + after, value, silent)
 
 
 @dataclass(frozen=True)

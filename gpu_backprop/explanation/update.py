@@ -22,7 +22,7 @@ _ROOT_STEP = Rule(
 )
 
 
-def spelled_update(optimizer: Optimizer, w: Cell, g: Cell, new: Cell, moments: Moments, step: int) -> list[str]:
+def spell_update(optimizer: Optimizer, w: Cell, g: Cell, new: Cell, moments: Moments, step: int) -> list[str]:
     """The lines for one number of the parameters; none for an optimizer of somebody's own.
 
     Args:

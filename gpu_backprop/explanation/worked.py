@@ -1,6 +1,6 @@
 """One number of an operation, worked out: from which numbers it comes and how.
 
-Each function takes an operation with its boards and returns what kind of operation it was, for lesson.WHY, and the
+Each function takes an operation with its boards and returns what kind of operation it was, for explain.WHY, and the
 lines of arithmetic.
 """
 
@@ -22,7 +22,7 @@ _PRODUCT = Rule("{a}·{b}", lambda a, b: a * b)
 _SUM = Rule("{a} + {b}", lambda a, b: a + b)
 
 
-def worked(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+def work_out(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
     """The kind of an operation, and one number of what it wrote; f is its layer's activation."""
     return OPERATIONS[operation.name](operation, f, reads, writes)
 
@@ -176,7 +176,7 @@ def _divided(rule: Rule) -> Rule:
     return Rule(f"{rule.text}/{{n}}", lambda n, **rest: rule.value(**rest) / n)
 
 
-def worked_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Board, loss: Cell, grad: Cell) -> list[str]:
+def work_out_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Board, loss: Cell, grad: Cell) -> list[str]:
     """e of the first sample, E, and ∂E by the first output."""
     outputs, slope = y.values.shape[1], rule.slope
     if rule.mean and outputs > 1:

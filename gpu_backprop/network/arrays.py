@@ -24,7 +24,7 @@ from gpu_backprop.backend.formula import Array
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
 
-PIECE = 1 << 18
+BLOCK = 1 << 18
 """How many elements of a host array are looked at together, at most, or one row."""
 
 PLACES, TOGETHER = 1024, 1 << 30
@@ -223,7 +223,7 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
         return bool(part.min().item() >= -largest and part.max().item() <= largest)
 
     with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
-        if all(within(part) for _, part in pieces(array)):
+        if all(within(part) for _, part in blocks(array)):
             return
     what, advice = "NaN or infinite", "Remove or replace them."
     count, at = search(array, lambda part: ~np.isfinite(part))
@@ -234,15 +234,15 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     raise InputError(f"{_counted(count, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
 
 
-def pieces(array: Array) -> Iterator[tuple[int, Array]]:
+def blocks(array: Array) -> Iterator[tuple[int, Array]]:
     """The parts of a host array along its first axis, each after the index of its beginning. They are small enough that
     what is computed from one takes little memory, however large a file the array maps. A device array is one part,
     because every look at one waits for the device."""
     if not array.size:
         return
     length = len(array)
-    if isinstance(array, np.ndarray) and array.size > PIECE:
-        length = max(1, PIECE * length // array.size)
+    if isinstance(array, np.ndarray) and array.size > BLOCK:
+        length = max(1, BLOCK * length // array.size)
     for start in range(0, len(array), length):
         some = slice(start, start + length)
         yield start, loaded(array, some) if isinstance(array, np.ndarray) else array[some]
@@ -251,7 +251,7 @@ def pieces(array: Array) -> Iterator[tuple[int, Array]]:
 def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:
     """Of how many elements, or rows, of an array `wrong` is true, and the index of the first."""
     count, at = 0, tuple[int, ...]()
-    for start, part in pieces(array):
+    for start, part in blocks(array):
         found = wrong(part)
         here = int(found.sum())
         if here and not count:

@@ -175,7 +175,7 @@ class _Check:
 
         The slopes on the two sides differ by E″·step where E is smooth, and by a fixed gap on a kink.
         """
-        value_at, restore = self._mover(array, place)
+        value_at, restore = self._perturb(array, place)
         tried, gaps = [], []
         try:
             for shrink in (1.0, *SHRINK):
@@ -196,7 +196,7 @@ class _Check:
         between = min(left, right) - margin <= derived <= max(left, right) + margin
         return (0.0, None) if lasting and between else min(tried)
 
-    def _mover(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
+    def _perturb(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
         """E with one number of `array` moved by a step, and how to put it back."""
         index = np.unravel_index(place, array.shape)
         spot = array[tuple(slice(i, i + 1) for i in index)]

@@ -376,7 +376,7 @@ class Network(FixedAttributes):
         """For pickle, and so for joblib and multiprocessing: settings and host arrays, as `copy` makes it anew."""
         form = {"dtype": self.dtype.name, "device": self.device.name, "tf32": self.device.tf32, "seed": self.seed}
         arrays = self.device.to_host(self._parameters), self.device.to_host(self.random)
-        return _remade, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
+        return _rebuild, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -428,7 +428,7 @@ class Network(FixedAttributes):
         return f"Network({self.inputs}, {self.layers!r}, {where})"
 
 
-def _remade(
+def _rebuild(
     inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], preprocessing: Any,
     classes: Sequence[str | int] | None,
 ) -> Network:  # fmt: skip

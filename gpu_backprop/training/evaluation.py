@@ -11,7 +11,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import CORRECT, Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import on_host, pieces
+from gpu_backprop.network.arrays import blocks, on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
@@ -88,7 +88,7 @@ class Evaluation:
 
     @cached_property
     def _spread(self) -> tuple[float, Array]:
-        """Σw, and Σw(y* − ȳ*)² of each output; read in pieces, for the targets may be a file."""
+        """Σw, and Σw(y* − ȳ*)² of each output; read in blocks, for the targets may be a file."""
         target, weights = on_host(self.samples.target, self.device), self.samples.weights
         w = np.ones(len(target)) if weights is None else np.asarray(on_host(weights, self.device), np.float64)
         weight, first = float(w.sum()) or 1.0, np.asarray(target[0], np.float64)
@@ -96,7 +96,7 @@ class Evaluation:
         def moment(power: int, middle: Array) -> Array:
             """Σw(y* − first − middle)ᵖ. Without `first` the spread is the same, and where all y* are, exactly 0."""
             sums = np.zeros_like(first)
-            for start, part in pieces(target):
+            for start, part in blocks(target):
                 sums += w[start : start + len(part)] @ (part.astype(np.float64) - first - middle) ** power
             return sums
 

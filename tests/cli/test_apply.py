@@ -440,7 +440,7 @@ class TestRuns:
         """As Python makes such networks, not this program."""
         net = gb.Network(2, [gb.Dense(1, "sigmoid")], seed=1)
         write("yes.csv", ["a,b,ok", "1,2,no", "2,1,yes", "3,5,yes", "4,4,no"])
-        net.preprocessing = Preprocessing.learn(read("yes.csv"), "ok")
+        net.preprocessing = Preprocessing.fit(read("yes.csv"), "ok")
         net.classes = net.preprocessing.classes
         gb.save("yes.safetensors", net)
         assert main(["predict", "yes.safetensors", "yes.csv"]) == 0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gpu_backprop.commands.announcing import compiling_told
+from gpu_backprop.commands.announcing import announce_compiling
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_what_is_said(capsys, monkeypatch, terminal, options, said):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     logger = logging.getLogger("gpu_backprop.compiler")
     before = logger.level, logger.propagate, list(logger.handlers)
-    with compiling_told(argparse.Namespace(**{"debug": False} | options)):
+    with announce_compiling(argparse.Namespace(**{"debug": False} | options)):
         logger.info("words")
         logger.debug("command")
     captured = capsys.readouterr()
@@ -35,6 +35,6 @@ def test_what_is_said(capsys, monkeypatch, terminal, options, said):
 
 def test_nothing_is_said_where_there_is_no_standard_error(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    with compiling_told(argparse.Namespace(debug=True)):
+    with announce_compiling(argparse.Namespace(debug=True)):
         logging.getLogger("gpu_backprop.compiler").info("words")
     assert capsys.readouterr().out == ""

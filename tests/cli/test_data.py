@@ -101,7 +101,7 @@ class TestClassification:
         learned = gb.load("run/model.safetensors").preprocessing.to_dict()
         table = read("flowers.csv")
         rows, _ = stratified_split([str(name) for name in table.columns["species"]], 0.2, seed=4)
-        assert learned == Preprocessing.learn(table, "species", impute="mean", rows=rows).to_dict()
+        assert learned == Preprocessing.fit(table, "species", impute="mean", rows=rows).to_dict()
 
     @pytest.mark.parametrize("loss", ["half_squared_error", "binary_cross_entropy", "squared_error", "huber"])
     def test_a_loss_that_knows_no_labels(self, capsys, loss):
@@ -613,7 +613,7 @@ class TestAccidents:
         assert gb.load("run/model.safetensors").outputs == 10
 
 
-@pytest.mark.parametrize("step", ["prepare_lesson", "_introduce"])
+@pytest.mark.parametrize("step", ["load_train_test", "_introduce"])
 def test_a_reader_that_goes_away_before_training(capsys, monkeypatch, step):
     """Nothing was trained, so that it is no success."""
 

@@ -75,7 +75,7 @@ class TestTrain:
     @every_signal
     @pytest.mark.parametrize("times", [1, 2, 3, 4])
     def test_however_often_it_comes_while_it_trains(self, monkeypatch, number, times):
-        monkeypatch.setattr(train, "_judged", lambda *_: ["judged"])
+        monkeypatch.setattr(train, "_score_held_out", lambda *_: ["judged"])
         sent(monkeypatch, gb.Trainer, "draw_order", *[number] * times)
         assert short("--epochs", "1000000") == CODES[number]
         assert gb.load("run/model.safetensors").outputs == 10
@@ -113,7 +113,7 @@ class TestTrain:
         assert short() == 143
 
     @every_signal
-    @pytest.mark.parametrize("step", ["_curves", "_judged"])
+    @pytest.mark.parametrize("step", ["_curves", "_score_held_out"])
     def test_what_comes_after_the_save_is_left_out(self, capsys, monkeypatch, number, step):
         sent(monkeypatch, train, step, number)
         assert short() == CODES[number]
@@ -123,7 +123,7 @@ class TestTrain:
         assert gb.load("run/model.safetensors").outputs == 10
 
     @every_signal
-    @pytest.mark.parametrize("step", ["prepare_lesson", "_introduce"])
+    @pytest.mark.parametrize("step", ["load_train_test", "_introduce"])
     def test_before_training_nothing_is_left(self, capsys, monkeypatch, number, step):
         sent(monkeypatch, train, step, number)
         assert main(["train", "--out", "run"]) == CODES[number]
@@ -288,7 +288,7 @@ def test_the_older_run_stays_where_a_new_one_is_ended(capsys, monkeypatch):
         assert not (Path("run") / runs.NEW).exists()
         return []
 
-    monkeypatch.setattr(train, "_judged", judged)
+    monkeypatch.setattr(train, "_score_held_out", judged)
     sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM)
     assert short("--overwrite", "--seed", "5", "--epochs", "1000000") == 143
     assert "written to run/stopped-001: " in capsys.readouterr().out.replace(os.sep, "/")

@@ -136,7 +136,7 @@ class TestHiddenCharacters:
 
 
 class TestWidth:
-    """No line of ours is wider than the terminal, and no word is parted."""
+    """No line of ours is wider than the terminal, and no word is fitted."""
 
     @pytest.mark.parametrize("width", WIDTHS)
     @pytest.mark.parametrize(

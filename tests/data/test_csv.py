@@ -145,7 +145,7 @@ def test_names_lose_the_spaces_around_them_and_empty_ones_are_counted(table):
 
 
 def test_text_after_thousands_of_numbers_loses_nothing(table, monkeypatch):
-    monkeypatch.setattr(csv_file, "PIECE", 4)
+    monkeypatch.setattr(csv_file, "BLOCK", 4)
     cells = [f"{n:03}" for n in range(50)]
     rows = [f"{cell},{n},{cell}" for n, cell in enumerate(cells)]
     found = table("\n".join(["a,b,c", *rows, "x,7,", "NA,8,y"]))

@@ -95,7 +95,7 @@ def survives(path) -> bool:
     assert data.rows > 0
     columns = list(data.columns) if isinstance(data, Table) else [None]
     for impute in (None, "median"):
-        learned = unless_refused(path, lambda impute=impute: Preprocessing.learn(data, columns[-1], impute=impute))
+        learned = unless_refused(path, lambda impute=impute: Preprocessing.fit(data, columns[-1], impute=impute))
         if learned is not None:
             x = learned.transform(data)
             assert x.shape == (data.rows, learned.inputs)

@@ -316,7 +316,7 @@ def test_most_blank_lines_are_left_out_at_once(tmp_path, end, packed, monkeypatc
             yield line
 
     monkeypatch.setattr(csv_file, "_lines", counted)
-    monkeypatch.setattr(csv_file, "BLOCK", 100)
+    monkeypatch.setattr(csv_file, "UNPACKED_AT_ONCE", 100)
     most = csv.field_size_limit(1000)
     many, own = 50_000, end.strip(b" ")
     content = b"a,b" + own + end * many + b"1,x" + own + end * many + b' 2,"y' + own + b'z"' + own + b"3,w" + own
@@ -351,7 +351,7 @@ def test_the_inputs_of_a_network_count_too():
     """Each category is an input: a column of a few bytes a row becomes thousands of numbers."""
     words = np.array([f"w{row}" for row in range(3000)], object)
     table = Table("words.csv", {"word": words, "y": np.arange(3000.0) / 7})
-    learned = Preprocessing.learn(table, "y")
+    learned = Preprocessing.fit(table, "y")
     with pytest.raises(MemoryLimitError, match=r"words.csv: 3,000 rows of 3,000 inputs, .*, 36,000,000 bytes unpacked"):
         learned.transform(table, memory_limit="35MB")
     assert learned.transform(table, memory_limit="36MB").shape == (3000, 3000)
@@ -360,7 +360,7 @@ def test_the_inputs_of_a_network_count_too():
 def test_bytes_become_numbers_of_four_bytes_at_once():
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 28, 28)).astype(np.uint8)
     data = Arrays("pixels", pixels, np.arange(1000) % 10)
-    learned = Preprocessing.learn(data)
+    learned = Preprocessing.fit(data)
     tracemalloc.start()
     try:
         x = learned.transform(data)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_backprop.data import DataError, Preprocessing, Table
-from gpu_backprop.data.number_format import NumberFormat, find_numbers, sentence
+from gpu_backprop.data.number_format import NumberFormat, describe_finding, find_numbers
 
 
 def found(*cells, text=()):
@@ -96,7 +96,9 @@ def test_what_is_left_as_text(cells, why, text):
     finding = found(*cells)
     assert (finding.why, finding.text, finding.format, finding.numbers) == (why, text, None, None)
     assert cells[finding.row] == text
-    assert text in sentence(Table("t", {"a": np.array(cells, object)}), "a", finding, "class") or why == "stored"
+    assert (
+        text in describe_finding(Table("t", {"a": np.array(cells, object)}), "a", finding, "class") or why == "stored"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,14 +164,14 @@ def test_names_with_numbers_draw_no_warning(cells):
     ],
 )
 def test_the_remedy_fits_what_was_found(cells, said):
-    sentences = sentence(Table("t", {"a": np.array(cells, object)}), "a", found(*cells), "category")
+    sentences = describe_finding(Table("t", {"a": np.array(cells, object)}), "a", found(*cells), "category")
     assert re.search(said, sentences)
 
 
 @pytest.mark.parametrize("text", ["100.{}.700", "711 219 {}", "{} B", "{} May", "Rs {}", "{}-"])
 def test_what_may_be_a_name_is_no_target_of_a_regression(text):
     cells = np.array([text.format(100 + row) for row in range(30)], object)
-    learned = Preprocessing.learn(Table("t", {"a": np.arange(30.0), "y": cells}), "y")
+    learned = Preprocessing.fit(Table("t", {"a": np.arange(30.0), "y": cells}), "y")
     assert learned.task == "classification"
     assert any("column 'y' has numbers such as" in warning for warning in learned.warnings)
 

@@ -100,7 +100,7 @@ def test_contents_decide_not_the_name(tmp_path):
 def test_the_same_data_as_csv_give_the_same_preprocessing(tmp_path):
     path = stored(tmp_path, {"n": [1, None, 3], "t": ["a", "b", None], "y": [0.5, 1.5, 2.0]})
     (tmp_path / "data.csv").write_text("n,t,y\n1,a,0.5\n,b,1.5\n3,,2\n")
-    one, other = (Preprocessing.learn(read(p), "y", impute="mean") for p in (path, tmp_path / "data.csv"))
+    one, other = (Preprocessing.fit(read(p), "y", impute="mean") for p in (path, tmp_path / "data.csv"))
     assert one.to_dict() == other.to_dict()
 
 
@@ -111,16 +111,16 @@ def test_types_that_are_neither_numbers_nor_text(tmp_path, array):
     assert (found.rows, found.names) == (2, ["a", "y", "odd"])
     says = r"data\.parquet: column 'odd' has the type .*; save it as numbers or text"
     with pytest.raises(DataError, match=says + r", or leave it out with --ignore \(ignore= in Python\)$"):
-        Preprocessing.learn(found, "y")
+        Preprocessing.fit(found, "y")
     with pytest.raises(DataError, match=f"{says}$"):
-        Preprocessing.learn(found, "odd")
+        Preprocessing.fit(found, "odd")
     with pytest.raises(DataError, match="column 'odds', which is to be ignored, is not there; did you mean 'odd'"):
-        Preprocessing.learn(found, "y", ignore=["odds"])
-    learned = Preprocessing.learn(found, "y", ignore=["odd"])
+        Preprocessing.fit(found, "y", ignore=["odds"])
+    learned = Preprocessing.fit(found, "y", ignore=["odd"])
     assert learned.transform(found).tolist() == [[-1], [1]]
     assert learned.extra == ["odd"]
     assert learned.transform(Table("b", {"a": np.array([1.0, 2])})).tolist() == [[-1], [1]]
-    needed = Preprocessing.learn(Table("b", {"odd": np.array([1.0, 2]), "y": np.array([0.5, 1])}), "y")
+    needed = Preprocessing.fit(Table("b", {"odd": np.array([1.0, 2]), "y": np.array([0.5, 1])}), "y")
     with pytest.raises(DataError, match=f"{says}$"):
         needed.transform(found)
 

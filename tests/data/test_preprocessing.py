@@ -45,7 +45,7 @@ def refuses(message):
 
 
 def test_worked_by_hand():
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     assert learned.features == ["age", "sex=f", "sex=m", "height", "city=Bonn", "city=Ulm"]
     a = np.sqrt(1.8), np.sqrt(0.2)  # (20 − 35)/√125 = −√1.8, (30 − 35)/√125 = −√0.2
     expected = [
@@ -65,24 +65,24 @@ def test_worked_by_hand():
 
 def test_only_the_training_rows_count():
     data = table(a=[1, 3, 100, np.nan], t=["u", "v", "w", "v"], y=[0.5, 1.5, 9, 8])
-    learned = Preprocessing.learn(data, "y", rows=[0, 1], impute="mean")
+    learned = Preprocessing.fit(data, "y", rows=[0, 1], impute="mean")
     np.testing.assert_array_equal(learned.transform(data), [[-1, 1, 0], [1, 0, 1], [98, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(learned.targets(data), [[-1], [1], [16], [14]])
     assert learned.unseen == {"t": 1}
-    same = Preprocessing.learn(data, "y", rows=np.array([True, True, False, False]), impute="mean")
+    same = Preprocessing.fit(data, "y", rows=np.array([True, True, False, False]), impute="mean")
     assert same.to_dict() == learned.to_dict()
 
 
 @pytest.mark.parametrize("rows", [[], [-1], [4], [0.5], [[0]], "ab", [True, False]])
 def test_rows_that_are_none(rows):
     with refuses("rows"):
-        Preprocessing.learn(people(), "says", rows=rows)
+        Preprocessing.fit(people(), "says", rows=rows)
 
 
 @pytest.mark.parametrize(("impute", "fill"), [("mean", 4.0), ("median", 2.0), ("constant", 0.0)])
 def test_what_takes_the_place_of_missing_numbers(impute, fill):
     data = table(a=[None, 1, 2, 9], t=["u", None, "v", "u"], y=[0.5, 1, 2, 3])
-    learned = Preprocessing.learn(data, "y", impute=impute)
+    learned = Preprocessing.fit(data, "y", impute=impute)
     assert learned.features == ["a", "t=u", "t=v", "t missing"]
     filled = np.array([fill, 1, 2, 9])
     np.testing.assert_allclose(learned.transform(data)[:, 0], (filled - filled.mean()) / filled.std(), rtol=1e-6)
@@ -95,7 +95,7 @@ def test_what_takes_the_place_of_missing_numbers(impute, fill):
 
 
 def test_a_missing_text_that_the_training_data_did_not_have_is_unseen():
-    learned = Preprocessing.learn(people(), "says", impute="mean")
+    learned = Preprocessing.fit(people(), "says", impute="mean")
     data = table(age=[None], sex=[None], height=[2], city=["Bonn"])
     np.testing.assert_array_equal(learned.transform(data), [[0, 0, 0, 0, 1, 0]])
     assert learned.unseen == {"sex": 1}
@@ -107,16 +107,16 @@ def test_missing_values_are_refused_without_imputation():
         r"^people\.csv: column 'age' has 2 missing values, the first in line 3, and 2 more columns have some; "
         r"fill them in, or train with --impute mean, median or constant \(impute= in Python\)$"
     ):
-        Preprocessing.learn(data, "y")
+        Preprocessing.fit(data, "y")
     with refuses("column 'sex' has 1 missing value, the first in line 3; fill"):
-        Preprocessing.learn(data, "y", ignore=["age", "id"])
-    learned = Preprocessing.learn(people(), "says")
+        Preprocessing.fit(data, "y", ignore=["age", "id"])
+    learned = Preprocessing.fit(people(), "says")
     with refuses("column 'sex' has 1 missing value, the first in line 2; fill them in, or train with --impute"):
         learned.transform(table(age=[3], sex=[None], height=[2], city=["Bonn"]))
 
 
 def test_the_order_of_columns_does_not_matter_and_others_are_said():
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     x = learned.transform(people())
     turned = dict(reversed(people().columns.items()))
     np.testing.assert_array_equal(learned.transform(Table("a.csv", turned | {"id": np.arange(4.0)})), x)
@@ -127,7 +127,7 @@ def test_the_order_of_columns_does_not_matter_and_others_are_said():
 
 
 def test_columns_that_are_absent():
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     with refuses(
         r"^b\.csv lacks 2 columns that the training data had: 'age', 'city'; did you mean 'Age'\? it has 'Age'"
     ):
@@ -135,7 +135,7 @@ def test_columns_that_are_absent():
 
 
 def test_unseen_categories_are_counted():
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     data = table(age=[35] * 3, sex=["x", "m", "X"], height=[2] * 3, city=["Bonn", "Köln", "Ulm"])
     np.testing.assert_array_equal(learned.transform(data)[:, [1, 2, 4, 5]], [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
     assert learned.unseen == {"sex": 2, "city": 1}
@@ -144,7 +144,7 @@ def test_unseen_categories_are_counted():
 
 
 def test_texts_that_look_like_numbers_in_another_file_are_the_same_categories():
-    learned = Preprocessing.learn(table(code=["7", "07b", "1.50", "7"], y=["1", "2", "x", "x"]), "y")
+    learned = Preprocessing.fit(table(code=["7", "07b", "1.50", "7"], y=["1", "2", "x", "x"]), "y")
     assert learned.features == ["code=07b", "code=1.50", "code=7"]
     later = table(code=[7, 1.5, 8], y=[2, 1, 1])
     np.testing.assert_array_equal(learned.transform(later), [[0, 0, 1], [0, 1, 0], [0, 0, 0]])
@@ -153,7 +153,7 @@ def test_texts_that_look_like_numbers_in_another_file_are_the_same_categories():
 
 
 def test_numbers_that_a_file_has_as_text():
-    learned = Preprocessing.learn(table(a=[1, 3], y=[0.5, 1]), "y", impute="constant")
+    learned = Preprocessing.fit(table(a=[1, 3], y=[0.5, 1]), "y", impute="constant")
     np.testing.assert_array_equal(learned.transform(table(a=["3", "5", None])), [[1], [3], [-2]])
     with refuses(
         r"^people\.csv, line 3: 'three' in column 'a', which held numbers in the training data; correct it, or"
@@ -163,7 +163,7 @@ def test_numbers_that_a_file_has_as_text():
 
 def test_numbers_in_a_format_of_their_own():
     data = table(a=["$1,000", "$3,000.00", "-$1,000", None], y=["50 %", "51%", "-17.5%", "0 %"])
-    learned = Preprocessing.learn(data, "y", impute="constant")
+    learned = Preprocessing.fit(data, "y", impute="constant")
     assert (learned.features, learned.task) == (["a"], "regression")
     a = np.array([1000, 3000, -1000, 0])
     np.testing.assert_allclose(learned.transform(data)[:, 0], (a - a.mean()) / a.std(), rtol=1e-6)
@@ -186,24 +186,24 @@ def test_numbers_in_a_format_of_their_own():
 
 def test_a_format_is_that_of_all_rows_whatever_is_learned_from():
     data = table(a=["5%", "6%", "?", "7%"], y=[0.5, 1, 2, 3])
-    assert Preprocessing.learn(data, "y", rows=[0, 1, 3]).features == ["a=5%", "a=6%", "a=7%"]
+    assert Preprocessing.fit(data, "y", rows=[0, 1, 3]).features == ["a=5%", "a=6%", "a=7%"]
 
 
 def test_many_texts_that_are_numbers_but_for_one():
     cells = [f"{n}.5" for n in range(12_000)] + ["?"]
     with refuses("column 'a' has numbers in all but 1 row, .* because line 12002 has '[?]'; correct it"):
-        Preprocessing.learn(table(a=cells, y=[0.5] + [1] * 12_000), "y")
+        Preprocessing.fit(table(a=cells, y=[0.5] + [1] * 12_000), "y")
     with refuses(
         "column 'y' has numbers in all but 1 row, .* each a class, because line 12002 has '[?]'; correct it, or "
     ):
-        Preprocessing.learn(table(a=[0.5] + [1] * 12_000, y=cells), "y")
+        Preprocessing.fit(table(a=[0.5] + [1] * 12_000, y=cells), "y")
 
 
 def test_texts_that_mean_the_same_are_one_category():
     data = table(
         t=["true", "TRUE", "False", "true"], u=["é", "e\u0301", "e", "é"], y=["True", "false", "true", "false"]
     )
-    learned = Preprocessing.learn(data, "y")
+    learned = Preprocessing.fit(data, "y")
     assert learned.features == ["t=False", "t=TRUE", "u=e", "u=e\u0301"]
     np.testing.assert_array_equal(learned.transform(data), [[0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]])
     assert (learned.classes, learned.unseen) == (["True", "false"], {})
@@ -219,10 +219,10 @@ def test_names_are_the_same_in_composed_and_decomposed_form():
     composed, decomposed = "qualité", "qualite\u0301"
     for one, other in (composed, decomposed), (decomposed, composed):
         data = table(**{one: ["a", "b"], "x": [1, 2], "café": [1, 2]}, y=[0.5, 1])
-        learned = Preprocessing.learn(data, "y", ignore=["cafe\u0301"])
+        learned = Preprocessing.fit(data, "y", ignore=["cafe\u0301"])
         assert learned.columns == [composed, "x"]
         np.testing.assert_array_equal(learned.transform(table(**{other: ["b"], "x": [2]})), [[0, 1, 1]])
-        assert Preprocessing.learn(data, other).target == composed
+        assert Preprocessing.fit(data, other).target == composed
     stored = learned.to_dict()  # by a version that kept names as they came
     stored["inputs"]["columns"][0]["name"] = stored["target"]["column"] = decomposed
     stored["inputs"]["columns"][0]["name"] = "cafe\u0301"
@@ -234,7 +234,7 @@ def test_names_are_the_same_in_composed_and_decomposed_form():
 
 def test_a_column_of_one_value_is_0_whatever_comes_later():
     data = table(a=[0.1] * 7, b=[*range(6), 0], y=[0.5, 1, 2, 3, 4, 5, 6])
-    learned = Preprocessing.learn(data, "y")
+    learned = Preprocessing.fit(data, "y")
     assert learned.warnings == ["people.csv: column 'a' has one value in every row, from which nothing can be learned"]
     assert (learned.transform(data)[:, 0] == 0).all()
     assert learned.transform(table(a=[1e30], b=[2]))[0, 0] == 0
@@ -249,20 +249,20 @@ def test_a_column_of_one_value_is_0_whatever_comes_later():
 )
 def test_numbers_that_no_network_can_use(values, message):
     with refuses(message):
-        Preprocessing.learn(table(a=values, y=[0.5, 1, 2]), "y")
+        Preprocessing.fit(table(a=values, y=[0.5, 1, 2]), "y")
 
 
 def test_a_column_without_values():
     data = table(a=[None, None], b=[1, 2], y=[0.5, 1])
     with refuses("column 'a' has no values to learn from; leave it out with --ignore"):
-        Preprocessing.learn(data, "y", impute="mean")
-    learned = Preprocessing.learn(data, "y", impute="constant")
+        Preprocessing.fit(data, "y", impute="mean")
+    learned = Preprocessing.fit(data, "y", impute="constant")
     assert (learned.transform(data)[:, 0] == 0).all()
     assert learned.warnings[0].startswith("people.csv: column 'a' has one value in every row")
 
 
 def test_a_later_number_out_of_all_proportion():
-    learned = Preprocessing.learn(table(a=[1, 1 + 1e-9], y=[0.5, 1]), "y")
+    learned = Preprocessing.fit(table(a=[1, 1 + 1e-9], y=[0.5, 1]), "y")
     with refuses(r"line 3: 1e\+300 in column 'a' is too far from the training data, whose mean is 1; correct it"):
         learned.transform(table(a=[1, 1e300]))
     with refuses("line 2: -inf in column 'a'"):
@@ -270,28 +270,28 @@ def test_a_later_number_out_of_all_proportion():
 
 
 def test_columns_to_ignore():
-    learned = Preprocessing.learn(people(), "says", ignore=["age", "city"])
+    learned = Preprocessing.fit(people(), "says", ignore=["age", "city"])
     assert learned.columns == ["sex", "height"]
     with refuses("column 'agee', which is to be ignored, is not there; did you mean 'age'"):
-        Preprocessing.learn(people(), "says", ignore=["agee"])
+        Preprocessing.fit(people(), "says", ignore=["agee"])
     with refuses("column 'says', which is to be ignored, is the target; it has 'age'"):
-        Preprocessing.learn(people(), "says", ignore=["says"])
+        Preprocessing.fit(people(), "says", ignore=["says"])
     with refuses("people.csv has no column to learn from, because all but the target are ignored; ignore fewer$"):
-        Preprocessing.learn(people(), "says", ignore=["age", "sex", "height", "city"])
+        Preprocessing.fit(people(), "says", ignore=["age", "sex", "height", "city"])
     with refuses(r"people\.csv has no column to learn from but 'y'; .*--delimiter"):
-        Preprocessing.learn(table(y=["a", "b"]), "y")
+        Preprocessing.fit(table(y=["a", "b"]), "y")
 
 
 def test_the_column_that_makes_most_inputs_is_named_where_they_take_too_much():
     data = table(a=[1, 2, 3, 4], t=list("uvwx"), y=[0.5, 1, 2, 3])
     with refuses("4 rows of 5 inputs, and column 't' makes 4 of them, 80 bytes unpacked, more than the limit of 40"):
-        Preprocessing.learn(data, "y").transform(data, memory_limit=40)
+        Preprocessing.fit(data, "y").transform(data, memory_limit=40)
     with refuses("lacks 1 column that the training data had: 't'; add it, it has 'a'"):
-        Preprocessing.learn(data, "y").transform(table(a=[1]))
+        Preprocessing.fit(data, "y").transform(table(a=[1]))
 
 
 def test_inputs_that_do_not_fit_into_memory(monkeypatch):
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
 
     def full(*_):
         raise MemoryError("Unable to allocate 7.45 GiB for an array")
@@ -307,9 +307,9 @@ def test_inputs_that_do_not_fit_into_memory(monkeypatch):
 def test_too_many_categories():
     words = [f"word {number}" for number in range(10_001)]
     with refuses("column 't' has 10,001 different texts, and each would be an input of the network; leave it out"):
-        Preprocessing.learn(table(t=words, y=["a", *["b"] * 10_000]), "y")
+        Preprocessing.fit(table(t=words, y=["a", *["b"] * 10_000]), "y")
     with refuses("column 't' has 10,001 different values, more than the 10,000 that can be classes; choose --task"):
-        Preprocessing.learn(table(t=words, a=list(range(10_001))), "t")
+        Preprocessing.fit(table(t=words, a=list(range(10_001))), "t")
 
 
 # Arrays -----------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_too_many_categories():
 
 def test_images():
     x = np.array([[[0, 255]], [[51, 102]]], np.uint8)
-    learned = Preprocessing.learn(Arrays("mnist", x, np.array([3, 7])))
+    learned = Preprocessing.fit(Arrays("mnist", x, np.array([3, 7])))
     np.testing.assert_array_equal(learned.transform(Arrays("more", x)), np.array([[0, 1], [0.2, 0.4]], np.float32))
     assert (learned.task, learned.classes, learned.inputs) == ("classification", [3, 7], 2)
     assert learned.warnings == [
@@ -348,8 +348,8 @@ def test_images_are_what_comes_as_images(shape, flags, images):
     """In two axes, uint8 is only a small way to store numbers; new rows may have either shape."""
     y = np.array([1, 2, 2])
     data = Arrays("a", PIXELS.reshape(shape), y, **flags)
-    learned = Preprocessing.learn(data)
-    numbers = Preprocessing.learn(Arrays("a", PIXELS.astype(np.int64), y)).transform(data)
+    learned = Preprocessing.fit(data)
+    numbers = Preprocessing.fit(Arrays("a", PIXELS.astype(np.int64), y)).transform(data)
     expected = PIXELS / np.float32(255) if images else numbers
     for form in (3, 4), (3, 2, 2):
         np.testing.assert_array_equal(learned.transform(Arrays("b", PIXELS.reshape(form))), expected)
@@ -365,10 +365,10 @@ def test_images_of_other_types_are_numbers(dtype):
 def test_the_largest_pixel_of_dark_images_is_white(white):
     x = (np.arange(12).reshape(3, 2, 2) % 2 * white).astype(np.uint8)
     x[2] = 200  # held out
-    learned = Preprocessing.learn(Arrays("a", x, np.array([1, 2, 2])), rows=[0, 1])
+    learned = Preprocessing.fit(Arrays("a", x, np.array([1, 2, 2])), rows=[0, 1])
     np.testing.assert_array_equal(learned.transform(Arrays("a", x))[:2], [[0, 1, 0, 1]] * 2)
     assert learned.how == "pixels, divided by the largest among the rows to learn from"
-    black = Preprocessing.learn(Arrays("a", np.zeros((2, 2, 2), np.uint8), np.array([1, 2])))
+    black = Preprocessing.fit(Arrays("a", np.zeros((2, 2, 2), np.uint8), np.array([1, 2])))
     assert (black.transform(Arrays("a", x)) == 0).all()
 
 
@@ -384,7 +384,7 @@ def test_what_was_stored_of_bytes_in_two_axes_is_applied_as_before():
 
 def test_arrays_of_other_types_are_scaled_feature_by_feature():
     x = np.array([[1, 5, 10], [3, 5, 20], [100, 6, 100]])
-    learned = Preprocessing.learn(Arrays("a.npz", x, np.array([0, 1, 1])), rows=[0, 1])
+    learned = Preprocessing.fit(Arrays("a.npz", x, np.array([0, 1, 1])), rows=[0, 1])
     np.testing.assert_array_equal(learned.transform(Arrays("a.npz", x)), [[-1, 0, -1], [1, 0, 1], [98, 0, 17]])
     assert learned.features == ["x[0]", "x[1]", "x[2]"]
     assert "a.npz: 'x[1]' has one value in every row, from which nothing can be learned" in learned.warnings
@@ -393,7 +393,7 @@ def test_arrays_of_other_types_are_scaled_feature_by_feature():
     with refuses("holds a table, and the training data were arrays; give .npz"):
         learned.transform(people())
     with refuses("holds arrays, and the training data were a table; give CSV or Parquet with the columns 'age'"):
-        Preprocessing.learn(people(), "says").transform(Arrays("b", x))
+        Preprocessing.fit(people(), "says").transform(Arrays("b", x))
 
 
 def test_arrays_larger_than_a_block(monkeypatch):
@@ -401,9 +401,9 @@ def test_arrays_larger_than_a_block(monkeypatch):
     x = rng.normal(3, 2, (50, 7)).astype(np.float32)
     x[4, 2] = np.nan
     data = Arrays("a", x, rng.normal(size=50))
-    whole = Preprocessing.learn(data, impute="median")
+    whole = Preprocessing.fit(data, impute="median")
     monkeypatch.setattr("gpu_backprop.data.array_inputs.BLOCK", 20)
-    parts = Preprocessing.learn(data, impute="median")
+    parts = Preprocessing.fit(data, impute="median")
     np.testing.assert_allclose(parts.transform(data), whole.transform(data), rtol=1e-6, atol=1e-6)
     filled = np.where(np.isnan(x), np.nanmedian(x, axis=0), x).astype(np.float64)
     np.testing.assert_allclose(whole.transform(data), (filled - filled.mean(0)) / filled.std(0), rtol=1e-5, atol=1e-6)
@@ -419,16 +419,16 @@ def test_arrays_larger_than_a_block(monkeypatch):
 def test_values_that_arrays_may_not_have(value, message):
     x = np.array([[1, 2], [3, value], [value, 4]])
     with refuses(message):
-        Preprocessing.learn(Arrays("a", x, np.array([0.5, 1, 2])), rows=[0, 1])
-    learned = Preprocessing.learn(Arrays("a", np.eye(2), np.array([0.5, 1])))
+        Preprocessing.fit(Arrays("a", x, np.array([0.5, 1, 2])), rows=[0, 1])
+    learned = Preprocessing.fit(Arrays("a", np.eye(2), np.array([0.5, 1])))
     with refuses(message):
         learned.transform(Arrays("a", x))
 
 
 def test_numbers_in_arrays_out_of_all_proportion():
     with refuses(r"^a: x\[1\] has no values to learn from, or numbers too large to be scaled; leave this feature out$"):
-        Preprocessing.learn(Arrays("a", np.array([[1, 1e308], [2, -1e308]]), np.array([0.5, 1])))
-    learned = Preprocessing.learn(Arrays("a", np.array([[1], [1 + 1e-9]]), np.array([0.5, 1])))
+        Preprocessing.fit(Arrays("a", np.array([[1, 1e308], [2, -1e308]]), np.array([0.5, 1])))
+    learned = Preprocessing.fit(Arrays("a", np.array([[1], [1 + 1e-9]]), np.array([0.5, 1])))
     with refuses(r"^b, row 2: 1e\+300 in x\[0\] is too far from the training data, whose mean is 1; correct it$"):
         learned.transform(Arrays("b", np.array([[1], [1e300]])))
 
@@ -436,11 +436,11 @@ def test_numbers_in_arrays_out_of_all_proportion():
 def test_arrays_have_no_columns():
     data = Arrays("a", np.eye(3), np.arange(3))
     with refuses("a holds arrays, whose target is y and has no name; leave 'y' out"):
-        Preprocessing.learn(data, "y")
+        Preprocessing.fit(data, "y")
     with refuses("a holds arrays, which have no columns to ignore"):
-        Preprocessing.learn(data, ignore=["x"])
+        Preprocessing.fit(data, ignore=["x"])
     with refuses("a has no y, which would be the target"):
-        Preprocessing.learn(Arrays("a", np.eye(3)))
+        Preprocessing.fit(Arrays("a", np.eye(3)))
 
 
 # The target -------------------------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_arrays_have_no_columns():
     ],
 )
 def test_which_task_it_is(values, task, classes, why):
-    learned = Preprocessing.learn(table(a=list(range(len(values))), y=values), "y", task=task)
+    learned = Preprocessing.fit(table(a=list(range(len(values))), y=values), "y", task=task)
     assert learned.task == ("regression" if classes is None else "classification")
     assert learned.classes == classes
     assert learned.outputs == (1 if classes is None else len(classes))
@@ -505,7 +505,7 @@ def test_which_task_it_is(values, task, classes, why):
 
 def test_labels_and_their_names():
     data = table(a=[1, 2, 3, 4], y=["cat", "ant", "bee", "ant"])
-    learned = Preprocessing.learn(data, "y")
+    learned = Preprocessing.fit(data, "y")
     labels = learned.targets(data)
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, [2, 0, 1, 0])
@@ -518,7 +518,7 @@ def test_labels_and_their_names():
 
 
 def test_labels_of_several_columns():
-    learned = Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])))
+    learned = Preprocessing.fit(Arrays("a", np.eye(3), np.array([1, 2, 2])))
     with refuses(r"b: y has the shape \(3, 2\), .* a class a row, \(rows,\), or one-hot rows, .*which row 1 is not"):
         learned.targets(Arrays("b", np.eye(3), np.ones((3, 2))))
     assert learned.targets(Arrays("b", np.eye(3), np.eye(3)[[1, 2, 1]])).tolist() == [0, 1, 0]
@@ -530,7 +530,7 @@ def test_labels_of_several_columns():
 def test_one_hot_rows_are_classes(dtype):
     labels = np.array([2, 0, 1, 2, 0, 1])
     data = Arrays("a", np.eye(6), np.eye(3)[labels].astype(dtype))
-    learned = Preprocessing.learn(data)
+    learned = Preprocessing.fit(data)
     assert learned.why == (
         "y is one-hot, 0 but for a single 1 in each row (--task regression takes them as numbers), so this is "
         "classification into 3 classes"
@@ -538,38 +538,38 @@ def test_one_hot_rows_are_classes(dtype):
     assert learned.classes == [0, 1, 2]
     assert learned.targets(data).tolist() == labels.tolist()
     assert learned.targets(Arrays("b", np.eye(6), labels)).tolist() == labels.tolist()
-    assert Preprocessing.learn(data, task="classification").to_dict() == learned.to_dict()
-    assert Preprocessing.learn(data, task="regression").outputs == 3
+    assert Preprocessing.fit(data, task="classification").to_dict() == learned.to_dict()
+    assert Preprocessing.fit(data, task="regression").outputs == 3
 
 
 @pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0], [0, 0.5, 0.5], [-1, 1, 1], [2, 0, 0]])
 def test_one_row_that_is_not_one_hot_makes_numbers_of_all(row):
     data = Arrays("a", np.eye(4), np.array([*np.eye(3), row]))
-    assert Preprocessing.learn(data).why == "y has 3 columns, so this is regression"
+    assert Preprocessing.fit(data).why == "y has 3 columns, so this is regression"
     with refuses(r"a: y has the shape \(4, 3\), and .* which row 4 is not; give such, or choose --task regression"):
-        Preprocessing.learn(data, task="classification")
+        Preprocessing.fit(data, task="classification")
 
 
 def test_labels_by_format_are_classes_however_many():
     data = Arrays("letters", np.eye(26), np.arange(26), labelled=True)
-    learned = Preprocessing.learn(data)
+    learned = Preprocessing.fit(data)
     assert learned.why == (
         "the labels in letters are classes (--task regression takes them as numbers), so this is classification into "
         "26 classes"
     )
-    assert Preprocessing.learn(data, task="regression").why == "regression was asked for, so this is regression"
+    assert Preprocessing.fit(data, task="regression").why == "regression was asked for, so this is regression"
     with refuses("letters, row 2: y is 0.5, and a class is a text or a whole number"):
-        Preprocessing.learn(Arrays("letters", np.eye(3), np.array([0, 0.5, 1]), labelled=True))
+        Preprocessing.fit(Arrays("letters", np.eye(3), np.array([0, 0.5, 1]), labelled=True))
 
 
 def test_quantities_that_are_text_in_a_file():
-    learned = Preprocessing.learn(table(a=[1, 3], y=[0.5, 1.5]), "y")
+    learned = Preprocessing.fit(table(a=[1, 3], y=[0.5, 1.5]), "y")
     np.testing.assert_array_equal(learned.targets(table(y=["0.5", "2.5"])), [[-1], [3]])
 
 
 def test_whole_numbers_as_names():
     data = table(a=[1, 2, 3], y=[7, -2, 7])
-    learned = Preprocessing.learn(data, "y")
+    learned = Preprocessing.fit(data, "y")
     assert learned.inverse(learned.targets(data)).tolist() == [7, -2, 7]
     assert all(type(name) is int for name in learned.classes)
     assert learned.targets(table(y=["-2.0", "7"])).tolist() == [0, 1]
@@ -581,23 +581,23 @@ def test_whole_numbers_as_names():
 
 def test_quantities_are_scaled_unless_that_is_not_wanted():
     data = table(a=[1, 2, 3, 4], price=[100, 300, 100, 300])
-    learned = Preprocessing.learn(data, "price", task="regression")
+    learned = Preprocessing.fit(data, "price", task="regression")
     np.testing.assert_array_equal(learned.targets(data), [[-1], [1], [-1], [1]])
     np.testing.assert_array_equal(learned.inverse(np.array([[0.5], [-2]], np.float32)), [[250], [0]])
-    plain = Preprocessing.learn(data, "price", task="regression", standardise_target=False)
+    plain = Preprocessing.fit(data, "price", task="regression", standardise_target=False)
     np.testing.assert_array_equal(plain.targets(data), [[100], [300], [100], [300]])
     np.testing.assert_array_equal(plain.inverse([[5.0]]), [[5]])
 
 
 def test_several_quantities_a_row():
     data = Arrays("a", np.eye(4), np.array([[1.0, 10, 7], [3, 30, 7], [1, 10, 7], [3, 30, 7]]))
-    learned = Preprocessing.learn(data)
+    learned = Preprocessing.fit(data)
     assert (learned.task, learned.outputs, learned.classes) == ("regression", 3, None)
     assert learned.why == "y has 3 columns, so this is regression"
     np.testing.assert_array_equal(learned.targets(data)[:2], [[-1, -1, 0], [1, 1, 0]])
     np.testing.assert_array_equal(learned.inverse(learned.targets(data)), data.y)
     with refuses(r"a: y has the shape \(4, 3\), and classification needs a class a row"):
-        Preprocessing.learn(data, task="classification")
+        Preprocessing.fit(data, task="classification")
     with refuses("b: y has 1 number a row, and that of the training data had 3"):
         learned.targets(Arrays("b", np.eye(4), np.arange(4.0)))
 
@@ -632,17 +632,17 @@ def test_several_quantities_a_row():
 )
 def test_targets_that_cannot_be_learned(values, options, message):
     with refuses(re.escape(message)):
-        Preprocessing.learn(table(a=[1, 2, 3], y=values), "y", **options)
+        Preprocessing.fit(table(a=[1, 2, 3], y=values), "y", **options)
 
 
 def test_a_target_that_does_not_exist():
     with refuses(r"^people\.csv has no column 'Sayz', the target; did you mean 'says'\? it has 'age', 'sex', 'height'"):
-        Preprocessing.learn(people(), "Sayz")
+        Preprocessing.fit(people(), "Sayz")
     with refuses(r"^people\.csv has no column 'price', the target; it has 'age'"):
-        Preprocessing.learn(people(), "price")
+        Preprocessing.fit(people(), "price")
     with refuses(r"^people\.csv: which column is the target must be said with --target \(target= in Python\); it has"):
-        Preprocessing.learn(people())
-    learned = Preprocessing.learn(people(), "says")
+        Preprocessing.fit(people())
+    learned = Preprocessing.fit(people(), "says")
     with refuses("has no column 'says', the target"):
         learned.targets(table(age=[1]))
 
@@ -653,13 +653,13 @@ def test_a_target_that_does_not_exist():
 def test_data_above_suspicion_draw_no_warnings():
     x, labels = load_digits()
     columns = {f"p{index}": x[:, index] for index in np.flatnonzero(x.std(axis=0))}
-    assert Preprocessing.learn(Table("digits", columns | {"digit": labels.astype(float)}), "digit").warnings == []
+    assert Preprocessing.fit(Table("digits", columns | {"digit": labels.astype(float)}), "digit").warnings == []
 
 
 @pytest.mark.parametrize("form", ["{}%", "{},5", "1,{}", "Rs {}"])
 def test_numbers_in_text_are_said_to_be_such_and_no_row_numbers(form):
     data = table(a=[form.format(n) for n in range(100, 120)], y=["a", "b"] * 10)
-    (warning,) = Preprocessing.learn(data, "y").warnings
+    (warning,) = Preprocessing.fit(data, "y").warnings
     assert "column 'a' has numbers such as" in warning
 
 
@@ -699,16 +699,16 @@ def test_numbers_in_text_are_said_to_be_such_and_no_row_numbers(form):
     ],
 )
 def test_what_looks_like_a_mistake(columns, warning):
-    learned = Preprocessing.learn(table(**columns, y=["a", "a", "b", "b"]), "y")
+    learned = Preprocessing.fit(table(**columns, y=["a", "a", "b", "b"]), "y")
     assert any(said.startswith(f"people.csv: {warning}") for said in learned.warnings), learned.warnings
 
 
 def test_measurements_may_differ_in_every_row():
-    assert Preprocessing.learn(table(a=[1.5, 2.5, 3, 4], y=["a", "a", "b", "b"]), "y").warnings == []
+    assert Preprocessing.fit(table(a=[1.5, 2.5, 3, 4], y=["a", "a", "b", "b"]), "y").warnings == []
 
 
 def test_a_class_with_one_row():
-    (said,) = Preprocessing.learn(table(a=[1.5, 1, 2, 2, 2], y=["a", "a", "b", "a", "a"]), "y").warnings
+    (said,) = Preprocessing.fit(table(a=[1.5, 1, 2, 2, 2], y=["a", "a", "b", "a", "a"]), "y").warnings
     assert said == (
         "people.csv: the class 'b' has one row only, the first in line 4, which can be learned from or tested on, not "
         "both; add rows"
@@ -748,7 +748,7 @@ def test_what_is_stored_transforms_alike(data, impute, task):
         impute == "constant"
         or not any(column.dtype != object and np.isnan(column).all() for column in data.columns.values())
     )
-    learned = Preprocessing.learn(data, "y", impute=impute, task=task)
+    learned = Preprocessing.fit(data, "y", impute=impute, task=task)
     again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict(), allow_nan=False)))
     np.testing.assert_array_equal(again.transform(data), learned.transform(data))
     np.testing.assert_array_equal(again.targets(data), learned.targets(data))
@@ -759,7 +759,7 @@ def test_what_is_stored_transforms_alike(data, impute, task):
 
 @given(data=tables(), order=st.randoms())
 def test_no_order_of_columns_matters(data, order):
-    learned = Preprocessing.learn(data, "y", impute="constant")
+    learned = Preprocessing.fit(data, "y", impute="constant")
     names = list(data.columns)
     order.shuffle(names)
     np.testing.assert_array_equal(
@@ -775,7 +775,7 @@ def test_held_out_rows_have_no_influence(data, other):
         changed[name] = column.copy()
         changed[name][4:] = other.draw(st.lists(CELLS[kind] if name != "y" else st.just(1), min_size=2, max_size=2))
     rows = [0, 1, 2, 3]
-    one, two = (Preprocessing.learn(t, "y", impute="constant", rows=rows) for t in (data, Table("t", changed)))
+    one, two = (Preprocessing.fit(t, "y", impute="constant", rows=rows) for t in (data, Table("t", changed)))
     assert one.to_dict() == two.to_dict()
     np.testing.assert_array_equal(one.transform(data)[:4], two.transform(Table("t", changed))[:4])
 
@@ -785,7 +785,7 @@ def test_held_out_rows_have_no_influence(data, other):
 @pytest.mark.parametrize("impute", [None, "mean"])
 def test_arrays_are_stored_as_well(x, y, impute):
     data = Arrays("a", x, y)
-    learned = Preprocessing.learn(data, impute=impute)
+    learned = Preprocessing.fit(data, impute=impute)
     again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict())))
     np.testing.assert_array_equal(again.transform(data), learned.transform(data))
     np.testing.assert_array_equal(again.targets(data), learned.targets(data))
@@ -800,10 +800,10 @@ def paths(value, path=()):
 
 
 LEARNED = [
-    Preprocessing.learn(people(), "says", impute="mean").to_dict(),
-    Preprocessing.learn(people(), "age").to_dict(),
-    Preprocessing.learn(Arrays("a", np.eye(3), np.array([1, 2, 2])), impute="median").to_dict(),
-    Preprocessing.learn(Arrays("a", np.full((3, 3, 1), 255, np.uint8), np.eye(3) * 2)).to_dict(),
+    Preprocessing.fit(people(), "says", impute="mean").to_dict(),
+    Preprocessing.fit(people(), "age").to_dict(),
+    Preprocessing.fit(Arrays("a", np.eye(3), np.array([1, 2, 2])), impute="median").to_dict(),
+    Preprocessing.fit(Arrays("a", np.full((3, 3, 1), 255, np.uint8), np.eye(3) * 2)).to_dict(),
 ]
 JUNK = st.one_of(
     st.none(),
@@ -998,7 +998,7 @@ def test_a_data_frame_itself_becomes_a_table():
 
 def test_a_target_of_numpy_texts():
     data = Arrays("a", np.arange(4.0), np.array(["u", "v", "u", "v"]))
-    assert Preprocessing.learn(data).classes == ["u", "v"]
+    assert Preprocessing.fit(data).classes == ["u", "v"]
 
 
 def test_columns_of_different_lengths():
@@ -1018,9 +1018,9 @@ def test_from_a_file_to_numbers_and_back(tmp_path):
     path = tmp_path / "tickets.csv"
     path.write_text("\n".join(lines))
     data = read(path)
-    whole = Preprocessing.learn(data, "class", impute="median", ignore=["id"])
+    whole = Preprocessing.fit(data, "class", impute="median", ignore=["id"])
     train, held_out = stratified_split(whole.targets(data), 0.2, seed=0)
-    learned = Preprocessing.learn(data, "class", task=whole.task, impute="median", ignore=["id"], rows=train)
+    learned = Preprocessing.fit(data, "class", task=whole.task, impute="median", ignore=["id"], rows=train)
     x, y = learned.transform(data), learned.targets(data)
     assert x.shape == (40, 4)
     np.testing.assert_allclose(x[train][:, [0, 3]].mean(axis=0), 0, atol=1e-6)
@@ -1032,15 +1032,15 @@ def test_from_a_file_to_numbers_and_back(tmp_path):
 @pytest.mark.parametrize("given", [{"age": [1.0]}, np.zeros((2, 4)), None])
 def test_what_no_reader_gives(given):
     """A dict, an array or a frame of another library is what one tries first."""
-    learned = Preprocessing.learn(people(), "says")
-    for use in (learned.transform, learned.targets, Preprocessing.learn):
+    learned = Preprocessing.fit(people(), "says")
+    for use in (learned.transform, learned.targets, Preprocessing.fit):
         with refuses(f"what was given is of type {type(given).__name__}; .*Table.*Arrays"):
             use(given)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
 def test_a_copy_knows_the_same(again):
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     other = people()
     other.columns["sex"][0] = "d"
     x = learned.transform(other)
@@ -1050,7 +1050,7 @@ def test_a_copy_knows_the_same(again):
 
 
 def test_each_thread_has_its_own_counts():
-    learned = Preprocessing.learn(people(), "says")
+    learned = Preprocessing.fit(people(), "says")
     strange = table(**{name: values.tolist() for name, values in people().columns.items()}, id=[1, 2, 3, 4])
     strange.columns["sex"][:3] = "d"
     learned.transform(strange)

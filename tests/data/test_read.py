@@ -187,7 +187,7 @@ def written(path, **columns):
 def learned(tmp_path):
     """From texts of which some look like numbers, in an input and the target."""
     texts = ["3.1", "3.10", "7", "07", "007", "dev"]
-    return Preprocessing.learn(read(written(tmp_path / "train.csv", release=texts, y=texts)), "y")
+    return Preprocessing.fit(read(written(tmp_path / "train.csv", release=texts, y=texts)), "y")
 
 
 @pytest.mark.parametrize("texts", [["3.1", "3.10", "7", "07", "007", "8"], ["007", "3.10"], ["07", "dev"], ["7", "NA"]])
@@ -228,7 +228,7 @@ def test_numbers_in_parquet_are_the_text_that_spells_them(tmp_path, learned, val
 
 def test_truth_values_of_csv_and_parquet_are_the_same(tmp_path):
     data = read(written(tmp_path / "t.parquet", flag=[True, False, True], y=[0.5, 1, 2]))
-    learned = Preprocessing.learn(data, "y")
+    learned = Preprocessing.fit(data, "y")
     for texts in ["true", "false"], ["TRUE", "FALSE"], ["True", "False"]:
         x = learned.transform(read(written(tmp_path / "t.csv", flag=texts)))
         np.testing.assert_array_equal(x, [[0, 1], [1, 0]])
@@ -237,7 +237,7 @@ def test_truth_values_of_csv_and_parquet_are_the_same(tmp_path):
 def test_a_number_format_is_that_of_training(tmp_path):
     path = tmp_path / "u.csv"
     path.write_text("a;y\n1.055,5;3,5\n2,5;1.000,25\n")
-    learned = Preprocessing.learn(read(path), "y", task="regression")
+    learned = Preprocessing.fit(read(path), "y", task="regression")
     path.write_text("a;y\n1.055;2.5\n2;3\n")  # 1055, not 1.055
     x = learned.transform(read(path))
     np.testing.assert_allclose(x[:, 0], [(1055 - 529) / 526.5, (2 - 529) / 526.5], rtol=1e-6)
@@ -251,12 +251,12 @@ def test_columns_that_are_text_because_that_is_asked_for(tmp_path):
     path = written(tmp_path / "t.csv", plz=["01067", "10115"], id=[2**53, 2**53 + 1], y=[0.5, 1])
     data = read(path, text=["plz", "id"])
     assert data.columns["plz"].tolist() == ["01067", "10115"]
-    learned = Preprocessing.learn(data, "y", ignore=["id"])
+    learned = Preprocessing.fit(data, "y", ignore=["id"])
     np.testing.assert_array_equal(learned.transform(read(path)), np.eye(2))
-    exact = Preprocessing.learn(data, "id", ignore=["plz"])
+    exact = Preprocessing.fit(data, "id", ignore=["plz"])
     assert exact.classes == ["9007199254740992", "9007199254740993"]
     assert exact.targets(read(written(tmp_path / "t.parquet", id=[2**53 + 1, 2**53]))).tolist() == [1, 0]
-    (said,) = [said for said in Preprocessing.learn(read(path), "y").warnings if "2⁵³" in said]
+    (said,) = [said for said in Preprocessing.fit(read(path), "y").warnings if "2⁵³" in said]
     assert said.startswith(f"{path}: column 'id' has whole numbers from 2⁵³ on that float64 cannot tell apart")
     with pytest.raises(DataError, match=r"t\.csv has no column 'plzz', which is to be text; did you mean 'plz'\?"):
         read(path, text=["plzz"])
@@ -266,13 +266,13 @@ def test_what_is_missing_is_said_and_may_be_chosen(tmp_path):
     path = written(tmp_path / "t.csv", a=["1", "-999", "?"], b=["Na", "K", "Na"], y=["Na", "K", "K"])
     data = read(path)
     with pytest.raises(DataError, match=r"the first in line 2; .*; 'Na' in line 2 was taken for one, and with --missi"):
-        Preprocessing.learn(data, "y")
+        Preprocessing.fit(data, "y")
     with pytest.raises(DataError, match=r"column 'b' has 2 missing values, .*; 'Na' in line 2 was taken for one"):
-        Preprocessing.learn(data, "a", ignore=["y"])
+        Preprocessing.fit(data, "a", ignore=["y"])
     assert read(path, missing="Na", text="a").columns["b"].tolist() == [None, "K", None]
     chosen = read(path, missing=["?", "-999"])
     np.testing.assert_array_equal(chosen.columns["a"], [1, np.nan, np.nan])
-    learned = Preprocessing.learn(chosen, "y", impute="constant")
+    learned = Preprocessing.fit(chosen, "y", impute="constant")
     assert learned.features == ["a", "b=K", "b=Na"]
     again = Preprocessing.from_dict(learned.to_dict())
     for way in chosen, data:

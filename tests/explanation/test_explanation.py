@@ -16,7 +16,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.explanation import demo, explain
-from gpu_backprop.explanation.board import Board, Exact, Rule, beside, spell
+from gpu_backprop.explanation.board import Board, Exact, Rule, side_by_side, spell
 from gpu_backprop.explanation.explain import WHY
 from gpu_backprop.explanation.rules import ACTIVATIONS, loss_rule
 from gpu_backprop.explanation.worked import OPERATIONS
@@ -480,9 +480,9 @@ def test_a_float32_is_written_as_it_was_meant() -> None:
 
 def test_matrices_stand_beside_each_other_or_on_the_next_row() -> None:
     a, b = Board("a", np.array([[1.0, 2.0], [3.0, 4.0]])), Board("b", np.array([5.0]))
-    assert beside([a, "→", b]) == ["a         b", "[1 2]  →  [5]", "[3 4]"]
+    assert side_by_side([a, "→", b]) == ["a         b", "[1 2]  →  [5]", "[3 4]"]
     wide = [Board(f"a{k}", np.full((1, 5), 0.12345)) for k in range(5)]
-    assert [line.count("a") for line in beside(wide)] == [2, 0, 0, 2, 0, 0, 1, 0]
+    assert [line.count("a") for line in side_by_side(wide)] == [2, 0, 0, 2, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

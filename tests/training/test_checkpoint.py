@@ -484,7 +484,7 @@ def table(rows: int = 6) -> Table:
 
 def knowing() -> gb.Network:
     net = small()
-    net.preprocessing = Preprocessing.learn(table(), "answer", impute="mean")
+    net.preprocessing = Preprocessing.fit(table(), "answer", impute="mean")
     net.classes = net.preprocessing.classes
     return net
 
@@ -528,7 +528,7 @@ def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
         ("preprocessing", {"format": 1}, "net.preprocessing is of type dict, not a Preprocessing"),
         (
             "preprocessing",
-            Preprocessing.learn(Arrays("x", np.eye(3), np.arange(3))),
+            Preprocessing.fit(Arrays("x", np.eye(3), np.arange(3))),
             "makes 3 numbers of a row, and .* 4",
         ),
         ("classes", ["a"], "there are 1 classes, and the network has 2 outputs"),
@@ -644,7 +644,7 @@ def test_junk_anywhere_in_a_preprocessing(taught, path):
 
 
 def test_a_preprocessing_of_another_network(taught, path):
-    other = json.dumps(Preprocessing.learn(Arrays("x", np.eye(3), np.arange(3))).to_dict())
+    other = json.dumps(Preprocessing.fit(Arrays("x", np.eye(3), np.arange(3))).to_dict())
     refused(path, resealed(taught, preprocessing=other), "makes 3 numbers of a row, and the network takes 4")
 
 
@@ -687,7 +687,7 @@ def test_a_weight_that_is_no_number(value, path):
 def test_classes_that_contradict_the_preprocessing(learned, classes, match, path):
     """Each answer would be called by another's name."""
     task = "regression" if learned == "v" else "auto"
-    learned = Preprocessing.learn(table(), learned, impute="mean", task=task)
+    learned = Preprocessing.fit(table(), learned, impute="mean", task=task)
     net = gb.Network(learned.inputs, [gb.Dense(2, "softmax")])
     net.preprocessing, net.classes = learned, classes
     with pytest.raises(ModelFileError, match=match):

@@ -103,7 +103,7 @@ def test_a_network_with_preprocessing(again, tmp_path):
     path.write_text("a,b,c\n1,x,no\n2,y,yes\n3,x,no\n4,z,yes\n")
     data = read(path)
     net = gb.Network(4, [gb.Dense(2, "softmax")])
-    net.preprocessing = Preprocessing.learn(data, "c")
+    net.preprocessing = Preprocessing.fit(data, "c")
     net.classes = net.preprocessing.classes
     x = net.preprocessing.transform(data)
     twin = again(net)

@@ -105,7 +105,7 @@ def test_a_fit_takes_a_fraction_of_the_file(dtype, gaps, tmp_path):
 
 def test_the_checks_look_at_all_pieces(monkeypatch):
     """The count, and the first place, are those of the whole array."""
-    monkeypatch.setattr("gpu_backprop.network.arrays.PIECE", 10)
+    monkeypatch.setattr("gpu_backprop.network.arrays.BLOCK", 10)
     for bad, what in ((np.nan, "NaN or infinite"), (1e39, "too large for float32")):
         x = X.copy()
         x[[17, 30, 30], [2, 0, 1]] = bad

@@ -117,7 +117,7 @@ def test_what_preprocessing_made_is_not_looked_at(tmp_path):
     rows = [f"{RNG.poisson(5e4)},{'ab'[k % 50 == 7]},{10 ** RNG.normal(4):.1f}\n" for k in range(100)]
     (tmp_path / "t.csv").write_text("count,kind,size\n" + "".join(rows))
     data = read(tmp_path / "t.csv")
-    learned = Preprocessing.learn(data, "count", task="regression", standardise_target=False)
+    learned = Preprocessing.fit(data, "count", task="regression", standardise_target=False)
     samples = prepare(learned, data)
     net = gb.Network(learned.inputs, [gb.Dense(1, "exp")])
     net.preprocessing = learned
