@@ -102,8 +102,8 @@ def _complain(error: BaseException, command: str) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Where standard streams are closed, as with >&- or in a program without a console, nothing is printed, and nothing
-    that is meant for them gets into a file that was given their number."""
+    """Open standard streams that are closed, as with >&- or in a program without a console, on the null device, so that
+    no file that is opened later gets their number, and with it what is printed."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -115,7 +115,7 @@ def _open_closed_streams() -> None:
 
 
 def _detach_closed_output() -> None:
-    """Where output can't be written any more, nobody is told so a second time when Python ends."""
+    """Detach output that can't be written any more, so that Python does not complain a second time when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""How good a network is, in plain text."""
+"""Scores of a network, and tables of them in plain text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: i
 
 
 def confusion_text(matrix: Counts, names: Sequence[str] | None = None, width: int | None = None) -> str:
-    """The matrix as a table, with the share of each class that was recognised (recall); a dot stands for 0.
+    """Write the matrix as a table, with the share of each class that was recognised (recall); a dot stands for 0.
 
     Where lines may have only `width` characters, and names would make them longer, the columns are numbered instead.
     """
@@ -60,7 +60,7 @@ def _right(text: str, width: int) -> str:
 
 
 def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> str:
-    """The pairs of classes that are confused most often, a line each."""
+    """List the pairs of classes that are confused most often, a line each."""
     wrong = matrix - np.diag(np.diag(matrix))
     pairs = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
     lines = [f"  {wrong[i, j]:,}: {_short(names[i])} taken for {_short(names[j])}" for i, j in pairs if wrong[i, j]]
@@ -68,12 +68,12 @@ def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> s
 
 
 def accuracy(matrix: Counts) -> float:
-    """The share of right answers."""
+    """Compute the share of right answers."""
     return float(np.trace(matrix) / matrix.sum())
 
 
 def r2(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """R²: 1 − Σ(y* − y)²/Σ(y* − ȳ*)², the mean over the columns of (n, k); NaN where a column has one value only."""
+    """Compute R², 1 − Σ(y* − y)²/Σ(y* − ȳ*)², the mean over the columns of (n, k); NaN where a column is constant."""
     true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
     spread = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
     if not spread.all():
@@ -82,7 +82,7 @@ def r2(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def mean_absolute_error(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """The mean of |y* − y|."""
+    """Compute the mean of |y* − y|."""
     return float(np.abs(np.asarray(true, np.float64) - np.asarray(predicted, np.float64)).mean())
 
 

@@ -1,4 +1,4 @@
-"""What happens before NumPy is imported: where this process is the command gpu-backprop, a signal ends it at once.
+"""Imported before NumPy: where this process is the command gpu-backprop, a signal ends it at once.
 
 There is nothing yet to save; and a traceback, as Python has it by itself, is for errors.
 """
@@ -21,13 +21,13 @@ SIGNALS = {
 
 
 def exit_code(number: int) -> int:
-    """How a program ends that this signal ended, as a shell has it: 130 after Ctrl-C."""
+    """Return the exit code of a program that this signal ended, as a shell has it: 130 after Ctrl-C."""
     return 128 + number
 
 
 def catch(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> dict[int, object]:
-    """Make a handler that of all these signals; the handlers they had. What is ignored, as under nohup, stays so; and a
-    handler belongs to the main thread of a program: elsewhere this does nothing."""
+    """Set the handler of all these signals; return those that they had. Signals that are ignored, as under nohup, stay
+    so. Outside of the main thread, where Python allows no handlers, this does nothing."""
     try:
         heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         return {number: signal.signal(number, handler) or signal.SIG_DFL for number in heeded}
@@ -37,7 +37,7 @@ def catch(handler: Callable[[int, FrameType | None], object] | signal.Handlers) 
 
 @contextmanager
 def caught(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """The same while it is open."""
+    """Set the handler of all these signals in this context."""
     before = catch(handler)
     try:
         yield
@@ -47,7 +47,7 @@ def caught(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]
 
 
 def _is_command() -> bool:
-    """Whether Python was started as gpu-backprop, or to run this package."""
+    """Tell whether Python was started as gpu-backprop, or to run this package."""
     if sys.argv[:1] == ["-m"]:  # so it is while a package that is to be run is imported
         return ("-m", "gpu_backprop") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
     return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("gpu-backprop", "gpu-backprop.exe")
@@ -59,6 +59,6 @@ if IS_COMMAND:
 
 
 def end() -> None:
-    """Where this process is the command, no signal changes its exit code any more, which is known."""
+    """Ignore signals from here on, where this process is the command: its exit code is decided."""
     if IS_COMMAND:  # Python, as it ends, gives a signal that has a handler its default, which kills; not an ignored one
         catch(signal.SIG_IGN)

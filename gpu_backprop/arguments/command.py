@@ -35,8 +35,8 @@ FOR_ONE_MORE = {"train": ("target", "to learn this column"), "predict": ("output
 
 
 class Paragraphs(argparse.HelpFormatter):
-    """Wraps text to the width of the terminal, paragraph by paragraph. Those that are indented are commands, and what
-    does not fit stays one: its comment gets a line of its own, and its lines end with a backslash."""
+    """Wraps text to the width of the terminal, paragraph by paragraph. Indented ones are commands: of one that does not
+    fit, the comment gets a line of its own, and the other lines end with a backslash."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = text.split("\n\n")
@@ -51,7 +51,7 @@ class Paragraphs(argparse.HelpFormatter):
 
 
 def _fitting(line: str, width: int) -> str:
-    """An example in at most so many columns."""
+    """Wrap an example to at most so many columns."""
     if len(line) <= width:
         return line
     command, _, why = line.partition("  # ")
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; {meant}" if meant else ""))
 
     def _meant(self, option: str) -> str:
-        """The option of ours that is called like one, or, of a letter, begins with it."""
+        """Find the option of ours that is called like one, or, of a letter, begins with it."""
         ours = [name for name in self._option_string_actions if name.startswith("--")]
         if len(option) == 2:
             return next((f"did you mean '{name}'?" for name in ours if name[2] == option[1]), "")
@@ -110,11 +110,11 @@ class Command:
         self._group: argparse._ActionsContainer = self.parser
 
     def under(self, title: str) -> None:
-        """Arguments from here on stand under a title."""
+        """Put the arguments that follow under a title."""
         self._group = self.parser.add_argument_group(title)
 
     def add(self, name: str, help: str, **how: Any) -> None:
-        """Add an argument; its default is told where the help doesn't say it."""
+        """Add an argument; its default is shown where the help doesn't say it."""
         silent = how.get("action") or how.get("default") is None or "(default: " in help
         self._group.add_argument(name, help=help if silent else f"{help} (default: %(default)s)", **how)
 
@@ -127,7 +127,7 @@ class Command:
 
 
 def add_run_and_data(command: Command, optional: bool = False) -> None:
-    """RUN and DATA, and how DATA is read."""
+    """Add RUN and DATA, and how DATA is read."""
     how = {"nargs": "?"} if optional else {}
     command.add("run", "the network", type=path, metavar="RUN", **how)
     command.add("data", "the rows", type=source, metavar="DATA", **how)
@@ -138,37 +138,37 @@ def add_run_and_data(command: Command, optional: bool = False) -> None:
 
 
 def add_delimiter(command: Command) -> None:
-    """--delimiter."""
+    """Add --delimiter."""
     help = r"the character between the fields of a CSV file, \t for a tab (default: detected)"
     command.add("--delimiter", help, metavar="C")
 
 
 def add_drop_missing_target(command: Command) -> None:
-    """--drop-missing-target."""
+    """Add --drop-missing-target."""
     command.add("--drop-missing-target", "leave out the rows whose target is missing", action="store_true")
 
 
 def add_memory_limit(command: Command) -> None:
-    """--memory-limit."""
+    """Add --memory-limit."""
     most = "how much memory a file may take once it is decoded, as in 4GB (default: half of the machine's)"
     command.add("--memory-limit", most, type=size, metavar="SIZE")
 
 
 def add_loss(command: Command, default: str) -> None:
-    """--loss; the words say what it is by default."""
+    """Add --loss; `default` describes the loss that is taken without it."""
     command.add("--loss", f"{', '.join(LOSSES)} (default: {default})", type=one_of("loss", LOSSES), metavar="NAME")
 
 
 def add_device(command: Command) -> None:
-    """--device."""
+    """Add --device."""
     command.add("--device", "auto, cpu, cuda or cuda:1", type=device, default="auto", metavar="D")
 
 
 def add_debug(command: Command) -> None:
-    """--debug."""
+    """Add --debug."""
     command.add("--debug", "show where an error came from, and what the compiler is told", action="store_true")
 
 
 def add_quiet(command: Command) -> None:
-    """--quiet."""
+    """Add --quiet."""
     command.add("--quiet", "print only the result", action="store_true")

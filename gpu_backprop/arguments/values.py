@@ -1,4 +1,4 @@
-"""Values on the command line: text becomes a value, or a complaint that says what is accepted."""
+"""Values on the command line: text becomes a value, or an error that says what is accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpu_backprop.data.messages import shown
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers from `least` on."""
+    """Make a reader of whole numbers from `least` on."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) < least:
@@ -27,7 +27,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(accepted: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
-    """A reader of the numbers that `accept` takes; `accepted` says which these are."""
+    """Make a reader of the numbers that `accept` takes; `accepted` says which these are."""
 
     def read(text: str) -> float:
         try:
@@ -42,7 +42,7 @@ def number(accepted: str, accept: Callable[[float], bool]) -> Callable[[str], fl
 
 
 def size(text: str) -> int:
-    """Bytes: "4GB", "500 MiB"."""
+    """Read a size in bytes: "4GB", "500 MiB"."""
     try:
         return size_of(text)
     except DataError as error:
@@ -50,19 +50,19 @@ def size(text: str) -> int:
 
 
 def source(text: str) -> str:
-    """Where something is read or written: any text but an empty one, which pathlib takes for the current folder."""
+    """Read the name of a file or folder: any text but an empty one, which pathlib takes for the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty, as a variable of the shell that is not set; give a name")
     return text
 
 
 def path(text: str) -> Path:
-    """The same, as a path."""
+    """Read the same as a path."""
     return Path(source(text))
 
 
 def units(text: str) -> list[int]:
-    """Units of the hidden layers: "128,64", or "none"."""
+    """Read the units of the hidden layers: "128,64", or "none"."""
     if text == "none":
         return []
     try:
@@ -72,7 +72,7 @@ def units(text: str) -> list[int]:
 
 
 def one_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], str]:
-    """A reader of one of the known names."""
+    """Make a reader of one of the known names."""
 
     def read(text: str) -> str:
         try:
@@ -85,13 +85,13 @@ def one_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def some_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], list[str]]:
-    """A reader of one or more of the known names, commas between them."""
+    """Make a reader of one or more of the known names, commas between them."""
     read = one_of(kind, known)
     return lambda text: [read(part.strip()) for part in text.split(",")]
 
 
 def device(text: str) -> str:
-    """A device, as Network takes it."""
+    """Read a device, as Network takes it."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text):
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a device; known: auto, cpu, cuda, cuda:0, cuda:1 ...")
     return text

@@ -1,4 +1,4 @@
-"""That the compiler is at work, for whoever waits at a terminal; with --debug its command too, wherever they are."""
+"""Announcing that the compiler is at work, to whoever waits at a terminal; with --debug its command too, always."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class _ToStderr(logging.Handler):
-    """Whatever takes its place meanwhile, such as a progress bar's, which keeps lines above the bar."""
+    """Prints to the standard error of the moment, which may be a progress bar's, so that lines stay above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is not None:
@@ -19,7 +19,7 @@ class _ToStderr(logging.Handler):
 
 @contextmanager
 def announce_compiling(options: argparse.Namespace) -> Iterator[None]:
-    """Says on standard error what is compiled, once, and how long that usually takes."""
+    """Say on standard error what is compiled, once, and how long that usually takes."""
     logger, handler = logging.getLogger("gpu_backprop.compiler"), _ToStderr()
     level, propagate = logger.level, logger.propagate
     waiting = sys.stderr is not None and sys.stderr.isatty() and not getattr(options, "quiet", False)

@@ -25,7 +25,7 @@ BOTH_WAYS = ("identity", "leaky_relu")
 
 @dataclass(frozen=True)
 class Design:
-    """What --activation and --loss ask for.
+    """The activations and the loss that --activation and --loss ask for.
 
     Attributes:
         hidden: the activation of each hidden layer.
@@ -61,7 +61,7 @@ def read_design(options: argparse.Namespace) -> Design:
 
 
 def build_network(options: argparse.Namespace, design: Design, preprocessing: Preprocessing) -> gb.Network:
-    """Hidden layers with dropout, and an output for each class or number; it knows how its data were prepared."""
+    """Build hidden layers with dropout and an output for each class or number; the network keeps its preprocessing."""
     classes = preprocessing.task == "classification"
     if design.loss is not None and design.loss.labels and not classes:
         raise Misuse(
@@ -82,7 +82,7 @@ def build_network(options: argparse.Namespace, design: Design, preprocessing: Pr
 
 
 def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, rows: int) -> gb.Trainer:
-    """A trainer for it, and for so many rows."""
+    """Build a trainer of the network for so many rows."""
     optimizer = gb.OPTIMIZERS[options.optimizer]()
     if options.learning_rate is not None:
         optimizer.learning_rate = options.learning_rate
@@ -98,7 +98,7 @@ def choose_epochs(rows: int) -> int:
 
 
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:
-    """y as the loss takes it: for a loss that knows no labels, classes become rows of 0 and 1."""
+    """Return y as the loss takes it: for a loss that knows no labels, classes become rows of 0 and 1."""
     if samples.y.ndim == 1 and not loss.labels:
         return gb.one_hot(samples.y, net.outputs) if net.outputs > 1 else samples.y[:, None]
     return samples.y

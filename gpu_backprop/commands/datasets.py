@@ -31,7 +31,7 @@ HELD_OUT = 0.2
 """The share of the rows that is held out unless another was asked for."""
 
 SHOWN = 20
-"""Classes or columns; of more, the number is told."""
+"""How many classes or columns are named; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Samples:
         return len(self.x)
 
     def take(self, rows: Array) -> Samples:
-        """Some of them."""
+        """Return some of the rows."""
         return Samples(self.x[rows], self.y[rows])
 
 
@@ -66,7 +66,7 @@ class TrainTestData:
 
 
 def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
-    """Read what the command line asks a network to learn; quantities are scaled if `scale_target`."""
+    """Read and prepare the rows that the command line names; quantities are scaled if `scale_target`."""
     if options.data == DIGITS:
         return _digits(options)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
@@ -100,12 +100,12 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
 
 
 def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
-    """x and y of data."""
+    """Return x and y of data."""
     return Samples(transform(preprocessing, data, ignored), preprocessing.targets(data))
 
 
 def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Array:
-    """x of data; what is not as in the training data, and was not to be ignored, is said on standard error."""
+    """Return x of data; warn of what is not as in the training data and was not to be ignored."""
     x = preprocessing.transform(data)
     for column, rows in preprocessing.unseen.items():
         lacking = _count_without_text(preprocessing, data, column)
@@ -126,7 +126,7 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
 
 
 def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tuple[Array, Array]:
-    """Row numbers to learn from and to hold out: of every class alike, or of all rows where y holds quantities.
+    """Choose the rows to learn from and to hold out: of every class alike, or of all rows where y holds quantities.
 
     Args:
         hint: what else can be done where there are too few rows.
@@ -147,7 +147,7 @@ def _count_without_text(preprocessing: Preprocessing, data: Data, column: str) -
 
 
 def warn(message: str) -> None:
-    """A line on standard error."""
+    """Print a warning on standard error."""
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -181,7 +181,7 @@ def _share(options: argparse.Namespace) -> float:
 
 
 def _test_data(options: argparse.Namespace) -> Data | None:
-    """The rows of another file or part, where the network is to be scored on these."""
+    """Read the rows of another file or part, where the network is to be scored on these."""
     if options.held_out_file is not None:
         return load(options.held_out_file, options.delimiter)
     if options.held_out is None and has_test_part(options.data):
@@ -190,7 +190,7 @@ def _test_data(options: argparse.Namespace) -> Data | None:
 
 
 def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
-    """Says what was read, by what all of it teaches, and what the training rows make of it."""
+    """Print what was read: the task and classes of all rows, and the inputs that the training rows make."""
     if quiet:
         return
     print(f"{describe(data)}\n{whole.why}")

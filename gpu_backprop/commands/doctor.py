@@ -1,4 +1,4 @@
-"""gpu-backprop doctor: what this machine has to train on, whether it works, and what to do where it does not."""
+"""gpu-backprop doctor: check what this machine can train on, and say what to do where something does not work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _failures(checks: Iterable[Check]) -> list[str]:
 
 
 def _shown(checks: Iterable[Check]) -> Iterator[Check]:
-    """The checks, each printed as soon as it is made."""
+    """Print each check as soon as it is made."""
     for check in checks:
         width, indent = terminal_width(sys.stdout), " " * 19
         print(wrapped(f"{check.name:<14}{'ok' if check.ok else 'OFF':<5}{check.found}", width, indent), flush=True)
@@ -73,7 +73,7 @@ def _host() -> Iterator[Check]:
 
 
 def _cpu() -> tuple[Array | None, Check]:
-    """Trains a little on the CPU; the parameters that come of it."""
+    """Train a little on the CPU; return the parameters and the check."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # why there are no kernels is said below
@@ -92,7 +92,7 @@ def _cpu() -> tuple[Array | None, Check]:
 
 
 def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
-    """Trains a little on the device, as the CPU did."""
+    """Train a little on the device, as on the CPU."""
     begin = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -122,7 +122,7 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
 
 
 def _train(device: str) -> tuple[gb.Network, list[float]]:
-    """Two steps of a small network, and the loss before each."""
+    """Train a small network for two steps; return it and the loss before each."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((8, 5)).astype(np.float32)
     net = gb.Network(5, [gb.Dense(7, "tanh"), gb.Dense(3, "softmax")], device=device, seed=0)

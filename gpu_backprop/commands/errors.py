@@ -1,4 +1,4 @@
-"""Two ways in which a command ends that no floor below knows."""
+"""The errors that only commands raise."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class Misuse(GpuBackpropError):
 
 
 class RunError(GpuBackpropError):
-    """Training ended by something else than the training; the message says what, and what was saved."""
+    """Training was ended by something outside of it; the message says what, and what was saved."""

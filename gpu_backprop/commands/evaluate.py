@@ -20,7 +20,7 @@ BATCH = 1024
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Run the command; the exit code."""
+    """Run the command; return the exit code."""
     net = load_prepared(options.run, options.device)
     data = load_rows(options, net.preprocessing)
     if options.drop_missing_target:
@@ -46,7 +46,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Run the command; the exit code. GradientError where a gradient is wrong.
+    """Run the command; return the exit code. Raise GradientError where a gradient is wrong.
 
     Each row has the target of another: what a network has learned well leaves gradients that are all but 0, where
     rounding hides what is to be compared, and the derivation holds for any target.
@@ -77,7 +77,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def choose_rows(samples: Samples, most: int) -> Samples:
-    """A few rows, from all over the data."""
+    """Choose a few rows from all over the data."""
     if len(samples) <= most:
         return samples
     rows: Array = np.linspace(0, len(samples) - 1, most).round().astype(int)

@@ -16,7 +16,7 @@ from gpu_backprop.commands.sources import load_rows
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Run the command; the exit code."""
+    """Run the command; return the exit code."""
     from gpu_backprop import explanation
 
     width = terminal_width(sys.stdout) or 100

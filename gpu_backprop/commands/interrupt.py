@@ -1,5 +1,5 @@
-"""What a signal that asks the program to end does: Ctrl-C, SIGTERM from a system that shuts down or a scheduler, SIGHUP
-from a terminal that is closed."""
+"""Handling the signals that ask the program to end: Ctrl-C, SIGTERM from a scheduler or a shutdown, SIGHUP from a
+terminal that is closed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler: whatever is done ends, and cleans up behind it."""
+    """Handle a signal by an exception: what is under way ends, and cleans up."""
     raise Interrupted(number)
 
 
 class StopOnSignal:
-    """While it is open, the first signal ends training after the current step, and what was learned is written; the
-    second ends the step, and what could be left out is. Writing itself is not interrupted.
-    """
+    """While it is open, the first signal ends training after the current step, and the network is written; the second
+    ends the step at once, and the test result and curves are left out. Writing itself is not interrupted."""
 
     def __init__(self, trainer: gb.Trainer) -> None:
         self._trainer = trainer
@@ -52,11 +51,11 @@ class StopOnSignal:
         self._caught.close()
 
     def writing(self) -> None:
-        """From here on nothing is interrupted."""
+        """Let nothing be interrupted from here on."""
         self._training = self._may_raise = False
 
     def written(self) -> None:
-        """From here on a signal raises Interrupted, once: nothing would be lost."""
+        """Let a signal raise Interrupted from here on, once: nothing would be lost."""
         self._may_raise = self._written = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -27,7 +27,7 @@ from gpu_backprop.training.console import Readable
 
 PREDICTION = "prediction"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What text begins with that a spreadsheet may run as a formula."""
+"""The beginnings of a text that a spreadsheet may run as a formula."""
 
 BLOCK = 1024
 """Rows that are computed and written at a time."""
@@ -37,7 +37,7 @@ NEGLIGIBLE = 1e-3
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Run the command; the exit code."""
+    """Run the command; return the exit code."""
     if options.output is not None:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
@@ -52,7 +52,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def header(net: gb.Network) -> Sequence[str]:
-    """prediction, then a probability a class, called as the class is; of several quantities, prediction 1 ..."""
+    """Return the header: prediction, then the name of each class; of several quantities, prediction 1 ..."""
     if net.classes is not None:
         names = [str(name) for name in net.classes]
         other = f"probability of {PREDICTION}"
@@ -63,18 +63,18 @@ def header(net: gb.Network) -> Sequence[str]:
 
 
 def plain(name: object) -> str:
-    r"""The name of a class as UTF-8 can hold it: half of a surrogate pair, as in a damaged name, becomes \udce9."""
+    r"""Write a class's name as UTF-8 can hold it: half of a surrogate pair, as in a damaged name, becomes \udce9."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def spreadsheet_safe(name: object) -> str:
-    """The same, and no formula: what a spreadsheet would take for one gets an apostrophe in front, but no number."""
+    """Write the same with an apostrophe in front of what a spreadsheet would run as a formula."""
     text = plain(name)
     return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text
 
 
 def lines(net: gb.Network, y: Array, written: Callable[[object], str]) -> Iterator[Sequence[str]]:
-    """The fields of each row; `written` says how the name of a class is put down."""
+    """Yield the fields of each row; `written` writes the name of a class."""
     if net.classes is None:
         yield from _quantities(net, y).tolist()
         return
@@ -85,8 +85,8 @@ def lines(net: gb.Network, y: Array, written: Callable[[object], str]) -> Iterat
 
 
 def _quantities(net: gb.Network, y: Array) -> Array:
-    """Numbers with the digits of the predictions' dtype; with more where they spread so little, or are so large, that
-    rounded to it they would lose what was learned."""
+    """Write numbers with the digits of the predictions' dtype; with more where rounding would move a prediction by more
+    than a negligible part of the target's spread."""
     values = net.preprocessing.inverse(y)
     zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1))
     with np.errstate(over="ignore"):
@@ -98,7 +98,7 @@ def _quantities(net: gb.Network, y: Array) -> Array:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that appears whole or not at all."""
+    """Open standard output, or a file that appears whole or not at all."""
     if path is None:
         stream = sys.stdout.stream if isinstance(sys.stdout, Readable) else sys.stdout
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
@@ -115,7 +115,7 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
 
 
 def _refuse_inputs(options: argparse.Namespace) -> None:
-    """Predictions never take the place of what they were made from."""
+    """Refuse to overwrite the files that predictions are made from."""
     for given in (Path(options.data), options.run, options.run / MODEL):
         if given.exists() and options.output.exists() and given.samefile(options.output):
             raise Misuse(f"--output {options.output} would overwrite {given}, which is read; choose another")

@@ -29,7 +29,7 @@ PARENT = Path("runs")
 
 
 class RunFolder:
-    """Where a run is written. What it is to replace stays until the new run is complete.
+    """The folder that a run is written to. An older run in it stays until the new one is complete.
 
     Attributes:
         path: the folder of the run.
@@ -41,7 +41,7 @@ class RunFolder:
         self.place = path / NEW if replaces else path
 
     def require_room(self, net: gb.Network) -> None:
-        """InputError where the disk has no room for what the run of a network writes."""
+        """Raise InputError where the disk has no room for what the run of a network writes."""
         size, disk = file_size(net), shutil.disk_usage(self.path)
         if disk.free < size + ROOM and disk.total:  # a file system that tells nothing says 0
             raise InputError(
@@ -51,10 +51,10 @@ class RunFolder:
             )
 
     def save(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
-        """Write what was learned, in a folder that somebody may have removed; failing that, elsewhere. The files.
+        """Write what was learned, and return the files. If the folder cannot be written any more, write it elsewhere.
 
         Args:
-            unfinished: in a word, why the run did not come to its end: it stays beside an older one then.
+            unfinished: why the run did not end, in one word, which names its folder beside the older run.
 
         Raises:
             RunError: it is not where it should be; the message says where it is.
@@ -92,7 +92,7 @@ class RunFolder:
 
 
 def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
-    """A folder that can be written and holds no other run, or one that may go; found out before training, not after it.
+    """Find, before training, a folder that can be written and holds no other run, or one that may be replaced.
 
     Args:
         out: the folder that was asked for; None: a new one, runs/NAME-001 or the next number.
@@ -126,7 +126,7 @@ def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
 
 
 def _replace(folder: Path) -> None:
-    """Let the new run within a folder take the place of the older one. Never do files of both stand there."""
+    """Let the new run within a folder take the place of the older one, so that files of both are never mixed."""
     for name in FILES:
         if (folder / NEW / name).exists():
             make_alike(folder / NEW / name, folder / name)
@@ -150,7 +150,7 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
 
 def _save_elsewhere(net: gb.Network, history: History) -> str:
-    """Write what was learned where temporary files go, or in the user's folder; where it is then."""
+    """Write what was learned where temporary files go, or in the user's folder; return where it is."""
     for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
         with suppress(OSError, GpuBackpropError):
             folder = Path(tempfile.mkdtemp(prefix="gpu-backprop-", dir=parent))
@@ -179,13 +179,13 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def run_name(source: str) -> str:
-    """What the runs on some data are called: penguins for data/penguins.csv.gz."""
+    """Name the runs on some data: penguins for data/penguins.csv.gz."""
     stem = Path(source).resolve().name.split(".")[0]
     return re.sub(r"[^\w-]+", "_", stem)[:60].strip("_") or "run"
 
 
 def load_run(run: Path, device: str) -> gb.Network:
-    """The network of a run: of its folder, or of a model file."""
+    """Load the network of a run: of its folder, or of a model file."""
     path = run / MODEL if run.is_dir() else run
     if run.is_dir() and not path.exists():
         within = sorted(entry.parent for entry in run.glob(f"*/{MODEL}"))
@@ -200,7 +200,7 @@ def load_run(run: Path, device: str) -> gb.Network:
 
 
 def load_prepared(run: Path, device: str) -> gb.Network:
-    """The network of a run, that also knows how its data were prepared."""
+    """Load the network of a run; refuse one that does not know how its data were prepared."""
     net = load_run(run, device)
     if net.models_shape:
         raise ModelFileError(

@@ -17,12 +17,12 @@ from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, freq
 from gpu_backprop.training.history import number
 
 WIDEST_TABLE = 20
-"""Classes; of more, the most frequent mistakes are told instead."""
+"""Classes; of more, the most frequent mistakes are listed instead."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The score of a network's answers.
+    """The scores of a network.
 
     Attributes:
         figures: results, as in "accuracy: 0.9778".
@@ -36,7 +36,7 @@ class Scores:
 
 
 def score(net: gb.Network, samples: Samples) -> Scores:
-    """Accuracy and mistakes, or R² and the mean absolute error in the units of the data."""
+    """Compute accuracy and mistakes, or R² and the mean absolute error in the units of the data."""
     y = net.predict(samples.x)
     if samples.y.ndim == 1:
         names = [str(name) for name in net.classes or range(net.outputs)]
@@ -47,7 +47,7 @@ def score(net: gb.Network, samples: Samples) -> Scores:
 
 
 def labels(y: Array) -> Array:
-    """The label of each row: its largest output, or whether the only one is above ½."""
+    """Return the label of each row: its largest output, or whether the only one is above ½."""
     return y.argmax(axis=-1) if y.shape[-1] > 1 else (y[..., 0] > 0.5).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: the bundled digits, or a file or folder; and which of its parts."""
+"""The sources of rows: the bundled digits, or a part of a file or folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(
     text: Collection[str] = (),
     missing_texts: Collection[str] | None = None,
 ) -> Data:
-    """The data that a word on the command line names.
+    """Load the data that a word on the command line names.
 
     Args:
         where: a file or folder, or "digits".
@@ -51,7 +51,7 @@ def load(
 
 
 def load_rows(options: argparse.Namespace, preprocessing: Preprocessing) -> Data:
-    """The rows that RUN is to be applied to, read as the training data were."""
+    """Load the rows that RUN is to be applied to, read as the training data were."""
     if options.part is not None and options.data != DIGITS and not has_test_part(options.data):
         raise Misuse(
             f"--part is about data with a part for training and one for testing, and {options.data} has only one"
@@ -60,7 +60,7 @@ def load_rows(options: argparse.Namespace, preprocessing: Preprocessing) -> Data
 
 
 def drop_missing_target(data: Data, target: str | None) -> Data:
-    """The rows that have a target; how many have none is said on standard error."""
+    """Leave out the rows without a target; say on standard error how many they are."""
     if not isinstance(data, Table):
         raise Misuse(f"--drop-missing-target is about tables, and {data.source} holds arrays; leave it out")
     if target is None or target not in data.columns:
@@ -74,7 +74,7 @@ def drop_missing_target(data: Data, target: str | None) -> Data:
 
 
 def has_test_part(where: str) -> bool:
-    """Whether data come with rows that are meant for testing, as MNIST's do."""
+    """Tell whether data come with rows that are meant for testing, as MNIST's do."""
     path = Path(where)
     try:
         if path.is_dir():
@@ -88,7 +88,7 @@ def has_test_part(where: str) -> bool:
 
 
 def digits_preprocessing() -> Preprocessing:
-    """What makes numbers from 0 to 1 of the pixels of the bundled digits; nothing of it is learned."""
+    """Make the preprocessing of the bundled digits: pixels become numbers from 0 to 1; nothing is fitted."""
     x, labels = load_digits()
     pixels = x.shape[1]
     inputs = ArrayInputs(Scaling(np.zeros(pixels), np.full(pixels, float(DARKEST))), None)
@@ -96,7 +96,7 @@ def digits_preprocessing() -> Preprocessing:
 
 
 def describe(data: Data) -> str:
-    """One line about what was read."""
+    """Describe in one line what was read."""
     if isinstance(data, Table):
         return f"{data.source}: {data.rows:,} rows, {len(data.names):,} columns"
     return f"{data.source}: {data.rows:,} rows of {data.x.shape[1]:,} numbers ({data.x.dtype.name})"

@@ -1,4 +1,4 @@
-"""gpu-backprop train: learn from data, measure on held-out rows, write what was learned."""
+"""gpu-backprop train: learn from data, score on held-out rows, write what was learned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpu_backprop.training.history import History
 
 
 def train(options: argparse.Namespace) -> int:
-    """Run the command; the exit code."""
+    """Run the command; return the exit code."""
     design = read_design(options)
     with _before_training():
         data = load_train_test(options, scale_target=design.any_number)
@@ -73,13 +73,13 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _caused_by_signal(error: BaseException, signals: StopOnSignal) -> bool:
-    """Whether an error is a signal's doing: the reader of the output may have ended, or the terminal, by the same."""
+    """Tell whether a signal caused an error: it may have ended the terminal, or the reader of the output, as well."""
     return isinstance(error, KeyboardInterrupt) or (signals.code != 0 and isinstance(error, OSError))
 
 
 @contextmanager
 def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
-    """Where nobody reads on, a command that has done its work ends well; this one hasn't begun. The folder goes."""
+    """Turn an OSError, even of a closed output, into a RunError, since nothing is trained yet; discard the folder."""
     try:
         yield
     except BaseException as error:
@@ -91,7 +91,7 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
 
 
 class _Printed(logging.Handler):
-    """Prints, so that lines come out above a progress bar, which takes sys.stdout's place while it is shown."""
+    """Prints, so that lines appear above a progress bar, which takes sys.stdout's place while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), flush=True)
@@ -99,7 +99,7 @@ class _Printed(logging.Handler):
 
 @contextmanager
 def _show_log(shown: bool) -> Iterator[None]:
-    """Prints what the package's logger says: where the data are, and how steps are run."""
+    """Print what the package's logger says: where the data are, and how steps are run."""
     handler, logger = _Printed(), logging.getLogger("gpu_backprop")
     level = logger.level
     if shown:
@@ -113,7 +113,7 @@ def _show_log(shown: bool) -> Iterator[None]:
 
 
 def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int) -> None:
-    """What is about to be trained, on what, and how."""
+    """Print what is about to be trained, on what, and how."""
     held_out = 0 if data.held_out is None else len(data.held_out)
     print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out\n")
     if data.things != "rows":
@@ -131,7 +131,7 @@ def _pair(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
 
 
 def _run_to_end(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
-    """Train; what ended it before its end, if anything did."""
+    """Train; return the exception that ended it early, if one did."""
     failure: BaseException | None = None
     try:
         try:
@@ -146,7 +146,7 @@ def _run_to_end(signals: StopOnSignal, fit: Callable[[], object]) -> BaseExcepti
 
 
 def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFolder) -> Exception:
-    """Keep what was learned until something went wrong; the error that says what, and where it is."""
+    """Save what was learned until something went wrong; return the error that says what, and where it is."""
     diverged = isinstance(failure, DivergedError)
     try:
         folder.save(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
@@ -173,7 +173,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _score_held_out(net: gb.Network, data: TrainTestData, quiet: bool) -> list[str]:
-    """Say what the network is worth on the rows that were held out; the result, in lines."""
+    """Score the network on the rows that were held out; return the result in lines."""
     if data.held_out is None:
         return ["nothing was held out, so nothing was measured"]
     scores = score(net, data.held_out)
@@ -185,7 +185,7 @@ def _score_held_out(net: gb.Network, data: TrainTestData, quiet: bool) -> list[s
 
 
 def _curves(history: History, folder: Path) -> list[str]:
-    """Draw the history; the name of the image, or nothing and a line that says why."""
+    """Draw the history; return the name of the image, or print why there is none."""
     if not history.rows:
         print(f"no {CURVES}: no epoch was completed")
         return []

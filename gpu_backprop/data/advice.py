@@ -1,4 +1,4 @@
-"""What looks like a mistake in data that can be learned from all the same."""
+"""Warnings about what looks like a mistake in data that can be learned from all the same."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ IGNORE = "--ignore (ignore= in Python)"
 def warnings(
     data: Table | Arrays, names: Sequence[str], rows: Array, target: Target, written: Mapping[str, Finding]
 ) -> Iterator[str]:
-    """A sentence for each suspicion, about the columns of these names and the given rows of them.
+    """Yields a sentence for each suspicion, about the columns of these names and the given rows of them.
 
     Args:
-        written: what columns of text, the target among them, have in the way of numbers.
+        written: the numbers that were found in columns of text, the target among them.
     """
     goal = written.get(target.column or "")
     doubted = goal is not None and goal.why in ("stray", "doubtful", "unknown")
@@ -50,7 +50,7 @@ def _about_names(table: Table, names: Sequence[str]) -> Iterator[str]:
 
 
 def _about_spread(table: Table, columns: dict[str, Array], written: Collection[str]) -> Iterator[str]:
-    """Columns that say the same of every row, or something else of every row; of numbers in text more is said."""
+    """Warns of columns with one value in all rows or another in each; find_numbers says more about numbers in text."""
     constant, unique, merged = [], [], _merged(table, columns)
     for name, column in columns.items():
         if name in merged:
@@ -97,7 +97,7 @@ def _about_classes(data: Table | Arrays, target: Classes) -> Iterator[str]:
 
 
 def _merged(table: Table, columns: Mapping[str, Array]) -> list[str]:
-    """The columns in which numbers that their file tells apart are the same float64."""
+    """Finds the columns in which numbers that differ in the file are the same float64."""
     large = [n for n, column in columns.items() if column.dtype != object and (np.abs(column) >= LARGEST_CLASS).any()]
     if not large or table.reread is None:
         return []

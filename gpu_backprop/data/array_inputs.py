@@ -33,7 +33,7 @@ class ByteInputs:
         return _features(self.inputs)
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """x, float32 (rows, inputs); arrays have no text, so that the second is empty."""
+        """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
         given = _given(data, self.inputs)
         if given.dtype != np.uint8:
             raise DataError(
@@ -59,7 +59,7 @@ class ArrayInputs:
 
     @classmethod
     def fit(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
-        """What the given rows teach; values that cannot be used are looked for in all rows."""
+        """Fits the scaling to the given rows; refuses values that cannot be used in any row."""
         _refuse_unusable(data, missing=impute is None)
         step = max(1, BLOCK // len(rows))
         parts = [
@@ -83,7 +83,7 @@ class ArrayInputs:
         return _features(self.inputs)
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """x, float32 (rows, inputs); arrays have no text, so that the second is empty."""
+        """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
         given = _given(data, self.inputs)
         assert isinstance(data, Arrays)
         _refuse_unusable(data, missing=self.impute is None)
@@ -110,7 +110,7 @@ class ArrayInputs:
 
 
 def fit_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
-    """What the given rows teach, and in words how x is scaled."""
+    """Fits the inputs to the given rows; returns them, and in words how x is scaled."""
     if not data.images:
         hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
         return ArrayInputs.fit(data, rows, impute), f"each brought to mean 0 and standard deviation 1{hint}"
@@ -132,7 +132,7 @@ def _blocks(x: Array) -> Iterator[slice]:
 
 
 def _given(data: Table | Arrays, inputs: int) -> Array:
-    """The array that was given, if it has the right features."""
+    """Returns x of the data, if it has the right features."""
     if isinstance(data, Table):
         raise DataError(
             f"{data.source} holds a table, and the training data were arrays; give .npz, .npy or IDX files with "
@@ -147,7 +147,7 @@ def _given(data: Table | Arrays, inputs: int) -> Array:
 
 
 def _refuse_unusable(data: Arrays, missing: bool) -> None:
-    """Infinity is never of use; NaN stands for a missing value."""
+    """Refuses infinity, and NaN where no missing values are allowed."""
     if data.x.dtype.kind != "f":
         return
     gone = first = 0

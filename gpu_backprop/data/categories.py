@@ -17,12 +17,12 @@ MOST_CATEGORIES = 10_000
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
-    """The different texts, sorted; of those that mean the same, such as true and TRUE, the first."""
+    """Sorts the different texts; of those that mean the same, such as true and TRUE, it keeps the first."""
     return sorted({folded(text): text for text in sorted(set(texts), reverse=True)}.values())
 
 
 def codes(values: Array, categories: Sequence[Category]) -> Array:
-    """Which category each value is, int64 (rows,); −1 for one that is none of them.
+    """Finds the category of each value, int64 (rows,); −1 for one that is none of them.
 
     A text is the category that is this very text, 3.1 never 3.10. A number that has no spelling, as in a table made in
     Python, is the category that spells it as Python does, or else the only one that spells it at all.

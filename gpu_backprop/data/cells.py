@@ -27,23 +27,23 @@ MISSING: frozenset[str] = frozenset(
 
 
 def composed(text: str) -> str:
-    """A text with its letters in composed form (NFC): an é may come as one character, or as an e with an accent."""
+    """Returns a text in composed form (NFC): an é may come as one character, or as an e with an accent."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def folded(text: str) -> str:
-    """What texts of the same meaning have in common: one form of their letters, one spelling of true and false."""
+    """Returns the one form of texts that mean the same: composed letters, true and false in small ones."""
     lower = text.lower()
     return lower if lower in ("true", "false") else composed(text)
 
 
 def is_missing(cell: str, missing: Collection[str] = MISSING) -> bool:
-    """Whether a cell stands for a missing value."""
+    """Tells whether a cell stands for a missing value."""
     return cell.strip() in missing
 
 
 def number(cell: str, missing: Collection[str] = MISSING) -> float:
-    """The number in a cell, NaN where it is missing.
+    """Reads the number in a cell, NaN where it is missing.
 
     Raises:
         ValueError: it is no number, such as 1_000, which is one to Python only.
@@ -59,7 +59,7 @@ def number(cell: str, missing: Collection[str] = MISSING) -> float:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell holds a number."""
+    """Tells whether a cell holds a number."""
     try:
         return not np.isnan(number(cell))
     except ValueError:
@@ -67,7 +67,7 @@ def is_number(cell: str) -> bool:
 
 
 def numbers(cells: Sequence[str], missing: Collection[str] = MISSING) -> Array | None:
-    """float64 (cells,) with NaN where one is missing; None where a cell is neither missing nor a number."""
+    """Reads cells as float64 (cells,), NaN where one is missing; None if any is neither missing nor a number."""
     exact = partial(number, missing=missing)
     for convert in (float, exact) if missing == MISSING else (exact,):  # float is quicker, and knows no missing values
         try:
@@ -80,7 +80,7 @@ def numbers(cells: Sequence[str], missing: Collection[str] = MISSING) -> Array |
 
 
 def texts(cells: Sequence[str | None], known: dict[str, str], missing: Collection[str] = MISSING) -> Array:
-    """Object (cells,) of text without spaces around it, None where one is missing.
+    """Reads cells as an object array of text without spaces around it, None where one is missing.
 
     Args:
         known: texts met before; equal texts become one object, which saves most of their memory.
@@ -95,7 +95,7 @@ def texts(cells: Sequence[str | None], known: dict[str, str], missing: Collectio
 
 
 def column_names(where: str, cells: Sequence[str]) -> list[str]:
-    """The names in a header, composed, without spaces around them; `column 3` where the third is empty.
+    """Reads the names in a header, composed, without spaces around them; `column 3` where the third is empty.
 
     Raises:
         DataError: two columns have the same name.

@@ -52,7 +52,7 @@ NAMED_ROWS = "or if each row begins with its name, as R writes it, put a name fo
 def read_csv(
     path: Path, delimiter: str | None = None, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING
 ) -> Table:
-    r"""The table in a CSV file, whose first line names the columns; lines with nothing in them are passed over.
+    r"""Reads the table in a CSV file, whose first line names the columns; lines with nothing in them are passed over.
 
     A column is numeric when each of its values is missing or a number, otherwise text. Spaces around a value, and a
     quoted one's quotes, don't belong to it.
@@ -80,8 +80,8 @@ def read_csv(
 def _scan(
     path: Path, delimiter: str, text: set[int], as_text: Collection[str], missing_texts: frozenset[str]
 ) -> Table | set[int]:
-    """The table, whose columns in `text` are text for certain. Or, where more columns turn out to be text after a block
-    of them was taken for numbers, and what they said there is lost: the indices of these."""
+    """Reads the table, whose columns in `text` are known to be text. Where further columns turn out to be text after a
+    block of them was read as numbers, returns the indices of these instead, for the file to be read again."""
     text, late = set(text), set[int]()
     lines = array("q")
     with memory_limit(None), _open(path) as (stream, source), decoding(f"{path}:", source.stored):
@@ -119,14 +119,13 @@ def _scan(
 
 
 def _reader(lines: Iterable[str], delimiter: str, strict: bool) -> Reader:
-    """The fields of each row; of spaces, several are one, and none counts at the end of a line."""
+    """Makes a reader of rows; several spaces are one delimiter, and none counts at the end of a line."""
     lines = (line.rstrip() + "\n" for line in lines) if delimiter == " " else _closed(lines, delimiter)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
 
 
 def _closed(lines: Iterable[str], delimiter: str) -> Iterator[str]:
-    """The lines without the spaces between a closing quote and the delimiter; a quote closes if it makes an even
-    number of them."""
+    """Removes the spaces between a closing quote and the delimiter; a quote closes if it makes an even number."""
     loose = re.compile(rf'" +(?=[{re.escape(delimiter)}\r\n]|$)')
     quotes = 0
     for line in lines:
@@ -137,12 +136,12 @@ def _closed(lines: Iterable[str], delimiter: str) -> Iterator[str]:
 
 
 def _close(before: int, found: re.Match[str]) -> str:
-    """A quote and spaces, or if it closes the quote alone; `before` the line there were so many quotes."""
+    """Keeps a quote and its spaces, or the quote alone if it closes; `before` the line there were so many quotes."""
     return found[0] if (before + found.string.count('"', 0, found.start() + 1)) % 2 else '"'
 
 
 def _rows(path: Path, reader: Reader, source: _Source) -> Iterator[tuple[int, list[str]]]:
-    """Every row, and the line where it begins."""
+    """Yields every row, after the line where it begins."""
     line = 1
     try:
         for row in reader:
@@ -153,7 +152,7 @@ def _rows(path: Path, reader: Reader, source: _Source) -> Iterator[tuple[int, li
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -> tuple[int, list[str]]:
-    """The first row that isn't empty, which must hold names, and its line."""
+    """Reads the first row that isn't empty, which must hold names; returns its line and the row."""
     line, first = next(((line, row) for line, row in rows if "".join(row).strip()), (0, []))
     if not first:
         raise DataError(f"{path} is empty; a line of column names and rows of values must be in it")
@@ -168,7 +167,7 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]], delimiter: str) -
 def _row_blocks(
     path: Path, rows: Iterator[tuple[int, list[str]]], width: int, lines: array[int], source: _Source
 ) -> Iterator[list[list[str]]]:
-    """The rows after the header, some at a time; the line where each begins is added to `lines`."""
+    """Yields the rows after the header in blocks, and adds the line where each row begins to `lines`."""
     most, begun = max(1, BLOCK // width), source.size
     some: list[list[str]] = []
     for line, row in rows:
@@ -197,7 +196,7 @@ def _checked(delimiter: str) -> str:
 
 
 def _detect(path: Path) -> str:
-    """The delimiter that splits all first rows alike, into most columns; a tab where the file's name says so."""
+    """Finds the delimiter that splits all first rows alike, into most columns; a tab where the file's name says so."""
     if {".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes}:
         return "\t"
     with _open(path) as (stream, _):
@@ -219,7 +218,7 @@ def _detect(path: Path) -> str:
 
 
 def _widths(sample: Sequence[str], delimiter: str) -> list[int]:
-    """How many fields each row has, as far as the rows can be read at all."""
+    """Counts the fields of each row, as far as the rows can be read at all."""
     widths: list[int] = []
     with suppress(csv.Error):
         widths.extend(len(row) for row in _reader(sample, delimiter, strict=False) if row)
@@ -228,7 +227,7 @@ def _widths(sample: Sequence[str], delimiter: str) -> list[int]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Iterator[str], _Source]]:
-    """The lines of a file, unpacked where it is gzipped, their ends kept; and the source that they are taken from."""
+    """Opens a file; yields its lines, unpacked where it is gzipped, with their ends, and the source of them."""
     with path.open("rb") as file:
         stored = stored_bytes(file)
         packed = file.read(2) == GZIP_MAGIC
@@ -239,13 +238,13 @@ def _open(path: Path) -> Iterator[tuple[Iterator[str], _Source]]:
 
 
 class _Source(io.BufferedIOBase):
-    """The bytes of a file, but for blocks of nothing but ends of lines and spaces that follow so many of the like that
-    none of them can be within a field: a file may have a thousand times more of them than it has bytes.
+    """The bytes of a file without its long runs of blank lines, of which a gzipped file may hold a thousand times its
+    size. A block is left out if so many blank bytes precede it that it cannot lie within a field.
 
     Attributes:
         stored: bytes of the file on the disk.
-        size: bytes that were unpacked up to now, but for those that were left out.
-        skipped: the ends of lines that were left out.
+        size: bytes unpacked so far, without those that were left out.
+        skipped: line ends that were left out.
     """
 
     def __init__(self, file: Any, stored: int) -> None:
@@ -285,7 +284,7 @@ def _lines(path: Path, text: TextIO, source: _Source, most: int) -> Iterator[str
 
 
 def _not_utf8(path: Path) -> str:
-    """Which byte on which line is the first that is not UTF-8."""
+    """Finds the first byte that is not UTF-8, and its line."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, remedy = 1, "save it as UTF-8; iconv -f LATIN1 -t UTF-8 converts what comes from older programs"
     with path.open("rb") as file:
@@ -302,7 +301,7 @@ def _not_utf8(path: Path) -> str:
 
 
 def _fault(error: csv.Error) -> str:
-    """What is wrong with a row, from what the csv module says."""
+    """Explains what is wrong with a row, from what the csv module says."""
     said = str(error)
     if "field larger than" in said:
         return f"a field of more than {csv.field_size_limit():,} characters; a quote that isn't closed makes such"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def load_digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The bundled digits.
+    """Loads the bundled digits.
 
     Returns:
         x: float64 (1797, 64), the pixels of an image row by row, whole numbers from 0 (paper) to 16 (ink).

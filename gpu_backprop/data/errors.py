@@ -1,4 +1,4 @@
-"""What is wrong with data, said to the person who brought it: the file, the row or column, and the remedy."""
+"""The errors about data, for the person who brought it: the file, the row or column, and the remedy."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class MissingPyarrowError(DataError):
 
 
 class MemoryLimitError(DataError):
-    """What is given takes more memory, once it is decoded, than it may."""
+    """Data that take more memory, once they are decoded, than they may."""

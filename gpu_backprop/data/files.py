@@ -1,4 +1,4 @@
-"""What every reader needs of a file: its faults explained, and a bound on what it may unpack to."""
+"""Helpers of every reader of files: their errors explained, and a bound on what they may unpack to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 GZIP_MAGIC = b"\x1f\x8b"
 
 BLOCK = 1 << 20
-"""Bytes that are read at one time: what unpacks makes as many on the way."""
+"""Bytes that are read at one time, which unpacking also buffers."""
 
 ALWAYS = 1 << 30
 """Bytes that any file may unpack to. A few kilobytes can claim, or be, many gigabytes."""
@@ -30,7 +30,7 @@ RATIO = 200
 
 
 def most_bytes(packed: int) -> int:
-    """The most that `packed` bytes of a file may unpack to."""
+    """Returns how many bytes `packed` bytes of a file may unpack to."""
     return max(ALWAYS, RATIO * packed)
 
 
@@ -48,7 +48,7 @@ def naming_column(path: Path, column: str) -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[None]:
-    """Turns what can go wrong while a file is read into a DataError; `damaged` tells of one that can't be unpacked."""
+    """Turns what can go wrong while a file is read into a DataError; `damaged` is said if it can't be unpacked."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -60,7 +60,7 @@ def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[No
 
 
 def fill(stream: Any, values: Array) -> int:
-    """Reads from an open file into the memory of an array until it is full or the file ends; the bytes read."""
+    """Reads from an open file into the memory of an array until it is full or the file ends; returns the bytes read."""
     room = values.reshape(-1).view(np.uint8).data
     got = 0
     while got < len(room):
@@ -72,5 +72,5 @@ def fill(stream: Any, values: Array) -> int:
 
 
 def native(values: Array) -> Array:
-    """An array of our own in the byte order of this machine, without a second one beside it."""
+    """Converts an array of our own to the byte order of this machine, in place."""
     return values if values.dtype.isnative else values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))

@@ -34,7 +34,7 @@ PREFIX = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: str | os.PathLike[str]) -> Array:
-    """The array in an IDX file.
+    """Reads the array in an IDX file.
 
     Nothing is allocated before the header has been found possible for the size of the file, and no more is unpacked
     than the header announces.
@@ -64,7 +64,7 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
 
 
 def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tuple[Array, Array]:
-    """The images and labels of one part of MNIST, Fashion-MNIST, or any data set whose files are named alike.
+    """Reads the images and labels of one part of MNIST, Fashion-MNIST, or any data set whose files are named alike.
 
     Args:
         folder: where train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
@@ -98,7 +98,7 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
 
 
 def _opened(path: Path) -> BufferedReader:
-    """The file, open; no pipe or device, for which one might wait for ever."""
+    """Opens a file; refuses pipes and devices, which might make one wait for ever."""
     if path.is_dir():
         raise DataError(f"{path} is a folder, where a file was expected; name a file in it")
     if path.exists() and not path.is_file():
@@ -107,7 +107,7 @@ def _opened(path: Path) -> BufferedReader:
 
 
 def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The lengths of the axes and the type of the values."""
+    """Reads the lengths of the axes and the type of the values."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not 1 <= magic[3] <= MOST_AXES:
         begins = f"it begins with the bytes {magic.hex(' ')}" if magic else "it is empty"
@@ -125,7 +125,7 @@ def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def _values(stream: Stream, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], possible: int) -> Array:
-    """The values behind the header, of which no more than `possible` bytes can follow."""
+    """Reads the values behind the header, of which no more than `possible` bytes can follow."""
     wanted = math.prod(shape) * dtype.itemsize
     announced = f"its header announces {' × '.join(map(str, shape))} values of {dtype.name}, {wanted:,} bytes"
     if wanted > possible:
@@ -144,7 +144,7 @@ def _values(stream: Stream, path: Path, shape: tuple[int, ...], dtype: np.dtype[
 
 
 def _find(folder: Path, *names: str) -> list[Path]:
-    """The files of these names, each in any of the ways in which it is written."""
+    """Finds the files of these names, with -idx or .idx in them, plain or gzipped."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the one that the IDX files are in")
     found = {}
@@ -165,7 +165,7 @@ def _find(folder: Path, *names: str) -> list[Path]:
 
 
 def _checked(path: Path, what: str, axes: tuple[str, ...]) -> Array:
-    """The array in a file that has to hold bytes with these axes."""
+    """Reads the array in a file that has to hold bytes with these axes."""
     array = read_idx(path)
     if array.ndim != len(axes) or array.dtype != np.uint8:
         raise DataError(

@@ -1,4 +1,4 @@
-"""How much memory a file may take once it is decoded: the one rule that every reader asks before it decodes.
+"""The memory limit: how much a file may take once it is decoded. Every reader asks here before it decodes.
 
 It is what --memory-limit, or memory_limit= in Python, says. Unless one of them does, it is half of the memory that this
 process may have, and of one file no more than `most_bytes` of what it has on the disk.
@@ -34,7 +34,7 @@ MORE = "use a part of it, or allow more with --memory-limit (memory_limit= in Py
 
 @dataclass
 class _Budget:
-    """What may be decoded: of the files that are read together, as asked for, and as far as it has been used.
+    """The memory that files which are read together may take once they are decoded, and how much of it they have taken.
 
     Attributes:
         asked: bytes that may be held; None: what the memory and the files allow.
@@ -54,7 +54,7 @@ _BUDGET: ContextVar[_Budget] = ContextVar("budget")
 
 @contextmanager
 def memory_limit(limit: int | str | None) -> Iterator[None]:
-    """What is decoded in this context may take so many bytes in all; None: what holds outside of it.
+    """Limits what is decoded in this context to so many bytes in all; None keeps the limit that holds outside.
 
     Raises:
         DataError: it is no size.
@@ -69,7 +69,7 @@ def memory_limit(limit: int | str | None) -> Iterator[None]:
 
 @contextmanager
 def decoding(what: str, stored: int | None = None) -> Iterator[None]:
-    """What is decoded in this context comes from a file that has so many bytes on the disk; messages call it `what`."""
+    """Says that this context decodes a file of so many bytes on the disk, which messages call `what`."""
     budget = _BUDGET.get(None)
     if budget is None:
         with memory_limit(None), decoding(what, stored):
@@ -85,13 +85,13 @@ def decoding(what: str, stored: int | None = None) -> Iterator[None]:
 
 
 def take(size: int) -> None:
-    """Counts so many bytes, which are about to be decoded and kept. DataError where they are too many."""
+    """Counts so many bytes, which are about to be decoded and kept; raises DataError where they are too many."""
     check(size)
     _BUDGET.get(_Budget()).held += size
 
 
 def check(size: int) -> None:
-    """DataError where so many bytes more than have been decoded are too many."""
+    """Raises DataError where so many bytes more would be too many."""
     budget = _BUDGET.get(_Budget())
     size += budget.held
     if budget.asked is not None:
@@ -106,7 +106,7 @@ def check(size: int) -> None:
 
 
 def size_of(given: int | str) -> int:
-    """Bytes: a number of them, or a text such as "4GB", "500 MB" or "1.5 GiB".
+    """Reads a size in bytes: a number, or a text such as "4GB", "500 MB" or "1.5 GiB".
 
     Raises:
         DataError: it is neither.
@@ -122,13 +122,13 @@ def size_of(given: int | str) -> int:
 
 
 def text_bytes(known: dict[str, str], before: int) -> int:
-    """Bytes of the texts that came to `known` after the first `before`."""
+    """Counts the bytes of the texts that came to `known` after the first `before`."""
     new = len(known) - before
     return ENTRY * new + sum(map(sys.getsizeof, islice(reversed(known), new)))
 
 
 def stored_bytes(file: IO[bytes]) -> int:
-    """The bytes of a file that are on the disk: its holes, which read as zeros, are not, where the system can tell."""
+    """Counts the bytes of a file that are on the disk, without its holes, where the system can tell."""
     descriptor = file.fileno()
     size, place, at, there = os.fstat(descriptor).st_size, file.tell(), 0, 0
     if not hasattr(os, "SEEK_DATA"):
@@ -150,8 +150,8 @@ def stored_bytes(file: IO[bytes]) -> int:
 
 @cache
 def memory() -> int:
-    """The memory of this machine in bytes; or what this process may have of it, where that is less: what control
-    groups, which containers are made with, or `ulimit -v` leave it."""
+    """Returns the memory of this machine in bytes; or, where it is less, what control groups (containers) or
+    `ulimit -v` let this process have."""
     known = list(_allowed())
     with suppress(AttributeError, ValueError, OSError):  # not on Windows
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

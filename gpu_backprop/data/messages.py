@@ -1,4 +1,4 @@
-"""How names, values and counts are put into messages."""
+"""Names, values and counts in messages."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ _ESCAPES = _Escapes()
 
 
 def escaped(text: str) -> str:
-    """A text from outside that can be printed: what would be obeyed instead of read is written as Python writes it."""
+    """Makes a text from outside safe to print: control characters are written as Python's escapes."""
     return text.translate(_ESCAPES)
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a text takes: two for a wide character, as those of Chinese are, none for one that
-    combines with the last."""
+    """Counts the columns of a terminal that a text takes: two for a wide character, such as a Chinese one, none for one
+    that combines with the last."""
     wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def shown(value: object) -> str:
-    """A value in quotes, its control characters escaped, cut where it is long."""
+    """Puts a value in quotes, its control characters escaped, cut where it is long."""
     text = str(value)
     return repr(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
 
 
 def listed(names: Iterable[object]) -> str:
-    """'a', 'b' and 3 more: as many names as are read with patience."""
+    """Lists the first names in quotes, and counts the rest: 'a', 'b' and 3 more."""
     texts = [shown(name) for name in names]
     more = f" and {len(texts) - MOST:,} more" if len(texts) > MOST else ""
     return ", ".join(texts[:MOST]) + more
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:
-    """1 row, 2,000 rows."""
+    """Writes a number with its noun: 1 row, 2,000 rows."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
-    """The words `did you mean 'x'? ` with the name that is most like the one given, or nothing."""
+    """Returns `did you mean 'x'? ` with the name that is most like the one given, or nothing."""
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
     by_lower = {known.lower(): known for known in names}

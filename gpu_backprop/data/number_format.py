@@ -61,7 +61,7 @@ MONEY = re.compile(
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How a column writes its numbers.
+    """The way in which a column writes its numbers.
 
     Attributes:
         prefix, suffix: what every cell has around its number: a currency, %, a unit; or nothing.
@@ -75,7 +75,7 @@ class NumberFormat:
     decimal: str = "."
 
     def number(self, cell: str) -> float:
-        """The number in a cell.
+        """Reads the number in a cell.
 
         Raises:
             ValueError: it is not written in this way.
@@ -102,17 +102,17 @@ class NumberFormat:
         return value if not signs or signs[0] == "+" else -value
 
     def __str__(self) -> str:
-        """An example."""
+        """Gives an example."""
         number = "12" if not self.group and self.decimal == "." else f"1{self.group}234{self.decimal}5"
         return f"{self.prefix}{number}{' ' * self.suffix[:1].isalpha()}{self.suffix}"
 
     def to_dict(self) -> dict[str, str]:
-        """As JSON can hold it."""
+        """Returns it as plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, given: object) -> NumberFormat:
-        """What to_dict gave."""
+        """Reads what to_dict gave."""
         found = cls(*(stored.text(given, key) for key in ("prefix", "suffix", "group", "decimal")))
         stored.require(found.decimal in (".", ",") and found.group in ("", *GROUPS), "a number has an unknown format")
         return found
@@ -120,7 +120,7 @@ class NumberFormat:
 
 @dataclass(frozen=True)
 class Finding:
-    """What looks like numbers among the texts of a column.
+    """The numbers that were found among the texts of a column.
 
     Attributes:
         readings: the formats that read most of the cells; the more than one where they read them differently.
@@ -152,7 +152,7 @@ REMEDY = {
 
 
 def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str:
-    """What was found in a column, and what becomes of it: each text a category, or a class."""
+    """Says what was found in a column, and what becomes of it: each text a category, or a class."""
     text, place = shown(found.text), table.place(found.row)
     values = [f"{value + 0:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]
     here = f"text here, each a {thing}"
@@ -171,7 +171,7 @@ def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str
 
 
 def find_numbers(table: Table, names: Collection[str]) -> dict[str, Finding]:
-    """What columns of text have in the way of numbers, where most cells are such, and text was not asked for."""
+    """Finds the columns of text, where text was not asked for, in which most cells look like numbers."""
     texts = [name for name in names if table.columns[name].dtype == object and name not in table.text]
     return {name: found for name in texts if (found := _find(table.columns[name].tolist())) is not None}
 
@@ -195,7 +195,7 @@ def _find(cells: list[str | None]) -> Finding | None:
 
 
 def read_numbers(values: Array, format: NumberFormat | None, missing: frozenset[str]) -> tuple[Array, int | None]:
-    """The numbers in a column, float64 (rows,), and the first row that holds none, if there is one."""
+    """Reads the numbers in a column, float64 (rows,), and finds the first row that holds none, if there is one."""
     if values.dtype != object:
         return values, None if format is None or not (format.prefix or format.suffix) else 0
     cells = ["" if text is None else text for text in values.tolist()]
@@ -224,7 +224,7 @@ def _value(format: NumberFormat, text: str) -> float | None:
 
 
 def _readings(times: Mapping[str, int]) -> tuple[NumberFormat, ...]:
-    """The formats that read most cells of a sample, if that is more than half of them; that agree count as one."""
+    """Finds the formats that read most cells of a sample, if more than half; those that agree count as one."""
     sample = dict(itertools.islice(times.items(), 0, None, 1 + len(times) // SAMPLE))
     found = {text: parts for text in sample if (parts := _parts(text)) is not None}
     affixes = Counter[tuple[str, str]]()
@@ -252,13 +252,13 @@ def _has_digit(text: str) -> bool:
 
 
 def _with_digits(texts: Collection[str]) -> Collection[str]:
-    """Those of different texts that have digits, if most have: what else is there may stand for what is missing."""
+    """Returns the texts that have digits, if most have: the others may stand for missing values."""
     some = [text for text in texts if _has_digit(text)]
     return some if 2 * len(some) > len(texts) else texts
 
 
 def _like_numbers(times: Mapping[str, int]) -> str | None:
-    """The first of the texts that seem to be numbers in a way that no format has, if most are alike in this."""
+    """Finds the first of the texts that look like numbers in a format that is not known, if most look alike."""
     sample = _with_digits(list(itertools.islice(times, 0, None, 1 + len(times) // SAMPLE)))
     around: dict[tuple[str, str], list[str]] = {}
     for text in sample:
@@ -270,7 +270,7 @@ def _like_numbers(times: Mapping[str, int]) -> str | None:
 
 
 def _may_be_names(texts: Collection[str], format: NumberFormat) -> bool:
-    """Whether what can be read may be parts of a name: a version, a telephone number, a date, an address."""
+    """Tells whether such numbers may be names: a version, a telephone number, a date, an address."""
     if format.suffix or format.prefix or any(format.decimal in text for text in texts):
         return NAME_SUFFIX.fullmatch(format.suffix) is not None
     patterns = {re.sub("[0-9]", "0", text) for text in texts} if format.group.isspace() else ()
@@ -278,7 +278,7 @@ def _may_be_names(texts: Collection[str], format: NumberFormat) -> bool:
 
 
 def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat]) -> tuple[str, str]:
-    """Why texts are not to be read as numbers, or nothing; and the first text that shows it."""
+    """Says why texts are not read as numbers, or nothing; and returns the first text that shows it."""
     stray = [text for text, value in values.items() if value is None]
     odd = [text for text in values if not is_number(text)]
     if stray or not odd:
@@ -292,5 +292,5 @@ def _doubt(values: Mapping[str, float | None], readings: Sequence[NumberFormat])
 
 
 def stored_format(entry: Mapping[str, Any]) -> NumberFormat | None:
-    """The format under "format", where there is one."""
+    """Reads the format under "format", where there is one."""
     return NumberFormat.from_dict(entry["format"]) if "format" in entry else None

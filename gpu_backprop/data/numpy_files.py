@@ -44,7 +44,7 @@ HEADERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_h
 
 
 def read_npy(path: Path) -> Arrays:
-    """The arrays in x.npy and y.npy, or NAME_x.npy and NAME_y.npy; either of the two names both.
+    """Reads the arrays in x.npy and y.npy, or NAME_x.npy and NAME_y.npy; either of the two names both.
 
     Without a y beside it, or under another name, a file is x alone.
 
@@ -63,7 +63,7 @@ def read_npy(path: Path) -> Arrays:
 
 
 def read_npz(path: Path, part: str = "train") -> Arrays:
-    """The arrays x and y in an .npz file, or of a file that has both parts x_train and y_train, or x_test and y_test.
+    """Reads the arrays x and y in an .npz file; where it has two parts, x_train and y_train, or x_test and y_test.
 
     Raises:
         DataError: the file is no .npz file, is damaged or cut off, holds objects, unpacks to more than it may, or has
@@ -84,7 +84,7 @@ def read_npz(path: Path, part: str = "train") -> Arrays:
 
 
 def _partner(path: Path, named: re.Match[str]) -> Path | None:
-    """The y beside an x, or the x beside a y, if there is one."""
+    """Finds the y beside an x, or the x beside a y, if there is one."""
     for letter in "yY" if named["letter"] in "xX" else "xX":
         partner = path.with_name(f"{named['before'] or ''}{letter}{named['after'] or ''}.npy")
         if partner.is_file():
@@ -99,7 +99,7 @@ def _npy(path: Path) -> Array:
 
 @contextmanager
 def zip_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An open zip archive, whose faults become a DataError."""
+    """Opens a zip archive, and turns its faults into a DataError."""
     with explained(path), path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -122,7 +122,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
 
 
 def _array(where: str, file: IO[bytes], size: int) -> Array:
-    """The array in an open .npy file of `size` bytes."""
+    """Reads the array in an open .npy file of `size` bytes."""
     shape, fortran, dtype = _header(where, file)
     if dtype.kind == "O":
         raise DataError(f"{where}: Python objects, which could run code as they are read; save numbers or text")
@@ -148,7 +148,7 @@ def _array(where: str, file: IO[bytes], size: int) -> Array:
 
 
 def _words(where: str, array: Array) -> Array:
-    """The texts of an array, in the order of its rows."""
+    """Converts an array of text to an object array of str, (size,)."""
     flat, known = array.ravel(), dict[str, str]()
     if flat.view(np.uint32).max() > sys.maxunicode:
         raise DataError(f"{where}: damaged, because there are characters in its text that do not exist; {AGAIN}")
@@ -159,7 +159,7 @@ def _words(where: str, array: Array) -> Array:
 
 
 def _header(where: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the first index runs fastest, and dtype."""
+    """Reads the shape, whether the first index runs fastest, and the dtype."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a header that Python 2 wrote is read all the same

@@ -25,7 +25,7 @@ BATCH, FEW = 1 << 18, 64
 
 
 def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING) -> Table:
-    """The table in a Parquet file.
+    """Reads the table in a Parquet file.
 
     Numbers become float64; text, truth values, dates and times become text. In all of them the same words as in CSV
     stand for a missing value, beside null itself. Columns of other types are there, but unusable.
@@ -87,7 +87,7 @@ def _columns(
     as_text: Collection[str],
     missing_texts: frozenset[str],
 ) -> dict[str, Array]:
-    """The columns of a file that can be used, so many rows of them decoded at once."""
+    """Reads the columns of a file that can be used, so many rows at once."""
     columns: dict[str, Array] = {}
     known: dict[str, dict[str, str]] = {name: {} for name in names.values()}
     rows, most = 0, file.metadata.num_rows
@@ -113,7 +113,7 @@ def _columns(
 
 
 def _check_size(path: Path, metadata: Any, stored: int) -> None:
-    """Refuses what has no rows, or more of them than may be decoded."""
+    """Refuses a file without rows, or with more of them than may be decoded."""
     rows, columns = metadata.num_rows, metadata.num_columns
     if not rows or not columns:
         raise DataError(f"{path} has {rows} rows and {columns} columns; save a table with both")
@@ -125,7 +125,7 @@ def _check_size(path: Path, metadata: Any, stored: int) -> None:
 
 
 def _column(values: Any, known: dict[str, str], as_text: bool, missing_texts: frozenset[str]) -> Array | None:
-    """Some of a column, as Table holds it; `known` are the texts that it has had. None: neither numbers nor text."""
+    """Converts rows of a column to what Table holds; `known` are its texts so far. None: neither numbers nor text."""
     import pyarrow
     from pyarrow import types
 

@@ -1,4 +1,4 @@
-"""What a network has to know about the data that it was trained on: learned once, and stored with it."""
+"""The preprocessing of a network's data: fitted once, to the training rows, and stored with the network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": Reg
 
 
 class Preprocessing:
-    """How rows of data become x and y: scaling, categories, imputation, and the names of the classes.
+    """The conversion of rows of data to x and y: scaling, categories, imputation, and the names of the classes.
 
     A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. A column of
     text becomes one feature for each category, 1 for the one that a row is and else 0; text that is numbers in one
@@ -86,7 +86,7 @@ class Preprocessing:
         ignore: Collection[str] = (),
         standardise_target: bool = True,
     ) -> Preprocessing:
-        """Learns from the training rows; other rows have no part in it, but are checked as well.
+        """Fits to the training rows; other rows have no part in it, but are checked as well.
 
         Args:
             data: a table, or arrays with y.
@@ -127,7 +127,7 @@ class Preprocessing:
         return learned
 
     def transform(self, data: Table | Arrays, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
-        """x, float32 (rows, inputs); the columns of a table may come in any order, and the target may be absent.
+        """Returns x, float32 (rows, inputs); the columns of a table may be in any order, and the target may be absent.
 
         Args:
             memory_limit: how much memory x may take, in bytes or as in "4GB"; None: half of what this program may use.
@@ -146,7 +146,7 @@ class Preprocessing:
         return x
 
     def targets(self, data: Table | Arrays) -> Array:
-        """y: labels, int64 (rows,), or quantities, float64 (rows, outputs).
+        """Returns y: labels, int64 (rows,), or quantities, float64 (rows, outputs).
 
         Raises:
             DataError: the target is absent, or a value is missing, of another kind, or no known class.
@@ -154,10 +154,10 @@ class Preprocessing:
         return self._target.targets(self.as_in_training(data))
 
     def as_in_training(self, data: Table | Arrays) -> Table | Arrays:
-        """The data, their columns taken as those of the training data were.
+        """Returns the data with each column read as that of the training data was.
 
-        A file is read anew where it has but numbers in a column that was text, or texts that stood for a missing value
-        and no longer do. `transform` and `targets` do this by themselves, each time.
+        A file is read again where a column that was text looks like numbers, or where other texts stood for a missing
+        value. `transform` and `targets` do this by themselves, each time.
 
         Raises:
             DataError: the file has changed since it was read, or is no longer there.
@@ -172,7 +172,7 @@ class Preprocessing:
         return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
 
     def inverse(self, y: npt.ArrayLike) -> Array:
-        """What an output means: y as `targets` or a network gives it, in the words or units of the data.
+        """Converts y, as `targets` or a network gives it, back to the classes or units of the data.
 
         Args:
             y: labels (rows,) or probabilities (rows, outputs) in a classification, else (rows, outputs).
@@ -183,14 +183,14 @@ class Preprocessing:
         return self._target.inverse(np.asarray(y))
 
     def to_dict(self) -> dict[str, Any]:
-        """All that was learned, as JSON can hold it."""
+        """Returns all that was fitted as plain data for JSON."""
         missing = {} if self.missing == MISSING else {"missing": sorted(self.missing)}
         return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict(), **missing}
 
     @classmethod
     @stored.of_bounded_depth()
     def from_dict(cls, given: object) -> Preprocessing:
-        """What `to_dict` gave; it transforms to the last bit alike.
+        """Reads what `to_dict` gave; it transforms alike to the last bit.
 
         Raises:
             DataError: it is damaged, or of another version.
@@ -207,7 +207,7 @@ class Preprocessing:
 
 
 class _LastTransform(threading.local):
-    """What a transform found besides x; each thread has its own."""
+    """The findings of a transform besides x; each thread has its own."""
 
     def __init__(self) -> None:
         self.unseen: dict[str, int] = {}
@@ -226,7 +226,7 @@ def _refuse_others(data: object) -> None:
 
 
 def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:
-    """The training rows, as indices."""
+    """Checks the training rows; returns them as indices."""
     if rows is None:
         return np.arange(data.rows)
     chosen = np.asarray(rows)
@@ -242,7 +242,7 @@ def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:
 
 
 def _names(table: Table, target: str | None, ignore: Collection[str]) -> list[str]:
-    """The columns to learn from."""
+    """Returns the columns to learn from."""
     for name in ignore:
         if name not in table.names or name == target:
             why = "is the target; " if name == target else f"is not there; {nearest(name, table.names)}"

@@ -1,4 +1,4 @@
-"""Reading data of any kind: what a file is, its contents decide, and its name helps."""
+"""Reading data of any kind: the contents of a file, and then its name, decide what it is."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _read_table(
     text: Collection[str],
     missing: frozenset[str],
 ) -> Table:
-    """A table that can be read again in another way, as long as its file stays the same."""
+    """Reads a table, in a way that it can be read again with other settings as long as its file stays the same."""
     if _signature(path) != signature:
         raise DataError(f"{path} has changed since it was read, and its text is needed once more; read it again")
     table = read_parquet(path, text, missing) if kind == "parquet" else read_csv(path, delimiter, text, missing)
@@ -134,7 +134,7 @@ def _read_table(
 
 
 def _read_again(given: Path, absolute: Path, *how: Any) -> Table:
-    """The same file from whatever folder the program is in by now; messages name it as it was given."""
+    """Reads the file again, even if the working directory has changed; messages name it as it was given."""
     try:
         table = _read_table(absolute, *how)
     except DataError as error:
@@ -145,19 +145,19 @@ def _read_again(given: Path, absolute: Path, *how: Any) -> Table:
 
 
 def _listed(given: Collection[str]) -> Collection[str]:
-    """The same, where one text is no collection of letters."""
+    """Returns a list of texts; a single text is one of them, not a collection of letters."""
     return [given] if isinstance(given, str) else given
 
 
 def _signature(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew."""
+    """Returns the size and time of a file, which change when it is written again."""
     with explained(path):
         status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def _kind(path: Path) -> str:
-    """What a file is: folder, npz, npy, parquet or csv."""
+    """Finds out what a file is: folder, npz, npy, parquet or csv."""
     if _is_folder(path):
         if not any("idx" in entry.name for entry in path.iterdir()):
             raise DataError(f"{path} is a folder without IDX files; give one with them, or name the file that is meant")
@@ -184,7 +184,7 @@ def _kind(path: Path) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; if not, it is a file that can be read."""
+    """Tells whether it is a folder; refuses what is no file that can be read either."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -199,7 +199,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _start(path: Path) -> tuple[bytes, bool]:
-    """The first bytes of a file, unpacked if it is gzipped, and whether it is."""
+    """Reads the first bytes of a file, unpacked if it is gzipped, and whether it is."""
     with path.open("rb") as file:
         start = file.read(HEAD)
         if not start.startswith(GZIP_MAGIC):
@@ -210,7 +210,7 @@ def _start(path: Path) -> tuple[bytes, bool]:
 
 
 def _kind_of_bytes(path: Path, start: bytes) -> str:
-    """zip, npy, parquet, csv or binary, from the first bytes."""
+    """Finds out from the first bytes whether it is zip, npy, parquet, csv or binary."""
     if not start:
         raise DataError(f"{path} is empty; a line of column names and rows of values must be in it")
     if start.startswith(b"\0\0") and start[2:3] in IDX_TYPES:
@@ -227,7 +227,7 @@ def _kind_of_bytes(path: Path, start: bytes) -> str:
 
 
 def _kind_of_zip(path: Path) -> str:
-    """npz is a zip archive of .npy files; an Excel workbook is a zip archive as well."""
+    """Tells an .npz file, a zip archive of .npy files, from other zip archives, such as Excel workbooks."""
     with zip_archive(path) as archive:
         names = archive.namelist()
     if any(name.startswith("xl/") for name in names):

@@ -29,7 +29,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, values: Array, impute: str | None = None) -> Scaling:
-        """The scaling of float64 values (rows, k), in which NaN is a missing one.
+        """Fits the scaling of float64 values (rows, k), in which NaN is a missing one.
 
         Nothing is checked: mean or std are not finite where the values are too large, or none can be filled in.
         """
@@ -46,7 +46,7 @@ class Scaling:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scaling]) -> Scaling:
-        """The scaling of the columns of all parts, one after the other."""
+        """Joins the scalings of columns that stand side by side."""
         fills = [part.fill for part in parts if part.fill is not None]
         return cls(
             np.concatenate([part.mean for part in parts]),
@@ -55,7 +55,7 @@ class Scaling:
         )
 
     def apply(self, values: Array) -> Array:
-        """The scaled numbers, float64 (rows, k)."""
+        """Returns the scaled numbers, float64 (rows, k)."""
         if self.fill is not None:
             values = np.where(np.isnan(values), self.fill, values)
         scaled = np.zeros(values.shape)
@@ -74,7 +74,7 @@ class Scaling:
 
     @classmethod
     def from_dict(cls, given: object, columns: int | None, filled: bool = False) -> Scaling:
-        """Args: how many columns, None: any number; and whether there is a fill."""
+        """Reads what to_dict gave: of so many columns, None: of any number; `filled`: with a fill."""
         mean, std = stored.numbers(given, "mean"), stored.numbers(given, "std")
         fill = stored.numbers(given, "fill") if filled else None
         wanted = len(mean) if columns is None else columns
@@ -85,7 +85,7 @@ class Scaling:
 
 
 def _fill(values: Array, missing: Array, impute: str) -> Array:
-    """What takes the place of a missing value in each column; NaN where there is nothing to go by."""
+    """Computes what takes the place of a missing value in each column; NaN where the whole column is missing."""
     if impute == "constant":
         return np.zeros(values.shape[1])
     average = np.median if impute == "median" else np.mean

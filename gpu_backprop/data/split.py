@@ -1,4 +1,4 @@
-"""Holding rows out, so that a network is judged by what it has not seen."""
+"""Holding rows out, so that a network is scored on what it has not seen."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stratified_split(
 
 
 def _classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """The different labels, and which of them each row has."""
+    """Finds the different labels, and which of them each row has."""
     array = np.asarray(labels)
     if array.ndim != 1:
         raise ValueError(f"labels have the shape {array.shape}; give one label per row, (rows,)")
@@ -60,7 +60,7 @@ def _classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.in
 
 
 def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDArray[np.intp] | None:
-    """How many rows of each class to hold out; None where no such numbers leave every class a row."""
+    """Computes how many rows of each class to hold out; None where that would leave a class without a row."""
     total = round(fraction * int(counts.sum()))
     share: npt.NDArray[np.intp] = np.floor(fraction * counts).astype(np.intp)
     remainder = fraction * counts - share

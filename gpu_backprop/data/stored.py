@@ -21,7 +21,7 @@ LARGEST = sys.float_info.max
 
 @contextmanager
 def of_bounded_depth() -> Iterator[None]:
-    """Refuses what is nested so deeply that it cannot even be shown."""
+    """Refuses what is nested too deeply to be read."""
     try:
         yield
     except RecursionError:
@@ -29,20 +29,20 @@ def of_bounded_depth() -> Iterator[None]:
 
 
 def require(condition: bool, what: str) -> None:
-    """Refuses a description that something is wrong with."""
+    """Raises DataError with what is wrong, unless the condition holds."""
     if not condition:
         raise DataError(f"the stored preprocessing is damaged or from another version: {what}; save the model again")
 
 
 def field(given: object, key: str) -> Any:
-    """What stands under a key."""
+    """Returns the value of a key."""
     require(isinstance(given, Mapping) and key in given, f"{shown(key)} is not where it belongs")
     assert isinstance(given, Mapping)
     return given[key]
 
 
 def choice(given: object, key: str, accepted: Sequence[T]) -> T:
-    """One of the accepted values."""
+    """Reads one of the accepted values."""
     value = field(given, key)
     require(
         any(value is known or (isinstance(value, str) and value == known) for known in accepted),
@@ -53,28 +53,28 @@ def choice(given: object, key: str, accepted: Sequence[T]) -> T:
 
 
 def text(given: object, key: str) -> str:
-    """A text."""
+    """Reads a text."""
     value = field(given, key)
     require(isinstance(value, str), f"{key} {shown(value)} is no text")
     return str(value)
 
 
 def count(given: object, key: str) -> int:
-    """A number of features."""
+    """Reads a number of features."""
     value = field(given, key)
     require(type(value) is int and 0 < value <= MOST_FEATURES, f"{key} is {shown(value)}")
     return int(value)
 
 
 def entries(given: object, key: str) -> list[Any]:
-    """A list with something in it."""
+    """Reads a list that is not empty."""
     value = field(given, key)
     require(isinstance(value, list) and 0 < len(value) <= MOST_FEATURES, f"{key} is no list, or an empty one")
     return list(value)
 
 
 def numbers(given: object, key: str) -> Array:
-    """Finite numbers, float64 (k,)."""
+    """Reads finite numbers, float64 (k,)."""
     values = entries(given, key)
     sound = all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
     require(sound, f"{key} has something in it that is no number")
@@ -82,7 +82,7 @@ def numbers(given: object, key: str) -> Array:
 
 
 def categories(given: object, key: str, *kinds: type) -> tuple[Any, ...]:
-    """Different values of these types."""
+    """Reads different values of these types."""
     values = entries(given, key)
     require(len(values) <= MOST_CATEGORIES + 1, f"{key} are more than {MOST_CATEGORIES:,}")
     require(all(type(value) in kinds for value in values), f"{key} are of another type")
@@ -91,5 +91,5 @@ def categories(given: object, key: str, *kinds: type) -> tuple[Any, ...]:
 
 
 def optional_text(given: object, key: str) -> str | None:
-    """A text, or None."""
+    """Reads a text, or None."""
     return None if field(given, key) is None else text(given, key)

@@ -1,4 +1,4 @@
-"""What a file holds once it is read: a table with named columns, or arrays."""
+"""The contents of a file: a table with named columns, or arrays."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Table:
                 )
 
     def refuse_unusable(self, names: Iterable[str], remedy: str = "") -> None:
-        """DataError for the first of these columns that no network can read."""
+        """Raises DataError for the first of these columns that no network can read."""
         for name in names:
             if name in self.unusable:
                 raise DataError(f"{self.source}: column {shown(name)} {self.unusable[name]}{remedy}")
@@ -92,28 +92,28 @@ class Table:
         return next((len(column) for column in self.columns.values()), 0)
 
     def line(self, row: int) -> int:
-        """Where a row (counted from 0) stands: its line in the file, or where there are no lines its number from 1."""
+        """Returns the line of a row (counted from 0) in the file, or where there are no lines its number from 1."""
         row = row if self.kept is None else int(self.kept[row])
         return row + 1 if self.lines is None else int(self.lines[row])
 
     def place(self, row: int) -> str:
-        """The same in words: line 7, row 7."""
+        """Says the same in words: line 7, row 7."""
         return f"{'row' if self.lines is None else 'line'} {self.line(row)}"
 
     def take(self, rows: npt.ArrayLike) -> Table:
-        """Some of the rows, as indices or a mask; `line` and `place` still tell where they stand in the file."""
+        """Returns some rows, by indices or a mask; `line` and `place` still tell where they stand in the file."""
         kept = np.arange(self.rows)[np.asarray(rows)]
         columns = {name: column[kept] for name, column in self.columns.items()}
         return replace(self, columns=columns, kept=kept if self.kept is None else self.kept[kept])
 
     def again(self, text: Collection[str], missing: frozenset[str]) -> Table:
-        """The same rows, read from the file anew."""
+        """Reads the same rows from the file again."""
         assert self.reread is not None
         table = self.reread(text, missing)
         return table if self.kept is None else table.take(self.kept)
 
     def taken_for_missing(self, name: str) -> str:
-        """The words `; 'Na' in line 2 stands for one, ...` about the first text of a column that does; or nothing."""
+        """Returns `; 'Na' in line 2 was taken for one, ...` about the first text of a column that was; or nothing."""
         with suppress(DataError):  # the file is no longer there; what is wrong is said without it
             texts = self.columns[name] if self.reread is None else self.again([name], frozenset([""])).columns[name]
             for row in np.flatnonzero(missing(self.columns[name]) & ~missing(texts)).tolist():
@@ -180,12 +180,12 @@ class Arrays:
         return len(self.x)
 
     def place(self, row: int) -> str:
-        """Where a row (counted from 0) stands, in words: row 7, counted from 1."""
+        """Says where a row (counted from 0) stands: row 7, counted from 1."""
         return f"row {row + 1}"
 
 
 def _as_array(column: Any) -> Array:
-    """A list, an array or a column of a data frame as a table holds it; what cannot be held stays as it is."""
+    """Converts a list, an array or a column of a data frame to what a table holds; leaves other types as they are."""
     array = column if isinstance(column, np.ndarray) else _array_of(column)
     if array.ndim != 1 or array.dtype.kind not in "iufbUMO":
         return array
@@ -206,7 +206,7 @@ def _as_array(column: Any) -> Array:
 
 
 def _array_of(column: Any) -> Array:
-    """An array of what is no array; of objects where there is text, so that 1 and "a" do not become "1" and "a"."""
+    """Makes an array of anything; of objects where there is text, so that 1 and "a" do not become "1" and "a"."""
     try:
         array = np.asarray(column)
     except ValueError:  # lists of different lengths
@@ -215,7 +215,7 @@ def _array_of(column: Any) -> Array:
 
 
 def _dates(array: Array) -> Array:
-    """Dates and times as CSV has them: no time where none is needed, nor fractions of a second."""
+    """Writes dates and times as CSV has them: no time where none is needed, nor fractions of a second."""
     gone, exact = np.isnat(array), array
     for unit in "D", "s":
         if ((shorter := array.astype(f"M8[{unit}]")) == array)[~gone].all():
@@ -231,12 +231,12 @@ def _is_nothing(cell: object) -> bool:
 
 
 def _as_text(cell: object) -> object:
-    """Truth values and dates as files have them; others as they are."""
+    """Writes truth values and dates as files have them; leaves others as they are."""
     return str(cell) if isinstance(cell, (bool, np.bool_, datetime.date, datetime.time)) else cell
 
 
 def missing(values: Array) -> Array:
-    """Which values are missing, bool of the same shape: None among texts, NaN among numbers."""
+    """Marks the values that are missing, bool of the same shape: None among texts, NaN among numbers."""
     if values.dtype == object:
         return np.array([value is None for value in values.tolist()], bool)
     return np.isnan(values)

@@ -57,10 +57,10 @@ class TableInputs:
     def fit(
         cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, written: Mapping[str, Finding]
     ) -> TableInputs:
-        """What the given rows of these columns teach; values that cannot be used are looked for in all rows.
+        """Fits the columns to the given rows; refuses values that cannot be used in any row.
 
         Args:
-            written: what columns of text have in the way of numbers.
+            written: the numbers that were found in columns of text.
         """
         if impute is None:
             _refuse_missing(table, names)
@@ -91,7 +91,7 @@ class TableInputs:
         return f"column {shown(column)} makes {most:,} of them"
 
     def spelled(self, data: Table) -> list[str]:
-        """The columns of a table whose text counts, not the numbers that it may look like."""
+        """Returns the columns that have to be read as text, even where they look like numbers."""
         return [
             column.name
             for column in self.columns
@@ -99,7 +99,7 @@ class TableInputs:
         ]
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
+        """Returns x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
         if not isinstance(data, Table):
             raise DataError(
                 f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
@@ -171,7 +171,7 @@ class TableInputs:
 
 
 def _categories(table: Table, name: str, values: Array, found: Finding | None) -> tuple[str | None, ...]:
-    """The texts in a column, sorted, and last None if some are missing."""
+    """Sorts the texts in a column, with None at the end if some are missing."""
     different = distinct(text for text in values.tolist() if text is not None)
     if len(different) > MOST_CATEGORIES:
         if found is not None:
@@ -192,7 +192,7 @@ def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scal
 
 
 def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
-    """The scaled numbers of a column, (rows,), all of which float32 can hold."""
+    """Scales the numbers of a column, (rows,); refuses those that float32 cannot hold."""
     values, wrong = read_numbers(values, column.format, table.missing)
     if wrong is not None:
         held = "numbers" if column.format is None else f"numbers such as {shown(column.format)}"
@@ -213,7 +213,7 @@ def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
 
 
 def _refuse_missing(table: Table, names: Sequence[str]) -> None:
-    """Names the first column with missing values, how many, and where; and how many other columns have some."""
+    """Refuses missing values: names the first column that has some, how many, and where."""
     found: list[tuple[str, int, int]] = []
     for name in names:
         gone = missing(table.columns[name])

@@ -47,7 +47,7 @@ class Classes:
 
     @classmethod
     def fit(cls, data: Table | Arrays, column: str | None, rows: Array, written: Finding | None = None) -> Classes:
-        """The classes among the given rows; `written` is what text has in the way of numbers."""
+        """Finds the classes among the given rows; `written` are the numbers that were found in text."""
         values = class_values(data, column)[rows]
         found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
         if len(found) == 1:
@@ -68,11 +68,11 @@ class Classes:
         return len(self.classes)
 
     def spelled(self, data: Table) -> list[str]:
-        """The column, if its text counts, not the numbers that it may look like."""
+        """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and isinstance(self.classes[0], str) else []
 
     def targets(self, data: Table | Arrays) -> Array:
-        """The labels, int64 (rows,)."""
+        """Returns the labels, int64 (rows,)."""
         values = class_values(data, self.column)
         labels = codes(values, self.classes)
         if (labels < 0).any():
@@ -84,18 +84,18 @@ class Classes:
         return labels
 
     def inverse(self, y: Array) -> Array:
-        """The class of each row, (rows,), of its probabilities (rows, classes) or its label (rows,)."""
+        """Returns the class of each row, (rows,), from its probabilities (rows, classes) or its label (rows,)."""
         names: Array = np.array(self.classes, object if isinstance(self.classes[0], str) else np.int64)
         chosen: Array = names[y.argmax(axis=-1) if y.ndim == 2 else y.astype(np.int64)]
         return chosen
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Returns it as plain data for JSON."""
         return {"task": self.task, "column": self.column, "classes": list(self.classes)}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Classes:
-        """What to_dict gave."""
+        """Reads what to_dict gave."""
         kind = type(stored.entries(entry, "classes")[0])
         stored.require(kind in (str, int), "the classes are neither text nor whole numbers")
         classes = stored.categories(entry, "classes", kind)
@@ -123,7 +123,7 @@ class RegressionTarget:
     def fit(
         cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, written: Finding | None = None
     ) -> RegressionTarget:
-        """The scaling of the given rows; `written` is what text has in the way of numbers."""
+        """Fits the scaling to the given rows; `written` are the numbers that were found in text."""
         format = None if written is None else written.format
         if written is not None and written.why not in ("stray", "stored"):
             _refuse_doubtful(data, column, written)
@@ -148,11 +148,11 @@ class RegressionTarget:
         return len(self.scaling.mean)
 
     def spelled(self, data: Table) -> list[str]:
-        """The column, if its text counts, not the numbers that it may look like."""
+        """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and self.format is not None and data.lines is not None else []
 
     def targets(self, data: Table | Arrays) -> Array:
-        """The scaled numbers, float64 (rows, k)."""
+        """Returns the scaled numbers, float64 (rows, k)."""
         values = _quantities(data, self.column, self.format)
         if values.shape[1] != self.outputs:
             raise DataError(
@@ -162,17 +162,17 @@ class RegressionTarget:
         return self.scaling.apply(values)
 
     def inverse(self, y: Array) -> Array:
-        """Predictions (rows, k) in the units of the training data, float64."""
+        """Returns predictions (rows, k) in the units of the training data, float64."""
         return np.asarray(y, np.float64) * self.scaling.std + self.scaling.mean
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Returns it as plain data for JSON."""
         format = {} if self.format is None else {"format": self.format.to_dict()}
         return {"task": self.task, "column": self.column, **self.scaling.to_dict(), **format}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> RegressionTarget:
-        """What to_dict gave."""
+        """Reads what to_dict gave."""
         scaling = Scaling.from_dict(entry, None)
         stored.require(bool((scaling.std > 0).all()), "a target has the standard deviation 0")
         return cls(_stored_column(entry), scaling, stored_format(entry))
@@ -189,10 +189,10 @@ def fit_target(
     standardise: bool = True,
     written: Finding | None = None,
 ) -> tuple[Target, str]:
-    """The target, and a sentence that says why it was taken for what it is.
+    """Fits the target to the given rows; returns it, and a sentence on why it is classification or regression.
 
     Args:
-        written: what a target of text has in the way of numbers.
+        written: the numbers that were found in a target of text.
     """
     task, why = _decide(data, column, rows, task, written)
     if task == "classification":
@@ -204,7 +204,7 @@ def fit_target(
 def _decide(
     data: Table | Arrays, column: str | None, rows: Array, task: str, written: Finding | None
 ) -> tuple[str, str]:
-    """Classification or regression, and the first half of the sentence."""
+    """Decides between classification and regression; returns that and the first half of the sentence."""
     if task not in TASKS:
         raise DataError(f"the task is {shown(task)}; choose one of {listed(TASKS)}")
     values, name = target_values(data, column), _name(column)
@@ -250,7 +250,7 @@ def _decide(
 
 
 def target_values(data: Table | Arrays, column: str | None) -> Array:
-    """The target as it was read: float64 (rows,) or (rows, k), or an object array of str (rows,); nothing is missing.
+    """Returns the target as it was read, float64 (rows,) or (rows, k), or an object array of str (rows,), none missing.
 
     Raises:
         DataError: there is no such column, or no y; or a value is missing or infinite.
@@ -274,13 +274,13 @@ def target_values(data: Table | Arrays, column: str | None) -> Array:
 
 
 def _one_hot(values: Array) -> Array:
-    """Which rows of (rows, k) are 0 but for a single 1."""
+    """Marks the rows of (rows, k) that are 0 but for a single 1."""
     hot: Array = ((values == 1).sum(axis=1) == 1) & ((values == 0).sum(axis=1) == values.shape[1] - 1)
     return hot
 
 
 def class_values(data: Table | Arrays, column: str | None) -> Array:
-    """What is to be classes, (rows,): the target as `given` has it, or of one-hot rows the column that has the 1."""
+    """Returns the values of classes, (rows,): the target as it was read, or of one-hot rows the column of the 1."""
     values = target_values(data, column)
     if values.ndim == 1:
         return values
@@ -317,7 +317,7 @@ def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
 
 
 def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat | None) -> Array:
-    """The target as numbers, float64 (rows, k)."""
+    """Returns the target as numbers, float64 (rows, k)."""
     values = target_values(data, column)
     found, wrong = read_numbers(values, format, data.missing if isinstance(data, Table) else MISSING)
     if wrong is not None:
@@ -331,7 +331,7 @@ def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat |
 
 
 def _refuse_doubtful(data: Table | Arrays, column: str | None, written: Finding | None) -> None:
-    """Refuses text that looks like numbers, where that does not help."""
+    """Refuses text that looks like numbers but cannot be read as such beyond doubt."""
     if written is not None and written.why:
         assert isinstance(data, Table) and column is not None
         raise DataError(describe_finding(data, column, written, "class"))
@@ -343,12 +343,12 @@ def _stored_column(entry: Mapping[str, Any]) -> str | None:
 
 
 def _class(value: Any) -> str | int:
-    """A class as it is called: 3.0, which a table holds, is 3; what is neither text nor whole stays as it is."""
+    """Returns the name of a class: 3 for the 3.0 that a table holds; other values as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _whole(values: Array) -> Array:
-    """Which numbers can be classes."""
+    """Marks the numbers that can be classes."""
     whole: Array = (values == np.floor(values)) & (np.abs(values) < LARGEST_CLASS)
     return whole
 

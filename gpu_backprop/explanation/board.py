@@ -49,13 +49,13 @@ class Board:
             self.digits = next((digits for digits in range(DIGITS) if self._exact(digits)), DIGITS + zeros)
 
     def _exact(self, digits: int) -> bool:
-        """Whether so many digits say everything: integers need none."""
+        """Tells whether so many digits say everything: integers need none."""
         kind = self.values.dtype
         tolerance = 4 * float(np.finfo(kind).eps) if kind.kind == "f" else 0.0
         return np.allclose(np.round(self.values, digits), self.values, rtol=tolerance, atol=0, equal_nan=True)
 
     def text(self, value: float, more: int = 0) -> str:
-        """A number as this board writes it, or with more digits."""
+        """Writes a number as on this board, or with more digits."""
         if not math.isfinite(value) or (self.scientific and value == 0):
             return f"{value:g}".replace("-", "−")
         text = f"{value:.{self.digits + more}{'e' if self.scientific else 'f'}}"
@@ -67,12 +67,12 @@ class Board:
         return (digits + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
 
     def cell(self, *index: int) -> Cell:
-        """One of the numbers."""
+        """Returns one of the numbers."""
         label = f"{self.name}[{','.join(map(str, index))}]" if index else self.name
         return Cell(self, label, float(self.values[index]))
 
     def lines(self) -> list[str]:
-        """The name, and below it the rows in brackets."""
+        """Writes the name, and below it the rows in brackets."""
         rows = self.values.reshape(-1, 1) if self.column else np.atleast_2d(self.values)
         shown = [[self.text(float(v)) for v in row[: _shown(row.size)]] for row in rows[: _shown(len(rows))]]
         width = max(len(text) for row in shown for text in row)
@@ -110,12 +110,12 @@ class Cell:
         return self.board.text(self.value, more)
 
     def operand(self, more: int) -> str:
-        """The number inside a formula."""
+        """Writes the number inside a formula."""
         text = self.text(more)
         return f"({text})" if text.startswith("−") else text
 
     def rounded(self, more: int) -> float:
-        """What a reader of the text takes it for."""
+        """Returns the number that a reader of the text sees."""
         return float(self.text(more).replace("−", "-"))
 
 
@@ -139,12 +139,12 @@ class Rule:
 
 
 def join_terms(terms: Sequence[str], sign: str = " + ") -> str:
-    """A sum, or with many terms its beginning and its end."""
+    """Writes a sum, or with many terms its beginning and its end."""
     return sign.join(terms if len(terms) <= MOST else [*terms[:2], "…", terms[-1]])
 
 
 def spell(target: Cell, rule: Rule, operands: Mapping[str, Cell], sign: str = "=") -> list[str]:
-    """target = formula = the same with numbers = result.
+    """Writes target = formula = the same with numbers = result.
 
     The numbers have the digits of their matrices, or as many more as it takes for a reader who works the line out to
     arrive at the result. Where that cannot be, since the engine rounds in its own way, the line says ≈, or the formula
@@ -170,24 +170,24 @@ _NEGATIVE = r"\((−[\d.]+(?:e−?\d+)?)\)"
 
 
 def _bare(text: str) -> str:
-    """Without the parentheses of a negative number that stands at the beginning or in parentheses already."""
+    """Removes the parentheses of a negative number at the beginning or in other parentheses."""
     return re.sub(rf"^{_NEGATIVE}(?![²³^])", r"\1", re.sub(rf"\({_NEGATIVE}(?=[,)])", r"(\1", text))
 
 
 def _broken(left: str, right: str) -> list[str]:
-    """One line, or as many as it takes."""
+    """Breaks a line where it is too long."""
     if len(left) + 1 + len(right) <= WIDTH.get():
         return [f"{left} {right}"]
     return [*wrapped(left, " " * 6), *wrapped(f"    {right}", " " * 6)]
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
-    """Lines of text, all but the first indented."""
+    """Wraps text to lines, all but the first indented."""
     return textwrap.wrap(text, WIDTH.get(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def side_by_side(boards: Iterable[Board | str]) -> list[str]:
-    """Matrices side by side with signs between them, on as many rows of the page as they need."""
+    """Writes matrices side by side with signs between them, on as many rows of the page as they need."""
     pages: list[list[list[str]]] = [[]]
     for board in boards:
         block = ["", board] if isinstance(board, str) else board.lines()

@@ -1,4 +1,4 @@
-"""explain: a traced step, told operation by operation. What each formula read and wrote comes from the engine itself.
+"""explain: a traced step, operation by operation. The numbers that each formula read and wrote are the engine's own.
 
 Of every kind of operation one number is worked out in full, by the rules of this folder and not by the engine.
 """
@@ -49,11 +49,11 @@ WHY = {
     "unscale": "float16 holds no number below 6e-8. So all gradients were S times as large, until here.",
     "loss_gradient": "e is the loss of one sample, E that of all. The batch's factor stands here and nowhere else.",
 }
-"""Said where an operation of a kind comes for the first time."""
+"""The reason of each kind of operation, given where it comes for the first time."""
 
 
 def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int = 100) -> str:
-    """One step of a trainer, every formula with its names and then with its numbers.
+    """Explains one step of a trainer, every formula with its names and then with its numbers.
 
     It is a real step: afterwards the network has learned from these samples, and the next explanation goes on there.
 
@@ -87,7 +87,7 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
 
 
 def demo(*, width: int = 100) -> str:
-    """The explanation of a 2-3-2 network's first step, on two samples: always the same text."""
+    """Explains the first step of a 2-3-2 network on two samples: always the same text."""
     net = Network(2, [Dense(3, "tanh"), Dense(2, "softmax")], dtype="float64", device="cpu", seed=4)
     for layer in net.layers:
         layer.weight[...] = np.round(layer.weight, 1)  # type: ignore[index,arg-type]  # a Dense layer has both
@@ -97,7 +97,7 @@ def demo(*, width: int = 100) -> str:
 
 
 class StepExplanation:
-    """A step that is being told: what is known so far, and the paragraphs of each heading."""
+    """A step while it is explained: the numbers that are known so far, and the paragraphs under each heading."""
 
     def __init__(self, trainer: Trainer, data: Samples) -> None:
         self.trainer, self.data, self.network = trainer, data, trainer.network
@@ -112,7 +112,7 @@ class StepExplanation:
         self.paragraphs: dict[str, list[list[str]]] = {heading: [] for heading in HEADINGS}
 
     def lines(self) -> list[str]:
-        """Takes the step and tells it."""
+        """Takes the step and explains it."""
         trainer, data = self.trainer, self.data
         optimizer = trainer.optimizer
         before = {name: trainer.device.to_host(moment) for name, moment in optimizer.moments.items()}
@@ -167,8 +167,8 @@ class StepExplanation:
     # One operation ----------------------------------------------------------------------------------------------------
 
     def _read(self, operation: Operation) -> dict[str, Array]:
-        """What the operation read, as it was. What nothing wrote before is a parameter or a sample, or bears a new name
-        because an identity passed it on: then that is said."""
+        """Returns what the operation read. An array that none wrote is a parameter or a sample, or an earlier one that
+        an identity passed on under another name, which is explained."""
         read, device = {}, self.trainer.device
         for name, array in operation.reads.items():
             if name not in self.known:
@@ -187,7 +187,7 @@ class StepExplanation:
         self.paragraphs[after.get(operation.name, operation.phase)].append(paragraph)
 
     def _explain(self, operation: Operation, read: dict[str, Array], written: dict[str, Array]) -> None:
-        """The formula, why, its matrices, and one number of each that was written."""
+        """Explains an operation: the formula, why, its matrices, and one number of each that was written."""
         reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
         layer = self.network.layers[_number(next(iter(writes))) - 1]
@@ -201,7 +201,7 @@ class StepExplanation:
     def _paragraph(
         self, operation: Operation, title: str, kind: str, boards: list[Board | str], lines: list[str]
     ) -> None:
-        """What is said of every operation, and of the first of its kind why it is so and how one number comes about."""
+        """Adds an operation's formula and matrices; for the first of its kind why, and how a number is computed."""
         why = [] if kind.split()[0] in self.explained else wrapped(WHY[kind.split()[0]])
         spelled = [] if kind in self.explained or not lines else ["", *lines]
         self.explained |= {kind, kind.split()[0]}
@@ -211,7 +211,7 @@ class StepExplanation:
         return Board(name, array, column=name == "w")
 
     def _loss(self, operation: Operation, read: dict[str, Array], written: dict[str, Array], loss: float) -> None:
-        """e of every sample, E and ∇y."""
+        """Explains e of every sample, E and ∇y."""
         n, rule = self.network.last.number, loss_rule(self.trainer.loss)
         y, grad = self._board(f"y{n}", read[f"y{n}"]), self._board(f"∇y{n}", written[f"∇y{n}"])
         boards: list[Board | str] = [y]
@@ -231,7 +231,7 @@ class StepExplanation:
         self._paragraph(operation, operation.formula, "loss_gradient", [*boards, grad], lines)
 
     def _pair(self, grad_z: Board) -> list[str]:
-        """What the pairs of output and loss amount to that the engine does in one operation."""
+        """Explains what output and loss amount to together, where the engine does both in one operation."""
         loss, last = self.trainer.loss, self.network.last
         if not loss.fused or loss.fused != last.activation.name:
             return []
@@ -244,7 +244,7 @@ class StepExplanation:
         ]
 
     def _unscale(self, operation: Operation, written: dict[str, Array]) -> None:
-        """The gradients as they are without S; or that they are too large with it."""
+        """Explains the gradients without S; or that they were too large with it."""
         for layer, name, shape, start in self.network.places:
             place = slice(start, start + int(np.prod(shape)))
             self.known[f"∇{_symbol(layer, name)}"] = written["gradients"][place].reshape(shape)
@@ -256,7 +256,7 @@ class StepExplanation:
     def _update(
         self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
     ) -> None:
-        """Every parameter before and after, and how its first number came about."""
+        """Explains the update: every parameter before and after, and how the first number is computed."""
         if not self.known.get("gate", True):
             return
         optimizer, step = self.trainer.optimizer, round(float(written["hyper"][0]))
@@ -279,13 +279,13 @@ def _symbol(layer: Layer, name: str) -> str:
 
 
 def _number(name: str) -> int:
-    """The layer's number in the name of one of its buffers."""
+    """Reads the layer's number in the name of one of its buffers."""
     found = re.search(r"[0-9]+$", name)
     return int(found[0]) if found else 0
 
 
 def _dense_target(network: Network, loss: Any, data: Samples) -> Array:
-    """y* as the loss sees it: one column an output, and smoothed where that is asked for."""
+    """Returns y* as the loss sees it: one column an output, and smoothed where that is asked for."""
     target = one_hot(data.target, network.outputs) if data.labelled else data.target.astype(network.device.master)
     share = loss.label_smoothing if isinstance(loss, CrossEntropy) else 0.0
     return target * (1 - share) + share / network.outputs if share else target

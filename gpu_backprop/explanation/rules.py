@@ -98,7 +98,7 @@ ACTIVATIONS: Mapping[str, tuple[Rule, Rule]] = {
 
 
 def softmax(units: int) -> Rule:
-    """y0 of a row {z0}, {z1} …"""
+    """Makes the rule of y0 from a row {z0}, {z1} …"""
 
     def value(**n: float) -> float:
         return 1 / _sum(_exp(z - n["z0"]) for z in n.values())
@@ -107,7 +107,7 @@ def softmax(units: int) -> Rule:
 
 
 def softmax_gradient(units: int) -> Rule:
-    """∇z0 of the rows {g0}, {g1} … of ∇y and {y0}, {y1} … of y: the product with the Jacobian of N4."""
+    """Makes the rule of ∇z0 from rows {g0}, {g1} … of ∇y and {y0}, {y1} … of y: a product with the Jacobian of N4."""
 
     def value(**n: float) -> float:
         return n["y0"] * (n["g0"] - _sum(n[f"g{k}"] * n[f"y{k}"] for k in range(units)))
@@ -116,7 +116,7 @@ def softmax_gradient(units: int) -> Rule:
 
 
 def product(terms: int) -> Rule:
-    """{a0}·{b0} + {a1}·{b1} …: one number of a matrix product."""
+    """Makes the rule {a0}·{b0} + {a1}·{b1} …: one number of a matrix product."""
     return _over(
         "ab", terms, lambda a, b: f"{a}·{b}", "", "",
         lambda **n: _sum(n[f"a{k}"] * n[f"b{k}"] for k in range(terms)),
@@ -124,14 +124,14 @@ def product(terms: int) -> Rule:
 
 
 def total(terms: int) -> Rule:
-    """{a0} + {a1} …"""
+    """Makes the rule {a0} + {a1} …"""
     return _over("a", terms, lambda a: a, "", "", lambda **n: _sum(n.values()))
 
 
 def _over(
     names: str, count: int, term: Callable[..., str], before: str, after: str, value: Callable[..., float]
 ) -> Rule:
-    """A rule with a sum in it: each term has operands of these names, numbered from 0."""
+    """Makes a rule with a sum in it: each term has operands of these names, numbered from 0."""
     terms = [term(*(f"{{{name}{k}}}" for name in names)) for k in range(count)]
     silent = frozenset(f"{name}{k}" for name in names for k in range(count))
     return Rule(before + join_terms(terms) + after, value, silent)
@@ -148,7 +148,7 @@ class LossRule:
     mean: bool = False  # over the outputs
 
     def e(self, outputs: int) -> Rule:
-        """e of a row {y0}, {y1} … and its target {t0}, {t1} …"""
+        """Makes the rule of e from a row {y0}, {y1} … and its target {t0}, {t1} …"""
         factor = self.factor / (outputs if self.mean else 1)
         before, after = (f"{self.before}(", ")") if self.before or self.mean else ("", "")
         return _over(
@@ -196,7 +196,7 @@ LOSSES: Mapping[str, LossRule] = {
 
 
 def loss_rule(loss: Loss) -> LossRule | None:
-    """The rule of a loss of this package; None for one of somebody's own."""
+    """Returns the rule of a loss of this package; None for a user's own."""
     if type(loss) is Huber:
         return _huber(float(loss.delta))
     if type(loss) is Quantile:
@@ -205,7 +205,7 @@ def loss_rule(loss: Loss) -> LossRule | None:
 
 
 def _huber(delta: float) -> LossRule:
-    """With c = y − t cut off at ±delta: e = c·(y − t − ½c), ∂e/∂y = c."""
+    """Makes the rule of Huber's loss. With c = y − t cut off at ±delta: e = c·(y − t − ½c), ∂e/∂y = c."""
 
     def cut(y: float, t: float) -> float:
         return max(-delta, min(delta, y - t))

@@ -1,4 +1,4 @@
-"""What an optimizer does to one number of W, a line for each of its formulas."""
+"""The update of one number of W by an optimizer, a line for each of its formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SYMBOLS = {
     "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁", "beta2": "β₂",
     "weight_decay": "λ",
 }  # fmt: skip
-"""What the settings are called in the formulas."""
+"""The symbols of the settings in the formulas."""
 
 _ROOT_STEP = Rule(
     "{w} − {learning_rate}·{g}/(√({v}) + {epsilon})",
@@ -23,7 +23,7 @@ _ROOT_STEP = Rule(
 
 
 def spell_update(optimizer: Optimizer, w: Cell, g: Cell, new: Cell, moments: Moments, step: int) -> list[str]:
-    """The lines for one number of the parameters; none for an optimizer of somebody's own.
+    """Writes the lines for one number of the parameters; none for a user's own optimizer.
 
     Args:
         optimizer: bound.
@@ -70,7 +70,7 @@ def _sgd(optimizer: Optimizer, new: Cell, operands: dict[str, Cell], moments: Mo
 
 
 def _adam(new: Cell, operands: dict[str, Cell], moments: Moments, step: int) -> list[str]:
-    """The engine keeps m and v without their factors (1 − β); here they have them, as in the paper."""
+    """Writes Adam's lines. The engine's m and v lack their factors (1 − β); here they have them, as in the paper."""
     b1, b2 = operands["beta1"].value, operands["beta2"].value
     m, m_new = (_moment("m", (1 - b1) * value) for value in moments["m"])
     v, v_new = (_moment("v", (1 - b2) * value) for value in moments["v"])

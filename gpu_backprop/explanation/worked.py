@@ -23,22 +23,22 @@ _SUM = Rule("{a} + {b}", lambda a, b: a + b)
 
 
 def work_out(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
-    """The kind of an operation, and one number of what it wrote; f is its layer's activation."""
+    """Returns the kind of an operation, and works out one number of what it wrote; f is its layer's activation."""
     return OPERATIONS[operation.name](operation, f, reads, writes)
 
 
 def cells(name: str, found: list[Cell]) -> dict[str, Cell]:
-    """Operands that are numbered: a0, a1 …"""
+    """Numbers the operands: a0, a1 …"""
     return {f"{name}{k}": cell for k, cell in enumerate(found)}
 
 
 def row(board: Board) -> list[Cell]:
-    """The first sample's numbers."""
+    """Returns the first sample's numbers."""
     return [board.cell(0, k) for k in range(board.values.shape[1])]
 
 
 def column(board: Board) -> list[Cell]:
-    """All samples' first numbers."""
+    """Returns all samples' first numbers."""
     return [board.cell(k, 0) if board.values.ndim == 2 else board.cell(k) for k in range(len(board.values))]
 
 
@@ -53,7 +53,7 @@ def _matmul(operation: Operation, f: Activation, reads: Boards, writes: Boards) 
 
 
 def _two(rule: Rule) -> Callable[[Operation, Activation, Boards, Boards], Worked]:
-    """Operations on two numbers; a bias is a row."""
+    """Works out operations on two numbers; a bias is a row."""
 
     def lines(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
         a, b = reads.values()
@@ -132,7 +132,7 @@ OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worke
 
 @dataclass(frozen=True)
 class Batch:
-    """How the samples of a batch count: as a mean or a sum, with weights or without; and S where the loss is scaled."""
+    """The factor of a batch: of a mean or a sum, with weights or without, and with S where the loss is scaled."""
 
     rows: int
     mean: bool
@@ -140,7 +140,7 @@ class Batch:
     loss_scale: Board | None = None
 
     def total(self, loss: Cell, e: Board) -> list[str]:
-        """E of every sample's e."""
+        """Works out E from every sample's e."""
         sums, operands = total(self.rows), cells("a", column(e))
         if self.weights is not None:
             sums, operands = product(self.rows), cells("a", column(self.weights)) | cells("b", column(e))
@@ -151,7 +151,7 @@ class Batch:
         return spell(loss, rule, operands | {"n": divisor})
 
     def gradient(self, grad: Cell, slope: Rule, operands: Mapping[str, Cell]) -> list[str]:
-        """∂E of the first sample, where ∂e is `slope`."""
+        """Works out ∂E of the first sample, where ∂e is `slope`."""
         rule, used = slope, dict(operands)
         if self.weights is not None:
             rule, used["w"] = _times(rule, "w"), self.weights.cell(0)
@@ -177,7 +177,7 @@ def _divided(rule: Rule) -> Rule:
 
 
 def work_out_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Board, loss: Cell, grad: Cell) -> list[str]:
-    """e of the first sample, E, and ∂E by the first output."""
+    """Works out e of the first sample, E, and ∂E by the first output."""
     outputs, slope = y.values.shape[1], rule.slope
     if rule.mean and outputs > 1:
         slope = Rule(f"{slope.text}/{outputs}", lambda **n: rule.slope.value(**n) / outputs)
@@ -189,6 +189,6 @@ def work_out_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Boar
 
 
 def fused(batch: Batch, y: Board, target: Board, grad: Cell) -> list[str]:
-    """∇z of softmax with cross entropy, or sigmoid with binary cross entropy: y − y*, and the batch's factor."""
+    """Works out ∇z of softmax with cross entropy, or sigmoid with binary cross entropy: y − y* and the factor."""
     rule = Rule("({y} − {t})", lambda y, t: y - t)
     return batch.gradient(grad, rule, {"y": y.cell(0, 0), "t": target.cell(0, 0)})

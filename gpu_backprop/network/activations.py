@@ -230,7 +230,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
 
 
 def activation(spec: str | Activation) -> Activation:
-    """The activation called `spec`; an Activation of one's own passes through."""
+    """Returns the activation called `spec`; a user's own Activation passes through."""
     if isinstance(spec, Activation):
         return spec
     if not isinstance(spec, str):

@@ -25,14 +25,14 @@ BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
 
 BLOCK = 1 << 18
-"""How many elements of a host array are looked at together, at most, or one row."""
+"""The most elements of a host array in one block, unless a single row has more."""
 
 PLACES, TOGETHER = 1024, 1 << 30
-"""How many places in memory, and how many bytes, Linux copies from in one call."""
+"""Places in memory, and bytes, that Linux copies from in one call."""
 
 
 def as_array(value: Any, name: str, device: Device) -> Array:
-    """`value` where it lies: on the network's device, or else as a plain array on the host.
+    """Returns `value` where it lies: on the network's device, or else as a plain array on the host.
 
     Raises:
         InputError: it is no array, or lies on another device.
@@ -42,7 +42,7 @@ def as_array(value: Any, name: str, device: Device) -> Array:
 
 
 def host_array(value: Any, name: str) -> Array:
-    """`value` as a plain array: a NumPy array without a copy, others by DLPack, the array protocol, or as lists."""
+    """Returns `value` as a plain array: NumPy's without a copy, others by DLPack, the array protocol, or as lists."""
     masks = "numpy.ma" in sys.modules  # else nothing is masked, and to import it takes longer than to build a step
     if masks and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
@@ -72,7 +72,7 @@ def host_array(value: Any, name: str) -> Array:
 
 
 def _side_by_side(frame: Any, name: str) -> Array:
-    """The columns of a data frame of pandas, polars or pyarrow, whose types may be its library's own."""
+    """Stacks the columns of a data frame of pandas, polars or pyarrow, whose types may be its library's own."""
     dtypes = getattr(frame, "dtypes", None)
     if dtypes is not None and all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in dtypes):
         return np.asarray(frame)
@@ -82,7 +82,7 @@ def _side_by_side(frame: Any, name: str) -> Array:
 
 
 def _numbers(column: Any, name: str) -> Array:
-    """A column of a data frame; InputError where a value is missing or no number."""
+    """Reads a column of a data frame; raises InputError where a value is missing or no number."""
     values = np.asarray(column)
     if values.dtype.kind in "iub":
         return values
@@ -107,14 +107,14 @@ def _numbers(column: Any, name: str) -> Array:
 
 
 def memory_map(array: Any) -> np.memmap[Any, Any] | mmap.mmap | None:
-    """The memory map that a host array is part of, or None."""
+    """Finds the memory map that a host array is part of, or None."""
     while array is not None and not isinstance(array, (np.memmap, mmap.mmap)):
         array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
     return array
 
 
 def check_file(array: Array) -> None:
-    """InputError if the file of a memory map has been cut off: to read beyond its end would end the process."""
+    """Raises InputError if the file of a memory map has been cut off: to read beyond its end would end the process."""
     mapped = memory_map(array)
     if not isinstance(mapped, np.memmap):
         return
@@ -132,8 +132,8 @@ def check_file(array: Array) -> None:
 
 
 def loaded(source: Array, rows: Array | slice) -> Array:
-    """source[rows]; of a memory map, on Linux, a copy that the system makes. Where a file has been cut off, to look at
-    what it held ends the process, and for the system's copy it is an error.
+    """Returns source[rows]; of a memory map, on Linux, a copy that the system makes: if the file has been cut off, to
+    read the map would end the process, and the system's copy reports an error.
 
     Raises:
         InputError: the file has been cut off, or cannot be read.
@@ -162,7 +162,7 @@ def loaded(source: Array, rows: Array | slice) -> Array:
 
 @cache
 def _system_copy() -> Any:
-    """process_vm_readv, which copies from this process as well, or None."""
+    """Finds process_vm_readv, which copies from this process as well, or returns None."""
     try:
         call = ctypes.CDLL(None, use_errno=True).process_vm_readv
     except (AttributeError, OSError, TypeError):
@@ -173,12 +173,12 @@ def _system_copy() -> Any:
 
 
 def on_host(array: Array, device: Device) -> Array:
-    """An array that `as_array` gave, as a NumPy array."""
+    """Returns an array that `as_array` gave as a NumPy array."""
     return array if isinstance(array, np.ndarray) else device.to_host(array)
 
 
 def checked(array: Array, name: str) -> Array:
-    """InputError unless the array holds real numbers."""
+    """Raises InputError unless the array holds real numbers."""
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # to NumPy, that one is of no kind
         raise InputError(
             f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. "
@@ -188,7 +188,7 @@ def checked(array: Array, name: str) -> Array:
 
 
 def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
-    """x as an array of real numbers, (..., rows, inputs).
+    """Returns x as an array of real numbers, (..., rows, inputs).
 
     Args:
         inputs: how many numbers a sample has.
@@ -213,7 +213,7 @@ def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], e
 
 
 def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
-    """InputError with the count and the first place if there is NaN or infinity, or what `dtype` cannot hold."""
+    """Raises InputError, with the count and first place, if there is NaN, infinity or what `dtype` cannot hold."""
     dtype = np.dtype(dtype)
     largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
@@ -235,9 +235,9 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
 
 
 def blocks(array: Array) -> Iterator[tuple[int, Array]]:
-    """The parts of a host array along its first axis, each after the index of its beginning. They are small enough that
-    what is computed from one takes little memory, however large a file the array maps. A device array is one part,
-    because every look at one waits for the device."""
+    """Yields the blocks of a host array along its first axis, each after the index of its beginning, so that what is
+    computed from one takes little memory, however large a file the array maps. A device array is one block, because
+    reading back from each would wait for the device."""
     if not array.size:
         return
     length = len(array)
@@ -249,7 +249,7 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
 
 
 def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:
-    """Of how many elements, or rows, of an array `wrong` is true, and the index of the first."""
+    """Counts the elements, or rows, of an array of which `wrong` is true, and finds the index of the first."""
     count, at = 0, tuple[int, ...]()
     for start, part in blocks(array):
         found = wrong(part)
@@ -262,7 +262,7 @@ def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[in
 
 
 def first(wrong: Array) -> tuple[int, ...]:
-    """The index of the first True."""
+    """Returns the index of the first True."""
     return tuple(int(i) for i in np.argwhere(wrong)[0])
 
 
@@ -271,13 +271,13 @@ def _counted(count: int, what: str) -> str:
 
 
 def place(index: tuple[int, ...]) -> str:
-    """Where a value lies in an array of (row), (row, column) or (member, row, column)."""
+    """Says where a value lies in an array of (row), (row, column) or (member, row, column)."""
     axes = ("row", "column") if len(index) < 3 else ("member", "row", "column")
     return ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=False))
 
 
 def fill(buffer: Array, values: Any, name: str, device: Device) -> None:
-    """buffer[...] = values, of the same shape. After `weight -= …` the values are the buffer itself, already done."""
+    """Copies values of the same shape into a buffer. After `weight -= …` they are the buffer itself."""
     if values is buffer:
         return
     values = checked(as_array(values, name, device), name)

@@ -30,7 +30,7 @@ SHRINK = (0.1, 0.01)
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What check_gradients found.
+    """The result of check_gradients.
 
     Attributes:
         checked: how many derivatives were compared.
@@ -116,14 +116,14 @@ class _Check:
         return plan, self.network.emit_forward(plan, self.x, upto="z")
 
     def value(self) -> float:
-        """E, summed over the members."""
+        """Computes E, summed over the members."""
         self.device.copy_in(self.total, np.zeros(3))
         with self.device.computing():
             self.value_plan.run()
         return float(self.loss.reduce(self.device.to_host(self.total), self.rows).sum())
 
     def _rounding(self) -> float:
-        """What rounding leaves of a difference: a loss that was trained to nearly 0 still comes from z of this size."""
+        """Estimates the rounding error of a difference: a loss of nearly 0 may still be computed from large z."""
         with self.device.computing():
             self.value_plan.run("forward")
         return float(np.finfo(np.float64).eps) * float(np.abs(self.device.to_host(self.z)).max()) / STEP
@@ -171,7 +171,7 @@ class _Check:
     def _compare(
         self, array: Array, place: int, derived: float, here: float, floor: float, tolerance: float
     ) -> tuple[float, float | None]:
-        """The relative error and the central difference; None in its place on a kink.
+        """Computes the relative error and the central difference; None in its place on a kink.
 
         The slopes on the two sides differ by E″·step where E is smooth, and by a fixed gap on a kink.
         """
@@ -197,7 +197,7 @@ class _Check:
         return (0.0, None) if lasting and between else min(tried)
 
     def _perturb(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
-        """E with one number of `array` moved by a step, and how to put it back."""
+        """Returns a function for E with one number of `array` moved by a step, and one that puts it back."""
         index = np.unravel_index(place, array.shape)
         spot = array[tuple(slice(i, i + 1) for i in index)]
         number = float(self.device.to_host(spot).item())

@@ -1,4 +1,4 @@
-"""Initial weights: how the random numbers of a new network are drawn.
+"""Initial weights: drawing the random numbers of a new network.
 
 A weight W is (inputs, outputs). Its scale is chosen so that neither the values on their way up nor the gradients on
 their way down grow or fade from layer to layer. All draws are float64 on the host: float32 and float64 networks, on
@@ -24,7 +24,7 @@ Draw = Callable[["np.random.Generator", Shape], Array]  # in quotes: NumPy impor
 
 @dataclass(frozen=True)
 class Initializer:
-    """How a weight is filled.
+    """A rule by which a weight is filled.
 
     Attributes:
         name: what a summary shows.
@@ -37,7 +37,7 @@ class Initializer:
     value: float | None = None
 
     def fill(self, generator: np.random.Generator, shape: Shape) -> Array:
-        """A weight, float64 (inputs, outputs); InputError if `draw` gave anything else."""
+        """Draws a weight, float64 (inputs, outputs); raises InputError if `draw` gave anything else."""
         weight = np.asarray(self.draw(generator, shape), np.float64)
         if weight.shape != shape or not np.isfinite(weight).all():
             raise InputError(
@@ -47,7 +47,7 @@ class Initializer:
         return weight
 
     def spec(self) -> str | dict[str, object]:
-        """This initializer as JSON, from which `initializer` makes it again. Of your own function the name alone is
+        """Returns it as plain data, from which `initializer` makes it again. Of your own function the name alone is
         kept: files hold data, never code, and the weights that it drew are among the data."""
         if INITIALIZERS.get(self.name) == self:
             return self.name
@@ -124,13 +124,13 @@ RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplu
 
 
 def constant(value: float) -> Initializer:
-    """Every weight is `value`, a finite number."""
+    """Makes an initializer that fills a weight with `value`, a finite number."""
     value = number("constant's value", value, "a finite number", hint=": every weight gets it")
     return Initializer("constant", partial(_constant, value), value)
 
 
 def initializer(spec: object, activation: str) -> Initializer:
-    """The initializer that `spec` asks for: a name, an Initializer, what `Initializer.spec()` gave, or None.
+    """Returns the initializer that `spec` asks for: a name, an Initializer, what `Initializer.spec()` gave, or None.
 
     None chooses by the activation above the weight. The rectifiers, sharp or smooth, pass one side of zero and hold
     back most of the other, so that about half of the variance is lost in each layer: he_uniform (He et al. 2015).

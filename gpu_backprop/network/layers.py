@@ -25,7 +25,7 @@ from gpu_backprop.network.numbers import number, positive
 
 
 def transposed(matrices: Array) -> Array:
-    """The transpose of the last two axes: a view."""
+    """Returns a view with the last two axes transposed."""
     return matrices.swapaxes(-1, -2)
 
 
@@ -55,7 +55,7 @@ class _View:
 
 
 class Layer(FixedAttributes):
-    """What all layers share: y = f(z) and its gradient.
+    """The base of all layers: y = f(z) and its gradient.
 
     Attributes:
         activation: f.
@@ -80,30 +80,30 @@ class Layer(FixedAttributes):
         return self.views.get("half_weight", self.views["weight"])
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
-        """Takes its place in a network."""
+        """Takes a place in a network."""
         self.open()
         self.number, self.inputs, self.units, self.models_shape = number, inputs, inputs, models_shape
         self.views = {}
 
     def own(self, name: str, view: Array, device: Device) -> None:
-        """Receives its part of a flat buffer."""
+        """Receives a view of a flat buffer."""
         self.views, self.device = {**self.views, name: view}, device
 
     def __getstate__(self) -> dict[str, Any]:
-        """Its settings: a copy is part of no network."""
+        """Returns the settings only: a copy is part of no network."""
         return {name: value for name, value in vars(self).items() if name not in OF_NETWORK}
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of each parameter of one model, by attribute name."""
+        """Returns the shape of each parameter of one model, by attribute name."""
         return {}
 
     def initial(self, name: str, generator: np.random.Generator) -> Array | None:
-        """Initial values of a parameter; None: zeros."""
+        """Draws the initial values of a parameter; None: zeros."""
         return None
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
-        """What rebuilds the layer, as plain data for a model file."""
+        """Describes the layer as plain data, from which `layer_from` makes it again."""
 
     # Forward ----------------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Dense(Layer):
         units: how many outputs, ≥ 1.
         activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
         bias: whether b is there (N2 has none).
-        init: how W begins: the name of an initializer, an Initializer, or None for one that suits f. b begins at 0.
+        init: the initial W: the name of an initializer, an Initializer, or None for one that suits f. b begins at 0.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "dropout": Dr
 
 
 def layer_from(description: Mapping[str, Any]) -> Layer:
-    """The layer that `Layer.describe` gave this description of."""
+    """Makes the layer that `Layer.describe` described."""
     settings = dict(description)
     kind = settings.pop("kind", None)
     if kind not in LAYERS:

@@ -1,4 +1,4 @@
-"""What every loss does: its value, the gradient of the batch, and how both enter a plan.
+"""The base of all losses: the value and gradient of a batch, and how both enter a plan.
 
 e sums over the outputs of a sample (mean_squared_error averages them). A batch counts as the mean Σ w·e / Σ w, with
 weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere
@@ -48,7 +48,7 @@ class Loss(ABC):
             raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
 
     def _take(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
-        """Checks a setting, and makes it a float of Python's."""
+        """Checks a setting, and makes it a Python float."""
         what = f"{type(self).__name__}'s {name}"
         object.__setattr__(self, name, number(what, getattr(self, name), accepted, fits))
 
@@ -58,11 +58,11 @@ class Loss(ABC):
         """e and ∂e/∂y for the backend."""
 
     def of_z(self, f: Activation) -> LossFormula | None:
-        """e as a formula of z, where y = f(z) cannot carry it."""
+        """Returns e as a formula of z, where y = f(z) is not precise enough."""
         return None
 
     def check(self, layer: Layer) -> None:
-        """InputError unless the loss is defined for what this last layer gives."""
+        """Raises InputError unless the loss is defined for the output of this last layer."""
         if self.needs and layer.activation.name not in self.needs:
             raise InputError(
                 f"{self.name} needs an output activation out of {', '.join(self.needs)}, but the last one, {layer!r}, "
@@ -128,7 +128,7 @@ class Loss(ABC):
         return plan.bias_activate(f"{name} += b{layer.number}", z, layer.activation_bias, IDENTITY, z, name)
 
     def reduce(self, total: Array, rows: int) -> Array:
-        """The loss of all that a total, on the host, has added up: Σ w·e / Σ w, where w is 1 unless given, or Σ w·e."""
+        """Returns the loss of all that a total, on the host, adds up: Σ w·e / Σ w, w is 1 unless given; or Σ w·e."""
         if self.reduction == "sum":
             return np.asarray(total[..., LOSS])
         weight = total[..., WEIGHT]  # stays 0 where no weights were given

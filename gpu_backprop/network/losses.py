@@ -114,7 +114,7 @@ class Huber(Loss):
 
     @property
     def cut(self) -> float:
-        """delta, or what comes nearest of what is a number in float32 too."""
+        """delta, clamped to what float32 can hold."""
         return min(max(self.delta, 1e-37), 1e38)
 
     @property
@@ -173,7 +173,7 @@ class Quantile(Loss):
 
 
 def _tiny(dtype: np.dtype[Any]) -> float:
-    """The smallest normal number: below it, a probability or a rate counts as this, so that 1/y stays finite."""
+    """Returns the smallest normal number, to which a probability or rate is clamped, so that 1/y stays finite."""
     return float(np.finfo(dtype).tiny)
 
 
@@ -235,10 +235,10 @@ class BinaryCrossEntropy(Loss):
 
     @property
     def formula(self) -> LossFormula:
-        near = f"A(1) - y < {_NEAR_1}"
+        clamped = f"A(1) - y < {_NEAR_1}"
         return LossFormula(
-            self.name, self._numpy, f"-t * log{_P} - (A(1) - t) * ({near} ? log({_NEAR_1}) : log1p(-y))",
-            f"(A(1) - t) / ({near} ? {_NEAR_1} : A(1) - y) - t / {_P}", accuracy="threshold",
+            self.name, self._numpy, f"-t * log{_P} - (A(1) - t) * ({clamped} ? log({_NEAR_1}) : log1p(-y))",
+            f"(A(1) - t) / ({clamped} ? {_NEAR_1} : A(1) - y) - t / {_P}", accuracy="threshold",
         )  # fmt: skip
 
     @staticmethod
@@ -266,7 +266,7 @@ class BinaryCrossEntropy(Loss):
 
 
 def _other(grad_y: Array | None, p: Array) -> Array:
-    """Where 1 − y* can lie: in ∇y, or, where that is not asked for, in p, which nothing reads any more."""
+    """Returns the buffer for 1 − y*: ∇y, or, where that is not asked for, p, which nothing reads any more."""
     return p if grad_y is None else grad_y
 
 
@@ -391,11 +391,11 @@ LOSSES: Mapping[str, Loss] = {
 
 
 FORMULAS: Sequence[LossFormula] = (*(loss.formula for loss in LOSSES.values()), *POISSON_OF_Z.values())
-"""All that kernels may be made of."""
+"""The formulas that kernels are compiled from."""
 
 
 def loss(spec: str | Loss | None, layer: Layer) -> Loss:
-    """The loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
+    """Returns the loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
     if spec is None:
         spec = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(
             layer.activation.name, "half_squared_error"

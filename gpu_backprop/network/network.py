@@ -6,15 +6,13 @@ import copy
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
-from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
@@ -22,11 +20,8 @@ from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, checked, features, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from
 from gpu_backprop.network.numbers import positive, scalar
-from gpu_backprop.network.reader import Reader
-
-BRIEF = "forward", "backward"
-"""What other threads wait for, where they are about to do the same; everything else that changes a network is refused
-while something is at it."""
+from gpu_backprop.network.parameters import FlatBuffers
+from gpu_backprop.network.reader import ExclusiveChange, Reader
 
 
 class Network(FixedAttributes):
@@ -43,7 +38,7 @@ class Network(FixedAttributes):
             not say it.
         seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
             which train side by side: every array then has a leading models axis.
-        draw: False leaves every parameter 0, for whoever has their values, and saves the time and memory of drawing.
+        draw: False leaves every parameter 0, which saves time and memory where their values are copied in.
 
     Attributes:
         parameters, gradients: flat, (parameters,), on the device; each layer's weight, bias, grad_weight and grad_bias
@@ -72,19 +67,26 @@ class Network(FixedAttributes):
         self.outputs = self.last.units
         self.device = open_device(device, dtype, tf32)
         self.dtype = self.device.dtype
-        self._allocate()
+        buffers = FlatBuffers(self.layers, self.models_shape, self.device)
+        self.places, self.half_parameters, self._copying = buffers.places, buffers.half_parameters, buffers.copying
+        self._parameters, self._gradients = buffers.parameters, buffers.gradients
         if draw:
-            self._draw()
+            buffers.draw(self._seeds)
         self._seed_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
         self._idle: list[Reader] = []  # those that no call has at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
-        self._change = SimpleNamespace(lock=threading.Lock(), what="")
+        self.exclusively = ExclusiveChange()
 
     @property
     def last(self) -> Layer:
         return self.layers[-1]
+
+    @property
+    def _seeds(self) -> list[int]:
+        """The seed of each member."""
+        return [self.seed] if isinstance(self.seed, int) else self.seed
 
     # Construction -----------------------------------------------------------------------------------------------------
 
@@ -104,58 +106,9 @@ class Network(FixedAttributes):
             attached.append(layer)
         return attached
 
-    def _allocate(self) -> None:
-        """Lays all parameters out in one flat buffer, and the gradients in another the same way."""
-        master = self.device.master
-        step = ALIGNMENT // master.itemsize
-        self.places: list[tuple[Layer, str, tuple[int, ...], int]] = []
-        length = 0
-        for layer in self.layers:
-            for name, shape in layer.parameter_shapes().items():
-                self.places.append((layer, name, shape, length))
-                length += -(-math.prod(shape) // step) * step
-        self._require(length)
-        self._parameters = self.device.zeros((*self.models_shape, length), master)
-        self._gradients = self.device.zeros((*self.models_shape, length), master)
-        self.half_parameters: Array | None = None  # the parameters in a 16-bit dtype, for the products
-        self._refreshing: tuple[Call, ...] = ()
-        for layer, name, shape, start in self.places:
-            layer.own(name, self._view(self._parameters, shape, start), self.device)
-            layer.own(f"grad_{name}", self._view(self._gradients, shape, start), self.device)
-        if self.dtype != master:
-            self.half_parameters = self.device.zeros((*self.models_shape, length))
-            self._refreshing = tuple(self.device.ops.copy(self.device, self._parameters, self.half_parameters))
-            for layer, name, shape, start in self.places:
-                if name == "weight":
-                    layer.own("half_weight", self._view(self.half_parameters, shape, start), self.device)
-
-    def _require(self, length: int) -> None:
-        """OutOfMemoryError where the device cannot give what a network of so many parameters needs."""
-        count = math.prod(self.models_shape) * length
-        needs = dict.fromkeys(("parameters", "gradients"), count * self.device.master.itemsize)
-        if self.dtype != self.device.master:
-            needs[f"parameters ({self.dtype.name})"] = count * self.dtype.itemsize
-        self.device.require(needs, "The network")
-
-    def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
-        return flat[..., start : start + math.prod(shape)].reshape(*self.models_shape, *shape)
-
-    def _draw(self) -> None:
-        """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""
-        seeds = [self.seed] if isinstance(self.seed, int) else self.seed
-        host = np.zeros((len(seeds), self._parameters.shape[-1]))
-        for member, seed in zip(host, seeds, strict=True):
-            generator = np.random.default_rng([seed, 0])
-            for layer, name, shape, start in self.places:
-                values = layer.initial(name, generator)
-                if values is not None:
-                    member[start : start + math.prod(shape)] = values.ravel()
-        self.device.copy_in(self._parameters, host.reshape(self._parameters.shape))
-
     def _seed_dropout(self) -> None:
-        """Gives each layer its place in the random numbers of dropout."""
-        seeds = [self.seed] if isinstance(self.seed, int) else self.seed
-        words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in seeds], np.uint64)
+        """Gives each layer its own stream of random numbers for dropout."""
+        words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in self._seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.models_shape, len(self.layers), 3))
         for k, layer in enumerate(self.layers):
             layer.random = self.random[..., k, :]
@@ -163,41 +116,20 @@ class Network(FixedAttributes):
 
     def reseed(self, seed: int | None) -> list[int]:
         """Gives dropout another seed and a new beginning; None leaves it as it is. Returns the seed of each member."""
-        own = [self.seed] if isinstance(self.seed, int) else self.seed
         if seed is None:
-            return own
+            return self._seeds
         words = self.device.to_host(self.random)
         words[..., 0], words[..., 2] = _one_seed(seed), 0
         self.device.copy_in(self.random, words)
-        return [_one_seed(seed)] * len(own)
+        return [_one_seed(seed)] * len(self._seeds)
 
     def refresh(self) -> None:
-        """Copies the parameters of a 16-bit network to where its products read them. Whatever runs a plan does this
+        """Copies the parameters of a 16-bit network to the buffer that products read. Whatever runs a plan calls this
         first; a step's optimizer writes both."""
-        if self._refreshing:
+        if self._copying:
             with self.device.computing():
-                for call in self._refreshing:
+                for call in self._copying:
                     call()
-
-    def exclusively(self, what: str) -> Any:
-        """The lock of whatever writes parameters, gradients or the state of dropout, for a with statement: no Ctrl-C
-        keeps it closed.
-
-        Args:
-            what: does it, the name of a method.
-
-        Raises:
-            StateError: something else does, in this thread or in another.
-        """
-        change = self._change
-        if change.lock.locked() and not what == change.what in BRIEF:
-            raise StateError(
-                f"{what} cannot begin: {change.what} is at work on this network, in another thread or further up in "
-                "this one, and two would spoil each other's gradients. Wait for its end (trainer.stop() asks fit for "
-                "it), or work on net.copy(). predict, forward and evaluate may be called meanwhile."
-            )
-        change.what, lock = what, change.lock
-        return lock
 
     @property
     def parameters(self) -> Array:
@@ -219,7 +151,7 @@ class Network(FixedAttributes):
         fill(self._gradients, values, "gradients", self.device)
 
     def parameter_arrays(self) -> Iterator[tuple[str, Array, Array]]:
-        """(name, parameters, gradients) of each parameter array, named as it is reached: "layers[0].weight"."""
+        """Yields (name, parameters, gradients) of each parameter array, named as it is reached: "layers[0].weight"."""
         for layer, name, _, _ in self.places:
             yield f"layers[{layer.number - 1}].{name}", getattr(layer, name), getattr(layer, f"grad_{name}")
 
@@ -272,7 +204,7 @@ class Network(FixedAttributes):
 
     @release_on_oom
     def forward(self, x: Any, training: bool = False) -> Array:
-        """y of x, and everything that backward needs.
+        """Computes y of x, and keeps what backward needs.
 
         Args:
             x: (batch, inputs), or (models, batch, inputs) where there is a models axis: NumPy, CuPy, or with DLPack.
@@ -287,7 +219,7 @@ class Network(FixedAttributes):
             reader: Reader = self._of_thread.reader
         except AttributeError:
             reader = self._of_thread.reader = Reader(self)
-        reader.forward = None  # until it is done
+        reader.forward = None  # until this one is complete
         eager = reader.plan(self, x.shape[-2], training)
         if training:
             with self.exclusively("forward"):  # which counts dropout's steps
@@ -328,7 +260,7 @@ class Network(FixedAttributes):
 
     @release_on_oom
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
-        """y of x without dropout, as a NumPy array; float32 where the network's dtype is a 16-bit one. Any number of
+        """Computes y of x without dropout, as a NumPy array; float32 where the network's dtype has 16 bits. Any number of
         threads may call it at once, also while another one trains the network.
 
         Args:
@@ -353,7 +285,7 @@ class Network(FixedAttributes):
         return y
 
     def copy(self, dtype: str | None = None) -> Network:
-        """A network of its own with the same weights, the same dropout masks ahead, and the same knowledge of its data.
+        """Makes a copy with the same weights, the same dropout masks to come, and the same preprocessing.
 
         Args:
             dtype: another working dtype, then without TF32; None: the same.
@@ -373,7 +305,7 @@ class Network(FixedAttributes):
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle, and so for joblib and multiprocessing: settings and host arrays, as `copy` makes it anew."""
+        """Returns settings and host arrays for pickle, and so for joblib and multiprocessing."""
         form = {"dtype": self.dtype.name, "device": self.device.name, "tf32": self.device.tf32, "seed": self.seed}
         arrays = self.device.to_host(self._parameters), self.device.to_host(self.random)
         return _rebuild, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
@@ -381,7 +313,7 @@ class Network(FixedAttributes):
     # Description ------------------------------------------------------------------------------------------------------
 
     def architecture(self) -> dict[str, Any]:
-        """What `from_architecture` rebuilds the network of, its weights excepted, as plain data."""
+        """Describes the network without its weights as plain data, from which `from_architecture` makes it again."""
         return {
             "inputs": self.inputs,
             "layers": [dict(layer.describe()) for layer in self.layers],
@@ -393,7 +325,7 @@ class Network(FixedAttributes):
     def from_architecture(
         cls, description: Mapping[str, Any], device: str = "auto", tf32: bool = False, draw: bool = True
     ) -> Network:
-        """The network that `architecture` described, with the weights of its seed; with zeros where not to `draw`."""
+        """Makes the network that `architecture` described, with the weights of its seed, or zeros with draw=False."""
         try:
             inputs, layers = description["inputs"], [layer_from(layer) for layer in description["layers"]]
             dtype, seed = description["dtype"], description["seed"]
@@ -432,7 +364,7 @@ def _rebuild(
     inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], preprocessing: Any,
     classes: Sequence[str | int] | None,
 ) -> Network:  # fmt: skip
-    """The network of which `Network.__reduce__` gave this."""
+    """Makes the network again of what `Network.__reduce__` gave."""
     net = Network(inputs, layers, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)

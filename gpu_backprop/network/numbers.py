@@ -14,7 +14,7 @@ from gpu_backprop.backend.errors import InputError
 def number(
     what: str, value: object, accepted: str, fits: Callable[[float], bool] = math.isfinite, hint: str = ""
 ) -> float:
-    """`value` as a float; InputError, which says what is accepted, unless it is a number that fits."""
+    """Returns `value` as a float; raises InputError, which says what is accepted, unless it is a number that fits."""
     plain = scalar(value)
     if isinstance(plain, (int, float, np.floating)) and not isinstance(plain, bool):
         try:
@@ -26,7 +26,7 @@ def number(
 
 
 def positive(name: str, value: object) -> int:
-    """`value` as an int ≥ 1."""
+    """Returns `value` as an int ≥ 1, or raises InputError."""
     plain = scalar(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
         whole = isinstance(plain, float) and math.isfinite(plain) and plain >= 1
@@ -36,7 +36,7 @@ def positive(name: str, value: object) -> int:
 
 
 def scalar(value: object) -> object:
-    """What a NumPy scalar or an array without axes holds, as Python has it; anything else as it is."""
+    """Converts a NumPy scalar or an array without axes to Python's number; anything else stays as it is."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
     try:

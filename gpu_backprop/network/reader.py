@@ -1,10 +1,12 @@
-"""forward and backward on request, with buffers that one caller at a time has."""
+"""Threads at one network: each reads it with buffers of its own, and one at a time changes it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 
@@ -13,6 +15,34 @@ if TYPE_CHECKING:
 
 EAGER_PLANS = 8
 """How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
+
+BRIEF = "forward", "backward"
+"""Changes so short that a thread which wants the same waits; any other change is refused while one is under way."""
+
+
+class ExclusiveChange:
+    """The lock of whatever writes a network's parameters, gradients or state of dropout."""
+
+    def __init__(self) -> None:
+        self._lock, self._what = threading.Lock(), ""
+
+    def __call__(self, what: str) -> Any:
+        """Returns the lock, for a with statement: no Ctrl-C keeps it closed.
+
+        Args:
+            what: the name of the method that is about to write.
+
+        Raises:
+            StateError: another one is at work, in this thread or in another.
+        """
+        if self._lock.locked() and not what == self._what in BRIEF:
+            raise StateError(
+                f"{what} cannot begin: {self._what} is at work on this network, in another thread or further up in "
+                "this one, and two would spoil each other's gradients. Wait for its end (trainer.stop() asks fit for "
+                "it), or work on net.copy(). predict, forward and evaluate may be called meanwhile."
+            )
+        self._what, lock = what, self._lock
+        return lock
 
 
 class Reader:

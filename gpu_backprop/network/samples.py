@@ -31,7 +31,7 @@ class Samples:
     weights: Array | None
 
     def on_host(self, device: Device) -> Samples:
-        """The same in NumPy arrays; `device` is the network's."""
+        """Returns the same in NumPy arrays; `device` is the network's."""
         weights = None if self.weights is None else on_host(self.weights, device)
         return Samples(on_host(self.x, device), on_host(self.target, device), weights)
 
@@ -75,13 +75,13 @@ def samples(
             if loss.reduction == "mean":
                 weights = _relative(weights, device, values)
             if values and not idle and not weights.any(axis=-1).all():
-                raise InputError("all weights are 0, so that no row counts. Give a weight > 0 to those that shall.")
+                raise InputError("all weights are 0, so that no row counts. Give a weight > 0 to those that should.")
         return Samples(x, target, weights)
 
 
 def _relative(weights: Array, device: Device, values: bool) -> Array:
-    """Weights of a mean, where only their ratios count: as they are if the largest has a usual size, else as parts of
-    it, because float32 holds neither 1e40 nor 1e-40."""
+    """Returns the weights of a mean, where only their ratios count: as they are if the largest has a usual size, else
+    divided by it, because float32 holds neither 1e40 nor 1e-40."""
     xp: Any = np if isinstance(weights, np.ndarray) else device.xp
     with np.errstate(all="ignore"):  # what is no number is seen in the loss
         wide = weights.astype(np.float64)
@@ -103,7 +103,7 @@ def _numbers(value: Any, name: str, device: Device) -> Array:
 
 
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
-    """The target in one of its two forms: labels as int64, (..., rows), or numbers, (..., rows, outputs)."""
+    """Returns the target in one of its two forms: labels as int64, (..., rows), or numbers, (..., rows, outputs)."""
     *rows, outputs = *x_shape[:-1], network.outputs
     if y.shape[: len(rows)] != tuple(rows):
         raise InputError(f"y must have one target for each row of x, got y of shape {y.shape}, x of shape {x_shape}.")
@@ -128,7 +128,7 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
 
 
 def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
-    """Class labels as int64."""
+    """Returns class labels as int64."""
     if y.dtype.kind in "iu" and y.dtype.itemsize < 8:  # so that any number of classes can be compared with
         y = y.astype(np.int64)
     if y.dtype.kind == "f":
@@ -163,7 +163,7 @@ def _check_probabilities(y: Array) -> None:
 
 
 def one_hot(labels: Any, classes: int | None = None) -> Array:
-    """Class labels as rows of a matrix: 1 in the column of the label, else 0.
+    """Writes class labels as rows of a matrix: 1 in the column of the label, else 0.
 
     Args:
         labels: integers ≥ 0, (rows,).
