@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_backprop import OPTIMIZERS
-from gpu_backprop.arguments.command import (
-    DATA,
-    RUN,
-    Command,
-    add_debug,
-    add_device,
-    add_drop_missing_target,
-    add_loss,
-    add_quiet,
-    add_run_and_data,
-)
-from gpu_backprop.arguments.values import between, one_of, path, whole
+from gpu_backprop.arguments.command import DATA, RUN, Command
+from gpu_backprop.arguments.values import between, path, whole
 
 SUITS = "the one that suits the output"
 
@@ -41,14 +30,12 @@ def add_evaluate(commands: Any) -> None:
             ("evaluate runs/mnist-001 mnist/", "the test part"),
         ),
     )
-    add_run_and_data(command)
+    command.add_run_and_data()
     help = "measure only the rows that train with this --held-out, and the same seed, held out of DATA"
     command.add("--held-out", help, type=between, metavar="SHARE")
-    add_drop_missing_target(command)
-    add_loss(command, SUITS)
-    add_device(command)
-    add_quiet(command)
-    add_debug(command)
+    command.share("--drop-missing-target")
+    command.add_loss(SUITS)
+    command.share("--device", "--quiet", "--debug")
 
 
 def add_predict(commands: Any) -> None:
@@ -73,13 +60,12 @@ def add_predict(commands: Any) -> None:
             ("predict runs/flowers new.csv | paste -d, new.csv - | head", ""),
         ),
     )
-    add_run_and_data(command)
+    command.add_run_and_data()
     output = "file to write to, replaced if it is there (default: standard output)"
     command.add("--output", output, type=path, metavar="FILE")
     safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
     command.add("--spreadsheet-safe", safe, action="store_true")
-    add_device(command)
-    add_debug(command)
+    command.share("--device", "--debug")
 
 
 def add_check(commands: Any) -> None:
@@ -99,15 +85,13 @@ def add_check(commands: Any) -> None:
             ("check runs/digits-001 digits --rows 3 --at-most 100", "quicker"),
         ),
     )
-    add_run_and_data(command)
+    command.add_run_and_data()
     command.add("--rows", "rows, taken from all over DATA", type=whole(1), default=8, metavar="N")
     most = "derivatives to check of each array, chosen at random where it has more"
     command.add("--at-most", most, type=whole(1), default=2000, metavar="N")
     command.add("--tolerance", "the largest relative difference that passes", type=between, default=1e-5, metavar="R")
-    add_loss(command, SUITS)
-    add_device(command)
-    add_quiet(command)
-    add_debug(command)
+    command.add_loss(SUITS)
+    command.share("--device", "--quiet", "--debug")
 
 
 def add_explain(commands: Any) -> None:
@@ -129,11 +113,9 @@ def add_explain(commands: Any) -> None:
             ("explain runs/small flowers.csv", "two of its flowers"),
         ),
     )
-    add_run_and_data(command, optional=True)
+    command.add_run_and_data(optional=True)
     rows = "rows of the minibatch, taken from all over DATA"
     command.add("--rows", rows, type=whole(1), default=2, metavar="N")
-    kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
-    command.add("--optimizer", kinds, type=optimizer, default="sgd", metavar="NAME")
-    add_loss(command, SUITS)
-    add_device(command)
-    add_debug(command)
+    command.add_optimizer("sgd")
+    command.add_loss(SUITS)
+    command.share("--device", "--debug")

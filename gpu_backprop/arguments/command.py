@@ -6,10 +6,10 @@ import argparse
 import re
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from gpu_backprop import LOSSES
+from gpu_backprop import LOSSES, OPTIMIZERS
 from gpu_backprop.arguments.values import device, one_of, path, size, source
 from gpu_backprop.data.messages import nearest
 
@@ -20,6 +20,23 @@ DATA = (
 )
 RUN = "RUN is the folder that train wrote, or a model.safetensors."
 
+SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "--delimiter": (
+        r"the character between the fields of a CSV file, \t for a tab (default: detected)", {"metavar": "C"},
+    ),
+    "--part": (
+        "train or test, of data that have both (default: test)", {"choices": ("train", "test"), "metavar": "PART"},
+    ),
+    "--memory-limit": (
+        "how much memory a file may take once it is decoded, as in 4GB (default: half of the machine's)",
+        {"type": size, "metavar": "SIZE"},
+    ),
+    "--drop-missing-target": ("leave out the rows whose target is missing", {"action": "store_true"}),
+    "--device": ("auto, cpu, cuda or cuda:1", {"type": device, "default": "auto", "metavar": "D"}),
+    "--quiet": ("print only the result", {"action": "store_true"}),
+    "--debug": ("show where an error came from, and what the compiler is told", {"action": "store_true"}),
+}  # fmt: skip
+"""The options that several commands take, with their help."""
 
 ELSEWHERE = {
     "lr": "--learning-rate", "rate": "--learning-rate", "bs": "--batch-size", "hidden": "--layers",
@@ -125,50 +142,24 @@ class Command:
             self.add(name, help, **how)
         self._group = outside
 
+    def share(self, *names: str) -> None:
+        """Add options that other commands take as well."""
+        for name in names:
+            help, how = SHARED[name]
+            self.add(name, help, **how)
 
-def add_run_and_data(command: Command, optional: bool = False) -> None:
-    """Add RUN and DATA, and how DATA is read."""
-    how = {"nargs": "?"} if optional else {}
-    command.add("run", "the network", type=path, metavar="RUN", **how)
-    command.add("data", "the rows", type=source, metavar="DATA", **how)
-    add_delimiter(command)
-    parts = {"choices": ("train", "test"), "metavar": "PART"}
-    command.add("--part", "train or test, of data that have both (default: test)", **parts)
-    add_memory_limit(command)
+    def add_run_and_data(self, optional: bool = False) -> None:
+        """Add RUN and DATA, and how DATA is read."""
+        how = {"nargs": "?"} if optional else {}
+        self.add("run", "the network", type=path, metavar="RUN", **how)
+        self.add("data", "the rows", type=source, metavar="DATA", **how)
+        self.share("--delimiter", "--part", "--memory-limit")
 
+    def add_loss(self, default: str) -> None:
+        """Add --loss; `default` describes the loss that is taken without it."""
+        self.add("--loss", f"{', '.join(LOSSES)} (default: {default})", type=one_of("loss", LOSSES), metavar="NAME")
 
-def add_delimiter(command: Command) -> None:
-    """Add --delimiter."""
-    help = r"the character between the fields of a CSV file, \t for a tab (default: detected)"
-    command.add("--delimiter", help, metavar="C")
-
-
-def add_drop_missing_target(command: Command) -> None:
-    """Add --drop-missing-target."""
-    command.add("--drop-missing-target", "leave out the rows whose target is missing", action="store_true")
-
-
-def add_memory_limit(command: Command) -> None:
-    """Add --memory-limit."""
-    most = "how much memory a file may take once it is decoded, as in 4GB (default: half of the machine's)"
-    command.add("--memory-limit", most, type=size, metavar="SIZE")
-
-
-def add_loss(command: Command, default: str) -> None:
-    """Add --loss; `default` describes the loss that is taken without it."""
-    command.add("--loss", f"{', '.join(LOSSES)} (default: {default})", type=one_of("loss", LOSSES), metavar="NAME")
-
-
-def add_device(command: Command) -> None:
-    """Add --device."""
-    command.add("--device", "auto, cpu, cuda or cuda:1", type=device, default="auto", metavar="D")
-
-
-def add_debug(command: Command) -> None:
-    """Add --debug."""
-    command.add("--debug", "show where an error came from, and what the compiler is told", action="store_true")
-
-
-def add_quiet(command: Command) -> None:
-    """Add --quiet."""
-    command.add("--quiet", "print only the result", action="store_true")
+    def add_optimizer(self, default: str) -> None:
+        """Add --optimizer."""
+        known = one_of("optimizer", OPTIMIZERS)
+        self.add("--optimizer", ", ".join(OPTIMIZERS), type=known, default=default, metavar="NAME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_backprop.arguments.command import Command, add_debug, add_device
+from gpu_backprop.arguments.command import Command
 
 
 def add_doctor(commands: Any) -> None:
@@ -23,5 +23,4 @@ def add_doctor(commands: Any) -> None:
             ("doctor --device cuda", "fails where CUDA does not work"),
         ),
     )
-    add_device(command)
-    add_debug(command)
+    command.share("--device", "--debug")

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_backprop import ACTIVATIONS, OPTIMIZERS
-from gpu_backprop.arguments.command import (
-    DATA,
-    Command,
-    add_debug,
-    add_delimiter,
-    add_device,
-    add_drop_missing_target,
-    add_loss,
-    add_memory_limit,
-    add_quiet,
-)
-from gpu_backprop.arguments.values import one_of, path, rate, share, some_of, source, units, whole
+from gpu_backprop import ACTIVATIONS
+from gpu_backprop.arguments.command import DATA, Command
+from gpu_backprop.arguments.values import path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 
@@ -54,8 +44,7 @@ def add_train(commands: Any) -> None:
     command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
     how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
     command.add("--overwrite", how, action="store_true")
-    add_quiet(command)
-    add_debug(command)
+    command.share("--quiet", "--debug")
     _add_data(command)
     _add_network(command)
     _add_training(command)
@@ -95,8 +84,7 @@ def _add_data(command: Command) -> None:
         action="append",
         metavar="TEXT",
     )
-    add_drop_missing_target(command)
-    add_delimiter(command)
+    command.share("--drop-missing-target", "--delimiter")
     command.add_either(
         (
             "--held-out",
@@ -110,7 +98,7 @@ def _add_data(command: Command) -> None:
             {"type": source, "metavar": "FILE"},
         ),
     )
-    add_memory_limit(command)
+    command.share("--memory-limit")
 
 
 def _add_network(command: Command) -> None:
@@ -134,14 +122,13 @@ def _add_training(command: Command) -> None:
     command.add("--epochs", epochs, type=whole(1), metavar="N")
     batch_size = "rows per step (default: 32; 128 with more than 10,000 rows)"
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
-    add_loss(command, "cross_entropy for classes, half_squared_error for numbers")
-    kinds, optimizer = ", ".join(OPTIMIZERS), one_of("optimizer", OPTIMIZERS)
-    command.add("--optimizer", kinds, type=optimizer, default="adam", metavar="NAME")
+    command.add_loss("cross_entropy for classes, half_squared_error for numbers")
+    command.add_optimizer("adam")
     size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
     command.add("--learning-rate", size, type=rate, metavar="R")
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
-    add_device(command)
+    command.share("--device")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")
     tf32 = "let float32 products round their operands to TF32, 10 bits of mantissa, on a CUDA device that can: faster"

@@ -12,6 +12,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
+from gpu_backprop.commands.announcing import printed_log
 from gpu_backprop.commands.building import build_network, build_trainer, choose_epochs, read_design, targets
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import RunError
@@ -39,7 +40,8 @@ def train(options: argparse.Namespace) -> int:
         held_out = None if data.held_out is None else _pair(trainer, data.held_out)
 
     before, log = trainer.history, folder.place / HISTORY
-    with StopOnSignal(trainer) as signals, _show_log(not options.quiet):
+    shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
+    with StopOnSignal(trainer) as signals, shown:
         failure = _run_to_end(
             signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
         )
@@ -88,28 +90,6 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
         if isinstance(error, OSError):
             raise RunError(f"nothing was trained: {_reason(error)}") from error
         raise
-
-
-class _Printed(logging.Handler):
-    """Prints, so that lines appear above a progress bar, which takes sys.stdout's place while it is shown."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
-
-
-@contextmanager
-def _show_log(shown: bool) -> Iterator[None]:
-    """Print what the package's logger says: where the data are, and how steps are run."""
-    handler, logger = _Printed(), logging.getLogger("gpu_backprop")
-    level = logger.level
-    if shown:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int) -> None:

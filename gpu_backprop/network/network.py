@@ -260,8 +260,8 @@ class Network(FixedAttributes):
 
     @release_on_oom
     def predict(self, x: Any, batch_size: int = 1024) -> Array:
-        """Computes y of x without dropout, as a NumPy array; float32 where the network's dtype has 16 bits. Any number of
-        threads may call it at once, also while another one trains the network.
+        """Computes y of x without dropout, as a NumPy array; float32 where the network's dtype has 16 bits. Any number
+        of threads may call it at once, also while another one trains the network.
 
         Args:
             x: (rows, inputs); any number of rows, also none.
