@@ -12,8 +12,9 @@ from gpu_backprop.backend.errors import (
     OutOfMemoryError,
     StateError,
 )
+from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.plan import Operation, Plan
-from gpu_backprop.network.activations import ACTIVATIONS, Activation
+from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
 from gpu_backprop.network.layers import Bias, Dense, Dropout

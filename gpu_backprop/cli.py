@@ -61,10 +61,10 @@ def _run(argv: Sequence[str] | None) -> int:
         memory = memory_limit(getattr(options, "memory_limit", None))
         with caught(interrupt), announce_compiling(options), memory:
             code = COMMANDS[options.command](options)
-            with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal nobody may be there to read
+            with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal the reader may have ended
                 sys.stdout.flush()  # here, where it may still fail in words
             return code
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if options.debug and isinstance(error, Exception):

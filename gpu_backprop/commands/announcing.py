@@ -1,4 +1,4 @@
-"""Printing what the package logs: among it that the compiler is at work, for whoever waits at a terminal."""
+"""Printing what the package logs: also that the compiler is at work, where someone waits at a terminal."""
 
 from __future__ import annotations
 

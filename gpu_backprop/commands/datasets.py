@@ -89,13 +89,13 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
         testing = whole.as_in_training(testing)
         if options.drop_missing_target:
             testing = drop_missing_target(testing, options.target)
-        _tell(whole, whole, data, np.arange(data.rows), options.quiet)
+        _print_data(whole, whole, data, np.arange(data.rows), options.quiet)
         training = prepare(whole, data, options.ignore)
         return TrainTestData("rows", whole, training, prepare(whole, testing, options.ignore))
     override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
     fitted = fit(task=whole.task, rows=rows)
-    _tell(whole, fitted, data, rows, options.quiet)
+    _print_data(whole, fitted, data, rows, options.quiet)
     return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
 
 
@@ -189,7 +189,7 @@ def _test_data(options: argparse.Namespace) -> Data | None:
     return None
 
 
-def _tell(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
+def _print_data(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
     """Print what was read: the task and classes of all rows, and the inputs that the training rows make."""
     if quiet:
         return

@@ -31,7 +31,7 @@ THREADS = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"
 
 def doctor(options: argparse.Namespace) -> int:
     """Run the command; the exit code: 1 where the device that was asked for does not work."""
-    for _ in _shown(_host()):
+    for _ in _print_each(_host()):
         pass
     trained, cpu = _cpu()
     failures, chosen, why = _failures([cpu]), "the CPU", ""
@@ -48,10 +48,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _failures(checks: Iterable[Check]) -> list[str]:
-    return [check.found for check in _shown(checks) if not check.ok]
+    return [check.found for check in _print_each(checks) if not check.ok]
 
 
-def _shown(checks: Iterable[Check]) -> Iterator[Check]:
+def _print_each(checks: Iterable[Check]) -> Iterator[Check]:
     """Print each check as soon as it is made."""
     for check in checks:
         width, indent = terminal_width(sys.stdout), " " * 19
@@ -76,7 +76,7 @@ def _cpu() -> tuple[Array | None, Check]:
     """Train a little on the CPU; return the parameters and the check."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # why there are no kernels is said below
+            warnings.simplefilter("ignore")  # why there are no kernels is message below
             net, losses = _train("cpu")
     except Exception as error:  # whatever a damaged NumPy raises
         return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
@@ -96,14 +96,14 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
     begin = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the products say is said below
+            warnings.simplefilter("ignore")  # what the products say is message below
             net, losses = _train(name)
             device = net.device
             assert isinstance(device, CudaDevice)
             products = device.blas
     except Exception as error:  # kernels that do not compile or run; each has its own way to say so
-        said = " ".join(str(error).split())
-        yield Check("training", False, f"fails: {type(error).__name__}: {said}", "report this, with all lines above")
+        message = " ".join(str(error).split())
+        yield Check("training", False, f"fails: {type(error).__name__}: {message}", "report this, with all lines above")
         return
     seconds = time.perf_counter() - begin
     again = "" if products.direct else f"results are as good, but steps take longer; {cuda_setup.INSTALL}"

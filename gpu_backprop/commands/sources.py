@@ -64,7 +64,7 @@ def drop_missing_target(data: Data, target: str | None) -> Data:
     if not isinstance(data, Table):
         raise Misuse(f"--drop-missing-target is about tables, and {data.source} holds arrays; leave it out")
     if target is None or target not in data.columns:
-        return data  # what looks for it says so
+        return data  # an error is raised where it is looked up
     gone = missing(data.columns[target])
     if gone.any():
         print(f"{data.source}: {gone.sum():,} of {data.rows:,} rows left out, whose target is missing", file=sys.stderr)
@@ -84,7 +84,7 @@ def has_test_part(where: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             return {"x_train.npy", "x_test.npy"} <= set(archive.namelist())
     except (OSError, ValueError, zipfile.BadZipFile):
-        return False  # whatever is wrong with them, reading them says it better
+        return False  # reading them explains better what is wrong
 
 
 def digits_preprocessing() -> Preprocessing:

@@ -36,8 +36,8 @@ def train(options: argparse.Namespace) -> int:
         folder.require_room(net)
         if not options.quiet:
             _introduce(trainer, data, epochs)
-        x, y = _pair(trainer, data.training)
-        held_out = None if data.held_out is None else _pair(trainer, data.held_out)
+        x, y = _x_and_y(trainer, data.training)
+        held_out = None if data.held_out is None else _x_and_y(trainer, data.held_out)
 
     before, log = trainer.history, folder.place / HISTORY
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
@@ -106,7 +106,7 @@ def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int) -> None:
     print()
 
 
-def _pair(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
+def _x_and_y(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
     return samples.x, targets(trainer.loss, trainer.network, samples)
 
 
@@ -171,7 +171,7 @@ def _curves(history: History, folder: Path) -> list[str]:
         return []
     try:
         history.plot(folder / CURVES)
-    except Exception as error:  # whatever is wrong with drawing, the network and its results are not lost for it
+    except Exception as error:  # drawing may fail in any way, which must not cost the network and its results
         print(f"no {CURVES}: {error}")
         return []
     return [CURVES]

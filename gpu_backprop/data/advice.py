@@ -17,20 +17,20 @@ IGNORE = "--ignore (ignore= in Python)"
 
 
 def warnings(
-    data: Table | Arrays, names: Sequence[str], rows: Array, target: Target, written: Mapping[str, Finding]
+    data: Table | Arrays, names: Sequence[str], rows: Array, target: Target, findings: Mapping[str, Finding]
 ) -> Iterator[str]:
     """Yields a sentence for each suspicion, about the columns of these names and the given rows of them.
 
     Args:
-        written: the numbers that were found in columns of text, the target among them.
+        findings: the numbers that were found in columns of text, the target among them.
     """
-    goal = written.get(target.column or "")
+    goal = findings.get(target.column or "")
     doubted = goal is not None and goal.why in ("stray", "doubtful", "unknown")
     if isinstance(data, Table):
-        numbers = {name: found.numbers for name, found in written.items() if found.numbers is not None}
+        numbers = {name: found.numbers for name, found in findings.items() if found.numbers is not None}
         yield from _about_names(data, names)
-        yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names}, written)
-        for name, found in written.items():
+        yield from _about_spread(data, {name: numbers.get(name, data.columns[name])[rows] for name in names}, findings)
+        for name, found in findings.items():
             if name != target.column:
                 yield describe_finding(data, name, found, "category")
             elif doubted or (isinstance(target, RegressionTarget) and not found.why):
@@ -49,7 +49,7 @@ def _about_names(table: Table, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _about_spread(table: Table, columns: dict[str, Array], written: Collection[str]) -> Iterator[str]:
+def _about_spread(table: Table, columns: dict[str, Array], findings: Collection[str]) -> Iterator[str]:
     """Warns of columns with one value in all rows or another in each; find_numbers says more about numbers in text."""
     constant, unique, merged = [], [], _merged(table, columns)
     for name, column in columns.items():
@@ -58,7 +58,7 @@ def _about_spread(table: Table, columns: dict[str, Array], written: Collection[s
         different = len(set(column.tolist())) if column.dtype == object else len(np.unique(column))
         if different == 1:
             constant.append(name)
-        elif name in written:
+        elif name in findings:
             continue
         elif different == len(column) and (column.dtype == object or (column == np.floor(column)).all()):
             unique.append(name)

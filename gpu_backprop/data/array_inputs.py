@@ -88,16 +88,16 @@ class ArrayInputs:
         assert isinstance(data, Arrays)
         _refuse_unusable(data, missing=self.impute is None)
         x = np.empty(given.shape, np.float32)
-        for some in _blocks(given):
-            scaled = self.scaling.apply(given[some].astype(np.float64))
+        for block in _blocks(given):
+            scaled = self.scaling.apply(given[block].astype(np.float64))
             beyond = np.abs(scaled) > np.finfo(np.float32).max
             if beyond.any():
                 row, feature = map(int, np.argwhere(beyond)[0])
                 raise DataError(
-                    f"{data.source}, {data.place(some.start + row)}: {given[some][row, feature]:g} in x[{feature}] is "
-                    f"too far from the training data, whose mean is {self.scaling.mean[feature]:g}; correct it"
+                    f"{data.source}, {data.place(block.start + row)}: {given[block][row, feature]:g} in x[{feature}] "
+                    f"is too far from the training data, whose mean is {self.scaling.mean[feature]:g}; correct it"
                 )
-            x[some] = scaled
+            x[block] = scaled
         return x, {}
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,16 +151,16 @@ def _refuse_unusable(data: Arrays, missing: bool) -> None:
     if data.x.dtype.kind != "f":
         return
     gone = first = 0
-    for some in _blocks(data.x):
-        infinite, nan = np.isinf(data.x[some]), np.isnan(data.x[some])
+    for block in _blocks(data.x):
+        infinite, nan = np.isinf(data.x[block]), np.isnan(data.x[block])
         if infinite.any():
             row, feature = map(int, np.argwhere(infinite)[0])
             raise DataError(
-                f"{data.source}, {data.place(some.start + row)}: x[{feature}] is infinite; correct it, or put NaN if "
+                f"{data.source}, {data.place(block.start + row)}: x[{feature}] is infinite; correct it, or put NaN if "
                 "it is missing"
             )
         if nan.any():
-            first = first if gone else some.start + int(np.argwhere(nan)[0][0])
+            first = first if gone else block.start + int(np.argwhere(nan)[0][0])
             gone += int(nan.sum())
     if gone and missing:
         raise DataError(

@@ -7,16 +7,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.limits import take, text_bytes
 from gpu_backprop.data.messages import listed
-
-if TYPE_CHECKING:
-    from gpu_backprop.data.table import Array
 
 MISSING: frozenset[str] = frozenset(
     "".join(letters)

@@ -92,9 +92,9 @@ def _scan(
         text |= {index for index, name in enumerate(names) if name in as_text}
         known: list[dict[str, str]] = [{} for _ in names]
         blocks: list[list[Array]] = [[] for _ in names]
-        for some in _row_blocks(path, rows, len(names), lines, source):
-            take(ARRAY * len(names) + lines.itemsize * len(some))
-            for index, cells in enumerate(zip(*some, strict=True)):
+        for block in _row_blocks(path, rows, len(names), lines, source):
+            take(ARRAY * len(names) + lines.itemsize * len(block))
+            for index, cells in enumerate(zip(*block, strict=True)):
                 values = None if index in text else numbers(cells, missing_texts)
                 if values is None and index not in text:
                     (late if blocks[index] else text).add(index)
@@ -169,7 +169,7 @@ def _row_blocks(
 ) -> Iterator[list[list[str]]]:
     """Yields the rows after the header in blocks, and adds the line where each row begins to `lines`."""
     most, begun = max(1, BLOCK // width), source.size
-    some: list[list[str]] = []
+    block: list[list[str]] = []
     for line, row in rows:
         if len(row) != width:
             if len(row) < 2 and not "".join(row).strip():
@@ -179,13 +179,13 @@ def _row_blocks(
                 f"{path}, line {line}: {counted(len(row), 'field')} where the header has {width}; correct the line, "
                 + ("or put a field that holds the delimiter in quotes" if lines else above)
             )
-        some.append(row)
+        block.append(row)
         lines.append(line)
-        if len(some) == most or source.size - begun > LONGEST_LINE:
-            yield some
-            some, begun = [], source.size
-    if some:
-        yield some
+        if len(block) == most or source.size - begun > LONGEST_LINE:
+            yield block
+            block, begun = [], source.size
+    if block:
+        yield block
 
 
 def _checked(delimiter: str) -> str:

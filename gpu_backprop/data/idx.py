@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained, fill, native
+from gpu_backprop.data.files import GZIP_MAGIC, Array, explained, fill, native
 from gpu_backprop.data.limits import decoding, stored_bytes, take
 
-Array = npt.NDArray[Any]
 Stream = BufferedReader | gzip.GzipFile
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MOST_AXES = 32
-"""NumPy holds at least so many; nobody's data have more."""
+"""NumPy holds at least so many, and no real data have more."""
 GZIP_RATIO = 1032
 """No gzip file grows by more than this factor when it is unpacked (Gailly and Adler, zlib technical details)."""
 PREFIX = {"train": "train", "test": "t10k"}

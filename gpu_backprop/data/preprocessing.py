@@ -106,25 +106,25 @@ class Preprocessing:
         if impute not in (None, *IMPUTE):
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
         _refuse_others(data)
-        chosen, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
-        written: dict[str, Finding] = {}
+        training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
+        findings: dict[str, Finding] = {}
         if isinstance(data, Table):
-            written = find_numbers(data, [name for name in data.columns if name not in ignore])
-        found = None if target is None else written.get(target)
-        goal, why = fit_target(data, target, chosen, task, standardise_target, found)
+            findings = find_numbers(data, [name for name in data.columns if name not in ignore])
+        found = None if target is None else findings.get(target)
+        chosen_target, why = fit_target(data, target, training, task, standardise_target, found)
         inputs: TableInputs | ArrayInputs | ByteInputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.fit(data, _names(data, target, ignore), chosen, impute, written)
+            inputs = TableInputs.fit(data, _names(data, target, ignore), training, impute, findings)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
-            inputs, how = fit_arrays(data, chosen, impute)
-        learned = cls(inputs, goal)
-        learned.why, learned.how = why, how
-        learned.missing = data.missing if isinstance(data, Table) else MISSING
-        learned.warnings = list(advice.warnings(data, learned.columns, chosen, goal, written))
-        return learned
+            inputs, how = fit_arrays(data, training, impute)
+        fitted = cls(inputs, chosen_target)
+        fitted.why, fitted.how = why, how
+        fitted.missing = data.missing if isinstance(data, Table) else MISSING
+        fitted.warnings = list(advice.warnings(data, fitted.columns, training, chosen_target, findings))
+        return fitted
 
     def transform(self, data: Table | Arrays, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
         """Returns x, float32 (rows, inputs); the columns of a table may be in any order, and the target may be absent.
@@ -165,9 +165,9 @@ class Preprocessing:
         _refuse_others(data)
         if not isinstance(data, Table) or data.reread is None:
             return data
-        columns = self._target.spelled(data)
+        columns = self._target.text_columns(data)
         if isinstance(self._inputs, TableInputs):
-            columns += self._inputs.spelled(data)
+            columns += self._inputs.text_columns(data)
         text = [name for name in columns if name in data.columns and data.columns[name].dtype != object]
         return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
 
@@ -198,12 +198,12 @@ class Preprocessing:
         stored.choice(given, "format", (FORMAT,))
         inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
         kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
-        learned = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
-        stored.require(learned.target not in learned.columns, "the target is an input as well")
-        stored.require((learned.target is None) == (kind != "table"), "the target does not fit the inputs")
+        fitted = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
+        stored.require(fitted.target not in fitted.columns, "the target is an input as well")
+        stored.require((fitted.target is None) == (kind != "table"), "the target does not fit the inputs")
         if isinstance(given, Mapping) and "missing" in given:
-            learned.missing = frozenset(stored.categories(given, "missing", str))
-        return learned
+            fitted.missing = frozenset(stored.categories(given, "missing", str))
+        return fitted
 
 
 class _LastTransform(threading.local):

@@ -32,7 +32,7 @@ class Table:
         text: the columns that are text because that was asked for.
         missing: the texts that stood for a missing value.
         reread: reads the file again, with other columns as text and other texts for missing values; None where there
-            is no file. What a column's numbers looked like is found in no other place.
+            is no file. It alone knows how a column's numbers were written.
         kept: the rows of the file that are left, where some were taken out; None: all.
 
     Raises:

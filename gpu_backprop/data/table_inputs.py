@@ -55,18 +55,18 @@ class TableInputs:
 
     @classmethod
     def fit(
-        cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, written: Mapping[str, Finding]
+        cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, findings: Mapping[str, Finding]
     ) -> TableInputs:
         """Fits the columns to the given rows; refuses values that cannot be used in any row.
 
         Args:
-            written: the numbers that were found in columns of text.
+            findings: the numbers that were found in columns of text.
         """
         if impute is None:
             _refuse_missing(table, names)
         columns: list[NumberColumn | TextColumn] = []
         for name in names:
-            found = written.get(name)
+            found = findings.get(name)
             values = table.columns[name] if found is None or found.numbers is None else found.numbers
             if values.dtype == object:
                 columns.append(TextColumn(name, _categories(table, name, values[rows], found)))
@@ -90,7 +90,7 @@ class TableInputs:
         most, column = max((len(column.features), column.name) for column in self.columns)
         return f"column {shown(column)} makes {most:,} of them"
 
-    def spelled(self, data: Table) -> list[str]:
+    def text_columns(self, data: Table) -> list[str]:
         """Returns the columns that have to be read as text, even where they look like numbers."""
         return [
             column.name

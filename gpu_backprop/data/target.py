@@ -46,8 +46,8 @@ class Classes:
     task = "classification"
 
     @classmethod
-    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, written: Finding | None = None) -> Classes:
-        """Finds the classes among the given rows; `written` are the numbers that were found in text."""
+    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, finding: Finding | None = None) -> Classes:
+        """Finds the classes among the given rows; `finding`: the numbers that were found in text."""
         values = class_values(data, column)[rows]
         found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
         if len(found) == 1:
@@ -56,7 +56,7 @@ class Classes:
                 "tell apart; give rows of two classes or more"
             )
         if len(found) > MOST_CATEGORIES:
-            _refuse_doubtful(data, column, written)
+            _refuse_doubtful(data, column, finding)
             raise DataError(
                 f"{data.source}: {_name(column)} has {len(found):,} different values, more than the "
                 f"{MOST_CATEGORIES:,} that can be classes; {CHOOSE.format('regression')}, or another target"
@@ -67,7 +67,7 @@ class Classes:
     def outputs(self) -> int:
         return len(self.classes)
 
-    def spelled(self, data: Table) -> list[str]:
+    def text_columns(self, data: Table) -> list[str]:
         """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and isinstance(self.classes[0], str) else []
 
@@ -109,7 +109,7 @@ class RegressionTarget:
 
     Attributes:
         column: the column of a table; None: y of arrays.
-        format: how its numbers are written, where that is not the way of programs.
+        format: how its numbers are written, if not as programs write them.
     """
 
     column: str | None
@@ -121,12 +121,12 @@ class RegressionTarget:
 
     @classmethod
     def fit(
-        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, written: Finding | None = None
+        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None = None
     ) -> RegressionTarget:
-        """Fits the scaling to the given rows; `written` are the numbers that were found in text."""
-        format = None if written is None else written.format
-        if written is not None and written.why not in ("stray", "stored"):
-            _refuse_doubtful(data, column, written)
+        """Fits the scaling to the given rows; `finding`: the numbers that were found in text."""
+        format = None if finding is None else finding.format
+        if finding is not None and finding.why not in ("stray", "stored"):
+            _refuse_doubtful(data, column, finding)
         values = _quantities(data, column, format)[rows]
         scaling = Scaling.fit(values)
         if not scaling.sound.all():
@@ -147,7 +147,7 @@ class RegressionTarget:
     def outputs(self) -> int:
         return len(self.scaling.mean)
 
-    def spelled(self, data: Table) -> list[str]:
+    def text_columns(self, data: Table) -> list[str]:
         """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and self.format is not None and data.lines is not None else []
 
@@ -187,22 +187,22 @@ def fit_target(
     rows: Array,
     task: str = "auto",
     standardise: bool = True,
-    written: Finding | None = None,
+    finding: Finding | None = None,
 ) -> tuple[Target, str]:
     """Fits the target to the given rows; returns it, and a sentence on why it is classification or regression.
 
     Args:
-        written: the numbers that were found in a target of text.
+        finding: the numbers that were found in a target of text.
     """
-    task, why = _decide(data, column, rows, task, written)
+    task, why = _decide(data, column, rows, task, finding)
     if task == "classification":
-        classes = Classes.fit(data, column, rows, written)
+        classes = Classes.fit(data, column, rows, finding)
         return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
-    return RegressionTarget.fit(data, column, rows, standardise, written), f"{why}, so this is regression"
+    return RegressionTarget.fit(data, column, rows, standardise, finding), f"{why}, so this is regression"
 
 
 def _decide(
-    data: Table | Arrays, column: str | None, rows: Array, task: str, written: Finding | None
+    data: Table | Arrays, column: str | None, rows: Array, task: str, finding: Finding | None
 ) -> tuple[str, str]:
     """Decides between classification and regression; returns that and the first half of the sentence."""
     if task not in TASKS:
@@ -231,9 +231,9 @@ def _decide(
         return task, why
     text = values.dtype == object
     if text:
-        if written is None or written.numbers is None:
+        if finding is None or finding.numbers is None:
             return "classification", f"{name} is text"
-        values = written.numbers
+        values = finding.numbers
         fractional = ~_whole(values)
     if fractional.any():
         whole = (values == np.floor(values)).all()
@@ -330,11 +330,11 @@ def _quantities(data: Table | Arrays, column: str | None, format: NumberFormat |
     return found.reshape(len(found), -1)
 
 
-def _refuse_doubtful(data: Table | Arrays, column: str | None, written: Finding | None) -> None:
+def _refuse_doubtful(data: Table | Arrays, column: str | None, finding: Finding | None) -> None:
     """Refuses text that looks like numbers but cannot be read as such beyond doubt."""
-    if written is not None and written.why:
+    if finding is not None and finding.why:
         assert isinstance(data, Table) and column is not None
-        raise DataError(describe_finding(data, column, written, "class"))
+        raise DataError(describe_finding(data, column, finding, "class"))
 
 
 def _stored_column(entry: Mapping[str, Any]) -> str | None:

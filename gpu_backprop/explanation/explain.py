@@ -133,7 +133,7 @@ class StepExplanation:
                 self.names[trainer.device.address(array)] = name
         return [*self._title(), *self._body(), *self._close(loss)]
 
-    # What is said around the operations -------------------------------------------------------------------------------
+    # What frames the operations ---------------------------------------------------------------------------------------
 
     def _title(self) -> list[str]:
         rows = "one sample" if self.data.rows == 1 else f"{self.data.rows} samples"

@@ -191,8 +191,6 @@ def _softmax_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> For
 
 _SELU, _SELU_BELOW = f"A({SELU_SCALE!r})", f"A({SELU_SCALE * SELU_ALPHA!r})"
 
-__all__ = ["ACTIVATIONS", "Activation", "activation"]
-
 ACTIVATIONS: Mapping[str, Activation] = {
     row.name: row
     for row in (

@@ -67,7 +67,7 @@ def host_array(value: Any, name: str) -> Array:
         return _numbers(value, name) if array.dtype == object and hasattr(value, "to_numpy") else array
     except InputError:
         raise
-    except Exception as error:  # whatever another library raises when it cannot hand its memory over
+    except Exception as error:  # other libraries raise anything when they cannot share their memory
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
 
 
@@ -124,7 +124,7 @@ def check_file(array: Array) -> None:
     if not isinstance(pages, mmap.mmap):  # a copy
         return
     length = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY + len(pages)
-    if (size := pages.size()) < length:  # of the file that is mapped, whatever its name stands for by now
+    if (size := pages.size()) < length:  # of the mapped file, even if another has its name by now
         raise InputError(
             f"{mapped.filename} has {size:,} bytes, but had {length:,} when it was mapped: another program has cut it "
             "off. Write it again, and map it again."

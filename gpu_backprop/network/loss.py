@@ -47,7 +47,7 @@ class Loss(ABC):
         if self.reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
 
-    def _take(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
+    def _check_setting(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
         """Checks a setting, and makes it a Python float."""
         what = f"{type(self).__name__}'s {name}"
         object.__setattr__(self, name, number(what, getattr(self, name), accepted, fits))

@@ -110,7 +110,7 @@ class Huber(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._take("delta", "a finite number > 0", lambda delta: 0 < delta < math.inf)
+        self._check_setting("delta", "a finite number > 0", lambda delta: 0 < delta < math.inf)
 
     @property
     def cut(self) -> float:
@@ -148,7 +148,7 @@ class Quantile(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._take("q", "a number in (0, 1)", lambda q: 0 < q < 1)
+        self._check_setting("q", "a number in (0, 1)", lambda q: 0 < q < 1)
 
     @property
     def formula(self) -> LossFormula:
@@ -200,7 +200,7 @@ class CrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._take("label_smoothing", "a number in [0, 1)", lambda share: 0 <= share < 1)
+        self._check_setting("label_smoothing", "a number in [0, 1)", lambda share: 0 <= share < 1)
 
     @property
     def formula(self) -> LossFormula:

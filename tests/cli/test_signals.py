@@ -297,7 +297,7 @@ def test_the_older_run_stays_where_a_new_one_is_ended(capsys, monkeypatch):
     assert not (Path("run") / runs.NEW).exists()
 
 
-@pytest.mark.parametrize("step", ["_pair", "_introduce"])
+@pytest.mark.parametrize("step", ["_x_and_y", "_introduce"])
 def test_a_signal_just_before_training_is_not_forgotten(monkeypatch, step):
     sent(monkeypatch, train, step, signal.SIGINT)
     assert main(["train", "--epochs", "1000000", "--out", "run"]) == 130
