@@ -62,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> int:
         with caught(interrupt), announce_compiling(options), memory:
             code = COMMANDS[options.command](options)
             with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal the reader may have ended
-                sys.stdout.flush()  # here, where it may still fail in words
+                sys.stdout.flush()  # here, where an error can still be reported
             return code
     except BrokenPipeError:  # the reader has seen enough, as `head` has
         return 0
@@ -108,9 +108,9 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # print would take the other one
+        if getattr(sys, name) is None:  # else print would use the other one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (used as long as Python runs)
 
 

@@ -48,7 +48,7 @@ def caught(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]
 
 def _is_command() -> bool:
     """Tell whether Python was started as gpu-backprop, or to run this package."""
-    if sys.argv[:1] == ["-m"]:  # so it is while a package that is to be run is imported
+    if sys.argv[:1] == ["-m"]:  # so while Python imports a package that it is to run
         return ("-m", "gpu_backprop") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
     return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("gpu-backprop", "gpu-backprop.exe")
 
@@ -60,5 +60,5 @@ if IS_COMMAND:
 
 def end() -> None:
     """Ignore signals from here on, where this process is the command: its exit code is decided."""
-    if IS_COMMAND:  # Python, as it ends, gives a signal that has a handler its default, which kills; not an ignored one
+    if IS_COMMAND:  # at exit Python resets signals with a handler to the default, which kills, but not ignored ones
         catch(signal.SIG_IGN)

@@ -80,10 +80,7 @@ def add_check(commands: Any) -> None:
             RUN,
             DATA,
         ),
-        (
-            ("check runs/flowers flowers.csv", ""),
-            ("check runs/digits-001 digits --rows 3 --at-most 100", "quicker"),
-        ),
+        (("check runs/flowers flowers.csv", ""), ("check runs/digits-001 digits --rows 3 --at-most 100", "quicker")),
     )
     command.add_run_and_data()
     command.add("--rows", "rows, taken from all over DATA", type=whole(1), default=8, metavar="N")

@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
-        self.color = False  # Python 3.14 would colour the help, by escapes that are shown here and not obeyed
+        self.color = False  # Python 3.14 would colour the help, by escapes, which are shown here as text
 
     def error(self, message: str) -> NoReturn:
         """Print what was wrong and where help is, and end with 2."""

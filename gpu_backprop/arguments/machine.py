@@ -18,9 +18,6 @@ def add_doctor(commands: Any) -> None:
             "products), train two steps on each, and say where something is off and what to do. Ends with 1 where the "
             "device that was asked for does not work.",
         ),
-        (
-            ("doctor", ""),
-            ("doctor --device cuda", "fails where CUDA does not work"),
-        ),
+        (("doctor", ""), ("doctor --device cuda", "fails where CUDA does not work")),
     )
     command.share("--device", "--debug")

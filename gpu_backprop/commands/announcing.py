@@ -43,4 +43,4 @@ def announce_compiling(options: argparse.Namespace) -> AbstractContextManager[No
     if not (waiting or options.debug):
         return nullcontext()
     level = logging.DEBUG if options.debug else logging.INFO
-    return printed_log("gpu_backprop.compiler", level, "stderr", propagate=False)  # `train` would say it again
+    return printed_log("gpu_backprop.compiler", level, "stderr", propagate=False)  # `train` would print it again

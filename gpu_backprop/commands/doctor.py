@@ -76,9 +76,9 @@ def _cpu() -> tuple[Array | None, Check]:
     """Train a little on the CPU; return the parameters and the check."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # why there are no kernels is message below
+            warnings.simplefilter("ignore")  # the check below says why there are no kernels
             net, losses = _train("cpu")
-    except Exception as error:  # whatever a damaged NumPy raises
+    except Exception as error:  # a damaged NumPy may raise anything
         return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
     kernels = net.device.reason.partition("; ")[2]
     again = ""
@@ -96,12 +96,12 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
     begin = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the products say is message below
+            warnings.simplefilter("ignore")  # the check below says it
             net, losses = _train(name)
             device = net.device
             assert isinstance(device, CudaDevice)
             products = device.blas
-    except Exception as error:  # kernels that do not compile or run; each has its own way to say so
+    except Exception as error:  # kernels that do not compile or run may raise anything
         message = " ".join(str(error).split())
         yield Check("training", False, f"fails: {type(error).__name__}: {message}", "report this, with all lines above")
         return

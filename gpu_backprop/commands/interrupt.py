@@ -73,11 +73,11 @@ class StopOnSignal:
                 f"{name}: finishing this step, then writing what was learned; once more: without the test result and "
                 "the curves"
             )
-        elif not self._written:  # else only the last lines are still to come
+        elif not self._written:  # else only the last lines remain
             _say(f"{name}: what was learned is being written, which nothing interrupts")
 
 
 def _say(text: str) -> None:
     """Say it on standard error. Not by print: the signal may have come in the middle of one."""
-    with suppress(OSError, ValueError, AttributeError):  # nobody may be listening, or there may be no standard error
+    with suppress(OSError, ValueError, AttributeError):  # standard error may be closed or absent
         os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())  # type: ignore[union-attr]

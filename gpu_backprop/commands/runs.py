@@ -24,7 +24,7 @@ NEW = ".new"
 """The folder, within that of an older run, of the run that is to replace it."""
 
 ROOM = 8 << 20
-"""Bytes that are to be free besides: for history and curves, and for what others write meanwhile."""
+"""Bytes that should be free besides: for history and curves, and for other programs."""
 PARENT = Path("runs")
 
 
@@ -43,7 +43,7 @@ class RunFolder:
     def require_room(self, net: gb.Network) -> None:
         """Raise InputError where the disk has no room for what the run of a network writes."""
         size, disk = file_size(net), shutil.disk_usage(self.path)
-        if disk.free < size + ROOM and disk.total:  # a file system that tells nothing says 0
+        if disk.free < size + ROOM and disk.total:  # some file systems report 0
             raise InputError(
                 f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free; the network of this run "
                 f"takes {memory_size(size)}, and {memory_size(ROOM)} should be free besides, for its history, its "
@@ -60,7 +60,7 @@ class RunFolder:
             RunError: it is not where it should be; the message says where it is.
         """
         try:
-            if unfinished and self.place != self.path:  # first of all: a network in NEW is that of a complete run
+            if unfinished and self.place != self.path:  # first, because a network in NEW belongs to a complete run
                 beside = _new_folder(self.path, unfinished)
                 _move(self.place, beside)
                 self.place = beside
@@ -87,7 +87,7 @@ class RunFolder:
         """Remove what was made for a run that did not begin."""
         with suppress(OSError):
             _remove(self.place, FILES)
-            self.place.rmdir()  # which only an empty folder lets happen
+            self.place.rmdir()  # fails unless the folder is empty
             self.path.rmdir()
 
 
@@ -193,7 +193,7 @@ def load_run(run: Path, device: str) -> gb.Network:
         raise ModelFileError(f"{run} holds no {MODEL}; {hint}")
     try:
         return gb.load(path, device=device)
-    except InputError:  # trained in 16 bits, which a CPU does not work in; any other mistake is found again below
+    except InputError:  # trained in 16 bits, which no CPU computes in; any other error is raised again below
         net = gb.load(path, device=device, dtype="float32")
     print(f"note: {path} was trained in 16 bits; here it is worked out in float32", file=sys.stderr)
     return net

@@ -70,7 +70,7 @@ def train(options: argparse.Namespace) -> int:
                 print(history.stopped)
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
-                print(f"{folder.path} keeps the older run, since this one did not come to its end")
+                print(f"{folder.path} keeps the older run, since this one did not finish")
     return signals.code
 
 

@@ -71,7 +71,7 @@ def numbers(cells: Sequence[str], missing: Collection[str] = MISSING) -> Array |
             values = np.fromiter(map(convert, cells), np.float64, len(cells))
         except ValueError:
             continue
-        if convert is exact or "_" not in "".join(cells):  # nor that 1_000 is no number
+        if convert is exact or "_" not in "".join(cells):  # and takes 1_000 for a number
             return values
     return None
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 DELIMITERS = ",;\t|"
-"""What is looked for when no delimiter is given; of those that do equally well, the first. Spaces if there is none."""
+"""The delimiters that are tried when none is given; the first of equally good ones. Spaces if none fits."""
 
 LONGEST_LINE = 1 << 24
 """Characters."""
@@ -113,7 +113,7 @@ def _scan(
         with naming_column(path, name):
             values = np.concatenate(column)
         column.clear()  # so that no two copies of all columns are there
-        if cell.strip() or not missing(values).all():  # a delimiter at the end of each line makes no column
+        if cell.strip() or not missing(values).all():  # an empty column comes from a delimiter at the end of each line
             columns[name] = values
     return Table(str(path), columns, np.array(lines), text=as_text, missing=missing_texts)
 
@@ -256,7 +256,7 @@ class _Source(io.BufferedIOBase):
     def read1(self, size: int = -1) -> bytes:
         while block := self.file.read(UNPACKED_AT_ONCE):
             if block.endswith(b"\r"):
-                block += self.file.read(1)  # an end of a line is not parted
+                block += self.file.read(1)  # do not split a line end
             self.blank = 0 if block.strip(b" \r\n") else self.blank + len(block)
             if self.blank <= csv.field_size_limit() + len(block):
                 self.size += len(block)

@@ -47,11 +47,7 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
         DataError: no file, not IDX, empty, cut short, too long, or damaged.
     """
     path = Path(path)
-    with (
-        explained(path, "is a damaged gzip file"),
-        _opened(path) as file,
-        decoding(f"{path}:", stored_bytes(file)),
-    ):
+    with explained(path, "is a damaged gzip file"), _opened(path) as file, decoding(f"{path}:", stored_bytes(file)):
         packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
         with gzip.GzipFile(fileobj=file) if packed else file as stream:

@@ -138,7 +138,7 @@ def stored_bytes(file: IO[bytes]) -> int:
             begins = os.lseek(descriptor, at, os.SEEK_DATA)
             at = os.lseek(descriptor, begins, os.SEEK_HOLE)
             there += at - begins
-    except OSError:  # there are no data any more, or this file system knows no holes
+    except OSError:  # no data follow, or this file system has no holes
         there = there or size
     finally:
         file.seek(place)

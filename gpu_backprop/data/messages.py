@@ -10,12 +10,12 @@ LONGEST, MOST = 60, 20
 
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that command a terminal, turn the direction of text, show nothing or break a line,
+"""Unicode's categories of characters that control a terminal, turn the direction of text, are invisible or break a line,
 and of lone surrogates."""
 
 
 class _Escapes(dict[int, int | str]):
-    """For str.translate: what can be read stays, as lines and tabs do; what is hidden becomes its escape, as text."""
+    """For str.translate: what can be read stays, and line ends and tabs; hidden characters become escapes."""
 
     def __missing__(self, code: int) -> int | str:
         character = chr(code)
@@ -59,7 +59,7 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
 
 def nearest(name: object, names: Iterable[str]) -> str:
     """Returns `did you mean 'x'? ` with the name that is most like the one given, or nothing."""
-    import difflib  # not above: the first mistake can wait for it, every start of a program need not
+    import difflib  # slow to import, and needed only after a mistake
 
     by_lower = {known.lower(): known for known in names}
     found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)

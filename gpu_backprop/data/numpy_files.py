@@ -143,7 +143,7 @@ def _array(where: str, file: IO[bytes], size: int) -> Array:
     if dtype.kind == "U":
         return _words(where, native(array)).reshape(shape)
     if dtype.kind == "b":
-        np.not_equal(array.view(np.uint8), 0, out=array)  # a byte that is neither 0 nor 1 makes no sound bool
+        np.not_equal(array.view(np.uint8), 0, out=array)  # a bool must be 0 or 1
     return native(array)
 
 
@@ -174,6 +174,6 @@ def _header(where: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtyp
             raise ValueError("a shape that no array has")
     except OSError:
         raise
-    except Exception as error:  # anything may come of parsing bytes that are no Python literal
+    except Exception as error:  # parsing may raise anything
         raise DataError(f"{where}: the header is missing or damaged ({shown(error)}); {AGAIN}") from None
     return shape, fortran, dtype

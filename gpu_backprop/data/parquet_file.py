@@ -64,7 +64,7 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
                 try:
                     with memory_limit(None), decoding(f"{path}:", stored):
                         columns = read(again(read_dictionary=words), max(1, BATCH // len(names)))
-                except OSError as error:  # of texts that are stored as differences pyarrow makes no dictionaries
+                except OSError as error:  # pyarrow makes no dictionaries of delta-encoded texts
                     if "implemented" not in str(error):
                         raise
                     with memory_limit(None), decoding(f"{path}:", stored):
@@ -80,12 +80,7 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
 
 
 def _columns(
-    path: Path,
-    names: dict[str, str],
-    file: Any,
-    at_once: int,
-    as_text: Collection[str],
-    missing_texts: frozenset[str],
+    path: Path, names: dict[str, str], file: Any, at_once: int, as_text: Collection[str], missing_texts: frozenset[str]
 ) -> dict[str, Array]:
     """Reads the columns of a file that can be used, so many rows at once."""
     columns: dict[str, Array] = {}

@@ -64,7 +64,7 @@ def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDA
     total = round(fraction * int(counts.sum()))
     share: npt.NDArray[np.intp] = np.floor(fraction * counts).astype(np.intp)
     remainder = fraction * counts - share
-    remainder[share + 1 == counts] = 0  # these have no more to give
+    remainder[share + 1 == counts] = 0  # these have no further row to give
     missing = total - int(share.sum())
     if total == 0 or missing > np.count_nonzero(remainder):
         return None

@@ -88,8 +88,3 @@ def categories(given: object, key: str, *kinds: type) -> tuple[Any, ...]:
     require(all(type(value) in kinds for value in values), f"{key} are of another type")
     require(len(set(values)) == len(values), f"{key} name one twice")
     return tuple(values)
-
-
-def optional_text(given: object, key: str) -> str | None:
-    """Reads a text, or None."""
-    return None if field(given, key) is None else text(given, key)

@@ -54,7 +54,7 @@ class Table:
                 f"a Table begins with a name for messages, and a {type(self.source).__name__} was given; write "
                 "Table('people', columns)"
             )
-        columns = dict(self.columns.items())  # the len() of a data frame is its rows
+        columns = dict(self.columns.items())  # len() of a data frame counts rows
         named = {
             composed(name) if isinstance(name, str) else name: _as_array(column) for name, column in columns.items()
         }
@@ -114,7 +114,7 @@ class Table:
 
     def taken_for_missing(self, name: str) -> str:
         """Returns `; 'Na' in line 2 was taken for one, ...` about the first text of a column that was; or nothing."""
-        with suppress(DataError):  # the file is no longer there; what is wrong is said without it
+        with suppress(DataError):  # if the file is gone, the message does without it
             texts = self.columns[name] if self.reread is None else self.again([name], frozenset([""])).columns[name]
             for row in np.flatnonzero(missing(self.columns[name]) & ~missing(texts)).tolist():
                 text = f"{shown(texts[row])} in {self.place(row)}"

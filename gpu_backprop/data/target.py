@@ -338,8 +338,7 @@ def _refuse_doubtful(data: Table | Arrays, column: str | None, finding: Finding 
 
 
 def _stored_column(entry: Mapping[str, Any]) -> str | None:
-    name = stored.optional_text(entry, "column")
-    return name if name is None else composed(name)
+    return None if stored.field(entry, "column") is None else composed(stored.text(entry, "column"))
 
 
 def _class(value: Any) -> str | int:

@@ -45,7 +45,7 @@ class Board:
         self.scientific = top != 0 and not 1e-3 <= top < 1e5
         self.digits = DIGITS - 1
         if not self.scientific:
-            zeros = max(0, -math.floor(math.log10(top)) - 1) if top else 0  # those that follow the point
+            zeros = max(0, -math.floor(math.log10(top)) - 1) if top else 0  # after the point
             self.digits = next((digits for digits in range(DIGITS) if self._exact(digits)), DIGITS + zeros)
 
     def _exact(self, digits: int) -> bool:

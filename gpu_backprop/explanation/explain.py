@@ -36,7 +36,7 @@ HEADINGS = {
 
 WHY = {
     "@": "Every output of a layer is a sum over its inputs, each with a weight of its own.",
-    "ᵀ@": "∂z_j/∂w_ij = x_i: a weight is to blame as far as its input was there. The samples add up.",
+    "ᵀ@": "∂z_j/∂w_ij = x_i: a weight is to blame in proportion to its input. The samples add up.",
     "@ᵀ": "∂z_j/∂x_i = w_ij: the blame of every z_j comes back over the weights by which x_i reached it.",
     "add_bias": "The bias shifts every sample alike.",
     "bias_activate": "b shifts all samples alike, and f bends: without it, many layers would do no more than one.",
@@ -240,7 +240,7 @@ class StepExplanation:
             "",
             *wrapped(f"With {loss.name} behind {last.activation.name} all this comes down to:"),
             *fused(self.batch, y, self.target, grad_z.cell(0, 0)),
-            "When nobody looks on, that is the one operation that runs.",
+            "Outside of explain, that one operation runs instead.",
         ]
 
     def _unscale(self, operation: Operation, written: dict[str, Array]) -> None:

@@ -16,7 +16,7 @@ from gpu_backprop.network.losses import Huber, Quantile
 
 
 def _exp(z: float) -> float:
-    return math.exp(min(z, 709))  # beyond that it is infinity, and what is divided by it 0 to every digit shown
+    return math.exp(min(z, 709))  # beyond that it overflows; a quotient by it is 0 in every digit shown
 
 
 def _sum(terms: Iterable[float]) -> float:
@@ -219,8 +219,7 @@ def _huber(delta: float) -> LossRule:
 def _quantile(q: float) -> LossRule:
     return LossRule(
         Rule(
-            f"max({q!r}·({{t}} − {{y}}), ({q!r} − 1)·({{t}} − {{y}}))",
-            lambda y, t: max(q * (t - y), (q - 1) * (t - y)),
+            f"max({q!r}·({{t}} − {{y}}), ({q!r} − 1)·({{t}} − {{y}}))", lambda y, t: max(q * (t - y), (q - 1) * (t - y))
         ),
         Rule(f"(½ − {q!r} + ½·sign({{y}} − {{t}}))", lambda y, t: 0.5 - q + 0.5 * _sign(y - t)),
     )

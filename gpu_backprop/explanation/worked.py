@@ -159,7 +159,8 @@ class Batch:
             rule, used["s"] = _times(rule, "s"), self.loss_scale.cell()
         divisor = self._divisor() if self.mean else None
         if divisor is not None:
-            rule, used["n"] = _divided(rule), divisor
+            whole, used["n"] = rule, divisor
+            rule = Rule(f"{whole.text}/{{n}}", lambda n, **rest: whole.value(**rest) / n)
         return spell(grad, rule, used)
 
     def _divisor(self) -> Cell | None:
@@ -170,10 +171,6 @@ class Batch:
 
 def _times(rule: Rule, by: str) -> Rule:
     return Rule(f"{rule.text}·{{{by}}}", lambda **n: rule.value(**{k: v for k, v in n.items() if k != by}) * n[by])
-
-
-def _divided(rule: Rule) -> Rule:
-    return Rule(f"{rule.text}/{{n}}", lambda n, **rest: rule.value(**rest) / n)
 
 
 def work_out_loss(rule: LossRule, batch: Batch, y: Board, target: Board, e: Board, loss: Cell, grad: Cell) -> list[str]:

@@ -43,7 +43,9 @@ def as_array(value: Any, name: str, device: Device) -> Array:
 
 def host_array(value: Any, name: str) -> Array:
     """Returns `value` as a plain array: NumPy's without a copy, others by DLPack, the array protocol, or as lists."""
-    masks = "numpy.ma" in sys.modules  # else nothing is masked, and to import it takes longer than to build a step
+    masks = (
+        "numpy.ma" in sys.modules
+    )  # if not imported, nothing is masked; importing it takes longer than building a step
     if masks and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
@@ -154,7 +156,7 @@ def loaded(source: Array, rows: Array | slice) -> Array:
         there[:, 0] = source.ctypes.data + some * source.strides[0]
         if copy(os.getpid(), here.ctypes.data, 1, there.ctypes.data, len(some), 0) != len(some) * size:
             check_file(source)
-            if ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):  # as where a sandbox does not let it
+            if ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):  # as in some sandboxes
                 return source[rows]
             raise InputError(f"{getattr(mapped, 'filename', 'a memory map')} cannot be read. Is its disk in order?")
     return out
@@ -179,7 +181,7 @@ def on_host(array: Array, device: Device) -> Array:
 
 def checked(array: Array, name: str) -> Array:
     """Raises InputError unless the array holds real numbers."""
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # to NumPy, that one is of no kind
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # which has no kind in NumPy
         raise InputError(
             f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. "
             "Text and objects have to be turned into numbers first."
@@ -218,11 +220,11 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
     def within(part: Array) -> bool:
-        if part.dtype.name == "bfloat16":  # neither array module looks for its least and largest
+        if part.dtype.name == "bfloat16":  # which no array module can take the min and max of
             part = part.astype(np.float32)
         return bool(part.min().item() >= -largest and part.max().item() <= largest)
 
-    with np.errstate(all="ignore"):  # a NaN among them is no least or largest number, and NumPy says so
+    with np.errstate(all="ignore"):  # NumPy warns of NaN in min and max
         if all(within(part) for _, part in blocks(array)):
             return
     what, advice = "NaN or infinite", "Remove or replace them."

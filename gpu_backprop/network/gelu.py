@@ -63,10 +63,10 @@ _ERFC_DOUBLE = (
 _CUBIC = 0.044715
 
 _END = 40.0
-"""|z| from which on φ(z) is 0, and e⁻ᶻ beside 1 is nothing."""
+"""|z| from which on φ(z) is 0, and 1 + e⁻ᶻ is 1."""
 
 _UPPER_HALF: dict[str, Array] = {"float32": np.array(-1 << 12, np.int32), "float64": np.array(-1 << 27, np.int64)}
-"""The bits that leave half of a number's digits: what is left has a square that is not rounded."""
+"""Masks the lower half of a number's digits, so that its square is exact."""
 
 
 def _tail_and_bell(z: Array, a: Array, tail: Array, bell: Array, work: Work) -> Iterator[Call]:

@@ -75,7 +75,7 @@ class Network(FixedAttributes):
         self._seed_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
-        self._idle: list[Reader] = []  # those that no call has at the moment
+        self._idle: list[Reader] = []  # readers that no call uses at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self.exclusively = ExclusiveChange()
 
@@ -281,7 +281,7 @@ class Network(FixedAttributes):
             eager = reader.plan(self, part.shape[-2], False)
             eager.forward(part)
             y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
-        self._idle.append(reader)  # not after an error: what was left in the middle is of no use
+        self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 
     def copy(self, dtype: str | None = None) -> Network:

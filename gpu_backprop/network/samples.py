@@ -83,7 +83,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
     """Returns the weights of a mean, where only their ratios count: as they are if the largest has a usual size, else
     divided by it, because float32 holds neither 1e40 nor 1e-40."""
     xp: Any = np if isinstance(weights, np.ndarray) else device.xp
-    with np.errstate(all="ignore"):  # what is no number is seen in the loss
+    with np.errstate(all="ignore"):  # NaN shows in the loss
         wide = weights.astype(np.float64)
         largest = wide.max(axis=-1, keepdims=True)
         parts = wide / xp.where((largest == 0) | ((largest > 1e-6) & (largest < 1e6)), 1.0, largest)
@@ -99,7 +99,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
     array = checked(as_array(value, name, device), name)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # in which nothing can be compared
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # NumPy cannot compare bfloat16
 
 
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
