@@ -10,7 +10,7 @@ LONGEST, MOST = 60, 20
 
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that control a terminal, turn the direction of text, are invisible or break a line,
+"""Unicode's categories of characters that control a terminal, turn the direction of text, are invisible or end a line,
 and of lone surrogates."""
 
 

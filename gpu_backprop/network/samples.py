@@ -99,7 +99,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
     array = checked(as_array(value, name, device), name)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # NumPy cannot compare bfloat16
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # bfloat16 cannot be compared
 
 
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
