@@ -73,14 +73,8 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
     _check_target(data, options.target)
     if options.drop_missing_target:
         data = drop_missing_target(data, options.target)
-    fit = partial(
-        Preprocessing.fit,
-        data,
-        options.target,
-        impute=options.impute,
-        ignore=options.ignore,
-        standardise_target=scale_target,
-    )
+    settings = {"impute": options.impute, "ignore": options.ignore, "standardise_target": scale_target}
+    fit = partial(Preprocessing.fit, data, options.target, **settings)
     whole = fit(task=options.task)
     for warning in whole.warnings:
         warn(warning)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import re
 from array import array
@@ -18,7 +17,7 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained, most_bytes, naming_column
+from gpu_backprop.data.files import explained, most_bytes, naming_column, unpacked
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import counted, shown
 from gpu_backprop.data.table import Array, Table, missing
@@ -230,9 +229,7 @@ def _open(path: Path) -> Iterator[tuple[Iterator[str], _Source]]:
     """Opens a file; yields its lines, unpacked where it is gzipped, with their ends, and the source of them."""
     with path.open("rb") as file:
         stored = stored_bytes(file)
-        packed = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        source = _Source(gzip.GzipFile(fileobj=file) if packed else file, stored)
+        source = _Source(unpacked(file), stored)
         with io.TextIOWrapper(source, "utf-8-sig", newline="") as text:
             yield _lines(path, text, source, most_bytes(stored)), source
 
@@ -287,16 +284,13 @@ def _not_utf8(path: Path) -> str:
     """Finds the first byte that is not UTF-8, and its line."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, remedy = 1, "save it as UTF-8; iconv -f LATIN1 -t UTF-8 converts what comes from older programs"
-    with path.open("rb") as file:
-        packed = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        with gzip.GzipFile(fileobj=file) if packed else file as binary:
-            while block := binary.read(1 << 16):
-                try:
-                    line += decoder.decode(block).count("\n")
-                except UnicodeDecodeError as error:
-                    line += error.object[: error.start].count(b"\n")
-                    return f"{path}, line {line}: the byte {error.object[error.start]:02x} is not UTF-8; {remedy}"
+    with path.open("rb") as file, unpacked(file) as binary:
+        while block := binary.read(UNPACKED_AT_ONCE):
+            try:
+                line += decoder.decode(block).count("\n")
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                return f"{path}, line {line}: the byte {error.object[error.start]:02x} is not UTF-8; {remedy}"
     return f"{path}, line {line}: the file ends within a UTF-8 character; {remedy}"
 
 

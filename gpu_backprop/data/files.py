@@ -6,6 +6,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def explained(path: Path, damaged: str = "is damaged or cut off") -> Iterator[No
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its name and permissions") from None
     except MemoryError:
         raise DataError(f"{path} is too large for the memory of this machine; use a part of it") from None
+
+
+def unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
+    """Returns an open file, or where it is gzipped what unpacks it."""
+    packed = file.read(2) == GZIP_MAGIC
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file
 
 
 def fill(stream: Any, values: Array) -> int:

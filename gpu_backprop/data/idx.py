@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, Array, explained, fill, native
+from gpu_backprop.data.files import Array, explained, fill, native, unpacked
 from gpu_backprop.data.limits import decoding, stored_bytes, take
 
 Stream = BufferedReader | gzip.GzipFile
@@ -47,14 +47,14 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
         DataError: no file, not IDX, empty, cut short, too long, or damaged.
     """
     path = Path(path)
-    with explained(path, "is a damaged gzip file"), _opened(path) as file, decoding(f"{path}:", stored_bytes(file)):
-        packed = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        with gzip.GzipFile(fileobj=file) if packed else file as stream:
-            shape, dtype = _header(stream, path)
-            size = os.fstat(file.fileno()).st_size
-            possible = size * GZIP_RATIO if packed else size - stream.tell()
-            return native(_values(stream, path, shape, dtype, possible))
+    with (
+        explained(path, "is a damaged gzip file"), _opened(path) as file,
+        decoding(f"{path}:", stored_bytes(file)), unpacked(file) as stream,
+    ):  # fmt: skip
+        shape, dtype = _header(stream, path)
+        size = os.fstat(file.fileno()).st_size
+        possible = size * GZIP_RATIO if isinstance(stream, gzip.GzipFile) else size - stream.tell()
+        return native(_values(stream, path, shape, dtype, possible))
 
 
 def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from gpu_backprop.data import limits
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.csv_file import read_csv
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import GZIP_MAGIC, explained
+from gpu_backprop.data.files import explained, unpacked
 from gpu_backprop.data.idx import read_idx_folder
 from gpu_backprop.data.messages import escaped, listed, nearest, shown
 from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
@@ -200,13 +200,8 @@ def _is_folder(path: Path) -> bool:
 
 def _start(path: Path) -> tuple[bytes, bool]:
     """Reads the first bytes of a file, unpacked if it is gzipped, and whether it is."""
-    with path.open("rb") as file:
-        start = file.read(HEAD)
-        if not start.startswith(GZIP_MAGIC):
-            return start, False
-        file.seek(0)
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            return unpacked.read(HEAD), True
+    with path.open("rb") as file, unpacked(file) as stream:
+        return stream.read(HEAD), isinstance(stream, gzip.GzipFile)
 
 
 def _kind_of_bytes(path: Path, start: bytes) -> str:

@@ -164,13 +164,9 @@ class Dense(Layer):
     """
 
     def __init__(
-        self,
-        units: int,
-        activation: str | Activation = "identity",
-        *,
-        bias: bool = True,
+        self, units: int, activation: str | Activation = "identity", *, bias: bool = True,
         init: str | Initializer | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.outputs = positive("units", units)
         self.activation, self.has_bias = _activation(activation), _switch("bias", bias)
         self.initializer = initializer(init, self.activation.name)

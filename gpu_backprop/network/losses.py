@@ -375,19 +375,12 @@ POISSON_OF_Z: Mapping[str, LossFormula] = {
 
 
 LOSSES: Mapping[str, Loss] = {
-    loss.name: loss
-    for loss in (
-        HalfSquaredError(),
-        SquaredError(),
-        MeanSquaredError(),
-        CrossEntropy(),
-        BinaryCrossEntropy(),
-        AbsoluteError(),
-        Huber(),
-        Quantile(),
-        Poisson(),
+    kind.name: kind()
+    for kind in (
+        HalfSquaredError, SquaredError, MeanSquaredError, CrossEntropy, BinaryCrossEntropy, AbsoluteError, Huber,
+        Quantile, Poisson,
     )
-}
+}  # fmt: skip
 
 
 FORMULAS: Sequence[LossFormula] = (*(loss.formula for loss in LOSSES.values()), *POISSON_OF_Z.values())
