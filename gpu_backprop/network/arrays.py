@@ -179,7 +179,7 @@ def on_host(array: Array, device: Device) -> Array:
     return array if isinstance(array, np.ndarray) else device.to_host(array)
 
 
-def checked(array: Array, name: str) -> Array:
+def check_real(array: Array, name: str) -> Array:
     """Raises InputError unless the array holds real numbers."""
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # which has no kind in NumPy
         raise InputError(
@@ -189,7 +189,7 @@ def checked(array: Array, name: str) -> Array:
     return array
 
 
-def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
+def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
     """Returns x as an array of real numbers, (..., rows, inputs).
 
     Args:
@@ -197,7 +197,7 @@ def features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], e
         leads: the shapes that may stand in front of the rows.
         empty: whether there may be no rows.
     """
-    x = checked(as_array(value, "x", device), "x")
+    x = check_real(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
         axes = " or ".join(
             f"({', '.join((*map(str, models_shape), 'rows', 'inputs'))})" for models_shape in dict.fromkeys(leads)
@@ -282,7 +282,7 @@ def fill(buffer: Array, values: Any, name: str, device: Device) -> None:
     """Copies values of the same shape into a buffer. After `weight -= …` they are the buffer itself."""
     if values is buffer:
         return
-    values = checked(as_array(values, name, device), name)
+    values = check_real(as_array(values, name, device), name)
     if values.shape != buffer.shape:
         raise InputError(f"{name} must have the shape {buffer.shape}, got {values.shape}.")
     device.copy_in(buffer, values)

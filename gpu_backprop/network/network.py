@@ -17,7 +17,7 @@ from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
-from gpu_backprop.network.arrays import as_array, checked, features, fill
+from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.layers import Dropout, Layer, layer_from
 from gpu_backprop.network.numbers import positive, scalar
 from gpu_backprop.network.parameters import FlatBuffers
@@ -213,7 +213,7 @@ class Network(FixedAttributes):
         Returns:
             (batch, outputs), a new array on the device.
         """
-        x = features(x, self.inputs, self.device, (), self.models_shape)
+        x = check_features(x, self.inputs, self.device, (), self.models_shape)
         self.refresh()
         try:
             reader: Reader = self._of_thread.reader
@@ -250,7 +250,7 @@ class Network(FixedAttributes):
         grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")
-        grad_y = checked(grad_y, "grad_y")
+        grad_y = check_real(grad_y, "grad_y")
         with self.exclusively("backward"):
             try:
                 return eager.backward(grad_y)
@@ -268,7 +268,7 @@ class Network(FixedAttributes):
             batch_size: how many rows are computed at once.
         """
         batch_size = positive("batch_size", batch_size)
-        x = features(x, self.inputs, self.device, (), self.models_shape, empty=True)
+        x = check_features(x, self.inputs, self.device, (), self.models_shape, empty=True)
         self.refresh()
         rows = x.shape[-2]
         y = np.empty((*self.models_shape, rows, self.outputs), self.device.master)

@@ -10,7 +10,16 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import as_array, check_finite, checked, features, host_array, on_host, place, search
+from gpu_backprop.network.arrays import (
+    as_array,
+    check_features,
+    check_finite,
+    check_real,
+    host_array,
+    on_host,
+    place,
+    search,
+)
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.numbers import positive
 
@@ -58,7 +67,7 @@ def samples(
     """
     device = network.device
     with device.current():
-        x = features(x, network.inputs, device, models_shape)
+        x = check_features(x, network.inputs, device, models_shape)
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)
@@ -98,7 +107,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
-    array = checked(as_array(value, name, device), name)
+    array = check_real(as_array(value, name, device), name)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # bfloat16 cannot be compared
 
 
@@ -174,7 +183,7 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
     """
     if (there := cuda_place(labels)) is not None:
         raise InputError(f"labels lie on {there}, but one_hot works on the host: give a copy there, labels.get().")
-    labels = checked(host_array(labels, "labels"), "labels")
+    labels = check_real(host_array(labels, "labels"), "labels")
     if labels.ndim != 1:
         raise InputError(f"labels must have one axis, (rows,), got the shape {labels.shape}.")
     if classes is None:

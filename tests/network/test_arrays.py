@@ -10,7 +10,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.network.arrays import check_finite, checked, features, host_array, place
+from gpu_backprop.network.arrays import check_features, check_finite, check_real, host_array, place
 
 DEVICE = open_device("cpu")
 X = np.array([[0.5, -1.0, 2.0], [3.0, 0.25, -4.0], [1.0, 0.0, 7.0], [-2.0, 5.0, 6.0]])
@@ -76,7 +76,7 @@ class TestEveryFormOfX:
     """Every form of the same numbers, which are exact in all these dtypes, gives the same bits as a plain array."""
 
     def test_host_array(self, x):
-        np.testing.assert_array_equal(checked(host_array(x, "x"), "x"), X)
+        np.testing.assert_array_equal(check_real(host_array(x, "x"), "x"), X)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_forward_and_predict(self, x, dtype):
@@ -154,10 +154,10 @@ class FrameWithTypes(Frame):
     ],
 )
 def test_a_data_frame_of_numbers_is_numbers(frame, a, b, dtype):
-    x = checked(host_array(frame(a=a, b=b), "x"), "x")
+    x = check_real(host_array(frame(a=a, b=b), "x"), "x")
     assert x.dtype == dtype
     np.testing.assert_array_equal(x, np.stack([a.to_numpy(), b.to_numpy()], axis=1).astype(dtype))
-    np.testing.assert_array_equal(features(frame(a=a, b=b), 2, DEVICE, ()), x)
+    np.testing.assert_array_equal(check_features(frame(a=a, b=b), 2, DEVICE, ()), x)
 
 
 def test_a_data_frame_of_one_plain_type_is_not_copied():
@@ -304,32 +304,32 @@ def test_what_cannot_be_read(value, given):
 )
 def test_what_holds_no_real_numbers(value, dtype):
     with pytest.raises(InputError, match=f"^x must hold real numbers .floats, integers or .*got dtype {dtype}"):
-        checked(host_array(value, "x"), "x")
+        check_real(host_array(value, "x"), "x")
 
 
 # Axes -----------------------------------------------------------------------------------------------------------------
 
 
 def test_features_may_have_any_of_the_leads_and_no_other():
-    assert features(np.zeros((5, 3)), 3, DEVICE, (), (2,)).shape == (5, 3)
-    assert features(np.zeros((2, 5, 3)), 3, DEVICE, (), (2,)).shape == (2, 5, 3)
+    assert check_features(np.zeros((5, 3)), 3, DEVICE, (), (2,)).shape == (5, 3)
+    assert check_features(np.zeros((2, 5, 3)), 3, DEVICE, (), (2,)).shape == (2, 5, 3)
     with pytest.raises(InputError, match=r"\(rows, inputs\) or \(2, rows, inputs\), got the shape \(4, 5, 3\)"):
-        features(np.zeros((4, 5, 3)), 3, DEVICE, (), (2,))
+        check_features(np.zeros((4, 5, 3)), 3, DEVICE, (), (2,))
     with pytest.raises(InputError, match=r"\(rows, inputs\), got the shape \(1, 5, 3\)"):
-        features(np.zeros((1, 5, 3)), 3, DEVICE, (), ())
+        check_features(np.zeros((1, 5, 3)), 3, DEVICE, (), ())
 
 
 def test_one_sample_gets_a_hint():
     with pytest.raises(InputError, match=r"got the shape \(3,\)\. One sample is x\[None, :\], of shape \(1, 3\)"):
-        features(np.zeros(3), 3, DEVICE, ())
+        check_features(np.zeros(3), 3, DEVICE, ())
     with pytest.raises(InputError, match=r"got the shape \(\)\.$"):
-        features(2.0, 3, DEVICE, ())
+        check_features(2.0, 3, DEVICE, ())
 
 
 def test_no_rows_only_where_that_makes_sense():
-    assert features(np.zeros((0, 3)), 3, DEVICE, (), empty=True).shape == (0, 3)
+    assert check_features(np.zeros((0, 3)), 3, DEVICE, (), empty=True).shape == (0, 3)
     with pytest.raises(InputError, match=r"x is empty: its shape is \(0, 3\), and at least one row is needed"):
-        features(np.zeros((0, 3)), 3, DEVICE, ())
+        check_features(np.zeros((0, 3)), 3, DEVICE, ())
     net = gb.Network(3, [gb.Dense(2)])
     assert net.predict(np.zeros((0, 3))).shape == (0, 2)
     assert net.predict(np.zeros((0, 3))).dtype == np.float32
