@@ -83,7 +83,7 @@ class TestTrain:
     def test_a_second_one_leaves_out_the_result_and_the_curves(self, capfd, monkeypatch):
         """However many follow, the last that is said is that nothing interrupts the writing."""
         sent(monkeypatch, gb.Trainer, "draw_order", signal.SIGINT, signal.SIGINT)
-        sent(monkeypatch, runs.RunFolder, "keep", *[signal.SIGINT] * 3)
+        sent(monkeypatch, runs.RunFolder, "save", *[signal.SIGINT] * 3)
         sent(monkeypatch, runs.RunFolder, "finish", *[signal.SIGINT] * 3)
         assert short("--epochs", "1000000") == 130
         captured = capfd.readouterr()
