@@ -255,7 +255,7 @@ def test_a_file_that_is_cut_off_between_the_look_at_its_size_and_the_reading(row
         arrays.loaded(x, rows)
     monkeypatch.setattr(arrays, "check_file", lambda array: None)  # as if it were cut off after the look
     with pytest.raises(InputError, match="cannot be read"):
-        list(arrays.pieces(x))
+        list(arrays.blocks(x))
     with pytest.raises(InputError, match="cannot be read"):
         _bring(x, rows, np.empty((len(np.arange(5000)[rows]), 3)))
 
