@@ -61,7 +61,7 @@ class CpuLibrary:
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.
-        step_size: bytes of its struct KernelCall.
+        call_size: bytes of its struct KernelCall.
 
     Raises:
         DeviceError: it cannot be compiled or loaded.
@@ -80,14 +80,14 @@ class CpuLibrary:
         self.run.restype = self.limit_blas_threads.restype = None
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
         self._base.bp_compiler.restype = ctypes.c_char_p
-        self.step_size = ctypes.c_longlong.in_dll(self._base, "bp_step_size").value
+        self.call_size = ctypes.c_longlong.in_dll(self._base, "bp_call_size").value
         self.compiler = self._base.bp_compiler().decode()
         self.blas = numpy_blas()
         self.multiplies = self.blas.product is not None
         self._base.bp_set_blas(*(c_void_p(function) for function in self.blas))
         # Two pools of threads would take the cores from each other. OpenBLAS can be told to leave them to us.
         others = self.multiplies and self.blas.set_threads is None
-        most = ctypes.c_longlong.in_dll(self._base, "bp_most_threads").value
+        most = ctypes.c_longlong.in_dll(self._base, "bp_max_threads").value
         self.threads = 1 if others else min(threads, most)
         if check:
             check(self, loaded, None)

@@ -133,16 +133,16 @@ def _surroundings() -> str:
     return "\0".join(found)
 
 
-def _run(device: CpuDevice, steps: Sequence[KernelCall]) -> None:
-    """In as many parts as device.threads says, however small; two steps by these threads themselves, where we may."""
-    if len(steps) > 1:
+def _run(device: CpuDevice, calls: Sequence[KernelCall]) -> None:
+    """Runs calls in device.threads parts, however small: one serially, two on threads, where the library has them."""
+    if len(calls) > 1:
         device.threads = min(device.threads, device.library.threads)
-    for step in steps:
-        step.parts = step.record[1] = device.threads
-        step.touches = [touch._replace(parts=step.parts) for touch in step.touches]
-        step.work = ALWAYS_PARALLEL_NS if len(steps) > 1 else 0
-    for call in device.sequence(steps):
-        call()
+    for call in calls:
+        call.parts = call.record[1] = device.threads
+        call.accesses = [access._replace(parts=call.parts) for access in call.accesses]
+        call.work = ALWAYS_PARALLEL_NS if len(calls) > 1 else 0
+    for joined in device.sequence(calls):
+        joined()
 
 
 def _run_numpy(host: Device, name: str, arguments: Sequence[Any]) -> None:

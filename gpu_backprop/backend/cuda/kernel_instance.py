@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.cuda.signatures import Head, heads
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import FORMULAS, Head, functor, heads, source
+from gpu_backprop.backend.kernel_text import FORMULAS, functor, source
 
 DType = np.dtype[Any]
 Argument = DType | Activation | Functions | LossFormula | int

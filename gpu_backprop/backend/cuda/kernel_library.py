@@ -1,7 +1,7 @@
-"""Compiles the kernels of `kernels/` and binds their launches: the one door to the device's own code.
+"""Compiles the kernels of `kernels/` and binds their launches.
 
-The text side is in kernel_text (files and heads) and kernel_instance (templates and their arguments); the checks are in
-kernel_arguments.
+The texts are in kernel_text, the kernels' heads in signatures, templates and their arguments in kernel_instance, the
+checks of a launch in kernel_arguments.
 """
 
 from __future__ import annotations
@@ -23,24 +23,9 @@ from gpu_backprop.backend.cuda.kernel_arguments import (
     address,
     three,
 )
-from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, text_of
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.kernel_text import Head, Parameter, functor, heads, kernels_folder, source
-
-__all__ = [
-    "Head",
-    "Instance",
-    "KernelLibrary",
-    "Parameter",
-    "functor",
-    "heads",
-    "instance",
-    "instances",
-    "kernels_folder",
-    "source",
-    "text_of",
-]
 
 OPTIONS = ("--std=c++17",)
 """What we ask of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""

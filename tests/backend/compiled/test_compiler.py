@@ -271,7 +271,7 @@ def test_libraries_do_not_take_each_others_names(cache):
 
 def test_processes_that_compile_at_once(cache):
     program = (
-        "from gpu_backprop.backend import compiler\n"
+        "from gpu_backprop.backend.compiled import compiler\n"
         f"print([compiler.find().load({TEXT!r} + f'int n = {{k}};').functions.answer() for k in range(3)])"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)]
@@ -313,18 +313,18 @@ def test_where_nothing_can_be_written_it_is_left_to_numpy(made_by, fresh, monkey
         assert open_device("cpu").ops is numpy_ops
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("adam", "rule.keep * w")])
+@pytest.mark.parametrize(("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("adam", "rule.decay * w")])
 def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, monkeypatch, name, wrong):
     """Each of these bugs is in the text once, or in both forms of the product."""
     operations = cpu_library.base()
     assert wrong in operations.text
-    spoilt = operations.text.replace(wrong, wrong.replace("1", "2").replace("by", "2").replace("keep", "b1"))
+    spoilt = operations.text.replace(wrong, wrong.replace("1", "2").replace("by", "2").replace("decay", "b1"))
     monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=spoilt))
     with pytest.warns(RuntimeWarning, match=f"not used: {name} does not give what NumPy gives"):
         assert open_device("cpu").ops is numpy_ops
 
 
-FIRST = "static const i64 PIECE"
+FIRST = "static const i64 BLOCK"
 """What stands in the text once, before any constructor that is planted here."""
 
 TRAP = "__attribute__((constructor)) static void trap() { __builtin_trap(); }\n" + FIRST

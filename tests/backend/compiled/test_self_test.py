@@ -22,7 +22,7 @@ from gpu_backprop.network.losses import LOSSES
 
 TANH = gb.ACTIVATIONS["tanh"]
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
-FLAGS = "keep", "nesterov", "hit", "a_transposed", "b_transposed"
+FLAGS = "store_z", "nesterov", "hit", "a_transposed", "b_transposed"
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda import kernel_library
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, instance, instances
+from gpu_backprop.backend.cuda.kernel_instance import instance, instances
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.errors import DeviceError, InputError
 from gpu_backprop.network.losses import Huber
 
