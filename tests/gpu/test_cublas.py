@@ -286,7 +286,7 @@ def test_both_doors_refuse_the_same(cupy, doors, door):
     for arrays, words in (
         ((cupy.ones((8, 8), "float32")[::2, ::2], a, out), "a with shape"),
         ((a, a[::-1], out), "b with shape"),
-        ((a, a, out.T), "rows do not lie in one piece"),
+        ((a, a, out.T), "rows are not contiguous"),
         ((a, a, cupy.broadcast_to(out, (2, 4, 4))), "models overlap"),
         ((a, a[:2], out), "do not go together"),
         ((a, a.astype("float64"), out), "same dtype"),
@@ -345,7 +345,7 @@ def test_cupy_serves_where_cublas_cannot_and_one_warning_says_why(cupy, stream, 
         products = Products(cupy, 0, stream)
     monkeypatch.undo()
     assert len(caught) == 1 and "CUDA graph" in str(caught[0].message)
-    assert not products.direct and "CuPy's matrix product serves" in products.reason
+    assert not products.direct and "CuPy's matrix product is used" in products.reason
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         a, a_host = numbers(cupy, (2, 4, 5), "float16", seed=1)

@@ -180,8 +180,8 @@ def test_a_user_without_a_home_has_a_folder_for_a_while(made_by, monkeypatch, tm
 
 OWN_FOLDER = """
 import os, sys
-from gpu_backprop.backend.compiled.compiler import _own_folder
-folder = _own_folder()
+from gpu_backprop.backend.compiled.compiler import _temporary_folder
+folder = _temporary_folder()
 if os.fork() == 0:
     sys.exit()
 os.wait()
@@ -207,7 +207,7 @@ def test_what_a_compiler_does_not_take_is_in_a_log(cache):
 def test_a_compiler_that_does_not_end_is_ended_with_all_that_it_started(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "SECONDS", 0.5)
     slow = script(tmp_path, "slow", f"sleep 60 & echo $! >{tmp_path}/pid; echo at it; wait")
-    with pytest.raises(gb.DeviceError, match=r"slow fails: it was ended after 0\.5 s .*\.log"):
+    with pytest.raises(gb.DeviceError, match=r"slow fails: it was stopped after 0\.5 s .*\.log"):
         Compiler((str(slow),)).library(TEXT)
     assert "at it" in next(cache.iterdir()).read_text()
     child = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
@@ -309,7 +309,7 @@ def test_where_nothing_can_be_written_it_is_left_to_numpy(made_by, fresh, monkey
 
     monkeypatch.setattr(compiler, "_folder", nowhere)
     monkeypatch.setenv(compiler.VARIABLE, " ".join((*made_by.command, "-DANOTHER")))  # which has no folder yet
-    with pytest.warns(RuntimeWarning, match="not used: .* its work not be kept: no usable temporary directory"):
+    with pytest.warns(RuntimeWarning, match="not used: .* its output not be stored: no usable temporary directory"):
         assert open_device("cpu").ops is numpy_ops
 
 
