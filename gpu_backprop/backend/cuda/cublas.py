@@ -148,10 +148,8 @@ class CublasLibrary:
         function.restype = _check
         return function
 
-    def bind(
-        self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], beta: float, tf32: bool
-    ) -> Call:
-        """Binds out = a@b + beta·out, its arguments converted once; `shape` comes from `sizes`. `.on(stream)` binds the
+    def bind(self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], tf32: bool) -> Call:
+        """Binds out = a@b, its arguments converted once; `shape` comes from `sizes`. `.on(stream)` binds the
         call to another stream."""
         models, rows, inner, cols = shape
         dtype, compute, number = a.array.dtype.name, COMPUTE_32F, ctypes.c_float
@@ -164,7 +162,7 @@ class CublasLibrary:
             ctypes.c_int(b.columns), ctypes.c_int(a.columns),
             ctypes.c_int(cols), ctypes.c_int(rows), ctypes.c_int(inner),
             ctypes.byref(number(1)), *_matrix(b, many), *_matrix(a, many),
-            ctypes.byref(number(beta)), *_matrix(out, many),
+            ctypes.byref(number(0)), *_matrix(out, many),
             *((ctypes.c_int(models),) if many else ()), ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
         function = self._strided_gemm if many else self._gemm

@@ -9,7 +9,7 @@ from gpu_backprop.backend.formula import Array, Call
 
 
 class CupyProducts:
-    """out = a@b + beta·out by cupy.dot, matrix by matrix, on the current device and stream.
+    """out = a@b by cupy.dot, matrix by matrix, on the current device and stream.
 
     CuPy multiplies without a temporary where a and b are C- or F-contiguous matrices of out's dtype and out is
     C-contiguous with more than one element. All else goes through buffers that are allocated once. Products.matmul has
@@ -19,28 +19,24 @@ class CupyProducts:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
 
-    def bind(self, a: Array, b: Array, out: Array, beta: float) -> list[Call]:
+    def bind(self, a: Array, b: Array, out: Array) -> list[Call]:
         calls: list[Call] = []
         for m in range(len(out) if out.ndim == 3 else 1):
             x, w, y = (array[m] if array.ndim == 3 else array for array in (a, b, out))
-            calls += self._member(x, w, y, beta)
+            calls += self._member(x, w, y)
         return calls
 
-    def _member(self, a: Array, b: Array, out: Array, beta: float) -> list[Call]:
+    def _member(self, a: Array, b: Array, out: Array) -> list[Call]:
         cupy, (rows, cols) = self._cupy, out.shape
         calls: list[Call] = []
         # CuPy allocates a temporary for a single number, so there is a second row, of zeros.
         x = self._readable(a, out.dtype, calls, max(rows, 2) if cols == 1 else rows)
         w = self._readable(b, out.dtype, calls, len(b))
-        direct = beta == 0 and len(x) == rows and out.flags.c_contiguous
+        direct = len(x) == rows and out.flags.c_contiguous
         product = out if direct else cupy.empty((len(x), cols), out.dtype)
         calls.append(partial(cupy.dot, x, w, product))
-        if beta == 0 and not direct:
+        if not direct:
             calls.append(partial(cupy.copyto, out, product[:rows]))
-        elif beta != 0:
-            if beta != 1:
-                calls.append(partial(cupy.multiply, out, beta, out))
-            calls.append(partial(cupy.add, out, product[:rows], out))
         return calls
 
     def _readable(self, array: Array, dtype: Any, calls: list[Call], rows: int) -> Array:

@@ -77,8 +77,8 @@ class Products:
                 self._backend, self.direct = cublas, True
                 self.reason = f"cuBLAS {cublas.version} is called directly"
 
-    def matmul(self, a: Array, b: Array, out: Array, *, beta: float = 0.0, tf32: bool = False) -> list[Call]:
-        """Binds out = a@b + beta·out as calls, which allocate nothing and, if `direct`, are the product alone.
+    def matmul(self, a: Array, b: Array, out: Array, *, tf32: bool = False) -> list[Call]:
+        """Binds out = a@b as calls, which allocate nothing and, if `direct`, are the product alone.
 
         The device must be the current one when they run. Products are accumulated in float32 (float64: in float64).
 
@@ -109,20 +109,13 @@ class Products:
         if not (models and rows and cols):
             return []
         if not inner:
-            return self._scale(out, beta)
+            return [self._on_stream([partial(out.fill, 0)])]
         layouts = Layout("a", a), Layout("b", b), Layout("out", out)
         layouts[2].require_rows()
         if isinstance(self._backend, CublasLibrary):
-            return [self._backend.bind(*layouts, (models, rows, inner, cols), beta, tf32)]
+            return [self._backend.bind(*layouts, (models, rows, inner, cols), tf32)]
         with self._cupy.cuda.Device(self._index), self._stream:
-            return [self._on_stream(self._backend.bind(a, b, out, beta))]
-
-    def _scale(self, out: Array, beta: float) -> list[Call]:
-        """Binds out = beta·out, the product where the inner axis is empty."""
-        if beta == 1:
-            return []
-        scale = partial(out.fill, 0) if beta == 0 else partial(self._cupy.multiply, out, beta, out)
-        return [self._on_stream([scale])]
+            return [self._on_stream(self._backend.bind(a, b, out))]
 
     def _on_stream(self, calls: Sequence[Call]) -> Call:
         """Joins CuPy's calls, which go to the current device and stream, into one on ours."""
@@ -158,20 +151,20 @@ class Products:
             yield Example(name, a, b, flips, y)
 
     def _compare(self, cublas: CublasLibrary, examples: Sequence[Example]) -> None:
-        """Compares every layout and dtype, as one matrix and, added to the output, as several models.
+        """Compares every layout and dtype, as one matrix and as several models.
 
         Raises:
             DeviceError: a product is refused, or is not CuPy's.
         """
         for (dtype, result, tf32), example in itertools.product(self._kinds(), examples):
             a, b = (self._upload(m, dtype, flip) for m, flip in zip((example.a, example.b), example.flips, strict=True))
-            for part, beta, before in ((0, 0.0, np.nan), (slice(None), 1.0, 2.0)):
-                want = example.y[part] + (before if beta else 0)
-                x, w, out = a[part], b[part], self._upload(np.full(want.shape, before), result)
+            for which, what in ((0, "one matrix"), (slice(None), "two models")):
+                x, w, want = a[which], b[which], example.y[which]
+                out = self._upload(np.full(want.shape, np.nan), result)
                 layouts = Layout("a", x), Layout("b", w), Layout("out", out)
-                cublas.bind(*layouts, sizes(x, w, out), beta, tf32)()
+                cublas.bind(*layouts, sizes(x, w, out), tf32)()
                 if not np.array_equal(out.get().astype(np.float64), want):  # type: ignore[attr-defined]
-                    form = f"{dtype} to {result}{' in TF32' if tf32 else ''}, {'two models' if beta else 'one matrix'}"
+                    form = f"{dtype} to {result}{' in TF32' if tf32 else ''}, {what}"
                     raise DeviceError(f"its product {example.name} ({form}) is not the same as CuPy's")
 
     def _kinds(self) -> Iterator[tuple[str, str, bool]]:
