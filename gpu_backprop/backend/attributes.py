@@ -61,5 +61,5 @@ class FixedAttributes(metaclass=_Closing):
 
 
 def _has_setter(of_class: object) -> bool:
-    """Whether an attribute of a class lets its objects be assigned to."""
+    """Tells whether an attribute of a class can be assigned on its objects."""
     return of_class.fset is not None if isinstance(of_class, property) else hasattr(type(of_class), "__set__")

@@ -32,7 +32,7 @@ FORMULAS = ("F", "E", "N")
 
 
 def kernels_folder() -> Path:
-    """The folder of the kernel texts: in an installed package gpu_backprop/kernels, in a checkout kernels/ at the top.
+    """Finds the folder of the kernel texts: in an installed package gpu_backprop/kernels, in a checkout kernels/ at the top.
 
     Raises:
         DeviceError: neither is there.
@@ -49,8 +49,8 @@ def kernels_folder() -> Path:
 
 
 def source(*names: str) -> str:
-    """The texts of some files of `kernels_folder()`, each of our own files that they include put in once, where it is
-    first asked for. Includes in <> stay.
+    """Joins some files of `kernels_folder()`, with each of our own files that they include put in once, where it is
+    first included. Includes in <> stay.
 
     Raises:
         DeviceError: the file, or one that it includes, is not there.
@@ -65,7 +65,7 @@ def _joined(path: Path, seen: set[str]) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; DeviceError where it cannot be read."""
+    """Reads a file; DeviceError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -75,7 +75,7 @@ def read_text(path: Path) -> str:
 
 
 def functor(row: Activation | Functions | LossFormula) -> str:
-    """The C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
+    """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
     value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
     target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
     before theirs.
@@ -135,12 +135,12 @@ class Parameter:
 
 
 def without_comments(text: str) -> str:
-    """A copy in which comments are blanks, so that all positions stay."""
+    """Replaces comments by blanks, so that all positions stay."""
     return COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
 
 
 def parameters_in(where: str, text: str, bare: str, start: int, end: int) -> Iterator[Parameter]:
-    """The parameters that a text lists between two places; in `bare`, comments are blank.
+    """Reads the parameters that a text lists between two positions; in `bare`, comments are blank.
 
     Raises:
         DeviceError: one of them cannot be read.

@@ -115,7 +115,7 @@ def _machine() -> str:
 
 
 def _is_dead(name: re.Match[str]) -> bool:
-    """Whether the process that a partial file is named after has ended, as far as can be known here."""
+    """Tells whether the process that a partial file is named after has ended, as far as can be known here."""
     if name[1] != _machine() or os.name == "nt":  # where os.kill ends what it finds
         return False
     try:

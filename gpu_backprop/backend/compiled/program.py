@@ -65,7 +65,7 @@ class MemoryAccess(NamedTuple):
     parts: int
 
     def conflicts_with(self, other: MemoryAccess) -> bool:
-        """Whether two threads could access the same memory, one of them writing."""
+        """Tells whether two threads could access the same memory, one of them writing."""
         if not (self.written or other.written) or self.parts == other.parts == 1 or not self._overlaps(other):
             return False
         same = (self[:4], self.rows, self.parts) == (other[:4], other.rows, other.parts)

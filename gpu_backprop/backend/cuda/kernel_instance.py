@@ -113,7 +113,7 @@ class Instance:
         return width
 
     def dtype(self, type_name: str) -> DType:
-        """The dtype of a type of the kernel's head: T, acc<T>, int ..."""
+        """Returns the dtype of a type in the kernel's head: T, acc<T>, int ..."""
         if type_name.startswith("acc<"):
             return accumulator(self.dtype(type_name[4:-1]))
         argument = self.chosen.get(type_name)

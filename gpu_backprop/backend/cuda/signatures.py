@@ -67,7 +67,7 @@ class Head:
 
 
 def heads() -> Mapping[str, Head]:
-    """The heads of all kernels in the folder of the kernels, by name.
+    """Reads the heads of all kernels, by name.
 
     Raises:
         DeviceError: a kernel's head does not follow the grammar; the message names its file.
