@@ -32,7 +32,7 @@ FORMULAS = ("F", "E", "N")
 
 
 def kernels_folder() -> Path:
-    """Finds the folder of the kernel texts: in an installed package gpu_backprop/kernels, in a checkout kernels/ at the top.
+    """Finds the folder of the kernel texts: gpu_backprop/kernels in an installed package, kernels/ in a checkout.
 
     Raises:
         DeviceError: neither is there.
@@ -75,7 +75,8 @@ def read_text(path: Path) -> str:
 
 
 def functor(row: Activation | Functions | LossFormula) -> str:
-    """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over the type A they work in:
+    """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over their type A.
+
     value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
     target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
     before theirs.
