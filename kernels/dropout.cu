@@ -1,8 +1,8 @@
 // Dropout: the masks are those of the CPU, bit for bit.
 #include "philox.cuh"
 
-// mask = [u >= rate] * scale, y = x . mask. Every row begins with a block of eight random numbers of its own; the block's
-// counter is (its place among all + 1, step, 0, 0), its key (seed, layer). blockDim = (blocks of a row, rows).
+// mask = [u >= rate] * scale, y = x . mask. Every row begins with a block of eight random numbers of its own; the
+// block's counter is (its place among all + 1, step, 0, 0), its key (seed, layer). blockDim = (blocks of a row, rows).
 template<class T, int V>
 __global__ void __launch_bounds__(256) dropout(
     const T* x,         // [models, rows, cols]

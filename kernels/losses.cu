@@ -1,8 +1,8 @@
 // Losses: value, gradient, weights and the count of right answers, in one to three passes over the rows.
 //
-// total is (models, 3): the sum of w e, the sum of w, and the number of right answers (formula.py). A row's gradient has
-// the factor scale scales w share: scale is a number, such as 1/B; scales has one for each model, 1/sum(w) for weighted
-// rows, and in float16 what the loss is scaled by. The value of the loss has neither of the two.
+// total is (models, 3): the sum of w e, the sum of w, and the number of right answers (formula.py). A row's gradient
+// has the factor scale scales w share: scale is a number, such as 1/B; scales has one for each model, 1/sum(w) for
+// weighted rows, and in float16 what the loss is scaled by. The value of the loss has neither of the two.
 #include "losses.cuh"
 #include "rows.cuh"
 

@@ -56,8 +56,8 @@ template<class A> struct Answer {
 
 template<class A> BP_DEV A not_a_number() { return A(nan("")); }
 
-// e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes what
-// the gradient is made of; the targets are smoothed, t <- rest t + even.
+// e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes
+// what the gradient is made of; the targets are smoothed, t <- rest t + even.
 template<class A, class L, class V, class Give>
 BP_DEV A softmax_loss(
     int lane, int lanes, int cols, const Target<L>& target, A rest, A even, Answer<A>& answer, V v_of, Give give) {

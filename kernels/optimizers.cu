@@ -2,8 +2,8 @@
 //
 // hyper holds for each model the step number, the learning rate, then the optimizer's own settings, in float64, so that
 // they can change between steps of one plan; one thread of a block turns them into coefficients, because most devices
-// are slow in float64. Where gate is 0 a step changes nothing, not even the step number. T is the type that the products
-// read: where it has 16 bits, half_parameters receives a copy of the new weights.
+// are slow in float64. Where gate is 0 a step changes nothing, not even the step number. T is the type that the
+// products read: where it has 16 bits, half_parameters receives a copy of the new weights.
 #include "optimizers.cuh"
 
 BP_DEV bool is_open(const double* gate) { return !gate || gate[blockIdx.z] != 0; }

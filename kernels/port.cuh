@@ -12,7 +12,7 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
-// The type that sums and formulas are worked out in: float for float and for anything narrower.
+// The type of sums and formulas: float for float and for anything narrower.
 template<class T> struct Acc { typedef float type; };
 template<> struct Acc<double> { typedef double type; };
 template<class T> using acc = typename Acc<T>::type;
@@ -23,7 +23,7 @@ BP_DEV float to_acc(float a) { return a; }
 BP_DEV double to_acc(double a) { return a; }
 template<class T> BP_DEV T from_acc(acc<T> a) { return a; }
 
-#ifdef BP_16_BIT  // only where a 16-bit type is used, because reading these headers takes most of a compilation
+#ifdef BP_16_BIT  // only where a 16-bit type is used, because these headers take most of the compilation time
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 typedef __half f16;
@@ -34,14 +34,14 @@ template<> BP_DEV f16 from_acc<f16>(float a) { return __float2half_rn(a); }
 template<> BP_DEV bf16 from_acc<bf16>(float a) { return __float2bfloat16_rn(a); }
 #endif
 
-// Before a loop that goes on by the size of the grid: to unroll it, the compiler would divide 64-bit numbers first.
+// Before a grid-stride loop: to unroll it, the compiler would first divide 64-bit numbers.
 #ifdef __CUDACC__
 #define BP_ROLLED _Pragma("unroll 1")
 #else
 #define BP_ROLLED
 #endif
 
-// V numbers that are read or written at once.
+// V numbers that are loaded or stored by one instruction.
 template<class T, int V> struct alignas(sizeof(T) * V) Vec { T at[V]; };
 template<int V, class T> BP_DEV Vec<T, V> load(const T* from) { return *reinterpret_cast<const Vec<T, V>*>(from); }
 template<class T, int V> BP_DEV void store(T* to, const Vec<T, V>& v) { *reinterpret_cast<Vec<T, V>*>(to) = v; }
@@ -96,7 +96,7 @@ template<class Op, class A> BP_DEV A block_reduce(A a) {
 // True in all threads of the last of `blocks` blocks that come here with one ticket. What the others wrote before, it
 // can read through volatile pointers, which bypass the cache of its own multiprocessor. So the partial sums of blocks
 // are added up in the same launch, and always in one order, whichever block is last. The ticket is 0 before and after.
-// One thread's fences, between barriers, are good for its whole block, and cost a fraction of everybody's.
+// One thread's fences, between barriers, hold for its whole block, at a fraction of the cost of a fence in each thread.
 BP_DEV bool last_block(u32* ticket, u32 blocks) {
   __shared__ bool last;
   __syncthreads();

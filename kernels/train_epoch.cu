@@ -4,7 +4,7 @@
 // micro-batch; moments and data stay outside. Sums over a minibatch go on from one micro-batch to the next, row by row,
 // so that the size of a micro-batch changes nothing but the order in which the loss is added up.
 //
-// `places` has the offsets of each layer's arrays in that memory; cuda/ops/resident.py lays it out.
+// `places` has the offsets of each layer's arrays in that memory; cuda/ops/train_epoch.py lays it out.
 #include "losses.cuh"
 #include "optimizers.cuh"
 
@@ -88,8 +88,8 @@ template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer
   }
 }
 
-// grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows of
-// W may begin in one bank.
+// grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows
+// of W may begin in one bank.
 template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at, const Layer& below, int rows) {
   const int from = pitch(at.units), to = pitch(at.inputs), items = (rows + BLOCK - 1) / BLOCK * at.inputs;
   for (int item = thread(); item < items; item += threads()) {
@@ -123,8 +123,8 @@ template<class L, class A> struct BlockLoss {
   double loss, correct;
   BP_DEV BlockLoss(
       const L* target, int target_cols, int lanes, int accuracy, int takes, A smoothing, A setting, int outputs)
-      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes), rest(A(1) - smoothing),
-        even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
+      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes),
+        rest(A(1) - smoothing), even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
 
   template<class N, class E, class Samples>
   BP_DEV void add(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
@@ -160,8 +160,8 @@ template<class L, class A> struct BlockLoss {
   }
 };
 
-// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward, update.
-// grad_W and grad_b of the last minibatch are left in g.
+// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
+// update. grad_W and grad_b of the last minibatch are left in g.
 template<class A, class S, class L, class N, class E>
 __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const S* x,         // [samples, inputs]
@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     A* v,               // [models, n]? the second moment of Adam
     double* hyper,      // [models, settings]
     double* total,      // [models, 3]
-    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro, int lanes,
-    A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
+    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro,
+    int lanes, A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;

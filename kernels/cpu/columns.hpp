@@ -2,7 +2,7 @@
 // vectors; the biases or sums of the columns are then repeated side by side, once for each row.
 #include "math.hpp"
 
-// The loop that follows has no element that depends on another: what is written may lie where the same one was read.
+// Before a loop whose iterations are independent: an element may be written where the same one was read.
 #if defined(__clang__)
 #define BP_LANES _Pragma("clang loop vectorize(assume_safety)")
 #else

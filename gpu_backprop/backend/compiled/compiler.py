@@ -15,8 +15,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
@@ -64,12 +64,12 @@ class Library(NamedTuple):
     Attributes:
         functions: its functions.
         digest: of its bytes, so also of its text, its compiler and this processor.
-        checked: the file that lists with what it was compared, a line each (self_test.py).
+        path: its file.
     """
 
     functions: ctypes.CDLL
     digest: str
-    checked: Path
+    path: Path
 
 
 class NoCompilerError(DeviceError):
@@ -87,15 +87,6 @@ class Compiler:
         self.command = command
         self._options = (*OPTIONS, *PLATFORMS[platform.machine()])
 
-    def library(self, text: str) -> Path:
-        """Returns the path of the shared library of `text`, compiled unless a whole one is there already.
-
-        Raises:
-            DeviceError: the compiler refuses the text, or nothing can be written.
-        """
-        with self._open(text, "kernels", None) as (path, _):
-            return path
-
     def load(self, text: str, what: str = "kernels", trial: Trial | None = None) -> Library:
         """Loads the library of `text`; one that cannot be loaded is compiled again.
 
@@ -104,7 +95,7 @@ class Compiler:
             trial: what a new library has to pass first.
 
         Raises:
-            DeviceError: as `library`, or it cannot be loaded.
+            DeviceError: the compiler refuses the text, nothing can be written, or it cannot be loaded.
         """
         try:
             return self._load(text, what, trial)
@@ -116,21 +107,6 @@ class Compiler:
             raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
 
     def _load(self, text: str, what: str, trial: Trial | None) -> Library:
-        with self._open(text, what, trial) as (path, file):
-            # The file that was checked is the one that is loaded, whatever has replaced it meanwhile. The C library
-            # takes a name it knows for the library it has loaded by that name, so each load has a new name.
-            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
-            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
-            digest = os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex()
-            return Library(functions, digest, path.with_suffix(".checked"))
-
-    def _path(self, text: str) -> Path:
-        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
-        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
-
-    @contextmanager
-    def _open(self, text: str, what: str, trial: Trial | None) -> Iterator[tuple[Path, int]]:
-        """Yields the path of the library and its open file."""
         try:
             path = self._path(text)
             file = _whole(path)
@@ -139,9 +115,17 @@ class Compiler:
         except OSError as error:
             raise DeviceError(f"{self.command[0]} cannot be started, or its output not be stored: {error}") from error
         try:
-            yield path, file
+            # The file that was checked is the one that is loaded, whatever has replaced it meanwhile. The C library
+            # takes a name it knows for the library it has loaded by that name, so each load has a new name.
+            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
+            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
+            return Library(functions, os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex(), path)
         finally:
             os.close(file)
+
+    def _path(self, text: str) -> Path:
+        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
+        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
 
     def _compile(self, text: str, path: Path, what: str, trial: Trial | None) -> int:
         with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:

@@ -50,7 +50,7 @@ def fresh(monkeypatch):
 
 
 def compile_again(text=TEXT):
-    return Compiler(compiler.find().command).library(text)
+    return Compiler(compiler.find().command).load(text).path
 
 
 def script(folder, name, text):
@@ -127,10 +127,10 @@ def test_a_text_is_compiled_once(cache, counted):
 def test_another_compiler_is_another_library(cache, counted, tmp_path):
     command = compiler.find().command
     wrapped = script(tmp_path, "wrapper", f'exec {command[0]} "$@"')
-    first = Compiler((str(wrapped),)).library(TEXT)
+    first = Compiler((str(wrapped),)).load(TEXT).path
     assert first != compile_again()
     os.utime(wrapped, (0, 0))
-    assert Compiler((str(wrapped),)).library(TEXT) != first
+    assert Compiler((str(wrapped),)).load(TEXT).path != first
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b + b"x"])
@@ -208,7 +208,7 @@ def test_a_compiler_that_does_not_end_is_ended_with_all_that_it_started(cache, m
     monkeypatch.setattr(compiler, "SECONDS", 0.5)
     slow = script(tmp_path, "slow", f"sleep 60 & echo $! >{tmp_path}/pid; echo at it; wait")
     with pytest.raises(gb.DeviceError, match=r"slow fails: it was stopped after 0\.5 s .*\.log"):
-        Compiler((str(slow),)).library(TEXT)
+        Compiler((str(slow),)).load(TEXT)
     assert "at it" in next(cache.iterdir()).read_text()
     child = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_compiler(cache, monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Compiler((str(script(tmp_path, "slow", "exec sleep 60")),)).library(TEXT)
+        Compiler((str(script(tmp_path, "slow", "exec sleep 60")),)).load(TEXT)
     monkeypatch.undo()
     assert processes[0].wait(60) == -signal.SIGKILL and list(cache.iterdir()) == []
 
@@ -413,4 +413,4 @@ def test_nothing_is_said_where_all_is_well(made_by):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_device("cpu")
-    assert Path(compiler.find().library(cpu_library.base().text)).is_file()
+    assert Path(compiler.find().load(cpu_library.base().text).path).is_file()
