@@ -24,7 +24,7 @@ extern "C" const i64 bp_call_size = sizeof(KernelCall);
 struct Program {
   const KernelCall* calls;
   i64 count;
-  i64 threads;  // that work on it
+  i64 threads;      // that work on it
   i64 limits_blas;  // whether the BLAS is limited to one thread meanwhile
   i64 adaptive;     // whether it is so short that the threads may not be worth it where other programs use the cores
   i64 parallel;     // whether an adaptive program uses the threads now
@@ -43,7 +43,7 @@ struct alignas(128) Counter {  // on a cache line of its own, and not on its nei
 };
 static Counter arrived, phase, done;  // at a barrier; how many barriers there were; who has finished the program
 static Counter given[MAX_THREADS], asleep[MAX_THREADS];  // to each thread: how many programs; whether it sleeps
-static Counter turn;                       // 1 while a program runs on more than one thread
+static Counter turn;                                     // 1 while a program runs on more than one thread
 static const Program* program;
 static i64 workers;  // threads beside the one that calls
 
@@ -118,7 +118,7 @@ static void* work(void* number) {
 static void (*set_blas_threads)(int);
 static int (*get_blas_threads)();
 static pthread_mutex_t blas_mutex = PTHREAD_MUTEX_INITIALIZER;
-static i64 limits;             // programs during which the BLAS is limited to one thread
+static i64 limits;              // programs during which the BLAS is limited to one thread
 static int usual_blas_threads;  // how many it has otherwise
 
 // A number that the user has set meanwhile stays.
