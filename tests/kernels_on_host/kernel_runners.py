@@ -236,7 +236,7 @@ def unscale(d: Draw) -> Case:
     gate = d.empty((d.models,), np.float64)
     parameters = {
         "g": g, "scaling": scaling, "weight_sum": weight_sum, "gate": gate, "part": d.empty((d.models, d.groups), "u4"),
-        "tickets": d.tickets(d.models), "n": n, "patience": patience, "argmax": largest,
+        "tickets": d.tickets(d.models), "n": n, "patience": patience, "largest": largest,
     }  # fmt: skip
     values, state, opened = exact(g), exact(scaling), np.empty(d.models)
     reference(numpy_ops.unscale, values, state, exact(weight_sum), opened, patience, largest)
