@@ -29,7 +29,8 @@ from typing import Any
 
 from lib import record
 
-from gpu_backprop.backend.cuda.kernel_library import OPTIONS, Instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_instance import Instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_library import OPTIONS
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 

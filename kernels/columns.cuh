@@ -19,7 +19,7 @@ template<int V, class A> BP_DEV Vec<A, V> add_rows(const Vec<A, V>& sum) {
   return of[t];
 }
 
-// out[column] = the sum over all rows, of which each thread brings its own. A group of rows writes its sums to part,
+// out[column] = the sum over all rows, given each thread's sum over its own. A group of rows writes its sums to part,
 // (models, gridDim.y, cols · W) where a column has W numbers, and the last group of a column adds these up.
 // Returns whether this thread holds the sum of its columns.
 template<int W, class A> BP_DEV bool add_groups(Vec<A, W>& sum, A* part, u32* tickets, bool inside, int at, int width) {

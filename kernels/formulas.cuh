@@ -1,4 +1,4 @@
-// Functions that formulas of the tables are made of, for CUDA and for the CPU: they need exp, fabs and fma, and are
+// Functions that the formulas of activations use, on CUDA and on the CPU: they need exp, fabs and fma, and are
 // exact to rounding wherever the result is a normal number.
 
 // p t^n + c1 t^(n-1) + ... + cn
@@ -56,8 +56,8 @@ template<class A> BP_DEV A gated(A z, A w) {
 template<class A> BP_DEV A gated_slope(A zw, A w) {  // zw: z w'
   const A root = exp(A(-0.5) * fabs(w)), below = A(1) / (A(1) + root * root);
   const A part = w < A(0) ? root : A(1), other = w < A(0) ? A(1) : root;
-  const A near = zw > A(1e5) ? A(1e5) : zw < A(-1e5) ? A(-1e5) : zw;  // infinity times 0 would be no number
-  return part * below * (part * (A(1) + near * (other * other * below)));
+  const A clamped = zw > A(1e5) ? A(1e5) : zw < A(-1e5) ? A(-1e5) : zw;  // infinity times 0 would be no number
+  return part * below * (part * (A(1) + clamped * (other * other * below)));
 }
 
 // w of gelu's tanh form, z (1 + tanh(w/2))/2 = z/(1 + e^-w), and z w'

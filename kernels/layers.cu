@@ -4,10 +4,10 @@
 // y = f(z + b)
 template<class T, class F, int V>
 __global__ void __launch_bounds__(256, 4) bias_activate(
-    T* z,             // [models, rows, cols], becomes z + b where keep is 1
+    T* z,             // [models, rows, cols], becomes z + b where store_z is 1
     const acc<T>* b,  // [models, cols]?
     T* y,             // [models, rows, cols], may be z
-    i64 b_step, i64 rows, int cols, int keep) {
+    i64 b_step, i64 rows, int cols, int store_z) {
   typedef acc<T> A;
   const int c = column<V>();
   if (c >= cols) return;
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(256, 4) bias_activate(
       zs.at[k] = from_acc<T>(a);
       ys.at[k] = from_acc<T>(F::value(a));
     }
-    if (keep) store(z + first + r * cols, zs);
+    if (store_z) store(z + first + r * cols, zs);
     store(y + first + r * cols, ys);
   }
 }

@@ -1,19 +1,19 @@
-// Losses: value, gradient, weights and the count of right answers, from a pass or three over the rows.
+// Losses: value, gradient, weights and the count of right answers, in one to three passes over the rows.
 //
-// total is (models, 3): the sum of w e, the sum of w, and the number of right answers (formula.py). A row's gradient has
-// the factor scale scales w share: scale is a number, such as 1/B; scales has one for each model, 1/sum(w) for weighted
-// rows, and in float16 what the loss is scaled by. The value of the loss has neither of the two.
+// total is (models, 3): the sum of w e, the sum of w, and the number of right answers (formula.py). A row's gradient
+// has the factor scale scales w share: scale is a number, such as 1/B; scales has one for each model, 1/sum(w) for
+// weighted rows, and in float16 what the loss is scaled by. The value of the loss has neither of the two.
 #include "losses.cuh"
 #include "rows.cuh"
 
-// What a thread has added up of its rows, and how the sums of all threads come to the total.
+// The sums of a thread over its rows, and their reduction over all threads into the total.
 struct LossSum {
   double loss, correct;
   BP_DEV LossSum() : loss(0), correct(0) {}
-  BP_DEV void enter(const Rows& row, double e, bool right) {
+  BP_DEV void add(const Rows& row, double e, bool right) {
     if (row.live() && row.lane == 0) loss += e, correct += right;
   }
-  BP_DEV void close(double* total, double* part, u32* tickets) {
+  BP_DEV void finish(double* total, double* part, u32* tickets) {
     loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
     if (gridDim.x > 1) {
       double* const parts = part + i64(blockIdx.z) * gridDim.x * 2;
@@ -29,7 +29,9 @@ struct LossSum {
   }
 };
 
-template<class A> BP_DEV A weight_of(const A* weights, const Rows& row) { return weights ? weights[row.index()] : A(1); }
+template<class A> BP_DEV A weight_of(const A* weights, const Rows& row) {
+  return weights ? weights[row.index()] : A(1);
+}
 template<class A> BP_DEV A factor_of(A scale, const double* scales, i64 step) {
   return scales ? scale * A(scales[blockIdx.z * step]) : scale;
 }
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     int accuracy) {
   typedef acc<T> A;
   const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step) * share;
-  LossSum account;
+  LossSum loss_sum;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const Target<L> target_of(target + row.index() * target_cols);
     const bool bad = target_of.bad(cols);
@@ -61,13 +63,13 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
       const A yc = to_acc(y[i]), plain = A(target_of.of(c)), t = rest * plain + even;
       e += E::value(yc, t, setting);
       if (grad_y) grad_y[i] = from_acc<T>(bad ? A(0) : factor * w * E::slope(yc, t, setting));
-      answer.see(yc, plain, c);
+      answer.add(yc, plain, c);
     }
     e = lane_reduce<Sum>(e, row.lanes) * share * w;
     const bool right = answer.is_right(row.lanes) && !bad;
-    account.enter(row, bad ? not_a_number<double>() : double(e), right);
+    loss_sum.add(row, bad ? not_a_number<double>() : double(e), right);
   }
-  account.close(total, part, tickets);
+  loss_sum.finish(total, part, tickets);
 }
 
 // v = z + b, y = softmax(v), e = log(sum of e^v) - sum of t v, grad_z = factor (y - t)
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step);
-  LossSum account;
+  LossSum loss_sum;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const Target<L> target_of(target + row.index() * target_cols);
     const bool bad = target_of.bad(cols);
@@ -101,9 +103,9 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
           if (grad_z) grad_z[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * (p - t));
         });
     const bool right = answer.is_right(row.lanes) && !bad;
-    account.enter(row, bad ? not_a_number<double>() : double(e * w), right);
+    loss_sum.add(row, bad ? not_a_number<double>() : double(e * w), right);
   }
-  account.close(total, part, tickets);
+  loss_sum.finish(total, part, tickets);
 }
 
 // v = z + b, y = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = factor (y - t)
@@ -123,7 +125,7 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   const A factor = factor_of(scale, scales, scales_step);
-  LossSum account;
+  LossSum loss_sum;
   for (Rows row(rows, cols); row.more(); row.next()) {
     const A w = weight_of(weights, row);
     Answer<A> answer(accuracy, A(0));
@@ -132,15 +134,15 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
       const i64 i = row.start() + c;
       const A v = to_acc(z[i]) + (bias ? bias[c] : A(0)), t = target[i], p = sigmoid(v);
       e += sigmoid_loss(v, t);
-      answer.see(v, t, c);
+      answer.add(v, t, c);
       if (y) y[i] = from_acc<T>(p);
       if (grad_z) grad_z[i] = from_acc<T>(factor * w * (p - t));
     }
     e = lane_reduce<Sum>(e, row.lanes) * w;
     const bool right = answer.is_right(row.lanes);
-    account.enter(row, double(e), right);
+    loss_sum.add(row, double(e), right);
   }
-  account.close(total, part, tickets);
+  loss_sum.finish(total, part, tickets);
 }
 
 // weight_sum = the sum of w, scales = S/weight_sum, or S where that is 0, total += weight_sum. S is 1 unless given. One

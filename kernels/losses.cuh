@@ -1,4 +1,4 @@
-// What the loss of a row is made of: its target, whether its answer is right, and the losses that take z, not y.
+// The parts of a row's loss: its target, whether its answer is right, and the losses that take z, not y.
 #include "port.cuh"
 
 enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
@@ -18,11 +18,11 @@ template<> struct Target<i64> {
   BP_DEV bool bad(int cols) const { return label < 0 || label >= cols; }
 };
 
-// The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it. -1: none was seen.
+// The index of the largest number: the first of equals, and of NaNs, as numpy.argmax has it. -1: none was seen.
 template<class A> struct Largest {
   A value;
   int place;
-  BP_DEV void see(A other, int at) {
+  BP_DEV void add(A other, int at) {
     if (at < 0) return;
     const bool first = place < 0 || (other == value || (other != other && value != value) ? at < place
                                      : other != other || (value == value && other > value));
@@ -31,20 +31,20 @@ template<class A> struct Largest {
   BP_DEV void reduce(int lanes) {
     for (int offset = lanes / 2; offset; offset /= 2) {
       const A other = __shfl_xor_sync(0xffffffffu, value, offset);
-      see(other, __shfl_xor_sync(0xffffffffu, place, offset));
+      add(other, __shfl_xor_sync(0xffffffffu, place, offset));
     }
   }
 };
 
-// Whether a row is answered rightly, from its outputs and targets one by one. half: 1/2 for y, 0 where z is looked at.
+// Whether a row is right, from its outputs and targets one by one. half: 1/2 for y, 0 for z.
 template<class A> struct Answer {
   const int accuracy;
   const A half;
   Largest<A> given, right;
   int wrong;
   BP_DEV Answer(int accuracy, A half) : accuracy(accuracy), half(half), given{A(0), -1}, right{A(0), -1}, wrong(0) {}
-  BP_DEV void see(A output, A target, int c) {
-    if (accuracy == ARGMAX) given.see(output, c), right.see(target, c);
+  BP_DEV void add(A output, A target, int c) {
+    if (accuracy == ARGMAX) given.add(output, c), right.add(target, c);
     if (accuracy == THRESHOLD) wrong += (output > half) != (target > A(0.5));
   }
   BP_DEV bool is_right(int lanes) {  // all lanes of a row together
@@ -56,27 +56,27 @@ template<class A> struct Answer {
 
 template<class A> BP_DEV A not_a_number() { return A(nan("")); }
 
-// e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes what
-// the gradient is made of; the targets are smoothed, t <- rest t + even.
+// e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes
+// what the gradient is made of; the targets are smoothed, t <- rest t + even.
 template<class A, class L, class V, class Give>
 BP_DEV A softmax_loss(
     int lane, int lanes, int cols, const Target<L>& target, A rest, A even, Answer<A>& answer, V v_of, Give give) {
-  A top = Maximum::identity<A>(), sum = A(0), low = A(0);
+  A top = Maximum::identity<A>(), sum = A(0), dot = A(0);
   for (int c = lane; c < cols; c += lanes) {
     const A v = v_of(c);
     top = Maximum::of(top, v);
-    answer.see(v, A(target.of(c)), c);
+    answer.add(v, A(target.of(c)), c);
   }
   top = lane_reduce<Maximum>(top, lanes);
   for (int c = lane; c < cols; c += lanes) {
     const A v = v_of(c) - top, t = rest * A(target.of(c)) + even;
     sum += exp(v);
-    if (t != A(0)) low += t * v;  // v may be -inf, where p is 0 and all is well
+    if (t != A(0)) dot += t * v;  // v may be -inf, where p is 0 and all is well
   }
   sum = lane_reduce<Sum>(sum, lanes);
-  low = lane_reduce<Sum>(low, lanes);
+  dot = lane_reduce<Sum>(dot, lanes);
   for (int c = lane; c < cols; c += lanes) give(c, exp(v_of(c) - top) / sum, rest * A(target.of(c)) + even);
-  return log(sum) - low;
+  return log(sum) - dot;
 }
 
 // p = 1/(1 + e^-v), and e = max(v, 0) - v t + log(1 + e^-|v|) of one output

@@ -1,4 +1,4 @@
-// What is only measured.
+// Metrics, which no gradient is made of.
 #include "columns.cuh"
 
 // sums += the sum over the rows of w |y - t| and of w (y - t)^2, for each output
@@ -44,15 +44,5 @@ __global__ void __launch_bounds__(256) sum_of_squares(
       sum += wide * wide;
     }
   }
-  sum = block_reduce<Sum>(sum);
-  if (gridDim.x > 1) {
-    double* const parts = part + i64(blockIdx.z) * gridDim.x;
-    if (thread() == 0) parts[blockIdx.x] = sum;
-    if (!last_block(tickets + blockIdx.z, gridDim.x)) return;
-    const volatile double* const seen = parts;
-    sum = 0;
-    for (int block = thread(); block < int(gridDim.x); block += threads()) sum += seen[block];
-    sum = block_reduce<Sum>(sum);
-  }
-  if (thread() == 0) out[blockIdx.z] = sum;
+  if (grid_sum(sum, part, tickets) && thread() == 0) out[blockIdx.z] = sum;
 }

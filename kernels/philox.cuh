@@ -1,5 +1,6 @@
 // Philox4x64-10, the counter-based random numbers of numpy.random.Philox, bit for bit (Salmon et al. 2011, "Parallel
-// random numbers: as easy as 1, 2, 3"). numpy.random.Philox(key, counter) gives the blocks of counter + 1, counter + 2 ...
+// random numbers: as easy as 1, 2, 3"). numpy.random.Philox(key, counter) gives the blocks of counter + 1, counter + 2
+// ...
 #include "port.cuh"
 
 struct Philox { u64 word[4]; };
@@ -16,8 +17,8 @@ BP_DEV Philox philox(u64 c0, u64 c1, u64 c2, u64 c3, u64 k0, u64 k1) {
   return block;
 }
 
-// Number `i` (0 to 7) of the eight float32 in [0, 1) that Generator.random(dtype=float32) makes of a block: the low half
-// of each word, then its high half, 24 bits of each.
+// Number `i` (0 to 7) of the eight float32 in [0, 1) that Generator.random(dtype=float32) makes of a block: the low
+// half of each word, then its high half, 24 bits of each.
 BP_DEV float uniform(const Philox& block, int i) {
   const u32 half = u32(block.word[i >> 1] >> (i & 1 ? 32 : 0));
   return float(half >> 8) * (1.0f / 16777216.0f);

@@ -1,28 +1,29 @@
-// What every kernel text begins with: one text for NVRTC, nvcc and, with tests/kernels_on_host/host.hpp in front of it,
+// The beginning of every kernel text: one text for NVRTC, nvcc and, with tests/kernels_on_host/host.hpp in front of it,
 // a host C++ compiler. NVRTC has no standard headers: neither INFINITY nor FLT_MAX nor int64_t exist here. CUDA's
 // built-ins (threadIdx, __syncthreads, __shfl_xor_sync, __umul64hi ...) and overloaded exp, tanh, erf ... do.
 //
-// A kernel's head is its contract: kernel_library.py reads arity, kinds, dtypes and sizes from it and checks every
-// launch. A pointer's comment gives its shape in brackets, made of other parameters, `models` (gridDim.z) and gridDim;
-// a `?` behind it allows a null pointer. NAME_step, the distance between the models of NAME, is found from the array.
+// A kernel's head is its contract: backend/cuda/signatures.py reads arity, kinds, dtypes and sizes from it, and every
+// launch is checked against them. A pointer's comment gives its shape in brackets, made of other parameters, `models`
+// (gridDim.z) and gridDim; a `?` behind it allows a null pointer. NAME_step, the distance between the models of NAME,
+// is found from the array.
 #define BP_DEV __device__ __forceinline__
 
 typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
-// The type that sums and formulas are worked out in: float for float and for anything narrower.
+// The type of sums and formulas: float for float and for anything narrower.
 template<class T> struct Acc { typedef float type; };
 template<> struct Acc<double> { typedef double type; };
 template<class T> using acc = typename Acc<T>::type;
 
-// up: from the type that is stored to the one that is worked in; down: back, rounded to the nearest.
+// to_acc: from the stored type to the one that is computed in; from_acc: back, rounded to the nearest.
 BP_DEV float to_acc(unsigned char a) { return float(a); }
 BP_DEV float to_acc(float a) { return a; }
 BP_DEV double to_acc(double a) { return a; }
 template<class T> BP_DEV T from_acc(acc<T> a) { return a; }
 
-#ifdef BP_16_BIT  // only where a 16-bit type is used, because reading these headers takes most of a compilation
+#ifdef BP_16_BIT  // only where a 16-bit type is used, because these headers take most of the compilation time
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 typedef __half f16;
@@ -33,14 +34,14 @@ template<> BP_DEV f16 from_acc<f16>(float a) { return __float2half_rn(a); }
 template<> BP_DEV bf16 from_acc<bf16>(float a) { return __float2bfloat16_rn(a); }
 #endif
 
-// Before a loop that goes on by the size of the grid: to unroll it, the compiler would divide 64-bit numbers first.
+// Before a grid-stride loop: to unroll it, the compiler would first divide 64-bit numbers.
 #ifdef __CUDACC__
 #define BP_ROLLED _Pragma("unroll 1")
 #else
 #define BP_ROLLED
 #endif
 
-// V numbers that are read or written at once.
+// V numbers that are loaded or stored by one instruction.
 template<class T, int V> struct alignas(sizeof(T) * V) Vec { T at[V]; };
 template<int V, class T> BP_DEV Vec<T, V> load(const T* from) { return *reinterpret_cast<const Vec<T, V>*>(from); }
 template<class T, int V> BP_DEV void store(T* to, const Vec<T, V>& v) { *reinterpret_cast<Vec<T, V>*>(to) = v; }
@@ -69,7 +70,7 @@ struct Maximum {  // a NaN among the operands is the result, as in numpy.maximum
   template<class A> BP_DEV static A of(A a, A b) { return a > b || a != a ? a : b; }
 };
 
-// The number of this thread in its block, and of the threads there are.
+// The index of this thread in its block, and the number of threads there.
 BP_DEV int thread() { return int(threadIdx.y * blockDim.x + threadIdx.x); }
 BP_DEV int threads() { return int(blockDim.x * blockDim.y); }
 
@@ -93,9 +94,9 @@ template<class Op, class A> BP_DEV A block_reduce(A a) {
 }
 
 // True in all threads of the last of `blocks` blocks that come here with one ticket. What the others wrote before, it
-// can read, through volatile pointers, which pass by the cache of its own multiprocessor. So partial sums of blocks
-// become a whole in the same launch, and always in one order, whichever block is last. The ticket is 0 before and after.
-// One thread's fences, between barriers, are good for its whole block, and cost a fraction of everybody's.
+// can read through volatile pointers, which bypass the cache of its own multiprocessor. So the partial sums of blocks
+// are added up in the same launch, and always in one order, whichever block is last. The ticket is 0 before and after.
+// One thread's fences, between barriers, hold for its whole block, at a fraction of the cost of a fence in each thread.
 BP_DEV bool last_block(u32* ticket, u32 blocks) {
   __shared__ bool last;
   __syncthreads();
@@ -107,4 +108,19 @@ BP_DEV bool last_block(u32* ticket, u32 blocks) {
   }
   __syncthreads();
   return last;
+}
+
+// True in the last block of a model to come here, where a becomes its sum over all threads of the blocks along x, in an
+// order that depends on their number alone. part: [models, gridDim.x]
+template<class A> BP_DEV bool grid_sum(A& a, A* part, u32* tickets) {
+  a = block_reduce<Sum>(a);
+  if (gridDim.x == 1) return true;
+  A* const parts = part + i64(blockIdx.z) * gridDim.x;
+  if (thread() == 0) parts[blockIdx.x] = a;
+  if (!last_block(tickets + blockIdx.z, gridDim.x)) return false;
+  const volatile A* const seen = parts;
+  a = A(0);
+  for (int block = thread(); block < int(gridDim.x); block += threads()) a += seen[block];
+  a = block_reduce<Sum>(a);
+  return true;
 }

@@ -3,7 +3,7 @@
 #include "port.cuh"
 
 // The rows of this thread, one after the other. All threads of a block go through the loop equally often, because they
-// meet in reductions; one that is beyond the last row stands at the last row, with no columns to do.
+// take part in reductions; one beyond the last row stays at the last row, with no columns to do.
 struct Rows {
   const i64 rows;
   const int all_cols, lane, lanes;

@@ -4,12 +4,12 @@
 // micro-batch; moments and data stay outside. Sums over a minibatch go on from one micro-batch to the next, row by row,
 // so that the size of a micro-batch changes nothing but the order in which the loss is added up.
 //
-// `places` says for each layer what lies where in that memory; cuda_ops/blocks.py lays it out.
+// `places` has the offsets of each layer's arrays in that memory; cuda/ops/train_epoch.py lays it out.
 #include "losses.cuh"
 #include "optimizers.cuh"
 
 #ifndef BP_BLOCK_MEMORY  // host.hpp brings its own
-// The memory that a launch gives a block beside its variables.
+// The dynamic shared memory of a block.
 BP_DEV void* block_memory() {
   extern __shared__ u64 block_bytes[];
   return block_bytes;
@@ -18,16 +18,16 @@ BP_DEV void* block_memory() {
 
 enum { SGD = 0, NESTEROV = 1, ADAM = 2 };
 enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, or z to make y of
-enum { TILE = 4 };  // a thread works out so many numbers at once, for which it reads one operand once
+enum { BLOCK = 4 };  // a thread computes so many outputs at once, and reads the operand they share once
 
-// How many blocks shall fit on a multiprocessor as far as registers go.
-template<class A> constexpr int together = 3;
-template<> constexpr int together<double> = 2;
+// How many blocks should fit on a multiprocessor, as far as registers go.
+template<class A> constexpr int blocks_per_sm = 3;
+template<> constexpr int blocks_per_sm<double> = 2;
 
 // A row of activations takes an odd number of places, so that rows begin in different banks.
 BP_DEV int pitch(int cols) { return cols | 1; }
 
-// Where the parts of a layer lie, counted in numbers: W, b (-1: none), its rows of x, of y, and of what f' is written in.
+// The offsets of a layer's arrays, in elements: W, b (-1: none), its rows of x, of y, and of what f' is written in.
 // y becomes grad_z.
 struct Layer {
   int inputs, units, weight, bias, x, y, s, f;
@@ -37,22 +37,22 @@ struct Layer {
 
 // y = f(x@W + b)
 template<class N, class A> BP_DEV void forward(A* memory, const Layer& at, int rows) {
-  const int from = pitch(at.inputs), to = pitch(at.units), items = (rows + TILE - 1) / TILE * at.units;
+  const int from = pitch(at.inputs), to = pitch(at.units), items = (rows + BLOCK - 1) / BLOCK * at.units;
   for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.units * TILE, j = item % at.units;
+    const int first = item / at.units * BLOCK, j = item % at.units;
     const A* w = memory + at.weight + j;
-    const A* x[TILE];
-    A z[TILE];
-    for (int k = 0; k < TILE; k++) {
+    const A* x[BLOCK];
+    A z[BLOCK];
+    for (int k = 0; k < BLOCK; k++) {
       x[k] = memory + at.x + (first + k < rows ? first + k : rows - 1) * from;
       z[k] = A(0);
     }
     for (int i = 0; i < at.inputs; i++, w += at.units) {
       const A wij = *w;
-      for (int k = 0; k < TILE; k++) z[k] += x[k][i] * wij;
+      for (int k = 0; k < BLOCK; k++) z[k] += x[k][i] * wij;
     }
     const A b = at.bias < 0 ? A(0) : memory[at.bias + j];
-    for (int k = 0; k < TILE; k++) {
+    for (int k = 0; k < BLOCK; k++) {
       if (first + k >= rows) break;
       const int place = (first + k) * to + j;
       const A v = z[k] + b;
@@ -64,20 +64,20 @@ template<class N, class A> BP_DEV void forward(A* memory, const Layer& at, int r
 
 // grad_W += x^T@grad_z, grad_b += the sum of grad_z over the rows; g lies as W and b do
 template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer& at, int rows) {
-  const int from = pitch(at.inputs), to = pitch(at.units), items = (at.inputs + TILE - 1) / TILE * at.units;
+  const int from = pitch(at.inputs), to = pitch(at.units), items = (at.inputs + BLOCK - 1) / BLOCK * at.units;
   for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.units * TILE, j = item % at.units;
-    int i[TILE];
-    A sum[TILE];
-    for (int k = 0; k < TILE; k++) {
+    const int first = item / at.units * BLOCK, j = item % at.units;
+    int i[BLOCK];
+    A sum[BLOCK];
+    for (int k = 0; k < BLOCK; k++) {
       i[k] = first + k < at.inputs ? first + k : at.inputs - 1;
       sum[k] = g[at.weight + i[k] * at.units + j];
     }
     for (int r = 0; r < rows; r++) {
       const A grad_z = memory[at.y + r * to + j];
-      for (int k = 0; k < TILE; k++) sum[k] += memory[at.x + r * from + i[k]] * grad_z;
+      for (int k = 0; k < BLOCK; k++) sum[k] += memory[at.x + r * from + i[k]] * grad_z;
     }
-    for (int k = 0; k < TILE; k++)
+    for (int k = 0; k < BLOCK; k++)
       if (first + k < at.inputs) g[at.weight + i[k] * at.units + j] = sum[k];
   }
   if (at.bias < 0) return;
@@ -88,26 +88,26 @@ template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer
   }
 }
 
-// grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows of
-// W may begin in one bank.
+// grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows
+// of W may begin in one bank.
 template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at, const Layer& below, int rows) {
-  const int from = pitch(at.units), to = pitch(at.inputs), items = (rows + TILE - 1) / TILE * at.inputs;
+  const int from = pitch(at.units), to = pitch(at.inputs), items = (rows + BLOCK - 1) / BLOCK * at.inputs;
   for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.inputs * TILE, i = item % at.inputs;
+    const int first = item / at.inputs * BLOCK, i = item % at.inputs;
     const A* const w = memory + at.weight + i * at.units;
-    const A* grad_z[TILE];
-    A sum[TILE];
-    for (int k = 0; k < TILE; k++) {
+    const A* grad_z[BLOCK];
+    A sum[BLOCK];
+    for (int k = 0; k < BLOCK; k++) {
       grad_z[k] = memory + at.y + (first + k < rows ? first + k : rows - 1) * from;
       sum[k] = A(0);
     }
     int j = i % at.units;
     for (int count = 0; count < at.units; count++) {
       const A wij = w[j];
-      for (int k = 0; k < TILE; k++) sum[k] += grad_z[k][j] * wij;
+      for (int k = 0; k < BLOCK; k++) sum[k] += grad_z[k][j] * wij;
       if (++j == at.units) j = 0;
     }
-    for (int k = 0; k < TILE; k++) {
+    for (int k = 0; k < BLOCK; k++) {
       if (first + k >= rows) break;
       const int place = (first + k) * to + i;
       memory[below.y + place] = sum[k] * N::slope(below.f, memory[below.s + place]);
@@ -115,18 +115,19 @@ template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at
   }
 }
 
-// The loss of some rows, added up by each thread, and grad_z of the last layer in the place of its y.
+// The loss of the rows of a micro-batch, summed by each thread; grad_z of the last layer takes the place of its y.
 template<class L, class A> struct BlockLoss {
   const L* target;
   const int target_cols, lanes, accuracy, takes;
   const A rest, even, setting;
   double loss, correct;
-  BP_DEV BlockLoss(const L* target, int target_cols, int lanes, int accuracy, int takes, A smoothing, A setting, int outputs)
-      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes), rest(A(1) - smoothing),
-        even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
+  BP_DEV BlockLoss(
+      const L* target, int target_cols, int lanes, int accuracy, int takes, A smoothing, A setting, int outputs)
+      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes),
+        rest(A(1) - smoothing), even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
 
   template<class N, class E, class Samples>
-  BP_DEV void see(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
+  BP_DEV void add(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
     for (int first = 0; first < rows; first += threads() / lanes) {  // all lanes of a warp meet in reductions
       const int lane = thread() % lanes, r = first + thread() / lanes, row = r < rows ? r : rows - 1;
       const int cols = r < rows ? at.units : 0, start = row * pitch(at.units);
@@ -149,7 +150,7 @@ template<class L, class A> struct BlockLoss {
             e += E::value(yc, t, setting);
             y[c] = bad ? A(0) : scale * share * E::slope(yc, t, setting) * N::slope(at.f, memory[at.s + start + c]);
           }
-          answer.see(yc, plain, c);
+          answer.add(yc, plain, c);
         }
         e = lane_reduce<Sum>(e, lanes) * share;
       }
@@ -159,10 +160,10 @@ template<class L, class A> struct BlockLoss {
   }
 };
 
-// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward, update.
-// grad_W and grad_b of the last minibatch are left in g.
+// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
+// update. grad_W and grad_b of the last minibatch are left in g.
 template<class A, class S, class L, class N, class E>
-__global__ void __launch_bounds__(256, together<A>) train_epoch(
+__global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const S* x,         // [samples, inputs]
     const L* target,    // [samples, target_cols], 1 for labels
     const i64* order,   // [models, rows]
@@ -174,8 +175,8 @@ __global__ void __launch_bounds__(256, together<A>) train_epoch(
     A* v,               // [models, n]? the second moment of Adam
     double* hyper,      // [models, settings]
     double* total,      // [models, 3]
-    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro, int lanes,
-    A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
+    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro,
+    int lanes, A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(256, together<A>) train_epoch(
   __shared__ Sgd<A> sgd;
   __shared__ Adam<A> adam;
   const Layer bottom(places), top(places + (layers - 1) * 8);
-  BlockLoss<L, A> judge(target, target_cols, lanes, accuracy, takes, smoothing, setting, top.units);
+  BlockLoss<L, A> block_loss(target, target_cols, lanes, accuracy, takes, smoothing, setting, top.units);
   for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
   const i64 start = cursor[0];
   i64 steps = 0;
@@ -211,7 +212,7 @@ __global__ void __launch_bounds__(256, together<A>) train_epoch(
         forward<N>(memory, Layer(places + l * 8), some);
         __syncthreads();
       }
-      judge.template see<N, E>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
+      block_loss.template add<N, E>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
       __syncthreads();
       for (int l = layers - 1; l >= 0; l--) {
         const Layer at(places + l * 8);
@@ -227,13 +228,13 @@ __global__ void __launch_bounds__(256, together<A>) train_epoch(
       if (optimizer == ADAM) {
         A first = m[mine + i], second = v[mine + i];
         const A change = adam.change(grad, first, second);
-        ws[i] = adam.keep * ws[i] - change;
+        ws[i] = adam.decay * ws[i] - change;
         m[mine + i] = first, v[mine + i] = second;
       } else {
         A change = grad;
         if (m) {
           A velocity = m[mine + i];
-          change = sgd.moved(grad, velocity, optimizer == NESTEROV);
+          change = sgd.direction(grad, velocity, optimizer == NESTEROV);
           m[mine + i] = velocity;
         }
         ws[i] -= sgd.rate * change;
@@ -244,7 +245,7 @@ __global__ void __launch_bounds__(256, together<A>) train_epoch(
     __syncthreads();  // before thread 0 prepares the next step
   }
   for (int i = thread(); i < n; i += threads()) w[mine + i] = ws[i];
-  const double loss = block_reduce<Sum>(judge.loss), correct = block_reduce<Sum>(judge.correct);
+  const double loss = block_reduce<Sum>(block_loss.loss), correct = block_reduce<Sum>(block_loss.correct);
   if (thread() != 0) return;
   h[0] += double(steps);
   total[i64(blockIdx.z) * 3 + LOSS] += loss, total[i64(blockIdx.z) * 3 + CORRECT] += correct;

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gpu_backprop
-from gpu_backprop.backend.cuda.kernel_library import kernels_folder
+from gpu_backprop.backend.kernel_text import kernels_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +52,7 @@ class Environment:
         run(self.bin / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what, cwd=self.work)
 
     def kernels_folder(self) -> Path:
-        ask = "from gpu_backprop.backend.cuda.kernel_library import kernels_folder; print(kernels_folder())"
+        ask = "from gpu_backprop.backend.kernel_text import kernels_folder; print(kernels_folder())"
         return Path(run(self.bin / "python", "-c", ask, cwd=self.work))
 
 

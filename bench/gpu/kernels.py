@@ -15,7 +15,7 @@ import numpy as np
 import gpu_backprop as gb
 from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.kernel_library import heads
+from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.network.samples import Samples

@@ -1,4 +1,4 @@
-"""Attributes that cannot be set in vain: neither one that an object has not got, nor one that is decided already."""
+"""Objects that refuse to have an attribute set where that would do nothing: an unknown one, or one that is fixed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Closing(ABCMeta):
 
 
 class FixedAttributes(metaclass=_Closing):
-    """Once it is closed, it takes no attributes but those named here, those with a setter, methods, and private ones;
-    an object of a class of somebody else's also what their constructor left.
+    """A base class that, once an object is closed, lets only these be set: attributes named here, those with a setter,
+    methods, and private ones; on an object of a subclass by others, also what their constructor has set.
 
     Attributes:
         settable: the names of what can be set at any time.
@@ -53,7 +53,7 @@ class FixedAttributes(metaclass=_Closing):
         if name in self.instead:
             return f"{name} of {one} cannot be set. Write {self.instead[name]}.{can}"
         if hasattr(self, name):
-            decided = "is decided when it is made, and to set it would change nothing. Make a new one."
+            decided = "is decided when it is made, and setting it would change nothing. Make a new one."
             return f"{name} of {one} {decided}{can}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -61,5 +61,5 @@ class FixedAttributes(metaclass=_Closing):
 
 
 def _has_setter(of_class: object) -> bool:
-    """Whether an attribute of a class lets its objects be assigned to."""
+    """Tells whether an attribute of a class can be assigned on its objects."""
     return of_class.fset is not None if isinstance(of_class, property) else hasattr(type(of_class), "__set__")

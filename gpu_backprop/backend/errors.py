@@ -13,14 +13,14 @@ class GpuBackpropError(Exception):
     """Base of every error that this package raises on purpose."""
 
     def __str__(self) -> str:
-        """The message; what a terminal would obey instead of showing it, in a name from outside, is escaped."""
+        """Returns the message; control characters, which may come with a name from outside, are escaped."""
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that it reaches another process with all that it says
-        return _remade, (type(self), self.args), vars(self)
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it is whole in another process
+        return _rebuild, (type(self), self.args), vars(self)
 
 
-def _remade(kind: type[GpuBackpropError], args: tuple[Any, ...]) -> GpuBackpropError:
+def _rebuild(kind: type[GpuBackpropError], args: tuple[Any, ...]) -> GpuBackpropError:
     return kind.__new__(kind, *args)
 
 
@@ -29,7 +29,7 @@ class InputError(GpuBackpropError, ValueError):
 
 
 class SettingError(InputError, AttributeError):
-    """An attribute that an object has not got, or that can no longer be set."""
+    """An attribute does not exist, or can no longer be set."""
 
 
 class DeviceError(GpuBackpropError, RuntimeError):
@@ -37,7 +37,7 @@ class DeviceError(GpuBackpropError, RuntimeError):
 
 
 class OutOfMemoryError(DeviceError, MemoryError):
-    """The device has less memory than is needed. Nothing was allocated, or it was given back.
+    """The device has less memory than is needed. Nothing was allocated, or it was released.
 
     Attributes:
         needs: the bytes that were asked for, by kind.
@@ -53,8 +53,8 @@ class OutOfMemoryError(DeviceError, MemoryError):
 
 
 class StateError(GpuBackpropError, RuntimeError):
-    """A call came before the one that it needs, such as backward before forward, or while another one is at work on
-    what it would change."""
+    """A call came before the one that it needs, such as backward before forward, or while another one is changing the
+    same object."""
 
 
 class DivergedError(GpuBackpropError, FloatingPointError):
@@ -82,7 +82,7 @@ class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-ELSEWHERE: Mapping[str, str] = {
+SYNONYMS: Mapping[str, str] = {
     "mse": "mean_squared_error", "l2": "mean_squared_error", "mae": "absolute_error", "l1": "absolute_error",
     "smoothl1": "huber", "pinball": "quantile", "poissonnll": "poisson",
     "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "logloss": "binary_cross_entropy",
@@ -94,22 +94,27 @@ ELSEWHERE: Mapping[str, str] = {
     "kaiming": "he_uniform", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal", "he": "he_uniform",
     "lecun": "lecun_normal", "zero": "zeros",
 }  # fmt: skip
-"""What other libraries call ours, in small letters, without what parts words and without "loss" at the end."""
+"""Other libraries' names of ours, in small letters, without separators and without "loss" at the end."""
 
 
 def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
-    """The row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
+    """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
     if isinstance(name, str) and name in table:
         return table[name]
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
     text = str(name).lower()
-    ours = ELSEWHERE.get(re.sub("[^a-z0-9]", "", text).removesuffix("loss"))
+    ours = SYNONYMS.get(re.sub("[^a-z0-9]", "", text).removesuffix("loss"))
     nearest = [ours] if ours in table else difflib.get_close_matches(text, table, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
 
 
+def one_line(error: BaseException) -> str:
+    """Returns the message of any error on one line, or its type where there is no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def install(extra: str) -> str:
-    """The command that brings an extra."""
+    """Returns the command that installs an extra."""
     return f"pip install 'gpu-backprop[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

@@ -1,9 +1,8 @@
 """The CPU with NumPy alone.
 
-The threads of OpenBLAS wait for each other by asking over and over. Where the machine has other work to do, a product
-on two of them can take a hundred times as long as on one: each waits for one that has lost its core, and keeps another
-from it. So it is told to use one, and large products are worked out in parts by threads of ours, which sleep while they
-wait (numpy_ops/parts.py).
+The threads of OpenBLAS spin while they wait for each other. On a busy machine a product on two of them can take a
+hundred times as long as on one: each spins, on a core, for one that has lost its core. So OpenBLAS is limited to one
+thread, and large products are split among threads of ours, which sleep while they wait (numpy_ops/parts.py).
 """
 
 from __future__ import annotations
@@ -29,57 +28,57 @@ class NumpyDevice(Device):
 
     def __init__(self, reason: str, dtype: str) -> None:
         super().__init__("cpu", reason, dtype, np, numpy_ops)
-        self.threads = threads() if _blas().known else 1
+        self.threads = threads() if _blas().has_threads else 1
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         blas, me = _blas(), object()
         try:
-            blas.enter(me)
+            blas.limit(me)
             with super().computing():
                 yield
         finally:  # wherever Ctrl-C came
-            blas.leave(me)
+            blas.release(me)
 
 
 class _Blas:
-    """NumPy's BLAS, which uses one thread as long as somebody wants that; what a user has set meanwhile stays."""
+    """NumPy's BLAS, limited to one thread while anybody computes; a number that the user sets meanwhile stays."""
 
     def __init__(self) -> None:
         blas = numpy_blas()
-        self.known = blas.get_threads is not None and blas.set_threads is not None
+        self.has_threads = blas.get_threads is not None and blas.set_threads is not None
         self._get: Any = CFUNCTYPE(c_int)(blas.get_threads or 0)
         self._set: Any = CFUNCTYPE(None, c_int)(blas.set_threads or 0)
-        self._inside: set[object] = set()  # who wants it
-        self._lock, self._hushed, self._loud = threading.Lock(), False, 1
+        self._limiting: set[object] = set()  # whoever computes now
+        self._lock, self._limited, self._usual_threads = threading.Lock(), False, 1
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin_anew)
+            os.register_at_fork(after_in_child=self._after_fork)
 
-    def enter(self, who: object) -> None:
-        self._inside.add(who)
-        self._settle()
+    def limit(self, who: object) -> None:
+        self._limiting.add(who)
+        self._update()
 
-    def leave(self, who: object) -> None:
-        self._inside.discard(who)
-        self._settle()
+    def release(self, who: object) -> None:
+        self._limiting.discard(who)
+        self._update()
 
-    def _begin_anew(self) -> None:
-        """In the child of a fork: those who were inside, and may have had the lock, are not there."""
+    def _after_fork(self) -> None:
+        """Forgets, in the child of a fork, the threads that were computing, and may have had the lock."""
         self._lock = threading.Lock()
-        self._inside.clear()
-        self._settle()
+        self._limiting.clear()
+        self._update()
 
-    def _settle(self) -> None:
-        if not self.known or self._hushed == bool(self._inside):
+    def _update(self) -> None:
+        if not self.has_threads or self._limited == bool(self._limiting):
             return
         with self._lock:
-            if self._inside and not self._hushed:
-                self._loud, self._hushed = self._get(), True
+            if self._limiting and not self._limited:
+                self._usual_threads, self._limited = self._get(), True
                 self._set(1)
-            elif self._hushed and not self._inside:
+            elif self._limited and not self._limiting:
                 if self._get() == 1:
-                    self._set(self._loud)
-                self._hushed = False
+                    self._set(self._usual_threads)
+                self._limited = False
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What happens where memory runs out in the middle: all of it is given back."""
+"""Releases what a method has allocated where it runs out of memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ T = TypeVar("T", bound=OnDevice)
 
 
 def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
-    """Where `method` runs out of memory, it gives back all that it had, whatever the caller keeps of the error.
+    """Releases all that `method` has allocated where it runs out of memory, whatever the caller keeps of the error.
 
-    The frames of a traceback hold what their functions had in hand. So the error is raised anew, without them.
+    The frames of a traceback hold their functions' arrays. So the error is raised again, without them.
     """
 
     @wraps(method)
@@ -35,7 +35,7 @@ def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatena
             return method(self, *args, **kwargs)
         except MemoryError as error:
             device.scratch = scratch
-            failure = _told(error, device.needed)
+            failure = _without_frames(error, device.needed)
         try:
             raise failure
         finally:
@@ -44,10 +44,11 @@ def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatena
     return run
 
 
-def _told(error: MemoryError, needed: dict[str, int]) -> MemoryError:
-    """The error without its frames, and with all that was needed besides the one array that could not be had."""
+def _without_frames(error: MemoryError, needed: dict[str, int]) -> MemoryError:
+    """Returns the error without its frames, and with all that was needed, not only the array that did not fit."""
     if not isinstance(error, OutOfMemoryError) or error.free is None or not needed:  # it may be the host's memory
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    message = f"{error}\nSo much was free when it began, but not in pieces that serve:\n{memory_table(needed)}"
+    why = "In total there was enough free memory at the start, but not in blocks that are large enough:"
+    message = f"{error}\n{why}\n{memory_table(needed)}"
     return OutOfMemoryError(message, needs=needed, free=error.free)

@@ -23,9 +23,9 @@ class Timing:
 class Profile:
     """The operations of a plan in their order, each with its time; printed, it is a table.
 
-    On CUDA, times are those between events of the stream. An operation that the device does faster than the host can
-    ask for the next one counts until the next one is asked for: where all take a few microseconds and none much longer,
-    the host is what they wait for, and a captured graph is what helps.
+    On CUDA, times are those between events of the stream. An operation that the device finishes before the host has
+    launched the next one counts until that launch: where all take a few microseconds and none much longer, the host is
+    the bottleneck, and a captured graph helps.
     """
 
     def __init__(self, timings: Sequence[Timing]) -> None:
@@ -39,18 +39,18 @@ class Profile:
 
     @property
     def microseconds(self) -> float:
-        """Of all operations together."""
+        """The time of all operations together."""
         return sum(timing.microseconds for timing in self.timings)
 
     def by_name(self) -> dict[str, float]:
-        """Microseconds of each kind of operation, the longest first."""
+        """Sums the microseconds of each kind of operation, the longest first."""
         sums: dict[str, float] = {}
         for timing in self.timings:
             sums[timing.operation.name] = sums.get(timing.operation.name, 0.0) + timing.microseconds
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
     def describe(self) -> None:
-        """Prints the table; as much of it as a terminal is wide."""
+        """Prints the table, fitted to the width of a terminal."""
         print(self._table(terminal_width(sys.stdout)))
 
     def __str__(self) -> str:
@@ -68,8 +68,10 @@ class Profile:
 
 
 def profile(plan: Plan, runs: int) -> Profile:
-    """Runs a plan `runs` times, an operation at a time, after a first run that is not counted. They are real runs: what
-    the plan changes, they change."""
+    """Runs a plan `runs` times, an operation at a time, after a first run that is not counted.
+
+    They are real runs, which change what the plan changes.
+    """
     device = plan.device
     moments = []
     with device.computing():

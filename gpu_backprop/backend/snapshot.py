@@ -1,4 +1,4 @@
-"""Going back: copies of what a run changes, on its device."""
+"""Copies of what a run changes, on its device, to go back to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpu_backprop.backend.formula import Array
 
 
 class Snapshot:
-    """Copies of some arrays as they were when it was made, or when it was last taken anew.
+    """Copies of some arrays, as they were when it was made or last taken.
 
     Args:
         arrays: by name, on the device.
@@ -23,11 +23,11 @@ class Snapshot:
         self.copies = {name: device.copy(array) for name, array in arrays.items()}
 
     def take(self) -> None:
-        """Copies all of them anew."""
+        """Copies all arrays again."""
         for name, array in self._arrays.items():
             self._device.copy_in(self.copies[name], array)
 
     def restore(self) -> None:
-        """Makes all of them what they were."""
+        """Copies all arrays back."""
         for name, array in self._arrays.items():
             self._device.copy_in(array, self.copies[name])

@@ -9,12 +9,11 @@ from itertools import zip_longest
 from typing import TextIO
 
 NARROWEST = 20
-"""Columns of a terminal that says it has fewer, or none, are not counted on."""
+"""A terminal that reports fewer columns than this is taken to have no limit."""
 
 
 def terminal_width(stream: TextIO) -> int | None:
-    """How many characters a line of a stream may have: the columns of its terminal, or COLUMNS of the environment where
-    that is set; None where no terminal shows it."""
+    """Returns the columns of a stream's terminal, or the variable COLUMNS where that is set; None: no terminal."""
     try:
         if not stream.isatty():
             return None
@@ -26,18 +25,17 @@ def terminal_width(stream: TextIO) -> int | None:
 
 
 def columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """A line for each row, with the cells of a column below each other: the first `left` columns begin at the same
-    place, the others end there."""
+    """Returns a line for each row, with its cells in columns: the first `left` are aligned left, the others right."""
     widths = _widths(rows)
     pads = [str.ljust if k < left else str.rjust for k in range(len(widths))]
     return ["  ".join(pad(c, w) for pad, c, w in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
 
 
 def format_table(rows: Sequence[Sequence[str]], left: int, width: int | None = None) -> str:
-    """The same with a rule below the first row, the heads, and one above the last, the sums.
+    """Formats rows as a table, with a rule below the first row, the heads, and one above the last, the sums.
 
-    Where a line may have only `width` characters, the `left` columns are folded between words; where that is not enough
-    the last columns are left out, and a line below says which.
+    Where a line may have only `width` characters, the `left` columns are wrapped between words; where that is not
+    enough, the last columns are left out, and a line below says which.
     """
     rows, missing = (rows, []) if width is None else _fitted(rows, left, width)
     head, *body, foot = columns(rows, left)
@@ -50,7 +48,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _fitted(rows: Sequence[Sequence[str]], left: int, width: int) -> tuple[Sequence[Sequence[str]], list[str]]:
-    """Rows that fit, and the line that says which columns don't. Names, in the first column, stay on one line."""
+    """Wraps rows to a width, and says which columns don't fit. Names, in the first column, stay on one line."""
     widths, words = _widths(rows), _widths([[max(cell.split(), key=len, default="") for cell in row] for row in rows])
     least = [words[k] if 0 < k < left else widths[k] for k in range(len(widths))]
     count = next((n for n in range(len(least), 1, -1) if _total(least[:n]) <= width), 1)

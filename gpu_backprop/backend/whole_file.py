@@ -18,16 +18,16 @@ PARTIAL = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{16}\.partial")
 """The name of a file that is being written: machine, process, and something random."""
 
 ABANDONED = 7 * 24 * 3600.0
-"""Seconds without a change, after which a partial file of another machine is nobody's."""
+"""Seconds without a change after which a partial file of another machine is removed."""
 
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Iterator[IO[Any]]:
-    """A file to write in, which takes its place when the block ends well, once it is safe on the disk.
+    """Opens a new file, which replaces `path` when the block ends without an error, once it is safe on the disk.
 
-    Until then, and where the block ends in an error, what was there stays as it was. What replaces a file has its
-    permissions and, where that is allowed, its owner. A link stays, and the file it points to is replaced. What is no
-    regular file, such as a pipe, can't be replaced, and is written to; so is /dev/stdout, wherever it leads.
+    Until then, and where the block raises, `path` stays as it was. The new file gets the permissions of the old one
+    and, where that is allowed, its owner. A link stays, and the file it points to is replaced. What is no regular file,
+    such as a pipe, can't be replaced, and is written to; so is /dev/stdout, wherever it leads.
 
     Args:
         encoding: of text; None: the file takes bytes.
@@ -36,30 +36,30 @@ def new_file(path: str | os.PathLike[str], encoding: str | None = None) -> Itera
         OSError: it can't be written.
     """
     how: dict[str, Any] = {} if encoding is None else {"encoding": encoding, "newline": ""}
-    number = open_number(path)
+    number = descriptor_of(path)
     if number is not None or (os.path.exists(path) and not os.path.isfile(path)):
-        # A copy of the number shares its place in the file, so that others who write to it go on behind.
+        # A duplicate shares the position in the file, so that others who write to it go on behind.
         with open(path if number is None else os.dup(number), "ab" if encoding is None else "a", **how) as file:
             yield file
         return
     place = Path(os.path.realpath(path))
-    remove_dead(place.parent)
+    remove_abandoned(place.parent)
     # Beside it: a rename across disks is not atomic.
     partial = place.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
         with open(partial, "xb" if encoding is None else "x", **how) as file:
-            make_alike(partial, place)
+            copy_attributes(partial, place)
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, place)
-        flush_folder(place.parent)
+        sync_folder(place.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def open_number(path: str | os.PathLike[str]) -> int | None:
-    """The number of the open file that a path such as /dev/stdout stands for, also by links; None: of another path."""
+def descriptor_of(path: str | os.PathLike[str]) -> int | None:
+    """Returns the file descriptor that a path such as /dev/stdout stands for, also by links; None: for none."""
     place = os.fspath(path)
     for _ in range(40):  # links may go in a circle
         folder, name = os.path.split(place)
@@ -72,8 +72,8 @@ def open_number(path: str | os.PathLike[str]) -> int | None:
     return None
 
 
-def flush_folder(folder: Path) -> None:
-    """Make what was renamed or removed in a folder safe on the disk, where the system can do that."""
+def sync_folder(folder: Path) -> None:
+    """Makes renames and removals in a folder safe on the disk, where the system can do that."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -82,8 +82,8 @@ def flush_folder(folder: Path) -> None:
             os.close(number)
 
 
-def make_alike(path: Path, older: Path) -> None:
-    """Give a file the permissions and, where that is allowed, the owner of the file that it is to replace, if any."""
+def copy_attributes(path: Path, older: Path) -> None:
+    """Gives a file the permissions and, where that is allowed, the owner of the file that it replaces, if any."""
     try:
         found = older.lstat()
     except FileNotFoundError:
@@ -96,8 +96,8 @@ def make_alike(path: Path, older: Path) -> None:
     os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
-def remove_dead(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote in this folder."""
+def remove_abandoned(folder: Path) -> None:
+    """Removes the partial files of processes that were killed while they wrote in this folder."""
     with suppress(OSError):  # a folder that can't be listed
         for name in os.listdir(folder):
             found, path = PARTIAL.fullmatch(name), folder / name
@@ -107,7 +107,7 @@ def remove_dead(folder: Path) -> None:
 
 
 def _machine() -> str:
-    """Where the number of a process means something: this machine and, in Linux, this container."""
+    """Identifies the namespace of process numbers: this machine and, in Linux, this container."""
     container = ""
     with suppress(OSError):
         container = os.readlink("/proc/self/ns/pid")
@@ -115,13 +115,13 @@ def _machine() -> str:
 
 
 def _is_dead(name: re.Match[str]) -> bool:
-    """Whether the process that a partial file is named after has ended, as far as can be known here."""
+    """Tells whether the process that a partial file is named after has ended, as far as can be known here."""
     if name[1] != _machine() or os.name == "nt":  # where os.kill ends what it finds
         return False
     try:
         os.kill(int(name[2]), 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):  # such as a process of somebody else
+    except (OSError, OverflowError):  # such as another user's process
         pass
     return False

@@ -14,7 +14,7 @@ from pathlib import Path
 import gpu_backprop as gb
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
-from gpu_backprop.backend.whole_file import flush_folder, make_alike, remove_dead
+from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.training.checkpoint import file_size
 from gpu_backprop.training.history import History
@@ -103,7 +103,7 @@ def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        remove_dead(folder)
+        remove_abandoned(folder)
         taken = [name for name in FILES if os.path.lexists(folder / name)]
         if taken and not overwrite:
             raise InputError(
@@ -129,7 +129,7 @@ def _replace(folder: Path) -> None:
     """Let the new run within a folder take the place of the older one, so that files of both are never mixed."""
     for name in FILES:
         if (folder / NEW / name).exists():
-            make_alike(folder / NEW / name, folder / name)
+            copy_attributes(folder / NEW / name, folder / name)
     _remove(folder, (HISTORY, CURVES))
     _move(folder / NEW, folder)
 
@@ -139,7 +139,7 @@ def _move(source: Path, target: Path) -> None:
     for name in FILES:
         if (source / name).exists():
             os.replace(source / name, target / name)
-    flush_folder(target)
+    sync_folder(target)
     with suppress(OSError):
         source.rmdir()
 

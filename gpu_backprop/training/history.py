@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
-from gpu_backprop.backend.whole_file import new_file, open_number
+from gpu_backprop.backend.whole_file import descriptor_of, new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,7 @@ class CsvLog:
         self._columns: list[str] = []
         if path is not None:
             with _explained(path):
-                number = open_number(path)
+                number = descriptor_of(path)
                 if number is None:
                     self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
                 else:  # such as /dev/stdout: the file that output is added to keeps what it holds

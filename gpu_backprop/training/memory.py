@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.double_buffer import HALVES
+from gpu_backprop.backend.cuda.double_buffer import BUFFERS
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.plan import Plan
@@ -218,8 +218,8 @@ def _stream(network: Network, needs: Needs, placing: DataPlacement, batch_size: 
     needs["row order" if kind == "data" else "validation"] -= dry_run.needs.pop("row order")
     rows, forms = chunk_forms(network, samples, batch_size, shuffled)
     for shape, dtype in [*forms, ((rows * math.prod(network.models_shape),), np.int64)]:
-        dry_run.empty((HALVES * shape[0], *shape[1:]), dtype)
-    dry_run.empty((HALVES,), np.int64)
+        dry_run.empty((BUFFERS * shape[0], *shape[1:]), dtype)
+    dry_run.empty((BUFFERS,), np.int64)
     needs[kind] = sum(dry_run.needs.values())
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.double_buffer import HALVES, DoubleBuffer
+from gpu_backprop.backend.cuda.double_buffer import BUFFERS, DoubleBuffer
 from gpu_backprop.backend.device import Device, memory_size
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import check_file, loaded, memory_map
@@ -60,9 +60,9 @@ class StreamedData(BatchSource):
         self.sources = self.ring.arrays
         members = np.arange(math.prod(self.models_shape)) if apart else np.zeros(math.prod(self.models_shape), np.int64)
         place = np.arange(self.chunk_rows)
-        order = [(half * self.orders + members[:, None]) * self.chunk_rows + place for half in range(HALVES)]
+        order = [(half * self.orders + members[:, None]) * self.chunk_rows + place for half in range(BUFFERS)]
         self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
-        self._halves = device.from_host(np.arange(HALVES) * self.chunk_rows)
+        self._halves = device.from_host(np.arange(BUFFERS) * self.chunk_rows)
         self._order: Array | None = None
 
     def start(self, order: Array | None = None) -> None:
@@ -75,7 +75,7 @@ class StreamedData(BatchSource):
                 coming = reader.submit(self._read, 0, 0, sum(chunks[0]))
                 begin = 0
                 for number, chunk in enumerate(chunks):
-                    half = number % HALVES
+                    half = number % BUFFERS
                     coming.result()
                     self.ring.acquire(half)
                     self.device.copy_in(self.cursor, self._halves[half : half + 1])
@@ -87,7 +87,7 @@ class StreamedData(BatchSource):
                     finally:
                         self.ring.release(half)
         finally:
-            for half in range(HALVES):  # what is copied still has to be there before the ring's memory is used again
+            for half in range(BUFFERS):  # what is copied still has to be there before the ring's memory is used again
                 self.ring.acquire(half)
 
     def _chunks(self, batch_sizes: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -98,7 +98,7 @@ class StreamedData(BatchSource):
     def _read(self, half: int, begin: int, count: int) -> None:
         """Fills a half with the rows from place `begin` of the order on; the reader's thread."""
         with self.device.computing():
-            for source, pinned in zip(self.host, self.ring.lend(half), strict=True):
+            for source, pinned in zip(self.host, self.ring.pinned(half), strict=True):
                 check_file(source)
                 for number in range(self.orders):
                     start = number * self.chunk_rows

@@ -1,36 +1,36 @@
-// Passes over rows in which a column has something of its own: its bias, or its sum. Narrow rows are taken some at a
-// time, so that they fill the vectors; what belongs to the columns then lies side by side once for each of them.
+// Passes over rows in which each column has its own bias or sum. Narrow rows are taken several at a time, to fill the
+// vectors; the biases or sums of the columns are then repeated side by side, once for each row.
 #include "math.hpp"
 
-// The loop that follows has no element that depends on another: what is written may lie where the same one was read.
+// Before a loop whose iterations are independent: an element may be written where the same one was read.
 #if defined(__clang__)
 #define BP_LANES _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define BP_LANES _Pragma("GCC ivdep")
 #endif
 
-static const i64 TILE = 1024, ENOUGH = 128;  // numbers that lie side by side, at most and at least
+static const i64 ENOUGH = 128;  // numbers that fill the vectors; a row of fewer is taken together with others
 
 BP_DEV i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
 
 // How many rows are taken at a time: a power of two, so that they are whole vectors if that is possible.
 BP_DEV i64 rows_at_once(i64 cols, i64 rows) {
   i64 k = 1;
-  while (2 * k * cols <= TILE && k < rows && (k * cols < ENOUGH || k * cols % 16)) k *= 2;
+  while (2 * k * cols <= BLOCK && k < rows && (k * cols < ENOUGH || k * cols % 16)) k *= 2;
   return k;
 }
 
 // each(element, bias) for all elements of some rows
 template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias, Each each) {
   const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
-  float tile[TILE];
+  float block[BLOCK];
   if (at_once > 1) {
-    for (i64 c = 0; c < cols; c++) tile[c] = bias[c];
+    for (i64 c = 0; c < cols; c++) block[c] = bias[c];
     for (i64 half = cols; half < size; half *= 2) {
       BP_LANES
-      for (i64 i = 0; i < half; i++) tile[half + i] = tile[i];
+      for (i64 i = 0; i < half; i++) block[half + i] = block[i];
     }
-    bias = tile;
+    bias = block;
   }
   for (i64 row = r.begin; row < r.end; row += at_once) {
     const i64 first = row * cols, n = least_of(at_once, r.end - row) * cols;
@@ -42,7 +42,7 @@ template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias,
 // sum[c] = the sum of of(element) over the elements of column c in some rows
 template<class Of> BP_DEV void sum_columns(Range r, i64 cols, float* sum, Of of) {
   const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
-  float tile[TILE], *const sums = at_once > 1 ? tile : sum;
+  float block[BLOCK], *const sums = at_once > 1 ? block : sum;
   for (i64 i = 0; i < size; i++) sums[i] = 0.0f;
   for (i64 row = r.begin; row < r.end; row += at_once) {
     const i64 first = row * cols, n = least_of(at_once, r.end - row) * cols;
@@ -56,7 +56,7 @@ template<class Of> BP_DEV void sum_columns(Range r, i64 cols, float* sum, Of of)
   }
 }
 
-// True in the last part that comes here, which sees what the others wrote before. The ticket is 0 before and after.
+// True in the part that arrives last, which sees what the others wrote before. The ticket is 0 before and after.
 BP_DEV bool last_part(i64* ticket, i64 parts) {
   if (parts == 1) return true;
   if (__atomic_add_fetch(ticket, 1, __ATOMIC_ACQ_REL) < parts) return false;
@@ -64,9 +64,9 @@ BP_DEV bool last_part(i64* ticket, i64 parts) {
   return true;
 }
 
-// Where the sums of columns of all models come together: each part fills places of its own, and the last one adds up.
+// The sums of the columns of all models: each part writes its own to `places`, and the part that arrives last adds up.
 struct ColumnSums {
-  float* grad_bias;  // null: they are not asked for
+  float* grad_bias;  // null: not wanted
   float* places;
   i64* ticket;
   i64 step, width, models, cols, part, parts;
@@ -74,7 +74,7 @@ struct ColumnSums {
   BP_DEV float* of(i64 model) const {
     return parts == 1 ? grad_bias + model * step : places + (part * models + model) * width;
   }
-  BP_DEV void close() const {
+  BP_DEV void finish() const {
     if (parts == 1 || !grad_bias || !last_part(ticket, parts)) return;
     for (i64 m = 0; m < models; m++) {
       float* const sum = grad_bias + m * step;

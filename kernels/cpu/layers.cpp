@@ -22,7 +22,7 @@ BP_CPU void column_sum(
   const ColumnSums sums = {grad_bias, places, ticket, grad_bias_step, width, models, cols, part, parts};
   for (i64 m = 0; m < models; m++, grad_z += rows * cols)
     sum_columns(rows_of(rows, part, parts), cols, sums.of(m), [=](i64 i) { return grad_z[i]; });
-  sums.close();
+  sums.finish();
 }
 
 // out = a . b

@@ -4,16 +4,16 @@
 // y = f(z + b)
 template<class F>
 BP_CPU void bias_activate(
-    float* z,        // [models, rows, cols] by rows, becomes z + b where keep is 1
+    float* z,        // [models, rows, cols] by rows, becomes z + b where store_z is 1
     const float* b,  // [models, cols]?
     float* y,        // [models, rows, cols] by rows, may be z
-    i64 b_step, i64 models, i64 rows, i64 cols, i64 keep, i64 part, i64 parts) {
+    i64 b_step, i64 models, i64 rows, i64 cols, i64 store_z, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 m = 0; m < models; m++, z += rows * cols, y += rows * cols) {
     if (!b) {
       BP_LANES
       for (i64 i = r.begin * cols; i < r.end * cols; i++) y[i] = F::value(z[i]);
-    } else if (keep) {
+    } else if (store_z) {
       with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) {
         const float a = z[i] + bias;
         z[i] = a, y[i] = F::value(a);
@@ -45,5 +45,5 @@ BP_CPU void activation_gradient(
       for (i64 i = r.begin * cols; i < r.end * cols; i++) grad_z[i] = grad_y[i] * F::slope(s[i]);
     }
   }
-  sums.close();
+  sums.finish();
 }

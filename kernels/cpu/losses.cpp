@@ -1,26 +1,26 @@
 // The losses that take z, not y: softmax and sigmoid with their cross-entropies.
 #include "rows.hpp"
 
-// LANES rows side by side, column by column, so that what is done with each row is done with all of them at once. Where
-// there are fewer rows, the places behind the last hold what was there before.
-struct SideBySide {
-  float* tile;
+// LANES rows, transposed, so that one vector instruction works on all of them. Where there are fewer rows, the lanes
+// behind the last hold what was there before.
+struct TransposedRows {
+  float* block;
   i64 rows, cols;
 
-  BP_DEV void take(const float* from, const float* bias) {
+  BP_DEV void load(const float* from, const float* bias) {
     for (i64 k = 0; k < rows; k++, from += cols)
-      for (i64 c = 0; c < cols; c++) tile[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
+      for (i64 c = 0; c < cols; c++) block[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
   }
-  BP_DEV void give(float* to) const {
+  BP_DEV void store(float* to) const {
     for (i64 k = 0; k < rows; k++, to += cols)
-      for (i64 c = 0; c < cols; c++) to[c] = tile[c * LANES + k];
+      for (i64 c = 0; c < cols; c++) to[c] = block[c * LANES + k];
   }
   // The largest number of each row and its place: the first of equals, and of NaNs, as numpy.argmax has it.
   BP_DEV void largest(float* top, int* place) const {
-    for (i64 k = 0; k < LANES; k++) top[k] = tile[k], place[k] = 0;
+    for (i64 k = 0; k < LANES; k++) top[k] = block[k], place[k] = 0;
     for (i64 c = 1; c < cols; c++)
       for (i64 k = 0; k < LANES; k++) {
-        const float v = tile[c * LANES + k];
+        const float v = block[c * LANES + k];
         const bool first = (v > top[k]) | ((v != v) & (top[k] == top[k]));
         top[k] = first ? v : top[k], place[k] = first ? int(c) : place[k];
       }
@@ -38,14 +38,14 @@ BP_CPU void softmax_cross_entropy(
     float* grad_z,         // [models, rows, cols]? by rows, may be z
     double* total,         // [models, 3]
     float* e,              // [models, rows]
-    float* room,           // [threads, 2, 16, cols] LANES rows of numbers and of targets
+    float* room,           // [threads, 2, 16, cols] LANES rows of z and of targets
     i64* counts,           // [models, 2]
     i64 b_step, i64 models, i64 rows, i64 cols, i64 threads, float scale, float smoothing, i64 accuracy, i64 part,
     i64 parts) {
   static_assert(LANES == 16, "the shape of room says so too");
   const Range r = rows_of(rows, part, parts);
   const float rest = 1.0f - smoothing, even = smoothing / float(cols);
-  const LossSum account = {e, counts, total, models, rows};
+  const LossSum loss_sum = {e, counts, total, models, rows};
   float *const v = room + part * 2 * LANES * cols, *const t = v + LANES * cols;
   for (i64 i = 0; i < 2 * LANES * cols; i++) v[i] = 0.0f;
   for (i64 m = 0; m < models; m++) {
@@ -56,48 +56,48 @@ BP_CPU void softmax_cross_entropy(
     i64 right = 0;
     for (i64 row = r.begin; row < r.end; row += LANES) {
       const i64 count = least_of(LANES, r.end - row);
-      float top[LANES], sum[LANES] = {}, low[LANES] = {}, share[LANES];
+      float top[LANES], sum[LANES] = {}, dot[LANES] = {}, share[LANES];
       int place[LANES], other[LANES];
-      SideBySide vs = {v, count, cols}, ts = {t, count, cols};
-      vs.take(z + first + row * cols, bias);
+      TransposedRows vs = {v, count, cols}, ts = {t, count, cols};
+      vs.load(z + first + row * cols, bias);
       vs.largest(top, place);
       if (target) {
-        ts.take(targets.numbers + row * cols, nullptr);
+        ts.load(targets.numbers + row * cols, nullptr);
         if (accuracy) ts.largest(share, other);
       }
       for (i64 k = 0; k < count; k++) {
-        if (!target) low[k] = rest * (v[targets.near(row + k) * LANES + k] - top[k]);
+        if (!target) dot[k] = rest * (v[targets.clamped(row + k) * LANES + k] - top[k]);
         if (accuracy) right += place[k] == (target ? other[k] : labels[m * rows + row + k]);
       }
       for (i64 i = 0; i < cols * LANES; i += LANES) {
         BP_LANES
         for (i64 k = 0; k < LANES; k++) {
           const float below = v[i + k] - top[k];
-          if (target) low[k] += (rest * t[i + k] + even) * below;
-          if (!target && even != 0.0f) low[k] += even * below;
+          if (target) dot[k] += (rest * t[i + k] + even) * below;
+          if (!target && even != 0.0f) dot[k] += even * below;
           v[i + k] = exp(below), sum[k] += v[i + k];
         }
       }
-      for (i64 k = 0; k < LANES; k++) share[k] = factor / sum[k], low[k] = log(sum[k]) - low[k];
-      for (i64 k = 0; k < count; k++) es[row + k] = low[k];
+      for (i64 k = 0; k < LANES; k++) share[k] = factor / sum[k], dot[k] = log(sum[k]) - dot[k];
+      for (i64 k = 0; k < count; k++) es[row + k] = dot[k];
       if (!grad) continue;
       for (i64 i = 0; i < cols * LANES; i += LANES) {
         BP_LANES
         for (i64 k = 0; k < LANES; k++)
           v[i + k] = v[i + k] * share[k] - factor * (target ? rest * t[i + k] + even : even);
       }
-      for (i64 k = 0; k < count && !target; k++) v[targets.near(row + k) * LANES + k] -= factor * rest;
-      vs.give(grad + row * cols);
+      for (i64 k = 0; k < count && !target; k++) v[targets.clamped(row + k) * LANES + k] -= factor * rest;
+      vs.store(grad + row * cols);
     }
-    account.enter(m, right);
-    weigh_rows(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
+    loss_sum.add(m, right);
+    apply_weights(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
   }
-  account.close(parts);
+  loss_sum.finish(parts);
 }
 
 // v = z + b, p = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = scale scales w (p - t)
 BP_CPU void sigmoid_cross_entropy(
-    float* z,              // [models, rows, cols] by rows, used up
+    float* z,              // [models, rows, cols] by rows, overwritten
     const float* b,        // [models, cols]?
     const float* target,   // [models, rows, cols] by rows
     const float* weights,  // [models, rows]? by rows
@@ -109,20 +109,20 @@ BP_CPU void sigmoid_cross_entropy(
     i64 b_step, i64 models, i64 rows, i64 cols, float scale, i64 accuracy, i64 part,
     i64 parts) {
   const Range r = rows_of(rows, part, parts);
-  const LossSum account = {e, counts, total, models, rows};
+  const LossSum loss_sum = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const float factor = scales ? scale * float(scales[m]) : scale;
     const i64 first = m * rows * cols;
     float *const v = z + first, *const grad = grad_z ? grad_z + first : grad_z, *const es = e + m * rows;
     const Targets targets = {target + first, nullptr, cols};
     if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { v[i] += bias; });
-    account.enter(m, right_rows(accuracy, r, v, targets, 0.0f));
+    loss_sum.add(m, count_correct(accuracy, r, v, targets, 0.0f));
     row_terms(r, targets, 1.0f, 0.0f, es, [=](i64 i, float t) {
       const float a = v[i], u = exp(-fabs(a)), q = 1.0f / (1.0f + u);
       if (grad) grad[i] = factor * (choose(a < 0.0f, u, 1.0f) * q - t);
       return choose(a < 0.0f, 0.0f, a) - a * t + log1p(u);
     });
-    weigh_rows(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
+    apply_weights(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
   }
-  account.close(parts);
+  loss_sum.finish(parts);
 }

@@ -17,13 +17,13 @@ BP_CPU void loss_gradient(
     i64 accuracy, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   const float rest = 1.0f - smoothing, even = smoothing / float(cols);
-  const LossSum account = {e, counts, total, models, rows};
+  const LossSum loss_sum = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const float factor = (scales ? scale * float(scales[m]) : scale) * share;
     const float *const ys = y + m * rows * cols;
     float *const grad = grad_y ? grad_y + m * rows * cols : grad_y, *const es = e + m * rows;
     const Targets targets = {target ? target + m * rows * cols : target, labels ? labels + m * rows : labels, cols};
-    account.enter(m, right_rows(accuracy, r, ys, targets, 0.5f));
+    loss_sum.add(m, count_correct(accuracy, r, ys, targets, 0.5f));
     if (grad)
       row_terms(r, targets, rest, even, es, [=](i64 i, float t) {
         const float a = ys[i];
@@ -32,7 +32,7 @@ BP_CPU void loss_gradient(
       });
     else
       row_terms(r, targets, rest, even, es, [=](i64 i, float t) { return F::value(ys[i], t, setting); });
-    weigh_rows(r, targets, share, weights ? weights + m * rows : weights, grad, es);
+    apply_weights(r, targets, share, weights ? weights + m * rows : weights, grad, es);
   }
-  account.close(parts);
+  loss_sum.finish(parts);
 }

@@ -1,7 +1,7 @@
 // The functions that formulas are written in, in float, for whole vectors of numbers at once: without branches and
 // calls, so that the compiler turns a loop over them into vector instructions. exp, expm1, log and log1p are right to 2
-// units in the last place, tanh to 6, erfc to 7. NaN and infinity live. Numbers too small to be normal may become 0,
-// and exp is 0 below 1.8e-38: no step needs such numbers, and they are slow.
+// units in the last place, tanh to 6, erfc to 7. NaN and infinity are kept. Numbers too small to be normal may become
+// 0, and exp is 0 below 1.8e-38: no step needs such numbers, and they are slow.
 //
 // The polynomials, and the fraction of tanh, were fitted for this file to values of 40 digits, for the smallest
 // relative error. Multiplications are joined with additions where fma() says so and nowhere else, so that a
@@ -21,7 +21,7 @@ BP_DEV u32 bits_of(float a) {
   return bits;
 }
 
-// a b + c, rounded once where the processor can; else twice.
+// a b + c, rounded once where the processor has fma, else twice.
 BP_DEV float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
@@ -117,7 +117,7 @@ BP_DEV float erfc(float x) {
   return x < 0.0f ? 2.0f - y : y;
 }
 
-// What the formulas of the tables do without, and a user's may have: as the C library has it, or by one instruction.
+// Functions that no built-in formula uses, but a user's may: the C library's, or one instruction.
 BP_DEV float sqrt(float a) { return __builtin_sqrtf(a); }
 BP_DEV float rsqrt(float a) { return 1.0f / __builtin_sqrtf(a); }
 BP_DEV float abs(float a) { return fabs(a); }

@@ -1,8 +1,8 @@
 // The rows of a minibatch.
 #include "port.hpp"
 
-// to = from, of the rows that order[cursor ...] names. What lies outside is read as the nearest that does not.
-BP_DEV void take(
+// to = from, of the rows that order[cursor ...] names; an index out of range is clamped.
+BP_DEV void gather_rows(
     const u8* from, u8* to, const i64* order, i64 cursor, i64 samples, i64 places, i64 row, Range r) {
   for (i64 k = r.begin; k < r.end; k++) {
     const i64 place = cursor + k < places ? cursor + k : places - 1, ahead = place + 4 < places ? place + 4 : place;
@@ -26,10 +26,10 @@ BP_CPU void gather(
     i64 samples, i64 places, i64 models, i64 rows, i64 x_row, i64 target_row, i64 weight_row, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 model = 0; model < models; model++, order += places) {
-    take(x, x_out + model * rows * x_row, order, cursor[0], samples, places, x_row, r);
-    take(target, target_out + model * rows * target_row, order, cursor[0], samples, places, target_row, r);
+    gather_rows(x, x_out + model * rows * x_row, order, cursor[0], samples, places, x_row, r);
+    gather_rows(target, target_out + model * rows * target_row, order, cursor[0], samples, places, target_row, r);
     if (weights)
-      take(weights, weights_out + model * rows * weight_row, order, cursor[0], samples, places, weight_row, r);
+      gather_rows(weights, weights_out + model * rows * weight_row, order, cursor[0], samples, places, weight_row, r);
   }
 }
 

@@ -1,13 +1,15 @@
 // What every text for the CPU begins with.
 //
 // An operation is a function marked BP_CPU that does its part of the work: `part` of `parts`, counted from 0, its last
-// two parameters. signatures.py of backend/compiled reads its head, as kernel_text.py those of CUDA, checks what is bound against it, and
-// writes the function that unpacks it from slots. A pointer stands on a line of its own, with its shape; "?" behind the
-// bracket allows a null pointer, and "by rows" says that a part touches those rows of it which rows_of gives, and no
-// others: two such operations need not wait for each other. All numbers are float; a sum over many is double.
+// two parameters. backend/compiled/signatures.py reads its head, checks arguments against it, and writes the
+// function that unpacks them from slots. A pointer stands on a line of its own, with its shape; "?" behind the bracket
+// allows a null pointer, and "by rows" says that a part accesses only the rows that rows_of gives it: two such
+// operations need not wait for each other. All numbers are float; a sum over many is double.
 typedef long long i64;
 typedef unsigned char u8;
 typedef unsigned long long u64;
+
+static const i64 BLOCK = 1024;  // numbers that are worked on at a time, so that they stay in the cache
 
 #define BP_CPU static
 #define BP_DEV inline __attribute__((always_inline))  // as the functors of kernel_text.py are marked

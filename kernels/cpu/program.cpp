@@ -1,8 +1,8 @@
 // A plan in one call: its operations one after the other, each split among the threads; and the products.
 //
-// Every thread walks through the whole list and does its part of each operation. Where an operation needs what another
-// thread does before it, a barrier stands in front of it. After a program the threads spin for a moment, because mostly
-// the next step follows at once; then they sleep.
+// Every thread goes through the whole list and does its part of each operation. Where an operation needs the result of
+// another thread, a barrier stands before it. After a program the threads spin for a moment, because the next step
+// usually follows at once; then they sleep.
 #include "port.hpp"
 
 #include <linux/futex.h>
@@ -19,31 +19,31 @@ struct KernelCall {
   i64 barrier;  // whether all threads have to be here before it begins
   Slot slots[29];
 };
-extern "C" const i64 bp_step_size = sizeof(KernelCall);
+extern "C" const i64 bp_call_size = sizeof(KernelCall);
 
 struct Program {
-  const KernelCall* steps;
+  const KernelCall* calls;
   i64 count;
-  i64 threads;  // that work on it
-  i64 quiet;    // whether the library of the products may use no threads of its own meanwhile
-  i64 small;    // whether it is so short that the threads may not be worth it, where other programs take the processors
-  i64 with;     // whether they take part in it now
-  i64 unsettled;  // how many runs more are not typical, since the program is new or the threads were asleep
-  double ns[2];  // what a run takes without them and with them, an average of the last ones; 0: not known
+  i64 threads;      // that work on it
+  i64 limits_blas;  // whether the BLAS is limited to one thread meanwhile
+  i64 adaptive;     // whether it is so short that the threads may not be worth it where other programs use the cores
+  i64 parallel;     // whether an adaptive program uses the threads now
+  i64 warmup;       // how many more runs are not typical, because the program is new or the threads were asleep
+  double ns[2];     // how long a run takes, serial and parallel: a moving average; 0: not known
 };
 
-static const i64 MOST = 256;          // threads
+static const i64 MAX_THREADS = 256;
 static const unsigned SPINS = 20000;  // looks at memory before a thread sleeps, some 0.5 ms
-static const int UNSETTLED = 4;       // runs after which the threads are awake
-static const unsigned POLITE = 256;   // looks after which the other programs of the machine get a turn
-extern "C" const i64 bp_most_threads = MOST;
+static const int WARMUP = 4;          // runs until the threads are awake
+static const unsigned YIELD = 256;    // looks after which the other programs of the machine get a turn
+extern "C" const i64 bp_max_threads = MAX_THREADS;
 
 struct alignas(128) Counter {  // on a cache line of its own, and not on its neighbour's, which comes with it
   unsigned value;  // which begins at 0 again after 2^32, some hours of small steps
 };
 static Counter arrived, phase, done;  // at a barrier; how many barriers there were; who has finished the program
-static Counter given[MOST], asleep[MOST];  // to each thread: how many programs; whether it sleeps
-static Counter turn;                       // 1 while a program runs on more than one thread
+static Counter given[MAX_THREADS], asleep[MAX_THREADS];  // to each thread: how many programs; whether it sleeps
+static Counter turn;                                     // 1 while a program runs on more than one thread
 static const Program* program;
 static i64 workers;  // threads beside the one that calls
 
@@ -58,7 +58,7 @@ static void relax(unsigned look) {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-  if (look % POLITE == POLITE - 1) sched_yield();
+  if (look % YIELD == YIELD - 1) sched_yield();
 }
 
 static void barrier(i64 all) {
@@ -71,10 +71,10 @@ static void barrier(i64 all) {
   for (unsigned look = 0; read(phase) == now; look++) relax(look);
 }
 
-static void walk(const Program& all, i64 me) {
-  for (const KernelCall *s = all.steps, *end = s + all.count; s != end; s++) {
-    if (s->barrier) barrier(all.threads);
-    if (me < s->parts) s->run(s->slots, me, s->parts);
+static void run_parts(const Program& all, i64 me) {
+  for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++) {
+    if (call->barrier) barrier(all.threads);
+    if (me < call->parts) call->run(call->slots, me, call->parts);
   }
 }
 
@@ -96,7 +96,7 @@ static u64 flush_denormals() {
 static void unflush(u64 before) { asm volatile("msr fpcr, %0" : : "r"(before)); }
 #endif
 
-// A worker's life. It reads `program` only when one was given to it, and that stays until it is done.
+// A worker: it reads `program` only when one was given to it, which stays until it is done.
 static void* work(void* number) {
   const i64 me = reinterpret_cast<i64>(number);
   flush_denormals();
@@ -109,7 +109,7 @@ static void* work(void* number) {
       add(asleep[me], -1);
       look = 0;
     }
-    walk(*program, me);
+    run_parts(*program, me);
     add(done, 1);
   }
   return nullptr;
@@ -117,31 +117,31 @@ static void* work(void* number) {
 
 static void (*set_blas_threads)(int);
 static int (*get_blas_threads)();
-static pthread_mutex_t quieting = PTHREAD_MUTEX_INITIALIZER;
-static i64 quiet;  // programs during which the BLAS has one thread
-static int loud;   // how many it has otherwise
+static pthread_mutex_t blas_mutex = PTHREAD_MUTEX_INITIALIZER;
+static i64 limits;              // programs during which the BLAS is limited to one thread
+static int usual_blas_threads;  // how many it has otherwise
 
-// What the user has set meanwhile stays.
-static void speak_up() {
-  if (get_blas_threads() == 1) set_blas_threads(loud);
+// A number that the user has set meanwhile stays.
+static void restore_blas_threads() {
+  if (get_blas_threads() == 1) set_blas_threads(usual_blas_threads);
 }
 
 // The child of a fork has none of the threads, and nothing runs in it.
 static void after_fork() {
   write(arrived, 0), write(phase, 0), write(done, 0), write(turn, 0);
-  for (i64 k = 0; k < MOST; k++) write(given[k], 0), write(asleep[k], 0);
+  for (i64 k = 0; k < MAX_THREADS; k++) write(given[k], 0), write(asleep[k], 0);
   workers = 0;
-  pthread_mutex_init(&quieting, nullptr);
-  if (quiet) speak_up();
-  quiet = 0;
+  pthread_mutex_init(&blas_mutex, nullptr);
+  if (limits) restore_blas_threads();
+  limits = 0;
 }
 
 static bool start_workers(i64 threads) {
-  static bool told = false;
-  if (!told) told = pthread_atfork(nullptr, nullptr, after_fork) == 0;
+  static bool registered = false;
+  if (!registered) registered = pthread_atfork(nullptr, nullptr, after_fork) == 0;
   sigset_t every, before;
   sigfillset(&every);
-  while (workers + 1 < threads && threads <= MOST) {
+  while (workers + 1 < threads && threads <= MAX_THREADS) {
     pthread_t thread;
     pthread_sigmask(SIG_SETMASK, &every, &before);  // signals are for the threads of the program that we are part of
     const int refused = pthread_create(&thread, nullptr, work, reinterpret_cast<void*>(workers + 1));
@@ -161,24 +161,24 @@ static void run_parallel(const Program& all) {
     if (__atomic_load_n(&asleep[k].value, __ATOMIC_SEQ_CST))
       syscall(SYS_futex, &given[k].value, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
   }
-  walk(all, 0);
+  run_parts(all, 0);
   for (unsigned look = 0; read(done) != all.threads - 1; look++) relax(look);
 }
 
 static void run_serial(const Program& all) {
-  for (const KernelCall *s = all.steps, *end = s + all.count; s != end; s++)
-    for (i64 part = 0; part < s->parts; part++) s->run(s->slots, part, s->parts);
+  for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++)
+    for (i64 part = 0; part < call->parts; part++) call->run(call->slots, part, call->parts);
 }
 
-// The first that comes makes the library of the products work on one thread, the last that goes undoes it. `inside`
-// says whether the caller has come and not gone: Ctrl-C may keep Python from knowing.
+// Limits the BLAS to one thread when the first caller begins, and lifts the limit when the last one ends. `inside` says
+// whether the caller has begun and not ended: Ctrl-C may keep Python from knowing.
 extern "C" void bp_limit_blas_threads(i64 begin, i64* inside) {
   if (!set_blas_threads || *inside == begin) return;
-  pthread_mutex_lock(&quieting);
+  pthread_mutex_lock(&blas_mutex);
   *inside = begin;
-  if (begin && quiet++ == 0) loud = get_blas_threads(), set_blas_threads(1);
-  if (!begin && quiet && --quiet == 0) speak_up();  // 0 in a child that was forked meanwhile
-  pthread_mutex_unlock(&quieting);
+  if (begin && limits++ == 0) usual_blas_threads = get_blas_threads(), set_blas_threads(1);
+  if (!begin && limits && --limits == 0) restore_blas_threads();  // 0 in a child that was forked meanwhile
+  pthread_mutex_unlock(&blas_mutex);
 }
 
 static double nanoseconds() {
@@ -187,32 +187,31 @@ static double nanoseconds() {
   return double(now.tv_sec) * 1e9 + double(now.tv_nsec);
 }
 
-// On a busy machine a thread that waits at a barrier for one that has lost its processor waits for milliseconds. So a
-// small program keeps account of what it takes with the threads and without, and goes on in the way that was faster.
-// What is known of the other way fades, so that it is tried again: after some hundred runs, or a few thousand where one
-// of its runs took very long.
+// On a busy machine a thread may wait at a barrier for milliseconds, for one that has lost its core. So a small program
+// times itself, parallel and serial, and takes whichever was faster. The average of the other decays, so that it is
+// tried again: after some hundred runs, or a few thousand where one of its runs took very long.
 static void run_adaptive(Program& all) {
   const double began = nanoseconds();
-  all.with ? run_parallel(all) : run_serial(all);
+  all.parallel ? run_parallel(all) : run_serial(all);
   const double took = nanoseconds() - began;
-  if (all.unsettled-- > 0) return;
-  all.unsettled = 0;
-  double &here = all.ns[all.with], &there = all.ns[!all.with];
-  here = here == 0 ? took : here + (took - here) / 8;
-  there *= 0.999;
-  if (there < here) all.with = !all.with, all.unsettled = UNSETTLED;
+  if (all.warmup-- > 0) return;
+  all.warmup = 0;
+  double &current = all.ns[all.parallel], &other = all.ns[!all.parallel];
+  current = current == 0 ? took : current + (took - current) / 8;
+  other *= 0.999;
+  if (other < current) all.parallel = !all.parallel, all.warmup = WARMUP;
 }
 
-// The parts of each operation are the same whoever does them, and so are the results: where the threads are at work for
-// somebody else, or not worth it, the caller does all parts.
+// The parts of each operation are the same whoever does them, and so are the results: where the threads are busy with
+// another program, or not worth it, the caller does all parts.
 extern "C" void bp_run(Program* all) {
   const u64 before = flush_denormals();
   i64 inside = 0;
-  if (all->quiet) bp_limit_blas_threads(1, &inside);
+  if (all->limits_blas) bp_limit_blas_threads(1, &inside);
   if (all->threads > 1 && __atomic_exchange_n(&turn.value, 1, __ATOMIC_ACQUIRE) == 0) {
     if (!start_workers(all->threads))
       run_serial(*all);
-    else if (all->small)
+    else if (all->adaptive)
       run_adaptive(*all);
     else
       run_parallel(*all);
@@ -220,11 +219,11 @@ extern "C" void bp_run(Program* all) {
   } else {
     run_serial(*all);
   }
-  if (all->quiet) bp_limit_blas_threads(0, &inside);
+  if (all->limits_blas) bp_limit_blas_threads(0, &inside);
   unflush(before);
 }
 
-// Which compiler this is.
+// The compiler of this text.
 extern "C" const char* bp_compiler() {
 #if defined(__clang__)
   return "clang++ " __clang_version__;
@@ -249,16 +248,16 @@ extern "C" void bp_set_blas(void* product, i64 wide, void* get_threads, void* se
 
 static const int BY_ROWS = 101, PLAIN = 111, TRANSPOSED = 112;  // cblas.h
 
-// c = a b, or a block of it. From one row of a, b, c to the next, or one column where transposed, lie so many numbers.
+// c = a b, or a block of it. Strides are the elements from one row to the next, or one column where transposed.
 BP_DEV void multiply_matrices(
-    const float* a, const float* b, float* c, i64 m, i64 n, i64 k, i64 a_apart, i64 b_apart, i64 c_apart,
+    const float* a, const float* b, float* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
     i64 a_transposed, i64 b_transposed) {
   const int ta = a_transposed ? TRANSPOSED : PLAIN, tb = b_transposed ? TRANSPOSED : PLAIN;
   if (!m || !n) return;
   if (gemm64)
-    gemm64(BY_ROWS, ta, tb, m, n, k, 1, a, a_apart, b, b_apart, 0, c, c_apart);
+    gemm64(BY_ROWS, ta, tb, m, n, k, 1, a, a_stride, b, b_stride, 0, c, c_stride);
   else
-    gemm(BY_ROWS, ta, tb, int(m), int(n), int(k), 1, a, int(a_apart), b, int(b_apart), 0, c, int(c_apart));
+    gemm(BY_ROWS, ta, tb, int(m), int(n), int(k), 1, a, int(a_stride), b, int(b_stride), 0, c, int(c_stride));
 }
 
 // c = a b, where the rows of a and c are those of a minibatch: a part has some of them.
@@ -280,14 +279,14 @@ BP_CPU void matmul(
     float* c,        // [models, m, n]
     i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 a_transposed, i64 b_transposed, i64 part,
     i64 parts) {
-  const i64 a_apart = a_transposed ? m : k, b_apart = b_transposed ? k : n, each = models >= parts, wide = m < n;
+  const i64 a_stride = a_transposed ? m : k, b_stride = b_transposed ? k : n, each = models >= parts, wide = m < n;
   const Range chosen = each ? part_of(models, part, parts, 1) : Range{0, models};
   const Range rows = each || wide ? Range{0, m} : part_of(m, part, parts, 16);
   const Range columns = each || !wide ? Range{0, n} : part_of(n, part, parts, 16);
   for (i64 model = chosen.begin; model < chosen.end; model++)
     multiply_matrices(
-        a + model * a_step + rows.begin * (a_transposed ? 1 : a_apart),
-        b + model * b_step + columns.begin * (b_transposed ? b_apart : 1),
+        a + model * a_step + rows.begin * (a_transposed ? 1 : a_stride),
+        b + model * b_step + columns.begin * (b_transposed ? b_stride : 1),
         c + model * c_step + rows.begin * n + columns.begin, rows.end - rows.begin, columns.end - columns.begin, k,
-        a_apart, b_apart, n, a_transposed, b_transposed);
+        a_stride, b_stride, n, a_transposed, b_transposed);
 }

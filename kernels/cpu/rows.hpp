@@ -1,4 +1,4 @@
-// What losses have in common: targets, right answers, e of each row, and how all of it comes to the total.
+// What the losses share: targets, counts of right answers, e of each row, and the sums of all rows.
 #include "columns.hpp"
 
 enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
@@ -37,12 +37,12 @@ struct Targets {
   const i64* labels;
   i64 cols;
   BP_DEV bool bad(i64 row) const { return labels && (labels[row] < 0 || labels[row] >= cols); }
-  BP_DEV i64 near(i64 row) const { return bad(row) ? 0 : labels[row]; }
+  BP_DEV i64 clamped(i64 row) const { return bad(row) ? 0 : labels[row]; }
   BP_DEV i64 largest(i64 row) const { return labels ? labels[row] : place_of_largest(numbers + row * cols, cols); }
 };
 
-// How many rows are answered rightly. half: 1/2 for y, 0 where z is looked at.
-BP_DEV i64 right_sides(Range r, const float* output, const Targets& targets, float half) {
+// How many rows are right. half: 1/2 for y, 0 for z.
+BP_DEV i64 count_by_threshold(Range r, const float* output, const Targets& targets, float half) {
   const i64 cols = targets.cols;
   i64 right = 0;
   if (cols == 1)
@@ -54,26 +54,26 @@ BP_DEV i64 right_sides(Range r, const float* output, const Targets& targets, flo
   }
   return right;
 }
-BP_DEV i64 right_rows(i64 accuracy, Range r, const float* output, const Targets& targets, float half) {
-  if (accuracy == THRESHOLD) return right_sides(r, output, targets, half);
+BP_DEV i64 count_correct(i64 accuracy, Range r, const float* output, const Targets& targets, float half) {
+  if (accuracy == THRESHOLD) return count_by_threshold(r, output, targets, half);
   i64 right = 0;
   for (i64 row = r.begin; accuracy && row < r.end; row++)
     right += place_of_largest(output + row * targets.cols, targets.cols) == targets.largest(row);
   return right;
 }
 
-// What all rows of all models add up to: each part leaves the losses of its rows and counts, and the last one adds up,
-// in one order, whichever part is last.
+// The sums over all rows of all models: each part leaves the losses and counts of its rows, and the part that arrives
+// last adds them up, always in one order.
 struct LossSum {
   float* e;      // [models, rows]
   i64* counts;   // [models, 2]: the ticket, and how many were right
   double* total;
   i64 models, rows;
 
-  BP_DEV void enter(i64 model, i64 right) const {
+  BP_DEV void add(i64 model, i64 right) const {
     if (right) __atomic_fetch_add(counts + 2 * model + 1, right, __ATOMIC_RELAXED);
   }
-  BP_DEV void close(i64 parts) const {
+  BP_DEV void finish(i64 parts) const {
     if (!last_part(counts, parts)) return;
     for (i64 m = 0; m < models; m++) {
       double lanes[8] = {}, rest = 0.0;
@@ -90,17 +90,15 @@ struct LossSum {
   }
 };
 
-static const i64 CHUNK = 1024;  // numbers that are worked out before they are added up
-
 // e of some rows as the sum over their outputs of term(element, t), which may put something in each element's place.
 // The targets are smoothed, t <- rest t + even.
 template<class Term>
 BP_DEV void row_terms(Range r, const Targets& targets, float rest, float even, float* e, Term term) {
-  const i64 cols = targets.cols, at_once = cols < CHUNK ? CHUNK / cols : 1;
-  float room[CHUNK], one_hot[CHUNK];
+  const i64 cols = targets.cols, at_once = cols < BLOCK ? BLOCK / cols : 1;
+  float scratch[BLOCK], one_hot[BLOCK];
   for (i64 row = r.begin; row < r.end; row += at_once) {
-    const i64 rows = least_of(at_once, r.end - row), width = least_of(cols, CHUNK);
-    float* const terms = cols == 1 ? e + row : room;
+    const i64 rows = least_of(at_once, r.end - row), width = least_of(cols, BLOCK);
+    float* const terms = cols == 1 ? e + row : scratch;
     for (i64 c = 0; c < cols; c += width) {
       const i64 first = row * cols + c, n = rows > 1 ? rows * cols : least_of(width, cols - c);
       const float* t = targets.numbers + first;
@@ -123,9 +121,9 @@ BP_DEV void row_terms(Range r, const Targets& targets, float rest, float even, f
   }
 }
 
-// e of some rows times w, and their gradients, which have all other factors; a label that is out of range spoils the
-// loss of its row and leaves the parameters alone.
-BP_DEV void weigh_rows(Range r, const Targets& targets, float share, const float* weights, float* grad, float* e) {
+// e of some rows times w, and their gradients, which have all other factors; a label out of range makes the
+// loss of its row NaN and its gradient 0.
+BP_DEV void apply_weights(Range r, const Targets& targets, float share, const float* weights, float* grad, float* e) {
   if (share != 1.0f)
     for (i64 row = r.begin; row < r.end; row++) e[row] *= share;
   for (i64 row = r.begin; weights && row < r.end; row++) {

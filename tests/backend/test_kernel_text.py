@@ -7,9 +7,10 @@ import re
 import pytest
 
 from gpu_backprop.backend import kernel_text
+from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Functions, functor_name
-from gpu_backprop.backend.kernel_text import functor, heads, kernels_folder, source
+from gpu_backprop.backend.kernel_text import functor, kernels_folder, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 

@@ -135,18 +135,18 @@ def test_the_child_of_a_fork_has_threads_of_its_own():
 
 
 @contextmanager
-def hushed(blas):
+def limited(blas):
     me = object()
     try:
-        blas.enter(me)
+        blas.limit(me)
         yield
     finally:
-        blas.leave(me)
+        blas.release(me)
 
 
 def test_it_has_one_thread_meanwhile(blas):
-    with hushed(blas):
-        with hushed(blas):
+    with limited(blas):
+        with limited(blas):
             assert blas._get() == 1
         assert blas._get() == 1
     assert blas._get() == 2
@@ -165,7 +165,7 @@ def test_what_a_user_sets_meanwhile_stays(blas, monkeypatch, compiler):
 
 def test_whoever_comes_and_goes_in_any_order(blas):
     """As fits in several threads do: the first that comes is not the last that goes."""
-    first, second = hushed(blas), hushed(blas)
+    first, second = limited(blas), limited(blas)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -191,8 +191,8 @@ def test_ctrl_c_at_any_call_leaves_it_its_threads(blas, monkeypatch, after):
     get, told = blas._get, blas._set
     monkeypatch.setattr(blas, "_get", interrupted(get))
     monkeypatch.setattr(blas, "_set", interrupted(told))
-    with pytest.raises(KeyboardInterrupt), hushed(blas):
+    with pytest.raises(KeyboardInterrupt), limited(blas):
         pass
-    with hushed(blas):
+    with limited(blas):
         assert get() in (1, 2)
     assert get() == 2

@@ -58,7 +58,7 @@ def test_the_side_of_the_cpu(capsys, monkeypatch):
     ("compiler", "found", "remedy"),
     [
         ("none", "NumPy alone: GPU_BACKPROP_COMPILER=none; two steps", ""),
-        ("false", "NumPy alone: false fails: it says nothing; two steps", "name another C++ compiler"),
+        ("false", "NumPy alone: false fails: no message; two steps", "name another C++ compiler"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels for the CPU are compiled on Linux only")

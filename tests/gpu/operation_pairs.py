@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.kernel_library import instances
+from gpu_backprop.backend.cuda.kernel_instance import instances
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.losses import FORMULAS
 

@@ -15,7 +15,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
-from gpu_backprop.backend.cuda.staging import BUFFERS, PIECE
+from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, BUFFERS
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.open_device import open_device
 
@@ -268,7 +268,9 @@ def test_a_destination_may_lie_scattered(device, elsewhere, where):
 
 
 @pytest.mark.parametrize(
-    "shape", [(PIECE // 4 * 2 + 13,), (3, PIECE // 4 + 5), (1, 2, PIECE // 8 + 1, 3), (70_000, 41)], ids=str
+    "shape",
+    [(BLOCK_BYTES // 4 * 2 + 13,), (3, BLOCK_BYTES // 4 + 5), (1, 2, BLOCK_BYTES // 8 + 1, 3), (70_000, 41)],
+    ids=str,
 )
 def test_large_arrays_go_in_pieces(device, shape):
     source = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -278,7 +280,7 @@ def test_large_arrays_go_in_pieces(device, shape):
 
 
 def test_what_all_members_share_is_sent_once(device):
-    source = np.arange(PIECE // 4, dtype=np.float32).reshape(-1, 8)
+    source = np.arange(BLOCK_BYTES // 4, dtype=np.float32).reshape(-1, 8)
     members = device.empty((3, *source.shape))
     device.copy_in(members, source)
     for member in device.to_host(members):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_backprop.backend.cuda.kernel_library import heads
+from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.plan import Operation
 
 BENCH = Path(__file__).parents[2] / "bench"

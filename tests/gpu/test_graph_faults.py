@@ -177,8 +177,8 @@ def test_products_that_are_not_cublas_itself(monkeypatch):
     shared = case.trainer(False).device._shared
     monkeypatch.setattr(shared, "_graphs", None)
     monkeypatch.setattr(shared.products, "direct", False)
-    monkeypatch.setattr(shared.products, "reason", "CuPy's matrix product serves")
-    with pytest.warns(RuntimeWarning, match="matrix products cannot be captured: CuPy's matrix product serves"):
+    monkeypatch.setattr(shared.products, "reason", "CuPy's matrix product is used")
+    with pytest.warns(RuntimeWarning, match="matrix products cannot be captured: CuPy's matrix product is used"):
         assert case.fit("auto") == eager
     with pytest.raises(DeviceError, match="matrix products cannot be captured"):
         case.fit(True)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gpu_backprop.backend import kernel_text
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, instance
+from gpu_backprop.backend.cuda.kernel_instance import instance
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.errors import DeviceError, InputError
 from gpu_backprop.network.activations import ACTIVATIONS
 
@@ -31,7 +32,7 @@ template<class T, class F, int V> __global__ void __launch_bounds__(256) affine(
       Vec<T, V> zs = load<V>(z + (m * rows + r) * cols + c);
       for (int k = 0; k < V; k++) {
         const acc<T> plus = b ? b[m * b_step + c + k] : acc<T>(0);
-        zs.at[k] = down<T>(F::value(acc<T>(by[m * by_stride]) * up(zs.at[k]) + plus));
+        zs.at[k] = from_acc<T>(F::value(acc<T>(by[m * by_stride]) * to_acc(zs.at[k]) + plus));
       }
       store(z + (m * rows + r) * cols + c, zs);
     }

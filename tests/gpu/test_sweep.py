@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer, check_softmax
 
-from gpu_backprop.backend.cuda.kernel_library import instances
+from gpu_backprop.backend.cuda.kernel_instance import instances
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS

@@ -17,8 +17,9 @@ from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, programs
 from kernel_runners_losses import RUNNERS
 
-from gpu_backprop.backend.cuda.kernel_library import Instance, functor, instances, source
+from gpu_backprop.backend.cuda.kernel_instance import Instance, instances
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
+from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
 

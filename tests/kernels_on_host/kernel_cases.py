@@ -13,7 +13,7 @@ from kernel_program import FORWARD, MIXED, RANDOM, REVERSE, Launch, Program
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.cuda.kernel_arguments import Arguments
-from gpu_backprop.backend.cuda.kernel_library import Instance
+from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.device import Device
 
 Array = np.ndarray

@@ -12,8 +12,7 @@ import numpy as np
 from kernel_cases import ORDERS, Array, Case, Memory, precision
 from kernel_program import FORWARD, MIXED
 
-from gpu_backprop.backend.cuda.kernel_instance import accumulator
-from gpu_backprop.backend.cuda.kernel_library import Instance
+from gpu_backprop.backend.cuda.kernel_instance import Instance, accumulator
 
 FULL = os.environ.get("GPU_BACKPROP_PROOF") == "1"
 """Whether every case is run in every order; otherwise a few of each instance."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_backprop.backend.cuda.kernel_library import Instance, text_of
+from gpu_backprop.backend.cuda.kernel_instance import Instance, text_of
 
 HERE = Path(__file__).parent
 PROCESSES = 2

@@ -31,7 +31,7 @@ def bias_activate(d: Draw, f: Activation | None = None) -> Case:
     if keep:
         wanted["z"] = Near(v, d.tolerance())
     grid = (d.groups, 1) if f.rowwise else (d.column_groups, d.groups)
-    return d.case(grid, {"z": z, "b": b, "y": y, "rows": d.rows, "cols": d.cols, "keep": int(keep)}, wanted)
+    return d.case(grid, {"z": z, "b": b, "y": y, "rows": d.rows, "cols": d.cols, "store_z": int(keep)}, wanted)
 
 
 def softmax(d: Draw) -> Case:
@@ -105,8 +105,8 @@ def dropout(d: Draw) -> Case:
     rounded = masks.astype(d.A).astype(d.T)
     product = exact(x) * rounded.astype("f8")
     parameters = {
-        "x": x, "random": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols, "rate": rate,
-        "kept": 1 / (1 - rate),
+        "x": x, "rng_state": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols, "rate": rate,
+        "scale": 1 / (1 - rate),
     }  # fmt: skip
     wanted = {"mask": Exactly(rounded), "y": Near(product, d.tolerance() * abs(product))}
     blocks = (d.cols + 7) // 8
@@ -236,7 +236,7 @@ def unscale(d: Draw) -> Case:
     gate = d.empty((d.models,), np.float64)
     parameters = {
         "g": g, "scaling": scaling, "weight_sum": weight_sum, "gate": gate, "part": d.empty((d.models, d.groups), "u4"),
-        "tickets": d.tickets(d.models), "n": n, "patience": patience, "argmax": largest,
+        "tickets": d.tickets(d.models), "n": n, "patience": patience, "largest": largest,
     }  # fmt: skip
     values, state, opened = exact(g), exact(scaling), np.empty(d.models)
     reference(numpy_ops.unscale, values, state, exact(weight_sum), opened, patience, largest)

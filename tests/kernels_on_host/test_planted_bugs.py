@@ -15,7 +15,7 @@ from kernel_draws import draws
 from kernel_program import PROCESSES, RANDOM, Fault, Program
 from kernel_runners_losses import RUNNERS
 
-from gpu_backprop.backend.cuda.kernel_library import Instance
+from gpu_backprop.backend.cuda.kernel_instance import Instance
 
 BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
@@ -62,7 +62,7 @@ BUGS = {
     "a row too many": Bug("normalize_weights(", "r < rows", "r <= rows", "normalize_weights<float>"),
     "a column too many": Bug("bias_activate(", "c >= cols", "c > cols", "bias_activate<float, activation_tanh, 1>"),
     "a group too few": Bug("add_groups(", "group < gridDim.y", "group + 1 < gridDim.y", COLUMN_SUM),
-    "a number too many": Bug("Places {", "i < end", "i <= end", "sgd<float, 1>"),
+    "a number too many": Bug("Elements {", "i < end", "i <= end", "sgd<float, 1>"),
     "a row too many, read": Bug(
         "normalize_weights(", "r < rows", "r <= rows", "normalize_weights<double>", "heap-buffer-overflow", "address"
     ),
@@ -71,7 +71,7 @@ BUGS = {
     ),
     "a sign in a kernel": Bug("descend(", "- change", "+ change", "adagrad<double, 2>"),
     "an overflow that is let through": Bug("unscale(", "bad ? 0 : weight", "weight", "unscale<float, 1>", "gate"),
-    "an overflow of other blocks, not seen": Bug("unscale(", "seen[block]", "seen[0]", "unscale<double, 2>"),
+    "an overflow of other blocks, not seen": Bug("grid_sum(", "seen[block]", "seen[0]", "unscale<double, 2>"),
     "a scale that is read too late": Bug(
         "unscale(", "= A(1) / A(of[SCALE]);", "= A(1) / A(of[SCALE]); if (!thread()) of[SCALE] += 1;",
         "unscale<float, 4>", "scaling",

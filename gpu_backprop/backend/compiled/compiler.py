@@ -1,4 +1,4 @@
-"""The machine's C++ compiler: finds it, and compiles a text once, into a folder of the user's."""
+"""Finds the machine's C++ compiler, and compiles each text once, into a folder of the user's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
@@ -31,14 +31,14 @@ NONE = "none"
 NO_COMPILER = "no C++ compiler was found"
 COMMANDS = "c++", "g++", "clang++"
 PLATFORMS = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "aarch64": ("-mcpu=native",)}
-"""Where kernels are compiled, and how the compiler is told to use all that the processor has."""
+"""The processors that kernels are compiled for, with the options that use all of their instructions."""
 
 OPTIONS = (
     "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti",
     "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
-"""Nothing of -ffast-math that would take NaN and infinity away, and no product joined with a sum on the compiler's own
-account: it would do so in a vector and not alone, or the other way round."""
+"""Nothing of -ffast-math that breaks NaN and infinity, and no contraction of products and sums to fma: the compiler
+might do so in a vector and not for a single number, or the other way round."""
 
 PROCESSOR = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
@@ -47,13 +47,13 @@ PROCESSOR = (
 """The lines of /proc/cpuinfo that tell what a processor can do."""
 
 DIGEST = 32
-"""Bytes: a library ends with the SHA-256 of all before, so that one which was cut off or spoilt is not loaded."""
+"""Bytes: a library ends with the SHA-256 of all before, so that a truncated or damaged one is not loaded."""
 
 SECONDS = 120
-"""How long the compiler may take, and whoever tries what it has made: some twenty times what they usually do."""
+"""Time limit of the compiler, and of a trial of its library: some twenty times what they usually take."""
 
 Trial = Callable[[Path], None]
-"""Gets a library that is new, and raises DeviceError where it had better not be loaded."""
+"""Gets a new library, and raises DeviceError where it should not be loaded."""
 
 _loads = count()
 
@@ -63,13 +63,13 @@ class Library(NamedTuple):
 
     Attributes:
         functions: its functions.
-        digest: of its bytes, which name its text, its compiler and this processor too.
-        seen: the file that keeps for whom it was compared with NumPy, a line each.
+        digest: of its bytes, so also of its text, its compiler and this processor.
+        path: its file.
     """
 
     functions: ctypes.CDLL
     digest: str
-    seen: Path
+    path: Path
 
 
 class NoCompilerError(DeviceError):
@@ -77,7 +77,7 @@ class NoCompilerError(DeviceError):
 
 
 class Compiler:
-    """A C++ compiler, and the folder that keeps what it made.
+    """A C++ compiler, and the folder of its libraries.
 
     Args:
         command: its words, such as ("ccache", "g++").
@@ -87,28 +87,19 @@ class Compiler:
         self.command = command
         self._options = (*OPTIONS, *PLATFORMS[platform.machine()])
 
-    def library(self, text: str) -> Path:
-        """Where the shared library is that `text` becomes. It is compiled where no earlier one is there that is whole.
-
-        Raises:
-            DeviceError: the compiler does not take the text, or nothing can be written.
-        """
-        with self._opened(text, "kernels", None) as (path, _):
-            return path
-
     def load(self, text: str, what: str = "kernels", trial: Trial | None = None) -> Library:
-        """The library that `text` becomes, loaded. One that cannot be is compiled again.
+        """Loads the library of `text`; one that cannot be loaded is compiled again.
 
         Args:
-            what: what it is in words, and how long it usually takes, for whoever waits.
-            trial: what a new one has to pass first.
+            what: a description for the log, with how long it usually takes.
+            trial: what a new library has to pass first.
 
         Raises:
-            DeviceError: as `library`, or it cannot be loaded.
+            DeviceError: the compiler refuses the text, nothing can be written, or it cannot be loaded.
         """
         try:
             return self._load(text, what, trial)
-        except OSError:  # it is whole and no library, or needs what is not here
+        except OSError:  # it is no library, or needs another one that is missing
             self._path(text).unlink(missing_ok=True)
         try:
             return self._load(text, what, trial)
@@ -116,36 +107,29 @@ class Compiler:
             raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
 
     def _load(self, text: str, what: str, trial: Trial | None) -> Library:
-        with self._opened(text, what, trial) as (path, file):
-            # What is loaded is the file that was looked at, whatever has taken its place meanwhile. The C library takes
-            # a name that it has had before for the library of then, so each time it is another one.
-            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
-            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
-            digest = os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex()
-            return Library(functions, digest, path.with_suffix(".seen"))
-
-    def _path(self, text: str) -> Path:
-        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
-        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
-
-    @contextmanager
-    def _opened(self, text: str, what: str, trial: Trial | None) -> Iterator[tuple[Path, int]]:
-        """The path of the library and its file, open."""
         try:
             path = self._path(text)
             file = _whole(path)
             if file is None:
                 file = self._compile(text, path, what, trial)
         except OSError as error:
-            raise DeviceError(f"{self.command[0]} cannot be started, or its work not be kept: {error}") from error
+            raise DeviceError(f"{self.command[0]} cannot be started, or its output not be stored: {error}") from error
         try:
-            yield path, file
+            # The file that was checked is the one that is loaded, whatever has replaced it meanwhile. The C library
+            # takes a name it knows for the library it has loaded by that name, so each load has a new name.
+            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
+            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
+            return Library(functions, os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex(), path)
         finally:
             os.close(file)
 
+    def _path(self, text: str) -> Path:
+        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
+        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
+
     def _compile(self, text: str, path: Path, what: str, trial: Trial | None) -> int:
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as aside:
-            written, made, log = Path(aside, "text.cpp"), Path(aside, "library.so"), Path(aside, "log")
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+            written, made, log = Path(folder, "text.cpp"), Path(folder, "library.so"), Path(folder, "log")
             written.write_text(text, encoding="utf-8")
             command = [*self.command, *self._options, str(written), "-o", str(made)]
             LOG.info("compiling %s", what)
@@ -153,8 +137,8 @@ class Compiler:
             code = run(command, log)
             if code or not made.is_file():
                 said = log.read_text("utf-8", "replace").splitlines()[1:]
-                first = next((line for line in said if "error" in line), "".join(said[:1])) or "it says nothing"
-                why = f"it was ended after {SECONDS} s" if code is None else first
+                first = next((line for line in said if "error" in line), "".join(said[:1])) or "no message"
+                why = f"it was stopped after {SECONDS} s" if code is None else first
                 kept = f" (the rest is in {log.replace(path.with_suffix('.log'))})" if said else ""
                 raise DeviceError(f"{shlex.join(self.command)} fails: {why}{kept}")
             if trial:
@@ -169,8 +153,10 @@ class Compiler:
 
 
 def run(command: Sequence[str], log: Path) -> int | None:
-    """Runs a command, whose words and output come into a file, for SECONDS at most: then it is ended, with all that it
-    has started. Its exit code, which is negative after a signal; None where it was ended."""
+    """Runs a command for at most SECONDS, then kills it and its children; `log` gets the command and its output.
+
+    Returns its exit code, which is negative after a signal; None: it was killed.
+    """
     with log.open("wb") as output:
         output.write(f"{shlex.join(command)}\n".encode(errors="surrogateescape"))
         output.flush()
@@ -188,7 +174,7 @@ def run(command: Sequence[str], log: Path) -> int | None:
 
 
 def find() -> Compiler:
-    """The compiler to use: what GPU_BACKPROP_COMPILER names, else $CXX, else the first of COMMANDS that is there.
+    """Finds the compiler: what GPU_BACKPROP_COMPILER names, else $CXX, else the first of COMMANDS that exists.
 
     Raises:
         NoCompilerError: there is none, or none is wanted.
@@ -209,7 +195,7 @@ def _find(asked: str, usual: str, path: str | None) -> Compiler:
 
 
 def _words(command: str) -> list[str]:
-    """As a shell reads them; none where a quotation mark is left open."""
+    """Splits a command as a shell does; [] where a quotation mark is left open."""
     try:
         return shlex.split(command)
     except ValueError:
@@ -217,7 +203,7 @@ def _words(command: str) -> list[str]:
 
 
 def _files(command: tuple[str, ...]) -> list[str]:
-    """What tells one compiler from the next version of it, without starting it."""
+    """Returns path, size and time of the compiler's files, which tell its versions apart without starting it."""
     found = [os.path.realpath(path) for path in map(shutil.which, command) if path]
     return [f"{path} {status.st_size} {status.st_mtime_ns}" for path in found for status in [os.stat(path)]]
 
@@ -230,18 +216,18 @@ def _processor() -> str:
 
 
 def _c_library() -> str:
-    """Its version: what is linked with a later one cannot be loaded."""
+    """Returns the version of the C library: what is linked with a later one cannot be loaded."""
     with suppress(AttributeError, ValueError, OSError):
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     return ""
 
 
 def _folder() -> Path:
-    """A folder that is the user's own and nobody else can write to."""
+    """Returns a folder that only this user can write to."""
     wanted = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(wanted if os.path.isabs(wanted) else os.path.expanduser("~/.cache")) / "gpu_backprop"
     if not folder.is_absolute():  # a user without a home
-        return _own_folder()
+        return _temporary_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -251,12 +237,12 @@ def _folder() -> Path:
                 return folder
     except OSError:  # a home that is not there or cannot be written to
         pass
-    return _own_folder()
+    return _temporary_folder()
 
 
 @cache
-def _own_folder() -> Path:
-    """One for this process alone; it goes with it."""
+def _temporary_folder() -> Path:
+    """Makes a folder for this process alone, which is removed with it."""
     folder = tempfile.mkdtemp(prefix="gpu_backprop-")
     atexit.register(_remove, folder, os.getpid())
     return Path(folder)
@@ -268,7 +254,7 @@ def _remove(folder: str, owner: int) -> None:
 
 
 def _whole(path: Path) -> int | None:
-    """The file, open, where there is a library of ours that nobody else can write to, as it was written."""
+    """Opens a library that this user alone can write to and that is whole; None: there is none."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -1,4 +1,4 @@
-"""The kernels of this machine's CPU, compiled when they are first asked for, and the BLAS that NumPy brought."""
+"""The kernels for this machine's CPU, compiled when they are first asked for, and NumPy's BLAS."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, LossFormula
 
 PRODUCTS = "scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm_64", "scipy_cblas_sgemm", "cblas_sgemm"
-"""What the product of float32 matrices may be called; with 64 at the end its sizes are long long."""
+"""Names that the product of float32 matrices may have; those with 64 take sizes as long long."""
 
 THREADS = tuple(
     f"{before}openblas_{{}}_num_threads{after}" for before in ("scipy_", "") for after in ("64_", "_64", "")
 )
-"""What tells, and sets, how many threads OpenBLAS uses: {} is get or set."""
+"""Names of the functions that get and set the number of OpenBLAS's threads."""
 
-WHOLE = "the CPU's kernels, once; that usually takes 5 to 20 s"
-PART = "{} for the CPU, once; that usually takes 1 to 3 s"
-"""What is compiled, in words."""
+BASE = "the CPU's kernels, once; that usually takes 5 to 20 s"
+ROW = "{} for the CPU, once; that usually takes 1 to 3 s"
+"""Descriptions of a compilation, for the log."""
 
 RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
 
 Check = Callable[["CpuLibrary", compiler.Library, Activation | LossFormula | None], None]
-"""Gets a library, before anybody else does: all of it, or what a row was put into. It raises DeviceError where that
-isn't right."""
+"""Gets a library before it is used, all of it or the operations of a row; raises DeviceError where it is wrong."""
 
 
 class Blas(NamedTuple):
-    """The functions of a BLAS, as addresses; None: it has not got it."""
+    """The functions of a BLAS, as addresses; None: it has none."""
 
     product: int | None = None
     wide: bool = False  # whether sizes are long long
@@ -49,19 +48,19 @@ class CpuLibrary:
 
     Args:
         made_by: the compiler.
-        threads: how many threads may work at once; kernels/cpu/program.cpp has room for so many and no more.
-        check: what looks at each library before its operations are given out; None: nothing does.
-        trial: what tries a new one before it is loaded.
+        threads: how many threads may work at once, up to the maximum of kernels/cpu/program.cpp.
+        check: compares each library before its operations are used; None: nothing does.
+        trial: tries a new library before it is loaded.
 
     Attributes:
-        compiler: which compiler made it, such as "g++ 12.2.0".
-        threads: how many threads work at once: 1 where NumPy's BLAS cannot be told to leave the cores to them.
+        compiler: its compiler, such as "g++ 12.2.0".
+        threads: how many threads work at once: 1 where NumPy's BLAS cannot be limited to one thread.
         blas: NumPy's BLAS.
-        multiplies: whether that has a product of float32 matrices.
+        multiplies: whether it has a product of float32 matrices.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.
-        step_size: bytes of its struct KernelCall.
+        call_size: bytes of its struct KernelCall.
 
     Raises:
         DeviceError: it cannot be compiled or loaded.
@@ -72,7 +71,7 @@ class CpuLibrary:
         trial: compiler.Trial | None = None,
     ) -> None:  # fmt: skip
         self._compiler, self._check, self._lock = made_by, check, threading.RLock()
-        loaded = made_by.load(base().text, WHOLE, trial)
+        loaded = made_by.load(base().text, BASE, trial)
         self._base = loaded.functions
         self._rows: dict[tuple[str, str, str], RowLibrary | DeviceError] = {}  # by name and text: one for all settings
         self.run: Any = self._base.bp_run
@@ -80,30 +79,30 @@ class CpuLibrary:
         self.run.restype = self.limit_blas_threads.restype = None
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
         self._base.bp_compiler.restype = ctypes.c_char_p
-        self.step_size = ctypes.c_longlong.in_dll(self._base, "bp_step_size").value
+        self.call_size = ctypes.c_longlong.in_dll(self._base, "bp_call_size").value
         self.compiler = self._base.bp_compiler().decode()
         self.blas = numpy_blas()
         self.multiplies = self.blas.product is not None
         self._base.bp_set_blas(*(c_void_p(function) for function in self.blas))
-        # Two pools of threads would take the cores from each other. OpenBLAS can be told to leave them to us.
+        # Two pools of threads would compete for the cores. OpenBLAS alone can be limited to one thread.
         others = self.multiplies and self.blas.set_threads is None
-        most = ctypes.c_longlong.in_dll(self._base, "bp_most_threads").value
-        self.threads = 1 if others else min(threads, most)
+        limit = ctypes.c_longlong.in_dll(self._base, "bp_max_threads").value
+        self.threads = 1 if others else min(threads, limit)
         if check:
             check(self, loaded, None)
 
     def operation(self, name: str, row: Activation | LossFormula | None = None) -> tuple[CpuHead, int]:
-        """The head of an operation, and its address; with a row, of the one that its formula was put into.
+        """Returns the head of an operation and its address; with a row, of the instance with its formula.
 
         Raises:
-            DeviceError: the row has no formula in C++, or the compiler does not take it.
+            DeviceError: the row has no formula in C++, or the compiler refuses it.
         """
         library, heads = (self._base, base().heads) if row is None else self._of_row(row)
         return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
 
     def _of_row(self, row: Activation | LossFormula) -> RowLibrary:
         key = row.name, row.cuda_value, row.cuda_slope
-        with self._lock:  # until it has been looked at, which asks for it itself
+        with self._lock:  # held during the check, which calls this itself
             if key not in self._rows:
                 self._load_row(row, key)
             found = self._rows[key]
@@ -114,7 +113,7 @@ class CpuLibrary:
     def _load_row(self, row: Activation | LossFormula, key: tuple[str, str, str]) -> None:
         try:
             operations = of_row(row)
-            loaded = self._compiler.load(operations.text, PART.format(row.name))
+            loaded = self._compiler.load(operations.text, ROW.format(row.name))
             self._rows[key] = loaded.functions, operations.heads
             if self._check:
                 self._check(self, loaded, row)
@@ -122,14 +121,14 @@ class CpuLibrary:
             self._rows[key] = error
             if row.cuda_value and row.cuda_slope:
                 warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
-        except BaseException:  # Ctrl-C: nobody knows whether it is right
+        except BaseException:  # Ctrl-C: it was not checked
             self._rows.pop(key, None)
             raise
 
 
 @cache
 def numpy_blas() -> Blas:
-    """The BLAS that NumPy's products go to: it is found among the libraries that NumPy was linked with."""
+    """Finds NumPy's BLAS among the libraries that NumPy was linked with."""
     numpy = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
 
     def address(name: str) -> int | None:

@@ -1,11 +1,11 @@
-"""A plan's operations as one call: the CPU's like of a CUDA graph.
+"""A plan's operations as one call: what a CUDA graph is on a GPU.
 
 A KernelCall is one operation of kernels/cpu with all its arguments. Neighbours become a Program, which is one call from
 Python, in which each operation is split among threads. kernels/cpu/program.cpp runs it.
 
-All threads walk through the list. A barrier, where they wait for each other, stands only in front of an operation that
-touches memory which another thread may be at work on: where it and one since the last barrier overlap and one of them
-writes. It is not needed where one thread does both, or where both touch it by rows and in the same parts.
+All threads go through the list. A barrier, where they wait for each other, stands only before an operation that
+accesses memory which another thread may be using: where it and one since the last barrier overlap and one of them
+writes. None is needed where one thread does both, or where both access it by rows and in the same parts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ctypes
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,24 +27,24 @@ if TYPE_CHECKING:
     from gpu_backprop.backend.compiled.device import CpuDevice
 
 HEAD = 3
-"""The 8-byte numbers in front of the slots of struct KernelCall in program.cpp."""
+"""The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
 DTYPES = {"float": "float32", "double": "float64", "i64": "int64"}
 
 SPLIT_NS = 200
-"""Nanoseconds of work from which on an operation is split among the threads."""
+"""The work, in nanoseconds, from which an operation is split among the threads."""
 
 PARALLEL_NS = 12_000
-"""Nanoseconds of work in a program from which on the threads take part."""
+"""The work of a program, in nanoseconds, from which it may run on the threads."""
 
 ALWAYS_PARALLEL_NS = 500_000
-"""Nanoseconds from which on they always do; below, only as long as a run with them is the faster one."""
+"""The work, in nanoseconds, from which it always does; below, only while that is measured to be faster."""
 
-FIRST = 4
-"""Runs of a new program that do not tell how long one takes: its threads and its memory have yet to come."""
+WARMUP = 4
+"""Runs of a new program that are not timed: its threads do not run yet, and its memory is not in the cache."""
 
 COUNTERS = "ticket", "counts"
-"""What operations call the counters that they leave at 0 and expect so: columns.hpp and rows.hpp."""
+"""The parameters that are counters, which an operation finds 0 and leaves 0 (columns.hpp, rows.hpp)."""
 
 Argument = Array | int | float | None
 
@@ -53,18 +54,18 @@ class UnsupportedArguments(Exception):
 
 
 class MemoryAccess(NamedTuple):
-    """Memory that a step touches: of each model `size` bytes, `stride` from one to the next."""
+    """Memory that a call reads or writes: `size` bytes of each model, `stride` bytes from one to the next."""
 
     begin: int
     size: int
     stride: int
     models: int
     written: bool
-    rows: int  # of each model, where the parts touch it by rows; else 0
+    rows: int  # of each model, where each part accesses its own rows; else 0
     parts: int
 
     def conflicts_with(self, other: MemoryAccess) -> bool:
-        """Whether two threads could be at the same memory, one of them writing."""
+        """Tells whether two threads could access the same memory, one of them writing."""
         if not (self.written or other.written) or self.parts == other.parts == 1 or not self._overlaps(other):
             return False
         same = (self[:4], self.rows, self.parts) == (other[:4], other.rows, other.parts)
@@ -106,11 +107,11 @@ class KernelCall:
         self.device, self.name, self.work = device, name, work
         self.parts = device.threads if work >= SPLIT_NS else 1
         self.arrays: list[Array] = []
-        self.touches: list[MemoryAccess] = []
+        self.accesses: list[MemoryAccess] = []
         taken = {p.name for p in head.parameters if not p.of}
         if taken != set(arguments):
             raise TypeError(f"{name} takes {sorted(taken)}, got {sorted(arguments)}.")
-        self.record = np.zeros(device.library.step_size // 8, np.int64)
+        self.record = np.zeros(device.library.call_size // 8, np.int64)
         self.record[:2] = address, self.parts
         integers, numbers = self.record[HEAD:], self.record[HEAD:].view(np.float64)
         self._counters = [a for k, a in arguments.items() if k in COUNTERS and isinstance(a, np.ndarray)]
@@ -127,7 +128,7 @@ class KernelCall:
         self._alone()
 
     def reset(self) -> None:
-        """Brings its counters back to 0, which each run of it leaves them at."""
+        """Sets its counters to 0, as each whole run leaves them."""
         for counter in self._counters:
             counter[...] = 0
 
@@ -136,7 +137,7 @@ class KernelCall:
         return program([self])
 
     def _pointer(self, p: Parameter, arguments: Mapping[str, Any], has_step: bool) -> tuple[int, int]:
-        """Where an array begins, and how many elements lie between its models; notes that the step touches it."""
+        """Returns an array's address and the elements between its models, and notes the access."""
         array = arguments[p.name]
         if array is None and p.nullable:
             return 0, 0
@@ -154,15 +155,15 @@ class KernelCall:
         rows = sizes[0] if p.note.startswith(BY_ROWS) else 0
         begin = int(array.__array_interface__["data"][0])
         self.arrays.append(array)
-        self.touches.append(
+        self.accesses.append(
             MemoryAccess(begin, math.prod(sizes) * item, stride, models, not p.constant, rows, self.parts)
         )
         return begin, stride // item
 
 
 def _stride(array: Array, models: int, size: int, has_step: bool) -> int | None:
-    """How many bytes lie between the models of an array, `size` bytes each, which may be any only where the operation
-    is told. None: the array has another size or gaps elsewhere."""
+    """Returns the bytes between the models of an array, `size` bytes each; other than `size` only where the operation
+    takes a step. None: the array has another size, or gaps elsewhere."""
     if array.flags.c_contiguous and array.nbytes == models * size:
         return size
     if has_step and array.flags.c_contiguous and array.nbytes == size:
@@ -173,40 +174,32 @@ def _stride(array: Array, models: int, size: int, has_step: bool) -> int | None:
 
 
 def sequence(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """The same calls, where neighbouring steps have become one."""
+    """Joins neighbouring KernelCalls into one call each; the others stay."""
     joined: list[Call] = []
-    steps: list[KernelCall] = []
-    for call in calls:
-        if isinstance(call, KernelCall):
-            steps.append(call)
-        else:
-            joined += [*_programs(steps), call]
-            steps = []
-    return (*joined, *_programs(steps))
+    for ours, group in groupby(calls, lambda call: isinstance(call, KernelCall)):
+        neighbours: list[Any] = list(group)
+        joined += [program(neighbours)] if ours else neighbours
+    return tuple(joined)
 
 
-def _programs(steps: list[KernelCall]) -> list[Call]:
-    return [program(steps)] if steps else []
+def program(calls: Sequence[KernelCall]) -> Call:
+    """Binds some calls, one after the other, as one, which holds on to their arrays."""
+    device = calls[0].device
+    records = np.stack([call.record for call in calls])
+    records[:, 2] = barriers(calls)
+    work = sum(call.work for call in calls)
+    threads, adaptive = device.threads if work >= PARALLEL_NS else 1, work < ALWAYS_PARALLEL_NS
+    timing = (1, WARMUP, 0, 0)  # the fields that an adaptive program writes itself
+    fields = np.array([records.ctypes.data, len(calls), threads, device.threads > 1, adaptive, *timing], np.int64)
+    run = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
+    vars(run)["holds"] = (fields, records, [call.arrays for call in calls])
+    return run
 
 
-def program(steps: Sequence[KernelCall]) -> Call:
-    """Some steps, one after the other, as one bound call. It holds on to their arrays."""
-    device = steps[0].device
-    records = np.stack([step.record for step in steps])
-    records[:, 2] = barriers(steps)
-    work = sum(step.work for step in steps)
-    threads, small = device.threads if work >= PARALLEL_NS else 1, work < ALWAYS_PARALLEL_NS
-    account = (1, FIRST, 0, 0)  # which program.cpp keeps: of a small program, whether the threads are worth it
-    fields = np.array([records.ctypes.data, len(steps), threads, device.threads > 1, small, *account], np.int64)
-    call = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
-    vars(call)["holds"] = (fields, records, [step.arrays for step in steps])
-    return call
-
-
-def barriers(steps: Sequence[KernelCall]) -> list[bool]:
-    """Whether all threads have to wait for each other in front of each step."""
+def barriers(calls: Sequence[KernelCall]) -> list[bool]:
+    """Returns, for each call, whether all threads have to wait for each other before it."""
     found, since = [], list[MemoryAccess]()
-    for step in steps:
-        found.append(any(new.conflicts_with(old) for new in step.touches for old in since))
-        since = step.touches[:] if found[-1] else since + step.touches
+    for call in calls:
+        found.append(any(new.conflicts_with(old) for new in call.accesses for old in since))
+        since = call.accesses[:] if found[-1] else since + call.accesses
     return found

@@ -1,8 +1,8 @@
-"""Whether compiled kernels give what NumPy gives: looked at before a plan has them.
+"""Compares compiled kernels with NumPy before a plan uses them.
 
-What needs no formula is compared when the library is opened, and what an activation or a loss is put into as soon as it
-is loaded. That takes some ten milliseconds each, so that it was in order is kept beside the library, whose name tells
-the text, the compiler and the processor, together with all else that it depends on: NumPy and our own Python.
+Operations without a formula are compared when the library is opened, those with an activation's or a loss's as soon as
+that is loaded. Each comparison takes some ten milliseconds. So one that has passed is noted in a file beside the
+library, by all that it depends on: the library, which stands for text, compiler and processor, NumPy, and our Python.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from gpu_backprop.backend.compiled.device import CpuDevice
 
 CLOSE = 1e-5
-"""Of a number, and of 1: how far a result may be from NumPy's."""
+"""The tolerance, relative and absolute, between a result and NumPy's."""
 
 PARTS = 4
-"""Parts that an operation is split into at most, besides being done in one."""
+"""The parts that an operation is split into, besides being done in one."""
 
 EDGES = 0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 30.0, -30.0, 89.0, -89.0, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan
 
@@ -49,7 +49,7 @@ OPTIMIZERS: Sequence[tuple[str, int, tuple[float, ...], tuple[bool, ...]]] = (
     ("sgd", 3, (-4.0,), (False,)), ("sgd", 3, (-4.0,), (True,)), ("sgd", 3, (), (False,)), ("rmsprop", 4, (0.0,), ()),
     ("adagrad", 3, (0.0,), ()), ("adam", 6, (-4.0, 0.0), (True,)),
 )  # fmt: skip
-"""The names of their binders, how many numbers hyper has, the least number in each moment, and their switches."""
+"""The name of a binder, the length of hyper, the smallest number in each moment, and its switches."""
 
 _comparing = threading.Lock()
 
@@ -58,19 +58,19 @@ HOST, EXACT = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", 
 NOTHING: Sequence[None] = (None,)
 
 KEPT = 20
-"""How many comparisons of a library are remembered, besides the last."""
+"""How many comparisons of a library are noted, besides the last."""
 
 Case = tuple[str, list[Any], list[Array]]
-"""The name of a binder, what it takes besides the device, and the arrays of these that it writes."""
+"""The name of a binder, its arguments besides the device, and those arrays among them that it writes."""
 
 
 def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> None:
-    """Has the kernels and NumPy do the same: those that `row` is put into, or all that need no formula.
+    """Compares kernels with NumPy: those with the formula of `row`, or all that need no formula.
 
     Raises:
         DeviceError: a result is not the same to rounding; the message names the operation.
     """
-    scratch: list[Array] = []  # which an operation finds 0, and has to leave 0 for its next run
+    scratch: list[Array] = []  # an operation finds it 0, and has to leave it 0 for its next run
     device.zeros = lambda *of: scratch.append(Device.zeros(device, *of)) or scratch[-1]  # type: ignore
     for k, ((name, expected, wanted), *tried) in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
         what = f"{name} of {row.name}" if row else name
@@ -78,7 +78,7 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
         for device.threads, (_, given, got) in zip((1, PARTS), tried, strict=True):
             try:
                 _run(device, list(getattr(compiled_ops, name).__wrapped__(device, *given)))
-            except UnsupportedArguments:  # so it is left to NumPy in a plan too
+            except UnsupportedArguments:  # in a plan too, NumPy does it
                 continue
             if any(map(np.any, scratch)):
                 raise DeviceError(f"{what} does not give what NumPy gives when it is run again")
@@ -95,27 +95,27 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
 
 
 def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | None) -> None:
-    """Compares what was loaded, unless it is known to be right; what a user's own NumPy code says is not kept.
+    """Compares a library with NumPy, unless it has passed before; with a user's own NumPy code, each time.
 
     Raises:
         DeviceError: as `compare`.
     """
-    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _in_numpy(row))
+    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _numpy_functions(row))
     made_of = f"{loaded.digest} {_surroundings()} {device.library.threads > 1}"
-    key, known = hashlib.sha256(made_of.encode()).hexdigest(), []
+    key, known, passed = hashlib.sha256(made_of.encode()).hexdigest(), [], loaded.path.with_suffix(".checked")
     with suppress(OSError):
-        known = loaded.seen.read_text("ascii", "replace").split()
+        known = passed.read_text("ascii", "replace").split()
     if ours and key in known:
         return
-    with _comparing:  # which shares scratch memory
+    with _comparing:  # comparisons share scratch memory
         compare(device, row)
     if ours:
         with suppress(OSError):
-            loaded.seen.write_text("\n".join([*known[-KEPT:], key]), "ascii")
+            passed.write_text("\n".join([*known[-KEPT:], key]), "ascii")
 
 
-def _in_numpy(row: Activation | LossFormula | None) -> Iterator[Any]:
-    """The functions that say what a row is."""
+def _numpy_functions(row: Activation | LossFormula | None) -> Iterator[Any]:
+    """Yields the NumPy functions of a row."""
     for name in ("numpy_value", "numpy_gradient", "numpy"):
         if (function := getattr(row, name, None)) is not None:
             yield function
@@ -123,7 +123,7 @@ def _in_numpy(row: Activation | LossFormula | None) -> Iterator[Any]:
 
 @cache
 def _surroundings() -> str:
-    """What a comparison depends on besides the library: NumPy and our own Python, by size and time of their files."""
+    """Returns what a comparison depends on besides the library: NumPy and our Python, by size and time of the files."""
     package, found = Path(__file__).parents[2], [np.__version__]
     numpy = importlib.import_module("numpy._core._multiarray_umath").__file__
     parts = "backend", "backend/numpy_ops", "backend/compiled", "backend/compiled/ops", "network"
@@ -133,16 +133,16 @@ def _surroundings() -> str:
     return "\0".join(found)
 
 
-def _run(device: CpuDevice, steps: Sequence[KernelCall]) -> None:
-    """In as many parts as device.threads says, however small; two steps by these threads themselves, where we may."""
-    if len(steps) > 1:
+def _run(device: CpuDevice, calls: Sequence[KernelCall]) -> None:
+    """Runs calls in device.threads parts, however small: one serially, two on threads, where the library has them."""
+    if len(calls) > 1:
         device.threads = min(device.threads, device.library.threads)
-    for step in steps:
-        step.parts = step.record[1] = device.threads
-        step.touches = [touch._replace(parts=step.parts) for touch in step.touches]
-        step.work = ALWAYS_PARALLEL_NS if len(steps) > 1 else 0
-    for call in device.sequence(steps):
-        call()
+    for call in calls:
+        call.parts = call.record[1] = device.threads
+        call.accesses = [access._replace(parts=call.parts) for access in call.accesses]
+        call.work = ALWAYS_PARALLEL_NS if len(calls) > 1 else 0
+    for joined in device.sequence(calls):
+        joined()
 
 
 def _run_numpy(host: Device, name: str, arguments: Sequence[Any]) -> None:
@@ -157,14 +157,14 @@ def _all_near(got: Array, wanted: Array) -> bool:
 
 
 def _near(got: Array, wanted: Array) -> Array:
-    """Where it is NaN that is wanted, infinity will do: no loss survives either."""
+    """Compares element by element; where NaN is wanted, infinity will do, since the loss is not finite either way."""
     with np.errstate(all="ignore"):
         near: Array = np.isclose(got, wanted.astype(got.dtype), CLOSE, CLOSE, equal_nan=True)
         return near | (np.isnan(wanted) & np.isinf(got))
 
 
 def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
-    """The same case, where one array stays one."""
+    """Converts a case; arguments that are one array stay one array."""
     found: dict[int, Array] = {}
 
     def exact(a: Any) -> Any:
@@ -176,12 +176,12 @@ def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
     return name, exact(given), exact(written)
 
 
-# What is compared -----------------------------------------------------------------------------------------------------
+# Cases ----------------------------------------------------------------------------------------------------------------
 
 
 def cases(row: Activation | LossFormula | None) -> Iterator[Case]:
-    """Small arguments of all kinds: with and without models, rows and units that fill vectors or don't, optional ones
-    given or not, numbers at the edges of float32. They are the same each time."""
+    """Yields small cases of all kinds: with and without models, rows and units that fill vectors or don't, optional
+    arguments or none, numbers at the edges of float32. They are the same each time."""
     some = _Numbers()
     if isinstance(row, Activation):
         yield from _of_activation(some, row)
@@ -211,13 +211,13 @@ class _Numbers:
     def __call__(self, *shape: int, low: float = -4.0, high: float = 4.0, dtype: Any = np.float32) -> Array:
         return np.asarray(low + (high - low) * self.generator.random(shape, np.float32), dtype)
 
-    def apart(self, models: Sequence[int], *shape: int) -> Array:
-        """Where there are models, each one's lies in a row of a larger buffer."""
+    def strided(self, models: Sequence[int], *shape: int) -> Array:
+        """Returns numbers whose models, where there are some, lie apart in a larger buffer."""
         size = int(np.prod(shape))
         return self(*models, size + 3)[..., :size].reshape(*models, *shape)
 
     def edges(self) -> Array:
-        """A model for each of EDGES, whose one row has it among ordinary numbers: no sum has more than one of them."""
+        """Returns a model for each of EDGES, with one row that has it among ordinary numbers: no sum has two."""
         z = self(len(EDGES), 1, 3, low=0.05, high=0.95)
         z[:, 0, 1] = EDGES
         return z
@@ -225,7 +225,7 @@ class _Numbers:
 
 def _of_products(some: _Numbers) -> Iterator[Case]:
     for models, m, k, n in (((), 37, 5, 19), ((), 1, 1, 1), ((2,), 37, 5, 19), ((2,), 3, 40, 33)):
-        x, weight, z, grad = some(m, k), some.apart(models, k, n), some(*models, m, n), some.apart(models, k, n)
+        x, weight, z, grad = some(m, k), some.strided(models, k, n), some(*models, m, n), some.strided(models, k, n)
         y = some(*models, m, k)
         yield "matmul", [x, weight, z], [z]
         yield "matmul", [y.swapaxes(-1, -2), z, grad], [grad]
@@ -235,7 +235,7 @@ def _of_products(some: _Numbers) -> Iterator[Case]:
 def _of_layers(some: _Numbers) -> Iterator[Case]:
     for *models, rows, units in (*SHAPES[1:], LONG):
         x, z, grad = some(rows, units), some(*models, rows, units), some(*models, units)
-        yield "add_bias", [x, some.apart(models, units), z], [z]
+        yield "add_bias", [x, some.strided(models, units), z], [z]
         yield "column_sum", [z, grad], [grad]
         yield "multiply", [z, z + 1, z], [z]
     z, grad = some.edges(), some(len(EDGES), 3)
@@ -268,7 +268,7 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
-    """Slopes are those of finite numbers: an infinite one has spoilt the loss already, or is past where it matters."""
+    """Yields forward and backward; slopes at finite numbers only, since an infinite one makes the loss infinite."""
     mixed = np.tile(np.array(EDGES, np.float32), 37).reshape(37, -1)
     inputs = [*(some(*shape) for shape in SHAPES), some.edges(), mixed]
     for k, z in enumerate(inputs):
@@ -277,7 +277,7 @@ def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
         finite, of_z, grad, other = np.where(np.isinf(z), z.dtype.type(0), z), z.copy(), some(*z.shape), some(*z.shape)
         y = finite.copy()
         _run_numpy(HOST, "bias_activate", [finite, None, f, y])
-        bias, grad_bias = (some.apart(models, units) if given else None for _ in range(2))
+        bias, grad_bias = (some.strided(models, units) if given else None for _ in range(2))
         to = other if apart else grad
         sums = [grad_bias] if grad_bias is not None else []
         yield "activation_gradient", [grad, {"y": y, "z": finite}.get(f.reads), f, to, grad_bias], [to, *sums]
@@ -286,7 +286,7 @@ def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
 
 
 def _allowed(loss: LossFormula, y: Array) -> Array:
-    """The same outputs, but for those of which NumPy makes NaN though they are numbers."""
+    """Replaces those outputs that are numbers and of which NumPy makes NaN."""
     each = y.reshape(-1, 1, 1)
     total = np.zeros((y.size, 3))
     _run_numpy(HOST, "loss_gradient", [each, np.full_like(each, 0.5), None, loss, 1.0, None, None, total])
@@ -296,7 +296,7 @@ def _allowed(loss: LossFormula, y: Array) -> Array:
 def _of_loss(
     some: _Numbers, name: str, losses: Sequence[LossFormula], outputs: Sequence[Array]
 ) -> Iterator[Case]:  # fmt: skip
-    """Every other row is answered rightly, and with models one of them has labels that are out of range."""
+    """Yields a loss with every other row right and, with models, labels of one out of range."""
     fused = name != "loss_gradient"
     for k, y in enumerate(outputs):
         *models, rows, units = y.shape
@@ -313,7 +313,7 @@ def _of_loss(
                 some(*models, low=0.5, dtype=np.float64),
                 0.75,
             )
-            bias, grad, total = some.apart(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
+            bias, grad, total = some.strided(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
             optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
             bias_or_not, y_or_not = ([optional[0]], NOTHING) if fused else ([], [])
             written = [a for a in (optional[3], total) if a is not None]

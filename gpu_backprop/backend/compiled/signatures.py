@@ -1,4 +1,4 @@
-"""The heads of the operations in kernels/cpu, and the text that binds them: the CPU's like of kernel_text.
+"""The heads of the operations in kernels/cpu, and the C++ functions that unpack their arguments.
 
 An operation is written
 
@@ -10,8 +10,8 @@ An operation is written
 
 In brackets stand integers and integer parameters; their product is the array's size. Where they begin with models, an
 array without that axis stands for all of them if there is a parameter NAME_step: how many elements lie between its
-models. What is not const is written. "by rows" means that part p of the operation touches the rows of that array,
-[models, rows, ...], which rows_of gives, and no others.
+models. What is not const is written. "by rows" means that a part of the operation accesses only the rows
+of that array, [models, rows, ...], which rows_of gives it.
 """
 
 from __future__ import annotations
@@ -43,48 +43,48 @@ BY_ROWS = "by rows"
 
 @dataclass(frozen=True)
 class CpuHead:
-    """The head of an operation: all that is bound is checked against it."""
+    """The head of an operation, which bound arguments are checked against."""
 
     name: str
     parameters: tuple[Parameter, ...]  # without part and parts
     templated: bool
 
 
-class Operations(NamedTuple):
-    """A text of operations, with the functions that unpack their arguments, and their heads by name."""
+class OperationsText(NamedTuple):
+    """A text of operations and of the functions that unpack their arguments, and the heads by name."""
 
     text: str
     heads: Mapping[str, CpuHead]
 
 
 @cache
-def base() -> Operations:
-    """All that needs no formula."""
+def base() -> OperationsText:
+    """Reads the operations that need no formula."""
     texts = sorted(path.name for path in (kernels_folder() / "cpu").glob("*.cpp"))
     text = source(*(f"cpu/{name}" for name in texts))
     heads = heads_of(text)
-    return Operations(text + "".join(map(_unpacked, heads.values())), heads)
+    return OperationsText(text + "".join(map(_unpacked, heads.values())), heads)
 
 
-def of_row(row: Activation | LossFormula) -> Operations:
-    """What takes the formula of a row.
+def of_row(row: Activation | LossFormula) -> OperationsText:
+    """Instantiates the operations that take the formula of a row.
 
     Raises:
         DeviceError: it has no formula in C++.
     """
     text, heads = _templates("cpu/layers.hpp" if isinstance(row, Activation) else "cpu/losses.hpp")
     unpacked = (_unpacked(head, f"<{functor_name(row)}>") for head in heads.values())
-    return Operations(text + functor(row) + "".join(unpacked), heads)
+    return OperationsText(text + functor(row) + "".join(unpacked), heads)
 
 
 @cache
-def _templates(file: str) -> Operations:
+def _templates(file: str) -> OperationsText:
     text = source(file)
-    return Operations(text, {name: head for name, head in heads_of(text).items() if head.templated})
+    return OperationsText(text, {name: head for name, head in heads_of(text).items() if head.templated})
 
 
 def heads_of(text: str) -> dict[str, CpuHead]:
-    """The heads in a text, by name.
+    """Reads the heads in a text, by name.
 
     Raises:
         DeviceError: one of them cannot be read.

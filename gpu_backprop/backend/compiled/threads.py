@@ -1,7 +1,7 @@
 """How many threads may work at once on this machine's CPU.
 
-What else the machine has to do is not asked: other work would then give other sums, in other bits. The threads are such
-that a busy machine does not stop them instead; see numpy_device.py and kernels/cpu/program.cpp.
+The machine's load is not considered: the same program would then give sums in other bits. How the threads avoid waiting
+on a busy machine is said in numpy_device.py and kernels/cpu/program.cpp.
 """
 
 from __future__ import annotations
@@ -12,34 +12,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIMITS = "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"
-"""The environment variables that OpenBLAS asks, in its order: the first that holds a number > 0 is taken."""
-
+"""The environment variables that OpenBLAS reads, in its order: the first that holds a number > 0 counts."""
 
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-"""Where Linux tells of control groups, which are what limits a container."""
+"""Where Linux shows control groups, which limit a container."""
 
 
 def threads() -> int:
-    """One for each core that this process may run on, or what LIMITS or the quota of a container say where that is
-    less. Of half a core there is no use: threads that wait for each other would use it up."""
+    """Counts a thread for each core of this process, or as LIMITS or a container's quota say where that is less; half a
+    core counts as none, since threads that spin while they wait would use it up."""
     return max(1, min([cores(), *_limits()[:1], *_quotas()]))
 
 
 def cores() -> int:
-    """The cores that this process may run on."""
+    """Counts the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _limits() -> list[int]:
-    """As C's atoi reads them: "4,2", the threads of nested loops, is 4."""
+    """Reads the limits as C's atoi does: "4,2", the threads of nested loops, is 4."""
     begins = (re.match(r"\s*\d+", os.environ.get(name, "")) for name in LIMITS)
     return [int(begin[0]) for begin in begins if begin and int(begin[0]) > 0]
 
 
 def _quotas() -> Iterator[int]:
-    """How many whole cores' time each of the control groups of this process may use, where there is a limit."""
+    """Yields the whole cores that each control group of this process may use, where there is a limit."""
     try:
         lines = OWN_GROUPS.read_text("utf-8", "replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""cuBLAS bound by ctypes: what a matrix looks like to it, and a product as one bound call.
+"""cuBLAS bound by ctypes: the layout of a matrix for it, and a product as one bound call.
 
-cuBLAS counts by columns and we count by rows: what it takes for a matrix is ours transposed. So out = a@b is asked for
-as outᵀ = bᵀ@aᵀ, in which every transposition is only a reading of the same memory.
+cuBLAS is column-major and we are row-major: a matrix of ours is its transpose to cuBLAS. So out = a@b is computed as
+outᵀ = bᵀ@aᵀ, where each transpose is the same memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpu_backprop.backend.formula import Array, Call
 # library_types.h and cublas_api.h
 DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM = 68, 70, 77, -1
-DISALLOW_REDUCED_PRECISION_REDUCTION = 16  # the partial sums of a 16-bit product stay float32 as well
+DISALLOW_REDUCED_PRECISION_REDUCTION = 16  # partial sums of a 16-bit product stay float32 too
 STATUS = {
     1: "not initialized: the device is not usable, or its memory is full",
     3: "allocation failed: the device's memory is full",
@@ -32,7 +32,7 @@ LARGEST = 2**31 - 1  # what a C int holds
 
 
 def sizes(a: Array, b: Array, out: Array) -> tuple[int, int, int, int]:
-    """(models, rows, inner, cols) of out = a@b.
+    """Returns (models, rows, inner, cols) of out = a@b.
 
     Raises:
         InputError: the dtypes or the shapes do not go together.
@@ -61,36 +61,36 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> bool:
 
 
 class Layout:
-    """How the last two axes of an array lie in memory, which has to be as rows or as columns in one piece each.
+    """The layout of a matrix, the last two axes of an array: its rows or its columns have to be contiguous.
 
     Attributes:
-        columns: whether columns and not rows lie in one piece: a transposed view.
+        columns: whether columns and not rows are contiguous: a transposed view.
         leading: elements from one row (or column) to the next: the leading dimension.
         step: elements from one model to the next; 0 where all share a matrix.
 
     Raises:
-        InputError: the matrix lies in memory otherwise. A copy, made unasked in every step, would hide that.
+        InputError: neither is. A copy in every step, which nobody asked for, would hide that.
     """
 
     def __init__(self, name: str, array: Array) -> None:
         self.name, self.array = name, array
-        item, (rows, cols), (down, across) = array.dtype.itemsize, array.shape[-2:], array.strides[-2:]
+        item, (rows, cols), (row_stride, column_stride) = array.dtype.itemsize, array.shape[-2:], array.strides[-2:]
         self.step = array.strides[0] // item if array.ndim == 3 else 0
         if any(n > 1 and stride % item for n, stride in zip(array.shape, array.strides, strict=True)):
-            raise self._refusal("its elements do not lie whole numbers of elements apart")
+            raise self._refusal("its strides are no multiples of the size of an element")
         for self.columns, count, length, stride, unit in (
-            (False, rows, cols, down, across),
-            (True, cols, rows, across, down),
+            (False, rows, cols, row_stride, column_stride),
+            (True, cols, rows, column_stride, row_stride),
         ):
             self.leading = stride // item if count > 1 else length  # the stride of an axis of length 1 means nothing
             if (unit == item or length == 1) and length <= self.leading <= LARGEST:
                 return
-        raise self._refusal("its matrices have neither rows nor columns that lie in one piece, one after the other")
+        raise self._refusal("neither the rows nor the columns of its matrices are contiguous")
 
     def require_rows(self) -> None:
-        """What is written must have rows in one piece, and models that do not overlap."""
+        """Raises InputError unless rows are contiguous and models do not overlap, as an output needs."""
         if self.columns:
-            raise self._refusal("its rows do not lie in one piece")
+            raise self._refusal("its rows are not contiguous")
         rows, cols = self.array.shape[-2:]
         if self.array.ndim == 3 and len(self.array) > 1 and self.step < (rows - 1) * self.leading + cols:
             raise self._refusal("its models overlap")
@@ -106,7 +106,7 @@ class CublasLibrary:
     """cuBLAS with a handle on one stream: its device has to be the current one, here and whenever a call runs.
 
     Args:
-        library: what ctypes.CDLL gave.
+        library: the ctypes.CDLL.
         stream: the address of a CUDA stream.
         workspace: device memory that the library may use; without, it would allocate in every captured graph. One half
             is for this stream, the other for all streams that capture.
@@ -126,16 +126,16 @@ class CublasLibrary:
         self._strided_gemm = self._function(library, "cublasGemmStridedBatchedEx")
 
     def _handle(self, stream: int) -> _Handle:
-        """The handle of a stream. A product may be several launches with a partial result in the workspace between, and
-        a graph, of another thread, may come between them: so what is captured has a workspace of its own. Graphs share
-        it, since one is done before the next begins."""
+        """Returns the handle of a stream. A product may be several launches that pass results on in the workspace, and
+        the graph of another thread may run in between: so captured products have a workspace of their own. Graphs share
+        it, since they run one after the other."""
         if stream not in self._handles:
             half = self._workspace.size // 2
             workspace = self._workspace[:half] if stream == self._stream else self._workspace[half:]
             handle, library = _Handle(workspace), self._library
             self._function(library, "cublasCreate_v2")(ctypes.byref(handle))
             self._function(library, "cublasSetStream_v2")(handle, ctypes.c_void_p(stream))
-            # after the stream, which brings the library's own workspace back
+            # after the stream, since setting that restores the library's own workspace
             size = ctypes.c_size_t(workspace.nbytes)
             self._function(library, "cublasSetWorkspace_v2")(handle, _Pointer(workspace), size)
             self._function(library, "cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
@@ -148,11 +148,9 @@ class CublasLibrary:
         function.restype = _check
         return function
 
-    def bind(
-        self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], beta: float, tf32: bool
-    ) -> Call:
-        """out = a@b + beta·out as one call, its arguments converted now; `shape` is what `sizes` gave. `.on(stream)` is
-        the same call on another stream."""
+    def bind(self, a: Layout, b: Layout, out: Layout, shape: tuple[int, int, int, int], tf32: bool) -> Call:
+        """Binds out = a@b, its arguments converted once; `shape` comes from `sizes`. `.on(stream)` binds the
+        call to another stream."""
         models, rows, inner, cols = shape
         dtype, compute, number = a.array.dtype.name, COMPUTE_32F, ctypes.c_float
         if dtype == "float64":
@@ -164,7 +162,7 @@ class CublasLibrary:
             ctypes.c_int(b.columns), ctypes.c_int(a.columns),
             ctypes.c_int(cols), ctypes.c_int(rows), ctypes.c_int(inner),
             ctypes.byref(number(1)), *_matrix(b, many), *_matrix(a, many),
-            ctypes.byref(number(beta)), *_matrix(out, many),
+            ctypes.byref(number(0)), *_matrix(out, many),
             *((ctypes.c_int(models),) if many else ()), ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
         function = self._strided_gemm if many else self._gemm

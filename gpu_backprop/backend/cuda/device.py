@@ -16,7 +16,7 @@ from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
-from gpu_backprop.backend.cuda.staging import OUT_OF_MEMORY, PIECE, Staging
+from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
 from gpu_backprop.backend.device import Advise, Device, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
@@ -231,7 +231,7 @@ class CudaDevice(Device):
                 values = self.empty(destination.shape, destination.dtype)
                 self.copy_in(values, source)
                 destination[...] = values
-            elif destination.nbytes > PIECE and tail == source.shape and source.ndim < destination.ndim:
+            elif destination.nbytes > BLOCK_BYTES and tail == source.shape and source.ndim < destination.ndim:
                 members = destination.reshape(-1, *source.shape)  # sent once, and then copied on the device
                 self._shared.staging.send(members[0], source)
                 members[1:] = members[0]

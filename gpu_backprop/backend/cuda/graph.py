@@ -1,4 +1,4 @@
-"""The launches of a plan as one: captured in a CUDA graph, which is launched whole."""
+"""Captures the launches of a plan in a CUDA graph, which is one launch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from functools import partial
 from typing import Any
 
 from gpu_backprop.backend.cuda.products import Products
-from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Operation
 
-_capturing = threading.Lock()  # of all devices: while Python collects no garbage for one, no other brings that back
+_capturing = threading.Lock()  # of all devices: while one has garbage collection off, no other may turn it on
 
 
 class GraphCapture:
     """Captures the plans of one device, on a stream of its own.
 
-    On the stream that the plans run on, what another thread asks for meanwhile would become a part of the graph instead
-    of being done, and nobody could use CUDA's default stream. So every launch is bound anew, to a stream that nothing
-    else goes to. The graph is launched on the stream of the plans.
+    On the stream that the plans run on, what another thread launches meanwhile would be captured instead of being run,
+    and nobody could use CUDA's default stream. So every launch is bound again, to a stream that nothing else uses. The
+    graph is launched on the stream of the plans.
 
     Args:
         cupy: the module.
@@ -41,7 +41,7 @@ class GraphCapture:
         self._prepare(products)
 
     def _prepare(self, products: Products) -> None:
-        """A product on the stream that captures: the first one there may allocate, which a captured one may not. The
+        """Runs a product on the capturing stream: the first one there may allocate, which a captured one may not. The
         events keep it behind what makes its operands, and before what gets their memory next."""
         before, after = (self._cupy.cuda.Event(disable_timing=True) for _ in range(2))
         a: Array = self._cupy.zeros((8, 8), "float32")
@@ -54,20 +54,20 @@ class GraphCapture:
         self._plans.wait_event(after)
 
     def capture(self, operations: Sequence[Operation]) -> Call:
-        """All that the operations launch, as one bound call, which holds on to what they use.
+        """Captures all launches of the operations as one bound call, which holds on to what they use.
 
-        Each of them must have run before, so that all that it needs is compiled, loaded and reserved. The device must
+        Each of them must have run before, so that all it needs is compiled, loaded and allocated. The device must
         be the current one, here and when the call runs.
 
         Raises:
             DeviceError: an operation cannot be captured; the message names it and says why.
         """
-        with _capturing, self._stream, _no_garbage_collected():
-            launches = [(operation, self._bound_anew(operation)) for operation in operations]
+        with _capturing, self._stream, _no_garbage_collection():
+            launches = [(operation, self._rebind(operation)) for operation in operations]
             try:
-                # Of this thread only, so that others may allocate or wait; it may not, also where no hook would see it.
+                # Thread-local: other threads may allocate or wait; this one may not, even where the hook misses it.
                 self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
-                with _allocations_refused(self._cupy):
+                with _no_allocation(self._cupy):
                     for operation, calls in launches:
                         self._record(operation, calls)
                 graph = self._stream.end_capture()
@@ -81,7 +81,7 @@ class GraphCapture:
         vars(call)["holds"] = graph, self._plans, tuple(operations)
         return call
 
-    def _bound_anew(self, operation: Operation) -> list[Call]:
+    def _rebind(self, operation: Operation) -> list[Call]:
         if not all(hasattr(call, "on") for call in operation.calls):
             raise DeviceError(f"{_name(operation)} is more than launches that can go to another stream")
         return [call.on(self._stream) for call in operation.calls]  # type: ignore[attr-defined]
@@ -92,8 +92,7 @@ class GraphCapture:
             for call in calls:
                 call()
         except Exception as error:  # of CuPy, of cuBLAS, of CUDA, of the hook below
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise DeviceError(f"{_name(operation)} cannot be captured: {said}") from error
+            raise DeviceError(f"{_name(operation)} cannot be captured: {one_line(error)}") from error
 
 
 def _name(operation: Operation) -> str:
@@ -101,9 +100,9 @@ def _name(operation: Operation) -> str:
 
 
 @contextmanager
-def _no_garbage_collected() -> Iterator[None]:
-    """A context in which Python frees nothing that is held by cycles: it would be in this thread, and what cannot be
-    done while capturing may be done to free it, such as to give memory back that does not come from CuPy's pool."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Turns garbage collection off: it would run in this thread, and might do what is not allowed while capturing, such
+    as freeing memory that does not come from CuPy's pool."""
     enabled = gc.isenabled()
     try:
         gc.disable()
@@ -113,9 +112,9 @@ def _no_garbage_collected() -> Iterator[None]:
             gc.enable()
 
 
-def _allocations_refused(cupy: Any) -> Any:
-    """A context in which this thread gets no memory from CuPy's pool: what a captured launch works on has to stay, and
-    the pool would give a temporary to somebody else."""
+def _no_allocation(cupy: Any) -> Any:
+    """Makes a context in which this thread gets no memory from CuPy's pool, which would reuse a temporary that a
+    captured launch still works on."""
 
     class Refusal(cupy.cuda.MemoryHook):  # type: ignore[misc]
         name = "gpu_backprop: no allocation while capturing"

@@ -1,7 +1,7 @@
 """Checks the arguments of a launch against the kernel's head, and packs them.
 
-CuPy passes on what it is given: a Python float, which is a double, where the kernel reads a float; a view whose strides
-the kernel does not know; too few arguments. Here each of these is an error that names the kernel and the parameter.
+CuPy checks nothing: neither a Python float, which is a double, where the kernel reads a float, nor a view whose strides
+the kernel does not know, nor the number of arguments. Here each is an error that names the kernel and the parameter.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ GRID_LIMITS = 2**31 - 1, 65535, 65535
 BLOCK_LIMITS = 1024, 1024, 64
 THREADS = 1024
 SLOT = 8
-"""Bytes: each argument gets as many, whatever its type."""
+"""Bytes of each argument, whatever its type."""
 
 
 def address(array: Any) -> int:
-    """Where a CuPy array's first element lies on its device."""
+    """Returns the device address of a CuPy array."""
     return int(array.data.ptr)
 
 
-def distance(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int | None:
-    """The distance in elements between neighbours of an array that is read in C order: 1 where it is contiguous, None
-    where it is not the same everywhere."""
+def common_stride(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int | None:
+    """Returns the elements from one to the next of an array in C order: 1 where it is contiguous, None where the stride
+    is not the same everywhere."""
     if 0 in shape:
         return 1
     axes = [(count, stride) for count, stride in zip(shape, strides, strict=True) if count > 1]
@@ -46,8 +46,8 @@ def distance(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int
     return None if rest else step
 
 
-def three(name: str, sizes: Sequence[int], limits: tuple[int, int, int], where: str) -> tuple[int, int, int]:
-    """A grid or a block as three numbers, checked."""
+def three_sizes(name: str, sizes: Sequence[int], limits: tuple[int, int, int], where: str) -> tuple[int, int, int]:
+    """Checks a grid or a block, and returns it as three numbers."""
     whole = all(isinstance(size, (int, np.integer)) for size in sizes) and 1 <= len(sizes) <= 3
     x, y, z = (*map(int, sizes), 1, 1)[:3] if whole else (0, 0, 0)
     if not all(1 <= size <= limit for size, limit in zip((x, y, z), limits, strict=True)):
@@ -63,7 +63,7 @@ class Arguments:
     """The arguments of one launch on the device `index`, whose arrays are of the class `ndarray`.
 
     Attributes:
-        arrays: the arrays among them, for whoever has to keep them alive.
+        arrays: the arrays among them, to be kept alive.
         slots: the packed arguments, a row of 8 bytes for each parameter.
     """
 
@@ -106,7 +106,7 @@ class Arguments:
         kinds = (int, np.integer) if dtype.kind in "iu" else (int, np.integer, float, np.floating)
         if not isinstance(value, kinds):
             what = "an integer" if dtype.kind in "iu" else "a number"
-            raise self._refuse(f"{p.name} must be {what} ({dtype.name}), got {_told(value)}.")
+            raise self._refuse(f"{p.name} must be {what} ({dtype.name}), got {_described(value)}.")
         if dtype.kind in "iu":
             value, limits = int(value), np.iinfo(dtype)
             self._sizes[p.name] = value
@@ -129,7 +129,7 @@ class Arguments:
             return bytes(SLOT)
         if not isinstance(array, self.ndarray):
             hint = "; copy it to the device first" if isinstance(array, np.ndarray) else ""
-            raise self._refuse(f"{p.name} must be a CuPy array of {dtype.name}, got {_told(array)}{hint}.")
+            raise self._refuse(f"{p.name} must be a CuPy array of {dtype.name}, got {_described(array)}{hint}.")
         if array.device.id != self.index:
             raise self._refuse(
                 f"devices mixed: {p.name} lies on CUDA device {array.device.id}, and this kernel runs on device "
@@ -138,7 +138,7 @@ class Arguments:
         if array.dtype != dtype:
             raise self._refuse(f"{p.name} must be {dtype.name}, got {array.dtype.name}.")
         self._check_size(p, array)
-        self._find_distances(p, array)
+        self._find_strides(p, array)
         self._check_vectors(p, array, dtype)
         self.arrays.append(array)
         return np.uint64(address(array)).tobytes()
@@ -152,24 +152,24 @@ class Arguments:
                 f"shape {array.shape}."
             )
 
-    def _find_distances(self, p: Parameter, array: Array) -> None:
-        """Checks how the elements lie, and notes what NAME_step and NAME_stride are."""
-        apart = distance(array.shape, array.strides, array.itemsize)
+    def _find_strides(self, p: Parameter, array: Array) -> None:
+        """Checks the strides, and notes NAME_step and NAME_stride."""
+        stride = common_stride(array.shape, array.strides, array.itemsize)
         names = {q.name for q in self.instance.kernel.parameters if q.of == p.name}
         if f"{p.name}_stride" in names:
-            if apart is None:
+            if stride is None:
                 raise self._refuse(f"{p.name} must have its elements at equal distances; {_layout(array)}.")
-            self._found[f"{p.name}_stride"] = apart
+            self._found[f"{p.name}_stride"] = stride
         elif f"{p.name}_step" in names:
-            self._found[f"{p.name}_step"] = self._step(p, array, apart)
-        elif apart != 1:
+            self._found[f"{p.name}_step"] = self._step(p, array, stride)
+        elif stride != 1:
             raise self._refuse(f"{p.name} must be C-contiguous; {_layout(array)}.")
 
-    def _step(self, p: Parameter, array: Array, apart: int | None) -> int:
+    def _step(self, p: Parameter, array: Array, stride: int | None) -> int:
         models = self.grid[2]
-        if apart == 1:
+        if stride == 1:
             return array.size // models
-        inside = distance(array.shape[1:], array.strides[1:], array.itemsize)
+        inside = common_stride(array.shape[1:], array.strides[1:], array.itemsize)
         if array.shape[:1] == (models,) and inside == 1 and not array.strides[0] % array.itemsize:
             return array.strides[0] // array.itemsize
         raise self._refuse(f"the part of each model of {p.name} must be C-contiguous; {_layout(array)}.")
@@ -190,8 +190,8 @@ class Arguments:
             )
 
 
-def _told(value: Any) -> str:
-    """A value in an error: its type, and what tells most about it."""
+def _described(value: Any) -> str:
+    """Describes a value in an error: its type and, of an array, dtype and shape."""
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}".removeprefix("builtins.")
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{kind} of {value.dtype.name}, shape {value.shape}"

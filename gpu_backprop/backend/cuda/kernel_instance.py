@@ -1,7 +1,7 @@
 """Instances of kernels: a template with its arguments, and the text that a compiler gets for it.
 
-What a template parameter may be follows from its name and from the tables of activations and losses, so nothing lists
-the instances by hand.
+The values of a template parameter follow from its name and from the tables of activations and losses: no list of
+instances is kept by hand.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.cuda.signatures import Head, heads
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import FORMULAS, Head, functor, heads, source
+from gpu_backprop.backend.kernel_text import FORMULAS, functor, source
 
 DType = np.dtype[Any]
 Argument = DType | Activation | Functions | LossFormula | int
@@ -26,7 +27,7 @@ TYPES = {
     "A": ("float32", "float64"),
     "C": ("int64", "uint64"),
 }
-"""The types of each name: what is stored, a source on the way in, what is worked in, a counter."""
+"""The dtypes of each template parameter: stored values (T), a source that is converted (S), sums (A), a counter (C)."""
 
 SPELLING = {
     "float32": "float",
@@ -39,21 +40,21 @@ SPELLING = {
     "uint32": "u32",
     "uint64": "u64",
 }
-"""What a dtype is called in the kernel texts."""
+"""The names of dtypes in the kernel texts."""
 
 ACCEPTED: Mapping[str, tuple[type[Activation | Functions | LossFormula], str]] = {
     "F": (Activation, "an Activation that is not rowwise"),
     "E": (LossFormula, "a LossFormula"),
     "N": (Functions, "Functions, none of which is rowwise"),
 }
-"""What each formula may be, as a type and in words."""
+"""The values of each formula parameter, as a type and in words."""
 
 VECTOR = 16
 """Bytes that a thread reads or writes at once where it can."""
 
 
 def dtype_of(name: str) -> DType:
-    """The dtype of a name; NumPy knows bfloat16 from ml_dtypes alone.
+    """Returns the dtype of a name; for NumPy, bfloat16 comes from ml_dtypes.
 
     Raises:
         MissingExtraError: bfloat16, and ml_dtypes is not installed.
@@ -70,7 +71,7 @@ def dtype_of(name: str) -> DType:
 
 
 def accumulator(dtype: DType) -> DType:
-    """acc<T>, the type that sums and formulas are worked out in: float64 for float64, else float32."""
+    """Returns acc<T>, the type of sums and formulas: float64 for float64, else float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
@@ -101,7 +102,7 @@ class Instance:
 
     @property
     def text(self) -> str:
-        """What a compiler gets for it."""
+        """The text that a compiler gets for it."""
         return text_of([self])
 
     @property
@@ -112,7 +113,7 @@ class Instance:
         return width
 
     def dtype(self, type_name: str) -> DType:
-        """The dtype of a type of the kernel's head: T, acc<T>, int ..."""
+        """Returns the dtype of a type in the kernel's head: T, acc<T>, int ..."""
         if type_name.startswith("acc<"):
             return accumulator(self.dtype(type_name[4:-1]))
         argument = self.chosen.get(type_name)
@@ -128,7 +129,7 @@ def _spelled(argument: Argument) -> str:
 
 
 def text_of(instances: Sequence[Instance]) -> str:
-    """One text for several instances of one file, each functor in it once.
+    """Makes one text for several instances of one file, each functor in it once.
 
     Raises:
         InputError: they come from several files, or need two functors of one name (a loss with two settings).
@@ -147,10 +148,10 @@ def text_of(instances: Sequence[Instance]) -> str:
 
 
 def instance(name: str, *arguments: Any) -> Instance:
-    """A kernel with the given template arguments: dtypes (or their names), rows of the tables, integers.
+    """Makes an instance of a kernel with template arguments: dtypes (or their names), rows of the tables, integers.
 
     Raises:
-        InputError: there is no such kernel, or an argument is not what its parameter may be.
+        InputError: there is no such kernel, or an argument is not accepted for its parameter.
     """
     head = choose("kernel", name, heads())
     if len(arguments) != len(head.template):
@@ -185,8 +186,8 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
 
 
 def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) -> Iterator[Instance]:
-    """Every kernel with every argument that its parameters may have; one with Functions, of which there is no end, with
-    just as many as it takes to have each argument together with each type that it works in.
+    """Yields every kernel with every argument that its parameters accept; one with Functions, of which there are
+    infinitely many, with as few as have each argument together with each accumulator type.
 
     Raises:
         MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
@@ -214,7 +215,7 @@ def _choices(
 def _sample(
     names: list[str], chosen: dict[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
 ) -> Iterator[dict[str, Argument]]:
-    """With each value of the first name: as many choices as some other has values, and in them all values of all."""
+    """Yields, for each value of the first name, the fewest choices that have all values of every other name."""
     first, *rest = names
     for value in _values(first, chosen, tables):
         values = {name: _values(name, {first: value}, tables) for name in rest}
@@ -231,7 +232,7 @@ def _values(
 
 
 def _types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:
-    """The dtypes that a parameter may be; L is the type of class labels or of dense targets."""
+    """Returns the dtypes that a parameter accepts; L is the type of class labels or of dense targets."""
     return ("int64", accumulator(_stored(chosen)).name) if name == "L" else TYPES[name]
 
 

@@ -1,7 +1,7 @@
-"""Compiles the kernels of `kernels/` and binds their launches: the one door to the device's own code.
+"""Compiles the kernels of `kernels/` and binds their launches.
 
-The text side is in kernel_text (files and heads) and kernel_instance (templates and their arguments); the checks are in
-kernel_arguments.
+The texts are in kernel_text, the kernels' heads in signatures, templates and their arguments in kernel_instance, the
+checks of a launch in kernel_arguments.
 """
 
 from __future__ import annotations
@@ -21,38 +21,23 @@ from gpu_backprop.backend.cuda.kernel_arguments import (
     THREADS,
     Arguments,
     address,
-    three,
+    three_sizes,
 )
-from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, text_of
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.kernel_text import Head, Parameter, functor, heads, kernels_folder, source
-
-__all__ = [
-    "Head",
-    "Instance",
-    "KernelLibrary",
-    "Parameter",
-    "functor",
-    "heads",
-    "instance",
-    "instances",
-    "kernels_folder",
-    "source",
-    "text_of",
-]
 
 OPTIONS = ("--std=c++17",)
-"""What we ask of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""
+"""Options of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""
 
 VARIABLES = 1024
-"""Bytes that are left for the variables which a block shares; kernels that want more memory have no more of them."""
+"""Bytes that are kept for the __shared__ variables of a kernel with dynamic shared memory."""
 
 Key = tuple[str, tuple[str, ...]]
 
 
 def _key(made: Instance) -> Key:
-    """The name alone does not tell a loss with one setting from the same loss with another."""
+    """Returns the name and the functors, since the name of a loss does not include its setting."""
     return made.name, tuple(made.functors.values())
 
 
@@ -72,21 +57,21 @@ class KernelLibrary:
 
     @property
     def compiled(self) -> tuple[str, ...]:
-        """The names of the instances that were compiled so far."""
+        """The names of the instances compiled so far."""
         return tuple(name for name, _ in list(self._functions))
 
     def launch(
         self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, /,
         **parameters: Any,
     ) -> Call:  # fmt: skip
-        """A launch of kernel `name` with the template's `arguments`, bound: calling it queues the kernel on the stream.
+        """Binds a launch of kernel `name` with the template's `arguments`: calling it queues the kernel on the stream.
 
-        It holds on to the arrays it was given, and carries the name of the instance as `.kernel`; `.on(stream)` is the
-        same launch on another stream. The device has to be the current one when it is called.
+        The call holds on to its arrays, and has the name of the instance as `.kernel`; `.on(stream)` binds the same
+        launch to another stream. The device has to be the current one when it is called.
 
         Args:
-            shared: bytes that each block has for itself beside its variables, at most `block_memory`.
-            parameters: all that the kernel's head lists, by name, but for NAME_step and NAME_stride.
+            shared: bytes of dynamic shared memory of a block, at most `block_memory`.
+            parameters: all that the kernel's head lists, by name, except NAME_step and NAME_stride.
 
         Raises:
             InputError: an argument does not agree with the kernel's head.
@@ -94,8 +79,8 @@ class KernelLibrary:
         """
         made = instance(name, *arguments)
         where = f"kernel {made.name}"
-        grid = three("grid", grid, GRID_LIMITS, where)
-        block = three("block", block, BLOCK_LIMITS, where)
+        grid = three_sizes("grid", grid, GRID_LIMITS, where)
+        block = three_sizes("block", block, BLOCK_LIMITS, where)
         if (threads := block[0] * block[1] * block[2]) > THREADS:
             raise InputError(f"{where}: a block has at most {THREADS} threads, got {threads}.")
         packed = Arguments(made, grid, parameters, self.cupy.ndarray, self.index)
@@ -103,7 +88,7 @@ class KernelLibrary:
         if shared:
             self._allow(function, shared, where)
         places = packed.slots.ctypes.data + SLOT * np.arange(len(packed.slots), dtype=np.uint64)
-        # Function.__call__ would look at every argument again; this is what it comes down to.
+        # This is what Function.__call__ does after it has inspected every argument again.
         launch = self.cupy.cuda.driver.launchKernel
 
         def on(stream: Any) -> Call:
@@ -117,11 +102,11 @@ class KernelLibrary:
 
     @cached_property
     def block_memory(self) -> int:
-        """How many bytes a launch can give each block for itself."""
+        """The most bytes of dynamic shared memory that a launch can give a block."""
         return int(self.cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]) - VARIABLES
 
     def _allow(self, function: Any, shared: int, where: str) -> None:
-        """A function gets more than 48 KB a block only where it was told before how much that may be."""
+        """Raises a function's limit of dynamic shared memory, without which a launch gets at most 48 KB a block."""
         if shared > self.block_memory:
             raise InputError(f"{where}: a block can have {self.block_memory:,} bytes of memory, got {shared:,}.")
         driver = self.cupy.cuda.driver
@@ -140,7 +125,7 @@ class KernelLibrary:
         with self._lock:
             for made in wanted:
                 if _key(made) not in self._functions:
-                    module = next((m for m in modules if _together(made, m.values())), None)
+                    module = next((m for m in modules if _fit_one_text(made, m.values())), None)
                     if module is None:
                         modules.append(module := {})
                     module[_key(made)] = made
@@ -149,7 +134,7 @@ class KernelLibrary:
 
     @staticmethod
     def width(dtype: Any, cols: int, *arrays: Array | None) -> int:
-        """V for a kernel over T = dtype: 16 bytes of it, where `cols` is a multiple and every array (None aside) and
+        """Returns V for a kernel over T = dtype: 16 bytes, where `cols` is a multiple and every array (None aside) and
         each of its models begins at a multiple of V of its own elements; 1 otherwise."""
         width: int = VECTOR // np.dtype(dtype).itemsize
         if cols % width:
@@ -196,8 +181,8 @@ class KernelLibrary:
         )
 
 
-def _together(made: Instance, others: Iterable[Instance]) -> bool:
-    """Whether one text can hold an instance and others: one file, and no two formulas of one name."""
+def _fit_one_text(made: Instance, others: Iterable[Instance]) -> bool:
+    """Tells whether one text can hold an instance and others: one file, and no two formulas of one name."""
     return all(
         made.kernel.file == other.kernel.file
         and all(other.functors.get(name, text) == text for name, text in made.functors.items())

@@ -1,7 +1,7 @@
-"""Matrix products on CUDA go through one door: cuBLAS, called directly, or CuPy's product where that cannot be.
+"""Matrix products on CUDA: cuBLAS, called directly, or CuPy's product where that is not possible.
 
-Why not always CuPy's: it refuses cuBLAS while a stream is captured, copies operands and makes temporaries unasked, and
-has one switch for TF32 in the whole process.
+CuPy's own product refuses to be captured, copies operands and allocates temporaries, and has one switch for TF32 in the
+whole process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from gpu_backprop.backend.cuda.cublas import CublasLibrary, Layout, sizes
 from gpu_backprop.backend.cuda.cupy_products import CupyProducts
-from gpu_backprop.backend.errors import DeviceError, InputError
+from gpu_backprop.backend.errors import DeviceError, InputError, one_line
 from gpu_backprop.backend.formula import Array, Call
 
 
@@ -34,10 +34,10 @@ class Example(NamedTuple):
 
 
 class Products:
-    """Matrix products on one CUDA device and stream. To be made once per device; it keeps a handle and a workspace.
+    """Matrix products on one CUDA device and stream. Make one per device; it keeps a handle and a workspace.
 
-    When it is made it compares small products of every kind with CuPy's. If one differs, or the library cannot be
-    loaded, CuPy's product serves, and one RuntimeWarning says why and what that costs.
+    The constructor compares small products of every kind with CuPy's. If one differs, or the library cannot be loaded,
+    CuPy's product is used, and one RuntimeWarning says why and what that costs.
 
     Args:
         cupy: the module.
@@ -46,7 +46,7 @@ class Products:
 
     Attributes:
         direct: whether cuBLAS is called directly, so that products can be captured in a CUDA graph.
-        reason: what serves, in a sentence.
+        reason: which of the two is used, in a sentence.
 
     Raises:
         DeviceError: CuPy itself cannot multiply matrices.
@@ -55,7 +55,7 @@ class Products:
     def __init__(self, cupy: Any, index: int, stream: Any) -> None:
         self._cupy, self._index, self._stream = cupy, index, stream
         self._generation = int(cupy.cuda.Device(index).compute_capability[:-1])
-        self._serving: CublasLibrary | CupyProducts = CupyProducts(cupy)
+        self._backend: CublasLibrary | CupyProducts = CupyProducts(cupy)
         self.direct = False
         with cupy.cuda.Device(index), stream:
             examples = list(self._examples())  # first, so that the library which CuPy has loaded is the one found
@@ -63,7 +63,9 @@ class Products:
                 cublas = self._open()
                 self._compare(cublas, examples)
             except Exception as error:  # whatever a missing, foreign or damaged library brings about
-                self.reason = f"CuPy's matrix product serves, since cuBLAS cannot be called directly ({_said(error)})"
+                self.reason = (
+                    f"CuPy's matrix product is used, since cuBLAS cannot be called directly ({one_line(error)})"
+                )
                 warnings.warn(
                     f"cuda:{index}: {self.reason}. The results are as good, but steps cannot be captured in a CUDA "
                     "graph, every product costs the host more time, 16-bit gradients pass through float32 copies, and "
@@ -72,20 +74,20 @@ class Products:
                     stacklevel=2,
                 )
             else:
-                self._serving, self.direct = cublas, True
+                self._backend, self.direct = cublas, True
                 self.reason = f"cuBLAS {cublas.version} is called directly"
 
-    def matmul(self, a: Array, b: Array, out: Array, *, beta: float = 0.0, tf32: bool = False) -> list[Call]:
-        """out = a@b + beta·out as bound calls, which allocate nothing and, if `direct`, are the product alone.
+    def matmul(self, a: Array, b: Array, out: Array, *, tf32: bool = False) -> list[Call]:
+        """Binds out = a@b as calls, which allocate nothing and, if `direct`, are the product alone.
 
-        The device must be the current one when they run. Products are summed up in float32 (float64: in float64).
+        The device must be the current one when they run. Products are accumulated in float32 (float64: in float64).
 
         Args:
             a: (rows, inner) or (models, rows, inner), float32, float64, float16 or bfloat16; a view may be transposed
                 or have longer rows between its own.
             b: (inner, cols) or (models, inner, cols), of a's dtype, likewise. Where out has models, an operand that has
                 none, or whose models lie 0 bytes apart, stands for all of them.
-            out: (rows, cols) or (models, rows, cols), each row in one piece; of a's dtype, or float32 where that has 16
+            out: (rows, cols) or (models, rows, cols), each row contiguous; of a's dtype, or float32 where that has 16
                 bits. It may not overlap a or b.
             tf32: whether float32 operands may be rounded to TF32 first; CuPy's product never does.
 
@@ -107,23 +109,16 @@ class Products:
         if not (models and rows and cols):
             return []
         if not inner:
-            return self._scale(out, beta)
+            return [self._on_stream([partial(out.fill, 0)])]
         layouts = Layout("a", a), Layout("b", b), Layout("out", out)
         layouts[2].require_rows()
-        if isinstance(self._serving, CublasLibrary):
-            return [self._serving.bind(*layouts, (models, rows, inner, cols), beta, tf32)]
+        if isinstance(self._backend, CublasLibrary):
+            return [self._backend.bind(*layouts, (models, rows, inner, cols), tf32)]
         with self._cupy.cuda.Device(self._index), self._stream:
-            return [self._there(self._serving.bind(a, b, out, beta))]
+            return [self._on_stream(self._backend.bind(a, b, out))]
 
-    def _scale(self, out: Array, beta: float) -> list[Call]:
-        """A sum over nothing: out = beta·out"""
-        if beta == 1:
-            return []
-        scale = partial(out.fill, 0) if beta == 0 else partial(self._cupy.multiply, out, beta, out)
-        return [self._there([scale])]
-
-    def _there(self, calls: Sequence[Call]) -> Call:
-        """CuPy's calls, which go to the current device and stream, as one on ours."""
+    def _on_stream(self, calls: Sequence[Call]) -> Call:
+        """Joins CuPy's calls, which go to the current device and stream, into one on ours."""
 
         def run() -> None:
             with self._cupy.cuda.Device(self._index), self._stream:
@@ -141,39 +136,39 @@ class Products:
         return CublasLibrary(library, self._stream.ptr, reserved)
 
     def _examples(self) -> Iterator[Example]:
-        """Products of small whole matrices of two models, as CuPy does them: exact in every dtype."""
+        """Yields CuPy's products of small matrices of integers, for two models: exact in every dtype."""
         rng = np.random.default_rng(0)
         a, b = rng.integers(-3, 4, (2, 3, 5)), rng.integers(-3, 4, (2, 5, 4))
         for name, flips in (("a@b", (False, False)), ("aᵀ@b", (True, False)), ("a@bᵀ", (False, True))):
             x, w = (self._upload(m, "float32", flip) for m, flip in zip((a, b), flips, strict=True))
             try:
                 y = np.stack([self._cupy.matmul(x[m], w[m]).get() for m in range(len(x))])
-            except Exception as error:  # CuPy finds no cuBLAS, or the device is out of order
+            except Exception as error:  # CuPy finds no cuBLAS, or the device is defective
                 raise DeviceError(
-                    f"cuda:{self._index}: CuPy cannot multiply matrices ({_said(error)}); the extra cuda13 (cuda12 for "
-                    "older drivers) brings CuPy together with the cuBLAS that it needs."
+                    f"cuda:{self._index}: CuPy cannot multiply matrices ({one_line(error)}); the extra cuda13 (cuda12 "
+                    "for older drivers) brings CuPy together with the cuBLAS that it needs."
                 ) from error
             yield Example(name, a, b, flips, y)
 
     def _compare(self, cublas: CublasLibrary, examples: Sequence[Example]) -> None:
-        """Every layout and dtype, as one matrix and, added to what is there, as several models.
+        """Compares every layout and dtype, as one matrix and as several models.
 
         Raises:
             DeviceError: a product is refused, or is not CuPy's.
         """
         for (dtype, result, tf32), example in itertools.product(self._kinds(), examples):
             a, b = (self._upload(m, dtype, flip) for m, flip in zip((example.a, example.b), example.flips, strict=True))
-            for part, beta, before in ((0, 0.0, np.nan), (slice(None), 1.0, 2.0)):
-                want = example.y[part] + (before if beta else 0)
-                x, w, out = a[part], b[part], self._upload(np.full(want.shape, before), result)
+            for which, what in ((0, "one matrix"), (slice(None), "two models")):
+                x, w, want = a[which], b[which], example.y[which]
+                out = self._upload(np.full(want.shape, np.nan), result)
                 layouts = Layout("a", x), Layout("b", w), Layout("out", out)
-                cublas.bind(*layouts, sizes(x, w, out), beta, tf32)()
+                cublas.bind(*layouts, sizes(x, w, out), tf32)()
                 if not np.array_equal(out.get().astype(np.float64), want):  # type: ignore[attr-defined]
-                    form = f"{dtype} to {result}{' in TF32' if tf32 else ''}, {'two models' if beta else 'one matrix'}"
+                    form = f"{dtype} to {result}{' in TF32' if tf32 else ''}, {what}"
                     raise DeviceError(f"its product {example.name} ({form}) is not the same as CuPy's")
 
     def _kinds(self) -> Iterator[tuple[str, str, bool]]:
-        """(dtype of a and b, dtype of out, whether TF32): what this device has."""
+        """Yields (dtype of a and b, dtype of out, whether TF32) for all that this device has."""
         yield from (("float32", "float32", False), ("float64", "float64", False))
         yield from (("float16", "float16", False), ("float16", "float32", False))
         if self._generation >= 8:
@@ -182,7 +177,7 @@ class Products:
                 yield from (("bfloat16", np.dtype("bfloat16").name, False), ("bfloat16", "float32", False))
 
     def _upload(self, array: Array, dtype: str, flip: bool = False) -> Array:
-        """A copy on the device; flipped, it lies there as the transposed view of a contiguous array."""
+        """Copies an array to the device; flipped, as the transposed view of a contiguous array."""
         source = np.ascontiguousarray(array.swapaxes(-1, -2) if flip else array, dtype)
         copy: Array = self._cupy.empty(source.shape, source.dtype)
         copy.set(source)  # type: ignore[attr-defined]
@@ -190,10 +185,5 @@ class Products:
 
 
 def workspace(generation: int) -> int:
-    """Bytes for devices of compute capability `generation`.x: what NVIDIA advises, once for products that are launched
-    one by one, and once for those in graphs."""
+    """Returns twice the bytes that NVIDIA advises for capability `generation`.x: for launches and for graphs."""
     return 2 * (32 if generation >= 9 else 4) << 20
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What CUDA needs, examined one thing after another: the source of what `open_device` refuses and `doctor` prints."""
+"""Checks what CUDA needs, one thing after another, for `open_device`, which refuses, and `doctor`, which prints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from gpu_backprop.backend.device import memory_size
-from gpu_backprop.backend.errors import install
+from gpu_backprop.backend.errors import install, one_line
 
 PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 OLDEST_CUPY = (14, 2)
 DRIVERS = {12: 525, 13: 580}
-"""The first NVIDIA driver that serves any program of that CUDA (NVIDIA, CUDA compatibility)."""
+"""The first NVIDIA driver that supports any program of that CUDA (NVIDIA, CUDA compatibility)."""
 
 CAPABILITIES = {12: (7, 0), 13: (7, 5)}
-"""The least compute capability: CUDA 13 compiles for nothing older, and below 7.0 the kernels were never tried."""
+"""The least compute capability: CUDA 13 compiles for nothing older, and below 7.0 the kernels were never run."""
 
 TF32 = 8, 0
 """The least compute capability whose products can take TF32 (Ampere)."""
@@ -40,8 +40,8 @@ class Check:
     """One thing that CUDA needs.
 
     Attributes:
-        name: of the thing, in a word.
-        ok: whether it is as it should be.
+        name: a word for it.
+        ok: whether it can be used.
         found: what was found; where it is not ok, a sentence without its full stop.
         remedy: what to do where it is not ok.
     """
@@ -56,11 +56,11 @@ class Check:
 
 
 _working: dict[int, int] = {}
-"""The devices that were found to work, and the process that found it."""
+"""The devices that were found to work, each with the process that found it."""
 
 
 def obstacle(index: int) -> Check | None:
-    """The first thing that keeps a CUDA device from being used, or None. What once worked is not examined again."""
+    """Returns the first check that fails for a CUDA device, or None. A device that has worked is not checked again."""
     process = os.getpid()
     if any(other != process for other in _working.values()):
         found = "CUDA was opened before this process was forked, which it does not survive"
@@ -74,7 +74,7 @@ def obstacle(index: int) -> Check | None:
 
 
 def examine(index: int) -> Iterator[Check]:
-    """Every check that can be made: of the driver and the libraries also where the other is missing."""
+    """Makes every check that can be made: of the libraries also where the driver is missing."""
     cupy, check = _find_cupy()
     yield check
     if cupy is None:
@@ -89,7 +89,7 @@ def examine(index: int) -> Iterator[Check]:
 
 
 def _find_cupy() -> tuple[Any, Check]:
-    """The module, or None where it can't be used."""
+    """Imports CuPy: the module, or None where it can't be used."""
     if importlib.util.find_spec("cupy") is None:
         return None, Check("CuPy", False, "CuPy is not installed", INSTALL)
     packages = [name for name in PACKAGES if _is_installed(name)]
@@ -103,12 +103,12 @@ def _find_cupy() -> tuple[Any, Check]:
             cupy = importlib.import_module("cupy")
         built = cupy.cuda.runtime.runtimeGetVersion()
     except Exception as error:  # whatever a damaged CuPy or a missing library raises
-        found = f"CuPy is installed but cannot be imported: {_said(error.__cause__ or error)}"
+        found = f"CuPy is installed but cannot be imported: {one_line(error.__cause__ or error)}"
         return None, Check("CuPy", False, found, again)
     if cupy.cuda.runtime.is_hip:
         return None, Check("CuPy", False, "CuPy is built for AMD's ROCm, not for CUDA", again)
     if tuple(map(int, re.findall(r"\d+", cupy.__version__)[:2])) < OLDEST_CUPY:
-        found = f"CuPy {cupy.__version__} is too old: {'.'.join(map(str, OLDEST_CUPY))} is the first that serves"
+        found = f"CuPy {cupy.__version__} is too old: {'.'.join(map(str, OLDEST_CUPY))} is the oldest that is supported"
         return None, Check("CuPy", False, found, f"pip install --upgrade {packages[0] if packages else 'cupy'}")
     package = f" ({packages[0]})" if packages else ""
     return cupy, Check("CuPy", True, f"{cupy.__version__}{package}, built for CUDA {_version(built)}")
@@ -116,16 +116,16 @@ def _find_cupy() -> tuple[Any, Check]:
 
 def _driver(cupy: Any, index: int) -> Check:
     runtime = cupy.cuda.runtime
-    serves, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    supported, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     major = built // 1000
     newer = f"install a driver for CUDA {major}" + (f", {DRIVERS[major]} or newer" if major in DRIVERS else "")
-    if not serves:
+    if not supported:
         found = "there is no NVIDIA driver"
         return Check("driver", False, found, f"{newer}; a container has to be started with its GPUs: --gpus all")
-    if serves // 1000 < major:
-        found = f"the NVIDIA driver is too old: it serves CUDA {_version(serves)}, and this CuPy needs CUDA {major}"
-        return Check("driver", False, found, newer + (_cuda12() if serves // 1000 == 12 else ""))
-    return Check("driver", True, f"serves CUDA {_version(serves)}")
+    if supported // 1000 < major:
+        found = f"the NVIDIA driver is too old: it supports CUDA {_version(supported)}; this CuPy needs CUDA {major}"
+        return Check("driver", False, found, newer + (_cuda12() if supported // 1000 == 12 else ""))
+    return Check("driver", True, f"supports CUDA {_version(supported)}")
 
 
 def _device(cupy: Any, index: int) -> Check:
@@ -134,7 +134,7 @@ def _device(cupy: Any, index: int) -> Check:
         count = runtime.getDeviceCount()
     except Exception as error:  # a driver that does not start has many ways to say so
         if getattr(error, "status", None) != NO_DEVICE:
-            found = f"the NVIDIA driver does not answer: {_said(error)}"
+            found = f"the NVIDIA driver does not answer: {one_line(error)}"
             return Check("device", False, found, "see what nvidia-smi says; after an update of the driver, restart")
         count = 0
     if index >= count:
@@ -159,7 +159,7 @@ def _device(cupy: Any, index: int) -> Check:
 
 
 def tf32_obstacle(index: int) -> str:
-    """What keeps a device that can be used from rounding the operands of float32 products to TF32; "": nothing."""
+    """Says why a device cannot round the operands of float32 products to TF32; "": it can."""
     capability = _capability(importlib.import_module("cupy"), index)
     if capability >= TF32:
         return ""
@@ -176,8 +176,8 @@ def _memory(cupy: Any, index: int) -> Check:
     try:
         with cupy.cuda.Device(index):
             free, total = cupy.cuda.runtime.memGetInfo()
-    except Exception as error:  # taken by a program that shares it with nobody, full, or out of order
-        found = f"cuda:{index} cannot be used: {_said(error)}"
+    except Exception as error:  # used exclusively by another program, full, or defective
+        found = f"cuda:{index} cannot be used: {one_line(error)}"
         return Check("memory", False, found, "end other programs that use it, which nvidia-smi lists")
     return Check("memory", True, f"{memory_size(free)} of {memory_size(total)} are free")
 
@@ -186,7 +186,7 @@ def _nvrtc(cupy: Any) -> Check:
     try:
         version = cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # ImportError, OSError or RuntimeError, as the library is missing or foreign
-        found = f"NVRTC, which compiles the kernels, cannot be loaded: {_said(error)}"
+        found = f"NVRTC, which compiles the kernels, cannot be loaded: {one_line(error)}"
         return Check("NVRTC", False, found, INSTALL)
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     if version[0] != major:
@@ -205,7 +205,7 @@ def _cublas() -> Check:
     try:
         importlib.import_module("cupy_backends.cuda.libs.cublas")
     except ImportError as error:
-        found = f"cuBLAS, which multiplies matrices, cannot be loaded: {_said(error)}"
+        found = f"cuBLAS, which multiplies matrices, cannot be loaded: {one_line(error)}"
         return Check("cuBLAS", False, found, INSTALL)
     return Check("cuBLAS", True, "can be loaded")
 
@@ -219,12 +219,8 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _version(number: int) -> str:
-    """13020 is 13.2."""
+    """Spells CUDA's number of a version: 13020 is 13.2."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

@@ -1,4 +1,4 @@
-"""How host arrays reach a CUDA device: in pieces, through a few pinned buffers that take turns."""
+"""Copies host arrays to a CUDA device in blocks, through a few pinned buffers in turn."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gpu_backprop.backend.errors import OutOfMemoryError
 from gpu_backprop.backend.formula import Array
 
 OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation, which comes through where there is no memory pool of CuPy's to say it in its own way."""
+"""cudaErrorMemoryAllocation, which CuPy raises as it is where its memory pool is not involved."""
 
 BUFFERS = 8
-PIECE = 4 << 20  # bytes; at 25 GB/s the device takes longer to fetch one than the host to ask for it
+BLOCK_BYTES = 4 << 20  # at 25 GB/s the copy of one takes longer than the host takes to launch it
 
 
 class Staging:
     """Pinned memory of one device and stream.
 
-    A copy from ordinary host memory may or may not have read it when the call returns, and one from pinned memory has
-    not. Here the source has been read, whatever it is, and the host need not wait for the device. A dtype is converted
-    on the way, piece by piece, so that no second array of the size of a data set is ever there.
+    When a call that copies returns, ordinary host memory may have been read or not, and pinned memory has not. Here the
+    source has been read, whatever it is, and the host need not wait for the device. A dtype is converted a block at a
+    time, so that there is never a second array of the size of a data set.
 
     Args:
         cupy: the module.
@@ -41,7 +41,7 @@ class Staging:
         self._turn = 0
 
     def send(self, destination: Array, source: Array) -> None:
-        """destination[...] = source; the device must be the current one.
+        """Queues destination[...] = source; the device must be the current one.
 
         Args:
             destination: a C-contiguous CuPy array.
@@ -52,35 +52,35 @@ class Staging:
                 self._split(destination, source)
 
     def _split(self, destination: Array, source: Array) -> None:
-        if destination.nbytes <= PIECE or not destination.ndim:
-            self._send_piece(destination, source)
+        if destination.nbytes <= BLOCK_BYTES or not destination.ndim:
+            self._send_block(destination, source)
         elif len(destination) == 1:
             self._split(destination[0], source[0])
         else:
-            rows = max(1, PIECE * len(destination) // destination.nbytes)
+            rows = max(1, BLOCK_BYTES * len(destination) // destination.nbytes)
             for start in range(0, len(destination), rows):
                 self._split(destination[start : start + rows], source[start : start + rows])
 
-    def _send_piece(self, destination: Any, source: Array) -> None:
+    def _send_block(self, destination: Any, source: Array) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
         if not self._copied[turn].done:
             self._copied[turn].synchronize()
         if self._sizes[turn] < destination.nbytes:
             size = 1 << (destination.nbytes - 1).bit_length()
             self._buffers[turn], self._sizes[turn] = pinned_memory(self._cupy, size), size
-        piece: Array = np.ndarray(destination.shape, destination.dtype, self._buffers[turn])
-        np.copyto(piece, source, casting="unsafe")
+        block: Array = np.ndarray(destination.shape, destination.dtype, self._buffers[turn])
+        np.copyto(block, source, casting="unsafe")
         try:
-            destination.set(piece, self._stream)
+            destination.set(block, self._stream)
         finally:  # also on Ctrl-C: until it is copied, the buffer is not free for the next one
             self._copied[turn].record(self._stream)
 
 
 def pinned_memory(cupy: Any, size: int) -> Any:
-    """Memory of the host that the device can read by itself, at least one byte of it.
+    """Allocates pinned host memory, at least one byte of it.
 
     Raises:
-        OutOfMemoryError: the host has no more of it.
+        OutOfMemoryError: the host has not enough.
     """
     try:
         return cupy.cuda.alloc_pinned_memory(max(1, size))

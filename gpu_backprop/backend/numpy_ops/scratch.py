@@ -16,7 +16,7 @@ Bound = Iterator[Call]
 ROWS, SPREAD, ZEROS = 8, 14, 15
 """Slots of scratch memory: from ROWS on those of one number a row, SPREAD for `broadcast`, ZEROS what nobody writes."""
 
-WIDE = 256
+FAST_BROADCAST = 256
 """Units from which on NumPy is fast with an operand that is broadcast."""
 
 
@@ -57,7 +57,7 @@ def as_row(row: Array) -> Array:
 
 def broadcast(function: np.ufunc, a: Array, thin: Array, out: Array, work: Scratch) -> Bound:
     """out = function(a, thin), where thin is a row or a column; where rows are short, by way of a copy for all of a."""
-    if a.shape[-1] >= WIDE:
+    if a.shape[-1] >= FAST_BROADCAST:
         yield call(function, a, thin, out=out)
     else:
         spread = work.full(SPREAD)

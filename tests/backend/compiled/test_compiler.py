@@ -50,7 +50,7 @@ def fresh(monkeypatch):
 
 
 def compile_again(text=TEXT):
-    return Compiler(compiler.find().command).library(text)
+    return Compiler(compiler.find().command).load(text).path
 
 
 def script(folder, name, text):
@@ -127,10 +127,10 @@ def test_a_text_is_compiled_once(cache, counted):
 def test_another_compiler_is_another_library(cache, counted, tmp_path):
     command = compiler.find().command
     wrapped = script(tmp_path, "wrapper", f'exec {command[0]} "$@"')
-    first = Compiler((str(wrapped),)).library(TEXT)
+    first = Compiler((str(wrapped),)).load(TEXT).path
     assert first != compile_again()
     os.utime(wrapped, (0, 0))
-    assert Compiler((str(wrapped),)).library(TEXT) != first
+    assert Compiler((str(wrapped),)).load(TEXT).path != first
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b + b"x"])
@@ -180,8 +180,8 @@ def test_a_user_without_a_home_has_a_folder_for_a_while(made_by, monkeypatch, tm
 
 OWN_FOLDER = """
 import os, sys
-from gpu_backprop.backend.compiled.compiler import _own_folder
-folder = _own_folder()
+from gpu_backprop.backend.compiled.compiler import _temporary_folder
+folder = _temporary_folder()
 if os.fork() == 0:
     sys.exit()
 os.wait()
@@ -207,8 +207,8 @@ def test_what_a_compiler_does_not_take_is_in_a_log(cache):
 def test_a_compiler_that_does_not_end_is_ended_with_all_that_it_started(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "SECONDS", 0.5)
     slow = script(tmp_path, "slow", f"sleep 60 & echo $! >{tmp_path}/pid; echo at it; wait")
-    with pytest.raises(gb.DeviceError, match=r"slow fails: it was ended after 0\.5 s .*\.log"):
-        Compiler((str(slow),)).library(TEXT)
+    with pytest.raises(gb.DeviceError, match=r"slow fails: it was stopped after 0\.5 s .*\.log"):
+        Compiler((str(slow),)).load(TEXT)
     assert "at it" in next(cache.iterdir()).read_text()
     child = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_compiler(cache, monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Compiler((str(script(tmp_path, "slow", "exec sleep 60")),)).library(TEXT)
+        Compiler((str(script(tmp_path, "slow", "exec sleep 60")),)).load(TEXT)
     monkeypatch.undo()
     assert processes[0].wait(60) == -signal.SIGKILL and list(cache.iterdir()) == []
 
@@ -271,7 +271,7 @@ def test_libraries_do_not_take_each_others_names(cache):
 
 def test_processes_that_compile_at_once(cache):
     program = (
-        "from gpu_backprop.backend import compiler\n"
+        "from gpu_backprop.backend.compiled import compiler\n"
         f"print([compiler.find().load({TEXT!r} + f'int n = {{k}};').functions.answer() for k in range(3)])"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)]
@@ -309,22 +309,22 @@ def test_where_nothing_can_be_written_it_is_left_to_numpy(made_by, fresh, monkey
 
     monkeypatch.setattr(compiler, "_folder", nowhere)
     monkeypatch.setenv(compiler.VARIABLE, " ".join((*made_by.command, "-DANOTHER")))  # which has no folder yet
-    with pytest.warns(RuntimeWarning, match="not used: .* its work not be kept: no usable temporary directory"):
+    with pytest.warns(RuntimeWarning, match="not used: .* its output not be stored: no usable temporary directory"):
         assert open_device("cpu").ops is numpy_ops
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("adam", "rule.keep * w")])
+@pytest.mark.parametrize(("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("adam", "rule.decay * w")])
 def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, monkeypatch, name, wrong):
     """Each of these bugs is in the text once, or in both forms of the product."""
     operations = cpu_library.base()
     assert wrong in operations.text
-    spoilt = operations.text.replace(wrong, wrong.replace("1", "2").replace("by", "2").replace("keep", "b1"))
+    spoilt = operations.text.replace(wrong, wrong.replace("1", "2").replace("by", "2").replace("decay", "b1"))
     monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=spoilt))
     with pytest.warns(RuntimeWarning, match=f"not used: {name} does not give what NumPy gives"):
         assert open_device("cpu").ops is numpy_ops
 
 
-FIRST = "static const i64 PIECE"
+FIRST = "static const i64 BLOCK"
 """What stands in the text once, before any constructor that is planted here."""
 
 TRAP = "__attribute__((constructor)) static void trap() { __builtin_trap(); }\n" + FIRST
@@ -413,4 +413,4 @@ def test_nothing_is_said_where_all_is_well(made_by):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_device("cpu")
-    assert Path(compiler.find().library(cpu_library.base().text)).is_file()
+    assert Path(compiler.find().load(cpu_library.base().text).path).is_file()

@@ -22,7 +22,7 @@ from gpu_backprop.network.losses import LOSSES
 
 TANH = gb.ACTIVATIONS["tanh"]
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
-FLAGS = "keep", "nesterov", "hit", "a_transposed", "b_transposed"
+FLAGS = "store_z", "nesterov", "hit", "a_transposed", "b_transposed"
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_what_was_right_is_not_compared_again(cache, made_by, compared, monkeypa
 def test_another_library_is_compared_again(cache, made_by, compared, tmp_path):
     """Of the same name too: one that a later compiler made, or somebody put there."""
     _open(made_by)
-    for path in (tmp_path / "gpu_backprop").glob("*.seen"):
+    for path in (tmp_path / "gpu_backprop").glob("*.checked"):
         assert len(path.read_text()) == 64
         path.write_text("0" * 64)
     _open(made_by)
@@ -207,7 +207,10 @@ def test_another_library_is_compared_again(cache, made_by, compared, tmp_path):
 
 def test_our_own_rows_can_be_remembered():
     assert [
-        f for row in ROWS.values() for f in self_test._in_numpy(row) if not f.__module__.startswith("gpu_backprop.")
+        f
+        for row in ROWS.values()
+        for f in self_test._numpy_functions(row)
+        if not f.__module__.startswith("gpu_backprop.")
     ] == []
 
 

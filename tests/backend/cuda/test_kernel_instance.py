@@ -22,6 +22,7 @@ from gpu_backprop.backend.cuda.kernel_instance import (
     instances,
     text_of,
 )
+from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.errors import InputError, MissingExtraError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import functor, source
@@ -178,7 +179,7 @@ def test_the_real_kernels_have_an_instance_for_every_row(bfloat16):
     assert len({one.name for one in made}) == len(made)
     used = Counter(name for one in made for name in one.functors if not name.startswith("functions_"))
     assert set(used) == {functor_name(row) for row in ELEMENTWISE + LOSS_FORMULAS}
-    assert {one.kernel for one in made} == set(kernel_text.heads().values())
+    assert {one.kernel for one in made} == set(heads().values())
 
 
 def test_a_kernel_with_functions_has_a_sample_with_all_arguments(folder, bfloat16):

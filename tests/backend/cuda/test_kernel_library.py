@@ -17,7 +17,8 @@ import pytest
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda import kernel_library
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, instance, instances
+from gpu_backprop.backend.cuda.kernel_instance import instance
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.errors import DeviceError, InputError
 from gpu_backprop.network.losses import Huber
 
@@ -484,11 +485,6 @@ def test_a_driver_that_cannot_load_it(library, cupy, kind):
         add(library)
     cupy.failure = None
     add(library)  # a failure is not kept
-
-
-def test_all_names_that_are_told_are_there():
-    assert all(hasattr(kernel_library, name) for name in kernel_library.__all__)
-    assert kernel_library.instances is instances
 
 
 # Memory of a block ----------------------------------------------------------------------------------------------------

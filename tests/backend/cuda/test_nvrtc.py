@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_backprop.backend.cuda.kernel_library import OPTIONS, VARIABLES, heads, instance, text_of
+from gpu_backprop.backend.cuda.kernel_instance import instance, text_of
+from gpu_backprop.backend.cuda.kernel_library import OPTIONS, VARIABLES
+from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 

@@ -19,7 +19,7 @@ def test_everything_as_it_should_be(cuda, cupy_like, tmp_path):
     cuda(cupy_like())
     assert [(check.name, check.ok, check.found, check.remedy) for check in examine(1)] == [
         ("CuPy", True, "14.2.0 (cupy-cuda13x), built for CUDA 13.2", ""),
-        ("driver", True, "serves CUDA 13.1", ""),
+        ("driver", True, "supports CUDA 13.1", ""),
         ("device", True, "cuda:1, Made-up GPU, compute capability 8.6", ""),
         ("memory", True, "6.0 GiB of 8.0 GiB are free", ""),
         ("NVRTC", True, f"13.2, with the headers in {tmp_path}", ""),
@@ -40,11 +40,11 @@ OFF = {
     "no driver": ({"driver": 0}, {}, "driver", "there is no NVIDIA driver", r"CUDA 13, 580 or newer; .*--gpus all"),
     "driver of CUDA 12": (
         {"driver": 12040}, {}, "driver",
-        "driver is too old: it serves CUDA 12.4, and this CuPy needs CUDA 13", r"580 or newer; .*\[cuda12\]",
+        "driver is too old: it supports CUDA 12.4; this CuPy needs CUDA 13", r"580 or newer; .*\[cuda12\]",
     ),
     "driver of CUDA 11": (
         {"driver": 11080, "built": 12090}, {}, "driver",
-        "serves CUDA 11.8, and this CuPy needs CUDA 12", "525 or newer$",
+        "supports CUDA 11.8; this CuPy needs CUDA 12", "525 or newer$",
     ),
     "driver for a CUDA to come": (
         {"driver": 13000, "built": 14000}, {}, "driver", "this CuPy needs CUDA 14", "install a driver for CUDA 14$",

@@ -13,7 +13,7 @@ from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import row_sum
 from gpu_backprop.backend.numpy_ops import blocks
-from gpu_backprop.backend.numpy_ops.scratch import WIDE, Scratch, broadcast
+from gpu_backprop.backend.numpy_ops.scratch import FAST_BROADCAST, Scratch, broadcast
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES, CrossEntropy
 
@@ -268,7 +268,7 @@ def test_an_array_that_is_given_twice_is_still_one(monkeypatch, block):
     list(blocks.in_blocks(device, formula, z, z, z.copy()))
 
 
-@pytest.mark.parametrize("units", [1, 3, WIDE - 1, WIDE, WIDE + 1])
+@pytest.mark.parametrize("units", [1, 3, FAST_BROADCAST - 1, FAST_BROADCAST, FAST_BROADCAST + 1])
 @pytest.mark.parametrize("thin", ["row", "column"])
 def test_across(units, thin):
     rng, device = np.random.default_rng(0), Device("cpu", "a test", "float32", np, numpy_ops)

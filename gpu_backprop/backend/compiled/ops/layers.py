@@ -49,7 +49,7 @@ def bias_activate(device: CpuDevice, z: Array, bias: Array | None, f: Activation
     """y = f(z + b). y may be z; where it is not, z becomes z + b."""
     _check(f)
     cost, keep = work(z.size, f.cuda_value), int(y is not z)
-    yield KernelCall(device, "bias_activate", cost, f, z=z, b=bias, y=y, **sizes(z), keep=keep)
+    yield KernelCall(device, "bias_activate", cost, f, z=z, b=bias, y=y, **sizes(z), store_z=keep)
 
 
 @or_numpy(numpy_ops.activation_gradient)

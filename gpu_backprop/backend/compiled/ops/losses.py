@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
 """What rows.hpp calls each way to count right answers."""
 
-WIDE = 128
+MAX_SOFTMAX_COLS = 128
 """Outputs up to which rows of softmax are worked out side by side."""
 
 ROW = 5
@@ -51,7 +51,7 @@ def softmax_cross_entropy(
     y and grad_z are optional, and either of them may be z.
     """
     _check_y(y)
-    if z.shape[-1] > WIDE or loss.accuracy == "threshold":
+    if z.shape[-1] > MAX_SOFTMAX_COLS or loss.accuracy == "threshold":
         raise UnsupportedArguments("NumPy is as fast with long rows, and softmax has no sides")
     room = device.empty((device.threads, 2, LANES, z.shape[-1]))
     yield KernelCall(

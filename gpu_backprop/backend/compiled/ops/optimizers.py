@@ -15,7 +15,7 @@ from gpu_backprop.backend.numpy_ops.scratch import Bound
 if TYPE_CHECKING:
     from gpu_backprop.backend.compiled.device import CpuDevice
 
-LOT = 4096
+BLOCK = 4096
 """Numbers whose squares are added up together."""
 
 
@@ -71,7 +71,9 @@ def _counted(
 def sum_of_squares(device: CpuDevice, a: Array, out: Array) -> Bound:
     """out = Σa² over the last axis, in float64 (...,)."""
     models, n = len(a) if a.ndim == 2 else 1, a.shape[-1]
-    lots = -(-n // LOT)
-    sums = device.empty((models, lots), np.float64)
-    yield KernelCall(device, "squares_of_lots", 0.1 * a.size, a=a, sums=sums, models=models, n=n, lots=lots, lot=LOT)
-    yield KernelCall(device, "add_lots", sums.size, sums=sums, out=out, models=models, lots=lots)
+    blocks = -(-n // BLOCK)
+    sums = device.empty((models, blocks), np.float64)
+    yield KernelCall(
+        device, "sum_block_squares", 0.1 * a.size, a=a, sums=sums, models=models, n=n, blocks=blocks, block_size=BLOCK
+    )
+    yield KernelCall(device, "add_block_sums", sums.size, sums=sums, out=out, models=models, blocks=blocks)

@@ -29,7 +29,7 @@ def bias_activate(device: CudaDevice, z: Array, bias: Array | None, f: Activatio
     _check_rowwise(f)
     models, rows, cols = sizes(z)
     launch = whole_rows(rows, cols, models)
-    yield device.kernels.launch("softmax", (z.dtype,), *launch, z=z, b=bias, y=y, rows=rows, cols=cols, keep=keep)
+    yield device.kernels.launch("softmax", (z.dtype,), *launch, z=z, b=bias, y=y, rows=rows, cols=cols, store_z=keep)
 
 
 def _columnwise(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array, keep: int) -> Bound:
@@ -38,7 +38,7 @@ def _columnwise(device: CudaDevice, z: Array, bias: Array | None, f: Activation,
     launch = columns(rows, cols, models, width)
     yield device.kernels.launch(
         "bias_activate", (z.dtype, f, width), *launch,
-        z=z, b=bias, y=y, rows=rows, cols=cols, keep=keep,
+        z=z, b=bias, y=y, rows=rows, cols=cols, store_z=keep,
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, 
     launch = columns(rows, cols, models, LANES)  # a thread has one block of random numbers
     yield device.kernels.launch(
         "dropout", (x.dtype, width), *launch,
-        x=x, random=random, y=y, mask=mask, rows=rows, cols=cols, rate=rate, kept=1 / (1 - rate),
+        x=x, rng_state=random, y=y, mask=mask, rows=rows, cols=cols, rate=rate, scale=1 / (1 - rate),
     )  # fmt: skip
 
 
