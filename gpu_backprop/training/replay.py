@@ -56,7 +56,7 @@ class Replay:
 
     def _run_checked(self) -> None:
         """One eager run, and the same one replayed. Whatever happens, the state is that after one run."""
-        plan, device, state = self.plan, self.plan.device, self.plan.state()
+        plan, device, state = self.plan, self.plan.device, self.plan.outputs()
         try:
             before, after = Snapshot(device, state), Snapshot(device, state)
         except DeviceError as error:

@@ -1,4 +1,4 @@
-"""A ring of two halves on a CUDA device: while steps read the one, the other is filled from pinned host memory."""
+"""A double buffer on a CUDA device: while steps read one half, the other is filled from pinned host memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.staging import pinned_memory
+from gpu_backprop.backend.device import HALVES, Device, DoubleBuffer, Form
 from gpu_backprop.backend.formula import Array
 
-HALVES = 2
 
-
-class DoubleBuffer:
-    """Arrays of two halves, copied to the device on a stream of their own.
+class CudaDoubleBuffer(DoubleBuffer):
+    """Copies arrive on a stream of their own.
 
     Two kinds of events keep copies and steps in order, one of each kind for a half, and the host waits for none of them
     but in `lend`:
@@ -25,15 +23,12 @@ class DoubleBuffer:
         free: the steps on this half are done. The next copy into it waits for it.
 
     Args:
-        forms: for each array the shape of a half, and the dtype.
-
-    Attributes:
-        arrays: the arrays on the device, of twice that length; the second half follows the first.
+        compute: the stream of the steps.
     """
 
-    def __init__(self, device: CudaDevice, forms: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    def __init__(self, device: Device, compute: Any, forms: Sequence[Form]) -> None:
         cuda = device.xp.cuda
-        self._compute = device.stream
+        self._compute = compute
         self.arrays = [device.empty((HALVES * length, *rest), dtype) for (length, *rest), dtype in forms]
         with device.computing():
             self._copies = cuda.Stream(non_blocking=True)
@@ -46,12 +41,10 @@ class DoubleBuffer:
     # The reader's side: any one thread, inside device.computing() ----------------------------------------------------
 
     def lend(self, half: int) -> list[Array]:
-        """The host's arrays of a half, to be filled; waits until what was in them has been copied."""
         self._ready[half].synchronize()
         return self._pinned[half]
 
     def send(self, half: int, rows: int) -> None:
-        """Queues the copies of the first rows of a half, behind the steps that were queued on it before."""
         self._copies.wait_event(self._free[half])
         try:
             for array, pinned in zip(self.arrays, self._pinned[half], strict=True):
@@ -63,11 +56,9 @@ class DoubleBuffer:
     # The side of the steps -------------------------------------------------------------------------------------------
 
     def acquire(self, half: int) -> None:
-        """What is queued from here on has the half as it was sent last."""
         self._compute.wait_event(self._ready[half])
 
     def release(self, half: int) -> None:
-        """What was queued up to here is the last that needs the half as it is."""
         self._free[half].record(self._compute)
 
 
