@@ -110,7 +110,7 @@ def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = 
 
 
 def file_size(net: Network) -> int:
-    """About how many bytes `save` writes, a little more."""
+    """Estimates how many bytes `save` writes, a little more than it does."""
     described = len(json.dumps(net.architecture())) + sum(map(len, _learned(net).values()))
     return int(net.parameters.nbytes + net.random.nbytes) + 2 * described + 1024 * (1 + len(net.layers))
 
@@ -122,7 +122,7 @@ def load(
     tf32: bool = False,
     memory_limit: int | str | None = None,
 ) -> Network:
-    """The network that `save` wrote, on any device.
+    """Reads a network that `save` wrote, on any device.
 
     Args:
         device: as `Network` takes it.
@@ -155,7 +155,7 @@ def load(
 
 
 def _nonfinite(tensors: Mapping[str, Array]) -> str:
-    """How many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
+    """Says how many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
     with np.errstate(all="ignore"):  # a sum takes no memory; NaN and infinity stay in it
         suspects = {name: array for name, array in tensors.items() if not np.isfinite(array.sum(dtype=np.float64))}
     counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in suspects.items()}
@@ -187,7 +187,7 @@ def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
 
 
 def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
-    """InputError where this device does not work in the dtype of the file."""
+    """Raises InputError where this device does not work in the dtype of the file."""
     try:
         open_device(device, dtype)
     except InputError as error:
@@ -198,7 +198,7 @@ def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
 
 
 def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
-    """What a file holds of a network, by name: device arrays."""
+    """Yields what a file holds of a network, by name: device arrays."""
     for place, layer in enumerate(net.layers):
         for name in layer.parameter_shapes():
             yield f"layers.{place}.{name}", getattr(layer, name)
@@ -206,12 +206,12 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
 
 
 def _stored(tensors: Mapping[str, Array]) -> list[str]:
-    """The names of tensors in the order in which a file holds them: the widest first, which keeps all aligned."""
+    """Sorts the names of tensors as a file holds them: the widest first, which keeps all aligned."""
     return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
 def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """The header of a safetensors file. The library's own has its metadata in another order each time."""
+    """Makes the header of a safetensors file; the library's own has its metadata in another order each time."""
     described: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in _stored(tensors):
@@ -223,7 +223,7 @@ def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
 
 
 def _expected(architecture: Mapping[str, Any]) -> Tensors:
-    """Type and shape of what `_arrays` has for a network of this architecture, without building it."""
+    """Returns type and shape of what `_arrays` yields for a network of this architecture, without building it."""
     units, seed = architecture["inputs"], architecture["seed"]
     models_shape = (len(seed),) if isinstance(seed, list) else ()
     dtype = choose("dtype", architecture["dtype"], DTYPES)
@@ -252,7 +252,7 @@ def _digest(architecture: str, tensors: Mapping[str, Array], learned: Mapping[st
 
 
 def _learned(net: Network) -> dict[str, str]:
-    """Preprocessing and classes as JSON, of those that are set."""
+    """Writes preprocessing and classes as JSON, those that are set."""
     known: dict[str, Any] = {}
     try:
         if net.preprocessing is not None:
@@ -269,7 +269,7 @@ def _learned(net: Network) -> dict[str, str]:
 
 
 def _teach(net: Network, learned: Mapping[str, str]) -> None:
-    """Gives a network what `_learned` knew."""
+    """Gives a network the preprocessing and classes that `_learned` wrote."""
     try:
         known = {name: json.loads(text, parse_constant=_no_number) for name, text in learned.items()}
         if "preprocessing" in known:
@@ -281,7 +281,7 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
 
 
 def _check_learned(net: Network, classes: Any) -> None:
-    """DataError unless preprocessing and classes fit the network."""
+    """Raises DataError unless preprocessing and classes fit the network."""
     if net.preprocessing is not None and net.preprocessing.inputs != net.inputs:
         made = net.preprocessing.inputs
         raise DataError(f"the preprocessing makes {made} numbers of a row, and the network takes {net.inputs}")
@@ -307,8 +307,8 @@ def _no_number(word: str) -> NoReturn:
 
 
 def _read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
-    """Architecture, tensors and what was learned from the data, of a file that is whole and unaltered. ModelFileError
-    says what it is else. The file is read, never mapped: a mapped one that is cut off meanwhile ends the process."""
+    """Reads architecture, tensors and what was learned from the data; a ModelFileError says why a file is not whole and
+    unaltered. It is not mapped: a mapped file that is cut off meanwhile ends the process."""
     if path.exists() and not path.is_file():
         raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
     with open(path, "rb") as file, limits.decoding("it takes", limits.stored_bytes(file)):
@@ -339,8 +339,8 @@ def _read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any],
 
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:
-    """What stands before the tensors: the format begins with the length of its header, in eight bytes, and the header,
-    in JSON, with a brace. Nothing is read because of what the first bytes say before they are found possible."""
+    """Reads what stands before the tensors: the length of the header, in eight bytes, and the header, in JSON, which
+    begins with a brace. No more is read than the file can hold, whatever its first bytes say."""
     size, start = os.fstat(file.fileno()).st_size, file.read(9)
     length = int.from_bytes(start[:8], "little")
     if start[8:] not in (b"{", b"") or length > HEADER_LIMIT:
@@ -362,7 +362,7 @@ def _damaged(why: str) -> ModelFileError:
 
 
 def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
-    """ModelFileError unless the tensors of a header are those that its architecture calls for."""
+    """Raises ModelFileError unless the tensors of a header are those that its architecture calls for."""
     found = {name: (entry.get("dtype"), entry.get("shape")) for name, entry in header.items()}
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
@@ -373,7 +373,7 @@ def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
 
 
 def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[str]:
-    """The names of the tensors as they lie in the `size` bytes behind the header: side by side, they fill them."""
+    """Sorts the names of the tensors as they lie in the `size` bytes behind the header, which they fill."""
 
     def begin(name: str) -> int:
         offsets = header[name].get("data_offsets")
@@ -391,7 +391,7 @@ def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[s
 
 
 def _tensors(file: BinaryIO, expected: Tensors, order: Sequence[str]) -> dict[str, Array]:
-    """The tensors of an open file, one after the other."""
+    """Reads the tensors of an open file, one after the other."""
     tensors = {}
     for name in order:
         dtype, shape = expected[name]

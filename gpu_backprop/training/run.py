@@ -102,8 +102,8 @@ class Run:
         return row
 
     def roll_back_if_diverged(self) -> str:
-        """After an epoch that ended early: where its loss was no longer finite, goes back to the epoch before, and says
-        so. Whoever stopped the run is not kept waiting for a search of the very step."""
+        """Goes back to the epoch before if the loss of one that ended early is no longer finite, and says so. Whoever
+        stopped the run is not kept waiting until the very step is found."""
         if self._finite(self._read()):
             return ""
         self._restore(self.last_finite)
@@ -174,7 +174,7 @@ class Run:
         )  # fmt: skip
 
     def _finite(self, sums: Mapping[str, Array]) -> bool:
-        """Whether all losses of the running epoch are finite, and the parameters too."""
+        """Tells whether all losses of the running epoch are finite, and the parameters too."""
         device, parameters = self.step.device, self.step.network.parameters
         if not finite_loss(sums["total"]) or np.isfinite(sums["squares"]).all():
             return finite_loss(sums["total"])
@@ -231,5 +231,5 @@ def finite_loss(total: Array) -> bool:
 
 
 def plain(value: Array) -> Any:
-    """A float, or a list of them with a models axis."""
+    """Turns it into a float, or a list of them with a models axis."""
     return np.asarray(value).tolist()

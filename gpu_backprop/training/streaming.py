@@ -145,13 +145,13 @@ def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) ->
 
 
 def _size(device: Device, data: Samples) -> int:
-    """The bytes that samples take on the device."""
+    """Counts the bytes that samples take on the device."""
     kept = zip(arrays_of(data), kept_dtypes(data, device), strict=True)
     return sum(array.size * dtype.itemsize for array, dtype in kept)
 
 
 def _bring(source: Array, rows: Array | slice, out: Array) -> None:
-    """out = source[rows], without a copy of the source or a second one of the rows."""
+    """Sets out = source[rows], without a copy of the source or a second one of the rows."""
     mapped = memory_map(source) is not None
     if isinstance(rows, slice) and not mapped:
         np.copyto(out, source[rows], casting="unsafe")

@@ -111,7 +111,7 @@ class Trainer(FixedAttributes):
         self._stream = self._mode("stream", value, self.device.streams)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle and copy: all that training goes on from, as settings and host arrays."""
+        """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
         arrays, host = self.training_step.state()
         own = {name: a for name, a in arrays.items() if name not in ("parameters", "random")}  # the network has those
         state = State({name: self.device.to_host(array) for name, array in own.items()}, host)
@@ -154,7 +154,7 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
-        """A step, one operation at a time, each with host copies of what it wrote, by name: every z, y and ∇.
+        """Runs a step one operation at a time, and yields each with host copies of what it wrote: every z, y and ∇.
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
@@ -169,8 +169,8 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
-        """How long each operation of a step takes, the median of some runs; print it. It learns nothing: parameters
-        and all else are afterwards what they were.
+        """Measures how long each operation of a step takes, the median of some runs; print it. It learns nothing:
+        parameters and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
         with self.network.exclusively("profile"):
@@ -184,7 +184,7 @@ class Trainer(FixedAttributes):
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
     ) -> Plan:
-        """The plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
+        """Returns the plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
         `trainer.plan(65536).cost()` tells what a step would take.
 
         Args:
@@ -287,8 +287,8 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
-        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers. Any
-        number of threads may call it at once, also while another one trains.
+        """Measures the loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for
+        numbers. Any number of threads may call it at once, also while another one trains.
 
         With a models axis each value is a list, one number a member.
         """
