@@ -55,7 +55,7 @@ class Replay:
             self._ran = True
 
     def _run_checked(self) -> None:
-        """Runs the plan eagerly, and does the same run again as a graph. Whatever happens, it leaves what one run leaves."""
+        """Runs the plan eagerly, and does the same run again as a graph. It always leaves what one run leaves."""
         plan, device, state = self.plan, self.plan.device, self.plan.outputs()
         try:
             before, after = Snapshot(device, state), Snapshot(device, state)
