@@ -231,19 +231,15 @@ class DoubleBuffer(Protocol):
 
     def lend(self, half: int) -> list[Array]:
         """Returns the host's arrays of a half, to be filled; waits until what was in them has been copied."""
-        ...
 
     def send(self, half: int, rows: int) -> None:
         """Queues the copies of the first rows of a half, behind the steps that were queued on it before."""
-        ...
 
     def acquire(self, half: int) -> None:
         """Makes what is queued from here on wait for the copies that were sent to this half last."""
-        ...
 
     def release(self, half: int) -> None:
         """Lets the next copies into a half begin when what was queued on it up to here is done."""
-        ...
 
 
 def memory_size(size: int) -> str:

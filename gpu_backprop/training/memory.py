@@ -7,7 +7,9 @@ so.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from gpu_backprop.backend.device import memory_size
@@ -87,10 +89,7 @@ def require_step(
     step: TrainingStep, batch: ManualBatch, rows: int, total: Array, graph: bool | str, keep: bool = False
 ) -> None:
     """Raises OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
-
-    def needs(rows: int) -> Needs:
-        return step_needs(step, batch, rows, total, graph, keep)
-
+    needs = partial(step_needs, step, batch, total=total, graph=graph, keep=keep)
     MemoryEstimate(step, Settings(rows, graph), f"A step of {rows:,} rows", needs, ()).require()
 
 
@@ -115,11 +114,7 @@ def require_fit(
 
 def require_evaluation(step: TrainingStep, settings: Settings, data: Samples) -> list[int]:
     """Does the same for `trainer.evaluate`."""
-
-    def needs(batch_size: int) -> Needs:
-        return evaluation_needs(step, data, batch_size)
-
-    who = f"A measurement with batches of {settings.batch_size:,} rows"
+    who, needs = f"A measurement with batches of {settings.batch_size:,} rows", partial(evaluation_needs, step, data)
     return MemoryEstimate(step, settings, who, needs, [DataPlacement("data", data, False)]).require()
 
 
@@ -202,8 +197,4 @@ class MemoryEstimate(NamedTuple):
 def largest(most: int, fits: Callable[[int], bool]) -> int | None:
     """Returns a batch size up to `most` that fits, or None if not even 1 does: the largest one, unless a smaller one
     takes more memory because its last minibatch, which has buffers of its own, has more rows."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low or None
+    return bisect_left(range(1, most + 1), True, key=lambda batch_size: not fits(batch_size)) or None

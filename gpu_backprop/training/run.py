@@ -136,7 +136,7 @@ class Run:
         total_before, rows_before = self._window
         total = self.step.device.to_host(self.total)
         with np.errstate(invalid="ignore"):  # ∞ − ∞
-            loss = plain(self.step.loss.reduce(total - total_before, rows - rows_before))
+            loss = self.step.loss.reduce(total - total_before, rows - rows_before).tolist()
         row = {"epoch": epoch, "step": step, "loss": loss}
         self.history.steps.append(row)
         shown.step(row)
@@ -155,9 +155,9 @@ class Run:
 
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]
-        row: dict[str, Any] = {"loss": plain(loss.reduce(total, self.data.rows))}
+        row: dict[str, Any] = {"loss": loss.reduce(total, self.data.rows).tolist()}
         if loss.formula.accuracy:
-            row["accuracy"] = plain(total[..., CORRECT] / self.data.rows)
+            row["accuracy"] = (total[..., CORRECT] / self.data.rows).tolist()
         if scaling.state is not None:
             row |= scaling.measured(sums["scaling"], len(self.batches))
         return row
@@ -228,8 +228,3 @@ class Run:
 def finite_loss(total: Array) -> bool:
     """Tells whether all that a total, on the host, has added up is finite."""
     return bool(np.isfinite(total[..., LOSS]).all())
-
-
-def plain(value: Array) -> Any:
-    """Turns it into a float, or a list of them with a models axis."""
-    return np.asarray(value).tolist()
