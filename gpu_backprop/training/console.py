@@ -1,4 +1,4 @@
-"""What is printed for people: no text from outside commands the terminal, and no word is parted where a line ends."""
+"""Output for people: no text from outside can command the terminal, and lines end between words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run measured: one row an epoch, in memory, as CSV while it runs, and as curves."""
+"""The measurements of a training run: one row an epoch, in memory, as CSV while it runs, and as curves."""
 
 from __future__ import annotations
 

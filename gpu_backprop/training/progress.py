@@ -29,7 +29,7 @@ LINE = (
     ("spinner", "epoch", "measured", "left"),
     ("epoch", "measured"),
 )
-"""What stands on the line of a bar; the first that fits."""
+"""The columns of a bar's line: the first choice that fits."""
 
 WIDTHS = {"spinner": 1, "bar": 10, "left": 7}
 """Characters; a bar is as long as there is room, and at least so long."""

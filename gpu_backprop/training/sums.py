@@ -1,4 +1,4 @@
-"""What runs add up on the device, side by side in one buffer: one copy, and one wait, brings all of it to the host."""
+"""Sums that runs form on the device, all in one buffer: one copy, and one wait, brings them to the host."""
 
 from __future__ import annotations
 
