@@ -29,7 +29,6 @@ from lib.workload import Workload
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.training.manual_steps import minibatch
 
 RESULTS = Path(__file__).parent / "results" / "denormals.json"
 ROUNDS, ROWS, INPUTS, UNITS = 7, 256, 784, 512
@@ -69,7 +68,7 @@ def step(scale: float) -> tuple[Run, dict[str, float]]:
     trainer = DEEP.trainer()
     for layer in trainer.network.layers[1:]:
         layer.weight[...] *= scale
-    plan = trainer.manual_steps.load(trainer, minibatch(trainer, *DEEP.data(DEEP.batch))).plan
+    plan = trainer.manual_steps.load(trainer.manual_steps.minibatch(*DEEP.data(DEEP.batch))).plan
     with trainer.device.computing():
         plan.run()
         shares = [abs(layer.grad_weight) for layer in trainer.network.layers]
@@ -80,7 +79,7 @@ def step(scale: float) -> tuple[Run, dict[str, float]]:
 def adam(moment: float, gradient: float) -> Run:
     """Adam's update where all moments and gradients are the same."""
     trainer = replace(DEEP, optimizer="adam").trainer()
-    plan = trainer.manual_steps.replay(trainer, DEEP.batch, True, False).plan
+    plan = trainer.manual_steps.replay(DEEP.batch, True, False).plan
     trainer.network.gradients[...] = gradient
     for array in trainer.optimizer.moments.values():
         array[...] = moment

@@ -32,7 +32,6 @@ from throughput import measure, products_alone, undisturbed
 
 import gpu_backprop as gb
 from gpu_backprop.backend.text_table import columns
-from gpu_backprop.training.manual_steps import minibatch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -94,7 +93,7 @@ def depth(extent: Extent) -> dict[str, Any]:
 def rows(extent: Extent) -> dict[str, Any]:
     """Epochs end to end, on data of so many rows in memory-mapped files."""
     trainer = NARROW.trainer()
-    replay = trainer.manual_steps.load(trainer, minibatch(trainer, *NARROW.data(NARROW.batch)))
+    replay = trainer.manual_steps.load(trainer.manual_steps.minibatch(*NARROW.data(NARROW.batch)))
     replay.run()
     floor, floors, clock = products_alone(replay), [], Clock(trainer.device, 1)
     found = {n: Epochs(n) for n in extent.rows}

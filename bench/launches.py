@@ -90,7 +90,7 @@ def build(case: Case, device: str, dtype: str = "float32", *, tf32: bool = False
     trainer = gb.Trainer(net, "cross_entropy", gb.Adam(), batch_size=case.batch)
     data = DataSet(net, Samples(x, labels, None))
     start = [(net.device.to_host(layer.weight), net.device.to_host(layer.bias)) for layer in net.layers]
-    return Step(case, net, trainer.build_step(data, case.batch, total), total, x, labels, start, data)
+    return Step(case, net, trainer.training_step.build(data, case.batch, total), total, x, labels, start, data)
 
 
 def plain_step(step: Step, xp: Any, place: Callable[[Array], Any]) -> PlainStep:

@@ -30,7 +30,6 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.numpy_ops import blocks
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.training.manual_steps import minibatch
 
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 ROUNDS = 15
@@ -76,7 +75,7 @@ def step(workload: Workload, count: int, together: bool = True) -> Run:
     trainer = workload.trainer()
     assert isinstance(trainer.device, CpuDevice)
     trainer.device.threads = count  # before anything is bound
-    plan = trainer.manual_steps.load(trainer, minibatch(trainer, *workload.data(workload.batch))).plan
+    plan = trainer.manual_steps.load(trainer.manual_steps.minibatch(*workload.data(workload.batch))).plan
     calls = [call for operation in plan.operations for call in operation.calls]
     return in_order(trainer.device.sequence(calls) if together else calls)
 

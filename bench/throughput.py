@@ -35,7 +35,6 @@ from gpu_backprop.backend.plan import Operation, Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.training.manual_steps import minibatch
 from gpu_backprop.training.replay import Replay
 
 T = TypeVar("T")
@@ -78,14 +77,14 @@ def measure(
     x, y = work.data(work.batch)
     grown.begin()
     trainer = work.trainer()
-    replay = trainer.manual_steps.load(trainer, minibatch(trainer, x, y))
+    replay = trainer.manual_steps.load(trainer.manual_steps.minibatch(x, y))
     plan, device = replay.plan, trainer.device
     with device.computing():
         for _ in range(3):  # on CUDA the second of them captures the graph
             replay.run()
         device.synchronize()
         memory = {**held(trainer, plan), **grown.told()}
-        start = Snapshot(device, plan.state())
+        start = Snapshot(device, plan.outputs())
         floor = products_alone(replay)
         floor()
         step_us = Clock(device, 1).once(replay.run).device

@@ -36,3 +36,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         patch.setattr(cuda_setup, "_working", {})
         patch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # for the programs that a test starts
         return (yield)
+
+
+@pytest.fixture
+def half_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the CPU take float16, with two binders that write float32 from it: BLAS does not."""
+    from functools import partial
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from gpu_backprop.backend import numpy_device, numpy_ops, open_device
+
+    monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64", "float16"))
+    mixed = {
+        "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),
+        "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
+    }
+    ops = SimpleNamespace(**{name: getattr(numpy_ops, name) for name in numpy_ops.__all__} | mixed)
+    monkeypatch.setattr(numpy_device, "numpy_ops", ops)
+    monkeypatch.setattr("gpu_backprop.backend.numpy_ops.layers.column_sum", mixed["column_sum"])

@@ -142,14 +142,14 @@ def test_initial_weights_are_the_same_numbers_in_every_dtype():
 def first_batch(layers, shuffle=True, seed=0, trainer_seed=None):
     """The buffers of the first minibatch of a fit, which here has all rows."""
     trainer, seen = gb.Trainer(gb.Network(4, layers, seed=seed), batch_size=19, seed=trainer_seed), []
-    build = trainer.build_step
+    build = trainer.training_step.build
 
     def spy(*args, **options):
         plan = build(*args, **options)
         plan.add("look", "", [lambda: seen.append({k: v.copy() for k, v in plan.buffers.items()})], (), {}, 0)
         return plan
 
-    trainer.build_step = spy
+    trainer.training_step.build = spy
     trainer.fit(X, X, 1, shuffle=shuffle, progress=False)
     return seen[0]
 

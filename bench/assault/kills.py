@@ -45,6 +45,7 @@ TRACED = (
     "starting.py",
     "whole_file.py",
     "checkpoint.py",
+    "model_file.py",
     "history.py",
 )
 """The files whose lines are moments."""

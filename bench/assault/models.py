@@ -22,7 +22,7 @@ from workers import run_all
 
 import gpu_backprop as gb
 from gpu_backprop.data import Preprocessing, Table
-from gpu_backprop.training import checkpoint
+from gpu_backprop.training import model_file
 
 MEMORY = 2 << 30
 """Bytes that a process may address."""
@@ -118,7 +118,7 @@ def write_holes(path: Path, chance: random.Random) -> None:
 
 def cut_off(path: Path, chance: random.Random, length: int) -> None:
     """Makes the next load meet a file that becomes shorter while it is read."""
-    read, left = checkpoint.fill, chance.randrange(length)
+    read, left = model_file.fill, chance.randrange(length)
     countdown = chance.randrange(3)
 
     def fill(file: object, array: np.ndarray) -> int:
@@ -128,14 +128,14 @@ def cut_off(path: Path, chance: random.Random, length: int) -> None:
         countdown -= 1
         return read(file, array)
 
-    checkpoint.fill = fill
+    model_file.fill = fill
 
 
 def attempt(number: int, folder: Path) -> str:
     """Load the file of an attempt."""
     chance, path = random.Random(number), folder / "model.safetensors"
     whole, net = saved()[number % len(saved())]
-    plain, manner = checkpoint.fill, chance.randrange(10)
+    plain, manner = model_file.fill, chance.randrange(10)
     path.unlink(missing_ok=True)
     if manner == 0:
         write_holes(path, chance)
@@ -153,7 +153,7 @@ def attempt(number: int, folder: Path) -> str:
             raise
         return "refused"
     finally:
-        checkpoint.fill = plain
+        model_file.fill = plain
     if manner == 0 or meaning(loaded) != meaning(net):
         raise AssertionError("loaded as something else")
     return "read"

@@ -26,7 +26,6 @@ from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.data import Preprocessing, Table
-from gpu_backprop.training.run import changing
 
 THREADS, ROWS = 8, 96
 RNG = np.random.default_rng(0)
@@ -41,7 +40,7 @@ def trainer_of(dtype: str, seed: int = 0) -> gb.Trainer:
 
 def state(trainer: gb.Trainer) -> list[bytes]:
     """All that training leaves behind."""
-    return [array.tobytes() for array in changing(trainer).values()]
+    return [array.tobytes() for array in trainer.training_step.state().arrays.values()]
 
 
 def reading(where: str, dtype: str, calls: int) -> Iterator[str]:
@@ -133,7 +132,7 @@ def interrupted(where: str, dtype: str, attempts: int) -> Iterator[str]:
     trainer = trainer_of(dtype)
     for _ in range(5):
         trainer.step(X[0], LABELS)
-    before = Snapshot(trainer.device, changing(trainer))
+    before = Snapshot(trainer.device, trainer.training_step.state().arrays)
 
     def next_step() -> list[bytes]:
         before.restore()

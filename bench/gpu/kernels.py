@@ -70,7 +70,7 @@ def training(dtype: str, shape: Shape, layers: tuple[gb.Layer, ...], loss: str) 
     net = gb.Network(shape.cols, list(layers), dtype=dtype, device="cuda")
     trainer = gb.Trainer(net, loss, "sgd", batch_size=shape.rows)
     data = DataSet(net, samples(shape, labels=trainer.loss.labels))
-    return trainer.build_step(data, shape.rows, net.device.zeros((3,), np.float64)), data
+    return trainer.training_step.build(data, shape.rows, net.device.zeros((3,), np.float64)), data
 
 
 def measuring(dtype: str, shape: Shape) -> Planned:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_backprop.training.manual_steps import minibatch
 from lib.timing import spread
 from lib.workload import Workload
 
@@ -80,9 +79,9 @@ def building(work: Workload, repeats: int) -> dict[str, Any]:
     plans = []
     for _ in range(1 + repeats):
         trainer = work.trainer()
-        data = minibatch(trainer, *work.data(work.batch))
+        data = trainer.manual_steps.minibatch(*work.data(work.batch))
         started = time.perf_counter()
-        trainer.manual_steps.replay(trainer, data.rows, data.labelled, weighted=False)
+        trainer.manual_steps.replay(data.rows, data.labelled, weighted=False)
         plans.append(1e3 * (time.perf_counter() - started))
     with Children() as children:
         steps = [children.numbers(FIRST_STEP.format(work)) for _ in range(1 + repeats)][1:]

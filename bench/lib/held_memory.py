@@ -17,7 +17,6 @@ import numpy as np
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.training.manual_steps import minibatch
 from lib.workload import Workload
 
 RUNNING = 4096
@@ -111,11 +110,11 @@ def account(work: Workload) -> dict[str, Any]:
         holds: whether these bounds do.
     """
     trainer = work.trainer()
-    device, data = trainer.device, minibatch(trainer, *work.data(work.batch))
+    device, data = trainer.device, trainer.manual_steps.minibatch(*work.data(work.batch))
     asked = Asked(device)
     tracemalloc.start()
     try:
-        plan = trainer.manual_steps.load(trainer, data).plan
+        plan = trainer.manual_steps.load(data).plan
         with device.computing():
             for _ in range(3):
                 plan.run()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,12 @@ in every call, unless rows are longer than that. With a small one NumPy reads lo
 
 DLPACK_CUDA = (2, 13)
 """The device types of DLPack (dlpack.h) whose memory lies on a CUDA device: kDLCUDA and kDLCUDAManaged."""
+
+BUFFERS = 2
+"""In a double buffer."""
+
+Form = tuple[tuple[int, ...], np.dtype[Any]]
+"""The shape and dtype of an array."""
 
 Advise = Callable[[int], tuple[str, int | None]]
 """What to do where so many bytes are free and more are needed: a sentence, and the batch size that it names."""
@@ -194,6 +200,10 @@ class Device:
         """
         raise DeviceError(f"{self.name} has no graphs; they are for CUDA devices.")
 
+    def double_buffer(self, forms: Sequence[Form]) -> DoubleBuffer:
+        """Makes a double buffer of an array for each form, where the device `streams`."""
+        raise NotImplementedError(f"{self.name} streams no data.")
+
     def address(self, array: Array) -> int:
         """Where the array's first element lies."""
         return int(array.__array_interface__["data"][0])
@@ -208,6 +218,28 @@ class Device:
         with np.errstate(all="ignore"):  # which also brings the buffer size back
             np.setbufsize(BUFFER)
             yield
+
+
+class DoubleBuffer(Protocol):
+    """Arrays of two buffers, filled from the host: one while steps read the other.
+
+    Attributes:
+        arrays: on the device; the second buffer follows the first.
+    """
+
+    arrays: list[Array]
+
+    def pinned(self, buffer: int) -> list[Array]:
+        """Returns the host's arrays of a buffer, to be filled; waits until what was in them has been copied."""
+
+    def send(self, buffer: int, rows: int) -> None:
+        """Queues the copies of the first rows of a buffer, behind the steps that were queued on it before."""
+
+    def acquire(self, buffer: int) -> None:
+        """Makes what is queued from here on wait for the copies that were sent to this buffer last."""
+
+    def release(self, buffer: int) -> None:
+        """Lets the next copies into a buffer begin when what was queued on it up to here is done."""
 
 
 def memory_size(size: int) -> str:

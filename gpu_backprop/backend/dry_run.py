@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
-from gpu_backprop.backend.device import ALIGNMENT, Device
+from gpu_backprop.backend.device import ALIGNMENT, HALVES, Device, Form
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
 
@@ -114,6 +114,9 @@ class DryRunDevice(Device):
         there = self._on_cpu or not isinstance(array, np.ndarray)
         fits = array.dtype == dtype and array.flags.c_contiguous
         return array if there and fits else self.empty(array.shape, dtype)
+
+    def double_buffer(self, forms: Sequence[Form]) -> Any:
+        return SimpleNamespace(arrays=[self.empty((HALVES * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
 
     def to_host(self, array: Array) -> NoReturn:
         _refuse()

@@ -20,6 +20,9 @@ from gpu_backprop.backend.text_table import format_table, terminal_width
 MINIBATCH = "x", "y*", "w"
 """The buffers that hold rows of data."""
 
+KEPT_PLANS = 8
+"""How many plans are kept where each number of rows needs one."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -96,8 +99,8 @@ class Plan:
         """What a layer's backward needs from its forward. It lies here, so that several plans can live at once."""
         return self._saved.setdefault(id(layer), SimpleNamespace())
 
-    def state(self) -> dict[str, Array]:
-        """By name, what it writes and does not own: all that a run of it leaves behind for the next one."""
+    def outputs(self) -> dict[str, Array]:
+        """Returns by name what it writes and does not own: all that a run of it leaves behind."""
         written = {name: array for o in self.operations for name, array in o.writes.items()}
         return {name: array for name, array in written.items() if self.device.address(array) not in self._own}
 
@@ -252,3 +255,9 @@ class Plan:
             (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
         ]
         return format_table(rows, 3, width)
+
+
+def forget_oldest(plans: dict[Any, Any]) -> None:
+    """Makes room for one more plan among those that are kept."""
+    while len(plans) >= KEPT_PLANS:
+        del plans[next(iter(plans))]

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.plan import Plan, forget_oldest
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network
-
-EAGER_PLANS = 8
-"""How many plans of forward and predict are kept: one for each number of rows, the oldest forgotten first."""
 
 BRIEF = "forward", "backward"
 """Changes so short that a thread which wants the same waits; any other change is refused while one is under way."""
@@ -56,8 +53,7 @@ class Reader:
     def plan(self, network: Network, rows: int, training: bool) -> Eager:
         key = rows, training
         if key not in self.plans:
-            while len(self.plans) >= EAGER_PLANS:
-                del self.plans[next(iter(self.plans))]
+            forget_oldest(self.plans)
             self.plans[key] = Eager(network, self.device, rows, training)
         return self.plans[key]
 

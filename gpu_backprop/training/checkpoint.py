@@ -9,54 +9,26 @@ memory than it brings along, nor for more than a limit, and the digest is right.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, ModelFileError, OutOfMemoryError, choose
+from gpu_backprop.backend.errors import InputError, ModelFileError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.data import DataError, Preprocessing, limits
 from gpu_backprop.data.errors import MemoryLimitError
-from gpu_backprop.data.files import fill, native
 from gpu_backprop.data.messages import counted
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.layers import layer_from
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import scalar
-
-PROGRAM, FORMAT = "gpu_backprop", "1"
-HEADER_LIMIT = 1 << 24
-"""Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
-
-JSON = 32
-"""Bytes that JSON takes at most, once it is read, for each byte of its text."""
-
-DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
-"""The dtype of a network, and what the format calls that of its parameters."""
-
-STORED = {"F32": "<f4", "F64": "<f8", "U64": "<u8"}
-"""The dtypes of the format that a file of ours has, as NumPy calls them."""
-
-CODES = {np.dtype(stored).name: code for code, stored in STORED.items()}
-
-Tensors = dict[str, tuple[str, list[int]]]
-"""The dtype, as the format calls it, and the shape of each tensor."""
-
-LEARNED: tuple[str, ...] = ("preprocessing", "classes")
-"""What a file may know of the data, under these names in its metadata."""
-
-GIVE = "give the path of a file that gpu_backprop.save wrote"
-AGAIN = "copy it again, or save the network again"
+from gpu_backprop.training.model_file import AGAIN, GIVE, read, write
 
 
 def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = False) -> None:
@@ -89,19 +61,8 @@ def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = 
             f"cannot save the network: {found}, so that it predicts nothing of use; train it again with a lower "
             "learning rate, or save it as it is with save(path, net, allow_nonfinite=True)."
         )
-    sha256 = _digest(architecture, tensors, learned)
-    metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, **learned, "sha256": sha256}
-    header = _header(tensors, metadata)
-    if len(header) > HEADER_LIMIT:
-        raise ModelFileError(
-            "cannot save the network: it has more layers or members, features or categories, than a model file can "
-            "describe."
-        )
     try:
-        with new_file(path) as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for name in _stored(tensors):
-                file.write(tensors[name].data)
+        write(path, architecture, tensors, learned)
     except OSError as error:
         raise ModelFileError(
             f"cannot save the network as {os.fspath(path)}: {error.strerror}; give the name of a file in a folder that "
@@ -110,7 +71,7 @@ def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = 
 
 
 def file_size(net: Network) -> int:
-    """About how many bytes `save` writes, a little more."""
+    """Estimates how many bytes `save` writes, a little more than it does."""
     described = len(json.dumps(net.architecture())) + sum(map(len, _learned(net).values()))
     return int(net.parameters.nbytes + net.random.nbytes) + 2 * described + 1024 * (1 + len(net.layers))
 
@@ -122,7 +83,7 @@ def load(
     tf32: bool = False,
     memory_limit: int | str | None = None,
 ) -> Network:
-    """The network that `save` wrote, on any device.
+    """Reads a network that `save` wrote, on any device.
 
     Args:
         device: as `Network` takes it.
@@ -139,7 +100,7 @@ def load(
     # a mistake in these arguments is not the file's
     on_host = open_device(device, "float32" if dtype is None else dtype, tf32).on_host
     with _refusing(path), limits.memory_limit(memory_limit):
-        architecture, tensors, learned = _read(Path(path), dtype, on_host)
+        architecture, tensors, learned = read(Path(path), dtype, on_host)
     if dtype is None:
         _check_dtype(path, architecture["dtype"], device)
         open_device(device, architecture["dtype"], tf32)
@@ -155,7 +116,7 @@ def load(
 
 
 def _nonfinite(tensors: Mapping[str, Array]) -> str:
-    """How many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
+    """Says how many parameters are NaN or infinite, and where the first of them are; nothing if none is."""
     with np.errstate(all="ignore"):  # a sum takes no memory; NaN and infinity stay in it
         suspects = {name: array for name, array in tensors.items() if not np.isfinite(array.sum(dtype=np.float64))}
     counts = {name: int(array.size - np.isfinite(array).sum()) for name, array in suspects.items()}
@@ -187,7 +148,7 @@ def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
 
 
 def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
-    """InputError where this device does not work in the dtype of the file."""
+    """Raises InputError where this device does not work in the dtype of the file."""
     try:
         open_device(device, dtype)
     except InputError as error:
@@ -198,61 +159,18 @@ def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
 
 
 def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
-    """What a file holds of a network, by name: device arrays."""
+    """Yields what a file holds of a network, by name: device arrays."""
     for place, layer in enumerate(net.layers):
         for name in layer.parameter_shapes():
             yield f"layers.{place}.{name}", getattr(layer, name)
     yield "random", net.random
 
 
-def _stored(tensors: Mapping[str, Array]) -> list[str]:
-    """The names of tensors in the order in which a file holds them: the widest first, which keeps all aligned."""
-    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-
-
-def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """The header of a safetensors file. The library's own has its metadata in another order each time."""
-    described: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name in _stored(tensors):
-        array = tensors[name]
-        begin, end = end, end + array.nbytes
-        described[name] = {"dtype": CODES[array.dtype.name], "shape": array.shape, "data_offsets": [begin, end]}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)
-
-
-def _expected(architecture: Mapping[str, Any]) -> Tensors:
-    """Type and shape of what `_arrays` has for a network of this architecture, without building it."""
-    units, seed = architecture["inputs"], architecture["seed"]
-    models_shape = (len(seed),) if isinstance(seed, list) else ()
-    dtype = choose("dtype", architecture["dtype"], DTYPES)
-    tensors: Tensors = {}
-    for place, description in enumerate(architecture["layers"]):
-        layer = layer_from(description)
-        layer.attach(place + 1, units, models_shape)
-        units = layer.units
-        for name, shape in layer.parameter_shapes().items():
-            tensors[f"layers.{place}.{name}"] = dtype, [*models_shape, *shape]
-    tensors["random"] = "U64", [*models_shape, len(architecture["layers"]), 3]
-    return tensors
-
-
-def _digest(architecture: str, tensors: Mapping[str, Array], learned: Mapping[str, str] | None = None) -> str:
-    digest = hashlib.sha256(architecture.encode())
-    for name, array in sorted(tensors.items()):
-        digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(array.data)
-    for name, text in sorted((learned or {}).items()):
-        digest.update(f"\n{name} {len(text.encode())}\n{text}".encode())
-    return digest.hexdigest()
-
-
 # What the network knows of its data -----------------------------------------------------------------------------------
 
 
 def _learned(net: Network) -> dict[str, str]:
-    """Preprocessing and classes as JSON, of those that are set."""
+    """Writes preprocessing and classes as JSON, those that are set."""
     known: dict[str, Any] = {}
     try:
         if net.preprocessing is not None:
@@ -269,7 +187,7 @@ def _learned(net: Network) -> dict[str, str]:
 
 
 def _teach(net: Network, learned: Mapping[str, str]) -> None:
-    """Gives a network what `_learned` knew."""
+    """Gives a network the preprocessing and classes that `_learned` wrote."""
     try:
         known = {name: json.loads(text, parse_constant=_no_number) for name, text in learned.items()}
         if "preprocessing" in known:
@@ -281,7 +199,7 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
 
 
 def _check_learned(net: Network, classes: Any) -> None:
-    """DataError unless preprocessing and classes fit the network."""
+    """Raises DataError unless preprocessing and classes fit the network."""
     if net.preprocessing is not None and net.preprocessing.inputs != net.inputs:
         made = net.preprocessing.inputs
         raise DataError(f"the preprocessing makes {made} numbers of a row, and the network takes {net.inputs}")
@@ -301,102 +219,3 @@ def _check_learned(net: Network, classes: Any) -> None:
 
 def _no_number(word: str) -> NoReturn:
     raise DataError(f"{word} is no number")
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
-    """Architecture, tensors and what was learned from the data, of a file that is whole and unaltered. ModelFileError
-    says what it is else. The file is read, never mapped: a mapped one that is cut off meanwhile ends the process."""
-    if path.exists() and not path.is_file():
-        raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
-    with open(path, "rb") as file, limits.decoding("it takes", limits.stored_bytes(file)):
-        header = _read_header(file)
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or metadata.get("program") != PROGRAM:
-            raise ModelFileError(f"it is a safetensors file, but of another program; {GIVE}")
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise _damaged("its metadata are not all text")
-        version, text = metadata.get("format", "?"), metadata.get("architecture", "")
-        if version != FORMAT:
-            known = f"this version of gpu_backprop understands format {FORMAT}"
-            raise ModelFileError(f"it has format {version[:20]}, and {known}; install a newer one")
-        architecture = json.loads(text)
-        expected = _expected(architecture)
-        _compare(expected, header)
-        size = os.fstat(file.fileno()).st_size - file.tell()
-        order = _in_order(expected, header, size)
-        limits.take(size)
-        if on_host:  # where parameters and gradients will be as well
-            numbers = sum(math.prod(shape) for _, shape in expected.values())
-            limits.take(2 * numbers * (8 if (dtype or architecture["dtype"]) == "float64" else 4))
-        tensors = _tensors(file, expected, order)
-    learned = {name: metadata[name] for name in LEARNED if name in metadata}
-    if metadata.get("sha256") != _digest(text, tensors, learned):
-        raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
-    return architecture, tensors, learned
-
-
-def _read_header(file: BinaryIO) -> dict[str, Any]:
-    """What stands before the tensors: the format begins with the length of its header, in eight bytes, and the header,
-    in JSON, with a brace. Nothing is read because of what the first bytes say before they are found possible."""
-    size, start = os.fstat(file.fileno()).st_size, file.read(9)
-    length = int.from_bytes(start[:8], "little")
-    if start[8:] not in (b"{", b"") or length > HEADER_LIMIT:
-        raise ModelFileError(f"it is not a safetensors file; {GIVE}")
-    if size < 9 or size < 8 + length:
-        raise ModelFileError(f"it is cut off after {size} bytes; {AGAIN}")
-    limits.take(JSON * length)
-    try:
-        header = json.loads(start[8:] + file.read(length - 1))
-        if not all(isinstance(entry, dict) for entry in header.values()):
-            raise ValueError("an entry is no object")
-    except (ValueError, RecursionError) as error:
-        raise _damaged(f"its header: {str(error)[:300]}") from None
-    return dict(header)
-
-
-def _damaged(why: str) -> ModelFileError:
-    return ModelFileError(f"it is cut off or damaged ({why}); {AGAIN}")
-
-
-def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
-    """ModelFileError unless the tensors of a header are those that its architecture calls for."""
-    found = {name: (entry.get("dtype"), entry.get("shape")) for name, entry in header.items()}
-    for name in {**expected, **found}:
-        if expected.get(name) != found.get(name):
-            called, held = (
-                f"{of[name][0]} {of[name][1]}"[:60] if name in of else "nothing" for of in (expected, found)
-            )
-            raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")
-
-
-def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[str]:
-    """The names of the tensors as they lie in the `size` bytes behind the header: side by side, they fill them."""
-
-    def begin(name: str) -> int:
-        offsets = header[name].get("data_offsets")
-        return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
-
-    order, end = sorted(expected, key=begin), 0
-    for name in order:
-        dtype, shape = expected[name]
-        begun, end = end, end + math.prod(shape) * np.dtype(STORED[dtype]).itemsize
-        if header[name].get("data_offsets") != [begun, end]:
-            raise _damaged(f"{name[:60]} lies in another place than belongs to it")
-    if end != size:
-        raise _damaged(f"its tensors have {end} bytes, and {size} follow the header")
-    return order
-
-
-def _tensors(file: BinaryIO, expected: Tensors, order: Sequence[str]) -> dict[str, Array]:
-    """The tensors of an open file, one after the other."""
-    tensors = {}
-    for name in order:
-        dtype, shape = expected[name]
-        array = np.empty(shape, STORED[dtype])
-        if fill(file, array) < array.nbytes:
-            raise ModelFileError(f"it was cut off while it was read; {AGAIN}")
-        tensors[name] = native(array)
-    return tensors

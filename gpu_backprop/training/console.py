@@ -1,4 +1,4 @@
-"""What is printed for people: no text from outside commands the terminal, and no word is parted where a line ends."""
+"""Output for people: no text from outside can command the terminal, and lines end between words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Readable:
         self.stream, self.wraps = stream, wraps
 
     def write(self, text: str) -> int:
-        """Write it all; the number of characters that were given."""
+        """Writes it all; returns the number of characters that were given."""
         self.stream.write(wrapped(escaped(text), terminal_width(self.stream) if self.wraps else None))
         return len(text)
 
@@ -34,7 +34,7 @@ class Readable:
 
 
 def wrapped(text: str, width: int | None, indent: str | None = None) -> str:
-    """The same with lines of at most so many characters, unless a word is longer; what follows a line of it is
+    """Wraps a text into lines of at most so many characters, unless a word is longer; what follows a line of it is
     indented by two more than the line, or by `indent`."""
     if width is None:
         return text
@@ -50,7 +50,7 @@ def wrapped(text: str, width: int | None, indent: str | None = None) -> str:
 
 @contextmanager
 def readable_output() -> Iterator[None]:
-    """While it is open, all that is printed is readable, and a warning is a line without the place in our code."""
+    """Makes all that is printed inside it readable, and a warning a line without the place in our code."""
     streams, formatwarning = (sys.stdout, sys.stderr), warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     out, err = (None if stream is None else Readable(stream) for stream in streams)

@@ -68,7 +68,7 @@ class Evaluation:
         return plan
 
     def run(self) -> dict[str, Any]:
-        """{"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member. It waits once."""
+        """Measures {"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member. It waits once."""
         self.network.refresh()
         self._sums.clear()
         with self.device.computing(), closing(self.data.parts(self.batches)) as parts:
@@ -88,13 +88,13 @@ class Evaluation:
 
     @cached_property
     def _spread(self) -> tuple[float, Array]:
-        """Σw, and Σw(y* − ȳ*)² of each output; read in blocks, for the targets may be a file."""
+        """Σw, and Σw(y* − ȳ*)² of each output; read block by block, for the targets may be a file."""
         target, weights = on_host(self.samples.target, self.device), self.samples.weights
         w = np.ones(len(target)) if weights is None else np.asarray(on_host(weights, self.device), np.float64)
         weight, first = float(w.sum()) or 1.0, np.asarray(target[0], np.float64)
 
         def moment(power: int, middle: Array) -> Array:
-            """Σw(y* − first − middle)ᵖ. Without `first` the spread is the same, and where all y* are, exactly 0."""
+            """Sums Σw(y* − first − middle)ᵖ. `first` leaves the spread as it is, and exactly 0 where all y* are one."""
             sums = np.zeros_like(first)
             for start, part in blocks(target):
                 sums += w[start : start + len(part)] @ (part.astype(np.float64) - first - middle) ** power

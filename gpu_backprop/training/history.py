@@ -1,4 +1,4 @@
-"""What a training run measured: one row an epoch, in memory, as CSV while it runs, and as curves."""
+"""The measurements of a training run: one row an epoch, in memory, as CSV while it runs, and as curves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class History:
         self.stopped: str | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch."""
+        """Adds an epoch."""
         self.rows.append(dict(row))
 
     @property
@@ -80,7 +80,7 @@ class History:
         return f"<History of {epochs}{measured}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one line an epoch, under a line of column names. A file already there is replaced when the new one is
+        """Writes one line an epoch, under a line of column names. A file already there is replaced when the new one is
         whole.
 
         Raises:
@@ -91,7 +91,7 @@ class History:
                 file.write(_csv(row, self.columns, header=number == 0))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw the loss and the metric over the epochs, of training and validation data.
+        """Draws the loss and the metric over the epochs, of training and validation data.
 
         Args:
             path: an image to write (.png, .svg, .pdf ...). None: a figure of matplotlib.pyplot, which a notebook
@@ -154,7 +154,7 @@ class CsvLog:
                     self._file = open(path, "ab", buffering=0, opener=lambda *_: os.dup(number))  # noqa: SIM115
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row."""
+        """Adds a row."""
         if self._file is None:
             return
         data = memoryview(_csv(row, self._columns or list(row), header=not self._columns))
@@ -207,7 +207,7 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _csv(row: Mapping[str, Any], columns: Sequence[str], header: bool) -> bytes:
-    """A row as a line of CSV, below a line of the columns where there is none yet."""
+    """Writes a row as a line of CSV, below a line of the columns where there is none yet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if header:
@@ -223,8 +223,8 @@ def describe_row(row: Mapping[str, Any]) -> str:
 
 
 def number(value: float | list[float]) -> str:
-    """Four decimals where they say enough, else four digits and an exponent; a count as it is; of many members the
-    least and the most."""
+    """Writes four decimals where they say enough, else four digits and an exponent; a count as it is; of many members
+    the least and the most."""
     if isinstance(value, list):
         return f"{number(min(value))} to {number(max(value))}"
     if isinstance(value, int):
@@ -233,7 +233,7 @@ def number(value: float | list[float]) -> str:
 
 
 def _new_figure(on_screen: bool) -> Figure:
-    """A figure that pyplot knows, or one that needs no display."""
+    """Makes a figure that pyplot knows, or one that needs no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -33,13 +33,14 @@ class LossScaling:
         state: float64 (..., 3) on the device: S, the steps in a row without overflow, and the steps that were skipped
             in this epoch. None where nothing is scaled, which is in every dtype but float16.
         stuck: whether in the epoch measured last a model skipped every step, and S = 1 was among them.
+        last_scale: S at the end of that epoch, on the host.
     """
 
     def __init__(self, network: Network) -> None:
         self.network, self.device = network, network.device
         self.state: Array | None = None
         self.stuck = False
-        self._begun: Array = np.array(START)  # S at the end of the epoch before
+        self.last_scale: Array = np.array(START)
         if network.dtype == np.float16:
             self.state = self.device.zeros((*network.models_shape, 3), np.float64)
             self.device.copy_in(self.state, np.array([START, 0, 0]))
@@ -68,12 +69,10 @@ class LossScaling:
             self.device.copy_in(self.state[..., SKIPPED], self._nothing)
 
     def measured(self, state: Array, steps: int) -> dict[str, Any]:
-        """What the History tells of an epoch of so many steps, from the state at its end, on the host: S, and how many
-        steps were skipped. Sets `stuck`."""
-        tried = steps > np.log2(
-            self._begun
-        )  # so many halvings models_shape down to 1, and the step after them had that S
-        self._begun = state[..., SCALE]
-        self.stuck = bool(np.any((state[..., SKIPPED] == steps) & (self._begun == 1) & tried))
+        """Returns what the History tells of an epoch of so many steps, from the state at its end, on the host: S, and
+        how many steps were skipped. Sets `stuck`."""
+        tried = steps > np.log2(self.last_scale)  # so many halvings lead to 1, and the step after them had that S
+        self.last_scale = state[..., SCALE]
+        self.stuck = bool(np.any((state[..., SKIPPED] == steps) & (self.last_scale == 1) & tried))
         scale, skipped = (state[..., column].astype(np.int64).tolist() for column in (SCALE, SKIPPED))
         return {"loss_scale": scale, "skipped": skipped}

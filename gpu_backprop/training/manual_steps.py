@@ -1,68 +1,64 @@
-"""Steps on minibatches that are fed by hand: their plans, and the loss of one."""
+"""Steps on minibatches that are given by hand: their plans, and the loss of one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import forget_oldest
 from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.loss import Loss
-from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.minibatches import ManualBatch
 from gpu_backprop.training.replay import Replay
-
-if TYPE_CHECKING:
-    from gpu_backprop.training.trainer import Trainer
-
-KEPT = 8
-"""How many plans are kept: one for each number of rows, the oldest forgotten first."""
+from gpu_backprop.training.step import TrainingStep
 
 
 class ManualSteps:
-    """The plans of a trainer's `step`, and what they share. It does not hold the trainer, which holds it.
+    """The plans of a trainer's `step`, and what they share.
+
+    Args:
+        graph: whether they are captured; see `Trainer`.
 
     Attributes:
         total: what a step adds its loss to, float64 (..., 3).
     """
 
-    def __init__(self, network: Network) -> None:
-        device = network.device
-        self.total = device.zeros((*network.models_shape, 3), np.float64)
-        self._nothing = device.zeros(self.total.shape, np.float64)  # there, so that a step need not send zeros
+    def __init__(self, step: TrainingStep, graph: bool | str) -> None:
+        self.step, self.graph = step, graph
+        self.total = step.device.zeros((*step.network.models_shape, 3), np.float64)
+        self._nothing = step.device.zeros(self.total.shape, np.float64)  # there, so that a step need not send zeros
         self._replays: dict[tuple[int, bool, bool, bool], Replay] = {}
 
-    def replay(self, trainer: Trainer, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Replay:
-        """The plan of a step of so many rows."""
+    def minibatch(self, x: Any, y: Any, weights: Any = None) -> Samples:
+        """Checks shapes and dtypes of a minibatch, and nothing else. An x of (models, rows, inputs) gives each member
+        its own."""
+        network, x = self.step.network, as_array(x, "x", self.step.device)
+        models_shape = network.models_shape if x.ndim == 3 else ()
+        return samples(network, self.step.loss, x, y, weights, values=False, models_shape=models_shape)
+
+    def replay(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Replay:
+        """Returns the plan of a step of so many rows."""
         key = (rows, labelled, weighted, keep)
         if key not in self._replays:
-            while len(self._replays) >= KEPT:
-                del self._replays[next(iter(self._replays))]
-            feed = ManualBatch(trainer.network, labelled, weighted)
-            memory.require_step(trainer, feed, rows, keep)
-            self._replays[key] = Replay(trainer.build_step(feed, rows, self.total, keep), trainer.graph)
+            forget_oldest(self._replays)
+            batch = ManualBatch(self.step.network, labelled, weighted)
+            memory.require_step(self.step, batch, rows, self.total, self.graph, keep)
+            self._replays[key] = Replay(self.step.build(batch, rows, self.total, keep), self.graph)
         return self._replays[key]
 
-    def load(self, trainer: Trainer, data: Samples, keep: bool = False) -> Replay:
-        """The plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
-        replay = self.replay(trainer, data.rows, data.labelled, data.weights is not None, keep)
-        trainer.network.refresh()
+    def load(self, data: Samples, keep: bool = False) -> Replay:
+        """Returns the plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
+        replay = self.replay(data.rows, data.labelled, data.weights is not None, keep)
+        self.step.network.refresh()
         ManualBatch.load(replay.plan, data)
-        trainer.device.copy_in(self.total, self._nothing)
+        self.step.device.copy_in(self.total, self._nothing)
         return replay
-
-
-def minibatch(trainer: Trainer, x: Any, y: Any, weights: Any = None) -> Samples:
-    """What a step is fed with: only shapes and dtypes are checked. An x of (models, rows, inputs) gives each member its
-    own."""
-    network, x = trainer.network, as_array(x, "x", trainer.device)
-    models_shape = network.models_shape if x.ndim == 3 else ()
-    return samples(network, trainer.loss, x, y, weights, values=False, models_shape=models_shape)
 
 
 class StepLoss:

@@ -1,4 +1,4 @@
-"""Where the rows of a minibatch come from: gathered from a data set (fit), or fed by hand (step).
+"""Where the rows of a minibatch come from: gathered from a data set (fit), or given by hand (step).
 
 Both emit the same three buffers into a plan: x, the target y* and the weights w.
 """
@@ -50,15 +50,15 @@ class BatchSource(ABC):
 
     @abstractmethod
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
-        """The minibatches of an epoch from its beginning, told by their sizes, in parts that are there together.
-        The steps of a part are queued before the next part is asked for. To be used inside device.computing()."""
+        """Yields the sizes of the minibatches of an epoch, in parts. The rows of a part are on the device together; its
+        steps are queued before the next part is asked for. To be used inside device.computing()."""
 
     def rewind(self) -> None:
-        """Back to the first place."""
+        """Goes back to the first place."""
         self.device.copy_in(self.cursor, self._beginning)
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
-        """x, y* and w of the next rows: one operation gathers all three."""
+        """Emits x, y* and w of the next rows, which one operation gathers."""
         outs = [
             plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype)
             for name, source, dtype in zip(("x", "y*", "w"), self.sources, self.dtypes, strict=False)
@@ -80,12 +80,12 @@ class BatchSource(ABC):
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
-        """cursor += rows, the end of the step."""
+        """Emits cursor += rows, the end of the step."""
         calls = plan.device.ops.advance(plan.device, self.cursor, rows)
         plan.add("advance", f"cursor += {rows}", calls, (self.cursor,), {"cursor": self.cursor}, 0)
 
     def minibatches(self, batch_size: int) -> Iterator[int]:
-        """How many rows each minibatch of an epoch has; the last one has what is left."""
+        """Yields how many rows each minibatch of an epoch has; the last one has what is left."""
         yield from [batch_size] * (self.rows // batch_size)
         if self.rows % batch_size:
             yield self.rows % batch_size
@@ -119,13 +119,13 @@ class DataSet(BatchSource):
 
 
 def arrays_of(data: Samples) -> list[Array]:
-    """x, y* and, where there are any, w."""
+    """Lists x, y* and, where there are any, w."""
     return [data.x, data.target, *([] if data.weights is None else [data.weights])]
 
 
 def kept_dtypes(data: Samples, device: Device) -> list[np.dtype[Any]]:
-    """The dtypes in which x, y* and w are kept. For x that is its own where that is no wider than the working one and
-    the device converts it while rows are gathered; else the working one, converted once."""
+    """Chooses the dtypes in which x, y* and w are kept. x keeps its own where that is no wider than the working one and
+    the device converts it while rows are gathered; else it is converted once, to the working one."""
     dtype = data.x.dtype
     narrow = dtype.itemsize <= device.dtype.itemsize and dtype.name in device.gathered_dtypes
     x = dtype.newbyteorder("=") if narrow else device.dtype
@@ -149,7 +149,7 @@ class ManualBatch:
         return x, target, plan.empty("w", (*models_shape, rows), plan.device.master) if self.weighted else None
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
-        """Nothing: the next minibatch is another feed."""
+        """Emits nothing: the next minibatch is copied in again."""
 
     @staticmethod
     def load(plan: Plan, data: Samples) -> None:

@@ -1,28 +1,27 @@
 """Training in one launch: an epoch of small networks as one operation, a network a block of the device.
 
-It gives what the ordinary steps give, to rounding. A step is then too short for anything but itself: no launch and no
-trip to the device's memory is worth its time, where a network fits into the memory that a block has for itself.
+It gives what the ordinary steps give, to rounding. Steps of such networks are so short that launches, and the ways to
+the device's memory and back, would take most of the time; here a network stays in the memory of its block.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.ops.train_epoch import BlockLayout, DenseShape
+from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.minibatches import BatchSource, DataSet
 from gpu_backprop.training.optimizers import Optimizer
-
-if TYPE_CHECKING:
-    from gpu_backprop.training.trainer import Trainer
+from gpu_backprop.training.step import TrainingStep
 
 OPTIMIZERS = "sgd", "adam"
 """The names of the binders of those that it has: SGD, Adam and AdamW."""
@@ -30,13 +29,17 @@ OPTIMIZERS = "sgd", "adam"
 DTYPES = "float32", "float64"
 
 
-def check(trainer: Trainer) -> None:
-    """InputError where an epoch of this trainer cannot run in one launch: what stands against it, and what can."""
-    network, device = trainer.network, trainer.device
+def check(network: Network, loss: Loss, optimizer: Optimizer, **modes: bool | str) -> None:
+    """Raises InputError where an epoch cannot run in one launch: it says why, and what can.
+
+    Args:
+        modes: `graph` and `stream`, as the trainer has them.
+    """
+    device = network.device
     if not device.trains_epochs_in_one_launch:
         raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")
-    for name in ("graph", "stream"):
-        if getattr(trainer, name) is True:
+    for name, mode in modes.items():
+        if mode is True:
             raise _refusal(f"an epoch is one launch on data that lie on the device, but {name}=True was given")
     if device.dtype.name not in DTYPES:
         raise _refusal(f"the dtype has to be {' or '.join(DTYPES)}, and the network's is {device.dtype.name}")
@@ -44,17 +47,17 @@ def check(trainer: Trainer) -> None:
     for layer in network.layers:
         if type(layer) is not Dense:
             raise _refusal(f"all layers have to be Dense, but layer {layer.number} is {layer!r}")
-        fused = layer is network.last and trainer.loss.fused == layer.activation.name
+        fused = layer is network.last and loss.fused == layer.activation.name
         if layer.activation.rowwise and not fused:
             raise _refusal(
                 f"{layer.activation.name} can only be the output's, with {_partner(layer.activation.name)}, but layer "
-                f"{layer.number} is {layer!r} and the loss is {trainer.loss.name}"
+                f"{layer.number} is {layer!r} and the loss is {loss.name}"
             )
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
             raise _refusal(f"two activations are called {layer.activation.name!r}; give one of them another name")
-    if trainer.optimizer.name not in OPTIMIZERS:
-        raise _refusal(f"the optimizer has to be SGD, Adam or AdamW, got {trainer.optimizer!r}")
-    needs = layout(trainer).needs
+    if optimizer.name not in OPTIMIZERS:
+        raise _refusal(f"the optimizer has to be SGD, Adam or AdamW, got {optimizer!r}")
+    needs = layout(network, loss).needs
     memory = device.block_memory
     if (total := sum(needs.values())) > memory:
         told = ", ".join(f"{size:,} for {kind}" for kind, size in needs.items())
@@ -66,7 +69,7 @@ def check(trainer: Trainer) -> None:
 
 
 def check_data(data: BatchSource, loss_every: int | None) -> None:
-    """InputError where an epoch of these data cannot run in one launch."""
+    """Raises InputError where an epoch of these data cannot run in one launch."""
     if not isinstance(data, DataSet):
         raise _refusal("the data have to lie on the device, where they do not fit")
     if len(data.sources) > 2:
@@ -83,11 +86,10 @@ def _partner(activation: str) -> str:
     return " or ".join(name for name, loss in LOSSES.items() if loss.fused == activation) or "no loss"
 
 
-def layout(trainer: Trainer) -> BlockLayout:
-    """What lies where in a block."""
-    network = trainer.network
+def layout(network: Network, loss: Loss) -> BlockLayout:
+    """Lays the network out in the memory of a block."""
     places = {(layer.number, name): start for layer, name, _, start in network.places}
-    of_z = trainer.loss.of_z(network.last.activation) is not None
+    of_z = loss.of_z(network.last.activation) is not None
     layers = [
         DenseShape(
             layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")),
@@ -95,14 +97,14 @@ def layout(trainer: Trainer) -> BlockLayout:
         )
         for n, layer in enumerate(network.layers, 1)
     ]  # fmt: skip
-    fused = trainer.loss.fused if trainer.loss.fused == network.last.activation.name else ""
+    fused = loss.fused if loss.fused == network.last.activation.name else ""
     return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
 
 
-def build_epoch(trainer: Trainer, data: BatchSource, batch_size: int, total: Array) -> Plan:
-    """All minibatches of an epoch, from first rows to new weights, as a plan: one operation, and the cursor's step."""
-    network, device, loss = trainer.network, data.device, trainer.loss
-    optimizer, batch = trainer.optimizer, min(batch_size, data.rows)
+def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: Array) -> Plan:
+    """Builds the plan of an epoch, all minibatches from first rows to new weights: one operation, and the cursor's."""
+    network, device, loss = step.network, data.device, step.loss
+    optimizer, batch = step.optimizer, min(batch_size, data.rows)
     assert optimizer.hyper is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)
@@ -112,7 +114,7 @@ def build_epoch(trainer: Trainer, data: BatchSource, batch_size: int, total: Arr
     w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
     rule = "nesterov" if getattr(optimizer, "nesterov", False) else optimizer.name
     calls = device.ops.train_epoch(
-        device, sources, order, cursor, layout(trainer), w, g, moments, rule, hyper,
+        device, sources, order, cursor, layout(network, loss), w, g, moments, rule, hyper,
         loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     plan.phase = "epoch"
@@ -127,8 +129,8 @@ def build_epoch(trainer: Trainer, data: BatchSource, batch_size: int, total: Arr
 
 
 def _flops(network: Network, optimizer: Optimizer, rows: int, steps: int) -> int:
-    """As of the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of each
-    unit, 8 of the loss of each output; the optimizer's for each parameter."""
+    """Counts as for the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of
+    each unit, 8 of the loss of each output; the optimizer's for each parameter."""
     members = network.models_shape[0] if network.models_shape else 1
     row = 8 * network.outputs
     for layer in network.layers:
@@ -140,8 +142,8 @@ def _flops(network: Network, optimizer: Optimizer, rows: int, steps: int) -> int
 def _bytes(
     sources: list[Array], order: Array, w: Array, moments: dict[str, Array], hyper: Array, total: Array, steps: int
 ) -> int:
-    """The traffic with the device's memory: each member reads all rows once, and the parameters; it writes these and
-    the gradients. The moments are read and written in every step."""
+    """Counts the traffic with the device's memory: each member reads all rows once, and the parameters; it writes these
+    and the gradients. The moments are read and written in every step."""
     members = math.prod(order.shape[:-1])
     data: Any = members * sum(source.nbytes for source in sources) + order.nbytes
     small = 2 * (hyper.nbytes + total.nbytes) + np.dtype(np.int64).itemsize

@@ -37,7 +37,7 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class Optimizer(FixedAttributes):
-    """What all optimizers share: settings, and the state of one network's training.
+    """An optimizer: its settings, and the state of one network's training.
 
     Attributes:
         hyper: float64 (..., k) on the device: the step number, then the settings in the order of `names`.
@@ -88,7 +88,7 @@ class Optimizer(FixedAttributes):
         self.settings["learning_rate"] = value
 
     def bind(self, network: Network) -> Optimizer:
-        """A copy of this optimizer with a fresh state for `network`."""
+        """Makes a copy of this optimizer with a fresh state for `network`."""
         bound = copy.copy(self)
         bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
@@ -108,7 +108,7 @@ class Optimizer(FixedAttributes):
         return {**vars(self), "settings": dict(self.settings), "network": None, "hyper": None, "moments": {}}
 
     def active_moments(self) -> tuple[str, ...]:
-        """The moments that these settings need."""
+        """Names the moments that these settings need."""
         return self.moment_names
 
     def update(self, plan: Plan, network: Network) -> None:
@@ -128,12 +128,12 @@ class Optimizer(FixedAttributes):
         plan.add(self.name, self.formula, calls, reads, writes, self.flops * w.size)
 
     def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
-        """What the binder takes between gradients and hyper."""
+        """Returns what the binder takes between gradients and hyper."""
         return tuple(moments[name] for name in self.moment_names)
 
 
 def _one_a_member(name: str, value: Any, network: Network) -> Array:
-    """A setting in the shape of the network's models_shape."""
+    """Brings a setting into the network's models_shape."""
     array, models_shape = np.asarray(value, np.float64), network.models_shape
     if array.shape not in ((), models_shape):
         members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
@@ -269,7 +269,7 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 
 
 def optimizer(spec: str | Optimizer) -> Optimizer:
-    """The optimizer that `spec` names, with its default settings, or is."""
+    """Returns the optimizer that `spec` is, or names, which has its default settings then."""
     if isinstance(spec, Optimizer):
         return spec
     if isinstance(spec, type) and issubclass(spec, Optimizer):

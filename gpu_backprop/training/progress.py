@@ -29,7 +29,7 @@ LINE = (
     ("spinner", "epoch", "measured", "left"),
     ("epoch", "measured"),
 )
-"""What stands on the line of a bar; the first that fits."""
+"""The columns of a bar's line: the first choice that fits."""
 
 WIDTHS = {"spinner": 1, "bar": 10, "left": 7}
 """Characters; a bar is as long as there is room, and at least so long."""
@@ -50,16 +50,16 @@ class Progress:
         self.close()
 
     def advance(self, samples: int) -> None:
-        """So many samples more were trained on."""
+        """Notes that so many samples more were trained on."""
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """The loss was read within an epoch, and this is its row of History.steps."""
+        """Shows a loss that was read within an epoch, a row of History.steps."""
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is complete, and this is its row of the History."""
+        """Shows a complete epoch, a row of the History."""
 
     def close(self) -> None:
-        """The run is over, for whatever reason."""
+        """Ends the display, for whatever reason the run is over."""
 
 
 class LineProgress(Progress):
@@ -142,7 +142,7 @@ class BarProgress(Progress):
 
 
 def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
-    """What shows a run of so many epochs of so many samples each; a context manager.
+    """Opens the display of a run of so many epochs of so many samples each; a context manager.
 
     In a terminal, and in Jupyter where ipywidgets is installed, it is a bar. Elsewhere it is plain lines: a bar would
     fill a log with control characters. Without `progress` nothing is shown.
@@ -155,26 +155,25 @@ def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
     if console.is_jupyter:
         watched = importlib.util.find_spec("ipywidgets") is not None
     else:
-        watched = (
-            console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
-        )  # rich also takes FORCE_COLOR for a terminal
+        # rich also takes FORCE_COLOR for a terminal
+        watched = console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
     return BarProgress(console, epochs, samples) if watched else LineProgress(epochs)
 
 
 def _briefly(row: Mapping[str, Any]) -> str:
-    """The loss and one metric, of the validation data where there are any: a bar has one line for everything."""
+    """Describes the loss and one metric, of the validation data where there are any: a bar has but one line."""
     metric = next((name for name in ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss") if name in row), None)
     return describe_row({name: row[name] for name in ("loss", metric) if name is not None})
 
 
 def _stride(epochs: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50 ... that leaves at most LINES of the epochs."""
+    """Returns the smallest of 1, 2, 5, 10, 20, 50 ... that leaves at most LINES of the epochs."""
     powers = (10**power for power in itertools.count())
     return next(int(digit * power) for power in powers for digit in (1, 2, 5) if epochs <= LINES * digit * power)
 
 
 def _columns(width: int, widths: Mapping[str, int]) -> tuple[ProgressColumn, ...]:
-    """What stands on a line of so many characters, from left to right."""
+    """Chooses the columns of a line of so many characters, from left to right."""
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     names = next((names for names in LINE if sum(widths[name] + 1 for name in names) <= width + 1), LINE[-1])

@@ -55,8 +55,8 @@ class Replay:
             self._ran = True
 
     def _run_checked(self) -> None:
-        """One eager run, and the same one replayed. Whatever happens, the state is that after one run."""
-        plan, device, state = self.plan, self.plan.device, self.plan.state()
+        """Runs the plan eagerly, and does the same run again as a graph. It always leaves what one run leaves."""
+        plan, device, state = self.plan, self.plan.device, self.plan.outputs()
         try:
             before, after = Snapshot(device, state), Snapshot(device, state)
         except DeviceError as error:
@@ -82,7 +82,7 @@ class Replay:
         LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), plan.cost()["launches"])
 
     def _differing(self, state: Mapping[str, Array], after: Mapping[str, Array]) -> list[str]:
-        """The names of what is not the same in every bit; found on the device, and read once."""
+        """Names what is not the same in every bit; it is found on the device, and read once."""
         device = self.plan.device
         differ = device.empty((len(state),), np.bool_)
         with device.computing():
@@ -115,5 +115,5 @@ class Replay:
 
 
 def _bits(array: Array) -> Array:
-    """The same memory as whole numbers, so that a NaN is equal to itself and −0 is not 0."""
+    """Views the same memory as whole numbers, so that a NaN is equal to itself and −0 is not 0."""
     return array.view(f"u{array.itemsize}")

@@ -1,44 +1,42 @@
-"""Data that stay on the host: a chunk of minibatches is trained on while a thread reads the next one."""
+"""Data that stay on the host: a thread reads the next block of minibatches while one is trained on."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.double_buffer import BUFFERS, DoubleBuffer
-from gpu_backprop.backend.device import Device, memory_size
+from gpu_backprop.backend.device import BUFFERS, Device, memory_size
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.arrays import check_file, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, kept_dtypes
 
-CHUNK = 32 << 20
-"""Bytes of a chunk, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
+BLOCK = 32 << 20
+"""Bytes of a block, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
 costs to hand it over; and two of them, on the device and in the host's pinned memory, take little room."""
 
-PIECE = 1 << 20
+CONVERTED = 1 << 20
 """Bytes of rows that are converted, or put into another order, at a time."""
 
 DENSE = 4
 """Where one row in so many of a file is wanted, all are copied from it at once: quicker than these one by one."""
 
 MARGIN = 16
-"""One part in so many of the free memory is left free: pools round up, and free pieces are not all of one size."""
+"""One part in so many of the free memory is left free: pools round up, and free memory is not all in one place."""
 
 LOG = logging.getLogger("gpu_backprop")
 
 
 class StreamedData(BatchSource):
-    """Samples that lie on the host, in arrays or memory maps, and reach the device in chunks of whole minibatches.
+    """Samples that lie on the host, in arrays or memory maps, and reach the device in blocks of whole minibatches.
 
-    On the device lies a ring of two halves, each as long as a chunk, which plans gather from as from any sources: the
-    permutation names the places of the ring in order, and the cursor begins each chunk at its half. A chunk holds the
+    On the device lies a double buffer, whose buffers are each as long as a block. Plans gather from it as from any
+    sources: the permutation names its places in order, and the cursor begins each block at its buffer. A block holds the
     rows that the epoch's order names, in that order; where members have orders of their own, those of each member.
 
     Args:
@@ -46,84 +44,76 @@ class StreamedData(BatchSource):
         apart: whether each member has an order of its own.
 
     Attributes:
-        chunk_rows: how many rows of the data a chunk has, for each member.
+        block_rows: how many rows of the data a block has, for each member.
     """
 
-    def __init__(self, network: Network, data: Samples, batch_size: int, *, apart: bool = True) -> None:
-        super().__init__(network, data)
-        device = self.device
+    def __init__(
+        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
+    ) -> None:
+        super().__init__(network, data, device)
+        device, models = self.device, math.prod(self.models_shape)
         self.host = arrays_of(data)
-        self.orders = math.prod(self.models_shape) if apart else 1
-        self.chunk_rows, forms = chunk_forms(network, data, batch_size, apart)
-        assert isinstance(device, CudaDevice)
-        self.ring = DoubleBuffer(device, forms)
-        self.sources = self.ring.arrays
-        members = np.arange(math.prod(self.models_shape)) if apart else np.zeros(math.prod(self.models_shape), np.int64)
-        place = np.arange(self.chunk_rows)
-        order = [(half * self.orders + members[:, None]) * self.chunk_rows + place for half in range(BUFFERS)]
-        self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
-        self._halves = device.from_host(np.arange(BUFFERS) * self.chunk_rows)
+        self.orders = models if apart else 1
+        kept, batch = list(zip(self.host, self.kept, strict=True)), min(batch_size, self.rows)
+        row = self.orders * sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
+        self.block_rows = batch * min(max(1, BLOCK // (row * batch)), -(-self.rows // batch))
+        members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self.block_rows)
+        order = [(buffer * self.orders + members[:, None]) * self.block_rows + place for buffer in range(BUFFERS)]
+        with device.kind("data"):
+            self.buffer = device.double_buffer(
+                [((self.orders * self.block_rows, *array.shape[1:]), dtype) for array, dtype in kept]
+            )
+            self.sources = self.buffer.arrays
+            self._halves = device.from_host(np.arange(BUFFERS) * self.block_rows)
+        with device.kind("row order"):
+            self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
         self._order: Array | None = None
 
     def start(self, order: Array | None = None) -> None:
         self._order = None if order is None else order.reshape(-1, self.rows)
 
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
-        chunks = list(self._chunks(batch_sizes))
+        each = max(1, self.block_rows // batch_sizes[0])
+        blocks = [batch_sizes[start : start + each] for start in range(0, len(batch_sizes), each)]
         try:
             with ThreadPoolExecutor(1, "gpu_backprop reader") as reader:
-                coming = reader.submit(self._read, 0, 0, sum(chunks[0]))
+                coming = reader.submit(self._read, 0, 0, sum(blocks[0]))
                 begin = 0
-                for number, chunk in enumerate(chunks):
-                    half = number % BUFFERS
+                for number, block in enumerate(blocks):
+                    buffer = number % BUFFERS
                     coming.result()
-                    self.ring.acquire(half)
-                    self.device.copy_in(self.cursor, self._halves[half : half + 1])
-                    begin += sum(chunk)
-                    if begin < sum(batch_sizes):  # the other half is free from the end of the chunk before, not sooner
-                        coming = reader.submit(self._read, 1 - half, begin, sum(chunks[number + 1]))
+                    self.buffer.acquire(buffer)
+                    self.device.copy_in(self.cursor, self._halves[buffer : buffer + 1])
+                    begin += sum(block)
+                    if begin < sum(
+                        batch_sizes
+                    ):  # the other buffer is free from the end of the block before, not sooner
+                        coming = reader.submit(self._read, 1 - buffer, begin, sum(blocks[number + 1]))
                     try:
-                        yield chunk
+                        yield block
                     finally:
-                        self.ring.release(half)
+                        self.buffer.release(buffer)
         finally:
-            for half in range(BUFFERS):  # what is copied still has to be there before the ring's memory is used again
-                self.ring.acquire(half)
+            for buffer in range(BUFFERS):  # copies that are under way have to end before the memory is used again
+                self.buffer.acquire(buffer)
 
-    def _chunks(self, batch_sizes: Sequence[int]) -> Iterator[Sequence[int]]:
-        each = max(1, self.chunk_rows // batch_sizes[0])
-        for start in range(0, len(batch_sizes), each):
-            yield batch_sizes[start : start + each]
-
-    def _read(self, half: int, begin: int, count: int) -> None:
-        """Fills a half with the rows from place `begin` of the order on; the reader's thread."""
+    def _read(self, buffer: int, begin: int, count: int) -> None:
+        """Fills a buffer with the rows from place `begin` of the order on; the reader's thread."""
         with self.device.computing():
-            for source, pinned in zip(self.host, self.ring.pinned(half), strict=True):
+            for source, pinned in zip(self.host, self.buffer.pinned(buffer), strict=True):
                 check_file(source)
                 for number in range(self.orders):
-                    start = number * self.chunk_rows
+                    start = number * self.block_rows
                     rows = slice(begin, begin + count)
                     chosen = rows if self._order is None else self._order[number, rows]
                     _bring(source, chosen, pinned[start : start + count])
-            self.ring.send(half, (self.orders - 1) * self.chunk_rows + count)
-
-
-def chunk_forms(
-    network: Network, data: Samples, batch_size: int, apart: bool
-) -> tuple[int, list[tuple[tuple[int, ...], np.dtype[np.generic]]]]:
-    """The rows of a chunk, and the shape and dtype of each array that holds one."""
-    batch = min(batch_size, data.rows)
-    orders = math.prod(network.models_shape) if apart else 1
-    kept = list(zip(arrays_of(data), kept_dtypes(data, network.device), strict=True))
-    row = sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
-    batches = min(max(1, CHUNK // (row * orders * batch)), -(-data.rows // batch))
-    return batches * batch, [((orders * batches * batch, *array.shape[1:]), dtype) for array, dtype in kept]
+            self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)
 
 
 def place_data(
     network: Network, data: Samples, name: str, batch_size: int, *, stream: bool | str, room: int, shuffled: bool
 ) -> BatchSource:
-    """The data where they are trained from: on the device if they fit there, else streamed. The log says which and why.
+    """Puts data on the device if they fit there, else lets them be streamed. The log says which and why.
 
     Args:
         name: what they are called in the log.
@@ -146,29 +136,29 @@ def place_data(
         return DataSet(network, data)
     streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
     why = "as asked" if stream is True else f"because {device.name} has room for {memory_size(max(0, room))} of data"
-    LOG.info("%s, streamed from %s in chunks of %s rows, %s", told, held, f"{streamed.chunk_rows:,}", why)
+    LOG.info("%s, streamed from %s in blocks of %s rows, %s", told, held, f"{streamed.block_rows:,}", why)
     return streamed
 
 
 def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) -> bool:
-    """Whether samples are streamed to a CUDA device, where there is so much room for them: see `place_data`."""
+    """Tells whether samples are streamed to a device, where there is so much room for them: see `place_data`."""
     given = not isinstance(data.x, np.ndarray)
     return not given and (stream is True or (stream == "auto" and _size(device, data) > room))
 
 
 def _size(device: Device, data: Samples) -> int:
-    """The bytes that samples take on the device."""
+    """Counts the bytes that samples take on the device."""
     kept = zip(arrays_of(data), kept_dtypes(data, device), strict=True)
     return sum(array.size * dtype.itemsize for array, dtype in kept)
 
 
 def _bring(source: Array, rows: Array | slice, out: Array) -> None:
-    """out = source[rows], without a copy of the source or a second one of the rows."""
+    """Sets out = source[rows], without a copy of the source or a second one of the rows."""
     mapped = memory_map(source) is not None
     if isinstance(rows, slice) and not mapped:
         np.copyto(out, source[rows], casting="unsafe")
         return
-    each = max(1, PIECE * len(out) // max(1, out.nbytes))
+    each = max(1, CONVERTED * len(out) // max(1, out.nbytes))
     if isinstance(rows, slice):
         for start in range(0, len(out), each):
             begin = rows.start + start

@@ -1,4 +1,4 @@
-"""What runs add up on the device, side by side in one buffer: one copy, and one wait, brings all of it to the host."""
+"""Sums that runs form on the device, all in one buffer: one copy, and one wait, brings them to the host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sums:
         self._device.copy_in(self._buffer, self._nothing)
 
     def read(self) -> dict[str, Array]:
-        """The host's copies of all, by name; the one wait for the device."""
+        """Reads all of them, by name; the one wait for the device."""
         return self._split(self._device.to_host(self._buffer))
 
     def _split(self, buffer: Array) -> dict[str, Array]:

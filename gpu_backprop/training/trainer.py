@@ -7,10 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -26,14 +23,14 @@ from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.history import CsvLog, History
-from gpu_backprop.training.loss_scaling import LossScaling
-from gpu_backprop.training.manual_steps import ManualSteps, StepLoss, minibatch
+from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizers import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
-from gpu_backprop.training.run import Run, changing
+from gpu_backprop.training.run import Run, Settings
+from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import place_data
 from gpu_backprop.training.unscaled import warn_of_unscaled
 
@@ -61,6 +58,7 @@ class Trainer(FixedAttributes):
     Attributes:
         history: the History of the last `fit`.
         stopping: whether `stop` was called since it began.
+        training_step: what builds the plans of all steps, and has the state that they share.
         scaling: of the loss, in float16.
         manual_steps: the plans of `step`.
     """
@@ -79,21 +77,19 @@ class Trainer(FixedAttributes):
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
-        self.network, self.device = network, network.device
-        self.loss = loss_of(loss, network.last)
-        self.optimizer = optimizer_of(optimizer).bind(network)
-        self.scaling = LossScaling(network)
+        self.network, self.device, self.loss = network, network.device, loss_of(loss, network.last)
         self.batch_size, self.stream = batch_size, stream
         self.graph = self._mode("graph", graph, self.device.has_graphs)
         self.one_launch = one_launch
         if not isinstance(one_launch, bool):
             raise InputError(f"one_launch must be True or False, got {one_launch!r}.")
+        optimizer = optimizer_of(optimizer)
         if one_launch:
-            check_one_launch(self)
+            check_one_launch(network, self.loss, optimizer, graph=self.graph, stream=self.stream)
+        self.training_step = TrainingStep(network, self.loss, optimizer, seed)
+        self.optimizer, self.scaling = self.training_step.optimizer, self.training_step.scaling
         self.history = History()
-        seeds = network.reseed(seed)
-        self._shuffling = [np.random.default_rng([s, 1]) for s in seeds]
-        self.manual_steps = ManualSteps(network)
+        self.manual_steps = ManualSteps(self.training_step, self.graph)
         self.stopping = False
 
     @property
@@ -115,21 +111,15 @@ class Trainer(FixedAttributes):
         self._stream = self._mode("stream", value, self.device.streams)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle and copy: all that training goes on from, as settings and host arrays."""
-        form = {
-            "batch_size": self.batch_size,
-            "graph": self.graph,
-            "stream": self.stream,
-            "one_launch": self.one_launch,
-        }
-        arrays = {name: self.device.to_host(array) for name, array in self._own_state().items()}
-        rest = {"history": self.history, "_shuffling": self._shuffling}
-        scaling = {"stuck": self.scaling.stuck, "_begun": self.scaling._begun}
-        return _remade, (self.network, self.loss, self.optimizer, form, arrays, rest, scaling)
+        """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
+        arrays, host = self.training_step.state()
+        own = {name: a for name, a in arrays.items() if name not in ("parameters", "random")}  # the network has those
+        state = State({name: self.device.to_host(array) for name, array in own.items()}, host)
+        return _rebuild, (self.network, self.loss, self.optimizer, self._settings, state, self.history)
 
-    def _own_state(self) -> dict[str, Array]:
-        """What a step changes besides the network."""
-        return {name: a for name, a in changing(self).items() if name not in ("parameters", "random")}
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self.batch_size, self.graph, self.stream, self.one_launch)
 
     def _mode(self, name: str, value: bool | str, can: bool) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
@@ -139,34 +129,6 @@ class Trainer(FixedAttributes):
                 f"{name}=True is for CUDA devices; this network is on the CPU ({self.device.reason}). Use 'auto'."
             )
         return value
-
-    # The step: note N2 ------------------------------------------------------------------------------------------------
-
-    def build_step(
-        self,
-        source: BatchSource | ManualBatch,
-        rows: int,
-        total: Array,
-        keep: bool = False,
-        device: Device | None = None,
-    ) -> Plan:
-        """One minibatch from its rows to new weights, as a plan; on a DryRunDevice of the device, one to look at."""
-        plan = Plan(self.device if device is None else device, training=True, keep=keep)
-        self.network.emit_parameters(plan)
-        plan.named("E", total)
-        x, target, weights = source.emit(plan, rows)
-        z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
-        plan.phase = "loss"
-        self.scaling.scale(plan)
-        grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
-        plan.phase = "backward"
-        self.network.emit_backward(plan, grad_z, start="z")
-        plan.phase = "update"
-        self.scaling.unscale(plan)
-        self.optimizer.update(plan, self.network)
-        self.network.emit_next_masks(plan)
-        source.emit_advance(plan, rows)
-        return plan
 
     # One minibatch by hand --------------------------------------------------------------------------------------------
 
@@ -184,36 +146,36 @@ class Trainer(FixedAttributes):
             The loss before the step; float() of it waits for the device.
         """
         with self.network.exclusively("step"):
-            data = minibatch(self, x, y, weights)
-            replay = self.manual_steps.load(self, data)
+            data = self.manual_steps.minibatch(x, y, weights)
+            replay = self.manual_steps.load(data)
             with self.device.computing():
                 replay.run()
             return StepLoss(self.loss, self.device, self.device.copy(self.manual_steps.total), data.rows)
 
     @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
-        """A step, one operation at a time, each with host copies of what it wrote, by name: every z, y and ∇.
+        """Runs a step one operation at a time, and yields each with host copies of what it wrote: every z, y and ∇.
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         """
         with self.network.exclusively("trace"):
-            data = minibatch(self, x, y, weights)
-            self.manual_steps.load(self, data, keep=True)  # for its errors
+            data = self.manual_steps.minibatch(x, y, weights)
+            self.manual_steps.load(data, keep=True)  # for its errors
         return self._trace(data)
 
     def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
         with self.network.exclusively("trace"):
-            yield from self.manual_steps.load(self, data, keep=True).plan.trace()
+            yield from self.manual_steps.load(data, keep=True).plan.trace()
 
     @release_on_oom
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
-        """How long each operation of a step takes, the median of some runs; print it. It learns nothing: parameters
-        and all else are afterwards what they were.
+        """Measures how long each operation of a step takes, the median of some runs; print it. It learns nothing:
+        parameters and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
         with self.network.exclusively("profile"):
-            plan = self.manual_steps.load(self, minibatch(self, x, y, weights)).plan
-            before = Snapshot(self.device, plan.state())
+            plan = self.manual_steps.load(self.manual_steps.minibatch(x, y, weights)).plan
+            before = Snapshot(self.device, plan.outputs())
             try:
                 return profile(plan, runs)
             finally:
@@ -222,7 +184,7 @@ class Trainer(FixedAttributes):
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
     ) -> Plan:
-        """The plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
+        """Returns the plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
         `trainer.plan(65536).cost()` tells what a step would take.
 
         Args:
@@ -232,8 +194,8 @@ class Trainer(FixedAttributes):
             keep: share no buffers and fuse nothing.
         """
         rows = self.batch_size if rows is None else positive("rows", rows)
-        feed = ManualBatch(self.network, self.loss.labels if labels is None else labels, weights)
-        return self.build_step(feed, rows, self.manual_steps.total, keep, DryRunDevice(self.device))
+        batch = ManualBatch(self.network, self.loss.labels if labels is None else labels, weights)
+        return self.training_step.build(batch, rows, self.manual_steps.total, keep, DryRunDevice(self.device))
 
     # Whole epochs -----------------------------------------------------------------------------------------------------
 
@@ -280,16 +242,17 @@ class Trainer(FixedAttributes):
                 loss_every = positive("loss_every", loss_every)
             held_out = self._held_out(validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
-            rooms = memory.require_fit(self, data, held_out, shuffle)
+            step, settings = self.training_step, self._settings
+            rooms = memory.require_fit(step, settings, data, held_out, shuffle)
             source = self._place(data, "training data", rooms[0], shuffle)
-            run = Run(self, source, self.batch_size, shuffle, loss_every)
+            run = Run(step, source, settings, shuffle, loss_every, lambda: self.stopping)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
                 evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
             self.network.refresh()
             with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
-                self.history = history = History()
+                self.history = history = run.history
                 try:
                     self._train(run, evaluation, epochs, log, shown)
                 except KeyboardInterrupt:
@@ -299,7 +262,7 @@ class Trainer(FixedAttributes):
             return history
 
     def _train(self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
-        """The epochs of a fit, each into the history, the log and the display."""
+        """Runs the epochs of a fit, and puts each into the history, the log and the display."""
         history, rows = self.history, run.data.rows
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
@@ -324,21 +287,17 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
-        """The loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for numbers. Any
-        number of threads may call it at once, also while another one trains.
+        """Measures the loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for
+        numbers. Any number of threads may call it at once, also while another one trains.
 
         With a models axis each value is a list, one number a member.
         """
         data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
-        source = self._place(data, "data", memory.require_evaluation(self, data)[0], False)
+        (room,) = memory.require_evaluation(self.training_step, self._settings, data)
+        source = self._place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
         return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source, device=device).run()
-
-    def draw_order(self, rows: int) -> Array:
-        """A new order of so many rows, int64 (..., rows): each member's own."""
-        orders = [rng.permutation(rows) for rng in self._shuffling]
-        return np.stack(orders).reshape(*self.network.models_shape, rows)
 
     def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
@@ -355,14 +314,11 @@ class Trainer(FixedAttributes):
             raise InputError(f"validation data: {error}") from None
 
 
-def _remade(
-    network: Network, loss: Loss, optimizer: Optimizer, form: Mapping[str, Any], arrays: Mapping[str, Array],
-    rest: Mapping[str, Any], scaling: Mapping[str, Any],
-) -> Trainer:  # fmt: skip
-    """The trainer of which `Trainer.__reduce__` gave this."""
-    trainer = Trainer(network, loss, optimizer, **form)
-    for name, array in trainer._own_state().items():
-        trainer.device.copy_in(array, arrays[name])
-    vars(trainer).update(rest)
-    vars(trainer.scaling).update(scaling)
+def _rebuild(
+    network: Network, loss: Loss, optimizer: Optimizer, settings: Settings, state: State, history: History
+) -> Trainer:
+    """Makes the trainer of which `Trainer.__reduce__` gave this."""
+    trainer = Trainer(network, loss, optimizer, **settings._asdict())
+    trainer.training_step.load_state(state)
+    trainer.history = history
     return trainer

@@ -25,7 +25,7 @@ but 0: the deviation then says how rare that is, and not how large."""
 
 
 def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
-    """One RuntimeWarning, of the caller's caller's caller, if columns of x or y look as if nobody had scaled them.
+    """Warns once, in the name of the caller's caller's caller, if columns of x or y look as if nobody had scaled them.
 
     Args:
         prepared: whether a preprocessing has scaled x, and y too unless the loss gives it a range of its own.
@@ -51,8 +51,8 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) 
 
 
 def _described(name: str, array: Array, device: Device, small: bool = True) -> str:
-    """What is wrong with the columns of an array, and with which; nothing if they are in order. One number in all rows
-    may be small, which harms nobody, and not large."""
+    """Says what is wrong with the columns of an array, and with which; nothing if they are in order. One number in all
+    rows may be small, which harms nobody, and not large."""
     rows, columns = array.shape
     step = -(-rows // max(LEAST, min(ROWS, NUMBERS // columns)))
     values = on_host(array[::step], device).astype(np.float64)

@@ -36,7 +36,7 @@ def plan_of(widths_or_layers, loss="cross_entropy", optimizer="adam", *, output=
     labels = loss.labels if form["labels"] is None else form["labels"]
     target = np.zeros(40, np.int64) if labels else np.full((40, net.outputs), 1 / net.outputs)
     data = DataSet(net, Samples(np.zeros((40, inputs)), target, np.ones(40) if form["weighted"] else None))
-    return trainer.build_step(data, form["rows"], net.device.zeros((*net.models_shape, 3), np.float64))
+    return trainer.training_step.build(data, form["rows"], net.device.zeros((*net.models_shape, 3), np.float64))
 
 
 def launches(*args, **form):

@@ -41,10 +41,10 @@ def test_it_tells_what_the_plan_tells(layers, loss, dtype):
         trainer = trainer_of(layers, loss, dtype, seed, optimizer)
         sketched = trainer.plan(11, weights=weights, keep=keep)
         feed = ManualBatch(trainer.network, trainer.loss.labels, weights)
-        plan = trainer.build_step(feed, 11, trainer.manual_steps.total, keep)
+        plan = trainer.training_step.build(feed, 11, trainer.manual_steps.total, keep)
         assert str(sketched) == str(plan)
         assert sketched.cost() == plan.cost()
-        assert sketched.buffers.keys() == plan.buffers.keys() and sketched.state().keys() == plan.state().keys()
+        assert sketched.buffers.keys() == plan.buffers.keys() and sketched.outputs().keys() == plan.outputs().keys()
         for name, array in plan.buffers.items():
             outline = sketched.buffers[name]
             assert (outline.shape, outline.dtype, outline.nbytes) == (array.shape, array.dtype, array.nbytes)

@@ -44,7 +44,7 @@ def fit_plan(net, loss=None, optimizer="adam", rows=4, keep=False, of=9, **form)
     trainer = gb.Trainer(net, loss, optimizer)
     data = DataSet(net, samples(net, trainer.loss, of, **form))
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    return trainer.build_step(data, rows, total, keep=keep), data
+    return trainer.training_step.build(data, rows, total, keep=keep), data
 
 
 def run(plan):

@@ -13,7 +13,6 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.training.manual_steps import minibatch
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -91,8 +90,8 @@ def test_the_samples_of_all_models_count(throughput, work):
 def test_the_floor_is_the_products_and_nothing_else(throughput, work):
     w = work()
     trainer = w.trainer()
-    data = minibatch(trainer, *w.data(w.batch))
-    replay = trainer.manual_steps.load(trainer, data)
+    data = trainer.manual_steps.minibatch(*w.data(w.batch))
+    replay = trainer.manual_steps.load(data)
     replay.run()
     before, network = trainer.network.parameters.copy(), trainer.network
     network.gradients[...] = 0

@@ -18,6 +18,7 @@ from gpu_backprop.backend import whole_file
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, train
 from gpu_backprop.training.history import CsvLog
+from gpu_backprop.training.step import TrainingStep
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="links and permissions of POSIX")
 MODEL, HISTORY = Path("run/model.safetensors"), Path("run/history.csv")
@@ -98,9 +99,9 @@ class TestOverwrite:
         assert "what was learned until then is in run/unfinished-001/model.safetensors" in error(capsys)
         assert {name: data for name, data in contents().items() if "/" not in name} == older
 
-    @pytest.mark.parametrize("step", ["_introduce", "build_step"])
+    @pytest.mark.parametrize("step", ["_introduce", "build"])
     def test_a_run_that_does_not_begin_leaves_nothing(self, older, monkeypatch, step):
-        where = train if hasattr(train, step) else gb.Trainer
+        where = train if hasattr(train, step) else TrainingStep
         monkeypatch.setattr(where, step, raising(gb.InputError("no")))
         assert main(["train", "--out", "run", "--overwrite"]) == 1
         assert contents() == older

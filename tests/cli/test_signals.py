@@ -18,6 +18,7 @@ from gpu_backprop import starting
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, sources, train
 from gpu_backprop.commands.interrupt import Interrupted, StopOnSignal
+from gpu_backprop.training.step import TrainingStep
 
 CODES = {number: 128 + number for number in starting.SIGNALS}
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="a signal can't be sent to one process on Windows")
@@ -76,13 +77,13 @@ class TestTrain:
     @pytest.mark.parametrize("times", [1, 2, 3, 4])
     def test_however_often_it_comes_while_it_trains(self, monkeypatch, number, times):
         monkeypatch.setattr(train, "_score_held_out", lambda *_: ["judged"])
-        sent(monkeypatch, gb.Trainer, "draw_order", *[number] * times)
+        sent(monkeypatch, TrainingStep, "draw_order", *[number] * times)
         assert short("--epochs", "1000000") == CODES[number]
         assert gb.load("run/model.safetensors").outputs == 10
 
     def test_a_second_one_leaves_out_the_result_and_the_curves(self, capfd, monkeypatch):
         """However many follow, the last that is said is that nothing interrupts the writing."""
-        sent(monkeypatch, gb.Trainer, "draw_order", signal.SIGINT, signal.SIGINT)
+        sent(monkeypatch, TrainingStep, "draw_order", signal.SIGINT, signal.SIGINT)
         sent(monkeypatch, runs.RunFolder, "save", *[signal.SIGINT] * 3)
         sent(monkeypatch, runs.RunFolder, "finish", *[signal.SIGINT] * 3)
         assert short("--epochs", "1000000") == 130
@@ -93,7 +94,7 @@ class TestTrain:
         assert all("which nothing interrupts" in line for line in said[2:]) and len(said) == 8
 
     def test_a_second_one_before_the_first_step_leaves_nothing(self, monkeypatch):
-        sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM, signal.SIGINT)
+        sent(monkeypatch, TrainingStep, "build", signal.SIGTERM, signal.SIGINT)
         assert short() == 143
         assert not Path("run").exists()
 
@@ -135,7 +136,7 @@ class TestTrain:
             signal.raise_signal(signal.SIGINT)
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr(gb.Trainer, "draw_order", epoch)
+        monkeypatch.setattr(TrainingStep, "draw_order", epoch)
         monkeypatch.setattr(train, "print", epoch, raising=False)
         assert short() == 130
         assert gb.load("run/model.safetensors").outputs == 10
@@ -289,7 +290,7 @@ def test_the_older_run_stays_where_a_new_one_is_ended(capsys, monkeypatch):
         return []
 
     monkeypatch.setattr(train, "_score_held_out", judged)
-    sent(monkeypatch, gb.Trainer, "build_step", signal.SIGTERM)
+    sent(monkeypatch, TrainingStep, "build", signal.SIGTERM)
     assert short("--overwrite", "--seed", "5", "--epochs", "1000000") == 143
     assert "written to run/stopped-001: " in capsys.readouterr().out.replace(os.sep, "/")
     assert Path("run/model.safetensors").read_bytes() == older

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.training.manual_steps import minibatch
 from gpu_backprop.training.minibatches import ManualBatch
 
 ROWS, TAIL, BATCHES = 4, 3, 3
@@ -56,7 +55,7 @@ def state(trainer):
         "hyper": trainer.optimizer.hyper,
         **trainer.optimizer.moments,
     }
-    arrays |= {"low": trainer.network.low, "scaling": trainer.scaling.state}
+    arrays |= {"half parameters": trainer.network.half_parameters, "scaling": trainer.scaling.state}
     rows = [{k: v for k, v in row.items() if "second" not in k} for row in trainer.history]
     return {"history": repr(rows)} | {
         k: trainer.device.to_host(array).tobytes() for k, array in arrays.items() if array is not None
@@ -117,8 +116,8 @@ def fed(case, rows=ROWS):
     trainer = case.trainer(False)
     x, y, weights = (None if a is None else a[:rows] for a in case.data(trainer.network.outputs))
     feed = ManualBatch(trainer.network, case.labels, case.weighted)
-    plan = trainer.build_step(feed, rows, trainer.device.zeros((*trainer.network.models_shape, 3), np.float64))
-    data = minibatch(trainer, x, y, weights)
+    plan = trainer.training_step.build(feed, rows, trainer.device.zeros((*trainer.network.models_shape, 3), np.float64))
+    data = trainer.manual_steps.minibatch(x, y, weights)
     ManualBatch.load(plan, data)
     return plan, trainer.device
 
@@ -130,6 +129,6 @@ def run(plan):
 
 def same(plan, twin):
     return all(
-        plan.device.to_host(array).tobytes() == twin.device.to_host(twin.state()[name]).tobytes()
-        for name, array in plan.state().items()
+        plan.device.to_host(array).tobytes() == twin.device.to_host(twin.outputs()[name]).tobytes()
+        for name, array in plan.outputs().items()
     )

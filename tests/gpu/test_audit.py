@@ -62,7 +62,8 @@ def training_step(
     trainer = gb.Trainer(net, loss, optimizer)
     labels = trainer.loss.labels if labels is None else labels
     data = DataSet(net, samples(net, trainer.loss, labels, weighted, count=STEPS * rows))
-    return Step(trainer.build_step(data, rows, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep), data)
+    total = net.device.zeros((*net.models_shape, 3), np.float64)
+    return Step(trainer.training_step.build(data, rows, total, keep=keep), data)
 
 
 def one_launch_epochs(**form):
@@ -70,9 +71,8 @@ def one_launch_epochs(**form):
     net = network(*PLAIN, **form)
     trainer = gb.Trainer(net, one_launch=True, batch_size=ROWS)
     data = DataSet(net, samples(net, trainer.loss, True, False))
-    return Step(
-        build_epoch(trainer, data, trainer.batch_size, net.device.zeros((*net.models_shape, 3), np.float64)), data
-    )
+    total = net.device.zeros((*net.models_shape, 3), np.float64)
+    return Step(build_epoch(trainer.training_step, data, trainer.batch_size, total), data)
 
 
 def measuring_step(output, loss):

@@ -156,12 +156,12 @@ def test_the_state_of_a_plan_is_all_that_a_step_leaves_behind(case):
     plan, device = fed(case)
     for _ in range(2):
         run(plan)
-    saved = copies(device, plan.state())
+    saved = copies(device, plan.outputs())
     run(plan)
     first = {name: device.to_host(array).tobytes() for name, array in plan.buffers.items()}
     for _ in range(3):
         run(plan)
-    for name, array in plan.state().items():
+    for name, array in plan.outputs().items():
         device.copy_in(array, saved[name])
     run(plan)
     assert {name: device.to_host(array).tobytes() for name, array in plan.buffers.items()} == first
@@ -259,7 +259,8 @@ def test_the_buffers_of_a_plan_are_freed_with_it(graph, runs):
     try:
         used = []
         for _ in range(2):  # the first time brings scratch memory, which stays
-            plan = trainer.build_step(ManualBatch(trainer.network, True, False), 100, trainer.manual_steps.total)
+            batch = ManualBatch(trainer.network, True, False)
+            plan = trainer.training_step.build(batch, 100, trainer.manual_steps.total)
             replay = Replay(plan, graph)
             with plan.device.computing():
                 for _ in range(runs):

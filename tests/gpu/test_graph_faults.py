@@ -17,6 +17,7 @@ from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training import replay as replay_module
 from gpu_backprop.training.replay import Replay
+from gpu_backprop.training.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
 
@@ -100,19 +101,19 @@ def plant(monkeypatch):
     """Puts one more operation at the end of every step."""
     import cupy
 
-    original = gb.Trainer.build_step
+    original = TrainingStep.build
     ARRAYS[:] = [cupy.ones((4, 4), "float32"), cupy.empty((4, 4), "float32")]
     cupy.dot(ARRAYS[0], ARRAYS[0], out=ARRAYS[1])
 
     def plant(there):
-        def build_step(self, *args, **more):
+        def build(self, *args, **more):
             plan = original(self, *args, **more)
             PARAMETERS[:] = [self.network.parameters]
             call = Planted(there) if there else lambda: None
             plan.add("planted", "nothing", [call], (), {}, 0)
             return plan
 
-        monkeypatch.setattr(gb.Trainer, "build_step", build_step)
+        monkeypatch.setattr(TrainingStep, "build", build)
 
     yield plant
     ARRAYS.clear()
@@ -143,11 +144,11 @@ def test_after_a_fault_the_device_captures_again(plant, monkeypatch, captured):
     case = Case()
     eager = case.fit(False)
     with monkeypatch.context() as patch:
-        original = gb.Trainer.build_step
+        original = TrainingStep.build
         plant(synchronized)
         with pytest.warns(RuntimeWarning):
             case.fit("auto")
-        patch.setattr(gb.Trainer, "build_step", original)
+        patch.setattr(TrainingStep, "build", original)
         assert case.fit(True) == eager
     assert len(captured()) == 2
 

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.training.manual_steps import minibatch
 from gpu_backprop.training.minibatches import ManualBatch
 from gpu_backprop.training.replay import Replay
 
@@ -32,9 +31,10 @@ KERNEL, PRODUCT, PRODUCTS = 11, 19, 23  # arguments of cuLaunchKernel, cublasGem
 def plan_of(layers, **form):
     net = gb.Network(5, layers, device="cuda", **form)
     trainer = gb.Trainer(net)
-    plan = trainer.build_step(ManualBatch(net, True, False), ROWS, net.device.zeros((*net.models_shape, 3), np.float64))
+    total = net.device.zeros((*net.models_shape, 3), np.float64)
+    plan = trainer.training_step.build(ManualBatch(net, True, False), ROWS, total)
     x = np.random.default_rng(0).normal(0, 1, (ROWS, 5))
-    ManualBatch.load(plan, minibatch(trainer, x, np.arange(ROWS) % 3))
+    ManualBatch.load(plan, trainer.manual_steps.minibatch(x, np.arange(ROWS) % 3))
     return plan
 
 

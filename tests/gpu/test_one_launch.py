@@ -10,7 +10,7 @@ import pytest
 from tracing import TRACE, traced
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.ops import blocks
+from gpu_backprop.backend import block_layout
 from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.training.minibatches import DataSet
@@ -163,7 +163,7 @@ def test_every_kind_of_minibatch(batch_size):
 
 def test_a_minibatch_larger_than_a_micro_batch():
     x = _random.normal(0, 1, (150, INPUTS))
-    assert blocks.MICRO_BATCH < 100
+    assert block_layout.MICRO_BATCH < 100
     check(x=x, y=np.arange(150) % OUTPUTS, batch_size=100)
 
 
@@ -226,7 +226,7 @@ def test_a_second_run_gives_the_same_bits():
 
 def test_the_size_of_a_micro_batch_does_not_change_what_is_learned(monkeypatch):
     one = fitted(True, dtype="float32")
-    monkeypatch.setattr(blocks, "MICRO_BATCH", 3)
+    monkeypatch.setattr(block_layout, "MICRO_BATCH", 3)
     other = fitted(True, dtype="float32")
     for name in ("parameters", "gradients"):
         np.testing.assert_array_equal(other[name], one[name], err_msg=name)
@@ -260,15 +260,15 @@ def test_the_plan_says_what_it_does():
     samples = gb.network.samples.samples(net, trainer.loss, X, LABELS, None, values=True)
     data = DataSet(net, samples)
     total = net.device.zeros((3,), np.float64)
-    plan = build_epoch(trainer, data, trainer.batch_size, total)
+    plan = build_epoch(trainer.training_step, data, trainer.batch_size, total)
     assert [o.name for o in plan.operations] == ["train_epoch", "advance"]
     assert plan.operations[0].formula.startswith("3 × (y, ∇W of 8 rows, ")
-    steps = [trainer.build_step(data, rows, total).cost() for rows in data.minibatches(8)]
+    steps = [trainer.training_step.build(data, rows, total).cost() for rows in data.minibatches(8)]
     cost = plan.cost()
     assert cost["launches"] == 2 and cost["memory"] == 0
     assert 0.9 < cost["flops"] / sum(step["flops"] for step in steps) < 1.1
     assert cost["bytes"] < sum(step["bytes"] for step in steps) / 2
-    assert set(plan.state()) == {"parameters", "gradients", "velocity", "hyper", "E", "cursor"}
+    assert set(plan.outputs()) == {"parameters", "gradients", "velocity", "hyper", "E", "cursor"}
     assert "train_epoch" in str(plan)
 
 
@@ -370,7 +370,7 @@ def test_what_it_cannot_do_is_said(case):
 def test_the_largest_network_that_fits_is_taken():
     net = network([gb.Dense(3, "softmax")], inputs=8000)
     trainer = gb.Trainer(net, batch_size=4, one_launch=True)
-    needs = sum(layout(trainer).needs.values())
+    needs = sum(layout(net, trainer.loss).needs.values())
     assert needs > net.device.kernels.block_memory * 0.9
     x = np.eye(6, 8000)
     assert np.isfinite(trainer.fit(x, np.arange(6) % 3, 1, progress=False)[0]["loss"])

@@ -208,6 +208,6 @@ def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, keep
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 5)), rng.dirichlet(np.ones(3), 8)
     data = DataSet(net, Samples(x, y, np.ones(8) if weighted else None))
-    plan = trainer.build_step(data, 4, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep)
+    plan = trainer.training_step.build(data, 4, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep)
     for operation in plan.operations:
         assert len(operation.calls) == operation.launches, operation

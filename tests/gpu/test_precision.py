@@ -39,7 +39,7 @@ def put(trainer, column, values):
 def left(trainer):
     """Host copies of all that a step may change but for the gradients and the scaling, as bytes."""
     net, optimizer = trainer.network, trainer.optimizer
-    arrays = {"parameters": net.parameters, "low": net.low, "hyper": optimizer.hyper, **optimizer.moments}
+    arrays = {"parameters": net.parameters, "half": net.half_parameters, "hyper": optimizer.hyper, **optimizer.moments}
     return {name: trainer.device.to_host(array).tobytes() for name, array in arrays.items()}
 
 

@@ -1,6 +1,6 @@
 """Streaming: data that stay on the host train and measure as data on the device do, bit for bit.
 
-Chunks are tiny here, so that every epoch goes around the ring several times. With CUDASIM_STREAMS=lazy an emulated
+Blocks are tiny here, so that every epoch goes around the buffer several times. With CUDASIM_STREAMS=lazy an emulated
 device does all work as late as it may: where a copy or a step does not wait for the other, the bits differ.
 """
 
@@ -35,8 +35,8 @@ WEIGHTS = _random.uniform(0, 2, ROWS)
 
 
 @pytest.fixture(autouse=True)
-def chunks_of_three_minibatches(monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK", 3 * BATCH * (4 * INPUTS + 8))
+def blocks_of_three_minibatches(monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 3 * BATCH * (4 * INPUTS + 8))
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +92,9 @@ def on_disk(tmp_path, array):
 @pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("batches", [0, 1, 2, 5, 1000])
-def test_chunks_of_any_size(batches, shuffle, seed, monkeypatch):
+def test_blocks_of_any_size(batches, shuffle, seed, monkeypatch):
     orders = 3 if isinstance(seed, list) and shuffle else 1
-    monkeypatch.setattr(streaming, "CHUNK", batches * orders * BATCH * (4 * INPUTS + 8))
+    monkeypatch.setattr(streaming, "BLOCK", batches * orders * BATCH * (4 * INPUTS + 8))
     both(shuffle=shuffle, seed=seed)
 
 
@@ -132,7 +132,7 @@ def test_members_with_everything(tmp_path):
     both(on_disk(tmp_path, BYTES), NUMBERS, weights=WEIGHTS, seed=[4, 5], dropout=True, loss_every=3)
 
 
-def test_a_captured_step_replays_on_every_chunk():
+def test_a_captured_step_replays_on_every_block():
     both(graph=True)
     both(graph="auto", seed=[1, 2], weights=WEIGHTS)
 
@@ -210,11 +210,11 @@ def test_a_run_that_is_ended_goes_on_as_well(way, rows, monkeypatch):
 def test_an_error_while_reading(monkeypatch):
     """It comes out of fit, with what was learned, and the next fit works."""
     trainer, bring = trainer_of(True), streaming._bring
-    chunks = []
+    blocks = []
 
     def read(source, rows, out):
-        chunks.append(len(out))
-        if len(chunks) == 7:  # a chunk is two arrays, x and y*
+        blocks.append(len(out))
+        if len(blocks) == 7:  # a block is two arrays, x and y*
             raise OSError(5, "Input/output error")
         bring(source, rows, out)
 
@@ -239,14 +239,14 @@ def test_a_file_that_was_cut_off(tmp_path):
             list(data.parts([2500, 2500]))
 
 
-# The ring's memory -------------------------------------------------------------------------------------------------
+# The buffer's memory --------------------------------------------------------------------------------------------------
 
 
-def chunks_of(net, rows):
-    """Samples that stream in chunks of so many rows each, one minibatch a chunk, and a plan that gathers them."""
+def blocks_of(net, rows):
+    """Samples that stream in blocks of so many rows each, one minibatch a block, and a plan that gathers them."""
     x = np.arange(5.0 * rows * INPUTS, dtype=np.float32).reshape(-1, INPUTS)
     data = streaming.StreamedData(net, Samples(x, np.zeros(len(x), np.int64), None), rows)
-    assert data.chunk_rows == rows
+    assert data.block_rows == rows
     plan = Plan(net.device)
     out, *_ = data.emit(plan, rows)
     return x, data, plan, out
@@ -263,28 +263,28 @@ def pool_of_its_own():
 
 def test_a_half_that_was_left_is_free_when_its_steps_are_done():
     net = trainer_of(True).network
-    x, data, plan, out = chunks_of(net, 50)
+    x, data, plan, out = blocks_of(net, 50)
     with net.device.computing():
         with closing(data.parts([50] * 5)) as parts:
             next(parts)
             plan.run()
             first = net.device.copy(out)
-        data.start(np.arange(len(x))[::-1].copy())  # other rows at each place of the ring
+        data.start(np.arange(len(x))[::-1].copy())  # other rows at each place of the buffer
         for _ in data.parts([50] * 5):
             plan.run()
     np.testing.assert_array_equal(net.device.to_host(first), x[:50])
     np.testing.assert_array_equal(net.device.to_host(out), x[:50][::-1])
 
 
-def test_the_memory_of_a_ring_was_used_before(pool_of_its_own):
-    """Work on it may still be queued when a ring gets it from the pool."""
+def test_the_memory_of_a_buffer_was_used_before(pool_of_its_own):
+    """Work on it may still be queued when a buffer gets it from the pool."""
     net = trainer_of(True).network
-    chunks_of(net, 300)  # compiles
+    blocks_of(net, 300)  # compiles
     used = net.device.empty((600, INPUTS), np.float32)
     net.device.copy_in(used, np.full((600, INPUTS), -1, np.float32))
     address = net.device.address(used)
     del used
-    x, data, plan, out = chunks_of(net, 300)
+    x, data, plan, out = blocks_of(net, 300)
     assert net.device.address(data.sources[0]) == address
     seen = []
     with net.device.computing():
@@ -294,11 +294,11 @@ def test_the_memory_of_a_ring_was_used_before(pool_of_its_own):
     np.testing.assert_array_equal(np.concatenate([net.device.to_host(part) for part in seen]), x)
 
 
-def test_the_memory_of_a_ring_is_used_again(pool_of_its_own):
+def test_the_memory_of_a_buffer_is_used_again(pool_of_its_own):
     """A copy may be on its way when an epoch is left. It comes before all that is done with the memory next."""
     net = trainer_of(True).network
-    _, data, _, _ = chunks_of(net, 300)
-    address, copies = net.device.address(data.sources[0]), data.ring._copies
+    _, data, _, _ = blocks_of(net, 300)
+    address, copies = net.device.address(data.sources[0]), data.buffer._copies
     with net.device.computing(), closing(data.parts([300] * 5)) as parts:
         next(parts)
     del data, parts, _
@@ -349,8 +349,8 @@ def test_the_log_says_where_the_data_are(caplog, tmp_path):
     assert line.startswith("training data: 61 rows, 0.8 KiB as uint8, on cuda:0 (") and line.endswith(" free)")
     lines = messages(caplog, trainer_of(True), on_disk(tmp_path, X), LABELS, validation=(X, LABELS))
     assert lines == [
-        "training data: 61 rows, 1.7 KiB as float32, streamed from a memory map in chunks of 12 rows, as asked",
-        "validation data: 61 rows, 1.7 KiB as float32, streamed from host memory in chunks of 12 rows, as asked",
+        "training data: 61 rows, 1.7 KiB as float32, streamed from a memory map in blocks of 12 rows, as asked",
+        "validation data: 61 rows, 1.7 KiB as float32, streamed from host memory in blocks of 12 rows, as asked",
     ]
 
 
@@ -372,15 +372,17 @@ def test_auto_streams_what_does_not_fit(room, caplog, monkeypatch):
     trainer = trainer_of("auto")
     trainer.batch_size = 20_000
     trainer.fit(X, LABELS, 1, progress=False)  # what is there once for all fits
-    monkeypatch.setattr(streaming, "CHUNK", 1 << 20)
-    needed = sum(fit_needs(trainer, Samples(x, y, None), Samples(x[:100], y[:100], None), 20_000).values())
+    monkeypatch.setattr(streaming, "BLOCK", 1 << 20)
+    settings = trainer._settings._replace(batch_size=20_000)
+    held_out = Samples(x[:100], y[:100], None)
+    needed = sum(fit_needs(trainer.training_step, settings, Samples(x, y, None), held_out).values())
     free = (needed if room else needed - (1 << 20)) * streaming.MARGIN // (streaming.MARGIN - 1) + streaming.MARGIN
     monkeypatch.setattr(CudaDevice, "memory", lambda self: (free, 8 << 30))
     lines = messages(caplog, trainer, x, y, validation=(x[:100], y[:100]))
     if room:
         assert [" on cuda:0 (" in line for line in lines] == [True, True]
     else:
-        assert "streamed from host memory in chunks of 20,000 rows, because cuda:0 has room for " in lines[0]
+        assert "streamed from host memory in blocks of 20,000 rows, because cuda:0 has room for " in lines[0]
         assert lines[1].startswith("validation data: 100 rows, 2.7 KiB as float32, on cuda:0 (")
 
 

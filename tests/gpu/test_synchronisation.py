@@ -4,7 +4,7 @@ An emulated device writes down every wait. An epoch waits
     once        for the loss, the metrics and whether the parameters are finite,
     once        for the validation data,
     steps // k  times for the loss, with loss_every=k,
-    chunks      times in the thread that reads streamed data, and for each chunk of streamed validation data.
+    blocks      times in the thread that reads streamed data, and for each block of streamed validation data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gpu
 ROWS, BATCH, STEPS = 75, 8, 10
 X, LABELS = np.arange(5.0 * ROWS).reshape(ROWS, 5) / (5 * ROWS), np.arange(ROWS) % 3
 VALIDATION = X[:20], LABELS[:20]
-CHUNKS, VALIDATION_CHUNKS = 4, 1  # of three minibatches each
+BLOCKS, VALIDATION_BLOCKS = 4, 1  # of three minibatches each
 
 FORMS = {
     "plain": {},
@@ -42,7 +42,7 @@ def trainer_of(monkeypatch):
         layers = [gb.Dense(6, "relu"), gb.Dropout(0.1), gb.Dense(3, "softmax")]
         net = gb.Network(5, layers, dtype=dtype, device="cuda", seed=seed)
         orders = max(1, *net.models_shape, 1)
-        monkeypatch.setattr(streaming, "CHUNK", 3 * BATCH * orders * (5 * net.device.dtype.itemsize + 8))
+        monkeypatch.setattr(streaming, "BLOCK", 3 * BATCH * orders * (5 * net.device.dtype.itemsize + 8))
         return gb.Trainer(net, batch_size=BATCH, stream=stream, graph=graph)
 
     return made
@@ -96,11 +96,11 @@ def test_an_epoch_waits_once_and_once_for_the_validation(form, validation, train
 @traced
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("validation", [None, VALIDATION], ids=["alone", "validated"])
-def test_a_streamed_epoch_waits_for_each_chunk_too(form, validation, trainer_of, monkeypatch):
+def test_a_streamed_epoch_waits_for_each_block_too(form, validation, trainer_of, monkeypatch):
     trainer = trainer_of(True, **form)
     marks = watched(trainer, monkeypatch, validation=validation)
-    chunks = CHUNKS + VALIDATION_CHUNKS * (validation is not None)
-    assert epochs_of(marks) == [{"stream": 1 + (validation is not None), "event": chunks}] * 2
+    blocks = BLOCKS + VALIDATION_BLOCKS * (validation is not None)
+    assert epochs_of(marks) == [{"stream": 1 + (validation is not None), "event": blocks}] * 2
 
 
 @traced

@@ -76,7 +76,7 @@ def test_tickets_that_were_left_over_spoil_no_later_step(dtype, graph):
     trainer.step(X, LABELS)
     (replay,) = trainer.manual_steps._replays.values()
     plan, device = replay.plan, trainer.device
-    before = {name: device.copy(array) for name, array in plan.state().items()}
+    before = {name: device.copy(array) for name, array in plan.outputs().items()}
     calls = [call for operation in plan.operations for call in operation.calls]
 
     def fail():
@@ -88,7 +88,7 @@ def test_tickets_that_were_left_over_spoil_no_later_step(dtype, graph):
         with pytest.raises(KeyboardInterrupt):
             trainer.step(X, LABELS)
         assert not device.to_host(device._shared.tickets).any()
-    for name, array in plan.state().items():
+    for name, array in plan.outputs().items():
         device.copy_in(array, before[name])
     plan._runs.clear()
     for _ in range(2):

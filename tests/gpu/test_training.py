@@ -62,8 +62,10 @@ def learned(trainer, history=()) -> Mapping[str, np.ndarray]:
         for name, value in row.items():
             if name not in ("seconds", "samples_per_second", "loss_scale", "skipped"):
                 found[f"epoch {row['epoch']}, {name}"] = np.asarray(value)
-    if net.low is not None:
-        np.testing.assert_array_equal(net.device.to_host(net.low), net.device.to_host(net.parameters).astype(net.dtype))
+    if net.half_parameters is not None:
+        np.testing.assert_array_equal(
+            net.device.to_host(net.half_parameters), net.device.to_host(net.parameters).astype(net.dtype)
+        )
     return found
 
 
@@ -376,7 +378,9 @@ def test_divergence_is_found_at_the_same_step_and_leaves_the_same_parameters():
 def test_divergence_in_16_bits_leaves_finite_parameters(dtype):
     net = gb.Network(INPUTS, [gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, "exp")], device="cuda", dtype=dtype)
     assert np.isfinite(diverging(net, X, COUNTS, "absolute_error")["parameters"]).all()
-    np.testing.assert_array_equal(net.device.to_host(net.low), on_host(net, net.parameters).astype(net.dtype))
+    np.testing.assert_array_equal(
+        net.device.to_host(net.half_parameters), on_host(net, net.parameters).astype(net.dtype)
+    )
     assert np.isfinite(net.predict(X)).all()
 
 

@@ -11,8 +11,9 @@ from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
 
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
 from gpu_backprop.backend.cuda.ops.losses import ACCURACY_KIND
-from gpu_backprop.backend.cuda.ops.train_epoch import OPTIMIZERS, TAKES, BlockLayout, DenseShape
+from gpu_backprop.backend.cuda.ops.train_epoch import OPTIMIZERS, TAKES
 from gpu_backprop.backend.formula import IDENTITY, LossFormula
 
 POSITIVE = "cross_entropy", "binary_cross_entropy", "poisson"

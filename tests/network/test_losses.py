@@ -95,7 +95,7 @@ def trainer_of(loss, activation, outputs=OUTPUTS, dtype="float64", layer=None):
 def fused(trainer, x, y, weights=None):
     """(∇z, total) of a step with everything fused that can be."""
     loss = trainer.step(x, y, weights)
-    plan = trainer.manual_steps.replay(trainer, len(x), np.ndim(y) == 1, weights is not None).plan
+    plan = trainer.manual_steps.replay(len(x), np.ndim(y) == 1, weights is not None).plan
     return plan.buffers["∇z1"].copy(), plan.buffers["E"].copy(), float(loss)
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT
-from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.reader import EAGER_PLANS
+from gpu_backprop.backend.plan import KEPT_PLANS, Plan
 
 LAYERS = [gb.Dense(5, "tanh"), gb.Bias("gelu"), gb.Dropout(0.5), gb.Dense(3, "softmax", bias=False)]
 
@@ -337,9 +336,9 @@ def test_a_copy_knows_what_the_network_knows_of_its_data(copied):
 def test_plans_for_many_numbers_of_rows_are_not_all_kept():
     """Else a service that predicts batches of every size would hold buffers for each of them."""
     net = gb.Network(4, [gb.Dense(2)])
-    for rows in range(1, 3 * EAGER_PLANS):
+    for rows in range(1, 3 * KEPT_PLANS):
         x = np.ones((rows, 4))
         np.testing.assert_array_equal(net.forward(x), net.predict(x))
         assert net.backward(np.ones((rows, 2))).shape == (rows, 4)
     (reader,) = net._idle
-    assert len(reader.plans) == len(net._of_thread.reader.plans) == EAGER_PLANS
+    assert len(reader.plans) == len(net._of_thread.reader.plans) == KEPT_PLANS

@@ -6,34 +6,19 @@ are tested on CUDA.
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import numpy_device, numpy_ops, open_device
+from gpu_backprop.backend import open_device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.runs import load_run
 from gpu_backprop.explanation.explain import explain
 
 X = np.random.default_rng(0).normal(0, 1, (7, 3))
 LABELS = np.array([0, 1, 0, 1, 1, 0, 1])
+pytestmark = pytest.mark.usefixtures("half_on_a_cpu")
 SHAPES = [gb.Dense(5, "tanh"), gb.Dropout(0.25), gb.Dense(2, "softmax")]
-
-
-@pytest.fixture(autouse=True)
-def _half_on_a_cpu(monkeypatch):
-    """Lets the CPU take float16, with two binders that write float32 from it: BLAS does not."""
-    monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64", "float16"))
-    mixed = {
-        "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),
-        "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
-    }
-    ops = SimpleNamespace(**{name: getattr(numpy_ops, name) for name in numpy_ops.__all__} | mixed)
-    monkeypatch.setattr(numpy_device, "numpy_ops", ops)
-    monkeypatch.setattr("gpu_backprop.backend.numpy_ops.layers.column_sum", mixed["column_sum"])
 
 
 def network(dtype="float16", **settings):

@@ -20,7 +20,7 @@ from gpu_backprop.backend.errors import InputError, ModelFileError
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.data import Arrays, DataError, Preprocessing, Table
 from gpu_backprop.network.initializers import Initializer, constant
-from gpu_backprop.training import checkpoint
+from gpu_backprop.training import checkpoint, model_file
 
 X = np.linspace(-1, 1, 12).reshape(3, 4)
 
@@ -51,8 +51,8 @@ def resealed(whole: bytes, edit=lambda architecture: None, **metadata: str | Non
     architecture = json.loads(old["architecture"])
     edit(architecture)
     text = metadata.get("architecture") or json.dumps(architecture)
-    learned = {name: value for name, value in (old | metadata).items() if name in checkpoint.LEARNED and value}
-    new = old | {"architecture": text, "sha256": checkpoint._digest(text, tensors, learned)} | metadata
+    learned = {name: value for name, value in (old | metadata).items() if name in model_file.LEARNED and value}
+    new = old | {"architecture": text, "sha256": model_file.digest(text, tensors, learned)} | metadata
     return bytes_of(tensors, {key: value for key, value in new.items() if value is not None})
 
 
@@ -183,7 +183,7 @@ def test_where_no_file_can_be_written(tmp_path, path):
 
 
 def test_a_header_that_load_would_refuse_is_not_written(path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "HEADER_LIMIT", 300)
+    monkeypatch.setattr(model_file, "HEADER_LIMIT", 300)
     with pytest.raises(ModelFileError, match="more layers or members"):
         gb.save(path, small())
     assert not path.exists()
@@ -218,8 +218,8 @@ def test_files_of_another_kind(path, data):
 
 def test_a_header_too_long_to_be_ours(path):
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", checkpoint.HEADER_LIMIT + 1) + b"{")
-        file.truncate(checkpoint.HEADER_LIMIT + 100)  # no more on the disk than a few bytes
+        file.write(struct.pack("<Q", model_file.HEADER_LIMIT + 1) + b"{")
+        file.truncate(model_file.HEADER_LIMIT + 100)  # no more on the disk than a few bytes
     with pytest.raises(ModelFileError, match="not a safetensors file"):
         gb.load(path)
 
@@ -340,7 +340,7 @@ def test_a_file_cannot_ask_for_more_memory_than_it_brings(path):
     layer = {"kind": "dense", "units": 10**5, "activation": "relu", "bias": False, "init": "zeros"}
     text = json.dumps({"inputs": 10**5, "layers": [layer] * 10, "dtype": "float32", "seed": 0})
     tensors = {"random": np.zeros((10, 3), np.uint64)}
-    sha256 = checkpoint._digest(text, tensors)
+    sha256 = model_file.digest(text, tensors)
     metadata = {"program": "gpu_backprop", "format": "1", "architecture": text, "sha256": sha256}
     refused(path, bytes_of(tensors, metadata), r"calls for F32 \[100000, 100000\], and it holds nothing")
 
@@ -412,13 +412,13 @@ def test_loading_takes_what_is_counted_and_draws_nothing(path, monkeypatch):
 def test_a_file_that_is_cut_off_while_it_is_read(path, monkeypatch, left):
     """Of a file that is mapped, this would end the process, with no word of what happened."""
     gb.save(path, gb.Network(1000, [gb.Dense(1000, init="zeros")]))
-    read = checkpoint.fill
+    read = model_file.fill
 
     def cut_off(file, array):
         os.truncate(path, left)
         return read(file, array)
 
-    monkeypatch.setattr(checkpoint, "fill", cut_off)
+    monkeypatch.setattr(model_file, "fill", cut_off)
     monkeypatch.setattr(mmap, "mmap", None)
     with pytest.raises(ModelFileError, match="it was cut off while it was read; copy it again"):
         gb.load(path, device="cpu")
@@ -606,7 +606,7 @@ JSON_JUNK = [
 ]
 
 
-@pytest.mark.parametrize("name", checkpoint.LEARNED)
+@pytest.mark.parametrize("name", model_file.LEARNED)
 @pytest.mark.parametrize("text", JSON_JUNK, ids=lambda text: text[:9])
 def test_junk_in_their_place(taught, path, name, text):
     if (name, text) == ("classes", "null"):
@@ -649,7 +649,7 @@ def test_a_preprocessing_of_another_network(taught, path):
 
 
 def test_more_than_a_header_holds(path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "HEADER_LIMIT", 1000)
+    monkeypatch.setattr(model_file, "HEADER_LIMIT", 1000)
     gb.save(path, small())
     with pytest.raises(ModelFileError, match="more layers or members, features or categories, than"):
         gb.save(path, knowing())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
 
@@ -12,25 +11,6 @@ from gpu_backprop.training.console import Readable, readable_output, wrapped
 from gpu_backprop.training.progress import BarProgress, open_progress
 
 
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here to the end of the test, standard output and error are a terminal of 60 columns."""
-    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "60")
-    stream = Terminal()
-    monkeypatch.setattr("sys.stdout", stream)
-    monkeypatch.setattr("sys.stderr", stream)
-    return stream
-
-
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_escapes_are_shown_and_lines_stay_whole_where_no_terminal_is(name, capsys):
     with readable_output():
@@ -38,8 +18,8 @@ def test_escapes_are_shown_and_lines_stay_whole_where_no_terminal_is(name, capsy
     assert getattr(capsys.readouterr(), name[3:]) == "\\x1b[31mred\\u202e\t" + "word " * 60 + "end\n"
 
 
-def test_a_terminal_gets_lines_that_end_at_words(monkeypatch):
-    stream = terminal(monkeypatch)
+def test_a_terminal_gets_lines_that_end_at_words(terminal):
+    stream = terminal(60)
     with readable_output():
         print("warning: " + "word " * 30)
         print("    a/path/" + "x" * 70)
@@ -65,8 +45,8 @@ def test_a_warning_is_a_line():
     assert warnings.formatwarning is before
 
 
-def test_what_is_printed_while_a_bar_is_shown_is_readable_too(monkeypatch):
-    stream = terminal(monkeypatch)
+def test_what_is_printed_while_a_bar_is_shown_is_readable_too(terminal):
+    stream = terminal(60)
     with readable_output():
         shown = open_progress(True, 3, 100)
         assert isinstance(shown, BarProgress)
@@ -82,8 +62,8 @@ def test_what_is_printed_while_a_bar_is_shown_is_readable_too(monkeypatch):
     assert text.count("\x1b[?25h") == 1  # the bar's own
 
 
-def test_in_python_a_bar_leaves_what_others_print_alone(monkeypatch):
-    terminal(monkeypatch)
+def test_in_python_a_bar_leaves_what_others_print_alone(terminal):
+    terminal(60)
     with open_progress(True, 3, 100):
         assert not isinstance(sys.stdout, Readable)
 

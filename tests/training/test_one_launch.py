@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.ops.train_epoch import MICRO_BATCH, BlockLayout, DenseShape
+from gpu_backprop.backend.block_layout import MICRO_BATCH, BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.training.one_launch import layout
 
@@ -81,7 +81,7 @@ def test_a_network_that_does_not_fit(block):
 def test_the_layout_of_a_network():
     layers = [gb.Dense(8, "tanh"), gb.Dense(4, "relu", bias=False), gb.Dense(3, "softmax")]
     trainer = gb.Trainer(gb.Network(5, layers, dtype="float64", device="cpu", seed=[1, 2]))
-    found, net = layout(trainer), trainer.network
+    found, net = layout(trainer.network, trainer.loss), trainer.network
     flat = np.arange(net.parameters.shape[-1])
     net.parameters = np.broadcast_to(flat, net.parameters.shape)
     for shape, layer in zip(found.layers, net.layers, strict=True):
@@ -89,4 +89,4 @@ def test_the_layout_of_a_network():
         assert shape.bias == (None if layer.bias is None else layer.bias[0, 0])
         assert (shape.inputs, shape.units) == layer.weight.shape[1:]
     assert (found.parameters, found.itemsize, found.fused) == (flat.size, 8, "softmax")
-    assert layout(gb.Trainer(net, "poisson")).fused == ""
+    assert layout(net, gb.LOSSES["poisson"]).fused == ""

@@ -43,7 +43,7 @@ def test_nothing_is_learned_by_it(seed):
 
 def test_a_time_is_the_median_of_the_runs(monkeypatch):
     trainer = trained()
-    plan = trainer.manual_steps.replay(trainer, 12, True, False).plan
+    plan = trainer.manual_steps.replay(12, True, False).plan
     moments = iter(range(10_000))
     monkeypatch.setattr(plan.device, "mark", lambda: next(moments) ** 2, raising=True)
     monkeypatch.setattr(plan.device, "microseconds", lambda begin, end: end - begin, raising=True)

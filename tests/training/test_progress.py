@@ -24,24 +24,6 @@ def row(epoch: int) -> dict[str, float]:
     }
 
 
-class Terminal(io.StringIO):
-    """A standard output that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here to the end of the test, standard output is a terminal (pytest puts its own there until a test runs)."""
-    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
-    output = Terminal()
-    monkeypatch.setattr("sys.stdout", output)
-    return output
-
-
 def run(shown: Progress, epochs: int) -> None:
     with shown:
         for epoch in range(1, epochs + 1):
@@ -104,8 +86,8 @@ def test_a_run_that_fails_shows_its_last_epoch(capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("epoch    3/1000:")
 
 
-def test_a_terminal_gets_a_bar(monkeypatch):
-    output = terminal(monkeypatch)
+def test_a_terminal_gets_a_bar(terminal):
+    output = terminal(100)
     shown = open_progress(True, 12, 100)
     assert isinstance(shown, BarProgress)
     run(shown, 12)
@@ -141,8 +123,8 @@ def test_a_line_keeps_its_layout_while_a_loss_is_read_within_an_epoch():
     assert "━" not in output.getvalue().splitlines()[-1].rpartition("epoch")[2]
 
 
-def test_a_bar_lets_the_cursor_go_when_training_fails(monkeypatch):
-    output = terminal(monkeypatch)
+def test_a_bar_lets_the_cursor_go_when_training_fails(terminal):
+    output = terminal(100)
     shown = open_progress(True, 12, 100)
     with pytest.raises(ZeroDivisionError), shown:
         shown.advance(100)

@@ -39,7 +39,7 @@ def data(weighted=False, loss=None, outputs=3):
 
 def fed(net):
     """The plan of a step by hand."""
-    return gb.Trainer(net).build_step(ManualBatch(net, True, False), ROWS, net.device.zeros((3,), np.float64))
+    return gb.Trainer(net).training_step.build(ManualBatch(net, True, False), ROWS, net.device.zeros((3,), np.float64))
 
 
 # The modes ------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def gathered(net, weighted=False, optimizer="adam", loss=None):
     """The plan of a step of fit."""
     trainer = gb.Trainer(net, loss, optimizer, batch_size=ROWS)
     source = DataSet(net, samples(net, trainer.loss, *data(weighted, loss, net.outputs), values=True))
-    return trainer.build_step(source, ROWS, trainer.device.zeros((*net.models_shape, 3), np.float64))
+    return trainer.training_step.build(source, ROWS, trainer.device.zeros((*net.models_shape, 3), np.float64))
 
 
 def measured(output, loss):
@@ -160,12 +160,12 @@ def test_the_state_of_a_plan_is_all_that_a_step_leaves_behind(case):
     """A step, from a state to which the plan was brought back after another, does the same in every buffer."""
     plan = CASES[case]()
     run(plan)
-    saved = {name: np.array(array) for name, array in plan.state().items()}
+    saved = {name: np.array(array) for name, array in plan.outputs().items()}
     run(plan)
     first = bits(plan.buffers)
     run(plan)
     assert bits(plan.buffers) != first
-    for name, array in plan.state().items():
+    for name, array in plan.outputs().items():
         array[...] = saved[name]
     run(plan)
     assert bits(plan.buffers) == first
@@ -177,8 +177,8 @@ def run(plan: Plan) -> None:
 
 
 def test_what_a_state_holds():
-    assert set(CASES["everything"]().state()) == {
+    assert set(CASES["everything"]().outputs()) == {
         "E", "parameters", "m", "v", "hyper", "cursor", "random step",
         *(f"∇{name}" for name in ("W2", "b2", "b4", "W5", "W6", "b6")),
     }  # fmt: skip
-    assert set(CASES["R² and MAE"]().state()) == {"E", "sums", "cursor"}
+    assert set(CASES["R² and MAE"]().outputs()) == {"E", "sums", "cursor"}

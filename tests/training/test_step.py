@@ -157,7 +157,7 @@ def test_plan_is_the_plan_of_step():
     assert trainer.plan(9, weights=True).buffers["w"].shape == (9,)
     plan = trainer.plan(ROWS)
     trainer.step(X, LABELS)
-    assert str(trainer.manual_steps.replay(trainer, ROWS, True, False).plan) == str(plan)
+    assert str(trainer.manual_steps.replay(ROWS, True, False).plan) == str(plan)
 
 
 def test_each_member_of_a_models_network_may_have_a_minibatch_of_its_own():

@@ -330,7 +330,7 @@ def test_a_step_that_did_not_end_spoils_no_later_one(make, dtype, error):
         each.step(X, target)
     plan = step_plan(trainer, target)
     every_call(step_plan(alone, target))
-    before = [(array, array.copy()) for array in (*plan.state().values(), trainer.network.gradients)]
+    before = [(array, array.copy()) for array in (*plan.outputs().values(), trainer.network.gradients)]
     alone.step(X, target)
     expected = state(alone)
     calls = every_call(plan)
@@ -357,7 +357,7 @@ def test_a_step_that_did_not_end_spoils_no_later_one(make, dtype, error):
 @pytest.mark.parametrize("way", ["trace", "profile"])
 def test_nor_does_a_trace_or_a_profile(way, dtype):
     trainer = classifier(dtype)
-    plan = trainer.manual_steps.replay(trainer, ROWS, True, False, keep=way == "trace").plan
+    plan = trainer.manual_steps.replay(ROWS, True, False, keep=way == "trace").plan
 
     def fail():
         for counter in counters(plan):

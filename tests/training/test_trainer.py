@@ -63,14 +63,14 @@ def by_hand(trainer, orders, batch_size, y, weights=None, steps=None):
 
 def at_each_step(trainer, action):
     """Calls action(plan) at the end of every step of fit from now on, as the last operation of its plan."""
-    build = trainer.build_step
+    build = trainer.training_step.build
 
-    def build_step(*args, **options):
+    def build_and_plant(*args, **options):
         plan = build(*args, **options)
         plan.add("planted", "", [lambda: action(plan)], (), {}, 0)
         return plan
 
-    trainer.build_step = build_step
+    trainer.training_step.build = build_and_plant
 
 
 def at_step(trainer, number, action):

@@ -8,7 +8,6 @@ import gpu_backprop as gb
 from comparison.peers.task import Parameters, Peer, Task
 from gpu_backprop.backend.formula import Call
 from gpu_backprop.backend.snapshot import Snapshot
-from gpu_backprop.training.manual_steps import minibatch
 
 
 class Ours(Peer):
@@ -25,10 +24,10 @@ class Ours(Peer):
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
         self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)
         self.version = f"gpu_backprop {gb.__version__}, {operations_by(net.device)}"
-        first = minibatch(self.trainer, task.x[: task.batch], task.target[: task.batch])
-        self.replay = self.trainer.manual_steps.load(self.trainer, first)
+        first = self.trainer.manual_steps.minibatch(task.x[: task.batch], task.target[: task.batch])
+        self.replay = self.trainer.manual_steps.load(first)
         self.products = products_alone(self.replay)
-        self.start = Snapshot(net.device, self.replay.plan.state())
+        self.start = Snapshot(net.device, self.replay.plan.outputs())
 
     def reset(self) -> None:
         self.start.restore()

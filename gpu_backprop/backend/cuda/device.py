@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
-from gpu_backprop.backend.device import Advise, Device, cuda_place, memory_size, memory_table
+from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Operation
@@ -295,6 +296,9 @@ class CudaDevice(Device):
         have run before. The device has to be the current one when it is called."""
         with self.computing():
             return self._shared.graphs.capture(operations)
+
+    def double_buffer(self, forms: Sequence[Form]) -> CudaDoubleBuffer:
+        return CudaDoubleBuffer(self, self.stream, forms)
 
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""

@@ -5,96 +5,17 @@ of themselves what a block's memory does here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
+from gpu_backprop.backend.block_layout import BlockLayout
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, flat_sizes, one_block, whole_rows
 from gpu_backprop.backend.cuda.ops.losses import ACCURACY_KIND
-from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Functions, LossFormula
-
-MICRO_BATCH = 64
-"""Rows that are worked on at once, if so many fit: work for all threads of a block, and few barriers between."""
+from gpu_backprop.backend.formula import Array, LossFormula
 
 TAKES = {"": 0, "softmax": 1, "sigmoid": 2}
 """What the kernel calls a loss of y, and those which take z and bring the activation along."""
 
 OPTIMIZERS = {"sgd": 0, "nesterov": 1, "adam": 2}
-
-
-@dataclass(frozen=True)
-class DenseShape:
-    """y = f(x@W + b), and where W and b begin in the flat parameters of one model; b is None where there is none."""
-
-    inputs: int
-    units: int
-    weight: int
-    bias: int | None
-    activation: Activation
-
-
-class BlockLayout:
-    """What lies where in the memory of a block, counted in numbers: parameters, gradients, then rows of activations.
-
-    Args:
-        layers: Dense layers, from the first to the last.
-        parameters: how many numbers the flat parameters of one model are.
-        itemsize: bytes of a number.
-        fused: the activation that the loss brings along, "softmax" or "sigmoid", or "".
-    """
-
-    def __init__(self, layers: Sequence[DenseShape], parameters: int, itemsize: int, fused: str) -> None:
-        self.layers, self.parameters, self.itemsize, self.fused = layers, parameters, itemsize, fused
-        activations = [layer.activation for layer in layers[:-1]]
-        self.activations = [*activations, IDENTITY if fused else layers[-1].activation]
-        self.functions = Functions(tuple({f.name: f for f in self.activations}.values()))
-
-    @property
-    def needs(self) -> dict[str, int]:
-        """Bytes by kind, of one row what grows with the rows: what a block has to have at least."""
-        numbers = {
-            "parameters": self.parameters,
-            "gradients": self.parameters,
-            "a row of activations": self._places(1)[1],
-        }
-        return {kind: count * self.itemsize for kind, count in numbers.items()}
-
-    def micro_batch(self, batch: int, memory: int) -> int:
-        """How many rows of a minibatch to work on at once, so that all fits into so many bytes, and the last time has
-        about as many as the others; 0: not even one row fits."""
-        row = self.needs["a row of activations"]
-        rows = min(batch, MICRO_BATCH, (memory - 2 * self.parameters * self.itemsize) // row)
-        return 0 if rows < 1 else -(-batch // -(-batch // rows))
-
-    def size(self, rows: int) -> int:
-        """The bytes that so many rows at once take, with all the rest."""
-        return (2 * self.parameters + self._places(rows)[1]) * self.itemsize
-
-    def places(self, rows: int) -> Array:
-        """int32 (layers, 8), as the kernel reads it."""
-        return np.array(self._places(rows)[0], np.int32)
-
-    def _places(self, rows: int) -> tuple[list[tuple[int, ...]], int]:
-        """The places, and how many numbers the activations take."""
-        begin = at = 2 * self.parameters
-        numbers = {f.name: k for k, f in enumerate(self.functions.activations)}
-        table: list[tuple[int, ...]] = []
-        x, at = at, at + rows * _pitch(self.layers[0].inputs)
-        for layer, f in zip(self.layers, self.activations, strict=True):
-            y, at = at, at + rows * _pitch(layer.units)
-            s = y
-            if f.reads == "z":
-                s, at = at, at + rows * _pitch(layer.units)
-            bias = -1 if layer.bias is None else layer.bias
-            table.append((layer.inputs, layer.units, layer.weight, bias, x, y, s, numbers[f.name]))
-            x = y
-        return table, at - begin
-
-
-def _pitch(cols: int) -> int:
-    """From row to row, as in the kernel: an odd number, so that rows begin in different banks of the memory."""
-    return cols | 1
 
 
 def train_epoch(

@@ -1,0 +1,113 @@
+"""TrainingStep: a network, a loss and an optimizer. One minibatch, from its rows to new weights, is a plan: note N2."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.network import Network
+from gpu_backprop.training.loss_scaling import LossScaling
+from gpu_backprop.training.minibatches import BatchSource, ManualBatch
+from gpu_backprop.training.optimizers import Optimizer
+
+
+class State(NamedTuple):
+    """All that a step, and an epoch, leaves for the next one.
+
+    Attributes:
+        arrays: by name, on the device: the very arrays that steps read and write, or copies of them.
+        host: what is drawn and counted on the host, as dicts, lists and numbers.
+    """
+
+    arrays: dict[str, Array]
+    host: dict[str, Any]
+
+
+class TrainingStep:
+    """What every step of one training shares.
+
+    Args:
+        network: it is trained in place.
+        optimizer: the step works on a copy of it.
+        seed: of shuffling and dropout; None: the network's.
+
+    Attributes:
+        scaling: of the loss, in float16.
+    """
+
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
+        self.network, self.device, self.loss = network, network.device, loss
+        self.optimizer = optimizer.bind(network)
+        self.scaling = LossScaling(network)
+        self._shuffling = [np.random.default_rng([s, 1]) for s in network.reseed(seed)]
+
+    def build(
+        self, source: BatchSource | ManualBatch, rows: int, total: Array, keep: bool = False,
+        device: Device | None = None,
+    ) -> Plan:  # fmt: skip
+        """Builds the plan of one step.
+
+        Args:
+            source: gives x, the targets and the weights.
+            total: float64 (..., 3) on the device, to which the step adds its loss.
+            keep: share no buffers and fuse nothing.
+            device: a DryRunDevice, for a plan to look at; None: the network's.
+        """
+        plan = Plan(self.device if device is None else device, training=True, keep=keep)
+        self.network.emit_parameters(plan)
+        plan.named("E", total)
+        x, target, weights = source.emit(plan, rows)
+        z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
+        plan.phase = "loss"
+        self.scaling.scale(plan)
+        grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
+        plan.phase = "backward"
+        self.network.emit_backward(plan, grad_z, start="z")
+        plan.phase = "update"
+        self.scaling.unscale(plan)
+        self.optimizer.update(plan, self.network)
+        self.network.emit_next_masks(plan)
+        source.emit_advance(plan, rows)
+        return plan
+
+    def state(self) -> State:
+        """Returns all that the next step reads of the steps before it. Settings, such as the learning rate, are none of
+        it, nor is what `Network.refresh` derives from the parameters.
+        """
+        network, optimizer, scaling = self.network, self.optimizer, self.scaling
+        assert optimizer.hyper is not None
+        arrays = {
+            "parameters": network.parameters,
+            "random": network.random,
+            "step": optimizer.hyper[..., 0],
+            **optimizer.moments,
+            **({} if scaling.state is None else {"loss scaling": scaling.state}),
+        }
+        host = {
+            "shuffling": [rng.bit_generator.state for rng in self._shuffling],
+            "loss scaling": {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()},
+        }
+        return State(arrays, host)
+
+    def load_state(self, state: State) -> None:
+        """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the
+        network to itself.
+        """
+        arrays = self.state().arrays
+        for name, array in state.arrays.items():
+            self.device.copy_in(arrays[name], array)
+        self.network.refresh()
+        for rng, drawn in zip(self._shuffling, state.host["shuffling"], strict=True):
+            rng.bit_generator.state = drawn
+        scaling = state.host["loss scaling"]
+        self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])
+
+    def draw_order(self, rows: int) -> Array:
+        """Draws a new order of so many rows, int64 (..., rows): each member's own."""
+        orders = [rng.permutation(rows) for rng in self._shuffling]
+        return np.stack(orders).reshape(*self.network.models_shape, rows)
