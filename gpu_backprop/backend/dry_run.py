@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
-from gpu_backprop.backend.device import ALIGNMENT, HALVES, Device, Form
+from gpu_backprop.backend.device import ALIGNMENT, BUFFERS, Device, Form
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array, Call
 
@@ -116,7 +116,7 @@ class DryRunDevice(Device):
         return array if there and fits else self.empty(array.shape, dtype)
 
     def double_buffer(self, forms: Sequence[Form]) -> Any:
-        return SimpleNamespace(arrays=[self.empty((HALVES * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
+        return SimpleNamespace(arrays=[self.empty((BUFFERS * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
 
     def to_host(self, array: Array) -> NoReturn:
         _refuse()

@@ -36,7 +36,7 @@ class StreamedData(BatchSource):
     """Samples that lie on the host, in arrays or memory maps, and reach the device in blocks of whole minibatches.
 
     On the device lies a double buffer, whose buffers are each as long as a block. Plans gather from it as from any
-    sources: the permutation names its places in order, and the cursor begins each block at its buffer. A block holds the
+    sources: the permutation names its places in order, and the cursor begins each block at its buffer. A block has the
     rows that the epoch's order names, in that order; where members have orders of their own, those of each member.
 
     Args:
@@ -85,9 +85,7 @@ class StreamedData(BatchSource):
                     self.buffer.acquire(buffer)
                     self.device.copy_in(self.cursor, self._halves[buffer : buffer + 1])
                     begin += sum(block)
-                    if begin < sum(
-                        batch_sizes
-                    ):  # the other buffer is free from the end of the block before, not sooner
+                    if begin < sum(batch_sizes):  # the other is free from the end of the block before, not sooner
                         coming = reader.submit(self._read, 1 - buffer, begin, sum(blocks[number + 1]))
                     try:
                         yield block
