@@ -6,6 +6,7 @@ And what device="auto" takes: the CPU, also where there is a CUDA device, but in
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -18,6 +19,10 @@ sys.path.append(str(Path(__file__).parent))  # for sweep.py
 # The matrices here are small. On a machine that has other work to do, BLAS threads that wait for each other make the
 # tests ten times as slow. NumPy, which reads this when it is imported, is not imported yet.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell ignores Ctrl-C for what it starts in the background, and all that the tests start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("quick", max_examples=20, derandomize=True, database=None, deadline=None)
 settings.register_profile("proof", max_examples=1000, print_blob=True, deadline=None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this file
@@ -86,6 +88,13 @@ def defined_behaviour(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of pytest-xdist have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared_programs"
+
+
+@pytest.fixture(scope="session")
 def everything() -> list[Instance]:
     """Every instance of every kernel."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes, which brings bfloat16, is not installed")
@@ -113,15 +122,39 @@ def few(everything: list[Instance]) -> list[Instance]:
 
 
 @pytest.fixture(scope="session")
-def cases(everything: list[Instance], few: list[Instance]) -> Callable[[str, str], list[Case]]:
-    """The cases of a kernel, in a form of kernel_draws."""
+def spread(everything: list[Instance]) -> list[Instance]:
+    """Of each kernel so many instances that each formula and each choice of the other arguments is among them: what is
+    compiled with AddressSanitizer, unless in the full form."""
+    if FULL:
+        return everything
+    found: list[Instance] = []
+    seen: set[object] = set()
+    for enough in (all, any):  # first those with a formula and a choice that are both new
+        for made in everything:
+            others = tuple(a for a in made.arguments if isinstance(a, (int, np.dtype)))
+            types = others if "N" in made.chosen else (others,)  # the kernel of an epoch has each type by itself
+            parts = {(made.kernel.name, part) for part in (*types, *made.functors)}
+            if enough(part not in seen for part in parts):
+                found.append(made)
+                seen |= parts
+    return found
+
+
+@pytest.fixture(scope="session")
+def chosen(everything: list[Instance], spread: list[Instance], few: list[Instance]) -> Mapping[str, list[Instance]]:
+    """The instances of each kind of program."""
+    return {"plain": everything, "address": spread, "thread": few}
+
+
+@pytest.fixture(scope="session")
+def cases(chosen: Mapping[str, list[Instance]]) -> Callable[[str, str, str], list[Case]]:
+    """The cases of a kernel for a kind of program, in a form of kernel_draws."""
 
     @cache
-    def of(kernel: str, form: str) -> list[Case]:
+    def of(kernel: str, kind: str, form: str) -> list[Case]:
         runner, layout = RUNNERS[kernel]
-        chosen = few if form == "threads" else everything
         found = []
-        for number, made in enumerate(m for m in chosen if m.kernel.name == kernel):
+        for number, made in enumerate(m for m in chosen[kind] if m.kernel.name == kernel):
             for draw, orders in draws(made, number, layout, form):
                 case = runner(draw)
                 case.orders = orders
@@ -133,13 +166,13 @@ def cases(everything: list[Instance], few: list[Instance]) -> Callable[[str, str
 
 @pytest.fixture(scope="session")
 def program(
-    everything: list[Instance], few: list[Instance], tmp_path_factory: pytest.TempPathFactory
+    chosen: Mapping[str, list[Instance]], shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Program]:
     """The program of a kernel, of a kind; the programs of all kernels are compiled together."""
     compiler()
 
     @cache
     def all_of(kind: str) -> dict[str, Program]:
-        return programs(tmp_path_factory.mktemp(kind), few if kind == "thread" else everything, kind)
+        return programs(tmp_path_factory.mktemp(kind), shared, chosen[kind], kind)
 
     return lambda kernel, kind: next(p for p in all_of(kind).values() if kernel in {m.kernel.name for m in p.instances})

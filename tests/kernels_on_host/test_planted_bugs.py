@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from kernel_cases import Case, run
@@ -104,12 +105,14 @@ BUGS = {
 
 
 @pytest.fixture(scope="module")
-def planted(everything: list[Instance], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Program]]:
+def planted(
+    everything: list[Instance], shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[Program]]:
     """For each bug a program that has it."""
     by_name = {made.name: made for made in everything}
 
     def build(bug: Bug) -> Program:
-        return Program(tmp_path_factory.mktemp("planted"), [by_name[bug.instance]], bug.kind, bug.plant)
+        return Program(tmp_path_factory.mktemp("planted"), shared, [by_name[bug.instance]], bug.kind, bug.plant)
 
     with ThreadPoolExecutor(PROCESSES) as pool:
         return {name: pool.submit(build, bug) for name, bug in BUGS.items()}
