@@ -29,6 +29,18 @@ settings.register_profile("proof", max_examples=1000, print_blob=True, deadline=
 settings.load_profile("proof" if os.environ.get("GPU_BACKPROP_PROOF") == "1" else "quick")
 
 
+SLOWEST = "kernels_on_host", "test_packaging.py", "cli", "backend"
+"""Folders and files of tests, those that take longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where pytest-xdist shares out whole files, the slowest come first: none is left for one worker at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: number for number, name in enumerate(SLOWEST)}
+        here = Path(__file__).parent
+        items.sort(key=lambda item: place.get(item.path.relative_to(here).parts[0], len(SLOWEST)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Around the fixtures of a module too, as no fixture of our own would be."""

@@ -271,7 +271,7 @@ def test_libraries_do_not_take_each_others_names(cache):
 
 def test_processes_that_compile_at_once(cache):
     program = (
-        "from gpu_backprop.backend import compiler\n"
+        "from gpu_backprop.backend.compiled import compiler\n"
         f"print([compiler.find().load({TEXT!r} + f'int n = {{k}};').functions.answer() for k in range(3)])"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)]
