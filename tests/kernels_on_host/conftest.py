@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this f
 
 from kernel_cases import Case
 from kernel_draws import FULL, draws
-from kernel_program import Program, compile_host, compiler, programs
+from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_runners_losses import RUNNERS
 
 from gpu_backprop.backend.cuda.kernel_library import Instance, functor, instances, source
@@ -71,13 +71,13 @@ def loops(row: Activation | LossFormula) -> str:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def host(shared: Path) -> ctypes.CDLL:
     """The shared texts and the formulas, with the undefined-behaviour checks on."""
     rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
     parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
     text = "\n".join([*parts, *map(loops, rows), "}"])
     flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC"]
-    return ctypes.CDLL(str(compile_host(tmp_path_factory.mktemp("host"), "host", text, flags)))
+    return ctypes.CDLL(str(once(shared / "host", lambda folder: compile_host(folder, "host", text, flags)) / "host"))
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,25 +63,28 @@ def run_compiler(folder: Path, *words: str | Path) -> None:
     assert done.returncode == 0, done.stderr[:4000]
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out, so that what they share is built once."""
+def once(folder: Path, build: Callable[[Path], object]) -> Path:
+    """The folder, in which one of the processes that share it has built what they need."""
+    import fcntl  # not on Windows
+
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        if not (folder / "done").exists():
+            build(folder)
+            (folder / "done").touch()
+    return folder
 
 
 def common_parts(shared: Path, kind: str) -> Path:
     """The folder of what all programs of a kind share: driver.o, and host.hpp compiled before."""
-    folder = shared / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        if not (folder / "done").exists():
-            (folder / "host.hpp").write_text(f'#include "{HERE / "host.hpp"}"\n', encoding="utf-8")
-            run_compiler(folder, *KINDS[kind], "-x", "c++-header", "host.hpp", "-o", "host.hpp.gch")
-            run_compiler(folder, *KINDS[kind], "-c", HERE / "driver.cpp", "-o", "driver.o")
-            (folder / "done").touch()
-    return folder
+
+    def build(folder: Path) -> None:
+        (folder / "host.hpp").write_text(f'#include "{HERE / "host.hpp"}"\n', encoding="utf-8")
+        run_compiler(folder, *KINDS[kind], "-x", "c++-header", "host.hpp", "-o", "host.hpp.gch")
+        run_compiler(folder, *KINDS[kind], "-c", HERE / "driver.cpp", "-o", "driver.o")
+
+    return once(shared / kind, build)
 
 
 @dataclass(frozen=True)
