@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, its venv module, and nothing else. `make` lists the targets.
 # PYTHON=python3.13 chooses another Python, VENV=somewhere another place for the environment,
-# ARGS="..." is handed on: make train ARGS="--epochs 60", make test ARGS="-k history".
+# ARGS="..." is handed on: make train ARGS="--epochs 60", make test ARGS="-k history", make test ARGS="-n 0 --pdb".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,8 +29,9 @@ help:
 train: $(VENV)/have-plot
 	$(BIN)/gpu-backprop train $(ARGS)
 
+# One process for each core, up to eight. Each takes whole files, in the order of tests/conftest.py.
 test: $(VENV)/have-plot $(VENV)/have-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/have-lint
 	$(BIN)/ruff check

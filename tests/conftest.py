@@ -6,6 +6,7 @@ And what device="auto" takes: the CPU, also where there is a CUDA device, but in
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -19,9 +20,25 @@ sys.path.append(str(Path(__file__).parent))  # for sweep.py
 # tests ten times as slow. NumPy, which reads this when it is imported, is not imported yet.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# A shell ignores Ctrl-C for what it starts in the background, and all that the tests start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("quick", max_examples=20, derandomize=True, database=None, deadline=None)
 settings.register_profile("proof", max_examples=1000, print_blob=True, deadline=None)
 settings.load_profile("proof" if os.environ.get("GPU_BACKPROP_PROOF") == "1" else "quick")
+
+
+SLOWEST = "kernels_on_host", "test_packaging.py", "cli", "backend"
+"""Folders and files of tests, those that take longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where pytest-xdist shares out whole files, the slowest come first: none is left for one worker at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: number for number, name in enumerate(SLOWEST)}
+        here = Path(__file__).parent
+        items.sort(key=lambda item: place.get(item.path.relative_to(here).parts[0], len(SLOWEST)))
 
 
 @pytest.hookimpl(wrapper=True)

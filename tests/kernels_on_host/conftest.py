@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this file
 
 from kernel_cases import Case
 from kernel_draws import FULL, draws
-from kernel_program import Program, compile_host, compiler, programs
+from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_runners_losses import RUNNERS
 
 from gpu_backprop.backend.cuda.kernel_instance import Instance, instances
@@ -70,13 +72,13 @@ def loops(row: Activation | LossFormula) -> str:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def host(shared: Path) -> ctypes.CDLL:
     """The shared texts and the formulas, with the undefined-behaviour checks on."""
     rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
     parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
     text = "\n".join([*parts, *map(loops, rows), "}"])
     flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC"]
-    return ctypes.CDLL(str(compile_host(tmp_path_factory.mktemp("host"), "host", text, flags)))
+    return ctypes.CDLL(str(once(shared / "host", lambda folder: compile_host(folder, "host", text, flags)) / "host"))
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,13 @@ def defined_behaviour(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No test may have made the compiler's checks speak up."""
     yield
     assert "runtime error" not in (said := capfd.readouterr().err), said
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of pytest-xdist have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared_programs"
 
 
 @pytest.fixture(scope="session")
@@ -114,15 +123,39 @@ def few(everything: list[Instance]) -> list[Instance]:
 
 
 @pytest.fixture(scope="session")
-def cases(everything: list[Instance], few: list[Instance]) -> Callable[[str, str], list[Case]]:
-    """The cases of a kernel, in a form of kernel_draws."""
+def spread(everything: list[Instance]) -> list[Instance]:
+    """Of each kernel so many instances that each formula and each choice of the other arguments is among them: what is
+    compiled with AddressSanitizer, unless in the full form."""
+    if FULL:
+        return everything
+    found: list[Instance] = []
+    seen: set[object] = set()
+    for enough in (all, any):  # first those with a formula and a choice that are both new
+        for made in everything:
+            others = tuple(a for a in made.arguments if isinstance(a, (int, np.dtype)))
+            types = others if "N" in made.chosen else (others,)  # the kernel of an epoch has each type by itself
+            parts = {(made.kernel.name, part) for part in (*types, *made.functors)}
+            if enough(part not in seen for part in parts):
+                found.append(made)
+                seen |= parts
+    return found
+
+
+@pytest.fixture(scope="session")
+def chosen(everything: list[Instance], spread: list[Instance], few: list[Instance]) -> Mapping[str, list[Instance]]:
+    """The instances of each kind of program."""
+    return {"plain": everything, "address": spread, "thread": few}
+
+
+@pytest.fixture(scope="session")
+def cases(chosen: Mapping[str, list[Instance]]) -> Callable[[str, str, str], list[Case]]:
+    """The cases of a kernel for a kind of program, in a form of kernel_draws."""
 
     @cache
-    def of(kernel: str, form: str) -> list[Case]:
+    def of(kernel: str, kind: str, form: str) -> list[Case]:
         runner, layout = RUNNERS[kernel]
-        chosen = few if form == "threads" else everything
         found = []
-        for number, made in enumerate(m for m in chosen if m.kernel.name == kernel):
+        for number, made in enumerate(m for m in chosen[kind] if m.kernel.name == kernel):
             for draw, orders in draws(made, number, layout, form):
                 case = runner(draw)
                 case.orders = orders
@@ -134,13 +167,13 @@ def cases(everything: list[Instance], few: list[Instance]) -> Callable[[str, str
 
 @pytest.fixture(scope="session")
 def program(
-    everything: list[Instance], few: list[Instance], tmp_path_factory: pytest.TempPathFactory
+    chosen: Mapping[str, list[Instance]], shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Program]:
     """The program of a kernel, of a kind; the programs of all kernels are compiled together."""
     compiler()
 
     @cache
     def all_of(kind: str) -> dict[str, Program]:
-        return programs(tmp_path_factory.mktemp(kind), few if kind == "thread" else everything, kind)
+        return programs(tmp_path_factory.mktemp(kind), shared, chosen[kind], kind)
 
     return lambda kernel, kind: next(p for p in all_of(kind).values() if kernel in {m.kernel.name for m in p.instances})

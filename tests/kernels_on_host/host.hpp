@@ -4,6 +4,7 @@
 #pragma once
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <memory>
 #include <stdexcept>
@@ -21,6 +22,15 @@ struct Order {
 };
 
 typedef void (*Body)(const void* argument);  // what each thread does
+extern const Body kernels[];                 // of a program
+
+template<auto kernel> struct Launch;
+template<class... P, void (*kernel)(P...)> struct Launch<kernel> {
+  static void run(const void* slots) { call(static_cast<const int64_t*>(slots), std::index_sequence_for<P...>()); }
+  template<size_t... I> static void call(const int64_t* slots, std::index_sequence<I...>) {
+    kernel(*reinterpret_cast<const P*>(slots + I)...);
+  }
+};
 
 // What a thread asks of its block. Both return when all that have to come have come.
 void meet_block();

@@ -53,11 +53,38 @@ def compiler() -> str:
 def compile_host(folder: Path, name: str, text: str, flags: Sequence[str]) -> Path:
     """Compiles a C++ text for this machine; the sanitizers' reports name the lines of `name`.cpp."""
     (folder / f"{name}.cpp").write_text(text, encoding="utf-8")
-    include = [f"-I{HERE}", f"-I{HERE / 'cuda'}"]
-    command = [compiler(), *COMMON, *flags, *include, f"{name}.cpp", "-o", name]
+    run_compiler(folder, *flags, f"{name}.cpp", "-o", name)
+    return folder / name
+
+
+def run_compiler(folder: Path, *words: str | Path) -> None:
+    command = [compiler(), *COMMON, *words, f"-I{HERE}", f"-I{HERE / 'cuda'}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
-    return folder / name
+
+
+def once(folder: Path, build: Callable[[Path], object]) -> Path:
+    """The folder, in which one of the processes that share it has built what they need."""
+    import fcntl  # not on Windows
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            build(folder)
+            (folder / "done").touch()
+    return folder
+
+
+def common_parts(shared: Path, kind: str) -> Path:
+    """The folder of what all programs of a kind share: driver.o, and host.hpp compiled before."""
+
+    def build(folder: Path) -> None:
+        (folder / "host.hpp").write_text(f'#include "{HERE / "host.hpp"}"\n', encoding="utf-8")
+        run_compiler(folder, *KINDS[kind], "-x", "c++-header", "host.hpp", "-o", "host.hpp.gch")
+        run_compiler(folder, *KINDS[kind], "-c", HERE / "driver.cpp", "-o", "driver.o")
+
+    return once(shared / kind, build)
 
 
 @dataclass(frozen=True)
@@ -88,25 +115,27 @@ class Program:
 
     Args:
         folder: where to compile it.
+        shared: where the parts are that programs have in common.
         kind: of KINDS.
         alter: changes the text before it is compiled.
     """
 
     def __init__(
-        self, folder: Path, instances: Sequence[Instance], kind: str, alter: Callable[[str], str] = str
+        self, folder: Path, shared: Path, instances: Sequence[Instance], kind: str, alter: Callable[[str], str] = str
     ) -> None:
         self.instances, self.kind = list(instances), kind
         table = ",\n".join(f"Launch<&{made.name}>::run" for made in instances)
+        parts = common_parts(shared, kind)
         text = "\n".join(
             [
                 '#include "host.hpp"',
                 alter(text_of(instances)),
-                '#include "program.hpp"',
-                f"static const Body kernels[] = {{\n{table}}};",
-                "int main(int argc, char** argv) { return program(kernels, argc, argv); }\n",
+                f"const Body kernels[] = {{\n{table}}};\n",
             ]
         )
-        self.path = compile_host(folder, f"{self.instances[0].kernel.file.partition('.')[0]}_{kind}", text, KINDS[kind])
+        name = f"{self.instances[0].kernel.file.partition('.')[0]}_{kind}"
+        flags = [*KINDS[kind], f"-I{parts}", str(parts / "driver.o")]  # host.hpp.gch is found before host.hpp
+        self.path = compile_host(folder, name, text, flags)
 
     def run(self, launches: Sequence[Launch]) -> list[list[bytes]]:
         """The contents of the buffers after each launch.
@@ -145,11 +174,11 @@ class Program:
         assert at == len(said)
 
 
-def programs(folder: Path, instances: Iterable[Instance], kind: str) -> dict[str, Program]:
+def programs(folder: Path, shared: Path, instances: Iterable[Instance], kind: str) -> dict[str, Program]:
     """A program for each file of kernels, by the file's name."""
     by_file: dict[str, list[Instance]] = {}
     for made in instances:
         by_file.setdefault(made.kernel.file, []).append(made)
     with ThreadPoolExecutor(PROCESSES) as pool:
-        built = pool.map(lambda file: Program(folder, by_file[file], kind), by_file)
+        built = pool.map(lambda file: Program(folder, shared, by_file[file], kind), by_file)
         return dict(zip(by_file, built, strict=True))

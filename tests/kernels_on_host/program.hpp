@@ -14,14 +14,6 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-template<auto kernel> struct Launch;
-template<class... P, void (*kernel)(P...)> struct Launch<kernel> {
-  static void run(const void* slots) { call(static_cast<const int64_t*>(slots), std::index_sequence_for<P...>()); }
-  template<size_t... I> static void call(const int64_t* slots, std::index_sequence<I...>) {
-    kernel(*reinterpret_cast<const P*>(slots + I)...);
-  }
-};
-
 // Memory of its own, so that AddressSanitizer sees every step out of it; otherwise with guards around it.
 struct Buffer {
   static constexpr size_t GUARD = 256;

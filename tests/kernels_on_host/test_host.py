@@ -22,7 +22,7 @@ __global__ void own_shared(int* out) {
   if (s != int(blockIdx.x)) out[0] = 1;
 }
 #include "program.hpp"
-static const Body kernels[] = {Launch<&meet_half>::run, Launch<&shuffle_half>::run, Launch<&outside>::run,
+const Body kernels[] = {Launch<&meet_half>::run, Launch<&shuffle_half>::run, Launch<&outside>::run,
   Launch<&before>::run, Launch<&shared_as_found>::run, Launch<&last_thread>::run, Launch<&own_shared>::run};
 int main(int argc, char** argv) { return program(kernels, argc, argv); }
 """

@@ -21,11 +21,11 @@ def test_every_kernel_has_a_runner():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_instance_is_right(kernel, cases, program):
-    run(program(kernel, "plain"), cases(kernel, "full" if FULL else "small"))
+    run(program(kernel, "plain"), cases(kernel, "plain", "full" if FULL else "small"))
 
 
 def test_no_instance_and_no_name_in_a_table_is_without_a_case(cases, everything):
-    ran = {case.made.name for kernel in KERNELS for case in cases(kernel, "small")}
+    ran = {case.made.name for kernel in KERNELS for case in cases(kernel, "plain", "small")}
     assert ran == {made.name for made in everything}
     arguments = [argument for made in everything if made.name in ran for argument in made.arguments]
     names = {argument.name for argument in arguments if hasattr(argument, "cuda_value")}
@@ -36,7 +36,7 @@ def test_no_instance_and_no_name_in_a_table_is_without_a_case(cases, everything)
 def test_the_cases_have_all_that_can_be_given(kernel, cases):
     """Each pointer that may be null is null in some case and not in others; there are one and several models, blocks of
     several shapes and groups, no rows at all, gates open and closed, and every order."""
-    made = cases(kernel, "small")
+    made = cases(kernel, "plain", "small")
     for parameter in heads()[kernel].parameters:
         if parameter.nullable:
             assert {case.parameters[parameter.name] is None for case in made} == {True, False}, parameter.name

@@ -5,9 +5,10 @@ What no run on a CPU shows is a fence or a `volatile` that is missing: its memor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from kernel_cases import Case, run
@@ -104,29 +105,30 @@ BUGS = {
 
 
 @pytest.fixture(scope="module")
-def planted(everything: list[Instance], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Program]]:
+def planted(
+    everything: list[Instance], shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[Program]]:
     """For each bug a program that has it."""
     by_name = {made.name: made for made in everything}
 
     def build(bug: Bug) -> Program:
-        return Program(tmp_path_factory.mktemp("planted"), [by_name[bug.instance]], bug.kind, bug.plant)
+        return Program(tmp_path_factory.mktemp("planted"), shared, [by_name[bug.instance]], bug.kind, bug.plant)
 
     with ThreadPoolExecutor(PROCESSES) as pool:
         return {name: pool.submit(build, bug) for name, bug in BUGS.items()}
 
 
 @pytest.fixture(scope="module")
-def thorough(everything: list[Instance]) -> Callable[[Bug], list[Case]]:
+def thorough(everything: list[Instance]) -> Callable[[Bug], Iterator[Case]]:
     """Every shape of one instance in every order, and more of it in random order."""
 
-    def of(bug: Bug) -> list[Case]:
+    def of(bug: Bug) -> Iterator[Case]:
         made = next(m for m in everything if m.name == bug.instance)
         runner, layout = RUNNERS[made.kernel.name]
-        found = []
         for draw, orders in draws(made, 0, layout, "threads" if bug.kind == "thread" else "once"):
-            found.append(runner(draw))
-            found[-1].orders = orders + [order for order in orders if order[0] == RANDOM] * 8
-        return found
+            case = runner(draw)
+            case.orders = orders + [order for order in orders if order[0] == RANDOM] * 8
+            yield case
 
     return of
 
@@ -136,5 +138,6 @@ def test_a_bug_is_found(name, planted, thorough):
     bug = BUGS[name]
     program = planted[name].result()
     with pytest.raises(AssertionError, match=bug.told) as told:
-        run(program, thorough(bug))
+        for case in thorough(bug):
+            run(program, [case])
     assert bug.kind == "plain" or isinstance(told.value, Fault)

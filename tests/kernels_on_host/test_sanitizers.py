@@ -13,9 +13,9 @@ KERNELS = sorted(heads())
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_memory_and_arithmetic_are_in_order(kernel, cases, program):
-    run(program(kernel, "address"), cases(kernel, "once" if FULL else "fewer"))
+    run(program(kernel, "address"), cases(kernel, "address", "once" if FULL else "fewer"))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_threads_do_not_race(kernel, cases, program):
-    run(program(kernel, "thread"), cases(kernel, "threads"))
+    run(program(kernel, "thread"), cases(kernel, "thread", "threads"))
