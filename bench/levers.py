@@ -25,11 +25,11 @@ from lib.workload import Workload
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.compiled.threads import threads
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.numpy_ops import blocks
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.threads import threads
 
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 ROUNDS = 15

@@ -31,7 +31,8 @@ from gpu_backprop.arguments.values import one_of, rate, share, some_of, whole
 from gpu_backprop.backend.device import Device, memory_size
 from gpu_backprop.backend.formula import Call
 from gpu_backprop.backend.open_device import DTYPES, open_device
-from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.commands.errors import Misuse

@@ -13,7 +13,8 @@ from gpu_backprop.backend.errors import (
     StateError,
 )
 from gpu_backprop.backend.formula import Activation
-from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant

@@ -80,7 +80,6 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
     const L* target,        // [models, rows, target_cols], 1 for labels
     const acc<T>* weights,  // [models, rows]?
     const double* scales,   // [models]?
-    T* y,                   // [models, rows, cols]? may be z
     T* grad_z,              // [models, rows, cols]? may be z
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
@@ -99,7 +98,6 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
         row.lane, row.lanes, row.cols, target_of, rest, even, answer,
         [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
         [&](int c, A p, A t) {
-          if (y) y[row.start() + c] = from_acc<T>(p);
           if (grad_z) grad_z[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * (p - t));
         });
     const bool right = answer.is_right(row.lanes) && !bad;
@@ -116,7 +114,6 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
     const acc<T>* target,   // [models, rows, cols]
     const acc<T>* weights,  // [models, rows]?
     const double* scales,   // [models]?
-    T* y,                   // [models, rows, cols]? may be z
     T* grad_z,              // [models, rows, cols]? may be z
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
@@ -135,7 +132,6 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
       const A v = to_acc(z[i]) + (bias ? bias[c] : A(0)), t = target[i], p = sigmoid(v);
       e += sigmoid_loss(v, t);
       answer.add(v, t, c);
-      if (y) y[i] = from_acc<T>(p);
       if (grad_z) grad_z[i] = from_acc<T>(factor * w * (p - t));
     }
     e = lane_reduce<Sum>(e, row.lanes) * w;

@@ -1,7 +1,7 @@
 // The rows of a minibatch, and casts.
 #include "port.cuh"
 
-// x_out = scale x + shift, target_out = target, weights_out = weights, of the samples that order[cursor ...] names.
+// x_out = x, target_out = target, weights_out = weights, of the samples that order[cursor ...] names.
 // blockDim = (columns / V, rows); gridDim = (groups of columns, groups of rows, models). The first group of columns
 // brings target and weights along.
 template<class S, class T, class L, int V>
@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(256) gather(
     acc<T>* weights_out,    // [models, rows]?
     const i64* order,       // [models, places]
     const i64* cursor,      // [1]
-    i64 samples, i64 places, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> shift) {
+    i64 samples, i64 places, i64 rows, int cols, int target_cols) {
   typedef acc<T> A;
   const int c = int(blockIdx.x * blockDim.x + threadIdx.x) * V;
   BP_ROLLED
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(256) gather(
     if (c < cols) {
       const Vec<S, V> in = load<V>(x + from * cols + c);
       Vec<T, V> out;
-      for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(A(to_acc(in.at[k])) * scale + shift);
+      for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(A(to_acc(in.at[k])));
       store(x_out + to * cols + c, out);
     }
     if (blockIdx.x == 0) {

@@ -263,7 +263,7 @@ def check_loss(device, name, denormal=True, each=1):
     total = np.zeros((len(y), 3))
     if name == "sigmoid":
         formula = gb.LOSSES["binary_cross_entropy"].formula
-        given = y, None, target, None, formula, 1.0, None, None, np.empty_like(y), total
+        given = y, None, target, None, formula, 1.0, None, np.empty_like(y), total
         grad, total = run(device, "sigmoid_cross_entropy", *given)[-2:]
     else:
         given = y, target, None, formula_of(name), 1.0, None, np.empty_like(y), total
@@ -290,7 +290,7 @@ def check_softmax(device, denormal=True, each=1):
     formula, total = gb.LOSSES["cross_entropy"].formula, np.zeros((len(z), 3))
     for label in (0, 1):
         labels, target = np.full((len(z), 1), label), np.eye(2)[label]
-        given = z, None, labels, None, formula, 1.0, None, None, np.empty_like(z), total
+        given = z, None, labels, None, formula, 1.0, None, np.empty_like(z), total
         grad, got = run(device, "softmax_cross_entropy", *given)[-2:]
         assert_right(grad, (p - target, size + target), "gradient of softmax with cross entropy")
         with np.errstate(all="ignore"):

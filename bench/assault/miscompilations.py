@@ -22,6 +22,7 @@ import gpu_backprop as gb
 from bench.assault.verdict import asked_quick, report
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
+from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.self_test import compare
 from gpu_backprop.backend.compiled.signatures import base, of_row
@@ -125,10 +126,10 @@ def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
     row, text = ROWS[mistake.row] if mistake.row else None, mistake.planted()
     if row is None:
         with mock.patch.object(cpu_library, "base", return_value=base()._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
     else:
         with mock.patch.object(cpu_library, "of_row", return_value=of_row(row)._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
             device.library.operation("loss_gradient" if mistake.row in LOSSES else "bias_activate", row)
     try:
         compare(device, row)
@@ -153,7 +154,7 @@ def main() -> int:
             made_by = compiler.find()
         except compiler.NoCompilerError as error:
             return report(f"no mistakes planted, since {error}", [])
-        device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+        device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
         compare(device)  # which finds nothing where nothing is planted
         failures = list(missed(made_by, names))
         return report(f"{len(names)} miscompilations: {len(names) - len(failures)} found before use", failures)

@@ -17,7 +17,9 @@ from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.operations import Operations
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
@@ -92,10 +94,10 @@ def updating(dtype: str, shape: Shape, name: str) -> Planned:
 def flat(dtype: str, shape: Shape) -> Planned:
     """The two operations that are in no step: a copy and a sum of squares."""
     net = gb.Network(1, [gb.Dense(1)], dtype=dtype, device="cuda")
-    device, plan, n = net.device, Plan(net.device), shape.rows * shape.cols
+    plan, n = Plan(net.device), shape.rows * shape.cols
     a, b, out = plan.empty("a", (n,)), plan.empty("b", (n,)), plan.empty("Σa²", (), np.float64)
-    plan.add("copy", "b = a", device.ops.copy(device, a, b), (a,), {"b": b}, 0)
-    plan.add("sum_of_squares", "Σa²", device.ops.sum_of_squares(device, a, out), (a,), {"Σa²": out}, 2 * n)
+    plan.add(Operations.copy, "b = a", {}, a, b)
+    plan.add(Operations.sum_of_squares, "Σa²", {}, a, out)
     return plan, None
 
 

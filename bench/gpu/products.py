@@ -10,7 +10,7 @@ from launches import Case, build
 
 from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.open_device import open_device
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 
 
 @dataclass(frozen=True)

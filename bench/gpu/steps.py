@@ -15,7 +15,7 @@ from lib.timing import Clock, Run, Time, median, spread
 import gpu_backprop as gb
 from gpu.products import Precision
 from gpu.timing import Extent
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 from gpu_backprop.training.replay import Replay
 
 

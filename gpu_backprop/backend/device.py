@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError, install
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.text_table import columns
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.plan import Operation
 
 ALIGNMENT = 256
 """Bytes: where buffers, and the slices of a flat one, begin. Serves every vector width of both back ends."""
@@ -50,7 +50,7 @@ class Device:
         master: the dtype of parameters, their gradients and moments: float32 where dtype has 16 bits, else dtype.
         tf32: whether float32 products may round their operands to TF32; never on a CPU.
         xp: the array module, numpy or cupy.
-        ops: the binders for it (numpy_ops, compiled_ops or cuda_ops): the same names and signatures.
+        ops: its operations: the module numpy_ops, compiled.ops or cuda.ops.
         scratch: the memory that `work` shares out, by dtype and slot.
         needed: the bytes by kind that `require` found there last.
         threads: how many of a CPU's threads work at once.
@@ -78,7 +78,10 @@ class Device:
     trains_epochs_in_one_launch = False
     """`train_epoch` is among its operations."""
 
-    def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: ModuleType) -> None:
+    compiles_kernels = False
+    """Its operations are kernels that were compiled for it."""
+
+    def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: Operations[Any]) -> None:
         self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops
         self.master: np.dtype[Any] = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
         self.tf32 = False
@@ -203,6 +206,10 @@ class Device:
     def double_buffer(self, forms: Sequence[Form]) -> DoubleBuffer:
         """Makes a double buffer of an array for each form, where the device `streams`."""
         raise NotImplementedError(f"{self.name} streams no data.")
+
+    def report(self, seconds: float) -> Iterator[Check]:
+        """Tells how its products and kernels came about, after a first step of so many seconds."""
+        yield from ()
 
     def address(self, array: Array) -> int:
         """Where the array's first element lies."""

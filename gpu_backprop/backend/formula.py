@@ -85,6 +85,14 @@ class LossFormula:
     smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
     setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
 
+    def share(self, outputs: int) -> float:
+        """What the sum over the outputs is multiplied by."""
+        return 1 / outputs if self.mean_over_outputs else 1.0
+
+
+ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
+"""What the kernels call each way to count right answers."""
+
 
 CORRECT, WEIGHT, LOSS = 2, 1, 0
 """The columns of a total, float64 (..., 3): Σ w·e, Σ w where weights are given, and the number of right answers."""

@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend import numpy_ops
-from gpu_backprop.backend.compiled.library import numpy_blas
-from gpu_backprop.backend.compiled.threads import threads
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.numpy_blas import numpy_blas
+from gpu_backprop.backend.operations import Operations
+from gpu_backprop.backend.threads import threads
 
 
 class NumpyDevice(Device):
     """The CPU with NumPy's operations, in float32 or float64."""
 
     def __init__(self, reason: str, dtype: str) -> None:
-        super().__init__("cpu", reason, dtype, np, numpy_ops)
+        ops: Operations[Device] = numpy_ops
+        super().__init__("cpu", reason, dtype, np, ops)
         self.threads = threads() if _blas().has_threads else 1
 
     @contextmanager

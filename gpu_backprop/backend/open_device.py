@@ -1,16 +1,24 @@
-"""NumPy on a CPU or CuPy on CUDA: decided once, when a device is opened."""
+"""Opens devices: compiled kernels or NumPy on a CPU, CuPy on CUDA. Nothing else outside of cuda/ imports it."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda import setup as cuda_setup
+from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.errors import DeviceError, InputError
+
+CUDA = "gpu_backprop.backend.cuda"
+
+NO_CUDA = Check("CUDA", False, "backend/cuda, the part for CUDA, is not there", "install gpu_backprop anew")
+"""What is found where that folder has been taken away, without which all else works."""
 
 DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
 
@@ -36,11 +44,30 @@ def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) 
     return device
 
 
+def open_dry_run(device: Device) -> DryRunDevice:
+    """Opens a stand-in for a device, on which plans are built but cannot run."""
+    return DryRunDevice(device) if device.on_host else _cuda("dry_run").CudaDryRunDevice(device)
+
+
+def examine_cuda(index: int) -> Iterator[Check]:
+    """Makes every check of what a CUDA device needs."""
+    checks: Iterator[Check] = _cuda("setup").examine(index) if _has_cuda() else iter([NO_CUDA])
+    return checks
+
+
+def _has_cuda() -> bool:
+    return importlib.util.find_spec(CUDA) is not None
+
+
+def _cuda(module: str) -> Any:
+    return importlib.import_module(f"{CUDA}.{module}")
+
+
 def _open(name: str, dtype: str) -> Device:
     if name == "cpu":
         return _open_cpu("as asked", dtype)
     index = int(name.partition(":")[2] or 0)
-    obstacle = cuda_setup.obstacle(index)
+    obstacle: Check | None = _cuda("setup").obstacle(index) if _has_cuda() else NO_CUDA
     if obstacle is None:
         return _open_cuda(index, "auto: CUDA works" if name == "auto" else "as asked", dtype)
     if name == "auto":
@@ -72,14 +99,13 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         module = importlib.import_module("gpu_backprop.backend.numpy_device")
         alone: Device = module.NumpyDevice(reason, dtype)
         return alone
-    module = importlib.import_module("gpu_backprop.backend.compiled.device")
+    module = importlib.import_module("gpu_backprop.backend.compiled.open_device")
     device: Device = module.open_device(reason)
     return device
 
 
 def _open_cuda(index: int, reason: str, dtype: str) -> Device:
-    module = importlib.import_module("gpu_backprop.backend.cuda.ops")
-    device: Device = module.open_device(index, reason, dtype)
+    device: Device = _cuda("open_device").open_device(index, reason, dtype)
     return device
 
 
@@ -91,6 +117,6 @@ def _allow_tf32(device: Device) -> None:
             f"tf32=True rounds the operands of float32 products; dtype {device.dtype.name} has none. Use tf32=False, "
             "or dtype='float32'."
         )
-    if found := cuda_setup.tf32_obstacle(int(device.name.partition(":")[2])):
+    if found := _cuda("setup").tf32_obstacle(int(device.name.partition(":")[2])):
         raise DeviceError(f"tf32=True cannot be used: {found}. Use tf32=False.")
     device.tf32 = True

@@ -7,47 +7,23 @@ it is built: the run only calls. The audit, the trace and a captured CUDA graph 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Activation, Array, Call, Calls
+from gpu_backprop.backend.formula import Array, Call, Calls
+from gpu_backprop.backend.operation import Operation, account_of, apply
 from gpu_backprop.backend.text_table import format_table, terminal_width
+
+P = ParamSpec("P")
 
 MINIBATCH = "x", "y*", "w"
 """The buffers that hold rows of data."""
 
 KEPT_PLANS = 8
 """How many plans are kept where each number of rows needs one."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation of a plan.
-
-    Attributes:
-        name: the binder's name, and the kernel's.
-        formula: what it computes, in the names of its buffers.
-        reads, writes: these buffers by name.
-        flops: floating-point operations: one for each addition, multiplication and function value.
-        bytes: memory traffic if all that is read and written passes once.
-        launches: how many kernels CUDA needs for it.
-        phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
-        calls: bound callables that do it; on CUDA each is one launch.
-    """
-
-    name: str
-    formula: str
-    reads: Mapping[str, Array]
-    writes: Mapping[str, Array]
-    flops: int
-    bytes: int
-    launches: int
-    phase: str
-    calls: tuple[Call, ...]
 
 
 class Plan:
@@ -58,11 +34,11 @@ class Plan:
     Args:
         device: where.
         training: whether dropout is active.
-        keep: share no buffers and fuse nothing, so that a trace shows every z, y and ∇ on its own.
+        fuse: False: share no buffers and fuse nothing, so that a trace shows every z, y and ∇ on its own.
     """
 
-    def __init__(self, device: Device, training: bool = True, keep: bool = False) -> None:
-        self.device, self.training, self.keep = device, training, keep
+    def __init__(self, device: Device, training: bool = True, fuse: bool = True) -> None:
+        self.device, self.training, self.fuse = device, training, fuse
         self.operations: list[Operation] = []
         self.buffers: dict[str, Array] = {}
         self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
@@ -110,81 +86,36 @@ class Plan:
     # Operations -------------------------------------------------------------------------------------------------------
 
     def add(
-        self, name: str, formula: str, calls: Calls, reads: Sequence[Array | None], writes: Mapping[str, Array | None],
-        flops: int, launches: int = 1, bytes: int | None = None,
+        self, operation: Callable[Concatenate[Any, Any, P], Calls], formula: str, names: Mapping[str, str], /,
+        *args: P.args, **options: P.kwargs,
     ) -> None:  # fmt: skip
-        """Appends an operation. Buffers that are None are left out; `writes` gives buffers their names from here on.
-        `bytes` tells the traffic where it is not all of these buffers, once each."""
-        read = {self.name_of(a): a for a in reads if a is not None}
-        written = {n: self.named(n, a) for n, a in writes.items() if a is not None}
-        if bytes is None:
-            bytes = sum(a.nbytes for a in (*read.values(), *written.values()))
-        operation = Operation(name, formula, read, written, flops, bytes, launches, self.phase, tuple(calls))
+        """Binds an operation of the device to its arguments, and appends it with its account.
+
+        Args:
+            operation: its signature, as in Operations.matmul.
+            formula: what it computes.
+            names: by the names of its parameters, new names of the buffers that it writes.
+            args, options: what it takes besides the device.
+        """
+        name, account = operation.__name__, account_of(operation)
+        given = dict(zip(account.parameters, args, strict=False)) | options
+        reads = {self.name_of(array): array for array in account.read(given)}
+        writes = {
+            self.name_of(self.named(names[parameter], array) if parameter in names else array): array
+            for parameter, array in account.written(given)
+        }
+        if account.bytes is None:
+            traffic = sum(array.nbytes for array in (*reads.values(), *writes.values()))
+        else:
+            traffic = apply(account.bytes, given)
+        flops, launches = apply(account.flops, given), apply(account.launches, given)
+        calls = tuple(getattr(self.device.ops, name)(self.device, *args, **options))
+        self.append(Operation(name, formula, reads, writes, flops, traffic, launches, self.phase, calls))
+
+    def append(self, operation: Operation) -> None:
+        """Appends an operation that is bound."""
         self.operations.append(operation)
         self._runs.clear()
-
-    def matmul(self, formula: str, a: Array, b: Array, out: Array) -> Array:
-        calls = self.device.ops.matmul(self.device, a, b, out)
-        self.add("matmul", formula, calls, (a, b), {self.name_of(out): out}, 2 * a.shape[-1] * out.size)
-        return out
-
-    def add_bias(self, formula: str, x: Array, bias: Array, z: Array) -> Array:
-        calls = self.device.ops.add_bias(self.device, x, bias, z)
-        self.add("add_bias", formula, calls, (x, bias), {self.name_of(z): z}, z.size)
-        return z
-
-    def bias_activate(self, formula: str, z: Array, bias: Array | None, f: Activation, y: Array, y_name: str) -> Array:
-        """y = f(z + b); only a new name where f is the identity, there is no bias and y is z."""
-        writes = {} if y is z or bias is None else {self.name_of(z): z}
-        if y is not z or bias is not None or f.numpy_value is not None:
-            calls = self.device.ops.bias_activate(self.device, z, bias, f, y)
-            flops = y.size * ((bias is not None) + (f.numpy_value is not None))
-            self.add("bias_activate", formula, calls, (z, bias), {**writes, y_name: y}, flops)
-        elif self.name_of(y).startswith("z"):  # a layer that passes its input on has no buffer of its own to name
-            self.named(y_name, y)
-        return y
-
-    def activation_gradient(
-        self, formula: str, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None,
-        grad_z_name: str,
-    ) -> Array:  # fmt: skip
-        """∇z = ∇y ⊙ f′(s) and ∇b = Σ∇z. For the identity in place, only the sum remains to be done."""
-        if f.reads or grad_z is not grad_y:
-            launches = 2 if f.rowwise and grad_bias is not None else 1
-            flops = grad_z.size * ((4 if f.rowwise else 2) + (grad_bias is not None))
-            calls = self.device.ops.activation_gradient(self.device, grad_y, s, f, grad_z, grad_bias)
-            writes = {grad_z_name: grad_z} | ({} if grad_bias is None else {self.name_of(grad_bias): grad_bias})
-            self.add("activation_gradient", formula, calls, (grad_y, s), writes, flops, launches)
-        else:
-            self.named(grad_z_name, grad_z)
-            if grad_bias is not None:
-                self.column_sum(grad_z, grad_bias)
-        return grad_z
-
-    def column_sum(self, grad_z: Array, grad_bias: Array) -> None:
-        grad_z_name, name = self.name_of(grad_z), self.name_of(grad_bias)
-        calls = self.device.ops.column_sum(self.device, grad_z, grad_bias)
-        self.add("column_sum", f"{name} = Σ{grad_z_name}", calls, (grad_z,), {name: grad_bias}, grad_z.size)
-
-    def dropout(self, formula: str, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Array:
-        calls = self.device.ops.dropout(self.device, x, rate, random, y, mask)
-        writes: dict[str, Array | None] = {self.name_of(y): y, self.name_of(mask): mask}
-        self.add("dropout", formula, calls, (x, random), writes, 2 * y.size)
-        return y
-
-    def multiply(self, formula: str, a: Array, b: Array, out: Array, out_name: str) -> Array:
-        calls = self.device.ops.multiply(self.device, a, b, out)
-        self.add("multiply", formula, calls, (a, b), {out_name: out}, out.size)
-        return out
-
-    def loss(
-        self, name: str, formula: str, reads: Sequence[Array | float | None], calls: Calls,
-        writes: Mapping[str, Array | None], flops: int,
-    ) -> None:  # fmt: skip
-        """A loss operation on y or z, the first that it reads."""
-        arrays = [a for a in reads if not isinstance(a, float)]
-        assert arrays[0] is not None
-        self.add(name, formula, calls, arrays, writes, flops * arrays[0].size)
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import format_table, terminal_width
 
 

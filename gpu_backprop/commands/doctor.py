@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 
 import gpu_backprop as gb
+from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.compiled.compiler import NO_COMPILER, VARIABLE
-from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.cuda import setup as cuda_setup
-from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.setup import Check
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.open_device import examine_cuda
 from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.training.console import wrapped
 
@@ -37,7 +35,7 @@ def doctor(options: argparse.Namespace) -> int:
     failures, chosen, why = _failures([cpu]), "the CPU", ""
     if options.device != "cpu":
         index = int(options.device.partition(":")[2] or 0)
-        obstacles = _failures(cuda_setup.examine(index))
+        obstacles = _failures(examine_cuda(index))
         if obstacles and options.device == "auto":
             why = f", since {obstacles[0]}"
         else:
@@ -82,7 +80,7 @@ def _cpu() -> tuple[Array | None, Check]:
         return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
     kernels = net.device.reason.partition("; ")[2]
     again = ""
-    if isinstance(net.device, CpuDevice):
+    if net.device.compiles_kernels:
         kernels += f", {net.device.threads} thread{'s' * (net.device.threads != 1)}"
     elif NO_COMPILER in kernels:
         again = "a C++ compiler, such as g++, makes it faster"
@@ -98,22 +96,16 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the check below says it
             net, losses = _train(name)
-            device = net.device
-            assert isinstance(device, CudaDevice)
-            products = device.blas
+            seconds = time.perf_counter() - begin
+            reported = list(net.device.report(seconds))
     except Exception as error:  # kernels that do not compile or run may raise anything
         message = " ".join(str(error).split())
         yield Check("training", False, f"fails: {type(error).__name__}: {message}", "report this, with all lines above")
         return
-    seconds = time.perf_counter() - begin
-    again = "" if products.direct else f"results are as good, but steps take longer; {cuda_setup.INSTALL}"
-    tf32 = "; TF32 on request" if products.direct and not cuda_setup.tf32_obstacle(device.index) else ""
-    yield Check("products", True, products.reason + tf32, again)
-    count = len(device.kernels.compiled)
-    yield Check("kernels", True, f"{count} compiled, or found compiled, and run, in {seconds:.1f} s")
+    yield from reported
     if expected is None:
         return
-    apart = float(np.abs(device.to_host(net.parameters) - expected).max())
+    apart = float(np.abs(net.device.to_host(net.parameters) - expected).max())
     if apart <= CLOSE:
         yield Check("training", True, f"{_course(losses)}, at most {apart:.1e} from the CPU's parameters")
     else:

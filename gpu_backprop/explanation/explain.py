@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 from gpu_backprop.explanation.board import WIDTH, Board, side_by_side, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spell_update

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gpu_backprop.backend.formula import Activation
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
 from gpu_backprop.explanation.rules import ACTIVATIONS, LossRule, product, softmax, softmax_gradient, total
 from gpu_backprop.network.activations import ACTIVATIONS as KNOWN

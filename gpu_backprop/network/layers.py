@@ -17,6 +17,7 @@ from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Activation, Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS, activation
 from gpu_backprop.network.arrays import fill
@@ -118,12 +119,16 @@ class Layer(FixedAttributes):
 
     def activate(self, plan: Plan, z: Array) -> Array:
         """y = f(z + b), in z's place where f′ is written in y."""
-        saved, f, n = plan.saved(self), self.activation, self.number
-        apart = f.reads == "z" or plan.keep
+        saved, f, bias, n = plan.saved(self), self.activation, self.activation_bias, self.number
+        apart = f.reads == "z" or not plan.fuse
         y = plan.empty(f"y{n}", z.shape) if apart else z
-        argument = f"z{n}" if self.activation_bias is None else f"z{n} + b{n}"
-        formula = f"y{n} = {argument}" if f.name == "identity" else f"y{n} = {f.name}({argument})"
-        saved.z, saved.y = z, plan.bias_activate(formula, z, self.activation_bias, f, y, f"y{n}")
+        saved.z, saved.y = z, y
+        if apart or bias is not None or f.numpy_value is not None:
+            argument = f"z{n}" if bias is None else f"z{n} + b{n}"
+            formula = f"y{n} = {argument}" if f.name == "identity" else f"y{n} = {f.name}({argument})"
+            plan.add(Operations.bias_activate, formula, {"y": f"y{n}"}, z, bias, f, y)
+        elif plan.name_of(y).startswith("z"):  # a layer that passes its input on has no buffer of its own to name
+            plan.named(f"y{n}", y)
         return y
 
     def forward(self, plan: Plan, x: Array) -> Array:
@@ -135,11 +140,22 @@ class Layer(FixedAttributes):
         """∇z = ∇y ⊙ f′, because ∂y_j/∂z_j = f′(z_j) and the others are 0; softmax: ∇z = ∇y·∂f/∂z (N4).
         ∇b = Σ∇z over the rows, because ∂z_j/∂b_j = 1 in every row. ∇z takes ∇y's place."""
         saved, f, n = plan.saved(self), self.activation, self.number
+        if plan.fuse and not f.reads:  # ∇z is ∇y
+            self.sum_bias(plan, plan.named(f"∇z{n}", grad_y))
+            return grad_y
         s = {"y": saved.y, "z": saved.z, "": None}[f.reads]
-        grad_z = plan.empty(f"∇z{n}", grad_y.shape) if plan.keep else grad_y
+        grad_z = grad_y if plan.fuse else plan.empty(f"∇z{n}", grad_y.shape)
         slope = f"·∂{f.name}/∂z{n}" if f.rowwise else f" ⊙ {f.name}′({f.reads}{n})" if f.reads else ""
         formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
-        return plan.activation_gradient(formula, grad_y, s, f, grad_z, self.grad_bias, f"∇z{n}")
+        names = {"grad_z": f"∇z{n}"}
+        plan.add(Operations.activation_gradient, formula, names, grad_y, s, f, grad_z, self.grad_bias)
+        return grad_z
+
+    def sum_bias(self, plan: Plan, grad_z: Array) -> None:
+        """∇b = Σ∇z, where nothing else has done it."""
+        if self.grad_bias is not None:
+            formula = f"{plan.name_of(self.grad_bias)} = Σ{plan.name_of(grad_z)}"
+            plan.add(Operations.column_sum, formula, {}, grad_z, self.grad_bias)
 
     @abstractmethod
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
@@ -202,19 +218,22 @@ class Dense(Layer):
         saved, n = plan.saved(self), self.number
         saved.x = x
         z = plan.empty(f"z{n}", (*self.models_shape, x.shape[-2], self.units))
-        return plan.matmul(f"z{n} = {plan.name_of(x)}@W{n}", x, self.product_weight, z)
+        plan.add(Operations.matmul, f"z{n} = {plan.name_of(x)}@W{n}", {}, x, self.product_weight, z)
+        return z
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """z_j = Σᵢ x_i w_ij + b_j, so ∂z_j/∂w_ij = x_i and ∂z_j/∂x_i = w_ij: ∇W = xᵀ@∇z, which sums over the rows, and
         ∇x = ∇z@Wᵀ."""
         assert self.grad_weight is not None
         n, x = self.number, plan.saved(self).x
-        plan.matmul(f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}", transposed(x), grad_z, self.grad_weight)
+        formula = f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}"
+        plan.add(Operations.matmul, formula, {}, transposed(x), grad_z, self.grad_weight)
         if not grad_x:
             return None
         name = self.grad_x_name()
         out = plan.empty(name, (*self.models_shape, *x.shape[-2:]))
-        return plan.matmul(f"{name} = ∇z{n}@W{n}ᵀ", grad_z, transposed(self.product_weight), out)
+        plan.add(Operations.matmul, f"{name} = ∇z{n}@W{n}ᵀ", {}, grad_z, transposed(self.product_weight), out)
+        return out
 
 
 class Bias(Layer):
@@ -241,7 +260,8 @@ class Bias(Layer):
         assert self.bias is not None
         n = self.number
         z = plan.empty(f"z{n}", (*self.models_shape, *x.shape[-2:]))
-        return plan.add_bias(f"z{n} = {plan.name_of(x)} + b{n}", x, self.bias, z)
+        plan.add(Operations.add_bias, f"z{n} = {plan.name_of(x)} + b{n}", {}, x, self.bias, z)
+        return z
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """z = x + b, so ∂z_j/∂x_j = 1: ∇x = ∇z."""
@@ -274,7 +294,9 @@ class Dropout(Layer):
         saved, n, shape = plan.saved(self), self.number, (*self.models_shape, *x.shape[-2:])
         saved.mask = plan.empty(f"mask{n}", shape)
         y = plan.empty(f"z{n}", shape)
-        return plan.dropout(f"z{n} = {plan.name_of(x)} ⊙ mask{n}", x, self.rate, self.random, y, saved.mask)
+        formula = f"z{n} = {plan.name_of(x)} ⊙ mask{n}"
+        plan.add(Operations.dropout, formula, {}, x, self.rate, self.random, y, saved.mask)
+        return y
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """y = x ⊙ mask, so ∇x = ∇y ⊙ mask, in its place."""
@@ -284,8 +306,9 @@ class Dropout(Layer):
         mask = getattr(plan.saved(self), "mask", None)
         if mask is None:
             return plan.named(name, grad_z)
-        out = plan.empty(name, grad_z.shape) if plan.keep else grad_z
-        return plan.multiply(f"{name} = ∇z{n} ⊙ mask{n}", grad_z, mask, out, name)
+        out = grad_z if plan.fuse else plan.empty(name, grad_z.shape)
+        plan.add(Operations.multiply, f"{name} = ∇z{n} ⊙ mask{n}", {"out": name}, grad_z, mask, out)
+        return out
 
 
 LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "dropout": Dropout}

@@ -17,9 +17,13 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import IDENTITY, LOSS, WEIGHT, Activation, Array, LossFormula
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Layer
 from gpu_backprop.network.numbers import number
+
+FUSED = {"softmax": Operations.softmax_cross_entropy, "sigmoid": Operations.sigmoid_cross_entropy}
+"""By output activation, the operation that does it, its loss and the gradients of both."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Loss(ABC):
         reduction: "mean" over the batch, or "sum".
         name: as in the table of losses.
         needs: the output activations that the loss is defined for; empty: all.
-        fused: the output activation with which one operation does loss, activation and both gradients.
+        fused: the output activation with which the loss is one operation, see FUSED.
         labels: whether a target may be class numbers.
         low, high: the bounds of target values.
     """
@@ -73,29 +77,25 @@ class Loss(ABC):
         """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
         scale, scales = self._scale(plan, z, weights, total)
         n = layer.number
-        ops, bias = plan.device.ops, layer.activation_bias
-        if self.fused == layer.activation.name and not plan.keep:
-            argument = f"z{n} + b{n}" if bias is not None else f"z{n}"
-            name = f"{self.fused}_cross_entropy"
-            calls = getattr(ops, name)(
-                plan.device, z, bias, target, weights, self.formula, scale, scales, None, z, total
-            )
+        if self.fused == layer.activation.name and plan.fuse:
+            argument = f"z{n} + b{n}" if layer.activation_bias is not None else f"z{n}"
             formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(plan, weights)}, E += e"
-            plan.loss(name, formula, (z, bias, target, weights, scales), calls, {f"∇z{n}": z, "E": total}, flops=8)
-            if layer.grad_bias is not None:
-                plan.column_sum(z, layer.grad_bias)
+            plan.add(
+                FUSED[self.fused], formula, {"grad_z": f"∇z{n}"},
+                z, layer.activation_bias, target, weights, self.formula, scale, scales, z, total,
+            )  # fmt: skip
+            layer.sum_bias(plan, z)
             return z
-        of_z = None if plan.keep else self.of_z(layer.activation)
+        of_z = self.of_z(layer.activation) if plan.fuse else None
         y, name = (layer.activate(plan, z), f"y{n}") if of_z is None else (self._with_bias(plan, layer, z), f"z{n}")
         grad = plan.empty(f"∇{name}", y.shape)
-        calls = ops.loss_gradient(plan.device, y, target, weights, of_z or self.formula, scale, scales, grad, total)
         formula = f"∇{name} = ∂e/∂{name}{self._factor(plan, weights)}, E += e"
-        writes = {f"∇{name}": grad, "E": total}
-        plan.loss("loss_gradient", formula, (y, target, weights, scales), calls, writes, flops=5)
+        plan.add(
+            Operations.loss_gradient, formula, {}, y, target, weights, of_z or self.formula, scale, scales, grad, total
+        )
         if of_z is None:
             return layer.activate_backward(plan, grad)
-        if layer.grad_bias is not None:
-            plan.column_sum(grad, layer.grad_bias)
+        layer.sum_bias(plan, grad)
         return grad
 
     def value(
@@ -104,28 +104,28 @@ class Loss(ABC):
         """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
         if weights is not None:
             self._normalize_weights(plan, weights, None, total)
-        ops, bias = plan.device.ops, layer.activation_bias
         if self.fused == layer.activation.name:
-            name = f"{self.fused}_cross_entropy"
-            calls = getattr(ops, name)(
-                plan.device, z, bias, target, weights, self.formula, 1.0, None, None, None, total
-            )
-            plan.loss(name, "E += e", (z, bias, target, weights), calls, {"E": total}, flops=8)
+            plan.add(
+                FUSED[self.fused], "E += e", {},
+                z, layer.activation_bias, target, weights, self.formula, 1.0, None, None, total,
+            )  # fmt: skip
             return None
         of_z = self.of_z(layer.activation)
         y = layer.activate(plan, z) if of_z is None else self._with_bias(plan, layer, z)
-        calls = ops.loss_gradient(plan.device, y, target, weights, of_z or self.formula, 1.0, None, None, total)
-        plan.loss("loss_gradient", "E += e", (y, target, weights), calls, {"E": total}, flops=3)
+        formula = of_z or self.formula
+        plan.add(Operations.loss_gradient, "E += e", {}, y, target, weights, formula, 1.0, None, None, total)
         if of_z is not None:
             f, n = layer.activation, layer.number
-            plan.bias_activate(f"y{n} = {f.name}(z{n})", y, None, f, y, f"y{n}")
+            plan.add(Operations.bias_activate, f"y{n} = {f.name}(z{n})", {"y": f"y{n}"}, y, None, f, y)
         return y
 
     @staticmethod
     def _with_bias(plan: Plan, layer: Layer, z: Array) -> Array:
         """z + b, in z's place."""
-        name = f"z{layer.number}"
-        return plan.bias_activate(f"{name} += b{layer.number}", z, layer.activation_bias, IDENTITY, z, name)
+        if layer.activation_bias is not None:
+            formula = f"z{layer.number} += b{layer.number}"
+            plan.add(Operations.bias_activate, formula, {}, z, layer.activation_bias, IDENTITY, z)
+        return z
 
     def reduce(self, total: Array, rows: int) -> Array:
         """Returns the loss of all that a total, on the host, adds up: Σ w·e / Σ w, w is 1 unless given; or Σ w·e."""
@@ -150,11 +150,8 @@ class Loss(ABC):
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
         plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
-        calls = plan.device.ops.normalize_weights(plan.device, weights, loss_scale, plan.gate, scales, total)
-        writes = {"Σw": plan.gate, f"{_scaled(plan, '1')}/Σw": scales, "E": total}
-        plan.add(
-            "normalize_weights", f"Σw, {_scaled(plan, '1')}/Σw", calls, (weights, loss_scale), writes, weights.size
-        )
+        formula = f"Σw, {_scaled(plan, '1')}/Σw"
+        plan.add(Operations.normalize_weights, formula, {}, weights, loss_scale, plan.gate, scales, total)
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
         scale = _scaled(plan, "")

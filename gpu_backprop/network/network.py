@@ -14,6 +14,7 @@ from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
@@ -196,9 +197,7 @@ class Network(FixedAttributes):
         """Counts dropout's step, so that the next one draws other masks."""
         if plan.training and any(isinstance(layer, Dropout) for layer in self.layers):
             step = plan.named("random step", self.random[..., 2])
-            plan.add(
-                "advance", "step += 1", plan.device.ops.advance(plan.device, step, 1), (step,), {"random step": step}, 0
-            )
+            plan.add(Operations.advance, "step += 1", {}, step, 1)
 
     # Back-propagation, called by hand ---------------------------------------------------------------------------------
 

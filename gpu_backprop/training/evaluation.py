@@ -10,6 +10,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import CORRECT, Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import blocks, on_host
 from gpu_backprop.network.loss import Loss
@@ -60,10 +61,8 @@ class Evaluation:
         y = loss.value(plan, network.last, z, target, weights, self.total)
         if not self.classifies:
             assert y is not None
-            sums = self._sums["residuals"]
-            calls = plan.device.ops.residual_sums(plan.device, y, target, weights, sums)
-            writes = {"sums": sums}
-            plan.add("residual_sums", "Σ|y − y*|, Σ(y − y*)²", calls, (y, target, weights), writes, 5 * y.size)
+            formula, sums = "Σ|y − y*|, Σ(y − y*)²", self._sums["residuals"]
+            plan.add(Operations.residual_sums, formula, {"sums": "sums"}, y, target, weights, sums)
         self.data.emit_advance(plan, rows)
         return plan
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.formula import SCALE, SKIPPED, Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
 
@@ -56,11 +57,12 @@ class LossScaling:
         """Appends ∇ ← ∇/S, and shuts the optimizer's gate where ∇ is not finite."""
         if self.state is None:
             return
-        g, weight_sum = self.network.gradients, plan.gate
         gate = plan.empty("gate", self.network.models_shape, np.float64)
-        calls = plan.device.ops.unscale(plan.device, g, self.state, weight_sum, gate, PATIENCE, LARGEST)
-        writes = {"gradients": g, "loss scaling": self.state, "gate": gate}
-        plan.add("unscale", "∇ ← ∇/S", calls, (g, self.state, weight_sum), writes, 2 * g.size)
+        names = {"g": "gradients", "scaling": "loss scaling"}
+        plan.add(
+            Operations.unscale, "∇ ← ∇/S", names,
+            self.network.gradients, self.state, plan.gate, gate, PATIENCE, LARGEST,
+        )  # fmt: skip
         plan.gate = gate
 
     def start_epoch(self) -> None:

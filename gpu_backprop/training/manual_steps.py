@@ -42,19 +42,19 @@ class ManualSteps:
         models_shape = network.models_shape if x.ndim == 3 else ()
         return samples(network, self.step.loss, x, y, weights, values=False, models_shape=models_shape)
 
-    def replay(self, rows: int, labelled: bool, weighted: bool, keep: bool = False) -> Replay:
+    def replay(self, rows: int, labelled: bool, weighted: bool, fuse: bool = True) -> Replay:
         """Returns the plan of a step of so many rows."""
-        key = (rows, labelled, weighted, keep)
+        key = (rows, labelled, weighted, fuse)
         if key not in self._replays:
             forget_oldest(self._replays)
             batch = ManualBatch(self.step.network, labelled, weighted)
-            memory.require_step(self.step, batch, rows, self.total, self.graph, keep)
-            self._replays[key] = Replay(self.step.build(batch, rows, self.total, keep), self.graph)
+            memory.require_step(self.step, batch, rows, self.total, self.graph, fuse)
+            self._replays[key] = Replay(self.step.build(batch, rows, self.total, fuse), self.graph)
         return self._replays[key]
 
-    def load(self, data: Samples, keep: bool = False) -> Replay:
+    def load(self, data: Samples, fuse: bool = True) -> Replay:
         """Returns the plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
-        replay = self.replay(data.rows, data.labelled, data.weights is not None, keep)
+        replay = self.replay(data.rows, data.labelled, data.weights is not None, fuse)
         self.step.network.refresh()
         ManualBatch.load(replay.plan, data)
         self.step.device.copy_in(self.total, self._nothing)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.samples import Samples
@@ -32,12 +33,12 @@ Needs = dict[str, int]
 
 
 def step_needs(
-    step: TrainingStep, batch: ManualBatch, rows: int, total: Array, graph: bool | str, keep: bool = False
+    step: TrainingStep, batch: ManualBatch, rows: int, total: Array, graph: bool | str, fuse: bool = True
 ) -> Needs:
     """Counts what the first `trainer.step` of so many rows allocates."""
-    dry_run = DryRunDevice(step.device)
-    plan = step.build(batch, rows, total, keep, dry_run)
-    if graph is True and not keep:  # under "auto" it is done without where there is no room
+    dry_run = open_dry_run(step.device)
+    plan = step.build(batch, rows, total, fuse, dry_run)
+    if graph is True and fuse:  # under "auto" it is done without where there is no room
         _compare(plan, dry_run)
     with dry_run.kind("loss"):
         dry_run.copy(total)
@@ -53,7 +54,7 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
         for those of a validation; "snapshots" for the states to return to after a divergence; "graphs" for what CUDA
         graphs are compared with; "scratch" and "matrix products" for what all plans share.
     """
-    dry_run = DryRunDevice(step.device)
+    dry_run = open_dry_run(step.device)
     run = Run(step, DataSet(step.network, data, dry_run), settings, shuffle=True)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
@@ -70,7 +71,7 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
 
 def evaluation_needs(step: TrainingStep, data: Samples, batch_size: int) -> Needs:
     """Counts what `trainer.evaluate` allocates where the data lie on the device; see `fit_needs`."""
-    dry_run = DryRunDevice(step.device)
+    dry_run = open_dry_run(step.device)
     Evaluation(step.network, step.loss, data, batch_size, device=dry_run)
     return dry_run.needs
 
@@ -86,10 +87,10 @@ def _compare(plan: Plan, dry_run: DryRunDevice) -> None:
 
 
 def require_step(
-    step: TrainingStep, batch: ManualBatch, rows: int, total: Array, graph: bool | str, keep: bool = False
+    step: TrainingStep, batch: ManualBatch, rows: int, total: Array, graph: bool | str, fuse: bool = True
 ) -> None:
     """Raises OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
-    needs = partial(step_needs, step, batch, total=total, graph=graph, keep=keep)
+    needs = partial(step_needs, step, batch, total=total, graph=graph, fuse=fuse)
     MemoryEstimate(step, Settings(rows, graph), f"A step of {rows:,} rows", needs, ()).require()
 
 
@@ -167,7 +168,7 @@ class MemoryEstimate(NamedTuple):
     def _stream(self, needs: Needs, placing: DataPlacement, batch_size: int) -> None:
         """Counts what streaming takes in the place of samples that lie on the device."""
         kind, samples, shuffled = placing
-        whole, streamed = (DryRunDevice(self.step.device) for _ in range(2))
+        whole, streamed = (open_dry_run(self.step.device) for _ in range(2))
         DataSet(self.step.network, samples, whole)
         StreamedData(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
         needs[kind] = streamed.needs["data"]

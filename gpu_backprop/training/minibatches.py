@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import check_file, memory_map
 from gpu_backprop.network.network import Network
@@ -65,24 +66,18 @@ class BatchSource(ABC):
         ]
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
-        calls = plan.device.ops.gather(plan.device, self.sources, self.permutation, self.cursor, outs)
         names = [plan.name_of(out) for out in outs]
-        sources = [plan.named(f"data {name}", source) for name, source in zip(names, self.sources, strict=True)]
-        formula = f"{', '.join(names)} = data[order[cursor:]]"
-        chosen = sum(out.size * source.itemsize for out, source in zip(outs, sources, strict=True))
-        order = self.permutation[..., :rows].nbytes + self.cursor.nbytes
+        for name, source in zip(names, self.sources, strict=True):
+            plan.named(f"data {name}", source)
         plan.phase = "data"
-        plan.add(
-            "gather", formula, calls, (*sources, self.permutation, self.cursor), dict(zip(names, outs, strict=True)), 0,
-            bytes=chosen + order + sum(out.nbytes for out in outs),
-        )  # fmt: skip
+        formula = f"{', '.join(names)} = data[order[cursor:]]"
+        plan.add(Operations.gather, formula, {}, self.sources, self.permutation, self.cursor, outs)
         plan.phase = "forward"
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Emits cursor += rows, the end of the step."""
-        calls = plan.device.ops.advance(plan.device, self.cursor, rows)
-        plan.add("advance", f"cursor += {rows}", calls, (self.cursor,), {"cursor": self.cursor}, 0)
+        plan.add(Operations.advance, f"cursor += {rows}", {}, self.cursor, rows)
 
     def minibatches(self, batch_size: int) -> Iterator[int]:
         """Yields how many rows each minibatch of an epoch has; the last one has what is left."""

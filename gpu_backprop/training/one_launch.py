@@ -7,13 +7,11 @@ the device's memory and back, would take most of the time; here a network stays 
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
 
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
+from gpu_backprop.backend.operations import EpochOperations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.loss import Loss
@@ -108,43 +106,17 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
     assert optimizer.hyper is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)
+    plan.named("E", total)
     sources = [plan.named(f"data {name}", source) for name, source in zip(("x", "y*"), data.sources, strict=True)]
     order, cursor = plan.named("order", data.permutation), plan.named("cursor", data.cursor)
     hyper, moments = plan.named("hyper", optimizer.hyper), {k: plan.named(k, m) for k, m in optimizer.moments.items()}
     w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
     rule = "nesterov" if getattr(optimizer, "nesterov", False) else optimizer.name
-    calls = device.ops.train_epoch(
-        device, sources, order, cursor, layout(network, loss), w, g, moments, rule, hyper,
-        loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
-    )  # fmt: skip
     plan.phase = "epoch"
     plan.add(
-        "train_epoch", f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe", calls,
-        (*sources, order, cursor, w, *moments.values(), hyper, total),
-        {"parameters": w, "gradients": g, **moments, "hyper": hyper, "E": total},
-        _flops(network, optimizer, data.rows, steps), bytes=_bytes(sources, order, w, moments, hyper, total, steps),
+        EpochOperations.train_epoch, f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe",
+        {"w": "parameters", "g": "gradients"}, sources, order, cursor, layout(network, loss), w, g, moments, rule,
+        hyper, loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     data.emit_advance(plan, data.rows)
     return plan
-
-
-def _flops(network: Network, optimizer: Optimizer, rows: int, steps: int) -> int:
-    """Counts as for the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of
-    each unit, 8 of the loss of each output; the optimizer's for each parameter."""
-    members = network.models_shape[0] if network.models_shape else 1
-    row = 8 * network.outputs
-    for layer in network.layers:
-        products = 2 if layer.number == 1 else 3
-        row += layer.units * (2 * products * layer.inputs + 2 * (layer.bias is not None) + 3)
-    return members * rows * row + steps * optimizer.flops * network.parameters.size
-
-
-def _bytes(
-    sources: list[Array], order: Array, w: Array, moments: dict[str, Array], hyper: Array, total: Array, steps: int
-) -> int:
-    """Counts the traffic with the device's memory: each member reads all rows once, and the parameters; it writes these
-    and the gradients. The moments are read and written in every step."""
-    members = math.prod(order.shape[:-1])
-    data: Any = members * sum(source.nbytes for source in sources) + order.nbytes
-    small = 2 * (hyper.nbytes + total.nbytes) + np.dtype(np.int64).itemsize
-    return int(data + 3 * w.nbytes + 2 * steps * sum(m.nbytes for m in moments.values()) + small)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import number
@@ -35,6 +37,9 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 """What each setting may be, in words and as a test."""
 
+RENAMED = {"w": "parameters"}
+"""By the name of the operations' parameter, the name of the buffer that they change."""
+
 
 class Optimizer(FixedAttributes):
     """An optimizer: its settings, and the state of one network's training.
@@ -49,7 +54,6 @@ class Optimizer(FixedAttributes):
     moment_names: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()  # settings that the constructor does not take
     formula: ClassVar[str] = ""
-    flops: ClassVar[int] = 0
     instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
 
     def __init__(self, learning_rate: Setting, **settings: Setting) -> None:
@@ -117,19 +121,13 @@ class Optimizer(FixedAttributes):
             raise StateError(
                 "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
             )
-        hyper, moments = plan.named("hyper", self.hyper), {k: plan.named(k, m) for k, m in self.moments.items()}
-        w, g = network.parameters, network.gradients
-        binder, half_parameters = getattr(plan.device.ops, self.name), network.half_parameters
-        calls = binder(plan.device, w, g, *self.arguments(moments), hyper, plan.gate, half_parameters)
-        writes = {"parameters": w, **moments, "hyper": hyper}
-        if half_parameters is not None:
-            writes[plan.name_of(half_parameters)] = half_parameters
-        reads = w, g, *moments.values(), hyper, plan.gate
-        plan.add(self.name, self.formula, calls, reads, writes, self.flops * w.size)
+        for name, array in {"hyper": self.hyper, **self.moments}.items():
+            plan.named(name, array)
+        self.emit(plan, network.parameters, network.gradients, self.hyper, network.half_parameters)
 
-    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
-        """Returns what the binder takes between gradients and hyper."""
-        return tuple(moments[name] for name in self.moment_names)
+    @abstractmethod
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        """Appends its operation to the plan."""
 
 
 def _one_a_member(name: str, value: Any, network: Network) -> Array:
@@ -155,7 +153,6 @@ class SGD(Optimizer):
     names = ("learning_rate", "momentum")
     moment_names = ("velocity",)
     formula = "W ← W − η∇W"
-    flops = 2
 
     def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate, momentum=momentum)
@@ -171,8 +168,11 @@ class SGD(Optimizer):
     def active_moments(self) -> tuple[str, ...]:
         return self.moment_names if np.any(np.asarray(self.settings["momentum"])) else ()
 
-    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
-        return moments.get("velocity"), self.nesterov
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        velocity = self.moments.get("velocity")
+        plan.add(
+            Operations.sgd, self.formula, RENAMED, w, g, velocity, self.nesterov, hyper, plan.gate, half_parameters
+        )
 
 
 class RMSprop(Optimizer):
@@ -189,10 +189,12 @@ class RMSprop(Optimizer):
     names = ("learning_rate", "decay", "epsilon")
     moment_names = ("v",)
     formula = "v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε)"
-    flops = 9
 
     def __init__(self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8) -> None:
         super().__init__(learning_rate, decay=decay, epsilon=epsilon)
+
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        plan.add(Operations.rmsprop, self.formula, RENAMED, w, g, self.moments["v"], hyper, plan.gate, half_parameters)
 
 
 class Adagrad(Optimizer):
@@ -207,10 +209,12 @@ class Adagrad(Optimizer):
     names = ("learning_rate", "epsilon")
     moment_names = ("v",)
     formula = "v ← v + ∇W², W ← W − η∇W/(√v + ε)"
-    flops = 7
 
     def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10) -> None:
         super().__init__(learning_rate, epsilon=epsilon)
+
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        plan.add(Operations.adagrad, self.formula, RENAMED, w, g, self.moments["v"], hyper, plan.gate, half_parameters)
 
 
 class Adam(Optimizer):
@@ -228,7 +232,6 @@ class Adam(Optimizer):
     moment_names = ("m", "v")
     hidden: ClassVar[tuple[str, ...]] = ("weight_decay",)
     formula = "m, v, W ← Adam(∇W)"
-    flops = 11
 
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8
@@ -236,8 +239,9 @@ class Adam(Optimizer):
         super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
         self.settings["weight_decay"] = 0.0
 
-    def arguments(self, moments: Mapping[str, Array]) -> tuple[Any, ...]:
-        return moments["m"], moments["v"], bool(np.any(np.asarray(self.settings["weight_decay"])))
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        m, v, decay = self.moments["m"], self.moments["v"], bool(np.any(np.asarray(self.settings["weight_decay"])))
+        plan.add(Operations.adam, self.formula, RENAMED, w, g, m, v, decay, hyper, plan.gate, half_parameters)
 
 
 class AdamW(Adam):

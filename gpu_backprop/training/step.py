@@ -47,7 +47,7 @@ class TrainingStep:
         self._shuffling = [np.random.default_rng([s, 1]) for s in network.reseed(seed)]
 
     def build(
-        self, source: BatchSource | ManualBatch, rows: int, total: Array, keep: bool = False,
+        self, source: BatchSource | ManualBatch, rows: int, total: Array, fuse: bool = True,
         device: Device | None = None,
     ) -> Plan:  # fmt: skip
         """Builds the plan of one step.
@@ -55,10 +55,10 @@ class TrainingStep:
         Args:
             source: gives x, the targets and the weights.
             total: float64 (..., 3) on the device, to which the step adds its loss.
-            keep: share no buffers and fuse nothing.
+            fuse: False: share no buffers and fuse nothing.
             device: a DryRunDevice, for a plan to look at; None: the network's.
         """
-        plan = Plan(self.device if device is None else device, training=True, keep=keep)
+        plan = Plan(self.device if device is None else device, training=True, fuse=fuse)
         self.network.emit_parameters(plan)
         plan.named("E", total)
         x, target, weights = source.emit(plan, rows)

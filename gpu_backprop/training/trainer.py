@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.dry_run import DryRunDevice
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.open_device import open_dry_run
+from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.out_of_memory import release_on_oom
-from gpu_backprop.backend.plan import Operation, Plan
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.loss import Loss
@@ -160,12 +161,12 @@ class Trainer(FixedAttributes):
         """
         with self.network.exclusively("trace"):
             data = self.manual_steps.minibatch(x, y, weights)
-            self.manual_steps.load(data, keep=True)  # for its errors
+            self.manual_steps.load(data, fuse=False)  # for its errors
         return self._trace(data)
 
     def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
         with self.network.exclusively("trace"):
-            yield from self.manual_steps.load(data, keep=True).plan.trace()
+            yield from self.manual_steps.load(data, fuse=False).plan.trace()
 
     @release_on_oom
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
@@ -182,7 +183,7 @@ class Trainer(FixedAttributes):
                 before.restore()
 
     def plan(
-        self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, keep: bool = False
+        self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, fuse: bool = True
     ) -> Plan:
         """Returns the plan of `step`, to look at: `trainer.plan().describe()`. It cannot run, and takes no memory:
         `trainer.plan(65536).cost()` tells what a step would take.
@@ -191,11 +192,11 @@ class Trainer(FixedAttributes):
             rows: of the minibatch; None: batch_size.
             labels: whether targets are class labels; None: where the loss takes them.
             weights: whether there are sample weights.
-            keep: share no buffers and fuse nothing.
+            fuse: False: share no buffers and fuse nothing.
         """
         rows = self.batch_size if rows is None else positive("rows", rows)
         batch = ManualBatch(self.network, self.loss.labels if labels is None else labels, weights)
-        return self.training_step.build(batch, rows, self.manual_steps.total, keep, DryRunDevice(self.device))
+        return self.training_step.build(batch, rows, self.manual_steps.total, fuse, open_dry_run(self.device))
 
     # Whole epochs -----------------------------------------------------------------------------------------------------
 

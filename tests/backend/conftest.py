@@ -12,7 +12,7 @@ import pytest
 from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.backend.device import Device
 
-CUDA_OPS = "gpu_backprop.backend.cuda.ops"
+CUDA = "gpu_backprop.backend.cuda.open_device"
 
 
 def module(name, **contents):
@@ -82,7 +82,7 @@ def cuda(monkeypatch, tmp_path):
         found = module("cuda.pathfinder", find_nvidia_header_directory=lambda name: str(tmp_path) if headers else None)
         opened = lambda index, reason, dtype: OpenedDevice(f"cuda:{index}", reason, dtype, np, None)  # noqa: E731
         for name, value in {
-            CUDA_OPS: module(CUDA_OPS, open_device=opened),
+            CUDA: module(CUDA, open_device=opened),
             "cupy": cupy,
             "cuda": module("cuda"),
             "cuda.pathfinder": found if pathfinder else None,

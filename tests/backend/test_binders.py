@@ -1,5 +1,5 @@
-"""numpy_ops, compiled_ops and cuda_ops are one interface: the same binders with the same parameters. Neither CUDA nor a
-compiler is needed to know."""
+"""numpy_ops, compiled.ops and cuda.ops have the operations of backend/operations.py, with its parameters. Neither CUDA
+nor a compiler is needed to know; mypy knows it too, and in other words."""
 
 from __future__ import annotations
 
@@ -13,33 +13,49 @@ import pytest
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.cuda import ops as cuda_ops
+from gpu_backprop.backend.operation import account_of
+from gpu_backprop.backend.operations import EpochOperations, Operations
 
-
-def parameters(binder):
-    """Name, kind, default and type of each; a CudaDevice or a CpuDevice stands for a Device."""
-    told = inspect.signature(binder)
-    annotations = [re.sub("(Cuda|Cpu)Device", "Device", str(p.annotation)) for p in told.parameters.values()]
-    kinds = [(p.name, p.kind, p.default) for p in told.parameters.values()]
-    return kinds, annotations, told.return_annotation
-
-
-CUDA_ONLY = ["train_epoch"]
+NAMES = [name for name, value in vars(Operations).items() if hasattr(value, "account")]
+CUDA_ONLY = [name for name, value in vars(EpochOperations).items() if hasattr(value, "account")]
 """It needs a block with memory of its own. tests/gpu/test_one_launch.py compares it with the ordinary steps."""
 
 
+def parameters(binder):
+    """Name, kind, default and type of each; any device stands for D."""
+    told = list(inspect.signature(binder).parameters.values())
+    annotations = [re.sub("^((Cuda|Cpu)?Device|D)$", "Device", str(p.annotation)) for p in told]
+    return [(p.name, p.kind, p.default) for p in told], annotations
+
+
+def signature(protocol, name):
+    kinds, annotations = parameters(getattr(protocol, name))
+    return kinds[1:], annotations[1:]  # without self
+
+
 def test_the_same_names():
-    assert [name for name in cuda_ops.__all__ if name not in CUDA_ONLY] == numpy_ops.__all__
-    assert set(CUDA_ONLY) <= set(cuda_ops.__all__)
-    assert compiled_ops.__all__ == numpy_ops.__all__
-    for ops in (cuda_ops, compiled_ops, numpy_ops):
-        defined = {name for name, value in vars(ops).items() if inspect.isfunction(value)}
-        assert defined - {"open_device"} == set(ops.__all__)
+    assert len(NAMES) == 21 and CUDA_ONLY == ["train_epoch"]
+    for ops, names in ((cuda_ops, NAMES + CUDA_ONLY), (compiled_ops, NAMES), (numpy_ops, NAMES)):
+        assert {name for name, value in vars(ops).items() if inspect.isfunction(value)} == set(names)
 
 
-@pytest.mark.parametrize("ops", [cuda_ops, compiled_ops])
-@pytest.mark.parametrize("name", numpy_ops.__all__)
+@pytest.mark.parametrize("ops", [cuda_ops, compiled_ops, numpy_ops])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_signatures(name, ops):
-    assert parameters(getattr(ops, name)) == parameters(getattr(numpy_ops, name))
+    assert parameters(getattr(ops, name)) == signature(Operations, name)
+
+
+def test_the_signature_of_an_epoch():
+    assert parameters(cuda_ops.train_epoch) == signature(EpochOperations, "train_epoch")
+
+
+@pytest.mark.parametrize("name", NAMES + CUDA_ONLY)
+def test_an_account_names_parameters_of_its_operation(name):
+    account = account_of(getattr(EpochOperations, name))
+    functions = [f for f in (account.updates, account.flops, account.launches, account.bytes) if callable(f)]
+    named = {*account.writes, *(() if callable(account.updates) else account.updates)}
+    named |= {parameter for function in functions for parameter in inspect.signature(function).parameters}
+    assert named <= set(account.parameters)
 
 
 def test_the_operations_of_cuda_can_be_imported_without_cupy():
@@ -47,9 +63,9 @@ def test_the_operations_of_cuda_can_be_imported_without_cupy():
     program = """if True:
         import sys
         sys.modules["cupy"] = None
-        from gpu_backprop.backend.cuda import ops as cuda_ops
+        from gpu_backprop.backend.cuda.open_device import open_device
         try:
-            cuda_ops.open_device(0, "as asked", "float32")
+            open_device(0, "as asked", "float32")
         except ImportError:
             print("only then")
     """

@@ -14,7 +14,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_device, numpy_ops
-from gpu_backprop.backend.compiled.library import numpy_blas
+from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.numpy_device import NumpyDevice, _Blas
 from gpu_backprop.backend.numpy_ops import parts
 

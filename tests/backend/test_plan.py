@@ -39,12 +39,12 @@ def samples(net, loss, rows=9, labels=False, weighted=False):
     return Samples(x, y, rng.uniform(0, 2, rows) if weighted else None)
 
 
-def fit_plan(net, loss=None, optimizer="adam", rows=4, keep=False, of=9, **form):
+def fit_plan(net, loss=None, optimizer="adam", rows=4, fuse=True, of=9, **form):
     """One step of fit as a plan, and the data set that it gathers from."""
     trainer = gb.Trainer(net, loss, optimizer)
     data = DataSet(net, samples(net, trainer.loss, of, **form))
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    return trainer.training_step.build(data, rows, total, keep=keep), data
+    return trainer.training_step.build(data, rows, total, fuse=fuse), data
 
 
 def run(plan):
@@ -143,18 +143,18 @@ PLANS = pytest.mark.parametrize(
     ("output", "loss"), [*FUSED, ("gelu", "huber"), ("identity", "mean_squared_error"), ("exp", "poisson")]
 )
 FORMS = pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-KEEP = pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
+FUSE = pytest.mark.parametrize("fuse", [True, False], ids=["fused", "kept"])
 
 
 @MODELS_SHAPES
 @FORMS
-@KEEP
+@FUSE
 @PLANS
-def test_every_operation_tells_what_it_writes_and_reads(output, loss, keep, weighted, seed):
+def test_every_operation_tells_what_it_writes_and_reads(output, loss, fuse, weighted, seed):
     """Nothing changes but what is declared as written; with everything that is not declared as read made worthless,
     the results are the same."""
     net = network(gb.Dense(6, "tanh"), gb.Dropout(0.5), gb.Bias("gelu"), gb.Dense(3, output), seed=seed)
-    plan, data = fit_plan(net, loss, keep=keep, weighted=weighted)
+    plan, data = fit_plan(net, loss, fuse=fuse, weighted=weighted)
     run(plan)
     data.rewind()
     buffers = plan.buffers
@@ -200,9 +200,9 @@ def restore(arrays, values):
 @MODELS_SHAPES
 @PLANS
 def test_kept_buffers_share_nothing(output, loss, seed):
-    """keep=True: every z, y and ∇ of the trace is an array of its own, and nothing is fused."""
+    """fuse=False: every z, y and ∇ of the trace is an array of its own, and nothing is fused."""
     net = network(gb.Dense(6, "tanh"), gb.Dropout(0.5), gb.Bias("gelu"), gb.Dense(3, output), seed=seed)
-    plan, _ = fit_plan(net, loss, keep=True)
+    plan, _ = fit_plan(net, loss, fuse=False)
     assert not [o.name for o in plan.operations if o.name.endswith("_cross_entropy")]
     written = [
         (name, a)
@@ -223,8 +223,8 @@ def test_a_trace_is_a_run(output):
     """The same arithmetic, one operation at a time; what it yields are copies."""
     net = network(gb.Dense(6, "tanh"), gb.Dropout(0.5), gb.Dense(3, output))
     twin = network(gb.Dense(6, "tanh"), gb.Dropout(0.5), gb.Dense(3, output))
-    traced, _ = fit_plan(net, keep=True)
-    ran, _ = fit_plan(twin, keep=True)
+    traced, _ = fit_plan(net, fuse=False)
+    ran, _ = fit_plan(twin, fuse=False)
     seen = {}
     for operation, written in traced.trace():
         assert list(written) == list(operation.writes)
@@ -239,8 +239,8 @@ def test_a_trace_is_a_run(output):
 
 def test_kept_and_fused_steps_are_the_same():
     net, twin = network(), network()
-    for one, keep in ((net, False), (twin, True)):
-        plan, _ = fit_plan(one, keep=keep)
+    for one, fuse in ((net, True), (twin, False)):
+        plan, _ = fit_plan(one, fuse=fuse)
         run(plan)
     np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-12, atol=1e-14)
 
@@ -259,9 +259,9 @@ def test_phases_can_be_run_apart():
 def test_an_operation_added_after_a_run_runs_too():
     plan = gb.Plan(open_device("cpu"))
     done = []
-    plan.add("first", "", [lambda: done.append(1)], (), {}, 0)
+    plan.append(gb.Operation("first", "", {}, {}, 0, 0, 1, plan.phase, (lambda: done.append(1),)))
     plan.run()
-    plan.add("second", "", [lambda: done.append(2)], (), {}, 0)
+    plan.append(gb.Operation("second", "", {}, {}, 0, 0, 1, plan.phase, (lambda: done.append(2),)))
     plan.run()
     assert done == [1, 1, 2]
 
@@ -282,14 +282,14 @@ def test_what_is_saved_belongs_to_a_plan_and_a_layer():
 
 
 @MODELS_SHAPES
-@KEEP
-def test_two_plans_do_not_disturb_each_other(keep, seed):
+@FUSE
+def test_two_plans_do_not_disturb_each_other(fuse, seed):
     """Forward of one, the whole of another with other rows, a prediction, then backward of the first."""
     net, twin = network(seed=seed), network(seed=seed)
-    plan, _ = fit_plan(net, optimizer=gb.SGD(0.1), keep=keep)
-    alone, _ = fit_plan(twin, optimizer=gb.SGD(0.1), keep=keep)
+    plan, _ = fit_plan(net, optimizer=gb.SGD(0.1), fuse=fuse)
+    alone, _ = fit_plan(twin, optimizer=gb.SGD(0.1), fuse=fuse)
     run(alone)
-    other, _ = fit_plan(net, optimizer=gb.SGD(0.1), rows=7, keep=not keep)
+    other, _ = fit_plan(net, optimizer=gb.SGD(0.1), rows=7, fuse=not fuse)
     with net.device.computing():
         for phase in ("data", "forward", "loss"):
             plan.run(phase)
@@ -360,7 +360,7 @@ def test_layers_and_activations_allocate_nothing(activation, seed):
 
 @MODELS_SHAPES
 @FORMS
-@KEEP
+@FUSE
 @pytest.mark.parametrize(
     ("loss", "labels"),
     [
@@ -368,9 +368,9 @@ def test_layers_and_activations_allocate_nothing(activation, seed):
         *((gb.CrossEntropy(label_smoothing=0.1), labels) for labels in (False, True)),
     ],
 )
-def test_losses_allocate_nothing(loss, labels, keep, weighted, seed):
+def test_losses_allocate_nothing(loss, labels, fuse, weighted, seed):
     layers = [gb.Dense(LARGE[1], loss.needs[0] if loss.needs else "identity")]
-    assert step_allocates(layers, seed, loss, keep=keep, labels=labels, weighted=weighted) < 4096
+    assert step_allocates(layers, seed, loss, fuse=fuse, labels=labels, weighted=weighted) < 4096
 
 
 @MODELS_SHAPES

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup as cuda_setup
-from gpu_backprop.backend.cuda.setup import Check
 from gpu_backprop.cli import main
 from gpu_backprop.commands import doctor
 

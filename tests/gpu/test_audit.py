@@ -55,7 +55,7 @@ def samples(net, loss, labels, weighted, count=40):
 
 
 def training_step(
-    *layers, loss=None, optimizer="adam", labels=None, weighted=False, rows=ROWS, reduction="mean", keep=False, **form
+    *layers, loss=None, optimizer="adam", labels=None, weighted=False, rows=ROWS, reduction="mean", fuse=True, **form
 ):  # fmt: skip
     net = network(*(layers or PLAIN), **form)
     loss = type(gb.LOSSES[loss])(reduction=reduction) if loss else None
@@ -63,7 +63,7 @@ def training_step(
     labels = trainer.loss.labels if labels is None else labels
     data = DataSet(net, samples(net, trainer.loss, labels, weighted, count=STEPS * rows))
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    return Step(trainer.training_step.build(data, rows, total, keep=keep), data)
+    return Step(trainer.training_step.build(data, rows, total, fuse=fuse), data)
 
 
 def one_launch_epochs(**form):
@@ -114,9 +114,9 @@ CASES = {
     "members": lambda: training_step(seed=[1, 2, 3], weighted=True),
     "everything": lambda: training_step(*EVERYTHING),
     "everything, members": lambda: training_step(*EVERYTHING, seed=[1, 2]),
-    "everything, kept apart": lambda: training_step(*EVERYTHING, keep=True),
-    "softmax, kept apart": lambda: training_step(keep=True),
-    "sigmoid, kept apart": lambda: training_step(gb.Dense(8, "relu"), gb.Dense(3, "sigmoid"), keep=True),
+    "everything, kept apart": lambda: training_step(*EVERYTHING, fuse=False),
+    "softmax, kept apart": lambda: training_step(fuse=False),
+    "sigmoid, kept apart": lambda: training_step(gb.Dense(8, "relu"), gb.Dense(3, "sigmoid"), fuse=False),
     "sigmoid": lambda: training_step(gb.Dense(8, "relu"), gb.Dense(3, "sigmoid")),
     **{dtype: lambda dtype=dtype: training_step(dtype=dtype) for dtype in ("float64", "float16", "bfloat16")},
     "everything, float16": lambda: training_step(*EVERYTHING, dtype="float16"),

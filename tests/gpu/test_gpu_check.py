@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpu_backprop.backend.cuda.signatures import heads
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))

@@ -110,7 +110,7 @@ def plant(monkeypatch):
             plan = original(self, *args, **more)
             PARAMETERS[:] = [self.network.parameters]
             call = Planted(there) if there else lambda: None
-            plan.add("planted", "nothing", [call], (), {}, 0)
+            plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 1, plan.phase, (call,)))
             return plan
 
         monkeypatch.setattr(TrainingStep, "build", build)
@@ -301,7 +301,7 @@ def test_other_threads_go_on_while_a_step_is_captured():
         thread.start()
         thread.join()
 
-    plan.add("planted", "nothing", [Planted(meanwhile)], (), {}, 0, launches=0)
+    plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 0, plan.phase, (Planted(meanwhile),)))
     replay = Replay(plan, True)
     with device.computing():
         replay.run()

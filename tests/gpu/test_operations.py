@@ -195,12 +195,12 @@ def test_a_formula_that_cuda_does_not_have():
 # Plans ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "members"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize(("output", "loss"), [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"),
                                               ("softmax", "poisson"), ("identity", "huber")])  # fmt: skip
-def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, keep):
+def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, fuse):
     """What the audit claims is what is launched: each bound call is one kernel or one product."""
     layers = [gb.Dense(8, "tanh"), gb.Dropout(0.5), gb.Bias("gelu"), gb.Dense(4, "softmax"), gb.Dense(3, output)]
     net = gb.Network(5, layers, seed=seed, device="cuda")
@@ -208,6 +208,6 @@ def test_the_launches_of_a_plan_are_its_calls(output, loss, weighted, seed, keep
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 5)), rng.dirichlet(np.ones(3), 8)
     data = DataSet(net, Samples(x, y, np.ones(8) if weighted else None))
-    plan = trainer.training_step.build(data, 4, net.device.zeros((*net.models_shape, 3), np.float64), keep=keep)
+    plan = trainer.training_step.build(data, 4, net.device.zeros((*net.models_shape, 3), np.float64), fuse=fuse)
     for operation in plan.operations:
         assert len(operation.calls) == operation.launches, operation

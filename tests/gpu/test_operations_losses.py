@@ -101,7 +101,7 @@ SMOOTH = gb.CrossEntropy(label_smoothing=0.1)
 @dtypes
 @pytest.mark.parametrize("f", FUSED)
 def test_fused_losses(f, dtype):
-    """With labels and dense targets, a bias or none, weights or none, and every way to ask for y and ∇z."""
+    """With labels and dense targets, a bias or none, weights or none, and every way to ask for ∇z."""
     for shape, models_shape, weighted in FORMS:
         rng = random(f, dtype, shape, models_shape)
         _, dense, labels, total = batch(rng, models_shape, shape, FUSED[f])
@@ -109,20 +109,20 @@ def test_fused_losses(f, dtype):
         w, *factor = weighing(rng, models_shape, shape[0], weighted)
         dense = dense / dense.sum(axis=-1, keepdims=True)
         targets = [a(dense), Given(labels)] if f == "softmax" else [a(dense)]
-        for target, (y, grad_z), b in itertools.product(targets, WANTED, (a(bias, **strided(models_shape)), None)):
-            if shape != (7, 33) and (y, grad_z) != ("y", "grad_z"):
+        for target, grad_z, b in itertools.product(targets, WANTED, (a(bias, **strided(models_shape)), None)):
+            if shape != (7, 33) and grad_z != "grad_z":
                 continue
             loss = SMOOTH if f == "softmax" and weighted else FUSED[f]
-            check_fused(dtype, f, z, b, target, w, loss, factor, y, grad_z, total)
+            check_fused(dtype, f, z, b, target, w, loss, factor, grad_z, total)
 
 
-WANTED = [(y, g) for y in ("y", "z", None) for g in ("grad_z", "z", None) if (y, g) != ("z", "z")]
+WANTED = "grad_z", "z", None
 
 
-def check_fused(dtype, f, z, b, target, w, loss, factor, y, grad_z, total):
-    here = t(z, out="z" in (y, grad_z))
-    places = {"z": here, "y": to_be_written(z.shape), "grad_z": to_be_written(z.shape), None: None}
-    arguments = here, b, target, w, loss.formula, *factor, places[y], places[grad_z], total
+def check_fused(dtype, f, z, b, target, w, loss, factor, grad_z, total):
+    here = t(z, out=grad_z == "z")
+    places = {"z": here, "grad_z": to_be_written(z.shape), None: None}
+    arguments = here, b, target, w, loss.formula, *factor, places[grad_z], total
     return here, check(dtype, f"{f}_cross_entropy", *arguments)
 
 
@@ -136,7 +136,7 @@ def test_bad_labels(models_shape, dtype):
     for k, bad in enumerate([-1, 4, np.iinfo(np.int64).min, np.iinfo(np.int64).max]):
         labels[..., k] = bad
     total, target = Given(np.zeros((*models_shape, 3)), out=True, grain="A"), Given(labels)
-    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), None, "z", total)
+    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), "z", total)
     y = rng.dirichlet(np.ones(4), (*models_shape, 6))
     out = to_be_written(y.shape)
     got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, None, out, total)
@@ -151,7 +151,7 @@ def test_a_class_that_is_out_of_the_question(dtype):
     z = np.array([[1.0, -np.inf, 2.0], [-np.inf, 0.0, -np.inf]])
     total = Given(np.zeros(3), out=True, grain="A")
     _, got = check_fused(
-        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], (0.5, None), "y", "grad_z", total
+        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], (0.5, None), "grad_z", total
     )
     assert np.isfinite(got[id(total)][0]).all()
 
@@ -166,15 +166,15 @@ def test_right_answers_among_equals_and_nans(dtype):
     for right in range(4):
         labels = np.full(6, right)
         _, got = check_fused(
-            dtype, "softmax", z, None, Given(labels), None, FUSED["softmax"], (0.5, None), None, None,
+            dtype, "softmax", z, None, Given(labels), None, FUSED["softmax"], (0.5, None), None,
             total := Given(np.zeros(3), out=True, grain="A"),
         )  # fmt: skip
         assert got[id(total)][0][2] == (np.argmax(z, axis=-1) == right).sum()
         onehot = a(np.eye(48)[labels])
-        check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], (0.5, None), None, None, total)
+        check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], (0.5, None), None, total)
         check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, 0.5, None, None, total)
     side = np.array([[0.9, 0.1], [0.2, 0.7], [0.5, 0.5], [0.9, 0.9]])
-    check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], (0.5, None), None, None, total)
+    check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], (0.5, None), None, total)
     check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, 0.5, None, None, total)
 
 

@@ -12,9 +12,8 @@ from kernel_draws import Draw, exact
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
-from gpu_backprop.backend.cuda.ops.losses import ACCURACY_KIND
 from gpu_backprop.backend.cuda.ops.train_epoch import OPTIMIZERS, TAKES
-from gpu_backprop.backend.formula import IDENTITY, LossFormula
+from gpu_backprop.backend.formula import ACCURACY_KIND, IDENTITY, LossFormula
 
 POSITIVE = "cross_entropy", "binary_cross_entropy", "poisson"
 """Losses of y > 0: of y around f(½), which the last layer's small W and b = ½ give."""
@@ -73,8 +72,9 @@ def gradient(layout: BlockLayout, w: Array, x: Array, target: Array, loss: LossF
         xs.append(y)
     grad = np.empty_like(xs[-1])
     if layout.fused:
-        fused = getattr(numpy_ops, f"{layout.fused}_cross_entropy")
-        reference(fused, xs[-1].copy(), None, target, None, loss, scale, None, None, grad, total)
+        softmax, sigmoid = numpy_ops.softmax_cross_entropy, numpy_ops.sigmoid_cross_entropy
+        fused = {"softmax": softmax, "sigmoid": sigmoid}[layout.fused]
+        reference(fused, xs[-1].copy(), None, target, None, loss, scale, None, grad, total)
     else:
         reference(numpy_ops.loss_gradient, xs[-1], target, None, loss, scale, None, grad, total)
     for k in reversed(range(len(layout.layers))):

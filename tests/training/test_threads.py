@@ -357,14 +357,14 @@ def test_a_step_that_did_not_end_spoils_no_later_one(make, dtype, error):
 @pytest.mark.parametrize("way", ["trace", "profile"])
 def test_nor_does_a_trace_or_a_profile(way, dtype):
     trainer = classifier(dtype)
-    plan = trainer.manual_steps.replay(ROWS, True, False, keep=way == "trace").plan
+    plan = trainer.manual_steps.replay(ROWS, True, False, fuse=way != "trace").plan
 
     def fail():
         for counter in counters(plan):
             counter += 1
         raise KeyboardInterrupt
 
-    plan.add("planted", "", [fail], (), {}, 0)
+    plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, (fail,)))
     with pytest.raises(KeyboardInterrupt):
         CHANGES[way](trainer)
     assert not any(counter.any() for counter in counters(plan))

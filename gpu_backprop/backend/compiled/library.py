@@ -1,28 +1,19 @@
-"""The kernels for this machine's CPU, compiled when they are first asked for, and NumPy's BLAS."""
+"""The kernels of this machine's CPU, compiled when they are first asked for."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from ctypes import c_void_p
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled.signatures import CpuHead, base, of_row
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, LossFormula
-
-PRODUCTS = "scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm_64", "scipy_cblas_sgemm", "cblas_sgemm"
-"""Names that the product of float32 matrices may have; those with 64 take sizes as long long."""
-
-THREADS = tuple(
-    f"{before}openblas_{{}}_num_threads{after}" for before in ("scipy_", "") for after in ("64_", "_64", "")
-)
-"""Names of the functions that get and set the number of OpenBLAS's threads."""
+from gpu_backprop.backend.numpy_blas import numpy_blas
 
 BASE = "the CPU's kernels, once; that usually takes 5 to 20 s"
 ROW = "{} for the CPU, once; that usually takes 1 to 3 s"
@@ -32,15 +23,6 @@ RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
 
 Check = Callable[["CpuLibrary", compiler.Library, Activation | LossFormula | None], None]
 """Gets a library before it is used, all of it or the operations of a row; raises DeviceError where it is wrong."""
-
-
-class Blas(NamedTuple):
-    """The functions of a BLAS, as addresses; None: it has none."""
-
-    product: int | None = None
-    wide: bool = False  # whether sizes are long long
-    get_threads: int | None = None
-    set_threads: int | None = None
 
 
 class CpuLibrary:
@@ -124,17 +106,3 @@ class CpuLibrary:
         except BaseException:  # Ctrl-C: it was not checked
             self._rows.pop(key, None)
             raise
-
-
-@cache
-def numpy_blas() -> Blas:
-    """Finds NumPy's BLAS among the libraries that NumPy was linked with."""
-    numpy = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
-
-    def address(name: str) -> int | None:
-        return ctypes.cast(getattr(numpy, name), c_void_p).value if hasattr(numpy, name) else None
-
-    product = next((name for name in PRODUCTS if address(name)), "")
-    family = next((name for name in THREADS if address(name.format("set"))), "")
-    functions = (address(family.format(what)) if family else None for what in ("get", "set"))
-    return Blas(address(product) if product else None, "64" in product, *functions)

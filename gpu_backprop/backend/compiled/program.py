@@ -15,16 +15,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.signatures import BY_ROWS
 from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula
 from gpu_backprop.backend.kernel_text import Parameter
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
 
 HEAD = 3
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
@@ -51,6 +49,13 @@ Argument = Array | int | float | None
 
 class UnsupportedArguments(Exception):
     """An operation of kernels/cpu cannot take these arguments."""
+
+
+class Host(Protocol):
+    """What a program needs of its CpuDevice."""
+
+    library: CpuLibrary
+    threads: int
 
 
 class MemoryAccess(NamedTuple):
@@ -100,7 +105,7 @@ class KernelCall:
     """
 
     def __init__(
-        self, device: CpuDevice, name: str, work: float, row: Activation | LossFormula | None = None, /,
+        self, device: Host, name: str, work: float, row: Activation | LossFormula | None = None, /,
         **arguments: Argument,
     ) -> None:  # fmt: skip
         head, address = device.library.operation(name, row)

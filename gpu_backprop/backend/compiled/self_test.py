@@ -16,20 +16,18 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.compiler import Library
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.program import ALWAYS_PARALLEL_NS, KernelCall, UnsupportedArguments
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, Array, LossFormula
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
 
 CLOSE = 1e-5
 """The tolerance, relative and absolute, between a result and NumPy's."""
@@ -315,7 +313,7 @@ def _of_loss(
             )
             bias, grad, total = some.strided(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
             optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
-            bias_or_not, y_or_not = ([optional[0]], NOTHING) if fused else ([], [])
+            bias_or_not = [optional[0]] if fused else []
             written = [a for a in (optional[3], total) if a is not None]
             first = [z, *bias_or_not, target, optional[1], loss]
-            yield name, [*first, scale, optional[2], *y_or_not, optional[3], total], written
+            yield name, [*first, scale, optional[2], optional[3], total], written

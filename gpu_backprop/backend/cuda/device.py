@@ -7,11 +7,12 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.check import Check
+from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_instance import TYPES
@@ -21,7 +22,8 @@ from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Stagin
 from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.operations import Operations
 
 ADDRESSABLE = 1 << 48
 """Bytes. CuPy takes the size of an array modulo 2**64 and would give too small a one."""
@@ -93,9 +95,9 @@ class CudaDevice(Device):
 
     on_host = False
     gathered_dtypes = TYPES["S"]
-    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = True
+    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
 
-    def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: ModuleType) -> None:
+    def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)
         self.index, self._cupy = index, cupy
         self._shared = _shared(cupy, index)
@@ -303,6 +305,13 @@ class CudaDevice(Device):
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""
         return self
+
+    def report(self, seconds: float) -> Iterator[Check]:
+        direct, compiled = self.blas.direct, len(self.kernels.compiled)
+        again = "" if direct else f"results are as good, but steps take longer; {setup.INSTALL}"
+        tf32 = "; TF32 on request" if direct and not setup.tf32_obstacle(self.index) else ""
+        yield Check("products", True, self.blas.reason + tf32, again)
+        yield Check("kernels", True, f"{compiled} compiled, or found compiled, and run, in {seconds:.1f} s")
 
     def address(self, array: Array) -> int:
         return int(array.data.ptr)  # type: ignore[attr-defined]

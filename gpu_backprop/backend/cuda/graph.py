@@ -12,7 +12,7 @@ from typing import Any
 from gpu_backprop.backend.cuda.products import Products
 from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.plan import Operation
+from gpu_backprop.backend.operation import Operation
 
 _capturing = threading.Lock()  # of all devices: while one has garbage collection off, no other may turn it on
 

@@ -6,7 +6,6 @@ instances is kept by hand.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.signatures import Head, heads
-from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
+from gpu_backprop.backend.device import storage
+from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import FORMULAS, functor, source
 
@@ -51,23 +51,6 @@ ACCEPTED: Mapping[str, tuple[type[Activation | Functions | LossFormula], str]] =
 
 VECTOR = 16
 """Bytes that a thread reads or writes at once where it can."""
-
-
-def dtype_of(name: str) -> DType:
-    """Returns the dtype of a name; for NumPy, bfloat16 comes from ml_dtypes.
-
-    Raises:
-        MissingExtraError: bfloat16, and ml_dtypes is not installed.
-    """
-    if name == "bfloat16":
-        try:
-            ml_dtypes = importlib.import_module("ml_dtypes")
-        except ImportError:
-            raise MissingExtraError(
-                f"bfloat16 needs ml_dtypes: {install('cuda13')}, or cuda12 for older drivers."
-            ) from None
-        name = ml_dtypes.bfloat16
-    return np.dtype(name)
 
 
 def accumulator(dtype: DType) -> DType:
@@ -177,7 +160,7 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
         return int(argument)
     names = _types(parameter, chosen)
     try:
-        dtype = dtype_of(argument) if isinstance(argument, str) else np.dtype(argument)
+        dtype = storage(argument) if isinstance(argument, str) else np.dtype(argument)
     except TypeError:
         dtype = None
     if dtype is None or dtype.name not in names:
@@ -228,7 +211,7 @@ def _values(
 ) -> Sequence[Argument]:
     if name in FORMULAS:
         return tables[name]
-    return _widths(chosen) if name == "V" else [dtype_of(t) for t in _types(name, chosen)]
+    return _widths(chosen) if name == "V" else [storage(t) for t in _types(name, chosen)]
 
 
 def _types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:

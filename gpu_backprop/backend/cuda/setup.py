@@ -8,10 +8,10 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import install, one_line
 
@@ -33,26 +33,6 @@ NO_DEVICE = 100
 """cudaErrorNoDevice."""
 
 INSTALL = f"{install('cuda13')}, or cuda12 for older drivers and devices"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that CUDA needs.
-
-    Attributes:
-        name: a word for it.
-        ok: whether it can be used.
-        found: what was found; where it is not ok, a sentence without its full stop.
-        remedy: what to do where it is not ok.
-    """
-
-    name: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.found} ({self.remedy})" if self.remedy else self.found
 
 
 _working: dict[int, int] = {}

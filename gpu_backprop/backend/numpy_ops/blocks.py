@@ -15,7 +15,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Calls
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
+from gpu_backprop.backend.numpy_ops.scratch import Scratch
 
 SLAB = 1 << 20
 """Bytes of an operand in a block. Half as many cost more in calls than they gain, twice as many leave the cache."""
@@ -25,7 +25,7 @@ Index = tuple[slice, ...]
 
 def in_blocks(
     device: Device, formula: Callable[..., Calls], operand: Array, *others: Any, axes: int | None = None
-) -> Bound:
+) -> Calls:
     """The calls of formula(work, operand, *others) for each block; work is scratch memory for arrays of its shape.
 
     Args:

@@ -7,29 +7,20 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import SCALE, SKIPPED, STREAK, Array, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound
+from gpu_backprop.backend.formula import SCALE, SKIPPED, STREAK, Array, Calls, call
 
 
-def copy(device: Device, source: Array, destination: Array) -> Bound:
-    """destination = source, of the same shape, in its own dtype."""
+def copy(device: Device, source: Array, destination: Array) -> Calls:
     yield partial(np.copyto, destination, source, "unsafe")
 
 
-def sum_of_squares(device: Device, a: Array, out: Array) -> Bound:
-    """out = Σa² over the last axis, in float64 (...,)."""
+def sum_of_squares(device: Device, a: Array, out: Array) -> Calls:
     yield partial(np.einsum, "...i,...i->...", a, a, out=out, dtype=np.float64)  # which needs no room for the squares
 
 
 def unscale(
     device: Device, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
-) -> Bound:
-    """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate, float64 (...,),
-    becomes 0 where a number of g is not finite, else weight_sum, or 1.
-
-    Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
-    weight_sum is 0, scaling stays as it is.
-    """
+) -> Calls:
     inverse, finite = device.empty((*g.shape[:-1], 1), g.dtype), device.work(g.shape, np.bool_)
     good = np.empty(gate.shape, np.bool_)
     scale, streak, skipped = (scaling[..., column] for column in (SCALE, STREAK, SKIPPED))

@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, Call, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound
+from gpu_backprop.backend.formula import Array, Call, Calls, call
 
 
 def places(y: Array) -> Array:
@@ -26,7 +25,7 @@ class Labels:
         self.near, self.place = np.empty_like(label), np.empty(label.shape, np.intp)
         self.bad, self.value = np.empty(label.shape, np.bool_), device.empty((*label.shape, 1), y.dtype)
 
-    def find(self) -> Bound:
+    def find(self) -> Calls:
         yield partial(self.classes.take, self.label, None, self.near, "clip")
         yield call(np.not_equal, self.near, self.label, out=self.bad)
         yield call(np.add, self.start, self.near, out=self.place)
@@ -35,7 +34,7 @@ class Labels:
         """out = a[row, label]"""
         return partial(a.reshape(-1).take, self.place, None, out[..., 0], "clip")
 
-    def subtract(self, a: Array, factor: Array | float, share: float) -> Bound:
+    def subtract(self, a: Array, factor: Array | float, share: float) -> Calls:
         """a[row, label] −= factor·share"""
         yield self.take(a, self.value)
         amount: Array | float = share
@@ -47,7 +46,7 @@ class Labels:
         yield call(np.subtract, self.value, amount, out=self.value)
         yield partial(a.reshape(-1).put, self.place, self.value, "clip")
 
-    def spread(self, onehot: Array) -> Bound:
+    def spread(self, onehot: Array) -> Calls:
         """onehot[row, label] = 1, all others 0"""
         yield from self.find()
         yield partial(onehot.fill, 0)

@@ -7,15 +7,14 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Activation, Array, call
+from gpu_backprop.backend.formula import Activation, Array, Calls, call
 from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.parts import in_parts
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, as_row, broadcast
+from gpu_backprop.backend.numpy_ops.scratch import Scratch, as_row, broadcast
 from gpu_backprop.backend.philox import LANES, uniform
 
 
-def matmul(device: Device, a: Array, b: Array, out: Array) -> Bound:
-    """out = a@b; a and b may be transposed views."""
+def matmul(device: Device, a: Array, b: Array, out: Array) -> Calls:
     if out.ndim == 2:
         yield in_parts(device.threads, np.dot, a, b, out)  # half of np.matmul's overhead
     elif a.shape[-1] == 1:  # where np.matmul does without BLAS
@@ -24,20 +23,18 @@ def matmul(device: Device, a: Array, b: Array, out: Array) -> Bound:
         yield in_parts(device.threads, np.matmul, a, b, out)
 
 
-def add_bias(device: Device, x: Array, bias: Array, z: Array) -> Bound:
-    """z = x + b"""
+def add_bias(device: Device, x: Array, bias: Array, z: Array) -> Calls:
 
-    def formula(work: Scratch, z: Array, x: Array, bias: Array) -> Bound:
+    def formula(work: Scratch, z: Array, x: Array, bias: Array) -> Calls:
         yield from broadcast(np.add, x, bias, z, work)
 
     yield from in_blocks(device, formula, z, x, as_row(bias))
 
 
-def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
-    """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y: Array) -> Calls:
     copied = y is not z and f.numpy_value is None
 
-    def formula(work: Scratch, z: Array, bias: Array | None, y: Array) -> Bound:
+    def formula(work: Scratch, z: Array, bias: Array | None, y: Array) -> Calls:
         if bias is not None:
             yield from broadcast(np.add, z, bias, z, work)
         if f.numpy_value is not None:
@@ -50,10 +47,9 @@ def bias_activate(device: Device, z: Array, bias: Array | None, f: Activation, y
 
 def activation_gradient(
     device: Device, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
-) -> Bound:
-    """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+) -> Calls:
 
-    def formula(work: Scratch, grad_z: Array, grad_y: Array, s: Array | None) -> Bound:
+    def formula(work: Scratch, grad_z: Array, grad_y: Array, s: Array | None) -> Calls:
         if f.numpy_gradient is not None and s is not None:
             yield from f.numpy_gradient(grad_y, s, grad_z, work)
         else:
@@ -65,17 +61,16 @@ def activation_gradient(
         yield from column_sum(device, grad_z, grad_bias)
 
 
-def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Bound:
-    """∇b = Σ∇z over the rows: a product with ones, because BLAS adds up columns faster than add.reduce."""
+def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Calls:
+    """Multiplies by ones, because BLAS adds up columns faster than add.reduce."""
     ones = device.empty(grad_z.shape[-2:-1], grad_z.dtype)
     ones[...] = 1
     yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
-def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Bound:
-    """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
+def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
 
-    def formula(work: Scratch, mask: Array, x: Array, y: Array, random: Array) -> Bound:
+    def formula(work: Scratch, mask: Array, x: Array, y: Array, random: Array) -> Calls:
         rows, units = mask.shape[-2:]
         blocks = -(-units // LANES)
         u, keep = work.array((rows, blocks * LANES), np.float32), work.array((rows, units), np.bool_)
@@ -90,10 +85,9 @@ def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask
     yield from in_blocks(device, formula, mask, x, y, as_row(random))
 
 
-def multiply(device: Device, a: Array, b: Array, out: Array) -> Bound:
-    """out = a ⊙ b"""
+def multiply(device: Device, a: Array, b: Array, out: Array) -> Calls:
 
-    def formula(work: Scratch, out: Array, a: Array, b: Array) -> Bound:
+    def formula(work: Scratch, out: Array, a: Array, b: Array) -> Calls:
         yield call(np.multiply, a, b, out=out)
 
     yield from in_blocks(device, formula, out, a, b)

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import CORRECT, LOSS, Array, LossFormula, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
+from gpu_backprop.backend.formula import CORRECT, LOSS, Array, Calls, LossFormula, call
+from gpu_backprop.backend.numpy_ops.scratch import Scratch
 
 
 class LossSums:
@@ -25,7 +25,7 @@ class LossSums:
         self.right = np.empty(samples, np.bool_) if loss.accuracy else None
         self._columns, self._sums = device.zeros((*samples[:-1], 3, samples[-1]), np.float64), np.empty(total.shape)
 
-    def add(self, weights: Array | None) -> Bound:
+    def add(self, weights: Array | None) -> Calls:
         """total += Σ w·e, and the number of right answers"""
         if weights is not None:
             yield call(np.multiply, self.e, weights[..., None], out=self.e)
@@ -37,7 +37,7 @@ class LossSums:
         yield call(np.add, self.total, self._sums, out=self.total)
 
 
-def largest(y: Array, best: Array, target: Array, right: Array | None) -> Bound:
+def largest(y: Array, best: Array, target: Array, right: Array | None) -> Calls:
     """best = the place of the largest output, the first of equals; right = whether it is that of the target."""
     yield partial(y.argmax, -1, best)
     if right is None:
@@ -49,7 +49,7 @@ def largest(y: Array, best: Array, target: Array, right: Array | None) -> Bound:
     yield call(np.equal, best, truth, out=right)
 
 
-def count_correct(work: Scratch, y: Array, target: Array, accuracy: str, half: float, right: Array | None) -> Bound:
+def count_correct(work: Scratch, y: Array, target: Array, accuracy: str, half: float, right: Array | None) -> Calls:
     """Whether each row was answered rightly; `half` is ½ for y, and 0 where z is given instead."""
     if accuracy == "argmax":
         yield from largest(y, np.empty(y.shape[:-1], np.intp), target, right)

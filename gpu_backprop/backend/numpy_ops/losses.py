@@ -1,8 +1,4 @@
-"""Losses: value, gradient, weights and the count of right answers.
-
-The gradient has the factor scale·scales: a number (1/B), and where there is an array, float64 (...,), one for each
-model. total is float64 (..., 3), see formula.py. A target with one axis less than y holds labels.
-"""
+"""Losses: value, gradient, weights and the count of right answers."""
 
 from __future__ import annotations
 
@@ -11,11 +7,11 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import WEIGHT, Array, Call, LossFormula, call, row_sum
+from gpu_backprop.backend.formula import WEIGHT, Array, Call, Calls, LossFormula, call, row_sum
 from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.labels import Labels, places
 from gpu_backprop.backend.numpy_ops.loss_sums import LossSums, count_correct, largest
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch, as_row, broadcast
+from gpu_backprop.backend.numpy_ops.scratch import Scratch, as_row, broadcast
 
 DENSE = 7
 """The slot of scratch memory for one-hot rows: the formulas of losses use lower ones."""
@@ -23,9 +19,7 @@ DENSE = 7
 
 def normalize_weights(
     device: Device, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
-) -> Bound:
-    """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0, and
-    with them all that it scales). All but the weights are float64."""
+) -> Calls:
     yield partial(np.add.reduce, weights, -1, np.float64, weight_sum)
     if scales is not None:
         empty = np.empty(weight_sum.shape, np.bool_)
@@ -38,8 +32,7 @@ def normalize_weights(
 def loss_gradient(
     device: Device, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
     scales: Array | None, grad_y: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
+) -> Calls:  # fmt: skip
     sums, outputs = LossSums(device, y, loss, total), y.shape[-1]
     factor, weighing = _row_factor(
         device, sums.e, weights, scale / outputs if loss.mean_over_outputs else scale, scales
@@ -48,7 +41,7 @@ def loss_gradient(
     def formula(
         work: Scratch, y: Array, target: Array, factor: Array | float, grad_y: Array | None, e: Array,
         right: Array | None,
-    ) -> Bound:  # fmt: skip
+    ) -> Calls:  # fmt: skip
         labels = Labels(device, target, y) if target.ndim < y.ndim else None
         smooth = target
         if labels is not None:
@@ -75,19 +68,15 @@ def loss_gradient(
 
 def softmax_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
-
-    z is used up. y and grad_z are optional, and either of them may be z.
-    """
+    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     sums, outputs, smoothing = LossSums(device, z, loss, total), z.shape[-1], loss.smoothing
     factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
-        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
-        grad_z: Array | None, e: Array, right: Array | None,
-    ) -> Bound:  # fmt: skip
+        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, grad_z: Array | None,
+        e: Array, right: Array | None,
+    ) -> Calls:  # fmt: skip
         labels = Labels(device, target, z) if target.ndim < z.ndim else None
         best, start = np.empty(z.shape[:-1], np.intp), places(z)
         top, low = work.rows(0), work.rows(1)
@@ -109,17 +98,12 @@ def softmax_cross_entropy(
             yield call(np.multiply, top, smoothing / outputs, out=top)
             yield call(np.multiply, low, 1 - smoothing, out=low)
             yield call(np.add, low, top, out=low)
-        p = y if y is not None else grad_z if grad_z is not None else z
+        p = z if grad_z is None else grad_z
         yield call(np.exp, z, out=p)
         yield row_sum(p, e)
-        if y is not None:
-            yield from broadcast(np.divide, y, e, y, work)
-        if grad_z is not None:
-            if y is not None:
-                yield call(np.multiply, y, factor, out=grad_z)
-            else:  # normalise and scale in one pass
-                yield call(np.divide, factor, e, out=top)
-                yield from broadcast(np.multiply, p, top, grad_z, work)
+        if grad_z is not None:  # normalise and scale in one pass
+            yield call(np.divide, factor, e, out=top)
+            yield from broadcast(np.multiply, p, top, grad_z, work)
             yield from _subtract_target(work, grad_z, labels, target, factor, smoothing)
         yield call(np.log, e, out=e)
         yield call(np.subtract, e, low, out=e)
@@ -129,13 +113,13 @@ def softmax_cross_entropy(
     if grad_z is not None:
         yield from weighing
     row = None if bias is None else as_row(bias)
-    yield from in_blocks(device, formula, z, row, target, factor, y, grad_z, sums.e, sums.right)
+    yield from in_blocks(device, formula, z, row, target, factor, grad_z, sums.e, sums.right)
     yield from sums.add(weights)
 
 
 def _subtract_target(
     work: Scratch, grad_z: Array, labels: Labels | None, target: Array, factor: Array | float, smoothing: float
-) -> Bound:
+) -> Calls:
     """grad_z −= factor·y*, where y* is smoothed."""
     if labels is not None:
         yield from labels.subtract(grad_z, factor, 1 - smoothing)
@@ -154,20 +138,15 @@ def _subtract_target(
 
 def sigmoid_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
-    finite.
-
-    z is used up. y and grad_z are optional, and either of them may be z.
-    """
+    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     sums = LossSums(device, z, loss, total)
     factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
-        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, y: Array | None,
-        grad_z: Array | None, e: Array, right: Array | None,
-    ) -> Bound:  # fmt: skip
+        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, grad_z: Array | None,
+        e: Array, right: Array | None,
+    ) -> Calls:  # fmt: skip
         terms, part = work.full(0), work.full(1)
         if bias is not None:
             yield from broadcast(np.add, z, bias, z, work)
@@ -181,21 +160,19 @@ def sigmoid_cross_entropy(
         yield call(np.subtract, terms, part, out=terms)
         yield row_sum(terms, e)
         yield from count_correct(work, z, target, loss.accuracy, 0.0, right)
-        p = y if y is not None else grad_z
-        if p is not None:
-            yield call(np.negative, z, out=p)
-            yield call(np.exp, p, out=p)
-            yield call(np.add, p, 1.0, out=p)
-            yield call(np.reciprocal, p, out=p)
-            if grad_z is not None:
-                yield call(np.subtract, p, target, out=grad_z)
-                if not (isinstance(factor, float) and factor == 1.0):
-                    yield call(np.multiply, grad_z, factor, out=grad_z)
+        if grad_z is not None:
+            yield call(np.negative, z, out=grad_z)
+            yield call(np.exp, grad_z, out=grad_z)
+            yield call(np.add, grad_z, 1.0, out=grad_z)
+            yield call(np.reciprocal, grad_z, out=grad_z)
+            yield call(np.subtract, grad_z, target, out=grad_z)
+            if not (isinstance(factor, float) and factor == 1.0):
+                yield call(np.multiply, grad_z, factor, out=grad_z)
 
     if grad_z is not None:
         yield from weighing
     row = None if bias is None else as_row(bias)
-    yield from in_blocks(device, formula, z, row, target, factor, y, grad_z, sums.e, sums.right)
+    yield from in_blocks(device, formula, z, row, target, factor, grad_z, sums.e, sums.right)
     yield from sums.add(weights)
 
 
@@ -219,8 +196,7 @@ def _row_factor(
     return factor, calls
 
 
-def residual_sums(device: Device, y: Array, target: Array, weights: Array | None, sums: Array) -> Bound:
-    """sums[..., 0, :] += Σ w·|y − y*|, sums[..., 1, :] += Σ w·(y − y*)², one number an output, in float64."""
+def residual_sums(device: Device, y: Array, target: Array, weights: Array | None, sums: Array) -> Calls:
     residual, part = device.work(y.shape, y.dtype), np.empty(sums[..., 0, :].shape)
     for power, column in enumerate((sums[..., 0, :], sums[..., 1, :])):
         yield call(np.subtract, y, target, out=residual)

@@ -8,16 +8,10 @@ from functools import partial
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, Call, call
-from gpu_backprop.backend.numpy_ops.scratch import Bound
+from gpu_backprop.backend.formula import Array, Call, Calls, call
 
 
-def gather(
-    device: Device, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array],
-    scale: float = 1.0, shift: float = 0.0,
-) -> Bound:  # fmt: skip
-    """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and weights at once. The first becomes
-    scale·out + shift. Each may come from another dtype."""
+def gather(device: Device, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> Calls:
     taken = [
         out if source.dtype == out.dtype else device.empty(out.shape, source.dtype)
         for source, out in zip(sources, outs, strict=True)
@@ -26,11 +20,6 @@ def gather(
     for rows, into in zip(taken, outs, strict=True):
         if rows is not into:
             yield partial(np.copyto, into, rows, "unsafe")
-    out = outs[0]
-    if scale != 1.0:
-        yield call(np.multiply, out, scale, out=out)
-    if shift != 0.0:
-        yield call(np.add, out, shift, out=out)
 
 
 def _take(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> Call:
@@ -60,6 +49,5 @@ def _taker(source: Array) -> Callable[..., object]:
     return take
 
 
-def advance(device: Device, counter: Array, by: int) -> Bound:
-    """counter += by"""
+def advance(device: Device, counter: Array, by: int) -> Calls:
     yield call(np.add, counter, np.asarray(by, counter.dtype), out=counter)

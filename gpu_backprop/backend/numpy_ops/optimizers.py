@@ -1,23 +1,21 @@
-"""One operation over the flat buffers.
-
-parameters, gradients and moments are flat, (..., parameters). hyper is float64 (..., k): the step number, the learning
-rate, and the optimizer's own. Where gate is 0 a step changes nothing, not even the step number. half_parameters, where
-given, becomes a copy of the new parameters in its own dtype.
-"""
+"""One operation over the flat buffers. Where gate is 0 a step changes nothing, not even the step number."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, Call, call
+from gpu_backprop.backend.formula import Array, Call, Calls, call
 from gpu_backprop.backend.numpy_ops.blocks import in_blocks
-from gpu_backprop.backend.numpy_ops.scratch import Bound, Scratch
+from gpu_backprop.backend.numpy_ops.scratch import Scratch
+
+P = ParamSpec("P")
 
 FAR = 1e-12
 """Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
@@ -44,48 +42,45 @@ def _coefficients(
     return each, [values[:, k : k + 1] for k in range(count)]
 
 
-def _gated(gate: Array | None, step: Callable[..., Bound], device: Device, *given: Any) -> Bound:
-    """The calls of step(device, *given). Where gate is 0, none of them: 0·∞ would not be 0."""
-    together = tuple(step(device, *given))
-    if gate is None:
-        yield from together
-        return
+def _gated(step: Callable[P, Calls]) -> Callable[P, Calls]:
+    """Makes an optimizer of its step: where gate is 0, none of its calls is done, for 0·∞ would not be 0."""
+    signature = inspect.signature(step)
+    place = list(signature.parameters).index("gate")
 
-    def part(model: int) -> tuple[Call, ...]:
-        return tuple(step(device, *(a[model : model + 1] if isinstance(a, np.ndarray) else a for a in given)))
+    @wraps(step)
+    def bind(*args: P.args, **options: P.kwargs) -> Calls:
+        given = signature.bind(*args, **options).args
+        gate, together = given[place], tuple(step(*args, **options))
+        if gate is None:
+            yield from together
+            return
 
-    alone = [part(model) for model in range(gate.size)] if gate.ndim else []
+        def part(model: int) -> tuple[Call, ...]:
+            bound: Callable[..., Calls] = step
+            return tuple(bound(*(a[model : model + 1] if isinstance(a, np.ndarray) else a for a in given)))
 
-    def run() -> None:
-        for calls in [together] if gate.all() else [alone[model] for model in np.flatnonzero(gate)]:
-            for one in calls:
-                one()
+        alone = [part(model) for model in range(gate.size)] if gate.ndim else []
 
-    yield run
+        def run() -> None:
+            for calls in [together] if gate.all() else [alone[model] for model in np.flatnonzero(gate)]:
+                for one in calls:
+                    one()
+
+        yield run
+
+    return bind
 
 
+@_gated
 def sgd(
     device: Device, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
     half_parameters: Array | None,
-) -> Bound:  # fmt: skip
-    """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
-    yield from _gated(gate, _sgd, device, w, g, velocity, nesterov, hyper, half_parameters)
-
-
-def _sgd(
-    device: Device,
-    w: Array,
-    g: Array,
-    velocity: Array | None,
-    nesterov: bool,
-    hyper: Array,
-    half_parameters: Array | None,
-) -> Bound:
+) -> Calls:  # fmt: skip
     tick, (rate, mu) = _coefficients(device, w, hyper, 2, lambda step, rate, mu: (rate, mu))
 
     def formula(
         work: Scratch, w: Array, g: Array, velocity: Array | None, rate: Array, mu: Array, half_parameters: Array | None
-    ) -> Bound:
+    ) -> Calls:
         moving, change = g, work.full()
         if velocity is not None:
             yield call(np.multiply, velocity, mu, out=velocity)
@@ -102,14 +97,10 @@ def _sgd(
     yield from in_blocks(device, formula, w, g, velocity, rate, mu, half_parameters, axes=w.ndim)
 
 
+@_gated
 def rmsprop(
     device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Bound:
-    """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
-    yield from _gated(gate, _rmsprop, device, w, g, v, hyper, half_parameters)
-
-
-def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_parameters: Array | None) -> Bound:
+) -> Calls:
     tick, (rate, rho, rest, epsilon) = _coefficients(
         device, w, hyper, 4, lambda step, rate, rho, epsilon: (rate, rho, 1 - rho, epsilon)
     )
@@ -117,10 +108,10 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_pa
     def formula(
         work: Scratch, w: Array, g: Array, v: Array, rate: Array, rho: Array, rest: Array, epsilon: Array,
         half_parameters: Array | None,
-    ) -> Bound:  # fmt: skip
+    ) -> Calls:  # fmt: skip
         change = work.full(0)
 
-        def update(grad: Array) -> Bound:
+        def update(grad: Array) -> Calls:
             yield call(np.multiply, change, rest, out=change)
             yield call(np.multiply, v, rho, out=v)
             yield call(np.add, v, change, out=v)
@@ -132,22 +123,18 @@ def _rmsprop(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_pa
     yield from in_blocks(device, formula, w, g, v, rate, rho, rest, epsilon, half_parameters, axes=w.ndim)
 
 
+@_gated
 def adagrad(
     device: Device, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Bound:
-    """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
-    yield from _gated(gate, _adagrad, device, w, g, v, hyper, half_parameters)
-
-
-def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_parameters: Array | None) -> Bound:
+) -> Calls:
     tick, (rate, epsilon) = _coefficients(device, w, hyper, 2, lambda step, rate, epsilon: (rate, epsilon))
 
     def formula(
         work: Scratch, w: Array, g: Array, v: Array, rate: Array, epsilon: Array, half_parameters: Array | None
-    ) -> Bound:
+    ) -> Calls:
         change, largest = work.full(0), np.finfo(v.dtype).max
 
-        def update(grad: Array) -> Bound:
+        def update(grad: Array) -> Calls:
             yield call(np.add, v, change, out=v)
             yield call(np.minimum, v, largest, out=v)
             yield from _divided_step(w, grad, v, rate, epsilon, change, half_parameters)
@@ -158,22 +145,15 @@ def _adagrad(device: Device, w: Array, g: Array, v: Array, hyper: Array, half_pa
     yield from in_blocks(device, formula, w, g, v, rate, epsilon, half_parameters, axes=w.ndim)
 
 
+@_gated
 def adam(
     device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
     half_parameters: Array | None,
-) -> Bound:  # fmt: skip
-    """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW)
-
-    m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
+) -> Calls:  # fmt: skip
+    """m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
     coefficients: m ← β₁m + g, v ← β₂v + g², and with k² = (1 − β₂)/(1 − β₂ᵗ)
     η·m̂/(√v̂ + ε) = η(1 − β₁)/((1 − β₁ᵗ)k) · m/(√v + ε/k): three passes over memory less.
     """
-    yield from _gated(gate, _adam, device, w, g, m, v, decay, hyper, half_parameters)
-
-
-def _adam(
-    device: Device, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, half_parameters: Array | None
-) -> Bound:
     largest = largest_gradient(w.dtype)
 
     def of(step: Any, rate: Any, b1: Any, b2: Any, epsilon: Any, decay: Any) -> tuple[Any, ...]:
@@ -184,10 +164,10 @@ def _adam(
     def formula(
         work: Scratch, w: Array, g: Array, m: Array, v: Array, b1: Array, b2: Array, epsilon: Array, rate: Array,
         keep: Array, most: Array, half_parameters: Array | None,
-    ) -> Bound:  # fmt: skip
+    ) -> Calls:  # fmt: skip
         change = work.full(0)
 
-        def update(grad: Array) -> Bound:
+        def update(grad: Array) -> Calls:
             yield call(np.multiply, m, b1, out=m)
             yield call(np.add, m, grad, out=m)
             yield call(np.multiply, v, b2, out=v)
@@ -209,7 +189,7 @@ def largest_gradient(dtype: np.dtype[Any]) -> float:
     return 0.5 * math.sqrt(np.finfo(dtype).max)
 
 
-def _after_squares(update: Callable[[Array], Bound], g: Array, most: Array, squares: Array, cut: Array) -> Call:
+def _after_squares(update: Callable[[Array], Calls], g: Array, most: Array, squares: Array, cut: Array) -> Call:
     """update(gradients), bound, which finds their squares. Gradients beyond ±most are cut off in a copy, where infinite
     ones become NaN, which is seen; to look for large ones costs less, and is all that is done where there is none."""
     few = float(np.finfo(g.dtype).max) * FAR
@@ -234,7 +214,7 @@ def _after_squares(update: Callable[[Array], Bound], g: Array, most: Array, squa
 
 def _divided_step(
     w: Array, g: Array, v: Array, rate: Array, epsilon: Array, change: Array, half_parameters: Array | None
-) -> Bound:
+) -> Calls:
     """W ← W − rate·g/(√v + ε)"""
     yield call(np.sqrt, v, out=change)
     yield call(np.add, change, epsilon, out=change)
@@ -243,7 +223,7 @@ def _divided_step(
     yield from _moved(w, change, half_parameters)
 
 
-def _moved(w: Array, change: Array, half_parameters: Array | None) -> Bound:
+def _moved(w: Array, change: Array, half_parameters: Array | None) -> Calls:
     """W ← W − change, and its copy"""
     yield call(np.subtract, w, change, out=w)
     if half_parameters is not None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, Call, call
-
-Bound = Iterator[Call]
+from gpu_backprop.backend.formula import Array, Calls, call
 
 ROWS, SPREAD, ZEROS = 8, 14, 15
 """Slots of scratch memory: from ROWS on those of one number a row, SPREAD for `broadcast`, ZEROS what nobody writes."""
@@ -55,7 +52,7 @@ def as_row(row: Array) -> Array:
     return row[..., None, :]
 
 
-def broadcast(function: np.ufunc, a: Array, thin: Array, out: Array, work: Scratch) -> Bound:
+def broadcast(function: np.ufunc, a: Array, thin: Array, out: Array, work: Scratch) -> Calls:
     """out = function(a, thin), where thin is a row or a column; where rows are short, by way of a copy for all of a."""
     if a.shape[-1] >= FAST_BROADCAST:
         yield call(function, a, thin, out=out)

@@ -12,7 +12,8 @@ import pytest
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import compiler, program
-from gpu_backprop.backend.compiled import device as cpu_device
+from gpu_backprop.backend.compiled import open_device as opening
+from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.program import KernelCall
@@ -38,7 +39,7 @@ def made_by():
 @pytest.fixture
 def on_threads(made_by):
     """A function that gives a device of so many threads."""
-    return lambda threads: CpuDevice("for a test", _library(threads))
+    return lambda threads: CpuDevice("for a test", _library(threads), compiled_ops)
 
 
 @pytest.fixture(params=[1, 2, 3], ids="{} threads".format)
@@ -55,7 +56,7 @@ def plain():
 @pytest.fixture
 def networks_on(made_by, monkeypatch):
     """A function that makes new networks work on so many threads."""
-    return lambda count: monkeypatch.setattr(cpu_device, "threads", lambda: count)
+    return lambda count: monkeypatch.setattr(opening, "threads", lambda: count)
 
 
 @pytest.fixture

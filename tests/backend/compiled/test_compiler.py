@@ -21,8 +21,8 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import compiler
-from gpu_backprop.backend.compiled import device as cpu_device
 from gpu_backprop.backend.compiled import library as cpu_library
+from gpu_backprop.backend.compiled import open_device as opening
 from gpu_backprop.backend.compiled.compiler import Compiler, NoCompilerError
 from gpu_backprop.backend.open_device import open_device
 
@@ -46,7 +46,7 @@ def counted(made_by, caplog):
 @pytest.fixture
 def fresh(monkeypatch):
     """Nothing is known of libraries that were opened before."""
-    monkeypatch.setattr(cpu_device, "_library", functools.cache(cpu_device._library.__wrapped__))
+    monkeypatch.setattr(opening, "_library", functools.cache(opening._library.__wrapped__))
 
 
 def compile_again(text=TEXT):
@@ -284,7 +284,7 @@ def test_processes_that_compile_at_once(cache):
 
 def test_a_device_says_what_compiled_its_kernels(made_by, monkeypatch):
     device = open_device("cpu")
-    assert isinstance(device, cpu_device.CpuDevice)
+    assert isinstance(device, opening.CpuDevice)
     version = subprocess.run([*made_by.command, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
     assert device.reason.startswith("as asked; kernels compiled by ")
     assert version.stdout.strip().split("\n")[0] in device.reason
@@ -394,7 +394,7 @@ def numpy_has(made_by, monkeypatch):
 
 def test_a_library_without_a_blas_leaves_products_to_numpy(made_by, numpy_has):
     numpy_has(cpu_library.Blas())
-    device = cpu_device.CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+    device = opening.CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
     a = np.ones((40, 40), np.float32)
     (call,) = device.ops.matmul(device, a, a, a.copy())
     assert call.func is np.dot

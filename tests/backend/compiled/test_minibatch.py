@@ -58,11 +58,6 @@ def test_a_memory_map_and_a_file_with_gaps(device, tmp_path):
         np.testing.assert_array_equal(got[0], source[order[2:11]])
 
 
-def test_scaled_rows_are_numpys(device, plain, same):
-    given = sources()
-    same(device, plain, "gather", given, RNG.permutation(50), np.array([2]), outs(given, 9), 2.0, 1.0, compiled=False)
-
-
 @pytest.mark.parametrize(("dtype", "compiled"), [(np.int64, True), (np.uint64, False)])
 def test_counters(device, plain, same, dtype, compiled):
     same(device, plain, "advance", np.array([5], dtype), 3, compiled=compiled)

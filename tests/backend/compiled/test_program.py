@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.compiled.library import numpy_blas
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, barriers, sequence
 from gpu_backprop.backend.compiled.signatures import base, heads_of
 from gpu_backprop.backend.errors import DeviceError, OutOfMemoryError
+from gpu_backprop.backend.numpy_blas import numpy_blas
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 
 LONG = 1e6
@@ -293,12 +294,12 @@ def test_two_threads_of_python_at_once(on_threads):
 FORK = """
 import os, sys, threading
 import numpy as np
-from gpu_backprop.backend.compiled import compiler
+from gpu_backprop.backend.compiled import compiler, ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.program import KernelCall, sequence
 
-device = CpuDevice("", CpuLibrary(compiler.find(), 2))
+device = CpuDevice("", CpuLibrary(compiler.find(), 2), compiled_ops)
 counter = np.zeros(64, np.int64)
 (call,) = sequence([KernelCall(device, "advance", 1e6, counter=counter, count=64, by=1) for _ in range(3)])
 stop = False
@@ -352,8 +353,9 @@ def test_the_run_of_a_plan_is_one_call(on_threads):
     device = on_threads(2)
     plan = Plan(device)
     x, w = plan.named("x", np.ones((64, 32), np.float32)), plan.named("W", np.ones((32, 16), np.float32))
-    z = plan.matmul("z = x@W", x, w, plan.empty("z", (64, 16)))
-    y = plan.add_bias("y = z + b", z, plan.named("b", np.ones(16, np.float32)), plan.empty("y", (64, 16)))
+    b, z, y = plan.named("b", np.ones(16, np.float32)), plan.empty("z", (64, 16)), plan.empty("y", (64, 16))
+    plan.add(Operations.matmul, "z = x@W", {}, x, w, z)
+    plan.add(Operations.add_bias, "y = z + b", {}, z, b, y)
     plan.run()
     assert (y == 33).all() and len(plan._runs[()]) == 1
     assert [o.name for o, _ in plan.trace()] == ["matmul", "add_bias"]

@@ -11,13 +11,14 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
-from gpu_backprop.backend.compiled import device as cpu_device
 from gpu_backprop.backend.compiled import library as cpu_library
+from gpu_backprop.backend.compiled import open_device as opening
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled import self_test
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.program import HEAD, barriers
 from gpu_backprop.backend.compiled.signatures import base, of_row
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.network.losses import LOSSES
 
 TANH = gb.ACTIVATIONS["tanh"]
@@ -29,7 +30,7 @@ FLAGS = "store_z", "nesterov", "hit", "a_transposed", "b_transposed"
 def cache(made_by, monkeypatch, tmp_path):
     """An empty folder for what is compiled, and nothing is known of libraries that were opened before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cpu_device, "_library", functools.cache(cpu_device._library.__wrapped__))
+    monkeypatch.setattr(opening, "_library", functools.cache(opening._library.__wrapped__))
 
 
 @pytest.fixture
@@ -82,9 +83,8 @@ def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch
     for row in (None, TANH, gb.ACTIVATIONS["identity"], LOSSES["cross_entropy"].formula):
         self_test.compare(on_threads(2), row)
         binders |= {name for name, *_ in self_test.cases(row)}
-    assert binders == {
-        name for name in compiled_ops.__all__ if getattr(compiled_ops, name) is not getattr(numpy_ops, name)
-    }
+    names = [name for name, value in vars(Operations).items() if hasattr(value, "account")]
+    assert binders == {name for name in names if getattr(compiled_ops, name) is not getattr(numpy_ops, name)}
     heads = base().heads | of_row(TANH).heads | of_row(LOSSES["cross_entropy"].formula).heads
     for head in heads.values():
         assert seen[head.name, "parts"] == {True, False}, head.name
@@ -134,7 +134,7 @@ def test_a_mistake_is_found(cache, made_by, monkeypatch, row, right, wrong, told
     """bench/assault/miscompilations.py has many more."""
     row = row and ROWS[row]
     plant(monkeypatch, row, right, wrong)
-    device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2))
+    device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
     with pytest.raises(gb.DeviceError, match=f"^{told}.*"):
         self_test.compare(device, row)
 
@@ -180,7 +180,7 @@ def test_ctrl_c_while_it_is_compared_leaves_nothing_unknown(cache, made_by, monk
 
 def _open(made_by, *rows):
     """As a new process does."""
-    library = cpu_device._library.__wrapped__(made_by, 2)
+    library = opening._library.__wrapped__(made_by, 2)
     for row in rows:
         library.operation("bias_activate", row)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -17,13 +16,12 @@ from gpu_backprop.backend.cuda.kernel_instance import (
     SPELLING,
     TYPES,
     accumulator,
-    dtype_of,
     instance,
     instances,
     text_of,
 )
 from gpu_backprop.backend.cuda.signatures import heads
-from gpu_backprop.backend.errors import InputError, MissingExtraError
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS
@@ -80,12 +78,6 @@ def test_bfloat16(folder, bfloat16):
     assert made == instance("judge", "bfloat16", HUBER, "float32")
     assert made.name == "judge<bf16, loss_huber, float>"
     assert made.text.startswith("#define BP_16_BIT\n")
-
-
-def test_bfloat16_without_ml_dtypes(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(MissingExtraError, match=r"bfloat16 needs ml_dtypes: pip install 'gpu-backprop\[cuda13\]'"):
-        dtype_of("bfloat16")
 
 
 def test_the_types_of_a_head(folder):

@@ -6,27 +6,3 @@ from gpu_backprop.backend.compiled.ops.minibatch import advance, copy, gather
 from gpu_backprop.backend.compiled.ops.optimizers import adagrad, adam, rmsprop, sgd, sum_of_squares
 from gpu_backprop.backend.compiled.ops.products import matmul
 from gpu_backprop.backend.numpy_ops import dropout, normalize_weights, residual_sums, unscale
-
-__all__ = [
-    "activation_gradient",
-    "adagrad",
-    "adam",
-    "add_bias",
-    "advance",
-    "bias_activate",
-    "column_sum",
-    "copy",
-    "dropout",
-    "gather",
-    "loss_gradient",
-    "matmul",
-    "multiply",
-    "residual_sums",
-    "rmsprop",
-    "sgd",
-    "sigmoid_cross_entropy",
-    "softmax_cross_entropy",
-    "sum_of_squares",
-    "unscale",
-    "normalize_weights",
-]

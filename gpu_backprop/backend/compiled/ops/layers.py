@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
-from gpu_backprop.backend.formula import Activation, Array
-from gpu_backprop.backend.numpy_ops.scratch import Bound
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.formula import Activation, Array, Calls
 
 PASS, FUNCTION = 0.1, 0.3
 """Nanoseconds that one thread takes for an element: to read and write it, and for each function in its formula."""
@@ -38,25 +34,22 @@ def work(size: int, *formulas: str) -> float:
     return size * (PASS + FUNCTION * sum(len(re.findall(r"\b[a-z]\w*\(", text)) for text in formulas))
 
 
-@or_numpy(numpy_ops.add_bias)
-def add_bias(device: CpuDevice, x: Array, bias: Array, z: Array) -> Bound:
-    """z = x + b"""
+@or_numpy
+def add_bias(device: CpuDevice, x: Array, bias: Array, z: Array) -> Calls:
     yield KernelCall(device, "add_bias", work(z.size), x=x, b=bias, z=z, **sizes(z))
 
 
-@or_numpy(numpy_ops.bias_activate)
-def bias_activate(device: CpuDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
-    """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+@or_numpy
+def bias_activate(device: CpuDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Calls:
     _check(f)
     cost, keep = work(z.size, f.cuda_value), int(y is not z)
     yield KernelCall(device, "bias_activate", cost, f, z=z, b=bias, y=y, **sizes(z), store_z=keep)
 
 
-@or_numpy(numpy_ops.activation_gradient)
+@or_numpy
 def activation_gradient(
     device: CpuDevice, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
-) -> Bound:
-    """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+) -> Calls:
     _check(f)
     cost = work(grad_z.size, f.cuda_slope) + (0 if grad_bias is None else work(grad_z.size))
     yield KernelCall(
@@ -65,16 +58,14 @@ def activation_gradient(
     )  # fmt: skip
 
 
-@or_numpy(numpy_ops.column_sum)
-def column_sum(device: CpuDevice, grad_z: Array, grad_bias: Array) -> Bound:
-    """∇b = Σ∇z over the rows."""
+@or_numpy
+def column_sum(device: CpuDevice, grad_z: Array, grad_bias: Array) -> Calls:
     cost = work(grad_z.size)
     yield KernelCall(device, "column_sum", cost, grad_z=grad_z, **_sums(device, grad_z, grad_bias), **sizes(grad_z))
 
 
-@or_numpy(numpy_ops.multiply)
-def multiply(device: CpuDevice, a: Array, b: Array, out: Array) -> Bound:
-    """out = a ⊙ b"""
+@or_numpy
+def multiply(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
     if not a.shape == b.shape == out.shape:
         raise UnsupportedArguments("nothing is broadcast")
     yield KernelCall(device, "multiply", work(out.size), a=a, b=b, out=out, **sizes(out))

@@ -1,23 +1,16 @@
-"""Losses, in one pass over the rows each; as numpy_ops.losses describes them."""
+"""Losses, in one pass over the rows each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.ops.layers import LANES, sizes, work
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
-from gpu_backprop.backend.formula import Array, LossFormula
-from gpu_backprop.backend.numpy_ops.scratch import Bound
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
-
-ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
-"""What rows.hpp calls each way to count right answers."""
+from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
 
 MAX_SOFTMAX_COLS = 128
 """Outputs up to which rows of softmax are worked out side by side."""
@@ -26,31 +19,25 @@ ROW = 5
 """Nanoseconds that one thread takes for a row, besides those for its elements."""
 
 
-@or_numpy(numpy_ops.loss_gradient)
+@or_numpy
 def loss_gradient(
     device: CpuDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
     scales: Array | None, grad_y: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
+) -> Calls:  # fmt: skip
     cost = work(y.size, loss.cuda_value, loss.cuda_slope) + ROW * y[..., 0].size
     yield KernelCall(
         device, "loss_gradient", cost, loss,
         y=y, **_target(target, y, loss), weights=weights, scales=scales, grad_y=grad_y, **_sums(device, y, total),
-        **sizes(y), scale=scale, share=1 / y.shape[-1] if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing,
+        **sizes(y), scale=scale, share=loss.share(y.shape[-1]), smoothing=loss.smoothing,
         setting=loss.setting, accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
 
-@or_numpy(numpy_ops.softmax_cross_entropy)
+@or_numpy
 def softmax_cross_entropy(
     device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
-
-    y and grad_z are optional, and either of them may be z.
-    """
-    _check_y(y)
+    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     if z.shape[-1] > MAX_SOFTMAX_COLS or loss.accuracy == "threshold":
         raise UnsupportedArguments("NumPy is as fast with long rows, and softmax has no sides")
     room = device.empty((device.threads, 2, LANES, z.shape[-1]))
@@ -62,27 +49,16 @@ def softmax_cross_entropy(
     )  # fmt: skip
 
 
-@or_numpy(numpy_ops.sigmoid_cross_entropy)
+@or_numpy
 def sigmoid_cross_entropy(
     device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, y: Array | None, grad_z: Array | None, total: Array,
-) -> Bound:  # fmt: skip
-    """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
-    finite.
-
-    z is used up. y and grad_z are optional, and either of them may be z.
-    """
-    _check_y(y)
+    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     yield KernelCall(
         device, "sigmoid_cross_entropy", work(z.size, "exp(log1p(") + ROW * z[..., 0].size,
         z=z, b=bias, target=target, weights=weights, scales=scales, grad_z=grad_z, **_sums(device, z, total),
         **sizes(z), scale=scale, accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
-
-
-def _check_y(y: Array | None) -> None:
-    if y is not None:
-        raise UnsupportedArguments("no network asks for y here")
 
 
 def _target(target: Array, y: Array, loss: LossFormula) -> dict[str, Array | None]:

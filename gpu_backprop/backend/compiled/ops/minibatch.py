@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
-from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.numpy_ops.scratch import Bound
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.formula import Array, Calls
 
 RATE = 8
 """Bytes that one thread copies in a nanosecond."""
 
 
-@or_numpy(numpy_ops.gather)
+@or_numpy
 def gather(
-    device: CpuDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array],
-    scale: float = 1.0, shift: float = 0.0,
-) -> Bound:  # fmt: skip
-    """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and weights at once."""
-    if (scale, shift) != (1.0, 0.0) or any(s.dtype != out.dtype for s, out in zip(sources, outs, strict=True)):
+    device: CpuDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
+) -> Calls:
+    if any(s.dtype != out.dtype for s, out in zip(sources, outs, strict=True)):
         raise UnsupportedArguments("rows are copied as they are")
     names, models = ("x", "target", "weights"), len(permutation) if permutation.ndim == 2 else 1
     arrays: dict[str, Array | None] = dict.fromkeys(name + end for name in names for end in ("", "_out"))
@@ -38,15 +31,13 @@ def gather(
     )  # fmt: skip
 
 
-@or_numpy(numpy_ops.advance)
-def advance(device: CpuDevice, counter: Array, by: int) -> Bound:
-    """counter += by"""
+@or_numpy
+def advance(device: CpuDevice, counter: Array, by: int) -> Calls:
     yield KernelCall(device, "advance", counter.size, counter=counter, count=counter.size, by=by)
 
 
-@or_numpy(numpy_ops.copy)
-def copy(device: CpuDevice, source: Array, destination: Array) -> Bound:
-    """destination = source, of the same shape, in its own dtype."""
+@or_numpy
+def copy(device: CpuDevice, source: Array, destination: Array) -> Calls:
     if source.dtype != destination.dtype:
         raise UnsupportedArguments("only bytes are copied")
     yield KernelCall(device, "copy", source.nbytes / RATE, source=source, destination=destination, size=source.nbytes)

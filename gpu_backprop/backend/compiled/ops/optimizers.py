@@ -1,62 +1,52 @@
-"""One pass over the flat buffers, as numpy_ops.optimizers describes them."""
+"""One pass over the flat buffers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import Argument, KernelCall, UnsupportedArguments
-from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.numpy_ops.scratch import Bound
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.formula import Array, Calls
 
 BLOCK = 4096
 """Numbers whose squares are added up together."""
 
 
-@or_numpy(numpy_ops.sgd)
+@or_numpy
 def sgd(
     device: CpuDevice, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
     half_parameters: Array | None,
-) -> Bound:  # fmt: skip
-    """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
+) -> Calls:  # fmt: skip
     yield from _counted("sgd", 0.2, device, w, g, hyper, gate, half_parameters, velocity=velocity, nesterov=nesterov)
 
 
-@or_numpy(numpy_ops.rmsprop)
+@or_numpy
 def rmsprop(
     device: CpuDevice, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Bound:
-    """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
+) -> Calls:
     yield from _counted("rmsprop", 0.5, device, w, g, hyper, gate, half_parameters, v=v)
 
 
-@or_numpy(numpy_ops.adagrad)
+@or_numpy
 def adagrad(
     device: CpuDevice, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Bound:
-    """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
+) -> Calls:
     yield from _counted("adagrad", 0.5, device, w, g, hyper, gate, half_parameters, v=v)
 
 
-@or_numpy(numpy_ops.adam)
+@or_numpy
 def adam(
     device: CpuDevice, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
     half_parameters: Array | None,
-) -> Bound:  # fmt: skip
-    """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW; 0 without decay)"""
+) -> Calls:  # fmt: skip
     yield from _counted("adam", 0.7, device, w, g, hyper, gate, half_parameters, m=m, v=v)
 
 
 def _counted(
     name: str, each: float, device: CpuDevice, w: Array, g: Array, hyper: Array, gate: Array | None,
     half_parameters: Array | None, **others: Argument,
-) -> Bound:  # fmt: skip
+) -> Calls:  # fmt: skip
     """Counts the step, then takes it, in `each` nanoseconds a parameter."""
     if half_parameters is not None:
         raise UnsupportedArguments("a copy in 16 bits is for CUDA")
@@ -67,9 +57,8 @@ def _counted(
     )
 
 
-@or_numpy(numpy_ops.sum_of_squares)
-def sum_of_squares(device: CpuDevice, a: Array, out: Array) -> Bound:
-    """out = Σa² over the last axis, in float64 (...,)."""
+@or_numpy
+def sum_of_squares(device: CpuDevice, a: Array, out: Array) -> Calls:
     models, n = len(a) if a.ndim == 2 else 1, a.shape[-1]
     blocks = -(-n // BLOCK)
     sums = device.empty((models, blocks), np.float64)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
-from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.numpy_ops.scratch import Bound
-
-if TYPE_CHECKING:
-    from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.formula import Array, Calls
 
 RATE = 80
 """Flops in a nanosecond of one thread."""
@@ -24,9 +18,8 @@ LONG = 100_000
 packs only its part of the larger operand, which is worth more."""
 
 
-@or_numpy(numpy_ops.matmul)
-def matmul(device: CpuDevice, a: Array, b: Array, out: Array) -> Bound:
-    """out = a@b; a and b may be transposed views."""
+@or_numpy
+def matmul(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
     (m, n), k, models = out.shape[-2:], a.shape[-1], len(out) if out.ndim == 3 else 1
     if not device.library.multiplies or max(m, n, k) >= 2**31:
         raise UnsupportedArguments("there is no product of such matrices to call")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, flat, flat_sizes
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.cuda.ops.launch_shapes import flat, flat_sizes
+from gpu_backprop.backend.formula import Array, Calls
 
 
-def copy(device: CudaDevice, source: Array, destination: Array) -> Bound:
-    """destination = source, of the same shape, in its own dtype."""
+def copy(device: CudaDevice, source: Array, destination: Array) -> Calls:
     n = destination.size
     width = device.kernels.width(destination.dtype, n, source, destination)
     launch = flat(n, width=width)
@@ -20,8 +19,7 @@ def copy(device: CudaDevice, source: Array, destination: Array) -> Bound:
     )  # fmt: skip
 
 
-def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Bound:
-    """out = Σa² over the last axis, in float64 (...,)."""
+def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Calls:
     models, n = flat_sizes(a)
     width = device.kernels.width(a.dtype, n, a)
     launch = flat(n, models, width)
@@ -33,13 +31,7 @@ def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Bound:
 
 def unscale(
     device: CudaDevice, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
-) -> Bound:
-    """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate, float64 (...,),
-    becomes 0 where a number of g is not finite, else weight_sum, or 1.
-
-    Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
-    weight_sum is 0, scaling stays as it is.
-    """
+) -> Calls:
     models, n = flat_sizes(g)
     width = device.kernels.width(g.dtype, n, g)
     launch = flat(n, models, width)

@@ -6,10 +6,9 @@ They depend on the shape of the arrays alone, so that partial sums are added up 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.formula import Array
 
 THREADS = 256
 """Of every block; the kernels are compiled for it."""
@@ -26,7 +25,6 @@ sum in memory, and how many rows a thread should have at least."""
 LONG, SPREAD = 512, 128
 """A row of so many columns keeps its warp busy for long: such rows get blocks of their own until there are so many."""
 
-Bound = Iterator[Call]
 Sizes = tuple[int, int, int]
 
 

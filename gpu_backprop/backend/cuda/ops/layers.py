@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.kernel_instance import accumulator
-from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, column_sums, columns, flat, sizes, whole_rows
+from gpu_backprop.backend.cuda.ops.launch_shapes import column_sums, columns, flat, sizes, whole_rows
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import IDENTITY, Activation, Array
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Calls
 from gpu_backprop.backend.philox import LANES
 
 
-def matmul(device: CudaDevice, a: Array, b: Array, out: Array) -> Bound:
-    """out = a@b; a and b may be transposed views."""
+def matmul(device: CudaDevice, a: Array, b: Array, out: Array) -> Calls:
     yield from device.blas.matmul(a, b, out, tf32=device.tf32)
 
 
-def add_bias(device: CudaDevice, x: Array, bias: Array, z: Array) -> Bound:
-    """z = x + b"""
+def add_bias(device: CudaDevice, x: Array, bias: Array, z: Array) -> Calls:
     yield from _columnwise(device, x, bias, IDENTITY, z, keep=0)
 
 
-def bias_activate(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Bound:
-    """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+def bias_activate(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Calls:
     keep = int(y is not z and bias is not None)
     if not f.rowwise:
         yield from _columnwise(device, z, bias, f, y, keep)
@@ -32,7 +29,7 @@ def bias_activate(device: CudaDevice, z: Array, bias: Array | None, f: Activatio
     yield device.kernels.launch("softmax", (z.dtype,), *launch, z=z, b=bias, y=y, rows=rows, cols=cols, store_z=keep)
 
 
-def _columnwise(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array, keep: int) -> Bound:
+def _columnwise(device: CudaDevice, z: Array, bias: Array | None, f: Activation, y: Array, keep: int) -> Calls:
     models, rows, cols = sizes(z)
     width = device.kernels.width(z.dtype, cols, z, bias, y)
     launch = columns(rows, cols, models, width)
@@ -51,8 +48,7 @@ def _check_rowwise(f: Activation) -> None:
 
 def activation_gradient(
     device: CudaDevice, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
-) -> Bound:
-    """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+) -> Calls:
     models, rows, cols = sizes(grad_y)
     dtype = grad_y.dtype
     if f.rowwise:
@@ -79,8 +75,7 @@ def activation_gradient(
     )  # fmt: skip
 
 
-def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Bound:
-    """∇b = Σ∇z over the rows."""
+def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Calls:
     models, rows, cols = sizes(grad_z)
     width = device.kernels.width(grad_z.dtype, cols, grad_z, grad_bias)
     launch = column_sums(rows, cols, models, width)
@@ -91,8 +86,7 @@ def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Bound:
     )  # fmt: skip
 
 
-def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Bound:
-    """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
+def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
     models, rows, cols = sizes(mask)
     width = device.kernels.width(x.dtype, cols, x, y, mask)
     launch = columns(rows, cols, models, LANES)  # a thread has one block of random numbers
@@ -102,8 +96,7 @@ def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, 
     )  # fmt: skip
 
 
-def multiply(device: CudaDevice, a: Array, b: Array, out: Array) -> Bound:
-    """out = a ⊙ b"""
+def multiply(device: CudaDevice, a: Array, b: Array, out: Array) -> Calls:
     width = device.kernels.width(a.dtype, a.size, a, b, out)
     launch = flat(a.size, width=width)
     yield device.kernels.launch("multiply", (a.dtype, width), *launch, a=a, b=b, out=out, n=a.size)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, columns, flat, sizes
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.cuda.ops.launch_shapes import columns, flat, sizes
+from gpu_backprop.backend.formula import Array, Calls
 
 
 def gather(
-    device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array],
-    scale: float = 1.0, shift: float = 0.0,
-) -> Bound:  # fmt: skip
-    """out = source[permutation[cursor : cursor + rows]] for x, target and, where they are there, weights at once. The
-    first becomes scale·x + shift, and may come from another dtype."""
+    device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
+) -> Calls:
     (x, x_out), (target, target_out), *others = zip(sources, outs, strict=True)
     weights, weights_out = others[0] if others else (None, None)
     models, rows, cols = sizes(x_out)
@@ -24,11 +21,10 @@ def gather(
         "gather", (x.dtype, x_out.dtype, target.dtype, width), *launch,
         x=x, x_out=x_out, target=target, target_out=target_out, weights=weights, weights_out=weights_out,
         order=permutation, cursor=cursor, samples=len(x), places=permutation.shape[-1], rows=rows, cols=cols,
-        target_cols=target.size // len(x), scale=scale, shift=shift,
+        target_cols=target.size // len(x),
     )  # fmt: skip
 
 
-def advance(device: CudaDevice, counter: Array, by: int) -> Bound:
-    """counter += by"""
+def advance(device: CudaDevice, counter: Array, by: int) -> Calls:
     launch = flat(counter.size)
     yield device.kernels.launch("advance", (counter.dtype,), *launch, counter=counter, count=counter.size, by=by)

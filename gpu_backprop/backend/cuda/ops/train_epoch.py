@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from gpu_backprop.backend.block_layout import BlockLayout
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.ops.launch_shapes import Bound, flat_sizes, one_block, whole_rows
-from gpu_backprop.backend.cuda.ops.losses import ACCURACY_KIND
-from gpu_backprop.backend.formula import Array, LossFormula
+from gpu_backprop.backend.cuda.ops.launch_shapes import flat_sizes, one_block, whole_rows
+from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
 
 TAKES = {"": 0, "softmax": 1, "sigmoid": 2}
 """What the kernel calls a loss of y, and those which take z and bring the activation along."""
@@ -22,13 +21,7 @@ def train_epoch(
     device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
     g: Array, moments: Mapping[str, Array], optimizer: str, hyper: Array, loss: LossFormula, mean: bool, total: Array,
     batch: int,
-) -> Bound:  # fmt: skip
-    """An epoch: every minibatch of `batch` rows, and one of what is left, forward, backward and the optimizer's step.
-
-    sources are x and target; permutation, cursor, total and hyper are as everywhere. moments are none or the velocity
-    of "sgd" and "nesterov", m and v of "adam". mean: whether the loss of a minibatch is the mean over its rows. What is
-    left in g is the gradient of the last one.
-    """
+) -> Calls:  # fmt: skip
     x, target = sources
     models, n = flat_sizes(w)
     rows, outputs = permutation.shape[-1], layout.layers[-1].units
@@ -41,6 +34,6 @@ def train_epoch(
         m=m, v=v, hyper=hyper, total=total, samples=len(x), rows=rows, batch=batch, inputs=layout.layers[0].inputs,
         target_cols=target.size // len(x), layers=len(layout.layers), n=n, settings=hyper.shape[-1], micro=micro,
         lanes=lanes, scale=1 / batch if mean else 1.0, tail_scale=1 / (rows % batch or batch) if mean else 1.0,
-        share=1 / outputs if loss.mean_over_outputs else 1.0, smoothing=loss.smoothing, setting=loss.setting,
+        share=loss.share(outputs), smoothing=loss.smoothing, setting=loss.setting,
         accuracy=ACCURACY_KIND[loss.accuracy], takes=TAKES[layout.fused], optimizer=OPTIMIZERS[optimizer],
     )  # fmt: skip

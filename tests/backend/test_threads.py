@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from gpu_backprop.backend.compiled import threads as module
-from gpu_backprop.backend.compiled.threads import LIMITS, threads
+from gpu_backprop.backend import threads as module
+from gpu_backprop.backend.threads import LIMITS, threads
 
 
 @pytest.fixture(autouse=True)

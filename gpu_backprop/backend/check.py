@@ -1,0 +1,25 @@
+"""What was found of one thing that a device needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a device needs.
+
+    Attributes:
+        name: a word for it.
+        ok: whether it can be used.
+        found: what was found; where it is not ok, a sentence without its full stop.
+        remedy: what to do where it is not ok.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.found} ({self.remedy})" if self.remedy else self.found

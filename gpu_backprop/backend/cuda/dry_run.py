@@ -1,0 +1,42 @@
+"""CudaDryRunDevice: a stand-in for a CUDA device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
+from gpu_backprop.backend.dry_run import DryRunDevice, refuse
+from gpu_backprop.backend.formula import Array, Call
+
+
+class CudaDryRunDevice(DryRunDevice):
+    """A stand-in for a CUDA device: no array has memory, and no kernel is compiled. The operations are bound as always,
+    because they alone know what scratch memory their kernels need."""
+
+    unit = 512  # of CuPy's memory pool
+
+    def __init__(self, device: CudaDevice) -> None:
+        super().__init__(device, device.ops)
+        self._workspace = device.workspace
+        self._tickets: Array = self.outline((device.ticket_count,), np.dtype(np.uint32))
+        self.blas = SimpleNamespace(matmul=self._matmul)
+        self.kernels = SimpleNamespace(
+            width=KernelLibrary.width, launch=lambda *_, **__: refuse, block_memory=device.block_memory
+        )
+
+    def tickets(self, count: int) -> Array:
+        """As CudaDevice.tickets."""
+        if self._tickets.size < count:
+            with self.kind("scratch"):
+                self._tickets = self.empty((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+        return self._tickets[:count]
+
+    def _matmul(self, *_: Any, **__: Any) -> list[Call]:
+        if self._workspace:
+            self.count("matrix products", self._workspace)
+            self._workspace = 0
+        return [refuse]

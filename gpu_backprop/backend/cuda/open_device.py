@@ -1,0 +1,15 @@
+"""Opens a CUDA device: binds it to its operations. CuPy is imported here and not before."""
+
+from __future__ import annotations
+
+import importlib
+
+from gpu_backprop.backend.cuda import ops as cuda_ops
+from gpu_backprop.backend.cuda.device import CudaDevice
+from gpu_backprop.backend.operations import EpochOperations
+
+
+def open_device(index: int, reason: str, dtype: str) -> CudaDevice:
+    """CUDA device `index`, with these operations."""
+    ops: EpochOperations[CudaDevice] = cuda_ops
+    return CudaDevice(index, reason, dtype, importlib.import_module("cupy"), ops)

@@ -1,0 +1,107 @@
+"""One operation of a plan, and the account that tells what any operation of its kind reads, writes and costs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from gpu_backprop.backend.formula import Array, Call
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a plan.
+
+    Attributes:
+        name: the binder's name, and the kernel's.
+        formula: what it computes, in the names of its buffers.
+        reads, writes: these buffers by name.
+        flops: floating-point operations: one for each addition, multiplication and function value.
+        bytes: memory traffic if all that is read and written passes once.
+        launches: how many kernels CUDA needs for it.
+        phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
+        calls: bound callables that do it; on CUDA each is one launch.
+    """
+
+    name: str
+    formula: str
+    reads: Mapping[str, Array]
+    writes: Mapping[str, Array]
+    flops: int
+    bytes: int
+    launches: int
+    phase: str
+    calls: tuple[Call, ...]
+
+
+class Account(NamedTuple):
+    """What an operation writes and costs. Each function is called with those of the operation's arguments that it
+    names.
+
+    Attributes:
+        parameters: of the operation, in order, without the device.
+        writes: those that are written and not read. Of the others, all arrays are read.
+        updates: those that are read and written, or which of them are, as a function.
+        flops, launches: numbers of an Operation.
+        bytes: its traffic, where that is not each array once.
+    """
+
+    parameters: Sequence[str]
+    writes: Sequence[str]
+    updates: Sequence[str] | Callable[..., Sequence[str]]
+    flops: Callable[..., int]
+    launches: Callable[..., int]
+    bytes: Callable[..., int] | None
+
+    def read(self, given: Mapping[str, Any]) -> Iterator[Array]:
+        """The arrays that are read, of arguments by name."""
+        for name, value in given.items():
+            if name not in self.writes:
+                yield from _arrays(value)
+
+    def written(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+        """The arrays that are written, each with the name of its parameter."""
+        updated = apply(self.updates, given) if callable(self.updates) else self.updates
+        for name, value in given.items():
+            if name in self.writes or name in updated:
+                yield from ((name, array) for array in _arrays(value))
+
+
+def account(
+    writes: Sequence[str] = (), *, updates: Sequence[str] | Callable[..., Sequence[str]] = (),
+    flops: Callable[..., int] = lambda: 0, launches: Callable[..., int] = lambda: 1,
+    bytes: Callable[..., int] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
+    """Marks the signature of an operation with its Account."""
+
+    def mark(operation: F) -> F:
+        parameters = tuple(inspect.signature(operation).parameters)[2:]  # without self and the device
+        vars(operation)["account"] = Account(parameters, writes, updates, flops, launches, bytes)
+        return operation
+
+    return mark
+
+
+def account_of(operation: Callable[..., Any]) -> Account:
+    """The Account of a signature."""
+    told: Account = vars(operation)["account"]
+    return told
+
+
+def apply(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """The value of a function of an Account for these arguments."""
+    code = function.__code__
+    return function(*(given[name] for name in code.co_varnames[: code.co_argcount]))
+
+
+def _arrays(value: Any) -> Iterable[Array]:
+    """The arrays of an argument: one, several, or none."""
+    if hasattr(value, "nbytes"):
+        return (value,)
+    if isinstance(value, (list, tuple)):
+        return value
+    return value.values() if isinstance(value, dict) else ()

@@ -1,0 +1,237 @@
+"""The operations that every back end has: the signature of each, what it computes, and what it costs.
+
+numpy_ops, compiled.ops and cuda.ops are modules with these functions, which mypy compares with what is written here.
+Each is a binder: it takes the device and arrays, and gives bound calls that work in place and allocate nothing when
+they run. `Plan.add` binds an operation and enters it in the plan by its account.
+
+Arrays are (..., rows, units); a leading models axis passes through. These arguments mean the same everywhere:
+
+    scale, scales   the factor of a loss's gradient: a number (1/B), and where there is an array, float64 (...,), one
+                    more for each model
+    total           float64 (..., 3): what losses add up, see formula.py
+    target          one axis less than y where it holds labels; a label out of range makes the loss of its row NaN and
+                    its gradient 0
+    w, g, m, v      flat buffers (..., parameters) of parameters, gradients and moments
+    hyper           float64 (..., k): the step number, the learning rate η, and the optimizer's own
+    gate            float64 (...,): where it is 0, a step changes nothing, not even the step number
+    half_parameters becomes a copy of the new parameters in its own dtype
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from gpu_backprop.backend.block_layout import BlockLayout
+from gpu_backprop.backend.formula import Activation, Array, Calls, LossFormula
+from gpu_backprop.backend.operation import account
+
+D = TypeVar("D", contravariant=True)
+
+OPTIMIZER_FLOPS = {"sgd": 2, "nesterov": 2, "rmsprop": 9, "adagrad": 7, "adam": 11}
+"""Of one parameter, by what an epoch in one launch calls each."""
+
+
+def _gathered(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> int:
+    """The bytes of the rows as they are read, in the dtypes of the sources, and written; and of the order."""
+    chosen = sum(out.size * source.itemsize for out, source in zip(outs, sources, strict=True))
+    order = permutation[..., : outs[0].shape[-2]].nbytes + cursor.nbytes
+    return int(chosen + order + sum(out.nbytes for out in outs))
+
+
+def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, optimizer: str, batch: int) -> int:
+    """As of the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of each
+    unit, 8 of the loss of each output; the optimizer's for each parameter."""
+    members, rows = math.prod(permutation.shape[:-1]), permutation.shape[-1]
+    row = 8 * layout.layers[-1].units
+    for number, layer in enumerate(layout.layers):
+        row += layer.units * (2 * (3 if number else 2) * layer.inputs + 2 * (layer.bias is not None) + 3)
+    return int(members * rows * row + math.ceil(rows / batch) * OPTIMIZER_FLOPS[optimizer] * w.size)
+
+
+def _epoch_bytes(
+    sources: Sequence[Array], permutation: Array, cursor: Array, w: Array, moments: Mapping[str, Array], hyper: Array,
+    total: Array, batch: int,
+) -> int:  # fmt: skip
+    """The traffic with the device's memory: each member reads all rows once, and the parameters; it writes these and
+    the gradients. The moments are read and written in every step."""
+    members, steps = math.prod(permutation.shape[:-1]), math.ceil(permutation.shape[-1] / batch)
+    data = members * sum(source.nbytes for source in sources) + permutation.nbytes + cursor.nbytes
+    moved = data + 3 * w.nbytes + 2 * steps * sum(m.nbytes for m in moments.values())
+    return int(moved + 2 * (hyper.nbytes + total.nbytes))
+
+
+class Operations(Protocol[D]):
+    """What a module has to have to be the operations of a device of class D."""
+
+    # Forward and backward of the layers -------------------------------------------------------------------------------
+
+    @account(writes=["out"], flops=lambda a, out: 2 * a.shape[-1] * out.size)
+    def matmul(self, device: D, a: Array, b: Array, out: Array) -> Calls:
+        """out = a@b; a and b may be transposed views."""
+
+    @account(writes=["z"], flops=lambda z: z.size)
+    def add_bias(self, device: D, x: Array, bias: Array, z: Array) -> Calls:
+        """z = x + b"""
+
+    @account(
+        writes=["y"],
+        updates=lambda z, bias, y: [] if y is z or bias is None else ["z"],
+        flops=lambda bias, f, y: y.size * ((bias is not None) + (f.numpy_value is not None)),
+    )
+    def bias_activate(self, device: D, z: Array, bias: Array | None, f: Activation, y: Array) -> Calls:
+        """y = f(z + b). y may be z; where it is not, z becomes z + b."""
+
+    @account(
+        writes=["grad_z", "grad_bias"],
+        flops=lambda f, grad_z, grad_bias: grad_z.size * ((4 if f.rowwise else 2) + (grad_bias is not None)),
+        launches=lambda f, grad_bias: 2 if f.rowwise and grad_bias is not None else 1,
+    )
+    def activation_gradient(
+        self, device: D, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
+    ) -> Calls:
+        """∇z = ∇y ⊙ f′(s), and with it ∇b = Σ∇z over the rows. grad_z may be grad_y."""
+
+    @account(writes=["grad_bias"], flops=lambda grad_z: grad_z.size)
+    def column_sum(self, device: D, grad_z: Array, grad_bias: Array) -> Calls:
+        """∇b = Σ∇z over the rows."""
+
+    @account(writes=["y", "mask"], flops=lambda y: 2 * y.size)
+    def dropout(self, device: D, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
+        """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
+
+    @account(writes=["out"], flops=lambda out: out.size)
+    def multiply(self, device: D, a: Array, b: Array, out: Array) -> Calls:
+        """out = a ⊙ b"""
+
+    # Losses: value, gradient, weights and the count of right answers --------------------------------------------------
+
+    @account(writes=["weight_sum", "scales", "total"], flops=lambda weights: weights.size)
+    def normalize_weights(
+        self, device: D, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
+    ) -> Calls:
+        """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0,
+        and with them all that it scales). All but the weights are float64."""
+
+    @account(writes=["grad_y", "total"], flops=lambda y, grad_y: (3 if grad_y is None else 5) * y.size)
+    def loss_gradient(
+        self, device: D, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
+        scales: Array | None, grad_y: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
+
+    @account(writes=["grad_z", "total"], flops=lambda z: 8 * z.size)
+    def softmax_cross_entropy(
+        self, device: D, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+        scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
+
+        z is used up. grad_z is optional, and may be z.
+        """
+
+    @account(writes=["grad_z", "total"], flops=lambda z: 8 * z.size)
+    def sigmoid_cross_entropy(
+        self, device: D, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+        scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
+        finite.
+
+        z is used up. grad_z is optional, and may be z.
+        """
+
+    @account(writes=["sums"], flops=lambda y: 5 * y.size)
+    def residual_sums(self, device: D, y: Array, target: Array, weights: Array | None, sums: Array) -> Calls:
+        """sums[..., 0, :] += Σ w·|y − y*|, sums[..., 1, :] += Σ w·(y − y*)², one number an output, in float64."""
+
+    # The rows of a minibatch ------------------------------------------------------------------------------------------
+
+    @account(writes=["outs"], bytes=_gathered)
+    def gather(
+        self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
+    ) -> Calls:
+        """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and, where they are there, weights
+        at once. x may come from another dtype."""
+
+    @account(updates=["counter"])
+    def advance(self, device: D, counter: Array, by: int) -> Calls:
+        """counter += by"""
+
+    # Flat buffers -----------------------------------------------------------------------------------------------------
+
+    @account(writes=["destination"])
+    def copy(self, device: D, source: Array, destination: Array) -> Calls:
+        """destination = source, of the same shape, in its own dtype."""
+
+    @account(writes=["out"], flops=lambda a: 2 * a.size)
+    def sum_of_squares(self, device: D, a: Array, out: Array) -> Calls:
+        """out = Σa² over the last axis, in float64 (...,)."""
+
+    @account(writes=["gate"], updates=["g", "scaling"], flops=lambda g: 2 * g.size)
+    def unscale(
+        self, device: D, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+    ) -> Calls:
+        """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate becomes 0
+        where a number of g is not finite, else weight_sum, or 1.
+
+        Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
+        weight_sum is 0, scaling stays as it is.
+        """
+
+    # Optimizers -------------------------------------------------------------------------------------------------------
+
+    @account(
+        writes=["half_parameters"], updates=["w", "velocity", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["sgd"] * w.size
+    )
+    def sgd(
+        self, device: D, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
+        half_parameters: Array | None,
+    ) -> Calls:  # fmt: skip
+        """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
+
+    @account(
+        writes=["half_parameters"], updates=["w", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["rmsprop"] * w.size
+    )
+    def rmsprop(
+        self, device: D, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+    ) -> Calls:
+        """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
+
+    @account(
+        writes=["half_parameters"], updates=["w", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["adagrad"] * w.size
+    )
+    def adagrad(
+        self, device: D, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+    ) -> Calls:
+        """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
+
+    @account(
+        writes=["half_parameters"], updates=["w", "m", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["adam"] * w.size
+    )
+    def adam(
+        self, device: D, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
+        half_parameters: Array | None,
+    ) -> Calls:  # fmt: skip
+        """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW; 0 without decay)
+
+        m and v are kept without their factors (1 − β₁) and (1 − β₂).
+        """
+
+
+class EpochOperations(Operations[D], Protocol[D]):
+    """The operations of a device that also `trains_epochs_in_one_launch`."""
+
+    @account(writes=["g"], updates=["w", "moments", "hyper", "total"], flops=_epoch_flops, bytes=_epoch_bytes)
+    def train_epoch(
+        self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
+        g: Array, moments: Mapping[str, Array], optimizer: str, hyper: Array, loss: LossFormula, mean: bool,
+        total: Array, batch: int,
+    ) -> Calls:  # fmt: skip
+        """An epoch: every minibatch of `batch` rows, and one of what is left, forward, backward and the optimizer's
+        step.
+
+        sources are x and target. moments are none or the velocity of "sgd" and "nesterov", m and v of "adam". mean:
+        whether the loss of a minibatch is the mean over its rows. What is left in g is the gradient of the last one.
+        """
