@@ -70,6 +70,6 @@ def half_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),
         "column_sum": lambda device, grad_z, grad_bias: iter([partial(np.add.reduce, grad_z, -2, None, grad_bias)]),
     }
-    ops = SimpleNamespace(**{name: getattr(numpy_ops, name) for name in numpy_ops.__all__} | mixed)
+    ops = SimpleNamespace(**vars(numpy_ops) | mixed)
     monkeypatch.setattr(numpy_device, "numpy_ops", ops)
     monkeypatch.setattr("gpu_backprop.backend.numpy_ops.layers.column_sum", mixed["column_sum"])
