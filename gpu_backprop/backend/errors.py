@@ -42,7 +42,7 @@ class OutOfMemoryError(DeviceError, MemoryError):
     Attributes:
         needs: the bytes that were asked for, by kind.
         free: the bytes that were free; None where that is not known.
-        batch_size: the largest batch size that would have fitted; None where none does, or there is none to choose.
+        batch_size: one that would have fitted, about the largest; None where none does, or there is none to choose.
     """
 
     def __init__(

@@ -196,6 +196,6 @@ class MemoryEstimate(NamedTuple):
 
 
 def largest(most: int, fits: Callable[[int], bool]) -> int | None:
-    """Returns a batch size up to `most` that fits, or None if not even 1 does: the largest one, unless a smaller one
-    takes more memory because its last minibatch, which has buffers of its own, has more rows."""
+    """Returns a batch size up to `most` that fits, or None if not even 1 does. It is the largest, unless a smaller one
+    takes more memory, for a last minibatch that has more rows and buffers of its own: then at least about its half."""
     return bisect_left(range(1, most + 1), True, key=lambda batch_size: not fits(batch_size)) or None

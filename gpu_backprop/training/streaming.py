@@ -64,7 +64,7 @@ class StreamedData(BatchSource):
                 [((self.orders * self.block_rows, *array.shape[1:]), dtype) for array, dtype in kept]
             )
             self.sources = self.buffer.arrays
-            self._halves = device.from_host(np.arange(BUFFERS) * self.block_rows)
+            self._starts = device.from_host(np.arange(BUFFERS) * self.block_rows)
         with device.kind("row order"):
             self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
         self._order: Array | None = None
@@ -83,7 +83,7 @@ class StreamedData(BatchSource):
                     buffer = number % BUFFERS
                     coming.result()
                     self.buffer.acquire(buffer)
-                    self.device.copy_in(self.cursor, self._halves[buffer : buffer + 1])
+                    self.device.copy_in(self.cursor, self._starts[buffer : buffer + 1])
                     begin += sum(block)
                     if begin < sum(batch_sizes):  # the other is free from the end of the block before, not sooner
                         coming = reader.submit(self._read, 1 - buffer, begin, sum(blocks[number + 1]))
