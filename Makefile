@@ -29,9 +29,9 @@ help:
 train: $(VENV)/have-plot
 	$(BIN)/gpu-backprop train $(ARGS)
 
-# One process for each core, up to eight. Each takes whole files, in the order of tests/conftest.py.
+# One process for each core, up to eight; tests/conftest.py says which takes what.
 test: $(VENV)/have-plot $(VENV)/have-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 lint: $(VENV)/have-lint
 	$(BIN)/ruff check

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,11 +35,28 @@ SLOWEST = "kernels_on_host", "test_packaging.py", "cli", "backend"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where pytest-xdist shares out whole files, the slowest come first: none is left for one worker at the end."""
+    """Where workers of pytest-xdist share the tests, the slowest come first: none of them is left at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = {name: number for number, name in enumerate(SLOWEST)}
         here = Path(__file__).parent
         items.sort(key=lambda item: place.get(item.path.relative_to(here).parts[0], len(SLOWEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a worker whole files, as what one of them compiles is for all its tests. A CUDA device is for one worker;
+    an emulated one each has for itself."""
+    if config.option.dist != "load":  # another one was asked for
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            device = nodeid.startswith("tests/gpu/") and "CUDASIM_BUILD" not in os.environ
+            return "tests/gpu" if device else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
