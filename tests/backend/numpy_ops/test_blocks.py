@@ -88,7 +88,7 @@ class TestTheSameInSlabs:
             w, g, half_parameters = (
                 of(rng, *models_shape, ROWS * UNITS),
                 of(rng, *models_shape, ROWS * UNITS),
-                np.empty((*models_shape, 65), np.float16),
+                np.full((*models_shape, 65), 7, np.float16),
             )
             moments = [np.zeros_like(w) for _ in range(2)]
             binder, given, settings = {
