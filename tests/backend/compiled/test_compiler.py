@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend import numpy_blas, numpy_ops
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import open_device as opening
@@ -393,7 +393,7 @@ def numpy_has(made_by, monkeypatch):
 
 
 def test_a_library_without_a_blas_leaves_products_to_numpy(made_by, numpy_has):
-    numpy_has(cpu_library.Blas())
+    numpy_has(numpy_blas.Blas())
     device = opening.CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
     a = np.ones((40, 40), np.float32)
     (call,) = device.ops.matmul(device, a, a, a.copy())
@@ -401,7 +401,7 @@ def test_a_library_without_a_blas_leaves_products_to_numpy(made_by, numpy_has):
 
 
 def test_a_blas_whose_threads_cannot_be_told_to_rest_keeps_them(made_by, numpy_has):
-    numpy_has(cpu_library.numpy_blas()._replace(get_threads=None, set_threads=None))
+    numpy_has(numpy_blas.numpy_blas()._replace(get_threads=None, set_threads=None))
     assert cpu_library.CpuLibrary(made_by, 2).threads == 1
 
 
