@@ -11,7 +11,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.commands.building import design
+from gpu_backprop.commands.building import read_design
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Workload:
     def layers(self) -> list[gb.Dense | gb.Dropout]:
         """The layers, as `gpu-backprop train` would choose their activations."""
         *hidden, outputs = self.widths[1:]
-        wanted = design(argparse.Namespace(loss=self.loss, activation=self.activation, layers=hidden))
+        wanted = read_design(argparse.Namespace(loss=self.loss, activation=self.activation, layers=hidden))
         layers: list[gb.Dense | gb.Dropout] = []
         for units, activation in zip(hidden, wanted.hidden, strict=True):
             layers.append(gb.Dense(units, activation))
