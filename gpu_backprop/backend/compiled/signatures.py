@@ -24,14 +24,7 @@ from typing import NamedTuple
 
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import (
-    Parameter,
-    functor,
-    kernels_folder,
-    parameters_in,
-    source,
-    without_comments,
-)
+from gpu_backprop.backend.kernel_text import Parameter, functor, kernels_folder, parameters_in, source, without_comments
 
 HEAD = re.compile(r"(?P<template>template\s*<\s*class F\s*>\s*)?BP_CPU\s+void\s+(?P<name>\w+)\s*\((?P<list>[^()]*)\)")
 POINTERS = "float", "double", "i64", "u8"

@@ -7,14 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.ops.launch_shapes import (
-    Launch,
-    column_sums,
-    flat_sizes,
-    one_block,
-    sizes,
-    whole_rows,
-)
+from gpu_backprop.backend.cuda.ops.launch_shapes import Launch, column_sums, flat_sizes, one_block, sizes, whole_rows
 from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
 
 
