@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from lib import record
+from lib.kernel_instances import instances, text_of
 
-from gpu_backprop.backend.cuda.kernel_instance import Instance, instances, text_of
+from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lib.kernel_instances import instances, prepare
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.kernel_instance import instances
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.losses import FORMULAS
 
@@ -36,7 +36,7 @@ def compile_kernels(*files):
     """All kernels of these files, compiled together: one at a time would take ten times as long."""
     device = open_device("cuda", "bfloat16")
     rows = gb.ACTIVATIONS.values(), [*FORMULAS]
-    device.kernels.prepare(made for made in instances(*rows) if made.kernel.file in files)
+    prepare(device.kernels, (made for made in instances(*rows) if made.kernel.file in files))
 
 
 @dataclass(eq=False)

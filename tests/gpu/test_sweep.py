@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lib.kernel_instances import instances, prepare
 from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, check_optimizer, check_softmax
 
-from gpu_backprop.backend.cuda.kernel_instance import instances
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
@@ -20,7 +20,7 @@ def device(request):
     """With all that these tests launch compiled together, in one dtype and without vectors."""
     device = open_device("cuda", request.param)
     wanted = (made for made in instances(ACTIVATIONS.values(), FORMULAS) if made.kernel.file in FILES)
-    device.kernels.prepare(made for made in wanted if device.dtype in made.chosen.values())
+    prepare(device.kernels, (made for made in wanted if device.dtype in made.chosen.values()))
     return device
 
 

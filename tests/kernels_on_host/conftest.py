@@ -18,8 +18,9 @@ from kernel_cases import Case
 from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_runners_losses import RUNNERS
+from lib.kernel_instances import instances
 
-from gpu_backprop.backend.cuda.kernel_instance import Instance, instances
+from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import functor, source
 from gpu_backprop.network.activations import ACTIVATIONS

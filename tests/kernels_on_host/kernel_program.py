@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lib.kernel_instances import text_of
 
-from gpu_backprop.backend.cuda.kernel_instance import Instance, text_of
+from gpu_backprop.backend.cuda.kernel_instance import Instance
 
 HERE = Path(__file__).parent
 PROCESSES = 2

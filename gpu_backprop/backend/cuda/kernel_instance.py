@@ -6,7 +6,7 @@ instances is kept by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,15 @@ class Instance:
         return {functor_name(row): functor(row) for row in rows}
 
     @property
+    def define(self) -> str:
+        """What stands above the kernels where an argument has 16 bits."""
+        short = {"float16", "bfloat16"} & {a.name for a in self.arguments if isinstance(a, np.dtype)}
+        return "#define BP_16_BIT\n" if short else ""
+
+    @property
     def text(self) -> str:
         """The text that a compiler gets for it."""
-        return text_of([self])
+        return "".join([self.define, source(self.kernel.file), *self.functors.values()])
 
     @property
     def width(self) -> int:
@@ -109,25 +115,6 @@ def _spelled(argument: Argument) -> str:
     if isinstance(argument, np.dtype):
         return SPELLING[argument.name]
     return str(argument) if isinstance(argument, int) else functor_name(argument)
-
-
-def text_of(instances: Sequence[Instance]) -> str:
-    """Makes one text for several instances of one file, each functor in it once.
-
-    Raises:
-        InputError: they come from several files, or need two functors of one name (a loss with two settings).
-    """
-    files = {made.kernel.file for made in instances}
-    if len(files) != 1:
-        raise InputError(f"the instances of one text come from one file, got {len(files)}: {', '.join(sorted(files))}.")
-    functors: dict[str, str] = {}
-    for made in instances:
-        for name, text in made.functors.items():
-            if functors.setdefault(name, text) != text:
-                raise InputError(f"one text cannot hold two formulas called {name}; make a text for each.")
-    dtypes = {a.name for made in instances for a in made.arguments if isinstance(a, np.dtype)}
-    define = "#define BP_16_BIT\n" if dtypes & {"float16", "bfloat16"} else ""
-    return "".join([define, source(files.pop()), *functors.values()])
 
 
 def instance(name: str, *arguments: Any) -> Instance:
@@ -154,11 +141,11 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
             raise InputError(f"kernel {kernel}: {parameter} must be {what}, got {argument!r}.")
         return argument
     if parameter == "V":
-        widths = _widths(chosen)
+        widths = accepted_widths(chosen)
         if argument not in widths:
             raise InputError(f"kernel {kernel}: V must be one of {widths}, got {argument!r}.")
         return int(argument)
-    names = _types(parameter, chosen)
+    names = accepted_types(parameter, chosen)
     try:
         dtype = storage(argument) if isinstance(argument, str) else np.dtype(argument)
     except TypeError:
@@ -168,58 +155,13 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
     return dtype
 
 
-def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) -> Iterator[Instance]:
-    """Yields every kernel with every argument that its parameters accept; one with Functions, of which there are
-    infinitely many, with as few as have each argument together with each accumulator type.
-
-    Raises:
-        MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
-    """
-    rows = tuple(row for row in activations if not row.rowwise)
-    three = (tuple(rows[(k + j) % len(rows)] for j in range(3)) for k in range(len(rows)))
-    tables: dict[str, tuple[Argument, ...]] = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three))}
-    for head in heads().values():
-        names = [name for _, name in head.template]
-        for chosen in (_sample if "N" in names else _choices)(names, {}, tables):
-            yield Instance(head, tuple(chosen.values()))
-
-
-def _choices(
-    names: list[str], chosen: dict[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
-) -> Iterator[dict[str, Argument]]:
-    if not names:
-        yield chosen
-        return
-    name, *rest = names
-    for value in _values(name, chosen, tables):
-        yield from _choices(rest, {**chosen, name: value}, tables)
-
-
-def _sample(
-    names: list[str], chosen: dict[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
-) -> Iterator[dict[str, Argument]]:
-    """Yields, for each value of the first name, the fewest choices that have all values of every other name."""
-    first, *rest = names
-    for value in _values(first, chosen, tables):
-        values = {name: _values(name, {first: value}, tables) for name in rest}
-        for k in range(max(map(len, values.values()))):
-            yield {first: value} | {name: of[k % len(of)] for name, of in values.items()}
-
-
-def _values(
-    name: str, chosen: Mapping[str, Argument], tables: Mapping[str, tuple[Argument, ...]]
-) -> Sequence[Argument]:
-    if name in FORMULAS:
-        return tables[name]
-    return _widths(chosen) if name == "V" else [storage(t) for t in _types(name, chosen)]
-
-
-def _types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:
+def accepted_types(name: str, chosen: Mapping[str, Argument]) -> tuple[str, ...]:
     """Returns the dtypes that a parameter accepts; L is the type of class labels or of dense targets."""
     return ("int64", accumulator(_stored(chosen)).name) if name == "L" else TYPES[name]
 
 
-def _widths(chosen: Mapping[str, Argument]) -> tuple[int, ...]:
+def accepted_widths(chosen: Mapping[str, Argument]) -> tuple[int, int]:
+    """Returns the numbers that V accepts."""
     return 1, VECTOR // _stored(chosen).itemsize
 
 

@@ -6,7 +6,7 @@ checks of a launch in kernel_arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from threading import RLock
 from types import ModuleType
@@ -23,7 +23,7 @@ from gpu_backprop.backend.cuda.kernel_arguments import (
     address,
     three_sizes,
 )
-from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance, text_of
+from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
 
@@ -36,7 +36,7 @@ VARIABLES = 1024
 Key = tuple[str, tuple[str, ...]]
 
 
-def _key(made: Instance) -> Key:
+def instance_key(made: Instance) -> Key:
     """Returns the name and the functors, since the name of a loss does not include its setting."""
     return made.name, tuple(made.functors.values())
 
@@ -52,13 +52,13 @@ class KernelLibrary:
 
     def __init__(self, cupy: ModuleType, index: int, stream: Any) -> None:
         self.cupy, self.index, self.stream = cupy, index, stream
-        self._functions: dict[Key, Any] = {}
+        self.functions: dict[Key, Any] = {}
         self._lock = RLock()
 
     @property
     def compiled(self) -> tuple[str, ...]:
         """The names of the instances compiled so far."""
-        return tuple(name for name, _ in list(self._functions))
+        return tuple(name for name, _ in list(self.functions))
 
     def launch(
         self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, /,
@@ -115,23 +115,6 @@ class KernelLibrary:
             if driver.funcGetAttribute(most, function.ptr) < shared:
                 driver.funcSetAttribute(function.ptr, most, shared)
 
-    def prepare(self, wanted: Iterable[Instance]) -> None:
-        """Compiles many instances in as few modules as there can be.
-
-        Raises:
-            DeviceError: one of them cannot be compiled.
-        """
-        modules: list[dict[Key, Instance]] = []
-        with self._lock:
-            for made in wanted:
-                if _key(made) not in self._functions:
-                    module = next((m for m in modules if _fit_one_text(made, m.values())), None)
-                    if module is None:
-                        modules.append(module := {})
-                    module[_key(made)] = made
-            for module in modules:
-                self._compile(list(module.values()))
-
     @staticmethod
     def width(dtype: Any, cols: int, *arrays: Array | None) -> int:
         """Returns V for a kernel over T = dtype: 16 bytes, where `cols` is a multiple and every array (None aside) and
@@ -148,43 +131,30 @@ class KernelLibrary:
         return width
 
     def _function(self, made: Instance) -> Any:
-        key = _key(made)
-        if key not in self._functions:
+        key = instance_key(made)
+        if key not in self.functions:
             with self._lock:
-                if key not in self._functions:
-                    self._compile([made])
-        return self._functions[key]
+                if key not in self.functions:
+                    self.functions[key] = self._compile(made)
+        return self.functions[key]
 
-    def _compile(self, made: Sequence[Instance]) -> None:
-        names = tuple(m.name for m in made)
-        text = text_of(made)
+    def _compile(self, made: Instance) -> Any:
         try:
             with self.cupy.cuda.Device(self.index):
-                module = self.cupy.RawModule(code=text, options=OPTIONS, name_expressions=names)
-                functions = [module.get_function(name).kernel for name in names]
+                module = self.cupy.RawModule(code=made.text, options=OPTIONS, name_expressions=(made.name,))
+                return module.get_function(made.name).kernel
         except Exception as error:  # of CuPy, of NVRTC, of the driver, of the loader of libraries
-            raise self._failure(names, error) from error
-        self._functions.update(zip(map(_key, made), functions, strict=True))
+            raise self._failure(made.name, error) from error
 
-    def _failure(self, names: tuple[str, ...], error: Exception) -> DeviceError:
-        what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    def _failure(self, name: str, error: Exception) -> DeviceError:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         if isinstance(error, self.cupy.cuda.compiler.CompileException):
             said = next((line for line in lines if "error" in line), lines[0])
-            return DeviceError(f"CUDA kernel {what} does not compile on cuda:{self.index}: {said}")
+            return DeviceError(f"CUDA kernel {name} does not compile on cuda:{self.index}: {said}")
         if isinstance(error, (self.cupy.cuda.driver.CUDADriverError, self.cupy.cuda.runtime.CUDARuntimeError)):
-            return DeviceError(f"CUDA kernel {what} cannot be loaded on cuda:{self.index}: {lines[0]}")
+            return DeviceError(f"CUDA kernel {name} cannot be loaded on cuda:{self.index}: {lines[0]}")
         extra = "cuda12" if self.cupy.cuda.driver.get_build_version() < 13000 else "cuda13"
         return DeviceError(
-            f"CUDA kernel {what} cannot be compiled ({' '.join(lines)}). That takes NVRTC and the CUDA headers; "
+            f"CUDA kernel {name} cannot be compiled ({' '.join(lines)}). That takes NVRTC and the CUDA headers; "
             f"this CuPy gets them by: {install(extra)}."
         )
-
-
-def _fit_one_text(made: Instance, others: Iterable[Instance]) -> bool:
-    """Tells whether one text can hold an instance and others: one file, and no two formulas of one name."""
-    return all(
-        made.kernel.file == other.kernel.file
-        and all(other.functors.get(name, text) == text for name, text in made.functors.items())
-        for other in others
-    )

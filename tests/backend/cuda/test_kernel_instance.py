@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from lib.kernel_instances import instances, text_of
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda import kernel_instance
@@ -17,8 +18,6 @@ from gpu_backprop.backend.cuda.kernel_instance import (
     TYPES,
     accumulator,
     instance,
-    instances,
-    text_of,
 )
 from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.errors import InputError

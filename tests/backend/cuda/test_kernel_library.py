@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lib.kernel_instances import prepare
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda import kernel_library
@@ -436,14 +437,14 @@ def test_prepare_makes_one_module_of_a_file(library, cupy):
     huber = [instance("judge", t, row) for row in (Huber().formula, SECOND) for t in ("float32", "float64")]
     wanted = [instance("add", "float32", 4), instance("other"), instance("nothing"), *huber, instance("nothing")]
     add(library, 4)
-    library.prepare(wanted)
+    prepare(library, wanted)
     assert [names for _, _, names in cupy.modules[1:]] == [
         ("other",),
         ("nothing", "judge<float, loss_huber>", "judge<double, loss_huber>"),
         ("judge<float, loss_huber>", "judge<double, loss_huber>"),  # another formula
     ]
     library.launch("nothing", (), (1,), (1,))
-    library.prepare(wanted)
+    prepare(library, wanted)
     assert len(cupy.modules) == 4
 
 
@@ -474,7 +475,7 @@ def test_a_missing_compiler_names_the_extra(library, cupy, version, extra):
     cupy.failure = RuntimeError("Failed to find CUDA headers.\nInstall them.")
     cupy.cuda.driver.get_build_version = lambda: version
     with pytest.raises(DeviceError, match=rf"headers\. Install them\.\).*pip install 'gpu-backprop\[{extra}\]'"):
-        library.prepare([instance("add", "float32", 1), instance("nothing")])
+        add(library)
     assert library.compiled == ()
 
 

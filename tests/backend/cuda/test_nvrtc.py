@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from lib.kernel_instances import text_of
 
-from gpu_backprop.backend.cuda.kernel_instance import instance, text_of
+from gpu_backprop.backend.cuda.kernel_instance import instance
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, VARIABLES
 from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
