@@ -25,6 +25,8 @@ THREADS = 1024
 SLOT = 8
 """Bytes of each argument, whatever its type."""
 
+Sizes = tuple[int, int, int]
+
 
 def address(array: Any) -> int:
     """Returns the device address of a CuPy array."""
@@ -46,8 +48,15 @@ def common_stride(shape: Sequence[int], strides: Sequence[int], itemsize: int) -
     return None if rest else step
 
 
-def three_sizes(name: str, sizes: Sequence[int], limits: tuple[int, int, int], where: str) -> tuple[int, int, int]:
-    """Checks a grid or a block, and returns it as three numbers."""
+def launch_shape(grid: Sequence[int], block: Sequence[int], where: str) -> tuple[Sizes, Sizes]:
+    """Checks a grid and a block, and returns each as three numbers."""
+    grid, block = _three_sizes("grid", grid, GRID_LIMITS, where), _three_sizes("block", block, BLOCK_LIMITS, where)
+    if (threads := math.prod(block)) > THREADS:
+        raise InputError(f"{where}: a block has at most {THREADS} threads, got {threads}.")
+    return grid, block
+
+
+def _three_sizes(name: str, sizes: Sequence[int], limits: Sizes, where: str) -> Sizes:
     whole = all(isinstance(size, (int, np.integer)) for size in sizes) and 1 <= len(sizes) <= 3
     x, y, z = (*map(int, sizes), 1, 1)[:3] if whole else (0, 0, 0)
     if not all(1 <= size <= limit for size, limit in zip((x, y, z), limits, strict=True)):
@@ -68,7 +77,7 @@ class Arguments:
     """
 
     instance: Instance
-    grid: tuple[int, int, int]
+    grid: Sizes
     given: Mapping[str, Any]
     ndarray: Any
     index: int

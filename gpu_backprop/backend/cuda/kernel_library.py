@@ -14,15 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.kernel_arguments import (
-    BLOCK_LIMITS,
-    GRID_LIMITS,
-    SLOT,
-    THREADS,
-    Arguments,
-    address,
-    three_sizes,
-)
+from gpu_backprop.backend.cuda.kernel_arguments import SLOT, Arguments, address, launch_shape
 from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
@@ -79,10 +71,7 @@ class KernelLibrary:
         """
         made = instance(name, *arguments)
         where = f"kernel {made.name}"
-        grid = three_sizes("grid", grid, GRID_LIMITS, where)
-        block = three_sizes("block", block, BLOCK_LIMITS, where)
-        if (threads := block[0] * block[1] * block[2]) > THREADS:
-            raise InputError(f"{where}: a block has at most {THREADS} threads, got {threads}.")
+        grid, block = launch_shape(grid, block, where)
         packed = Arguments(made, grid, parameters, self.cupy.ndarray, self.index)
         function = self._function(made)
         if shared:

@@ -198,11 +198,9 @@ def _row_factor(
 
 def residual_sums(device: Device, y: Array, target: Array, weights: Array | None, sums: Array) -> Calls:
     residual, part = device.work(y.shape, y.dtype), np.empty(sums[..., 0, :].shape)
-    for power, column in enumerate((sums[..., 0, :], sums[..., 1, :])):
+    for magnitude, column in ((np.absolute, sums[..., 0, :]), (np.square, sums[..., 1, :])):
         yield call(np.subtract, y, target, out=residual)
-        yield (
-            call(np.multiply, residual, residual, out=residual) if power else call(np.absolute, residual, out=residual)
-        )
+        yield call(magnitude, residual, out=residual)
         if weights is not None:
             yield call(np.multiply, residual, weights[..., None], out=residual)
         yield partial(np.add.reduce, residual, -2, np.float64, part)
