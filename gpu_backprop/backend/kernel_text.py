@@ -25,8 +25,7 @@ PARAMETER = re.compile(
 )
 SHAPE = re.compile(r"\s*\[(?P<entries>[^\]]*)\](?P<nullable>\??)")
 
-INTEGERS = ("int", "i64", "u32", "u64")
-NUMBERS = (*INTEGERS, "float", "double", "unsigned char")
+NUMBERS = ("int", "i64", "u32", "u64", "float", "double", "unsigned char")
 FORMULAS = ("F", "E", "N")
 """The template parameters that are filled in by a formula."""
 

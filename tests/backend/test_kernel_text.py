@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from kernel_grammar import check_cuda_heads
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda.signatures import heads
@@ -188,7 +189,7 @@ def test_heads_come_from_all_files_but_not_from_headers(texts):
 def test_one_name_for_two_kernels(texts):
     texts(a="__global__ void same() {}", b="__global__ void same() {}")
     with pytest.raises(DeviceError, match="kernel same is in a.cu and in b.cu"):
-        heads()
+        check_cuda_heads()
 
 
 BAD_HEADS = {
@@ -235,10 +236,11 @@ def test_a_head_that_does_not_follow_the_grammar(texts, case):
     text, said = BAD_HEADS[case]
     texts(file=text)
     with pytest.raises(DeviceError, match=re.escape(said)) as raised:
-        heads()
+        check_cuda_heads()
     assert str(raised.value).startswith("file.cu, ")
 
 
 def test_the_kernels_follow_the_grammar():
+    check_cuda_heads()
     files = {path.name for path in kernels_folder().glob("*.cu")}
     assert files == {head.file for head in heads().values()}

@@ -11,11 +11,13 @@ from ctypes import c_void_p
 
 import numpy as np
 import pytest
+from kernel_grammar import check_cpu_heads
 
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, barriers, sequence
-from gpu_backprop.backend.compiled.signatures import base, heads_of
+from gpu_backprop.backend.compiled.signatures import base
 from gpu_backprop.backend.errors import DeviceError, OutOfMemoryError
+from gpu_backprop.backend.kernel_text import source
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
@@ -139,7 +141,13 @@ def test_what_does_not_fit_the_head(on_threads):
 )
 def test_heads_that_cannot_be_read(text, said):
     with pytest.raises(DeviceError, match=said):
-        heads_of(text)
+        check_cpu_heads(text)
+
+
+def test_the_operations_follow_the_grammar():
+    for text in ("cpu/layers.hpp", "cpu/losses.hpp"):
+        check_cpu_heads(source(text))
+    check_cpu_heads(base().text)
 
 
 def test_memory_that_is_not_there_is_no_reason_to_take_numpy(on_threads, monkeypatch):
