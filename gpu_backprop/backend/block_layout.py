@@ -43,12 +43,8 @@ class BlockLayout:
     @property
     def needs(self) -> dict[str, int]:
         """Bytes by kind, of one row what grows with the rows: what a block has to have at least."""
-        numbers = {
-            "parameters": self.parameters,
-            "gradients": self.parameters,
-            "a row of activations": self._places(1)[1],
-        }
-        return {kind: count * self.itemsize for kind, count in numbers.items()}
+        each = self.parameters * self.itemsize
+        return {"parameters": each, "gradients": each, "a row of activations": self._places(1)[1] * self.itemsize}
 
     def micro_batch(self, batch: int, memory: int) -> int:
         """How many rows of a minibatch to work on at once, so that all fits into so many bytes, and the last time has

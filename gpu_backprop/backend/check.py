@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a device needs.
-
-    Attributes:
-        name: a word for it.
-        ok: whether it can be used.
-        found: what was found; where it is not ok, a sentence without its full stop.
-        remedy: what to do where it is not ok.
-    """
+    """One thing that a device needs."""
 
     name: str
     ok: bool
-    found: str
-    remedy: str = ""
+    found: str  # where it is not ok, a sentence without its full stop
+    remedy: str = ""  # what to do where it is not ok
 
     def __str__(self) -> str:
         return f"{self.found} ({self.remedy})" if self.remedy else self.found

@@ -69,7 +69,10 @@ def _open(name: str, dtype: str) -> Device:
     index = int(name.partition(":")[2] or 0)
     obstacle: Check | None = _cuda("setup").obstacle(index) if _has_cuda() else NO_CUDA
     if obstacle is None:
-        return _open_cuda(index, "auto: CUDA works" if name == "auto" else "as asked", dtype)
+        device: Device = _cuda("open_device").open_device(
+            index, "auto: CUDA works" if name == "auto" else "as asked", dtype
+        )
+        return device
     if name == "auto":
         return _open_cpu(f"auto: {obstacle.found}", dtype)
     raise DeviceError(
@@ -101,11 +104,6 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         return alone
     module = importlib.import_module("gpu_backprop.backend.compiled.open_device")
     device: Device = module.open_device(reason)
-    return device
-
-
-def _open_cuda(index: int, reason: str, dtype: str) -> Device:
-    device: Device = _cuda("open_device").open_device(index, reason, dtype)
     return device
 
 

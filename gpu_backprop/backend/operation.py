@@ -40,22 +40,14 @@ class Operation:
 
 class Account(NamedTuple):
     """What an operation writes and costs. Each function is called with those of the operation's arguments that it
-    names.
+    names."""
 
-    Attributes:
-        parameters: of the operation, in order, without the device.
-        writes: those that are written and not read. Of the others, all arrays are read.
-        updates: those that are read and written, or which of them are, as a function.
-        flops, launches: numbers of an Operation.
-        bytes: its traffic, where that is not each array once.
-    """
-
-    parameters: Sequence[str]
-    writes: Sequence[str]
-    updates: Sequence[str] | Callable[..., Sequence[str]]
+    parameters: Sequence[str]  # of the operation, in order, without the device
+    writes: Sequence[str]  # those that are written and not read; of the others, all arrays are read
+    updates: Sequence[str] | Callable[..., Sequence[str]]  # those that are read and written
     flops: Callable[..., int]
     launches: Callable[..., int]
-    bytes: Callable[..., int] | None
+    bytes: Callable[..., int] | None  # the traffic, where that is not each array once
 
     def read(self, given: Mapping[str, Any]) -> Iterator[Array]:
         """The arrays that are read, of arguments by name."""

@@ -59,16 +59,10 @@ _loads = count()
 
 
 class Library(NamedTuple):
-    """A library that is loaded.
-
-    Attributes:
-        functions: its functions.
-        digest: of its bytes, so also of its text, its compiler and this processor.
-        path: its file.
-    """
+    """A library that is loaded."""
 
     functions: ctypes.CDLL
-    digest: str
+    digest: str  # of its bytes, so also of its text, its compiler and this processor
     path: Path
 
 
@@ -77,11 +71,7 @@ class NoCompilerError(DeviceError):
 
 
 class Compiler:
-    """A C++ compiler, and the folder of its libraries.
-
-    Args:
-        command: its words, such as ("ccache", "g++").
-    """
+    """A C++ compiler, by the words of its command, such as ("ccache", "g++"), and the folder of its libraries."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
         self.command = command
@@ -124,7 +114,9 @@ class Compiler:
             os.close(file)
 
     def _path(self, text: str) -> Path:
-        made_of = "\0".join((text, *self._options, *self.command, *_files(self.command), _processor(), _c_library()))
+        # What is linked with a later C library cannot be loaded.
+        here = *_files(self.command), _processor(), *platform.libc_ver()
+        made_of = "\0".join((text, *self._options, *self.command, *here))
         return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
 
     def _compile(self, text: str, path: Path, what: str, trial: Trial | None) -> int:
@@ -213,13 +205,6 @@ def _processor() -> str:
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         first = takewhile(str.strip, lines)  # up to the first empty line: one processor
         return "".join(line for line in first if line.partition(":")[0].strip() in PROCESSOR)
-
-
-def _c_library() -> str:
-    """Returns the version of the C library: what is linked with a later one cannot be loaded."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    return ""
 
 
 def _folder() -> Path:

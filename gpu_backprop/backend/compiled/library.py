@@ -29,16 +29,14 @@ class CpuLibrary:
     """The operations of kernels/cpu as functions.
 
     Args:
-        made_by: the compiler.
         threads: how many threads may work at once, up to the maximum of kernels/cpu/program.cpp.
         check: compares each library before its operations are used; None: nothing does.
         trial: tries a new library before it is loaded.
 
     Attributes:
-        compiler: its compiler, such as "g++ 12.2.0".
+        compiler: such as "g++ 12.2.0".
         threads: how many threads work at once: 1 where NumPy's BLAS cannot be limited to one thread.
-        blas: NumPy's BLAS.
-        multiplies: whether it has a product of float32 matrices.
+        multiplies: whether that has a product of float32 matrices.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.

@@ -306,14 +306,10 @@ def _of_loss(
                 target[..., 1::2] = y.argmax(-1)[..., 1::2]
                 if models:
                     target[0, ..., 0], target[0, ..., -1] = -1, units
-            weights, scales, scale = (
-                some(*models, rows, low=0, high=2),
-                some(*models, low=0.5, dtype=np.float64),
-                0.75,
-            )
+            weights, scales = some(*models, rows, low=0, high=2), some(*models, low=0.5, dtype=np.float64)
             bias, grad, total = some.strided(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
             optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
             bias_or_not = [optional[0]] if fused else []
             written = [a for a in (optional[3], total) if a is not None]
             first = [z, *bias_or_not, target, optional[1], loss]
-            yield name, [*first, scale, optional[2], optional[3], total], written
+            yield name, [*first, 0.75, optional[2], optional[3], total], written

@@ -18,16 +18,11 @@ DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM = 68, 70, 77, -1
 DISALLOW_REDUCED_PRECISION_REDUCTION = 16  # partial sums of a 16-bit product stay float32 too
 STATUS = {
-    1: "not initialized: the device is not usable, or its memory is full",
-    3: "allocation failed: the device's memory is full",
-    7: "invalid value",
-    8: "architecture mismatch: the device is too old for this dtype",
-    11: "mapping error: the device's memory is out of reach",
-    13: "execution failed: this product, or a kernel before it, broke down",
-    14: "internal error",
-    15: "not supported: the library has no such product for this device and dtype",
-    16: "licence error",
-}
+    1: "not initialized (is the device's memory full?)", 3: "allocation failed: the device's memory is full",
+    7: "invalid value", 8: "architecture mismatch: the device is too old for this dtype", 11: "mapping error",
+    13: "execution failed: this product, or a kernel before it, broke down", 14: "internal error",
+    15: "not supported: the library has no such product for this device and dtype", 16: "licence error",
+}  # fmt: skip
 LARGEST = 2**31 - 1  # what a C int holds
 
 
@@ -103,13 +98,10 @@ class Layout:
 
 
 class CublasLibrary:
-    """cuBLAS with a handle on one stream: its device has to be the current one, here and whenever a call runs.
+    """cuBLAS on one stream, given by its address; its device has to be the current one, here and whenever a call runs.
 
-    Args:
-        library: the ctypes.CDLL.
-        stream: the address of a CUDA stream.
-        workspace: device memory that the library may use; without, it would allocate in every captured graph. One half
-            is for this stream, the other for all streams that capture.
+    The workspace is device memory that the library may use; without, it would allocate in every captured graph. One
+    half is for this stream, the other for all streams that capture.
 
     Raises:
         DeviceError: the library reports an error, by its name.

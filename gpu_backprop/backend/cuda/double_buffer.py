@@ -21,8 +21,7 @@ class CudaDoubleBuffer(DoubleBuffer):
             pinned memory.
         free: the steps on this buffer are done. The next copy into it waits for this.
 
-    Args:
-        compute: the stream of the steps.
+    `compute` is the stream of the steps.
     """
 
     def __init__(self, device: Device, compute: Any, forms: Sequence[Form]) -> None:

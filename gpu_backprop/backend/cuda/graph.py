@@ -22,12 +22,7 @@ class GraphCapture:
 
     On the stream that the plans run on, what another thread launches meanwhile would be captured instead of being run,
     and nobody could use CUDA's default stream. So every launch is bound again, to a stream that nothing else uses. The
-    graph is launched on the stream of the plans.
-
-    Args:
-        cupy: the module.
-        stream: the stream of the plans, on the current device.
-        products: the matrix products on that stream.
+    graph is launched on `stream`, that of the plans and of `products`, on the current device.
 
     Raises:
         DeviceError: products cannot be captured.

@@ -30,16 +30,9 @@ TYPES = {
 """The dtypes of each template parameter: stored values (T), a source that is converted (S), sums (A), a counter (C)."""
 
 SPELLING = {
-    "float32": "float",
-    "float64": "double",
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "int32": "int",
-    "int64": "i64",
-    "uint8": "unsigned char",
-    "uint32": "u32",
-    "uint64": "u64",
-}
+    "float32": "float", "float64": "double", "float16": "f16", "bfloat16": "bf16",
+    "int32": "int", "int64": "i64", "uint8": "unsigned char", "uint32": "u32", "uint64": "u64",
+}  # fmt: skip
 """The names of dtypes in the kernel texts."""
 
 ACCEPTED: Mapping[str, tuple[type[Activation | Functions | LossFormula], str]] = {

@@ -34,13 +34,7 @@ def instance_key(made: Instance) -> Key:
 
 
 class KernelLibrary:
-    """The kernels of one device, compiled when they are first asked for.
-
-    Args:
-        cupy: the module.
-        index: the CUDA device.
-        stream: the stream that all launches go to.
-    """
+    """The kernels of CUDA device `index`, compiled when they are first asked for, and launched on `stream`."""
 
     def __init__(self, cupy: ModuleType, index: int, stream: Any) -> None:
         self.cupy, self.index, self.stream = cupy, index, stream

@@ -34,15 +34,10 @@ class Example(NamedTuple):
 
 
 class Products:
-    """Matrix products on one CUDA device and stream. Make one per device; it keeps a handle and a workspace.
+    """Matrix products on CUDA device `index` and a CuPy stream of it, with a handle and a workspace: one per device.
 
     The constructor compares small products of every kind with CuPy's. If one differs, or the library cannot be loaded,
     CuPy's product is used, and one RuntimeWarning says why and what that costs.
-
-    Args:
-        cupy: the module.
-        index: the device's.
-        stream: a CuPy stream of that device.
 
     Attributes:
         direct: whether cuBLAS is called directly, so that products can be captured in a CUDA graph.

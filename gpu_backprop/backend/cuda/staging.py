@@ -19,16 +19,11 @@ BLOCK_BYTES = 4 << 20  # at 25 GB/s the copy of one takes longer than the host t
 
 
 class Staging:
-    """Pinned memory of one device and stream.
+    """Pinned memory of device `index`, and the CuPy stream on which all copies are made.
 
     When a call that copies returns, ordinary host memory may have been read or not, and pinned memory has not. Here the
     source has been read, whatever it is, and the host need not wait for the device. A dtype is converted a block at a
     time, so that there is never a second array of the size of a data set.
-
-    Args:
-        cupy: the module.
-        index: the device's.
-        stream: a CuPy stream of that device, on which all copies are made.
     """
 
     def __init__(self, cupy: Any, index: int, stream: Any) -> None:
