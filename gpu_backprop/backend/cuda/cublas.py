@@ -109,34 +109,34 @@ class CublasLibrary:
 
     def __init__(self, library: Any, stream: int, workspace: Array) -> None:
         self._library, self._workspace = library, workspace
-        self._handles: dict[int, _Handle] = {}
+        self._handles: dict[int, ctypes.c_void_p] = {}
         self._stream = stream
         handle, version = self._handle(stream), ctypes.c_int()
-        self._function(library, "cublasGetVersion_v2")(handle, ctypes.byref(version))
+        self._function("cublasGetVersion_v2")(handle, ctypes.byref(version))
         self.version = f"{version.value // 10000}.{version.value // 100 % 100}.{version.value % 100}"
-        self._gemm = self._function(library, "cublasGemmEx")
-        self._strided_gemm = self._function(library, "cublasGemmStridedBatchedEx")
+        self._gemm = self._function("cublasGemmEx")
+        self._strided_gemm = self._function("cublasGemmStridedBatchedEx")
 
-    def _handle(self, stream: int) -> _Handle:
+    def _handle(self, stream: int) -> ctypes.c_void_p:
         """Returns the handle of a stream. A product may be several launches that pass results on in the workspace, and
         the graph of another thread may run in between: so captured products have a workspace of their own. Graphs share
         it, since they run one after the other."""
         if stream not in self._handles:
             half = self._workspace.size // 2
             workspace = self._workspace[:half] if stream == self._stream else self._workspace[half:]
-            handle, library = _Handle(workspace), self._library
-            self._function(library, "cublasCreate_v2")(ctypes.byref(handle))
-            self._function(library, "cublasSetStream_v2")(handle, ctypes.c_void_p(stream))
+            handle = ctypes.c_void_p()  # it is not destroyed: calls may outlive whoever made it, and need the workspace
+            vars(handle)["workspace"] = workspace
+            self._function("cublasCreate_v2")(ctypes.byref(handle))
+            self._function("cublasSetStream_v2")(handle, ctypes.c_void_p(stream))
             # after the stream, since setting that restores the library's own workspace
             size = ctypes.c_size_t(workspace.nbytes)
-            self._function(library, "cublasSetWorkspace_v2")(handle, _Pointer(workspace), size)
-            self._function(library, "cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
+            self._function("cublasSetWorkspace_v2")(handle, _pointer(workspace), size)
+            self._function("cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
             self._handles[stream] = handle
         return self._handles[stream]
 
-    @staticmethod
-    def _function(library: Any, name: str) -> Any:
-        function = getattr(library, name)
+    def _function(self, name: str) -> Any:
+        function = getattr(self._library, name)
         function.restype = _check
         return function
 
@@ -167,25 +167,16 @@ class CublasLibrary:
         return call
 
 
-class _Handle(ctypes.c_void_p):
-    """A cuBLAS handle, which keeps its workspace alive. It is not destroyed: calls may outlive whoever made it."""
-
-    def __init__(self, workspace: Array) -> None:
-        super().__init__()
-        self.workspace = workspace
-
-
-class _Pointer(ctypes.c_void_p):
-    """The address of an array, which it keeps alive."""
-
-    def __init__(self, array: Any) -> None:
-        super().__init__(array.data.ptr)
-        self.array = array
+def _pointer(array: Any) -> ctypes.c_void_p:
+    """Returns the address of an array, which it keeps alive."""
+    pointer = ctypes.c_void_p(array.data.ptr)
+    vars(pointer)["array"] = array
+    return pointer
 
 
 def _matrix(layout: Layout, many: bool) -> tuple[Any, ...]:
     dtype, leading = ctypes.c_int(DATA_TYPES[layout.array.dtype.name]), ctypes.c_int(layout.leading)
-    return _Pointer(layout.array), dtype, leading, *((ctypes.c_longlong(layout.step),) if many else ())
+    return _pointer(layout.array), dtype, leading, *((ctypes.c_longlong(layout.step),) if many else ())
 
 
 def _check(status: int) -> None:
