@@ -98,13 +98,13 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         raise InputError(
             f"dtype {dtype} is for CUDA devices only; this device is the CPU ({reason}). Use float32 or float64."
         )
-    if dtype != "float32":
-        module = importlib.import_module("gpu_backprop.backend.numpy_device")
-        alone: Device = module.NumpyDevice(reason, dtype)
-        return alone
-    module = importlib.import_module("gpu_backprop.backend.compiled.open_device")
-    device: Device = module.open_device(reason)
-    return device
+    if dtype == "float32":
+        from gpu_backprop.backend.compiled import open_device as compiled
+
+        return compiled.open_device(reason)
+    from gpu_backprop.backend.numpy_device import NumpyDevice
+
+    return NumpyDevice(reason, dtype)
 
 
 def _allow_tf32(device: Device) -> None:

@@ -53,8 +53,6 @@ _comparing = threading.Lock()
 
 HOST, EXACT = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", "float64"))
 
-NOTHING: Sequence[None] = (None,)
-
 KEPT = 20
 """How many comparisons of a library are noted, besides the last."""
 
@@ -249,7 +247,7 @@ def _of_optimizers(some: _Numbers) -> Iterator[Case]:
                 g, moments[-1:] = edges[0].copy(), [edges[1].copy() for _ in moments[-1:]]
             hyper = some(*shape[:-1], settings, low=0.1, high=0.9, dtype=np.float64)
             hyper[..., 0] = 2
-            yield name, [w, g, *(moments or NOTHING), *switches, hyper, gate, None], [w, *moments, hyper]
+            yield name, [w, g, *(moments or (None,)), *switches, hyper, gate, None], [w, *moments, hyper]
     for shape in ((FLAT,), (2, 17)):
         a, out = some(*shape), np.zeros(shape[:-1])
         yield "sum_of_squares", [a, out], [out]
