@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gpu_backprop.backend.cuda.kernel_instance import Argument, Instance, accepted_types, accepted_widths
-from gpu_backprop.backend.cuda.kernel_library import OPTIONS, KernelLibrary, instance_key
+from gpu_backprop.backend.cuda.kernel_instance import Argument, Instance, Key, accepted_types, accepted_widths
+from gpu_backprop.backend.cuda.kernel_library import OPTIONS, KernelLibrary
 from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.device import storage
 from gpu_backprop.backend.errors import InputError
@@ -77,13 +77,13 @@ def text_of(several: Sequence[Instance]) -> str:
 
 def prepare(library: KernelLibrary, wanted: Iterable[Instance]) -> None:
     """Compiles many instances in as few modules as there can be: one at a time would take ten times as long."""
-    modules: list[dict[object, Instance]] = []
+    modules: list[dict[Key, Instance]] = []
     for made in wanted:
-        if instance_key(made) not in library.functions:
+        if made.key not in library.functions:
             module = next((m for m in modules if _fit_one_text(made, m.values())), None)
             if module is None:
                 modules.append(module := {})
-            module[instance_key(made)] = made
+            module[made.key] = made
     for module in modules:
         names = [made.name for made in module.values()]
         with library.cupy.cuda.Device(library.index):

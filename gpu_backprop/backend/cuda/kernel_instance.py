@@ -19,6 +19,7 @@ from gpu_backprop.backend.formula import Activation, Functions, LossFormula, fun
 from gpu_backprop.backend.kernel_text import FORMULAS, functor, source
 
 DType = np.dtype[Any]
+Key = tuple[str, tuple[str, ...]]
 Argument = DType | Activation | Functions | LossFormula | int
 
 TYPES = {
@@ -68,6 +69,11 @@ class Instance:
         """The C++ name expression, such as bias_activate<float, activation_tanh, 4>."""
         spelled = ", ".join(map(_spelled, self.arguments))
         return f"{self.kernel.name}<{spelled}>" if spelled else self.kernel.name
+
+    @property
+    def key(self) -> Key:
+        """The name and the functors, since the name of a loss does not include its setting."""
+        return self.name, tuple(self.functors.values())
 
     @property
     def functors(self) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.kernel_arguments import SLOT, Arguments, address, launch_shape
-from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, instance
+from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, Key, instance
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
 
@@ -25,20 +25,13 @@ OPTIONS = ("--std=c++17",)
 VARIABLES = 1024
 """Bytes that are kept for the __shared__ variables of a kernel with dynamic shared memory."""
 
-Key = tuple[str, tuple[str, ...]]
-
-
-def instance_key(made: Instance) -> Key:
-    """Returns the name and the functors, since the name of a loss does not include its setting."""
-    return made.name, tuple(made.functors.values())
-
 
 class KernelLibrary:
     """The kernels of CUDA device `index`, compiled when they are first asked for, and launched on `stream`."""
 
     def __init__(self, cupy: ModuleType, index: int, stream: Any) -> None:
         self.cupy, self.index, self.stream = cupy, index, stream
-        self.functions: dict[Key, Any] = {}
+        self.functions: dict[Key, Any] = {}  # by Instance.key
         self._lock = RLock()
 
     @property
@@ -114,7 +107,7 @@ class KernelLibrary:
         return width
 
     def _function(self, made: Instance) -> Any:
-        key = instance_key(made)
+        key = made.key
         if key not in self.functions:
             with self._lock:
                 if key not in self.functions:
