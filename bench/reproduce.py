@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import record
+from lib import markdown, record
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
@@ -241,13 +241,16 @@ def departures(published: Published, settings: Settings, protocol: Protocol) -> 
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
-    lines = ["| network | loss | published test error | here, mean (lowest to highest) |", "|---|---|---|---|"]
-    for result in results:
-        published = f"{result['published']['error']:g} %, {result['published']['paper']}"
-        here = f"{result['mean']:.2f} % ({result['lowest']:.2f} to {result['highest']:.2f})"
-        lines.append(f"| {result['network']} | {result['loss']} | {published} | {here} |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("network", "loss", "published test error", "here, mean (lowest to highest)"),
+        [
+            (
+                one["network"], one["loss"], f"{one['published']['error']:g} %, {one['published']['paper']}",
+                f"{one['mean']:.2f} % ({one['lowest']:.2f} to {one['highest']:.2f})",
+            )
+            for one in results
+        ],
+    )  # fmt: skip
 
 
 def explained(result: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ is timed by itself. Times are those of the device's own clock: on CUDA, events o
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import statistics
 import sys
 import time
@@ -274,11 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     print("\n".join(table(found)))
     if path is not None:
-        told = [
-            work.options(),
-            *(f"--{name} {value}" for name, value in how.items() if value != parser.get_default(name)),
-        ]
-        record.write(path, f"python bench/throughput.py {' '.join(told)}", time.perf_counter() - started, found)
+        only_json = argparse.ArgumentParser(add_help=False)
+        only_json.add_argument("--json")
+        typed = ["python", "bench/throughput.py", *only_json.parse_known_args(arguments)[1]]
+        record.write(path, shlex.join(typed), time.perf_counter() - started, found)
     return 0
 
 

@@ -123,13 +123,11 @@ FEW = (
 
 def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
     """What the comparison with NumPy says of a library with a mistake."""
-    row, text = ROWS[mistake.row] if mistake.row else None, mistake.planted()
-    if row is None:
-        with mock.patch.object(cpu_library, "base", return_value=base()._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
-    else:
-        with mock.patch.object(cpu_library, "of_row", return_value=of_row(row)._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
+    row = ROWS[mistake.row] if mistake.row else None
+    name, sound = ("base", base()) if row is None else ("of_row", of_row(row))
+    with mock.patch.object(cpu_library, name, return_value=sound._replace(text=mistake.planted())):
+        device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
+        if row is not None:
             device.library.operation("loss_gradient" if mistake.row in LOSSES else "bias_activate", row)
     try:
         compare(device, row)

@@ -1,4 +1,4 @@
-"""The arguments of the commands that apply a trained network."""
+"""The arguments of the commands that apply a trained network, and of doctor."""
 
 from __future__ import annotations
 
@@ -115,4 +115,20 @@ def add_explain(commands: Any) -> None:
     command.add("--rows", rows, type=whole(1), default=2, metavar="N")
     command.add_optimizer("sgd")
     command.add_loss(SUITS)
+    command.share("--device", "--debug")
+
+
+def add_doctor(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands,
+        "doctor",
+        "say what this machine can train on, and what is missing",
+        (
+            "Look at the CPU's side (Python, NumPy) and at CUDA's (CuPy, driver, device, memory, compiler, matrix "
+            "products), train two steps on each, and say where something is off and what to do. Ends with 1 where the "
+            "device that was asked for does not work.",
+        ),
+        (("doctor", ""), ("doctor --device cuda", "fails where CUDA does not work")),
+    )
     command.share("--device", "--debug")

@@ -76,16 +76,9 @@ class Preprocessing:
 
     @classmethod
     def fit(
-        cls,
-        data: Table | Arrays,
-        target: str | None = None,
-        *,
-        task: str = "auto",
-        impute: str | None = None,
-        rows: npt.ArrayLike | None = None,
-        ignore: Collection[str] = (),
-        standardise_target: bool = True,
-    ) -> Preprocessing:
+        cls, data: Table | Arrays, target: str | None = None, *, task: str = "auto", impute: str | None = None,
+        rows: npt.ArrayLike | None = None, ignore: Collection[str] = (), standardise_target: bool = True,
+    ) -> Preprocessing:  # fmt: skip
         """Fits to the training rows; other rows have no part in it, but are checked as well.
 
         Args:

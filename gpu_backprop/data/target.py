@@ -46,7 +46,7 @@ class Classes:
     task = "classification"
 
     @classmethod
-    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, finding: Finding | None = None) -> Classes:
+    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, finding: Finding | None) -> Classes:
         """Finds the classes among the given rows; `finding`: the numbers that were found in text."""
         values = class_values(data, column)[rows]
         found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
@@ -121,7 +121,7 @@ class RegressionTarget:
 
     @classmethod
     def fit(
-        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None = None
+        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None
     ) -> RegressionTarget:
         """Fits the scaling to the given rows; `finding`: the numbers that were found in text."""
         format = None if finding is None else finding.format
@@ -182,12 +182,7 @@ Target = Classes | RegressionTarget
 
 
 def fit_target(
-    data: Table | Arrays,
-    column: str | None,
-    rows: Array,
-    task: str = "auto",
-    standardise: bool = True,
-    finding: Finding | None = None,
+    data: Table | Arrays, column: str | None, rows: Array, task: str, standardise: bool, finding: Finding | None
 ) -> tuple[Target, str]:
     """Fits the target to the given rows; returns it, and a sentence on why it is classification or regression.
 
