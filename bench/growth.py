@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from lib import first_costs, growth_plots, record
 from lib.held_memory import account
-from lib.timing import Clock, spread
+from lib.timing import Clock, ranged, spread
 from lib.workload import Workload
 from throughput import measure, products_alone, undisturbed
 
@@ -195,8 +195,8 @@ def table(name: str, found: dict[str, Any]) -> Iterator[str]:
     """A part as one reads it."""
     yield f"\n{name}"
     if name in ("importing", "building"):
-        lines = [(key, *ranged(value)) for key, value in found.items() if isinstance(value, dict)]
-        yield from columns([("ms", "median", "least to most"), *lines], 1)
+        lines = [(key, ranged(value, 1)) for key, value in found.items() if isinstance(value, dict)]
+        yield from columns([("ms", "median (least to most)"), *lines], 1)
         yield f"bound: {found['bound_ms']} ms: {'holds' if found['holds'] else 'DOES NOT HOLD'}"
         return
     if name == "memory":
@@ -210,17 +210,13 @@ def table(name: str, found: dict[str, Any]) -> Iterator[str]:
         ]  # fmt: skip
         yield from columns([heads, *cells], 1)
         return
-    heads = (name, "µs a step", "least to most", "samples/s", "products' samples/s", "")
+    heads = (name, "µs a step (least to most)", "samples/s", "products' samples/s", "")
     cells = []
     for p in found["points"]:
         step, floor = p.get("step", p), p.get("floor", found.get("floor"))
         each = (f"{one['samples_per_second']:,.0f}" for one in (step, floor))
-        cells.append((f"{p[name]:,}", *ranged(step["us"]), *each, "DISTURBED" if p["disturbed rounds"] else ""))
+        cells.append((f"{p[name]:,}", ranged(step["us"], 1), *each, "DISTURBED" if p["disturbed rounds"] else ""))
     yield from columns([heads, *cells], 1)
-
-
-def ranged(one: dict[str, float]) -> tuple[str, str]:
-    return f"{one['median']:,.1f}", f"{one['least']:,.1f} to {one['most']:,.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lib import record
-from lib.timing import Clock, Run, in_order, spread
+from lib.timing import Clock, Run, in_order, ranged, spread
 from lib.workload import Workload
 
 from gpu_backprop.backend import numpy_ops
@@ -173,9 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with one.computing():
             rows += [timed(clock, lever, lambda: np.dot(x, w, z)) for lever in levers]
     for row in rows:
-        ratio = row["times as fast"]
-        told = f"{ratio['least']} to {ratio['most']}; predicted {row['predicted']}"
-        print(f"{row['lever']}: × {ratio['median']} ({told})")
+        print(f"{row['lever']}: × {ranged(row['times as fast'])}, predicted {row['predicted']}")
     if not isinstance(compiled, CpuDevice):
         print(f"left out: what compiled kernels bring ({compiled.reason})")
     if not quick:

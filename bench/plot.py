@@ -22,6 +22,7 @@ from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
+from lib.timing import ranged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,8 +110,7 @@ def best(task: Results, way: str, ours: str) -> str:
     row = next(iter(rows({"contests": [task]}, ours, way)), None)
     if row is None:
         return "-"
-    ratio = task[way]["others / ours"][ours][row.best]
-    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+    return ranged(task[way]["others / ours"][ours][row.best])
 
 
 def circumstances(results: Results) -> str:
@@ -187,7 +187,8 @@ def growth(results: Results) -> str:
 
 
 def between(spread: Results) -> str:
-    return f"**{spread['median']:.2f}** ({spread['least']:.2f} to {spread['most']:.2f})"
+    median, _, bounds = ranged(spread).partition(" ")
+    return f"**{median}** {bounds}"
 
 
 def put(text: str, name: str, made: str) -> str:

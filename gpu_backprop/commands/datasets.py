@@ -22,7 +22,7 @@ from gpu_backprop.commands.sources import (
     drop_missing_target,
     has_test_part,
     load,
-)  # fmt: skip
+)
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import missing

@@ -181,22 +181,24 @@ class Preprocessing:
         return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict(), **missing}
 
     @classmethod
-    @stored.of_bounded_depth()
     def from_dict(cls, given: object) -> Preprocessing:
         """Reads what `to_dict` gave; it transforms alike to the last bit.
 
         Raises:
             DataError: it is damaged, or of another version.
         """
-        stored.choice(given, "format", (FORMAT,))
-        inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
-        kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
-        fitted = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
-        stored.require(fitted.target not in fitted.columns, "the target is an input as well")
-        stored.require((fitted.target is None) == (kind != "table"), "the target does not fit the inputs")
-        if isinstance(given, Mapping) and "missing" in given:
-            fitted.missing = frozenset(stored.categories(given, "missing", str))
-        return fitted
+        try:
+            stored.choice(given, "format", (FORMAT,))
+            inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
+            kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
+            fitted = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
+            stored.require(fitted.target not in fitted.columns, "the target is an input as well")
+            stored.require((fitted.target is None) == (kind != "table"), "the target does not fit the inputs")
+            if isinstance(given, Mapping) and "missing" in given:
+                fitted.missing = frozenset(stored.categories(given, "missing", str))
+            return fitted
+        except RecursionError:
+            raise stored.damaged("it is nested too deeply") from None
 
 
 class _LastTransform(threading.local):
