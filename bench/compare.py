@@ -35,21 +35,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import mnist_seconds, summary
+from comparison import mnist_seconds, summary, tasks
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS, Task
 from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
-from comparison.tasks import (
-    ADAM,
-    CONFIGURATIONS,
-    LOSS_TOLERANCE,
-    PARAMETER_TOLERANCES,
-    QUICK,
-    SGD,
-    SHUFFLED,
-    Check,
-    TaskSpec,
-    task_specs,
-)  # fmt: skip
+from comparison.tasks import ADAM, LOSS_TOLERANCE, PARAMETER_TOLERANCES, SGD, SHUFFLED, TaskSpec
 from lib import record
 from lib.busy import disturbed, processors
 from lib.timing import spread
@@ -124,7 +113,7 @@ def measure(spec: TaskSpec, workers: Workers, rounds: int, window: float) -> dic
     """Trains one task by all workers: what is trained, who trained the same, and how fast."""
     task = spec.task()
     task.save(workers.folder)
-    check = Check.of(task)
+    check = tasks.Check.of(task)
     first_epoch, not_timed = workers.load(check)
     names = [name for name in workers.by_name if name not in not_timed]
     kept, counts = in_rounds(names, lambda name: workers.turn(name, window), rounds, workers.threads, not_timed)
@@ -199,7 +188,7 @@ def wanted(options: argparse.Namespace) -> list[TaskSpec]:
 
 
 def all_tasks(options: argparse.Namespace) -> Iterator[TaskSpec]:
-    return task_specs(QUICK if options.quick else CONFIGURATIONS)
+    return tasks.task_specs(tasks.QUICK if options.quick else tasks.CONFIGURATIONS)
 
 
 def command(options: argparse.Namespace) -> str:

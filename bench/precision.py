@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gpu.machine import machine
 from lib import markdown, record
 from lib.device_trace import DeviceTrace
 
@@ -85,15 +86,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     ])  # fmt: skip
 
 
-def device_name() -> str:
-    """Names the CUDA device, or says that it is emulated."""
-    if DeviceTrace.is_there():
-        return "emulated"
-    import cupy
-
-    return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one epoch of one seed, and write nothing")
@@ -113,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.quick:
         import cupy
 
+        device = "emulated" if DeviceTrace.is_there() else machine()["device"]
         settings = {
             "network": f"64-{UNITS}-10, relu, softmax",
             "optimizer": repr(gb.Adam(LEARNING_RATE)),
@@ -121,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
             "seeds": list(seeds),
             "held_out": HELD_OUT,
         }
-        measured = {"cupy": cupy.__version__, "device": device_name(), "settings": settings, "precisions": rows}
+        measured = {"cupy": cupy.__version__, "device": device, "settings": settings, "precisions": rows}
         record.write(RESULTS, "python bench/precision.py", time.perf_counter() - started, measured)
     return 0
 

@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reproduce(published: Published, training: Images, test: Images, protocol: Protocol) -> dict[str, Any]:
     """Choose on held-out training images, then train on all of them and test once a seed; errors in percent."""
-    started = time.perf_counter()
+    started, paper = time.perf_counter(), published.paper
     settings, grid = choose(published, training, protocol)
     errors = {}
     for seed in protocol.seeds:
@@ -174,12 +174,7 @@ def reproduce(published: Published, training: Images, test: Images, protocol: Pr
         "device": net.device.name,
         "loss": published.loss,
         "output": published.output,
-        "published": {
-            "error": published.error,
-            "paper": published.paper.name,
-            "source": published.paper.source,
-            "method": published.paper.method,
-        },
+        "published": {"error": published.error, "paper": paper.name, "source": paper.source, "method": paper.method},
         "departures": departures(published, settings, protocol),
         "held_out_error": grid,
         "chosen": str(settings),

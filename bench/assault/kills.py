@@ -29,10 +29,10 @@ from types import FrameType
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from verdict import asked_quick, report
 
 import gpu_backprop as gb
-from bench.assault.verdict import asked_quick, report
 from gpu_backprop import cli, starting
 from gpu_backprop.backend.whole_file import new_file
 

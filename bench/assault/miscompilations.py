@@ -12,14 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from verdict import asked_quick, report
 
 import gpu_backprop as gb
-from bench.assault.verdict import asked_quick, report
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import ops as compiled_ops

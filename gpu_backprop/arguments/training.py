@@ -26,9 +26,7 @@ EXAMPLES = (
 def add_train(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "train",
-        "learn from a table, from images, or to read handwritten digits",
+        commands, "train", "learn from a table, from images, or to read handwritten digits",
         (
             "Learn to predict a column of a table, or the y of arrays, and measure the result on rows that were held "
             "out; without DATA, learn to read handwritten digits.",
@@ -40,7 +38,7 @@ def add_train(commands: Any) -> None:
             "code is 130, 143 or 129 then.",
         ),
         EXAMPLES,
-    )
+    )  # fmt: skip
     what = "what to learn from (default: digits)"
     command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
     command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")

@@ -10,9 +10,10 @@ import numpy as np
 
 from gpu_backprop.data import stored
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted
 from gpu_backprop.data.scaling import IMPUTE, Scaling
-from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import FILL_IN
 
 BLOCK = 1 << 20

@@ -13,19 +13,17 @@ from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE
-from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
 from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
 
 FORMAT = 1
-INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
-    "table": TableInputs,
-    "arrays": ArrayInputs,
-    "bytes": ByteInputs,
-}
+Inputs = TableInputs | ArrayInputs | ByteInputs
+INPUTS: dict[str, type[Inputs]] = {"table": TableInputs, "arrays": ArrayInputs, "bytes": ByteInputs}
 TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": RegressionTarget}
 
 
@@ -54,7 +52,7 @@ class Preprocessing:
         missing: the texts that stood for a missing value in the training data, and do in others.
     """
 
-    def __init__(self, inputs: TableInputs | ArrayInputs | ByteInputs, target: Target) -> None:
+    def __init__(self, inputs: Inputs, target: Target) -> None:
         self._inputs, self._target = inputs, target
         self.features = inputs.features
         self.inputs, self.outputs = len(self.features), target.outputs
@@ -105,7 +103,7 @@ class Preprocessing:
             findings = find_numbers(data, [name for name in data.columns if name not in ignore])
         found = None if target is None else findings.get(target)
         chosen_target, why = fit_target(data, target, training, task, standardise_target, found)
-        inputs: TableInputs | ArrayInputs | ByteInputs
+        inputs: Inputs
         how = ""
         if isinstance(data, Table):
             inputs = TableInputs.fit(data, _names(data, target, ignore), training, impute, findings)

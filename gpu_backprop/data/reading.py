@@ -33,20 +33,18 @@ IDX_TYPES = (b"\x08", b"\x09", b"\x0b", b"\x0c", b"\x0d", b"\x0e")
 CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1a")
 """Bytes that no text begins with."""
 
-FOREIGN = {
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
+    (b"\xff\xfe", b"\xfe\xff"): "UTF-16 text; save it as UTF-8",
     b"%PDF-": "a PDF document; give the data as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind; export it as CSV",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
     b"\x89HDF": "an HDF5 file; save its arrays with numpy.savez",
-    b"\x89PNG": "an image; save the pixels of all images with numpy.savez",
-    b"\xff\xd8\xff": "an image; save the pixels of all images with numpy.savez",
+    (b"\x89PNG", b"\xff\xd8\xff"): "an image; save the pixels of all images with numpy.savez",
     b"BZh9": "packed with bzip2; unpack it first, or pack it with gzip",
     b"\xfd7zXZ": "packed with xz; unpack it first, or pack it with gzip",
     b"\x28\xb5\x2f\xfd": "packed with zstd; unpack it first, or pack it with gzip",
-    b"\x80\x04\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
-    b"\x80\x05\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
+    (b"\x80\x04\x95", b"\x80\x05\x95"): "a Python pickle, which could run code as it is read; save arrays with "
+    "numpy.savez",
 }
 """Files of other kinds, by how they begin."""
 

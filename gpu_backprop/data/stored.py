@@ -10,8 +10,8 @@ import numpy as np
 
 from gpu_backprop.data.categories import MOST_CATEGORIES
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import shown
-from gpu_backprop.data.table import Array
 
 T = TypeVar("T")
 MOST_FEATURES = 1 << 24
