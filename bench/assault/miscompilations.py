@@ -137,7 +137,7 @@ def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
 def missed(made_by: compiler.Compiler, names: list[str]) -> Iterator[str]:
     """The mistakes that are not found."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tuple(pool.map(made_by.library, [MISTAKES[name].planted() for name in names]))
+        tuple(pool.map(made_by.load, [MISTAKES[name].planted() for name in names]))
     for name in names:
         if not found(made_by, MISTAKES[name]):
             yield name
