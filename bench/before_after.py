@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.busy import Clocks, disturbed, processors
-from lib.timing import spread
+from lib.timing import median, ranged, spread
 
 from gpu_backprop.backend.text_table import columns
 
@@ -93,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 busy += k >= 0 and disturbed(Clocks.now().since(clocks), len(processors()))
             then, now = times[before][1:], times[ROOT][1:]
             ratio = spread([b / a for a, b in zip(then, now, strict=True)], 3)
-            cells = (f"{spread(one)['median']:,.1f}" for one in (then, now))
-            rows.append((what, *cells, f"{ratio['median']:.3f} ({ratio['least']:.3f} to {ratio['most']:.3f})"))
+            rows.append((what, *(f"{median(one):,.1f}" for one in (then, now)), ranged(ratio, 3)))
             print(f"… {what}: {busy} of {rounds} rounds disturbed", flush=True)
     print("\n".join(columns(rows, 1)))
     return 0

@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from comparison.tasks import CONFIGURATIONS
-from lib.timing import in_order
+from lib.timing import in_order, median, spread
 
 RESULTS = Path(__file__).parent / "results" / "blas.json"
 LAYERS = "SEQUENTIAL", "INTEL", "GNU"
@@ -140,13 +139,9 @@ def summary(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         for name in rounds[0]:
             if "missing" in rounds[0][name]:
                 continue
-            ratios = [turn["NumPy"][network] / turn[name][network] for turn in rounds]
-            found[network][name] = {
-                "microseconds": round(statistics.median(turn[name][network] for turn in rounds), 1),
-                "times as fast as NumPy": round(statistics.median(ratios), 2),
-                "least": round(min(ratios), 2),
-                "most": round(max(ratios), 2),
-            }
+            us = median([turn[name][network] for turn in rounds], 1)
+            ratio = spread([turn["NumPy"][network] / turn[name][network] for turn in rounds])
+            found[network][name] = {"microseconds": us, "times as fast as NumPy": ratio.pop("median"), **ratio}
     return found
 
 

@@ -31,25 +31,14 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import mnist_seconds, summary
+from comparison import mnist_seconds, summary, tasks
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS, Task
 from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
-from comparison.tasks import (
-    ADAM,
-    CONFIGURATIONS,
-    LOSS_TOLERANCE,
-    PARAMETER_TOLERANCES,
-    QUICK,
-    SGD,
-    SHUFFLED,
-    Check,
-    TaskSpec,
-    task_specs,
-)  # fmt: skip
+from comparison.tasks import ADAM, LOSS_TOLERANCE, PARAMETER_TOLERANCES, SGD, SHUFFLED, TaskSpec
 from lib import record
 from lib.busy import disturbed, processors
 from lib.timing import spread
@@ -124,7 +113,7 @@ def measure(spec: TaskSpec, workers: Workers, rounds: int, window: float) -> dic
     """Trains one task by all workers: what is trained, who trained the same, and how fast."""
     task = spec.task()
     task.save(workers.folder)
-    check = Check.of(task)
+    check = tasks.Check.of(task)
     first_epoch, not_timed = workers.load(check)
     names = [name for name in workers.by_name if name not in not_timed]
     kept, counts = in_rounds(names, lambda name: workers.turn(name, window), rounds, workers.threads, not_timed)
@@ -181,7 +170,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.again and not (kept and RESULTS.exists()):
         parser.error("--again takes --only, none of --quick, --json and --before, and results of an earlier run")
     if not wanted(options):
-        parser.error(f"--only: no task has these words; there are\n  {name_lines(options)}")
+        parser.error("\n  ".join(["--only: no task has these words; there are", *map(str, all_tasks(options))]))
     if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
         parser.error(f"--json: {options.json} is not a file in a folder that is there")
     if options.mnist is not None:
@@ -194,12 +183,12 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def wanted(options: argparse.Namespace) -> list[TaskSpec]:
     """The tasks that have some of the words of --only in their names; without it all."""
-    all_of_them = task_specs(QUICK if options.quick else CONFIGURATIONS)
-    return [one for one in all_of_them if not options.only or any(words in str(one) for words in options.only)]
+    found = all_tasks(options)
+    return [one for one in found if not options.only or any(words in str(one) for words in options.only)]
 
 
-def name_lines(options: argparse.Namespace) -> str:
-    return "\n  ".join(map(str, task_specs(QUICK if options.quick else CONFIGURATIONS)))
+def all_tasks(options: argparse.Namespace) -> Iterator[TaskSpec]:
+    return tasks.task_specs(tasks.QUICK if options.quick else tasks.CONFIGURATIONS)
 
 
 def command(options: argparse.Namespace) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from lib import record
-from lib.timing import Clock, Run, spread
+from lib.timing import Clock, Run, ranged, spread
 from lib.workload import Workload
 
 from gpu_backprop.backend.compiled import compiler
@@ -108,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = timed(clock, normal, vanishing, times)
             rows.append({"what": f"a step of {DEEP} {name}", "gradients": shares, **found})
     for row in rows:
-        ratio = row["denormal / normal"]
-        print(f"{row['what']}: × {ratio['median']} ({ratio['least']} to {ratio['most']}) {row.get('gradients', '')}")
+        print(f"{row['what']}: × {ranged(row['denormal / normal'])} {row.get('gradients', '')}")
     if not options.quick:
         record.write(RESULTS, "python bench/denormals.py", time.perf_counter() - started, {"rows": rows})
     return 0

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +104,10 @@ class Check:
             print(f"failed: {what}: {reason}", file=sys.stderr, flush=True)
             return None
 
+    def attempts(self, calls: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Attempts what is given as (what, measure, arguments …); gives the results of those that succeed."""
+        return [row for call in calls if (row := self.attempt(*call)) is not None]
+
     def read(self, when: str) -> None:
         if line := reading():
             self.found["readings"][when] = line
@@ -155,21 +159,18 @@ class Check:
             self.peaks = replace(self.peaks, products=peaks)
 
     def steps(self) -> None:
-        rows = [
-            self.attempt(f"step, {precision.name}, {case}", measure_step, case, precision, self.extent, self.peaks)
+        self.found["steps"] = self.attempts(
+            (f"step, {precision.name}, {case}", measure_step, case, precision, self.extent, self.peaks)
             for precision in self.precisions
             for case in self.cases
-        ]
-        self.found["steps"] = [row for row in rows if row is not None]
+        )
 
     def one_launch(self) -> None:
-        rounds = self.extent.rounds
-        rows = [
-            self.attempt(f"epochs in one launch, {task.name}, {n}", one_launch.measure, task, n, rounds)
+        self.found["one_launch"] = self.attempts(
+            (f"epochs in one launch, {task.name}, {n}", one_launch.measure, task, n, self.extent.rounds)
             for task in one_launch.tasks(self.extent)
             for n in one_launch.numbers_of_models(self.extent)
-        ]
-        self.found["one_launch"] = [row for row in rows if row is not None]
+        )
 
     def fits(self, data: Path | None, peers: str) -> None:
         images = self.attempt("the data", fits.Images.read, data, self.extent)
@@ -177,13 +178,13 @@ class Check:
             return
         networks, batches = fits.networks(self.extent)
         fits.make_room()
-        how = self.extent.rounds, peers
-        rows = [
-            self.attempt(f"epochs, {hidden}, batches of {batch}", fits.measure, images, hidden, batch, *how)
+        rounds = self.extent.rounds
+        rows = self.attempts(
+            (f"epochs, {hidden}, batches of {batch}", fits.measure, images, hidden, batch, rounds, peers)
             for hidden in networks
             for batch in batches
-        ]
-        self.found |= {"data": images.name, "fits": [row for row in rows if row is not None]}
+        )
+        self.found |= {"data": images.name, "fits": rows}
 
 
 def write(folder: Path, command: str, seconds: float, measured: dict[str, Any]) -> list[Path]:

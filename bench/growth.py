@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from lib import first_costs, growth_plots, record
 from lib.held_memory import account
-from lib.timing import Clock, spread
+from lib.timing import Clock, ranged, spread
 from lib.workload import Workload
 from throughput import measure, products_alone, undisturbed
 
@@ -96,7 +96,7 @@ def rows(extent: Extent) -> dict[str, Any]:
     replay = trainer.manual_steps.load(trainer.manual_steps.minibatch(*NARROW.data(NARROW.batch)))
     replay.run()
     floor, floors, clock = products_alone(replay), [], Clock(trainer.device, 1)
-    found = {n: Epochs(n) for n in extent.rows}
+    found: dict[int, list[tuple[tuple[float, list[float]], bool]]] = {n: [] for n in extent.rows}
     with tempfile.TemporaryDirectory() as folder:
         data = {n: mapped(Path(folder), n) for n in extent.rows}
         for _ in range(extent.rounds):
@@ -106,41 +106,26 @@ def rows(extent: Extent) -> dict[str, Any]:
             floors.append(us)
             for n, (x, y) in data.items():
                 epochs = 1 + max(1, min(100, extent.rows[-1] // (10 * n)))
-                (seconds, of_epochs), calm = undisturbed(partial(fitted, trainer, x, y, epochs))
-                found[n].add(seconds, of_epochs, calm)
+                found[n].append(undisturbed(partial(fitted, trainer, x, y, epochs)))
         del data, x, y  # the maps, before their folder
     told = {"us": spread(floors), "samples_per_second": round(1e6 * NARROW.batch / statistics.median(floors), 1)}
-    points = [of_size.told() for of_size in found.values()]
+    points = [point(n, [fit for fit, _ in fits], sum(not calm for _, calm in fits)) for n, fits in found.items()]
     return {"network": str(NARROW), "batch": NARROW.batch, "floor": told, "points": points}
 
 
-class Epochs:
-    """The times on so many rows."""
-
-    def __init__(self, n: int) -> None:
-        self.rows, self.steps = n, -(-n // NARROW.batch)
-        self.us: list[float] = []
-        self.first: list[float] = []
-        self.checks: list[float] = []
-        self.disturbed = 0
-
-    def add(self, seconds: float, of_epochs: Sequence[float], calm: bool) -> None:
-        """A fit, which took so many seconds, and its epochs; the first is kept apart, since its buffers are new."""
-        self.checks.append(seconds - sum(of_epochs))
-        self.first.append(1e6 * of_epochs[0] / self.steps)
-        self.us.append(1e6 * statistics.fmean(of_epochs[1:]) / self.steps)
-        self.disturbed += not calm
-
-    def told(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "file_bytes": self.rows * NARROW.widths[0] * 4,
-            "disturbed rounds": self.disturbed,
-            "us": spread(self.us),
-            "samples_per_second": round(1e6 * self.rows / self.steps / statistics.median(self.us), 1),
-            "first_epoch_us": spread(self.first),
-            "seconds_before_the_first_epoch": spread(self.checks, 4),
-        }
+def point(n: int, fits: Sequence[tuple[float, list[float]]], disturbed: int) -> dict[str, Any]:
+    """What fits on so many rows took; the first epoch of each is kept apart, since its buffers are new."""
+    steps = -(-n // NARROW.batch)
+    us = [1e6 * statistics.fmean(of_epochs[1:]) / steps for _, of_epochs in fits]
+    return {
+        "rows": n,
+        "file_bytes": n * NARROW.widths[0] * 4,
+        "disturbed rounds": disturbed,
+        "us": spread(us),
+        "samples_per_second": round(1e6 * n / steps / statistics.median(us), 1),
+        "first_epoch_us": spread([1e6 * of_epochs[0] / steps for _, of_epochs in fits]),
+        "seconds_before_the_first_epoch": spread([seconds - sum(of_epochs) for seconds, of_epochs in fits], 4),
+    }
 
 
 def fitted(trainer: gb.Trainer, x: Any, y: Any, epochs: int) -> tuple[float, list[float]]:
@@ -182,19 +167,9 @@ def memory(extent: Extent) -> dict[str, Any]:
     return {"points": points, "holds": all(point["holds"] for point in points)}
 
 
-def building(extent: Extent) -> dict[str, Any]:
-    found = first_costs.building(TEN_LAYERS, extent.repeats)
-    return {**found, "holds": found["first_step_ms"]["median"] < found["bound_ms"]}
-
-
-def importing(extent: Extent) -> dict[str, Any]:
-    found = first_costs.importing(extent.repeats)
-    return {**found, "holds": found["beyond_numpy_ms"]["median"] < found["bound_ms"]}
-
-
 PARTS: dict[str, Callable[[Extent], dict[str, Any]]] = {
-    "importing": importing,
-    "building": building,
+    "importing": lambda extent: first_costs.importing(extent.repeats),
+    "building": lambda extent: first_costs.building(TEN_LAYERS, extent.repeats),
     "memory": memory,
     "batch": batch,
     "width": width,
@@ -210,8 +185,8 @@ def table(name: str, found: dict[str, Any]) -> Iterator[str]:
     """A part as one reads it."""
     yield f"\n{name}"
     if name in ("importing", "building"):
-        lines = [(key, *ranged(value)) for key, value in found.items() if isinstance(value, dict)]
-        yield from columns([("ms", "median", "least to most"), *lines], 1)
+        lines = [(key, ranged(value, 1)) for key, value in found.items() if isinstance(value, dict)]
+        yield from columns([("ms", "median (least to most)"), *lines], 1)
         yield f"bound: {found['bound_ms']} ms: {'holds' if found['holds'] else 'DOES NOT HOLD'}"
         return
     if name == "memory":
@@ -225,17 +200,13 @@ def table(name: str, found: dict[str, Any]) -> Iterator[str]:
         ]  # fmt: skip
         yield from columns([heads, *cells], 1)
         return
-    heads = (name, "µs a step", "least to most", "samples/s", "products' samples/s", "")
+    heads = (name, "µs a step (least to most)", "samples/s", "products' samples/s", "")
     cells = []
     for p in found["points"]:
         step, floor = p.get("step", p), p.get("floor", found.get("floor"))
         each = (f"{one['samples_per_second']:,.0f}" for one in (step, floor))
-        cells.append((f"{p[name]:,}", *ranged(step["us"]), *each, "DISTURBED" if p["disturbed rounds"] else ""))
+        cells.append((f"{p[name]:,}", ranged(step["us"], 1), *each, "DISTURBED" if p["disturbed rounds"] else ""))
     yield from columns([heads, *cells], 1)
-
-
-def ranged(one: dict[str, float]) -> tuple[str, str]:
-    return f"{one['median']:,.1f}", f"{one['least']:,.1f} to {one['most']:,.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

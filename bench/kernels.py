@@ -171,15 +171,9 @@ def usages(made: Sequence[Instance], architecture: int, text: str = "") -> Itera
             raise RuntimeError(f"the log of NVRTC does not tell what {instance.name} takes")
         stored = next(name for name in "TAC" if name in instance.chosen)
         yield Usage(
-            instance.kernel.name,
-            instance.dtype(stored).name,
-            instance.name,
-            architecture,
-            int(entry["registers"]),
-            int(entry["shared"] or 0),
-            int(entry["stack"]),
-            int(entry["stored"]) + int(entry["loaded"]),
-        )
+            instance.kernel.name, instance.dtype(stored).name, instance.name, architecture, int(entry["registers"]),
+            int(entry["shared"] or 0), int(entry["stack"]), int(entry["stored"]) + int(entry["loaded"]),
+        )  # fmt: skip
 
 
 def compiled(text: str, names: Sequence[str], architecture: int) -> tuple[str, dict[str, str]]:

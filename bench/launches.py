@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import record
+from lib import markdown, record
 from lib.device_trace import DeviceTrace, allocations, queued
 from lib.plain_step import Counted, PlainStep, counted
 
@@ -108,11 +108,7 @@ def plan_account(plan: Plan) -> dict[str, Any]:
     floor = sum(max(o.flops / FLOPS, o.bytes / BANDWIDTH) for o in plan.operations)
     return {
         "launches": cost["launches"],
-        "bytes": {
-            "products": products,
-            "elementwise": cost["bytes"] - products - optimizer,
-            "optimizer": optimizer,
-        },
+        "bytes": {"products": products, "elementwise": cost["bytes"] - products - optimizer, "optimizer": optimizer},
         "flops": cost["flops"],
         "model_floor_us": round(floor * 1e6, 1),
     }
@@ -193,25 +189,18 @@ def account(case: Case, trace: DeviceTrace | None) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Ours before the stroke, CuPy's behind it; megabytes without those of the products, which are the same."""
-    lines = [
-        "| network | rows | launches | allocations | MB elementwise | MB optimizer | floor, µs (model) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+
+    def cells(side: dict[str, Any]) -> Iterator[object]:
+        yield "?" if side["launches"] is None else side["launches"]
+        yield side["allocations"]
+        yield from (f"{side['bytes'][kind] / 1e6:.2f}" for kind in ("elementwise", "optimizer"))
+
+    heads = "network", "rows", "launches", "allocations", "MB elementwise", "MB optimizer", "floor, µs (model)"
+    lines = []
     for row in rows:
-        sides = row["plan"], row["cupy"]
-        cells = [
-            row["network"],
-            str(row["batch"]),
-            " / ".join("?" if side["launches"] is None else str(side["launches"]) for side in sides),
-            " / ".join(str(side["allocations"]) for side in sides),
-            *(
-                " / ".join(f"{side['bytes'][kind] / 1e6:.2f}" for side in sides)
-                for kind in ("elementwise", "optimizer")
-            ),
-            str(row["plan"]["model_floor_us"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        both = (f"{ours} / {theirs}" for ours, theirs in zip(cells(row["plan"]), cells(row["cupy"]), strict=True))
+        lines.append((row["network"], row["batch"], *both, row["plan"]["model_floor_us"]))
+    return markdown.table(heads, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 from lib import record
-from lib.timing import Clock, Run, in_order, spread
+from lib.timing import Clock, Run, in_order, ranged, spread
 from lib.workload import Workload
 
 from gpu_backprop.backend import numpy_ops
@@ -133,14 +133,8 @@ def of_kernels(device: CpuDevice, by_numpy: Device) -> list[Lever]:
         )
         for size in (SMALL, MEDIUM, LARGE)
     ]  # fmt: skip
-    found.append(
-        Lever(
-            f"compiled: a step of {digits}, B {digits.batch}, as one call instead of one an operation",
-            "2",
-            step(digits, device.threads, together=False),
-            step(digits, device.threads),
-        )
-    )
+    name = f"compiled: a step of {digits}, B {digits.batch}, as one call instead of one an operation"
+    found.append(Lever(name, "2", step(digits, device.threads, together=False), step(digits, device.threads)))
     for one, said in ((digits, "1.4"), (wide, "1.9")):
         name = f"compiled: a step of {one}, B {one.batch}, on {device.threads} threads instead of one"
         found.append(Lever(name, said, step(one, 1), step(one, device.threads)))
@@ -173,26 +167,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for one, levers in (
         (device, of_numpy(device)),
-        (compiled, of_kernels(compiled, device) if is_compiled(compiled) else []),
+        (compiled, of_kernels(compiled, device) if isinstance(compiled, CpuDevice) else []),
     ):
         clock = Clock(one, 1 if quick else ROUNDS)
         with one.computing():
             rows += [timed(clock, lever, lambda: np.dot(x, w, z)) for lever in levers]
     for row in rows:
-        found = row["times as fast"]
-        print(
-            f"{row['lever']}: × {found['median']} ({found['least']} to {found['most']}; predicted {row['predicted']})"
-        )
-    if not is_compiled(compiled):
+        print(f"{row['lever']}: × {ranged(row['times as fast'])}, predicted {row['predicted']}")
+    if not isinstance(compiled, CpuDevice):
         print(f"left out: what compiled kernels bring ({compiled.reason})")
     if not quick:
         about = {"threads": threads(), "this device": compiled.reason, "levers": rows}
         record.write(RESULTS, "python bench/levers.py", time.perf_counter() - started, about)
     return 0
-
-
-def is_compiled(device: Device) -> TypeGuard[CpuDevice]:
-    return isinstance(device, CpuDevice)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from comparison import mnist_seconds, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
 from lib.growth_plots import STYLE
+from lib.markdown import table as markdown_table
+from lib.timing import ranged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +42,8 @@ COLUMNS = {
     "the fastest of them": ON_CPU,
 }
 """The columns of README's table: of several forms the faster one of each row counts."""
+
+table = partial(markdown_table, numbers="---:")
 
 COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1"), strict=True))
 
@@ -105,8 +110,7 @@ def best(task: Results, way: str, ours: str) -> str:
     row = next(iter(rows({"contests": [task]}, ours, way)), None)
     if row is None:
         return "-"
-    ratio = task[way]["others / ours"][ours][row.best]
-    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+    return ranged(task[way]["others / ours"][ours][row.best])
 
 
 def circumstances(results: Results) -> str:
@@ -117,11 +121,6 @@ def circumstances(results: Results) -> str:
         f"{results['processor']}, {threads}, {results['system']}, Python {results['versions']['python']}, NumPy "
         f"{results['versions']['numpy']}, {', '.join((*versions, *ours))} ({results['date']})"
     )
-
-
-def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def times_as_fast(mean: float) -> str:
@@ -188,7 +187,8 @@ def growth(results: Results) -> str:
 
 
 def between(spread: Results) -> str:
-    return f"**{spread['median']:.2f}** ({spread['least']:.2f} to {spread['most']:.2f})"
+    median, _, bounds = ranged(spread).partition(" ")
+    return f"**{median}** {bounds}"
 
 
 def put(text: str, name: str, made: str) -> str:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import record
+from gpu.machine import machine
+from lib import markdown, record
 from lib.device_trace import DeviceTrace
 
 import gpu_backprop as gb
@@ -70,32 +70,20 @@ def trained(precision: Precision, seed: int, epochs: int) -> dict[str, Any]:
     return run
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| device | precision | held-out accuracy | of each seed | held-out loss | steps skipped | loss scale |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for row in rows:
-        runs = row["runs"]
-        cells = [
-            row["device"],
-            row["precision"],
-            f"{row['accuracy']:.4f}",
-            ", ".join(f"{run['accuracy']:.4f}" for run in runs),
-            f"{row['loss']:.4f}",
-            *(
-                ", ".join(f"{run[name]:,}" if name in run else "–" for run in runs)
-                for name in ("skipped", "loss_scale")
-            ),
-        ]
-        yield f"| {' | '.join(cells)} |"
+def table(rows: list[dict[str, Any]]) -> str:
+    def each(row: dict[str, Any], name: str, format: str) -> str:
+        return ", ".join(f"{run[name]:{format}}" if name in run else "–" for run in row["runs"])
 
-
-def device_name() -> str:
-    """Names the CUDA device, or says that it is emulated."""
-    if DeviceTrace.is_there():
-        return "emulated"
-    import cupy
-
-    return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    heads = (
+        "device", "precision", "held-out accuracy", "of each seed", "held-out loss", "steps skipped", "loss scale"
+    )  # fmt: skip
+    return markdown.table(heads, [
+        (
+            row["device"], row["precision"], f"{row['accuracy']:.4f}", each(row, "accuracy", ".4f"),
+            f"{row['loss']:.4f}", each(row, "skipped", ","), each(row, "loss_scale", ","),
+        )
+        for row in rows
+    ])  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,10 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
         means = {name: round(float(np.mean([run[name] for run in runs])), 4) for name in ("accuracy", "loss")}
         rows.append({"device": precision.device, "precision": str(precision), **means, "runs": runs})
         print(f"{precision} on {precision.device}: {means['accuracy']:.4f}", file=sys.stderr, flush=True)
-    print("\n".join(table(rows)))
+    print(table(rows))
     if not options.quick:
         import cupy
 
+        device = "emulated" if DeviceTrace.is_there() else machine()["device"]
         settings = {
             "network": f"64-{UNITS}-10, relu, softmax",
             "optimizer": repr(gb.Adam(LEARNING_RATE)),
@@ -125,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
             "seeds": list(seeds),
             "held_out": HELD_OUT,
         }
-        measured = {"cupy": cupy.__version__, "device": device_name(), "settings": settings, "precisions": rows}
+        measured = {"cupy": cupy.__version__, "device": device, "settings": settings, "precisions": rows}
         record.write(RESULTS, "python bench/precision.py", time.perf_counter() - started, measured)
     return 0
 

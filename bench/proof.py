@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from lib.record import git
+
 ROOT = Path(__file__).parent.parent
 PROOF = ROOT / "docs" / "proof.md"
 AT_ONCE = 2
@@ -66,6 +68,7 @@ Written by `make proof`, which runs every long proof in full. Each says when it 
 
 TESTS = ("-m", "pytest", "--color=no", "-q")
 ON_DEVICE = (*TESTS, "-m", "gpu")
+ANYWHERE = (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host")
 PROOFS = (
     Proof(
         "The kernels compute the right numbers on the host, in every shape and order and under the sanitizers",
@@ -74,20 +77,12 @@ PROOFS = (
     ),
     Proof(
         "Every other test that needs no CuPy passes, those that draw their examples at random with many more of them",
-        (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host"),
+        ANYWHERE,
         setting=("GPU_BACKPROP_PROOF", "1"),
     ),
     Proof(
         "They pass on NumPy alone, where no compiler is",
-        (
-            *TESTS,
-            "-m",
-            "not gpu and not nvrtc",
-            "--ignore",
-            "tests/kernels_on_host",
-            "--ignore",
-            "tests/backend/compiled",
-        ),
+        (*ANYWHERE, "--ignore", "tests/backend/compiled"),
         setting=("GPU_BACKPROP_COMPILER", "none"),
     ),
     *(
@@ -155,16 +150,9 @@ def run(proof: Proof, words: list[str]) -> tuple[int, list[str]]:
     """Run a proof from the top of the checkout; exit code and output."""
     environment = {**os.environ, **dict([proof.setting] if proof.setting else [])}
     done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8", errors="replace", check=False,
+    )  # fmt: skip
     return done.returncode, [line.rstrip() for line in done.stdout.splitlines()]
 
 
@@ -177,20 +165,12 @@ def summary(lines: list[str]) -> list[str]:
 
 def measured_on() -> str:
     """When a proof was run, on which commit and with what."""
-    commit = git("rev-parse", "--short", "HEAD") or "unknown"
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/proof.md", ":!bench/results")
+    commit = git(ROOT, "rev-parse", "--short", "HEAD") or "unknown"
+    changed = git(ROOT, "status", "--porcelain", "-uno", "--", ".", ":!docs/proof.md", ":!bench/results")
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}{' with uncommitted changes' if changed else ''}, "
         f"Python {platform.python_version()}, NumPy {version('numpy')}, {platform.system()} {platform.machine()}"
     )
-
-
-def git(*words: str) -> str:
-    """Asks git; "" where there is no git or no repository."""
-    try:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import record
+from lib import markdown, record
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reproduce(published: Published, training: Images, test: Images, protocol: Protocol) -> dict[str, Any]:
     """Choose on held-out training images, then train on all of them and test once a seed; errors in percent."""
-    started = time.perf_counter()
+    started, paper = time.perf_counter(), published.paper
     settings, grid = choose(published, training, protocol)
     errors = {}
     for seed in protocol.seeds:
@@ -174,12 +174,7 @@ def reproduce(published: Published, training: Images, test: Images, protocol: Pr
         "device": net.device.name,
         "loss": published.loss,
         "output": published.output,
-        "published": {
-            "error": published.error,
-            "paper": published.paper.name,
-            "source": published.paper.source,
-            "method": published.paper.method,
-        },
+        "published": {"error": published.error, "paper": paper.name, "source": paper.source, "method": paper.method},
         "departures": departures(published, settings, protocol),
         "held_out_error": grid,
         "chosen": str(settings),
@@ -241,13 +236,16 @@ def departures(published: Published, settings: Settings, protocol: Protocol) -> 
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
-    lines = ["| network | loss | published test error | here, mean (lowest to highest) |", "|---|---|---|---|"]
-    for result in results:
-        published = f"{result['published']['error']:g} %, {result['published']['paper']}"
-        here = f"{result['mean']:.2f} % ({result['lowest']:.2f} to {result['highest']:.2f})"
-        lines.append(f"| {result['network']} | {result['loss']} | {published} | {here} |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("network", "loss", "published test error", "here, mean (lowest to highest)"),
+        [
+            (
+                one["network"], one["loss"], f"{one['published']['error']:g} %, {one['published']['paper']}",
+                f"{one['mean']:.2f} % ({one['lowest']:.2f} to {one['highest']:.2f})",
+            )
+            for one in results
+        ],
+    )  # fmt: skip
 
 
 def explained(result: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ is timed by itself. Times are those of the device's own clock: on CUDA, events o
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import statistics
 import sys
 import time
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 
 from lib import busy, record
 from lib.held_memory import Growth, held
-from lib.timing import Clock, spread
+from lib.timing import Clock, ranged, spread
 from lib.workload import Workload, widths
 
 import gpu_backprop as gb
@@ -208,12 +210,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     )
     if found["disturbed rounds"]:
         yield f"OTHER PROGRAMS DISTURBED {found['disturbed rounds']} OF THE ROUNDS\n"
-    rows = [("", "µs a step", "", "samples/s", "GFLOP/s")]
+    rows = [("", "µs a step", "samples/s", "GFLOP/s")]
     for name, key in (("step", "step"), ("its products alone", "floor"), ("end to end", "end to end")):
         if key in found:
             one = found[key]
-            rows.append((name, *ranged(one["us"], 1), f"{one['samples_per_second']:,.0f}", f"{one['gflop_s']:,.1f}"))
-    rows.append(("step / products alone", *ranged(found["step / floor"], 3), "", ""))
+            rows.append((name, ranged(one["us"], 1), f"{one['samples_per_second']:,.0f}", f"{one['gflop_s']:,.1f}"))
+    rows.append(("step / products alone", ranged(found["step / floor"], 3), "", ""))
     yield from columns(rows, 1)
     if "kinds" in found:
         whole_us = sum(found["kinds"].values()) or 1.0
@@ -229,10 +231,6 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield from (f"  {line}" for line in columns(rows, 1))
     if "end to end" in found:
         yield f"\nend to end: epochs of {found['end to end']['rows']:,} rows, shuffled"
-
-
-def ranged(one: dict[str, float], digits: int) -> tuple[str, str]:
-    return f"{one['median']:,.{digits}f}", f"({one['least']:,.{digits}f} to {one['most']:,.{digits}f})"
 
 
 def _parser() -> Parser:
@@ -274,11 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     print("\n".join(table(found)))
     if path is not None:
-        told = [
-            work.options(),
-            *(f"--{name} {value}" for name, value in how.items() if value != parser.get_default(name)),
-        ]
-        record.write(path, f"python bench/throughput.py {' '.join(told)}", time.perf_counter() - started, found)
+        only_json = argparse.ArgumentParser(add_help=False)
+        only_json.add_argument("--json")
+        typed = ["python", "bench/throughput.py", *only_json.parse_known_args(arguments)[1]]
+        record.write(path, shlex.join(typed), time.perf_counter() - started, found)
     return 0
 
 

@@ -6,11 +6,10 @@ SIGHUP.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 
 from gpu_backprop.arguments import parse
@@ -30,14 +29,7 @@ from gpu_backprop.training.console import readable_output
 
 FAILED, MISUSED = 1, 2
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "check": check,
-    "explain": explain,
-    "doctor": doctor,
-}
+COMMANDS = {command.__name__: command for command in (train, evaluate, predict, check, explain, doctor)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

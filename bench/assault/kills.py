@@ -29,25 +29,18 @@ from types import FrameType
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from verdict import asked_quick, report
 
 import gpu_backprop as gb
-from bench.assault.verdict import asked_quick, report
 from gpu_backprop import cli, starting
 from gpu_backprop.backend.whole_file import new_file
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 TRACED = (
-    "cli.py",
-    "train.py",
-    "runs.py",
-    "interrupt.py",
-    "starting.py",
-    "whole_file.py",
-    "checkpoint.py",
-    "model_file.py",
+    "cli.py", "train.py", "runs.py", "interrupt.py", "starting.py", "whole_file.py", "checkpoint.py", "model_file.py",
     "history.py",
-)
+)  # fmt: skip
 """The files whose lines are moments."""
 
 MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"

@@ -12,14 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from verdict import asked_quick, report
 
 import gpu_backprop as gb
-from bench.assault.verdict import asked_quick, report
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import ops as compiled_ops
@@ -123,13 +121,11 @@ FEW = (
 
 def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
     """What the comparison with NumPy says of a library with a mistake."""
-    row, text = ROWS[mistake.row] if mistake.row else None, mistake.planted()
-    if row is None:
-        with mock.patch.object(cpu_library, "base", return_value=base()._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
-    else:
-        with mock.patch.object(cpu_library, "of_row", return_value=of_row(row)._replace(text=text)):
-            device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
+    row = ROWS[mistake.row] if mistake.row else None
+    name, sound = ("base", base()) if row is None else ("of_row", of_row(row))
+    with mock.patch.object(cpu_library, name, return_value=sound._replace(text=mistake.planted())):
+        device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
+        if row is not None:
             device.library.operation("loss_gradient" if mistake.row in LOSSES else "bias_activate", row)
     try:
         compare(device, row)
@@ -141,7 +137,7 @@ def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
 def missed(made_by: compiler.Compiler, names: list[str]) -> Iterator[str]:
     """The mistakes that are not found."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tuple(pool.map(made_by.library, [MISTAKES[name].planted() for name in names]))
+        tuple(pool.map(made_by.load, [MISTAKES[name].planted() for name in names]))
     for name in names:
         if not found(made_by, MISTAKES[name]):
             yield name

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from verdict import asked_quick, report
 
 import gpu_backprop as gb
-from bench.assault.verdict import asked_quick, report
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lib.timing import ranged
+
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from gpu_backprop.backend.text_table import columns
 
@@ -176,17 +178,13 @@ def before_and_now(results: Results) -> Iterator[str]:
         ]  # fmt: skip
         if changes:
             yield f"{way}: time now / time before"
-            yield from columns([(name, ours, format_ratio(ratio)) for name, ours, ratio in changes], 2)
+            yield from columns([(name, ours, ranged(ratio, 3)) for name, ours, ratio in changes], 2)
             name, ours, worst = max(changes, key=lambda change: change[2]["median"])
             mean = geometric_mean([ratio["median"] for _, _, ratio in changes])
             slower = sum(ratio["least"] > 1 for _, _, ratio in changes)
             yield f"geometric mean {mean:.3f}; {slower} of {len(changes)} rows slower in every round"
-            yield f"worst: {name}, {ours}: {format_ratio(worst)}"
+            yield f"worst: {name}, {ours}: {ranged(worst, 3)}"
             yield ""
-
-
-def format_ratio(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.3f} ({ratio['least']:.3f} to {ratio['most']:.3f})"
 
 
 def disturbances(results: Results) -> str:

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from comparison.peers import ON_CUDA, Task
+from comparison.peers.ours import Ours
 from comparison.processes import Worker, WorkerError
+from comparison.tasks import first_parameters
 from lib.timing import spread
 
-import gpu_backprop as gb
 from gpu.timing import Extent
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.digits import load_digits
@@ -78,26 +79,6 @@ def make_room() -> None:
 # Libraries ------------------------------------------------------------------------------------------------------------
 
 
-class Ours:
-    """`Trainer.fit`, as anybody would call it."""
-
-    def __init__(self, images: Images, hidden: tuple[int, ...], batch: int, device: str = "cuda") -> None:
-        layers = [*(gb.Dense(n, "relu") for n in hidden), gb.Dense(10, "softmax")]
-        net = gb.Network(images.x.shape[1], layers, device=device, seed=0)
-        to_host = net.device.to_host
-        parameters = [(to_host(layer.weight), to_host(layer.bias)) for layer in net.layers]
-        self.task = Task(images.x, images.labels, parameters, batch, ADAM, device=device)
-        self.trainer = gb.Trainer(net, "cross_entropy", gb.Adam(*ADAM), batch_size=batch)
-        self.loss = self._fit(1, shuffle=False)[0]["loss"]
-
-    def _fit(self, epochs: int, shuffle: bool) -> gb.History:
-        return self.trainer.fit(self.task.x, self.task.target, epochs, shuffle=shuffle, progress=False)
-
-    def seconds(self) -> float:
-        """Of an epoch, the mean of a turn."""
-        return float(np.mean(self._fit(EPOCHS, shuffle=True)["seconds"][1:]))
-
-
 class Peer(Worker):
     """A library that does the same, in a process of its own.
 
@@ -136,26 +117,26 @@ def measure(
     images: Images, hidden: tuple[int, ...], batch: int, rounds: int, python: str = sys.executable, device: str = "cuda"
 ) -> dict[str, Any]:
     """Times all libraries in turns, on one network and batch."""
-    ours, rows = Ours(images, hidden, batch, device), len(images.x)
+    widths, rows = (images.x.shape[1], *hidden, 10), len(images.x)
+    task = Task(images.x, images.labels, first_parameters(widths, 0), batch, ADAM, device=device)
+    ours = Ours(task)
+    loss = ours.epoch(shuffle=False)
     found: dict[str, Any] = {
-        "network": "-".join(map(str, (images.x.shape[1], *hidden, 10))),
-        "batch": batch,
-        "loss of the first epoch": ours.loss,
-        "not timed": {},
-    }
+        "network": "-".join(map(str, widths)), "batch": batch, "loss of the first epoch": loss, "not timed": {},
+    }  # fmt: skip
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours.task.save(folder)
+        task.save(folder)
         peers: dict[str, Peer] = {}
         for name in ON_CUDA:
             try:
-                peers[name] = Peer(name, folder, python, ours.loss)
+                peers[name] = Peer(name, folder, python, loss)
                 stack.callback(peers[name].close)
             except WorkerError as trouble:
                 found["not timed"][name] = str(trouble)
         times: list[dict[str, float]] = []
         for _ in range(rounds):
-            times.append({"gpu_backprop": ours.seconds()})
+            times.append({"gpu_backprop": ours.epochs(EPOCHS - 1) / (EPOCHS - 1)})
             for name in list(peers):
                 try:
                     times[-1][name] = peers[name].seconds()

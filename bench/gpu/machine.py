@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from lib.record import git
+
 FIELDS = {
     "temperature.gpu": "°C",
     "clocks.sm": "MHz SM",
@@ -69,11 +71,5 @@ def asked(fields: str) -> str:
 
 def commit(root: Path) -> str:
     """The commit of the checkout, and whether more than that is in it; "unknown" outside of one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (" and changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    head = git(root, "rev-parse", "HEAD")
+    return head + (" and changes" if git(root, "status", "--porcelain") else "") if head else "unknown"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lib.markdown import table
 
 Measured = Mapping[str, Any]
 
@@ -20,15 +22,20 @@ def markdown(measured: Measured) -> str:
         f"# {measured['device']}",
         circumstances(measured),
         commands(measured),
-        *peaks(measured),
-        *steps(measured["steps"]),
-        *one_launch(measured["one_launch"]),
-        *fits(measured["fits"], measured["data"]),
-        *kernels(measured["kernels"], measured["kernels left out"]),
-        *products(measured["products"], measured["doors"]),
-        *failures(measured["failed"]),
+        peaks(measured),
+        steps(measured["steps"]),
+        one_launch(measured["one_launch"]),
+        fits(measured["fits"], measured["data"]),
+        kernels(measured["kernels"], measured["kernels left out"]),
+        products(measured["products"], measured["doors"]),
+        section("What failed", "", ("what", "reason"), [(one["what"], one["reason"]) for one in measured["failed"]]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequence[Any]], after: str = "") -> str:
+    """A heading, what is to be said, a table and what follows; "" where the table would be empty."""
+    return "\n\n".join(filter(None, (f"## {title}", about, table(head, rows), after))) if rows else ""
 
 
 def circumstances(measured: Measured) -> str:
@@ -46,20 +53,17 @@ def circumstances(measured: Measured) -> str:
 
 def commands(measured: Measured) -> str:
     rows = [(f"`{command}`", outcome) for command, outcome in measured["commands"].items()]
-    return "## Tests\n\n" + table(("command", "outcome"), rows)
+    return section("Tests", "", ("command", "outcome"), rows)
 
 
-def peaks(measured: Measured) -> Iterable[str]:
+def peaks(measured: Measured) -> str:
     found = [(f"square product, {name}", f"{peak:,.1f} TFLOP/s") for name, peak in measured["peaks_tflop_s"].items()]
     if "copy_gb_s" in measured:
         found.append(("copy", f"{measured['copy_gb_s']:,.0f} GB/s, read and written"))
-    if found:
-        yield "## Peaks, measured between the rest\n\n" + table(("of", "peak"), found)
+    return section("Peaks, measured between the rest", "", ("of", "peak"), found)
 
 
-def steps(rows: Sequence[Measured]) -> Iterable[str]:
-    if not rows:
-        return
+def steps(rows: Sequence[Measured]) -> str:
     head = (
         "network", "rows", "precision", "launches", "floor, µs", "replayed, µs", "times the floor", "host, µs a launch",
         "eager, µs", "times the floor", "host, µs a launch", "plain CuPy / ours",
@@ -71,10 +75,11 @@ def steps(rows: Sequence[Measured]) -> Iterable[str]:
         )
         for row in rows
     ]  # fmt: skip
-    yield (
-        "## The step\n\nThe floor is the sum over its operations of max(flops / peak, bytes / bandwidth). "
-        "What stays in the device's cache can be faster.\n\n" + table(head, cells)
+    about = (
+        "The floor is the sum over its operations of max(flops / peak, bytes / bandwidth). What stays in the device's "
+        "cache can be faster."
     )
+    return section("The step", about, head, cells)
 
 
 def timed(row: Measured, way: str) -> tuple[str, str, str]:
@@ -84,9 +89,7 @@ def timed(row: Measured, way: str) -> tuple[str, str, str]:
     return ranged(one["us"]), number(one.get("times_the_floor")), number(one["host_us_a_launch"])
 
 
-def one_launch(rows: Sequence[Measured]) -> Iterable[str]:
-    if not rows:
-        return
+def one_launch(rows: Sequence[Measured]) -> str:
     head = ("network", "models", "samples", "rows", "ordinary, ms", "one launch, ms", "one launch, times as fast")
     cells = [
         (
@@ -95,15 +98,14 @@ def one_launch(rows: Sequence[Measured]) -> Iterable[str]:
         )
         for row in rows
     ]  # fmt: skip
-    yield (
-        "## Epochs in one launch\n\nA whole epoch of all models, by ordinary steps and with `one_launch=True`. Both "
-        "include the drawing of a new order of the rows for each model, on the host.\n\n" + table(head, cells)
+    about = (
+        "A whole epoch of all models, by ordinary steps and with `one_launch=True`. Both include the drawing of a new "
+        "order of the rows for each model, on the host."
     )
+    return section("Epochs in one launch", about, head, cells)
 
 
-def fits(rows: Sequence[Measured], data: str) -> Iterable[str]:
-    if not rows:
-        return
+def fits(rows: Sequence[Measured], data: str) -> str:
     cells = []
     for row in rows:
         for name, one in row.items():
@@ -113,12 +115,10 @@ def fits(rows: Sequence[Measured], data: str) -> Iterable[str]:
                 cells.append((row["network"], row["batch"], who, ranged(rate), ranged(ratio)))
         cells += [(row["network"], row["batch"], name, reason, "-") for name, reason in row["not timed"].items()]
     head = ("network", "rows", "who", "samples a second", "ours, times as fast")
-    yield f"## Whole epochs\n\nData: {data}.\n\n" + table(head, cells)
+    return section("Whole epochs", f"Data: {data}.", head, cells)
 
 
-def kernels(rows: Sequence[Measured], left_out: Sequence[str]) -> Iterable[str]:
-    if not rows:
-        return
+def kernels(rows: Sequence[Measured], left_out: Sequence[str]) -> str:
     head = ("kernel", "rows × columns", "MB", "µs", "GB/s", "% of the copy")
     cells = [
         (
@@ -127,16 +127,12 @@ def kernels(rows: Sequence[Measured], left_out: Sequence[str]) -> Iterable[str]:
         )
         for row in rows
     ]  # fmt: skip
-    more = f"\n\nNot measured by themselves: {', '.join(left_out)}." if left_out else ""
-    yield (
-        "## Kernels\n\nThe copy is that of an array of the first size. Smaller arrays lie in the device's cache.\n\n"
-        f"{table(head, cells)}{more}"
-    )
+    about = "The copy is that of an array of the first size. Smaller arrays lie in the device's cache."
+    more = f"Not measured by themselves: {', '.join(left_out)}." if left_out else ""
+    return section("Kernels", about, head, cells, more)
 
 
-def products(rows: Sequence[Measured], doors: Sequence[str]) -> Iterable[str]:
-    if not rows:
-        return
+def products(rows: Sequence[Measured], doors: Sequence[str]) -> str:
     head = ("network", "product", "rows × inner × columns", "precision", "µs", "TFLOP/s", "% of the peak")
     cells = [
         (
@@ -145,20 +141,10 @@ def products(rows: Sequence[Measured], doors: Sequence[str]) -> Iterable[str]:
         )
         for row in rows
     ]  # fmt: skip
-    yield f"## Matrix products\n\n{'; '.join(doors)}.\n\n{table(head, cells)}"
-
-
-def failures(failed: Sequence[Measured]) -> Iterable[str]:
-    if failed:
-        yield "## What failed\n\n" + table(("what", "reason"), [(one["what"], one["reason"]) for one in failed])
+    return section("Matrix products", f"{'; '.join(doors)}.", head, cells)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib.timing import Clock, Run, median, spread
+from lib.timing import Clock, Run, in_order, median, spread
 
 from gpu_backprop.backend.cuda.device import CudaDevice
 
@@ -53,11 +53,7 @@ class GraphClock(Clock):
 
         It is a CUDA graph, so that no time of the host is in it, and the pauses between small kernels are short.
         """
-
-        def all_of_them() -> None:
-            for call in calls:
-                call()
-
+        all_of_them = in_order(calls)
         all_of_them()  # what the first run does once
         least, most = REPEATS
         repeats = int(min(max(span_us / max(self.once(all_of_them).device, 0.1), least), most))

@@ -72,3 +72,9 @@ def median(values: Sequence[float], digits: int = 2) -> float:
 def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
     """The median, and between which bounds all of them lie."""
     return {"median": median(values, digits), "least": round(min(values), digits), "most": round(max(values), digits)}
+
+
+def ranged(one: Mapping[str, float], digits: int = 2) -> str:
+    """Writes a spread: the median, and in parentheses the bounds."""
+    median, least, most = (f"{one[name]:,.{digits}f}" for name in ("median", "least", "most"))
+    return f"{median} ({least} to {most})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,16 +43,6 @@ class Workload:
 
     def __str__(self) -> str:
         return "-".join(map(str, self.widths))
-
-    def options(self) -> str:
-        """What bench/throughput.py is told of it."""
-        told = [str(self)]
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                text = ",".join(value) if isinstance(value, tuple) else value
-                told.append(f"--{field.name.replace('_', '-')} {text}")
-        return " ".join(told)
 
     def layers(self) -> list[gb.Dense | gb.Dropout]:
         """The layers, as `gpu-backprop train` would choose their activations."""

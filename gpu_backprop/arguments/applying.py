@@ -1,4 +1,4 @@
-"""The arguments of the commands that apply a trained network."""
+"""The arguments of the commands that apply a trained network, and of doctor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ SUITS = "the one that suits the output"
 def add_evaluate(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "evaluate",
-        "measure a trained network on data",
+        commands, "evaluate", "measure a trained network on data",
         (
             "Measure a trained network on data whose target is known: which classes were taken for which, and the "
             "accuracy; or R² and the mean absolute error. On rows that it was trained on it looks better than it is: "
             "give it others, or only those that were held out.",
-            RUN,
-            DATA,
+            RUN, DATA,
         ),
         (
             ("evaluate runs/flowers newer.csv", ""),
@@ -29,7 +26,7 @@ def add_evaluate(commands: Any) -> None:
             ("evaluate runs/digits-001 digits --held-out 0.2", ""),
             ("evaluate runs/mnist-001 mnist/", "the test part"),
         ),
-    )
+    )  # fmt: skip
     command.add_run_and_data()
     help = "measure only the rows that train with this --held-out, and the same seed, held out of DATA"
     command.add("--held-out", help, type=between, metavar="SHARE")
@@ -41,9 +38,7 @@ def add_evaluate(commands: Any) -> None:
 def add_predict(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "predict",
-        "predict with a trained network",
+        commands, "predict", "predict with a trained network",
         (
             "Predict with a trained network: CSV with a line for each row, `prediction` and then one probability for "
             "each class, in columns named by the class. If a class is called prediction, its column is called "
@@ -51,15 +46,14 @@ def add_predict(commands: Any) -> None:
             "DATA are rows as training had them, before any scaling; the target need not be among the columns, whose "
             "order does not matter, and missing values are filled in as in training. Where they are unlike the "
             "training data, a warning on standard error says so.",
-            RUN,
-            DATA,
+            RUN, DATA,
         ),
         (
             ("predict runs/flowers new.csv", ""),
             ("predict runs/flowers new.csv --output predictions.csv", ""),
             ("predict runs/flowers new.csv | paste -d, new.csv - | head", ""),
         ),
-    )
+    )  # fmt: skip
     command.add_run_and_data()
     output = "file to write to, replaced if it is there (default: standard output)"
     command.add("--output", output, type=path, metavar="FILE")
@@ -71,17 +65,14 @@ def add_predict(commands: Any) -> None:
 def add_check(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "check",
-        "check the gradients of a trained network on data",
+        commands, "check", "check the gradients of a trained network on data",
         (
             "Compare the derivatives of the loss by every weight, bias and input, as back-propagation derives them, "
             "with central differences in float64, on a few rows of your data. Fails where one disagrees, and names it.",
-            RUN,
-            DATA,
+            RUN, DATA,
         ),
         (("check runs/flowers flowers.csv", ""), ("check runs/digits-001 digits --rows 3 --at-most 100", "quicker")),
-    )
+    )  # fmt: skip
     command.add_run_and_data()
     command.add("--rows", "rows, taken from all over DATA", type=whole(1), default=8, metavar="N")
     most = "derivatives to check of each array, chosen at random where it has more"
@@ -94,25 +85,36 @@ def add_check(commands: Any) -> None:
 def add_explain(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "explain",
-        "show one step of back-propagation with all its numbers",
+        commands, "explain", "show one step of back-propagation with all its numbers",
         (
             "Show one step of training as at a blackboard: each formula, forward, backward and the update, with the "
             "actual numbers. Without RUN it shows a network of 2-3-2 units and two rows; a network of your own should "
             "be small. Nothing is written.",
-            RUN,
-            DATA,
+            RUN, DATA,
         ),
         (
             ("explain | less", ""),
             ("train flowers.csv --target species --layers 4 --dropout 0 --out runs/small", ""),
             ("explain runs/small flowers.csv", "two of its flowers"),
         ),
-    )
+    )  # fmt: skip
     command.add_run_and_data(optional=True)
     rows = "rows of the minibatch, taken from all over DATA"
     command.add("--rows", rows, type=whole(1), default=2, metavar="N")
     command.add_optimizer("sgd")
     command.add_loss(SUITS)
+    command.share("--device", "--debug")
+
+
+def add_doctor(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands, "doctor", "say what this machine can train on, and what is missing",
+        (
+            "Look at the CPU's side (Python, NumPy) and at CUDA's (CuPy, driver, device, memory, compiler, matrix "
+            "products), train two steps on each, and say where something is off and what to do. Ends with 1 where the "
+            "device that was asked for does not work.",
+        ),
+        (("doctor", ""), ("doctor --device cuda", "fails where CUDA does not work")),
+    )  # fmt: skip
     command.share("--device", "--debug")

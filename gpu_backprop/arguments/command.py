@@ -116,13 +116,9 @@ class Command:
             f"  gpu-backprop {line:{width}}  # {why}" if why else f"  gpu-backprop {line}" for line, why in examples
         ]
         self.parser: Parser = commands.add_parser(
-            name,
-            help=help,
-            description="\n\n".join(paragraphs),
-            epilog="examples:\n\n" + "\n".join(shown),
-            formatter_class=Paragraphs,
-            allow_abbrev=False,
-        )
+            name, help=help, description="\n\n".join(paragraphs), epilog="examples:\n\n" + "\n".join(shown),
+            formatter_class=Paragraphs, allow_abbrev=False,
+        )  # fmt: skip
         self.parser.set_defaults(parser=self.parser)
         self._group: argparse._ActionsContainer = self.parser
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from gpu_backprop import ACTIVATIONS, __version__
-from gpu_backprop.arguments import applying, machine, training
+from gpu_backprop.arguments import applying, training
 from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
@@ -52,5 +52,5 @@ def _parser() -> Parser:
     applying.add_predict(commands)
     applying.add_check(commands)
     applying.add_explain(commands)
-    machine.add_doctor(commands)
+    applying.add_doctor(commands)
     return top

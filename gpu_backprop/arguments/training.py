@@ -9,6 +9,8 @@ from gpu_backprop.arguments.command import DATA, Command
 from gpu_backprop.arguments.values import path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
+from gpu_backprop.data.scaling import IMPUTE
+from gpu_backprop.data.target import TASKS
 
 EXAMPLES = (
     ("train", "the digits: seconds on a CPU"),
@@ -24,9 +26,7 @@ EXAMPLES = (
 def add_train(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands,
-        "train",
-        "learn from a table, from images, or to read handwritten digits",
+        commands, "train", "learn from a table, from images, or to read handwritten digits",
         (
             "Learn to predict a column of a table, or the y of arrays, and measure the result on rows that were held "
             "out; without DATA, learn to read handwritten digits.",
@@ -38,7 +38,7 @@ def add_train(commands: Any) -> None:
             "code is 130, 143 or 129 then.",
         ),
         EXAMPLES,
-    )
+    )  # fmt: skip
     what = "what to learn from (default: digits)"
     command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
     command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
@@ -55,48 +55,32 @@ def _add_data(command: Command) -> None:
     column = {"type": composed, "metavar": "COLUMN"}
     command.add("--target", "the column of a table to be learned", **column)
     command.add("--ignore", "a column to leave out; can be repeated", action="append", default=[], **column)
-    command.add(
-        "--task",
+    task = (
         "auto, classification or regression; auto: text, and at most 20 different whole numbers with two rows each, "
-        "are classes",
-        choices=("auto", "classification", "regression"),
-        default="auto",
-        metavar="TASK",
+        "are classes"
     )
-    command.add(
-        "--impute",
+    command.add("--task", task, choices=TASKS, default="auto", metavar="TASK")
+    impute = (
         "what takes the place of missing numbers: mean or median, of the column, or constant, which is 0; a missing "
-        "text becomes a category of its own (default: missing values are an error)",
-        choices=("mean", "median", "constant"),
-        metavar="HOW",
+        "text becomes a category of its own (default: missing values are an error)"
     )
-    command.add(
-        "--text",
-        "a column that is text though it looks like numbers, such as a postcode; can be repeated",
-        action="append",
-        default=[],
-        **column,
-    )
-    command.add(
-        "--missing",
+    command.add("--impute", impute, choices=IMPUTE, metavar="HOW")
+    text = "a column that is text though it looks like numbers, such as a postcode; can be repeated"
+    command.add("--text", text, action="append", default=[], **column)
+    missing = (
         "a text that stands for a missing value, beside an empty field; can be repeated (default: NA, N/A, NaN and "
-        "null, in small or large letters; '' for none but the empty field)",
-        action="append",
-        metavar="TEXT",
+        "null, in small or large letters; '' for none but the empty field)"
     )
+    command.add("--missing", missing, action="append", metavar="TEXT")
     command.share("--drop-missing-target", "--delimiter")
+    held_out = (
+        "share of the rows, and of every class, that is kept from training to measure on; 0: none (default: 0.2, or "
+        "the test part of data that have one)"
+    )
+    file = "learn from all of DATA, and measure on the rows of this file"
     command.add_either(
-        (
-            "--held-out",
-            "share of the rows, and of every class, that is kept from training to measure on; 0: none (default: 0.2, "
-            "or the test part of data that have one)",
-            {"type": share, "metavar": "SHARE"},
-        ),
-        (
-            "--held-out-file",
-            "learn from all of DATA, and measure on the rows of this file",
-            {"type": source, "metavar": "FILE"},
-        ),
+        ("--held-out", held_out, {"type": share, "metavar": "SHARE"}),
+        ("--held-out-file", file, {"type": source, "metavar": "FILE"}),
     )
     command.share("--memory-limit")
 

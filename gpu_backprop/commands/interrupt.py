@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 
 import gpu_backprop as gb
 from gpu_backprop.starting import SIGNALS, caught, exit_code
@@ -25,13 +25,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-class StopOnSignal:
+class StopOnSignal(ExitStack):
     """While it is open, the first signal ends training after the current step, and the network is written; the second
     ends the step at once, and the test result and curves are left out. Writing itself is not interrupted."""
 
     def __init__(self, trainer: gb.Trainer) -> None:
+        super().__init__()
         self._trainer = trainer
-        self._caught = ExitStack()
         self._may_raise = self._written = False
         self._training = True
         self._first = 0
@@ -42,13 +42,8 @@ class StopOnSignal:
         return exit_code(self._first) if self._first else 0
 
     def __enter__(self) -> StopOnSignal:
-        self._caught.enter_context(caught(self._handle))
+        self.enter_context(caught(self._handle))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._caught.close()
 
     def writing(self) -> None:
         """Let nothing be interrupted from here on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -167,15 +168,11 @@ def _save_elsewhere(net: gb.Network, history: History) -> str:
 def _new_folder(parent: Path, name: str) -> Path:
     """Make and return the first of NAME-001, NAME-002 ... that does not exist."""
     parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / f"{name}-{number:03}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            (folder := parent / f"{name}-{number:03}").mkdir()
+            break
+    return folder
 
 
 def run_name(source: str) -> str:

@@ -28,12 +28,9 @@ Data = Table | Arrays
 
 
 def load(
-    where: str,
-    delimiter: str | None = None,
-    part: str | None = None,
-    text: Collection[str] = (),
+    where: str, delimiter: str | None = None, part: str | None = None, text: Collection[str] = (),
     missing_texts: Collection[str] | None = None,
-) -> Data:
+) -> Data:  # fmt: skip
     """Load the data that a word on the command line names.
 
     Args:

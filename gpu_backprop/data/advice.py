@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from gpu_backprop.data.cells import folded, is_number
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed
 from gpu_backprop.data.number_format import Finding, describe_finding
-from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, RegressionTarget, Target, class_values
 
 IGNORE = "--ignore (ignore= in Python)"

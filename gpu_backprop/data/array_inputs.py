@@ -10,9 +10,10 @@ import numpy as np
 
 from gpu_backprop.data import stored
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted
 from gpu_backprop.data.scaling import IMPUTE, Scaling
-from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import FILL_IN
 
 BLOCK = 1 << 20
@@ -34,7 +35,7 @@ class ByteInputs:
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
-        given = _given(data, self.inputs)
+        given = _fitting(data, self.inputs).x
         if given.dtype != np.uint8:
             raise DataError(
                 f"{data.source}: x has the dtype {given.dtype}, and that of the training data was uint8, from 0 to "
@@ -84,8 +85,8 @@ class ArrayInputs:
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
-        given = _given(data, self.inputs)
-        assert isinstance(data, Arrays)
+        data = _fitting(data, self.inputs)
+        given = data.x
         _refuse_unusable(data, missing=self.impute is None)
         x = np.empty(given.shape, np.float32)
         for block in _blocks(given):
@@ -131,8 +132,8 @@ def _blocks(x: Array) -> Iterator[slice]:
         yield slice(first, first + step)
 
 
-def _given(data: Table | Arrays, inputs: int) -> Array:
-    """Returns x of the data, if it has the right features."""
+def _fitting(data: Table | Arrays, inputs: int) -> Arrays:
+    """Returns the data, if they have the right features."""
     if isinstance(data, Table):
         raise DataError(
             f"{data.source} holds a table, and the training data were arrays; give .npz, .npy or IDX files with "
@@ -143,7 +144,7 @@ def _given(data: Table | Arrays, inputs: int) -> Array:
             f"{data.source}: x has {counted(data.x.shape[1], 'feature')} a row, and the training data had {inputs:,}; "
             "give the same"
         )
-    return data.x
+    return data
 
 
 def _refuse_unusable(data: Arrays, missing: bool) -> None:

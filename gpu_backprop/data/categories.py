@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gpu_backprop.data.cells import folded, is_number
-from gpu_backprop.data.table import Array
+from gpu_backprop.data.files import Array
 
 Category = str | int | None
 """None: a missing value."""

@@ -17,10 +17,10 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_missing, is_number, numbers, texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import explained, most_bytes, naming_column, unpacked
+from gpu_backprop.data.files import Array, explained, most_bytes, naming_column, unpacked
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import counted, shown
-from gpu_backprop.data.table import Array, Table, missing
+from gpu_backprop.data.table import Table, missing
 
 if TYPE_CHECKING:
     from _csv import Reader

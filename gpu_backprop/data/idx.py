@@ -48,7 +48,7 @@ def read_idx(path: str | os.PathLike[str]) -> Array:
     """
     path = Path(path)
     with (
-        explained(path, "is a damaged gzip file"), _opened(path) as file,
+        explained(path, "is a damaged gzip file"), path.open("rb") as file,
         decoding(f"{path}:", stored_bytes(file)), unpacked(file) as stream,
     ):  # fmt: skip
         shape, dtype = _header(stream, path)
@@ -89,15 +89,6 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
             "belong together; take both from the same data set"
         )
     return images.reshape(len(images), -1), labels.astype(np.int64)
-
-
-def _opened(path: Path) -> BufferedReader:
-    """Opens a file; refuses pipes and devices, which might make one wait for ever."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, where a file was expected; name a file in it")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is no ordinary file; copy its contents into one")
-    return path.open("rb")
 
 
 def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from gpu_backprop.data import stored
 from gpu_backprop.data.cells import is_number, numbers
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, shown
-from gpu_backprop.data.table import Array, Table
+from gpu_backprop.data.table import Table
 
 SAMPLE = 1000
 """Different texts of a column by which its format is chosen, before all are read."""

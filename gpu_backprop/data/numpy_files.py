@@ -20,10 +20,10 @@ import numpy as np
 
 from gpu_backprop.data.cells import texts
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.files import explained, fill, native
+from gpu_backprop.data.files import Array, explained, fill, native
 from gpu_backprop.data.limits import check, decoding, stored_bytes, take
 from gpu_backprop.data.messages import listed, shown
-from gpu_backprop.data.table import Array, Arrays
+from gpu_backprop.data.table import Arrays
 
 NPY_MAGIC = b"\x93NUMPY"
 AGAIN = "copy it again, or save it again with numpy.save"

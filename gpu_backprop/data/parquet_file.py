@@ -12,10 +12,10 @@ import numpy as np
 
 from gpu_backprop.data.cells import MISSING, column_names, is_number, texts
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
-from gpu_backprop.data.files import explained, naming_column
+from gpu_backprop.data.files import Array, explained, naming_column
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import shown
-from gpu_backprop.data.table import Array, Table
+from gpu_backprop.data.table import Table
 
 MOST_COLUMNS, LONGEST_TEXT = 1 << 20, 1 << 24
 """How many columns a header may name, and how many bytes a text in it may have."""

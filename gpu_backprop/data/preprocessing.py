@@ -13,19 +13,17 @@ from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE
-from gpu_backprop.data.table import Array, Arrays, Table
+from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
 from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
 
 FORMAT = 1
-INPUTS: dict[str, type[TableInputs | ArrayInputs | ByteInputs]] = {
-    "table": TableInputs,
-    "arrays": ArrayInputs,
-    "bytes": ByteInputs,
-}
+Inputs = TableInputs | ArrayInputs | ByteInputs
+INPUTS: dict[str, type[Inputs]] = {"table": TableInputs, "arrays": ArrayInputs, "bytes": ByteInputs}
 TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": RegressionTarget}
 
 
@@ -54,7 +52,7 @@ class Preprocessing:
         missing: the texts that stood for a missing value in the training data, and do in others.
     """
 
-    def __init__(self, inputs: TableInputs | ArrayInputs | ByteInputs, target: Target) -> None:
+    def __init__(self, inputs: Inputs, target: Target) -> None:
         self._inputs, self._target = inputs, target
         self.features = inputs.features
         self.inputs, self.outputs = len(self.features), target.outputs
@@ -76,16 +74,9 @@ class Preprocessing:
 
     @classmethod
     def fit(
-        cls,
-        data: Table | Arrays,
-        target: str | None = None,
-        *,
-        task: str = "auto",
-        impute: str | None = None,
-        rows: npt.ArrayLike | None = None,
-        ignore: Collection[str] = (),
-        standardise_target: bool = True,
-    ) -> Preprocessing:
+        cls, data: Table | Arrays, target: str | None = None, *, task: str = "auto", impute: str | None = None,
+        rows: npt.ArrayLike | None = None, ignore: Collection[str] = (), standardise_target: bool = True,
+    ) -> Preprocessing:  # fmt: skip
         """Fits to the training rows; other rows have no part in it, but are checked as well.
 
         Args:
@@ -112,7 +103,7 @@ class Preprocessing:
             findings = find_numbers(data, [name for name in data.columns if name not in ignore])
         found = None if target is None else findings.get(target)
         chosen_target, why = fit_target(data, target, training, task, standardise_target, found)
-        inputs: TableInputs | ArrayInputs | ByteInputs
+        inputs: Inputs
         how = ""
         if isinstance(data, Table):
             inputs = TableInputs.fit(data, _names(data, target, ignore), training, impute, findings)
@@ -188,22 +179,24 @@ class Preprocessing:
         return {"format": FORMAT, "inputs": self._inputs.to_dict(), "target": self._target.to_dict(), **missing}
 
     @classmethod
-    @stored.of_bounded_depth()
     def from_dict(cls, given: object) -> Preprocessing:
         """Reads what `to_dict` gave; it transforms alike to the last bit.
 
         Raises:
             DataError: it is damaged, or of another version.
         """
-        stored.choice(given, "format", (FORMAT,))
-        inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
-        kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
-        fitted = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
-        stored.require(fitted.target not in fitted.columns, "the target is an input as well")
-        stored.require((fitted.target is None) == (kind != "table"), "the target does not fit the inputs")
-        if isinstance(given, Mapping) and "missing" in given:
-            fitted.missing = frozenset(stored.categories(given, "missing", str))
-        return fitted
+        try:
+            stored.choice(given, "format", (FORMAT,))
+            inputs, target = stored.field(given, "inputs"), stored.field(given, "target")
+            kind, task = stored.choice(inputs, "kind", tuple(INPUTS)), stored.choice(target, "task", tuple(TARGETS))
+            fitted = cls(INPUTS[kind].from_dict(inputs), TARGETS[task].from_dict(target))
+            stored.require(fitted.target not in fitted.columns, "the target is an input as well")
+            stored.require((fitted.target is None) == (kind != "table"), "the target does not fit the inputs")
+            if isinstance(given, Mapping) and "missing" in given:
+                fitted.missing = frozenset(stored.categories(given, "missing", str))
+            return fitted
+        except RecursionError:
+            raise stored.damaged("it is nested too deeply") from None
 
 
 class _LastTransform(threading.local):

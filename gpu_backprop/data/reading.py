@@ -33,20 +33,18 @@ IDX_TYPES = (b"\x08", b"\x09", b"\x0b", b"\x0c", b"\x0d", b"\x0e")
 CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1a")
 """Bytes that no text begins with."""
 
-FOREIGN = {
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
+    (b"\xff\xfe", b"\xfe\xff"): "UTF-16 text; save it as UTF-8",
     b"%PDF-": "a PDF document; give the data as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind; export it as CSV",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
     b"\x89HDF": "an HDF5 file; save its arrays with numpy.savez",
-    b"\x89PNG": "an image; save the pixels of all images with numpy.savez",
-    b"\xff\xd8\xff": "an image; save the pixels of all images with numpy.savez",
+    (b"\x89PNG", b"\xff\xd8\xff"): "an image; save the pixels of all images with numpy.savez",
     b"BZh9": "packed with bzip2; unpack it first, or pack it with gzip",
     b"\xfd7zXZ": "packed with xz; unpack it first, or pack it with gzip",
     b"\x28\xb5\x2f\xfd": "packed with zstd; unpack it first, or pack it with gzip",
-    b"\x80\x04\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
-    b"\x80\x05\x95": "a Python pickle, which could run code as it is read; save arrays with numpy.savez",
+    (b"\x80\x04\x95", b"\x80\x05\x95"): "a Python pickle, which could run code as it is read; save arrays with "
+    "numpy.savez",
 }
 """Files of other kinds, by how they begin."""
 
@@ -65,14 +63,9 @@ FOREIGN_TEXTS = {
 
 
 def read(
-    path: str | os.PathLike[str],
-    *,
-    delimiter: str | None = None,
-    part: str = "train",
-    text: Collection[str] = (),
-    missing: Collection[str] | None = None,
-    memory_limit: int | str | None = None,
-) -> Table | Arrays:
+    path: str | os.PathLike[str], *, delimiter: str | None = None, part: str = "train", text: Collection[str] = (),
+    missing: Collection[str] | None = None, memory_limit: int | str | None = None,
+) -> Table | Arrays:  # fmt: skip
     """Reads a file or folder of data.
 
     Args:
@@ -91,35 +84,25 @@ def read(
     """
     if part not in PARTS:
         raise DataError(f"part is {shown(part)}; data have the parts 'train' and 'test'")
+    path = Path(path)
     with limits.memory_limit(memory_limit):
-        return _read(Path(path), delimiter, part, text, missing)
-
-
-def _read(
-    path: Path, delimiter: str | None, part: str, text: Collection[str], missing: Collection[str] | None
-) -> Table | Arrays:
-    with explained(path):
-        kind = _kind(path)
-    if kind in ("parquet", "csv"):
-        words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
-        return _read_table(path, kind, delimiter, _signature(path), [composed(name) for name in _listed(text)], words)
-    if text or missing is not None:
-        raise DataError(f"{path} holds arrays, which have neither columns of text nor texts for what is missing")
-    if kind == "folder":
-        return Arrays(str(path), *read_idx_folder(path, part), images=True, labelled=True)
-    if kind == "npz":
-        return read_npz(path, part)
-    return read_npy(path)
+        with explained(path):
+            kind = _kind(path)
+        if kind in ("parquet", "csv"):
+            words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
+            names = [composed(name) for name in _listed(text)]
+            return _read_table(path, kind, delimiter, _signature(path), names, words)
+        if text or missing is not None:
+            raise DataError(f"{path} holds arrays, which have neither columns of text nor texts for what is missing")
+        if kind == "folder":
+            return Arrays(str(path), *read_idx_folder(path, part), images=True, labelled=True)
+        return read_npz(path, part) if kind == "npz" else read_npy(path)
 
 
 def _read_table(
-    path: Path,
-    kind: str,
-    delimiter: str | None,
-    signature: tuple[int, int],
-    text: Collection[str],
+    path: Path, kind: str, delimiter: str | None, signature: tuple[int, int], text: Collection[str],
     missing: frozenset[str],
-) -> Table:
+) -> Table:  # fmt: skip
     """Reads a table, in a way that it can be read again with other settings as long as its file stays the same."""
     if _signature(path) != signature:
         raise DataError(f"{path} has changed since it was read, and its text is needed once more; read it again")
@@ -173,13 +156,11 @@ def _kind(path: Path) -> str:
         raise DataError(f"{path} is no {path.suffix} file: {begins}; copy it again, or name it as what it is")
     if kind == "binary":
         at = next(place for place, byte in enumerate(start) if byte in CONTROL)
-        if at and all(
-            character.isprintable() or character.isspace() for character in start[:at].decode("utf-8", "replace")
-        ):
+        before, told = start[:at].decode("utf-8", "replace"), f"{begins};"
+        if at and all(character.isprintable() or character.isspace() for character in before):
             line = start.count(b"\n", 0, at) + 1
-            begins = f"line {line} has the byte {start[at]:02x}, which no text has; take it out, or"
-            raise DataError(f"{path} is no text: {begins} give {ACCEPTED}")
-        raise DataError(f"{path} is no text: {begins}; give {ACCEPTED}")
+            told = f"line {line} has the byte {start[at]:02x}, which no text has; take it out, or"
+        raise DataError(f"{path} is no text: {told} give {ACCEPTED}")
     return kind
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.table import Array
+from gpu_backprop.data.files import Array
 
 IMPUTE = ("mean", "median", "constant")
 """What takes a missing number's place: the mean or median of the training rows that have one, or 0."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -30,7 +28,10 @@ def stratified_split(
     Raises:
         ValueError: labels that are not one per row, a fraction outside (0, 1), or too few rows for it.
     """
-    classes, member = _classes(labels)
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels have the shape {labels.shape}; give one label per row, (rows,)")
+    classes, member = np.unique(labels, return_inverse=True)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction!r}; what is held out must be above 0 and below 1, such as 0.2")
 
@@ -49,14 +50,6 @@ def stratified_split(
     for index, number in enumerate(held_out):
         out[rng.permutation(np.flatnonzero(member == index))[:number]] = True
     return np.flatnonzero(~out), np.flatnonzero(out)
-
-
-def _classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Finds the different labels, and which of them each row has."""
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise ValueError(f"labels have the shape {array.shape}; give one label per row, (rows,)")
-    return np.unique(array, return_inverse=True)
 
 
 def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDArray[np.intp] | None:

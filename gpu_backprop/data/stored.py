@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gpu_backprop.data.categories import MOST_CATEGORIES
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import shown
-from gpu_backprop.data.table import Array
 
 T = TypeVar("T")
 MOST_FEATURES = 1 << 24
 LARGEST = sys.float_info.max
 
 
-@contextmanager
-def of_bounded_depth() -> Iterator[None]:
-    """Refuses what is nested too deeply to be read."""
-    try:
-        yield
-    except RecursionError:
-        require(False, "it is nested too deeply")
+def damaged(what: str) -> DataError:
+    """Makes the error that says what is wrong."""
+    return DataError(f"the stored preprocessing is damaged or from another version: {what}; save the model again")
 
 
 def require(condition: bool, what: str) -> None:
     """Raises DataError with what is wrong, unless the condition holds."""
     if not condition:
-        raise DataError(f"the stored preprocessing is damaged or from another version: {what}; save the model again")
+        raise damaged(what)
 
 
 def field(given: object, key: str) -> Any:

@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import escaped, shown
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,11 @@ from gpu_backprop.data import stored
 from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
 from gpu_backprop.data.scaling import IMPUTE, Scaling
-from gpu_backprop.data.table import Array, Arrays, Table, missing
+from gpu_backprop.data.table import Arrays, Table, missing
 
 FILL_IN = "fill them in, or train with --impute mean, median or constant (impute= in Python)"
 LEAVE_OUT = "leave it out with --ignore (ignore= in Python)"

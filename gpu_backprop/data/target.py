@@ -12,10 +12,11 @@ from gpu_backprop.data import stored
 from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
 from gpu_backprop.data.scaling import Scaling
-from gpu_backprop.data.table import Array, Arrays, Table, missing
+from gpu_backprop.data.table import Arrays, Table, missing
 
 TASKS = ("auto", "classification", "regression")
 FEW = 20
@@ -46,7 +47,7 @@ class Classes:
     task = "classification"
 
     @classmethod
-    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, finding: Finding | None = None) -> Classes:
+    def fit(cls, data: Table | Arrays, column: str | None, rows: Array, finding: Finding | None) -> Classes:
         """Finds the classes among the given rows; `finding`: the numbers that were found in text."""
         values = class_values(data, column)[rows]
         found = distinct(values.tolist()) if values.dtype == object else np.unique(values).tolist()
@@ -121,7 +122,7 @@ class RegressionTarget:
 
     @classmethod
     def fit(
-        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None = None
+        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None
     ) -> RegressionTarget:
         """Fits the scaling to the given rows; `finding`: the numbers that were found in text."""
         format = None if finding is None else finding.format
@@ -182,12 +183,7 @@ Target = Classes | RegressionTarget
 
 
 def fit_target(
-    data: Table | Arrays,
-    column: str | None,
-    rows: Array,
-    task: str = "auto",
-    standardise: bool = True,
-    finding: Finding | None = None,
+    data: Table | Arrays, column: str | None, rows: Array, task: str, standardise: bool, finding: Finding | None
 ) -> tuple[Target, str]:
     """Fits the target to the given rows; returns it, and a sentence on why it is classification or regression.
 

@@ -17,7 +17,7 @@ from gpu_backprop.backend.operation import Operation
 from gpu_backprop.explanation.board import WIDTH, Board, side_by_side, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spell_update
-from gpu_backprop.explanation.worked import Batch, fused, work_out, work_out_loss
+from gpu_backprop.explanation.worked import OPERATIONS, Batch, fused, work_out_loss
 from gpu_backprop.network.layers import Dense, Dropout, Layer
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
@@ -191,7 +191,7 @@ class StepExplanation:
         reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
         layer = self.network.layers[_number(next(iter(writes))) - 1]
-        kind, lines = work_out(operation, layer.activation, reads, writes)
+        kind, lines = OPERATIONS[operation.name](operation, layer.activation, reads, writes)
         if layer is self.network.last and operation.name == "activation_gradient":
             lines += self._pair(writes[f"∇z{layer.number}"])
         drawn = [board for name, board in writes.items() if name.startswith("mask")]

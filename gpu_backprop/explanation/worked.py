@@ -1,7 +1,7 @@
 """One number of an operation, worked out: from which numbers it comes and how.
 
-Each function takes an operation with its boards and returns what kind of operation it was, for explain.WHY, and the
-lines of arithmetic.
+Each function of OPERATIONS takes an operation, its layer's activation and its boards, and returns the operation's kind,
+for explain.WHY, and the lines of arithmetic.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ Worked = tuple[str, list[str]]
 
 _PRODUCT = Rule("{a}·{b}", lambda a, b: a * b)
 _SUM = Rule("{a} + {b}", lambda a, b: a + b)
-
-
-def work_out(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
-    """Returns the kind of an operation, and works out one number of what it wrote; f is its layer's activation."""
-    return OPERATIONS[operation.name](operation, f, reads, writes)
 
 
 def cells(name: str, found: list[Cell]) -> dict[str, Cell]:

@@ -159,7 +159,7 @@ class TestWidth:
 
     @pytest.mark.parametrize("width", WIDTHS)
     def test_doctor(self, monkeypatch, width):
-        monkeypatch.setattr(doctor_command.cuda_setup, "examine", lambda index: iter(()))
+        monkeypatch.setattr(doctor_command, "examine_cuda", lambda index: iter(()))
         text = screen(monkeypatch, width, "doctor", "--device", "cpu")
         assert max(map(len, text.split("\n"))) <= width
         folded = [line for line in text.split("\n\n")[0].split("\n") if not line[:14].strip()]

@@ -311,15 +311,15 @@ def test_a_peer_that_fails_in_the_middle_is_not_timed(fake):
 
 
 def test_what_a_peer_is_given_is_what_we_begin_with(tmp_path):
-    ours = gpu_fits.Ours(IMAGES, (3,), 16, "cpu")
+    first = gpu_fits.first_parameters((4, 3, 10), 0)
+    ours = gpu_fits.Ours(peers.Task(IMAGES.x, IMAGES.labels, first, 16, gpu_fits.ADAM, device="cpu"))
     ours.task.save(tmp_path)
     task = peers.Task.load(tmp_path)
     assert (task.batch, task.settings, task.device, task.rows) == (16, gpu_fits.ADAM, "cpu", 32)
     np.testing.assert_array_equal(task.x, IMAGES.x)
     np.testing.assert_array_equal(task.target, IMAGES.labels)
     assert [w.shape for w, _ in task.parameters] == [(4, 3), (3, 10)]
-    net = gpu_fits.gb.Network(4, [gpu_fits.gb.Dense(3, "relu"), gpu_fits.gb.Dense(10, "softmax")], device="cpu")
-    for (w, b), layer in zip(task.parameters, net.layers, strict=True):
+    for (w, b), layer in zip(task.parameters, ours.net.layers, strict=True):
         np.testing.assert_array_equal(w, layer.weight)
         np.testing.assert_array_equal(b, layer.bias)
 

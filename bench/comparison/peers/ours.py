@@ -20,7 +20,7 @@ class Ours(Peer):
         layers = [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)]
         net = gb.Network(task.x.shape[1], layers, device=task.device, seed=0)
         for layer, (w, b) in zip(net.layers, task.parameters, strict=True):
-            layer.weight[...], layer.bias[...] = w, b
+            layer.weight[...], layer.bias[...] = map(net.device.from_host, (w, b))
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
         self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)
         self.version = f"gpu_backprop {gb.__version__}, {operations_by(net.device)}"
@@ -58,4 +58,5 @@ class Ours(Peer):
         return times
 
     def parameters(self) -> Parameters:
-        return [(layer.weight.copy(), layer.bias.copy()) for layer in self.net.layers]
+        to_host = self.net.device.to_host
+        return [(to_host(layer.weight), to_host(layer.bias)) for layer in self.net.layers]
