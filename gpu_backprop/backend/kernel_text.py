@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gpu_backprop.backend.errors import DeviceError
@@ -127,7 +128,7 @@ class Parameter:
     constant: bool = False  # a pointer to const
     note: str = ""  # the text behind the bracket of a pointer
 
-    @property
+    @cached_property
     def of(self) -> str:
         """The pointer whose step or stride this number is, else ""; it is found from the array."""
         name, _, suffix = self.name.rpartition("_")

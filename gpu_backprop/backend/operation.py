@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,18 +49,18 @@ class Account(NamedTuple):
     launches: Callable[..., int]
     bytes: Callable[..., int] | None  # the traffic, where that is not each array once
 
-    def read(self, given: Mapping[str, Any]) -> Iterator[Array]:
-        """The arrays that are read, of arguments by name."""
-        for name, value in given.items():
-            if name not in self.writes:
-                yield from _arrays(value)
+    def arrays(self, given: Mapping[str, Any]) -> tuple[list[Array], list[tuple[str, Array]]]:
+        """The arrays that are read, and those that are written with the names of their parameters, of arguments by
+        name."""
+        updated = _apply(self.updates, given) if callable(self.updates) else self.updates
+        found = [(name, array) for name, value in given.items() for array in _arrays(value)]
+        written = [(name, array) for name, array in found if name in self.writes or name in updated]
+        return [array for name, array in found if name not in self.writes], written
 
-    def written(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
-        """The arrays that are written, each with the name of its parameter."""
-        updated = apply(self.updates, given) if callable(self.updates) else self.updates
-        for name, value in given.items():
-            if name in self.writes or name in updated:
-                yield from ((name, array) for array in _arrays(value))
+    def cost(self, given: Mapping[str, Any], arrays: Iterable[Array]) -> tuple[int, int, int]:
+        """Flops, bytes and launches for arguments by name, of which these arrays are read and written."""
+        traffic = sum(array.nbytes for array in arrays) if self.bytes is None else _apply(self.bytes, given)
+        return _apply(self.flops, given), traffic, _apply(self.launches, given)
 
 
 def account(
@@ -84,7 +84,7 @@ def account_of(operation: Callable[..., Any]) -> Account:
     return told
 
 
-def apply(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+def _apply(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """The value of a function of an Account for these arguments."""
     code = function.__code__
     return function(*(given[name] for name in code.co_varnames[: code.co_argcount]))

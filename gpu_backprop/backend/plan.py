@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls
-from gpu_backprop.backend.operation import Operation, account_of, apply
+from gpu_backprop.backend.operation import Operation, account_of
 from gpu_backprop.backend.text_table import format_table, terminal_width
 
 P = ParamSpec("P")
@@ -99,16 +99,13 @@ class Plan:
         """
         name, account = operation.__name__, account_of(operation)
         given = dict(zip(account.parameters, args, strict=False)) | options
-        reads = {self.name_of(array): array for array in account.read(given)}
+        read, written = account.arrays(given)
+        reads = {self.name_of(array): array for array in read}
         writes = {
             self.name_of(self.named(names[parameter], array) if parameter in names else array): array
-            for parameter, array in account.written(given)
+            for parameter, array in written
         }
-        if account.bytes is None:
-            traffic = sum(array.nbytes for array in (*reads.values(), *writes.values()))
-        else:
-            traffic = apply(account.bytes, given)
-        flops, launches = apply(account.flops, given), apply(account.launches, given)
+        flops, traffic, launches = account.cost(given, (*reads.values(), *writes.values()))
         calls = tuple(getattr(self.device.ops, name)(self.device, *args, **options))
         self.append(Operation(name, formula, reads, writes, flops, traffic, launches, self.phase, calls))
 
