@@ -43,9 +43,7 @@ def as_array(value: Any, name: str, device: Device) -> Array:
 
 def host_array(value: Any, name: str) -> Array:
     """Returns `value` as a plain array: NumPy's without a copy, others by DLPack, the array protocol, or as lists."""
-    masks = (
-        "numpy.ma" in sys.modules
-    )  # if not imported, nothing is masked; importing it takes longer than building a step
+    masks = "numpy.ma" in sys.modules  # else nothing is masked, and to import it takes longer than to build a step
     if masks and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
@@ -199,9 +197,7 @@ def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, .
     """
     x = check_real(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
-        axes = " or ".join(
-            f"({', '.join((*map(str, models_shape), 'rows', 'inputs'))})" for models_shape in dict.fromkeys(leads)
-        )
+        axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
         raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
     if x.shape[-1] != inputs:

@@ -93,9 +93,8 @@ class Network(FixedAttributes):
 
     def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
-            raise InputError(
-                f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}."
-            )
+            accepted = "a list of at least one layer, such as [Dense(10, 'softmax')]"
+            raise InputError(f"layers must be {accepted}, got {layers!r}.")
         attached, units = [], self.inputs
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
@@ -313,12 +312,8 @@ class Network(FixedAttributes):
 
     def architecture(self) -> dict[str, Any]:
         """Describes the network without its weights as plain data, from which `from_architecture` makes it again."""
-        return {
-            "inputs": self.inputs,
-            "layers": [dict(layer.describe()) for layer in self.layers],
-            "dtype": self.dtype.name,
-            "seed": self.seed,
-        }
+        layers = [dict(layer.describe()) for layer in self.layers]
+        return {"inputs": self.inputs, "layers": layers, "dtype": self.dtype.name, "seed": self.seed}
 
     @classmethod
     def from_architecture(
@@ -331,9 +326,8 @@ class Network(FixedAttributes):
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"a network needs inputs, layers, dtype and seed, got {description!r} ({error})."
-            ) from None
+            needed = "a network needs inputs, layers, dtype and seed"
+            raise InputError(f"{needed}, got {description!r} ({error}).") from None
         return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed, draw=draw)
 
     def summary(self) -> None:

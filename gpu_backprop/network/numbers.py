@@ -35,6 +35,13 @@ def positive(name: str, value: object) -> int:
     return plain
 
 
+def switch(name: str, value: object) -> bool:
+    """Returns `value` as a bool, or raises InputError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
 def scalar(value: object) -> object:
     """Converts a NumPy scalar or an array without axes to Python's number; anything else stays as it is."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):

@@ -55,19 +55,19 @@ class Samples:
 
 
 def samples(
-    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, models_shape: tuple[int, ...] = (),
+    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, per_member: bool = False,
     idle: bool = True,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
     Args:
         values: whether NaN, infinity, label range and the like are looked for.
-        models_shape: axes in front of the rows; data with none stand for all members.
+        per_member: whether x may have the models axis, and each member then its own rows; else all share them.
         idle: whether all weights may be 0; without `values` they may.
     """
     device = network.device
     with device.current():
-        x = check_features(x, network.inputs, device, models_shape)
+        x = check_features(x, network.inputs, device, (), network.models_shape if per_member else ())
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)

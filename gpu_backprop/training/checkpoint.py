@@ -102,7 +102,13 @@ def load(
     with _refusing(path), limits.memory_limit(memory_limit):
         architecture, tensors, learned = read(Path(path), dtype, on_host)
     if dtype is None:
-        _check_dtype(path, architecture["dtype"], device)
+        try:
+            open_device(device, architecture["dtype"])
+        except InputError as error:
+            raise InputError(
+                f"cannot load {os.fspath(path)} as it was saved: {error} Its parameters are float32 all the same: "
+                "gpu_backprop.load(path, dtype='float32') uses them on any device."
+            ) from None
         open_device(device, architecture["dtype"], tf32)
     with _refusing(path):
         changed = {} if dtype is None else {"dtype": dtype}
@@ -145,17 +151,6 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
     return ModelFileError(f"cannot load {os.fspath(path)}: {why}.")
-
-
-def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
-    """Raises InputError where this device does not work in the dtype of the file."""
-    try:
-        open_device(device, dtype)
-    except InputError as error:
-        raise InputError(
-            f"cannot load {os.fspath(path)} as it was saved: {error} Its parameters are float32 all the same: "
-            "gpu_backprop.load(path, dtype='float32') uses them on any device."
-        ) from None
 
 
 def _arrays(net: Network) -> Iterator[tuple[str, Array]]:

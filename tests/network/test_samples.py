@@ -16,8 +16,8 @@ ONE = gb.Network(2, [gb.Dense(1)])
 CLASSES, SQUARES, BINARY = gb.CrossEntropy(), gb.HalfSquaredError(), gb.BinaryCrossEntropy()
 
 
-def checked(y, weights=None, x=X, net=NET, loss=CLASSES, values=True, models_shape=()):
-    return samples(net, loss, x, y, weights, values=values, models_shape=models_shape)
+def checked(y, weights=None, x=X, net=NET, loss=CLASSES, values=True):
+    return samples(net, loss, x, y, weights, values=values)
 
 
 # The two forms of a target --------------------------------------------------------------------------------------------
