@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,12 +168,14 @@ class _Check:
 
         The slopes on the two sides differ by E″·step where E is smooth, and by a fixed gap on a kink.
         """
-        value_at, restore = self._perturb(array, place)
+        index = np.unravel_index(place, array.shape)
+        spot = array[tuple(slice(i, i + 1) for i in index)]
+        before = self.device.to_host(spot)
         tried, gaps = [], []
         try:
             for shrink in (1.0, *SHRINK):
                 step = STEP * shrink
-                above, below = value_at(step), value_at(-step)
+                above, below = self._value_at(spot, before + step), self._value_at(spot, before - step)
                 left, right = (here - below) / step, (above - here) / step
                 gap, size = abs(right - left), max(abs(right), abs(left), floor)
                 difference = (left + right) / 2
@@ -184,20 +185,13 @@ class _Check:
                 if error <= tolerance and gap <= 100 * tolerance * size:
                     return error, difference
         finally:
-            restore()
+            self.device.copy_in(spot, before)
         margin = tolerance * size
         lasting = gap > max(0.1 * gaps[0], 2 * margin)
         between = min(left, right) - margin <= derived <= max(left, right) + margin
         return (0.0, None) if lasting and between else min(tried)
 
-    def _perturb(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
-        """Returns a function for E with one number of `array` moved by a step, and one that puts it back."""
-        index = np.unravel_index(place, array.shape)
-        spot = array[tuple(slice(i, i + 1) for i in index)]
-        number = float(self.device.to_host(spot).item())
-
-        def value_at(step: float) -> float:
-            self.device.copy_in(spot, np.asarray(number + step))
-            return self.value()
-
-        return value_at, lambda: self.device.copy_in(spot, np.asarray(number))
+    def _value_at(self, spot: Array, number: Array) -> float:
+        """Computes E with another number in this place of a parameter or x."""
+        self.device.copy_in(spot, number)
+        return self.value()

@@ -19,14 +19,7 @@ from gpu_backprop.training.step import TrainingStep
 
 
 class ManualSteps:
-    """The plans of a trainer's `step`, and what they share.
-
-    Args:
-        graph: whether they are captured; see `Trainer`.
-
-    Attributes:
-        total: what a step adds its loss to, float64 (..., 3).
-    """
+    """The plans of a trainer's `step`, and the total to which each adds its loss, float64 (..., 3)."""
 
     def __init__(self, step: TrainingStep, graph: bool | str) -> None:
         self.step, self.graph = step, graph

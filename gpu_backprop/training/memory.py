@@ -47,13 +47,7 @@ def step_needs(
 
 def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None) -> Needs:
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
-
-    Returns:
-        "data" and "validation data" for the samples, which may be streamed instead. The rest is needed in any case:
-        "row order"; "minibatch", "forward", "loss", "backward" and "update" for the plans of a step, and "validation"
-        for those of a validation; "snapshots" for the states to return to after a divergence; "graphs" for what CUDA
-        graphs are compared with; "scratch" and "matrix products" for what all plans share.
-    """
+    "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
     run = Run(step, DataSet(step.network, data, dry_run), settings, shuffle=True)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
@@ -62,11 +56,9 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
         return dry_run.needs
     with dry_run.kind("validation"):
         Evaluation(step.network, step.loss, held_out, settings.batch_size, device=dry_run)
-    joined: Needs = {}  # all that is for validation as one kind, but for the data
-    for kind, size in dry_run.needs.items():
-        name = "validation" if kind.startswith("validation ") and kind != "validation data" else kind
-        joined[name] = joined.get(name, 0) + size
-    return joined
+    needs, data = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
+    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != data)
+    return {**needs, "validation": joined}
 
 
 def evaluation_needs(step: TrainingStep, data: Samples, batch_size: int) -> Needs:
@@ -128,18 +120,12 @@ class DataPlacement(NamedTuple):
 
 
 class MemoryEstimate(NamedTuple):
-    """How much somebody wants of the memory of a device.
-
-    Attributes:
-        who: wants it, as the error begins.
-        needs: of a batch size, with all samples on the device.
-        placings: the samples.
-    """
+    """How much of a device's memory is wanted."""
 
     step: TrainingStep
     settings: Settings
-    who: str
-    needs: Callable[[int], Needs]
+    who: str  # wants it, as the error begins
+    needs: Callable[[int], Needs]  # of a batch size, with all samples on the device
     placings: Sequence[DataPlacement]
 
     def require(self) -> list[int]:

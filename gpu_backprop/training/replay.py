@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
@@ -23,11 +23,8 @@ class Replay:
 
     Under "auto" the first run is eager, so that what runs once pays nothing. The second run, with graph=True the first,
     is eager too; then the same run is done again from the same state, as a graph. If that gives the same bits in all
-    that the plan leaves behind, the graph serves from then on. If not, the plan stays eager.
-
-    Args:
-        plan: what runs; no operation may be added to it any more.
-        graph: "auto", True or False; see `Trainer`.
+    that the plan leaves behind, the graph serves from then on. If not, the plan stays eager. No operation may be added
+    to it any more. `graph` is "auto", True or False; see `Trainer`.
 
     Attributes:
         replays: whether a run is the launch of a graph.
@@ -75,7 +72,7 @@ class Replay:
             after.restore()
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
-            self._give_up(" ".join(str(error).split()) or type(error).__name__, error)
+            self._give_up(one_line(error), error)
             return
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
         self.reason = f"a replay of its {plan.cost()['launches']} launches gives what a run gives, bit for bit"

@@ -41,8 +41,7 @@ class Run:
         history: what its epochs have measured; who runs them appends their rows.
         epoch_start: the state at the beginning of the running epoch.
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
-        batches: how many rows each step of an epoch has.
-        steps: the steps by their rows.
+        batches, steps: how many rows each step of an epoch has, and the steps by their rows.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
     """
 
