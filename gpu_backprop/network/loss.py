@@ -90,9 +90,8 @@ class Loss(ABC):
         y, name = (layer.activate(plan, z), f"y{n}") if of_z is None else (self._with_bias(plan, layer, z), f"z{n}")
         grad = plan.empty(f"∇{name}", y.shape)
         formula = f"∇{name} = ∂e/∂{name}{self._factor(plan, weights)}, E += e"
-        plan.add(
-            Operations.loss_gradient, formula, {}, y, target, weights, of_z or self.formula, scale, scales, grad, total
-        )
+        e = of_z or self.formula
+        plan.add(Operations.loss_gradient, formula, {}, y, target, weights, e, scale, scales, grad, total)
         if of_z is None:
             return layer.activate_backward(plan, grad)
         layer.sum_bias(plan, grad)

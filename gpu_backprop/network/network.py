@@ -290,9 +290,8 @@ class Network(FixedAttributes):
         """
         tf32 = dtype is None and self.device.tf32
         dtype = self.dtype.name if dtype is None else dtype
-        twin = Network(
-            self.inputs, self.layers, dtype=dtype, device=self.device.name, tf32=tf32, seed=self.seed, draw=False
-        )
+        device, seed = self.device.name, self.seed
+        twin = Network(self.inputs, self.layers, dtype=dtype, device=device, tf32=tf32, seed=seed, draw=False)
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)

@@ -172,11 +172,8 @@ class CsvLog:
         path, file, self._file = self._file.name, self._file, None
         with suppress(OSError):
             file.close()
-        warnings.warn(
-            f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        said = f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it"
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> CsvLog:
         return self

@@ -56,8 +56,8 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
         return dry_run.needs
     with dry_run.kind("validation"):
         Evaluation(step.network, step.loss, held_out, settings.batch_size, device=dry_run)
-    needs, data = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
-    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != data)
+    needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
+    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
     return {**needs, "validation": joined}
 
 

@@ -60,13 +60,11 @@ class BatchSource(ABC):
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
         """Emits x, y* and w of the next rows, which one operation gathers."""
-        outs = [
-            plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype)
-            for name, source, dtype in zip(("x", "y*", "w"), self.sources, self.dtypes, strict=False)
-        ]
+        names, outs = ("x", "y*", "w")[: len(self.sources)], []
+        for name, source, dtype in zip(names, self.sources, self.dtypes, strict=True):
+            outs.append(plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype))
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
-        names = [plan.name_of(out) for out in outs]
         for name, source in zip(names, self.sources, strict=True):
             plan.named(f"data {name}", source)
         plan.phase = "data"

@@ -98,13 +98,12 @@ class Replay:
         LOG.info("%s: launched operation by operation, %d launches, since %s", self._what(), launches, reason)
         if reason not in _said:
             _said.add(reason)
-            warnings.warn(
+            said = (
                 f"{self.plan.device.name}: steps are not replayed as CUDA graphs: {reason}. Their operations are "
                 f"launched one by one, which gives the same and costs the host more time: {launches} launches where it "
-                "could be one. graph=False does so without a warning.",
-                RuntimeWarning,
-                stacklevel=2,
+                "could be one. graph=False does so without a warning."
             )
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def _what(self) -> str:
         rows = self.plan.buffers["x"].shape[-2]

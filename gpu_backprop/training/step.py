@@ -81,18 +81,13 @@ class TrainingStep:
         """
         network, optimizer, scaling = self.network, self.optimizer, self.scaling
         assert optimizer.hyper is not None
-        arrays = {
-            "parameters": network.parameters,
-            "random": network.random,
-            "step": optimizer.hyper[..., 0],
-            **optimizer.moments,
-            **({} if scaling.state is None else {"loss scaling": scaling.state}),
-        }
-        host = {
-            "shuffling": [rng.bit_generator.state for rng in self._shuffling],
-            "loss scaling": {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()},
-        }
-        return State(arrays, host)
+        arrays = {"parameters": network.parameters, "random": network.random, "step": optimizer.hyper[..., 0]}
+        arrays |= optimizer.moments
+        if scaling.state is not None:
+            arrays["loss scaling"] = scaling.state
+        streams = [rng.bit_generator.state for rng in self._shuffling]
+        scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
+        return State(arrays, {"shuffling": streams, "loss scaling": scale})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the

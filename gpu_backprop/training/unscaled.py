@@ -39,11 +39,8 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) 
     if bounded:
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     if any(found):
-        warnings.warn(
-            f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        said = f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}."
+        warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 def _described(name: str, array: Array, device: Device, small: bool = True) -> str:
