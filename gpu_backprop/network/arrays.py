@@ -32,11 +32,8 @@ PLACES, TOGETHER = 1024, 1 << 30
 
 
 def as_array(value: Any, name: str, device: Device) -> Array:
-    """Returns `value` where it lies: on the network's device, or else as a plain array on the host.
-
-    Raises:
-        InputError: it is no array, or lies on another device.
-    """
+    """Returns `value` where it lies, on the network's device or else as a plain array on the host. Raises InputError if
+    it is no array, or lies on another device."""
     here = device.adopt(value, name)
     return host_array(value, name) if here is None else here
 
@@ -133,11 +130,7 @@ def check_file(array: Array) -> None:
 
 def loaded(source: Array, rows: Array | slice) -> Array:
     """Returns source[rows]; of a memory map, on Linux, a copy that the system makes: if the file has been cut off, to
-    read the map would end the process, and the system's copy reports an error.
-
-    Raises:
-        InputError: the file has been cut off, or cannot be read.
-    """
+    read the map would end the process, and the system's copy reports an error, which becomes an InputError."""
     size, copy = source[:1].nbytes, _system_copy()
     mapped = memory_map(source)
     if copy is None or mapped is None or not size or not source[:1].flags.c_contiguous:
@@ -188,13 +181,8 @@ def check_real(array: Array, name: str) -> Array:
 
 
 def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
-    """Returns x as an array of real numbers, (..., rows, inputs).
-
-    Args:
-        inputs: how many numbers a sample has.
-        leads: the shapes that may stand in front of the rows.
-        empty: whether there may be no rows.
-    """
+    """Returns x as an array of real numbers, (..., rows, inputs), or raises InputError. `leads` are the shapes that may
+    stand in front of the rows; `empty`: there may be no rows."""
     x = check_real(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
         axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from gpu_backprop.network.arrays import (
     search,
 )
 from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
-
-if TYPE_CHECKING:
-    from gpu_backprop.network.network import Network
 
 MOST_CLASSES = 2**31
 """More than any memory holds a row of: a label beyond it is a mistake."""

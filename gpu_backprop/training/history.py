@@ -132,13 +132,10 @@ class History:
 
 class CsvLog:
     """A CSV file that grows while a run goes on: every row is in the file as soon as it is known, and at the end all
-    are safe on the disk.
+    are safe on the disk. The first row decides the columns. A path of None logs nothing.
 
-    The first row decides the columns. A path of None logs nothing. Where a row can't be written, one warning says so,
-    and the file stays as it was before that row; no run ends for its log.
-
-    Raises:
-        InputError: the file can't be written; it is opened at once, before any training.
+    It is opened at once, before any training, and an InputError says if it can't be written. Where a later row can't
+    be, one warning says so, and the file stays as it was before that row; no run ends for its log.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:

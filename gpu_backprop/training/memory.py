@@ -83,17 +83,14 @@ def require_step(
 ) -> None:
     """Raises OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
     needs = partial(step_needs, step, batch, total=total, graph=graph, fuse=fuse)
-    MemoryEstimate(step, Settings(rows, graph), f"A step of {rows:,} rows", needs, ()).require()
+    MemoryEstimate(step, Settings(rows, graph), "A step of", needs, ()).require()
 
 
 def require_fit(
     step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, shuffle: bool
 ) -> list[int]:
-    """Raises OutOfMemoryError where the device cannot give what `trainer.fit` needs.
-
-    Returns:
-        How many bytes of the device there are for the data, and then for the validation data.
-    """
+    """Does the same for `trainer.fit`. Returns how many bytes of the device there are for the data, and then for the
+    validation data."""
     placings = [DataPlacement("data", data, shuffle)]
     if held_out is not None:
         placings.append(DataPlacement("validation data", held_out, False))
@@ -101,14 +98,13 @@ def require_fit(
     def needs(batch_size: int) -> Needs:
         return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out)
 
-    who = f"A fit with batches of {settings.batch_size:,} rows"
-    return MemoryEstimate(step, settings, who, needs, placings).require()
+    return MemoryEstimate(step, settings, "A fit with batches of", needs, placings).require()
 
 
 def require_evaluation(step: TrainingStep, settings: Settings, data: Samples) -> list[int]:
     """Does the same for `trainer.evaluate`."""
-    who, needs = f"A measurement with batches of {settings.batch_size:,} rows", partial(evaluation_needs, step, data)
-    return MemoryEstimate(step, settings, who, needs, [DataPlacement("data", data, False)]).require()
+    needs, placings = partial(evaluation_needs, step, data), [DataPlacement("data", data, False)]
+    return MemoryEstimate(step, settings, "A measurement with batches of", needs, placings).require()
 
 
 class DataPlacement(NamedTuple):
@@ -124,7 +120,7 @@ class MemoryEstimate(NamedTuple):
 
     step: TrainingStep
     settings: Settings
-    who: str  # wants it, as the error begins
+    what: str  # as the error begins, which goes on with the batch size
     needs: Callable[[int], Needs]  # of a batch size, with all samples on the device
     placings: Sequence[DataPlacement]
 
@@ -134,7 +130,7 @@ class MemoryEstimate(NamedTuple):
         if not device.counts_memory:
             return [0] * len(self.placings)
         needs, rooms = self._place(self.settings.batch_size, device.memory()[0], self.settings.stream)
-        device.require(needs, self.who, self._advise)
+        device.require(needs, f"{self.what} {self.settings.batch_size:,} rows", self._advise)
         return rooms
 
     def _place(self, batch_size: int, free: int, stream: bool | str) -> tuple[Needs, list[int]]:

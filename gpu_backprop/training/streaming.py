@@ -40,7 +40,6 @@ class StreamedData(BatchSource):
     rows that the epoch's order names, in that order; where members have orders of their own, those of each member.
 
     Args:
-        batch_size: rows of a minibatch.
         apart: whether each member has an order of its own.
 
     Attributes:
