@@ -29,8 +29,7 @@ def positive(name: str, value: object) -> int:
     """Returns `value` as an int ≥ 1, or raises InputError."""
     plain = scalar(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
-        whole = isinstance(plain, float) and math.isfinite(plain) and plain >= 1
-        hint = f" Did you mean {round(plain)}?" if whole and isinstance(plain, float) else ""
+        hint = f" Did you mean {round(plain)}?" if isinstance(plain, float) and 1 <= plain < math.inf else ""
         raise InputError(f"{name} must be an integer ≥ 1, got {plain!r}.{hint}")
     return plain
 

@@ -39,15 +39,14 @@ class FlatBuffers:
         self.gradients = device.zeros((*models_shape, length), device.master)
         self.half_parameters: Array | None = None
         self.copying: tuple[Call, ...] = ()
-        for layer, name, shape, start in self.places:
-            layer.own(name, self._view(self.parameters, shape, start), device)
-            layer.own(f"grad_{name}", self._view(self.gradients, shape, start), device)
         if device.dtype != device.master:
             self.half_parameters = device.zeros((*models_shape, length))
             self.copying = tuple(device.ops.copy(device, self.parameters, self.half_parameters))
-            for layer, name, shape, start in self.places:
-                if name == "weight":
-                    layer.own("half_weight", self._view(self.half_parameters, shape, start), device)
+        for layer, name, shape, start in self.places:
+            layer.own(name, self._view(self.parameters, shape, start), device)
+            layer.own(f"grad_{name}", self._view(self.gradients, shape, start), device)
+            if name == "weight" and self.half_parameters is not None:
+                layer.own("half_weight", self._view(self.half_parameters, shape, start), device)
 
     def draw(self, seeds: Sequence[int]) -> None:
         """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""

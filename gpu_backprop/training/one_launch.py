@@ -28,11 +28,8 @@ DTYPES = "float32", "float64"
 
 
 def check(network: Network, loss: Loss, optimizer: Optimizer, **modes: bool | str) -> None:
-    """Raises InputError where an epoch cannot run in one launch: it says why, and what can.
-
-    Args:
-        modes: `graph` and `stream`, as the trainer has them.
-    """
+    """Raises InputError where an epoch cannot run in one launch: it says why, and what can. `modes` are `graph` and
+    `stream`, as the trainer has them."""
     device = network.device
     if not device.trains_epochs_in_one_launch:
         raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")

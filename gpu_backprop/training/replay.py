@@ -40,11 +40,8 @@ class Replay:
             self.run = plan.run  # type: ignore[method-assign]
 
     def run(self) -> None:
-        """Runs the plan once. The device must be the current one.
-
-        Raises:
-            DeviceError: graph=True, and it cannot be captured, or a replay gives something else. The run was done.
-        """
+        """Runs the plan once; the device must be the current one. With graph=True, a DeviceError says that it cannot be
+        captured, or that a replay gives something else; the run was done."""
         if self._ran or self.graph is True:
             self._run_checked()
         else:
