@@ -212,12 +212,12 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
         if all(within(part) for _, part in blocks(array)):
             return
     what, advice = "NaN or infinite", "Remove or replace them."
-    count, at = search(array, lambda part: ~np.isfinite(part))
+    count, value, where = search(array, lambda part: ~np.isfinite(part))
     if not count:
         wider = "float32" if dtype.name == "float16" else "float64"
         what, advice = f"too large for {dtype.name}", f"Scale them down, or use a network with dtype={wider!r}."
-        count, at = search(array, lambda part: np.abs(part) > largest)
-    raise InputError(f"{_counted(count, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
+        count, value, where = search(array, lambda part: np.abs(part) > largest)
+    raise InputError(f"{_counted(count, what)} in {name}, the first one ({value.item()}) at {where}. {advice}")
 
 
 def blocks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -234,8 +234,8 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
         yield start, loaded(array, some) if isinstance(array, np.ndarray) else array[some]
 
 
-def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:
-    """Counts the elements, or rows, of an array of which `wrong` is true, and finds the index of the first."""
+def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, Array, str]:
+    """Counts the elements, or rows, of an array of which `wrong` is true, and returns the first and its place too."""
     count, at = 0, tuple[int, ...]()
     for start, part in blocks(array):
         found = wrong(part)
@@ -244,7 +244,7 @@ def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[in
             row, *rest = first(found)
             at = (start + row, *rest)
         count += here
-    return count, at
+    return count, array[at], place(at)
 
 
 def first(wrong: Array) -> tuple[int, ...]:

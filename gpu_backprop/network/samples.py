@@ -10,16 +10,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import (
-    as_array,
-    check_features,
-    check_finite,
-    check_real,
-    host_array,
-    on_host,
-    place,
-    search,
-)
+from gpu_backprop.network.arrays import as_array, check_features, check_finite, check_real, host_array, on_host, search
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
@@ -142,29 +133,28 @@ def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
         if not values:
             raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
         check_finite(y, "the labels")
-        fractional, at = search(y, lambda part: part != np.floor(part))
+        fractional, label, where = search(y, lambda part: part != np.floor(part))
         if fractional:
-            raise InputError(f"labels must be whole numbers, but there is {y[at].item()!r} at {place(at)}.")
+            raise InputError(f"labels must be whole numbers, but there is {label.item()!r} at {where}.")
     if values:
         _check_bounds(y, "labels", 0, classes - 1, why)
     return y.astype(np.int64, copy=False)
 
 
 def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
-    wrong, at = search(array, lambda part: (part < low) | (part > high))
+    wrong, value, where = search(array, lambda part: (part < low) | (part > high))
     if wrong:
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
-        raise InputError(
-            f"{name} must be {bounds}{why}, but there is {array[at].item()!r} at {place(at)} ({wrong} such in all)."
-        )
+        found = f"there is {value.item()!r} at {where} ({wrong} such in all)"
+        raise InputError(f"{name} must be {bounds}{why}, but {found}.")
 
 
 def _check_probabilities(y: Array) -> None:
-    wrong, at = search(y, lambda part: np.abs(part.sum(axis=-1, dtype=np.float64) - 1) > 1e-3)
+    wrong, row, where = search(y, lambda part: np.abs(part.sum(axis=-1, dtype=np.float64) - 1) > 1e-3)
     if wrong:
+        total = row.sum(dtype=np.float64).item()
         raise InputError(
-            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to "
-            f"{y[at].sum(dtype=np.float64).item():g}. "
+            f"the probabilities in a row of y must add up to 1, but {where} adds up to {total:g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 

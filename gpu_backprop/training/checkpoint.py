@@ -77,12 +77,9 @@ def file_size(net: Network) -> int:
 
 
 def load(
-    path: str | os.PathLike[str],
-    device: str = "auto",
-    dtype: str | None = None,
-    tf32: bool = False,
+    path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False,
     memory_limit: int | str | None = None,
-) -> Network:
+) -> Network:  # fmt: skip
     """Reads a network that `save` wrote, on any device.
 
     Args:
