@@ -213,10 +213,8 @@ class Network(FixedAttributes):
         """
         x = check_features(x, self.inputs, self.device, (), self.models_shape)
         self.refresh()
-        try:
-            reader: Reader = self._of_thread.reader
-        except AttributeError:
-            reader = self._of_thread.reader = Reader(self)
+        reader: Reader = getattr(self._of_thread, "reader", None) or Reader(self)
+        self._of_thread.reader = reader
         reader.forward = None  # until this one is complete
         eager = reader.plan(self, x.shape[-2], training)
         if training:

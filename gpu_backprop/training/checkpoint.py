@@ -133,13 +133,13 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever a bad file brings about into a ModelFileError."""
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except OSError as error:
         raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
     except (ModelFileError, MemoryLimitError) as error:
         raise _refusal(path, str(error)) from error
-    except MemoryError as error:
-        if isinstance(error, OutOfMemoryError):
-            raise
+    except MemoryError:
         raise _refusal(path, "it is too large for the memory of this machine") from None
     except (InputError, LookupError, TypeError, ValueError, RecursionError) as error:
         why = f"its architecture is not one that this version of gpu_backprop can build ({str(error)[:300]})"

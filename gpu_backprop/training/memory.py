@@ -150,7 +150,7 @@ class MemoryEstimate(NamedTuple):
     def _stream(self, needs: Needs, placing: DataPlacement, batch_size: int) -> None:
         """Counts what streaming takes in the place of samples that lie on the device."""
         kind, samples, shuffled = placing
-        whole, streamed = (open_dry_run(self.step.device) for _ in range(2))
+        whole, streamed = open_dry_run(self.step.device), open_dry_run(self.step.device)
         DataSet(self.step.network, samples, whole)
         StreamedData(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
         needs[kind] = streamed.needs["data"]

@@ -85,13 +85,10 @@ def layout(network: Network, loss: Loss) -> BlockLayout:
     """Lays the network out in the memory of a block."""
     places = {(layer.number, name): start for layer, name, _, start in network.places}
     of_z = loss.of_z(network.last.activation) is not None
-    layers = [
-        DenseShape(
-            layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")),
-            IDENTITY if of_z and layer is network.last else layer.activation,
-        )
-        for n, layer in enumerate(network.layers, 1)
-    ]  # fmt: skip
+    layers = []
+    for n, layer in enumerate(network.layers, 1):
+        f = IDENTITY if of_z and layer is network.last else layer.activation
+        layers.append(DenseShape(layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")), f))
     fused = loss.fused if loss.fused == network.last.activation.name else ""
     return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
 
