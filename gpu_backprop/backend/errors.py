@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class GpuBackpropError(Exception):
@@ -108,6 +109,19 @@ def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     nearest = [ours] if ours in table else difflib.get_close_matches(text, table, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+
+
+def named(kind: str, spec: object, base: type[T], table: Mapping[str, R]) -> T | R:
+    """Returns `spec` if it is an object of the class `base`, else the row of `table` that it names."""
+    if isinstance(spec, base):
+        return spec
+    name = base.__name__
+    if isinstance(spec, type) and issubclass(spec, base):
+        raise InputError(f"{kind} must be an object, got the class {spec.__name__}: write {spec.__name__}().")
+    if not isinstance(spec, str):
+        one = f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+        raise InputError(f"{kind} must be a name or {one}, got {type(spec).__name__} {spec!r}.")
+    return choose(kind, spec, table)
 
 
 def one_line(error: BaseException) -> str:

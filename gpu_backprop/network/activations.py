@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call, row_sum
 from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient, silu, silu_gradient
 
@@ -229,9 +229,8 @@ ACTIVATIONS: Mapping[str, Activation] = {
 
 def activation(spec: str | Activation) -> Activation:
     """Returns the activation called `spec`; a user's own Activation passes through."""
-    if isinstance(spec, Activation):
-        return spec
-    if not isinstance(spec, str):
-        none = ", and 'identity' changes nothing" if spec is None else ""
-        raise InputError(f"activation must be a name or an Activation{none}, got {type(spec).__name__} {spec!r}.")
-    return choose("activation", spec, ACTIVATIONS)
+    if spec is None:
+        raise InputError(
+            "activation must be a name or an Activation, and 'identity' changes nothing, got NoneType None."
+        )
+    return named("activation", spec, Activation, ACTIVATIONS)

@@ -32,20 +32,15 @@ PLACES, TOGETHER = 1024, 1 << 30
 
 
 def as_array(value: Any, name: str, device: Device) -> Array:
-    """Returns `value` where it lies: on the network's device, or else as a plain array on the host.
-
-    Raises:
-        InputError: it is no array, or lies on another device.
-    """
+    """Returns `value` where it lies, on the network's device or else as a plain array on the host. Raises InputError if
+    it is no array, or lies on another device."""
     here = device.adopt(value, name)
     return host_array(value, name) if here is None else here
 
 
 def host_array(value: Any, name: str) -> Array:
     """Returns `value` as a plain array: NumPy's without a copy, others by DLPack, the array protocol, or as lists."""
-    masks = (
-        "numpy.ma" in sys.modules
-    )  # if not imported, nothing is masked; importing it takes longer than building a step
+    masks = "numpy.ma" in sys.modules  # else nothing is masked, and to import it takes longer than to build a step
     if masks and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         mask = np.ma.getmaskarray(value)
         raise InputError(
@@ -135,11 +130,7 @@ def check_file(array: Array) -> None:
 
 def loaded(source: Array, rows: Array | slice) -> Array:
     """Returns source[rows]; of a memory map, on Linux, a copy that the system makes: if the file has been cut off, to
-    read the map would end the process, and the system's copy reports an error.
-
-    Raises:
-        InputError: the file has been cut off, or cannot be read.
-    """
+    read the map would end the process, and the system's copy reports an error, which becomes an InputError."""
     size, copy = source[:1].nbytes, _system_copy()
     mapped = memory_map(source)
     if copy is None or mapped is None or not size or not source[:1].flags.c_contiguous:
@@ -190,18 +181,11 @@ def check_real(array: Array, name: str) -> Array:
 
 
 def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
-    """Returns x as an array of real numbers, (..., rows, inputs).
-
-    Args:
-        inputs: how many numbers a sample has.
-        leads: the shapes that may stand in front of the rows.
-        empty: whether there may be no rows.
-    """
+    """Returns x as an array of real numbers, (..., rows, inputs), or raises InputError. `leads` are the shapes that may
+    stand in front of the rows; `empty`: there may be no rows."""
     x = check_real(as_array(value, "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
-        axes = " or ".join(
-            f"({', '.join((*map(str, models_shape), 'rows', 'inputs'))})" for models_shape in dict.fromkeys(leads)
-        )
+        axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
         raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
     if x.shape[-1] != inputs:
@@ -228,12 +212,12 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
         if all(within(part) for _, part in blocks(array)):
             return
     what, advice = "NaN or infinite", "Remove or replace them."
-    count, at = search(array, lambda part: ~np.isfinite(part))
+    count, value, where = search(array, lambda part: ~np.isfinite(part))
     if not count:
         wider = "float32" if dtype.name == "float16" else "float64"
         what, advice = f"too large for {dtype.name}", f"Scale them down, or use a network with dtype={wider!r}."
-        count, at = search(array, lambda part: np.abs(part) > largest)
-    raise InputError(f"{_counted(count, what)} in {name}, the first one ({array[at].item()}) at {place(at)}. {advice}")
+        count, value, where = search(array, lambda part: np.abs(part) > largest)
+    raise InputError(f"{_counted(count, what)} in {name}, the first one ({value.item()}) at {where}. {advice}")
 
 
 def blocks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -250,8 +234,8 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
         yield start, loaded(array, some) if isinstance(array, np.ndarray) else array[some]
 
 
-def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[int, ...]]:
-    """Counts the elements, or rows, of an array of which `wrong` is true, and finds the index of the first."""
+def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, Array, str]:
+    """Counts the elements, or rows, of an array of which `wrong` is true, and returns the first and its place too."""
     count, at = 0, tuple[int, ...]()
     for start, part in blocks(array):
         found = wrong(part)
@@ -260,7 +244,7 @@ def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, tuple[in
             row, *rest = first(found)
             at = (start + row, *rest)
         count += here
-    return count, at
+    return count, array[at], place(at)
 
 
 def first(wrong: Array) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -79,35 +77,30 @@ def check_gradients(
     if not isinstance(network, Network):
         raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
     chosen = loss_of(loss, network.last)
-    x = as_array(x, "x", network.device)
-    data = samples(
-        network, chosen, x, y, weights, values=True, models_shape=network.models_shape if x.ndim == 3 else ()
-    )
+    data = samples(network, chosen, x, y, weights, values=True, per_member=True)
     return _Check(network.copy("float64"), chosen, data).run(tolerance, inputs, at_most)
 
 
 class _Check:
     def __init__(self, network: Network, loss: Loss, data: Samples) -> None:
-        self.network, self.device = network, network.device
+        self.network, self.device, self.loss, self.rows = network, network.device, loss, data.rows
         self.total = self.device.zeros((*network.models_shape, 3))
-        self.loss, self.rows = loss, data.rows
-        self.x = self.device.empty((*network.models_shape, data.rows, network.inputs))
-        self.device.copy_in(self.x, data.x)
-        target_shape = data.target.shape[-1:] if data.labelled else data.target.shape[-2:]
-        self.target = self.device.empty(
-            (*network.models_shape, *target_shape), data.target.dtype if data.labelled else None
-        )
-        self.device.copy_in(self.target, data.target)
-        self.weights = None
-        if data.weights is not None:
-            self.weights = self.device.empty((*network.models_shape, data.rows))
-            self.device.copy_in(self.weights, data.weights)
+        self.x = self._for_each_member(data.x, 2)
+        target = self._for_each_member(data.target, 1 if data.labelled else 2, data.labelled)
+        weights = None if data.weights is None else self._for_each_member(data.weights, 1)
         self.value_plan, self.z = self._forward()
         self.value_plan.phase = "loss"
-        loss.value(self.value_plan, network.last, self.z, self.target, self.weights, self.total)
+        loss.value(self.value_plan, network.last, self.z, target, weights, self.total)
         self.gradient_plan, z = self._forward()
-        grad_z = loss.gradient(self.gradient_plan, network.last, z, self.target, self.weights, self.total)
+        grad_z = loss.gradient(self.gradient_plan, network.last, z, target, weights, self.total)
         self.grad_x = network.emit_backward(self.gradient_plan, grad_z, start="z", grad_x=True)
+
+    def _for_each_member(self, array: Array, axes: int, labels: bool = False) -> Array:
+        """Copies an array, of which these are the last axes, to the device."""
+        shape = (*self.network.models_shape, *array.shape[-axes:])
+        out = self.device.empty(shape, array.dtype if labels else None)
+        self.device.copy_in(out, array)
+        return out
 
     def _forward(self) -> tuple[Plan, Array]:
         plan = Plan(self.device, training=True)
@@ -142,8 +135,7 @@ class _Check:
             )
         largest = max((float(np.abs(g).max()) for _, _, g in arrays if g.size), default=0.0)
         floor = max(1e-3 * largest, 1e-4 * abs(here), 1e-8, self._rounding() / tolerance)
-        report = GradientReport(0, 0.0, "", 0.0, 0.0)
-        checked, wrong, kinks = 0, 0, []
+        checked, wrong, kinks, worst = 0, 0, [], (0.0, "", 0.0, 0.0)
         generator = np.random.default_rng(0)
         for name, array, derived in arrays:
             places = np.arange(derived.size)
@@ -158,15 +150,16 @@ class _Check:
                     continue
                 checked += 1
                 wrong += error > tolerance
-                if error >= report.error:
-                    report = GradientReport(0, error, at, g, difference)
+                if error >= worst[0]:
+                    worst = error, at, g, difference
+        report = GradientReport(checked, *worst, kinks)
         if wrong:
             raise GradientError(
                 f"∂E/∂{report.worst}: derived {report.derived:.10g}, central difference {report.difference:.10g} "
                 f"(relative error {report.error:.1e}, tolerance {tolerance:.0e}). "
                 f"{wrong} of {checked} derivatives disagree; this is the worst."
             )
-        return GradientReport(checked, report.error, report.worst, report.derived, report.difference, kinks)
+        return report
 
     def _compare(
         self, array: Array, place: int, derived: float, here: float, floor: float, tolerance: float
@@ -175,12 +168,14 @@ class _Check:
 
         The slopes on the two sides differ by E″·step where E is smooth, and by a fixed gap on a kink.
         """
-        value_at, restore = self._perturb(array, place)
+        index = np.unravel_index(place, array.shape)
+        spot = array[tuple(slice(i, i + 1) for i in index)]
+        before = self.device.to_host(spot)
         tried, gaps = [], []
         try:
             for shrink in (1.0, *SHRINK):
                 step = STEP * shrink
-                above, below = value_at(step), value_at(-step)
+                above, below = self._value_at(spot, before + step), self._value_at(spot, before - step)
                 left, right = (here - below) / step, (above - here) / step
                 gap, size = abs(right - left), max(abs(right), abs(left), floor)
                 difference = (left + right) / 2
@@ -190,20 +185,13 @@ class _Check:
                 if error <= tolerance and gap <= 100 * tolerance * size:
                     return error, difference
         finally:
-            restore()
+            self.device.copy_in(spot, before)
         margin = tolerance * size
         lasting = gap > max(0.1 * gaps[0], 2 * margin)
         between = min(left, right) - margin <= derived <= max(left, right) + margin
         return (0.0, None) if lasting and between else min(tried)
 
-    def _perturb(self, array: Array, place: int) -> tuple[Callable[[float], float], Callable[[], None]]:
-        """Returns a function for E with one number of `array` moved by a step, and one that puts it back."""
-        index = np.unravel_index(place, array.shape)
-        spot = array[tuple(slice(i, i + 1) for i in index)]
-        number = float(self.device.to_host(spot).item())
-
-        def value_at(step: float) -> float:
-            self.device.copy_in(spot, np.asarray(number + step))
-            return self.value()
-
-        return value_at, lambda: self.device.copy_in(spot, np.asarray(number))
+    def _value_at(self, spot: Array, number: Array) -> float:
+        """Computes E with another number in this place of a parameter or x."""
+        self.device.copy_in(spot, number)
+        return self.value()

@@ -69,25 +69,20 @@ def _lecun(inputs: int, outputs: int) -> float:
     return 1 / inputs
 
 
-def _uniform(generator: np.random.Generator, variance: float, shape: Shape) -> Array:
-    bound = math.sqrt(3 * variance)  # U(−r, r) has the variance r²/3
-    return generator.uniform(-bound, bound, shape)
-
-
-def _normal(generator: np.random.Generator, variance: float, shape: Shape) -> Array:
-    return generator.normal(0.0, math.sqrt(variance), shape)
-
-
 @dataclass(frozen=True)
 class _Scaled:
-    """Independent draws from a distribution with mean 0 and the variance that a rule gives. A record, and no closure,
-    so that copies of an initializer are equal."""
+    """Independent draws with mean 0 and the variance that a rule gives. A record, and no closure, so that copies of an
+    initializer are equal."""
 
-    distribution: Callable[[np.random.Generator, float, Shape], Array]
+    distribution: str
     variance: Callable[[int, int], float]
 
     def __call__(self, generator: np.random.Generator, shape: Shape) -> Array:
-        return self.distribution(generator, self.variance(*shape), shape)
+        variance = self.variance(*shape)
+        if self.distribution == "normal":
+            return generator.normal(0.0, math.sqrt(variance), shape)
+        bound = math.sqrt(3 * variance)  # U(−r, r) has the variance r²/3
+        return generator.uniform(-bound, bound, shape)
 
 
 def _orthogonal(generator: np.random.Generator, shape: Shape) -> Array:
@@ -108,12 +103,12 @@ def _constant(value: float, generator: np.random.Generator, shape: Shape) -> Arr
 INITIALIZERS: Mapping[str, Initializer] = {
     row.name: row
     for row in (
-        Initializer("glorot_uniform", _Scaled(_uniform, _glorot)),
-        Initializer("glorot_normal", _Scaled(_normal, _glorot)),
-        Initializer("he_uniform", _Scaled(_uniform, _he)),
-        Initializer("he_normal", _Scaled(_normal, _he)),
-        Initializer("lecun_uniform", _Scaled(_uniform, _lecun)),
-        Initializer("lecun_normal", _Scaled(_normal, _lecun)),
+        Initializer("glorot_uniform", _Scaled("uniform", _glorot)),
+        Initializer("glorot_normal", _Scaled("normal", _glorot)),
+        Initializer("he_uniform", _Scaled("uniform", _he)),
+        Initializer("he_normal", _Scaled("normal", _he)),
+        Initializer("lecun_uniform", _Scaled("uniform", _lecun)),
+        Initializer("lecun_normal", _Scaled("normal", _lecun)),
         Initializer("orthogonal", _orthogonal),
         Initializer("zeros", _zeros),
     )

@@ -22,7 +22,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS, activation
 from gpu_backprop.network.arrays import fill
 from gpu_backprop.network.initializers import Initializer, initializer
-from gpu_backprop.network.numbers import number, positive
+from gpu_backprop.network.numbers import number, positive, switch
 
 
 def transposed(matrices: Array) -> Array:
@@ -184,7 +184,7 @@ class Dense(Layer):
         init: str | Initializer | None = None,
     ) -> None:  # fmt: skip
         self.outputs = positive("units", units)
-        self.activation, self.has_bias = _activation(activation), _switch("bias", bias)
+        self.activation, self.has_bias = _activation(activation), switch("bias", bias)
         self.initializer = initializer(init, self.activation.name)
 
     def __repr__(self) -> str:
@@ -201,13 +201,8 @@ class Dense(Layer):
         return self.initializer.fill(generator, (self.inputs, self.units)) if name == "weight" else None
 
     def describe(self) -> Mapping[str, Any]:
-        return {
-            "kind": "dense",
-            "units": self.outputs,
-            "activation": self.activation.name,
-            "bias": self.has_bias,
-            "init": self.initializer.spec(),
-        }
+        init, f = self.initializer.spec(), self.activation.name
+        return {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
 
     @property
     def activation_bias(self) -> Array | None:
@@ -330,9 +325,3 @@ def _activation(spec: str | Activation) -> Activation:
     if isinstance(spec, Initializer):
         raise InputError(f"activation must be a name or an Activation, got the initializer {spec!r}; pass it as init=.")
     return activation(spec)
-
-
-def _switch(name: str, value: object) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name} must be True or False, got {value!r}.")
-    return bool(value)

@@ -90,9 +90,8 @@ class Loss(ABC):
         y, name = (layer.activate(plan, z), f"y{n}") if of_z is None else (self._with_bias(plan, layer, z), f"z{n}")
         grad = plan.empty(f"∇{name}", y.shape)
         formula = f"∇{name} = ∂e/∂{name}{self._factor(plan, weights)}, E += e"
-        plan.add(
-            Operations.loss_gradient, formula, {}, y, target, weights, of_z or self.formula, scale, scales, grad, total
-        )
+        e = of_z or self.formula
+        plan.add(Operations.loss_gradient, formula, {}, y, target, weights, e, scale, scales, grad, total)
         if of_z is None:
             return layer.activate_backward(plan, grad)
         layer.sum_bias(plan, grad)
@@ -142,7 +141,7 @@ class Loss(ABC):
         if not mean:
             self._normalize_weights(plan, weights, None, total)
             return 1.0, plan.loss_scale
-        scales = plan.empty(f"{_scaled(plan, '1')}/Σw", total.shape[:-1], np.float64)
+        scales = plan.empty(_scale_over_weight(plan), total.shape[:-1], np.float64)
         self._normalize_weights(plan, weights, scales, total)
         return 1.0, scales
 
@@ -150,15 +149,14 @@ class Loss(ABC):
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
         plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
-        formula = f"Σw, {_scaled(plan, '1')}/Σw"
+        formula = f"Σw, {_scale_over_weight(plan)}"
         plan.add(Operations.normalize_weights, formula, {}, weights, loss_scale, plan.gate, scales, total)
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
-        scale = _scaled(plan, "")
-        if weights is None:
-            return f"{scale and '·'}{scale}{'/B' if self.reduction == 'mean' else ''}"
-        return f"{scale and '·'}{scale}·w{'/Σw' if self.reduction == 'mean' else ''}"
+        scale = "" if plan.loss_scale is None else "·S"
+        weight, divisor = ("", "/B") if weights is None else ("·w", "/Σw")
+        return f"{scale}{weight}{divisor if self.reduction == 'mean' else ''}"
 
 
-def _scaled(plan: Plan, unscaled: str) -> str:
-    return unscaled if plan.loss_scale is None else "S"
+def _scale_over_weight(plan: Plan) -> str:
+    return f"{1 if plan.loss_scale is None else 'S'}/Σw"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.errors import named
 from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layers import Layer
@@ -19,9 +19,18 @@ from gpu_backprop.network.loss import Loss
 Formula = Iterator[Call]
 
 
-def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> tuple[Array, Call]:
+def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> Generator[Call, None, Array]:
+    """d = y − y*, which is returned; in ∇y's place where that is asked for"""
     d = work.full(0) if grad_y is None else grad_y
-    return d, call(np.subtract, y, target, out=d)
+    yield call(np.subtract, y, target, out=d)
+    return d
+
+
+def _target_log(y: Array, target: Array, p: Array, out: Array) -> Formula:
+    """out = y*·log p, where p is y, and at least the smallest normal number, so that 1/p stays finite"""
+    yield call(np.maximum, y, float(np.finfo(y.dtype).tiny), out=p)
+    yield call(np.log, p, out=out)
+    yield call(np.multiply, out, target, out=out)
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,8 @@ class HalfSquaredError(Loss):
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
-        d, subtract = _difference(y, target, grad_y, work)
+        d = yield from _difference(y, target, grad_y, work)
         square = work.full(1)
-        yield subtract
         yield call(np.multiply, d, d, out=square)
         yield row_sum(square, e)
         yield call(np.multiply, e, 0.5, out=e)
@@ -59,9 +67,8 @@ class SquaredError(Loss):
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
-        d, subtract = _difference(y, target, grad_y, work)
+        d = yield from _difference(y, target, grad_y, work)
         square = work.full(1)
-        yield subtract
         yield call(np.multiply, d, d, out=square)
         yield row_sum(square, e)
         if grad_y is not None:
@@ -88,9 +95,8 @@ class AbsoluteError(Loss):
 
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
-        d, subtract = _difference(y, target, grad_y, work)
+        d = yield from _difference(y, target, grad_y, work)
         size = work.full(1)
-        yield subtract
         yield call(np.absolute, d, out=size)
         yield row_sum(size, e)
         if grad_y is not None:
@@ -172,11 +178,6 @@ class Quantile(Loss):
         yield row_sum(size, e)
 
 
-def _tiny(dtype: np.dtype[Any]) -> float:
-    """Returns the smallest normal number, to which a probability or rate is clamped, so that 1/y stays finite."""
-    return float(np.finfo(dtype).tiny)
-
-
 _P = "(y < tiny<A>() ? tiny<A>() : y)"  # a NaN stays one, as in numpy.maximum
 _NEAR_1 = "A(sizeof(A) == 4 ? 0x1p-25 : 0x1p-54)"  # half of what 1 − y is, at the least, where it is not 0
 
@@ -212,9 +213,7 @@ class CrossEntropy(Loss):
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         p, term = work.full(0), work.full(1)
-        yield call(np.maximum, y, _tiny(y.dtype), out=p)
-        yield call(np.log, p, out=term)
-        yield call(np.multiply, term, target, out=term)
+        yield from _target_log(y, target, p, term)
         yield row_sum(term, e)
         yield call(np.negative, e, out=e)
         if grad_y is not None:
@@ -244,9 +243,7 @@ class BinaryCrossEntropy(Loss):
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         p, term, rest, other = (work.full(k) for k in range(4))
-        yield call(np.maximum, y, _tiny(y.dtype), out=p)
-        yield call(np.log, p, out=term)
-        yield call(np.multiply, term, target, out=term)
+        yield from _target_log(y, target, p, term)
         near_1 = float(np.finfo(y.dtype).epsneg) / 2
         yield call(np.subtract, 1.0, y, out=rest)
         yield call(np.maximum, rest, near_1, out=rest)
@@ -255,19 +252,15 @@ class BinaryCrossEntropy(Loss):
         yield call(np.maximum, other, math.log(near_1), out=other)
         if grad_y is not None:
             yield call(np.divide, target, p, out=p)
-        yield call(np.subtract, 1.0, target, out=_other(grad_y, p))
-        yield call(np.multiply, other, _other(grad_y, p), out=other)
+        target_of_0 = p if grad_y is None else grad_y  # nothing reads p any more
+        yield call(np.subtract, 1.0, target, out=target_of_0)
+        yield call(np.multiply, other, target_of_0, out=other)
         yield call(np.add, term, other, out=term)
         yield row_sum(term, e)
         yield call(np.negative, e, out=e)
         if grad_y is not None:
             yield call(np.divide, grad_y, rest, out=grad_y)
             yield call(np.subtract, grad_y, p, out=grad_y)
-
-
-def _other(grad_y: Array | None, p: Array) -> Array:
-    """Returns the buffer for 1 − y*: ∇y, or, where that is not asked for, p, which nothing reads any more."""
-    return p if grad_y is None else grad_y
 
 
 @dataclass(frozen=True)
@@ -294,9 +287,7 @@ class Poisson(Loss):
     @staticmethod
     def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
         rate, term = work.full(0), work.full(1)
-        yield call(np.maximum, y, _tiny(y.dtype), out=rate)
-        yield call(np.log, rate, out=term)
-        yield call(np.multiply, term, target, out=term)
+        yield from _target_log(y, target, rate, term)
         yield call(np.subtract, y, term, out=term)
         yield row_sum(term, e)
         if grad_y is not None:
@@ -390,13 +381,8 @@ FORMULAS: Sequence[LossFormula] = (*(loss.formula for loss in LOSSES.values()), 
 def loss(spec: str | Loss | None, layer: Layer) -> Loss:
     """Returns the loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
     if spec is None:
-        spec = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(
-            layer.activation.name, "half_squared_error"
-        )
-    if isinstance(spec, type) and issubclass(spec, Loss):
-        raise InputError(f"loss must be an object, got the class {spec.__name__}: write {spec.__name__}().")
-    if not isinstance(spec, (str, Loss)):
-        raise InputError(f"loss must be a name or a Loss, got {type(spec).__name__} {spec!r}.")
-    chosen = spec if isinstance(spec, Loss) else choose("loss", spec, LOSSES)
+        by_activation = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
+        spec = by_activation.get(layer.activation.name, "half_squared_error")
+    chosen = named("loss", spec, Loss, LOSSES)  # type: ignore[type-abstract]
     chosen.check(layer)
     return chosen

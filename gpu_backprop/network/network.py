@@ -93,9 +93,8 @@ class Network(FixedAttributes):
 
     def _attach(self, layers: Sequence[Layer]) -> list[Layer]:
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
-            raise InputError(
-                f"layers must be a list of at least one layer, such as [Dense(10, 'softmax')], got {layers!r}."
-            )
+            accepted = "a list of at least one layer, such as [Dense(10, 'softmax')]"
+            raise InputError(f"layers must be {accepted}, got {layers!r}.")
         attached, units = [], self.inputs
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
@@ -214,10 +213,8 @@ class Network(FixedAttributes):
         """
         x = check_features(x, self.inputs, self.device, (), self.models_shape)
         self.refresh()
-        try:
-            reader: Reader = self._of_thread.reader
-        except AttributeError:
-            reader = self._of_thread.reader = Reader(self)
+        reader: Reader = getattr(self._of_thread, "reader", None) or Reader(self)
+        self._of_thread.reader = reader
         reader.forward = None  # until this one is complete
         eager = reader.plan(self, x.shape[-2], training)
         if training:
@@ -291,9 +288,8 @@ class Network(FixedAttributes):
         """
         tf32 = dtype is None and self.device.tf32
         dtype = self.dtype.name if dtype is None else dtype
-        twin = Network(
-            self.inputs, self.layers, dtype=dtype, device=self.device.name, tf32=tf32, seed=self.seed, draw=False
-        )
+        device, seed = self.device.name, self.seed
+        twin = Network(self.inputs, self.layers, dtype=dtype, device=device, tf32=tf32, seed=seed, draw=False)
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
@@ -313,12 +309,8 @@ class Network(FixedAttributes):
 
     def architecture(self) -> dict[str, Any]:
         """Describes the network without its weights as plain data, from which `from_architecture` makes it again."""
-        return {
-            "inputs": self.inputs,
-            "layers": [dict(layer.describe()) for layer in self.layers],
-            "dtype": self.dtype.name,
-            "seed": self.seed,
-        }
+        layers = [dict(layer.describe()) for layer in self.layers]
+        return {"inputs": self.inputs, "layers": layers, "dtype": self.dtype.name, "seed": self.seed}
 
     @classmethod
     def from_architecture(
@@ -331,9 +323,8 @@ class Network(FixedAttributes):
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"a network needs inputs, layers, dtype and seed, got {description!r} ({error})."
-            ) from None
+            needed = "a network needs inputs, layers, dtype and seed"
+            raise InputError(f"{needed}, got {description!r} ({error}).") from None
         return cls(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seed, draw=draw)
 
     def summary(self) -> None:

@@ -29,10 +29,16 @@ def positive(name: str, value: object) -> int:
     """Returns `value` as an int ≥ 1, or raises InputError."""
     plain = scalar(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
-        whole = isinstance(plain, float) and math.isfinite(plain) and plain >= 1
-        hint = f" Did you mean {round(plain)}?" if whole and isinstance(plain, float) else ""
+        hint = f" Did you mean {round(plain)}?" if isinstance(plain, float) and 1 <= plain < math.inf else ""
         raise InputError(f"{name} must be an integer ≥ 1, got {plain!r}.{hint}")
     return plain
+
+
+def switch(name: str, value: object) -> bool:
+    """Returns `value` as a bool, or raises InputError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
 
 
 def scalar(value: object) -> object:

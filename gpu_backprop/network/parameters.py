@@ -30,20 +30,23 @@ class FlatBuffers:
             for name, shape in layer.parameter_shapes().items():
                 self.places.append((layer, name, shape, length))
                 length += -(-math.prod(shape) // step) * step
-        self._require(length)
+        count = math.prod(models_shape) * length
+        needs = dict.fromkeys(("parameters", "gradients"), count * device.master.itemsize)
+        if device.dtype != device.master:
+            needs[f"parameters ({device.dtype.name})"] = count * device.dtype.itemsize
+        device.require(needs, "The network")
         self.parameters = device.zeros((*models_shape, length), device.master)
         self.gradients = device.zeros((*models_shape, length), device.master)
         self.half_parameters: Array | None = None
         self.copying: tuple[Call, ...] = ()
-        for layer, name, shape, start in self.places:
-            layer.own(name, self._view(self.parameters, shape, start), device)
-            layer.own(f"grad_{name}", self._view(self.gradients, shape, start), device)
         if device.dtype != device.master:
             self.half_parameters = device.zeros((*models_shape, length))
             self.copying = tuple(device.ops.copy(device, self.parameters, self.half_parameters))
-            for layer, name, shape, start in self.places:
-                if name == "weight":
-                    layer.own("half_weight", self._view(self.half_parameters, shape, start), device)
+        for layer, name, shape, start in self.places:
+            layer.own(name, self._view(self.parameters, shape, start), device)
+            layer.own(f"grad_{name}", self._view(self.gradients, shape, start), device)
+            if name == "weight" and self.half_parameters is not None:
+                layer.own("half_weight", self._view(self.half_parameters, shape, start), device)
 
     def draw(self, seeds: Sequence[int]) -> None:
         """Draws each member's weights in float64 on the host, so that every device and dtype begins alike."""
@@ -55,14 +58,6 @@ class FlatBuffers:
                 if values is not None:
                     member[start : start + math.prod(shape)] = values.ravel()
         self.device.copy_in(self.parameters, host.reshape(self.parameters.shape))
-
-    def _require(self, length: int) -> None:
-        """Raises OutOfMemoryError where the device cannot give what a network of so many parameters needs."""
-        count, device = math.prod(self.models_shape) * length, self.device
-        needs = dict.fromkeys(("parameters", "gradients"), count * device.master.itemsize)
-        if device.dtype != device.master:
-            needs[f"parameters ({device.dtype.name})"] = count * device.dtype.itemsize
-        device.require(needs, "The network")
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.models_shape, *shape)

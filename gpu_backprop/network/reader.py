@@ -24,14 +24,8 @@ class ExclusiveChange:
         self._lock, self._what = threading.Lock(), ""
 
     def __call__(self, what: str) -> Any:
-        """Returns the lock, for a with statement: no Ctrl-C keeps it closed.
-
-        Args:
-            what: the name of the method that is about to write.
-
-        Raises:
-            StateError: another one is at work, in this thread or in another.
-        """
+        """Returns the lock for the method `what`, which is about to write, for a with statement: no Ctrl-C keeps it
+        closed. Raises StateError where another one is at work, in this thread or in another."""
         if self._lock.locked() and not what == self._what in BRIEF:
             raise StateError(
                 f"{what} cannot begin: {self._what} is at work on this network, in another thread or further up in "

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import (
-    as_array,
-    check_features,
-    check_finite,
-    check_real,
-    host_array,
-    on_host,
-    place,
-    search,
-)
+from gpu_backprop.network.arrays import as_array, check_features, check_finite, check_real, host_array, on_host, search
 from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
-
-if TYPE_CHECKING:
-    from gpu_backprop.network.network import Network
 
 MOST_CLASSES = 2**31
 """More than any memory holds a row of: a label beyond it is a mistake."""
@@ -55,19 +44,19 @@ class Samples:
 
 
 def samples(
-    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, models_shape: tuple[int, ...] = (),
+    network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, per_member: bool = False,
     idle: bool = True,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
     Args:
         values: whether NaN, infinity, label range and the like are looked for.
-        models_shape: axes in front of the rows; data with none stand for all members.
+        per_member: whether x may have the models axis, and each member then its own rows; else all share them.
         idle: whether all weights may be 0; without `values` they may.
     """
     device = network.device
     with device.current():
-        x = check_features(x, network.inputs, device, models_shape)
+        x = check_features(x, network.inputs, device, (), network.models_shape if per_member else ())
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)
@@ -144,29 +133,28 @@ def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
         if not values:
             raise InputError(f"labels must be integers, got dtype {y.dtype}; use y.astype(int).")
         check_finite(y, "the labels")
-        fractional, at = search(y, lambda part: part != np.floor(part))
+        fractional, label, where = search(y, lambda part: part != np.floor(part))
         if fractional:
-            raise InputError(f"labels must be whole numbers, but there is {y[at].item()!r} at {place(at)}.")
+            raise InputError(f"labels must be whole numbers, but there is {label.item()!r} at {where}.")
     if values:
         _check_bounds(y, "labels", 0, classes - 1, why)
     return y.astype(np.int64, copy=False)
 
 
 def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
-    wrong, at = search(array, lambda part: (part < low) | (part > high))
+    wrong, value, where = search(array, lambda part: (part < low) | (part > high))
     if wrong:
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
-        raise InputError(
-            f"{name} must be {bounds}{why}, but there is {array[at].item()!r} at {place(at)} ({wrong} such in all)."
-        )
+        found = f"there is {value.item()!r} at {where} ({wrong} such in all)"
+        raise InputError(f"{name} must be {bounds}{why}, but {found}.")
 
 
 def _check_probabilities(y: Array) -> None:
-    wrong, at = search(y, lambda part: np.abs(part.sum(axis=-1, dtype=np.float64) - 1) > 1e-3)
+    wrong, row, where = search(y, lambda part: np.abs(part.sum(axis=-1, dtype=np.float64) - 1) > 1e-3)
     if wrong:
+        total = row.sum(dtype=np.float64).item()
         raise InputError(
-            f"the probabilities in a row of y must add up to 1, but {place(at)} adds up to "
-            f"{y[at].sum(dtype=np.float64).item():g}. "
+            f"the probabilities in a row of y must add up to 1, but {where} adds up to {total:g}. "
             "Class labels are one integer a row; yes-or-no targets want binary_cross_entropy."
         )
 

@@ -77,12 +77,9 @@ def file_size(net: Network) -> int:
 
 
 def load(
-    path: str | os.PathLike[str],
-    device: str = "auto",
-    dtype: str | None = None,
-    tf32: bool = False,
+    path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False,
     memory_limit: int | str | None = None,
-) -> Network:
+) -> Network:  # fmt: skip
     """Reads a network that `save` wrote, on any device.
 
     Args:
@@ -102,7 +99,13 @@ def load(
     with _refusing(path), limits.memory_limit(memory_limit):
         architecture, tensors, learned = read(Path(path), dtype, on_host)
     if dtype is None:
-        _check_dtype(path, architecture["dtype"], device)
+        try:
+            open_device(device, architecture["dtype"])
+        except InputError as error:
+            raise InputError(
+                f"cannot load {os.fspath(path)} as it was saved: {error} Its parameters are float32 all the same: "
+                "gpu_backprop.load(path, dtype='float32') uses them on any device."
+            ) from None
         open_device(device, architecture["dtype"], tf32)
     with _refusing(path):
         changed = {} if dtype is None else {"dtype": dtype}
@@ -130,13 +133,13 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever a bad file brings about into a ModelFileError."""
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except OSError as error:
         raise _refusal(path, f"{error.strerror or error}; {GIVE}") from error
     except (ModelFileError, MemoryLimitError) as error:
         raise _refusal(path, str(error)) from error
-    except MemoryError as error:
-        if isinstance(error, OutOfMemoryError):
-            raise
+    except MemoryError:
         raise _refusal(path, "it is too large for the memory of this machine") from None
     except (InputError, LookupError, TypeError, ValueError, RecursionError) as error:
         why = f"its architecture is not one that this version of gpu_backprop can build ({str(error)[:300]})"
@@ -145,17 +148,6 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _refusal(path: str | os.PathLike[str], why: str) -> ModelFileError:
     return ModelFileError(f"cannot load {os.fspath(path)}: {why}.")
-
-
-def _check_dtype(path: str | os.PathLike[str], dtype: str, device: str) -> None:
-    """Raises InputError where this device does not work in the dtype of the file."""
-    try:
-        open_device(device, dtype)
-    except InputError as error:
-        raise InputError(
-            f"cannot load {os.fspath(path)} as it was saved: {error} Its parameters are float32 all the same: "
-            "gpu_backprop.load(path, dtype='float32') uses them on any device."
-        ) from None
 
 
 def _arrays(net: Network) -> Iterator[tuple[str, Array]]:

@@ -14,12 +14,8 @@ from gpu_backprop.data.messages import escaped
 
 
 class Readable:
-    """Standard output or error with everything escaped that is no text; a terminal's lines are wrapped between words.
-
-    Attributes:
-        stream: where it writes, and where a bar may write escapes of its own.
-        wraps: whether lines are wrapped: those of data are not.
-    """
+    """Standard output or error with everything escaped that is no text; a terminal's lines are wrapped between words,
+    unless they are data. A bar may write escapes of its own to its `stream`."""
 
     def __init__(self, stream: TextIO, wraps: bool = True) -> None:
         self.stream, self.wraps = stream, wraps

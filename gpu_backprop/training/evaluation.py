@@ -40,12 +40,8 @@ class Evaluation:
         self.device = network.device if device is None else device
         self.classifies = bool(loss.formula.accuracy)
         self.data = DataSet(network, data, self.device) if source is None else source
-        models_shape = network.models_shape
-        self._sums = Sums(
-            self.device,
-            total=(*models_shape, 3),
-            residuals=(*models_shape, 2, 0 if self.classifies else network.outputs),
-        )
+        models_shape, outputs = network.models_shape, 0 if self.classifies else network.outputs
+        self._sums = Sums(self.device, total=(*models_shape, 3), residuals=(*models_shape, 2, outputs))
         self.total = self._sums["total"]
         self.batches = list(self.data.minibatches(batch_size))
         self.replays = {rows: Replay(self._plan(rows), graph) for rows in set(self.batches)}

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
@@ -133,13 +132,10 @@ class History:
 
 class CsvLog:
     """A CSV file that grows while a run goes on: every row is in the file as soon as it is known, and at the end all
-    are safe on the disk.
+    are safe on the disk. The first row decides the columns. A path of None logs nothing.
 
-    The first row decides the columns. A path of None logs nothing. Where a row can't be written, one warning says so,
-    and the file stays as it was before that row; no run ends for its log.
-
-    Raises:
-        InputError: the file can't be written; it is opened at once, before any training.
+    It is opened at once, before any training, and an InputError says if it can't be written. Where a later row can't
+    be, one warning says so, and the file stays as it was before that row; no run ends for its log.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
@@ -173,18 +169,13 @@ class CsvLog:
         path, file, self._file = self._file.name, self._file, None
         with suppress(OSError):
             file.close()
-        warnings.warn(
-            f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        said = f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it"
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> CsvLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._file is None:
             return
         try:

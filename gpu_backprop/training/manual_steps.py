@@ -10,7 +10,6 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import forget_oldest
-from gpu_backprop.network.arrays import as_array
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
@@ -20,14 +19,7 @@ from gpu_backprop.training.step import TrainingStep
 
 
 class ManualSteps:
-    """The plans of a trainer's `step`, and what they share.
-
-    Args:
-        graph: whether they are captured; see `Trainer`.
-
-    Attributes:
-        total: what a step adds its loss to, float64 (..., 3).
-    """
+    """The plans of a trainer's `step`, and the total to which each adds its loss, float64 (..., 3)."""
 
     def __init__(self, step: TrainingStep, graph: bool | str) -> None:
         self.step, self.graph = step, graph
@@ -38,9 +30,7 @@ class ManualSteps:
     def minibatch(self, x: Any, y: Any, weights: Any = None) -> Samples:
         """Checks shapes and dtypes of a minibatch, and nothing else. An x of (models, rows, inputs) gives each member
         its own."""
-        network, x = self.step.network, as_array(x, "x", self.step.device)
-        models_shape = network.models_shape if x.ndim == 3 else ()
-        return samples(network, self.step.loss, x, y, weights, values=False, models_shape=models_shape)
+        return samples(self.step.network, self.step.loss, x, y, weights, values=False, per_member=True)
 
     def replay(self, rows: int, labelled: bool, weighted: bool, fuse: bool = True) -> Replay:
         """Returns the plan of a step of so many rows."""

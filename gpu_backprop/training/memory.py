@@ -47,13 +47,7 @@ def step_needs(
 
 def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None) -> Needs:
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
-
-    Returns:
-        "data" and "validation data" for the samples, which may be streamed instead. The rest is needed in any case:
-        "row order"; "minibatch", "forward", "loss", "backward" and "update" for the plans of a step, and "validation"
-        for those of a validation; "snapshots" for the states to return to after a divergence; "graphs" for what CUDA
-        graphs are compared with; "scratch" and "matrix products" for what all plans share.
-    """
+    "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
     run = Run(step, DataSet(step.network, data, dry_run), settings, shuffle=True)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
@@ -62,11 +56,9 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
         return dry_run.needs
     with dry_run.kind("validation"):
         Evaluation(step.network, step.loss, held_out, settings.batch_size, device=dry_run)
-    joined: Needs = {}  # all that is for validation as one kind, but for the data
-    for kind, size in dry_run.needs.items():
-        name = "validation" if kind.startswith("validation ") and kind != "validation data" else kind
-        joined[name] = joined.get(name, 0) + size
-    return joined
+    needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
+    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
+    return {**needs, "validation": joined}
 
 
 def evaluation_needs(step: TrainingStep, data: Samples, batch_size: int) -> Needs:
@@ -91,17 +83,14 @@ def require_step(
 ) -> None:
     """Raises OutOfMemoryError where the device cannot give what `trainer.step` needs for so many rows."""
     needs = partial(step_needs, step, batch, total=total, graph=graph, fuse=fuse)
-    MemoryEstimate(step, Settings(rows, graph), f"A step of {rows:,} rows", needs, ()).require()
+    MemoryEstimate(step, Settings(rows, graph), "A step of", needs, ()).require()
 
 
 def require_fit(
     step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, shuffle: bool
 ) -> list[int]:
-    """Raises OutOfMemoryError where the device cannot give what `trainer.fit` needs.
-
-    Returns:
-        How many bytes of the device there are for the data, and then for the validation data.
-    """
+    """Does the same for `trainer.fit`. Returns how many bytes of the device there are for the data, and then for the
+    validation data."""
     placings = [DataPlacement("data", data, shuffle)]
     if held_out is not None:
         placings.append(DataPlacement("validation data", held_out, False))
@@ -109,14 +98,13 @@ def require_fit(
     def needs(batch_size: int) -> Needs:
         return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out)
 
-    who = f"A fit with batches of {settings.batch_size:,} rows"
-    return MemoryEstimate(step, settings, who, needs, placings).require()
+    return MemoryEstimate(step, settings, "A fit with batches of", needs, placings).require()
 
 
 def require_evaluation(step: TrainingStep, settings: Settings, data: Samples) -> list[int]:
     """Does the same for `trainer.evaluate`."""
-    who, needs = f"A measurement with batches of {settings.batch_size:,} rows", partial(evaluation_needs, step, data)
-    return MemoryEstimate(step, settings, who, needs, [DataPlacement("data", data, False)]).require()
+    needs, placings = partial(evaluation_needs, step, data), [DataPlacement("data", data, False)]
+    return MemoryEstimate(step, settings, "A measurement with batches of", needs, placings).require()
 
 
 class DataPlacement(NamedTuple):
@@ -128,18 +116,12 @@ class DataPlacement(NamedTuple):
 
 
 class MemoryEstimate(NamedTuple):
-    """How much somebody wants of the memory of a device.
-
-    Attributes:
-        who: wants it, as the error begins.
-        needs: of a batch size, with all samples on the device.
-        placings: the samples.
-    """
+    """How much of a device's memory is wanted."""
 
     step: TrainingStep
     settings: Settings
-    who: str
-    needs: Callable[[int], Needs]
+    what: str  # as the error begins, which goes on with the batch size
+    needs: Callable[[int], Needs]  # of a batch size, with all samples on the device
     placings: Sequence[DataPlacement]
 
     def require(self) -> list[int]:
@@ -148,7 +130,7 @@ class MemoryEstimate(NamedTuple):
         if not device.counts_memory:
             return [0] * len(self.placings)
         needs, rooms = self._place(self.settings.batch_size, device.memory()[0], self.settings.stream)
-        device.require(needs, self.who, self._advise)
+        device.require(needs, f"{self.what} {self.settings.batch_size:,} rows", self._advise)
         return rooms
 
     def _place(self, batch_size: int, free: int, stream: bool | str) -> tuple[Needs, list[int]]:
@@ -168,7 +150,7 @@ class MemoryEstimate(NamedTuple):
     def _stream(self, needs: Needs, placing: DataPlacement, batch_size: int) -> None:
         """Counts what streaming takes in the place of samples that lie on the device."""
         kind, samples, shuffled = placing
-        whole, streamed = (open_dry_run(self.step.device) for _ in range(2))
+        whole, streamed = open_dry_run(self.step.device), open_dry_run(self.step.device)
         DataSet(self.step.network, samples, whole)
         StreamedData(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
         needs[kind] = streamed.needs["data"]

@@ -29,7 +29,6 @@ class BatchSource(ABC):
         rows: how many samples there are.
         sources: x, y* and, where there are any, w, on the device: (places, ...).
         kept: the dtypes of the sources, but for what the CPU reads from a file as it is.
-        dtypes: those of a minibatch of each.
         permutation: int64 (..., n): the order in which the places of the sources are used, one for each member.
         cursor: int64 (1,): how many of them have been used.
     """
@@ -41,7 +40,6 @@ class BatchSource(ABC):
         device = self.device = network.device if device is None else device
         self.rows, self.models_shape = data.rows, network.models_shape
         self.kept = kept_dtypes(data, device)
-        self.dtypes = [device.dtype, *self.kept[1:]]
         self.cursor = device.zeros((1,), np.int64)
         self._beginning = device.zeros((1,), np.int64)  # there, so that nothing need be sent
 
@@ -60,13 +58,11 @@ class BatchSource(ABC):
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
         """Emits x, y* and w of the next rows, which one operation gathers."""
-        outs = [
-            plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype)
-            for name, source, dtype in zip(("x", "y*", "w"), self.sources, self.dtypes, strict=False)
-        ]
+        names, outs = ("x", "y*", "w")[: len(self.sources)], []
+        for name, source, dtype in zip(names, self.sources, [self.device.dtype, *self.kept[1:]], strict=True):
+            outs.append(plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype))
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
-        names = [plan.name_of(out) for out in outs]
         for name, source in zip(names, self.sources, strict=True):
             plan.named(f"data {name}", source)
         plan.phase = "data"

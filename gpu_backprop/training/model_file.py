@@ -37,9 +37,6 @@ CODES = {np.dtype(stored).name: code for code, stored in STORED.items()}
 Tensors = dict[str, tuple[str, list[int]]]
 """The dtype, as the format calls it, and the shape of each tensor."""
 
-LEARNED: tuple[str, ...] = ("preprocessing", "classes")
-"""What a file may know of the data, under these names in its metadata."""
-
 GIVE = "give the path of a file that gpu_backprop.save wrote"
 AGAIN = "copy it again, or save the network again"
 
@@ -95,13 +92,13 @@ def _expected(architecture: Mapping[str, Any]) -> Tensors:
     return tensors
 
 
-def digest(architecture: str, tensors: Mapping[str, Array], learned: Mapping[str, str] | None = None) -> str:
+def digest(architecture: str, tensors: Mapping[str, Array], learned: Mapping[str, str]) -> str:
     """Returns the SHA-256 of all that a file holds."""
     sha256 = hashlib.sha256(architecture.encode())
     for name, array in sorted(tensors.items()):
         sha256.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
         sha256.update(array.data)
-    for name, text in sorted((learned or {}).items()):
+    for name, text in sorted(learned.items()):
         sha256.update(f"\n{name} {len(text.encode())}\n{text}".encode())
     return sha256.hexdigest()
 
@@ -132,7 +129,7 @@ def read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], 
             numbers = sum(math.prod(shape) for _, shape in expected.values())
             limits.take(2 * numbers * (8 if (dtype or architecture["dtype"]) == "float64" else 4))
         tensors = _tensors(file, expected, order)
-    learned = {name: metadata[name] for name in LEARNED if name in metadata}
+    learned = {name: metadata[name] for name in ("preprocessing", "classes") if name in metadata}
     if metadata.get("sha256") != digest(text, tensors, learned):
         raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
     return architecture, tensors, learned
@@ -166,9 +163,7 @@ def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
     found = {name: (entry.get("dtype"), entry.get("shape")) for name, entry in header.items()}
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
-            called, held = (
-                f"{of[name][0]} {of[name][1]}"[:60] if name in of else "nothing" for of in (expected, found)
-            )
+            called, held = (" ".join(map(str, of.get(name, ["nothing"])))[:60] for of in (expected, found))
             raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")
 
 

@@ -28,11 +28,8 @@ DTYPES = "float32", "float64"
 
 
 def check(network: Network, loss: Loss, optimizer: Optimizer, **modes: bool | str) -> None:
-    """Raises InputError where an epoch cannot run in one launch: it says why, and what can.
-
-    Args:
-        modes: `graph` and `stream`, as the trainer has them.
-    """
+    """Raises InputError where an epoch cannot run in one launch: it says why, and what can. `modes` are `graph` and
+    `stream`, as the trainer has them."""
     device = network.device
     if not device.trains_epochs_in_one_launch:
         raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")
@@ -88,13 +85,10 @@ def layout(network: Network, loss: Loss) -> BlockLayout:
     """Lays the network out in the memory of a block."""
     places = {(layer.number, name): start for layer, name, _, start in network.places}
     of_z = loss.of_z(network.last.activation) is not None
-    layers = [
-        DenseShape(
-            layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")),
-            IDENTITY if of_z and layer is network.last else layer.activation,
-        )
-        for n, layer in enumerate(network.layers, 1)
-    ]  # fmt: skip
+    layers = []
+    for n, layer in enumerate(network.layers, 1):
+        f = IDENTITY if of_z and layer is network.last else layer.activation
+        layers.append(DenseShape(layer.inputs, layer.units, places[n, "weight"], places.get((n, "bias")), f))
     fused = loss.fused if loss.fused == network.last.activation.name else ""
     return BlockLayout(layers, network.parameters.shape[-1], network.device.master.itemsize, fused)
 

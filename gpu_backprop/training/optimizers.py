@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import InputError, StateError, choose
+from gpu_backprop.backend.errors import InputError, StateError, named
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import number
+from gpu_backprop.network.numbers import number, switch
 
 Setting = float | Sequence[float]
 
@@ -96,11 +96,8 @@ class Optimizer(FixedAttributes):
         bound = copy.copy(self)
         bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
-        columns = [
-            np.zeros(network.models_shape),
-            *(_one_a_member(name, bound.settings[name], network) for name in self.names),
-        ]
-        bound.hyper = device.from_host(np.stack(columns, axis=-1))
+        settings = [_one_a_member(name, bound.settings[name], network) for name in self.names]
+        bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
         size = network.parameters.nbytes
         device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
         bound.moments = {name: device.zeros(network.parameters.shape, device.master) for name in self.active_moments()}
@@ -156,9 +153,7 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate, momentum=momentum)
-        if not isinstance(nesterov, bool):
-            raise InputError(f"nesterov must be True or False, got {nesterov!r}.")
-        self.nesterov = nesterov
+        self.nesterov = switch("nesterov", nesterov)
         if nesterov and not self.active_moments():
             raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
 
@@ -274,10 +269,5 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 
 def optimizer(spec: str | Optimizer) -> Optimizer:
     """Returns the optimizer that `spec` is, or names, which has its default settings then."""
-    if isinstance(spec, Optimizer):
-        return spec
-    if isinstance(spec, type) and issubclass(spec, Optimizer):
-        raise InputError(f"optimizer must be an object, got the class {spec.__name__}: write {spec.__name__}().")
-    if not isinstance(spec, str):
-        raise InputError(f"optimizer must be a name or an Optimizer, got {type(spec).__name__} {spec!r}.")
-    return choose("optimizer", spec, OPTIMIZERS)()
+    found = named("optimizer", spec, Optimizer, OPTIMIZERS)  # type: ignore[type-abstract]
+    return found if isinstance(found, Optimizer) else found()

@@ -7,7 +7,6 @@ import itertools
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gpu_backprop.training.console import Readable
@@ -24,11 +23,9 @@ LINES, PAUSE = 25, 60.0
 """A log gets about so many lines for a run, however many epochs it has, and one at least every so many seconds."""
 
 LINE = (
-    ("spinner", "epoch", "bar", "measured", "rate", "left"),
-    ("spinner", "epoch", "bar", "measured", "left"),
-    ("spinner", "epoch", "measured", "left"),
-    ("epoch", "measured"),
-)
+    ("spinner", "epoch", "bar", "measured", "rate", "left"), ("spinner", "epoch", "bar", "measured", "left"),
+    ("spinner", "epoch", "measured", "left"), ("epoch", "measured"),
+)  # fmt: skip
 """The columns of a bar's line: the first choice that fits."""
 
 WIDTHS = {"spinner": 1, "bar": 10, "left": 7}
@@ -44,9 +41,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def advance(self, samples: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
@@ -23,11 +23,8 @@ class Replay:
 
     Under "auto" the first run is eager, so that what runs once pays nothing. The second run, with graph=True the first,
     is eager too; then the same run is done again from the same state, as a graph. If that gives the same bits in all
-    that the plan leaves behind, the graph serves from then on. If not, the plan stays eager.
-
-    Args:
-        plan: what runs; no operation may be added to it any more.
-        graph: "auto", True or False; see `Trainer`.
+    that the plan leaves behind, the graph serves from then on. If not, the plan stays eager. No operation may be added
+    to it any more. `graph` is "auto", True or False; see `Trainer`.
 
     Attributes:
         replays: whether a run is the launch of a graph.
@@ -43,11 +40,8 @@ class Replay:
             self.run = plan.run  # type: ignore[method-assign]
 
     def run(self) -> None:
-        """Runs the plan once. The device must be the current one.
-
-        Raises:
-            DeviceError: graph=True, and it cannot be captured, or a replay gives something else. The run was done.
-        """
+        """Runs the plan once; the device must be the current one. With graph=True, a DeviceError says that it cannot be
+        captured, or that a replay gives something else; the run was done."""
         if self._ran or self.graph is True:
             self._run_checked()
         else:
@@ -75,7 +69,7 @@ class Replay:
             after.restore()
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
-            self._give_up(" ".join(str(error).split()) or type(error).__name__, error)
+            self._give_up(one_line(error), error)
             return
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
         self.reason = f"a replay of its {plan.cost()['launches']} launches gives what a run gives, bit for bit"
@@ -101,13 +95,12 @@ class Replay:
         LOG.info("%s: launched operation by operation, %d launches, since %s", self._what(), launches, reason)
         if reason not in _said:
             _said.add(reason)
-            warnings.warn(
+            said = (
                 f"{self.plan.device.name}: steps are not replayed as CUDA graphs: {reason}. Their operations are "
                 f"launched one by one, which gives the same and costs the host more time: {launches} launches where it "
-                "could be one. graph=False does so without a warning.",
-                RuntimeWarning,
-                stacklevel=2,
+                "could be one. graph=False does so without a warning."
             )
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def _what(self) -> str:
         rows = self.plan.buffers["x"].shape[-2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn
 
@@ -41,8 +41,7 @@ class Run:
         history: what its epochs have measured; who runs them appends their rows.
         epoch_start: the state at the beginning of the running epoch.
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
-        batches: how many rows each step of an epoch has.
-        steps: the steps by their rows.
+        batches, steps: how many rows each step of an epoch has, and the steps by their rows.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
     """
 
@@ -62,22 +61,21 @@ class Run:
         with device.kind("loss"):
             self.sums = Sums(device, **shapes)
         self.total = self.sums["total"]
-        self.batches, self.steps = self._build_epoch() if settings.one_launch else self._build_steps()
+        if settings.one_launch:  # the epoch is the only step
+            plan = build_epoch(step, data, settings.batch_size, self.total)
+            self.batches, self.steps = [data.rows], {data.rows: Replay(plan, False)}
+        else:
+            self.batches, self.steps = self._build_steps()
         self._add_squares = device.sequence(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
         with device.kind("snapshots"):
             arrays = step.state().arrays
             self.epoch_start, self.last_finite, self._spare = (Snapshot(device, arrays) for _ in range(3))
 
-    def _build_steps(self) -> tuple[Sequence[int], Mapping[int, Replay]]:
+    def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
         data, batches = self.data, list(self.data.minibatches(self.settings.batch_size))
         plans = {rows: self.step.build(data, rows, self.total, device=data.device) for rows in set(batches)}
         return batches, {rows: Replay(plan, self.settings.graph) for rows, plan in plans.items()}
-
-    def _build_epoch(self) -> tuple[Sequence[int], Mapping[int, Replay]]:
-        """Returns the same where the only step is the epoch."""
-        rows, plan = self.data.rows, build_epoch(self.step, self.data, self.settings.batch_size, self.total)
-        return [rows], {rows: Replay(plan, False)}
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""

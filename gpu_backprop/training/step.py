@@ -17,28 +17,15 @@ from gpu_backprop.training.optimizers import Optimizer
 
 
 class State(NamedTuple):
-    """All that a step, and an epoch, leaves for the next one.
+    """All that a step, and an epoch, leaves for the next one."""
 
-    Attributes:
-        arrays: by name, on the device: the very arrays that steps read and write, or copies of them.
-        host: what is drawn and counted on the host, as dicts, lists and numbers.
-    """
-
-    arrays: dict[str, Array]
-    host: dict[str, Any]
+    arrays: dict[str, Array]  # by name, on the device: the very arrays that steps read and write, or copies of them
+    host: dict[str, Any]  # what is drawn and counted on the host, as dicts, lists and numbers
 
 
 class TrainingStep:
-    """What every step of one training shares.
-
-    Args:
-        network: it is trained in place.
-        optimizer: the step works on a copy of it.
-        seed: of shuffling and dropout; None: the network's.
-
-    Attributes:
-        scaling: of the loss, in float16.
-    """
+    """What every step of one training shares: the network, trained in place; a copy of the optimizer; the scaling of
+    the loss, in float16. The seed is that of shuffling and dropout; None: the network's."""
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
         self.network, self.device, self.loss = network, network.device, loss
@@ -81,18 +68,13 @@ class TrainingStep:
         """
         network, optimizer, scaling = self.network, self.optimizer, self.scaling
         assert optimizer.hyper is not None
-        arrays = {
-            "parameters": network.parameters,
-            "random": network.random,
-            "step": optimizer.hyper[..., 0],
-            **optimizer.moments,
-            **({} if scaling.state is None else {"loss scaling": scaling.state}),
-        }
-        host = {
-            "shuffling": [rng.bit_generator.state for rng in self._shuffling],
-            "loss scaling": {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()},
-        }
-        return State(arrays, host)
+        arrays = {"parameters": network.parameters, "random": network.random, "step": optimizer.hyper[..., 0]}
+        arrays |= optimizer.moments
+        if scaling.state is not None:
+            arrays["loss scaling"] = scaling.state
+        streams = [rng.bit_generator.state for rng in self._shuffling]
+        scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
+        return State(arrays, {"shuffling": streams, "loss scaling": scale})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the

@@ -40,7 +40,6 @@ class StreamedData(BatchSource):
     rows that the epoch's order names, in that order; where members have orders of their own, those of each member.
 
     Args:
-        batch_size: rows of a minibatch.
         apart: whether each member has an order of its own.
 
     Attributes:
@@ -114,9 +113,7 @@ def place_data(
     """Puts data on the device if they fit there, else lets them be streamed. The log says which and why.
 
     Args:
-        name: what they are called in the log.
-        stream: "auto", True or False, as the trainer's.
-        room: bytes of the device that data may take, under "auto".
+        room: bytes of the device that data may take, under stream="auto".
         shuffled: whether each member gets an order of its own.
     """
     device = network.device
@@ -128,9 +125,8 @@ def place_data(
         return DataSet(network, data)
     told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
     if not is_streamed(device, data, stream, room):
-        given = not isinstance(data.x, np.ndarray)
-        free = memory_size(device.memory()[0])
-        LOG.info("%s, on %s (%s free)%s", told, device.name, free, ", where they were given" * given)
+        given = "" if isinstance(data.x, np.ndarray) else ", where they were given"
+        LOG.info("%s, on %s (%s free)%s", told, device.name, memory_size(device.memory()[0]), given)
         return DataSet(network, data)
     streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
     why = "as asked" if stream is True else f"because {device.name} has room for {memory_size(max(0, room))} of data"
@@ -140,8 +136,8 @@ def place_data(
 
 def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) -> bool:
     """Tells whether samples are streamed to a device, where there is so much room for them: see `place_data`."""
-    given = not isinstance(data.x, np.ndarray)
-    return not given and (stream is True or (stream == "auto" and _size(device, data) > room))
+    on_host = isinstance(data.x, np.ndarray)
+    return on_host and (stream is True or (stream == "auto" and _size(device, data) > room))
 
 
 def _size(device: Device, data: Samples) -> int:

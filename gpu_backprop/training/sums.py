@@ -11,11 +11,7 @@ from gpu_backprop.backend.formula import Array
 
 
 class Sums:
-    """Float64 arrays by name, which are views of one buffer on the device.
-
-    Args:
-        shapes: of each array; all begin as 0.
-    """
+    """Float64 arrays by name, each of the shape given for it, which are views of one buffer on the device."""
 
     def __init__(self, device: Device, **shapes: tuple[int, ...]) -> None:
         self._device, self._shapes = device, shapes

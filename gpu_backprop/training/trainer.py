@@ -19,7 +19,7 @@ from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import positive
+from gpu_backprop.network.numbers import positive, switch
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
@@ -81,9 +81,7 @@ class Trainer(FixedAttributes):
         self.network, self.device, self.loss = network, network.device, loss_of(loss, network.last)
         self.batch_size, self.stream = batch_size, stream
         self.graph = self._mode("graph", graph, self.device.has_graphs)
-        self.one_launch = one_launch
-        if not isinstance(one_launch, bool):
-            raise InputError(f"one_launch must be True or False, got {one_launch!r}.")
+        self.one_launch = switch("one_launch", one_launch)
         optimizer = optimizer_of(optimizer)
         if one_launch:
             check_one_launch(network, self.loss, optimizer, graph=self.graph, stream=self.stream)

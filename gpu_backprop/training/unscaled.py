@@ -25,15 +25,11 @@ but 0: the deviation then says how rare that is, and not how large."""
 
 
 def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
-    """Warns once, in the name of the caller's caller's caller, if columns of x or y look as if nobody had scaled them.
-
-    Args:
-        prepared: whether a preprocessing has scaled x, and y too unless the loss gives it a range of its own.
-    """
-    bounded, found = math.isfinite(loss.low), []
+    """Warns once, in the name of the caller's caller's caller, if columns of x or y look as if nobody had scaled them;
+    `prepared`: a preprocessing has scaled x, and y too unless the loss gives it a range of its own."""
+    bounded = math.isfinite(loss.low)
     with device.current():
-        if not prepared:
-            found.append(_described("x", data.x, device))
+        found = [] if prepared else [_described("x", data.x, device)]
         if not data.labelled and math.isinf(loss.high) and (bounded or not prepared):
             found.append(_described("y", data.target, device, small=not bounded))
     advice = (
@@ -43,11 +39,8 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) 
     if bounded:
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     if any(found):
-        warnings.warn(
-            f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        said = f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}."
+        warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 def _described(name: str, array: Array, device: Device, small: bool = True) -> str:

@@ -16,8 +16,8 @@ ONE = gb.Network(2, [gb.Dense(1)])
 CLASSES, SQUARES, BINARY = gb.CrossEntropy(), gb.HalfSquaredError(), gb.BinaryCrossEntropy()
 
 
-def checked(y, weights=None, x=X, net=NET, loss=CLASSES, values=True, models_shape=()):
-    return samples(net, loss, x, y, weights, values=values, models_shape=models_shape)
+def checked(y, weights=None, x=X, net=NET, loss=CLASSES, values=True, per_member=False):
+    return samples(net, loss, x, y, weights, values=values, per_member=per_member)
 
 
 # The two forms of a target --------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_weights_may_be_whole_numbers_booleans_and_zero():
 # A leading models axis ------------------------------------------------------------------------------------------------
 
 TWO = gb.Network(2, [gb.Dense(3, "softmax")], seed=[1, 2])
-BOTH = {"x": np.stack([X, -X]), "net": TWO, "models_shape": (2,)}
+BOTH = {"x": np.stack([X, -X]), "net": TWO, "per_member": True}
 
 
 def test_samples_of_each_member():
