@@ -82,7 +82,8 @@ def half_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import numpy as np
 
-    from gpu_backprop.backend import numpy_device, numpy_ops, open_device
+    from gpu_backprop.backend import numpy_ops, open_device
+    from gpu_backprop.backend.numpy_ops import device as numpy_device
 
     monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64", "float16"))
     mixed = {

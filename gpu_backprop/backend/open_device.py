@@ -102,7 +102,7 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         from gpu_backprop.backend.compiled import open_device as compiled
 
         return compiled.open_device(reason)
-    from gpu_backprop.backend.numpy_device import NumpyDevice
+    from gpu_backprop.backend.numpy_ops.device import NumpyDevice
 
     return NumpyDevice(reason, dtype)
 

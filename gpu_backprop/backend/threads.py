@@ -1,7 +1,7 @@
 """How many threads may work at once on this machine's CPU.
 
 The machine's load is not considered: the same program would then give sums in other bits. How the threads avoid waiting
-on a busy machine is said in numpy_device.py and kernels/cpu/program.cpp.
+on a busy machine is said in numpy_ops/device.py and kernels/cpu/program.cpp.
 """
 
 from __future__ import annotations

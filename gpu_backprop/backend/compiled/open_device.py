@@ -20,7 +20,7 @@ from gpu_backprop.backend.compiled.self_test import PARTS, check, compare
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, LossFormula
-from gpu_backprop.backend.numpy_device import NumpyDevice
+from gpu_backprop.backend.numpy_ops.device import NumpyDevice
 from gpu_backprop.backend.threads import threads
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import numpy_device, numpy_ops
+from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.numpy_blas import numpy_blas
-from gpu_backprop.backend.numpy_device import NumpyDevice, _Blas
+from gpu_backprop.backend.numpy_ops import device as numpy_device
 from gpu_backprop.backend.numpy_ops import parts
+from gpu_backprop.backend.numpy_ops.device import NumpyDevice, _Blas
 
 pytestmark = pytest.mark.skipif(numpy_blas().set_threads is None, reason="NumPy's BLAS is not OpenBLAS")
 
@@ -105,7 +106,7 @@ def test_where_there_are_no_threads_it_does_without(device, monkeypatch):
 FORK = """
 import os
 import numpy as np
-from gpu_backprop.backend import numpy_device
+from gpu_backprop.backend.numpy_ops import device as numpy_device
 from gpu_backprop.backend.numpy_ops import parts
 numpy_device.threads, parts.LARGE = lambda: 2, 0
 device = numpy_device.NumpyDevice("", "float32")
