@@ -119,7 +119,7 @@ def train_epoch(d: Draw) -> Case:
     optimizer, mean = d.pick("sgd", "sgd", "nesterov", "adam", "adam"), d.flip(0.7)
     moments = ("m", "v") if optimizer == "adam" else ("m",) if optimizer == "nesterov" or d.flip() else ()
     rate, *settings = HYPER[optimizer]
-    rate *= (0.05 if near_half else 1) / (1 if mean or optimizer == "adam" else batch)
+    rate *= (0.01 if near_half else 1) / (1 if mean or optimizer == "adam" else batch)
     hyper = d.memory.holding(np.tile([d.pick(0, 4), rate, *settings], (d.models, 1)), np.float64)
     w = d.memory.holding(parameters_of(d, layout, near_half), A)
     state: dict[str, Array | None] = {"m": None, "v": None}
