@@ -14,7 +14,7 @@ import gpu_backprop as gb
 
 ROOT = Path(__file__).parents[2]
 DERIVATION = ROOT / "docs" / "derivation.md"
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,379 @@
+"""CONTRIBUTING.md is enough: in a copy of the checkout an activation, a loss and an optimizer are added in the files
+that it names and in no other, and the tests that it names pass."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "dist", "runs")
+
+Addition = dict[str, list[tuple[str, str]]]
+"""By file: texts, and what each of them is put in front of."""
+
+ACTIVATION: Addition = {
+    "gpu_backprop/network/activations.py": [
+        ("def _softmax(", '''\
+def _relu6(z: Array, y: Array, work: Work) -> Formula:
+    """y = min(max(z, 0), 6) (Howard et al. 2017)"""
+    yield call(np.clip, z, 0.0, 6.0, out=y)
+
+
+def _relu6_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formula:
+    """f′ = 1 where 0 < y < 6, else 0"""
+    inside = work.full()
+    yield call(np.less, y, 6.0, out=inside)
+    yield call(np.multiply, grad_y, inside, out=grad_z)
+    yield from _above_zero(y, inside, work)
+    yield call(np.multiply, grad_z, inside, out=grad_z)
+
+
+'''),
+        ('        Activation("exp"', '''\
+        Activation(
+            "relu6", "y", _relu6, _relu6_gradient,
+            "z > A(0) ? (z < A(6) ? z : A(6)) : z < A(0) ? A(0) : z", "s > A(0) && s < A(6) ? A(1) : A(0)",
+        ),
+'''),
+    ],
+    "docs/derivation.md": [
+        ("| `exp` | $e^z$", "| `relu6` | $\\min(\\max(z, 0), 6)$ | $1$ for $0 < y < 6$ | $y$ | here |\n"),
+    ],
+    "gpu_backprop/explanation/rules.py": [
+        ('    "softsign": (', '''\
+    "relu6": (
+        Rule("min(max({z}, 0), 6)", lambda z: min(max(z, 0.0), 6.0)),
+        Rule("[0 < {y} < 6]", lambda y: float(0 < y < 6)),
+    ),
+'''),
+    ],
+    "tests/network/test_activations.py": [
+        ('    "exp": (math.exp', '    "relu6": (lambda z: min(max(z, 0.0), 6.0), lambda z: float(0 < z < 6)),\n'),
+        ('    "exp": (0, math.inf', '    "relu6": (0, 6, 0, 0),\n'),
+    ],
+    "tests/sweep.py": [
+        ('    "exp": lambda z', '    "relu6": lambda z: (np.clip(z, 0, 6),),\n'),
+        ('    "exp": lambda y', '    "relu6": lambda y: (np.where((y > 0) & (y < 6), L(1), 0),),\n'),
+    ],
+}  # fmt: skip
+
+LOSS: Addition = {
+    "gpu_backprop/network/losses.py": [
+        ("@dataclass(frozen=True)\nclass Poisson", '''\
+@dataclass(frozen=True)
+class CubedError(Loss):
+    """e = Σ ⅓|d|³ with d = y − y*, ∂e/∂y = d·|d|: large errors count for more than in squares."""
+
+    name: ClassVar[str] = "cubed_error"
+
+    @property
+    def formula(self) -> LossFormula:
+        e = "(y - t) * (y - t) * fabs(y - t) * A(1.0 / 3)"
+        return LossFormula(self.name, self._numpy, e, "(y - t) * fabs(y - t)")
+
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+        difference, slope, term = (work.full(k) for k in range(3))
+        yield call(np.subtract, y, target, out=difference)
+        yield call(np.absolute, difference, out=term)
+        yield call(np.multiply, difference, term, out=slope)
+        yield call(np.multiply, slope, difference, out=term)
+        yield row_sum(term, e)
+        yield call(np.multiply, e, 1 / 3, out=e)
+        if grad_y is not None:
+            yield partial(np.copyto, grad_y, slope)
+
+
+'''),
+        ("        Quantile, Poisson,", "        CubedError,\n"),
+    ],
+    "docs/derivation.md": [
+        ("| `absolute_error` |", "| `cubed_error` | $\\sum_j d_j^3 / 3$ | $d_j^2$ | here |\n"),
+    ],
+    "gpu_backprop/explanation/rules.py": [
+        ('    "cross_entropy": LossRule(', '''\
+    "cubed_error": LossRule(
+        Rule("|{y} − {t}|³/3", lambda y, t: abs(y - t) ** 3 / 3),
+        Rule("({y} − {t})·|{y} − {t}|", lambda y, t: (y - t) * abs(y - t)),
+    ),
+'''),
+    ],
+    "tests/network/test_losses.py": [
+        ('    "poisson": (gb.Poisson', '    "cubed_error": (type(gb.LOSSES["cubed_error"]), {}, "identity"),\n'),
+        ('        case "poisson":\n            terms', '''\
+        case "cubed_error":
+            terms, slopes = [abs(a - b) ** 3 / 3 for a, b in pairs], [(a - b) * abs(a - b) for a, b in pairs]
+'''),
+    ],
+    "tests/sweep.py": [
+        ('    "cross_entropy": (gb', '''\
+    "cubed_error": (
+        gb.LOSSES["cubed_error"],
+        lambda y, t: (abs(y - t) ** 3 / 3,), lambda y, t: ((y - t) * abs(y - t),),
+    ),
+'''),
+    ],
+}  # fmt: skip
+
+
+OPTIMIZER: Addition = {
+    "gpu_backprop/backend/operations.py": [
+        ("    @account(\n        writes=[\"half_parameters\"], updates=[\"w\", \"m\", \"v\"", '''\
+    @account(writes=["half_parameters"], updates=["w", "m", "hyper"], flops=lambda w: 5 * w.size)
+    def signum(
+        self, device: D, w: Array, g: Array, m: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+    ) -> Calls:
+        """m ← βm + (1 − β)g; W ← W − η·sign(m). hyper: step, η, β"""
+
+'''),
+    ],
+    "gpu_backprop/backend/numpy_ops/__init__.py": [
+        (
+            "from gpu_backprop.backend.numpy_ops.optimizers import",
+            "from gpu_backprop.backend.numpy_ops.optimizers import signum as signum\n",
+        ),
+    ],
+    "gpu_backprop/backend/numpy_ops/optimizers.py": [
+        ("@_gated\ndef adam(", '''\
+@_gated
+def signum(
+    device: Device, w: Array, g: Array, m: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+) -> Calls:
+    tick, (rate, beta, rest) = _coefficients(device, w, hyper, 3, lambda step, rate, beta: (rate, beta, 1 - beta))
+
+    def formula(
+        work: Scratch, w: Array, g: Array, m: Array, rate: Array, beta: Array, rest: Array,
+        half_parameters: Array | None,
+    ) -> Calls:  # fmt: skip
+        change = work.full(0)
+        yield call(np.multiply, g, rest, out=change)
+        yield call(np.multiply, m, beta, out=m)
+        yield call(np.add, m, change, out=m)
+        yield call(np.sign, m, out=change)
+        yield call(np.multiply, change, rate, out=change)
+        yield from _moved(w, change, half_parameters)
+
+    yield tick
+    yield from in_blocks(device, formula, w, g, m, rate, beta, rest, half_parameters, axes=w.ndim)
+
+
+'''),
+    ],
+    "gpu_backprop/backend/compiled/ops/__init__.py": [
+        (
+            "from gpu_backprop.backend.compiled.ops.optimizers import",
+            "from gpu_backprop.backend.compiled.ops.optimizers import signum as signum\n",
+        ),
+    ],
+    "gpu_backprop/backend/compiled/ops/optimizers.py": [
+        ("@or_numpy\ndef adam(", '''\
+@or_numpy
+def signum(
+    device: CpuDevice, w: Array, g: Array, m: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+) -> Calls:
+    yield from _counted("signum", 0.3, device, w, g, hyper, gate, half_parameters, m=m)
+
+
+'''),
+    ],
+    "gpu_backprop/backend/compiled/self_test.py": [
+        ('("adam", 6, (-4.0, 0.0), (True,)),', '("signum", 3, (-4.0,), ()), '),
+    ],
+    "kernels/cpu/optimizers.cpp": [
+        ("// W <- W - eta lambda W", '''\
+// m <- beta m + (1 - beta) g, W <- W - eta sign(m), where sign(NaN) is NaN
+BP_CPU void signum(
+    float* w,             // [models, n]
+    const float* g,       // [models, n]
+    float* m,             // [models, n]
+    const double* hyper,  // [models, 3] step, eta, beta
+    const double* gate,   // [models]?
+    i64 models, i64 n, i64 part, i64 parts) {
+  for_each_open_model(gate, models, n, part, parts, [=](i64 model, i64 at, i64 count) {
+    const double* h = hyper + model * 3;
+    const float rate = float(h[1]), beta = float(h[2]), rest = float(1 - h[2]);
+    for (i64 i = at; i < at + count; i++) {
+      m[i] = beta * m[i] + rest * g[i];
+      w[i] -= rate * (m[i] > 0 ? 1.0f : m[i] < 0 ? -1.0f : m[i]);
+    }
+  });
+}
+
+'''),
+    ],
+    "gpu_backprop/backend/cuda/ops/__init__.py": [
+        (
+            "from gpu_backprop.backend.cuda.ops.optimizers import",
+            "from gpu_backprop.backend.cuda.ops.optimizers import signum as signum\n",
+        ),
+    ],
+    "gpu_backprop/backend/cuda/ops/optimizers.py": [
+        ("def adam(", '''\
+def signum(
+    device: CudaDevice, w: Array, g: Array, m: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
+) -> Calls:
+    yield from _step(device, "signum", w, g, {"m": m}, hyper, gate, half_parameters)
+
+
+'''),
+    ],
+    "kernels/optimizers.cu": [
+        ("// W <- W - eta lambda W", '''\
+// m <- beta m + (1 - beta) g, W <- W - eta sign(m), where sign(NaN) is NaN
+template<class T, int V>
+__global__ void __launch_bounds__(256, 4) signum(
+    acc<T>* w,           // [models, n]
+    const acc<T>* g,     // [models, n]
+    acc<T>* m,           // [models, n]
+    double* hyper,       // [models, 3] step, eta, beta
+    const double* gate,  // [models]?
+    T* half_parameters,  // [models, n]?
+    u32* tickets,        // [models]
+    i64 n) {
+  typedef acc<T> A;
+  if (!is_open(gate)) return;
+  double* const h = hyper + blockIdx.z * 3;
+  __shared__ A of_block[3];
+  if (thread() == 0) of_block[0] = A(h[1]), of_block[1] = A(h[2]), of_block[2] = A(1 - h[2]);
+  __syncthreads();
+  const A rate = of_block[0], beta = of_block[1], rest = of_block[2];
+  for (Elements<V> at(n); at.more(); at.next()) {
+    const Vec<A, V> gs = load<V>(g + at.i), ws = load<V>(w + at.i);
+    Vec<A, V> ms = load<V>(m + at.i), change;
+    for (int k = 0; k < V; k++) {
+      ms.at[k] = beta * ms.at[k] + rest * gs.at[k];
+      change.at[k] = rate * (ms.at[k] > A(0) ? A(1) : ms.at[k] < A(0) ? A(-1) : ms.at[k]);
+    }
+    store(m + at.i, ms);
+    descend<T, V>(w, half_parameters, at.i, ws, change, A(1));
+  }
+  count_step(h, tickets);
+}
+
+'''),
+    ],
+    "gpu_backprop/training/optimizers.py": [
+        ("class Adam(Optimizer)", '''\
+class Signum(Optimizer):
+    """m ← βm + (1 − β)∇W, W ← W − η·sign(m) (Bernstein et al. 2018).
+
+    Args:
+        learning_rate: η > 0.
+        momentum: β in [0, 1).
+    """
+
+    name = "signum"
+    names = ("learning_rate", "momentum")
+    moment_names = ("m",)
+    formula = "m ← βm + (1 − β)∇W, W ← W − η·sign(m)"
+
+    def __init__(self, learning_rate: Setting = 0.001, momentum: Setting = 0.9) -> None:
+        super().__init__(learning_rate, momentum=momentum)
+
+    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
+        plan.add(Operations.signum, self.formula, RENAMED, w, g, self.moments["m"], hyper, plan.gate, half_parameters)
+
+
+'''),
+        ('    "adam": Adam,', '    "signum": Signum,\n'),
+    ],
+    "gpu_backprop/__init__.py": [
+        ('    "SquaredError",\n    "StateError"', '    "Signum",\n'),
+        ("from gpu_backprop.training.trainer import", "from gpu_backprop.training.optimizers import Signum\n"),
+    ],
+    "docs/derivation.md": [
+        ("| [`Adam`](", "| [`Signum`](../gpu_backprop/training/optimizers.py) | $w \\leftarrow …$ | `signum` |\n"),
+    ],
+    "tests/training/test_optimizers.py": [
+        ("def adam(", '''\
+def signum(w, gradients, rate, momentum=0.9):
+    """Bernstein et al. 2018, algorithm 2."""
+    m = 0.0
+    for g in gradients:
+        m = momentum * m + (1 - momentum) * g
+        w = w - rate * ((m > 0) - (m < 0))
+        yield w
+
+
+'''),
+        ("    (gb.Adam, adam, {}),", '    (gb.Signum, signum, {}),\n    (gb.Signum, signum, {"momentum": 0.0}),\n'),
+    ],
+    "tests/kernels_on_host/kernel_runners.py": [
+        ("def adam(", '''\
+def signum(d: Draw) -> Case:
+    return optimizer(d, {"m": -4}, (0.1, 0.9), numpy_ops.signum)
+
+
+'''),
+    ],
+    "tests/kernels_on_host/kernel_runners_losses.py": [
+        ('    "adagrad": (other', '    "signum": (other.signum, "flat"),\n'),
+    ],
+    "tests/gpu/test_operations_flat.py": [
+        ('    "adam": (("m", "v")', '    "signum": (("m",), (0.01, 0.9)),\n'),
+        ('    ("adam", lambda moments: (*moments, False)', '    ("signum", lambda moments: moments, {}),\n'),
+    ],
+}  # fmt: skip
+
+
+def add(copy: Path, addition: Addition) -> None:
+    """Puts an addition into a copy of the checkout."""
+    for file, texts in addition.items():
+        path = copy / file
+        text = path.read_text(encoding="utf-8")
+        for before, new in texts:
+            assert text.count(before) == 1, f"{file} has {text.count(before)} times {before!r}"
+            text = text.replace(before, new + before)
+        path.write_text(text, encoding="utf-8")
+
+
+def section(kind: str) -> str:
+    """What the guide says under the heading "To add an …"."""
+    found = re.search(rf"^### An? {kind}$(.*?)(?=^#)", GUIDE, re.MULTILINE | re.DOTALL)
+    assert found, f"CONTRIBUTING.md has no heading for {kind}"
+    return found[1]
+
+
+def command(kind: str) -> str:
+    """What is handed to pytest to prove such an addition."""
+    [found] = re.findall(r"^    make test ARGS=\"(.*)\"$", section(kind), re.MULTILINE)
+    return found
+
+
+ADDITIONS = {
+    "activation": ("relu6", ACTIVATION),
+    "loss": ("cubed_error", LOSS),
+    "optimizer": ("signum", OPTIMIZER),
+}
+
+
+@pytest.mark.parametrize("kind", ADDITIONS)
+def test_the_guide_lists_what_an_addition_touches(kind):
+    listed = re.findall(r"^\d+\. \[[^\]]+\]\(([^)#]+)\)", section(kind), re.MULTILINE)
+    assert sorted(listed) == sorted(ADDITIONS[kind][1])
+    assert command(kind) == "-k 'NAME or test_docs'"
+
+
+def test_what_the_guide_says_is_enough(tmp_path):
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=NOT_COPIED)
+    for _, addition in ADDITIONS.values():
+        add(copy, addition)
+    names = " or ".join(name for name, _ in ADDITIONS.values())
+    folders = [
+        f"tests/{part}" for part in ("network", "training", "explanation", "backend/compiled", "docs/test_docs.py")
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"{names} or test_docs", *folders],
+        cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    passed = re.search(r"(\d+) passed", ran.stdout)
+    assert passed and int(passed[1]) > 100
