@@ -108,7 +108,7 @@ class Device:
         return array.reshape(shape)
 
     def kind(self, name: str) -> AbstractContextManager[None]:
-        """What is allocated meanwhile is of this kind; only a DryRunDevice counts."""
+        """Marks what is allocated meanwhile as of this kind; only a DryRunDevice counts."""
         return nullcontext()
 
     def memory(self) -> tuple[int, int]:
@@ -192,7 +192,7 @@ class Device:
         """Waits until the device has done all that was asked of it; on a CPU it has."""
 
     def sequence(self, calls: Iterable[Call]) -> tuple[Call, ...]:
-        """What does the same as these calls, one after the other, with fewer calls where the device has a way to."""
+        """Returns calls that do the same as these in turn, and fewer where the device has a way to."""
         return tuple(calls)
 
     def capture(self, operations: Sequence[Operation]) -> Call:

@@ -19,7 +19,7 @@ class MetaArray(np.ndarray[Any, Any]):
 
     @property
     def data(self) -> Any:
-        """What a CuPy array has there and the binders ask for."""
+        """Stands for the memory of a CuPy array, which binders ask for."""
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
 
@@ -48,7 +48,7 @@ class DryRunDevice(Device):
 
     @contextmanager
     def kind(self, name: str) -> Iterator[None]:
-        """What is allocated meanwhile counts as this kind; inside of another kind, by both names."""
+        """Counts what is allocated meanwhile as this kind; inside of another kind, by both names."""
         before = self._kind
         self._kind = f"{before} {name}".strip()
         try:

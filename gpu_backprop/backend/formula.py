@@ -86,7 +86,7 @@ class LossFormula:
     setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
 
     def share(self, outputs: int) -> float:
-        """What the sum over the outputs is multiplied by."""
+        """Returns the factor of the sum over the outputs."""
         return 1 / outputs if self.mean_over_outputs else 1.0
 
 

@@ -72,7 +72,7 @@ class Plan:
         return self._names.get(self._identity(array), "?")
 
     def saved(self, layer: object) -> SimpleNamespace:
-        """What a layer's backward needs from its forward. It lies here, so that several plans can live at once."""
+        """Keeps what a layer's backward needs from its forward: here, so that several plans can live at once."""
         return self._saved.setdefault(id(layer), SimpleNamespace())
 
     def outputs(self) -> dict[str, Array]:

@@ -24,8 +24,8 @@ class State(NamedTuple):
 
 
 class TrainingStep:
-    """What every step of one training shares: the network, trained in place; a copy of the optimizer; the scaling of
-    the loss, in float16. The seed is that of shuffling and dropout; None: the network's."""
+    """Builds the steps of one training, and owns what they share: the network, trained in place; a copy of the
+    optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's."""
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
         self.network, self.device, self.loss = network, network.device, loss

@@ -39,7 +39,7 @@ class CpuDevice(Device):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """What NumPy still does in a plan may use no BLAS threads: those look for work long after it is done, and take
+        """Keeps what NumPy still does in a plan to one BLAS thread: those look for work long after it is done, and take
         the cores from ours."""
         inside = c_longlong(0)
         try:

@@ -84,7 +84,7 @@ class Instance:
 
     @property
     def define(self) -> str:
-        """What stands above the kernels where an argument has 16 bits."""
+        """Returns the text above the kernels where an argument has 16 bits."""
         short = {"float16", "bfloat16"} & {a.name for a in self.arguments if isinstance(a, np.dtype)}
         return "#define BP_16_BIT\n" if short else ""
 

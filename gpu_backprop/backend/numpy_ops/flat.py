@@ -1,4 +1,4 @@
-"""What else is done over flat buffers."""
+"""Copies, sums of squares and unscaling over flat buffers."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _in_turn(*calls: Call) -> None:
 
 
 def _quietly(call: Call) -> None:
-    """What is not finite is no news: the caller has said so, and threads do not inherit it."""
+    """Ignores what is not finite: the caller has said so, and threads do not inherit it."""
     with np.errstate(all="ignore"):
         call()
 

@@ -1,4 +1,4 @@
-"""What is not compiled is NumPy's."""
+"""NumPy's operation where there is no compiled one."""
 
 from __future__ import annotations
 
