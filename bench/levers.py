@@ -62,12 +62,12 @@ def adam(ops: Any, device: Device, size: int) -> Run:
 
 def whole(build: Callable[[], Run]) -> Run:
     """The same with operands that are not cut."""
-    size = blocks.SLAB
-    blocks.SLAB = 1 << 60
+    size = blocks.BLOCK
+    blocks.BLOCK = 1 << 60
     try:
         return build()
     finally:
-        blocks.SLAB = size
+        blocks.BLOCK = size
 
 
 def step(workload: Workload, count: int, together: bool = True) -> Run:

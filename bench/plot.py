@@ -8,6 +8,7 @@ tables of docs/performance.md, each between two comments:
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -267,6 +268,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # it takes none, and says so
     if (results := read(RESULTS)) is None:
         print(f"plot.py: {RESULTS.relative_to(ROOT)} is not there: run python bench/compare.py", file=sys.stderr)
         return 1

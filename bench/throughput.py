@@ -160,8 +160,8 @@ def products_alone(replay: Replay) -> Call:
 
 
 def operations_by(device: Device) -> str:
-    """Names the module that computes the operations."""
-    return device.ops.__name__.rpartition(".")[2]
+    """Names the back end that computes the operations: numpy_ops, compiled or cuda."""
+    return device.ops.__name__.split(".")[2]
 
 
 def rates(times: Sequence[float], work: Workload, flops: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PARTS = {
     "arguments": (0, "its options"),
     "commands": (1, "train, evaluate, predict"),
     "training": (1, "step, trainer, run"),
-    "report": (2, "networks in words"),
+    "report": (2, "scores, and tables of them"),
     "network": (1, "the mathematics"),
     "data": (0, "files to arrays"),
     "backend.open_device": (1, "auto, cpu, cuda"),

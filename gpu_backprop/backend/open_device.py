@@ -1,4 +1,4 @@
-"""Opens devices: compiled kernels or NumPy on a CPU, CuPy on CUDA. Nothing else outside of cuda/ imports it."""
+"""Opens devices: compiled kernels or NumPy on a CPU, CuPy on CUDA. Nothing else outside of cuda/ imports cuda/."""
 
 from __future__ import annotations
 

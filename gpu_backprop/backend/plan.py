@@ -99,6 +99,8 @@ class Plan:
         """
         name, account = operation.__name__, account_of(operation)
         given = dict(zip(account.parameters, args, strict=False)) | options
+        if unknown := names.keys() - given.keys():
+            raise TypeError(f"{name} has no parameter {', '.join(unknown)} to give a name to.")
         read, written = account.arrays(given)
         reads = {self.name_of(array): array for array in read}
         writes = {

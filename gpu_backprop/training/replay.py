@@ -50,9 +50,9 @@ class Replay:
 
     def _run_checked(self) -> None:
         """Runs the plan eagerly, and does the same run again as a graph. It always leaves what one run leaves."""
-        plan, device, state = self.plan, self.plan.device, self.plan.outputs()
+        plan, device, outputs = self.plan, self.plan.device, self.plan.outputs()
         try:
-            before, after = Snapshot(device, state), Snapshot(device, state)
+            before, after = Snapshot(device, outputs), Snapshot(device, outputs)
         except DeviceError as error:
             plan.run()
             self._give_up(f"there is no memory to compare a replay with a run ({error})")
@@ -63,7 +63,7 @@ class Replay:
             before.restore()
             replay = device.capture(plan.operations)
             replay()
-            if differing := self._differing(state, after.copies):
+            if differing := self._differing(outputs, after.copies):
                 raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")
         except BaseException as error:
             after.restore()

@@ -1,4 +1,4 @@
-"""A sketched plan says what the real one says, and takes no memory."""
+"""A dry_runed plan says what the real one says, and takes no memory."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def trainer_of(layers, loss, dtype="float32", seed=0, optimizer="adam"):
 def test_it_tells_what_the_plan_tells(layers, loss, dtype):
     for seed, weights, fuse, optimizer in ((0, False, True, "sgd"), ([1, 2], True, False, "adagrad")):
         trainer = trainer_of(layers, loss, dtype, seed, optimizer)
-        sketched = trainer.plan(11, weights=weights, fuse=fuse)
+        dry_runed = trainer.plan(11, weights=weights, fuse=fuse)
         feed = ManualBatch(trainer.network, trainer.loss.labels, weights)
         plan = trainer.training_step.build(feed, 11, trainer.manual_steps.total, fuse)
-        assert str(sketched) == str(plan)
-        assert sketched.cost() == plan.cost()
-        assert sketched.buffers.keys() == plan.buffers.keys() and sketched.outputs().keys() == plan.outputs().keys()
+        assert str(dry_runed) == str(plan)
+        assert dry_runed.cost() == plan.cost()
+        assert dry_runed.buffers.keys() == plan.buffers.keys() and dry_runed.outputs().keys() == plan.outputs().keys()
         for name, array in plan.buffers.items():
-            outline = sketched.buffers[name]
+            outline = dry_runed.buffers[name]
             assert (outline.shape, outline.dtype, outline.nbytes) == (array.shape, array.dtype, array.nbytes)
 
 

@@ -34,7 +34,7 @@ def test_auto_takes_cuda_where_it_works(cuda, cupy_like):
 
 
 def test_without_cuda(cuda):
-    """auto says what is missing and goes on; cuda says it and stops. test_cuda_setup.py has every obstacle."""
+    """auto says what is missing and goes on; cuda says it and stops. cuda/test_setup.py has every obstacle."""
     cuda(None)
     device = open_device("auto")
     assert (device.name, device.reason.partition(";")[0]) == ("cpu", "auto: CuPy is not installed")

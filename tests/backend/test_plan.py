@@ -9,6 +9,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
@@ -271,6 +272,13 @@ def test_two_buffers_of_one_name():
     plan.empty("z1", (2, 3))
     with pytest.raises(ValueError, match="two buffers of one plan are called 'z1'"):
         plan.empty("z1", (2, 3))
+
+
+def test_a_name_for_what_an_operation_does_not_have():
+    plan = gb.Plan(open_device("cpu"))
+    z = plan.empty("z1", (2, 3))
+    with pytest.raises(TypeError, match="multiply has no parameter grad_zz to give a name to"):
+        plan.add(Operations.multiply, "z1 = z1 ⊙ z1", {"grad_zz": "z2"}, z, z, z)
 
 
 def test_what_is_saved_belongs_to_a_plan_and_a_layer():

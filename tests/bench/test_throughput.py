@@ -47,6 +47,12 @@ def between(one):
 # throughput.py --------------------------------------------------------------------------------------------------------
 
 
+def test_the_label_of_a_back_end(throughput, work):
+    assert throughput.operations_by(work(dtype="float64").trainer().device) == "numpy_ops"
+    compiled = work(dtype="float32").trainer().device
+    assert throughput.operations_by(compiled) == ("compiled" if compiled.compiles_kernels else "numpy_ops")
+
+
 def test_the_figures_agree(throughput, work):
     w = work()
     found = throughput.measure(w, rounds=2, steps=3, rows=20, window=0.001)

@@ -77,7 +77,7 @@ def made(form):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_step_takes_what_its_sketch_says(pool, form):
+def test_a_step_takes_what_its_dry_run_says(pool, form):
     trainer, y, weights = made(form)
     rows = 47
     told = trainer.plan(rows, labels=y.ndim == 1, weights=weights is not None)
@@ -92,7 +92,7 @@ def test_a_step_takes_what_its_sketch_says(pool, form):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_fit_takes_what_its_sketch_says(pool, form):
+def test_a_fit_takes_what_its_dry_run_says(pool, form):
     trainer, y, weights = made(form)
     data = samples(trainer.network, trainer.loss, X, y, weights, values=True)
     held_out = samples(trainer.network, trainer.loss, X[:20], y[:20], None, values=True)
@@ -105,7 +105,7 @@ def test_a_fit_takes_what_its_sketch_says(pool, form):
 
 
 @pytest.mark.parametrize("form", FORMS[::3], ids=str)
-def test_a_measurement_takes_what_its_sketch_says(pool, form):
+def test_a_measurement_takes_what_its_dry_run_says(pool, form):
     trainer, y, weights = made(form)
     data = samples(trainer.network, trainer.loss, X, y, weights, values=True)
     needs = memory.evaluation_needs(trainer.training_step, data, 16)
@@ -136,7 +136,7 @@ def test_a_streamed_and_a_one_launch_fit_take_what_is_said(pool, monkeypatch, se
     assert pool.used_bytes() - before <= needs["scratch"]  # which the device keeps for its next plan
 
 
-def test_a_sketch_takes_nothing_and_compiles_nothing(pool):
+def test_a_dry_run_takes_nothing_and_compiles_nothing(pool):
     trainer = trainer_of(network(width=37))
     before, compiled = pool.used_bytes(), trainer.device.kernels.compiled
     plan = trainer.plan(1 << 30, weights=True)

@@ -17,7 +17,7 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Calls
 from gpu_backprop.backend.numpy_ops.scratch import Scratch
 
-SLAB = 1 << 20
+BLOCK = 1 << 20
 """Bytes of an operand in a block. Half as many cost more in calls than they gain, twice as many leave the cache."""
 
 Index = tuple[slice, ...]
@@ -35,7 +35,7 @@ def in_blocks(
         axes: along how many axes it may be cut: all but the last, unless told otherwise.
     """
     axes = operand.ndim - 1 if axes is None else axes
-    for index in _cut(operand.shape[:axes], math.ceil(operand.nbytes / SLAB)):
+    for index in _cut(operand.shape[:axes], math.ceil(operand.nbytes / BLOCK)):
         parts = {id(a): _part(a, index) for a in (operand, *others)}  # one array, one part: NumPy is faster in place
         part, *rest = (parts[id(a)] for a in (operand, *others))
         row = index[-1].start if len(index) == axes > 0 else 0

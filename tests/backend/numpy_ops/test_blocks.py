@@ -38,7 +38,7 @@ def same(monkeypatch, size, case, exact=True, more=True):
     """Runs case(device, rng), which gives calls and what they write, in one piece and in blocks of some bytes."""
     results, counts = [], []
     for block in (1 << 60, size):
-        monkeypatch.setattr(blocks, "SLAB", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         device = Device("cpu", "a test", "float32", np, numpy_ops)
         calls, written = case(device, np.random.default_rng(0))
         calls = list(calls)
@@ -227,7 +227,7 @@ def test_slabs_are_all_of_it_once_and_about_so_many(shape, count):
 
 
 def test_work_knows_its_row_and_scratch_memory_is_that_of_a_slab(monkeypatch):
-    monkeypatch.setattr(blocks, "SLAB", 4 * ROW)
+    monkeypatch.setattr(blocks, "BLOCK", 4 * ROW)
     device, seen = Device("cpu", "a test", "float32", np, numpy_ops), []
 
     def formula(work, part, number):
@@ -241,7 +241,7 @@ def test_work_knows_its_row_and_scratch_memory_is_that_of_a_slab(monkeypatch):
 
 
 def test_arrays_are_cut_where_the_operand_is(monkeypatch):
-    monkeypatch.setattr(blocks, "SLAB", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 1)
     operand, seen = np.arange(24, dtype=np.float32).reshape(2, 3, 4), []
     labels, row, number, step = np.arange(6).reshape(2, 3), np.arange(8).reshape(2, 1, 4), np.full((), 9), None
 
@@ -258,7 +258,7 @@ def test_arrays_are_cut_where_the_operand_is(monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 1 << 60])
 def test_an_array_that_is_given_twice_is_still_one(monkeypatch, block):
-    monkeypatch.setattr(blocks, "SLAB", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
 
     def formula(work, z, y, other):
         assert z is y and z is not other
