@@ -45,16 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives a worker whole files, as what one of them compiles is for all its tests. A CUDA device is for one worker;
-    an emulated one each has for itself."""
+    """Gives a worker whole files: what one of them compiles is for all its tests. A CUDA device is for one worker."""
     if config.option.dist != "load":  # another one was asked for
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            device = nodeid.startswith("tests/gpu/") and "CUDASIM_BUILD" not in os.environ
-            return "tests/gpu" if device else super()._split_scope(nodeid)
+            return "tests/gpu" if nodeid.startswith("tests/gpu/") else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False
     return Files(config, log)

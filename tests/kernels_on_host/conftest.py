@@ -78,7 +78,8 @@ def host(shared: Path) -> ctypes.CDLL:
     rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
     parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
     text = "\n".join([*parts, *map(loops, rows), "}"])
-    flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC"]
+    # -Bsymbolic: it calls its own functions, even where what an emulated device has loaded defines some of that name
+    flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
     return ctypes.CDLL(str(once(shared / "host", lambda folder: compile_host(folder, "host", text, flags)) / "host"))
 
 
