@@ -15,6 +15,7 @@ from gpu_backprop.backend.errors import (
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
@@ -36,7 +37,8 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import one_hot
 from gpu_backprop.training.checkpoint import load, save
 from gpu_backprop.training.history import History
-from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
 from gpu_backprop.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -82,6 +84,7 @@ __all__ = [
     "SquaredError",
     "StateError",
     "Trainer",
+    "UpdateRule",
     "check_gradients",
     "constant",
     "load",

@@ -16,7 +16,6 @@ BP_DEV void* block_memory() {
 }
 #endif
 
-enum { SGD = 0, NESTEROV = 1, ADAM = 2 };
 enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, or z to make y of
 enum { BLOCK = 4 };  // a thread computes so many outputs at once, and reads the operand they share once
 
@@ -162,7 +161,7 @@ template<class L, class A> struct BlockLoss {
 
 // The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
 // update. grad_W and grad_b of the last minibatch are left in g.
-template<class A, class S, class L, class N, class E>
+template<class A, class S, class L, class N, class E, class U>
 __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const S* x,         // [samples, inputs]
     const L* target,    // [samples, target_cols], 1 for labels
@@ -171,19 +170,19 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const int* places,  // [layers, 8]
     A* w,               // [models, n]
     A* g,               // [models, n]
-    A* m,               // [models, n]? the velocity of SGD, if it has one; the first moment of Adam
-    A* v,               // [models, n]? the second moment of Adam
+    A* moments,         // [count, models, n]?
     double* hyper,      // [models, settings]
+    const A* groups,    // [2, blocks]? the factors of rate and decay
     double* total,      // [models, 3]
-    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int micro,
-    int lanes, A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes, int optimizer) {
+    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int count, int blocks, int micro,
+    int lanes, A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;
   const i64 mine = i64(blockIdx.z) * n;
   double* const h = hyper + i64(blockIdx.z) * settings;
-  __shared__ Sgd<A> sgd;
-  __shared__ Adam<A> adam;
+  __shared__ typename U::template of<A> rule;
+  const i64 apart = i64(gridDim.z) * n;  // from one moment to the next
   const Layer bottom(places), top(places + (layers - 1) * 8);
   BlockLoss<L, A> block_loss(target, target_cols, lanes, accuracy, takes, smoothing, setting, top.units);
   for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
@@ -193,10 +192,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const i64 size = rows - done < batch ? rows - done : batch;
     const bool last = done + size == rows;
     steps++;
-    if (thread() == 0) {
-      if (optimizer == ADAM) adam.prepare(h, h[0] + double(steps));
-      else sgd.prepare(h);
-    }
+    if (thread() == 0) rule.template prepare<A>(h[0] + double(steps), h + 1);
     for (i64 begun = 0; begun < size; begun += micro) {
       const int some = int(size - begun < micro ? size - begun : micro);
       const auto sample_of = [&](int r) {
@@ -225,19 +221,10 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     }
     for (int i = thread(); i < n; i += threads()) {
       const A grad = gs[i];
-      if (optimizer == ADAM) {
-        A first = m[mine + i], second = v[mine + i];
-        const A change = adam.change(grad, first, second);
-        ws[i] = adam.decay * ws[i] - change;
-        m[mine + i] = first, v[mine + i] = second;
-      } else {
-        A change = grad;
-        if (m) {
-          A velocity = m[mine + i];
-          change = sgd.direction(grad, velocity, optimizer == NESTEROV);
-          m[mine + i] = velocity;
-        }
-        ws[i] -= sgd.rate * change;
+      const Group<A> group(groups, blocks, i);
+      if (group.rate != A(0)) {
+        const A change = step_of<U>(rule, ws[i], grad, moments, mine + i, apart);
+        ws[i] = group.template moved<U>(rule, ws[i], change);
       }
       if (last) g[mine + i] = grad;
       gs[i] = A(0);

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ class Activation:
     cuda_slope: str = ""  # expression of `s`
     rowwise: bool = False  # f mixes the units of a row (softmax), so its kernels are its own
 
+    kind: ClassVar[str] = "activation"
+
 
 IDENTITY = Activation("identity", "", None, None, "z", "A(1)")
 
@@ -65,6 +67,8 @@ class Functions:
     """The activations of a network whose layers are worked out in one kernel, which finds them by their numbers."""
 
     activations: tuple[Activation, ...]
+
+    kind: ClassVar[str] = "functions"
 
     @property
     def name(self) -> str:
@@ -85,6 +89,8 @@ class LossFormula:
     smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
     setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
 
+    kind: ClassVar[str] = "loss"
+
     def share(self, outputs: int) -> float:
         """Returns the factor of the sum over the outputs."""
         return 1 / outputs if self.mean_over_outputs else 1.0
@@ -100,12 +106,6 @@ CORRECT, WEIGHT, LOSS = 2, 1, 0
 SCALE, STREAK, SKIPPED = 0, 1, 2
 """The columns of what the scaling of a loss keeps, float64 (..., 3): the scale S, the steps in a row without overflow,
 and the number of steps that were skipped for one."""
-
-
-def functor_name(row: Activation | Functions | LossFormula) -> str:
-    """The C++ identifier of a row: unique in its table, made of letters, digits and _."""
-    kind = {Activation: "activation", Functions: "functions"}.get(type(row), "loss")
-    return f"{kind}_" + "".join(c if c.isalnum() else "_" for c in row.name)
 
 
 def call(function: Callable[..., object], *inputs: Array | float, out: Array, **options: Any) -> Call:

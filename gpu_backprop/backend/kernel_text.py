@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula
+from gpu_backprop.backend.update_rule import UpdateRule
 
 PRELUDE = "port.cuh"
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"[^\n]*(?:\n|\Z)', re.MULTILINE)
@@ -27,8 +28,16 @@ PARAMETER = re.compile(
 SHAPE = re.compile(r"\s*\[(?P<entries>[^\]]*)\](?P<nullable>\??)")
 
 NUMBERS = ("int", "i64", "u32", "u64", "float", "double", "unsigned char")
-FORMULAS = ("F", "E", "N")
+FORMULAS = ("F", "E", "N", "U")
 """The template parameters that are filled in by a formula."""
+
+Row = Activation | Functions | LossFormula | UpdateRule
+"""What has a functor."""
+
+
+def functor_name(row: Row) -> str:
+    """The C++ identifier of a row: unique in its table, made of letters, digits and _."""
+    return f"{row.kind}_" + "".join(c if c.isalnum() else "_" for c in row.name)
 
 
 def kernels_folder() -> Path:
@@ -74,18 +83,20 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def functor(row: Activation | Functions | LossFormula) -> str:
+def functor(row: Row) -> str:
     """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over their type A.
 
     value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
     target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
-    before theirs.
+    before theirs. Of an update rule see `_update`.
 
     Raises:
         DeviceError: the row has no CUDA formula.
     """
     if isinstance(row, Functions):
         return _functions(row)
+    if isinstance(row, UpdateRule):
+        return _update(row)
     if not (row.cuda_value and row.cuda_slope):
         raise DeviceError(
             f"{row.name!r} has no CUDA formula to make a kernel of; give it cuda_value and cuda_slope, or use "
@@ -113,6 +124,34 @@ def _functions(row: Functions) -> str:
         f"  template<class A> BP_DEV static A value(int f, A z) {{ return {choice('value(z)')}; }}\n"
         f"  template<class A> BP_DEV static A slope(int f, A s) {{ return {choice('slope(s)')}; }}\n"
         "};\n"
+    )
+
+
+def _update(row: UpdateRule) -> str:
+    """Writes how many moments and settings a rule has, and of<A>, which holds its coefficients: prepare<C> works them
+    out in C, and step(w, g, moments) returns the change of one parameter."""
+    settings = "".join(f"      const double {name} = setting[{k}];\n" for k, name in enumerate(row.settings))
+    coefficients = "".join(f"      {name} = A(C({text}));\n" for name, text in row.coefficients.items())
+    shrink = "learning_rate * weight_decay" if row.decays else "0"
+    moments = "".join(f"      A& {name} = moment[{k}];\n" for k, name in enumerate(row.moments))
+    return (
+        f"struct {functor_name(row)} {{\n"
+        f"  enum {{ moments = {len(row.moments)}, settings = {len(row.settings)}, decays = {int(row.decays)} }};\n"
+        f"  template<class A> struct of {{\n"
+        f"    A {', '.join(['shrink, keep', *row.coefficients])};\n"
+        f"    template<class C> BP_DEV void prepare(double step, const double* setting) {{\n"
+        f"      const C largest = C(largest_gradient<A>());\n{settings}{coefficients}"
+        f"      shrink = A({shrink}), keep = A(1 - {shrink});\n"
+        f"      (void)step, (void)largest{''.join(f', (void){name}' for name in row.settings)};\n"
+        f"    }}\n"
+        f"    BP_DEV A step(A w, A g, A* moment) const {{\n{moments}"
+        f"      A change;\n"
+        f"      {row.cuda}\n"
+        f"      (void)w, (void)moment;\n"
+        f"      return change;\n"
+        f"    }}\n"
+        f"  }};\n"
+        f"}};\n"
     )
 
 

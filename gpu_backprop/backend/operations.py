@@ -11,26 +11,25 @@ Arrays are (..., rows, units); a leading models axis passes through. These argum
     total           float64 (..., 3): what losses add up, see formula.py
     target          one axis less than y where it holds labels; a label out of range makes the loss of its row NaN and
                     its gradient 0
-    w, g, m, v      flat buffers (..., parameters) of parameters, gradients and moments
+    w, g            flat buffers (..., parameters) of parameters and gradients
     hyper           float64 (..., k): the step number, the learning rate η, and the optimizer's own
-    gate            float64 (...,): where it is 0, a step changes nothing, not even the step number
+    gradient_factor float64 (...,): what an optimizer multiplies gradients with; where it is 0, a step changes nothing,
+                    not even the step number. None: 1
     half_parameters becomes a copy of the new parameters in its own dtype
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from gpu_backprop.backend.block_layout import BlockLayout
 from gpu_backprop.backend.formula import Activation, Array, Calls, LossFormula
 from gpu_backprop.backend.operation import account
+from gpu_backprop.backend.update_rule import UpdateRule
 
 D = TypeVar("D", contravariant=True)
-
-OPTIMIZER_FLOPS = {"sgd": 2, "nesterov": 2, "rmsprop": 9, "adagrad": 7, "adam": 11}
-"""Of one parameter, by what an epoch in one launch calls each."""
 
 
 def _gathered(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> int:
@@ -40,25 +39,25 @@ def _gathered(sources: Sequence[Array], permutation: Array, cursor: Array, outs:
     return int(chosen + order + sum(out.nbytes for out in outs))
 
 
-def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, optimizer: str, batch: int) -> int:
+def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, rule: UpdateRule, batch: int) -> int:
     """As of the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of each
     unit, 8 of the loss of each output; the optimizer's for each parameter."""
     members, rows = math.prod(permutation.shape[:-1]), permutation.shape[-1]
     row = 8 * layout.layers[-1].units
     for number, layer in enumerate(layout.layers):
         row += layer.units * (2 * (3 if number else 2) * layer.inputs + 2 * (layer.bias is not None) + 3)
-    return int(members * rows * row + math.ceil(rows / batch) * OPTIMIZER_FLOPS[optimizer] * w.size)
+    return int(members * rows * row + math.ceil(rows / batch) * rule.flops * w.size)
 
 
 def _epoch_bytes(
-    sources: Sequence[Array], permutation: Array, cursor: Array, w: Array, moments: Mapping[str, Array], hyper: Array,
+    sources: Sequence[Array], permutation: Array, cursor: Array, w: Array, moments: Array | None, hyper: Array,
     total: Array, batch: int,
 ) -> int:  # fmt: skip
     """The traffic with the device's memory: each member reads all rows once, and the parameters; it writes these and
     the gradients. The moments are read and written in every step."""
     members, steps = math.prod(permutation.shape[:-1]), math.ceil(permutation.shape[-1] / batch)
     data = members * sum(source.nbytes for source in sources) + permutation.nbytes + cursor.nbytes
-    moved = data + 3 * w.nbytes + 2 * steps * sum(m.nbytes for m in moments.values())
+    moved = data + 3 * w.nbytes + 2 * steps * (0 if moments is None else moments.nbytes)
     return int(moved + 2 * (hyper.nbytes + total.nbytes))
 
 
@@ -107,12 +106,12 @@ class Operations(Protocol[D]):
 
     # Losses: value, gradient, weights and the count of right answers --------------------------------------------------
 
-    @account(writes=["weight_sum", "scales", "total"], flops=lambda weights: weights.size)
+    @account(writes=["factor", "scales", "total"], flops=lambda weights: weights.size)
     def normalize_weights(
-        self, device: D, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
+        self, device: D, weights: Array, loss_scale: Array | None, factor: Array, scales: Array | None, total: Array
     ) -> Calls:
-        """weight_sum = Σw, total += Σw, and scales = S/Σw, where S is 1 without a loss_scale (and S where all w are 0,
-        and with them all that it scales). All but the weights are float64."""
+        """factor = [Σw ≠ 0]; total += Σw; scales = S/Σw, where S is 1 without a loss_scale (and S where all
+        w are 0, and with them all that it scales). All but the weights are float64."""
 
     @account(writes=["grad_y", "total"], flops=lambda y, grad_y: (3 if grad_y is None else 5) * y.size)
     def loss_gradient(
@@ -169,54 +168,29 @@ class Operations(Protocol[D]):
     def sum_of_squares(self, device: D, a: Array, out: Array) -> Calls:
         """out = Σa² over the last axis, in float64 (...,)."""
 
-    @account(writes=["gate"], updates=["g", "scaling"], flops=lambda g: 2 * g.size)
+    @account(writes=["factor"], updates=["scaling"], flops=lambda g: g.size)
     def unscale(
-        self, device: D, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+        self, device: D, g: Array, scaling: Array, counted: Array | None, factor: Array, patience: int, largest: float
     ) -> Calls:
-        """g ← g/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py. gate becomes 0
-        where a number of g is not finite, else weight_sum, or 1.
+        """factor = 1/S, where S, the scale of the loss, is in scaling, float64 (..., 3), see formula.py; 0 where a
+        number of g is not finite, and where counted, float64 (...,), is 0.
 
         Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
-        weight_sum is 0, scaling stays as it is.
+        counted is 0, scaling stays as it is.
         """
 
     # Optimizers -------------------------------------------------------------------------------------------------------
 
-    @account(
-        writes=["half_parameters"], updates=["w", "velocity", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["sgd"] * w.size
-    )
-    def sgd(
-        self, device: D, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
-        half_parameters: Array | None,
+    @account(writes=["half_parameters"], updates=["w", "moments", "hyper"], flops=lambda rule, w: rule.flops * w.size)
+    def update(
+        self, device: D, w: Array, g: Array, moments: Array | None, rule: UpdateRule, hyper: Array,
+        gradient_factor: Array | None, groups: Array | None, half_parameters: Array | None,
     ) -> Calls:  # fmt: skip
-        """v ← μv + g; W ← W − ηv, or W − η(g + μv) with Nesterov's momentum. hyper: step, η, μ"""
+        """W ← (1 − ηλ)W − change, where the rule makes the change of gradient_factor·g. hyper: step and the rule's
+        settings, float64. moments: (count, ..., parameters), those of the rule in their order.
 
-    @account(
-        writes=["half_parameters"], updates=["w", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["rmsprop"] * w.size
-    )
-    def rmsprop(
-        self, device: D, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-    ) -> Calls:
-        """v ← ρv + (1 − ρ)g²; W ← W − ηg/(√v + ε). hyper: step, η, ρ, ε"""
-
-    @account(
-        writes=["half_parameters"], updates=["w", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["adagrad"] * w.size
-    )
-    def adagrad(
-        self, device: D, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-    ) -> Calls:
-        """v ← v + g²; W ← W − ηg/(√v + ε). hyper: step, η, ε"""
-
-    @account(
-        writes=["half_parameters"], updates=["w", "m", "v", "hyper"], flops=lambda w: OPTIMIZER_FLOPS["adam"] * w.size
-    )
-    def adam(
-        self, device: D, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
-        half_parameters: Array | None,
-    ) -> Calls:  # fmt: skip
-        """W ← W − ηλW − η·m̂/(√v̂ + ε). hyper: step, η, β₁, β₂, ε, λ (the decoupled decay of AdamW; 0 without decay)
-
-        m and v are kept without their factors (1 − β₁) and (1 − β₂).
+        groups, (2, blocks), has for each block of 256 bytes of a model's parameters the factor of η and that of λ:
+        W ← (1 − ηλ·rate·decay)W − rate·change. Where the rate factor is 0, neither W nor its moments change.
         """
 
 
@@ -226,12 +200,12 @@ class EpochOperations(Operations[D], Protocol[D]):
     @account(writes=["g"], updates=["w", "moments", "hyper", "total"], flops=_epoch_flops, bytes=_epoch_bytes)
     def train_epoch(
         self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
-        g: Array, moments: Mapping[str, Array], optimizer: str, hyper: Array, loss: LossFormula, mean: bool,
-        total: Array, batch: int,
+        g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, groups: Array | None, loss: LossFormula,
+        mean: bool, total: Array, batch: int,
     ) -> Calls:  # fmt: skip
         """An epoch: every minibatch of `batch` rows, and one of what is left, forward, backward and the optimizer's
         step.
 
-        sources are x and target. moments are none or the velocity of "sgd" and "nesterov", m and v of "adam". mean:
-        whether the loss of a minibatch is the mean over its rows. What is left in g is the gradient of the last one.
+        sources are x and target; moments, rule and groups are as in `update`. mean: whether the loss of a minibatch is
+        the mean over its rows. What is left in g is the gradient of the last one.
         """

@@ -44,7 +44,7 @@ class Plan:
         self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
         self._own: set[int] = set()
         self.phase = "forward"
-        self.gate: Array | None = None  # where this is 0, the optimizer changes nothing
+        self.gradient_factor: Array | None = None  # of each model, float64: 0 where the optimizer changes nothing
         self.loss_scale: Array | None = None  # what the gradient of the loss is multiplied by, one number a model
         self._names: dict[Any, str] = {}
         self._saved: dict[int, SimpleNamespace] = {}

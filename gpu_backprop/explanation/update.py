@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
-from gpu_backprop.training.optimizers import SGD, Adam, Optimizer
+from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizers import SGD, Adam
 
 Moments = Mapping[str, tuple[float, float]]
 """The moments of one number, before and after the step, by the optimizer's names."""

@@ -147,10 +147,10 @@ class Loss(ABC):
 
     def _normalize_weights(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
-        plan.gate = plan.empty("Σw", total.shape[:-1], np.float64)
+        factor = plan.gradient_factor = plan.empty("Σw ≠ 0", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
         formula = f"Σw, {_scale_over_weight(plan)}"
-        plan.add(Operations.normalize_weights, formula, {}, weights, loss_scale, plan.gate, scales, total)
+        plan.add(Operations.normalize_weights, formula, {}, weights, loss_scale, factor, scales, total)
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
         scale = "" if plan.loss_scale is None else "·S"

@@ -155,6 +155,9 @@ class Network(FixedAttributes):
         for layer, name, _, _ in self.places:
             yield f"layers[{layer.number - 1}].{name}", getattr(layer, name), getattr(layer, f"grad_{name}")
 
+    def group_factors(self) -> Array | None:
+        return None
+
     # Back-propagation, as operations of a plan ------------------------------------------------------------------------
 
     def emit_parameters(self, plan: Plan) -> None:

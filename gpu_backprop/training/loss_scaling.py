@@ -1,8 +1,8 @@
 """Loss scaling: gradients that float16 can hold.
 
 The least number that float16 keeps is 6e-8, and many a gradient is below. So the gradient of the loss is multiplied by
-a scale S, all of back-propagation has that factor, and ∇W, which is float32, is divided by it before the optimizer
-reads it (Micikevicius et al. 2018, section 3.2). S is as large as it can be: where a gradient overflows, the step is
+a scale S, all of back-propagation has that factor, and the optimizer divides ∇W, which is float32, by it as it reads
+it (Micikevicius et al. 2018, section 3.2). S is as large as it can be: where a gradient overflows, the step is
 skipped and S halved, and after many steps without an overflow it is doubled. That is decided on the device, one model
 at a time, and nothing waits for it. bfloat16 has the exponents of float32 and needs none of it.
 """
@@ -54,16 +54,15 @@ class LossScaling:
             plan.loss_scale = plan.named("S", self.state[..., SCALE])
 
     def unscale(self, plan: Plan) -> None:
-        """Appends ∇ ← ∇/S, and shuts the optimizer's gate where ∇ is not finite."""
+        """Appends what the optimizer multiplies ∇ with: 1/S, or 0 where ∇ is not finite."""
         if self.state is None:
             return
-        gate = plan.empty("gate", self.network.models_shape, np.float64)
-        names = {"g": "gradients", "scaling": "loss scaling"}
+        counted = plan.gradient_factor
+        plan.gradient_factor = plan.empty("1/S", self.network.models_shape, np.float64)
         plan.add(
-            Operations.unscale, "∇ ← ∇/S", names,
-            self.network.gradients, self.state, plan.gate, gate, PATIENCE, LARGEST,
+            Operations.unscale, "1/S, or 0 where ∇ overflows", {"scaling": "loss scaling"},
+            self.network.gradients, self.state, counted, plan.gradient_factor, PATIENCE, LARGEST,
         )  # fmt: skip
-        plan.gate = gate
 
     def start_epoch(self) -> None:
         """Counts the skipped steps from 0 again."""

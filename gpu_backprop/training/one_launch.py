@@ -10,7 +10,8 @@ import math
 
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import IDENTITY, Activation, Array, functor_name
+from gpu_backprop.backend.formula import IDENTITY, Activation, Array
+from gpu_backprop.backend.kernel_text import functor_name
 from gpu_backprop.backend.operations import EpochOperations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dense
@@ -18,16 +19,13 @@ from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.minibatches import BatchSource, DataSet
-from gpu_backprop.training.optimizers import Optimizer
+from gpu_backprop.training.optimizer import group_factors
 from gpu_backprop.training.step import TrainingStep
-
-OPTIMIZERS = "sgd", "adam"
-"""The names of the binders of those that it has: SGD, Adam and AdamW."""
 
 DTYPES = "float32", "float64"
 
 
-def check(network: Network, loss: Loss, optimizer: Optimizer, **modes: bool | str) -> None:
+def check(network: Network, loss: Loss, **modes: bool | str) -> None:
     """Raises InputError where an epoch cannot run in one launch: it says why, and what can. `modes` are `graph` and
     `stream`, as the trainer has them."""
     device = network.device
@@ -50,8 +48,6 @@ def check(network: Network, loss: Loss, optimizer: Optimizer, **modes: bool | st
             )
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
             raise _refusal(f"two activations are called {layer.activation.name!r}; give one of them another name")
-    if optimizer.name not in OPTIMIZERS:
-        raise _refusal(f"the optimizer has to be SGD, Adam or AdamW, got {optimizer!r}")
     needs = layout(network, loss).needs
     memory = device.block_memory
     if (total := sum(needs.values())) > memory:
@@ -97,20 +93,19 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
     """Builds the plan of an epoch, all minibatches from first rows to new weights: one operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
-    assert optimizer.hyper is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)
     plan.named("E", total)
     sources = [plan.named(f"data {name}", source) for name, source in zip(("x", "y*"), data.sources, strict=True)]
     order, cursor = plan.named("order", data.permutation), plan.named("cursor", data.cursor)
-    hyper, moments = plan.named("hyper", optimizer.hyper), {k: plan.named(k, m) for k, m in optimizer.moments.items()}
+    hyper, moments = optimizer.emit_state(plan)
     w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
-    rule = "nesterov" if getattr(optimizer, "nesterov", False) else optimizer.name
     plan.phase = "epoch"
     plan.add(
         EpochOperations.train_epoch, f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe",
-        {"w": "parameters", "g": "gradients"}, sources, order, cursor, layout(network, loss), w, g, moments, rule,
-        hyper, loss.of_z(network.last.activation) or loss.formula, loss.reduction == "mean", total, batch,
+        {"w": "parameters", "g": "gradients"}, sources, order, cursor, layout(network, loss), w, g, moments,
+        optimizer.rule, hyper, group_factors(plan, network), loss.of_z(network.last.activation) or loss.formula,
+        loss.reduction == "mean", total, batch,
     )  # fmt: skip
     data.emit_advance(plan, data.rows)
     return plan

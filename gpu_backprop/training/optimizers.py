@@ -1,139 +1,58 @@
-"""Optimizers: one operation over the flat buffers of parameters, gradients and moments.
-
-An optimizer holds its settings in a small float64 buffer on the device, hyper: the step number, the learning rate, then
-its own. They may change between steps without a plan being built anew. Each setting may be one number, or one a member.
-"""
+"""The table of optimizers: each is a rule, with a class for its settings. How a rule enters a step stands in
+optimizer.py, and what it is made of in backend/update_rule.py."""
 
 from __future__ import annotations
 
-import copy
-import math
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import InputError, StateError, named
-from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.operations import Operations
-from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import number, switch
+from gpu_backprop.backend.errors import InputError, named
+from gpu_backprop.backend.formula import Array, Call, Calls, Work, call
+from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.network.numbers import switch
+from gpu_backprop.training.optimizer import Optimizer, Setting
 
-Setting = float | Sequence[float]
-
-_SHARE = ("a number in [0, 1)", lambda v: 0 <= v < 1)
-_POSITIVE = ("a finite number > 0", lambda v: 0 < v < math.inf)
-BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "learning_rate": _POSITIVE,
-    "momentum": _SHARE,
-    "decay": _SHARE,
-    "beta1": _SHARE,
-    "beta2": _SHARE,
-    "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
-    "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
-}
-"""What each setting may be, in words and as a test."""
-
-RENAMED = {"w": "parameters"}
-"""By the name of the operations' parameter, the name of the buffer that they change."""
+FAR = 1e-12
+"""Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
 
 
-class Optimizer(FixedAttributes):
-    """An optimizer: its settings, and the state of one network's training.
-
-    Attributes:
-        hyper: float64 (..., k) on the device: the step number, then the settings in the order of `names`.
-        moments: by name, flat arrays in the layout of the parameters.
-    """
-
-    name: ClassVar[str] = ""
-    names: ClassVar[tuple[str, ...]] = ("learning_rate",)
-    moment_names: ClassVar[tuple[str, ...]] = ()
-    hidden: ClassVar[tuple[str, ...]] = ()  # settings that the constructor does not take
-    formula: ClassVar[str] = ""
-    instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
-
-    def __init__(self, learning_rate: Setting, **settings: Setting) -> None:
-        self.settings: dict[str, Any] = {}
-        self.network: Network | None = None
-        self.hyper: Array | None = None
-        self.moments: dict[str, Array] = {}
-        for name, value in {"learning_rate": learning_rate, **settings}.items():
-            self.settings[name] = self._check(name, value)
-
-    def __repr__(self) -> str:
-        given = (f"{k}={v!r}" for k, v in self.settings.items() if k not in self.hidden)
-        return f"{type(self).__name__}({', '.join(given)})"
-
-    def _check(self, name: str, value: Any) -> Any:
-        accepted, fits = BOUNDS[name]
-        what, several = f"{name} of {type(self).__name__}", isinstance(value, (list, tuple, np.ndarray))
-        if not several or not np.ndim(value):
-            return number(what, value, accepted, fits)
-        try:
-            return [number(what, one, accepted, fits) for one in value]
-        except InputError:
-            raise InputError(f"{what} must be {accepted}, got {value!r}.") from None
-
-    @property
-    def learning_rate(self) -> Any:
-        """The learning rate; assigning takes effect from the next step on."""
-        return self.settings["learning_rate"]
-
-    @learning_rate.setter
-    def learning_rate(self, value: Setting) -> None:
-        value = self._check("learning_rate", value)
-        if self.hyper is not None and self.network is not None:
-            rate = _one_a_member("learning_rate", value, self.network)
-            self.network.device.copy_in(self.hyper[..., 1], rate)
-        self.settings["learning_rate"] = value
-
-    def bind(self, network: Network) -> Optimizer:
-        """Makes a copy of this optimizer with a fresh state for `network`."""
-        bound = copy.copy(self)
-        bound.open()
-        bound.settings, bound.network, device = dict(self.settings), network, network.device
-        settings = [_one_a_member(name, bound.settings[name], network) for name in self.names]
-        bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
-        size = network.parameters.nbytes
-        device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
-        bound.moments = {name: device.zeros(network.parameters.shape, device.master) for name in self.active_moments()}
-        bound.close()
-        return bound
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Its settings: a copy is bound to no network."""
-        return {**vars(self), "settings": dict(self.settings), "network": None, "hyper": None, "moments": {}}
-
-    def active_moments(self) -> tuple[str, ...]:
-        """Names the moments that these settings need."""
-        return self.moment_names
-
-    def update(self, plan: Plan, network: Network) -> None:
-        """Appends W ← W − …∇W. Where plan.gate is 0, nothing changes."""
-        if self.hyper is None or self.network is not network:
-            raise StateError(
-                "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
-            )
-        for name, array in {"hyper": self.hyper, **self.moments}.items():
-            plan.named(name, array)
-        self.emit(plan, network.parameters, network.gradients, self.hyper, network.half_parameters)
-
-    @abstractmethod
-    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
-        """Appends its operation to the plan."""
+def _sgd(g: Array, change: Array, work: Work, rate: Array) -> Calls:
+    yield call(np.multiply, g, rate, out=change)
 
 
-def _one_a_member(name: str, value: Any, network: Network) -> Array:
-    """Brings a setting into the network's models_shape."""
-    array, models_shape = np.asarray(value, np.float64), network.models_shape
-    if array.shape not in ((), models_shape):
-        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
-        raise InputError(f"{name} must be {members}, got {value!r}.")
-    return np.broadcast_to(array, models_shape)
+def _momentum(g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
+    yield call(np.multiply, velocity, mu, out=velocity)
+    yield call(np.add, velocity, g, out=velocity)
+    yield call(np.multiply, velocity, rate, out=change)
+
+
+def _nesterov(g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
+    yield call(np.multiply, velocity, mu, out=velocity)
+    yield call(np.add, velocity, g, out=velocity)
+    yield call(np.multiply, velocity, mu, out=change)
+    yield call(np.add, change, g, out=change)
+    yield call(np.multiply, change, rate, out=change)
+
+
+_V = ("velocity", "{momentum}·{velocity} + {g}")
+
+PLAIN = UpdateRule(
+    "sgd", {"learning_rate": 0.1}, {}, {"rate": "learning_rate"}, _sgd, "change = rate * g;",
+    (("w", "{w} − {learning_rate}·{g}"),),
+)  # fmt: skip
+MOMENTUM = UpdateRule(
+    "momentum", {"learning_rate": 0.1, "momentum": 0.9}, {"velocity": "1"},
+    {"rate": "learning_rate", "mu": "momentum"}, _momentum, "velocity = mu * velocity + g; change = rate * velocity;",
+    (_V, ("w", "{w} − {learning_rate}·{velocity}")),
+)  # fmt: skip
+NESTEROV = UpdateRule(
+    "nesterov", {"learning_rate": 0.1, "momentum": 0.9}, {"velocity": "1"},
+    {"rate": "learning_rate", "mu": "momentum"}, _nesterov,
+    "velocity = mu * velocity + g; change = rate * (mu * velocity + g);",
+    (_V, ("w", "{w} − {learning_rate}·({g} + {momentum}·{velocity})")),
+)  # fmt: skip
 
 
 class SGD(Optimizer):
@@ -146,28 +65,141 @@ class SGD(Optimizer):
         nesterov: whether to look ahead; needs momentum.
     """
 
-    name = "sgd"
-    names = ("learning_rate", "momentum")
-    moment_names = ("velocity",)
-    formula = "W ← W − η∇W"
-
     def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
-        super().__init__(learning_rate, momentum=momentum)
-        self.nesterov = switch("nesterov", nesterov)
-        if nesterov and not self.active_moments():
+        has_momentum = not isinstance(momentum, (int, float)) or momentum != 0
+        if switch("nesterov", nesterov) and not has_momentum:
             raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
+        if has_momentum:
+            super().__init__(NESTEROV if nesterov else MOMENTUM, learning_rate=learning_rate, momentum=momentum)
+        else:
+            super().__init__(PLAIN, learning_rate=learning_rate)
 
-    def __repr__(self) -> str:
-        return super().__repr__()[:-1] + (", nesterov=True)" if self.nesterov else ")")
+    @property
+    def name(self) -> str:
+        return "sgd"
 
-    def active_moments(self) -> tuple[str, ...]:
-        return self.moment_names if np.any(np.asarray(self.settings["momentum"])) else ()
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | ({"nesterov": True} if self.rule is NESTEROV else {})
 
-    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
-        velocity = self.moments.get("velocity")
-        plan.add(
-            Operations.sgd, self.formula, RENAMED, w, g, velocity, self.nesterov, hyper, plan.gate, half_parameters
-        )
+
+def _rmsprop(
+    g: Array, change: Array, work: Work, v: Array, rate: Array, rho: Array, rest: Array, eps: Array, bound: Array
+) -> Calls:
+    """v ← ρv + (1 − ρ)g²"""
+
+    def update(grad: Array) -> Calls:
+        yield call(np.multiply, change, rest, out=change)
+        yield call(np.multiply, v, rho, out=v)
+        yield call(np.add, v, change, out=v)
+        yield from _divided(grad, v, rate, eps, change)
+
+    yield _after_squares(update, g, bound, change, work.full())
+
+
+def _adagrad(g: Array, change: Array, work: Work, v: Array, rate: Array, eps: Array, bound: Array) -> Calls:
+    """v ← v + g², at most the largest number"""
+    largest = np.finfo(v.dtype).max
+
+    def update(grad: Array) -> Calls:
+        yield call(np.add, v, change, out=v)
+        yield call(np.minimum, v, largest, out=v)
+        yield from _divided(grad, v, rate, eps, change)
+
+    yield _after_squares(update, g, bound, change, work.full())
+
+
+def _adam(
+    g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
+    bound: Array,
+) -> Calls:  # fmt: skip
+    """m ← β₁m + g, v ← β₂v + g²"""
+
+    def update(grad: Array) -> Calls:
+        yield call(np.multiply, m, b1, out=m)
+        yield call(np.add, m, grad, out=m)
+        yield call(np.multiply, v, b2, out=v)
+        yield call(np.add, v, change, out=v)
+        yield from _divided(m, v, rate, eps, change)
+
+    yield _after_squares(update, g, bound, change, work.full())
+
+
+def _divided(g: Array, v: Array, rate: Array, eps: Array, change: Array) -> Calls:
+    """change = rate·g/(√v + eps)"""
+    yield call(np.sqrt, v, out=change)
+    yield call(np.add, change, eps, out=change)
+    yield call(np.divide, g, change, out=change)
+    yield call(np.multiply, change, rate, out=change)
+
+
+def _after_squares(update: Callable[[Array], Calls], g: Array, bound: Array, squares: Array, cut: Array) -> Call:
+    """update(gradients) as one call, which finds their squares. Gradients beyond ±bound are cut off in a copy, where
+    infinite ones become NaN, which is seen; to look for large ones costs less, and is all that is done where there is
+    none."""
+    few = float(np.finfo(g.dtype).max) * FAR
+    ordinary = tuple(update(g))
+    careful = (
+        call(np.negative, bound, out=squares),
+        call(np.maximum, g, squares, out=cut),
+        call(np.minimum, cut, bound, out=cut),
+        call(np.subtract, g, g, out=squares),
+        call(np.add, cut, squares, out=cut),
+        call(np.multiply, cut, cut, out=squares),
+        *update(cut),
+    )
+
+    def run() -> None:
+        np.multiply(g, g, squares)
+        for one in ordinary if np.maximum.reduce(squares, axis=None, initial=0) <= few else careful:
+            one()
+
+    return run
+
+
+_GRAD = "const A grad = clip(g, bound);"
+_DIVIDED = "{w} − {learning_rate}·{g}/(√({v}) + {epsilon})"
+
+RMSPROP = UpdateRule(
+    "rmsprop", {"learning_rate": 0.001, "decay": 0.9, "epsilon": 1e-8}, {"v": "1"},
+    {"rate": "learning_rate", "rho": "decay", "rest": "1 - decay", "eps": "epsilon", "bound": "largest"}, _rmsprop,
+    f"{_GRAD} v = rho * v + rest * (grad * grad); change = rate * (grad / (sqrt(v) + eps));",
+    (("v", "{decay}·{v} + (1 − {decay})·{g}²"), ("w", _DIVIDED)),
+)  # fmt: skip
+ADAGRAD = UpdateRule(
+    "adagrad", {"learning_rate": 0.01, "epsilon": 1e-10}, {"v": "1"},
+    {"rate": "learning_rate", "eps": "epsilon", "bound": "largest"}, _adagrad,
+    f"{_GRAD} v = v + grad * grad; v = v > most<A>() ? most<A>() : v; change = rate * (grad / (sqrt(v) + eps));",
+    (("v", "{v} + {g}²"), ("w", _DIVIDED)),
+)  # fmt: skip
+
+_ROOT = "root(C(1 - beta2) / correction(C(1 - beta2), step))"
+
+
+def _adam_rule(name: str, weight_decay: Mapping[str, float]) -> UpdateRule:
+    """m and v are kept without their factors (1 − β₁) and (1 − β₂), which go with the bias corrections into two
+    coefficients: m ← β₁m + g, v ← β₂v + g², and with k² = (1 − β₂)/(1 − β₂ᵗ)
+    η·m̂/(√v̂ + ε) = η(1 − β₁)/((1 − β₁ᵗ)k) · m/(√v + ε/k): three passes over memory less. v is a sum of squares with
+    weights up to 1/(1 − β₂) in all, and so are the gradients cut off.
+    """
+    return UpdateRule(
+        name, {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, **weight_decay},
+        {"m": "1 - beta1", "v": "1 - beta2"},
+        {
+            "b1": "beta1", "b2": "beta2", "eps": f"C(epsilon) / {_ROOT}",
+            "rate": f"C(learning_rate) * C(1 - beta1) / correction(C(1 - beta1), step) / {_ROOT}",
+            "bound": "largest * root(C(1 - beta2))",
+        },
+        _adam,
+        f"{_GRAD} m = b1 * m + grad; v = b2 * v + grad * grad; change = rate * (m / (sqrt(v) + eps));",
+        (
+            ("m", "{beta1}·{m} + (1 − {beta1})·{g}"), ("v", "{beta2}·{v} + (1 − {beta2})·{g}²"),
+            ("m_hat", "{m}/(1 − {beta1}^{t})"), ("v_hat", "{v}/(1 − {beta2}^{t})"),
+            ("w", "{w} − {learning_rate}·{m_hat}/(√({v_hat}) + {epsilon})"),
+        ),
+    )  # fmt: skip
+
+
+ADAM, ADAMW = _adam_rule("adam", {}), _adam_rule("adamw", {"weight_decay": 0.01})
 
 
 class RMSprop(Optimizer):
@@ -180,16 +212,8 @@ class RMSprop(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    name = "rmsprop"
-    names = ("learning_rate", "decay", "epsilon")
-    moment_names = ("v",)
-    formula = "v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε)"
-
     def __init__(self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8) -> None:
-        super().__init__(learning_rate, decay=decay, epsilon=epsilon)
-
-    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
-        plan.add(Operations.rmsprop, self.formula, RENAMED, w, g, self.moments["v"], hyper, plan.gate, half_parameters)
+        super().__init__(RMSPROP, learning_rate=learning_rate, decay=decay, epsilon=epsilon)
 
 
 class Adagrad(Optimizer):
@@ -200,16 +224,8 @@ class Adagrad(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    name = "adagrad"
-    names = ("learning_rate", "epsilon")
-    moment_names = ("v",)
-    formula = "v ← v + ∇W², W ← W − η∇W/(√v + ε)"
-
     def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10) -> None:
-        super().__init__(learning_rate, epsilon=epsilon)
-
-    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
-        plan.add(Operations.adagrad, self.formula, RENAMED, w, g, self.moments["v"], hyper, plan.gate, half_parameters)
+        super().__init__(ADAGRAD, learning_rate=learning_rate, epsilon=epsilon)
 
 
 class Adam(Optimizer):
@@ -222,40 +238,29 @@ class Adam(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    name = "adam"
-    names = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
-    moment_names = ("m", "v")
-    hidden: ClassVar[tuple[str, ...]] = ("weight_decay",)
-    formula = "m, v, W ← Adam(∇W)"
-
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8
     ) -> None:
-        super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
-        self.settings["weight_decay"] = 0.0
-
-    def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
-        m, v, decay = self.moments["m"], self.moments["v"], bool(np.any(np.asarray(self.settings["weight_decay"])))
-        plan.add(Operations.adam, self.formula, RENAMED, w, g, m, v, decay, hyper, plan.gate, half_parameters)
+        super().__init__(ADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
-class AdamW(Adam):
+class AdamW(Optimizer):
     """Adam with a decay of the weights beside its gradient step: W ← W − ηλW − η·m̂/(√v̂ + ε)
     (Loshchilov and Hutter 2019, algorithm 2, η their α with a schedule multiplier of 1, λ as in PyTorch scaled by η).
 
     Args:
-        weight_decay: λ ≥ 0; it acts on all parameters, biases too.
+        learning_rate, beta1, beta2, epsilon: as Adam's.
+        weight_decay: λ ≥ 0; it acts on all parameters, on biases too, unless a layer's weight_decay_factor says
+            otherwise.
     """
-
-    hidden = ()
-    formula = "m, v, W ← AdamW(∇W)"
 
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
         weight_decay: Setting = 0.01,
     ) -> None:  # fmt: skip
-        super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.settings["weight_decay"] = self._check("weight_decay", weight_decay)
+        super().__init__(
+            ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
+        )
 
 
 OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
@@ -269,5 +274,5 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 
 def optimizer(spec: str | Optimizer) -> Optimizer:
     """Returns the optimizer that `spec` is, or names, which has its default settings then."""
-    found = named("optimizer", spec, Optimizer, OPTIMIZERS)  # type: ignore[type-abstract]
+    found = named("optimizer", spec, Optimizer, OPTIMIZERS)
     return found if isinstance(found, Optimizer) else found()

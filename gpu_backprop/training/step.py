@@ -13,7 +13,7 @@ from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
-from gpu_backprop.training.optimizers import Optimizer
+from gpu_backprop.training.optimizer import Optimizer
 
 
 class State(NamedTuple):

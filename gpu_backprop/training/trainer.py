@@ -27,7 +27,7 @@ from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
-from gpu_backprop.training.optimizers import Optimizer
+from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.run import Run, Settings
@@ -84,7 +84,7 @@ class Trainer(FixedAttributes):
         self.one_launch = switch("one_launch", one_launch)
         optimizer = optimizer_of(optimizer)
         if one_launch:
-            check_one_launch(network, self.loss, optimizer, graph=self.graph, stream=self.stream)
+            check_one_launch(network, self.loss, graph=self.graph, stream=self.stream)
         self.training_step = TrainingStep(network, self.loss, optimizer, seed)
         self.optimizer, self.scaling = self.training_step.optimizer, self.training_step.scaling
         self.history = History()

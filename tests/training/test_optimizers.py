@@ -139,11 +139,11 @@ def test_single_precision_follows(kind, formula, settings):
 
 
 def test_defaults_are_those_of_the_papers():
-    assert gb.SGD().settings == {"learning_rate": 0.1, "momentum": 0.0}
+    assert gb.SGD().settings == {"learning_rate": 0.1}
     assert gb.RMSprop().settings == {"learning_rate": 0.001, "decay": 0.9, "epsilon": 1e-8}
     assert gb.Adagrad().settings == {"learning_rate": 0.01, "epsilon": 1e-10}
     adam = {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-    assert gb.Adam().settings == adam | {"weight_decay": 0.0}
+    assert gb.Adam().settings == adam
     assert gb.AdamW().settings == adam | {"weight_decay": 0.01}
 
 
@@ -296,7 +296,7 @@ def test_a_bad_learning_rate_changes_nothing():
 
 @pytest.mark.parametrize("name", gb.OPTIMIZERS)
 def test_by_name(name):
-    assert optimizer(name).name in (name, "adam")
+    assert optimizer(name).name == name
     assert type(optimizer(name)) is gb.OPTIMIZERS[name]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled.signatures import CpuHead, base, of_row
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Activation, LossFormula
+from gpu_backprop.backend.kernel_text import Row, functor
 from gpu_backprop.backend.numpy_blas import numpy_blas
 
 BASE = "the CPU's kernels, once; that usually takes 5 to 20 s"
@@ -21,7 +21,7 @@ ROW = "{} for the CPU, once; that usually takes 1 to 3 s"
 
 RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
 
-Check = Callable[["CpuLibrary", compiler.Library, Activation | LossFormula | None], None]
+Check = Callable[["CpuLibrary", compiler.Library, Row | None], None]
 """Gets a library before it is used, all of it or the operations of a row; raises DeviceError where it is wrong."""
 
 
@@ -53,7 +53,7 @@ class CpuLibrary:
         self._compiler, self._check, self._lock = made_by, check, threading.RLock()
         loaded = made_by.load(base().text, BASE, trial)
         self._base = loaded.functions
-        self._rows: dict[tuple[str, str, str], RowLibrary | DeviceError] = {}  # by name and text: one for all settings
+        self._rows: dict[str, RowLibrary | DeviceError] = {}  # by functor: one for all numbers
         self.run: Any = self._base.bp_run
         self.limit_blas_threads: Any = self._base.bp_limit_blas_threads
         self.run.restype = self.limit_blas_threads.restype = None
@@ -71,7 +71,7 @@ class CpuLibrary:
         if check:
             check(self, loaded, None)
 
-    def operation(self, name: str, row: Activation | LossFormula | None = None) -> tuple[CpuHead, int]:
+    def operation(self, name: str, row: Row | None = None) -> tuple[CpuHead, int]:
         """Returns the head of an operation and its address; with a row, of the instance with its formula.
 
         Raises:
@@ -80,8 +80,8 @@ class CpuLibrary:
         library, heads = (self._base, base().heads) if row is None else self._of_row(row)
         return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
 
-    def _of_row(self, row: Activation | LossFormula) -> RowLibrary:
-        key = row.name, row.cuda_value, row.cuda_slope
+    def _of_row(self, row: Row) -> RowLibrary:
+        key = functor(row)
         with self._lock:  # held during the check, which calls this itself
             if key not in self._rows:
                 self._load_row(row, key)
@@ -90,7 +90,7 @@ class CpuLibrary:
             raise found
         return found
 
-    def _load_row(self, row: Activation | LossFormula, key: tuple[str, str, str]) -> None:
+    def _load_row(self, row: Row, key: str) -> None:
         try:
             operations = of_row(row)
             loaded = self._compiler.load(operations.text, ROW.format(row.name))
@@ -99,8 +99,7 @@ class CpuLibrary:
                 self._check(self, loaded, row)
         except DeviceError as error:
             self._rows[key] = error
-            if row.cuda_value and row.cuda_slope:
-                warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
         except BaseException:  # Ctrl-C: it was not checked
             self._rows.pop(key, None)
             raise

@@ -19,7 +19,7 @@ from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.self_test import PARTS, check, compare
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Activation, LossFormula
+from gpu_backprop.backend.kernel_text import Row
 from gpu_backprop.backend.numpy_ops.device import NumpyDevice
 from gpu_backprop.backend.threads import threads
 
@@ -52,7 +52,7 @@ def _library(made_by: compiler.Compiler, count: int) -> CpuLibrary | str:
         return str(error)
 
 
-def _check(library: CpuLibrary, loaded: compiler.Library, row: Activation | LossFormula | None) -> None:
+def _check(library: CpuLibrary, loaded: compiler.Library, row: Row | None) -> None:
     check(CpuDevice("", library, compiled_ops), loaded, row)
 
 

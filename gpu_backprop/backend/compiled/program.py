@@ -21,8 +21,8 @@ import numpy as np
 
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.signatures import BY_ROWS
-from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula
-from gpu_backprop.backend.kernel_text import Parameter
+from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.kernel_text import Parameter, Row
 
 HEAD = 3
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
@@ -105,7 +105,7 @@ class KernelCall:
     """
 
     def __init__(
-        self, device: Host, name: str, work: float, row: Activation | LossFormula | None = None, /,
+        self, device: Host, name: str, work: float, row: Row | None = None, /,
         **arguments: Argument,
     ) -> None:  # fmt: skip
         head, address = device.library.operation(name, row)

@@ -28,6 +28,8 @@ from gpu_backprop.backend.compiled.program import ALWAYS_PARALLEL_NS, KernelCall
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, Array, LossFormula
+from gpu_backprop.backend.kernel_text import Row
+from gpu_backprop.backend.update_rule import UpdateRule
 
 CLOSE = 1e-5
 """The tolerance, relative and absolute, between a result and NumPy's."""
@@ -43,12 +45,6 @@ SHAPES: Sequence[tuple[int, ...]] = (1, 1), (37, 19), (2, 20, 16), (3, 5, 1)
 LONG, FLAT = (3, 1100), 5000
 """Rows, and a buffer, of more numbers than the kernels take at a time."""
 
-OPTIMIZERS: Sequence[tuple[str, int, tuple[float, ...], tuple[bool, ...]]] = (
-    ("sgd", 3, (-4.0,), (False,)), ("sgd", 3, (-4.0,), (True,)), ("sgd", 3, (), (False,)), ("rmsprop", 4, (0.0,), ()),
-    ("adagrad", 3, (0.0,), ()), ("adam", 6, (-4.0, 0.0), (True,)),
-)  # fmt: skip
-"""The name of a binder, the length of hyper, the smallest number in each moment, and its switches."""
-
 _comparing = threading.Lock()
 
 HOST, EXACT = (Device("cpu", "", dtype, np, numpy_ops) for dtype in ("float32", "float64"))
@@ -60,7 +56,7 @@ Case = tuple[str, list[Any], list[Array]]
 """The name of a binder, its arguments besides the device, and those arrays among them that it writes."""
 
 
-def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> None:
+def compare(device: CpuDevice, row: Row | None = None) -> None:
     """Compares kernels with NumPy: those with the formula of `row`, or all that need no formula.
 
     Raises:
@@ -90,7 +86,7 @@ def compare(device: CpuDevice, row: Activation | LossFormula | None = None) -> N
                     raise DeviceError(f"{what} does not give what NumPy gives: {instead}")
 
 
-def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | None) -> None:
+def check(device: CpuDevice, loaded: Library, row: Row | None) -> None:
     """Compares a library with NumPy, unless it has passed before; with a user's own NumPy code, each time.
 
     Raises:
@@ -110,7 +106,7 @@ def check(device: CpuDevice, loaded: Library, row: Activation | LossFormula | No
             passed.write_text("\n".join([*known[-KEPT:], key]), "ascii")
 
 
-def _numpy_functions(row: Activation | LossFormula | None) -> Iterator[Any]:
+def _numpy_functions(row: Row | None) -> Iterator[Any]:
     """Yields the NumPy functions of a row."""
     for name in ("numpy_value", "numpy_gradient", "numpy"):
         if (function := getattr(row, name, None)) is not None:
@@ -175,20 +171,22 @@ def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
 # Cases ----------------------------------------------------------------------------------------------------------------
 
 
-def cases(row: Activation | LossFormula | None) -> Iterator[Case]:
+def cases(row: Row | None) -> Iterator[Case]:
     """Yields small cases of all kinds: with and without models, rows and units that fill vectors or don't, optional
     arguments or none, numbers at the edges of float32. They are the same each time."""
     some = _Numbers()
     if isinstance(row, Activation):
         yield from _of_activation(some, row)
-    elif row:
+    elif isinstance(row, UpdateRule):
+        yield from _of_update(some, row)
+    elif isinstance(row, LossFormula):
         outputs = [some(*shape, low=0.05, high=0.95) for shape in (*SHAPES, LONG)]
         wide = [_allowed(row, y) for y in (some(37, 3), some.edges())]
         yield from _of_loss(some, "loss_gradient", [row], [*outputs, *wide])
     else:
         yield from _of_products(some)
         yield from _of_layers(some)
-        yield from _of_optimizers(some)
+        yield from _of_buffers(some)
         yield from _of_minibatches(some)
         right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smoothing=0.1)
         outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
@@ -238,16 +236,7 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
     yield "column_sum", [z, grad], [grad]
 
 
-def _of_optimizers(some: _Numbers) -> Iterator[Case]:
-    edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
-    for shape, gate in (((17,), None), ((3, 1100), np.array([0.5, 0, 1])), (edges[0].shape, np.array(0.5))):
-        for name, settings, lows, switches in OPTIMIZERS:
-            w, g, *moments = (some(*shape, low=low) for low in (-4, -4, *lows))
-            if gate is not None and not gate.ndim:
-                g, moments[-1:] = edges[0].copy(), [edges[1].copy() for _ in moments[-1:]]
-            hyper = some(*shape[:-1], settings, low=0.1, high=0.9, dtype=np.float64)
-            hyper[..., 0] = 2
-            yield name, [w, g, *(moments or (None,)), *switches, hyper, gate, None], [w, *moments, hyper]
+def _of_buffers(some: _Numbers) -> Iterator[Case]:
     for shape in ((FLAT,), (2, 17)):
         a, out = some(*shape), np.zeros(shape[:-1])
         yield "sum_of_squares", [a, out], [out]
@@ -261,6 +250,24 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
     counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
     yield "advance", [counter, 3], [counter]
     yield "copy", [source, to], [to]
+
+
+def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
+    """Yields steps with all kinds of gradients and moments ≥ 0; with and without factors of gradients and groups."""
+    edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
+    settings = [value or 0.1 for value in rule.settings.values()]
+    for shape, factor, blocks in (((17,), None, 0), ((3, 1100), [1, 0, 0.5], 18), (edges[0].shape, 1, 0)):
+        w, g = some(*shape), some(*shape)
+        moments = some(len(rule.moments), *shape, low=0.0) if rule.moments else None
+        if not blocks and factor:
+            g = edges[0].copy()
+            if moments is not None:
+                moments[-1] = edges[1]
+        hyper = np.tile(np.array([2.0, *settings]), (*shape[:-1], 1))
+        groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (2, blocks)) if blocks else None
+        factors = None if factor is None else np.array(factor, np.float64)
+        written = [w, hyper, *([] if moments is None else [moments])]
+        yield "update", [w, g, moments, rule, hyper, factors, groups, None], written
 
 
 def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:

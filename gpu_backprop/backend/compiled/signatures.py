@@ -22,10 +22,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import Parameter, functor, kernels_folder, parameters_in, source, without_comments
+from gpu_backprop.backend.kernel_text import (
+    Parameter,
+    Row,
+    functor,
+    functor_name,
+    kernels_folder,
+    parameters_in,
+    source,
+    without_comments,
+)
 
-HEAD = re.compile(r"(?P<template>template\s*<\s*class F\s*>\s*)?BP_CPU\s+void\s+(?P<name>\w+)\s*\((?P<list>[^()]*)\)")
+HEAD = re.compile(
+    r"(?P<template>template\s*<\s*class [FU]\s*>\s*)?BP_CPU\s+void\s+(?P<name>\w+)\s*\((?P<list>[^()]*)\)"
+)
 LAST = "part", "parts"
 BY_ROWS = "by rows"
 
@@ -55,13 +65,17 @@ def base() -> OperationsText:
     return OperationsText(text + "".join(map(_unpacked, heads.values())), heads)
 
 
-def of_row(row: Activation | LossFormula) -> OperationsText:
+FILES = {"activation": "cpu/layers.hpp", "loss": "cpu/losses.hpp", "update": "cpu/optimizers.hpp"}
+"""By the kind of a row, the operations that take its formula."""
+
+
+def of_row(row: Row) -> OperationsText:
     """Instantiates the operations that take the formula of a row.
 
     Raises:
         DeviceError: it has no formula in C++.
     """
-    text, heads = _templates("cpu/layers.hpp" if isinstance(row, Activation) else "cpu/losses.hpp")
+    text, heads = _templates(FILES[row.kind])
     unpacked = (_unpacked(head, f"<{functor_name(row)}>") for head in heads.values())
     return OperationsText(text + functor(row) + "".join(unpacked), heads)
 

@@ -15,12 +15,13 @@ import numpy as np
 from gpu_backprop.backend.cuda.signatures import Head, heads
 from gpu_backprop.backend.device import storage
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import FORMULAS, functor, source
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula
+from gpu_backprop.backend.kernel_text import FORMULAS, Row, functor, functor_name, source
+from gpu_backprop.backend.update_rule import UpdateRule
 
 DType = np.dtype[Any]
 Key = tuple[str, tuple[str, ...]]
-Argument = DType | Activation | Functions | LossFormula | int
+Argument = DType | Row | int
 
 TYPES = {
     "T": ("float32", "float64", "float16", "bfloat16"),
@@ -36,10 +37,11 @@ SPELLING = {
 }  # fmt: skip
 """The names of dtypes in the kernel texts."""
 
-ACCEPTED: Mapping[str, tuple[type[Activation | Functions | LossFormula], str]] = {
+ACCEPTED: Mapping[str, tuple[type[Row], str]] = {
     "F": (Activation, "an Activation that is not rowwise"),
     "E": (LossFormula, "a LossFormula"),
     "N": (Functions, "Functions, none of which is rowwise"),
+    "U": (UpdateRule, "an UpdateRule"),
 }
 """The values of each formula parameter, as a type and in words."""
 
@@ -78,7 +80,7 @@ class Instance:
     @property
     def functors(self) -> Mapping[str, str]:
         """The structs that it needs, by their names."""
-        rows = [a for a in self.arguments if isinstance(a, (Activation, Functions, LossFormula))]
+        rows = [a for a in self.arguments if isinstance(a, Row)]
         rows = [f for row in rows if isinstance(row, Functions) for f in row.activations] + rows
         return {functor_name(row): functor(row) for row in rows}
 

@@ -21,4 +21,4 @@ from gpu_backprop.backend.numpy_ops.losses import (
     softmax_cross_entropy,
 )
 from gpu_backprop.backend.numpy_ops.minibatch import advance, gather
-from gpu_backprop.backend.numpy_ops.optimizers import adagrad, adam, rmsprop, sgd
+from gpu_backprop.backend.numpy_ops.optimizers import update

@@ -19,24 +19,20 @@ def sum_of_squares(device: Device, a: Array, out: Array) -> Calls:
 
 
 def unscale(
-    device: Device, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+    device: Device, g: Array, scaling: Array, counted: Array | None, factor: Array, patience: int, largest: float
 ) -> Calls:
-    inverse, finite = device.empty((*g.shape[:-1], 1), g.dtype), device.work(g.shape, np.bool_)
-    good = np.empty(gate.shape, np.bool_)
+    finite, good = device.work(g.shape, np.bool_), np.empty(factor.shape, np.bool_)
     scale, streak, skipped = (scaling[..., column] for column in (SCALE, STREAK, SKIPPED))
 
     def settle() -> None:
-        weight = 1.0 if weight_sum is None else weight_sum
-        counts = np.not_equal(weight, 0)
+        counts = np.not_equal(1.0 if counted is None else counted, 0)
         spoilt, grows = counts & ~good, counts & good & (streak + 1 >= patience)
-        gate[...] = np.where(good, weight, 0)
+        factor[...] = np.where(good & counts, 1 / scale, 0)
         scale[spoilt] = np.maximum(scale / 2, 1)[spoilt]
         scale[grows] = np.minimum(scale * 2, largest)[grows]
         streak[...] = np.where(spoilt | grows, 0, streak + counts)
         skipped[...] += spoilt
 
-    yield call(np.divide, 1.0, scaling[..., :1], out=inverse)
-    yield call(np.multiply, g, inverse, out=g)
     yield call(np.isfinite, g, out=finite)
     yield partial(np.logical_and.reduce, finite, -1, None, good)
     yield settle

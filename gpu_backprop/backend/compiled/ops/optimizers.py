@@ -6,54 +6,40 @@ import numpy as np
 
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
-from gpu_backprop.backend.compiled.program import Argument, KernelCall, UnsupportedArguments
+from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
 from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.update_rule import UpdateRule
 
 BLOCK = 4096
 """Numbers whose squares are added up together."""
 
+PARAMETER, MOMENT = 0.2, 0.25
+"""Nanoseconds that one thread takes for a parameter, and besides for each of its moments."""
+
 
 @or_numpy
-def sgd(
-    device: CpuDevice, w: Array, g: Array, velocity: Array | None, nesterov: bool, hyper: Array, gate: Array | None,
-    half_parameters: Array | None,
+def update(
+    device: CpuDevice, w: Array, g: Array, moments: Array | None, rule: UpdateRule, hyper: Array,
+    gradient_factor: Array | None, groups: Array | None, half_parameters: Array | None,
 ) -> Calls:  # fmt: skip
-    yield from _counted("sgd", 0.2, device, w, g, hyper, gate, half_parameters, velocity=velocity, nesterov=nesterov)
-
-
-@or_numpy
-def rmsprop(
-    device: CpuDevice, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Calls:
-    yield from _counted("rmsprop", 0.5, device, w, g, hyper, gate, half_parameters, v=v)
-
-
-@or_numpy
-def adagrad(
-    device: CpuDevice, w: Array, g: Array, v: Array, hyper: Array, gate: Array | None, half_parameters: Array | None
-) -> Calls:
-    yield from _counted("adagrad", 0.5, device, w, g, hyper, gate, half_parameters, v=v)
-
-
-@or_numpy
-def adam(
-    device: CpuDevice, w: Array, g: Array, m: Array, v: Array, decay: bool, hyper: Array, gate: Array | None,
-    half_parameters: Array | None,
-) -> Calls:  # fmt: skip
-    yield from _counted("adam", 0.7, device, w, g, hyper, gate, half_parameters, m=m, v=v)
-
-
-def _counted(
-    name: str, each: float, device: CpuDevice, w: Array, g: Array, hyper: Array, gate: Array | None,
-    half_parameters: Array | None, **others: Argument,
-) -> Calls:  # fmt: skip
-    """Counts the step, then takes it, in `each` nanoseconds a parameter."""
     if half_parameters is not None:
         raise UnsupportedArguments("a copy in 16 bits is for CUDA")
-    models, settings = len(w) if w.ndim == 2 else 1, hyper.shape[-1]
-    yield KernelCall(device, "count_step", models, hyper=hyper, gate=gate, models=models, settings=settings)
+    models, settings, count = len(w) if w.ndim == 2 else 1, hyper.shape[-1], len(rule.moments)
+    both = {"hyper": hyper, "gradient_factor": gradient_factor, "models": models, "settings": settings}
+    yield KernelCall(device, "count_step", models, **both)
     yield KernelCall(
-        device, name, each * w.size, w=w, g=g, hyper=hyper, gate=gate, models=models, n=w.shape[-1], **others
+        device,
+        "update",
+        (PARAMETER + MOMENT * count) * w.size,
+        rule,
+        w=w,
+        g=g,
+        moments=moments,
+        groups=groups,
+        n=w.shape[-1],
+        count=count,
+        blocks=0 if groups is None else groups.shape[-1],
+        **both,
     )
 
 

@@ -18,5 +18,5 @@ from gpu_backprop.backend.cuda.ops.losses import (
     softmax_cross_entropy,
 )
 from gpu_backprop.backend.cuda.ops.minibatch import advance, gather
-from gpu_backprop.backend.cuda.ops.optimizers import adagrad, adam, rmsprop, sgd
+from gpu_backprop.backend.cuda.ops.optimizers import update
 from gpu_backprop.backend.cuda.ops.train_epoch import train_epoch

@@ -30,13 +30,13 @@ def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Calls:
 
 
 def unscale(
-    device: CudaDevice, g: Array, scaling: Array, weight_sum: Array | None, gate: Array, patience: int, largest: float
+    device: CudaDevice, g: Array, scaling: Array, counted: Array | None, factor: Array, patience: int, largest: float
 ) -> Calls:
     models, n = flat_sizes(g)
     width = device.kernels.width(g.dtype, n, g)
     launch = flat(n, models, width)
     yield device.kernels.launch(
         "unscale", (g.dtype, width), *launch,
-        g=g, scaling=scaling, weight_sum=weight_sum, gate=gate, part=device.work((models, launch.grid[0]), np.uint32),
+        g=g, scaling=scaling, counted=counted, factor=factor, part=device.work((models, launch.grid[0]), np.uint32),
         tickets=device.tickets(models), n=n, patience=patience, largest=largest,
     )  # fmt: skip

@@ -12,13 +12,13 @@ from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormul
 
 
 def normalize_weights(
-    device: CudaDevice, weights: Array, loss_scale: Array | None, weight_sum: Array, scales: Array | None, total: Array
+    device: CudaDevice, weights: Array, loss_scale: Array | None, factor: Array, scales: Array | None, total: Array
 ) -> Calls:
     models, rows = flat_sizes(weights)
     launch = one_block(models)
     yield device.kernels.launch(
         "normalize_weights", (weights.dtype,), *launch,
-        weights=weights, loss_scale=loss_scale, weight_sum=weight_sum, scales=scales, total=total, rows=rows,
+        weights=weights, loss_scale=loss_scale, factor=factor, scales=scales, total=total, rows=rows,
     )  # fmt: skip
 
 

@@ -4,36 +4,36 @@ of themselves what a block's memory does here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gpu_backprop.backend.block_layout import BlockLayout
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.launch_shapes import flat_sizes, one_block, whole_rows
+from gpu_backprop.backend.cuda.ops.optimizers import table_sizes
 from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
+from gpu_backprop.backend.update_rule import UpdateRule
 
 TAKES = {"": 0, "softmax": 1, "sigmoid": 2}
 """What the kernel calls a loss of y, and those which take z and bring the activation along."""
 
-OPTIMIZERS = {"sgd": 0, "nesterov": 1, "adam": 2}
-
 
 def train_epoch(
     device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
-    g: Array, moments: Mapping[str, Array], optimizer: str, hyper: Array, loss: LossFormula, mean: bool, total: Array,
-    batch: int,
+    g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, groups: Array | None, loss: LossFormula,
+    mean: bool, total: Array, batch: int,
 ) -> Calls:  # fmt: skip
     x, target = sources
     models, n = flat_sizes(w)
     rows, outputs = permutation.shape[-1], layout.layers[-1].units
     micro = layout.micro_batch(min(batch, rows), device.kernels.block_memory)
     lanes = whole_rows(1, outputs, 1).block[0]
-    m, v = [*moments.values(), None, None][:2]
+    launch, memory = one_block(models), layout.size(micro)
     yield device.kernels.launch(
-        "train_epoch", (w.dtype, x.dtype, target.dtype, layout.functions, loss), *one_block(models), layout.size(micro),
+        "train_epoch", (w.dtype, x.dtype, target.dtype, layout.functions, loss, rule), *launch, memory,
         x=x, target=target, order=permutation, cursor=cursor, places=device.from_host(layout.places(micro)), w=w, g=g,
-        m=m, v=v, hyper=hyper, total=total, samples=len(x), rows=rows, batch=batch, inputs=layout.layers[0].inputs,
-        target_cols=target.size // len(x), layers=len(layout.layers), n=n, settings=hyper.shape[-1], micro=micro,
-        lanes=lanes, scale=1 / batch if mean else 1.0, tail_scale=1 / (rows % batch or batch) if mean else 1.0,
-        share=loss.share(outputs), smoothing=loss.smoothing, setting=loss.setting,
-        accuracy=ACCURACY_KIND[loss.accuracy], takes=TAKES[layout.fused], optimizer=OPTIMIZERS[optimizer],
+        moments=moments, hyper=hyper, groups=groups, total=total, samples=len(x), rows=rows, batch=batch,
+        inputs=layout.layers[0].inputs, target_cols=target.size // len(x), layers=len(layout.layers), n=n,
+        **table_sizes(rule, hyper, groups), micro=micro, lanes=lanes, scale=1 / batch if mean else 1.0,
+        tail_scale=1 / (rows % batch or batch) if mean else 1.0, share=loss.share(outputs), smoothing=loss.smoothing,
+        setting=loss.setting, accuracy=ACCURACY_KIND[loss.accuracy], takes=TAKES[layout.fused],
     )  # fmt: skip

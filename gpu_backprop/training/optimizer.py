@@ -1,0 +1,184 @@
+"""The base of all optimizers: a rule, its settings, and the state of one network's training.
+
+An optimizer holds its settings in a small float64 buffer on the device, hyper: the step number, then the numbers of its
+rule. They may change between steps without a plan being built anew. Each setting may be one number, or one a member.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_backprop.backend.attributes import FixedAttributes
+from gpu_backprop.backend.errors import InputError, StateError, choose
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.operations import Operations
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import number
+
+Setting = float | Sequence[float]
+
+_SHARE = ("a number in [0, 1)", lambda v: 0 <= v < 1)
+BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "learning_rate": ("a finite number > 0", lambda v: 0 < v < math.inf),
+    "momentum": _SHARE,
+    "decay": _SHARE,
+    "beta1": _SHARE,
+    "beta2": _SHARE,
+    "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
+    "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
+}
+"""What a setting of that name may be, in words and as a test; of another name, any finite number."""
+
+SYMBOLS = {
+    "w": "W", "g": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁",
+    "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "m_hat": "m̂", "v_hat": "v̂",
+}  # fmt: skip
+"""The symbols of names in formulas; another name is its own."""
+
+
+class _Symbols(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return SYMBOLS.get(name, name)
+
+
+class Optimizer(FixedAttributes):
+    """An optimizer: a rule and its settings. Bound to a network, it has the state of its training too.
+
+    Args:
+        rule: how a step changes a parameter.
+        settings: numbers of the rule that are not its defaults, each one number or one a member. Bound, each can be set
+            as an attribute, and takes effect from the next step on.
+
+    Attributes:
+        rule, settings: as given, with all settings.
+        hyper: float64 (..., 1 + settings) on the device: the step number, then the settings in the order of the rule.
+        moments: by name, flat arrays in the layout of the parameters.
+    """
+
+    instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
+
+    def __init__(self, rule: UpdateRule, **settings: Setting) -> None:
+        if not isinstance(rule, UpdateRule):
+            raise InputError(f"rule must be an UpdateRule, got {type(rule).__name__} {rule!r}.")
+        for name in settings:
+            choose(f"setting of {rule.name}", name, rule.settings)
+        self.rule, self.settings = rule, dict[str, Any]()
+        self.network: Network | None = None
+        self.hyper: Array | None = None
+        self._moments: Array | None = None
+        for name, value in {**rule.settings, **settings}.items():
+            self.settings[name] = self._check(name, value)
+
+    @property
+    def name(self) -> str:
+        """What the optimizer is called: as in OPTIMIZERS, or as its rule."""
+        return self.rule.name
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.describe().items() if name != "name")
+        kind = type(self).__name__
+        return f"{kind}({given})" if kind != "Optimizer" else f"Optimizer({self.rule.name}, {given})"
+
+    def describe(self) -> dict[str, Any]:
+        """Describes it as plain data: its name and settings."""
+        return {"name": self.name, **self.settings}
+
+    def _check(self, name: str, value: Any) -> Any:
+        accepted, fits = BOUNDS.get(name, ("a finite number", math.isfinite))
+        kind = type(self).__name__ if type(self) is not Optimizer else self.rule.name
+        what, several = f"{name} of {kind}", isinstance(value, (list, tuple, np.ndarray))
+        if not several or not np.ndim(value):
+            return number(what, value, accepted, fits)
+        try:
+            return [number(what, one, accepted, fits) for one in value]
+        except InputError:
+            raise InputError(f"{what} must be {accepted}, got {value!r}.") from None
+
+    def __getattr__(self, name: str) -> Any:
+        settings = vars(self).get("settings", {})
+        if name in settings:
+            return settings[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in vars(self).get("settings", ()):
+            super().__setattr__(name, value)
+            return
+        value = self._check(name, value)
+        if self.hyper is not None and self.network is not None:
+            place = 1 + [*self.rule.settings].index(name)
+            self.network.device.copy_in(self.hyper[..., place], _one_a_member(name, value, self.network))
+        self.settings[name] = value
+
+    @property
+    def moments(self) -> dict[str, Array]:
+        """By name, flat arrays in the layout of the parameters; none before it is bound."""
+        return {} if self._moments is None else dict(zip(self.rule.moments, self._moments, strict=True))
+
+    @property
+    def formula(self) -> str:
+        """What a step does, as the authors of the rule wrote it."""
+        names = _Symbols()
+        *others, (_, change) = self.rule.lines
+        if self.rule.decays:
+            change = change.replace("{w}", "(1 − {learning_rate}·{weight_decay})·{w}", 1)
+        return ", ".join(f"{names[name]} ← {text.format_map(names)}" for name, text in (*others, ("w", change)))
+
+    def bind(self, network: Network) -> Optimizer:
+        """Makes a copy of this optimizer with a fresh state for `network`."""
+        bound = copy.copy(self)
+        bound.open()
+        bound.settings, bound.network, device = dict(self.settings), network, network.device
+        settings = [_one_a_member(name, value, network) for name, value in bound.settings.items()]
+        bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
+        if count := len(self.rule.moments):
+            device.require({"moments": count * network.parameters.nbytes}, f"The state of {self!r}")
+            bound._moments = device.zeros((count, *network.parameters.shape), device.master)
+        bound.close()
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: a copy is bound to no network."""
+        return {**vars(self), "settings": dict(self.settings), "network": None, "hyper": None, "_moments": None}
+
+    def update(self, plan: Plan, network: Network) -> None:
+        """Appends the step of all parameters; where plan.gradient_factor is 0, nothing changes."""
+        if self.network is not network:
+            raise StateError(
+                "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
+            )
+        hyper, moments = self.emit_state(plan)
+        plan.add(
+            Operations.update, self.formula, {"w": "parameters"},
+            network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,
+            group_factors(plan, network), network.half_parameters,
+        )  # fmt: skip
+
+    def emit_state(self, plan: Plan) -> tuple[Array, Array | None]:
+        """Tells the plan the names of hyper and moments, and returns both."""
+        assert self.hyper is not None
+        return plan.named("hyper", self.hyper), None if self._moments is None else plan.named("moments", self._moments)
+
+
+def group_factors(plan: Plan, network: Network) -> Array | None:
+    """Brings the network's table of factors for its blocks of parameters to the plan's device; None: all are 1."""
+    table = network.group_factors()
+    if table is None:
+        return None
+    return plan.named("groups", plan.device.from_host(table, plan.device.master))
+
+
+def _one_a_member(name: str, value: Any, network: Network) -> Array:
+    """Brings a setting into the network's models_shape."""
+    array, models_shape = np.asarray(value, np.float64), network.models_shape
+    if array.shape not in ((), models_shape):
+        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
+        raise InputError(f"{name} must be {members}, got {value!r}.")
+    return np.broadcast_to(array, models_shape)

@@ -1,0 +1,39 @@
+// What an optimizer does to the flat buffers, by its rule U. hyper holds, in double, the step number and the rule's
+// settings. Where gradient_factor is 0 a step changes nothing.
+#include "columns.hpp"
+#include "../updates.cuh"
+
+// The functions of coefficients, which are worked out in double.
+BP_DEV double root(double a) { return __builtin_sqrt(a); }
+BP_DEV double power(double a, double b) { return __builtin_pow(a, b); }
+BP_DEV double correction(double rest, double step) { return 1 - __builtin_pow(1 - rest, step); }
+
+static const i64 PER_GROUP = 256 / sizeof(float);
+
+// W <- (1 - eta lambda) W - change
+template<class U>
+BP_CPU void update(
+    float* w,                       // [models, n]
+    const float* g,                 // [models, n]
+    float* moments,                 // [count, models, n]?
+    const double* hyper,            // [models, settings] step and the settings of the rule
+    const double* gradient_factor,  // [models]?
+    const float* groups,            // [2, blocks]? the factors of rate and decay
+    i64 models, i64 n, i64 count, i64 settings, i64 blocks, i64 part, i64 parts) {
+  const Range r = part_of(n, part, parts, BLOCK);
+  const i64 apart = models * n;
+  for (i64 m = 0; m < models; m++) {
+    const float factor = gradient_factor ? float(gradient_factor[m]) : 1.0f;
+    if (factor == 0.0f) continue;
+    typename U::template of<float> rule;
+    rule.template prepare<double>(hyper[m * settings], hyper + m * settings + 1);
+    for (i64 first = r.begin, end; first < r.end; first = end) {
+      const Group<float> group(groups, blocks, first);
+      end = groups ? least_of(first / PER_GROUP * PER_GROUP + PER_GROUP, r.end) : r.end;
+      if (group.rate == 0.0f) continue;
+      BP_LANES
+      for (i64 i = m * n + first; i < m * n + end; i++)
+        w[i] = group.moved<U>(rule, w[i], step_of<U>(rule, w[i], factor * g[i], moments, i, apart));
+    }
+  }
+}
