@@ -20,7 +20,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import number, switch
+from gpu_backprop.network.numbers import one_a_member, one_or_several, switch
 
 Setting = float | Sequence[float]
 
@@ -70,13 +70,7 @@ class Optimizer(FixedAttributes):
 
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS[name]
-        what, several = f"{name} of {type(self).__name__}", isinstance(value, (list, tuple, np.ndarray))
-        if not several or not np.ndim(value):
-            return number(what, value, accepted, fits)
-        try:
-            return [number(what, one, accepted, fits) for one in value]
-        except InputError:
-            raise InputError(f"{what} must be {accepted}, got {value!r}.") from None
+        return one_or_several(f"{name} of {type(self).__name__}", value, accepted, fits)
 
     @property
     def learning_rate(self) -> Any:
@@ -87,7 +81,7 @@ class Optimizer(FixedAttributes):
     def learning_rate(self, value: Setting) -> None:
         value = self._check("learning_rate", value)
         if self.hyper is not None and self.network is not None:
-            rate = _one_a_member("learning_rate", value, self.network)
+            rate = one_a_member("learning_rate", value, self.network.models_shape)
             self.network.device.copy_in(self.hyper[..., 1], rate)
         self.settings["learning_rate"] = value
 
@@ -96,7 +90,7 @@ class Optimizer(FixedAttributes):
         bound = copy.copy(self)
         bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
-        settings = [_one_a_member(name, bound.settings[name], network) for name in self.names]
+        settings = [one_a_member(name, bound.settings[name], network.models_shape) for name in self.names]
         bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
         size = network.parameters.nbytes
         device.require({f"moments {name}": size for name in self.active_moments()}, f"The state of {self!r}")
@@ -125,15 +119,6 @@ class Optimizer(FixedAttributes):
     @abstractmethod
     def emit(self, plan: Plan, w: Array, g: Array, hyper: Array, half_parameters: Array | None) -> None:
         """Appends its operation to the plan."""
-
-
-def _one_a_member(name: str, value: Any, network: Network) -> Array:
-    """Brings a setting into the network's models_shape."""
-    array, models_shape = np.asarray(value, np.float64), network.models_shape
-    if array.shape not in ((), models_shape):
-        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
-        raise InputError(f"{name} must be {members}, got {value!r}.")
-    return np.broadcast_to(array, models_shape)
 
 
 class SGD(Optimizer):
