@@ -18,7 +18,8 @@ from gpu_backprop.explanation.board import WIDTH, Board, side_by_side, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spell_update
 from gpu_backprop.explanation.worked import OPERATIONS, Batch, fused, work_out_loss
-from gpu_backprop.network.layers import Dense, Dropout, Layer
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layers import Dense, Dropout
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, one_hot, samples

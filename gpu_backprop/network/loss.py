@@ -19,7 +19,7 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import IDENTITY, LOSS, WEIGHT, Activation, Array, LossFormula
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.layers import Layer
+from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.numbers import number
 
 FUSED = {"softmax": Operations.softmax_cross_entropy, "sigmoid": Operations.sigmoid_cross_entropy}

@@ -13,7 +13,7 @@ import numpy as np
 from gpu_backprop.backend.errors import named
 from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.layers import Layer
+from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 
 Formula = Iterator[Call]

@@ -19,7 +19,8 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
-from gpu_backprop.network.layers import Dropout, Layer, layer_from
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layers import Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar
 from gpu_backprop.network.parameters import FlatBuffers
 from gpu_backprop.network.reader import ExclusiveChange, Reader

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
 
 
 def number(
@@ -23,6 +24,28 @@ def number(
         except OverflowError:  # an int beyond all floats
             pass
     raise InputError(f"{what} must be {accepted}, got {plain!r}{hint}.")
+
+
+def one_or_several(
+    what: str, value: object, accepted: str, fits: Callable[[float], bool] = math.isfinite, hint: str = ""
+) -> float | list[float]:
+    """Returns a number as `number` does, or a sequence of them, one a member, as a list."""
+    if not isinstance(value, (list, tuple, np.ndarray)) or not np.ndim(value):
+        return number(what, value, accepted, fits, hint)
+    try:
+        return [number(what, one, accepted, fits) for one in value]
+    except InputError:
+        raise InputError(f"{what} must be {accepted}, got {value!r}{hint}.") from None
+
+
+def one_a_member(name: str, value: object, models_shape: tuple[int, ...]) -> Array:
+    """Brings one number, or one a member, into `models_shape`, as float64 on the host; raises InputError where there
+    are more or fewer."""
+    array = np.asarray(value, np.float64)
+    if array.shape not in ((), models_shape):
+        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
+        raise InputError(f"{name} must be {members}, got {value!r}.")
+    return np.broadcast_to(array, models_shape)
 
 
 def positive(name: str, value: object) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.network.layers import Layer
+from gpu_backprop.network.layer import Layer
 
 
 class FlatBuffers:

@@ -20,7 +20,7 @@ from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import number
+from gpu_backprop.network.numbers import one_a_member, one_or_several
 
 Setting = float | Sequence[float]
 
@@ -93,13 +93,7 @@ class Optimizer(FixedAttributes):
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS.get(name, ("a finite number", math.isfinite))
         kind = type(self).__name__ if type(self) is not Optimizer else self.rule.name
-        what, several = f"{name} of {kind}", isinstance(value, (list, tuple, np.ndarray))
-        if not several or not np.ndim(value):
-            return number(what, value, accepted, fits)
-        try:
-            return [number(what, one, accepted, fits) for one in value]
-        except InputError:
-            raise InputError(f"{what} must be {accepted}, got {value!r}.") from None
+        return one_or_several(f"{name} of {kind}", value, accepted, fits)
 
     def __getattr__(self, name: str) -> Any:
         settings = vars(self).get("settings", {})
@@ -114,7 +108,7 @@ class Optimizer(FixedAttributes):
         value = self._check(name, value)
         if self.hyper is not None and self.network is not None:
             place = 1 + [*self.rule.settings].index(name)
-            self.network.device.copy_in(self.hyper[..., place], _one_a_member(name, value, self.network))
+            self.network.device.copy_in(self.hyper[..., place], one_a_member(name, value, self.network.models_shape))
         self.settings[name] = value
 
     @property
@@ -136,7 +130,7 @@ class Optimizer(FixedAttributes):
         bound = copy.copy(self)
         bound.open()
         bound.settings, bound.network, device = dict(self.settings), network, network.device
-        settings = [_one_a_member(name, value, network) for name, value in bound.settings.items()]
+        settings = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
         bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
         if count := len(self.rule.moments):
             device.require({"moments": count * network.parameters.nbytes}, f"The state of {self!r}")
@@ -173,12 +167,3 @@ def group_factors(plan: Plan, network: Network) -> Array | None:
     if table is None:
         return None
     return plan.named("groups", plan.device.from_host(table, plan.device.master))
-
-
-def _one_a_member(name: str, value: Any, network: Network) -> Array:
-    """Brings a setting into the network's models_shape."""
-    array, models_shape = np.asarray(value, np.float64), network.models_shape
-    if array.shape not in ((), models_shape):
-        members = f"one number, or {models_shape[0]}, one a member" if models_shape else "one number"
-        raise InputError(f"{name} must be {members}, got {value!r}.")
-    return np.broadcast_to(array, models_shape)
