@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(256, 4) activation_gradient(
       }
       store(grad_z + first + r * cols, grad);
     }
-  if (grad_bias && add_groups(sum, part, tickets, c < cols, c, cols))
+  if (grad_bias && grid_sum<AlongY>(sum, part, tickets, c, cols))
     store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
 
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(256) column_sum(
       const Vec<T, V> grad = load<V>(grad_z + first + r * cols);
       for (int k = 0; k < V; k++) sum.at[k] += to_acc(grad.at[k]);
     }
-  if (add_groups(sum, part, tickets, c < cols, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
+  if (grid_sum<AlongY>(sum, part, tickets, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
 
 // out = a . b

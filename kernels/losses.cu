@@ -8,24 +8,14 @@
 
 // The sums of a thread over its rows, and their reduction over all threads into the total.
 struct LossSum {
-  double loss, correct;
-  BP_DEV LossSum() : loss(0), correct(0) {}
+  Vec<double, 2> sum;  // of the loss, of the right answers
+  BP_DEV LossSum() : sum(filled<2>(0.0)) {}
   BP_DEV void add(const Rows& row, double e, bool right) {
-    if (row.live() && row.lane == 0) loss += e, correct += right;
+    if (row.live() && row.lane == 0) sum.at[0] += e, sum.at[1] += right;
   }
   BP_DEV void finish(double* total, double* part, u32* tickets) {
-    loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
-    if (gridDim.x > 1) {
-      double* const parts = part + i64(blockIdx.z) * gridDim.x * 2;
-      if (thread() == 0) parts[blockIdx.x * 2] = loss, parts[blockIdx.x * 2 + 1] = correct;
-      if (!last_block(tickets + blockIdx.z, gridDim.x)) return;
-      const volatile double* const seen = parts;
-      loss = correct = 0;
-      for (int block = thread(); block < int(gridDim.x); block += threads())
-        loss += seen[block * 2], correct += seen[block * 2 + 1];
-      loss = block_reduce<Sum>(loss), correct = block_reduce<Sum>(correct);
-    }
-    if (thread() == 0) total[blockIdx.z * 3 + LOSS] += loss, total[blockIdx.z * 3 + CORRECT] += correct;
+    if (!grid_sum<AlongX>(sum, part, tickets)) return;
+    total[blockIdx.z * 3 + LOSS] += sum.at[0], total[blockIdx.z * 3 + CORRECT] += sum.at[1];
   }
 };
 

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(256) residual_sums(
       sum.at[0] += double(fabs(residual) * w);
       sum.at[1] += double(residual * residual * w);
     }
-  if (!add_groups(sum, part, tickets, c < cols, c * 2, cols * 2)) return;
+  if (!grid_sum<AlongY>(sum, part, tickets, c * 2, cols * 2)) return;
   double* const to = sums + i64(blockIdx.z) * 2 * cols + c;
   to[0] += sum.at[0];
   to[cols] += sum.at[1];
@@ -36,13 +36,13 @@ __global__ void __launch_bounds__(256) sum_of_squares(
     u32* tickets,  // [models]
     i64 n) {
   const i64 step = i64(gridDim.x) * threads() * V;
-  double sum = 0;  // a square may be too large for float32 where its root is not
+  Vec<double, 1> sum = filled<1>(0.0);  // a square may be too large for float32 where its root is not
   for (i64 i = (i64(blockIdx.x) * threads() + thread()) * V; i < n; i += step) {
     const Vec<T, V> as = load<V>(a + blockIdx.z * n + i);
     for (int k = 0; k < V; k++) {
       const double wide = double(to_acc(as.at[k]));
-      sum += wide * wide;
+      sum.at[0] += wide * wide;
     }
   }
-  if (grid_sum(sum, part, tickets) && thread() == 0) out[blockIdx.z] = sum;
+  if (grid_sum<AlongX>(sum, part, tickets)) out[blockIdx.z] = sum.at[0];
 }

@@ -31,12 +31,13 @@ __global__ void __launch_bounds__(256) unscale(
     u32* part,              // [models, gridDim.x]
     u32* tickets,           // [models]
     i64 n, int patience, double largest) {
-  u32 bad = 0;
+  Vec<u32, 1> found = filled<1>(0u);
   for (Elements<V> at(n); at.more(); at.next()) {
     const Vec<A, V> gs = load<V>(g + at.i);
-    for (int k = 0; k < V; k++) bad |= gs.at[k] - gs.at[k] != A(0);  // of infinity and NaN it is NaN
+    for (int k = 0; k < V; k++) found.at[0] |= gs.at[k] - gs.at[k] != A(0);  // of infinity and NaN it is NaN
   }
-  if (!grid_sum(bad, part, tickets) || thread() != 0) return;
+  if (!grid_sum<AlongX>(found, part, tickets)) return;
+  const bool bad = found.at[0] != 0;
   double* const of = scaling + blockIdx.z * 3;
   const bool counts = !counted || counted[blockIdx.z] != 0;
   factor[blockIdx.z] = bad || !counts ? 0 : 1 / of[SCALE];

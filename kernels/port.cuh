@@ -110,17 +110,33 @@ BP_DEV bool last_block(u32* ticket, u32 blocks) {
   return last;
 }
 
-// True in the last block of a model to come here, where a becomes its sum over all threads of the blocks along x, in an
-// order that depends on their number alone. part: [models, gridDim.x]
-template<class A> BP_DEV bool grid_sum(A& a, A* part, u32* tickets) {
-  a = block_reduce<Sum>(a);
-  if (gridDim.x == 1) return true;
-  A* const parts = part + i64(blockIdx.z) * gridDim.x;
-  if (thread() == 0) parts[blockIdx.x] = a;
-  if (!last_block(tickets + blockIdx.z, gridDim.x)) return false;
-  const volatile A* const seen = parts;
-  a = A(0);
-  for (int block = thread(); block < int(gridDim.x); block += threads()) a += seen[block];
-  a = block_reduce<Sum>(a);
-  return true;
+// The sums of grid_sum: along an axis of the grid lie `blocks` blocks that share the ticket `line`. In each, add makes
+// one sum of its threads' for those with first = 0; what the blocks left is read by a thread from `first` on.
+struct AlongX {  // over all threads, which are 32 k in a block
+  const u32 block = blockIdx.x, blocks = gridDim.x, line = blockIdx.z, first = thread(), step = threads();
+  template<int W, class A> BP_DEV Vec<A, W> add(Vec<A, W> sum) const {
+    for (int k = 0; k < W; k++) sum.at[k] = block_reduce<Sum>(sum.at[k]);
+    return sum;
+  }
+};
+
+// sum becomes its sum over the blocks along an axis, in the last of them to come here; true in the thread that has it.
+// The order of additions depends on the sizes of grid and block alone. Each block leaves its sums in part, [models,
+// blocks, width], where those of this thread begin at `at`; a thread beyond the width has none.
+template<class Along, int W, class A>
+BP_DEV bool grid_sum(Vec<A, W>& sum, A* part, u32* tickets, int at = 0, int width = W) {
+  const Along along;
+  const bool inside = at < width;
+  sum = along.add(sum);
+  if (along.blocks > 1) {
+    A* const parts = part + i64(blockIdx.z) * along.blocks * width + at;
+    if (along.first == 0 && inside) store(parts + i64(along.block) * width, sum);
+    if (!last_block(tickets + along.line, along.blocks)) return false;
+    sum = filled<W>(A(0));
+    if (inside)
+      for (u32 block = along.first; block < along.blocks; block += along.step)
+        for (int k = 0; k < W; k++) sum.at[k] += static_cast<const volatile A*>(parts)[i64(block) * width + k];
+    sum = along.add(sum);
+  }
+  return along.first == 0 && inside;
 }

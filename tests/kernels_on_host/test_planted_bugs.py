@@ -49,7 +49,7 @@ class Bug:
 
 
 BUGS = {
-    "no barrier in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, nth=1),
+    "no barrier between rows": Bug("AlongY {", BARRIER, "", COLUMN_SUM, nth=1),
     "no barrier before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER),
     "no barrier before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, nth=1),
     "no barrier before the ticket": Bug("last_block(", BARRIER, "", COLUMN_SUM),
@@ -62,7 +62,7 @@ BUGS = {
     "the ticket stays": Bug("last_block(", "*ticket = 0", "", COLUMN_SUM, "tickets was written"),
     "a row too many": Bug("normalize_weights(", "r < rows", "r <= rows", "normalize_weights<float>"),
     "a column too many": Bug("bias_activate(", "c >= cols", "c > cols", "bias_activate<float, activation_tanh, 1>"),
-    "a group too few": Bug("add_groups(", "group < gridDim.y", "group + 1 < gridDim.y", COLUMN_SUM),
+    "a group too few": Bug("grid_sum(", "block < along.blocks", "block + 1 < along.blocks", COLUMN_SUM),
     "a number too many": Bug("Elements {", "i < end", "i <= end", "sgd<float, 1>"),
     "a row too many, read": Bug(
         "normalize_weights(", "r < rows", "r <= rows", "normalize_weights<double>", "heap-buffer-overflow", "address"
@@ -72,7 +72,7 @@ BUGS = {
     ),
     "a sign in a kernel": Bug("descend(", "- change", "+ change", "adagrad<double, 2>"),
     "an overflow that is let through": Bug("unscale(", "bad ? 0 : weight", "weight", "unscale<float, 1>", "gate"),
-    "an overflow of other blocks, not seen": Bug("grid_sum(", "seen[block]", "seen[0]", "unscale<double, 2>"),
+    "an overflow of other blocks, not seen": Bug("grid_sum(", "i64(block) * width + k]", "k]", "unscale<double, 2>"),
     "a scale that is read too late": Bug(
         "unscale(", "= A(1) / A(of[SCALE]);", "= A(1) / A(of[SCALE]); if (!thread()) of[SCALE] += 1;",
         "unscale<float, 4>", "scaling",
@@ -98,7 +98,7 @@ BUGS = {
     "a step that is not counted": Bug("train_epoch(", "+= double(steps)", "+= 1", EPOCH),
     "more than a block has": Bug("pitch(", "cols | 1", "cols + 2", EPOCH, "heap-buffer-overflow", "address"),
     "a race in an epoch": Bug("train_epoch(", BARRIER, "", EPOCH, "data race", "thread", 1),
-    "a race in add_rows": Bug("add_rows(", BARRIER, "", COLUMN_SUM, "data race", "thread", 1),
+    "a race between rows": Bug("AlongY {", BARRIER, "", COLUMN_SUM, "data race", "thread", 1),
     "a race before block_reduce writes": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread"),
     "a race before block_reduce reads": Bug("block_reduce(", BARRIER, "", HUBER, "data race", "thread", 1),
 }  # fmt: skip
