@@ -2,12 +2,11 @@
 // a host C++ compiler. NVRTC has no standard headers: neither INFINITY nor FLT_MAX nor int64_t exist here. CUDA's
 // built-ins (threadIdx, __syncthreads, __shfl_xor_sync, __umul64hi ...) and overloaded exp, tanh, erf ... do.
 //
-// A kernel's head is its contract: backend/cuda/signatures.py reads arity, kinds, dtypes and sizes from it, and every
-// launch is checked against them. A pointer's comment gives its shape in brackets, made of other parameters, `models`
-// (gridDim.z) and gridDim; a `?` behind it allows a null pointer. NAME_step, the distance between the models of NAME,
-// is found from the array.
+// A kernel's head is its contract: backend/signatures.py, which has its grammar, reads arity, kinds, dtypes and sizes
+// from it, and every launch is checked against them.
 #define BP_DEV __device__ __forceinline__
 
+typedef unsigned char u8;
 typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
@@ -18,7 +17,7 @@ template<> struct Acc<double> { typedef double type; };
 template<class T> using acc = typename Acc<T>::type;
 
 // to_acc: from the stored type to the one that is computed in; from_acc: back, rounded to the nearest.
-BP_DEV float to_acc(unsigned char a) { return float(a); }
+BP_DEV float to_acc(u8 a) { return float(a); }
 BP_DEV float to_acc(float a) { return a; }
 BP_DEV double to_acc(double a) { return a; }
 template<class T> BP_DEV T from_acc(acc<T> a) { return a; }

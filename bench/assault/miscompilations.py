@@ -22,8 +22,8 @@ from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.operations_text import base, of_row
 from gpu_backprop.backend.compiled.self_test import compare
-from gpu_backprop.backend.compiled.signatures import base, of_row
 from gpu_backprop.network.losses import LOSSES
 
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}

@@ -15,11 +15,11 @@ import numpy as np
 import gpu_backprop as gb
 from gpu.timing import Extent, GraphClock, Reference
 from gpu_backprop.backend.cuda.device import CudaDevice
-from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gpu_backprop.backend.cuda.kernel_instance import Argument, Instance, Key, accepted_types, accepted_widths
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, KernelLibrary
-from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.device import storage
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula
 from gpu_backprop.backend.kernel_text import FORMULAS, source
+from gpu_backprop.backend.signatures import heads
 
 Tables = Mapping[str, Sequence[Argument]]
 """The formulas of each formula parameter."""

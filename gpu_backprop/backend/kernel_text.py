@@ -1,17 +1,14 @@
-"""Finds the kernel texts, joins their includes, reads parameter lists, and makes functors of the tables' formulas.
+"""Finds the kernel texts, joins their includes, and makes functors of the tables' formulas.
 
 The texts of `kernels/` are templates over dtype and formula. `source` gives one with its own `#include`s put in, since
 a compiler that caches by source text does not see what an include brings; `functor` gives the struct that carries the
-C++ formula of an activation or a loss into a template. Both back ends that compile build on it: cuda/signatures.py and
-compiled/signatures.py read the heads.
+C++ formula of an activation, a loss or an update rule into a template. Both back ends that compile build on it, and on
+signatures.py, which reads the heads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from gpu_backprop.backend.errors import DeviceError
@@ -21,13 +18,6 @@ from gpu_backprop.backend.update_rule import UpdateRule
 PRELUDE = "port.cuh"
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"[^\n]*(?:\n|\Z)', re.MULTILINE)
 
-COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-PARAMETER = re.compile(
-    r"(?P<constant>const\s+)?(?P<type>unsigned\s+char|acc<\w+>|\w+)\s*(?P<pointer>\*\s*)?\b(?P<name>\w+)"
-)
-SHAPE = re.compile(r"\s*\[(?P<entries>[^\]]*)\](?P<nullable>\??)")
-
-NUMBERS = ("int", "i64", "u32", "u64", "float", "double", "unsigned char")
 FORMULAS = ("F", "E", "N", "U")
 """The template parameters that are filled in by a formula."""
 
@@ -153,54 +143,3 @@ def _update(row: UpdateRule) -> str:
         f"  }};\n"
         f"}};\n"
     )
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a kernel."""
-
-    name: str
-    type: str  # "T", "acc<T>", "int" ...; of a pointer, its element type
-    pointer: bool
-    shape: tuple[str, ...] | None = None  # of a pointer: its size is the product of the entries
-    nullable: bool = False
-    constant: bool = False  # a pointer to const
-    note: str = ""  # the text behind the bracket of a pointer
-
-    @cached_property
-    def of(self) -> str:
-        """The pointer whose step or stride this number is, else ""; it is found from the array."""
-        name, _, suffix = self.name.rpartition("_")
-        return name if not self.pointer and suffix in ("step", "stride") else ""
-
-
-def without_comments(text: str) -> str:
-    """Replaces comments by blanks, so that all positions stay."""
-    return COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
-
-
-def parameters_in(where: str, text: str, bare: str, start: int, end: int) -> Iterator[Parameter]:
-    """Reads the parameters that a text lists between two positions; in `bare`, comments are blank.
-
-    Raises:
-        DeviceError: one of them cannot be read.
-    """
-    while start < end:
-        line = text.find("\n", start) if "\n" in text[start:] else len(text)
-        written = [code for code in map(str.strip, bare[start : min(line, end)].split(",")) if code]
-        comment = text[start:line].partition("//")[2]
-        for code in written:
-            found = PARAMETER.fullmatch(code)
-            if not found:
-                raise DeviceError(
-                    f"{where}: parameter {code!r} cannot be read; it is written 'const T* name' or 'int name'."
-                )
-            name, pointer = found["name"], bool(found["pointer"])
-            shape = SHAPE.match(comment) if pointer else None
-            if pointer and (len(written) > 1 or not shape):
-                raise DeviceError(f"{where}: pointer {name} needs a line of its own, with its shape: // [rows, cols].")
-            entries = tuple(entry.strip() for entry in shape["entries"].split(",")) if shape else None
-            kind = " ".join(found["type"].split())
-            nullable, note = (bool(shape["nullable"]), comment[shape.end() :].strip()) if shape else (False, "")
-            yield Parameter(name, kind, pointer, entries, nullable, bool(found["constant"]), note)
-        start = line + 1

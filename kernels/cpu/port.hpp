@@ -1,10 +1,9 @@
 // What every text for the CPU begins with.
 //
 // An operation is a function marked BP_CPU that does its part of the work: `part` of `parts`, counted from 0, its last
-// two parameters. backend/compiled/signatures.py reads its head, checks arguments against it, and writes the
-// function that unpacks them from slots. A pointer stands on a line of its own, with its shape; "?" behind the bracket
-// allows a null pointer, and "by rows" says that a part accesses only the rows that rows_of gives it: two such
-// operations need not wait for each other. All numbers are float; a sum over many is double.
+// two parameters. backend/signatures.py, which has the grammar of its head, reads it; arguments are checked against it,
+// and backend/compiled/operations_text.py writes the function that unpacks them from slots. Two operations that access
+// an array by rows need not wait for each other. All numbers are float; a sum over many is double.
 typedef long long i64;
 typedef unsigned char u8;
 typedef unsigned long long u64;

@@ -15,9 +15,9 @@ import pytest
 from tracing import TRACE, device_trace, launches, traced
 
 import gpu_backprop as gb
-from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.formula import functor_name
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.losses import FORMULAS
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.operation import Operation
+from gpu_backprop.backend.signatures import heads
 
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))

@@ -45,7 +45,7 @@ template<class T, class F, int V> __global__ void __launch_bounds__(256) affine(
 
 __global__ void numbers(
     double* out,  // [7]
-    int a, i64 b, u32 c, u64 d, float e, double f, unsigned char g) {
+    int a, i64 b, u32 c, u64 d, float e, double f, u8 g) {
   out[0] = a, out[1] = double(b), out[2] = c, out[3] = double(d), out[4] = e, out[5] = f, out[6] = g;
 }
 """

@@ -8,7 +8,7 @@ from kernel_cases import run
 from kernel_draws import FULL, SHAPES
 from kernel_runners_losses import RUNNERS
 
-from gpu_backprop.backend.cuda.signatures import heads
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 

@@ -6,7 +6,7 @@ import pytest
 from kernel_cases import run
 from kernel_draws import FULL
 
-from gpu_backprop.backend.cuda.signatures import heads
+from gpu_backprop.backend.signatures import heads
 
 KERNELS = sorted(heads())
 

@@ -10,16 +10,17 @@ from ctypes import c_void_p
 from typing import Any
 
 from gpu_backprop.backend.compiled import compiler
-from gpu_backprop.backend.compiled.signatures import CpuHead, base, of_row
+from gpu_backprop.backend.compiled.operations_text import base, of_row
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.kernel_text import Row, functor
 from gpu_backprop.backend.numpy_blas import numpy_blas
+from gpu_backprop.backend.signatures import Head
 
 BASE = "the CPU's kernels, once; that usually takes 5 to 20 s"
 ROW = "{} for the CPU, once; that usually takes 1 to 3 s"
 """Descriptions of a compilation, for the log."""
 
-RowLibrary = tuple[ctypes.CDLL, Mapping[str, CpuHead]]
+RowLibrary = tuple[ctypes.CDLL, Mapping[str, Head]]
 
 Check = Callable[["CpuLibrary", compiler.Library, Row | None], None]
 """Gets a library before it is used, all of it or the operations of a row; raises DeviceError where it is wrong."""
@@ -71,7 +72,7 @@ class CpuLibrary:
         if check:
             check(self, loaded, None)
 
-    def operation(self, name: str, row: Row | None = None) -> tuple[CpuHead, int]:
+    def operation(self, name: str, row: Row | None = None) -> tuple[Head, int]:
         """Returns the head of an operation and its address; with a row, of the instance with its formula.
 
         Raises:

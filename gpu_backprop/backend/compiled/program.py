@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gpu_backprop.backend.compiled.library import CpuLibrary
-from gpu_backprop.backend.compiled.signatures import BY_ROWS
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.kernel_text import Parameter, Row
+from gpu_backprop.backend.kernel_text import Row
+from gpu_backprop.backend.signatures import Parameter
 
 HEAD = 3
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
@@ -113,9 +113,8 @@ class KernelCall:
         self.parts = device.threads if work >= SPLIT_NS else 1
         self.arrays: list[Array] = []
         self.accesses: list[MemoryAccess] = []
-        taken = {p.name for p in head.parameters if not p.of}
-        if taken != set(arguments):
-            raise TypeError(f"{name} takes {sorted(taken)}, got {sorted(arguments)}.")
+        if set(head.given) != set(arguments):
+            raise TypeError(f"{name} takes {sorted(head.given)}, got {sorted(arguments)}.")
         self.record = np.zeros(device.library.call_size // 8, np.int64)
         self.record[:2] = address, self.parts
         integers, numbers = self.record[HEAD:], self.record[HEAD:].view(np.float64)
@@ -157,7 +156,7 @@ class KernelCall:
         stride = _stride(array, models, math.prod(sizes) * item, has_step)
         if stride is None:
             raise UnsupportedArguments(f"{self.name}: {p.name} has the shape {array.shape}, strides {array.strides}")
-        rows = sizes[0] if p.note.startswith(BY_ROWS) else 0
+        rows = sizes[0] if p.by_rows else 0
         begin = int(array.__array_interface__["data"][0])
         self.arrays.append(array)
         self.accesses.append(

@@ -17,7 +17,7 @@ import numpy as np
 from gpu_backprop.backend.cuda.kernel_instance import DType, Instance
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.kernel_text import NUMBERS, Parameter
+from gpu_backprop.backend.signatures import NUMBERS, Parameter
 
 GRID_LIMITS = 2**31 - 1, 65535, 65535
 BLOCK_LIMITS = 1024, 1024, 64

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.signatures import Head, heads
 from gpu_backprop.backend.device import storage
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula
 from gpu_backprop.backend.kernel_text import FORMULAS, Row, functor, functor_name, source
+from gpu_backprop.backend.signatures import Head, heads
 from gpu_backprop.backend.update_rule import UpdateRule
 
 DType = np.dtype[Any]
@@ -33,7 +33,7 @@ TYPES = {
 
 SPELLING = {
     "float32": "float", "float64": "double", "float16": "f16", "bfloat16": "bf16",
-    "int32": "int", "int64": "i64", "uint8": "unsigned char", "uint32": "u32", "uint64": "u64",
+    "int32": "int", "int64": "i64", "uint8": "u8", "uint32": "u32", "uint64": "u64",
 }  # fmt: skip
 """The names of dtypes in the kernel texts."""
 

@@ -11,13 +11,11 @@ from ctypes import c_void_p
 
 import numpy as np
 import pytest
-from kernel_grammar import check_cpu_heads
 
 import gpu_backprop as gb
+from gpu_backprop.backend.compiled.operations_text import base
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, barriers, sequence
-from gpu_backprop.backend.compiled.signatures import base
-from gpu_backprop.backend.errors import DeviceError, OutOfMemoryError
-from gpu_backprop.backend.kernel_text import source
+from gpu_backprop.backend.errors import OutOfMemoryError
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
@@ -122,32 +120,6 @@ def test_what_does_not_fit_the_head(on_threads):
         add_bias(device, x, b, z)
     with pytest.raises(TypeError, match="advance takes .'by', 'count', 'counter'., got .'count', 'counter'."):
         KernelCall(device, "advance", LONG, counter=np.zeros(1, np.int64), count=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("BP_CPU void f(float x[3], i64 part, i64 parts) {", r"parameter 'float x\[3\]' cannot be read"),
-        ("BP_CPU void f(float* x, i64 part, i64 parts) {", "pointer x needs a line of its own"),
-        ("BP_CPU void f(i64 n) {", "its last parameters must be i64 part, i64 parts"),
-        ("BP_CPU void f(\n int* x,  // [1]\n i64 part, i64 parts) {", "x has the unknown type 'int'"),
-        ("BP_CPU void f(\n u8 x, i64 part, i64 parts) {", "x has the unknown type 'u8'"),
-        ("BP_CPU void f(\n float* x,  // [m]\n i64 n, i64 part, i64 parts) {", "x has the unknown size 'm'"),
-        ("BP_CPU void f(\n float* x,  // [n] by rows\n i64 n, i64 part, i64 parts) {", "x is not .models, rows"),
-        ("BP_CPU void f(\n float* x,  // [n]\n i64 x_step, i64 n, i64 part, i64 parts) {", "x_step has to be an i64"),
-        ("BP_CPU void f(i64 x_step, i64 part, i64 parts) {", "of an array .models .... called x"),
-        ("BP_CPU int f(i64 part, i64 parts) {", "a head cannot be read"),
-    ],
-)
-def test_heads_that_cannot_be_read(text, said):
-    with pytest.raises(DeviceError, match=said):
-        check_cpu_heads(text)
-
-
-def test_the_operations_follow_the_grammar():
-    for text in ("cpu/layers.hpp", "cpu/losses.hpp"):
-        check_cpu_heads(source(text))
-    check_cpu_heads(base().text)
 
 
 def test_memory_that_is_not_there_is_no_reason_to_take_numpy(on_threads, monkeypatch):

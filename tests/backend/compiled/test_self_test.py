@@ -16,8 +16,8 @@ from gpu_backprop.backend.compiled import open_device as opening
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled import self_test
 from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.operations_text import base, of_row
 from gpu_backprop.backend.compiled.program import HEAD, barriers
-from gpu_backprop.backend.compiled.signatures import base, of_row
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.network.losses import LOSSES
 

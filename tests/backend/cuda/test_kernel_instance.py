@@ -19,10 +19,10 @@ from gpu_backprop.backend.cuda.kernel_instance import (
     accumulator,
     instance,
 )
-from gpu_backprop.backend.cuda.signatures import heads
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
 from gpu_backprop.backend.kernel_text import functor, source
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
 
@@ -67,7 +67,7 @@ def test_the_name_is_that_of_cplusplus(folder):
     assert instance("apply", "float32", TANH, 4).name == "apply<float, activation_tanh, 4>"
     assert instance("apply", np.float64, TANH, 1).name == "apply<double, activation_tanh, 1>"
     assert instance("judge", np.dtype("float16"), HUBER, "int64").name == "judge<f16, loss_huber, i64>"
-    assert instance("cast", "uint8", "float32", 4).name == "cast<unsigned char, float, 4>"
+    assert instance("cast", "uint8", "float32", 4).name == "cast<u8, float, 4>"
     assert instance("count", "uint64").name == "count<u64>"
     assert instance("plain").name == "plain"
 
@@ -81,7 +81,7 @@ def test_bfloat16(folder, bfloat16):
 
 def test_the_types_of_a_head(folder):
     made = instance("judge", "float16", HUBER, "int64")
-    assert [made.dtype(name) for name in ("T", "acc<T>", "L", "i64", "int", "unsigned char", "double", "float")] == [
+    assert [made.dtype(name) for name in ("T", "acc<T>", "L", "i64", "int", "u8", "double", "float")] == [
         np.dtype(name) for name in ("f2", "f4", "i8", "i8", "i4", "u1", "f8", "f4")
     ]
     assert instance("judge", "float64", HUBER, "float64").dtype("acc<T>") == np.float64
@@ -159,7 +159,7 @@ def test_instances_are_all_arguments_of_all_kernels(folder, bfloat16):
     assert all(one == instance(one.kernel.name, *one.arguments) for one in made)
     assert {one.name for one in made if one.kernel.name == "cast"} == {
         f"cast<{source}, {work}, {width}>"
-        for source in ("unsigned char", "f16", "bf16", "float", "double")
+        for source in ("u8", "f16", "bf16", "float", "double")
         for work, vector in (("float", 4), ("double", 2))
         for width in (1, vector)
     }

@@ -12,7 +12,7 @@ from lib.kernel_instances import text_of
 
 from gpu_backprop.backend.cuda.kernel_instance import instance
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, VARIABLES
-from gpu_backprop.backend.cuda.signatures import heads
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
 
