@@ -119,6 +119,16 @@ def test_hyper_parameters_act_on_replayed_steps():
     assert steps(case, True, 8) != eager
 
 
+def test_dropout_rates_act_on_replayed_steps():
+    def less(trainer, k):
+        trainer.network.layers[0].rate = [0.4 / (k + 1), 0.0]
+
+    case = Case(*EVERYTHING, seed=[1, 2])
+    eager = steps(case, False, 8, less)
+    assert steps(case, True, 8, less) == eager
+    assert steps(case, True, 8) != eager
+
+
 def test_weights_that_are_all_zero_change_nothing_when_replayed():
     case = Case(weighted=True)
 

@@ -186,7 +186,7 @@ def test_every_kind_of_network(layers, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("y", [LABELS, SHARES], ids=["labels", "shares"])
 def test_members_side_by_side(dtype, y):
-    layers = [gb.Dense(8, "tanh"), gb.Dropout(0.25), gb.Dense(OUTPUTS, "softmax")]
+    layers = [gb.Dense(8, "tanh"), gb.Dropout([0.25, 0, 0.5]), gb.Dense(OUTPUTS, "softmax")]
     optimizer = gb.Adam([1e-3, 1e-2, 3e-3], epsilon=1e-3)
 
     def run(device, dtype):

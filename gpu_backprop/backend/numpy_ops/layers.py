@@ -68,21 +68,24 @@ def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Calls:
     yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
-def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
+def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
 
-    def formula(work: Scratch, mask: Array, x: Array, y: Array, random: Array) -> Calls:
+    def formula(work: Scratch, mask: Array, x: Array, y: Array, rates: Array, random: Array) -> Calls:
         rows, units = mask.shape[-2:]
         blocks = -(-units // LANES)
         u, keep = work.array((rows, blocks * LANES), np.float32), work.array((rows, units), np.bool_)
-        members = [(random, mask)] if mask.ndim == 2 else zip(random, mask, strict=True)
-        for words, member in members:
+        rate, scale = work.array((), np.float32, 1), work.array((), mask.dtype, 2)
+        members = [(rates, random, mask)] if mask.ndim == 2 else zip(rates, random, mask, strict=True)
+        for pair, words, member in members:
+            yield partial(np.copyto, rate, pair[0, 0, ...])
+            yield partial(np.copyto, scale, pair[0, 1, ...])
             yield uniform(words[0], u, work.row * blocks)
             yield call(np.greater_equal, u[:, :units], rate, out=keep)
             yield partial(np.copyto, member, keep)
-        yield call(np.multiply, mask, 1 / (1 - rate), out=mask)
+            yield call(np.multiply, member, scale, out=member)
         yield call(np.multiply, x, mask, out=y)
 
-    yield from in_blocks(device, formula, mask, x, y, as_row(random))
+    yield from in_blocks(device, formula, mask, x, y, as_row(rates), as_row(random))
 
 
 def multiply(device: Device, a: Array, b: Array, out: Array) -> Calls:
