@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
@@ -76,6 +76,22 @@ class Factors(NamedTuple):
         return MappingProxyType({name: factor for name, factor in self._asdict().items() if factor != 1})
 
 
+class Training(NamedTuple):
+    """Whether and how fast steps change a layer."""
+
+    trainable: bool = True
+    learning_rate_factor: Factors = Factors()
+    weight_decay_factor: Factors = Factors()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what is not the default, as plain data."""
+        told: dict[str, Any] = {} if self.trainable else {"trainable": False}
+        for name, factors in zip(self._fields[1:], self[1:], strict=True):
+            if factors != (1, 1):
+                told[name] = dict(factors.plain) if isinstance(factors.plain, Mapping) else factors.plain
+        return told
+
+
 class Layer(FixedAttributes):
     """The base of all layers: y = f(z) and its gradient.
 
@@ -96,8 +112,7 @@ class Layer(FixedAttributes):
     models_shape: tuple[int, ...] = ()
     random: Array | None = None
     dropout_rates: Array | None = None
-    _trainable = True
-    _learning_rate_factors = _weight_decay_factors = Factors()
+    _training = Training()
 
     @property
     def product_weight(self) -> Array:
@@ -136,70 +151,58 @@ class Layer(FixedAttributes):
     def trainable(self) -> bool:
         """Whether steps change W and b; if not, their gradients stay 0, and what a step needs for them alone is left
         out of it. Assigning takes effect from the next epoch, step or forward on."""
-        return self._trainable
+        return self._training.trainable
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        value = switch("trainable", value)
-        self._check_parameters("trainable")
-        self._trainable = value
+        self._set_training(trainable=switch("trainable", value))
         self.clear_frozen()
 
     @property
     def learning_rate_factor(self) -> Factor:
         """What the learning rate is multiplied by: a number ≥ 0, or a mapping with one for "weight", "bias" or both.
         Assigning takes effect from the next epoch or step on."""
-        return self._learning_rate_factors.plain
+        return self._training.learning_rate_factor.plain
 
     @learning_rate_factor.setter
     def learning_rate_factor(self, value: Factor) -> None:
-        self._check_parameters("learning_rate_factor")
-        self._learning_rate_factors = Factors.of("learning_rate_factor", value)
+        self._set_training(learning_rate_factor=Factors.of("learning_rate_factor", value))
 
     @property
     def weight_decay_factor(self) -> Factor:
         """What the optimizer's weight decay is multiplied by, as `learning_rate_factor`: {"bias": 0} decays no bias."""
-        return self._weight_decay_factors.plain
+        return self._training.weight_decay_factor.plain
 
     @weight_decay_factor.setter
     def weight_decay_factor(self, value: Factor) -> None:
-        self._check_parameters("weight_decay_factor")
-        self._weight_decay_factors = Factors.of("weight_decay_factor", value)
+        self._set_training(weight_decay_factor=Factors.of("weight_decay_factor", value))
 
-    def _check_parameters(self, name: str) -> None:
+    def _set_training(self, **setting: Any) -> None:
         if not self.parameter_shapes():
-            raise InputError(f"{self!r} has no parameters, so that its {name} would change nothing.")
+            raise InputError(f"{self!r} has no parameters, so that its {', '.join(setting)} would change nothing.")
+        self._training = self._training._replace(**setting)
 
     def clear_frozen(self) -> None:
         """Sets the gradients of a layer that is not trainable to 0, which no plan fills any more."""
         gradients = [view for name, view in self.views.items() if name.startswith("grad_")]
-        if gradients and not self._trainable:
+        if gradients and not self.trainable:
             with self.device.current():
                 for gradient in gradients:
                     gradient[...] = 0
 
     def factors(self, name: str) -> tuple[float, float]:
         """Returns those of the learning rate, 0 where it is frozen, and of the weight decay, for "weight" or "bias"."""
-        rate, decay = getattr(self._learning_rate_factors, name), getattr(self._weight_decay_factors, name)
-        return rate if self._trainable else 0.0, decay
+        trainable, rate, decay = self._training
+        return getattr(rate, name) if trainable else 0.0, getattr(decay, name)
 
     def gradient_of(self, name: str) -> Array | None:
         """Returns where ∇W or ∇b goes; None where there is none, or the layer is not trainable."""
-        return self.views.get(f"grad_{name}") if self._trainable else None
-
-    def describe_training(self) -> dict[str, Any]:
-        """Describes what is not the default of `trainable` and the factors, as plain data."""
-        told: dict[str, Any] = {} if self._trainable else {"trainable": False}
-        for name in ("learning_rate_factor", "weight_decay_factor"):
-            factor = getattr(self, name)
-            if factor != 1:
-                told[name] = dict(factor) if isinstance(factor, Mapping) else factor
-        return told
+        return self.views.get(f"grad_{name}") if self.trainable else None
 
     @property
-    def plan_key(self) -> tuple[Any, ...]:
+    def plan_key(self) -> Hashable:
         """All of its settings that decide what a plan is made of."""
-        return self._trainable, self._learning_rate_factors, self._weight_decay_factors
+        return self._training
 
     # Forward ----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Dense(Layer):
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
-        told = ({} if self.has_bias else {"bias": False}) | self.describe_training()
+        told = ({} if self.has_bias else {"bias": False}) | self._training.describe()
         return f"Dense({self.outputs}, {self.activation.name!r}{_options(told)})"
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
@@ -63,7 +63,7 @@ class Dense(Layer):
     def describe(self) -> Mapping[str, Any]:
         init, f = self.initializer.spec(), self.activation.name
         told = {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
-        return told | self.describe_training()
+        return told | self._training.describe()
 
     @property
     def activation_bias(self) -> Array | None:
@@ -108,13 +108,13 @@ class Bias(Layer):
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
-        return f"Bias({self.activation.name!r}{_options(self.describe_training())})"
+        return f"Bias({self.activation.name!r}{_options(self._training.describe())})"
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {"bias": (self.inputs,)}
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "bias", "activation": self.activation.name, **self.describe_training()}
+        return {"kind": "bias", "activation": self.activation.name, **self._training.describe()}
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """z = x + b, in a buffer of its own, because the layer below still reads x."""
@@ -158,11 +158,11 @@ class Dropout(Layer):
     @property
     def active(self) -> bool:
         """Whether any rate is more than 0."""
-        return bool(np.any(self._rate))
+        return any(self._rate) if isinstance(self._rate, tuple) else self._rate > 0
 
     @property
-    def plan_key(self) -> tuple[Any, ...]:
-        return (self.active,)
+    def plan_key(self) -> Hashable:
+        return self.active
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         super().attach(number, inputs, models_shape)

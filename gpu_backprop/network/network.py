@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
@@ -23,7 +22,7 @@ from gpu_backprop.network.arrays import as_array, check_features, check_real, fi
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar
-from gpu_backprop.network.parameters import FlatBuffers
+from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
 
 
@@ -32,7 +31,8 @@ class Network(FixedAttributes):
 
     Args:
         inputs: how many numbers a sample has.
-        layers: Dense, Bias and Dropout; the network works on copies of them.
+        layers: Dense, Bias and Dropout; the network works on copies of them, `net.layers`, whose `rate`, `trainable`
+            and factors may be set.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
@@ -164,21 +164,13 @@ class Network(FixedAttributes):
     # What is trained, and how fast ------------------------------------------------------------------------------------
 
     @property
-    def plan_key(self) -> tuple[Any, ...]:
+    def plan_key(self) -> tuple[Hashable, ...]:
         """All settings of the layers that decide what a plan is made of: where they change, plans are built anew."""
         return tuple([layer.plan_key for layer in self.layers])
 
     def group_factors(self) -> Array | None:
-        """Returns by what the learning rate (row 0) and the weight decay (row 1) are multiplied in each 256 bytes of a
-        member's parameters: float64 (2, blocks), on the host; the learning rate by 0 where a layer is not trainable.
-        None where all of them are 1."""
-        if all(layer.factors(name) == (1, 1) for layer, name, _, _ in self.places):
-            return None
-        step = ALIGNMENT // self.device.master.itemsize
-        factors = np.ones((2, self._parameters.shape[-1] // step))
-        for layer, name, shape, start in self.places:
-            factors[:, start // step : -(-(start + math.prod(shape)) // step)] = np.vstack(layer.factors(name))
-        return factors
+        """Returns what `parameters.group_factors` makes of the layers as they are set now."""
+        return group_factors(self.places, self._parameters.shape[-1], self.device)
 
     def check_trainable(self) -> None:
         """Raises InputError where there are parameters and none of them is trainable."""

@@ -129,6 +129,17 @@ def test_dropout_rates_act_on_replayed_steps():
     assert steps(case, True, 8) != eager
 
 
+def test_layers_are_frozen_between_replayed_steps():
+    def turns(trainer, k):
+        first, *_, last = (layer for layer in trainer.network.layers if layer.weight is not None)
+        first.trainable, last.trainable = k % 4 < 2, k % 4 != 0
+
+    case = Case(*EVERYTHING)
+    eager = steps(case, False, 12, turns)
+    assert steps(case, True, 12, turns) == eager
+    assert steps(case, True, 12) != eager
+
+
 def test_weights_that_are_all_zero_change_nothing_when_replayed():
     case = Case(weighted=True)
 

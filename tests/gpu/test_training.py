@@ -172,6 +172,13 @@ NETWORKS = {
     "Bias layers": [gb.Bias("softplus"), gb.Dense(6), gb.Bias("tanh"), gb.Dense(OUTPUTS), gb.Bias("softmax")],
     "odd widths": [gb.Dense(33, "gelu"), gb.Dense(1, "identity"), gb.Dense(OUTPUTS, "softmax")],
     "Dropout": [gb.Dropout(0.2), gb.Dense(8, "silu"), gb.Dropout(0.5), gb.Dense(OUTPUTS, "softmax")],
+    "frozen": [
+        gb.Dense(8, "silu", trainable=False),
+        gb.Dropout(0.2),
+        gb.Dense(8, "tanh"),
+        gb.Bias("gelu", trainable=False),
+        gb.Dense(OUTPUTS, "softmax", trainable=False),
+    ],
     "Dropout last": [gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, "softmax"), gb.Dropout(0.1)],
 }
 
