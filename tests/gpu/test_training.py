@@ -175,7 +175,7 @@ NETWORKS = {
     "frozen": [
         gb.Dense(8, "silu", trainable=False),
         gb.Dropout(0.2),
-        gb.Dense(8, "tanh"),
+        gb.Dense(8, "tanh", learning_rate_factor={"bias": 2}, weight_decay_factor=0.5),
         gb.Bias("gelu", trainable=False),
         gb.Dense(OUTPUTS, "softmax", trainable=False),
     ],

@@ -11,7 +11,7 @@ from gpu_backprop.explanation import explain
 ROWS = 20
 STREAM = np.random.default_rng(1)
 X, LABELS = STREAM.normal(size=(ROWS, 4)), STREAM.integers(0, 3, ROWS)
-OPTIMIZERS = gb.SGD(0.1, 0.9), gb.Adam(0.01)
+OPTIMIZERS = gb.SGD(0.1, 0.9), gb.Adam(0.01), gb.AdamW(0.01, weight_decay=0.5)
 
 
 def network(*frozen, seed=3):
@@ -46,18 +46,15 @@ def same(one, other):
 @pytest.mark.parametrize("seed", [3, [3, 4]], ids=["one", "members"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_a_frozen_layer_stays_and_the_others_learn_as_by_hand(optimizer, seed):
-    """By hand: steps of the whole network, after each of which the frozen parameters and moments are put back."""
+    """By hand: steps of the whole network, after each of which the frozen parameters are put back."""
     net, whole = network(0, 2, seed=seed), network(seed=seed)
     trainer, by_hand = trainer_of(net, optimizer), trainer_of(whole, optimizer)
     before = parts(net.parameters, net)
     for _ in range(3):
         trainer.step(X, LABELS)
         by_hand.step(X, LABELS)
-        for layer in (whole.layers[0], whole.layers[2]):
-            layer.weight, layer.bias = (
-                before[layer.number - 1][0].reshape(layer.weight.shape),
-                before[layer.number - 1][1].reshape(layer.bias.shape),
-            )
+        for k in (0, 2):
+            whole.layers[k].weight, whole.layers[k].bias = net.layers[k].weight, net.layers[k].bias
     after = parts(net.parameters, net)
     same(before[0] + before[2], after[0] + after[2])
     np.testing.assert_array_equal(net.parameters, whole.parameters)
@@ -65,6 +62,44 @@ def test_a_frozen_layer_stays_and_the_others_learn_as_by_hand(optimizer, seed):
         of_layers = parts(moment, net)
         assert not np.concatenate(of_layers[0] + of_layers[2], axis=-1).any()
         assert np.concatenate(of_layers[3], axis=-1).any()
+
+
+@pytest.mark.parametrize("seed", [3, [3, 4]], ids=["one", "members"])
+def test_factors_are_those_of_the_formula(seed):
+    """W ← (1 − η·λ·rate·decay)·W − rate·(what Adam without a decay subtracts), step by step from the same W."""
+    eta, decay = 0.01, 0.5
+    net, plain = network(seed=seed), network(seed=seed)
+    first, _, second, last = net.layers
+    first.learning_rate_factor, first.weight_decay_factor = {"bias": 2}, {"bias": 0}
+    second.learning_rate_factor, second.weight_decay_factor = 0.25, {"weight": 3}
+    last.learning_rate_factor = {"weight": 0}
+    factors = {0: [(1, 1), (2, 0)], 2: [(0.25, 3), (0.25, 1)], 3: [(0, 1), (1, 1)]}
+    trainer, of_adam = trainer_of(net, gb.AdamW(eta, weight_decay=decay)), trainer_of(plain, gb.Adam(eta))
+    for _ in range(4):
+        plain.parameters = before = net.parameters.copy()
+        trainer.step(X, LABELS)
+        of_adam.step(X, LABELS)
+        old, new, adams = (parts(flat, net) for flat in (before, net.parameters, plain.parameters))
+        for k, of_layer in factors.items():
+            for w, got, adam, (rate, of_decay) in zip(old[k], new[k], adams[k], of_layer, strict=True):
+                want = (1 - eta * decay * rate * of_decay) * w - rate * (w - adam)
+                np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(new[3][0], network(seed=seed).layers[3].weight.reshape(new[3][0].shape))
+
+
+def test_a_factor_that_is_set_counts_from_the_next_step_on():
+    net, faster = network(), network()
+    trainer, other = trainer_of(net, gb.SGD(0.1)), trainer_of(faster, gb.SGD(0.2))
+    trainer.step(X, LABELS)
+    for layer in net.layers:
+        if layer.weight is not None:
+            layer.learning_rate_factor = 2
+    for name in ("parameters", "random"):
+        getattr(faster, name)[...] = getattr(net, name)
+    for _ in range(2):
+        trainer.step(X, LABELS)
+        other.step(X, LABELS)
+        np.testing.assert_allclose(net.parameters, faster.parameters, rtol=1e-12)
 
 
 def test_where_nothing_is_trainable():
