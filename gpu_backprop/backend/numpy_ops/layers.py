@@ -74,15 +74,14 @@ def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mas
         rows, units = mask.shape[-2:]
         blocks = -(-units // LANES)
         u, keep = work.array((rows, blocks * LANES), np.float32), work.array((rows, units), np.bool_)
-        rate, scale = work.array((), np.float32, 1), work.array((), mask.dtype, 2)
-        members = [(rates, random, mask)] if mask.ndim == 2 else zip(rates, random, mask, strict=True)
-        for pair, words, member in members:
-            yield partial(np.copyto, rate, pair[0, 0, ...])
-            yield partial(np.copyto, scale, pair[0, 1, ...])
-            yield uniform(words[0], u, work.row * blocks)
-            yield call(np.greater_equal, u[:, :units], rate, out=keep)
-            yield partial(np.copyto, member, keep)
-            yield call(np.multiply, member, scale, out=member)
+        rate, scale = work.array(rates.shape[:-2], np.float32, 1), work.array(rates.shape[:-2], mask.dtype, 2)
+        yield partial(np.copyto, rate, rates[..., 0, 0])
+        yield partial(np.copyto, scale, rates[..., 0, 1])
+        for member in np.ndindex(mask.shape[:-2]):
+            yield uniform(random[(*member, 0)], u, work.row * blocks)
+            yield call(np.greater_equal, u[:, :units], rate[(*member, ...)], out=keep)
+            yield partial(np.copyto, mask[member], keep)
+        yield call(np.multiply, mask, scale[..., None, None], out=mask)
         yield call(np.multiply, x, mask, out=y)
 
     yield from in_blocks(device, formula, mask, x, y, as_row(rates), as_row(random))
