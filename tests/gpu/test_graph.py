@@ -140,6 +140,28 @@ def test_layers_are_frozen_between_replayed_steps():
     assert steps(case, True, 12) != eager
 
 
+def test_epochs_of_a_fit_follow_what_was_set_before_them(captured):
+    """Steps are built and captured anew."""
+
+    def fit(graph):
+        case, epochs = Case(*EVERYTHING, dtype="float64"), itertools.count()
+        trainer = case.trainer(graph)
+        layers, draw = trainer.network.layers, trainer.training_step.draw_order
+
+        def drawing(rows):  # as an epoch begins; it counts from the next one on
+            layers[1].trainable, layers[2].rate = [(False, 0.5), (False, 0.0), (True, 0.25)][next(epochs) % 3]
+            return draw(rows)
+
+        trainer.training_step.draw_order = drawing
+        x, y, _ = case.data(3)
+        trainer.fit(x, y, 5, progress=False)
+        return state(trainer)
+
+    eager = fit(False)
+    assert fit(True) == eager
+    assert len(captured()) == 2 * 5  # each of the first four epochs sets something else
+
+
 def test_weights_that_are_all_zero_change_nothing_when_replayed():
     case = Case(weighted=True)
 
