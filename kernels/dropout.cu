@@ -1,19 +1,21 @@
 // Dropout: the masks are those of the CPU, bit for bit.
 #include "philox.cuh"
 
-// mask = [u >= rate] * scale, y = x . mask. Every row begins with a block of eight random numbers of its own; the
+// mask = [u >= rate]/(1 - rate), y = x . mask. Every row begins with a block of eight random numbers of its own; the
 // block's counter is (its place among all + 1, step, 0, 0), its key (seed, layer). blockDim = (blocks of a row, rows).
 template<class T, int V>
 __global__ void __launch_bounds__(256) dropout(
     const T* x,         // [models, rows, cols]
+    const double* rates,   // [models, 2] rate, 1/(1 - rate)
     const u64* rng_state,  // [models, 3] seed, layer, step
     T* y,               // [models, rows, cols]
     T* mask,            // [models, rows, cols]
-    i64 rng_state_step, i64 rows, int cols, float rate, acc<T> scale) {
+    i64 rates_step, i64 rng_state_step, i64 rows, int cols) {
   const int blocks = (cols + 7) / 8, block = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (block >= blocks) return;
   const u64* const state = rng_state + blockIdx.z * rng_state_step;
-  const T kept = from_acc<T>(scale), zero = from_acc<T>(acc<T>(0));
+  const float rate = float(rates[blockIdx.z * rates_step]);
+  const T kept = from_acc<T>(acc<T>(rates[blockIdx.z * rates_step + 1])), zero = from_acc<T>(acc<T>(0));
   BP_ROLLED
   for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
     const Philox numbers = philox(u64(r) * blocks + block + 1, state[2], 0, 0, state[0], state[1]);

@@ -97,8 +97,9 @@ class Operations(Protocol[D]):
         """∇b = Σ∇z over the rows."""
 
     @account(writes=["y", "mask"], flops=lambda y: 2 * y.size)
-    def dropout(self, device: D, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
-        """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step)."""
+    def dropout(self, device: D, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
+        """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step). rates: float64
+        (..., 2), of each model [rate, 1/(1 − rate)], which are read in every step."""
 
     @account(writes=["out"], flops=lambda out: out.size)
     def multiply(self, device: D, a: Array, b: Array, out: Array) -> Calls:

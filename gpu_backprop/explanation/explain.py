@@ -158,7 +158,7 @@ class StepExplanation:
 
     def _close(self, loss: float) -> Iterator[str]:
         yield ""
-        if any(isinstance(layer, Dropout) and layer.rate for layer in self.network.layers):
+        if any(isinstance(layer, Dropout) and layer.active for layer in self.network.layers):
             yield from wrapped("That was one step. The next one draws other masks.")
             return
         now = self.trainer.evaluate(self.data.x, self.data.target, self.data.weights)["loss"]
@@ -189,7 +189,9 @@ class StepExplanation:
 
     def _explain(self, operation: Operation, read: dict[str, Array], written: dict[str, Array]) -> None:
         """Explains an operation: the formula, why, its matrices, and one number of each that was written."""
-        reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
+        reads = {
+            name: self._board(name, array) for name, array in read.items() if not name.startswith(("random", "rates"))
+        }
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
         layer = self.network.layers[_number(next(iter(writes))) - 1]
         kind, lines = OPERATIONS[operation.name](operation, layer.activation, reads, writes)
@@ -257,20 +259,23 @@ class StepExplanation:
     def _update(
         self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
     ) -> None:
-        """Explains the update: every parameter before and after, and how the first number is computed."""
+        """Explains the update: every parameter before and after, and how the first number that moves is computed."""
         if not self.known.get("gate", True):
             return
         optimizer, step = self.trainer.optimizer, round(float(written["hyper"][0]))
-        lines: list[str] = [operation.formula]
+        lines, spelled = [operation.formula], False
         for layer, name, shape, start in self.network.places:
             symbol = _symbol(layer, name)
+            if not layer.trainable:
+                lines += ["", *wrapped(f"{symbol} stays as it is: layer {layer.number} is not trainable.")]
+                continue
             place = slice(start, start + int(np.prod(shape)))
             old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
             grad = self._board(f"∇{symbol}", self.known[f"∇{symbol}"])
             lines += ["", *side_by_side([old, grad, "→", new])]
-            if start == 0:
-                here = {name: (float(before[0]), float(written[name][0])) for name, before in moments.items()}
-                at = (0,) * len(shape)
+            if not spelled:
+                here = {name: (float(before[start]), float(written[name][start])) for name, before in moments.items()}
+                at, spelled = (0,) * len(shape), True
                 lines += ["", *spell_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
         self._add(operation, lines)
 

@@ -52,8 +52,9 @@ def check_gradients(
 ) -> GradientReport:  # fmt: skip
     """Compares the gradients of a network, ∂E/∂x included, with central differences of its loss on some data.
 
-    Works on a float64 copy of the network, dropout active with masks that stay. Where f or e has a kink (relu at 0,
-    |y − y*| at 0) within a step, a shorter step is tried; a place on the kink itself is reported, not compared.
+    Works on a float64 copy of the network, dropout active with masks that stay; layers that are not trainable have no
+    gradients to check. Where f or e has a kink (relu at 0, |y − y*| at 0) within a step, a shorter step is tried; a
+    place on the kink itself is reported, not compared.
 
     Args:
         loss, x, y, weights: as for `Trainer` and `Trainer.fit`; a few rows are enough.
@@ -124,7 +125,8 @@ class _Check:
     def run(self, tolerance: float, inputs: bool, at_most: int | None) -> GradientReport:
         with self.device.computing():
             self.gradient_plan.run()
-        arrays = [(name, p, self.device.to_host(g)) for name, p, g in self.network.parameter_arrays()]
+        named = zip(self.network.places, self.network.parameter_arrays(), strict=True)
+        arrays = [(name, p, self.device.to_host(g)) for (layer, *_), (name, p, g) in named if layer.trainable]
         if inputs:
             assert self.grad_x is not None
             arrays.append(("x", self.x, self.device.to_host(self.grad_x)))

@@ -7,23 +7,28 @@ plan. Every method appends operations to a plan and returns the buffer in which 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.errors import StateError
+from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Activation, Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.arrays import fill
+from gpu_backprop.network.numbers import number, switch
 
-OF_NETWORK = frozenset({"inputs", "units", "number", "models_shape", "views", "device", "random"})
+Factor = float | Mapping[str, float]
+"""For all parameters of a layer, or for some by name: "weight", "bias"."""
+
+OF_NETWORK = frozenset({"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates"})
 """The attributes that a layer gets with its place in a network."""
 
 
@@ -48,6 +53,45 @@ class _View:
         fill(view, values, self.name, layer.device)
 
 
+class Factors(NamedTuple):
+    """By what a setting of the optimizer is multiplied for W, and for b."""
+
+    weight: float = 1.0
+    bias: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, value: Factor) -> Factors:
+        """Checks one number for both, or a mapping with one for either."""
+        given = value if isinstance(value, Mapping) else dict.fromkeys(cls._fields, value)
+        if unknown := [key for key in given if key not in cls._fields]:
+            raise InputError(f"{name} has no {', '.join(map(repr, unknown))}: its keys are 'weight' and 'bias'.")
+        accepted = "a finite number ≥ 0, or a mapping of them such as {'bias': 0}"
+        return cls(**{key: number(name, one, accepted, lambda v: 0 <= v < math.inf) for key, one in given.items()})
+
+    @property
+    def plain(self) -> Factor:
+        """One number, or those that are not 1."""
+        if self.weight == self.bias:
+            return self.weight
+        return MappingProxyType({name: factor for name, factor in self._asdict().items() if factor != 1})
+
+
+class Training(NamedTuple):
+    """Whether and how fast steps change a layer."""
+
+    trainable: bool = True
+    learning_rate_factor: Factors = Factors()
+    weight_decay_factor: Factors = Factors()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what is not the default, as plain data."""
+        told: dict[str, Any] = {} if self.trainable else {"trainable": False}
+        for name, factors in zip(self._fields[1:], self[1:], strict=True):
+            if factors != (1, 1):
+                told[name] = dict(factors.plain) if isinstance(factors.plain, Mapping) else factors.plain
+        return told
+
+
 class Layer(FixedAttributes):
     """The base of all layers: y = f(z) and its gradient.
 
@@ -67,6 +111,8 @@ class Layer(FixedAttributes):
     number = 0
     models_shape: tuple[int, ...] = ()
     random: Array | None = None
+    dropout_rates: Array | None = None
+    _training = Training()
 
     @property
     def product_weight(self) -> Array:
@@ -98,6 +144,65 @@ class Layer(FixedAttributes):
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """Describes the layer as plain data, from which `layer_from` makes it again."""
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether steps change W and b; if not, their gradients stay 0, and what a step needs for them alone is left
+        out of it. Assigning takes effect from the next epoch, step or forward on."""
+        return self._training.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._set_training(trainable=switch("trainable", value))
+        self.clear_frozen()
+
+    @property
+    def learning_rate_factor(self) -> Factor:
+        """What the learning rate is multiplied by: a number ≥ 0, or a mapping with one for "weight", "bias" or both.
+        Assigning takes effect from the next epoch or step on."""
+        return self._training.learning_rate_factor.plain
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, value: Factor) -> None:
+        self._set_training(learning_rate_factor=Factors.of("learning_rate_factor", value))
+
+    @property
+    def weight_decay_factor(self) -> Factor:
+        """What the optimizer's weight decay is multiplied by, as `learning_rate_factor`: {"bias": 0} decays no bias."""
+        return self._training.weight_decay_factor.plain
+
+    @weight_decay_factor.setter
+    def weight_decay_factor(self, value: Factor) -> None:
+        self._set_training(weight_decay_factor=Factors.of("weight_decay_factor", value))
+
+    def _set_training(self, **setting: Any) -> None:
+        if not self.parameter_shapes():
+            raise InputError(f"{self!r} has no parameters, so that its {', '.join(setting)} would change nothing.")
+        self._training = self._training._replace(**setting)
+
+    def clear_frozen(self) -> None:
+        """Sets the gradients of a layer that is not trainable to 0, which no plan fills any more."""
+        gradients = [view for name, view in self.views.items() if name.startswith("grad_")]
+        if gradients and not self.trainable:
+            with self.device.current():
+                for gradient in gradients:
+                    gradient[...] = 0
+
+    def factors(self, name: str) -> tuple[float, float]:
+        """Returns those of the learning rate, 0 where it is frozen, and of the weight decay, for "weight" or "bias"."""
+        trainable, rate, decay = self._training
+        return getattr(rate, name) if trainable else 0.0, getattr(decay, name)
+
+    def gradient_of(self, name: str) -> Array | None:
+        """Returns where ∇W or ∇b goes; None where there is none, or the layer is not trainable."""
+        return self.views.get(f"grad_{name}") if self.trainable else None
+
+    @property
+    def plan_key(self) -> Hashable:
+        """All of its settings that decide what a plan is made of."""
+        return self._training
 
     # Forward ----------------------------------------------------------------------------------------------------------
 
@@ -139,16 +244,17 @@ class Layer(FixedAttributes):
         s = {"y": saved.y, "z": saved.z, "": None}[f.reads]
         grad_z = grad_y if plan.fuse else plan.empty(f"∇z{n}", grad_y.shape)
         slope = f"·∂{f.name}/∂z{n}" if f.rowwise else f" ⊙ {f.name}′({f.reads}{n})" if f.reads else ""
-        formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if self.grad_bias is not None else "")
-        names = {"grad_z": f"∇z{n}"}
-        plan.add(Operations.activation_gradient, formula, names, grad_y, s, f, grad_z, self.grad_bias)
+        grad_bias = self.gradient_of("bias")
+        formula = f"∇z{n} = ∇y{n}{slope}" + (f", ∇b{n} = Σ∇z{n}" if grad_bias is not None else "")
+        plan.add(Operations.activation_gradient, formula, {"grad_z": f"∇z{n}"}, grad_y, s, f, grad_z, grad_bias)
         return grad_z
 
     def sum_bias(self, plan: Plan, grad_z: Array) -> None:
         """∇b = Σ∇z, where nothing else has done it."""
-        if self.grad_bias is not None:
-            formula = f"{plan.name_of(self.grad_bias)} = Σ{plan.name_of(grad_z)}"
-            plan.add(Operations.column_sum, formula, {}, grad_z, self.grad_bias)
+        grad_bias = self.gradient_of("bias")
+        if grad_bias is not None:
+            formula = f"{plan.name_of(grad_bias)} = Σ{plan.name_of(grad_z)}"
+            plan.add(Operations.column_sum, formula, {}, grad_z, grad_bias)
 
     @abstractmethod
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:

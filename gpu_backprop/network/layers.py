@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import activation
 from gpu_backprop.network.initializers import Initializer, initializer
-from gpu_backprop.network.layer import Layer
-from gpu_backprop.network.numbers import number, positive, switch
+from gpu_backprop.network.layer import Factor, Layer
+from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
 
 
 def transposed(matrices: Array) -> Array:
@@ -30,18 +30,25 @@ class Dense(Layer):
         activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
         bias: whether b is there (N2 has none).
         init: the initial W: the name of an initializer, an Initializer, or None for one that suits f. b begins at 0.
+        trainable: whether steps change W and b.
+        learning_rate_factor, weight_decay_factor: ≥ 0, what the optimizer's learning rate and weight decay are
+            multiplied by here. A mapping such as {"bias": 0} has a factor for W, for b, or for both.
     """
 
     def __init__(
         self, units: int, activation: str | Activation = "identity", *, bias: bool = True,
-        init: str | Initializer | None = None,
+        init: str | Initializer | None = None, trainable: bool = True, learning_rate_factor: Factor = 1.0,
+        weight_decay_factor: Factor = 1.0,
     ) -> None:  # fmt: skip
         self.outputs = positive("units", units)
         self.activation, self.has_bias = _activation(activation), switch("bias", bias)
         self.initializer = initializer(init, self.activation.name)
+        self.trainable = trainable
+        self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
-        return f"Dense({self.outputs}, {self.activation.name!r}" + ("" if self.has_bias else ", bias=False") + ")"
+        told = ({} if self.has_bias else {"bias": False}) | self._training.describe()
+        return f"Dense({self.outputs}, {self.activation.name!r}{_options(told)})"
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         super().attach(number, inputs, models_shape)
@@ -55,7 +62,8 @@ class Dense(Layer):
 
     def describe(self) -> Mapping[str, Any]:
         init, f = self.initializer.spec(), self.activation.name
-        return {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
+        told = {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
+        return told | self._training.describe()
 
     @property
     def activation_bias(self) -> Array | None:
@@ -72,10 +80,10 @@ class Dense(Layer):
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """z_j = Σᵢ x_i w_ij + b_j, so ∂z_j/∂w_ij = x_i and ∂z_j/∂x_i = w_ij: ∇W = xᵀ@∇z, which sums over the rows, and
         ∇x = ∇z@Wᵀ."""
-        assert self.grad_weight is not None
-        n, x = self.number, plan.saved(self).x
-        formula = f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}"
-        plan.add(Operations.matmul, formula, {}, transposed(x), grad_z, self.grad_weight)
+        n, x, grad_weight = self.number, plan.saved(self).x, self.gradient_of("weight")
+        if grad_weight is not None:
+            formula = f"∇W{n} = {plan.name_of(x)}ᵀ@∇z{n}"
+            plan.add(Operations.matmul, formula, {}, transposed(x), grad_z, grad_weight)
         if not grad_x:
             return None
         name = self.grad_x_name()
@@ -89,19 +97,24 @@ class Bias(Layer):
 
     Args:
         activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
+        trainable, learning_rate_factor, weight_decay_factor: as of `Dense`.
     """
 
-    def __init__(self, activation: str | Activation = "identity") -> None:
-        self.activation = _activation(activation)
+    def __init__(
+        self, activation: str | Activation = "identity", *, trainable: bool = True,
+        learning_rate_factor: Factor = 1.0, weight_decay_factor: Factor = 1.0,
+    ) -> None:  # fmt: skip
+        self.activation, self.trainable = _activation(activation), trainable
+        self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
-        return f"Bias({self.activation.name!r})"
+        return f"Bias({self.activation.name!r}{_options(self._training.describe())})"
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {"bias": (self.inputs,)}
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "bias", "activation": self.activation.name}
+        return {"kind": "bias", "activation": self.activation.name, **self._training.describe()}
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """z = x + b, in a buffer of its own, because the layer below still reads x."""
@@ -121,29 +134,57 @@ class Dropout(Layer):
     so that the expected value stays (Srivastava et al. 2014); else y = x.
 
     Args:
-        rate: in [0, 1).
+        rate: in [0, 1), or a sequence of them, one a member.
     """
 
-    def __init__(self, rate: float) -> None:
-        hint = ": the share of the numbers to set to 0"
-        self.rate = number("dropout rate", rate, "a number in [0, 1)", lambda rate: 0 <= rate < 1, hint)
+    def __init__(self, rate: float | Sequence[float]) -> None:
+        self.rate = rate
+
+    @property
+    def rate(self) -> float | Sequence[float]:
+        """The share of the numbers that are set to 0; assigning takes effect from the next step on."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: float | Sequence[float]) -> None:
+        accepted, hint = "a number in [0, 1)", ": the share of the numbers to set to 0"
+        rate = one_or_several("dropout rate", value, accepted, lambda rate: 0 <= rate < 1, hint)
+        if self.number:
+            of_members = one_a_member("dropout rate", rate, self.models_shape)
+            if self.dropout_rates is not None:
+                self.device.copy_in(self.dropout_rates, np.stack([of_members, 1 / (1 - of_members)], axis=-1))
+        self._rate = tuple(rate) if isinstance(rate, list) else rate  # where setting one of them is no silent nothing
+
+    @property
+    def active(self) -> bool:
+        """Whether any rate is more than 0."""
+        return any(self._rate) if isinstance(self._rate, tuple) else self._rate > 0
+
+    @property
+    def plan_key(self) -> Hashable:
+        return self.active
+
+    def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
+        super().attach(number, inputs, models_shape)
+        self.rate = self._rate  # whose number is checked
 
     def __repr__(self) -> str:
-        return f"Dropout({self.rate:g})"
+        rates = ", ".join(f"{rate:g}" for rate in np.atleast_1d(self._rate))
+        return f"Dropout([{rates}])" if isinstance(self._rate, tuple) else f"Dropout({rates})"
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "dropout", "rate": self.rate}
+        return {"kind": "dropout", "rate": list(self._rate) if isinstance(self._rate, tuple) else self._rate}
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """y = x ⊙ mask, the mask drawn anew in every step."""
-        if not plan.training or self.rate == 0:
+        if not plan.training or not self.active:
             return x
-        assert self.random is not None
+        assert self.random is not None and self.dropout_rates is not None
         saved, n, shape = plan.saved(self), self.number, (*self.models_shape, *x.shape[-2:])
         saved.mask = plan.empty(f"mask{n}", shape)
         y = plan.empty(f"z{n}", shape)
         formula = f"z{n} = {plan.name_of(x)} ⊙ mask{n}"
-        plan.add(Operations.dropout, formula, {}, x, self.rate, self.random, y, saved.mask)
+        plan.add(Operations.dropout, formula, {}, x, self.dropout_rates, self.random, y, saved.mask)
         return y
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
@@ -172,6 +213,11 @@ def layer_from(description: Mapping[str, Any]) -> Layer:
         return LAYERS[kind](**settings)
     except TypeError as error:
         raise InputError(f"a {kind} layer cannot be made of {settings!r}: {error}.") from None
+
+
+def _options(told: Mapping[str, Any]) -> str:
+    """Writes settings as the further arguments of a call."""
+    return "".join(f", {name}={value!r}" for name, value in told.items())
 
 
 def _activation(spec: str | Activation) -> Activation:

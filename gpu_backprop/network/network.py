@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from gpu_backprop.network.arrays import as_array, check_features, check_real, fi
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar
-from gpu_backprop.network.parameters import FlatBuffers
+from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
 
 
@@ -31,7 +31,8 @@ class Network(FixedAttributes):
 
     Args:
         inputs: how many numbers a sample has.
-        layers: Dense, Bias and Dropout; the network works on copies of them.
+        layers: Dense, Bias and Dropout; the network works on copies of them, `net.layers`, whose `rate`, `trainable`
+            and factors may be set.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
@@ -74,7 +75,7 @@ class Network(FixedAttributes):
         self._parameters, self._gradients = buffers.parameters, buffers.gradients
         if draw:
             buffers.draw(self._seeds)
-        self._seed_dropout()
+        self._prepare_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
         self._idle: list[Reader] = []  # readers that no call uses at the moment
@@ -107,12 +108,16 @@ class Network(FixedAttributes):
             attached.append(layer)
         return attached
 
-    def _seed_dropout(self) -> None:
-        """Gives each layer its own stream of random numbers for dropout."""
+    def _prepare_dropout(self) -> None:
+        """Gives each layer its own stream of random numbers for dropout, and its rates."""
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in self._seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.models_shape, len(self.layers), 3))
+        self.dropout_rates = self.device.zeros((*self.models_shape, len(self.layers), 2), np.float64)
         for k, layer in enumerate(self.layers):
-            layer.random = self.random[..., k, :]
+            layer.device, layer.random = self.device, self.random[..., k, :]
+            layer.dropout_rates = self.dropout_rates[..., k, :]
+            if isinstance(layer, Dropout):
+                layer.rate = layer.rate
             layer.close()
 
     def reseed(self, seed: int | None) -> list[int]:
@@ -156,8 +161,24 @@ class Network(FixedAttributes):
         for layer, name, _, _ in self.places:
             yield f"layers[{layer.number - 1}].{name}", getattr(layer, name), getattr(layer, f"grad_{name}")
 
+    # What is trained, and how fast ------------------------------------------------------------------------------------
+
+    @property
+    def plan_key(self) -> tuple[Hashable, ...]:
+        """All settings of the layers that decide what a plan is made of: where they change, plans are built anew."""
+        return tuple([layer.plan_key for layer in self.layers])
+
     def group_factors(self) -> Array | None:
-        return None
+        """Returns what `parameters.group_factors` makes of the layers as they are set now."""
+        return group_factors(self.places, self._parameters.shape[-1], self.device)
+
+    def check_trainable(self) -> None:
+        """Raises InputError where there are parameters and none of them is trainable."""
+        if self.places and not any(layer.trainable for layer, _, _, _ in self.places):
+            raise InputError(
+                "no layer is trainable, so that a step would change nothing: set trainable=True on one of them, such "
+                f"as net.layers[{self.places[-1][0].number - 1}].trainable = True."
+            )
 
     # Back-propagation, as operations of a plan ------------------------------------------------------------------------
 
@@ -173,8 +194,9 @@ class Network(FixedAttributes):
             plan.named(symbol, layer.product_weight if name == "weight" else getattr(layer, name))
             plan.named("∇" + symbol, getattr(layer, f"grad_{name}"))
         for layer in self.layers:
-            assert layer.random is not None
+            assert layer.random is not None and layer.dropout_rates is not None
             plan.named(f"random{layer.number}", layer.random)
+            plan.named(f"rates{layer.number}", layer.dropout_rates)
 
     def emit_forward(self, plan: Plan, x: Array, upto: str = "y") -> Array:
         """The loop l = 1 … L of N2. upto="z" stops before the last activation, which a loss may fuse."""
@@ -187,7 +209,8 @@ class Network(FixedAttributes):
         flowing: Array | None = grad
         for layer in reversed(self.layers):
             assert flowing is not None
-            needed = grad_x or any(below.parameter_shapes() for below in self.layers[: layer.number - 1])
+            below = self.layers[: layer.number - 1]
+            needed = grad_x or any(one.trainable and one.parameter_shapes() for one in below)
             if layer is self.last and start == "z":
                 flowing = layer.linear_backward(plan, flowing, needed)
             else:
@@ -232,7 +255,7 @@ class Network(FixedAttributes):
     @release_on_oom
     def backward(self, grad_y: Any) -> Array:
         """Fills `gradients`, summed over the batch of this thread's last forward, for any scalar E of which grad_y is
-        ∂E/∂y (N3).
+        ∂E/∂y (N3); those of a layer that is not trainable stay 0.
 
         Args:
             grad_y: ∂E/∂y, (batch, outputs).
@@ -241,12 +264,18 @@ class Network(FixedAttributes):
             ∂E/∂x, (batch, inputs), a new array on the device.
 
         Raises:
-            StateError: forward was not called before, by this thread; or the network is being trained.
+            StateError: forward was not called before, by this thread, or other settings of a layer were made since; or
+                the network is being trained.
         """
         reader: Reader | None = getattr(self._of_thread, "reader", None)
         if reader is None or reader.forward is None:
             raise StateError("backward needs the values of a forward pass: call net.forward(x) first, in this thread.")
         eager = reader.forward
+        if eager.key != self.plan_key:
+            raise StateError(
+                "a layer's trainable, one of its factors, or whether it drops anything has been set since forward: "
+                "call net.forward(x) again."
+            )
         grad_y = as_array(grad_y, "grad_y", self.device)
         if grad_y.shape != eager.y.shape:
             raise InputError(f"grad_y must have the shape of y, {eager.y.shape}, got {grad_y.shape}.")

@@ -30,7 +30,7 @@ def one_or_several(
     what: str, value: object, accepted: str, fits: Callable[[float], bool] = math.isfinite, hint: str = ""
 ) -> float | list[float]:
     """Returns a number as `number` does, or a sequence of them, one a member, as a list."""
-    if not isinstance(value, (list, tuple, np.ndarray)) or not np.ndim(value):
+    if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim):
         return number(what, value, accepted, fits, hint)
     try:
         return [number(what, one, accepted, fits) for one in value]

@@ -11,12 +11,15 @@ from gpu_backprop.backend.device import ALIGNMENT, Device
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.network.layer import Layer
 
+Place = tuple[Layer, str, tuple[int, ...], int]
+"""A parameter array: its layer, its name, the shape in one model, and where it begins."""
+
 
 class FlatBuffers:
     """Each array of a layer begins at a multiple of 256 bytes; what lies between is 0.
 
     Attributes:
-        places: of each parameter array its layer, its name, the shape in one model, and where it begins.
+        places: where each parameter array lies.
         parameters, gradients: (*models_shape, length), in the master dtype of the device.
         half_parameters: in a 16-bit network the parameters in its dtype, which products read; else None.
         copying: the calls that copy the parameters there.
@@ -24,7 +27,7 @@ class FlatBuffers:
 
     def __init__(self, layers: Sequence[Layer], models_shape: tuple[int, ...], device: Device) -> None:
         self.models_shape, self.device = models_shape, device
-        self.places: list[tuple[Layer, str, tuple[int, ...], int]] = []
+        self.places: list[Place] = []
         step, length = ALIGNMENT // device.master.itemsize, 0
         for layer in layers:
             for name, shape in layer.parameter_shapes().items():
@@ -61,3 +64,17 @@ class FlatBuffers:
 
     def _view(self, flat: Array, shape: tuple[int, ...], start: int) -> Array:
         return flat[..., start : start + math.prod(shape)].reshape(*self.models_shape, *shape)
+
+
+def group_factors(places: Sequence[Place], length: int, device: Device) -> Array | None:
+    """Returns what the learning rate (row 0) and the weight decay (row 1) are multiplied by in each 256 bytes of a
+    member's parameters: float64 (2, blocks), on the host. The learning rate's is 0 where a layer is not trainable. None
+    where all are 1."""
+    if all(layer.factors(name) == (1, 1) for layer, name, _, _ in places):
+        return None
+    step = ALIGNMENT // device.master.itemsize
+    factors = np.ones((2, length // step))
+    for layer, name, shape, start in places:
+        end = start + math.prod(shape)
+        factors[:, start // step : -(-end // step)] = np.vstack(layer.factors(name))
+    return factors

@@ -41,11 +41,11 @@ class Reader:
 
     def __init__(self, network: Network) -> None:
         self.device = network.device.with_own_scratch()
-        self.plans: dict[tuple[int, bool], Eager] = {}
+        self.plans: dict[tuple[Any, ...], Eager] = {}
         self.forward: Eager | None = None  # what backward goes on from
 
     def plan(self, network: Network, rows: int, training: bool) -> Eager:
-        key = rows, training
+        key = rows, training, network.plan_key
         if key not in self.plans:
             forget_oldest(self.plans)
             self.plans[key] = Eager(network, self.device, rows, training)
@@ -56,7 +56,7 @@ class Eager:
     """forward and backward as one plan in two phases, so that a caller can stand between them."""
 
     def __init__(self, network: Network, device: Device, rows: int, training: bool) -> None:
-        self.network = network
+        self.network, self.key = network, network.plan_key
         self.plan = plan = Plan(device, training)
         network.emit_parameters(plan)
         self.x = plan.empty("x", (*network.models_shape, rows, network.inputs))

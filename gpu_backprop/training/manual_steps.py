@@ -25,7 +25,7 @@ class ManualSteps:
         self.step, self.graph = step, graph
         self.total = step.device.zeros((*step.network.models_shape, 3), np.float64)
         self._nothing = step.device.zeros(self.total.shape, np.float64)  # there, so that a step need not send zeros
-        self._replays: dict[tuple[int, bool, bool, bool], Replay] = {}
+        self._replays: dict[tuple[Any, ...], Replay] = {}
 
     def minibatch(self, x: Any, y: Any, weights: Any = None) -> Samples:
         """Checks shapes and dtypes of a minibatch, and nothing else. An x of (models, rows, inputs) gives each member
@@ -33,8 +33,8 @@ class ManualSteps:
         return samples(self.step.network, self.step.loss, x, y, weights, values=False, per_member=True)
 
     def replay(self, rows: int, labelled: bool, weighted: bool, fuse: bool = True) -> Replay:
-        """Returns the plan of a step of so many rows."""
-        key = (rows, labelled, weighted, fuse)
+        """Returns the plan of a step of so many rows, of the network as its layers are set now."""
+        key = (rows, labelled, weighted, fuse, self.step.network.plan_key)
         if key not in self._replays:
             forget_oldest(self._replays)
             batch = ManualBatch(self.step.network, labelled, weighted)

@@ -53,6 +53,7 @@ class Run:
         self.shuffle, self.loss_every, self.stopping = shuffle, loss_every, stopping
         self.history = History()
         device, network, scaling = data.device, step.network, step.scaling.state
+        self._plan_key = network.plan_key
         if settings.one_launch:
             check_data(data, loss_every)
         shapes: dict[str, tuple[int, ...]] = {"total": (*network.models_shape, 3), "squares": network.models_shape}
@@ -61,15 +62,19 @@ class Run:
         with device.kind("loss"):
             self.sums = Sums(device, **shapes)
         self.total = self.sums["total"]
-        if settings.one_launch:  # the epoch is the only step
-            plan = build_epoch(step, data, settings.batch_size, self.total)
-            self.batches, self.steps = [data.rows], {data.rows: Replay(plan, False)}
-        else:
-            self.batches, self.steps = self._build_steps()
+        self.batches, self.steps = self._build_epoch()
         self._add_squares = device.sequence(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
         with device.kind("snapshots"):
             arrays = step.state().arrays
             self.epoch_start, self.last_finite, self._spare = (Snapshot(device, arrays) for _ in range(3))
+
+    def _build_epoch(self) -> tuple[list[int], dict[int, Replay]]:
+        """Returns the rows of each step of an epoch, and the steps by their rows; in one launch the epoch is the only
+        step."""
+        if not self.settings.one_launch:
+            return self._build_steps()
+        plan = build_epoch(self.step, self.data, self.settings.batch_size, self.total)
+        return [self.data.rows], {self.data.rows: Replay(plan, False)}
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
@@ -80,6 +85,7 @@ class Run:
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
         scaling = self.step.scaling
+        self._follow_settings()
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
         self.sums.clear()
@@ -98,6 +104,17 @@ class Run:
         if scaling.stuck:
             self._refuse_float16(epoch)
         return row
+
+    def _follow_settings(self) -> None:
+        """Builds the steps anew where the layers' settings are not those that they were built for."""
+        network = self.step.network
+        if self._plan_key == network.plan_key:
+            return
+        self.steps = {}  # their memory goes before other steps take theirs
+        self._plan_key = network.plan_key
+        self.batches, self.steps = self._build_epoch()
+        for layer in network.layers:
+            layer.clear_frozen()
 
     def roll_back_if_diverged(self) -> str:
         """Goes back to the epoch before if the loss of one that ended early is no longer finite, and says so. Whoever

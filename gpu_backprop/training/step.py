@@ -28,6 +28,7 @@ class TrainingStep:
     optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's."""
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
+        network.check_trainable()
         self.network, self.device, self.loss = network, network.device, loss
         self.optimizer = optimizer.bind(network)
         self.scaling = LossScaling(network)
@@ -45,6 +46,7 @@ class TrainingStep:
             fuse: False: share no buffers and fuse nothing.
             device: a DryRunDevice, for a plan to look at; None: the network's.
         """
+        self.network.check_trainable()
         plan = Plan(self.device if device is None else device, training=True, fuse=fuse)
         self.network.emit_parameters(plan)
         plan.named("E", total)

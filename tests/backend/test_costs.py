@@ -197,12 +197,13 @@ def test_bytes_of_a_loss_that_is_not_fused(output, added):
 
 
 def test_bytes_of_dropout():
-    """Forward x, mask and y, backward ∇y, mask and ∇x pass; so do seed, layer and step, which is counted up."""
+    """Forward x, mask and y, backward ∇y, mask and ∇x pass; so do the rate and its scale, and seed, layer and step,
+    which is counted up."""
     plain = plan_of((7, 6, 3))
     dropped = plan_of([7, gb.Dense(6, "relu"), gb.Dropout(0.5), gb.Dense(3, "softmax")])
     one = 4 * 12 * 6
     layers = 3
-    assert elementwise_bytes(dropped) - elementwise_bytes(plain) == 6 * one + 3 * 8 + 2 * 8 * layers
+    assert elementwise_bytes(dropped) - elementwise_bytes(plain) == 6 * one + (2 + 3) * 8 + 2 * 8 * layers
 
 
 def test_bytes_of_sample_weights():

@@ -75,7 +75,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         ("outside", "../../../etc/hosts"),
         ("heading", "#17-nothing"),
         ("`Dense.gone`", "../gpu_backprop/network/layers.py"),
-        ("`Dropout.attach`", "../gpu_backprop/network/layers.py"),  # inherited: the reader would not find it there
+        ("`Dropout.own`", "../gpu_backprop/network/layers.py"),  # inherited: the reader would not find it there
     ],
 )
 def test_a_broken_link_is_found(label: str, target: str) -> None:

@@ -177,7 +177,10 @@ def check(make: Any, x: Any, y: Any, weights: Any = None, *, numbers: bool = Tru
         for name, rows in boards(lines):
             shown.setdefault(re.sub(r" \(.*\)$", "", name), []).append(rows)
         missing = {*operation.read, *operation.written} - set(shown)
-        assert all(name in ("E", "1/Σw") or name.startswith("random") for name in missing), (formula, missing)
+        assert all(name in ("E", "1/Σw") or name.startswith(("random", "rates")) for name in missing), (
+            formula,
+            missing,
+        )
         if operation.name == "loss_gradient" and loss_rule(make().loss):
             assert "e" in shown
             if not any(isinstance(layer, gb.Dropout) for layer in make().network.layers):

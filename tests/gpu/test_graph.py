@@ -119,6 +119,49 @@ def test_hyper_parameters_act_on_replayed_steps():
     assert steps(case, True, 8) != eager
 
 
+def test_dropout_rates_act_on_replayed_steps():
+    def less(trainer, k):
+        trainer.network.layers[0].rate = [0.4 / (k + 1), 0.0]
+
+    case = Case(*EVERYTHING, seed=[1, 2])
+    eager = steps(case, False, 8, less)
+    assert steps(case, True, 8, less) == eager
+    assert steps(case, True, 8) != eager
+
+
+def test_layers_are_frozen_between_replayed_steps():
+    def turns(trainer, k):
+        first, *_, last = (layer for layer in trainer.network.layers if layer.weight is not None)
+        first.trainable, last.trainable = k % 4 < 2, k % 4 != 0
+
+    case = Case(*EVERYTHING)
+    eager = steps(case, False, 12, turns)
+    assert steps(case, True, 12, turns) == eager
+    assert steps(case, True, 12) != eager
+
+
+def test_epochs_of_a_fit_follow_what_was_set_before_them(captured):
+    """Steps are built and captured anew."""
+
+    def fit(graph):
+        case, epochs = Case(*EVERYTHING, dtype="float64"), itertools.count()
+        trainer = case.trainer(graph)
+        layers, draw = trainer.network.layers, trainer.training_step.draw_order
+
+        def drawing(rows):  # as an epoch begins; it counts from the next one on
+            layers[1].trainable, layers[2].rate = [(False, 0.5), (False, 0.0), (True, 0.25)][next(epochs) % 3]
+            return draw(rows)
+
+        trainer.training_step.draw_order = drawing
+        x, y, _ = case.data(3)
+        trainer.fit(x, y, 5, progress=False)
+        return state(trainer)
+
+    eager = fit(False)
+    assert fit(True) == eager
+    assert len(captured()) == 2 * 5  # each of the first four epochs sets something else
+
+
 def test_weights_that_are_all_zero_change_nothing_when_replayed():
     case = Case(weighted=True)
 

@@ -134,20 +134,20 @@ def test_column_sum(dtype):
 @dtypes
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
 def test_dropout_is_that_of_the_cpu_bit_for_bit(rate, dtype):
-    """Masks of 16 bits are the float32 ones, rounded."""
+    """Masks of 16 bits are the float32 ones, rounded; each model has its own rate."""
     exact = dtype if dtype in ("float32", "float64") else "float32"
     device, cpu = open_device("cuda", dtype), open_device("cpu", exact)
     for shape, models_shape in BOTH:
         rng = random(rate, shape, models_shape)
         x = rng.normal(size=(*models_shape, *shape)).astype(device.dtype)
         words = rng.integers(0, 2**64, (*models_shape, 3), np.uint64)
-        given = [Given(x), Given(words, **strided(models_shape)), to_be_written(x.shape), to_be_written(x.shape)]
-        arguments = [given[0], rate, given[1], given[2], given[3]]
-        got, calls = perform(device, "dropout", arguments, {})
-        given[0] = Given(x.astype(exact))
-        want, _ = perform(cpu, "dropout", [given[0], rate, *given[1:]], {})
-        y, mask = got[id(given[2])][0], got[id(given[3])][0]
-        want_mask = want[id(given[3])][0].astype(device.dtype)
+        rates = np.clip(np.linspace(rate, rate + 0.2, max(models_shape, default=1)), 0, 0.95).reshape(models_shape)
+        pairs = Given(np.stack([rates, 1 / (1 - rates)], axis=-1), **strided(models_shape))
+        y, mask = to_be_written(x.shape), to_be_written(x.shape)
+        further = [pairs, Given(words, **strided(models_shape)), y, mask]
+        got, calls = perform(device, "dropout", [Given(x), *further], {})
+        want, _ = perform(cpu, "dropout", [Given(x.astype(exact)), *further], {})
+        y, mask, want_mask = got[id(y)][0], got[id(mask)][0], want[id(mask)][0].astype(device.dtype)
         assert len(calls) == 1
         assert mask.tobytes() == want_mask.tobytes()
         assert y.tobytes() == (x.astype(exact) * want_mask.astype(exact)).astype(device.dtype).tobytes()

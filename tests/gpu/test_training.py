@@ -172,6 +172,13 @@ NETWORKS = {
     "Bias layers": [gb.Bias("softplus"), gb.Dense(6), gb.Bias("tanh"), gb.Dense(OUTPUTS), gb.Bias("softmax")],
     "odd widths": [gb.Dense(33, "gelu"), gb.Dense(1, "identity"), gb.Dense(OUTPUTS, "softmax")],
     "Dropout": [gb.Dropout(0.2), gb.Dense(8, "silu"), gb.Dropout(0.5), gb.Dense(OUTPUTS, "softmax")],
+    "frozen": [
+        gb.Dense(8, "silu", trainable=False),
+        gb.Dropout(0.2),
+        gb.Dense(8, "tanh", learning_rate_factor={"bias": 2}, weight_decay_factor=0.5),
+        gb.Bias("gelu", trainable=False),
+        gb.Dense(OUTPUTS, "softmax", trainable=False),
+    ],
     "Dropout last": [gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, "softmax"), gb.Dropout(0.1)],
 }
 
@@ -186,7 +193,7 @@ def test_every_kind_of_network(layers, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("y", [LABELS, SHARES], ids=["labels", "shares"])
 def test_members_side_by_side(dtype, y):
-    layers = [gb.Dense(8, "tanh"), gb.Dropout(0.25), gb.Dense(OUTPUTS, "softmax")]
+    layers = [gb.Dense(8, "tanh"), gb.Dropout([0.25, 0, 0.5]), gb.Dense(OUTPUTS, "softmax")]
     optimizer = gb.Adam([1e-3, 1e-2, 3e-3], epsilon=1e-3)
 
     def run(device, dtype):

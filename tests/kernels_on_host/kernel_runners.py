@@ -97,16 +97,16 @@ def multiply(d: Draw) -> Case:
 
 
 def dropout(d: Draw) -> Case:
-    x, rate = d.numbers(d.shape, d.T), d.pick(0.0, 0.3, 0.5, 0.9)
+    x, rate = d.numbers(d.shape, d.T), np.array([d.pick(0.0, 0.3, 0.5, 0.9) for _ in range(d.models)])
+    rates = d.memory.models(d.models, 2, np.float64, np.stack([rate, 1 / (1 - rate)], axis=-1), d.pick(0, 4))
     random = d.memory.models(d.models, 3, np.uint64, d.random.integers(1, 2**63, (d.models, 3)), d.pick(0, 1))
     y, mask = d.empty(d.shape, d.T), d.empty(d.shape, d.T)
     kept, masks = np.empty(d.shape), np.empty(d.shape)
-    reference(numpy_ops.dropout, exact(x), rate, np.array(random), kept, masks)
+    reference(numpy_ops.dropout, exact(x), np.array(rates), np.array(random), kept, masks)
     rounded = masks.astype(d.A).astype(d.T)
     product = exact(x) * rounded.astype("f8")
     parameters = {
-        "x": x, "rng_state": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols, "rate": rate,
-        "scale": 1 / (1 - rate),
+        "x": x, "rates": rates, "rng_state": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols,
     }  # fmt: skip
     wanted = {"mask": Exactly(rounded), "y": Near(product, d.tolerance() * abs(product))}
     blocks = (d.cols + 7) // 8

@@ -146,6 +146,12 @@ def test_layers_say_what_they_are():
         (lambda: gb.Dropout(True), "got True"),
         (lambda: gb.Dropout("0.5"), "got '0.5'"),
         (lambda: gb.Dropout(math.nan), "got nan"),
+        (lambda: gb.Dropout([0.5, 1]), r"rate must be a number in \[0, 1\), got \[0.5, 1\]"),
+        (lambda: gb.Network(2, [gb.Dropout([0.5, 0.1])]), r"dropout rate must be one number, got \[0.5, 0.1\]"),
+        (
+            lambda: gb.Network(2, [gb.Dropout([0.5, 0.1])], seed=[1, 2, 3]),
+            r"dropout rate must be one number, or 3, one a member, got \[0.5, 0.1\]",
+        ),
     ],
 )
 def test_settings_are_checked(make, message):
@@ -208,6 +214,38 @@ def test_backward_takes_the_mask_of_its_forward():
         net.predict(ones)
         np.testing.assert_array_equal(net.backward(ones), y)  # y = x ⊙ mask, ∇x = ∇y ⊙ mask
         np.testing.assert_array_equal(net.backward(3 * ones), 3 * y)
+
+
+def test_a_rate_that_is_set_counts_from_the_next_step_on():
+    """In plans that are there, in those of steps by hand, and from and to 0, which needs another plan."""
+    x, y = numbers(ROWS, 4), numbers(ROWS, 3, seed=1)
+
+    def layers(rate):
+        return [gb.Dense(5, "tanh"), gb.Dropout(rate), gb.Dense(3)]
+
+    net = network(*layers(0.5))
+    trainer = gb.Trainer(net, optimizer=gb.SGD(0.1))
+    for rate in (0.5, np.float32(0.25), 0, 0.75):
+        net.layers[1].rate = rate
+        fresh = network(*layers(rate))
+        other = gb.Trainer(fresh, optimizer=gb.SGD(0.1))
+        for name in ("parameters", "random"):
+            getattr(fresh, name)[...] = getattr(net, name)
+        np.testing.assert_array_equal(net.forward(x, training=True), fresh.forward(x, training=True))
+        np.testing.assert_array_equal(net.backward(y), fresh.backward(y))
+        assert float(trainer.step(x, y)) == float(other.step(x, y))
+        np.testing.assert_array_equal(net.parameters, fresh.parameters)
+
+
+def test_a_rate_that_is_wrong_changes_nothing():
+    (layer,) = (net := gb.Network(2, [gb.Dropout([0.25, 0.5])], seed=[1, 2])).layers
+    for wrong in (1, [0.5], [0.5, 1.0], "0.5", [0.1, 0.2, 0.3], []):
+        with pytest.raises(gb.InputError, match="dropout rate"):
+            layer.rate = wrong
+    assert layer.rate == (0.25, 0.5)
+    np.testing.assert_array_equal(net.dropout_rates[:, 0], [[0.25, 1 / 0.75], [0.5, 2]])
+    layer.rate = np.array([0.0, 0.75])
+    assert repr(layer) == "Dropout([0, 0.75])" and layer.describe() == {"kind": "dropout", "rate": [0.0, 0.75]}
 
 
 def test_dropout_between_layers():

@@ -207,6 +207,29 @@ def test_a_batch_without_weight_for_one_member(name):
         close(together.parameters[m], alone[m].parameters)
 
 
+def test_a_dropout_rate_for_each_member():
+    """In every step those of the networks alone, also where one of them drops nothing."""
+    rates, later = [0.1, 0.0, 0.7], [0.0, 0.5, 0.7]
+    together = gb.Network(INPUTS, [gb.Dropout(rates), *layers()], dtype="float64", seed=SEEDS)
+    alone = [
+        gb.Network(INPUTS, [gb.Dropout(rate), *layers()], dtype="float64", seed=seed)
+        for rate, seed in zip(rates, SEEDS, strict=True)
+    ]
+    x, y = numbers(ROWS, INPUTS), numbers(ROWS, OUTPUTS, seed=1)
+    trainers = [gb.Trainer(net, None, gb.SGD(0.05)) for net in (together, *alone)]
+    for step in range(4):
+        if step == 2:
+            together.layers[0].rate = later
+            for net, rate in zip(alone, later, strict=True):
+                net.layers[0].rate = rate
+        for trainer in trainers:
+            trainer.step(x, y)
+        assert_same_networks(together, alone)
+    twin = together.copy()
+    assert twin.layers[0].rate == tuple(later)
+    np.testing.assert_array_equal(twin.forward(x, training=True), together.forward(x, training=True))
+
+
 def test_as_many_settings_as_members():
     with pytest.raises(gb.InputError, match="learning_rate must be one number, or 3, one a member"):
         gb.Trainer(networks()[0], None, gb.SGD([0.1, 0.2]))

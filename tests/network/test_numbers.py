@@ -16,6 +16,7 @@ FRACTIONS = {
     "Quantile": (lambda v: gb.Quantile(v), lambda made: made.q),
     "CrossEntropy": (lambda v: gb.CrossEntropy(label_smoothing=v), lambda made: made.label_smoothing),
     "Dropout": (lambda v: gb.Dropout(v), lambda made: made.rate),
+    "a share of each member": (lambda v: gb.Dropout([v, 0.1]), lambda made: made.rate[0]),
     "SGD": (lambda v: gb.SGD(v), lambda made: made.learning_rate),
     "a rate of each member": (lambda v: gb.SGD([v, v]), lambda made: made.learning_rate[1]),
     "Adam's beta": (lambda v: gb.Adam(0.1, v), lambda made: made.settings["beta1"]),
@@ -49,7 +50,7 @@ def test_a_whole_number(name, value):
 
 
 NO_NUMBER = [True, np.True_, np.array(True), "0.5", np.str_("0.5"), 0.5j, None, b"1", [0.5, 0.5]]
-A_NUMBER_EACH = "SGD", "Adam's beta"
+A_NUMBER_EACH = "SGD", "Adam's beta", "Dropout"
 """Where members may have numbers of their own, a list is none too many."""
 
 

@@ -91,6 +91,14 @@ def test_round_trip(path, make, seed, dtype):
     np.testing.assert_array_equal(again.predict(X), net.predict(X))
 
 
+def test_dropout_rates_of_members(path):
+    net = gb.Network(4, [gb.Dropout([0.25, 0.0]), gb.Dense(3)], seed=[1, 2])
+    gb.save(path, net)
+    again = gb.load(path)
+    assert again.architecture() == net.architecture() and again.layers[0].rate == (0.25, 0.0)
+    np.testing.assert_array_equal(again.forward(X, training=True), net.forward(X, training=True))
+
+
 def test_dropout_goes_on_where_it_was(path):
     net = small()
     for _ in range(3):
@@ -290,7 +298,13 @@ def test_any_flipped_bit(whole, path):
         (lambda a: a["layers"][0].update(activation=["tanh"]), "activation must be"),
         (lambda a: a["layers"][0].update(init="glorot"), "unknown initializer"),
         (lambda a: a["layers"][0].update(momentum=1), "momentum"),
+        (lambda a: a["layers"][0].update(trainable=0), "trainable must be True or False"),
+        (lambda a: a["layers"][0].update(learning_rate_factor=-1), "learning_rate_factor must be a finite number"),
+        (lambda a: a["layers"][0].update(weight_decay_factor={"w": 1}), "weight_decay_factor has no 'w'"),
+        (lambda a: a["layers"][1].update(trainable=False), "trainable"),
         (lambda a: a["layers"][1].update(rate=1.5), "rate"),
+        (lambda a: a["layers"][1].update(rate=[0.5, 0.5]), "dropout rate must be one number"),
+        (lambda a: a["layers"][1].update(rate=[]), "dropout rate must be one number"),
         (lambda a: a["layers"][1].update(kind="attention"), "unknown layer kind 'attention'"),
         (lambda a: a["layers"][1].update(kind=[]), "can build"),
         (lambda a: a["layers"].append({"kind": "dropout", "rate": 0.1}), r"as random .*U64 \[4, 3\]"),

@@ -114,7 +114,9 @@ def test_a_network_with_preprocessing(again, tmp_path):
 PARTS = {
     "layer": lambda: gb.Dense(3, "relu", bias=False, init="lecun_normal"),
     "layer of a network": lambda: classifier("float32").network.layers[0],
+    "frozen layer": lambda: gb.Dense(3, trainable=False, weight_decay_factor={"bias": 0}),
     "dropout": lambda: gb.Dropout(0.25),
+    "dropout of members": lambda: gb.Dropout([0.25, 0.5]),
     "loss": lambda: gb.CrossEntropy(label_smoothing=0.1),
     "optimizer": lambda: gb.SGD(0.5, momentum=0.9, nesterov=True),
     "optimizer of a trainer": lambda: classifier("float32").optimizer,

@@ -68,21 +68,23 @@ def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Calls:
     yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
-def dropout(device: Device, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
+def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
 
-    def formula(work: Scratch, mask: Array, x: Array, y: Array, random: Array) -> Calls:
+    def formula(work: Scratch, mask: Array, x: Array, y: Array, rates: Array, random: Array) -> Calls:
         rows, units = mask.shape[-2:]
         blocks = -(-units // LANES)
         u, keep = work.array((rows, blocks * LANES), np.float32), work.array((rows, units), np.bool_)
-        members = [(random, mask)] if mask.ndim == 2 else zip(random, mask, strict=True)
-        for words, member in members:
-            yield uniform(words[0], u, work.row * blocks)
-            yield call(np.greater_equal, u[:, :units], rate, out=keep)
-            yield partial(np.copyto, member, keep)
-        yield call(np.multiply, mask, 1 / (1 - rate), out=mask)
+        rate, scale = work.array(rates.shape[:-2], np.float32, 1), work.array(rates.shape[:-2], mask.dtype, 2)
+        yield partial(np.copyto, rate, rates[..., 0, 0])
+        yield partial(np.copyto, scale, rates[..., 0, 1])
+        for member in np.ndindex(mask.shape[:-2]):
+            yield uniform(random[(*member, 0)], u, work.row * blocks)
+            yield call(np.greater_equal, u[:, :units], rate[(*member, ...)], out=keep)
+            yield partial(np.copyto, mask[member], keep)
+        yield call(np.multiply, mask, scale[..., None, None], out=mask)
         yield call(np.multiply, x, mask, out=y)
 
-    yield from in_blocks(device, formula, mask, x, y, as_row(random))
+    yield from in_blocks(device, formula, mask, x, y, as_row(rates), as_row(random))
 
 
 def multiply(device: Device, a: Array, b: Array, out: Array) -> Calls:

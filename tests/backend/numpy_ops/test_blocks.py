@@ -190,8 +190,8 @@ class TestTheSameInSlabs:
                 of(rng, *models_shape, ROWS, UNITS),
                 np.arange(3 * prod(models_shape), dtype=np.uint64).reshape(*models_shape, 3),
             )
-            y, mask = np.empty_like(x), np.empty_like(x)
-            return numpy_ops.dropout(device, x, 0.4, random, y, mask), [y, mask]
+            y, mask, rates = np.empty_like(x), np.empty_like(x), rng.uniform(0, 0.9, (*models_shape, 2))
+            return numpy_ops.dropout(device, x, rates, random, y, mask), [y, mask]
 
         same(monkeypatch, size, case)
 

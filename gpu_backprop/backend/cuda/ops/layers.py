@@ -86,13 +86,13 @@ def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Calls:
     )  # fmt: skip
 
 
-def dropout(device: CudaDevice, x: Array, rate: float, random: Array, y: Array, mask: Array) -> Calls:
+def dropout(device: CudaDevice, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
     models, rows, cols = sizes(mask)
     width = device.kernels.width(x.dtype, cols, x, y, mask)
     launch = columns(rows, cols, models, LANES)  # a thread has one block of random numbers
     yield device.kernels.launch(
         "dropout", (x.dtype, width), *launch,
-        x=x, rng_state=random, y=y, mask=mask, rows=rows, cols=cols, rate=rate, scale=1 / (1 - rate),
+        x=x, rates=rates, rng_state=random, y=y, mask=mask, rows=rows, cols=cols,
     )  # fmt: skip
 
 
