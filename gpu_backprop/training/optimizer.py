@@ -18,6 +18,7 @@ from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.rule_text import write_formula
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import one_a_member, one_or_several
@@ -41,11 +42,6 @@ SYMBOLS = {
     "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "m_hat": "m̂", "v_hat": "v̂",
 }  # fmt: skip
 """The symbols of names in formulas; another name is its own."""
-
-
-class _Symbols(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        return SYMBOLS.get(name, name)
 
 
 class Optimizer(FixedAttributes):
@@ -119,11 +115,13 @@ class Optimizer(FixedAttributes):
     @property
     def formula(self) -> str:
         """What a step does, as the authors of the rule wrote it."""
-        names = _Symbols()
-        *others, (_, change) = self.rule.lines
-        if self.rule.decays:
-            change = change.replace("{w}", "(1 − {learning_rate}·{weight_decay})·{w}", 1)
-        return ", ".join(f"{names[name]} ← {text.format_map(names)}" for name, text in (*others, ("w", change)))
+        return self._formula(SYMBOLS)
+
+    def _formula(self, symbols: Mapping[str, str]) -> str:
+        return ", ".join(
+            f"{symbols.get(name, name)} {sign} {write_formula(text, symbols)}"
+            for name, sign, text in self.rule.lines_for()
+        )
 
     def bind(self, network: Network) -> Optimizer:
         """Makes a copy of this optimizer with a fresh state for `network`."""
@@ -149,8 +147,10 @@ class Optimizer(FixedAttributes):
                 "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
             )
         hyper, moments = self.emit_state(plan)
+        scaled = plan.loss_scale is not None
+        formula = "g = ∇W/S, " + self._formula(SYMBOLS | {"g": "g"}) if scaled else self.formula
         plan.add(
-            Operations.update, self.formula, {"w": "parameters"},
+            Operations.update, formula, {"w": "parameters"},
             network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,
             group_factors(plan, network), network.half_parameters,
         )  # fmt: skip
