@@ -193,6 +193,8 @@ class StepExplanation:
         """Explains an operation: the formula, why, its matrices, and one number of each that was written."""
         reads = {name: self._board(name, array) for name, array in read.items() if not name.startswith("random")}
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
+        if self.batch.weights is not None and "Σw ≠ 0" in writes:
+            writes["Σw ≠ 0"] = Board("Σw", self.batch.weights.values.sum())  # the engine adds it to E
         layer = self.network.layers[_number(next(iter(writes))) - 1]
         kind, lines = OPERATIONS[operation.name](operation, layer.activation, reads, writes)
         if layer is self.network.last and operation.name == "activation_gradient":
@@ -278,9 +280,7 @@ class StepExplanation:
                 g, scaled = self._unscaled(grad.cell(*at), at)
                 step = round(float(written["hyper"][0]))
                 lines += ["", *scaled]
-                lines += spell_update(
-                    self.trainer.optimizer, old.cell(*at), g, new.cell(*at), here, step, rate, decay
-                )
+                lines += spell_update(self.trainer.optimizer, old.cell(*at), g, new.cell(*at), here, step, rate, decay)
         self._add(operation, lines)
 
     def _factors(self, start: int) -> tuple[float, float]:
