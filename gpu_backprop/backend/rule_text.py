@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from gpu_backprop.backend.errors import InputError
@@ -19,7 +19,9 @@ _PYTHON = str.maketrans({"−": "-", "·": "*", "²": "**2", "^": "**", "√": "
 _MATH = {"__builtins__": {}, "root": lambda a: a**0.5, "sign": lambda a: float((a > 0) - (a < 0))}
 
 _SYMBOL = "∇?[^\\W\\d_]\u0302?[₀-₉]*"
-_NEEDLESS_DOT = re.compile(rf"(?<![\w/^√∇.\u0302])({_SYMBOL}²?|[\d.]+|\([^()]*\))·(?=[(√]|{_SYMBOL}[²ᵗ]?(?!\w))")
+_NEEDLESS_DOT = re.compile(
+    rf"(?<![\w/^√∇.\u0302])({_SYMBOL}²?|[\d.]+|\([^()]*\))·(?=[(√]|{_SYMBOL}[²ᵗ]?(?![\w\u0302]))"
+)
 
 
 @cache
@@ -29,10 +31,10 @@ def arithmetic(text: str) -> Callable[..., float]:
     return made
 
 
-def write_formula(text: str, symbols: Mapping[str, str]) -> str:
+def write_formula(text: str, symbol: Callable[[str], str]) -> str:
     """Writes a text with symbols for its names, as one does by hand: ρv for ρ·v, √v for √(v), βᵗ for β^t."""
     text = re.sub(r"√\((\{\w+\})\)", r"√\1", text).replace("^{t}", "ᵗ")
-    return _NEEDLESS_DOT.sub(r"\1", NAME.sub(lambda name: symbols.get(name[1], name[1]), text))
+    return _NEEDLESS_DOT.sub(r"\1", NAME.sub(lambda name: symbol(name[1]), text))
 
 
 def check_lines(

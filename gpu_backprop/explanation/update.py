@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gpu_backprop.backend.rule_text import NAME, arithmetic
 from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
-from gpu_backprop.training.optimizer import SYMBOLS, Optimizer
+from gpu_backprop.training.optimizer import Optimizer, symbol
 
 Moments = Mapping[str, tuple[float, float]]
 """The moments of one number, before and after the step, by the rule's names."""
@@ -27,21 +27,17 @@ def spell_update(
     rule = optimizer.rule
     settings = {name: float(value) for name, value in optimizer.settings.items()}
     known = {"w": w, "g": g, "t": Exact("t", float(step)).cell()}
-    known |= {name: Exact(_symbol(name), value).cell() for name, value in settings.items()}
+    known |= {name: Exact(symbol(name), value).cell() for name, value in settings.items()}
     results = {"w": new}
     factors = rule.evaluator(rule.moments.values())(0.0, step, *settings.values())
     for (name, values), factor in zip(moments.items(), factors, strict=True):
-        known[name], results[name] = (Board(_symbol(name), factor * value).cell() for value in values)
+        known[name], results[name] = (Board(symbol(name), factor * value).cell() for value in values)
     lines = []
     for name, sign, text in rule.lines_for(rate, decay if settings.get("weight_decay") else 0):
         value = arithmetic(text)
         if name not in results:
             exact = value(**{operand: known[operand].value for operand in NAME.findall(text)})
-            results[name] = Board(_symbol(name), exact).cell()
+            results[name] = Board(symbol(name), exact).cell()
         lines += spell(results[name], Rule(text, value), known, sign)
         known[name] = results[name]
     return lines
-
-
-def _symbol(name: str) -> str:
-    return SYMBOLS.get(name, name)

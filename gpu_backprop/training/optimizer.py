@@ -39,9 +39,14 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 SYMBOLS = {
     "w": "W", "g": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁",
-    "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "m_hat": "m̂", "v_hat": "v̂",
+    "beta2": "β₂", "weight_decay": "λ", "velocity": "v",
 }  # fmt: skip
-"""The symbols of names in formulas; another name is its own."""
+
+
+def symbol(name: str) -> str:
+    """Returns what a name of a rule is in formulas: itself, if it has none of SYMBOLS, and x̂ for x_hat."""
+    plain = name.removesuffix("_hat")
+    return SYMBOLS.get(name, name if plain == name else plain[0] + "\u0302" + plain[1:])
 
 
 class Optimizer(FixedAttributes):
@@ -115,12 +120,8 @@ class Optimizer(FixedAttributes):
     @property
     def formula(self) -> str:
         """What a step does, as the authors of the rule wrote it."""
-        return self._formula(SYMBOLS)
-
-    def _formula(self, symbols: Mapping[str, str]) -> str:
         return ", ".join(
-            f"{symbols.get(name, name)} {sign} {write_formula(text, symbols)}"
-            for name, sign, text in self.rule.lines_for()
+            f"{symbol(name)} {sign} {write_formula(text, symbol)}" for name, sign, text in self.rule.lines_for()
         )
 
     def bind(self, network: Network) -> Optimizer:
@@ -148,7 +149,7 @@ class Optimizer(FixedAttributes):
             )
         hyper, moments = self.emit_state(plan)
         scaled = plan.loss_scale is not None
-        formula = "g = ∇W/S, " + self._formula(SYMBOLS | {"g": "g"}) if scaled else self.formula
+        formula = "g = ∇W/S, " + self.formula.replace("∇W", "g") if scaled else self.formula
         plan.add(
             Operations.update, formula, {"w": "parameters"},
             network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,

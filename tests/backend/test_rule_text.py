@@ -8,7 +8,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.rule_text import arithmetic, write_formula
-from gpu_backprop.training.optimizer import SYMBOLS
+from gpu_backprop.training.optimizer import symbol
 from gpu_backprop.training.optimizers import MOMENTUM
 
 
@@ -47,10 +47,11 @@ def test_a_text_is_worked_out(text, value):
         ("{learning_rate}·sign({m})·{g}", "η·sign(m)·∇W"),
         ("{grad_sum}·{m} + {m}·{grad_sum}", "grad_sum·m + m·grad_sum"),
         ("{m}·2", "m·2"),
+        ("{learning_rate}·{way_hat}·{m_hat}", "η·w\u0302ay·m̂"),
     ],
 )
 def test_a_text_is_written_as_by_hand(text, formula):
-    assert write_formula(text, SYMBOLS) == formula
+    assert write_formula(text, symbol) == formula
 
 
 def test_the_formulas_of_optimizers():
