@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Calls
+from gpu_backprop.backend.rule_text import check_lines
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class UpdateRule:
     (Loshchilov and Hutter 2019), and the rule itself says nothing about it.
 
     Raises:
-        InputError: a name is no identifier or stands for two things, or a coefficient cannot be worked out.
+        InputError: a name is no identifier or stands for two things, or a coefficient or a line cannot be worked out.
     """
 
     name: str
     settings: Mapping[str, float]
     """By name the default of each of its numbers, learning_rate (η) first."""
     moments: Mapping[str, str]
-    """By name, the factor that makes the authors' moment of the one that is kept: written as a coefficient is."""
+    """By name, the factor that makes the authors' moment of the one that is kept: written as a coefficient is, without
+    step and `largest`."""
     coefficients: Mapping[str, str]
     """By name, expressions that Python and C++ read alike, worked out once a step. They are made of the settings, which
     are float64 until C(…) rounds them to the type of coefficients; of step, from 1; of `largest`, the largest gradient
@@ -43,8 +45,9 @@ class UpdateRule:
     """C++ statements in the working type A that assign `change` and the moments, of w, g, moments and coefficients."""
     lines: tuple[tuple[str, str], ...]
     """The same as its authors wrote it, without weight decay, as (result, text): the formula in plans and docs, which
-    `explain` spells out. A result is "w", a moment, or a name that later lines read. A text is made of + − · / ^ ²,
-    √(…), sign(…), numbers and {names}: of settings, w, g, t (the number of the step), moments and earlier results."""
+    `explain` spells out. A result is a moment, a name that later lines read, or, last, "w", of which the text is
+    "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), sign(…), numbers and {names}: of settings, w, g, t
+    (the number of the step), moments and earlier results."""
 
     kind: ClassVar[str] = "update"
 
@@ -65,11 +68,23 @@ class UpdateRule:
                 self.evaluator([text])(1e18, 1.0, *map(float, self.settings.values()))
             except Exception as error:
                 raise InputError(f"update rule {self.name!r}: {what} = {text} cannot be worked out: {error}.") from None
+        check_lines(self.name, self.settings, self.moments, self.lines)
 
     @property
     def decays(self) -> bool:
         """Whether it has a decoupled weight decay."""
         return "weight_decay" in self.settings
+
+    def lines_for(self, rate: float = 1, decay: float = 1) -> Iterator[tuple[str, str, str]]:
+        """Yields the lines as (result, "←" or "=", text), with the weight decay, for parameters whose learning rate has
+        the factor `rate` and whose weight decay has the factor `decay`."""
+        *others, (w, text) = self.lines
+        for result, other in others:
+            yield result, "←" if result in self.moments else "=", other
+        change = _times(rate) + text.removeprefix("{w} − ")
+        if self.decays and rate * decay:
+            change = f"{_times(rate * decay)}{{learning_rate}}·{{weight_decay}}·{{w}} − {change}"
+        yield w, "←", "{w} − " + change
 
     @property
     def flops(self) -> int:
@@ -94,6 +109,10 @@ COEFFICIENT_MATH: dict[str, Any] = {
 }
 """What coefficients are written with: root(a) = √a, power(a, b) = aᵇ, and correction(1 − β, t) = 1 − βᵗ, which stands
 for a sum of t terms that each weigh 1 − β, and forget with β."""
+
+
+def _times(factor: float) -> str:
+    return "" if factor == 1 else f"{factor:.12g}·".replace("-", "−")
 
 
 @cache

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.operation import Operation
-from gpu_backprop.explanation.board import WIDTH, Board, side_by_side, wrapped
+from gpu_backprop.backend.text_table import wrap
+from gpu_backprop.explanation.board import WIDTH, Board, Cell, Rule, side_by_side, spell, wrapped
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spell_update
 from gpu_backprop.explanation.worked import OPERATIONS, Batch, fused, work_out_loss
@@ -47,7 +49,7 @@ WHY = {
     "activation_gradient": "∂E/∂z = ∂E/∂y · ∂y/∂z. ∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
     "column_sum": "∂z/∂b = 1 for every sample, so ∇b is the sum over them.",
     "normalize_weights": "Each sample counts with its weight.",
-    "unscale": "float16 holds no number below 6e-8. So all gradients were S times as large, until here.",
+    "unscale": "float16 holds no number below 6e-8. So all gradients were S times as large; g is not.",
     "loss_gradient": "e is the loss of one sample, E that of all. The batch's factor stands here and nowhere else.",
 }
 """The reason of each kind of operation, given where it comes for the first time."""
@@ -122,7 +124,7 @@ class StepExplanation:
         for operation, written in trainer.trace(data.x, data.target, data.weights):
             if operation.name == "unscale":
                 self._unscale(operation, written)
-            elif operation.name == optimizer.name:
+            elif operation.name == "update":
                 self._update(operation, parameters, before, written)
             elif operation.name == "loss_gradient":
                 loss = float(trainer.loss.reduce(written["E"], data.rows))
@@ -153,7 +155,7 @@ class StepExplanation:
             yield from ("", *(lines := wrapped(title)), "─" * max(map(len, lines)))
             for first, *rest in self.paragraphs[heading]:
                 number += 1
-                yield from ("", *wrapped(f"({number}) {first}", " " * INDENT))
+                yield from ("", *wrap(f"({number}) {first}", WIDTH.get() + INDENT, " " * INDENT))
                 yield from (f"    {line}".rstrip() for line in rest)
 
     def _close(self, loss: float) -> Iterator[str]:
@@ -193,6 +195,8 @@ class StepExplanation:
             name: self._board(name, array) for name, array in read.items() if not name.startswith(("random", "rates"))
         }
         writes = {name: self._board(name, array) for name, array in written.items() if name != "E"}
+        if self.batch.weights is not None and "Σw ≠ 0" in writes:
+            writes["Σw ≠ 0"] = Board("Σw", self.batch.weights.values.sum())  # the engine adds it to E
         layer = self.network.layers[_number(next(iter(writes))) - 1]
         kind, lines = OPERATIONS[operation.name](operation, layer.activation, reads, writes)
         if layer is self.network.last and operation.name == "activation_gradient":
@@ -247,12 +251,9 @@ class StepExplanation:
         ]
 
     def _unscale(self, operation: Operation, written: dict[str, Array]) -> None:
-        """Explains the gradients without S; or that they were too large with it."""
-        for layer, name, shape, start in self.network.places:
-            place = slice(start, start + int(np.prod(shape)))
-            self.known[f"∇{_symbol(layer, name)}"] = written["gradients"][place].reshape(shape)
+        """Explains the factor that takes S out of the gradients; or that they were too large with it."""
         lines = [operation.formula, *wrapped(WHY["unscale"])]
-        if not written["gate"]:
+        if not written["1/S"]:
             lines += wrapped("Here one of them is too large for float16. The step changes nothing, and S is halved.")
         self._add(operation, lines)
 
@@ -260,24 +261,45 @@ class StepExplanation:
         self, operation: Operation, parameters: Array, moments: dict[str, Array], written: dict[str, Array]
     ) -> None:
         """Explains the update: every parameter before and after, and how the first number that moves is computed."""
-        if not self.known.get("gate", True):
+        if not self.known.get("1/S", True):
             return
-        optimizer, step = self.trainer.optimizer, round(float(written["hyper"][0]))
         lines, spelled = [operation.formula], False
         for layer, name, shape, start in self.network.places:
-            symbol = _symbol(layer, name)
-            if not layer.trainable:
-                lines += ["", *wrapped(f"{symbol} stays as it is: layer {layer.number} is not trainable.")]
+            symbol, (rate, decay) = _symbol(layer, name), self._factors(start)
+            if not rate:
+                lines += ["", *wrapped(f"{symbol} stays as it is: layer {layer.number} is frozen.")]
                 continue
             place = slice(start, start + int(np.prod(shape)))
             old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
             grad = self._board(f"∇{symbol}", self.known[f"∇{symbol}"])
             lines += ["", *side_by_side([old, grad, "→", new])]
             if not spelled:
-                here = {name: (float(before[start]), float(written[name][start])) for name, before in moments.items()}
                 at, spelled = (0,) * len(shape), True
-                lines += ["", *spell_update(optimizer, old.cell(*at), grad.cell(*at), new.cell(*at), here, step)]
+                here = {
+                    name: (float(before[start]), float(after[start]))
+                    for (name, before), after in zip(moments.items(), written.get("moments", ()), strict=True)
+                }
+                g, scaled = self._unscaled(grad.cell(*at), at)
+                step = round(float(written["hyper"][0]))
+                lines += ["", *scaled]
+                lines += spell_update(self.trainer.optimizer, old.cell(*at), g, new.cell(*at), here, step, rate, decay)
         self._add(operation, lines)
+
+    def _factors(self, start: int) -> tuple[float, float]:
+        """Returns the factors of the learning rate and the weight decay of what begins there."""
+        table = self.network.group_factors()
+        if table is None:
+            return 1.0, 1.0
+        rate, decay = table[:, start * self.network.parameters.itemsize // ALIGNMENT].tolist()
+        return rate, decay
+
+    def _unscaled(self, grad: Cell, at: tuple[int, ...]) -> tuple[Cell, list[str]]:
+        """Returns a gradient without S, and how it is computed, where there is one."""
+        if self.batch.loss_scale is None:
+            return grad, []
+        scale = self.batch.loss_scale.cell()
+        g = Board("g", np.full((1,) * len(at), grad.value / scale.value)).cell(*at)
+        return g, spell(g, Rule("{grad}/{scale}", lambda grad, scale: grad / scale), {"grad": grad, "scale": scale})
 
 
 def _symbol(layer: Layer, name: str) -> str:

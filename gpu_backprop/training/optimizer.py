@@ -18,6 +18,7 @@ from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.rule_text import write_formula
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import one_a_member, one_or_several
@@ -38,14 +39,14 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 SYMBOLS = {
     "w": "W", "g": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁",
-    "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "m_hat": "m̂", "v_hat": "v̂",
+    "beta2": "β₂", "weight_decay": "λ", "velocity": "v",
 }  # fmt: skip
-"""The symbols of names in formulas; another name is its own."""
 
 
-class _Symbols(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        return SYMBOLS.get(name, name)
+def symbol(name: str) -> str:
+    """Returns what a name of a rule is in formulas: itself, if it has none of SYMBOLS, and x̂ for x_hat."""
+    plain = name.removesuffix("_hat")
+    return SYMBOLS.get(name, name if plain == name else plain[0] + "\u0302" + plain[1:])
 
 
 class Optimizer(FixedAttributes):
@@ -119,11 +120,9 @@ class Optimizer(FixedAttributes):
     @property
     def formula(self) -> str:
         """What a step does, as the authors of the rule wrote it."""
-        names = _Symbols()
-        *others, (_, change) = self.rule.lines
-        if self.rule.decays:
-            change = change.replace("{w}", "(1 − {learning_rate}·{weight_decay})·{w}", 1)
-        return ", ".join(f"{names[name]} ← {text.format_map(names)}" for name, text in (*others, ("w", change)))
+        return ", ".join(
+            f"{symbol(name)} {sign} {write_formula(text, symbol)}" for name, sign, text in self.rule.lines_for()
+        )
 
     def bind(self, network: Network) -> Optimizer:
         """Makes a copy of this optimizer with a fresh state for `network`."""
@@ -149,8 +148,10 @@ class Optimizer(FixedAttributes):
                 "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
             )
         hyper, moments = self.emit_state(plan)
+        scaled = plan.loss_scale is not None
+        formula = "g = ∇W/S, " + self.formula.replace("∇W", "g") if scaled else self.formula
         plan.add(
-            Operations.update, self.formula, {"w": "parameters"},
+            Operations.update, formula, {"w": "parameters"},
             network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,
             group_factors(plan, network), network.half_parameters,
         )  # fmt: skip

@@ -3,7 +3,7 @@ optimizer.py, and what it is made of in backend/update_rule.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -270,6 +270,10 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
 }
+"""By name, a class, or another function, that makes the optimizer with its default settings."""
+
+RULES: Sequence[UpdateRule] = (*(make().rule for make in OPTIMIZERS.values()), MOMENTUM, NESTEROV)
+"""The rules of all optimizers."""
 
 
 def optimizer(spec: str | Optimizer) -> Optimizer:

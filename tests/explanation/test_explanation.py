@@ -20,6 +20,8 @@ from gpu_backprop.explanation.board import Board, Exact, Rule, side_by_side, spe
 from gpu_backprop.explanation.explain import WHY
 from gpu_backprop.explanation.rules import ACTIVATIONS, loss_rule
 from gpu_backprop.explanation.worked import OPERATIONS
+from gpu_backprop.training.optimizer import symbol
+from gpu_backprop.training.optimizers import ADAMW, RULES
 
 X = np.array([[0.8, -0.3], [-0.5, 1.7], [1.1, 0.4]])
 TARGETS = np.array([[0.25, 0.5], [0.7, 0.1], [0.05, 0.4]])
@@ -121,9 +123,9 @@ def meant(symbols: str, known: dict[str, Any], settings: dict[str, Any]) -> floa
         return f"({np.asarray(known[match[1]], np.float64)[index]!r})".replace("np.float64", "")
 
     text = re.sub(r"([∇\w*]+)\[([\d,]+)\]", number, symbols)
-    for symbol, name in (("η", "learning_rate"), ("λ", "weight_decay"), ("ε", "epsilon"), ("Σw", "Σw"), ("/B", "B")):
-        if symbol in text:
-            text = text.replace(symbol, ("/" if symbol == "/B" else "") + repr(settings[name]))
+    for sign, name in (("η", "learning_rate"), ("λ", "weight_decay"), ("ε", "epsilon"), ("Σw", "Σw"), ("/B", "B")):
+        if sign in text:
+            text = text.replace(sign, ("/" if sign == "/B" else "") + repr(settings[name]))
     return worked_out(text)
 
 
@@ -140,7 +142,7 @@ def engine(trainer: gb.Trainer, x: Any, y: Any, weights: Any) -> tuple[dict[str,
             name: known.get(name, np.array(array.T if f"{name}ᵀ" in operation.formula else array))
             for name, array in operation.reads.items()
         }
-        if operation.name == trainer.optimizer.name:
+        if operation.name == "update":
             names, after = _parameters(trainer.network)
             read = before | {"∇" + name: known["∇" + name] for name in before}
             written = dict(zip(names, after, strict=True))
@@ -171,16 +173,16 @@ def check(make: Any, x: Any, y: Any, weights: Any = None, *, numbers: bool = Tru
     for formula, lines in sections(text):
         if "The identity: the same numbers, under their next name." in lines:
             continue
+        while formula not in truth:  # it goes on in the next line
+            formula += " " + lines.pop(0)
         operation = truth[formula]
         seen.add(formula)
         shown: dict[str, list[list[list[str]]]] = {}
         for name, rows in boards(lines):
             shown.setdefault(re.sub(r" \(.*\)$", "", name), []).append(rows)
         missing = {*operation.read, *operation.written} - set(shown)
-        assert all(name in ("E", "1/Σw") or name.startswith(("random", "rates")) for name in missing), (
-            formula,
-            missing,
-        )
+        hidden = "E", "1/Σw", "Σw ≠ 0"
+        assert all(name in hidden or name.startswith(("random", "rates")) for name in missing), (formula, missing)
         if operation.name == "loss_gradient" and loss_rule(make().loss):
             assert "e" in shown
             if not any(isinstance(layer, gb.Dropout) for layer in make().network.layers):
@@ -284,21 +286,89 @@ def test_class_labels(smoothing: float) -> None:
     assert "label" in text
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [gb.SGD(0.1), gb.SGD(0.1, momentum=0.9), gb.SGD(0.1, momentum=0.9, nesterov=True), gb.RMSprop(0.02), gb.Adagrad(),
-     gb.Adam(0.03), gb.AdamW(0.03, weight_decay=0.5)],
-    ids=repr,
-)  # fmt: skip
-@pytest.mark.parametrize("step", [1, 2, 12])
-def test_every_optimizer(optimizer: Any, step: int) -> None:
-    def make() -> gb.Trainer:
-        trainer = gb.Trainer(network(gb.Dense(3, "tanh"), gb.Dense(2)), optimizer=optimizer)
-        for _ in range(step - 1):
-            trainer.step(X, TARGETS)
-        return trainer
+def trained(rule: gb.UpdateRule, steps: int, **settings: float) -> gb.Trainer:
+    """A trainer that has taken so many steps."""
+    trainer = gb.Trainer(network(gb.Dense(3, "tanh"), gb.Dense(2)), optimizer=gb.Optimizer(rule, **settings))
+    for _ in range(steps):
+        trainer.step(X, TARGETS)
+    return trainer
 
-    check(make, X, TARGETS)
+
+def update_equations(text: str) -> dict[str, tuple[str, str]]:
+    """Of each line of arithmetic in the update, what it is of, its formula and its result; its numbers give that."""
+    *_, (_, lines) = sections(text)
+    found = {}
+    for what, symbols, digits, result in equations(lines):
+        assert worked_out(digits) == pytest.approx(value(result), rel=0, abs=half_a_digit(result))
+        found[what] = symbols, result
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("step", [1, 2, 12])
+def test_every_optimizer(rule: gb.UpdateRule, step: int) -> None:
+    text = check(lambda: trained(rule, step - 1, learning_rate=0.03), X, TARGETS)
+    assert [*update_equations(text)] == [symbol(name) for name, _ in rule.lines[:-1]] + ["W1[0,0]"]
+
+
+def test_an_optimizer_of_ones_own() -> None:
+    """Its moment is kept halved, and one line is read by others."""
+
+    def update(g: Any, change: Any, work: Any, half: Any, rate: Any, keep: Any) -> Iterator[Any]:
+        yield lambda: np.multiply(half, keep, out=half)
+        yield lambda: np.add(half, g, out=half)
+        yield lambda: np.multiply(np.sign(half), rate, out=change)
+
+    rule = gb.UpdateRule(
+        "own", {"learning_rate": 0.1, "keep": 0.75}, {"half": "2.0"}, {"rate": "learning_rate", "kept": "keep"},
+        lambda g, change, work, half, rate, kept: update(g, change, work, half, rate, kept),
+        "half = kept * half + g; change = rate * sign(half);",
+        (("half", "{keep}·{half} + 2·{g}"), ("way_hat", "sign({half})"), ("w", "{w} − {learning_rate}·{way_hat}")),
+    )  # fmt: skip
+    text, stepped = explain(trained(rule, 1), X, TARGETS), trained(rule, 2)
+    assert "half ← keep·half + 2∇W, w\u0302ay = sign(half), W ← W − η·w\u0302ay" in text
+    found = update_equations(text)
+    assert found["half"] == (
+        "keep·half + 2·∇W1[0,0]",
+        Board("", 2 * stepped.optimizer.moments["half"][0]).cell().text(),
+    )
+    assert found["w\u0302ay"][0] == "sign(half)" and found["W1[0,0]"][0] == "W1[0,0] − η·w\u0302ay"
+    assert value(found["W1[0,0]"][1]) == pytest.approx(stepped.network.parameters[0], abs=5e-5)
+
+
+def test_layers_with_factors_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is frozen; the second learns at half the rate and decays three times as much."""
+    factors = np.array([[0.0, 0.0, 0.5, 1.0], [1.0, 1.0, 3.0, 0.0]])  # W1, b1, W2, b2: 256 bytes each
+    monkeypatch.setattr(gb.Network, "group_factors", lambda self: factors)
+    text, stepped = explain(trained(ADAMW, 1, weight_decay=0.5), X, TARGETS), trained(ADAMW, 2, weight_decay=0.5)
+    assert "W1 stays as it is: layer 1 is frozen." in text and "b1 stays as it is" in text
+    formula, result = update_equations(text)["W2[0,0]"]
+    assert formula == "W2[0,0] − 1.5·η·λ·W2[0,0] − 0.5·η·m̂/(√(v̂) + ε)"
+    assert value(result) == pytest.approx(stepped.network.layers[1].weight[0, 0], abs=5e-5)
+
+
+@pytest.mark.usefixtures("half_on_a_cpu")
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]], ids=["unweighted", "weighted"])
+def test_the_scale_of_the_loss(weights: Any) -> None:
+    """The gradients are S times as large until the update divides them; one that overflows stops it."""
+
+    def half(optimizer: str) -> gb.Trainer:
+        return gb.Trainer(network(gb.Dense(2), dtype="float16"), "squared_error", optimizer=optimizer)
+
+    x, y = X.astype(np.float16), TARGETS.astype(np.float16)
+    text = explain(half("sgd"), x, y, weights)
+    assert "1/S, or 0 where ∇ overflows" in text and "g = ∇W/S, W ← W − ηg" in text
+    [lines] = [lines for formula, lines in sections(text) if formula.startswith("g = ")]
+    found = {what: (symbols, value(result)) for what, symbols, _, result in equations(lines)}
+    step = half("sgd")
+    before = step.network.layers[0].weight[0, 0].item()
+    step.step(x, y, weights)
+    after, gradient = step.network.layers[0].weight[0, 0].item(), step.network.layers[0].grad_weight[0, 0].item()
+    assert found["g[0,0]"] == ("∇W1[0,0]/S", pytest.approx(gradient / 65536, rel=1e-3))
+    assert found["W1[0,0]"] == ("W1[0,0] − η·g[0,0]", pytest.approx(after, rel=1e-3))
+    assert after == pytest.approx(before - 0.1 * gradient / 65536, rel=1e-5)
+    skipped = explain(half("adam"), x, y * 1e4, weights)
+    assert "too large for float16. The step changes nothing" in skipped and "g = ∇W/S" not in skipped
 
 
 @pytest.mark.parametrize(
@@ -436,7 +506,7 @@ def test_every_operation_of_a_step_can_be_told() -> None:
     binders = {name for name, _ in inspect.getmembers(numpy_ops, inspect.isfunction)}
     fused, evaluation = {"softmax_cross_entropy", "sigmoid_cross_entropy"}, {"residual_sums"}
     bookkeeping = {"gather", "advance", "copy", "sum_of_squares"}
-    others = {"loss_gradient", "unscale", *gb.OPTIMIZERS} - {"adamw"}
+    others = {"loss_gradient", "unscale", "update"}
     assert binders - fused - evaluation - bookkeeping == {*OPERATIONS, *others}
 
 
