@@ -39,18 +39,18 @@ def train(options: argparse.Namespace) -> int:
         x, y = _x_and_y(trainer, data.training)
         held_out = None if data.held_out is None else _x_and_y(trainer, data.held_out)
 
-    before, log = trainer.history, folder.place / HISTORY
+    log = folder.place / HISTORY
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         failure = _run_to_end(
             signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
         )
-        if failure is not None and trainer.history is before:
+        history = trainer.history
+        if failure is not None and not (history.rows or history.stopped):  # training has not begun
             folder.discard()
             raise failure
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
-        history = trainer.history
         unfinished = signals.code and (failure is not None or history.stopped)
         written, result = folder.save(net, history, "stopped" if unfinished else ""), []
         try:
