@@ -141,7 +141,7 @@ class CsvLog:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, history: History) -> None:
-        self._history = history
+        self.history = history
         self._file: FileIO | None = None
         self._columns: list[str] = []
         if path is None:
@@ -160,7 +160,7 @@ class CsvLog:
         """Adds the newest row of the history."""
         if self._file is None:
             return
-        row = self._history[-1]
+        row = self.history[-1]
         if row.keys() <= set(self._columns):
             self._add(_csv([row], self._columns, header=False))
         elif self._columns and self._replaceable:
@@ -169,17 +169,17 @@ class CsvLog:
             self._write_all()
 
     def _write_all(self) -> None:
-        self._columns = self._history.columns
-        self._add(_csv(self._history.rows, self._columns, header=True))
+        self._columns = self.history.columns
+        self._add(_csv(self.history.rows, self._columns, header=True))
 
     def _replace(self) -> None:
         assert self._file is not None
-        self._columns = self._history.columns
+        self._columns = self.history.columns
         try:
             path = os.path.realpath(self._file.name)
             self._file.close()  # Windows replaces no open file
             with new_file(path) as file:
-                file.write(_csv(self._history.rows, self._columns, header=True))
+                file.write(_csv(self.history.rows, self._columns, header=True))
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             self._give_up(error)
