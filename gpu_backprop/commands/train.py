@@ -52,7 +52,7 @@ def train(options: argparse.Namespace) -> int:
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
         unfinished = signals.code and (failure is not None or history.stopped)
-        written, result = folder.save(net, history, "stopped" if unfinished else ""), []
+        written, result = folder.save(trainer, "stopped" if unfinished else ""), []
         try:
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
@@ -129,7 +129,7 @@ def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFol
     """Save what was learned until something went wrong; return the error that says what, and where it is."""
     diverged = isinstance(failure, DivergedError)
     try:
-        folder.save(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
+        folder.save(trainer, "diverged" if diverged else "unfinished")
         where = folder.place / MODEL
         kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
     except RunError as error:

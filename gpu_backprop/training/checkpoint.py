@@ -168,7 +168,7 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
     yield "random", net.random
 
 
-# What the network knows of its data -----------------------------------------------------------------------------------
+# What the network knows of its data and training ----------------------------------------------------------------------
 
 
 def _describe(trainer: Trainer) -> dict[str, Any]:
@@ -222,7 +222,9 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
         if "training" in known:
             net.training = _checked_training(known["training"])
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"what it says about its data cannot be used ({str(error)[:300]}); {AGAIN}") from error
+        raise ModelFileError(
+            f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"
+        ) from error
 
 
 def _check_learned(net: Network, classes: Any) -> None:
@@ -251,7 +253,7 @@ def _checked_training(training: Any) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         plain = False
     if not plain:
-        raise DataError(f"the training is not a dict of text, numbers, lists and such dicts: {str(training)[:100]}")
+        raise DataError(f"the training is not a dict of text, numbers, lists and such dicts: {training!r:.100}")
     return dict(training)
 
 
