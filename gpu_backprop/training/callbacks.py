@@ -67,7 +67,7 @@ class Callbacks(ExitStack):
         if with_step and trainer.one_launch:
             raise InputError(
                 f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0]} has on_step. Use "
-                "on_epoch, or one_launch=False."
+                "on_epoch, or use one_launch=False."
             )
         self._on_step = bool(with_step)
 
