@@ -21,7 +21,8 @@ class FitState(NamedTuple):
     - `on_start(state)`: before the first epoch.
     - `on_epoch(state)`: after an epoch was trained and measured, and its row is in the history and the csv.
     - `on_step(state)`: after a step was handed to the device, which may still be at work on it: only what reads the
-      device waits for it. NumPy's floating-point warnings are off in it.
+      device waits for it. NumPy's floating-point warnings are off in it. Where the loss of an epoch is not finite, the
+      steps are done again to find the one, and not told again.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     A true value that any but `on_end` returns ends the training, as `trainer.stop()` does: what was learned is kept.
@@ -54,6 +55,7 @@ class Callbacks(ExitStack):
 
     Attributes:
         asked: by whom the fit was asked to end, and why, for `History.stopped`.
+        have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
     """
 
     def __init__(self, trainer: Any, given: Any) -> None:
@@ -69,7 +71,7 @@ class Callbacks(ExitStack):
                 f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0]} has on_step. Use "
                 "on_epoch, or use one_launch=False."
             )
-        self._on_step = bool(with_step)
+        self.have_on_step = bool(with_step)
 
     def start(self, run: Run) -> None:
         """Calls `on_start`."""
@@ -83,9 +85,8 @@ class Callbacks(ExitStack):
 
     def after_step(self, run: Run) -> bool:
         """Calls `on_step`, and tells whether the training is to end."""
-        if self._on_step:
-            for callback in self._callbacks:
-                self._call(callback, ON_STEP, run)
+        for callback in self._callbacks:
+            self._call(callback, ON_STEP, run)
         return bool(self.trainer.stopping)
 
     @contextmanager
@@ -122,7 +123,7 @@ def _checked(number: int, callback: Any) -> Callback:
     if isinstance(callback, type):
         raise InputError(f"callback {number} must be an object, got the class {name}: write {name}().")
     for attribute in dir(callback):
-        if attribute.startswith("on_"):
+        if attribute.startswith("on_") and callable(getattr(callback, attribute)):
             choose(f"method of callback {name}", attribute, dict.fromkeys(HOOKS))
     methods = {hook: getattr(callback, hook) for hook in HOOKS if hasattr(callback, hook)}
     if callable(callback):

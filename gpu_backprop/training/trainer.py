@@ -251,7 +251,8 @@ class Trainer(FixedAttributes):
             rooms = memory.require_fit(step, settings, data, held_out, shuffle)
             source = self._place(data, "training data", rooms[0], shuffle)
             history = self.history
-            run = Run(step, source, settings, history, shuffle, loss_every, told.after_step)
+            after_step = told.after_step if told.have_on_step else lambda _: self.stopping
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
