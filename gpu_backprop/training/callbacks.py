@@ -123,7 +123,7 @@ def _checked(number: int, callback: Any) -> Callback:
     if isinstance(callback, type):
         raise InputError(f"callback {number} must be an object, got the class {name}: write {name}().")
     for attribute in dir(callback):
-        if attribute.startswith("on_") and callable(getattr(callback, attribute)):
+        if attribute.startswith("on_") and callable(getattr(callback, attribute, None)):
             choose(f"method of callback {name}", attribute, dict.fromkeys(HOOKS))
     methods = {hook: getattr(callback, hook) for hook in HOOKS if hasattr(callback, hook)}
     if callable(callback):
