@@ -193,7 +193,7 @@ class Epoch:
     def once(self) -> float:
         """µs a step."""
         history = self.trainer.fit(self.x, self.y, 1 + self.epochs, progress=False)
-        return 1e6 * statistics.fmean(history["seconds"][1:]) / self.steps
+        return 1e6 * statistics.fmean(history["seconds"][-self.epochs :]) / self.steps
 
 
 # Telling --------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from gpu_backprop.network.losses import (
 )
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import one_hot
+from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoint import load, save
 from gpu_backprop.training.history import History
 from gpu_backprop.training.optimizer import Optimizer
@@ -61,6 +62,7 @@ __all__ = [
     "DeviceError",
     "DivergedError",
     "Dropout",
+    "FitState",
     "GpuBackpropError",
     "GradientError",
     "GradientReport",

@@ -86,7 +86,7 @@ def measure(task: Task, models: int, rounds: int) -> dict[str, Any]:
 
 def _milliseconds(task: Task, trainer: gb.Trainer) -> float:
     """Of an epoch, the mean of a turn but for its first epoch, which compiles and captures."""
-    return float(np.mean(_fit(task, trainer, EPOCHS, shuffle=True)["seconds"][1:])) * 1e3
+    return float(np.mean(_fit(task, trainer, EPOCHS, shuffle=True)["seconds"][1 - EPOCHS :])) * 1e3
 
 
 def _fit(task: Task, trainer: gb.Trainer, epochs: int, shuffle: bool) -> gb.History:

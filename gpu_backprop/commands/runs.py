@@ -18,7 +18,6 @@ from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileE
 from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.training.checkpoint import file_size
-from gpu_backprop.training.history import History
 
 FILES = MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
 NEW = ".new"
@@ -51,7 +50,7 @@ class RunFolder:
                 "curves and what others write; make room, or choose a folder on another disk with --out"
             )
 
-    def save(self, net: gb.Network, history: History, unfinished: str = "") -> list[str]:
+    def save(self, trainer: gb.Trainer, unfinished: str = "") -> list[str]:
         """Write what was learned, and return the files. If the folder cannot be written any more, write it elsewhere.
 
         Args:
@@ -66,11 +65,11 @@ class RunFolder:
                 _move(self.place, beside)
                 self.place = beside
             self.place.mkdir(parents=True, exist_ok=True)
-            gb.save(self.place / MODEL, net, allow_nonfinite=True)
+            gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
         except (OSError, GpuBackpropError) as error:
-            raise RunError(f"what was learned is {_save_elsewhere(net, history)}: {error}") from error
+            raise RunError(f"what was learned is {_save_elsewhere(trainer)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
-            history.to_csv(self.place / HISTORY)
+            trainer.history.to_csv(self.place / HISTORY)
             return [MODEL, HISTORY]
         return [MODEL]
 
@@ -150,15 +149,15 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _save_elsewhere(net: gb.Network, history: History) -> str:
+def _save_elsewhere(trainer: gb.Trainer) -> str:
     """Write what was learned where temporary files go, or in the user's folder; return where it is."""
     for parent in (tempfile.gettempdir(), os.path.expanduser("~")):
         with suppress(OSError, GpuBackpropError):
             folder = Path(tempfile.mkdtemp(prefix="gpu-backprop-", dir=parent))
             try:
-                gb.save(folder / MODEL, net, allow_nonfinite=True)
+                gb.save(folder / MODEL, trainer, allow_nonfinite=True)
                 with suppress(InputError):
-                    history.to_csv(folder / HISTORY)
+                    trainer.history.to_csv(folder / HISTORY)
                 return f"in {folder}"
             except GpuBackpropError:
                 folder.rmdir()

@@ -39,20 +39,20 @@ def train(options: argparse.Namespace) -> int:
         x, y = _x_and_y(trainer, data.training)
         held_out = None if data.held_out is None else _x_and_y(trainer, data.held_out)
 
-    before, log = trainer.history, folder.place / HISTORY
+    log = folder.place / HISTORY
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         failure = _run_to_end(
             signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
         )
-        if failure is not None and trainer.history is before:
+        history = trainer.history
+        if failure is not None and not (history.rows or history.stopped):  # training has not begun
             folder.discard()
             raise failure
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
-        history = trainer.history
         unfinished = signals.code and (failure is not None or history.stopped)
-        written, result = folder.save(net, history, "stopped" if unfinished else ""), []
+        written, result = folder.save(trainer, "stopped" if unfinished else ""), []
         try:
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
@@ -129,7 +129,7 @@ def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFol
     """Save what was learned until something went wrong; return the error that says what, and where it is."""
     diverged = isinstance(failure, DivergedError)
     try:
-        folder.save(trainer.network, trainer.history, "diverged" if diverged else "unfinished")
+        folder.save(trainer, "diverged" if diverged else "unfinished")
         where = folder.place / MODEL
         kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
     except RunError as error:

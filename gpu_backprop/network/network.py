@@ -51,12 +51,14 @@ class Network(FixedAttributes):
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
         classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
             keep both, so that a model file is enough to make sense of new data.
+        training: name and settings of the optimizer and of the loss that trained it, and the epochs, where it was
+            loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
     """
 
-    settable = "preprocessing", "classes"
+    settable = "preprocessing", "classes", "training"
     instead: ClassVar[Mapping[str, str]] = {"dtype": "net.copy(dtype=...)"}
 
     def __init__(
@@ -78,6 +80,7 @@ class Network(FixedAttributes):
         self._prepare_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
+        self.training: dict[str, Any] | None = None
         self._idle: list[Reader] = []  # readers that no call uses at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self.exclusively = ExclusiveChange()
@@ -314,7 +317,8 @@ class Network(FixedAttributes):
         return y
 
     def copy(self, dtype: str | None = None) -> Network:
-        """Makes a copy with the same weights, the same dropout masks to come, and the same preprocessing.
+        """Makes a copy with the same weights, the same dropout masks to come, and all that it knows of its data
+        and training.
 
         Args:
             dtype: another working dtype, then without TF32; None: the same.
@@ -326,7 +330,7 @@ class Network(FixedAttributes):
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
-        twin.preprocessing, twin.classes = copy.deepcopy((self.preprocessing, self.classes))
+        twin.preprocessing, twin.classes, twin.training = copy.deepcopy(self._known)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
@@ -336,7 +340,11 @@ class Network(FixedAttributes):
         """Returns settings and host arrays for pickle, and so for joblib and multiprocessing."""
         form = {"dtype": self.dtype.name, "device": self.device.name, "tf32": self.device.tf32, "seed": self.seed}
         arrays = self.device.to_host(self._parameters), self.device.to_host(self.random)
-        return _rebuild, (self.inputs, self.layers, form, arrays, self.preprocessing, self.classes)
+        return _rebuild, (self.inputs, self.layers, form, arrays, self._known)
+
+    @property
+    def _known(self) -> tuple[Any, ...]:
+        return self.preprocessing, self.classes, self.training
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -384,14 +392,13 @@ class Network(FixedAttributes):
 
 
 def _rebuild(
-    inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], preprocessing: Any,
-    classes: Sequence[str | int] | None,
-) -> Network:  # fmt: skip
+    inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], known: tuple[Any, ...]
+) -> Network:
     """Makes the network again of what `Network.__reduce__` gave."""
     net = Network(inputs, layers, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)
-    net.preprocessing, net.classes = preprocessing, classes
+    net.preprocessing, net.classes, net.training = known
     return net
 
 

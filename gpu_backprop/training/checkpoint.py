@@ -2,9 +2,9 @@
 
 A file holds the parameters by name (`layers.0.weight`, `layers.0.bias` ...), the state of the dropout generator
 (`random`), and in its metadata, as JSON, the architecture and, where the network knows them, the preprocessing of its
-data and the names of its classes, with a SHA-256 over all of it. Whoever reads it trusts nothing: before a network is
-built, the tensors in the file are exactly those that the architecture calls for, so that no file can ask for more
-memory than it brings along, nor for more than a limit, and the digest is right.
+data, the names of its classes and what trained it, with a SHA-256 over all of it. Whoever reads it trusts nothing:
+before a network is built, the tensors in the file are exactly those that the architecture calls for, so that no file
+can ask for more memory than it brings along, nor for more than a limit, and the digest is right.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,32 +30,41 @@ from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import scalar
 from gpu_backprop.training.model_file import AGAIN, GIVE, read, write
+from gpu_backprop.training.trainer import Trainer
 
 
-def save(path: str | os.PathLike[str], net: Network, *, allow_nonfinite: bool = False) -> None:
+def save(path: str | os.PathLike[str], net: Network | Trainer, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
-    `net.preprocessing` and `net.classes` where they are set. The same network gives the same bytes.
+    `net.preprocessing`, `net.classes` and `net.training` where they are set. The same network gives the same bytes.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
     the new one is safe on the disk. The new one has its permissions.
 
     Args:
+        net: the network, or its trainer, which is then named in the file: as `net.training`, `load` gives back name and
+            settings of the optimizer and of the loss, and how many epochs there were. Code is never in a file, nor is
+            what training would go on from, such as an optimizer's moments: pickle has that.
         allow_nonfinite: whether parameters may be NaN or infinite; `load` then warns of them.
 
     Raises:
         ModelFileError: the file cannot be written there, or the network holds what no file can: an activation function
-            of your own, or a preprocessing or classes that do not fit it or each other; or a NaN or infinite parameter.
-        InputError: `net` is not a network.
+            of your own, a preprocessing or classes that do not fit it or each other, or a training that is not plain
+            data; or a NaN or infinite parameter.
+        InputError: `net` is neither a network nor a trainer.
     """
+    training = None
+    if isinstance(net, Trainer):
+        training, net = _describe(net), net.network
     if not isinstance(net, Network):
-        raise InputError(f"net must be a gpu_backprop.Network, got {type(net).__name__}: write save(path, net).")
+        accepted = "a gpu_backprop.Network, or its Trainer"
+        raise InputError(f"net must be {accepted}, got {type(net).__name__}: write save(path, net).")
     for layer in net.layers:
         if ACTIVATIONS.get(layer.activation.name) != layer.activation:
             raise ModelFileError(
                 f"cannot save {layer!r}: its activation is a function of your own, and a model file holds no code; "
                 "save net.parameters as an array instead, and build the network again to load it."
             )
-    architecture, learned = json.dumps(net.architecture()), _learned(net)
+    architecture, learned = json.dumps(net.architecture()), _learned(net, training)
     tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}
     if not allow_nonfinite and (found := _nonfinite(tensors)):
         raise ModelFileError(
@@ -158,11 +168,31 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
     yield "random", net.random
 
 
-# What the network knows of its data -----------------------------------------------------------------------------------
+# What the network knows of its data and training ----------------------------------------------------------------------
 
 
-def _learned(net: Network) -> dict[str, str]:
-    """Writes preprocessing and classes as JSON, those that are set."""
+def _describe(trainer: Trainer) -> dict[str, Any]:
+    """Names what trained a network."""
+    optimizer, loss = trainer.optimizer.describe(), trainer.loss
+    return {
+        "optimizer": {"name": optimizer.pop("name"), "settings": _plain(optimizer)},
+        "loss": {"name": loss.name, "settings": _plain(asdict(loss))},
+        "epochs": len(trainer.history),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turns NumPy's numbers and arrays, and tuples, into what JSON has."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(each) for each in value]
+    return scalar(value)
+
+
+def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, str]:
+    """Writes preprocessing, classes and training as JSON, those that are set; a training that is given goes before the
+    network's."""
     known: dict[str, Any] = {}
     try:
         if net.preprocessing is not None:
@@ -173,21 +203,28 @@ def _learned(net: Network) -> dict[str, str]:
             listed = isinstance(net.classes, (list, tuple, np.ndarray))
             known["classes"] = [scalar(name) for name in net.classes] if listed else net.classes
         _check_learned(net, known.get("classes"))
+        if (training := net.training if training is None else training) is not None:
+            known["training"] = _checked_training(training)
         return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
     except (TypeError, ValueError) as error:
-        raise ModelFileError(f"cannot save the network: {error}; correct net.preprocessing or net.classes.") from error
+        wrong = "net.preprocessing, net.classes or net.training"
+        raise ModelFileError(f"cannot save the network: {error}; correct {wrong}.") from error
 
 
 def _teach(net: Network, learned: Mapping[str, str]) -> None:
-    """Gives a network the preprocessing and classes that `_learned` wrote."""
+    """Gives a network the preprocessing, classes and training that `_learned` wrote."""
     try:
         known = {name: json.loads(text, parse_constant=_no_number) for name, text in learned.items()}
         if "preprocessing" in known:
             net.preprocessing = Preprocessing.from_dict(known["preprocessing"])
         net.classes = known.get("classes")
         _check_learned(net, net.classes)
+        if "training" in known:
+            net.training = _checked_training(known["training"])
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"what it says about its data cannot be used ({str(error)[:300]}); {AGAIN}") from error
+        raise ModelFileError(
+            f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"
+        ) from error
 
 
 def _check_learned(net: Network, classes: Any) -> None:
@@ -207,6 +244,17 @@ def _check_learned(net: Network, classes: Any) -> None:
         raise DataError(f"the preprocessing makes {made}, and net.classes are {str(classes)[:100]}")
     if len(classes) != max(2, net.outputs):  # one output says yes or no
         raise DataError(f"there are {len(classes)} classes, and the network has {net.outputs} outputs")
+
+
+def _checked_training(training: Any) -> dict[str, Any]:
+    """Returns it; raises DataError unless it is a dict that JSON gives back as it is."""
+    try:
+        plain = isinstance(training, dict) and json.loads(json.dumps(training, allow_nan=False)) == training
+    except (TypeError, ValueError, RecursionError):
+        plain = False
+    if not plain:
+        raise DataError(f"the training is not a dict of text, numbers, lists and such dicts: {training!r:.100}")
+    return dict(training)
 
 
 def _no_number(word: str) -> NoReturn:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import CORRECT, Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import blocks, on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.samples import Samples
+from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.minibatches import BatchSource, DataSet
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.sums import Sums
@@ -98,3 +99,16 @@ class Evaluation:
         with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
             mean = moment(1, np.zeros_like(first)) / weight
             return weight, moment(2, mean)
+
+
+def held_out_samples(network: Network, loss: Loss, validation: Any) -> Samples | None:
+    """Checks what `fit` was given as validation data."""
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
+    x, y, weights = (*validation, None)[:3]
+    try:
+        return samples(network, loss, x, y, weights, values=True, idle=False)
+    except InputError as error:
+        raise InputError(f"validation data: {error}") from None

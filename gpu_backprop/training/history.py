@@ -28,16 +28,17 @@ INCHES = (9.0, 3.6)
 
 
 class History:
-    """The epochs of one run of `Trainer.fit`, oldest first.
+    """The epochs that a trainer has trained, in all its fits, oldest first.
 
-    `history[-1]["loss"]` is the loss of the last epoch; `history["loss"]` is the list of all of them; a slice is a
-    list of rows. `len(history)` counts the completed epochs and iterating gives their rows.
+    `history[-1]["loss"]` is the loss of the last epoch; `history["loss"]` is the list of all of them, with None for an
+    epoch of which that was not measured; a slice is a list of rows. `len(history)` counts the completed epochs and
+    iterating gives their rows. An epoch that did not come to its end has no row, and the next one gets its number.
 
     Attributes:
-        rows: a dict an epoch, with the same keys in each. With a models axis a value is a list, one number a member.
+        rows: a dict an epoch. With a models axis a value is a list, one number a member.
         steps: {"epoch", "step", "loss"} for each time that the loss was read within an epoch, which fit does where it
             is given loss_every: the mean of the steps since the last reading, or since the epoch began.
-        stopped: None after a run of full length, else a sentence that says why it ended early.
+        stopped: of the last fit: None if it had its full length, else a sentence that says why it ended early.
     """
 
     def __init__(self) -> None:
@@ -51,8 +52,8 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """The names of what was measured."""
-        return list(self.rows[0]) if self.rows else []
+        """The names of what was measured, be it in one epoch alone, in the order in which they first came."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +71,7 @@ class History:
         if isinstance(key, str):
             if self.rows:
                 choose("column", key, dict.fromkeys(self.columns))
-            return [row[key] for row in self.rows]
+            return [row.get(key) for row in self.rows]
         return self.rows[key]
 
     def __repr__(self) -> str:
@@ -79,15 +80,14 @@ class History:
         return f"<History of {epochs}{measured}{f'; {self.stopped}' if self.stopped else ''}>"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes one line an epoch, under a line of column names. A file already there is replaced when the new one is
-        whole.
+        """Writes one line an epoch, under a line of column names; what was not measured is left blank. A file already
+        there is replaced when the new one is whole.
 
         Raises:
             InputError: the file can't be written.
         """
         with _explained(path), new_file(path) as file:
-            for number, row in enumerate(self.rows):
-                file.write(_csv(row, self.columns, header=number == 0))
+            file.write(_csv(self.rows, self.columns, header=True))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the loss and the metric over the epochs, of training and validation data.
@@ -119,10 +119,11 @@ class History:
     def _draw(self, axes: Axes, name: str) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        marker = "o" if len(self) == 1 else None  # one epoch makes no line
         for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
-            if column in self.columns:
-                lines = axes.plot(self["epoch"], self[column], color=colour, marker=marker)  # a line a member
+            points = [(row["epoch"], row[column]) for row in self.rows if column in row]
+            if points:
+                marker = "o" if len(points) == 1 else None  # one epoch makes no line
+                lines = axes.plot(*zip(*points, strict=True), color=colour, marker=marker)  # a line a member
                 lines[0].set_label(label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -131,30 +132,61 @@ class History:
 
 
 class CsvLog:
-    """A CSV file that grows while a run goes on: every row is in the file as soon as it is known, and at the end all
-    are safe on the disk. The first row decides the columns. A path of None logs nothing.
+    """A CSV file of a history that grows with it: the rows that it has are written at once, every other one as soon as
+    it is known, and at the end all are safe on the disk. Where a row brings a column that the rows before lack, the
+    file is replaced by a new one; into a pipe all rows go again. A path of None logs nothing.
 
     It is opened at once, before any training, and an InputError says if it can't be written. Where a later row can't
     be, one warning says so, and the file stays as it was before that row; no run ends for its log.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, history: History) -> None:
+        self.history = history
         self._file: FileIO | None = None
         self._columns: list[str] = []
-        if path is not None:
-            with _explained(path):
-                number = descriptor_of(path)
-                if number is None:
-                    self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
-                else:  # such as /dev/stdout: the file that output is added to keeps what it holds
-                    self._file = open(path, "ab", buffering=0, opener=lambda *_: os.dup(number))  # noqa: SIM115
+        if path is None:
+            return
+        with _explained(path):
+            number = descriptor_of(path)
+            if number is None:
+                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+            else:  # such as /dev/stdout: the file that output is added to keeps what it holds
+                self._file = open(path, "ab", buffering=0, opener=lambda *_: os.dup(number))  # noqa: SIM115
+        self._replaceable = number is None and os.path.isfile(self._file.fileno())
+        if history.rows:
+            self._write_all()
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds a row."""
+    def write(self) -> None:
+        """Adds the newest row of the history."""
         if self._file is None:
             return
-        data = memoryview(_csv(row, self._columns or list(row), header=not self._columns))
-        self._columns = self._columns or list(row)
+        row = self.history[-1]
+        if row.keys() <= set(self._columns):
+            self._add(_csv([row], self._columns, header=False))
+        elif self._columns and self._replaceable:
+            self._replace()
+        else:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        self._columns = self.history.columns
+        self._add(_csv(self.history.rows, self._columns, header=True))
+
+    def _replace(self) -> None:
+        assert self._file is not None
+        self._columns = self.history.columns
+        try:
+            path = os.path.realpath(self._file.name)
+            self._file.close()  # Windows replaces no open file
+            with new_file(path) as file:
+                file.write(_csv(self.history.rows, self._columns, header=True))
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, content: bytes) -> None:
+        assert self._file is not None
+        data = memoryview(content)
         begin = self._file.tell() if self._file.seekable() else None
         try:
             while data:
@@ -197,13 +229,13 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _csv(row: Mapping[str, Any], columns: Sequence[str], header: bool) -> bytes:
-    """Writes a row as a line of CSV, below a line of the columns where there is none yet."""
+def _csv(rows: Sequence[Row], columns: Sequence[str], header: bool) -> bytes:
+    """Writes rows as lines of CSV, below a line of the columns where there is none yet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if header:
+    if header and columns:
         writer.writeheader()
-    writer.writerow(row)
+    writer.writerows(rows)
     return text.getvalue().encode()
 
 

@@ -20,6 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run, Settings
 from gpu_backprop.training.step import TrainingStep
@@ -49,7 +50,7 @@ def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: S
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
-    run = Run(step, DataSet(step.network, data, dry_run), settings, shuffle=True)
+    run = Run(step, DataSet(step.network, data, dry_run), settings, History(), shuffle=True)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is None:

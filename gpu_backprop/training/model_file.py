@@ -20,6 +20,9 @@ from gpu_backprop.data.files import fill, native
 from gpu_backprop.network.layers import layer_from
 
 PROGRAM, FORMAT = "gpu_backprop", "1"
+LEARNED = "preprocessing", "classes", "training"
+"""What a file may hold besides, in its metadata, each as JSON."""
+
 HEADER_LIMIT = 1 << 24
 """Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
 
@@ -129,7 +132,7 @@ def read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], 
             numbers = sum(math.prod(shape) for _, shape in expected.values())
             limits.take(2 * numbers * (8 if (dtype or architecture["dtype"]) == "float64" else 4))
         tensors = _tensors(file, expected, order)
-    learned = {name: metadata[name] for name in ("preprocessing", "classes") if name in metadata}
+    learned = {name: metadata[name] for name in LEARNED if name in metadata}
     if metadata.get("sha256") != digest(text, tensors, learned):
         raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
     return architecture, tensors, learned

@@ -61,23 +61,23 @@ class LineProgress(Progress):
     """A plain line an epoch; of a long run every 2nd, 5th, 10th ... epoch, and always the first and the last. While an
     epoch is long, a line now and then for a loss that was read within it."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._first, self._last = done + 1, done + epochs
         self._every = _stride(epochs)
         self._waiting: str | None = None  # the newest epoch, while it has no line
         self._last_line = time.monotonic()
 
     def step(self, row: Mapping[str, Any]) -> None:
         if time.monotonic() - self._last_line >= STEP_PAUSE:
-            print(f"epoch {row['epoch']}/{self._epochs}, step {row['step']}: {describe_row(row)}", flush=True)
+            print(f"epoch {row['epoch']}/{self._last}, step {row['step']}: {describe_row(row)}", flush=True)
             self._last_line = time.monotonic()
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         number = int(row["epoch"])
-        width = len(str(self._epochs))
+        width = len(str(self._last))
         rate = f", {row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
-        self._waiting = f"epoch {number:{width}}/{self._epochs}: {describe_row(row)}{rate}"
-        due = number == 1 or number % self._every == 0 or number == self._epochs
+        self._waiting = f"epoch {number:{width}}/{self._last}: {describe_row(row)}{rate}"
+        due = number in (self._first, self._last) or number % self._every == 0
         if due or time.monotonic() - self._last_line >= PAUSE:
             self.close()
 
@@ -90,15 +90,15 @@ class LineProgress(Progress):
 class BarProgress(Progress):
     """A bar over the whole run, with epoch, loss, metric, samples per second and time left."""
 
-    def __init__(self, console: Console, epochs: int, samples: int) -> None:
+    def __init__(self, console: Console, epochs: int, samples: int, done: int = 0) -> None:
         from rich.progress import Progress as RichProgress
 
-        self._epochs = epochs
+        self._last_epoch = done + epochs
         self._widths = WIDTHS | {"epoch": 0, "measured": 0, "rate": 0}
         # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
         self._bar = RichProgress(console=console, auto_refresh=False)
         self._task = self._bar.add_task("", total=epochs * samples, measured="", rate="")
-        self._tell(epoch=f"epoch 1/{epochs}")
+        self._tell(epoch=f"epoch {done + 1}/{self._last_epoch}")
         self._samples = 0
         self._next_look = 0.0
 
@@ -121,9 +121,9 @@ class BarProgress(Progress):
         self._tell(measured=_briefly(row))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        following = min(int(row["epoch"]) + 1, self._epochs)
+        following = min(int(row["epoch"]) + 1, self._last_epoch)
         rate = f"{row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
-        self._tell(epoch=f"epoch {following}/{self._epochs}", measured=_briefly(row), rate=rate)
+        self._tell(epoch=f"epoch {following}/{self._last_epoch}", measured=_briefly(row), rate=rate)
 
     def _tell(self, **told: str) -> None:
         """Puts texts on the line, and as much else as there is room for beside the longest of them."""
@@ -136,8 +136,9 @@ class BarProgress(Progress):
         self._bar.stop()
 
 
-def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
-    """Opens the display of a run of so many epochs of so many samples each; a context manager.
+def open_progress(progress: bool, epochs: int, samples: int, done: int = 0) -> Progress:
+    """Opens the display of a run of so many epochs of so many samples each, after so many that are done; a context
+    manager.
 
     In a terminal, and in Jupyter where ipywidgets is installed, it is a bar. Elsewhere it is plain lines: a bar would
     fill a log with control characters. Without `progress` nothing is shown.
@@ -152,7 +153,7 @@ def open_progress(progress: bool, epochs: int, samples: int) -> Progress:
     else:
         # rich also takes FORCE_COLOR for a terminal
         watched = console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
-    return BarProgress(console, epochs, samples) if watched else LineProgress(epochs)
+    return BarProgress(console, epochs, samples, done) if watched else LineProgress(epochs, done)
 
 
 def _briefly(row: Mapping[str, Any]) -> str:

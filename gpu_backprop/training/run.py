@@ -34,11 +34,12 @@ class Run:
 
     Args:
         data: where they lie; on a DryRunDevice, a run is there to look at.
+        history: of the trainer; who runs the epochs appends their rows.
         loss_every: after how many steps the loss is read, besides at the end of an epoch; None: never.
-        stopping: whether to end after the running step.
+        after_step: is called after each step, and tells whether to end there.
 
     Attributes:
-        history: what its epochs have measured; who runs them appends their rows.
+        number, done: of the running epoch or the one that has just ended, its number and how many steps are done.
         epoch_start: the state at the beginning of the running epoch.
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
         batches, steps: how many rows each step of an epoch has, and the steps by their rows.
@@ -46,12 +47,13 @@ class Run:
     """
 
     def __init__(
-        self, step: TrainingStep, data: BatchSource, settings: Settings, shuffle: bool, loss_every: int | None = None,
-        stopping: Callable[[], bool] = lambda: False,
+        self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
+        loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
     ) -> None:  # fmt: skip
-        self.step, self.data, self.settings = step, data, settings
-        self.shuffle, self.loss_every, self.stopping = shuffle, loss_every, stopping
-        self.history = History()
+        self.step, self.data, self.settings, self.history = step, data, settings, history
+        self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
+        self.number, self.done = len(history) + 1, 0
+        self._first = self.number
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
         if settings.one_launch:
@@ -86,23 +88,24 @@ class Run:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
         scaling = self.step.scaling
         self._follow_settings()
+        self.number, self.done = epoch, 0
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
         self.sums.clear()
         scaling.start_epoch()
         self.epoch_start.take()
-        if not self._train(epoch, shown):
+        if not self._train(shown):
             return None
         sums = self._read()
         if not self._finite(sums):
-            self._report_divergence(epoch)
+            self._report_divergence()
         if len(self.batches) > 1:
             self.last_finite, self._spare = self._spare, self.last_finite
         else:
             self.last_finite, self.epoch_start = self.epoch_start, self.last_finite
         row = {"epoch": epoch} | self._measured(sums)
         if scaling.stuck:
-            self._refuse_float16(epoch)
+            self._refuse_float16()
         return row
 
     def _follow_settings(self) -> None:
@@ -123,36 +126,37 @@ class Run:
             return ""
         self._restore(self.last_finite)
         epochs = len(self.history)
-        kept = f"those of epoch {epochs}" if epochs else "those that fit began with"
+        kept = f"those of epoch {epochs}" if epochs >= self._first else "those that fit began with"
         return f", after its loss became NaN or infinite: the parameters are {kept}"
 
-    def _train(self, epoch: int, shown: Progress) -> bool:
+    def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
-        step, last, steps, stopping = 0, len(self.batches), self.steps, self.stopping
+        step, last, steps, after_step = 0, len(self.batches), self.steps, self.after_step
         self._window = np.zeros(self.total.shape), 0
-        rows_done = 0
         with self.step.device.computing(), closing(self.data.parts(self.batches)) as parts:
             for part in parts:
                 for rows in part:
-                    step, rows_done = step + 1, rows_done + rows
+                    step += 1
                     if step == last > 1:
                         self._spare.take()
                     steps[rows].run()
+                    self.done = step
                     shown.advance(rows)
-                    if step < last and stopping():
+                    if after_step(self) and step < last:
                         return False
                     due = self.loss_every is not None and step % self.loss_every == 0
-                    if due and not self._read_loss(epoch, step, rows_done, shown):
+                    if due and not self._read_loss(step, shown):
                         return True  # what is left of the epoch would be wasted
         return True
 
-    def _read_loss(self, epoch: int, step: int, rows: int, shown: Progress) -> bool:
+    def _read_loss(self, step: int, shown: Progress) -> bool:
         """Reads the loss of the steps since the last reading, which waits for the device; whether it is finite."""
         total_before, rows_before = self._window
+        rows = min(step * self.batches[0], self.data.rows)
         total = self.step.device.to_host(self.total)
         with np.errstate(invalid="ignore"):  # ∞ − ∞
             loss = self.step.loss.reduce(total - total_before, rows - rows_before).tolist()
-        row = {"epoch": epoch, "step": step, "loss": loss}
+        row = {"epoch": self.number, "step": step, "loss": loss}
         self.history.steps.append(row)
         shown.step(row)
         self._window = total, rows
@@ -177,8 +181,8 @@ class Run:
             row |= scaling.measured(sums["scaling"], len(self.batches))
         return row
 
-    def _refuse_float16(self, epoch: int) -> NoReturn:
-        history, last = self.history, len(self.batches)
+    def _refuse_float16(self) -> NoReturn:
+        history, epoch, last = self.history, self.number, len(self.batches)
         whose = " of a member" if self.step.network.models_shape else ""
         happened = f"every step{whose} in epoch {epoch} was skipped: its gradients overflow float16 even unscaled"
         history.stopped = happened
@@ -200,11 +204,11 @@ class Run:
         snapshot.restore()
         self.step.network.refresh()
 
-    def _report_divergence(self, epoch: int) -> NoReturn:
+    def _report_divergence(self) -> NoReturn:
         """Runs the epoch again from its beginning and reads the loss after every step; an epoch without trouble never
         pays for it. Leaves the state before the last step whose loss was finite, and raises DivergedError. If every
         loss was, a step has made the parameters NaN or infinite, and no loss has shown it yet."""
-        device, network, history = self.step.device, self.step.network, self.history
+        device, network, history, epoch = self.step.device, self.step.network, self.history, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
         self._restore(self.epoch_start)
         self.sums.clear()
@@ -225,7 +229,7 @@ class Run:
         self._restore(finite)
         step = (broken or step) if what == "parameters" else step
         kept = "those of the last step whose loss was finite"
-        if epoch == step == 1 and what == "loss":
+        if (epoch, step) == (self._first, 1) and what == "loss":
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.settings.one_launch:  # which keeps no state within an epoch
             kept = f"those that epoch {epoch - 1} began with"

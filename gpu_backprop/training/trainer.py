@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpu_backprop.backend.attributes import FixedAttributes
@@ -22,7 +22,8 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive, switch
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
-from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.callbacks import Callbacks
+from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
@@ -57,8 +58,8 @@ class Trainer(FixedAttributes):
             weights. It gives what the ordinary steps give, to rounding. No epoch ends before its last step.
 
     Attributes:
-        history: the History of the last `fit`.
-        stopping: whether `stop` was called since it began.
+        history: the History of all its fits; `trainer.history = gb.History()` begins a new one.
+        stopping: whether `stop` was called since the last `fit` began.
         training_step: what builds the plans of all steps, and has the state that they share.
         scaling: of the loss, in float16.
         manual_steps: the plans of `step`.
@@ -202,23 +203,27 @@ class Trainer(FixedAttributes):
     def fit(
         self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None, validation: Any = None, shuffle: bool = True,
         csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
         Args:
             x: (rows, inputs), finite.
             y: labels (rows,), or (rows, outputs).
-            epochs: ≥ 1; a further fit goes on where this one ended.
+            epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
             validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
             shuffle: a new order in every epoch, drawn from the seed.
-            csv: a file, replaced if it is there, to which each epoch's row is written as soon as it is known.
+            csv: a file, replaced if it is there, for the rows of the History: those of fits before at once, and each
+                new one as soon as it is known.
             progress: whether to show how it goes.
             loss_every: the loss is read after every so many steps too: it is shown, kept in `History.steps`, and ends
                 the epoch at once where it is not finite. Each reading waits for the device. None: once an epoch.
+            callbacks: functions that are called with a FitState after every epoch, and objects with methods that are
+                called at other times too; a true value that they return ends the training. See FitState.
 
         Returns:
-            The History: loss and metrics of each epoch.
+            `trainer.history`: loss and metrics of each epoch, of this fit and those before.
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended the run. What was learned is kept, and `trainer.history` has the epochs; in
@@ -239,46 +244,57 @@ class Trainer(FixedAttributes):
             data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
-            held_out = self._held_out(validation)
+            told = Callbacks(self, callbacks)
+            held_out = held_out_samples(self.network, self.loss, validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             step, settings = self.training_step, self._settings
             rooms = memory.require_fit(step, settings, data, held_out, shuffle)
             source = self._place(data, "training data", rooms[0], shuffle)
-            run = Run(step, source, settings, shuffle, loss_every, lambda: self.stopping)
+            history = self.history
+            after_step = told.after_step if told.have_on_step else lambda _: self.stopping
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
                 evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
             self.network.refresh()
-            with CsvLog(csv) as log, open_progress(progress, epochs, data.rows) as shown:
-                self.history = history = run.history
+            with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, len(history)) as shown, told:
+                history.stopped = None
                 try:
-                    self._train(run, evaluation, epochs, log, shown)
+                    self._train(run, evaluation, epochs, log, shown, told)
                 except KeyboardInterrupt:
-                    history.stopped = f"interrupted in epoch {len(history) + 1}"
+                    history.stopped = f"interrupted in epoch {run.number}"
                     history.stopped += run.roll_back_if_diverged() or "; what was learned until then is kept"
+                    raise
+                except Exception as error:
+                    history.stopped = history.stopped or f"ended in epoch {run.number} by {type(error).__name__}"
                     raise
             return history
 
-    def _train(self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
-        """Runs the epochs of a fit, and puts each into the history, the log and the display."""
-        history, rows = self.history, run.data.rows
-        for epoch in range(1, epochs + 1):
+    def _train(
+        self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress, told: Callbacks
+    ) -> None:
+        """Runs the epochs of a fit; puts each into the history, the log and the display, and tells the callbacks."""
+        history, rows, first = run.history, run.data.rows, run.number
+        told.start(run)
+        for epoch in range(first, first + epochs):
+            if self.stopping:
+                when = f"before epoch {epoch}" if epoch == first else f"after epoch {epoch - 1}"
+                history.stopped = f"stopped {when}{told.asked}"
+                return
             started = time.perf_counter()
             row = run.epoch(epoch, shown)
             if row is None:
-                history.stopped = f"stopped in epoch {epoch}, as asked{run.roll_back_if_diverged()}"
+                history.stopped = f"stopped in epoch {epoch}{told.asked}{run.roll_back_if_diverged()}"
                 return
             seconds = time.perf_counter() - started
             if evaluation is not None:
                 row |= {f"val_{name}": value for name, value in evaluation.run().items()}
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
             history.append(row)
-            log.write(row)
+            log.write()
             shown.epoch(row)
-            if self.stopping and epoch < epochs:
-                history.stopped = f"stopped after epoch {epoch}, as asked"
-                return
+            told.epoch(run)
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
@@ -300,17 +316,6 @@ class Trainer(FixedAttributes):
 
     def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
-
-    def _held_out(self, validation: Any) -> Samples | None:
-        if validation is None:
-            return None
-        if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-            raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
-        x, y, weights = (*validation, None)[:3]
-        try:
-            return samples(self.network, self.loss, x, y, weights, values=True, idle=False)
-        except InputError as error:
-            raise InputError(f"validation data: {error}") from None
 
 
 def _rebuild(

@@ -73,8 +73,8 @@ class TestOverwrite:
     def test_the_older_run_is_there_while_the_new_one_trains(self, older, monkeypatch):
         seen = []
 
-        def write(log: object, row: dict[str, object], original=CsvLog.write) -> None:
-            original(log, row)
+        def write(log: CsvLog, original=CsvLog.write) -> None:
+            original(log)
             new = contents(Path("run") / runs.NEW)
             seen.append((new[HISTORY.name].count(b"\n"), {k: v for k, v in contents().items() if "/" not in k}))
 
@@ -236,14 +236,14 @@ class TestRoom:
     def test_a_history_that_cannot_be_written_ends_nothing(self, capsys, monkeypatch):
         original = CsvLog.write
 
-        def write(log: CsvLog, row: dict[str, object]) -> None:
+        def write(log: CsvLog) -> None:
             log._file.close()
             log._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-            original(log, row)
+            original(log)
 
         if not os.path.exists("/dev/full"):
             pytest.skip("there is no /dev/full")
-        monkeypatch.setattr(CsvLog, "write", lambda log, row: write(log, row) if row["epoch"] == 1 else None)
+        monkeypatch.setattr(CsvLog, "write", lambda log: write(log) if len(log.history) == 1 else None)
         with pytest.warns(RuntimeWarning, match="training goes on without it"):
             assert short() == 0
         assert epochs() == 2  # written again, since there is room at the end

@@ -29,8 +29,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return example
 
 
-def test_there_are_four() -> None:
-    assert [path.stem for path in ALL] == ["digits", "multi_label", "outer_scalar", "regression_csv"]
+def test_there_are_five() -> None:
+    assert [path.stem for path in ALL] == ["callbacks", "digits", "multi_label", "outer_scalar", "regression_csv"]
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -47,6 +47,15 @@ def test_digits(run: Any, tmp_path: Path) -> None:
     assert re.search(r"^\d+ derivatives agree; the worst is off by \d\.\de-\d\d of its size$", printed, re.MULTILINE)
     assert [path.name for path in tmp_path.iterdir()] == ["digits.safetensors"]
     assert len(names["guesses"]) == len(names["test"]) == 359
+
+
+def test_callbacks(run: Any) -> None:
+    names, printed = run("callbacks")
+    stopped = r"stopped after epoch (\d+) by EarlyStop \(val_loss was lowest in epoch (\d+)\)"
+    found = re.fullmatch(rf"{stopped}: (\S+), in the end it was (\S+)\n", printed)
+    assert found and int(found[1]) == int(found[2]) + 60 < 400
+    assert float(found[3]) < float(found[4])
+    assert 0 < names["trainer"].optimizer.learning_rate < 0.02
 
 
 def test_regression_csv(run: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 from graph_cases import (
+    BATCHES,
     COUNT,
     DTYPES,
     EVERYTHING,
@@ -95,6 +96,31 @@ def test_steps_by_hand(case, captured):
     assert len(captured()) == 2
     assert steps(case, True, 8) == eager
     assert len(captured()) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_callbacks_between_steps_that_are_replayed(dtype, captured):
+    """They read what the step before has left, and set what the next one takes."""
+
+    class Schedule:
+        def __init__(self):
+            self.seen = []
+
+        def on_step(self, state):
+            state.trainer.optimizer.learning_rate = 0.01 / (state.epoch + state.step)
+            x, y, _ = case.data(3)
+            self.seen.append((state.trainer.network.predict(x).tobytes(), state.trainer.evaluate(x, y)["loss"]))
+
+    case = Case(*EVERYTHING, dtype=dtype)
+    found = []
+    for graph in (False, "auto", True):
+        trainer, schedule = case.trainer(graph), Schedule()
+        x, y, _ = case.data(3)
+        trainer.fit(x, y, 3, progress=False, callbacks=[schedule])
+        assert len(schedule.seen) == len(set(schedule.seen)) == 3 * (BATCHES + 1)
+        found.append((state(trainer), schedule.seen))
+    assert found[0] == found[1] == found[2]
+    assert len([line for line in captured() if "a step" in line]) == 4
 
 
 def test_a_loss_that_is_no_number_is_replayed():

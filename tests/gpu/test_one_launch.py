@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,6 +312,23 @@ def test_an_epoch_ends_before_a_stop_is_heeded(monkeypatch):
     assert len(history) == 1 and history.stopped == "stopped after epoch 1, as asked"
 
 
+def test_a_schedule_of_epochs():
+    scheduled, by_hand = (gb.Trainer(network(), batch_size=4, one_launch=True) for _ in range(2))
+    told = []
+
+    def halve(state):
+        told.append((state.epoch, state.step, state.trainer.network.predict(X).tobytes()))
+        state.trainer.optimizer.learning_rate /= 2
+
+    scheduled.fit(X, LABELS, 3, progress=False, callbacks=[halve])
+    expected = []
+    for epoch in (1, 2, 3):
+        by_hand.fit(X, LABELS, 1, progress=False)
+        expected.append((epoch, 1, by_hand.network.predict(X).tobytes()))
+        by_hand.optimizer.learning_rate /= 2
+    assert told == expected
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -355,6 +373,12 @@ REFUSED = {
     "loss_every": (
         lambda: gb.Trainer(network(), one_launch=True).fit(X, LABELS, loss_every=2, progress=False),
         "nothing is read before the end of an epoch, but loss_every=2 was given",
+    ),
+    "on_step": (
+        lambda: gb.Trainer(network(), one_launch=True).fit(
+            X, LABELS, progress=False, callbacks=[SimpleNamespace(on_step=print)]
+        ),
+        "no step ends before its epoch does, but SimpleNamespace has on_step",
     ),
 }
 

@@ -111,6 +111,16 @@ def test_the_loss_within_an_epoch_is_a_wait_each(every, trainer_of, monkeypatch)
 
 
 @traced
+def test_a_callback_that_reads_nothing_waits_for_nothing(trainer_of, monkeypatch):
+    class Schedule:
+        def on_step(self, state):
+            state.trainer.optimizer.learning_rate = 0.001 / (state.epoch + state.step)
+
+    marks = watched(trainer_of(graph=True), monkeypatch, callbacks=[Schedule()])
+    assert epochs_of(marks) == [{"stream": 1}] * 2
+
+
+@traced
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_no_step_waits(form, trainer_of, monkeypatch):
     trainer = trainer_of(**form)

@@ -91,7 +91,7 @@ def test_what_can_be_set_works():
     it.training_step.draw_order = lambda rows: seen.append(rows) or np.arange(rows)[::-1]
     it.optimizer.learning_rate = 0.25
     it.network.layers[0].weight = np.full((3, 4), 0.5)
-    it.network.preprocessing, it.network.classes = None, ["a", "b"]
+    it.network.preprocessing, it.network.classes, it.network.training = None, ["a", "b"], None
     assert (it.network.layers[0].weight == 0.5).all() and it.optimizer.hyper[1] == 0.25
     it.fit(x, y, 2, progress=False)
     assert seen == [12, 12] and it.optimizer.hyper[0] == 6

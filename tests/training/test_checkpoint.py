@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import mmap
 import os
+import pickle
 import random
 import struct
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from gpu_backprop.data import Arrays, DataError, Preprocessing, Table
 from gpu_backprop.network.initializers import Initializer, constant
 from gpu_backprop.training import checkpoint, model_file
 
-LEARNED = ["preprocessing", "classes"]
+LEARNED = list(model_file.LEARNED)
 X = np.linspace(-1, 1, 12).reshape(3, 4)
 
 
@@ -534,7 +537,7 @@ def test_one_without_the_other(path):
 def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
     assert set(metadata_of(whole)) == {"program", "format", "architecture", "sha256"}
     again = gb.load(path)
-    assert again.preprocessing is None and again.classes is None
+    assert again.preprocessing is None and again.classes is None and again.training is None
 
 
 @pytest.mark.parametrize(
@@ -554,12 +557,17 @@ def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
         ("classes", [True, False], "the classes are not a list of text, or of whole numbers"),
         ("classes", "ab", "the classes are not a list of text, or of whole numbers"),
         ("classes", [], "the classes are not a list of text, or of whole numbers"),
+        ("training", "adam", "the training is not a dict of text, numbers, lists and such dicts: 'adam'"),
+        ("training", {"loss": {"delta": np.inf}}, "the training is not a dict of text.*"),
+        ("training", {"loss": print}, "the training is not a dict of text.*"),
+        ("training", {1: 2}, "the training is not a dict of text.*"),
+        ("training", {"rates": (1, 2)}, "the training is not a dict of text.*"),
     ],
 )
 def test_what_does_not_fit_the_network_is_not_saved(path, name, value, match):
     net = small()
     setattr(net, name, value)
-    with pytest.raises(ModelFileError, match=f"cannot save the network: .*{match}; correct net.preprocessing or"):
+    with pytest.raises(ModelFileError, match=f"cannot save the network: .*{match}; correct net.preprocessing, net.cl"):
         gb.save(path, net)
     assert not path.exists()
 
@@ -624,11 +632,11 @@ JSON_JUNK = [
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("text", JSON_JUNK, ids=lambda text: text[:9])
 def test_junk_in_their_place(taught, path, name, text):
-    if (name, text) == ("classes", "null"):
-        path.write_bytes(resealed(taught, classes=text))
-        assert gb.load(path).classes is None
+    if (name, text) in (("classes", "null"), ("training", "{}")):
+        path.write_bytes(resealed(taught, **{name: text}))
+        assert not getattr(gb.load(path), name)
         return
-    refused(path, resealed(taught, **{name: text or " "}), "what it says about its data cannot be used")
+    refused(path, resealed(taught, **{name: text or " "}), "what it says about its data or training cannot be used")
 
 
 def test_junk_anywhere_in_a_preprocessing(taught, path):
@@ -669,6 +677,72 @@ def test_more_than_a_header_holds(path, monkeypatch):
     with pytest.raises(ModelFileError, match="more layers or members, features or categories, than"):
         gb.save(path, knowing())
     assert gb.load(path).preprocessing is None
+
+
+# What trained it ------------------------------------------------------------------------------------------------------
+
+
+def trained(net=None, **settings) -> gb.Trainer:
+    trainer = gb.Trainer(small() if net is None else net, **settings)
+    trainer.fit(X, np.zeros((3, 2)), 2, progress=False)
+    return trainer
+
+
+def test_a_trainer_is_named(path):
+    trainer = trained(loss=gb.Huber(0.5, reduction="sum"), optimizer=gb.RMSprop(0.01, decay=0.5))
+    gb.save(path, trainer)
+    again = gb.load(path)
+    assert again.training == {
+        "optimizer": {"name": "rmsprop", "settings": {"learning_rate": 0.01, "decay": 0.5, "epsilon": 1e-8}},
+        "loss": {"name": "huber", "settings": {"reduction": "sum", "delta": 0.5}},
+        "epochs": 2,
+    }
+    np.testing.assert_array_equal(again.parameters, trainer.network.parameters)
+    assert trainer.network.training is None
+    assert path.stat().st_size <= checkpoint.file_size(trainer.network)
+    whole = path.read_bytes()
+    for twin in (again, again.copy(), copy.deepcopy(again), pickle.loads(pickle.dumps(again))):
+        gb.save(path, twin)
+        assert path.read_bytes() == whole
+    gb.save(path, trained(again, optimizer="adam"))
+    assert gb.load(path).training["optimizer"]["name"] == "adam" and again.training["epochs"] == 2
+
+
+@pytest.mark.parametrize("name", gb.OPTIMIZERS)
+def test_every_optimizer_is_named(path, name):
+    trainer = trained(small(seed=[1, 2]), optimizer=gb.OPTIMIZERS[name]())
+    trainer.optimizer.learning_rate = np.array([0.25, 0.5])
+    gb.save(path, trainer)
+    settings = gb.load(path).training["optimizer"]["settings"]
+    assert settings == trainer.optimizer.settings and settings["learning_rate"] == [0.25, 0.5]
+
+
+def test_an_own_optimizer_is_named_as_data(path):
+    trainer = trained()
+    settings = {"learning_rate": np.float32(0.5), "betas": (0.5, np.arange(2)), "cautious": True}
+    vars(trainer)["optimizer"] = SimpleNamespace(name="lion", settings=settings)
+    gb.save(path, trainer)
+    plain = {"learning_rate": 0.5, "betas": [0.5, [0, 1]], "cautious": True}
+    assert gb.load(path).training["optimizer"] == {"name": "lion", "settings": plain}
+    settings["schedule"] = print
+    with pytest.raises(ModelFileError, match="the training is not a dict of text"):
+        gb.save(path, trainer)
+
+
+def test_what_is_no_network_is_not_saved(path):
+    with pytest.raises(InputError, match="net must be a gpu_backprop.Network, or its Trainer, got str"):
+        gb.save(path, "model")
+
+
+@pytest.mark.parametrize("text", ['{"epochs": 1e999}', '{"a": NaN}', '{"a": ' * 10**5, '{"a": "b"'])
+def test_a_training_that_is_no_plain_data(path, text):
+    gb.save(path, trained())
+    refused(path, resealed(path.read_bytes(), training=text), "what it says about its data or training cannot be used")
+
+
+def test_an_altered_training(path):
+    gb.save(path, trained())
+    refused(path, path.read_bytes().replace(b"adam", b"adaM"), "SHA-256 is not right")
 
 
 # NaN and infinity -----------------------------------------------------------------------------------------------------

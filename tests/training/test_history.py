@@ -31,6 +31,13 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+def log_rows(log, rows):
+    """Does what fit does with its rows."""
+    for row in rows:
+        log.history.append(row)
+        log.write()
+
+
 def test_rows_and_columns(history):
     assert len(history) == 3
     assert list(history) == history.rows == ROWS
@@ -61,6 +68,18 @@ def test_a_history_without_epochs_has_empty_columns():
 def test_an_epoch_that_is_not_there(history):
     with pytest.raises(IndexError):
         history[3]
+
+
+LATER = [{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5, "val_loss": 0.6}, {"epoch": 3, "loss": 0.4}]
+
+
+def test_a_column_that_only_some_epochs_have(tmp_path):
+    history = History()
+    history.rows = LATER
+    assert history.columns == ["epoch", "loss", "val_loss"]
+    assert history["val_loss"] == [None, 0.6, None]
+    history.to_csv(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_bytes() == b"epoch,loss,val_loss\n1,0.7,\n2,0.5,0.6\n3,0.4,\n"
 
 
 def test_repr_says_how_it_ended(history):
@@ -95,10 +114,10 @@ def test_csv_of_no_epochs_is_empty(tmp_path):
 
 def test_a_log_is_on_disk_row_by_row(tmp_path):
     path = tmp_path / "history.csv"
-    with CsvLog(path) as log:
+    with CsvLog(path, History()) as log:
         assert path.exists()
         for count, row in enumerate(ROWS, start=1):
-            log.write(row)
+            log_rows(log, [row])
             assert len(read(path)) == count
 
 
@@ -107,30 +126,60 @@ def test_a_log_is_added_to_an_open_file(tmp_path):
     """As /dev/stdout is where output is added to a file."""
     path = tmp_path / "history.csv"
     path.write_bytes(b"older\n")
-    with open(path, "ab") as file, CsvLog(f"/dev/fd/{file.fileno()}") as log:
-        log.write({"epoch": 1, "loss": 0.5})
-    assert path.read_bytes() == b"older\nepoch,loss\n1,0.5\n"
+    with open(path, "ab") as file, CsvLog(f"/dev/fd/{file.fileno()}", History()) as log:
+        log_rows(log, LATER)
+    again = b"epoch,loss,val_loss\n1,0.7,\n2,0.5,0.6\n"
+    assert path.read_bytes() == b"older\nepoch,loss\n1,0.7\n" + again + b"3,0.4,\n"
 
 
-def test_the_first_row_decides_the_columns(tmp_path):
-    with CsvLog(tmp_path / "history.csv") as log:
-        log.write({"epoch": 1, "loss": 0.5})
-        with pytest.raises(ValueError, match="accuracy"):
-            log.write({"epoch": 2, "loss": 0.5, "accuracy": 1.0})
+def test_a_log_of_a_history_that_goes_on(history, tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("what stood here before")
+    with CsvLog(path, history) as log:
+        assert len(read(path)) == 3  # at once
+        log_rows(log, [dict(ROWS[0], epoch=4)])
+    assert [row["epoch"] for row in read(path)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_new_column_replaces_the_file(tmp_path, before):
+    """Whole or not at all: whoever has opened the older one still has it."""
+    path, history = tmp_path / "history.csv", History()
+    history.rows = LATER[:before]
+    with CsvLog(path, history) as log:
+        log_rows(log, LATER[before:])
+        history.to_csv(tmp_path / "whole.csv")
+        assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["history.csv", "whole.csv"]
+
+
+def test_a_new_column_that_cannot_be_written_leaves_the_older_rows(tmp_path, monkeypatch):
+    path = tmp_path / "history.csv"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with CsvLog(path, History()) as log:
+        log_rows(log, LATER[:1])
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.warns(RuntimeWarning, match=r"cannot write '.*history.csv' any more .No space left"):
+            log_rows(log, LATER[1:])
+    assert path.read_bytes() == b"epoch,loss\n1,0.7\n"
+    assert os.listdir(tmp_path) == ["history.csv"]
 
 
 def test_a_log_keeps_its_rows_when_training_fails(tmp_path):
     path = tmp_path / "history.csv"
-    with pytest.raises(ZeroDivisionError), CsvLog(path) as log:
-        log.write(ROWS[0])
+    with pytest.raises(ZeroDivisionError), CsvLog(path, History()) as log:
+        log_rows(log, ROWS[:1])
         raise ZeroDivisionError
     assert len(read(path)) == 1
 
 
 def test_no_path_no_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with CsvLog(None) as log:
-        log.write(ROWS[0])
+    with CsvLog(None, History()) as log:
+        log_rows(log, ROWS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +187,7 @@ def test_no_path_no_log(tmp_path, monkeypatch):
 def test_a_log_that_cannot_be_written_says_so_at_once(where, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write '.*'.*give a path in a folder that exists"):
-        CsvLog(tmp_path / where)
+        CsvLog(tmp_path / where, History())
 
 
 class TestPlot:
@@ -166,6 +215,14 @@ class TestPlot:
         figure = history.plot(tmp_path / "curves.png")
         assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
         assert figure.axes[0].lines[0].get_marker() == "o"  # a single point would be an invisible line
+
+    def test_only_epochs_that_have_it_are_drawn(self, tmp_path):
+        history = History()
+        history.rows = LATER
+        training, validation = history.plot(tmp_path / "curves.png").axes[0].lines
+        assert (list(training.get_xdata()), list(training.get_ydata())) == ([1, 2, 3], [0.7, 0.5, 0.4])
+        assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([2], [0.6])
+        assert (training.get_marker(), validation.get_marker()) == ("None", "o")
 
     def test_regression_draws_r2_of_the_validation_data(self, tmp_path):
         history = History()
@@ -241,18 +298,13 @@ class Full:
         return getattr(self.file, name)
 
 
-def write_all(log):
-    for row in ROWS * 10:
-        log.write(row)
-
-
 @pytest.mark.parametrize("room", [0, 10, 100])
 def test_a_log_that_cannot_be_written_warns_once_and_keeps_whole_rows(tmp_path, room):
     path = tmp_path / "history.csv"
-    with CsvLog(path) as log:
+    with CsvLog(path, History()) as log:
         log._file = Full(log._file, room)
         with pytest.warns(RuntimeWarning, match="cannot write 'history.csv' any more .No space left") as caught:
-            write_all(log)
+            log_rows(log, ROWS * 10)
         assert len(caught) == 1
     assert {len(row) for row in read(path)} <= {6}
     assert path.read_bytes().endswith(b"\n") or path.read_bytes() == b""
@@ -261,12 +313,12 @@ def test_a_log_that_cannot_be_written_warns_once_and_keeps_whole_rows(tmp_path, 
 def test_a_log_is_flushed_at_its_end(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr("os.fsync", flushed.append)
-    with CsvLog(tmp_path / "history.csv") as log:
-        log.write(ROWS[0])
+    with CsvLog(tmp_path / "history.csv", History()) as log:
+        log_rows(log, ROWS)
         number = log._file.fileno()
     assert flushed == [number]
-    with CsvLog(os.devnull) as log:
-        log.write(ROWS[0])
+    with CsvLog(os.devnull, History()) as log:
+        log_rows(log, LATER)
     assert len(flushed) == 1
 
 

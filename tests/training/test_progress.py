@@ -65,6 +65,14 @@ def test_a_long_log_is_thinned(capsys, epochs, shown):
     assert [int(re.match(r"epoch +(\d+)/", line)[1]) for line in lines] == shown
 
 
+def test_a_further_run_counts_on(capsys):
+    shown = open_progress(True, 2, 100, done=9)
+    with shown:
+        for epoch in (10, 11):
+            shown.epoch(row(epoch))
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 10/11", "epoch 11/11"]
+
+
 def test_slow_epochs_get_a_line_a_minute(capsys, monkeypatch):
     clock = iter(range(0, 10**6, 61))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
@@ -95,6 +103,10 @@ def test_a_terminal_gets_a_bar(terminal):
     for part in ("epoch 12/12", "loss 0.0833", "val_accuracy 0.7500", "54,321 samples/s", "0:00:00"):
         assert part in text
     assert text.endswith("\n\x1b[?25h")  # the cursor is shown again
+    output.truncate(0)
+    with open_progress(True, 2, 100, done=12) as shown:
+        shown.epoch(row(13))
+    assert "epoch 13/14" in output.getvalue() and "epoch 14/14" in output.getvalue()
 
 
 @pytest.mark.parametrize("metrics", [{}, {"val_accuracy": 0.9912}, {"val_accuracy": [0.5, 0.75]}], ids=len)

@@ -151,11 +151,10 @@ def test_an_epoch_follows_what_was_set_before_it(validation):
 
     trainer.training_step.draw_order = drawing
     history = fit(trainer, 4, validation=validation)
-    losses = []
     for epoch in range(1, 5):
         change(wanted, epoch)
-        losses += fit(by_parts, validation=validation)["loss"]
-    assert history["loss"] == losses
+        fit(by_parts, validation=validation)
+    assert history["loss"] == by_parts.history["loss"]
     np.testing.assert_array_equal(net.parameters, wanted.parameters)
     assert not net.layers[3].grad_weight.any() and net.layers[0].grad_weight.any()
 

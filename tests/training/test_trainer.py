@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import signal
 from contextlib import nullcontext
 
@@ -143,10 +144,37 @@ def test_a_batch_size_beyond_the_data_is_one_step_of_all():
 
 def test_a_further_fit_goes_on():
     whole, parts = (gb.Trainer(classifier(dropout=0.3), batch_size=6) for _ in range(2))
-    losses = fit(whole, epochs=5)["loss"]
-    assert fit(parts, epochs=2)["loss"] + fit(parts, epochs=3)["loss"] == losses
+    history = fit(whole, epochs=5)
+    assert fit(parts, epochs=2) is fit(parts, epochs=3) is parts.history
+    assert parts.history["loss"] == history["loss"]
+    assert parts.history["epoch"] == [1, 2, 3, 4, 5]
     assert state(whole) == state(parts)
-    assert len(parts.history) == 3 and parts.history[0]["epoch"] == 1
+    parts.history = gb.History()
+    assert fit(parts, epochs=2)["epoch"] == [1, 2]
+
+
+def test_a_further_fit_continues_the_csv(tmp_path):
+    """Of a trainer that has learned already, also one out of a pickle; a column that came later is blank before."""
+    trainer, path = gb.Trainer(classifier(), batch_size=6), tmp_path / "history.csv"
+    fit(trainer, epochs=2, csv=path)
+    trainer = pickle.loads(pickle.dumps(trainer))
+    fit(trainer, epochs=1, validation=(X, LABELS), csv=path)
+    history = fit(trainer, epochs=1, csv=path)
+    rows = read(path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["val_loss"] for row in rows] == ["", "", repr(history[2]["val_loss"]), ""]
+    assert [row["loss"] for row in rows] == [repr(loss) for loss in history["loss"]]
+    fit(gb.Trainer(classifier(), batch_size=6), csv=path)
+    assert len(read(path)) == 1
+
+
+def test_a_further_fit_numbers_steps_and_lines_on(capsys):
+    trainer = gb.Trainer(classifier(), batch_size=6)
+    fit(trainer, epochs=1, loss_every=3)
+    trainer.fit(X, LABELS, 2, loss_every=3)
+    assert [(row["epoch"], row["step"]) for row in trainer.history.steps] == [(1, 3), (2, 3), (3, 3)]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 2/3", "epoch 3/3"]
 
 
 # Shuffling ------------------------------------------------------------------------------------------------------------
@@ -328,7 +356,8 @@ def test_stop_is_meant_for_the_running_fit_only():
 def test_stop_counts_as_soon_as_fit_is_called(monkeypatch):
     trainer = planned()
     monkeypatch.setattr(trainer_module, "Run", lambda *a, of=trainer_module.Run: trainer.stop() or of(*a))
-    assert fit(trainer).stopped == "stopped in epoch 1, as asked"
+    assert fit(trainer).stopped == "stopped before epoch 1, as asked"
+    assert state(trainer) == state(planned())
 
 
 # Divergence -----------------------------------------------------------------------------------------------------------
@@ -422,7 +451,8 @@ def test_after_a_divergence_the_trainer_learns_on_with_a_lower_learning_rate():
         fit(trainer, epochs=500)
     trainer.network.parameters = regression().parameters
     trainer.optimizer.learning_rate = 0.05
-    losses = fit(trainer, epochs=20)["loss"]
+    done = len(trainer.history)
+    losses = fit(trainer, epochs=20)["loss"][done:]
     assert losses[-1] < losses[0] / 2
     assert trainer.history.stopped is None
 
@@ -452,6 +482,23 @@ def test_history_and_csv_of_a_run_that_diverged(tmp_path):
     assert caught.value.history is trainer.history
     assert len(trainer.history) == len(read(path)) == 2
     assert trainer.history.stopped == "the loss became NaN or infinite in epoch 3, step 3"
+
+
+@pytest.mark.filterwarnings("ignore:y is not scaled")
+def test_a_further_fit_that_diverged_tells_its_own_epochs():
+    trainer = planned(regression)
+    fit(trainer, epochs=2, shuffle=False)
+    for step, kept in ((1, "those that fit began with"), (2, "those of the last step whose loss was finite")):
+        with pytest.raises(
+            gb.DivergedError, match=f"in epoch 3, step {step} of 4. The parameters are {kept}"
+        ) as caught:
+            fit(trainer, y=poisoned(step), shuffle=False)
+        assert (caught.value.epoch, caught.value.step, len(caught.value.history)) == (3, step, 2)
+        assert state(trainer) == state(planned(regression, steps=8))
+    at_step(trainer, 11, trainer.stop)
+    fit(trainer, y=poisoned(2), shuffle=False)
+    assert trainer.history.stopped.startswith("stopped in epoch 3, as asked, after its loss")
+    assert trainer.history.stopped.endswith("the parameters are those that fit began with")
 
 
 @pytest.mark.parametrize("kind", ["Ctrl-C", "stop"])

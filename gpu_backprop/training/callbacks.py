@@ -1,0 +1,142 @@
+"""Callbacks: functions and objects of the user's, which `Trainer.fit` calls while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from inspect import signature
+from typing import Any, NamedTuple
+
+from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.training.history import Row
+from gpu_backprop.training.run import Run
+
+HOOKS = ON_START, ON_EPOCH, ON_STEP, ON_END = "on_start", "on_epoch", "on_step", "on_end"
+"""The methods of a callback, any of which it may have. A function is called as `on_epoch`."""
+
+
+class FitState(NamedTuple):
+    """Where a fit is: what each method of a callback is given.
+
+    - `on_start(state)`: before the first epoch.
+    - `on_epoch(state)`: after an epoch was trained and measured, and its row is in the history and the csv.
+    - `on_step(state)`: after a step was handed to the device, which may still be at work on it: only what reads the
+      device waits for it. NumPy's floating-point warnings are off in it. Where the loss of an epoch is not finite, the
+      steps are done again to find the one, and not told again.
+    - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
+
+    A true value that any but `on_end` returns ends the training, as `trainer.stop()` does: what was learned is kept.
+    `history.stopped` then names the callback, and says why if the value is a text.
+
+    Attributes:
+        trainer: may be read (`trainer.network.predict`, `trainer.evaluate`), be stopped, and be set what can be set at
+            any time, such as `trainer.optimizer.learning_rate`; `fit` and `step` in it are a StateError.
+        epoch: that which runs or has just ended, counted from 1 over all fits of the trainer; at the start the first.
+        step: how many steps of it were handed to the device; 0 at the start. With one_launch an epoch is one.
+        row: the newest row of `trainer.history`, in `on_epoch` this epoch's; None while there is none. With a models
+            axis its losses and metrics are lists, one number a member.
+    """
+
+    trainer: Any
+    epoch: int
+    step: int
+    row: Row | None
+
+
+class Callback(NamedTuple):
+    """A callback that was checked: its name, and what it has of the methods."""
+
+    name: str
+    methods: dict[str, Callable[[FitState], object]]
+
+
+class Callbacks(ExitStack):
+    """The callbacks of one fit. Where they end, `on_end` is called of all whose `on_start` was.
+
+    Attributes:
+        asked: by whom the fit was asked to end, and why, for `History.stopped`.
+        have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
+    """
+
+    def __init__(self, trainer: Any, given: Any) -> None:
+        super().__init__()
+        if not isinstance(given, (list, tuple)):
+            one = f": write callbacks=[{_name(given)}]" if callable(given) else ""
+            raise InputError(f"callbacks must be a list, got {type(given).__name__}{one}.")
+        self.trainer, self.asked = trainer, ", as asked"
+        self._callbacks = [_checked(number, callback) for number, callback in enumerate(given, 1)]
+        with_step = [name for name, methods in self._callbacks if ON_STEP in methods]
+        if with_step and trainer.one_launch:
+            raise InputError(
+                f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0]} has on_step. Use "
+                "on_epoch, or use one_launch=False."
+            )
+        self.have_on_step = bool(with_step)
+
+    def start(self, run: Run) -> None:
+        """Calls `on_start`."""
+        for callback in self._callbacks:
+            self.enter_context(self._until_end(callback, run))
+
+    def epoch(self, run: Run) -> None:
+        """Calls `on_epoch`."""
+        for callback in self._callbacks:
+            self._call(callback, ON_EPOCH, run)
+
+    def after_step(self, run: Run) -> bool:
+        """Calls `on_step`, and tells whether the training is to end."""
+        for callback in self._callbacks:
+            self._call(callback, ON_STEP, run)
+        return bool(self.trainer.stopping)
+
+    @contextmanager
+    def _until_end(self, callback: Callback, run: Run) -> Iterator[None]:
+        """Calls `on_start`, and at the end `on_end`, whose error hides no other."""
+        try:
+            self._call(callback, ON_START, run)
+            yield
+        except BaseException as error:
+            try:
+                self._call(callback, ON_END, run)
+            except BaseException as later:
+                error.add_note(f"Then on_end of {callback.name} raised {type(later).__name__}: {later}")
+            raise
+        self._call(callback, ON_END, run)
+
+    def _call(self, callback: Callback, hook: str, run: Run) -> None:
+        if hook not in callback.methods:
+            return
+        rows = run.history.rows
+        answer = callback.methods[hook](FitState(self.trainer, run.number, run.done, rows[-1] if rows else None))
+        if hook != ON_END and answer and not self.trainer.stopping:
+            self.asked = f" by {callback.name}" + (f" ({answer})" if isinstance(answer, str) else "")
+            self.trainer.stop()
+
+
+def _name(callback: Any) -> str:
+    return str(getattr(callback, "__name__", type(callback).__name__))
+
+
+def _checked(number: int, callback: Any) -> Callback:
+    """Finds the methods of a callback; raises InputError where there are none, or one that would never be called."""
+    name = _name(callback)
+    if isinstance(callback, type):
+        raise InputError(f"callback {number} must be an object, got the class {name}: write {name}().")
+    for attribute in dir(callback):
+        if attribute.startswith("on_") and callable(getattr(callback, attribute, None)):
+            choose(f"method of callback {name}", attribute, dict.fromkeys(HOOKS))
+    methods = {hook: getattr(callback, hook) for hook in HOOKS if hasattr(callback, hook)}
+    if callable(callback):
+        methods.setdefault(ON_EPOCH, callback)
+    if not methods:
+        accepted = f"a function of a FitState, or an object with any of the methods {', '.join(HOOKS)}"
+        raise InputError(f"callback {number} must be {accepted}, got {name} {callback!r}.")
+    for hook, method in methods.items():
+        try:
+            signature(method).bind(None)
+        except ValueError:  # of some that are built in, nothing is known
+            pass
+        except TypeError as error:
+            called = name if method is callback else f"{name}.{hook}"
+            raise InputError(f"{called} must be a function of one argument, a FitState ({error}).") from None
+    return Callback(name, methods)
