@@ -720,7 +720,7 @@ def test_every_optimizer_is_named(path, name):
 def test_an_own_optimizer_is_named_as_data(path):
     trainer = trained()
     settings = {"learning_rate": np.float32(0.5), "betas": (0.5, np.arange(2)), "cautious": True}
-    vars(trainer)["optimizer"] = SimpleNamespace(name="lion", settings=settings)
+    vars(trainer)["optimizer"] = SimpleNamespace(describe=lambda: {"name": "lion", **settings})
     gb.save(path, trainer)
     plain = {"learning_rate": 0.5, "betas": [0.5, [0, 1]], "cautious": True}
     assert gb.load(path).training["optimizer"] == {"name": "lion", "settings": plain}
