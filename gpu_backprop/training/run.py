@@ -111,10 +111,9 @@ class Run:
     def _follow_settings(self) -> None:
         """Builds the steps anew where the layers' settings are not those that they were built for."""
         network = self.step.network
-        if self._plan_key == network.plan_key:
+        if (key := network.plan_key) == self._plan_key:
             return
-        self.steps = {}  # their memory goes before other steps take theirs
-        self._plan_key = network.plan_key
+        self._plan_key, self.steps = key, {}  # their memory goes before other steps take theirs
         self.batches, self.steps = self._build_epoch()
         for layer in network.layers:
             layer.clear_frozen()
