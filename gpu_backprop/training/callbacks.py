@@ -30,7 +30,8 @@ class FitState(NamedTuple):
 
     Attributes:
         trainer: may be read (`trainer.network.predict`, `trainer.evaluate`), be stopped, and be set what can be set at
-            any time, such as `trainer.optimizer.learning_rate`; `fit` and `step` in it are a StateError.
+            any time, such as `trainer.optimizer.learning_rate`, from the next step on, or a layer's `trainable`, from
+            the next epoch on; `fit` and `step` in it are a StateError.
         epoch: that which runs or has just ended, counted from 1 over all fits of the trainer; at the start the first.
         step: how many steps of it were handed to the device; 0 at the start. With one_launch an epoch is one.
         row: the newest row of `trainer.history`, in `on_epoch` this epoch's; None while there is none. With a models

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -174,9 +174,10 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
 def _describe(trainer: Trainer) -> dict[str, Any]:
     """Names what trained a network."""
     optimizer, loss = trainer.optimizer.describe(), trainer.loss
+    settings = {field.name: getattr(loss, field.name) for field in fields(loss) if field.init}
     return {
         "optimizer": {"name": optimizer.pop("name"), "settings": _plain(optimizer)},
-        "loss": {"name": loss.name, "settings": _plain(asdict(loss))},
+        "loss": {"name": loss.name, "settings": _plain(settings)},
         "epochs": len(trainer.history),
     }
 

@@ -183,6 +183,20 @@ def test_weights_that_are_set_are_trained_on():
     assert state(trainer) == state(other)
 
 
+@pytest.mark.parametrize("hook", ["on_epoch", "on_step"])
+def test_a_layer_that_is_frozen_counts_from_the_next_epoch_on(hook):
+    trainer, other = trainer_of(), trainer_of()
+
+    def freeze(state):
+        state.trainer.network.layers[0].trainable = False
+
+    fit(trainer, [Watch(**{hook: freeze})])
+    fit(other, [], 1)
+    other.network.layers[0].trainable = False
+    fit(other, [], 1)
+    assert state(trainer) == state(other)
+
+
 @pytest.mark.parametrize("hook", ["on_start", "on_epoch", "on_step", "on_end"])
 def test_training_within_training_is_refused(hook):
     trainer, alone = trainer_of(), trainer_of()
