@@ -152,8 +152,7 @@ class Network(FixedAttributes):
 
     @property
     def gradients(self) -> Array:
-        """All gradients, flat, in the layout of the parameters; after a step in float16 they have the factor S of the
-        loss. Assigning copies the values in."""
+        """All gradients, flat, in the layout of the parameters. Assigning copies the values in."""
         return self._gradients
 
     @gradients.setter
