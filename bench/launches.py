@@ -102,7 +102,7 @@ def plain_step(step: Step, xp: Any, place: Callable[[Array], Any]) -> PlainStep:
 
 def plan_account(plan: Plan) -> dict[str, Any]:
     """Sums up the launches, bytes and flops of a plan, and a model of its least time."""
-    optimizer = sum(o.bytes for o in plan.operations if o.name == "adam")
+    optimizer = sum(o.bytes for o in plan.operations if o.name == "update")
     products = sum(o.bytes for o in plan.operations if o.name == "matmul")
     cost = plan.cost()
     floor = sum(max(o.flops / FLOPS, o.bytes / BANDWIDTH) for o in plan.operations)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.operation import Operation
@@ -265,9 +264,10 @@ class StepExplanation:
             return
         lines, spelled = [operation.formula], False
         for layer, name, shape, start in self.network.places:
-            symbol, (rate, decay) = _symbol(layer, name), self._factors(start)
+            symbol, (rate, decay) = _symbol(layer, name), layer.factors(name)
             if not rate:
-                lines += ["", *wrapped(f"{symbol} stays as it is: layer {layer.number} is frozen.")]
+                why = "the factor of its learning rate is 0" if layer.trainable else "its layer is not trainable"
+                lines += ["", *wrapped(f"{symbol} stays as it is: {why}.")]
                 continue
             place = slice(start, start + int(np.prod(shape)))
             old, new = (self._board(symbol, flat[place].reshape(shape)) for flat in (parameters, written["parameters"]))
@@ -284,14 +284,6 @@ class StepExplanation:
                 lines += ["", *scaled]
                 lines += spell_update(self.trainer.optimizer, old.cell(*at), g, new.cell(*at), here, step, rate, decay)
         self._add(operation, lines)
-
-    def _factors(self, start: int) -> tuple[float, float]:
-        """Returns the factors of the learning rate and the weight decay of what begins there."""
-        table = self.network.group_factors()
-        if table is None:
-            return 1.0, 1.0
-        rate, decay = table[:, start * self.network.parameters.itemsize // ALIGNMENT].tolist()
-        return rate, decay
 
     def _unscaled(self, grad: Cell, at: tuple[int, ...]) -> tuple[Cell, list[str]]:
         """Returns a gradient without S, and how it is computed, where there is one."""

@@ -272,7 +272,7 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 }
 """By name, a class, or another function, that makes the optimizer with its default settings."""
 
-RULES: Sequence[UpdateRule] = (*(make().rule for make in OPTIMIZERS.values()), MOMENTUM, NESTEROV)
+RULES: Sequence[UpdateRule] = [PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OPTIMIZERS.values() if f is not SGD)]
 """The rules of all optimizers."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.explanation import explain
 
 ROOT = Path(__file__).parents[2]
 DERIVATION = ROOT / "docs" / "derivation.md"
@@ -98,9 +100,31 @@ def test_every_row_of_a_table_is_derived(table: dict[str, Any]) -> None:
     assert set(table) <= set(rows)
 
 
-def test_every_optimizer_is_derived() -> None:
+def test_the_table_of_optimizers_is_that_of_their_rules() -> None:
+    names = runpy.run_path(str(ROOT / "docs" / "list_optimizers.py"))
     text = DERIVATION.read_text(encoding="utf-8")
-    assert all(f"[`{kind.__name__}`](" in text for kind in gb.OPTIMIZERS.values())
+    assert text == names["written"](text), "run python docs/list_optimizers.py"
+    assert all(f"| `{name}` | " in text for name in gb.OPTIMIZERS)
+
+
+def test_the_optimizer_of_ones_own_is_what_its_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "own_optimizer.md").read_text(encoding="utf-8")
+    [code] = [body for language, body in FENCE.findall(text) if language == "python"]
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    net, trainer = scope["net"], scope["trainer"]
+    assert f"`{trainer.optimizer.formula}`" in text
+    for part in trainer.optimizer.formula.split(", "):
+        assert part in capsys.readouterr().out + str(trainer.plan())
+    x, labels = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32), np.arange(20) % 10
+    w, m = float(net.parameters[0]), 0.0
+    for _ in range(3):  # Chen et al. 2023, algorithm 2
+        trainer.step(x, labels)
+        g = float(net.gradients[0])
+        w -= 0.001 * (np.sign(0.9 * m + 0.1 * g) + 0.1 * w)
+        m = 0.99 * m + 0.01 * g
+        assert net.parameters[0] == pytest.approx(w, abs=1e-6)
+    assert "sign(c)" in explain(trainer, x, labels)
 
 
 def test_what_an_activation_reads_is_what_the_page_says() -> None:
