@@ -21,8 +21,8 @@ template<class A> struct Group {
   }
   // W <- (1 - eta lambda rate decay) W - rate change
   template<class U, class Rule> BP_DEV A moved(const Rule& rule, A w, A change) const {
-    if (some) return (A(1) - rule.shrink * (rate * decay)) * w - rate * change;
-    return U::decays ? rule.keep * w - change : w - change;
+    if (some) return (A(1) - rule.weight_shrink * (rate * decay)) * w - rate * change;
+    return U::decays ? rule.weight_keep * w - change : w - change;
   }
 };
 

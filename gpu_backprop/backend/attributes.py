@@ -27,7 +27,7 @@ class FixedAttributes(metaclass=_Closing):
         instead: by name, what to write instead of setting it.
     """
 
-    settable: ClassVar[tuple[str, ...]] = ()
+    settable: tuple[str, ...] = ()
     instead: ClassVar[Mapping[str, str]] = {}
 
     def close(self) -> None:

@@ -120,24 +120,28 @@ def _functions(row: Functions) -> str:
 def _update(row: UpdateRule) -> str:
     """Writes how many moments and settings a rule has, and of<A>, which holds its coefficients: prepare<C> works them
     out in C, and step(w, g, moments) returns the change of one parameter."""
+    if not row.cuda:
+        raise DeviceError(
+            f"{row.name!r} has no C++ text to make a kernel of; give its UpdateRule one as cuda, or use device='cpu'."
+        )
     settings = "".join(f"      const double {name} = setting[{k}];\n" for k, name in enumerate(row.settings))
-    coefficients = "".join(f"      {name} = A(C({text}));\n" for name, text in row.coefficients.items())
+    coefficients = "".join(f"      {name} = A(C({text}));\n" for name, text in row.cuda_coefficients.items())
     shrink = "learning_rate * weight_decay" if row.decays else "0"
-    moments = "".join(f"      A& {name} = moment[{k}];\n" for k, name in enumerate(row.moments))
+    moments = "".join(f"      A& {name} = all_moments[{k}];\n" for k, name in enumerate(row.moments))
     return (
         f"struct {functor_name(row)} {{\n"
         f"  enum {{ moments = {len(row.moments)}, settings = {len(row.settings)}, decays = {int(row.decays)} }};\n"
         f"  template<class A> struct of {{\n"
-        f"    A {', '.join(['shrink, keep', *row.coefficients])};\n"
+        f"    A {', '.join(['weight_shrink, weight_keep', *row.coefficients])};\n"
         f"    template<class C> BP_DEV void prepare(double step, const double* setting) {{\n"
         f"      const C largest = C(largest_gradient<A>());\n{settings}{coefficients}"
-        f"      shrink = A({shrink}), keep = A(1 - {shrink});\n"
+        f"      weight_shrink = A({shrink}), weight_keep = A(1 - {shrink});\n"
         f"      (void)step, (void)largest{''.join(f', (void){name}' for name in row.settings)};\n"
         f"    }}\n"
-        f"    BP_DEV A step(A w, A g, A* moment) const {{\n{moments}"
+        f"    BP_DEV A step(A w, A g, A* all_moments) const {{\n{moments}"
         f"      A change;\n"
         f"      {row.cuda}\n"
-        f"      (void)w, (void)moment;\n"
+        f"      (void)w, (void)all_moments;\n"
         f"      return change;\n"
         f"    }}\n"
         f"  }};\n"

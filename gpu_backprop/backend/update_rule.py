@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -13,19 +13,34 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Calls
+from gpu_backprop.backend.rule_check import check_coefficient, check_names, check_numpy, in_floats
 from gpu_backprop.backend.rule_text import check_lines
 
 
 @dataclass(frozen=True)
 class UpdateRule:
     """One step of an optimizer, element by element: W ← W − change, where the change follows from the gradient, from
-    moments, which are arrays like W that begin at 0, and from a few coefficients.
+    moments, which are arrays like W that begin at 0, and from a few coefficients. For example
+
+        from functools import partial
+        import numpy as np
+
+        def sign_descent(g, change, work, rate):
+            yield partial(np.sign, g, out=change)
+            yield partial(np.multiply, change, rate, out=change)
+
+        SIGN_DESCENT = UpdateRule(
+            "sign_descent", settings={"learning_rate": 0.01}, moments={}, coefficients={"rate": "learning_rate"},
+            numpy=sign_descent, cuda="change = rate * sign(g);", lines=[("w", "{w} − {learning_rate}·sign({g})")],
+        )
+        trainer = Trainer(network, optimizer=Optimizer(SIGN_DESCENT, learning_rate=0.001))
 
     Where weight_decay (λ) is among the settings, W ← (1 − ηλ)W − change: the decay is decoupled from the gradient
     (Loshchilov and Hutter 2019), and the rule itself says nothing about it.
 
     Raises:
-        InputError: a name is no identifier or stands for two things, or a coefficient or a line cannot be worked out.
+        InputError: a name is no identifier or stands for two things, a coefficient cannot be worked out, the NumPy
+            function does not do its work on a small example, or the lines are not those of its moments and of w.
     """
 
     name: str
@@ -35,15 +50,18 @@ class UpdateRule:
     """By name, the factor that makes the authors' moment of the one that is kept: written as a coefficient is, without
     step and `largest`."""
     coefficients: Mapping[str, str]
-    """By name, expressions that Python and C++ read alike, worked out once a step. They are made of the settings, which
-    are float64 until C(…) rounds them to the type of coefficients; of step, from 1; of `largest`, the largest gradient
-    whose square is a number; of numbers, + − * / and the functions of COEFFICIENT_MATH."""
+    """By name, expressions that are worked out once a step, on the host and in C++. They are made of the settings,
+    which are float64 until C(…) rounds them to the type of coefficients; of step, from 1; of `largest`, the largest
+    gradient whose square is a number; of numbers, + − * / and the functions of COEFFICIENT_MATH."""
     numpy: Callable[..., Calls]
-    """numpy(g, change, work, **moments, **coefficients): calls that change the moments in place and fill change. All
-    are arrays of one shape, but for a coefficient, which is one number a model; work.full() gives further ones."""
+    """numpy(g, change, work, **moments, **coefficients): yields calls, functions without arguments, that change the
+    moments in place and fill change, and that leave g as it is. All are arrays of one shape, but for a coefficient,
+    which is one number a model; their numbers are there when the calls run, not before. work.full(0) to work.full(5)
+    give further arrays, work.mask() one of booleans."""
     cuda: str
-    """C++ statements in the working type A that assign `change` and the moments, of w, g, moments and coefficients."""
-    lines: tuple[tuple[str, str], ...]
+    """C++ statements in the working type A that assign `change` and the moments, of w, g, moments, coefficients and
+    numbers such as A(0.5). "": there are none, and it runs on NumPy alone."""
+    lines: Sequence[tuple[str, str]]
     """The same as its authors wrote it, without weight decay, as (result, text): the formula in plans and docs, which
     `explain` spells out. A result is a moment, a name that later lines read, or, last, "w", of which the text is
     "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), sign(…), numbers and {names}: of settings, w, g, t
@@ -52,23 +70,50 @@ class UpdateRule:
     kind: ClassVar[str] = "update"
 
     def __post_init__(self) -> None:
-        names = [self.name, *self.settings, *self.moments, *self.coefficients]
-        taken = {"w", "g", "change", "step", "largest", "work", "t"}
-        for name in names:
-            if not name.isidentifier() or not name.isascii() or name in taken:
-                raise InputError(
-                    f"update rule {self.name!r}: {name!r} must be a name of ASCII letters, digits and _ of its own, "
-                    f"and not one of {', '.join(sorted(taken))}."
-                )
-            taken |= {name} - {self.name}
-        if next(iter(self.settings), "") != "learning_rate":
-            raise InputError(f"update rule {self.name!r}: its first setting must be learning_rate.")
-        for what, text in {**self.coefficients, **self.moments}.items():
+        try:
+            check_names(self.name, self.settings, (*self.moments, *self.coefficients))
+            known = {*self.settings, "step", "largest", *COEFFICIENT_MATH} - {"__builtins__"}
+            for text in (*self.coefficients.values(), *self.moments.values()):
+                check_coefficient(text, known)
+            if self.cuda and not re.search(r"\bchange\s*=", self.cuda):
+                raise ValueError(f"its C++ text must assign change, got {self.cuda!r}")
+            values = self.check_settings(self.settings)
+            check_numpy(self.numpy, [*self.moments], {name: values[name] for name in self.coefficients})
+            check_lines(self.name, self.settings, self.moments, self.lines)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"update rule {self.name!r}: {error}.") from error
+
+    def check_settings(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the coefficients of the first step, and the factors of the moments, of settings that are one number
+        or one a member each, of the last member.
+
+        Raises:
+            InputError: one of them is no finite number.
+        """
+        texts = {**self.coefficients, **self.moments}
+        several = [value for value in settings.values() if isinstance(value, list)]
+        found: Sequence[float] = ()
+        for member in range(max(map(len, several), default=1)):
+            values = [value[member % len(value)] if isinstance(value, list) else value for value in settings.values()]
             try:
-                self.evaluator([text])(1e18, 1.0, *map(float, self.settings.values()))
+                found = self.evaluator(texts.values())(1e18, 1.0, *map(float, values))
+                if all(map(math.isfinite, found)):
+                    continue
+                wrong = "not finite"
             except Exception as error:
-                raise InputError(f"update rule {self.name!r}: {what} = {text} cannot be worked out: {error}.") from None
-        check_lines(self.name, self.settings, self.moments, self.lines)
+                wrong = str(error)
+            given = ", ".join(f"{name}={value!r}" for name, value in zip(settings, values, strict=True))
+            told = " or ".join(f"{name} = {text}" for name, text in texts.items() if self._fails(text, values))
+            raise InputError(f"update rule {self.name!r}: {told} cannot be worked out of {given}: {wrong}.")
+        return dict(zip(texts, found, strict=True))
+
+    def _fails(self, text: str, settings: Sequence[float]) -> bool:
+        try:
+            return not math.isfinite(*self.evaluator([text])(1e18, 1.0, *map(float, settings)))
+        except Exception:
+            return True
 
     @property
     def decays(self) -> bool:
@@ -92,6 +137,11 @@ class UpdateRule:
         A gradient that is cut off counts as one operation."""
         text = re.sub(r"A\(|<A>", "(", self.cuda)
         return len(re.findall(r"(?<=[\w)]) [-+*/] |\b\w+\(", text)) + 1 + self.decays
+
+    @property
+    def cuda_coefficients(self) -> dict[str, str]:
+        """The coefficients in C++."""
+        return {name: in_floats(text) for name, text in self.coefficients.items()}
 
     def evaluator(self, texts: Iterable[str]) -> Callable[..., tuple[Any, ...]]:
         """Makes a function of some coefficients: of largest, step, and the settings in their order, each a number or an

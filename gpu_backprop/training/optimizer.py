@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,13 +53,21 @@ def symbol(name: str) -> str:
 class Optimizer(FixedAttributes):
     """An optimizer: a rule and its settings. Bound to a network, it has the state of its training too.
 
+    An optimizer of your own is Optimizer(rule, learning_rate=0.01), or a subclass whose constructor calls
+    super().__init__(rule, learning_rate=...).
+
     Args:
         rule: how a step changes a parameter.
-        settings: numbers of the rule that are not its defaults, each one number or one a member. Bound, each can be set
-            as an attribute, and takes effect from the next step on.
+        settings: numbers of the rule that are not its defaults, each one number or one a member. Each can be set as an
+            attribute too, also between steps, as in trainer.optimizer.learning_rate = 0.01: it takes effect from the
+            next step on.
+
+    Raises:
+        InputError: a setting is none of the rule's, or cannot be what is given; at any time before a step.
 
     Attributes:
-        rule, settings: as given, with all settings.
+        rule: as given.
+        settings: all of them, by name, to read.
         hyper: float64 (..., 1 + settings) on the device: the step number, then the settings in the order of the rule.
         moments: by name, flat arrays in the layout of the parameters.
     """
@@ -70,12 +79,32 @@ class Optimizer(FixedAttributes):
             raise InputError(f"rule must be an UpdateRule, got {type(rule).__name__} {rule!r}.")
         for name in settings:
             choose(f"setting of {rule.name}", name, rule.settings)
-        self.rule, self.settings = rule, dict[str, Any]()
+        for name in rule.settings:
+            if hasattr(Optimizer, name) or name in ("network", "hyper"):
+                raise InputError(
+                    f"update rule {rule.name!r}: a setting cannot be called {name!r}, as an Optimizer has one."
+                )
+        self._rule, self._settings, self.settable = rule, dict[str, Any](), (*rule.settings,)
         self.network: Network | None = None
         self.hyper: Array | None = None
         self._moments: Array | None = None
-        for name, value in {**rule.settings, **settings}.items():
-            self.settings[name] = self._check(name, value)
+        self._settings = {name: self._check(name, value) for name, value in {**rule.settings, **settings}.items()}
+        rule.check_settings(self._settings)
+
+    def close(self) -> None:
+        if "_rule" not in vars(self):
+            raise InputError(f"the constructor of {type(self).__name__} must call super().__init__(rule, **settings).")
+        super().close()
+
+    @property
+    def rule(self) -> UpdateRule:
+        """How a step changes a parameter."""
+        return self._rule
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """By name, each one number or one a member. To change one, set the attribute of its name."""
+        return MappingProxyType(self._settings)
 
     @property
     def name(self) -> str:
@@ -97,20 +126,22 @@ class Optimizer(FixedAttributes):
         return one_or_several(f"{name} of {kind}", value, accepted, fits)
 
     def __getattr__(self, name: str) -> Any:
-        settings = vars(self).get("settings", {})
+        settings = vars(self).get("_settings", {})
         if name in settings:
             return settings[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        hint = f" Its settings are {', '.join(settings)}." if settings else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in vars(self).get("settings", ()):
+        if name not in vars(self).get("_settings", ()):
             super().__setattr__(name, value)
             return
         value = self._check(name, value)
+        self.rule.check_settings(self._settings | {name: value})
         if self.hyper is not None and self.network is not None:
             place = 1 + [*self.rule.settings].index(name)
             self.network.device.copy_in(self.hyper[..., place], one_a_member(name, value, self.network.models_shape))
-        self.settings[name] = value
+        self._settings[name] = value
 
     @property
     def moments(self) -> dict[str, Array]:
@@ -128,7 +159,7 @@ class Optimizer(FixedAttributes):
         """Makes a copy of this optimizer with a fresh state for `network`."""
         bound = copy.copy(self)
         bound.open()
-        bound.settings, bound.network, device = dict(self.settings), network, network.device
+        bound._settings, bound.network, device = dict(self.settings), network, network.device
         settings = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
         bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
         if count := len(self.rule.moments):
@@ -139,7 +170,7 @@ class Optimizer(FixedAttributes):
 
     def __getstate__(self) -> dict[str, Any]:
         """Its settings: a copy is bound to no network."""
-        return {**vars(self), "settings": dict(self.settings), "network": None, "hyper": None, "_moments": None}
+        return {**vars(self), "_settings": dict(self.settings), "network": None, "hyper": None, "_moments": None}
 
     def update(self, plan: Plan, network: Network) -> None:
         """Appends the step of all parameters; where plan.gradient_factor is 0, nothing changes."""

@@ -4,14 +4,14 @@ optimizer.py, and what it is made of in backend/update_rule.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import Array, Call, Calls, Work, call
 from gpu_backprop.backend.update_rule import UpdateRule
-from gpu_backprop.network.numbers import switch
+from gpu_backprop.network.numbers import scalar, switch
 from gpu_backprop.training.optimizer import Optimizer, Setting
 
 FAR = 1e-12
@@ -65,8 +65,15 @@ class SGD(Optimizer):
         nesterov: whether to look ahead; needs momentum.
     """
 
+    instead: ClassVar[Mapping[str, str]] = {
+        **Optimizer.instead,
+        "momentum": "SGD(0.1, momentum=0.9): one without momentum keeps no velocity",
+        "nesterov": "SGD(0.1, momentum=0.9, nesterov=True): it is decided when it is made",
+    }
+
     def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
-        has_momentum = not isinstance(momentum, (int, float)) or momentum != 0
+        plain: Any = scalar(momentum)
+        has_momentum = not isinstance(plain, (int, float)) or plain is False or plain != 0  # False is refused below
         if switch("nesterov", nesterov) and not has_momentum:
             raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
         if has_momentum:
@@ -79,7 +86,7 @@ class SGD(Optimizer):
         return "sgd"
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | ({"nesterov": True} if self.rule is NESTEROV else {})
+        return super().describe() | ({"nesterov": True} if self.rule == NESTEROV else {})
 
 
 def _rmsprop(
@@ -278,5 +285,10 @@ RULES: Sequence[UpdateRule] = [PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OP
 
 def optimizer(spec: str | Optimizer) -> Optimizer:
     """Returns the optimizer that `spec` is, or names, which has its default settings then."""
+    if isinstance(spec, UpdateRule):
+        raise InputError(
+            f"optimizer must be a name or an Optimizer, got the rule {spec.name!r}: write "
+            "Optimizer(rule, learning_rate=...)."
+        )
     found = named("optimizer", spec, Optimizer, OPTIMIZERS)
     return found if isinstance(found, Optimizer) else found()

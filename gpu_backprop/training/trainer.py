@@ -54,8 +54,8 @@ class Trainer(FixedAttributes):
         stream: whether `fit` leaves data that lie on the host there, and streams them to the CUDA device. "auto": where
             they do not fit on the device.
         one_launch: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
-            memory: for small networks of Dense layers on CUDA, in float32 or float64, with SGD or Adam, without sample
-            weights. It gives what the ordinary steps give, to rounding. No epoch ends before its last step.
+            memory: for small networks of Dense layers on CUDA, in float32 or float64, without sample weights. It gives
+            what the ordinary steps give, to rounding. No epoch ends before its last step.
 
     Attributes:
         history: the History of all its fits; `trainer.history = gb.History()` begins a new one.

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from lib.kernel_instances import text_of
+from own_optimizers import ADABELIEF, LION
 
-from gpu_backprop.backend.cuda.kernel_instance import instance
+from gpu_backprop.backend.cuda.kernel_instance import TYPES, instance
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, VARIABLES
+from gpu_backprop.backend.device import storage
+from gpu_backprop.backend.formula import Functions
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
@@ -207,3 +210,13 @@ def assembly(made):
     ptx, mangled = program.compile((*assemble_cupy_compiler_options(OPTIONS), "-arch=compute_90"))
     bodies = dict(re.findall(r"\.entry (\w+)\((.*?)(?=\.entry|\Z)", ptx.decode(), re.DOTALL))
     return {m.name: bodies[mangled[m.name]] for m in made}
+
+
+@pytest.mark.nvrtc
+def test_optimizers_from_outside_compile(nvrtc):
+    tanh, loss = Functions((ACTIVATIONS["tanh"],)), FORMULAS[0]
+    for rule in (LION, ADABELIEF):
+        steps = [instance("update", dtype, rule, V) for dtype in TYPES["T"] for V in (1, 16 // storage(dtype).itemsize)]
+        epochs = [instance("train_epoch", dtype, dtype, dtype, tanh, loss, rule) for dtype in TYPES["A"]]
+        for made in (steps, epochs):
+            assert not [usage.fault for usage in nvrtc.usages(made, 90) if usage.fault]

@@ -1,0 +1,102 @@
+"""What can be wrong with an update rule is found when it is made: its names, the texts of its coefficients, and its
+NumPy function, which is run on a small example."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from keyword import kwlist
+from numbers import Real
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array, Calls
+
+AROUND = "w g change step largest work t A C weight_shrink weight_keep all_moments setting prepare of"
+CPP = """auto bool case catch char const default delete do double enum explicit export extern float friend goto inline
+int long namespace new operator private protected public register short signed static struct switch template this throw
+typename union unsigned using virtual void volatile"""
+RESERVED = frozenset([*f"{AROUND} {CPP} root power correction".split(), *kwlist])
+"""What nothing in a rule may be called."""
+
+PARTS = (
+    ast.Expression, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.UnaryOp, ast.USub, ast.Call, ast.Name, ast.Load,
+    ast.Constant,
+)  # fmt: skip
+"""What the text of a coefficient may be made of."""
+
+EXAMPLE = (-2.0, 0.0, 0.5)
+"""Gradients."""
+
+
+def check_names(rule: str, settings: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError unless all names differ and can stand in Python and C++, and the settings are numbers."""
+    taken = set(RESERVED)
+    for name in (rule, *settings, *names):
+        if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or name in taken:
+            raise ValueError(
+                f"{name!r} must be a name of ASCII letters, digits and _ that means nothing else, neither in the rule "
+                f"nor around its texts, in Python and C++ (as {AROUND} do)"
+            )
+        taken |= {name} - {rule}
+    if next(iter(settings), "") != "learning_rate":
+        raise ValueError("its first setting must be learning_rate")
+    for name, value in settings.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ValueError(f"the default of {name} must be a number, got {value!r}")
+
+
+def check_coefficient(text: str, known: set[str]) -> None:
+    """Raises ValueError unless a coefficient is written with what C++ has too."""
+    if not isinstance(text, str):
+        raise ValueError(f"a coefficient must be text, got {text!r}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} cannot be read: {error.msg}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id not in known:
+            raise ValueError(f"{node.id} in {text!r} is none of {', '.join(sorted(known))}")
+        number = not isinstance(node, ast.Constant) or isinstance(node.value, (int, float))
+        if not isinstance(node, PARTS) or not number:
+            raise ValueError(f"{text!r} must be made of numbers, names, + - * /, and power(a, b) for a**b")
+
+
+def in_floats(text: str) -> str:
+    """Writes a coefficient in C++, where a number without a point would be an integer, and 1/2 would be 0."""
+    tree = ast.parse(text.strip(), mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            node.value = float(node.value)  # type: ignore[arg-type]
+    return ast.unparse(tree)
+
+
+def check_numpy(function: Callable[..., Calls], moments: Sequence[str], coefficients: Mapping[str, float]) -> None:
+    """Raises ValueError unless the NumPy function makes finite numbers of EXAMPLE and moments of 0, and leaves the
+    gradients as they are. The arrays get their numbers after it has bound them, as in a plan."""
+    shape, names = (2, len(EXAMPLE)), ("g", "change", "work", *moments, *coefficients)
+    arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(8 + len(moments))]
+    numbers: list[Array] = [np.full((2, 1), np.nan, np.float32) for _ in coefficients]
+    g, change, *scratch, kept = *arrays[:8], arrays[8:]
+    work = SimpleNamespace(full=lambda slot=0: scratch[slot], mask=lambda slot=0: np.zeros(shape, np.bool_))
+    try:
+        named = dict(zip(names[3:], (*kept, *numbers), strict=True))
+        if (calls := function(g, change, work, **named)) is None:
+            raise ValueError("it must yield calls, or return them")
+        bound = list(calls)
+        for array, value in zip((g, *kept, *numbers), (EXAMPLE, *[0] * len(kept), *coefficients.values()), strict=True):
+            array[...] = value
+        for array in (g, *numbers):
+            array.flags.writeable = False
+        with np.errstate(all="ignore"):
+            for call in bound:
+                call()
+        if not np.isfinite([change, *kept]).all():
+            raise ValueError(
+                f"of gradients {EXAMPLE} and moments of 0 it makes a change, or moments, that are not finite; it must "
+                "fill change, and use numbers only when its calls run"
+            )
+    except Exception as error:
+        raise ValueError(f"numpy({', '.join(names)}) fails: {error}") from error
