@@ -19,11 +19,30 @@ struct LossSum {
   }
 };
 
-template<class A> BP_DEV A weight_of(const A* weights, const Rows& row) {
-  return weights ? weights[row.index()] : A(1);
-}
 template<class A> BP_DEV A factor_of(A scale, const double* scales, i64 step) {
   return scales ? scale * A(scales[blockIdx.z * step]) : scale;
+}
+
+// What all losses do with the rows of a thread. each(row, target, answer, give) returns e from all lanes of a row, tells
+// `answer` each output and its target and, where there is a gradient, gives give(c, slope).
+template<class T, class L, class Each>
+BP_DEV void for_each_row(
+    const L* target, int target_cols, const acc<T>* weights, acc<T> factor, T* grad, double* total, double* part,
+    u32* tickets, i64 rows, int cols, int accuracy, acc<T> half, Each each) {
+  typedef acc<T> A;
+  LossSum loss_sum;
+  for (Rows row(rows, cols); row.more(); row.next()) {
+    const Target<L> target_of(target + row.index() * target_cols);
+    const bool bad = target_of.bad(cols);
+    const A w = weights ? weights[row.index()] : A(1);
+    Answer<A> answer(accuracy, half);
+    const A e = w * each(row, target_of, answer, [&](int c, A slope) {
+      grad[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * slope);
+    });
+    const bool right = answer.is_right(row.lanes) && !bad;
+    loss_sum.add(row, bad ? not_a_number<double>() : double(e), right);
+  }
+  loss_sum.finish(total, part, tickets);
 }
 
 // grad_y = factor de/dy, total += w e
@@ -32,34 +51,28 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     const T* y,             // [models, rows, cols]
     const L* target,        // [models, rows, target_cols], 1 for labels
     const acc<T>* weights,  // [models, rows]?
+    const double* numbers,  // [models, count] label smoothing, and those of E
     const double* scales,   // [models]?
     T* grad_y,              // [models, rows, cols]?
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
-    i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> share, acc<T> smoothing, acc<T> setting,
-    int accuracy) {
+    i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, acc<T> share, int accuracy) {
   typedef acc<T> A;
-  const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step) * share;
-  LossSum loss_sum;
-  for (Rows row(rows, cols); row.more(); row.next()) {
-    const Target<L> target_of(target + row.index() * target_cols);
-    const bool bad = target_of.bad(cols);
-    const A w = weight_of(weights, row);
-    Answer<A> answer(accuracy, A(0.5));
-    A e = A(0);
-    for (int c = row.lane; c < row.cols; c += row.lanes) {
-      const i64 i = row.start() + c;
-      const A yc = to_acc(y[i]), plain = A(target_of.of(c)), t = rest * plain + even;
-      e += E::value(yc, t, setting);
-      if (grad_y) grad_y[i] = from_acc<T>(bad ? A(0) : factor * w * E::slope(yc, t, setting));
-      answer.add(yc, plain, c);
-    }
-    e = lane_reduce<Sum>(e, row.lanes) * share * w;
-    const bool right = answer.is_right(row.lanes) && !bad;
-    loss_sum.add(row, bad ? not_a_number<double>() : double(e), right);
-  }
-  loss_sum.finish(total, part, tickets);
+  const Numbers<E, A> of_loss(numbers + i64(blockIdx.z) * count);
+  const Smoothing<A> smooth(of_loss.smoothing(), cols);
+  for_each_row(
+      target, target_cols, weights, factor_of(scale, scales, scales_step) * share, grad_y, total, part, tickets, rows,
+      cols, accuracy, A(0.5), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
+        A e = A(0);
+        for (int c = row.lane; c < row.cols; c += row.lanes) {
+          const A yc = to_acc(y[row.start() + c]), plain = A(target_of.of(c)), t = smooth.of(plain);
+          e += E::value(yc, t, of_loss.own());
+          if (grad_y) give(c, E::slope(yc, t, of_loss.own()));
+          answer.add(yc, plain, c);
+        }
+        return lane_reduce<Sum>(e, row.lanes) * share;
+      });
 }
 
 // v = z + b, y = softmax(v), e = log(sum of e^v) - sum of t v, grad_z = factor (y - t)
@@ -69,31 +82,26 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
     const acc<T>* b,        // [models, cols]?
     const L* target,        // [models, rows, target_cols], 1 for labels
     const acc<T>* weights,  // [models, rows]?
+    const double* numbers,  // [models, count] label smoothing first
     const double* scales,   // [models]?
     T* grad_z,              // [models, rows, cols]? may be z
     double* total,          // [models, 3]
     double* part,           // [models, gridDim.x, 2]
     u32* tickets,           // [models]
-    i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, acc<T> scale, acc<T> smoothing, int accuracy) {
+    i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
-  const A rest = A(1) - smoothing, even = smoothing / A(cols), factor = factor_of(scale, scales, scales_step);
-  LossSum loss_sum;
-  for (Rows row(rows, cols); row.more(); row.next()) {
-    const Target<L> target_of(target + row.index() * target_cols);
-    const bool bad = target_of.bad(cols);
-    const A w = weight_of(weights, row);
-    Answer<A> answer(accuracy, A(0));
-    const A e = softmax_loss(
-        row.lane, row.lanes, row.cols, target_of, rest, even, answer,
-        [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
-        [&](int c, A p, A t) {
-          if (grad_z) grad_z[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * (p - t));
-        });
-    const bool right = answer.is_right(row.lanes) && !bad;
-    loss_sum.add(row, bad ? not_a_number<double>() : double(e * w), right);
-  }
-  loss_sum.finish(total, part, tickets);
+  const Smoothing<A> smooth{A(numbers[i64(blockIdx.z) * count]), cols};
+  for_each_row(
+      target, target_cols, weights, factor_of(scale, scales, scales_step), grad_z, total, part, tickets, rows, cols,
+      accuracy, A(0), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
+        return softmax_loss(
+            row.lane, row.lanes, row.cols, target_of, smooth, answer,
+            [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
+            [&](int c, A p, A t) {
+              if (grad_z) give(c, p - t);
+            });
+      });
 }
 
 // v = z + b, y = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = factor (y - t)
@@ -111,24 +119,18 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
     i64 b_step, i64 scales_step, i64 rows, int cols, acc<T> scale, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
-  const A factor = factor_of(scale, scales, scales_step);
-  LossSum loss_sum;
-  for (Rows row(rows, cols); row.more(); row.next()) {
-    const A w = weight_of(weights, row);
-    Answer<A> answer(accuracy, A(0));
-    A e = A(0);
-    for (int c = row.lane; c < row.cols; c += row.lanes) {
-      const i64 i = row.start() + c;
-      const A v = to_acc(z[i]) + (bias ? bias[c] : A(0)), t = target[i], p = sigmoid(v);
-      e += sigmoid_loss(v, t);
-      answer.add(v, t, c);
-      if (grad_z) grad_z[i] = from_acc<T>(factor * w * (p - t));
-    }
-    e = lane_reduce<Sum>(e, row.lanes) * w;
-    const bool right = answer.is_right(row.lanes);
-    loss_sum.add(row, double(e), right);
-  }
-  loss_sum.finish(total, part, tickets);
+  for_each_row(
+      target, cols, weights, factor_of(scale, scales, scales_step), grad_z, total, part, tickets, rows, cols, accuracy,
+      A(0), [&](const Rows& row, const Target<A>& target_of, Answer<A>& answer, auto give) {
+        A e = A(0);
+        for (int c = row.lane; c < row.cols; c += row.lanes) {
+          const A v = to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)), t = target_of.of(c);
+          e += sigmoid_loss(v, t);
+          answer.add(v, t, c);
+          if (grad_z) give(c, sigmoid(v) - t);
+        }
+        return lane_reduce<Sum>(e, row.lanes);
+      });
 }
 
 // factor = 0 where the sum of w is, else 1; scales = S/sum, or S where that is 0, total += sum. S is 1 unless given. One

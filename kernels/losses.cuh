@@ -54,13 +54,30 @@ template<class A> struct Answer {
   }
 };
 
+// The numbers of a model's loss: label smoothing, then those of formula E, which its value and slope take.
+template<class E, class A> struct Numbers {
+  A all[1 + E::numbers];
+  BP_DEV explicit Numbers(const double* of_model) {
+    for (int k = 0; k <= E::numbers; k++) all[k] = A(of_model[k]);
+  }
+  BP_DEV A smoothing() const { return all[0]; }
+  BP_DEV const A* own() const { return all + 1; }
+};
+
+// t <- rest t + even
+template<class A> struct Smoothing {
+  A rest, even;
+  BP_DEV Smoothing(A share, int cols) : rest(A(1) - share), even(share / A(cols)) {}
+  BP_DEV A of(A t) const { return rest * t + even; }
+};
+
 template<class A> BP_DEV A not_a_number() { return A(nan("")); }
 
 // e = log(sum of e^v) - sum of t v, where p = softmax(v): v and t of a row that some lanes share. give(c, p, t) takes
-// what the gradient is made of; the targets are smoothed, t <- rest t + even.
+// what the gradient is made of, with the smoothed t.
 template<class A, class L, class V, class Give>
 BP_DEV A softmax_loss(
-    int lane, int lanes, int cols, const Target<L>& target, A rest, A even, Answer<A>& answer, V v_of, Give give) {
+    int lane, int lanes, int cols, const Target<L>& target, Smoothing<A> smooth, Answer<A>& answer, V v_of, Give give) {
   A top = Maximum::identity<A>(), sum = A(0), dot = A(0);
   for (int c = lane; c < cols; c += lanes) {
     const A v = v_of(c);
@@ -69,13 +86,13 @@ BP_DEV A softmax_loss(
   }
   top = lane_reduce<Maximum>(top, lanes);
   for (int c = lane; c < cols; c += lanes) {
-    const A v = v_of(c) - top, t = rest * A(target.of(c)) + even;
+    const A v = v_of(c) - top, t = smooth.of(A(target.of(c)));
     sum += exp(v);
     if (t != A(0)) dot += t * v;  // v may be -inf, where p is 0 and all is well
   }
   sum = lane_reduce<Sum>(sum, lanes);
   dot = lane_reduce<Sum>(dot, lanes);
-  for (int c = lane; c < cols; c += lanes) give(c, exp(v_of(c) - top) / sum, rest * A(target.of(c)) + even);
+  for (int c = lane; c < cols; c += lanes) give(c, exp(v_of(c) - top) / sum, smooth.of(A(target.of(c))));
   return log(sum) - dot;
 }
 

@@ -115,17 +115,18 @@ template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at
 }
 
 // The loss of the rows of a micro-batch, summed by each thread; grad_z of the last layer takes the place of its y.
-template<class L, class A> struct BlockLoss {
+template<class E, class L, class A> struct BlockLoss {
   const L* target;
   const int target_cols, lanes, accuracy, takes;
-  const A rest, even, setting;
+  const Numbers<E, A> numbers;
+  const Smoothing<A> smooth;
   double loss, correct;
   BP_DEV BlockLoss(
-      const L* target, int target_cols, int lanes, int accuracy, int takes, A smoothing, A setting, int outputs)
-      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes),
-        rest(A(1) - smoothing), even(smoothing / A(outputs)), setting(setting), loss(0), correct(0) {}
+      const L* target, int target_cols, int lanes, int accuracy, int takes, const double* numbers, int outputs)
+      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes), numbers(numbers),
+        smooth(this->numbers.smoothing(), outputs), loss(0), correct(0) {}
 
-  template<class N, class E, class Samples>
+  template<class N, class Samples>
   BP_DEV void add(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
     for (int first = 0; first < rows; first += threads() / lanes) {  // all lanes of a warp meet in reductions
       const int lane = thread() % lanes, r = first + thread() / lanes, row = r < rows ? r : rows - 1;
@@ -137,17 +138,18 @@ template<class L, class A> struct BlockLoss {
       A e = A(0);
       if (takes == OF_SOFTMAX) {
         e = softmax_loss(
-            lane, lanes, cols, target_of, rest, even, answer, [&](int c) { return y[c]; },
+            lane, lanes, cols, target_of, smooth, answer, [&](int c) { return y[c]; },
             [&](int c, A p, A t) { y[c] = bad ? A(0) : scale * (p - t); });
       } else {
         for (int c = lane; c < cols; c += lanes) {
-          const A yc = y[c], plain = A(target_of.of(c)), t = rest * plain + even;
+          const A yc = y[c], plain = A(target_of.of(c)), t = smooth.of(plain);
           if (takes == OF_SIGMOID) {
             e += sigmoid_loss(yc, t);
             y[c] = scale * (sigmoid(yc) - t);
           } else {
-            e += E::value(yc, t, setting);
-            y[c] = bad ? A(0) : scale * share * E::slope(yc, t, setting) * N::slope(at.f, memory[at.s + start + c]);
+            e += E::value(yc, t, numbers.own());
+            const A slope = scale * share * E::slope(yc, t, numbers.own());
+            y[c] = bad ? A(0) : slope * N::slope(at.f, memory[at.s + start + c]);
           }
           answer.add(yc, plain, c);
         }
@@ -163,19 +165,20 @@ template<class L, class A> struct BlockLoss {
 // update. grad_W and grad_b of the last minibatch are left in g.
 template<class A, class S, class L, class N, class E, class U>
 __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
-    const S* x,         // [samples, inputs]
-    const L* target,    // [samples, target_cols], 1 for labels
-    const i64* order,   // [models, rows]
-    const i64* cursor,  // [1]
-    const int* places,  // [layers, 8]
-    A* w,               // [models, n]
-    A* g,               // [models, n]
-    A* moments,         // [count, models, n]?
-    double* hyper,      // [models, settings]
-    const A* groups,    // [2, blocks]? the factors of rate and decay
-    double* total,      // [models, 3]
-    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int count, int blocks, int micro,
-    int lanes, A scale, A tail_scale, A share, A smoothing, A setting, int accuracy, int takes) {
+    const S* x,             // [samples, inputs]
+    const L* target,        // [samples, target_cols], 1 for labels
+    const i64* order,       // [models, rows]
+    const i64* cursor,      // [1]
+    const int* places,      // [layers, 8]
+    A* w,                   // [models, n]
+    A* g,                   // [models, n]
+    A* moments,             // [count, models, n]?
+    double* hyper,          // [models, settings]
+    const A* groups,        // [2, blocks]? the factors of rate and decay
+    const double* numbers,  // [models, loss_numbers] of the loss: label smoothing, and those of E
+    double* total,          // [models, 3]
+    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int count,
+    int blocks, int loss_numbers, int micro, int lanes, A scale, A tail_scale, A share, int accuracy, int takes) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;
@@ -184,7 +187,8 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
   __shared__ typename U::template of<A> rule;
   const i64 apart = i64(gridDim.z) * n;  // from one moment to the next
   const Layer bottom(places), top(places + (layers - 1) * 8);
-  BlockLoss<L, A> block_loss(target, target_cols, lanes, accuracy, takes, smoothing, setting, top.units);
+  BlockLoss<E, L, A> block_loss(
+      target, target_cols, lanes, accuracy, takes, numbers + i64(blockIdx.z) * loss_numbers, top.units);
   for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
   const i64 start = cursor[0];
   i64 steps = 0;
@@ -208,7 +212,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
         forward<N>(memory, Layer(places + l * 8), some);
         __syncthreads();
       }
-      block_loss.template add<N, E>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
+      block_loss.template add<N>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
       __syncthreads();
       for (int l = layers - 1; l >= 0; l--) {
         const Layer at(places + l * 8);

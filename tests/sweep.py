@@ -177,6 +177,7 @@ OF_Z = {
     ),
 }
 LOSSES |= {POISSON_OF_Z[name].name: (POISSON_OF_Z[name], *OF_Z[name]) for name in OF_Z}
+"""A loss, or a formula without numbers; e and the slope, each with its size."""
 CROSS_ENTROPY = (
     terms(lambda z, t: np.maximum(z, 0), lambda z, t: -z * t, lambda z, t: np.log1p(np.exp(-abs(z)))),
     terms(lambda z, t: sigma(z), lambda z, t: -t),
@@ -187,6 +188,11 @@ CROSS_ENTROPY = (
 def formula_of(name):
     loss = LOSSES[name][0]
     return getattr(loss, "formula", loss)
+
+
+def numbers_of(name, *models_shape):
+    loss = LOSSES[name][0]
+    return loss.rows(models_shape) if isinstance(loss, gb.Loss) else np.zeros((*models_shape, 1))
 
 
 def pairs(name, dtype):
@@ -263,10 +269,10 @@ def check_loss(device, name, denormal=True, each=1):
     total = np.zeros((len(y), 3))
     if name == "sigmoid":
         formula = gb.LOSSES["binary_cross_entropy"].formula
-        given = y, None, target, None, formula, 1.0, None, np.empty_like(y), total
+        given = y, None, target, None, formula, np.zeros((len(y), 1)), 1.0, None, np.empty_like(y), total
         grad, total = run(device, "sigmoid_cross_entropy", *given)[-2:]
     else:
-        given = y, target, None, formula_of(name), 1.0, None, np.empty_like(y), total
+        given = y, target, None, formula_of(name), numbers_of(name, len(y)), 1.0, None, np.empty_like(y), total
         grad, total = run(device, "loss_gradient", *given)[-2:]
     factor = np.maximum(1, target.astype(L))
     with np.errstate(all="ignore"):
@@ -290,7 +296,7 @@ def check_softmax(device, denormal=True, each=1):
     formula, total = gb.LOSSES["cross_entropy"].formula, np.zeros((len(z), 3))
     for label in (0, 1):
         labels, target = np.full((len(z), 1), label), np.eye(2)[label]
-        given = z, None, labels, None, formula, 1.0, None, np.empty_like(z), total
+        given = z, None, labels, None, formula, np.zeros((len(z), 1)), 1.0, None, np.empty_like(z), total
         grad, got = run(device, "softmax_cross_entropy", *given)[-2:]
         assert_right(grad, (p - target, size + target), "gradient of softmax with cross entropy")
         with np.errstate(all="ignore"):

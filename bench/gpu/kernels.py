@@ -78,7 +78,7 @@ def training(dtype: str, shape: Shape, layers: tuple[gb.Layer, ...], loss: str) 
 def measuring(dtype: str, shape: Shape) -> Planned:
     """The loss and the residuals of data that is only measured."""
     net = gb.Network(shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
-    evaluation = Evaluation(net, gb.LOSSES["huber"], samples(shape, labels=False), shape.rows)
+    evaluation = Evaluation(net, gb.LOSSES["huber"].bind(net), samples(shape, labels=False), shape.rows)
     return evaluation.replays[shape.rows].plan, evaluation.data
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Concatenate, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -80,14 +80,15 @@ class LossFormula:
     """e(y, y*) of one sample, summed over its outputs, and ∂e/∂y: value and gradient come together."""
 
     name: str
-    numpy: Callable[[Array, Array, Array | None, Array, Work], Calls]
-    """(y, target, grad_y or None, e of each row, work): fills e, and grad_y where it is asked for."""
-    cuda_value: str  # expression of `y`, `t` and `setting`, one output's share of e
+    numpy: Callable[Concatenate[Array, Array, Array | None, Array, Work, ...], Calls]
+    """(y, target, grad_y or None, e of each row, work, and each of the numbers): fills e, and grad_y where it is asked
+    for. A number is an array in the dtype of y that has one for each model and fits (..., rows, units)."""
+    cuda_value: str  # expression of `y`, `t` and the numbers, one output's share of e
     cuda_slope: str  # its derivative by `y`
     mean_over_outputs: bool = False  # e and ∂e/∂y are divided by the number of outputs
     accuracy: str = ""  # what is right: the "argmax", or each on its side of the "threshold" ½; ""
-    smoothing: float = 0.0  # label smoothing: y* ← (1 − smoothing)·y* + smoothing/outputs
-    setting: float = 0.0  # a number of the loss's own: an argument of its kernels, so that no other needs a new one
+    smooths: bool = False  # whether labels may be smoothed: y* ← (1 − s)·y* + s/outputs
+    numbers: tuple[str, ...] = ()  # what its own numbers are called in C++
 
     kind: ClassVar[str] = "loss"
 

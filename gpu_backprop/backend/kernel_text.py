@@ -76,9 +76,9 @@ def read_text(path: Path) -> str:
 def functor(row: Row) -> str:
     """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over their type A.
 
-    value(z) and slope(s) of an activation, value(y, t, setting) and slope(y, t, setting) of a loss, where t is the
-    target. Functions have value(f, z) and slope(f, s), where f is an activation's number; its own struct has to stand
-    before theirs. Of an update rule see `_update`.
+    value(z) and slope(s) of an activation; value(y, t, numbers) and slope(y, t, numbers) of a loss, where t is the
+    target, and an enumerator says how many there are. Functions have value(f, z) and slope(f, s), where f is an
+    activation's number; its own struct has to stand before theirs. Of an update rule see `_update`.
 
     Raises:
         DeviceError: the row has no CUDA formula.
@@ -92,14 +92,15 @@ def functor(row: Row) -> str:
             f"{row.name!r} has no CUDA formula to make a kernel of; give it cuda_value and cuda_slope, or use "
             "device='cpu'."
         )
-    if isinstance(row, Activation):
-        value, slope = "A z", "A s"
-    else:
-        value = slope = "A y, A t, A setting"
+    value, slope, count, named = "A z", "A s", "", ""
+    if isinstance(row, LossFormula):
+        value = slope = "A y, A t, const A* numbers"
+        count = f"  enum {{ numbers = {len(row.numbers)} }};\n"
+        named = "".join(f"const A {name} = numbers[{k}]; " for k, name in enumerate(row.numbers))
     return (
-        f"struct {functor_name(row)} {{\n"
-        f"  template<class A> BP_DEV static A value({value}) {{ return {row.cuda_value}; }}\n"
-        f"  template<class A> BP_DEV static A slope({slope}) {{ return {row.cuda_slope}; }}\n"
+        f"struct {functor_name(row)} {{\n{count}"
+        f"  template<class A> BP_DEV static A value({value}) {{ {named}return {row.cuda_value}; }}\n"
+        f"  template<class A> BP_DEV static A slope({slope}) {{ {named}return {row.cuda_slope}; }}\n"
         "};\n"
     )
 

@@ -11,6 +11,7 @@ Arrays are (..., rows, units); a leading models axis passes through. These argum
     total           float64 (..., 3): what losses add up, see formula.py
     target          one axis less than y where it holds labels; a label out of range makes the loss of its row NaN and
                     its gradient 0
+    numbers         of a loss, float64 (..., 1 + k): label smoothing, or 0, then the k numbers of its formula
     w, g            flat buffers (..., parameters) of parameters and gradients
     hyper           float64 (..., k): the step number, the learning rate η, and the optimizer's own
     gradient_factor float64 (...,): what an optimizer multiplies gradients with; where it is 0, a step changes nothing,
@@ -116,15 +117,15 @@ class Operations(Protocol[D]):
 
     @account(writes=["grad_y", "total"], flops=lambda y, grad_y: (3 if grad_y is None else 5) * y.size)
     def loss_gradient(
-        self, device: D, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
-        scales: Array | None, grad_y: Array | None, total: Array,
+        self, device: D, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array,
+        scale: float, scales: Array | None, grad_y: Array | None, total: Array,
     ) -> Calls:  # fmt: skip
         """grad_y = scale·scales·w·∂e/∂y, and Σ w·e is added to the total; without grad_y only the latter."""
 
     @account(writes=["grad_z", "total"], flops=lambda z: 8 * z.size)
     def softmax_cross_entropy(
         self, device: D, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-        scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+        numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
     ) -> Calls:  # fmt: skip
         """y = softmax(z + b), e = log Σ exp z − Σ y*·z, ∇z = scale·scales·w·(y − y*), from z, so that all stay finite.
 
@@ -134,7 +135,7 @@ class Operations(Protocol[D]):
     @account(writes=["grad_z", "total"], flops=lambda z: 8 * z.size)
     def sigmoid_cross_entropy(
         self, device: D, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-        scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+        numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
     ) -> Calls:  # fmt: skip
         """y = σ(z + b), e = Σ max(z, 0) − z·y* + log1p(e^−|z|), ∇z = scale·scales·w·(y − y*), from z, so that all stay
         finite.
@@ -202,7 +203,7 @@ class EpochOperations(Operations[D], Protocol[D]):
     def train_epoch(
         self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
         g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, groups: Array | None, loss: LossFormula,
-        mean: bool, total: Array, batch: int,
+        numbers: Array, mean: bool, total: Array, batch: int,
     ) -> Calls:  # fmt: skip
         """An epoch: every minibatch of `batch` rows, and one of what is left, forward, backward and the optimizer's
         step.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -307,5 +307,5 @@ def _number(name: str) -> int:
 def _dense_target(network: Network, loss: Any, data: Samples) -> Array:
     """Returns y* as the loss sees it: one column an output, and smoothed where that is asked for."""
     target = one_hot(data.target, network.outputs) if data.labelled else data.target.astype(network.device.master)
-    share = loss.label_smoothing if isinstance(loss, CrossEntropy) else 0.0
+    share = cast(float, loss.label_smoothing) if isinstance(loss, CrossEntropy) else 0.0
     return target * (1 - share) + share / network.outputs if share else target

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from gpu_backprop.explanation.board import Rule, join_terms
 from gpu_backprop.network.loss import Loss
@@ -198,9 +199,9 @@ LOSSES: Mapping[str, LossRule] = {
 def loss_rule(loss: Loss) -> LossRule | None:
     """Returns the rule of a loss of this package; None for a user's own."""
     if type(loss) is Huber:
-        return _huber(float(loss.delta))
+        return _huber(cast(float, loss.delta))
     if type(loss) is Quantile:
-        return _quantile(float(loss.q))
+        return _quantile(cast(float, loss.q))
     return LOSSES.get(loss.name) if type(loss) is type(KNOWN.get(loss.name)) else None
 
 

@@ -84,16 +84,16 @@ def check_gradients(
 
 class _Check:
     def __init__(self, network: Network, loss: Loss, data: Samples) -> None:
-        self.network, self.device, self.loss, self.rows = network, network.device, loss, data.rows
+        self.network, self.device, self.loss, self.rows = network, network.device, loss.bind(network), data.rows
         self.total = self.device.zeros((*network.models_shape, 3))
         self.x = self._for_each_member(data.x, 2)
         target = self._for_each_member(data.target, 1 if data.labelled else 2, data.labelled)
         weights = None if data.weights is None else self._for_each_member(data.weights, 1)
         self.value_plan, self.z = self._forward()
         self.value_plan.phase = "loss"
-        loss.value(self.value_plan, network.last, self.z, target, weights, self.total)
+        self.loss.value(self.value_plan, network.last, self.z, target, weights, self.total)
         self.gradient_plan, z = self._forward()
-        grad_z = loss.gradient(self.gradient_plan, network.last, z, target, weights, self.total)
+        grad_z = self.loss.gradient(self.gradient_plan, network.last, z, target, weights, self.total)
         self.grad_x = network.emit_backward(self.gradient_plan, grad_z, start="z", grad_x=True)
 
     def _for_each_member(self, array: Array, axes: int, labels: bool = False) -> Array:

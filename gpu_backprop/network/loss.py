@@ -3,44 +3,60 @@
 e sums over the outputs of a sample (mean_squared_error averages them). A batch counts as the mean Σ w·e / Σ w, with
 weights 1 unless given, or with reduction="sum" as Σ w·e. That factor stands in the gradient of the loss and nowhere
 else. In float16 the gradient, and not the value, is also multiplied by a scale S (training/loss_scaling.py).
+
+The numbers of a loss, such as Huber's delta, lie in a small float64 buffer on the device, one row a member. They may
+change between steps without a plan being built anew or a kernel compiled.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.attributes import FixedAttributes
+from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import IDENTITY, LOSS, WEIGHT, Activation, Array, LossFormula
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layer import Layer
-from gpu_backprop.network.numbers import number
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import one_a_member, one_or_several
 
 FUSED = {"softmax": Operations.softmax_cross_entropy, "sigmoid": Operations.sigmoid_cross_entropy}
 """By output activation, the operation that does it, its loss and the gradients of both."""
 
 
-@dataclass(frozen=True)
-class Loss(ABC):
-    """A loss with its settings.
+Bounds = Mapping[str, tuple[str, Callable[[float], bool]]]
+
+
+@dataclass(unsafe_hash=True)
+class Loss(FixedAttributes):
+    """A loss with its settings: a record, until it is bound to a network.
 
     Attributes:
         reduction: "mean" over the batch, or "sum".
         name: as in the table of losses.
+        bounds: by name, what each of its numbers may be, in words and as a test. A number may be one, or one a member;
+            those of a bound loss can be set, which takes effect from the next step and evaluation on.
         needs: the output activations that the loss is defined for; empty: all.
         fused: the output activation with which the loss is one operation, see FUSED.
         labels: whether a target may be class numbers.
         low, high: the bounds of target values.
+        network: what it is bound to, or None.
+        numbers: where it is bound, float64 (..., 1 + k) on the device: label smoothing, or 0, and those of its formula.
     """
 
     reduction: str = field(default="mean", kw_only=True)
+    network: Network | None = field(default=None, init=False, repr=False, compare=False)
+    numbers: Array | None = field(default=None, init=False, repr=False, compare=False)
     name: ClassVar[str] = ""
+    bounds: ClassVar[Bounds] = {}
     needs: ClassVar[tuple[str, ...]] = ()
     fused: ClassVar[str] = ""
     labels: ClassVar[bool] = False
@@ -51,18 +67,49 @@ class Loss(ABC):
         if self.reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}.")
 
-    def _check_setting(self, name: str, accepted: str, fits: Callable[[float], bool]) -> None:
-        """Checks a setting, and makes it a Python float."""
-        what = f"{type(self).__name__}'s {name}"
-        object.__setattr__(self, name, number(what, getattr(self, name), accepted, fits))
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Checks a number; where the loss is bound, it is copied to the device."""
+        network = self.network
+        if name in self.bounds:
+            value = one_or_several(self._spelled(name), value, *self.bounds[name])
+            value = tuple(value) if isinstance(value, list) else value
+            if network is not None:
+                one_a_member(self._spelled(name), value, network.models_shape)
+        super().__setattr__(name, value)
+        if network is not None and self.numbers is not None:
+            network.device.copy_in(self.numbers, self.rows(network.models_shape))
+
+    def bind(self, network: Network) -> Self:
+        """Makes a copy of this loss with its numbers on the device of `network`, where all plans read them."""
+        bound = copy.copy(self)
+        bound.open()
+        vars(bound)["settable"] = tuple(self.bounds)
+        bound.numbers = network.device.from_host(self.rows(network.models_shape))
+        bound.network = network
+        bound.close()
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: a copy is bound to no network."""
+        return {name: value for name, value in vars(self).items() if name not in ("settable", "network", "numbers")}
+
+    def rows(self, models_shape: tuple[int, ...]) -> Array:
+        """Returns its numbers as kernels take them, on the host: see `numbers`."""
+        for name in self.bounds:
+            one_a_member(self._spelled(name), getattr(self, name), models_shape)
+        numbers = getattr(self, "label_smoothing", 0.0), *(getattr(self, name) for name in self.formula.numbers)
+        return np.stack([np.broadcast_to(np.asarray(n, np.float64), models_shape) for n in numbers], axis=-1)
+
+    def _spelled(self, name: str) -> str:
+        return f"{type(self).__name__}'s {name}"
 
     @property
     @abstractmethod
     def formula(self) -> LossFormula:
-        """e and ∂e/∂y for the backend."""
+        """e and ∂e/∂y for the backend. Each of its numbers is an attribute of the loss."""
 
     def of_z(self, f: Activation) -> LossFormula | None:
-        """Returns e as a formula of z, where y = f(z) is not precise enough."""
+        """Returns e as a formula of z with the same numbers, where y = f(z) is not precise enough."""
         return None
 
     def check(self, layer: Layer) -> None:
@@ -75,6 +122,7 @@ class Loss(ABC):
 
     def gradient(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array:
         """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
+        numbers = self._bound_numbers(plan)
         scale, scales = self._scale(plan, z, weights, total)
         n = layer.number
         if self.fused == layer.activation.name and plan.fuse:
@@ -82,7 +130,7 @@ class Loss(ABC):
             formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(plan, weights)}, E += e"
             plan.add(
                 FUSED[self.fused], formula, {"grad_z": f"∇z{n}"},
-                z, layer.activation_bias, target, weights, self.formula, scale, scales, z, total,
+                z, layer.activation_bias, target, weights, self.formula, numbers, scale, scales, z, total,
             )  # fmt: skip
             layer.sum_bias(plan, z)
             return z
@@ -91,7 +139,7 @@ class Loss(ABC):
         grad = plan.empty(f"∇{name}", y.shape)
         formula = f"∇{name} = ∂e/∂{name}{self._factor(plan, weights)}, E += e"
         e = of_z or self.formula
-        plan.add(Operations.loss_gradient, formula, {}, y, target, weights, e, scale, scales, grad, total)
+        plan.add(Operations.loss_gradient, formula, {}, y, target, weights, e, numbers, scale, scales, grad, total)
         if of_z is None:
             return layer.activate_backward(plan, grad)
         layer.sum_bias(plan, grad)
@@ -101,22 +149,28 @@ class Loss(ABC):
         self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
     ) -> Array | None:
         """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
+        numbers = self._bound_numbers(plan)
         if weights is not None:
             self._normalize_weights(plan, weights, None, total)
         if self.fused == layer.activation.name:
             plan.add(
                 FUSED[self.fused], "E += e", {},
-                z, layer.activation_bias, target, weights, self.formula, 1.0, None, None, total,
+                z, layer.activation_bias, target, weights, self.formula, numbers, 1.0, None, None, total,
             )  # fmt: skip
             return None
         of_z = self.of_z(layer.activation)
         y = layer.activate(plan, z) if of_z is None else self._with_bias(plan, layer, z)
         formula = of_z or self.formula
-        plan.add(Operations.loss_gradient, "E += e", {}, y, target, weights, formula, 1.0, None, None, total)
+        plan.add(Operations.loss_gradient, "E += e", {}, y, target, weights, formula, numbers, 1.0, None, None, total)
         if of_z is not None:
             f, n = layer.activation, layer.number
             plan.add(Operations.bias_activate, f"y{n} = {f.name}(z{n})", {"y": f"y{n}"}, y, None, f, y)
         return y
+
+    def _bound_numbers(self, plan: Plan) -> Array:
+        if self.numbers is None:
+            raise StateError(f"{self!r} has no numbers on a device: use loss.bind(network).")
+        return plan.named("numbers", self.numbers)
 
     @staticmethod
     def _with_bias(plan: Plan, layer: Layer, z: Array) -> Array:

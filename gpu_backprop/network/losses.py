@@ -14,9 +14,10 @@ from gpu_backprop.backend.errors import named
 from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layer import Layer
-from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.loss import Bounds, Loss
 
 Formula = Iterator[Call]
+Number = float | Sequence[float]
 
 
 def _difference(y: Array, target: Array, grad_y: Array | None, work: Work) -> Generator[Call, None, Array]:
@@ -33,7 +34,6 @@ def _target_log(y: Array, target: Array, p: Array, out: Array) -> Formula:
     yield call(np.multiply, out, target, out=out)
 
 
-@dataclass(frozen=True)
 class HalfSquaredError(Loss):
     """e = ½ Σ (y − y*)², ∂e/∂y = y − y* (N0)."""
 
@@ -52,7 +52,6 @@ class HalfSquaredError(Loss):
         yield call(np.multiply, e, 0.5, out=e)
 
 
-@dataclass(frozen=True)
 class SquaredError(Loss):
     """e = Σ (y − y*)², ∂e/∂y = 2(y − y*) (N2, N4)."""
 
@@ -75,7 +74,6 @@ class SquaredError(Loss):
             yield call(np.multiply, d, 2.0, out=grad_y)
 
 
-@dataclass(frozen=True)
 class MeanSquaredError(SquaredError):
     """e = 1/n Σ (y − y*)² over the n outputs, ∂e/∂y = 2(y − y*)/n."""
 
@@ -83,7 +81,6 @@ class MeanSquaredError(SquaredError):
     average: ClassVar[bool] = True
 
 
-@dataclass(frozen=True)
 class AbsoluteError(Loss):
     """e = Σ |y − y*|, ∂e/∂y = sign(y − y*), which is 0 where they are equal."""
 
@@ -103,67 +100,70 @@ class AbsoluteError(Loss):
             yield call(np.sign, d, out=grad_y)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Huber(Loss):
     """e = Σ ½d² where |d| ≤ delta, else delta·(|d| − ½delta), d = y − y* (Huber 1964); ∂e/∂y = d cut off at ±delta.
 
     Args:
-        delta: > 0, in the units of y: where the parabola becomes a line.
+        delta: > 0, in the units of y: where the parabola becomes a line; one, or one a member.
     """
 
-    delta: float = 1.0
+    delta: Number = 1.0
     name: ClassVar[str] = "huber"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_setting("delta", "a finite number > 0", lambda delta: 0 < delta < math.inf)
+    bounds: ClassVar[Bounds] = {"delta": ("a finite number > 0", lambda delta: 0 < delta < math.inf)}
 
     @property
-    def cut(self) -> float:
+    def cut(self) -> Array:
         """delta, clamped to what float32 can hold."""
-        return min(max(self.delta, 1e-37), 1e38)
+        return np.clip(self.delta, 1e-37, 1e38)
 
     @property
     def formula(self) -> LossFormula:
-        cut = "(y - t > setting ? setting : y - t < -setting ? -setting : y - t)"
-        return LossFormula(self.name, self._numpy, f"{cut} * (y - t - A(0.5) * {cut})", cut, setting=self.cut)
+        clipped = "(y - t > cut ? cut : y - t < -cut ? -cut : y - t)"
+        e = f"{clipped} * (y - t - A(0.5) * {clipped})"
+        return LossFormula(self.name, self._numpy, e, clipped, numbers=("cut",))
 
-    def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
-        """With c = d cut off: e = c·(d − ½c), on either side of delta."""
-        d, cut = work.full(0), work.full(1) if grad_y is None else grad_y
-        term = work.full(2)
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work, cut: Array) -> Formula:
+        """With c = d clipped at ±delta: e = c·(d − ½c), on either side of delta."""
+        d, clipped = work.full(0), work.full(1) if grad_y is None else grad_y
+        term, low = work.full(2), np.empty_like(cut)
+        yield call(np.negative, cut, out=low)
         yield call(np.subtract, y, target, out=d)
-        yield call(np.clip, d, -self.cut, self.cut, out=cut)
-        yield call(np.multiply, cut, 0.5, out=term)
+        yield call(np.clip, d, low, cut, out=clipped)
+        yield call(np.multiply, clipped, 0.5, out=term)
         yield call(np.subtract, d, term, out=term)
-        yield call(np.multiply, term, cut, out=term)
+        yield call(np.multiply, term, clipped, out=term)
         yield row_sum(term, e)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Quantile(Loss):
     """e = Σ max(q·(y* − y), (q − 1)·(y* − y)): y becomes the q-quantile of y* (Koenker and Bassett 1978).
     ∂e/∂y = 1 − q above y*, −q below, ½ − q where they are equal.
 
     Args:
-        q: in (0, 1); ½ gives half the absolute error.
+        q: in (0, 1); ½ gives half the absolute error; one, or one a member.
     """
 
-    q: float = 0.5
+    q: Number = 0.5
     name: ClassVar[str] = "quantile"
+    bounds: ClassVar[Bounds] = {"q": ("a number in (0, 1)", lambda q: 0 < q < 1)}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_setting("q", "a number in (0, 1)", lambda q: 0 < q < 1)
+    @property
+    def shift(self) -> Array:
+        """½ − q, before it is rounded to float32."""
+        return np.subtract(0.5, self.q)
 
     @property
     def formula(self) -> LossFormula:
         return LossFormula(
-            self.name, self._numpy, "A(0.5) * fabs(y - t) + setting * (y - t)",
-            "setting + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)", setting=0.5 - self.q,
+            self.name, self._numpy, "A(0.5) * fabs(y - t) + shift * (y - t)",
+            "shift + (y > t ? A(0.5) : y < t ? A(-0.5) : y - t)", numbers=("shift",),
         )  # fmt: skip
 
-    def _numpy(self, y: Array, target: Array, grad_y: Array | None, e: Array, work: Work) -> Formula:
+    @staticmethod
+    def _numpy(y: Array, target: Array, grad_y: Array | None, e: Array, work: Work, shift: Array) -> Formula:
         """e = ½|d| + (½ − q)·d, d = y − y*"""
         d, size = work.full(0), work.full(1)
         yield call(np.subtract, y, target, out=d)
@@ -172,8 +172,8 @@ class Quantile(Loss):
         if grad_y is not None:
             yield call(np.sign, d, out=grad_y)
             yield call(np.multiply, grad_y, 0.5, out=grad_y)
-            yield call(np.add, grad_y, 0.5 - self.q, out=grad_y)
-        yield call(np.multiply, d, 0.5 - self.q, out=d)
+            yield call(np.add, grad_y, shift, out=grad_y)
+        yield call(np.multiply, d, shift, out=d)
         yield call(np.add, size, d, out=size)
         yield row_sum(size, e)
 
@@ -182,32 +182,30 @@ _P = "(y < tiny<A>() ? tiny<A>() : y)"  # a NaN stays one, as in numpy.maximum
 _NEAR_1 = "A(sizeof(A) == 4 ? 0x1p-25 : 0x1p-54)"  # half of what 1 − y is, at the least, where it is not 0
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class CrossEntropy(Loss):
     """e = −Σ y*·log y, ∂e/∂y = −y*/y, for class labels or probabilities as targets. With softmax it is one stable
     operation, ∇z = y − y*: the Jacobian of N4 times −y*/y, where Σ y* = 1 (`fit` checks that, `step` relies on it).
 
     Args:
-        label_smoothing: s in [0, 1): y* ← (1 − s)·y* + s/n over the n outputs (Szegedy et al. 2016).
+        label_smoothing: s in [0, 1): y* ← (1 − s)·y* + s/n over the n outputs (Szegedy et al. 2016); one, or one a
+            member.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Number = 0.0
     name: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ("softmax",)
     fused: ClassVar[str] = "softmax"
     labels: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_setting("label_smoothing", "a number in [0, 1)", lambda share: 0 <= share < 1)
+    bounds: ClassVar[Bounds] = {"label_smoothing": ("a number in [0, 1)", lambda share: 0 <= share < 1)}
 
     @property
     def formula(self) -> LossFormula:
         return LossFormula(
             self.name, self._numpy, f"-t * log{_P}", f"-t / {_P}",
-            accuracy="argmax", smoothing=self.label_smoothing,
+            accuracy="argmax", smooths=True,
         )  # fmt: skip
 
     @staticmethod
@@ -221,7 +219,6 @@ class CrossEntropy(Loss):
             yield call(np.negative, grad_y, out=grad_y)
 
 
-@dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     """e = −Σ y*·log y + (1 − y*)·log(1 − y), each output a yes or no of its own (multi-label too);
     ∂e/∂y = (1 − y*)/(1 − y) − y*/y. With sigmoid it is one stable operation, ∇z = y − y*."""
@@ -263,7 +260,6 @@ class BinaryCrossEntropy(Loss):
             yield call(np.subtract, grad_y, p, out=grad_y)
 
 
-@dataclass(frozen=True)
 class Poisson(Loss):
     """e = Σ y − y*·log y, ∂e/∂y = 1 − y*/y: counts y* with the rate y, up to a term that does not depend on y.
 

@@ -26,6 +26,7 @@ class Evaluation:
     """Measures one data set, as often as wanted.
 
     Args:
+        loss: bound to the network.
         source: where plans take the rows of `data` from; None: they are put on the device.
         device: a DryRunDevice, for what is only looked at; None: the network's.
 

@@ -93,19 +93,20 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
     """Builds the plan of an epoch, all minibatches from first rows to new weights: one operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
+    assert loss.numbers is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)
     plan.named("E", total)
     sources = [plan.named(f"data {name}", source) for name, source in zip(("x", "y*"), data.sources, strict=True)]
     order, cursor = plan.named("order", data.permutation), plan.named("cursor", data.cursor)
-    hyper, moments = optimizer.emit_state(plan)
+    (hyper, moments), numbers = optimizer.emit_state(plan), plan.named("numbers", loss.numbers)
     w, g, steps = network.parameters, network.gradients, math.ceil(data.rows / batch)
     plan.phase = "epoch"
     plan.add(
         EpochOperations.train_epoch, f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe",
         {"w": "parameters", "g": "gradients"}, sources, order, cursor, layout(network, loss), w, g, moments,
         optimizer.rule, hyper, group_factors(plan, network), loss.of_z(network.last.activation) or loss.formula,
-        loss.reduction == "mean", total, batch,
+        numbers, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     data.emit_advance(plan, data.rows)
     return plan

@@ -24,12 +24,13 @@ class State(NamedTuple):
 
 
 class TrainingStep:
-    """Builds the steps of one training, and owns what they share: the network, trained in place; a copy of the
-    optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's."""
+    """Builds the steps of one training, and owns what they share: the network, trained in place; copies of the loss and
+    the optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's.
+    """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
         network.check_trainable()
-        self.network, self.device, self.loss = network, network.device, loss
+        self.network, self.device, self.loss = network, network.device, loss.bind(network)
         self.optimizer = optimizer.bind(network)
         self.scaling = LossScaling(network)
         self._shuffling = [np.random.default_rng([s, 1]) for s in network.reseed(seed)]

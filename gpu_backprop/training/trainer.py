@@ -43,7 +43,8 @@ class Trainer(FixedAttributes):
     Args:
         network: it is trained in place.
         loss: a name or a Loss; None chooses by the output activation: cross_entropy for softmax, binary_cross_entropy
-            for sigmoid, half_squared_error for all others.
+            for sigmoid, half_squared_error for all others. The trainer works on a copy, `trainer.loss`, whose numbers
+            can be set: `trainer.loss.delta = 0.5`.
         optimizer: a name or an Optimizer; the trainer works on a copy, `trainer.optimizer`.
         batch_size: rows of a minibatch, ≥ 1; more than there are make one minibatch of all.
         seed: of shuffling and dropout; None: the network's.
@@ -79,15 +80,15 @@ class Trainer(FixedAttributes):
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
-        self.network, self.device, self.loss = network, network.device, loss_of(loss, network.last)
+        self.network, self.device = network, network.device
         self.batch_size, self.stream = batch_size, stream
         self.graph = self._mode("graph", graph, self.device.has_graphs)
         self.one_launch = switch("one_launch", one_launch)
-        optimizer = optimizer_of(optimizer)
+        loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
         if one_launch:
-            check_one_launch(network, self.loss, graph=self.graph, stream=self.stream)
-        self.training_step = TrainingStep(network, self.loss, optimizer, seed)
-        self.optimizer, self.scaling = self.training_step.optimizer, self.training_step.scaling
+            check_one_launch(network, loss, graph=self.graph, stream=self.stream)
+        self.training_step = step = TrainingStep(network, loss, optimizer, seed)
+        self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.history = History()
         self.manual_steps = ManualSteps(self.training_step, self.graph)
         self.stopping = False

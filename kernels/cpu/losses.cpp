@@ -34,65 +34,63 @@ BP_CPU void softmax_cross_entropy(
     const float* target,   // [models, rows, cols]? by rows
     const i64* labels,     // [models, rows]? by rows, in place of a target
     const float* weights,  // [models, rows]? by rows
+    const double* numbers, // [models, count] label smoothing first
     const double* scales,  // [models]?
     float* grad_z,         // [models, rows, cols]? by rows, may be z
     double* total,         // [models, 3]
     float* e,              // [models, rows]
     float* room,           // [threads, 2, 16, cols] LANES rows of z and of targets
     i64* counts,           // [models, 2]
-    i64 b_step, i64 models, i64 rows, i64 cols, i64 threads, float scale, float smoothing, i64 accuracy, i64 part,
+    i64 b_step, i64 models, i64 rows, i64 cols, i64 count, i64 threads, float scale, i64 accuracy, i64 part,
     i64 parts) {
   static_assert(LANES == 16, "the shape of room says so too");
   const Range r = rows_of(rows, part, parts);
-  const float rest = 1.0f - smoothing, even = smoothing / float(cols);
-  const LossSum loss_sum = {e, counts, total, models, rows};
   float *const v = room + part * 2 * LANES * cols, *const t = v + LANES * cols;
   for (i64 i = 0; i < 2 * LANES * cols; i++) v[i] = 0.0f;
-  for (i64 m = 0; m < models; m++) {
-    const float factor = scales ? scale * float(scales[m]) : scale, *const bias = b ? b + m * b_step : b;
-    const i64 first = m * rows * cols;
-    float *const grad = grad_z ? grad_z + first : grad_z, *const es = e + m * rows;
-    const Targets targets = {target ? target + first : target, labels ? labels + m * rows : labels, cols};
-    i64 right = 0;
-    for (i64 row = r.begin; row < r.end; row += LANES) {
-      const i64 count = least_of(LANES, r.end - row);
-      float top[LANES], sum[LANES] = {}, dot[LANES] = {}, share[LANES];
-      int place[LANES], other[LANES];
-      TransposedRows vs = {v, count, cols}, ts = {t, count, cols};
-      vs.load(z + first + row * cols, bias);
-      vs.largest(top, place);
-      if (target) {
-        ts.load(targets.numbers + row * cols, nullptr);
-        if (accuracy) ts.largest(share, other);
-      }
-      for (i64 k = 0; k < count; k++) {
-        if (!target) dot[k] = rest * (v[targets.clamped(row + k) * LANES + k] - top[k]);
-        if (accuracy) right += place[k] == (target ? other[k] : labels[m * rows + row + k]);
-      }
-      for (i64 i = 0; i < cols * LANES; i += LANES) {
-        BP_LANES
-        for (i64 k = 0; k < LANES; k++) {
-          const float below = v[i + k] - top[k];
-          if (target) dot[k] += (rest * t[i + k] + even) * below;
-          if (!target && even != 0.0f) dot[k] += even * below;
-          v[i + k] = exp(below), sum[k] += v[i + k];
+  for_each_model(
+      target, labels, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, 1.0f, part, parts,
+      [=](i64 m, i64 first, const Targets& targets, float factor, float* grad, float* es) {
+        const float* const bias = b ? b + m * b_step : b;
+        const Smoothing smooth{float(numbers[m * count]), cols};
+        const float rest = smooth.rest, even = smooth.even;
+        i64 right = 0;
+        for (i64 row = r.begin; row < r.end; row += LANES) {
+          const i64 some = least_of(LANES, r.end - row);
+          float top[LANES], sum[LANES] = {}, dot[LANES] = {}, share[LANES];
+          int place[LANES], other[LANES];
+          TransposedRows vs = {v, some, cols}, ts = {t, some, cols};
+          vs.load(z + first + row * cols, bias);
+          vs.largest(top, place);
+          if (target) {
+            ts.load(targets.numbers + row * cols, nullptr);
+            if (accuracy) ts.largest(share, other);
+          }
+          for (i64 k = 0; k < some; k++) {
+            if (!target) dot[k] = rest * (v[targets.clamped(row + k) * LANES + k] - top[k]);
+            if (accuracy) right += place[k] == (target ? other[k] : targets.labels[row + k]);
+          }
+          for (i64 i = 0; i < cols * LANES; i += LANES) {
+            BP_LANES
+            for (i64 k = 0; k < LANES; k++) {
+              const float below = v[i + k] - top[k];
+              if (target) dot[k] += smooth.of(t[i + k]) * below;
+              if (!target && even != 0.0f) dot[k] += even * below;
+              v[i + k] = exp(below), sum[k] += v[i + k];
+            }
+          }
+          for (i64 k = 0; k < LANES; k++) share[k] = factor / sum[k], dot[k] = log(sum[k]) - dot[k];
+          for (i64 k = 0; k < some; k++) es[row + k] = dot[k];
+          if (!grad) continue;
+          for (i64 i = 0; i < cols * LANES; i += LANES) {
+            BP_LANES
+            for (i64 k = 0; k < LANES; k++)
+              v[i + k] = v[i + k] * share[k] - factor * (target ? smooth.of(t[i + k]) : even);
+          }
+          for (i64 k = 0; k < some && !target; k++) v[targets.clamped(row + k) * LANES + k] -= factor * rest;
+          vs.store(grad + row * cols);
         }
-      }
-      for (i64 k = 0; k < LANES; k++) share[k] = factor / sum[k], dot[k] = log(sum[k]) - dot[k];
-      for (i64 k = 0; k < count; k++) es[row + k] = dot[k];
-      if (!grad) continue;
-      for (i64 i = 0; i < cols * LANES; i += LANES) {
-        BP_LANES
-        for (i64 k = 0; k < LANES; k++)
-          v[i + k] = v[i + k] * share[k] - factor * (target ? rest * t[i + k] + even : even);
-      }
-      for (i64 k = 0; k < count && !target; k++) v[targets.clamped(row + k) * LANES + k] -= factor * rest;
-      vs.store(grad + row * cols);
-    }
-    loss_sum.add(m, right);
-    apply_weights(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
-  }
-  loss_sum.finish(parts);
+        return right;
+      });
 }
 
 // v = z + b, p = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = scale scales w (p - t)
@@ -109,20 +107,17 @@ BP_CPU void sigmoid_cross_entropy(
     i64 b_step, i64 models, i64 rows, i64 cols, float scale, i64 accuracy, i64 part,
     i64 parts) {
   const Range r = rows_of(rows, part, parts);
-  const LossSum loss_sum = {e, counts, total, models, rows};
-  for (i64 m = 0; m < models; m++) {
-    const float factor = scales ? scale * float(scales[m]) : scale;
-    const i64 first = m * rows * cols;
-    float *const v = z + first, *const grad = grad_z ? grad_z + first : grad_z, *const es = e + m * rows;
-    const Targets targets = {target + first, nullptr, cols};
-    if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { v[i] += bias; });
-    loss_sum.add(m, count_correct(accuracy, r, v, targets, 0.0f));
-    row_terms(r, targets, 1.0f, 0.0f, es, [=](i64 i, float t) {
-      const float a = v[i], u = exp(-fabs(a)), q = 1.0f / (1.0f + u);
-      if (grad) grad[i] = factor * (choose(a < 0.0f, u, 1.0f) * q - t);
-      return choose(a < 0.0f, 0.0f, a) - a * t + log1p(u);
-    });
-    apply_weights(r, targets, 1.0f, weights ? weights + m * rows : weights, grad, es);
-  }
-  loss_sum.finish(parts);
+  for_each_model(
+      target, nullptr, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, 1.0f, part, parts,
+      [=](i64 m, i64 first, const Targets& targets, float factor, float* grad, float* es) {
+        float* const v = z + first;
+        if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { v[i] += bias; });
+        const i64 right = count_correct(accuracy, r, v, targets, 0.0f);
+        row_terms(r, targets, Smoothing(0.0f, cols), es, [=](i64 i, float t) {
+          const float a = v[i], u = exp(-fabs(a)), q = 1.0f / (1.0f + u);
+          if (grad) grad[i] = factor * (choose(a < 0.0f, u, 1.0f) * q - t);
+          return choose(a < 0.0f, 0.0f, a) - a * t + log1p(u);
+        });
+        return right;
+      });
 }

@@ -41,6 +41,13 @@ struct Targets {
   BP_DEV i64 largest(i64 row) const { return labels ? labels[row] : place_of_largest(numbers + row * cols, cols); }
 };
 
+// t <- rest t + even
+struct Smoothing {
+  float rest, even;
+  BP_DEV Smoothing(float share, i64 cols) : rest(1.0f - share), even(share / float(cols)) {}
+  BP_DEV float of(float t) const { return rest * t + even; }
+};
+
 // How many rows are right. half: 1/2 for y, 0 for z.
 BP_DEV i64 count_by_threshold(Range r, const float* output, const Targets& targets, float half) {
   const i64 cols = targets.cols;
@@ -91,9 +98,7 @@ struct LossSum {
 };
 
 // e of some rows as the sum over their outputs of term(element, t), which may put something in each element's place.
-// The targets are smoothed, t <- rest t + even.
-template<class Term>
-BP_DEV void row_terms(Range r, const Targets& targets, float rest, float even, float* e, Term term) {
+template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoothing smooth, float* e, Term term) {
   const i64 cols = targets.cols, at_once = cols < BLOCK ? BLOCK / cols : 1;
   float scratch[BLOCK], one_hot[BLOCK];
   for (i64 row = r.begin; row < r.end; row += at_once) {
@@ -111,7 +116,7 @@ BP_DEV void row_terms(Range r, const Targets& targets, float rest, float even, f
         t = one_hot;
       }
       BP_LANES
-      for (i64 i = 0; i < n; i++) terms[i] = term(first + i, rest * t[i] + even);
+      for (i64 i = 0; i < n; i++) terms[i] = term(first + i, smooth.of(t[i]));
       if (cols == 1) continue;
       for (i64 k = 0; k < rows; k++) {
         const float sum = sum_of(terms + k * cols, least_of(width, cols - c));
@@ -135,4 +140,23 @@ BP_DEV void apply_weights(Range r, const Targets& targets, float share, const fl
     e[row] = __builtin_nanf("");
     for (i64 c = 0; grad && c < targets.cols; c++) grad[row * targets.cols + c] = 0.0f;
   }
+}
+
+// What all losses do with each model: each(m, first element, targets, factor, grad, e) fills e of the rows of this part,
+// and their gradients where these are asked for, without w and share, and returns how many are right.
+template<class Each>
+BP_DEV void for_each_model(
+    const float* target, const i64* labels, const float* weights, const double* scales, float* grad, double* total,
+    float* e, i64* counts, i64 models, i64 rows, i64 cols, float scale, float share, i64 part, i64 parts, Each each) {
+  const Range r = rows_of(rows, part, parts);
+  const LossSum loss_sum = {e, counts, total, models, rows};
+  for (i64 m = 0; m < models; m++) {
+    const i64 first = m * rows * cols;
+    const Targets targets = {target ? target + first : target, labels ? labels + m * rows : labels, cols};
+    const float factor = (scales ? scale * float(scales[m]) : scale) * share;
+    float *const grad_of = grad ? grad + first : grad, *const es = e + m * rows;
+    loss_sum.add(m, each(m, first, targets, factor, grad_of, es));
+    apply_weights(r, targets, share, weights ? weights + m * rows : weights, grad_of, es);
+  }
+  loss_sum.finish(parts);
 }

@@ -395,7 +395,7 @@ def test_measuring_allocates_nothing(output, loss, seed):
     rows, units = LARGE
     net = network(gb.Dense(units, "tanh"), gb.Dense(units, output), seed=seed, inputs=units, dtype="float32")
     data = samples(net, gb.LOSSES[loss], rows, weighted=True)
-    evaluation = Evaluation(net, gb.LOSSES[loss], data, rows)
+    evaluation = Evaluation(net, gb.LOSSES[loss].bind(net), data, rows)
     (plan,) = (replay.plan for replay in evaluation.replays.values())
     assert allocated(net.device, plan.run, evaluation.data.rewind) < 4096
 

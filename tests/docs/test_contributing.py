@@ -67,8 +67,7 @@ def _relu6_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formu
 
 LOSS: Addition = {
     "gpu_backprop/network/losses.py": [
-        ("@dataclass(frozen=True)\nclass Poisson", '''\
-@dataclass(frozen=True)
+        ("class Poisson", '''\
 class CubedError(Loss):
     """e = Σ ⅓|d|³ with d = y − y*, ∂e/∂y = d·|d|: large errors count for more than in squares."""
 

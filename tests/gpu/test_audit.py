@@ -78,7 +78,7 @@ def one_launch_epochs(**form):
 def measuring_step(output, loss):
     net = network(gb.Dense(8, "relu"), gb.Dense(3, output))
     data = samples(net, gb.LOSSES[loss], gb.LOSSES[loss].labels, True)
-    evaluation = Evaluation(net, gb.LOSSES[loss], data, ROWS)
+    evaluation = Evaluation(net, gb.LOSSES[loss].bind(net), data, ROWS)
     return Step(evaluation.replays[ROWS].plan, evaluation.data)
 
 

@@ -208,6 +208,32 @@ def test_members_side_by_side(optimizer, dtype):
     check(dtype, optimizer=optimizer, seed=SEEDS)
 
 
+OWN_NUMBERS = {  # by the loss's number: the loss, what it becomes, the output and the targets
+    "delta": (gb.Huber([0.1, 1.0, 4.0, 0.3]), 0.2, "identity", DENSE),
+    "q": (gb.Quantile(0.3), [0.2, 0.5, 0.9, 0.1], "identity", DENSE + 3),
+    "label_smoothing": (gb.CrossEntropy(label_smoothing=[0.3, 0.0, 0.1, 0.0]), [0.0, 0.2, 0.0, 0.1], "softmax", LABELS),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OWN_NUMBERS)
+def test_members_with_numbers_of_their_own_that_change(name, dtype):
+    loss, value, output, y = OWN_NUMBERS[name]
+
+    def run(one_launch, device="cuda"):
+        net = network([gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, output)], device=device, dtype=dtype, seed=SEEDS)
+        trainer = gb.Trainer(net, loss, gb.SGD(0.05), batch_size=8, one_launch=one_launch)
+        found = {"before": np.array(trainer.fit(X, y, 2, progress=False)["loss"])}
+        kernels = trainer.device.kernels.compiled if one_launch else ()
+        setattr(trainer.loss, name, value)
+        found["after"] = np.array(trainer.fit(X, y, 2, progress=False)["loss"])
+        assert not one_launch or trainer.device.kernels.compiled == kernels
+        return found | {"parameters": net.device.to_host(net.parameters)}
+
+    for steps in (run(False), run(False, "cpu")):
+        compare(run(True), steps, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_member_is_its_solo_run_bit_for_bit(dtype):
     together = fitted(True, optimizer=gb.Adam(RATES), dtype=dtype, seed=SEEDS)

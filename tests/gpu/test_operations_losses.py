@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -48,6 +49,11 @@ def batch(rng, models_shape, shape, loss):
     return y, dense, labels, Given(rng.uniform(1, 2, (*models_shape, 3)), out=True, grain="A")
 
 
+def members(loss, models_shape):
+    """The loss's numbers: of the first member its own, of the others less."""
+    return Given(loss.rows(models_shape) / np.arange(1.0, 1 + prod(models_shape)).reshape(*models_shape, 1))
+
+
 def weighing(rng, models_shape, rows, weighted):
     """Weights, of which some are 0, and the factor: one number, and where there are weights one more for each model."""
     if not weighted:
@@ -67,9 +73,10 @@ def test_loss_gradient(loss, dtype):
         dense[..., ::3] = y[..., ::3]  # no difference at all, where a slope jumps
         w, *factor = weighing(rng, models_shape, shape[0], weighted)
         sideless = replace(loss.formula, accuracy=loss.formula.accuracy.replace("threshold", ""))  # labels have no side
+        numbers = members(loss, models_shape)
         for target, formula in ((a(dense), loss.formula), (Given(labels), sideless)):
             for out in (to_be_written(y.shape), None):
-                check(dtype, "loss_gradient", t(y), target, w, formula, *factor, out, total)
+                check(dtype, "loss_gradient", t(y), target, w, formula, numbers, *factor, out, total)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -85,6 +92,7 @@ def test_losses_at_the_edges(loss, dtype):
             a(target),
             None,
             loss.formula,
+            members(loss, ()),
             0.5,
             None,
             to_be_written(y.shape),
@@ -95,6 +103,7 @@ def test_losses_at_the_edges(loss, dtype):
 
 
 FUSED = {"softmax": gb.CrossEntropy(), "sigmoid": gb.BinaryCrossEntropy()}
+NONE = Given(np.zeros(1))
 SMOOTH = gb.CrossEntropy(label_smoothing=0.1)
 
 
@@ -122,7 +131,8 @@ WANTED = "grad_z", "z", None
 def check_fused(dtype, f, z, b, target, w, loss, factor, grad_z, total):
     here = t(z, out=grad_z == "z")
     places = {"z": here, "grad_z": to_be_written(z.shape), None: None}
-    arguments = here, b, target, w, loss.formula, *factor, places[grad_z], total
+    numbers = members(loss, z.shape[:-2])
+    arguments = here, b, target, w, loss.formula, numbers, *factor, places[grad_z], total
     return here, check(dtype, f"{f}_cross_entropy", *arguments)
 
 
@@ -138,8 +148,8 @@ def test_bad_labels(models_shape, dtype):
     total, target = Given(np.zeros((*models_shape, 3)), out=True, grain="A"), Given(labels)
     here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), "z", total)
     y = rng.dirichlet(np.ones(4), (*models_shape, 6))
-    out = to_be_written(y.shape)
-    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, 0.5, None, out, total)
+    out, numbers = to_be_written(y.shape), members(FUSED["softmax"], models_shape)
+    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, numbers, 0.5, None, out, total)
     assert np.isnan(got[id(total)][0][..., 0]).all()
     for gradient in (here, out):
         assert not got[id(gradient)][0][..., :4, :].any() and got[id(gradient)][0][..., 4:, :].any()
@@ -172,10 +182,10 @@ def test_right_answers_among_equals_and_nans(dtype):
         assert got[id(total)][0][2] == (np.argmax(z, axis=-1) == right).sum()
         onehot = a(np.eye(48)[labels])
         check_fused(dtype, "softmax", z, None, onehot, None, FUSED["softmax"], (0.5, None), None, total)
-        check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, 0.5, None, None, total)
+        check(dtype, "loss_gradient", t(y), onehot, None, FUSED["softmax"].formula, NONE, 0.5, None, None, total)
     side = np.array([[0.9, 0.1], [0.2, 0.7], [0.5, 0.5], [0.9, 0.9]])
     check_fused(dtype, "sigmoid", z[:4, :2], None, a(side), None, FUSED["sigmoid"], (0.5, None), None, total)
-    check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, 0.5, None, None, total)
+    check(dtype, "loss_gradient", t(side[::-1]), a(side), None, FUSED["sigmoid"].formula, NONE, 0.5, None, None, total)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

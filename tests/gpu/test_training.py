@@ -7,6 +7,7 @@ runs are short, so that rounding stays rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,13 +131,45 @@ def test_every_loss(loss, output, y, dtype):
 @pytest.mark.parametrize(("loss", "output", "y"), LOSSES.values(), ids=LOSSES)
 def test_every_loss_with_weights(loss, output, y, reduction, dtype):
     chosen = gb.LOSSES[loss] if isinstance(loss, str) else loss
-    settings = {name: getattr(chosen, name) for name in ("delta", "q", "label_smoothing") if hasattr(chosen, name)}
-    chosen = type(chosen)(**settings, reduction=reduction)
+    chosen = replace(chosen, reduction=reduction)
     layers = [gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, output)]
 
     def run(device, dtype):
         net = gb.Network(INPUTS, layers, device=device, dtype=dtype)
         return fitted(net, y, chosen, gb.SGD(0.005), WEIGHTS)
+
+    both(dtype, run)
+
+
+NUMBERS = {  # a loss whose members have their own numbers, and what these become
+    "delta": (gb.Huber([0.1, 1.0, 4.0]), "delta", [2.0, 0.2, 0.1], "identity", DENSE),
+    "q": (gb.Quantile([0.2, 0.5, 0.9]), "q", 0.25, "identity", DENSE),
+    "label_smoothing": (gb.CrossEntropy(label_smoothing=[0.3, 0.0, 0.1]), "label_smoothing", 0.0, "softmax", LABELS),
+    "no label_smoothing": (gb.CrossEntropy(), "label_smoothing", [0.0, 0.1, 0.3], "softmax", SHARES),
+}
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize(("loss", "name", "value", "output", "y"), NUMBERS.values(), ids=NUMBERS)
+def test_numbers_of_members_that_change_on_the_way(loss, name, value, output, y, dtype, graph):
+    """In steps that are captured already; and no kernel is compiled for it."""
+
+    def run(device, dtype):
+        net = gb.Network(
+            INPUTS, [gb.Dense(8, "tanh"), gb.Dense(OUTPUTS, output)], device=device, dtype=dtype, seed=[0, 1, 2]
+        )
+        trainer = gb.Trainer(net, loss, gb.SGD(0.05), graph=graph and device == "cuda")
+        found, kernels = {}, []
+        for k in range(6):
+            if k == 3:
+                setattr(trainer.loss, name, value)
+            found[f"loss {k}"] = np.asarray(trainer.step(X, y))
+            found[f"measured {k}"] = np.asarray(trainer.evaluate(X, y)["loss"])
+            if device == "cuda":
+                kernels.append(trainer.device.kernels.compiled)
+        assert not kernels or kernels[2] == kernels[-1]
+        return found | learned(trainer)
 
     both(dtype, run)
 

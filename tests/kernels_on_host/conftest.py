@@ -57,14 +57,14 @@ void philox_block(const u64* c, u64* words, float* numbers) {
   for (int i = 0; i < 8; i++) numbers[i] = uniform(block, i);
 }
 """
-LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, double setting) {{
+LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, const {A}* numbers) {{
   for (int i = 0; i < n; i++) out[i] = {name}::{part}({operands});
 }}"""
 
 
 def loops(row: Activation | LossFormula) -> str:
     """C functions that map a functor's two formulas over arrays."""
-    operands = "a[i]" if isinstance(row, Activation) else "a[i], b[i], {A}(setting)"
+    operands = "a[i]" if isinstance(row, Activation) else "a[i], b[i], numbers"
     return "\n".join(
         LOOP.format(name=functor_name(row), part=part, dtype=dtype, A=A, operands=operands.format(A=A))
         for part in ("value", "slope")

@@ -12,10 +12,11 @@ from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
 
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.formula import LossFormula
 from gpu_backprop.network.losses import LOSSES
 
 ANY = LOSSES["cross_entropy"].formula
-"""Of which numpy_ops's fused losses read accuracy and smoothing alone."""
+"""Of which numpy_ops's fused losses read accuracy alone, and that labels may be smoothed."""
 
 ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
 UNIT, RATES = (0.0625, 0.9375), (0.125, 4)
@@ -35,6 +36,13 @@ def column(d: Draw, values: Array) -> Array | None:
     place = d.memory.empty((d.models, stride), np.float64)[:, stride - 1]
     place[...] = values
     return place
+
+
+def numbers_of(d: Draw, loss: LossFormula) -> dict[str, Any]:
+    """Label smoothing, or none, and the loss's own numbers, which float32 can hold; each model has others."""
+    numbers = d.random.integers(4, 60, (d.models, 1 + len(loss.numbers))) / 64
+    numbers[:, 0] = d.pick(0.0, 0.1) / np.arange(1, 1 + d.models)
+    return {"numbers": d.memory.holding(numbers, np.float64), "count": numbers.shape[1]}
 
 
 def labels(d: Draw) -> tuple[Array, Array]:
@@ -76,18 +84,17 @@ def loss_gradient(d: Draw) -> Case:
         if d.flip():
             target[...] = np.round(target)
         for_numpy = exact(target)
-    weights, smoothing, scale = weighing(d), d.pick(0.0, 0.1), d.pick(1.0, 1 / max(d.rows, 1))
-    loss = dataclasses.replace(row, accuracy=accuracy, smoothing=smoothing)
+    weights, numbers, scale = weighing(d), numbers_of(d, row), d.pick(1.0, 1 / max(d.rows, 1))
+    loss = dataclasses.replace(row, accuracy=accuracy, smooths=True)
     grad_y = d.empty(d.shape, d.T) if d.flip(0.7) else None
     parameters = {
-        "y": y, "target": target, **weights, "grad_y": grad_y, **totals(d), "target_cols": target.shape[-1],
-        "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "smoothing": smoothing,
-        "setting": loss.setting, "accuracy": ACCURACY_KIND[accuracy],
+        "y": y, "target": target, **weights, **numbers, "grad_y": grad_y, **totals(d), "target_cols": target.shape[-1],
+        "scale": scale, "share": 1 / d.cols if row.mean_over_outputs else 1.0, "accuracy": ACCURACY_KIND[accuracy],
     }  # fmt: skip
     total, slope = exact(parameters["total"]), None if grad_y is None else np.empty(d.shape)
     reference(
-        numpy_ops.loss_gradient, exact(y), for_numpy, exact(weights["weights"]), loss, scale, exact(weights["scales"]),
-        slope, total,
+        numpy_ops.loss_gradient, exact(y), for_numpy, exact(weights["weights"]), loss, exact(numbers["numbers"]), scale,
+        exact(weights["scales"]), slope, total,
     )  # fmt: skip
     wanted = {"total": near_total(d, total, weights["weights"])}
     if slope is not None:
@@ -95,7 +102,7 @@ def loss_gradient(d: Draw) -> Case:
     return d.case((d.groups, 1), parameters, wanted)
 
 
-def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, smoothing: float | None) -> Case:
+def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, numbers: dict[str, Any]) -> Case:
     """An activation and its loss in one, from z."""
     z = d.random.uniform(-4, 4, d.shape)
     if d.flip():
@@ -107,13 +114,13 @@ def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, smoot
         "z": z, "b": b, "target": target, **weights, "grad_z": grad_z, **totals(d), "scale": scale,
         "accuracy": ACCURACY_KIND[accuracy],
     }  # fmt: skip
-    if smoothing is not None:
-        parameters |= {"target_cols": target.shape[-1], "smoothing": smoothing}
-    loss = dataclasses.replace(ANY, accuracy=accuracy, smoothing=smoothing or 0.0)
+    if numbers:
+        parameters |= {"target_cols": target.shape[-1], **numbers}
+    loss, of_models = dataclasses.replace(ANY, accuracy=accuracy), numbers.get("numbers", np.zeros((d.models, 1)))
     total, expected = exact(parameters["total"]), None if grad_z is None else np.empty(d.shape)
     reference(
-        binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, scale, exact(weights["scales"]),
-        expected, total,
+        binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, exact(of_models), scale,
+        exact(weights["scales"]), expected, total,
     )  # fmt: skip
     wanted = {"total": near_total(d, total, weights["weights"])}
     if expected is not None:
@@ -127,14 +134,14 @@ def softmax_cross_entropy(d: Draw) -> Case:
     else:
         target = d.numbers(d.shape, d.A, 0, 1)
         for_numpy = exact(target)
-    accuracy, smoothing = d.pick("", "argmax"), d.pick(0.0, 0.1)
-    return fused(d, numpy_ops.softmax_cross_entropy, target, for_numpy, accuracy, smoothing)
+    accuracy, numbers = d.pick("", "argmax"), numbers_of(d, ANY)
+    return fused(d, numpy_ops.softmax_cross_entropy, target, for_numpy, accuracy, numbers)
 
 
 def sigmoid_cross_entropy(d: Draw) -> Case:
     target = d.numbers(d.shape, d.A, 0, 1)
     accuracy = d.pick("", "argmax", "threshold")
-    return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), accuracy, None)
+    return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), accuracy, {})
 
 
 def normalize_weights(d: Draw) -> Case:

@@ -60,7 +60,10 @@ def views(flat: Array, layer: DenseShape) -> tuple[Array, Array | None]:
     return weight.reshape(models, layer.inputs, layer.units), bias
 
 
-def gradient(layout: BlockLayout, w: Array, x: Array, target: Array, loss: LossFormula, scale: float, total: Array):
+def gradient(
+    layout: BlockLayout, w: Array, x: Array, target: Array, loss: LossFormula, numbers: Array, scale: float,
+    total: Array,
+):  # fmt: skip
     """∇ of a minibatch, flat; adds to the total."""
     g, xs, kept = np.zeros_like(w), [x], []
     for layer, f in zip(layout.layers, layout.activations, strict=True):
@@ -74,9 +77,9 @@ def gradient(layout: BlockLayout, w: Array, x: Array, target: Array, loss: LossF
     if layout.fused:
         softmax, sigmoid = numpy_ops.softmax_cross_entropy, numpy_ops.sigmoid_cross_entropy
         fused = {"softmax": softmax, "sigmoid": sigmoid}[layout.fused]
-        reference(fused, xs[-1].copy(), None, target, None, loss, scale, None, grad, total)
+        reference(fused, xs[-1].copy(), None, target, None, loss, numbers, scale, None, grad, total)
     else:
-        reference(numpy_ops.loss_gradient, xs[-1], target, None, loss, scale, None, grad, total)
+        reference(numpy_ops.loss_gradient, xs[-1], target, None, loss, numbers, scale, None, grad, total)
     for k in reversed(range(len(layout.layers))):
         weight, _ = views(w, layout.layers[k])
         grad_weight, grad_bias = views(g, layout.layers[k])
@@ -109,7 +112,9 @@ def train_epoch(d: Draw) -> Case:
     outputs, samples = layout.layers[-1].units, d.rows + d.pick(1, 4)
     labelled = d.chosen["L"] == np.int64
     accuracy = d.pick("", "argmax") if labelled or fused == "softmax" else d.pick("", "argmax", "threshold")
-    loss = dataclasses.replace(row, accuracy=accuracy, smoothing=0.0 if fused == "sigmoid" else d.pick(0.0, 0.1))
+    loss = dataclasses.replace(row, accuracy=accuracy, smooths=True)
+    numbers = d.random.integers(4, 60, (d.models, 1 + len(row.numbers))) / 64  # float32 can hold them
+    numbers[:, 0] = (0.0 if fused == "sigmoid" else d.pick(0.0, 0.1)) / np.arange(1, 1 + d.models)
     x = d.numbers((samples, d.cols), d.chosen["S"], *((0, 3) if d.chosen["S"] == "u1" else (-1, 1)))
     target = targets(d, samples, outputs, near_half)
     order = d.memory.holding(d.random.integers(0, samples, (d.models, d.rows)), np.int64)
@@ -129,12 +134,12 @@ def train_epoch(d: Draw) -> Case:
     parameters = {
         "x": x, "target": target, "order": order, "cursor": d.memory.holding([start], np.int64),
         "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.empty(w.shape, A), **state,
-        "hyper": hyper, "total": total, "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
+        "hyper": hyper, "numbers": d.memory.holding(numbers, np.float64), "loss_numbers": numbers.shape[1],
+        "total": total, "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
         "target_cols": target.shape[1], "layers": len(layout.layers), "n": layout.parameters,
         "settings": hyper.shape[1], "micro": micro, "lanes": min(32, 1 << (outputs - 1).bit_length()),
         "scale": 1 / batch if mean else 1.0, "tail_scale": 1 / tail if mean else 1.0,
-        "share": 1 / outputs if row.mean_over_outputs and not fused else 1.0, "smoothing": loss.smoothing,
-        "setting": loss.setting,
+        "share": 1 / outputs if row.mean_over_outputs and not fused else 1.0,
         "accuracy": ACCURACY_KIND[accuracy], "takes": TAKES[fused], "optimizer": OPTIMIZERS[optimizer],
     }  # fmt: skip
     if fused and row.mean_over_outputs:
@@ -154,7 +159,8 @@ def expected(
         target = np.array(given["target"])[chosen]
         target = target[..., 0] if labelled else target.astype("f8")
         scale = 1 / chosen.shape[1] if mean else 1.0
-        after["g"] = gradient(layout, after["w"], exact(given["x"])[chosen], target, loss, scale, after["total"])
+        x, numbers = exact(given["x"])[chosen], exact(given["numbers"])
+        after["g"] = gradient(layout, after["w"], x, target, loss, numbers, scale, after["total"])
         state = [after[name] for name in moments]
         if optimizer == "adam":
             reference(numpy_ops.adam, after["w"], after["g"], *state, True, after["hyper"], None, None)

@@ -18,6 +18,7 @@ UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slop
 """Formulas that take small differences of numbers near 1, and by how many roundings of 1 their two texts may differ."""
 
 EDGES = [np.nan, 0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
+NONE = np.empty(0)
 FINE = np.geomspace(1e-6, 1e3, 40)
 LINE = np.concatenate([EDGES, np.linspace(-8, 8, 641), FINE, -FINE])
 UNIT = np.concatenate([[np.nan, 0.0, 1.0, 1e-30, 0.5], np.linspace(0.01, 0.99, 99), 1 - FINE[:20]])
@@ -48,24 +49,29 @@ class Work:
         return np.zeros_like(self.like)
 
 
-def in_numpy(formula, *arguments) -> None:
+def in_numpy(formula, *arguments, numbers=()) -> None:
     with np.errstate(all="ignore"):
-        for call in formula(*arguments, Work(arguments[0])):
+        for call in formula(*arguments, Work(arguments[0]), *numbers):
             call()
 
 
-def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray, setting: float = 0.0) -> np.ndarray:
+def own(loss, dtype) -> np.ndarray:
+    """The numbers of a loss's formula, as arrays that fit (rows, units)."""
+    return loss.rows(())[1:].astype(dtype).reshape(-1, 1, 1)
+
+
+def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray, numbers: np.ndarray = NONE) -> np.ndarray:
     """A CUDA formula, mapped over one or two arrays on the CPU."""
     first, last, out = operands[0], operands[-1], np.empty_like(operands[0])
     pointers = (ctypes.c_void_p(array.ctypes.data) for array in (first, last, out))
-    host[f"{name}_{first.dtype.name}"](*pointers, ctypes.c_int(out.size), ctypes.c_double(setting))
+    host[f"{name}_{first.dtype.name}"](*pointers, ctypes.c_int(out.size), ctypes.c_void_p(numbers.ctypes.data))
     return out
 
 
 def assert_same(
-    host: ctypes.CDLL, name: str, expected: np.ndarray, *operands: np.ndarray, setting: float = 0.0
+    host: ctypes.CDLL, name: str, expected: np.ndarray, *operands: np.ndarray, numbers: np.ndarray = NONE
 ) -> None:
-    actual = in_cuda(host, name, *operands, setting=setting)
+    actual = in_cuda(host, name, *operands, numbers=numbers)
     precision = np.finfo(expected.dtype)
     units = UNITS.get(name.partition("_")[2], 0)
     np.testing.assert_allclose(
@@ -96,11 +102,12 @@ def test_activation(host, name, dtype):
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(host, name, dtype):
     row, (values, targets) = LOSSES[name].formula, DOMAINS.get(name, EVERYWHERE)
+    numbers = own(LOSSES[name], dtype)
     y, target = (np.ascontiguousarray(a.reshape(-1, 1), dtype) for a in np.meshgrid(values, targets))
     e, slope = np.empty_like(y), np.empty_like(y)
-    in_numpy(row.numpy, y, target, slope, e)
-    assert_same(host, f"{functor_name(row)}_value", e, y, target, setting=row.setting)
-    assert_same(host, f"{functor_name(row)}_slope", slope, y, target, setting=row.setting)
+    in_numpy(row.numpy, y, target, slope, e, numbers=numbers)
+    assert_same(host, f"{functor_name(row)}_value", e, y, target, numbers=numbers)
+    assert_same(host, f"{functor_name(row)}_slope", slope, y, target, numbers=numbers)
 
 
 @pytest.mark.parametrize("dtype", RELATIVE)
@@ -120,8 +127,9 @@ def test_activations_are_exact_to_rounding(host, name, dtype):
 @pytest.mark.parametrize("name", sweep.LOSSES)
 def test_losses_are_exact_to_rounding(host, name, dtype):
     row, (y, target) = sweep.formula_of(name), sweep.pairs(name, dtype)
+    numbers = sweep.numbers_of(name)[1:].astype(dtype)
     with np.errstate(all="ignore"):
         right = [of(y.astype(sweep.L), target.astype(sweep.L)) for of in sweep.LOSSES[name][1:]]
     for part, wanted in zip(("value", "slope"), right, strict=True):
-        got = in_cuda(host, f"{functor_name(row)}_{part}", y, target, setting=row.setting)
+        got = in_cuda(host, f"{functor_name(row)}_{part}", y, target, numbers=numbers)
         sweep.assert_right(got, wanted, name, np.maximum(1, target.astype(sweep.L)))

@@ -8,9 +8,9 @@ import pytest
 import gpu_backprop as gb
 
 
-def trainer():
+def trainer(loss=None):
     layers = [gb.Dense(4, "tanh"), gb.Dropout(0.5), gb.Bias("relu"), gb.Dense(2)]
-    return gb.Trainer(gb.Network(3, layers), optimizer=gb.SGD(0.1, momentum=0.5))
+    return gb.Trainer(gb.Network(3, layers), loss, gb.SGD(0.1, momentum=0.5))
 
 
 OWNERS = {
@@ -22,7 +22,8 @@ OWNERS = {
     "dropout": lambda it: it.network.layers[1],
     "bias": lambda it: it.network.layers[2],
     "alone": lambda it: gb.Dense(3),
-    "loss": lambda it: it.loss,
+    "loss": lambda it: trainer("huber").loss,
+    "unbound loss": lambda it: gb.Huber(),
     "copy": lambda it: it.network.copy().layers[0],
 }
 
@@ -63,8 +64,12 @@ REFUSED = [
     ("bias", "activation", "relu", "is decided"),
     ("alone", "activation", "relu", "is decided"),
     ("copy", "has_bias", False, "is decided"),
-    ("loss", "reduction", "sum", "cannot assign"),
-    ("loss", "delta", 2.0, "cannot assign"),
+    ("loss", "reduction", "sum", "reduction of a Huber is decided when it is made"),
+    ("loss", "delta", 0, "Huber's delta must be a finite number > 0, got 0"),
+    ("loss", "delta", [1.0, 2.0], "Huber's delta must be one number, got"),
+    ("loss", "detla", 2.0, "Did you mean delta? What can be set: delta"),
+    ("loss", "numbers", None, "is decided"),
+    ("unbound loss", "delta", 2.0, "delta of a Huber is decided when it is made"),
 ]
 
 

@@ -243,8 +243,8 @@ def test_a_fused_loss_without_its_batch_factor(monkeypatch, output):
     name = f"{output}_cross_entropy"
     binder = getattr(numpy_ops, name)
 
-    def planted(device, z, bias, target, weights, loss, scale, *rest):
-        return binder(device, z, bias, target, weights, loss, 1.0, *rest)
+    def planted(device, z, bias, target, weights, loss, numbers, scale, *rest):
+        return binder(device, z, bias, target, weights, loss, numbers, 1.0, *rest)
 
     monkeypatch.setattr(numpy_ops, name, planted)
     y = LABELS if output == "softmax" else gb.one_hot(LABELS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -85,7 +87,7 @@ def test_bias_and_dropout_layers(activation):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_reductions_and_weights(loss, reduction):
     rng = np.random.default_rng(0)
-    loss = type(loss)(**{**vars(loss), "reduction": reduction})
+    loss = dataclasses.replace(loss, reduction=reduction)
     net = gb.Network(3, [gb.Dense(4, "tanh"), gb.Dense(2, output_for(loss, "tanh"))], dtype="float64")
     x, y = rng.normal(0, 1, (5, 3)), targets(loss, (5, 2), rng)
     for weights in (None, [1, 2, 0, 0.5, 10], [0, 0, 1, 0, 0], [0] * 5):

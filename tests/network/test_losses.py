@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.formula import CORRECT, LOSS, WEIGHT
+from gpu_backprop.backend.formula import CORRECT, LOSS, WEIGHT, LossFormula, call, row_sum
 
 LOSSES = {  # a loss of each kind, and the output activation to try it on
     "half_squared_error": (gb.HalfSquaredError, {}, "identity"),
@@ -350,6 +354,9 @@ def test_regression_counts_none():
         (lambda: gb.Quantile(q="0.5"), r"q must be a number in \(0, 1\), got '0.5'"),
         (lambda: gb.CrossEntropy(label_smoothing=1.0), r"label_smoothing must be a number in \[0, 1\), got 1.0"),
         (lambda: gb.CrossEntropy(label_smoothing=-0.1), "got -0.1"),
+        (lambda: gb.Huber([1.0, 0.0]), r"Huber's delta must be a finite number > 0, got \[1.0, 0.0\]"),
+        (lambda: gb.Quantile(np.ones((2, 2))), "Quantile's q must be a number in"),
+        (lambda: trainer_of(gb.Huber([1, 2]), "identity"), r"Huber's delta must be one number, got \(1.0, 2.0\)"),
         (lambda: gb.AbsoluteError(reduction="none"), "reduction must be 'mean' or 'sum', got 'none'"),
         (lambda: trainer_of("cross_entropy", "identity"), "cross_entropy needs an output activation out of softmax"),
         (lambda: trainer_of("binary_cross_entropy", "tanh"), "needs an output activation out of sigmoid, softmax"),
@@ -371,3 +378,114 @@ def test_settings_are_checked(make, message):
 )
 def test_the_output_activation_chooses(activation, name):
     assert trainer_of(None, activation).loss == gb.LOSSES[name]
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+CHANGES = {  # a loss, its output activation, the number, and what it becomes
+    "delta": (gb.Huber(0.5), "identity", "delta", 1.5),
+    "q": (gb.Quantile(0.5), "identity", "q", np.float32(0.25)),
+    "smoothing": (gb.CrossEntropy(), "softmax", "label_smoothing", 0.3),
+    "no smoothing": (gb.CrossEntropy(label_smoothing=0.3), "softmax", "label_smoothing", np.array(0.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("loss", "activation", "name", "value"), CHANGES.values(), ids=CHANGES)
+def test_a_number_may_change_on_the_way(loss, activation, name, value, dtype, monkeypatch):
+    """In steps, fused or not, and in evaluations, of plans that are there already; and nothing is compiled for it."""
+    changed, made = trainer_of(loss, activation, dtype=dtype), trainer_of(loss, activation, dtype=dtype)
+    other = trainer_of(type(loss)(**{name: value}), activation, dtype=dtype)
+    x, y = logits(), targets(loss)
+
+    def seen(trainer):
+        kept, (grad_z, total, _) = traced(trainer, x, y), fused(trainer, x, y)
+        return [kept["∇z1"], kept["E"], grad_z, total, np.array(trainer.evaluate(x, y)["loss"])]
+
+    for one, same in zip(seen(changed), seen(made), strict=True):
+        np.testing.assert_array_equal(one, same)
+    library = getattr(changed.device, "library", None)
+    if library is not None:
+        monkeypatch.setattr(library, "_load_row", lambda *_: pytest.fail("a kernel is compiled"))
+    setattr(changed.loss, name, value)
+    assert changed.loss == other.loss and type(getattr(changed.loss, name)) is float
+    for trainer in (changed, other):
+        trainer.network.parameters[...] = 0
+    found, before = seen(changed), seen(made)
+    for one, wanted in zip(found, seen(other), strict=True):
+        np.testing.assert_array_equal(one, wanted)
+    assert all((one != old).any() for one, old in zip(found, before, strict=True))
+
+
+def test_a_fit_goes_on_with_the_new_number():
+    trainer, twin = (trainer_of(gb.Huber(delta), "identity") for delta in (2.0, 0.125))
+    for each in (trainer, twin):
+        each.fit(logits(), targets(each.loss), 1, progress=False)
+    trainer.loss.delta, twin.network.parameters[...] = 0.125, trainer.network.parameters
+    losses = [t.fit(logits(), targets(t.loss), 2, progress=False, shuffle=False)["loss"] for t in (trainer, twin)]
+    assert losses[0] == losses[1]
+
+
+def test_a_bound_loss_is_a_copy_and_an_unbound_one_a_record():
+    loss = gb.Huber([0.5, np.float32(1)])
+    assert repr(loss) == "Huber(reduction='mean', delta=(0.5, 1.0))"
+    assert loss == gb.Huber((0.5, 1.0)) != gb.Huber(0.5) and {loss: 1}[gb.Huber((0.5, 1))] == 1
+    assert gb.HalfSquaredError() != gb.SquaredError() and gb.MeanSquaredError() != gb.SquaredError()
+    net = gb.Network(3, [gb.Dense(2)], seed=[0, 1])
+    trainer, other = gb.Trainer(net, loss), gb.Trainer(net, loss)
+    trainer.loss.delta = [3, 4]
+    assert (loss.delta, trainer.loss.delta, other.loss.delta) == ((0.5, 1.0), (3.0, 4.0), (0.5, 1.0))
+    again = pickle.loads(pickle.dumps(trainer.loss))
+    assert again == trainer.loss == copy.copy(trainer.loss) and again.numbers is None and again.network is None
+    np.testing.assert_array_equal(again.bind(net).numbers, [[0, 3], [0, 4]])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(trainer)).loss.numbers, trainer.loss.numbers)
+    with pytest.raises(
+        gb.InputError, match=r"Huber's delta must be one number, or 2, one a member, got \(1.0, 2.0, 3.0\)"
+    ):
+        trainer.loss.delta = [1, 2, 3]
+    assert trainer.loss.delta == (3.0, 4.0)
+
+
+def test_a_loss_that_is_bound_to_nothing_is_no_part_of_a_plan():
+    trainer = trainer_of("huber", "identity")
+    step = trainer.training_step
+    step.loss = gb.Huber()
+    with pytest.raises(gb.GpuBackpropError, match=r"has no numbers on a device: use loss.bind\(network\)"):
+        trainer.plan(4)
+
+
+def test_a_loss_of_ones_own_with_a_number():
+    @dataclass(unsafe_hash=True)
+    class Stiff(gb.Loss):
+        """e = ½k Σ (y − y*)²"""
+
+        k: float = 1.0
+        name = "stiff"
+        bounds = {"k": ("a number > 0", lambda k: k > 0)}  # noqa: RUF012
+
+        @property
+        def formula(self):
+            e, slope = "A(0.5) * k * (y - t) * (y - t)", "k * (y - t)"
+            return LossFormula("stiff", self._numpy, e, slope, numbers=("k",))
+
+        @staticmethod
+        def _numpy(y, target, grad_y, e, work, k):
+            d, term = work.full(0), work.full(1)
+            yield call(np.subtract, y, target, out=d)
+            yield call(np.multiply, d, k, out=term)
+            if grad_y is not None:
+                yield partial(np.copyto, grad_y, term)
+            yield call(np.multiply, term, d, out=term)
+            yield row_sum(term, e)
+            yield call(np.multiply, e, 0.5, out=e)
+
+    x, y = logits(), targets(gb.Huber())
+    for dtype in ("float64", "float32"):
+        trainer = trainer_of(Stiff(3), "identity", dtype=dtype)
+        half = trainer_of("half_squared_error", "identity").evaluate(x, y)["loss"]
+        assert float(trainer.step(x, y)) == pytest.approx(3 * half, rel=1e-5)
+        trainer.loss.k, trainer.network.parameters[...] = 2, 0
+        assert trainer.evaluate(x, y)["loss"] == pytest.approx(2 * half, rel=1e-5)
+    gb.check_gradients(gb.Network(OUTPUTS, [gb.Bias()]), Stiff(3.5), x, y)
+    with pytest.raises(gb.InputError, match="Stiff's k must be a number > 0, got 0"):
+        Stiff(0)

@@ -148,6 +148,47 @@ def test_class_targets(form, keep, smoothing):
     assert_same_networks(together, alone)
 
 
+OWN_NUMBERS = {  # one a member, and the output activation
+    "delta": (gb.Huber, "delta", [0.1, 1.0, 4.0], "identity"),
+    "q": (gb.Quantile, "q", [0.2, 0.5, 0.9], "identity"),
+    "label_smoothing": (gb.CrossEntropy, "label_smoothing", [0.3, 0.0, 0.1], "softmax"),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("keep", [False, True], ids=["fused", "kept"])
+@pytest.mark.parametrize(("kind", "name", "values", "output"), OWN_NUMBERS.values(), ids=OWN_NUMBERS)
+def test_members_with_numbers_of_their_own(kind, name, values, output, keep, weighted):
+    together, alone = networks("tanh", output)
+    trainer = gb.Trainer(together, kind(**{name: values}), gb.SGD(0.05))
+    trainers = [gb.Trainer(net, kind(**{name: v}), gb.SGD(0.05)) for net, v in zip(alone, values, strict=True)]
+    x, y, weights = data(trainer.loss)
+    for step in range(3):
+        if step == 2:  # and others on the way
+            values = values[::-1]
+            setattr(trainer.loss, name, values)
+            for one, value in zip(trainers, values, strict=True):
+                setattr(one.loss, name, value)
+        for each in (trainer, *trainers):
+            batch = x, y, weights if weighted else None
+            _ = list(each.trace(*batch)) if keep else each.step(*batch)
+    assert_same_networks(together, alone)
+    close(trainer.evaluate(x, y)["loss"], [one.evaluate(x, y)["loss"] for one in trainers])
+
+
+def test_a_member_without_smoothing_may_rule_a_class_out():
+    """Where the z of another class than the label's is −∞, the loss is infinite only if its share is not 0."""
+    z = np.array([[1.0, -np.inf, 0.0, 2.0]])
+    for dtype in ("float32", "float64"):
+        net = gb.Network(OUTPUTS, [gb.Bias("softmax")], dtype=dtype, seed=SEEDS)
+        trainer = gb.Trainer(net, gb.CrossEntropy(label_smoothing=[0.0, 0.1, 0.0]), gb.SGD(0.1))
+        batch = trainer.manual_steps.minibatch(np.zeros((1, OUTPUTS)), np.array([0]), None)
+        replay = trainer.manual_steps.load(batch)
+        replay.plan.buffers["x"][...] = z
+        replay.run()
+        np.testing.assert_array_equal(np.isfinite(replay.plan.buffers["E"][:, 0]), [True, False, True])
+
+
 @pytest.mark.parametrize("each", [False, True], ids=["one rate", "own rates"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_with_every_optimizer(name, each):

@@ -50,7 +50,7 @@ def test_a_whole_number(name, value):
 
 
 NO_NUMBER = [True, np.True_, np.array(True), "0.5", np.str_("0.5"), 0.5j, None, b"1", [0.5, 0.5]]
-A_NUMBER_EACH = "SGD", "Adam's beta", "Dropout"
+A_NUMBER_EACH = "SGD", "Adam's beta", "Dropout", "Huber", "Quantile", "CrossEntropy"
 """Where members may have numbers of their own, a list is none too many."""
 
 

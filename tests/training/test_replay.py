@@ -128,7 +128,7 @@ def gathered(net, weighted=False, optimizer="adam", loss=None):
 def measured(output, loss):
     """The plan of a measurement."""
     net = network(gb.Dense(8, "relu"), gb.Dense(3, output))
-    loss = gb.LOSSES[loss]
+    loss = gb.LOSSES[loss].bind(net)
     return Evaluation(net, loss, samples(net, loss, *data(True, loss.name), values=True), ROWS).replays[ROWS].plan
 
 

@@ -188,9 +188,9 @@ def cases(row: Row | None) -> Iterator[Case]:
         yield from _of_layers(some)
         yield from _of_buffers(some)
         yield from _of_minibatches(some)
-        right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smoothing=0.1)
+        right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
         outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
-        losses = [right, replace(right, smoothing=0.0), replace(right, accuracy="")]
+        losses = [right, replace(right, smooths=False), replace(right, accuracy="")]
         yield from _of_loss(some, "softmax_cross_entropy", losses, outputs)
         losses = [replace(right, accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
         yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
@@ -288,11 +288,18 @@ def _of_activation(some: _Numbers, f: Activation) -> Iterator[Case]:
         yield "bias_activate", [of_z, bias, f, to], [of_z, to]
 
 
+def _numbers(loss: LossFormula, models: Sequence[int]) -> Array:
+    """Returns label smoothing, where there is any, and the loss's own numbers, each model's between 0 and 1."""
+    numbers = np.random.default_rng(0).uniform(0.05, 0.95, (*models, 1 + len(loss.numbers)))
+    numbers[..., 0] *= 0.2 * loss.smooths
+    return numbers
+
+
 def _allowed(loss: LossFormula, y: Array) -> Array:
     """Replaces those outputs that are numbers and of which NumPy makes NaN."""
     each = y.reshape(-1, 1, 1)
-    total = np.zeros((y.size, 3))
-    _run_numpy(HOST, "loss_gradient", [each, np.full_like(each, 0.5), None, loss, 1.0, None, None, total])
+    total, numbers = np.zeros((y.size, 3)), _numbers(loss, (y.size,))
+    _run_numpy(HOST, "loss_gradient", [each, np.full_like(each, 0.5), None, loss, numbers, 1.0, None, None, total])
     return np.where(np.isnan(total[:, 0]).reshape(y.shape) & ~np.isnan(y), np.float32(0.5), y)
 
 
@@ -316,5 +323,5 @@ def _of_loss(
             optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
             bias_or_not = [optional[0]] if fused else []
             written = [a for a in (optional[3], total) if a is not None]
-            first = [z, *bias_or_not, target, optional[1], loss]
+            first = [z, *bias_or_not, target, optional[1], loss, _numbers(loss, models)]
             yield name, [*first, 0.75, optional[2], optional[3], total], written

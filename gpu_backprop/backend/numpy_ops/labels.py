@@ -34,11 +34,11 @@ class Labels:
         """out = a[row, label]"""
         return partial(a.reshape(-1).take, self.place, None, out[..., 0], "clip")
 
-    def subtract(self, a: Array, factor: Array | float, share: float) -> Calls:
+    def subtract(self, a: Array, factor: Array | float, share: Array | float) -> Calls:
         """a[row, label] −= factor·share"""
         yield self.take(a, self.value)
         amount: Array | float = share
-        if isinstance(factor, float):
+        if isinstance(factor, float) and isinstance(share, float):
             amount = factor * share
         else:
             amount = np.empty_like(self.value)

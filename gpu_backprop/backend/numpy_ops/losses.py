@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,58 +34,49 @@ def normalize_weights(
 
 
 def loss_gradient(
-    device: Device, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
+    device: Device, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array, scale: float,
     scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
-    sums, outputs = LossSums(device, y, loss, total), y.shape[-1]
-    factor, weighing = _row_factor(
-        device, sums.e, weights, scale / outputs if loss.mean_over_outputs else scale, scales
-    )
+    outputs = y.shape[-1]
 
     def formula(
         work: Scratch, y: Array, target: Array, factor: Array | float, grad_y: Array | None, e: Array,
-        right: Array | None,
+        right: Array | None, rest: Array | None, even: Array | None, *own: Array,
     ) -> Calls:  # fmt: skip
         labels = Labels(device, target, y) if target.ndim < y.ndim else None
         smooth = target
         if labels is not None:
             smooth = work.full(DENSE)
             yield from labels.spread(smooth)
-        if loss.smoothing:
+        if rest is not None and even is not None:
             dense, smooth = smooth, work.full(DENSE)
-            yield call(np.multiply, dense, 1 - loss.smoothing, out=smooth)
-            yield call(np.add, smooth, loss.smoothing / outputs, out=smooth)
-        yield from loss.numpy(y, smooth, grad_y, e, work)
+            yield call(np.multiply, dense, rest, out=smooth)
+            yield call(np.add, smooth, even, out=smooth)
+        yield from loss.numpy(y, smooth, grad_y, e, work, *own)
         if loss.mean_over_outputs:
             yield call(np.multiply, e, 1 / outputs, out=e)
-        if grad_y is not None and not (isinstance(factor, float) and factor == 1.0):
-            yield call(np.multiply, grad_y, factor, out=grad_y)
+        if grad_y is not None:
+            yield from _scaled(grad_y, factor)
         if labels is not None:
             yield labels.mark_invalid(e, grad_y)
         yield from count_correct(work, y, target, loss.accuracy, 0.5, right)
 
-    if grad_y is not None:
-        yield from weighing
-    yield from in_blocks(device, formula, y, target, factor, grad_y, sums.e, sums.right)
-    yield from sums.add(weights)
+    share = scale / outputs if loss.mean_over_outputs else scale
+    return _by_rows(device, formula, y, None, target, weights, loss, numbers, share, scales, grad_y, total)
 
 
 def softmax_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
-    sums, outputs, smoothing = LossSums(device, z, loss, total), z.shape[-1], loss.smoothing
-    factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
-        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, grad_z: Array | None,
-        e: Array, right: Array | None,
+        work: Scratch, z: Array, target: Array, factor: Array | float, grad_z: Array | None, e: Array,
+        right: Array | None, rest: Array | None, even: Array | None, *_: Array,
     ) -> Calls:  # fmt: skip
         labels = Labels(device, target, z) if target.ndim < z.ndim else None
         best, start = np.empty(z.shape[:-1], np.intp), places(z)
         top, low = work.rows(0), work.rows(1)
-        if bias is not None:
-            yield from broadcast(np.add, z, bias, z, work)
         yield from largest(z, best, target, right)
         yield call(np.add, start, best, out=best)  # to take them is faster than maximum.reduce
         yield partial(z.reshape(-1).take, best, None, top[..., 0], "clip")
@@ -95,10 +88,13 @@ def softmax_cross_entropy(
             product = work.full()
             yield call(np.multiply, z, target, out=product)
             yield row_sum(product, low)
-        if smoothing:  # Σ y*·z with y* smoothed
+        if rest is not None and even is not None:  # Σ y*·z with y* smoothed
+            sharp = np.empty(even.shape, np.bool_)
             yield row_sum(z, top)
-            yield call(np.multiply, top, smoothing / outputs, out=top)
-            yield call(np.multiply, low, 1 - smoothing, out=low)
+            yield call(np.equal, even, 0.0, out=sharp)
+            yield partial(np.copyto, top, 0, where=sharp)  # a member without smoothing may have a z of −∞
+            yield call(np.multiply, top, even, out=top)
+            yield call(np.multiply, low, rest, out=low)
             yield call(np.add, low, top, out=low)
         p = z if grad_z is None else grad_z
         yield call(np.exp, z, out=p)
@@ -106,52 +102,45 @@ def softmax_cross_entropy(
         if grad_z is not None:  # normalise and scale in one pass
             yield call(np.divide, factor, e, out=top)
             yield from broadcast(np.multiply, p, top, grad_z, work)
-            yield from _subtract_target(work, grad_z, labels, target, factor, smoothing)
+            yield from _subtract_target(work, grad_z, labels, target, factor, rest, even)
         yield call(np.log, e, out=e)
         yield call(np.subtract, e, low, out=e)
         if labels is not None:
             yield labels.mark_invalid(e, grad_z)
 
-    if grad_z is not None:
-        yield from weighing
-    row = None if bias is None else as_row(bias)
-    yield from in_blocks(device, formula, z, row, target, factor, grad_z, sums.e, sums.right)
-    yield from sums.add(weights)
+    return _by_rows(device, formula, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
 
 
 def _subtract_target(
-    work: Scratch, grad_z: Array, labels: Labels | None, target: Array, factor: Array | float, smoothing: float
-) -> Calls:
-    """grad_z −= factor·y*, where y* is smoothed."""
+    work: Scratch, grad_z: Array, labels: Labels | None, target: Array, factor: Array | float, rest: Array | None,
+    even: Array | None,
+) -> Calls:  # fmt: skip
+    """grad_z −= factor·y*, where y* is smoothed if there is a rest."""
     if labels is not None:
-        yield from labels.subtract(grad_z, factor, 1 - smoothing)
+        yield from labels.subtract(grad_z, factor, 1.0 if rest is None else rest)
     else:
         product = work.full()
         yield call(np.multiply, target, factor, out=product)
-        if smoothing:
-            yield call(np.multiply, product, 1 - smoothing, out=product)
+        if rest is not None:
+            yield call(np.multiply, product, rest, out=product)
         yield call(np.subtract, grad_z, product, out=grad_z)
-    if smoothing:
+    if even is not None:
         share = work.rows(2)
         yield partial(np.copyto, share, factor)
-        yield call(np.multiply, share, smoothing / grad_z.shape[-1], out=share)
+        yield call(np.multiply, share, even, out=share)
         yield from broadcast(np.subtract, grad_z, share, grad_z, work)
 
 
 def sigmoid_cross_entropy(
     device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
-    sums = LossSums(device, z, loss, total)
-    factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
 
     def formula(
-        work: Scratch, z: Array, bias: Array | None, target: Array, factor: Array | float, grad_z: Array | None,
-        e: Array, right: Array | None,
+        work: Scratch, z: Array, target: Array, factor: Array | float, grad_z: Array | None, e: Array,
+        right: Array | None, *_: Array | None,
     ) -> Calls:  # fmt: skip
         terms, part = work.full(0), work.full(1)
-        if bias is not None:
-            yield from broadcast(np.add, z, bias, z, work)
         yield call(np.absolute, z, out=terms)
         yield call(np.negative, terms, out=terms)
         yield call(np.exp, terms, out=terms)
@@ -168,14 +157,65 @@ def sigmoid_cross_entropy(
             yield call(np.add, grad_z, 1.0, out=grad_z)
             yield call(np.reciprocal, grad_z, out=grad_z)
             yield call(np.subtract, grad_z, target, out=grad_z)
-            if not (isinstance(factor, float) and factor == 1.0):
-                yield call(np.multiply, grad_z, factor, out=grad_z)
+            yield from _scaled(grad_z, factor)
 
-    if grad_z is not None:
+    return _by_rows(device, formula, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
+
+
+def _by_rows(
+    device: Device, formula: Callable[..., Calls], y: Array, bias: Array | None, target: Array, weights: Array | None,
+    loss: LossFormula, numbers: Array, scale: float, scales: Array | None, gradient: Array | None, total: Array,
+) -> Calls:  # fmt: skip
+    """The calls that all losses share, around formula(work, y + bias, target, factor, gradient, e, right, rest, even,
+    *own numbers), which fills e of each row, and right, and the gradient where it is asked for. A target is smoothed,
+    y* ← rest·y* + even, unless these are None."""
+    sums = LossSums(device, y, loss, total)
+    factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
+    if gradient is not None:
         yield from weighing
-    row = None if bias is None else as_row(bias)
-    yield from in_blocks(device, formula, z, row, target, factor, grad_z, sums.e, sums.right)
+    by_name = np.moveaxis(numbers, -1, 0)[..., None, None]
+    own = device.empty((len(loss.numbers), *total.shape[:-1], 1, 1), y.dtype)
+    if loss.numbers:
+        yield partial(np.copyto, own, by_name[1:], "same_kind")
+
+    def block(work: Scratch, y: Array, row: Array | None, *others: Any) -> Calls:
+        if row is not None:
+            yield from broadcast(np.add, y, row, y, work)
+        yield from formula(work, y, *others)
+
+    def calls(*smoothing: Array | None) -> Calls:
+        row = None if bias is None else as_row(bias)
+        return in_blocks(device, block, y, row, target, factor, gradient, sums.e, sums.right, *smoothing, *own)
+
+    if loss.smooths:
+        yield _smoothed_or_not(device, by_name[0], y, calls)
+    else:
+        yield from calls(None, None)
     yield from sums.add(weights)
+
+
+def _smoothed_or_not(device: Device, share: Array, y: Array, calls: Callable[..., Calls]) -> Call:
+    """calls(rest, even), bound as one; a run in which no share is other than 0 takes those of calls(None, None)."""
+    exact = np.empty((2, *share.shape))
+    rest, even = both = device.empty(exact.shape, y.dtype)
+    plain = tuple(calls(None, None))
+    smoothed: tuple[Call, ...] = (
+        call(np.subtract, 1.0, share, out=exact[0]),
+        call(np.divide, share, float(y.shape[-1]), out=exact[1]),
+        partial(np.copyto, both, exact, "same_kind"),
+        *calls(rest, even),
+    )
+
+    def run() -> None:
+        for one in smoothed if np.count_nonzero(share) else plain:
+            one()
+
+    return run
+
+
+def _scaled(gradient: Array, factor: Array | float) -> Calls:
+    if not (isinstance(factor, float) and factor == 1.0):
+        yield call(np.multiply, gradient, factor, out=gradient)
 
 
 def _row_factor(

@@ -31,17 +31,23 @@ def _quartic(y, target, grad_y, e, work):
 
 
 QUARTIC = LossFormula("a user's quartic", _quartic, "(y - t) * (y - t) * (y - t) * (y - t)", "A(4) * pow(y - t, A(3))")
-TABLE = {loss.name: loss.formula for loss in (*LOSSES.values(), gb.Huber(delta=0.3), gb.Quantile(q=0.8))} | {
-    "quartic": QUARTIC
-}
+CHOSEN = {loss.name: loss for loss in (*LOSSES.values(), gb.Huber(delta=0.3), gb.Quantile(q=0.8))}
+TABLE = {name: loss.formula for name, loss in CHOSEN.items()} | {"quartic": QUARTIC}
 DOMAINS = {"cross_entropy": (0.05, 0.95), "binary_cross_entropy": (0.05, 0.95), "poisson": (0.1, 4)}
-CROSS, BINARY = TABLE["cross_entropy"], TABLE["binary_cross_entropy"]
+CROSS, BINARY, NONE = TABLE["cross_entropy"], TABLE["binary_cross_entropy"], np.zeros(1)
 
 pytestmark = pytest.mark.usefixtures("split")
 
 
 def numbers(*shape, low=-4.0, high=4.0, seed=0):
     return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
+
+
+def rows_of(loss, *models_shape, smoothing=0.0):
+    """The loss's numbers: of members those of CHOSEN, and then others."""
+    rows = CHOSEN[loss.name].rows(models_shape) if loss.name in CHOSEN else np.zeros((*models_shape, 1))
+    rows[..., 0] = smoothing
+    return rows * (1 + 0.5 * np.arange(rows.size // rows.shape[-1]).reshape(*models_shape, 1))
 
 
 def totals(*models_shape):
@@ -71,7 +77,7 @@ def test_every_loss(device, loss, weighted, scaled, grad):
     y, target = numbers(37, 5, low=low, high=high), numbers(37, 5, low=0, high=1, seed=1)
     weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
     place = np.zeros_like(y) if grad else None
-    compare(device, "loss_gradient", (6, 7), y, target, weights, loss, 1 / 37, scales, place, totals())
+    compare(device, "loss_gradient", (7, 8), y, target, weights, loss, rows_of(loss), 1 / 37, scales, place, totals())
 
 
 @pytest.mark.parametrize("shape", SIZES, ids=str)
@@ -81,24 +87,33 @@ def test_a_loss_of_all_shapes(device, shape, models_shape):
     scales = numbers(*models_shape, low=0.5, high=1).astype(np.float64)
     weights, loss = numbers(*models_shape, shape[0], low=0, high=2, seed=2), TABLE["mean_squared_error"]
     compare(
-        device, "loss_gradient", (6, 7), y, target, weights, loss, 1.0, scales, np.zeros_like(y), totals(*models_shape)
-    )
+        device, "loss_gradient", (7, 8), y, target, weights, loss, rows_of(loss, *models_shape), 1.0, scales,
+        np.zeros_like(y), totals(*models_shape),
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", [CROSS, dataclasses.replace(CROSS, smoothing=0.1)], ids=["", "smoothed"])
+@pytest.mark.parametrize("name", ["huber", "quantile"])
+def test_members_with_numbers_of_their_own(device, name):
+    y, target, loss = numbers(3, 37, 5), numbers(3, 37, 5, seed=1), TABLE[name]
+    rows = rows_of(loss, 3)
+    assert len(set(rows[:, 1])) == 3
+    compare(device, "loss_gradient", (7, 8), y, target, None, loss, rows, 1.0, None, np.zeros_like(y), totals(3))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["", "smoothed"])
 @pytest.mark.parametrize("outputs", [1, 2, 17, 1500])
 @pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
-def test_labels_and_right_answers(device, loss, outputs, models_shape):
+def test_labels_and_right_answers(device, smoothing, outputs, models_shape):
     """Many outputs are equal, so that the place of the largest is in doubt; two labels are out of range."""
     y = np.round(numbers(*models_shape, 11, outputs, low=1, high=15)) / 16
     labels = np.random.default_rng(1).integers(0, outputs, (*models_shape, 11))
+    rows = rows_of(CROSS, *models_shape, smoothing=smoothing)
     for target in (labels, np.eye(outputs, dtype=np.float32)[labels].copy()):
-        compare(
-            device, "loss_gradient", (6, 7), y, target, None, loss, 0.5, None, np.zeros_like(y), totals(*models_shape)
-        )
+        grad = np.zeros_like(y)
+        compare(device, "loss_gradient", (7, 8), y, target, None, CROSS, rows, 0.5, None, grad, totals(*models_shape))
     labels[..., 3], labels[..., 7] = -1, outputs
     grad = np.full_like(y, np.nan)
-    compare(device, "loss_gradient", (6, 7), y, labels, None, loss, 0.5, None, grad, totals(*models_shape))
+    compare(device, "loss_gradient", (7, 8), y, labels, None, CROSS, rows, 0.5, None, grad, totals(*models_shape))
     assert (grad[..., [3, 7], :] == 0).all()
 
 
@@ -106,10 +121,10 @@ def test_labels_and_right_answers(device, loss, outputs, models_shape):
 def test_sides(device, outputs):
     y, target = numbers(40, outputs, low=0.3, high=0.7), np.round(numbers(40, outputs, low=0, high=1, seed=1))
     y[::2] = np.where(target[::2], 0.9, 0.1)
-    compare(device, "loss_gradient", (6, 7), y, target, None, BINARY, 1.0, None, np.zeros_like(y), totals())
+    compare(device, "loss_gradient", (7, 8), y, target, None, BINARY, NONE, 1.0, None, np.zeros_like(y), totals())
     z = 10 * (y - 0.5).astype(np.float32)
     total = totals()
-    compare(device, "sigmoid_cross_entropy", (7, 8), z, None, target, None, BINARY, 1.0, None, z, total)
+    compare(device, "sigmoid_cross_entropy", (8, 9), z, None, target, None, BINARY, NONE, 1.0, None, z, total)
     assert 20 <= total[2] - totals()[2] < 40
 
 
@@ -133,7 +148,7 @@ def test_fused_losses(device, name, bias, weighted, scaled, place):
     b = bias_of((), 10) if bias else None
     weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
     grad = {"z": z, "+": np.zeros_like(z), "-": None}[place]
-    compare(device, name, (7, 8), z, b, target, weights, FUSED[name], 1 / 37, scales, grad, totals())
+    compare(device, name, (8, 9), z, b, target, weights, FUSED[name], NONE, 1 / 37, scales, grad, totals())
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -144,21 +159,22 @@ def test_fused_losses_of_all_shapes(device, name, shape, models_shape):
     target = np.broadcast_to(target, z.shape).copy()
     weights = numbers(*models_shape, shape[0], low=0, high=2, seed=2)
     bias, scales = bias_of(models_shape, shape[1]), numbers(*models_shape, low=0.5, high=1).astype(np.float64)
-    compare(device, name, (7, 8), z, bias, target, weights, FUSED[name], 1.0, scales, z, totals(*models_shape))
+    rows = rows_of(FUSED[name], *models_shape)
+    compare(device, name, (8, 9), z, bias, target, weights, FUSED[name], rows, 1.0, scales, z, totals(*models_shape))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("outputs", [1, 2, 10, 128])
 @pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
 def test_softmax_with_labels(device, smoothing, outputs, models_shape):
-    loss = dataclasses.replace(CROSS, smoothing=smoothing)
+    rows = rows_of(CROSS, *models_shape, smoothing=smoothing)
     labels = np.random.default_rng(1).integers(0, outputs, (*models_shape, 21))
     for bad in (False, True):
         if bad:
             labels[..., 3], labels[..., 20] = -1, outputs
         z = np.round(numbers(*models_shape, 21, outputs))
         total = totals(*models_shape)
-        compare(device, "softmax_cross_entropy", (7, 8), z, None, labels, None, loss, 0.5, None, z, total)
+        compare(device, "softmax_cross_entropy", (8, 9), z, None, labels, None, CROSS, rows, 0.5, None, z, total)
         assert np.isnan(total[..., 0]).all() == bad
         if bad:
             assert (z[..., [3, 20], :] == 0).all()
@@ -175,7 +191,7 @@ def test_extremes_are_as_in_numpy(on_threads, plain, name, value):
         copy, total = z.copy(), totals()
         target = labels if name == "softmax_cross_entropy" else dense
         with device.computing():
-            for one in getattr(ops, name)(device, copy, None, target, None, FUSED[name], 1.0, None, copy, total):
+            for one in getattr(ops, name)(device, copy, None, target, None, FUSED[name], NONE, 1.0, None, copy, total):
                 one()
         results.append((copy, total))
     for compiled, wanted in zip(*results, strict=True):
@@ -191,15 +207,15 @@ def test_the_total_is_the_same_bits_for_any_number_of_threads(on_threads, rows):
     for threads in (1, 2, 3):
         z, y, total = numbers(rows, 10), numbers(rows, 10, seed=1), totals()
         grad = np.empty_like(y)
-        run(on_threads(threads), "softmax_cross_entropy", z, None, labels, None, CROSS, 1.0, None, z, total)
-        run(on_threads(threads), "loss_gradient", y, y[::-1].copy(), None, QUARTIC, 1.0, None, grad, total)
+        run(on_threads(threads), "softmax_cross_entropy", z, None, labels, None, CROSS, NONE, 1.0, None, z, total)
+        run(on_threads(threads), "loss_gradient", y, y[::-1].copy(), None, QUARTIC, NONE, 1.0, None, grad, total)
         found.add((z.tobytes(), grad.tobytes(), total.tobytes()))
     assert len(found) == 1
 
 
 def test_totals_grow_from_step_to_step(device):
     z, labels, total = numbers(40, 3), np.arange(40) % 3, np.zeros(3)
-    (step,) = compiled_ops.softmax_cross_entropy(device, z, None, labels, None, CROSS, 1.0, None, None, total)
+    (step,) = compiled_ops.softmax_cross_entropy(device, z, None, labels, None, CROSS, NONE, 1.0, None, None, total)
     sums = []
     for _ in range(3):
         step()
@@ -212,17 +228,17 @@ def test_what_is_not_compiled_is_numpys(on_threads):
     device, z, labels = on_threads(2), numbers(6, 5), np.arange(6) % 5
     own, wide, some = np.empty_like(z), numbers(4, 129), labels[:4]
     for calls in (
-        compiled_ops.softmax_cross_entropy(device, wide, None, some, None, CROSS, 1.0, None, wide, totals()),
-        compiled_ops.loss_gradient(device, z, labels.astype(np.int32), None, CROSS, 1.0, None, own, totals()),
+        compiled_ops.softmax_cross_entropy(device, wide, None, some, None, CROSS, NONE, 1.0, None, wide, totals()),
+        compiled_ops.loss_gradient(device, z, labels.astype(np.int32), None, CROSS, NONE, 1.0, None, own, totals()),
         compiled_ops.loss_gradient(
-            device, z, own, None, dataclasses.replace(QUARTIC, cuda_value=""), 1.0, None, None, totals()
+            device, z, own, None, dataclasses.replace(QUARTIC, cuda_value=""), NONE, 1.0, None, None, totals()
         ),
     ):
         assert not any(isinstance(one, KernelCall) for one in calls)
 
 
-def test_a_search_over_a_setting_compiles_once(on_threads, monkeypatch):
-    """The number is an argument of the kernel, and no part of its text."""
+def test_a_search_over_a_number_compiles_once(on_threads, monkeypatch):
+    """The number is data, and no part of the kernel's text."""
     library = on_threads(1).library
     monkeypatch.setattr(library, "_rows", {})
     losses = [gb.Huber(delta) for delta in (0.5, 1.0, 2.0)] + [gb.Quantile(q) for q in (0.1, 0.9)]

@@ -44,13 +44,14 @@ for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 1
     run("activation_gradient", z, y, ACTIVATIONS["tanh"], z, flat)
     run("column_sum", z, flat)
     run("multiply", z, y, y)
-    cross, binary = CrossEntropy(label_smoothing=0.1).formula, LOSSES["binary_cross_entropy"].formula
-    run("loss_gradient", y, labels, weights, cross, 1.0, scales, z, total)
-    run("loss_gradient", y, y.copy(), None, binary, 1.0, None, z, total)
-    run("sigmoid_cross_entropy", z, b, y, weights, binary, 1.0, scales, z, total)
+    smoothed, huber = CrossEntropy(label_smoothing=0.1), LOSSES["huber"]
+    cross, binary = (smoothed.formula, smoothed.rows(models)), LOSSES["binary_cross_entropy"].formula
+    run("loss_gradient", y, labels, weights, *cross, 1.0, scales, z, total)
+    run("loss_gradient", y, y.copy(), None, huber.formula, huber.rows(models), 1.0, None, z, total)
+    run("sigmoid_cross_entropy", z, b, y, weights, binary, np.zeros((*models, 1)), 1.0, scales, z, total)
     if cols <= 128:
-        run("softmax_cross_entropy", z, b, labels, weights, cross, 1.0, scales, z, total)
-        run("softmax_cross_entropy", z, None, y, None, cross, 1.0, None, z, total)
+        run("softmax_cross_entropy", z, b, labels, weights, *cross, 1.0, scales, z, total)
+        run("softmax_cross_entropy", z, None, y, None, *cross, 1.0, None, z, total)
 for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
     w, g, m, v, hyper = a(*models, n), a(*models, n), a(*models, n), abs(a(*models, n)), np.full((*models, 6), 0.5)
     run("sgd", w, g, None, False, hyper[..., :3].copy(), None, None)

@@ -21,30 +21,30 @@ ROW = 5
 
 @or_numpy
 def loss_gradient(
-    device: CpuDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
-    scales: Array | None, grad_y: Array | None, total: Array,
+    device: CpuDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array,
+    scale: float, scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     cost = work(y.size, loss.cuda_value, loss.cuda_slope) + ROW * y[..., 0].size
     yield KernelCall(
         device, "loss_gradient", cost, loss,
-        y=y, **_target(target, y, loss), weights=weights, scales=scales, grad_y=grad_y, **_sums(device, y, total),
-        **sizes(y), scale=scale, share=loss.share(y.shape[-1]), smoothing=loss.smoothing,
-        setting=loss.setting, accuracy=ACCURACY_KIND[loss.accuracy],
+        y=y, **_target(target, y, loss), weights=weights, numbers=numbers, scales=scales, grad_y=grad_y,
+        **_sums(device, y, total), **sizes(y), count=numbers.shape[-1], scale=scale, share=loss.share(y.shape[-1]),
+        accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
 
 @or_numpy
 def softmax_cross_entropy(
     device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     if z.shape[-1] > MAX_SOFTMAX_COLS or loss.accuracy == "threshold":
         raise UnsupportedArguments("NumPy is as fast with long rows, and softmax has no sides")
     room = device.empty((device.threads, 2, LANES, z.shape[-1]))
     yield KernelCall(
         device, "softmax_cross_entropy", work(z.size, "exp(log1p(") + ROW * z[..., 0].size,
-        z=z, b=bias, **_target(target, z, loss), weights=weights, scales=scales, grad_z=grad_z,
-        **_sums(device, z, total), room=room, **sizes(z), threads=device.threads, scale=scale, smoothing=loss.smoothing,
+        z=z, b=bias, **_target(target, z, loss), weights=weights, numbers=numbers, scales=scales, grad_z=grad_z,
+        **_sums(device, z, total), room=room, **sizes(z), count=numbers.shape[-1], threads=device.threads, scale=scale,
         accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def softmax_cross_entropy(
 @or_numpy
 def sigmoid_cross_entropy(
     device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     yield KernelCall(
         device, "sigmoid_cross_entropy", work(z.size, "exp(log1p(") + ROW * z[..., 0].size,

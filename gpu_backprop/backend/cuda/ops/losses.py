@@ -23,37 +23,36 @@ def normalize_weights(
 
 
 def loss_gradient(
-    device: CudaDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, scale: float,
-    scales: Array | None, grad_y: Array | None, total: Array,
+    device: CudaDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array,
+    scale: float, scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     models, rows, cols = sizes(y)
     launch = whole_rows(rows, cols, models)
     yield device.kernels.launch(
         "loss_gradient", (y.dtype, loss, target.dtype), *launch,
-        y=y, target=target, weights=weights, scale=scale, scales=scales, grad_y=grad_y, total=total,
-        **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, y),
-        share=loss.share(cols), smoothing=loss.smoothing, setting=loss.setting,
-        accuracy=ACCURACY_KIND[loss.accuracy],
+        y=y, target=target, weights=weights, numbers=numbers, scale=scale, scales=scales, grad_y=grad_y, total=total,
+        **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, y), count=numbers.shape[-1],
+        share=loss.share(cols), accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
 
 def softmax_cross_entropy(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     models, rows, cols = sizes(z)
     launch = whole_rows(rows, cols, models)
     yield device.kernels.launch(
         "softmax_cross_entropy", (z.dtype, target.dtype), *launch,
-        z=z, b=bias, target=target, weights=weights, scale=scale, scales=scales, grad_z=grad_z, total=total,
-        **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
-        smoothing=loss.smoothing, accuracy=ACCURACY_KIND[loss.accuracy],
+        z=z, b=bias, target=target, weights=weights, numbers=numbers, scale=scale, scales=scales, grad_z=grad_z,
+        total=total, **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
+        count=numbers.shape[-1], accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
 
 def sigmoid_cross_entropy(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
-    scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
     models, rows, cols = sizes(z)
     launch = whole_rows(rows, cols, models)

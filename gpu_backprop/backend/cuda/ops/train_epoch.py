@@ -20,7 +20,7 @@ TAKES = {"": 0, "softmax": 1, "sigmoid": 2}
 def train_epoch(
     device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
     g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, groups: Array | None, loss: LossFormula,
-    mean: bool, total: Array, batch: int,
+    numbers: Array, mean: bool, total: Array, batch: int,
 ) -> Calls:  # fmt: skip
     x, target = sources
     models, n = flat_sizes(w)
@@ -31,9 +31,9 @@ def train_epoch(
     yield device.kernels.launch(
         "train_epoch", (w.dtype, x.dtype, target.dtype, layout.functions, loss, rule), *launch, memory,
         x=x, target=target, order=permutation, cursor=cursor, places=device.from_host(layout.places(micro)), w=w, g=g,
-        moments=moments, hyper=hyper, groups=groups, total=total, samples=len(x), rows=rows, batch=batch,
-        inputs=layout.layers[0].inputs, target_cols=target.size // len(x), layers=len(layout.layers), n=n,
-        **table_sizes(rule, hyper, groups), micro=micro, lanes=lanes, scale=1 / batch if mean else 1.0,
-        tail_scale=1 / (rows % batch or batch) if mean else 1.0, share=loss.share(outputs), smoothing=loss.smoothing,
-        setting=loss.setting, accuracy=ACCURACY_KIND[loss.accuracy], takes=TAKES[layout.fused],
+        moments=moments, hyper=hyper, groups=groups, numbers=numbers, total=total, samples=len(x), rows=rows,
+        batch=batch, inputs=layout.layers[0].inputs, target_cols=target.size // len(x), layers=len(layout.layers), n=n,
+        **table_sizes(rule, hyper, groups), loss_numbers=numbers.shape[-1], micro=micro, lanes=lanes,
+        scale=1 / batch if mean else 1.0, tail_scale=1 / (rows % batch or batch) if mean else 1.0,
+        share=loss.share(outputs), accuracy=ACCURACY_KIND[loss.accuracy], takes=TAKES[layout.fused],
     )  # fmt: skip
