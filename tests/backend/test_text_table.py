@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from gpu_backprop.backend.text_table import columns, format_table, terminal_width
+from gpu_backprop.backend.text_table import columns, format_table, terminal_width, wrap
 
 ROWS = [("name", "of", "µs"), ("a", "long one", "1,000.0"), ("sum", "", "2.0")]
 
@@ -46,6 +46,18 @@ def test_a_table_keeps_to_the_width_and_parts_no_word(width):
     said = ["not", "shown,", "for", "want", "of", "width:", "flops,", "bytes"] if missing else []
     assert sorted(words) == sorted(said + " ".join(c for row in WIDE for c in row[: 5 - missing]).split())
     assert format_table(WIDE, 3) == format_table(WIDE, 3, 200)
+
+
+def test_a_long_formula_breaks_behind_commas():
+    formula = "m ← β₁m + (1 − β₁)∇W, v ← β₂v + (1 − β₂)∇W², W ← W − η∇W/(√v + ε)"
+    rows = [("operation", "formula", "flops"), ("update", formula, "1"), ("1 operation", "", "1")]
+    _, _, *lines, _, _ = format_table(rows, 2).split("\n")
+    assert [line[13:].rstrip(" 1") for line in lines] == [formula[:44], formula[45:]]
+    assert wrap("f(x + y + z), g", 9, "  ") == ["f(x + y +", "  z), g"]
+
+
+def test_a_hat_takes_no_place():
+    assert columns([("m\u0302", "1"), ("mm", "2")], 1) == ["m\u0302   1", "mm  2"]
 
 
 @pytest.mark.parametrize(
