@@ -1,9 +1,10 @@
-"""What can be wrong with an update rule is found when it is made: its names, the texts of its coefficients, and its
-NumPy function, which is run on a small example."""
+"""What can be wrong with an update rule is found when it is made: its names, the texts of its coefficients, its NumPy
+function, which is run on a small example, and its lines, which have to give the same."""
 
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from keyword import kwlist
 from numbers import Real
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.rule_text import NAME, arithmetic
 
 AROUND = "w g change step largest work t A C weight_shrink weight_keep all_moments setting prepare of"
 CPP = """auto bool case catch char const default delete do double enum explicit export extern float friend goto inline
@@ -27,8 +29,11 @@ PARTS = (
 )  # fmt: skip
 """What the text of a coefficient may be made of."""
 
-EXAMPLE = (-2.0, 0.0, 0.5)
-"""Gradients."""
+EXAMPLE = (-2.0, 0.0, 0.5), (1.0, 0.0, 0.25)
+"""Three gradients in each of two steps."""
+
+CLOSE = 1e-3
+"""Relative, how far what is worked out in float32 and from the lines may differ."""
 
 
 def check_names(rule: str, settings: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -73,30 +78,66 @@ def in_floats(text: str) -> str:
     return ast.unparse(tree)
 
 
-def check_numpy(function: Callable[..., Calls], moments: Sequence[str], coefficients: Mapping[str, float]) -> None:
-    """Raises ValueError unless the NumPy function makes finite numbers of EXAMPLE and moments of 0, and leaves the
-    gradients as they are. The arrays get their numbers after it has bound them, as in a plan."""
-    shape, names = (2, len(EXAMPLE)), ("g", "change", "work", *moments, *coefficients)
+def run_numpy(
+    function: Callable[..., Calls], moments: Sequence[str], steps: Sequence[Mapping[str, float]]
+) -> list[dict[str, list[float]]]:
+    """Takes steps with EXAMPLE, from moments of 0, with the coefficients of each. The arrays get their numbers after
+    the NumPy function has bound them, as in a plan. Returns what changes, and the moments, of every step.
+
+    Raises:
+        ValueError: it fails, makes numbers that are not finite, or changes the gradients.
+    """
+    shape, names = (2, len(EXAMPLE[0])), ("g", "change", "work", *moments, *steps[0])
     arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(8 + len(moments))]
-    numbers: list[Array] = [np.full((2, 1), np.nan, np.float32) for _ in coefficients]
-    g, change, *scratch, kept = *arrays[:8], arrays[8:]
+    numbers: list[Array] = [np.full((2, 1), np.nan, np.float32) for _ in steps[0]]
+    (g, change, *scratch), kept, found = arrays[:8], arrays[8:], []
     work = SimpleNamespace(full=lambda slot=0: scratch[slot], mask=lambda slot=0: np.zeros(shape, np.bool_))
     try:
         named = dict(zip(names[3:], (*kept, *numbers), strict=True))
         if (calls := function(g, change, work, **named)) is None:
             raise ValueError("it must yield calls, or return them")
         bound = list(calls)
-        for array, value in zip((g, *kept, *numbers), (EXAMPLE, *[0] * len(kept), *coefficients.values()), strict=True):
-            array[...] = value
-        for array in (g, *numbers):
-            array.flags.writeable = False
-        with np.errstate(all="ignore"):
-            for call in bound:
-                call()
-        if not np.isfinite([change, *kept]).all():
-            raise ValueError(
-                f"of gradients {EXAMPLE} and moments of 0 it makes a change, or moments, that are not finite; it must "
-                "fill change, and use numbers only when its calls run"
-            )
+        for moment in kept:
+            moment[...] = 0
+        for gradients, coefficients in zip(EXAMPLE, steps, strict=True):
+            for array, value in zip((g, *numbers), (gradients, *coefficients.values()), strict=True):
+                array.flags.writeable = True
+                array[...] = value
+                array.flags.writeable = False
+            with np.errstate(all="ignore"):
+                for call in bound:
+                    call()
+            if not np.isfinite([change, *kept]).all():
+                raise ValueError(
+                    f"of gradients {gradients} it makes a change or moments that are not finite; it must fill change, "
+                    "and use numbers only when its calls run"
+                )
+            found.append({name: a[0].tolist() for name, a in zip(("change", *moments), (change, *kept), strict=True)})
     except Exception as error:
         raise ValueError(f"numpy({', '.join(names)}) fails: {error}") from error
+    return found
+
+
+def check_lines_do(
+    lines: Sequence[tuple[str, str]], settings: Mapping[str, float], factors: Sequence[Mapping[str, float]],
+    found: Sequence[Mapping[str, Sequence[float]]],
+) -> None:  # fmt: skip
+    """Raises ValueError unless the lines make of EXAMPLE what `run_numpy` found, step by step; factors: of each step,
+    those that make the authors' moments of the ones that are kept."""
+    for k in range(len(EXAMPLE[0])):
+        moments = dict.fromkeys(factors[0], 0.0)
+        for t, (gradients, of_moments, got) in enumerate(zip(EXAMPLE, factors, found, strict=True), 1):
+            known = {**settings, **moments, "w": 1.0, "g": gradients[k], "t": t}
+            try:
+                for result, text in lines:
+                    known[result] = arithmetic(text)(**{name: known[name] for name in NAME.findall(text)})
+            except ArithmeticError:
+                break  # such as 0/0, of which NumPy may make a number
+            moments = {name: known[name] for name in moments}
+            for name, want in {"change": 1 - known["w"], **moments}.items():
+                does = got[name][k] * of_moments.get(name, 1.0)
+                if not math.isclose(does, want, rel_tol=CLOSE, abs_tol=CLOSE * settings["learning_rate"]):
+                    raise ValueError(
+                        f"in step {t}, with the gradient {gradients[k]:g}, its NumPy function makes {name} {does:g}, "
+                        f"and its lines {want:g}"
+                    )

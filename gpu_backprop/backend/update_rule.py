@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Calls
-from gpu_backprop.backend.rule_check import check_coefficient, check_names, check_numpy, in_floats
+from gpu_backprop.backend.rule_check import check_coefficient, check_lines_do, check_names, in_floats, run_numpy
 from gpu_backprop.backend.rule_text import check_lines
 
 
@@ -77,16 +77,19 @@ class UpdateRule:
                 check_coefficient(text, known)
             if self.cuda and not re.search(r"\bchange\s*=", self.cuda):
                 raise ValueError(f"its C++ text must assign change, got {self.cuda!r}")
-            values = self.check_settings(self.settings)
-            check_numpy(self.numpy, [*self.moments], {name: values[name] for name in self.coefficients})
             check_lines(self.name, self.settings, self.moments, self.lines)
+            steps = [self.check_settings(self.settings, step) for step in (1.0, 2.0)]
+            coefficients, factors = (
+                [{n: of[n] for n in names} for of in steps] for names in (self.coefficients, self.moments)
+            )
+            check_lines_do(self.lines, self.settings, factors, run_numpy(self.numpy, [*self.moments], coefficients))
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"update rule {self.name!r}: {error}.") from error
 
-    def check_settings(self, settings: Mapping[str, Any]) -> dict[str, float]:
-        """Returns the coefficients of the first step, and the factors of the moments, of settings that are one number
+    def check_settings(self, settings: Mapping[str, Any], step: float = 1.0) -> dict[str, float]:
+        """Returns the coefficients of a step, and the factors of the moments, of settings that are one number
         or one a member each, of the last member.
 
         Raises:
@@ -98,20 +101,20 @@ class UpdateRule:
         for member in range(max(map(len, several), default=1)):
             values = [value[member % len(value)] if isinstance(value, list) else value for value in settings.values()]
             try:
-                found = self.evaluator(texts.values())(1e18, 1.0, *map(float, values))
+                found = self.evaluator(texts.values())(1e18, step, *map(float, values))
                 if all(map(math.isfinite, found)):
                     continue
                 wrong = "not finite"
             except Exception as error:
                 wrong = str(error)
             given = ", ".join(f"{name}={value!r}" for name, value in zip(settings, values, strict=True))
-            told = " or ".join(f"{name} = {text}" for name, text in texts.items() if self._fails(text, values))
+            told = " or ".join(f"{name} = {text}" for name, text in texts.items() if self._fails(text, step, values))
             raise InputError(f"update rule {self.name!r}: {told} cannot be worked out of {given}: {wrong}.")
         return dict(zip(texts, found, strict=True))
 
-    def _fails(self, text: str, settings: Sequence[float]) -> bool:
+    def _fails(self, text: str, step: float, settings: Sequence[float]) -> bool:
         try:
-            return not math.isfinite(*self.evaluator([text])(1e18, 1.0, *map(float, settings)))
+            return not math.isfinite(*self.evaluator([text])(1e18, step, *map(float, settings)))
         except Exception:
             return True
 

@@ -18,6 +18,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled.program import KernelCall
+from gpu_backprop.explanation import explain
 
 RNG = np.random.default_rng(0)
 X, LABELS, WEIGHTS = RNG.normal(size=(30, 4)), RNG.integers(0, 3, 30), RNG.uniform(0, 2, 30)
@@ -137,8 +138,22 @@ def test_a_plan_says_what_it_does():
     assert lion.formula.startswith("c = β₁m + (1 − β₁)∇W, m ← β₂m + (1 − β₂)∇W, W ← W − ηλW − η")
     assert "sign(c)" in lion.formula
     (belief,) = [o for o in trainer(AdaBelief(0.1)).plan().operations if o.name == "update"]
-    assert "ŝ = s/(1 − β₂ᵗ)" in belief.formula
-    assert 0 < lion.cost.flops < belief.cost.flops < 40 * trainer(Lion()).network.parameters.size
+    assert "s\u0302 = s/(1 − β₂ᵗ)" in belief.formula
+    assert 0 < lion.flops < belief.flops < 40 * trainer(Lion()).network.parameters.size
+
+
+def test_explain_spells_it_out():
+    it = trainer(AdaBelief(0.1), seed=1)
+    it.step(*BATCHES[0])
+    text = explain(it, X[:3], LABELS[:3])
+    spelled = (
+        "m ← β₁·m + (1 − β₁)·∇W1[0,0] = 0.9·",
+        "s\u0302 = s/(1 − β₂^t) = ",
+        "W1[0,0] ← W1[0,0] − η·m\u0302/(√(s\u0302) + ε) = ",
+    )
+    assert all(line in text for line in spelled)
+    text = explain(trainer(Lion(weight_decay=0.1)), X[:3], LABELS[:3])
+    assert "W1[0,0] ← W1[0,0] − η·λ·W1[0,0] − η·sign(c)" in text
 
 
 def test_a_name_of_ones_own(monkeypatch):
@@ -213,6 +228,8 @@ def test_sgd_without_momentum_says_how_to_have_one():
         gb.SGD(0.1, momentum=0.5).nesterov = True
 
 
+SETTINGS, COEFFICIENTS = LION.settings, LION.coefficients
+
 # C++ texts ------------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +267,7 @@ def test_a_wrong_text_is_found_and_numpy_serves(text, says, back_end):
 
 def test_integers_in_coefficients_are_numbers(back_end):
     """1/2 would be 0 in C++."""
-    halved = {**LION.coefficients, "rate": "2 * learning_rate * (1/2) * power(2, 1 - step) * power(C(2), C(step) - 1)"}
+    halved = {**COEFFICIENTS, "rate": "2 * learning_rate * (1/2) * power(2, 1 - step) * power(C(2), C(step) - 1)"}
     stepped(replace(LION, coefficients=halved))
 
 
@@ -274,7 +291,6 @@ def _in_place(g, change, work, m, rate, b1, rest1, b2, rest2):
     yield partial(np.positive, g, out=change)
 
 
-SETTINGS, COEFFICIENTS = LION.settings, LION.coefficients
 _NUMPY = r"update rule 'lion': numpy\(g, change, work, m, rate, b1, rest1, b2, rest2\) fails: .*"
 WRONG = {
     "a name": ({"name": "my lion"}, "'my lion' must be a name of ASCII letters"),
@@ -299,6 +315,14 @@ WRONG = {
     "no function": ({"numpy": None}, _NUMPY + "not callable"),
     "C++": ({"cuda": "chnge = rate * g;"}, r"its C\+\+ text must assign change"),
     "a line": ({"lines": (("m", "{m}"), ("w", "{w} − {rat}·{g}"))}, "rat"),
+    "other lines": (
+        {"lines": (LION.lines[0], ("m", "{beta1}·{m} + (1 − {beta1})·{g}"), LION.lines[2])},
+        "in step 1, with the gradient -2, its NumPy function makes m -0.02, and its lines -0.2",
+    ),
+    "other lines of w": (
+        {"lines": (*LION.lines[:2], ("w", "{w} − {learning_rate}·sign({m})"))},
+        "in step 2, with the gradient 1, its NumPy function makes change 0.0001, and its lines -0.0001",
+    ),
     "a line's text": ({"lines": (("m", "{m}"), ("w", "{w} − {rate·{g}"))}, "update rule 'lion': "),
     "the last line": ({"lines": LION.lines[:-1]}, "update rule 'lion': .*w"),
     "no line": ({"lines": LION.lines[::2]}, "update rule 'lion': .*m"),
@@ -313,7 +337,7 @@ def test_a_mistake_is_told_when_the_rule_is_made(changed, says):
 
 
 DIVIDES = replace(
-    LION, settings={**SETTINGS, "kappa": 2.0}, coefficients={**COEFFICIENTS, "rate": "learning_rate / (1 - kappa)"}
+    LION, settings={**SETTINGS, "kappa": 2.0}, coefficients={**COEFFICIENTS, "rate": "learning_rate / (kappa - 1)"}
 )
 
 
