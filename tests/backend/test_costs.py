@@ -168,9 +168,10 @@ def test_elementwise_bytes(widths, models, dtype, labels):
     biases = 2 * s * (sum(hidden) + outputs)
     targets = 3 * rows * (8 if labels else s * outputs)
     totals = 3 * 8
+    smoothing = 8  # the only number of this loss
     order = 8 * rows  # which rows the minibatch has
     cursor = 3 * 8  # read by gather, and counted up by advance
-    expected = models * (activations + biases + targets + totals + order) + cursor
+    expected = models * (activations + biases + targets + totals + smoothing + order) + cursor
     assert elementwise_bytes(plan) == expected
     equal = set(widths) == {widths[0]}
     assert (activations == 5 * s * rows * widths[0] * (len(widths) - 1)) is equal

@@ -181,7 +181,7 @@ def check(make: Any, x: Any, y: Any, weights: Any = None, *, numbers: bool = Tru
         for name, rows in boards(lines):
             shown.setdefault(re.sub(r" \(.*\)$", "", name), []).append(rows)
         missing = {*operation.read, *operation.written} - set(shown)
-        hidden = "E", "1/Σw", "Σw ≠ 0"
+        hidden = "E", "1/Σw", "Σw ≠ 0", "numbers"
         assert all(name in hidden or name.startswith(("random", "rates")) for name in missing), (formula, missing)
         if operation.name == "loss_gradient" and loss_rule(make().loss):
             assert "e" in shown
