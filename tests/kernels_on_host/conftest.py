@@ -14,13 +14,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this file
 
-from gpu_backprop.backend.compiled.signatures import FILES
 from kernel_cases import Case
 from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_runners_losses import RUNNERS
 from lib.kernel_instances import instances
 
+from gpu_backprop.backend.compiled.operations_text import FILES
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.formula import Activation, LossFormula
 from gpu_backprop.backend.kernel_text import functor, functor_name, source
@@ -84,7 +84,7 @@ def loops(row: Activation | LossFormula) -> str:
 def preparations(rule: UpdateRule, types: Mapping[str, tuple[str, str]]) -> str:
     """C functions that work out the coefficients of a rule, with the factor of the weights before them; types: by
     dtype, those of parameters and of what coefficients are worked out in."""
-    coefficients = ", ".join(f"rule.{name}" for name in ("shrink", "keep", *rule.coefficients))
+    coefficients = ", ".join(f"rule.{name}" for name in ("weight_shrink", "weight_keep", *rule.coefficients))
     return "\n".join(
         PREPARE.format(name=functor_name(rule), dtype=dtype, A=A, C=C, coefficients=coefficients)
         for dtype, (A, C) in types.items()

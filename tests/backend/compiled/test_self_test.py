@@ -127,7 +127,7 @@ def test_cases_are_the_same_each_time():
     ("row", "right", "wrong", "told"),
     [
         ("momentum", "velocity = mu * velocity + g", "velocity = g", "update of momentum"),
-        ("adamw", "rule.keep * w", "w", "update of adamw"),
+        ("adamw", "rule.weight_keep * w", "w", "update of adamw"),
         ("adam", "const double epsilon = setting[3]", "const double epsilon = setting[2]", "update of adam"),
         ("rmsprop", "factor * g[i]", "g[i]", "update of rmsprop"),
         ("adamw", "(rate * decay)", "rate", "update of adamw"),

@@ -23,10 +23,9 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula
 from gpu_backprop.backend.kernel_text import functor, functor_name, source
 from gpu_backprop.backend.signatures import heads
-from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
-from gpu_backprop.training.optimizers import RULES
+from gpu_backprop.training.optimizers import PLAIN, RULES
 
 LOSS_FORMULAS = [*FORMULAS]
 ELEMENTWISE = [row for row in ACTIVATIONS.values() if not row.rowwise]
@@ -201,10 +200,9 @@ def test_functions_bring_the_structs_they_choose_from(folder):
 def test_a_new_row_of_a_table_has_instances_at_once(bfloat16):
     new = Activation("new one", "z", None, None, "z + A(1)", "A(1)")
     rare = LossFormula("rare", partial(list), "y", "A(1)")
-    sign = UpdateRule("sign", {"learning_rate": 0.1}, {}, {}, partial(list), "change = sign(g);", (("w", "sign({g})"),))
-    names = {one.name for one in instances([new], [rare], [sign])}
+    names = {one.name for one in instances([new], [rare], [replace(PLAIN, name="own")])}
     assert any(re.fullmatch(r"\w+<float, activation_new_one, 4>", name) for name in names)
-    assert any("loss_rare" in name for name in names) and "update<float, update_sign, 4>" in names
+    assert any("loss_rare" in name for name in names) and "update<float, update_own, 4>" in names
 
 
 def test_every_type_has_a_spelling():
