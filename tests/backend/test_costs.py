@@ -167,7 +167,7 @@ def test_elementwise_bytes(widths, models, dtype, labels):
     activations = s * rows * (2 * inputs + 5 * sum(hidden) + 3 * outputs)
     biases = 2 * s * (sum(hidden) + outputs)
     targets = 3 * rows * (8 if labels else s * outputs)
-    totals = 3 * 8
+    totals = 3 * 8 + 8  # and the loss's one number
     order = 8 * rows  # which rows the minibatch has
     cursor = 3 * 8  # read by gather, and counted up by advance
     expected = models * (activations + biases + targets + totals + order) + cursor
