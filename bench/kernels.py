@@ -7,8 +7,8 @@
 Needed: CuPy, ml_dtypes, NVRTC and the CUDA headers, all of them from PyPI; neither driver nor toolkit. Text and options
 are those of a launch, CuPy's own among them, and machine code comes of it. What ptxas says of each instance goes into
 bench/results/kernels.json: for each CUDA version, architecture, kernel and dtype the most registers and shared memory,
-and the lowest bound of the occupancy, over all activations, losses, vector widths and other types. An instance that
-spills, uses a stack or takes more than 128 registers is named, and the exit code is 1.
+and the lowest bound of the occupancy, over all activations, losses, update rules, vector widths and other types. An
+instance that spills, uses a stack or takes more than 128 registers is named, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
+from gpu_backprop.training.optimizers import RULES
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 PROCESSES = 2
@@ -136,7 +137,7 @@ def rounded_up(number: int, unit: int) -> int:
 def every(quick: bool = False) -> Iterator[Instance]:
     """Every instance, or just enough of them to meet every kernel, every formula in each, every dtype and width."""
     met: set[object] = set()
-    for made in instances(ACTIVATIONS.values(), FORMULAS):
+    for made in instances(ACTIVATIONS.values(), FORMULAS, RULES):
         name = made.kernel.name
         new = {name, *((name, formula) for formula in made.functors), *map(str, made.arguments)} - met
         if new or not quick:

@@ -30,6 +30,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.numpy_ops import blocks
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.threads import threads
+from gpu_backprop.training.optimizers import ADAM
 
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 ROUNDS = 15
@@ -55,9 +56,9 @@ def normal(*shape: int) -> Array:
 
 def adam(ops: Any, device: Device, size: int) -> Run:
     """One update of so many parameters."""
-    w, g, m, v = normal(size), normal(size), normal(size), np.abs(normal(size))
-    hyper = np.array([0, 1e-4, 0.9, 0.999, 1e-8, 0])
-    return in_order(device.sequence(ops.adam(device, w, g, m, v, False, hyper, None, None)))
+    w, g, moments = normal(size), normal(size), np.abs(normal(2, size))
+    hyper = np.array([0, 1e-4, 0.9, 0.999, 1e-8])
+    return in_order(device.sequence(ops.update(device, w, g, moments, ADAM, hyper, None, None, None)))
 
 
 def whole(build: Callable[[], Run]) -> Run:

@@ -54,10 +54,14 @@ __global__ void __launch_bounds__(256) unscale(
   }
 }
 
+// Blocks that a multiprocessor is to hold: as many as the rules of ours allow without a spill.
+template<class T, class U>
+constexpr int resident_blocks = U::moments == 0 ? 6 : U::moments > 2 ? 2 : sizeof(T) == 4 ? 5 : 5 - U::moments;
+
 // W <- (1 - eta lambda) W - change, by the rule U, and its copy in 16 bits. Everything is loaded before anything is
 // stored, because the compiler may not move a load to before a store.
 template<class T, class U, int V>
-__global__ void __launch_bounds__(256, 3) update(
+__global__ void __launch_bounds__(256, resident_blocks<T, U>) update(
     acc<T>* w,                      // [models, n]
     const acc<T>* g,                // [models, n]
     acc<T>* moments,                // [count, models, n]?

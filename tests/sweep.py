@@ -15,6 +15,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.formula import LOSS
 from gpu_backprop.network.activations import ACTIVATIONS, LEAK, SELU_ALPHA, SELU_SCALE
 from gpu_backprop.network.losses import POISSON_OF_Z
+from gpu_backprop.training.optimizers import ADAGRAD, ADAM, ADAMW, RMSPROP
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")
@@ -306,32 +307,32 @@ def check_softmax(device, denormal=True, each=1):
 
 
 OPTIMIZERS = {
-    "adam": ([0.01, 0.1, 0.1, 1e-8, 0.0], 2),
-    "rmsprop": ([0.01, 0.1, 1e-8], 1),
-    "adagrad": ([0.01, 1e-8], 1),
+    "adam": (ADAM, [0.01, 0.1, 0.1, 1e-8]),
+    "adamw": (ADAMW, [0.01, 0.1, 0.1, 1e-8, 0.0]),
+    "rmsprop": (RMSPROP, [0.01, 0.1, 1e-8]),
+    "adagrad": (ADAGRAD, [0.01, 1e-8]),
 }
-"""By name: the learning rate and what follows it in hyper, and how many moments there are."""
+"""By name: the rule that takes squares, and its settings."""
 
 
 def check_optimizer(device, name):
     """Three gradients as large as they come, then 400 of 1: moments stay finite, and parameters move as they should."""
-    (rate, *_), moments = OPTIMIZERS[name]
+    rule, (rate, *others) = OPTIMIZERS[name]
     dtype, info = device.dtype, np.finfo(device.dtype)
     with np.errstate(all="ignore"):
         large = np.array([1e15, 1e18, 1e19, 1e20, 3e38, info.max / 2, info.max]).astype(dtype)
     large = np.concatenate([large, -large, [0, 1]]).astype(dtype)
     w, g = device.zeros(large.shape), device.copy(device.from_host(large))
-    state = [device.zeros(large.shape) for _ in range(moments)]
-    hyper = device.copy(device.from_host(np.array([0, *OPTIMIZERS[name][0]])))
-    others = [False] if name == "adam" else []
-    calls = device.sequence(getattr(device.ops, name)(device, w, g, *state, *others, hyper, None, None))
+    moments = device.zeros((len(rule.moments), *large.shape))
+    hyper = device.copy(device.from_host(np.array([0, rate, *others])))
+    calls = device.sequence(device.ops.update(device, w, g, moments, rule, hyper, None, None, None))
 
     def steps(count):
         with device.computing():
             for _ in range(count):
                 for call in calls:
                     call()
-        assert all(np.isfinite(device.to_host(m)).all() for m in state)
+        assert np.isfinite(device.to_host(moments)).all()
         return device.to_host(w)
 
     first = steps(3)

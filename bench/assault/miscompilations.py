@@ -25,12 +25,16 @@ from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.operations_text import base, of_row
 from gpu_backprop.backend.compiled.self_test import compare
 from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.training.optimizers import RULES
 
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
+ROWS |= {rule.name: rule for rule in RULES}
+FIRST = {"activation": "bias_activate", "loss": "loss_gradient", "update": "update"}
+"""By the kind of a row, an operation that takes its formula."""
 
 
 class Mistake(NamedTuple):
-    """What stands in a text, what takes its place, everywhere, and the activation or loss in whose library."""
+    """What stands in a text, what takes its place, everywhere, and the activation, loss or rule in whose library."""
 
     right: str
     wrong: str
@@ -90,17 +94,22 @@ MISTAKES = {
     "a total that forgets": Mistake("total[m * 3 + LOSS] +=", "total[m * 3 + LOSS] ="),
     "a row without its last output": Mistake("for (; i < n; i++) sum += v[i];", "for (; i + 1 < n; i++) sum += v[i];"),
     # optimizers
-    "uphill": Mistake("w[i] -= rate * g[i]", "w[i] += rate * g[i]"),
-    "a momentum that is skipped": Mistake("velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]"),
-    "no look ahead": Mistake("rate * (mu * velocity[i] + g[i])", "rate * velocity[i]"),
-    "rmsprop without its rest": Mistake("float(1 - h[2])", "1"),
-    "adagrad and rmsprop without epsilon": Mistake("(__builtin_sqrtf(v[i]) + epsilon)", "__builtin_sqrtf(v[i])"),
-    "adam without decay": Mistake("rule.decay * w[i]", "w[i]"),
-    "adam without the correction of its mean": Mistake("(1 - __builtin_pow(h[2], h[0]))", "(1 - h[2])"),
-    "adam with one beta": Mistake("b2 = float(h[3])", "b2 = float(h[2])"),
-    "adam without epsilon": Mistake("+ rule.epsilon", ""),
-    "a gate that is open": Mistake("gate[model] != 0", "true"),
-    "a step that counts twice": Mistake("hyper[model * settings] += 1", "hyper[model * settings] += 2"),
+    "uphill": Mistake("change = rate * g", "change = -rate * g", "sgd"),
+    "a momentum that is skipped": Mistake("velocity = mu * velocity + g", "velocity = g", "momentum"),
+    "no look ahead": Mistake("rate * (mu * velocity + g)", "rate * velocity", "nesterov"),
+    "rmsprop without its rest": Mistake("C(1.0 - decay)", "1", "rmsprop"),
+    "adagrad without epsilon": Mistake("(sqrt(v) + eps)", "sqrt(v)", "adagrad"),
+    "adamw without decay": Mistake("rule.weight_keep * w", "w", "adamw"),
+    "adam without the correction of its mean": Mistake("/ correction(C(1.0 - beta1), step)", "", "adam"),
+    "adam with one beta": Mistake("b2 = A(C(beta2))", "b2 = A(C(beta1))", "adam"),
+    "adam without epsilon": Mistake("(sqrt(v) + eps)", "sqrt(v)", "adam"),
+    "gradients that are not scaled": Mistake("factor * g[i]", "g[i]", "adam"),
+    "a step that is not skipped": Mistake("if (factor == 0.0f) continue;", "", "momentum"),
+    "a step that is not skipped and counts": Mistake("gradient_factor[model] != 0", "true", "sgd"),
+    "a group that is not frozen": Mistake("if (group.rate == 0.0f) continue;", "", "rmsprop"),
+    "the decay of another group": Mistake("groups[blocks + block]", "groups[blocks]", "adamw"),
+    "the second moment in place of the first": Mistake("moments[m * apart + i] =", "moments[i] =", "adam"),
+    "a step that counts twice": Mistake("hyper[model * settings] += 1", "hyper[model * settings] += 2", "adagrad"),
     "squares without the last": Mistake("for (; i < count; i++) rest +=", "for (; i + 1 < count; i++) rest +="),
     "squares of one block": Mistake("for (i64 l = 0; l < blocks; l++) sum +=", "for (i64 l = 0; l < 1; l++) sum +="),
     # minibatches, products, and how all of it is run
@@ -128,7 +137,7 @@ def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
     with mock.patch.object(cpu_library, name, return_value=sound._replace(text=mistake.planted())):
         device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
         if row is not None:
-            device.library.operation("loss_gradient" if mistake.row in LOSSES else "bias_activate", row)
+            device.library.operation(FIRST[row.kind], row)
     try:
         compare(device, row)
     except gb.DeviceError as error:

@@ -13,12 +13,15 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Activation, Functions, LossFormula
 from gpu_backprop.backend.kernel_text import FORMULAS, source
 from gpu_backprop.backend.signatures import heads
+from gpu_backprop.backend.update_rule import UpdateRule
 
 Tables = Mapping[str, Sequence[Argument]]
 """The formulas of each formula parameter."""
 
 
-def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) -> Iterator[Instance]:
+def instances(
+    activations: Iterable[Activation], losses: Iterable[LossFormula], rules: Iterable[UpdateRule]
+) -> Iterator[Instance]:
     """Yields every kernel with every argument that its parameters accept; one with Functions, of which there are
     infinitely many, with as few as have each argument together with each accumulator type.
 
@@ -27,7 +30,7 @@ def instances(activations: Iterable[Activation], losses: Iterable[LossFormula]) 
     """
     rows = tuple(row for row in activations if not row.rowwise)
     three = (tuple(rows[(k + j) % len(rows)] for j in range(3)) for k in range(len(rows)))
-    tables: Tables = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three))}
+    tables: Tables = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three)), "U": tuple(rules)}
     for head in heads().values():
         names = [name for _, name in head.template]
         for chosen in (_sample if "N" in names else _choices)(names, {}, tables):

@@ -138,7 +138,7 @@ class UpdateRule:
     def flops(self) -> int:
         """Of one parameter: one for each operator and function of the C++ text, and for what is done with the change.
         A gradient that is cut off counts as one operation."""
-        text = re.sub(r"A\(|<A>", "(", self.cuda)
+        text = re.sub(r"most<A>\(\)|A\(|<A>", "(", self.cuda)
         return len(re.findall(r"(?<=[\w)]) [-+*/] |\b\w+\(", text)) + 1 + self.decays
 
     @property

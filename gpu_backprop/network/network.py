@@ -152,7 +152,8 @@ class Network(FixedAttributes):
 
     @property
     def gradients(self) -> Array:
-        """All gradients, flat, in the layout of the parameters. Assigning copies the values in."""
+        """All gradients, flat, in the layout of the parameters. Assigning copies the values in. After a trainer's step
+        in float16 they have the factor S by which it scales the loss."""
         return self._gradients
 
     @gradients.setter

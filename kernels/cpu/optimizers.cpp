@@ -1,14 +1,5 @@
-// What is done to the flat buffers besides the update itself.
+// Sums of squares over the flat buffers.
 #include "port.hpp"
-
-// The step number, which an update reads, goes up first, but where gradient_factor is 0.
-BP_CPU void count_step(
-    double* hyper,                  // [models, settings]
-    const double* gradient_factor,  // [models]?
-    i64 models, i64 settings, i64 part, i64 parts) {
-  for (i64 model = part; model < models; model += parts)
-    if (!gradient_factor || gradient_factor[model] != 0) hyper[model * settings] += 1;
-}
 
 static const i64 SUMS = 16;  // accumulators of a block
 

@@ -10,6 +10,16 @@ BP_DEV double correction(double rest, double step) { return 1 - __builtin_pow(1 
 
 static const i64 PER_GROUP = 256 / sizeof(float);
 
+// The step number, which an update reads, goes up first, but where gradient_factor is 0.
+template<class U>
+BP_CPU void count_step(
+    double* hyper,                  // [models, settings]
+    const double* gradient_factor,  // [models]?
+    i64 models, i64 settings, i64 part, i64 parts) {
+  for (i64 model = part; model < models; model += parts)
+    if (!gradient_factor || gradient_factor[model] != 0) hyper[model * settings] += 1;
+}
+
 // W <- (1 - eta lambda) W - change
 template<class U>
 BP_CPU void update(

@@ -14,11 +14,11 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.optimizers import ADAGRAD, ADAM, ADAMW, MOMENTUM, NESTEROV, OPTIMIZERS, PLAIN, RMSPROP
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
 FUSED = [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")]
-PRODUCTS_AND_OPTIMIZERS = {"matmul", *(kind.name for kind in OPTIMIZERS.values())}
+PRODUCTS_AND_OPTIMIZERS = {"matmul", "update"}
 WIDTHS = pytest.mark.parametrize(
     "widths", [(7, 3), (5, 8, 3), (16, 16, 16, 16), (4, 9, 1, 12, 6), (3, 5, 5, 5, 5, 5, 2)], ids=repr
 )
@@ -208,11 +208,12 @@ def test_bytes_of_dropout():
 
 
 def test_bytes_of_sample_weights():
-    """w is gathered, added up, and read by the loss, and so are its sum and 1/Σw; the optimizer looks at the sum."""
+    """w is gathered, added up, and read by the loss, and so are whether its sum is 0 and 1/Σw; the optimizer looks at
+    the former."""
     plain, weighted = (plan_of((7, 6, 3), weighted=w) for w in (False, True))
     gathered, read, total = 2 * 4 * 12, 2 * 4 * 12, 3 * 8
     assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 2 * 8
-    assert bytes_of(weighted, "adam") - bytes_of(plain, "adam") == 8
+    assert bytes_of(weighted, "update") - bytes_of(plain, "update") == 8
 
 
 OPTIMIZER_BYTES = {
@@ -231,10 +232,22 @@ OPTIMIZER_BYTES = {
 def test_optimizer_bytes(optimizer, each, dtype):
     """W and ∇W read and W written, and each moment read and written: 12, 20 or 28 bytes a parameter in float32."""
     plan = plan_of((5, 8, 3), optimizer=optimizer, dtype=dtype)
-    (operation,) = [o for o in plan.operations if o.phase == "update" and o.name != "advance"]
-    hyper = 8 * (1 + len(optimizer.names))
+    (operation,) = [o for o in plan.operations if o.name == "update"]
+    hyper = 8 * (1 + len(optimizer.settings))
     parameters = plan.buffers["parameters"].size
     assert operation.bytes == each * np.dtype(dtype).itemsize // 4 * parameters + 2 * hyper
+
+
+@pytest.mark.parametrize(
+    ("rule", "each"),
+    [(PLAIN, 2), (MOMENTUM, 4), (NESTEROV, 6), (RMSPROP, 10), (ADAGRAD, 8), (ADAM, 11), (ADAMW, 12)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_optimizer_flops(rule, each):
+    """Those of its C++ text: operators, roots and the clipping of a gradient; W less the change, and W times 1 − ηλ."""
+    plan = plan_of((5, 8, 3), optimizer=gb.Optimizer(rule))
+    (operation,) = [o for o in plan.operations if o.name == "update"]
+    assert operation.flops == each * plan.buffers["parameters"].size
 
 
 @WIDTHS

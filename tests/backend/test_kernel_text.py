@@ -8,10 +8,11 @@ import pytest
 
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Functions, functor_name
-from gpu_backprop.backend.kernel_text import functor, kernels_folder, source
+from gpu_backprop.backend.formula import Functions
+from gpu_backprop.backend.kernel_text import functor, functor_name, kernels_folder, source
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
+from gpu_backprop.training.optimizers import RULES
 
 
 @pytest.fixture
@@ -101,8 +102,18 @@ def test_functions_choose_by_number():
     assert "value(int f, A z) { return activation_tanh::value(z); }" in functor(Functions((f[1],)))
 
 
+@pytest.mark.parametrize("rule", RULES, ids=functor_name)
+def test_the_functor_of_an_update_rule_holds_its_coefficients_and_its_step(rule):
+    text = functor(rule)
+    assert text.startswith(f"struct {functor_name(rule)} {{\n")
+    assert f"moments = {len(rule.moments)}, settings = {len(rule.settings)}, decays = {int(rule.decays)} }}" in text
+    assert all(f"const double {name} = setting[{k}];" in text for k, name in enumerate(rule.settings))
+    assert all(f"      {name} = A(C(" in text for name in rule.coefficients)
+    assert all(f"A& {name} = all_moments[{k}];" in text for k, name in enumerate(rule.moments)) and rule.cuda in text
+
+
 def test_functor_names_differ():
-    names = [functor_name(row) for row in ROWS]
+    names = [functor_name(row) for row in (*ROWS, *RULES)]
     assert len(set(names)) == len(names)
 
 

@@ -106,7 +106,7 @@ def test_a_step_in_order():
         ("matmul", "∇y1 = ∇z2@W2ᵀ"),
         ("activation_gradient", "∇z1 = ∇y1 ⊙ tanh′(y1), ∇b1 = Σ∇z1"),
         ("matmul", "∇W1 = xᵀ@∇z1"),
-        ("adam", "m, v, W ← Adam(∇W)"),
+        ("update", gb.Adam().formula),
         ("advance", "cursor += 4"),
     ]
     phases = [o.phase for o in plan.operations]

@@ -14,6 +14,7 @@ from lib.kernel_instances import instances, prepare
 import gpu_backprop as gb
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.losses import FORMULAS
+from gpu_backprop.training.optimizers import RULES
 
 DTYPES = "float32", "float64", "float16", "bfloat16"
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -35,7 +36,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 def compile_kernels(*files):
     """All kernels of these files, compiled together: one at a time would take ten times as long."""
     device = open_device("cuda", "bfloat16")
-    rows = gb.ACTIVATIONS.values(), [*FORMULAS]
+    rows = gb.ACTIVATIONS.values(), FORMULAS, RULES
     prepare(device.kernels, (made for made in instances(*rows) if made.kernel.file in files))
 
 

@@ -15,7 +15,7 @@ import pytest
 from tracing import TRACE, device_trace, launches, traced
 
 import gpu_backprop as gb
-from gpu_backprop.backend.formula import functor_name
+from gpu_backprop.backend.kernel_text import functor_name
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.losses import FORMULAS
@@ -23,7 +23,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.one_launch import build_epoch
-from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.optimizers import OPTIMIZERS, RULES
 
 pytestmark = pytest.mark.gpu
 
@@ -201,7 +201,7 @@ def test_every_kernel_of_a_step_is_audited():
     steps = [build() for build in CASES.values()]
     seen = {call.kernel for s in steps for o in s.plan.operations for call in o.calls if hasattr(call, "kernel")}
     assert {name.partition("<")[0] for name in seen} == set(heads()) - {"copy", "sum_of_squares"}
-    rows = [*(f for f in gb.ACTIVATIONS.values() if not f.rowwise), *FORMULAS]
+    rows = [*(f for f in gb.ACTIVATIONS.values() if not f.rowwise), *FORMULAS, *RULES]
     arguments = {argument for name in seen for argument in re.split(r"[<>, ]+", name)}
     assert {functor_name(row) for row in rows} <= arguments
 
@@ -260,16 +260,16 @@ def test_the_five_networks_on_record(number):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bytes_of_a_sixteen_bit_step(dtype):
     """Half the elementwise bytes; biases and the optimizer are in float32, which also writes what products read. In
-    float16 the loss reads its scale, ∇ is read and written once more, and the optimizer looks at the gate."""
+    float16 the loss reads its scale, ∇ is read once more, and the optimizer reads 1/S."""
     plan = training_step(gb.Dense(16, "relu"), gb.Dense(3, "softmax"), inputs=7, dtype=dtype).plan
     operations = {o.name: o for o in plan.operations}
     products = sum(o.bytes for o in plan.operations if o.name == "matmul")
     activations = 2 * ROWS * (2 * 7 + 5 * 16 + 3 * 3)
     stated = 2 * 4 * (16 + 3) + 3 * 8 * ROWS + 3 * 8 + 8 * ROWS + 3 * 8
     scaled, size = dtype == "float16", plan.buffers["parameters"].size
-    stated += scaled * (8 + 2 * 4 * size + 2 * 3 * 8 + 8)
-    assert plan.cost()["bytes"] - products - operations["adam"].bytes == activations + stated
-    assert operations["adam"].bytes == 30 * size + 2 * 6 * 8 + scaled * 8
+    stated += scaled * (8 + 4 * size + 2 * 3 * 8 + 8)
+    assert plan.cost()["bytes"] - products - operations["update"].bytes == activations + stated
+    assert operations["update"].bytes == 30 * size + 2 * 5 * 8 + scaled * 8
 
 
 # What the audit has to find -------------------------------------------------------------------------------------------

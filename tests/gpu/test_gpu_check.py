@@ -127,7 +127,7 @@ def operation(name, flops, moved):
 
 def test_the_floor_is_what_bounds_each_operation():
     peaks = gpu_steps.Peaks(2000.0, {"float32": 50.0, "tf32": 400.0})
-    product, other = operation("matmul", 4 * 10**9, 10**6), operation("adam", 10**6, 6 * 10**7)
+    product, other = operation("matmul", 4 * 10**9, 10**6), operation("update", 10**6, 6 * 10**7)
     assert gpu_steps.floor([product], peaks, "float32") == pytest.approx(80.0)  # 4 GFLOP at 50 TFLOP/s
     assert gpu_steps.floor([product], peaks, "tf32") == pytest.approx(10.0)
     assert gpu_steps.floor([other], peaks, "tf32") == pytest.approx(30.0)  # 60 MB at 2 TB/s
@@ -159,8 +159,8 @@ MEASURED = {
     "cuda": "13.1", "cupy": "14.2.0", "commit": "abc123", "commands": {"python -m pytest": "failed with status 1"},
     "readings": {"at the end": "40 °C"}, "copy_gb_s": 2900.0, "peaks_tflop_s": {"tf32": 401.25},
     "kernels": [{
-        "kernel": "adam<float, 4>", "dtype": "float32", "shape": [16, 64], "bytes": 28_000_000, "us": 11.111,
-        "gb_s": 2520.0, "percent_of_copy": RANGE,
+        "kernel": "update<float, update_adam, 4>", "dtype": "float32", "shape": [16, 64], "bytes": 28_000_000,
+        "us": 11.111, "gb_s": 2520.0, "percent_of_copy": RANGE,
     }],
     "kernels left out": ["train_epoch"], "doors": ["tf32: cuBLAS 13.0.0 is called directly"],
     "products": [{
@@ -211,7 +211,7 @@ def test_both_files_name_the_circumstances_and_hold_all_that_was_measured(tmp_pa
         "| 784-300-10 | 128 | gpu_backprop | 12.3 (0.50 to 1,234) | - |",
         "| 784-300-10 | 128 | PyTorch, eager (PyTorch 9.9) | 12.3 (0.50 to 1,234) | 12.3 (0.50 to 1,234) |",
         "| 784-300-10 | 128 | JAX, jitted step | missing: jax is not installed | - |",
-        "| `adam<float, 4>` | 16 × 64 | 28.0 | 11.1 | 2,520 | 12.3 (0.50 to 1,234) |",
+        "| `update<float, update_adam, 4>` | 16 × 64 | 28.0 | 11.1 | 2,520 | 12.3 (0.50 to 1,234) |",
         "| 64-128-10 | ∇W1 = xᵀ@∇z1 | 64 × 32 × 128 | tf32 | 3.33 | 7.77 | 12.3 (0.50 to 1,234) |",
         "| `python -m pytest` | failed with status 1 |",
         "| a copy | DeviceError: a / b |",

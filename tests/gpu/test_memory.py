@@ -287,7 +287,7 @@ def test_a_network_that_does_not_fit(pool):
         network(dtype="float16", width=50_000)
     assert list(raised.value.needs) == ["parameters", "gradients", "parameters (float16)"]
     assert pool.used_bytes() == before
-    with pytest.raises(gb.OutOfMemoryError, match=r"The state of Adam\(.*\n  moments m .*\n  moments v ") as raised:
+    with pytest.raises(gb.OutOfMemoryError, match=r"The state of Adam\(.*\n  moments ") as raised:
         trainer_of(network(width=10_000))
     del raised
     gc.collect()

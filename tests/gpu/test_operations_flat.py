@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from operation_pairs import MODELS_SHAPES, Given, a, check, compile_kernels, dtypes, random, t, to_be_written
 
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.training.optimizers import RULES
 
 pytestmark = pytest.mark.gpu
 
@@ -100,57 +102,45 @@ def test_unscale(spoilt, dtype):
     """A number that is not finite, in any model and at any place; weights or none, or none that weighs anything."""
     for n, models in itertools.product((1, 33, 1000, 70_000), (None, 3)):
         rng, models_shape = random(spoilt, dtype, n, models), () if models is None else (models,)
-        for (k, state), sums in itertools.product(enumerate(STATES), (None, 2.5, 0.0)):
-            if n == 70_000 and (k > 1 or sums == 0.0):
+        for (k, state), counts in itertools.product(enumerate(STATES), (None, 1.0, 0.0)):
+            if n == 70_000 and (k > 1 or counts == 0.0):
                 continue
             g = rng.normal(size=(*models_shape, n))
             if spoilt is not None:
                 g.reshape(-1, n)[-1, rng.integers(n)] = spoilt
             scaling = Given(np.broadcast_to(np.array(state, np.float64), (*models_shape, 3)).copy(), out=True)
-            weight_sum = None if sums is None else Given(np.full(models_shape, sums))
-            gate = Given(np.full(models_shape, np.nan), out=True)
-            check(dtype, "unscale", a(g, out=True), scaling, weight_sum, gate, 2000, 2.0**24)
+            counted = None if counts is None else Given(np.full(models_shape, counts))
+            factor = Given(np.full(models_shape, np.nan), out=True)
+            check(dtype, "unscale", a(g), scaling, counted, factor, 2000, 2.0**24)
 
 
 # Optimizers -----------------------------------------------------------------------------------------------------------
 
-SETTINGS = {
-    "sgd": (("velocity",), (0.1, 0.9)),
-    "rmsprop": (("v",), (0.01, 0.9, 1e-8)),
-    "adagrad": (("v",), (0.01, 1e-10)),
-    "adam": (("m", "v"), (0.01, 0.9, 0.999, 1e-8, 0.0)),
-}
-STEPS = [
-    ("sgd", lambda moments: (None, False), {}),
-    ("sgd", lambda moments: (*moments, False), {}),
-    ("sgd", lambda moments: (*moments, True), {}),
-    ("rmsprop", lambda moments: moments, {}),
-    ("adagrad", lambda moments: moments, {}),
-    ("adam", lambda moments: (*moments, False), {}),
-    ("adam", lambda moments: (*moments, True), {4: 0.1}),
-]
-
 
 @dtypes
-@pytest.mark.parametrize(("name", "arguments", "changed"), STEPS)
-def test_optimizers(name, arguments, changed, dtype):
-    """A step, with every gate: none, open, shut, one a member; with 16-bit copies of what it writes."""
-    names, settings = SETTINGS[name]
-    settings = [changed.get(k, value) for k, value in enumerate(settings)]
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_optimizers(rule, dtype):
+    """A step, with every factor of the gradients: none, 1, 0, 1/S, one a member; with and without groups, some of which
+    are frozen; with 16-bit copies of what it writes."""
+    rate, *others = rule.settings.values()
+    blocks_of = ALIGNMENT // (8 if dtype == "float64" else 4)
     for n, models_shape in itertools.product((1, 33, 1000, 30_000, 0), MODELS_SHAPES):
-        rng = random(name, dtype, n, models_shape)
-        gates = [
-            None,
-            np.ones(models_shape),
-            np.zeros(models_shape),
-            np.arange(3.0) if models_shape else np.asarray(2.5),
-        ]
-        for gate in gates if n == 33 else gates[::3]:
+        rng = random(rule.name, dtype, n, models_shape)
+        several = np.array([1, 0, 2.0**-9]) if models_shape else np.asarray(2.0**-9)
+        factors = [None, np.ones(models_shape), np.zeros(models_shape), several]
+        groups = rng.choice([0, 0.5, 1, 2], (2, -(-n // blocks_of))) if n else None
+        for k, factor in enumerate(factors if n == 33 else factors[::3]):
             w, g = rng.normal(size=(2, *models_shape, n))
-            moments = tuple(a(rng.uniform(0.1, 1, w.shape), out=True) for _ in names)
-            hyper = Given(np.broadcast_to([4.0, *settings], (*models_shape, 1 + len(settings))).copy(), out=True)
-            moves = np.ones((*models_shape, 1), bool) if gate is None else (gate != 0)[..., None]
+            moments = a(rng.uniform(0.1, 1, (len(rule.moments), *w.shape)), out=True) if rule.moments else None
+            settings = np.array([4.0, 10 * rate, *others])
+            hyper = Given(np.broadcast_to(settings, (*models_shape, len(settings))).copy(), out=True)
+            moves = np.ones((*models_shape, 1), bool) if factor is None else (factor != 0)[..., None]
+            if (given := groups if k % 2 else None) is not None:
+                moves = moves & (np.repeat(given[0], blocks_of)[:n] != 0)
             g = np.where(moves, g, np.inf)  # after an overflow
             half_parameters = t(np.where(moves, np.nan, w), out=True) if dtype in ("float16", "bfloat16") else None
-            gate = None if gate is None else Given(gate)
-            check(dtype, name, a(w, out=True), a(g), *arguments(moments), hyper, gate, half_parameters)
+            check(
+                dtype, "update", a(w, out=True), a(g), moments, rule, hyper, None if factor is None else Given(factor),
+                None if given is None else a(given), half_parameters,
+                reference="float64" if given is None or dtype == "float64" else "float32",  # of as many a block
+            )  # fmt: skip

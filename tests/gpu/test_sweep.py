@@ -10,6 +10,7 @@ from sweep import LOSSES, OPTIMIZERS, VALUES, check_activation, check_loss, chec
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
+from gpu_backprop.training.optimizers import RULES
 
 pytestmark = pytest.mark.gpu
 FILES = "layers.cu", "losses.cu", "softmax.cu", "optimizers.cu"
@@ -19,7 +20,7 @@ FILES = "layers.cu", "losses.cu", "softmax.cu", "optimizers.cu"
 def device(request):
     """With all that these tests launch compiled together, in one dtype and without vectors."""
     device = open_device("cuda", request.param)
-    wanted = (made for made in instances(ACTIVATIONS.values(), FORMULAS) if made.kernel.file in FILES)
+    wanted = (made for made in instances(ACTIVATIONS.values(), FORMULAS, RULES) if made.kernel.file in FILES)
     prepare(device.kernels, (made for made in wanted if device.dtype in made.chosen.values()))
     return device
 

@@ -20,11 +20,14 @@ from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_runners_losses import RUNNERS
 from lib.kernel_instances import instances
 
+from gpu_backprop.backend.compiled.operations_text import FILES
 from gpu_backprop.backend.cuda.kernel_instance import Instance
-from gpu_backprop.backend.formula import Activation, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import functor, source
+from gpu_backprop.backend.formula import Activation, LossFormula
+from gpu_backprop.backend.kernel_text import functor, functor_name, source
+from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
+from gpu_backprop.training.optimizers import ADAM, RULES
 
 EXPORTS = """
 template<class Op, class A> struct Reduction {
@@ -60,6 +63,12 @@ void philox_block(const u64* c, u64* words, float* numbers) {
 LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, const {A}* numbers) {{
   for (int i = 0; i < n; i++) out[i] = {name}::{part}({operands});
 }}"""
+PREPARE = """void {name}_{dtype}(double step, const double* setting, {A}* out) {{
+  {name}::of<{A}> rule;
+  rule.prepare<{C}>(step, setting);
+  const {A} found[] = {{ {coefficients} }};
+  for (unsigned i = 0; i < sizeof found / sizeof found[0]; i++) out[i] = found[i];
+}}"""
 
 
 def loops(row: Activation | LossFormula) -> str:
@@ -72,15 +81,40 @@ def loops(row: Activation | LossFormula) -> str:
     )
 
 
-@pytest.fixture(scope="session")
-def host(shared: Path) -> ctypes.CDLL:
-    """The shared texts and the formulas, with the undefined-behaviour checks on."""
-    rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
-    parts = ['#include "host.hpp"', "#define BP_16_BIT", source("philox.cuh"), *map(functor, rows), EXPORTS]
-    text = "\n".join([*parts, *map(loops, rows), "}"])
+def preparations(rule: UpdateRule, types: Mapping[str, tuple[str, str]]) -> str:
+    """C functions that work out the coefficients of a rule, with the factor of the weights before them; types: by
+    dtype, those of parameters and of what coefficients are worked out in."""
+    coefficients = ", ".join(f"rule.{name}" for name in ("weight_shrink", "weight_keep", *rule.coefficients))
+    return "\n".join(
+        PREPARE.format(name=functor_name(rule), dtype=dtype, A=A, C=C, coefficients=coefficients)
+        for dtype, (A, C) in types.items()
+    )
+
+
+def library(folder: Path, name: str, text: str) -> ctypes.CDLL:
+    """A text as a library, with the undefined-behaviour checks on."""
     # -Bsymbolic: it calls its own functions, even where what an emulated device has loaded defines some of that name
     flags = ["-O1", "-fsanitize=undefined", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
-    return ctypes.CDLL(str(once(shared / "host", lambda folder: compile_host(folder, "host", text, flags)) / "host"))
+    return ctypes.CDLL(str(once(folder / name, lambda at: compile_host(at, name, text, flags)) / name))
+
+
+@pytest.fixture(scope="session")
+def host(shared: Path) -> ctypes.CDLL:
+    """The shared texts and the formulas."""
+    rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
+    texts = source("philox.cuh", "optimizers.cuh")
+    parts = ['#include "host.hpp"', "#define BP_16_BIT", texts, *map(functor, [*rows, *RULES]), EXPORTS]
+    types = {"float32": ("float", "float"), "float64": ("double", "double")}
+    text = "\n".join([*parts, *map(loops, rows), *(preparations(rule, types) for rule in RULES), "}"])
+    return library(shared, "host", text)
+
+
+@pytest.fixture(scope="session")
+def host_of_cpu(shared: Path) -> ctypes.CDLL:
+    """The rules of optimizers as the CPU's own kernels have them."""
+    parts = [source(FILES["update"]), *map(functor, RULES), 'extern "C" {']
+    text = "\n".join([*parts, *(preparations(rule, {"float32": ("float", "double")}) for rule in RULES), "}"])
+    return library(shared, "host_of_cpu", text)
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +135,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everything() -> list[Instance]:
     """Every instance of every kernel."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes, which brings bfloat16, is not installed")
-    return list(instances(ACTIVATIONS.values(), [*FORMULAS]))
+    return list(instances(ACTIVATIONS.values(), FORMULAS, RULES))
 
 
 @pytest.fixture(scope="session")
 def few(everything: list[Instance]) -> list[Instance]:
     """Each kernel in float32, with one formula, or its first instance where there is none such: what is run on real
     threads, unless in the full form."""
-    first = {"F": next(iter(ACTIVATIONS.values())), "E": next(iter(LOSSES.values())).formula}
+    first = {"F": next(iter(ACTIVATIONS.values())), "E": next(iter(LOSSES.values())).formula, "U": ADAM}
     usual = {**first, "T": "float32", "S": "float32", "A": "float32"}
 
     def is_usual(made: Instance) -> bool:

@@ -161,11 +161,12 @@ def draws(made: Instance, number: int, layout: str, form: str) -> Iterator[tuple
     """The cases of the instance with that number, and the orders to run each in.
 
     form: "full": each shape four times, in all orders; "once": each shape once, in all orders; "small": the first shape
-    and five more, each in one order; "fewer": and three more; "threads": what ThreadSanitizer gets.
+    and five more, each in one order; "fewer": and three more; "threads": what ThreadSanitizer gets, three times.
     """
     shapes = THREADS[layout] if form == "threads" else SHAPES[layout]
     first, *rest = shapes
-    chosen = [(shape, repeat) for shape in shapes for repeat in range(4 if form == "full" else 1)]
+    repeats = {"full": 4, "threads": 3}.get(form, 1)
+    chosen = [(shape, repeat) for repeat in range(repeats) for shape in shapes]
     if form in ("small", "fewer"):
         more = 5 if form == "small" else 3
         chosen = [(first, number), *((rest[(3 * number + k) % len(rest)], number + k) for k in range(more))]

@@ -1,5 +1,5 @@
 """How a case of a kernel is made: its arguments, its launch, and what numpy_ops gives in float64. The kernels of the
-losses are in kernel_runners_losses."""
+losses and of the optimizers are in files of their own."""
 
 from __future__ import annotations
 
@@ -182,74 +182,3 @@ def residual_sums(d: Draw) -> Case:
     }  # fmt: skip
     near = Near(expected, d.tolerance() * (4 + expected))
     return d.case((d.column_groups, d.groups), parameters, {"sums": near})
-
-
-def optimizer(d: Draw, moments: dict[str, float], settings: tuple[float, ...], binder, **more: bool) -> Case:
-    """A step, with moments from 0 or -4 to 4; hyper: step, settings."""
-    n, hyper_size = d.cols, len(settings) + 1
-    w, g = d.numbers((d.models, n), d.A), d.numbers((d.models, n), d.A)
-    state = {name: d.numbers((d.models, n), d.A, low) for name, low in moments.items()}
-    hyper = d.memory.holding(np.tile([d.pick(0, 4), *settings], (d.models, 1)), np.float64)
-    gate = d.memory.holding(d.random.integers(0, 2, d.models), np.float64) if d.flip() else None
-    half_parameters = d.empty((d.models, n), d.T) if d.flip() else None
-    parameters = {
-        "w": w,
-        "g": g,
-        **state,
-        "hyper": hyper,
-        "gate": gate,
-        "half_parameters": half_parameters,
-        "tickets": d.tickets(d.models),
-    }
-    after = {name: exact(a) for name, a in (("w", w), ("hyper", hyper), *state.items())}
-    flags = {name: flag for name, flag in more.items() if name != "decay"}
-    given_state = [after[name] for name in state] if state else [None] if "nesterov" in more else []
-    reference(binder, after["w"], exact(g), *given_state, *more.values(), after["hyper"], exact(gate), None)
-    wanted = {name: Near(values, d.tolerance() * (1 + abs(values))) for name, values in after.items()}
-    wanted["hyper"] = Exactly(after["hyper"])
-    if half_parameters is not None:
-        moved = np.ones(d.models, bool) if gate is None else np.array(gate) != 0
-        copied = np.where(moved[:, None], after["w"], np.nan)
-        wanted["half_parameters"] = Near(copied, d.tolerance() * (1 + abs(copied)))
-    if "nesterov" in more and not state:
-        parameters["velocity"] = None
-    assert hyper.shape == (d.models, hyper_size)
-    return d.case((d.groups, 1), parameters | {name: int(flag) for name, flag in flags.items()} | {"n": n}, wanted)
-
-
-def unscale(d: Draw) -> Case:
-    """Gradients that are finite, or one of them not, in any place; scales at their bounds and between them."""
-    n, patience, largest = d.cols, d.pick(1, 2, 5), 2.0 ** d.pick(0, 1, 6)
-    g = d.numbers((d.models, n), d.chosen["A"])
-    for model in range(d.models if n else 0):
-        if d.flip():
-            g[model, d.random.integers(n)] = d.pick(np.inf, -np.inf, np.nan)
-    scales, streaks = 2.0 ** d.random.integers(0, 7, d.models), d.random.integers(0, patience + 1, d.models)
-    scaling = d.memory.holding(np.stack([np.minimum(scales, largest), streaks, 3 * streaks], axis=-1), np.float64)
-    weight_sum = d.memory.holding(d.pick(0.0, 2.5, 1.0) * d.random.integers(0, 2, d.models), "f8") if d.flip() else None
-    gate = d.empty((d.models,), np.float64)
-    parameters = {
-        "g": g, "scaling": scaling, "weight_sum": weight_sum, "gate": gate, "part": d.empty((d.models, d.groups), "u4"),
-        "tickets": d.tickets(d.models), "n": n, "patience": patience, "largest": largest,
-    }  # fmt: skip
-    values, state, opened = exact(g), exact(scaling), np.empty(d.models)
-    reference(numpy_ops.unscale, values, state, exact(weight_sum), opened, patience, largest)
-    wanted = {"g": values.astype(d.chosen["A"]), "scaling": state, "gate": opened}
-    return d.case((d.groups, 1), parameters, {name: Near(a, 0) for name, a in wanted.items()})
-
-
-def sgd(d: Draw) -> Case:
-    return optimizer(d, {"velocity": -4} if d.flip(0.7) else {}, (0.1, 0.9), numpy_ops.sgd, nesterov=d.flip())
-
-
-def rmsprop(d: Draw) -> Case:
-    return optimizer(d, {"v": 0}, (0.1, 0.9, 1e-7), numpy_ops.rmsprop)
-
-
-def adagrad(d: Draw) -> Case:
-    return optimizer(d, {"v": 0}, (0.1, 1e-7), numpy_ops.adagrad)
-
-
-def adam(d: Draw) -> Case:
-    decay = d.flip()
-    return optimizer(d, {"m": -4, "v": 0}, (0.1, 0.9, 0.999, 1e-7, 0.01 if decay else 0.0), numpy_ops.adam, decay=decay)

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 import kernel_runners as other
+import kernel_runners_optimizers as optimizers
 import kernel_runners_train_epoch as blocks
 import numpy as np
-from kernel_cases import Array, Case, Near, reference
+from kernel_cases import Array, Case, Exactly, Near, reference
 from kernel_draws import Draw, exact
 
 from gpu_backprop.backend import numpy_ops
@@ -151,18 +152,14 @@ def normalize_weights(d: Draw) -> Case:
         weights[0] = 0
     scales, total = d.empty((d.models,), "f8") if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
     loss_scale = column(d, 2.0 ** d.random.integers(0, 24, d.models))
-    sums, expected, ratios = np.empty(d.models), exact(total), None if scales is None else np.empty(d.models)
-    reference(numpy_ops.normalize_weights, exact(weights), exact(loss_scale), sums, ratios, expected)
+    factor, expected, ratios = np.empty(d.models), exact(total), None if scales is None else np.empty(d.models)
+    reference(numpy_ops.normalize_weights, exact(weights), exact(loss_scale), factor, ratios, expected)
     parameters = {
-        "weights": weights,
-        "loss_scale": loss_scale,
-        "weight_sum": d.empty((d.models,), "f8"),
-        "scales": scales,
-        "total": total,
-        "rows": n,
-    }
-    rounding = d.tolerance(n, "f8") * (1 + sums)
-    wanted = {"weight_sum": Near(sums, rounding), "total": Near(expected, rounding[:, None])}
+        "weights": weights, "loss_scale": loss_scale, "factor": d.empty((d.models,), "f8"), "scales": scales,
+        "total": total, "rows": n,
+    }  # fmt: skip
+    rounding = d.tolerance(n, "f8") * (1 + exact(weights).sum(1))
+    wanted = {"factor": Exactly(factor), "total": Near(expected, rounding[:, None])}
     if scales is not None:
         wanted["scales"] = Near(ratios, d.tolerance(n, "f8") * ratios)
     return d.case((1, 1), parameters, wanted)
@@ -179,11 +176,8 @@ RUNNERS = {
     "gather": (other.gather, "columns"),
     "advance": (other.advance, "flat"),
     "copy": (other.copy, "flat"),
-    "unscale": (other.unscale, "flat"),
-    "sgd": (other.sgd, "flat"),
-    "rmsprop": (other.rmsprop, "flat"),
-    "adagrad": (other.adagrad, "flat"),
-    "adam": (other.adam, "flat"),
+    "unscale": (optimizers.unscale, "flat"),
+    "update": (optimizers.update, "flat"),
     "residual_sums": (other.residual_sums, "columns"),
     "sum_of_squares": (other.sum_of_squares, "flat"),
     "loss_gradient": (loss_gradient, "rows"),

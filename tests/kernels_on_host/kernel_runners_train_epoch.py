@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
+from kernel_runners_optimizers import exact_groups, groups_of, hyper_of
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
-from gpu_backprop.backend.cuda.ops.train_epoch import OPTIMIZERS, TAKES
+from gpu_backprop.backend.cuda.ops.train_epoch import TAKES
 from gpu_backprop.backend.formula import ACCURACY_KIND, IDENTITY, LossFormula
+from gpu_backprop.backend.update_rule import UpdateRule
 
 POSITIVE = "cross_entropy", "binary_cross_entropy", "poisson"
 """Losses of y > 0: of y around f(½), which the last layer's small W and b = ½ give."""
 
-HYPER = {"sgd": (0.02, 0.9), "nesterov": (0.02, 0.9), "adam": (0.01, 0.9, 0.99, 0.01, 0.1)}
-"""The learning rate, for one row or a mean over some, and the optimizer's settings."""
+RATE, SETTINGS = 0.02, {"beta2": 0.99, "epsilon": 0.01, "weight_decay": 0.1}
+"""The learning rate, for one row or a mean over some; and settings that do not magnify the rounding of gradients."""
 
 
 def network(d: Draw, fused: str, near_half: bool) -> BlockLayout:
@@ -121,37 +123,38 @@ def train_epoch(d: Draw) -> Case:
     start = d.pick(0, 0, 2)  # where the last row stands in at the end
     batch = d.pick(1, 4, 7, 50)
     micro = min(d.pick(1, 2, 5, 50), batch, max(d.rows, 1))
-    optimizer, mean = d.pick("sgd", "sgd", "nesterov", "adam", "adam"), d.flip(0.7)
-    moments = ("m", "v") if optimizer == "adam" else ("m",) if optimizer == "nesterov" or d.flip() else ()
-    rate, *settings = HYPER[optimizer]
-    rate *= (0.01 if near_half else 1) / (1 if mean or optimizer == "adam" else batch)
-    hyper = d.memory.holding(np.tile([d.pick(0, 4), rate, *settings], (d.models, 1)), np.float64)
+    rule, mean = d.chosen["U"], d.flip(0.7)
+    rate = RATE * (0.01 if near_half else 1) / (1 if mean else batch)
+    hyper = hyper_of(d, rule, d.pick(0, 4), rate, **SETTINGS)
     w = d.memory.holding(parameters_of(d, layout, near_half), A)
-    state: dict[str, Array | None] = {"m": None, "v": None}
-    state |= {name: d.memory.holding(np.zeros((d.models, layout.parameters)), A) for name in moments}
+    moments = d.memory.holding(np.zeros((len(rule.moments), *w.shape)), A) if rule.moments else None
+    groups = groups_of(d, layout.parameters, A)
     total = d.numbers((d.models, 3), np.float64, 1, 2)
     tail = (d.rows % batch or batch) if d.rows else batch
     parameters = {
         "x": x, "target": target, "order": order, "cursor": d.memory.holding([start], np.int64),
-        "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.empty(w.shape, A), **state,
-        "hyper": hyper, "numbers": d.memory.holding(numbers, np.float64), "loss_numbers": numbers.shape[1],
-        "total": total, "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
+        "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.empty(w.shape, A),
+        "moments": moments, "hyper": hyper, "groups": groups, "numbers": d.memory.holding(numbers, np.float64),
+        "loss_numbers": numbers.shape[1], "total": total,
+        "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
         "target_cols": target.shape[1], "layers": len(layout.layers), "n": layout.parameters,
-        "settings": hyper.shape[1], "micro": micro, "lanes": min(32, 1 << (outputs - 1).bit_length()),
+        "settings": hyper.shape[1], "count": len(rule.moments),
+        "blocks": 0 if groups is None else groups.shape[1], "micro": micro,
+        "lanes": min(32, 1 << (outputs - 1).bit_length()),
         "scale": 1 / batch if mean else 1.0, "tail_scale": 1 / tail if mean else 1.0,
         "share": 1 / outputs if row.mean_over_outputs and not fused else 1.0,
-        "accuracy": ACCURACY_KIND[accuracy], "takes": TAKES[fused], "optimizer": OPTIMIZERS[optimizer],
+        "accuracy": ACCURACY_KIND[accuracy], "takes": TAKES[fused],
     }  # fmt: skip
     if fused and row.mean_over_outputs:
         loss = dataclasses.replace(loss, mean_over_outputs=False)
-    wanted = expected(d, layout, parameters, loss, optimizer, mean, moments)
+    wanted = expected(d, layout, parameters, loss, rule, mean)
     return d.case((1, 1), parameters, wanted, shared=layout.size(micro))
 
 
 def expected(
-    d: Draw, layout: BlockLayout, given: dict[str, Any], loss: LossFormula, optimizer: str, mean: bool, moments
-):
-    after = {name: exact(given[name]) for name in ("w", *moments, "hyper", "total")}
+    d: Draw, layout: BlockLayout, given: dict[str, Any], loss: LossFormula, rule: UpdateRule, mean: bool
+) -> dict[str, Near]:
+    after = {name: exact(given[name]) for name in ("w", "moments", "hyper", "total")}
     places = np.minimum(given["cursor"][0] + np.arange(d.rows), d.rows - 1)
     labelled = given["target"].dtype == np.int64
     for begin in range(0, d.rows, given["batch"]):
@@ -161,12 +164,7 @@ def expected(
         scale = 1 / chosen.shape[1] if mean else 1.0
         x, numbers = exact(given["x"])[chosen], exact(given["numbers"])
         after["g"] = gradient(layout, after["w"], x, target, loss, numbers, scale, after["total"])
-        state = [after[name] for name in moments]
-        if optimizer == "adam":
-            reference(numpy_ops.adam, after["w"], after["g"], *state, True, after["hyper"], None, None)
-        else:
-            velocity = state[0] if state else None
-            nesterov = optimizer == "nesterov"
-            reference(numpy_ops.sgd, after["w"], after["g"], velocity, nesterov, after["hyper"], None, None)
+        state = after["w"], after["g"], after["moments"], rule, after["hyper"]
+        reference(numpy_ops.update, *state, None, exact_groups(given["groups"]), None)
     rounding = 8 * d.tolerance(4 * d.rows * d.cols, given["w"].dtype)
-    return {name: Near(values, rounding * (1 + abs(values))) for name, values in after.items()}
+    return {name: Near(a, rounding * (1 + abs(a))) for name, a in after.items() if a is not None}

@@ -1,4 +1,5 @@
-"""Each formula of the tables is written twice, for NumPy and for CUDA: here both are run on the CPU and compared."""
+"""Each formula of the tables is written twice, for NumPy and for CUDA: here both are run on the CPU and compared; so
+are the coefficients of optimizers, whose one text Python and C++ read."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import sweep
 
-from gpu_backprop.backend.formula import functor_name
+from gpu_backprop.backend.kernel_text import functor_name
+from gpu_backprop.backend.update_rule import largest_gradient
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.training.optimizers import RULES
 
 RELATIVE = {"float32": 16 * 2.0**-23, "float64": 1e-12}
 
@@ -133,3 +136,23 @@ def test_losses_are_exact_to_rounding(host, name, dtype):
     for part, wanted in zip(("value", "slope"), right, strict=True):
         got = in_cuda(host, f"{functor_name(row)}_{part}", y, target, numbers=numbers)
         sweep.assert_right(got, wanted, name, np.maximum(1, target.astype(sweep.L)))
+
+
+@pytest.mark.parametrize(("where", "dtype"), [("host", "float64"), ("host", "float32"), ("host_of_cpu", "float32")])
+@pytest.mark.parametrize("rule", RULES, ids=functor_name)
+def test_the_coefficients_of_an_update_rule(request, rule, where, dtype):
+    """In float64, and as the kernels have them in float32, which CUDA's work out in float32 too."""
+    library, largest = request.getfixturevalue(where), largest_gradient(np.dtype(dtype))
+    rate, *others = rule.settings
+    for low in (0.0, 0.5, None):  # of all settings but the learning rate
+        settings = {name: value if low is None else low for name, value in rule.settings.items()}
+        settings |= {rate: 0.3} | ({"epsilon": 1e-8} if "epsilon" in others else {})
+        values = np.array([*settings.values()])
+        shrink = settings[rate] * settings.get("weight_decay", 0)
+        for step in (1, 2, 10, 1000, 10**6):
+            wanted = [shrink, 1 - shrink, *rule.evaluator(rule.coefficients.values())(largest, float(step), *values)]
+            got = np.full(len(wanted), np.nan, dtype)
+            library[f"{functor_name(rule)}_{dtype}"](
+                ctypes.c_double(step), ctypes.c_void_p(values.ctypes.data), ctypes.c_void_p(got.ctypes.data)
+            )
+            np.testing.assert_allclose(got, wanted, rtol=RELATIVE[dtype], err_msg=f"{settings}, step {step}")

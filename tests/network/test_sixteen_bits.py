@@ -36,7 +36,7 @@ def test_what_is_kept_in_which_dtype():
         "z1", "y1", "mask2", "z2", "y2", "z3", "y3", "∇y3", "∇z3", "∇y2", "∇z2", "∇y1", "∇z1", "parameters (float16)"
     }  # fmt: skip
     assert {name for name, dtype in seen.items() if dtype == "float32"} == {
-        "∇W1", "∇b1", "∇W3", "∇b3", "parameters", "m", "v", "gradients"
+        "∇W1", "∇b1", "∇W3", "∇b3", "parameters", "moments"
     }  # fmt: skip
     assert {net.parameters.dtype, net.gradients.dtype} == {np.dtype(np.float32)}
     plan = trainer.plan(labels=False, weights=True)
@@ -142,15 +142,29 @@ class TestTheLossIsScaled:
         plan = gb.Trainer(network()).plan(weights=True)
         named = {o.name: o for o in plan.operations}
         assert named["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·S·w/Σw, E += e"
-        assert named["unscale"].formula == "∇ ← ∇/S"
-        assert (
-            list(named["normalize_weights"].writes) == ["Σw", "S/Σw", "E"] and "S" in named["normalize_weights"].reads
-        )
-        assert list(named["unscale"].writes) == ["gradients", "loss scaling", "gate"]
-        assert "gate" in named["adam"].reads and "Σw" not in named["adam"].reads
+        assert named["unscale"].formula == "1/S, or 0 where ∇ overflows"
+        normalized = named["normalize_weights"]
+        assert list(normalized.writes) == ["Σw ≠ 0", "S/Σw", "E"] and "S" in normalized.reads
+        assert list(named["unscale"].writes) == ["loss scaling", "1/S"] and "Σw ≠ 0" in named["unscale"].reads
+        assert "1/S" in named["update"].reads and "Σw ≠ 0" not in named["update"].reads
         single = {o.name: o for o in gb.Trainer(network("float32")).plan(weights=True).operations}
         assert single["softmax_cross_entropy"].formula == "∇z3 = (softmax(z3 + b3) − y*)·w/Σw, E += e"
-        assert "unscale" not in single and list(single["normalize_weights"].writes) == ["Σw", "1/Σw", "E"]
+        assert "unscale" not in single and list(single["normalize_weights"].writes) == ["Σw ≠ 0", "1/Σw", "E"]
+        assert "Σw ≠ 0" in single["update"].reads
+
+    def test_the_gradients_have_the_factor_and_the_step_has_not(self):
+        """In float16, net.gradients are S·∇ after a step, and W moves by −η∇."""
+        found = {}
+        for dtype in ("float16", "float32"):
+            net = gb.Network(3, [gb.Dense(5, "tanh"), gb.Dense(2, "softmax")], device="cpu", dtype=dtype)
+            before = net.parameters.copy()
+            trainer = gb.Trainer(net, optimizer=gb.SGD(0.5))
+            scale = float(trainer.scaling.state[0]) if dtype == "float16" else 1.0
+            trainer.step(X, LABELS)
+            found[dtype] = net.gradients / scale, net.parameters - before
+        assert abs(found["float32"][0]).max() > 0.01
+        for half, single in zip(found["float16"], found["float32"], strict=True):
+            np.testing.assert_allclose(half, single, 1e-2, 2e-3)
 
     def test_the_history_tells_of_it(self):
         net = gb.Network(3, [gb.Dense(2)], dtype="float16", device="cpu")

@@ -118,7 +118,7 @@ def _surroundings() -> str:
     """Returns what a comparison depends on besides the library: NumPy and our Python, by size and time of the files."""
     package, found = Path(__file__).parents[2], [np.__version__]
     numpy = importlib.import_module("numpy._core._multiarray_umath").__file__
-    parts = "backend", "backend/numpy_ops", "backend/compiled", "backend/compiled/ops", "network"
+    parts = "backend", "backend/numpy_ops", "backend/compiled", "backend/compiled/ops", "network", "training"
     for file in (Path(numpy or ""), *(file for part in parts for file in sorted((package / part).glob("*.py")))):
         status = file.stat()
         found.append(f"{file} {status.st_size} {status.st_mtime_ns}")
@@ -158,6 +158,8 @@ def _near(got: Array, wanted: Array) -> Array:
 def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
     """Converts a case; arguments that are one array stay one array."""
     found: dict[int, Array] = {}
+    if name == "update" and (groups := given[6]) is not None:  # of blocks of bytes: there are twice as many
+        found[id(groups)] = np.repeat(groups, 2, axis=-1).astype(np.float64)
 
     def exact(a: Any) -> Any:
         if isinstance(a, list):
@@ -253,9 +255,9 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
-    """Yields steps with all kinds of gradients and moments ≥ 0; with and without factors of gradients and groups."""
+    """Yields steps with all kinds of gradients and moments ≥ 0; with and without factors of gradients and groups.
+    Settings whose default is at most 1 are such that each of them is seen in what comes out."""
     edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
-    settings = [value or 0.1 for value in rule.settings.values()]
     for shape, factor, blocks in (((17,), None, 0), ((3, 1100), [1, 0, 0.5], 18), (edges[0].shape, 1, 0)):
         w, g = some(*shape), some(*shape)
         moments = some(len(rule.moments), *shape, low=0.0) if rule.moments else None
@@ -263,7 +265,9 @@ def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
             g = edges[0].copy()
             if moments is not None:
                 moments[-1] = edges[1]
-        hyper = np.tile(np.array([2.0, *settings]), (*shape[:-1], 1))
+        settings = np.array([2.0, *rule.settings.values()])
+        hyper = some(*shape[:-1], len(settings), low=0.1, high=0.9, dtype=np.float64)
+        np.copyto(hyper, settings, where=abs(settings) > 1)
         groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (2, blocks)) if blocks else None
         factors = None if factor is None else np.array(factor, np.float64)
         written = [w, hyper, *([] if moments is None else [moments])]

@@ -319,12 +319,16 @@ def test_where_nothing_can_be_written_it_is_left_to_numpy(made_by, fresh, monkey
         assert open_device("cpu").ops is numpy_ops
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("adam", "rule.decay * w")])
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("matmul", "n, k, 1,"), ("advance", "+= by"), ("sum_of_squares", "rest += several[k]")]
+)
 def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, monkeypatch, name, wrong):
     """Each of these bugs is in the text once, or in both forms of the product."""
     operations = cpu_library.base()
     assert wrong in operations.text
-    spoilt = operations.text.replace(wrong, wrong.replace("1", "2").replace("by", "2").replace("decay", "b1"))
+    spoilt = operations.text.replace(
+        wrong, wrong.replace("1", "2").replace("by", "2").replace("+= several", "= several")
+    )
     monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=spoilt))
     with pytest.warns(RuntimeWarning, match=f"not used: {name} does not give what NumPy gives"):
         assert open_device("cpu").ops is numpy_ops

@@ -14,9 +14,11 @@ import numpy as np
 from gpu_backprop.backend.compiled import ops as compiled_ops, compiler, program
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.formula import IDENTITY
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES, CrossEntropy
+from gpu_backprop.training.optimizers import RULES
 
 program.SPLIT_NS = program.PARALLEL_NS = 0
 device = CpuDevice("", CpuLibrary(compiler.find(), 3), compiled_ops)
@@ -53,12 +55,13 @@ for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 1
         run("softmax_cross_entropy", z, b, labels, weights, *cross, 1.0, scales, z, total)
         run("softmax_cross_entropy", z, None, y, None, *cross, 1.0, None, z, total)
 for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
-    w, g, m, v, hyper = a(*models, n), a(*models, n), a(*models, n), abs(a(*models, n)), np.full((*models, 6), 0.5)
-    run("sgd", w, g, None, False, hyper[..., :3].copy(), None, None)
-    run("sgd", w, g, m, True, hyper[..., :3].copy(), np.ones(models), None)
-    run("rmsprop", w, g, v, hyper[..., :4].copy(), None, None)
-    run("adagrad", w, g, v, hyper[..., :3].copy(), None, None)
-    run("adam", w, g, m, v, True, hyper, np.ones(models), None)
+    w, g, blocks = a(*models, n), a(*models, n), -(-4 * n // ALIGNMENT)
+    groups = np.resize(np.float32([0, 1, 2]), (2, blocks))
+    for rule in RULES:
+        hyper = np.full((*models, 1 + len(rule.settings)), 0.5)
+        moments = abs(a(len(rule.moments), *models, n)) if rule.moments else None
+        run("update", w, g, moments, rule, hyper, None, None, None)
+        run("update", w, g, moments, rule, hyper, np.ones(models), groups, None)
     run("sum_of_squares", w, np.zeros(models))
     run("copy", w, g)
     order, outs = np.full((*models, 20), 99), [a(*models, 9, n), np.zeros((*models, 9), int), a(*models, 9)]
@@ -85,4 +88,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {8 * 7 * 9 + 8 * 6 * 2 + 8 * 19}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {8 * 7 * 9 + 8 * 6 * 2 + 8 * (4 * 7 + 9)}\n", done.stderr[-3000:]

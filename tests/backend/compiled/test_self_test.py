@@ -20,10 +20,12 @@ from gpu_backprop.backend.compiled.operations_text import base, of_row
 from gpu_backprop.backend.compiled.program import HEAD, barriers
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.network.losses import LOSSES
+from gpu_backprop.training.optimizers import ADAM, PLAIN, RULES
 
 TANH = gb.ACTIVATIONS["tanh"]
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
-FLAGS = "store_z", "nesterov", "hit", "a_transposed", "b_transposed"
+ROWS |= {rule.name: rule for rule in RULES}
+FLAGS = "store_z", "hit", "a_transposed", "b_transposed"
 
 
 @pytest.fixture
@@ -67,12 +69,14 @@ def plant(monkeypatch, row, right, wrong):
 
 def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch):
     """From the heads of kernels/cpu: what is written there tomorrow has to be compared too."""
-    seen, run = defaultdict(set), self_test._run
+    seen, run, heads = defaultdict(set), self_test._run, dict(base().heads)
+    for row in (TANH, LOSSES["cross_entropy"].formula, ADAM):
+        heads |= of_row(row).heads
 
     def noted(device, steps):
         run(device, steps)
         for step in steps:
-            head, _ = device.library.operation(step.name, row)
+            head = heads[step.name]
             seen[step.name, "parts"].add(int(step.record[1]) > 1)
             for k, p in enumerate(head.parameters):
                 value = int(step.record[HEAD + k])
@@ -80,12 +84,11 @@ def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch
 
     monkeypatch.setattr(self_test, "_run", noted)
     binders = set()
-    for row in (None, TANH, gb.ACTIVATIONS["identity"], LOSSES["cross_entropy"].formula):
+    for row in (None, TANH, gb.ACTIVATIONS["identity"], LOSSES["cross_entropy"].formula, PLAIN, ADAM):
         self_test.compare(on_threads(2), row)
         binders |= {name for name, *_ in self_test.cases(row)}
     names = [name for name, value in vars(Operations).items() if hasattr(value, "account")]
     assert binders == {name for name in names if getattr(compiled_ops, name) is not getattr(numpy_ops, name)}
-    heads = base().heads | of_row(TANH).heads | of_row(LOSSES["cross_entropy"].formula).heads
     for head in heads.values():
         assert seen[head.name, "parts"] == {True, False}, head.name
         for p in head.parameters:
@@ -103,14 +106,14 @@ def test_what_is_right_passes(device, row):
 def test_threads_wait_for_each_other_in_it(on_threads):
     """Where a step is counted, and then taken, in parts."""
     device = on_threads(2)
-    _, given, _ = next(case for case in self_test.cases(None) if case[0] == "adam")
-    steps = list(compiled_ops.adam(device, *given))
+    _, given, _ = next(self_test.cases(ADAM))
+    steps = list(compiled_ops.update(device, *given))
     self_test._run(device, steps)
     assert barriers(steps) == [False, True]
 
 
 def test_cases_are_the_same_each_time():
-    for row in (None, TANH, LOSSES["huber"].formula):
+    for row in (None, TANH, LOSSES["huber"].formula, ADAM):
         for (name, given, _), (same, again, _) in zip(self_test.cases(row), self_test.cases(row), strict=True):
             assert name == same
             for a, b in zip(given, again, strict=True):
@@ -123,7 +126,13 @@ def test_cases_are_the_same_each_time():
 @pytest.mark.parametrize(
     ("row", "right", "wrong", "told"),
     [
-        (None, "velocity[i] = mu * velocity[i] + g[i]", "velocity[i] = g[i]", "sgd"),
+        ("momentum", "velocity = mu * velocity + g", "velocity = g", "update of momentum"),
+        ("adamw", "rule.weight_keep * w", "w", "update of adamw"),
+        ("adam", "const double epsilon = setting[3]", "const double epsilon = setting[2]", "update of adam"),
+        ("rmsprop", "factor * g[i]", "g[i]", "update of rmsprop"),
+        ("adamw", "(rate * decay)", "rate", "update of adamw"),
+        ("rmsprop", "if (group.rate == 0.0f) continue;", "", "update of rmsprop"),
+        ("sgd", "hyper[model * settings] += 1", "hyper[model * settings] += 2", "update of sgd"),
         (None, "*ticket = 0;", ";", "column_sum does not give what NumPy gives when it is run again"),
         ("tanh", "grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "activation_gradient of tanh"),
         ("relu", "z < A(0) ? A(0) : z", "z > A(0) ? z : A(0)", "bias_activate of relu .* 0 instead of nan"),
@@ -158,7 +167,7 @@ def test_a_mistake_in_a_formula_leaves_it_to_numpy_in_the_middle_of_a_plan(cache
     assert len(said) == 1
     (replay,) = trainer.manual_steps._replays.values()
     compiled = {o.name: all(isinstance(c, self_test.KernelCall) for c in o.calls) for o in replay.plan.operations}
-    assert compiled["loss_gradient"] and compiled["adam"] and isinstance(net.device, CpuDevice)
+    assert compiled["loss_gradient"] and compiled["update"] and isinstance(net.device, CpuDevice)
     by_numpy = [o for o in replay.plan.operations if not all(isinstance(c, self_test.KernelCall) for c in o.calls)]
     assert {o.name for o in by_numpy} == {"bias_activate", "activation_gradient"}
     np.testing.assert_allclose(net.predict(x), trained("float64")[0].predict(x), 1e-3, 1e-4)

@@ -20,11 +20,12 @@ from gpu_backprop.backend.cuda.kernel_instance import (
     instance,
 )
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import Activation, Functions, LossFormula, functor_name
-from gpu_backprop.backend.kernel_text import functor, source
+from gpu_backprop.backend.formula import Activation, Functions, LossFormula
+from gpu_backprop.backend.kernel_text import functor, functor_name, source
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
+from gpu_backprop.training.optimizers import PLAIN, RULES
 
 LOSS_FORMULAS = [*FORMULAS]
 ELEMENTWISE = [row for row in ACTIVATIONS.values() if not row.rowwise]
@@ -40,6 +41,9 @@ template<class T, class E, class L> __global__ void judge(
     i64 n) {}
 template<class S, class A, int V> __global__ void cast(int n) {}
 template<class A, class S, class N, class E> __global__ void whole(int n) {}
+template<class T, class U> __global__ void move(
+    acc<T>* w,  // [n]
+    i64 n) {}
 template<class C> __global__ void count(
     C* counter) { // [1]
 }
@@ -134,6 +138,7 @@ BAD = {
     "width of A": (("cast", "uint8", "float64", 4), r"V must be one of \(1, 2\), got 4"),
     "loss for an activation": (("apply", "float32", HUBER, 1), "F must be an Activation that is not rowwise, got Loss"),
     "rowwise": (("apply", "float32", ACTIVATIONS["softmax"], 1), "F must be an Activation that is not rowwise"),
+    "loss for a rule": (("move", "float32", HUBER), "U must be an UpdateRule, got LossFormula"),
     "activation for a loss": (("judge", "float32", TANH, "int64"), "E must be a LossFormula, got Activation"),
 }
 
@@ -146,11 +151,12 @@ def test_arguments_outside_the_domains(folder, case):
 
 
 def test_instances_are_all_arguments_of_all_kernels(folder, bfloat16):
-    made = list(instances(ACTIVATIONS.values(), iter(LOSS_FORMULAS)))
+    made = list(instances(ACTIVATIONS.values(), iter(LOSS_FORMULAS), iter(RULES)))
     assert Counter(one.kernel.name for one in made) == {
         "apply": 4 * len(ELEMENTWISE) * 2,
         "judge": 4 * len(LOSS_FORMULAS) * 2,
         "cast": 5 * 2 * 2,
+        "move": 4 * len(RULES),
         "whole": 2 * len(ELEMENTWISE),
         "count": 2,
         "plain": 1,
@@ -166,15 +172,15 @@ def test_instances_are_all_arguments_of_all_kernels(folder, bfloat16):
 
 
 def test_the_real_kernels_have_an_instance_for_every_row(bfloat16):
-    made = list(instances(ACTIVATIONS.values(), LOSS_FORMULAS))
+    made = list(instances(ACTIVATIONS.values(), LOSS_FORMULAS, RULES))
     assert len({one.name for one in made}) == len(made)
     used = Counter(name for one in made for name in one.functors if not name.startswith("functions_"))
-    assert set(used) == {functor_name(row) for row in ELEMENTWISE + LOSS_FORMULAS}
+    assert set(used) == {functor_name(row) for row in (*ELEMENTWISE, *LOSS_FORMULAS, *RULES)}
     assert {one.kernel for one in made} == set(heads().values())
 
 
 def test_a_kernel_with_functions_has_a_sample_with_all_arguments(folder, bfloat16):
-    made = [one for one in instances(ACTIVATIONS.values(), LOSS_FORMULAS) if one.kernel.name == "whole"]
+    made = [one for one in instances(ACTIVATIONS.values(), LOSS_FORMULAS, RULES) if one.kernel.name == "whole"]
     assert len(made) == 2 * len(ELEMENTWISE)
     assert all(one == instance("whole", *one.arguments) for one in made)
     for dtype in ("float", "double"):
@@ -194,9 +200,9 @@ def test_functions_bring_the_structs_they_choose_from(folder):
 def test_a_new_row_of_a_table_has_instances_at_once(bfloat16):
     new = Activation("new one", "z", None, None, "z + A(1)", "A(1)")
     rare = LossFormula("rare", partial(list), "y", "A(1)")
-    names = {one.name for one in instances([new], [rare])}
+    names = {one.name for one in instances([new], [rare], [replace(PLAIN, name="own")])}
     assert any(re.fullmatch(r"\w+<float, activation_new_one, 4>", name) for name in names)
-    assert any("loss_rare" in name for name in names)
+    assert any("loss_rare" in name for name in names) and "update<float, update_own, 4>" in names
 
 
 def test_every_type_has_a_spelling():

@@ -18,11 +18,12 @@ from gpu_backprop.backend.formula import Functions
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS
+from gpu_backprop.training.optimizers import ADAM, RULES
 
 BENCH = Path(__file__).parents[3] / "bench"
 RESULTS = BENCH / "results" / "kernels.json"
 CUDA_13 = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121}
-ROWS = {row.name for row in ACTIVATIONS.values() if not row.rowwise} | {row.name for row in FORMULAS}
+ROWS = {row.name for row in (*ACTIVATIONS.values(), *FORMULAS, *RULES) if not getattr(row, "rowwise", False)}
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_what_is_on_record_is_within_bounds(recorded, script):
 def test_the_record_is_of_these_kernels(recorded, nvrtc):
     count = len(list(nvrtc.every()))
     version = nvrtc.nvrtc()[0]
-    fresh = [m for m in nvrtc.every() if m.kernel.name in ("adam", "column_sum", "sigmoid_cross_entropy")]
+    fresh = [m for m in nvrtc.every() if m.kernel.name in ("update", "column_sum", "sigmoid_cross_entropy")]
     for file in sorted({made.kernel.file for made in fresh}):
         found = list(nvrtc.usages([made for made in fresh if made.kernel.file == file], 90))
         assert not [usage.fault for usage in found if usage.fault]
@@ -121,7 +122,7 @@ def test_an_instance_out_of_bounds_fails_the_script_by_name(nvrtc, monkeypatch, 
 
 @pytest.mark.nvrtc
 def test_spills_are_seen(nvrtc):
-    made = instance("adam", "float64", 2)
+    made = instance("update", "float64", ADAM, 2)
     text, count = re.subn(r"__launch_bounds__\(256[^()]*\)", "__launch_bounds__(1024, 2)", text_of([made]))
     assert count
     (usage,) = nvrtc.usages([made], 90, text)
@@ -142,7 +143,7 @@ def test_a_stack_is_seen(nvrtc):
     [(128, 0, 0, ""), (129, 0, 0, "takes 129 registers, more than 128"), (32, 8, 4, "spills 4 bytes, uses 8 bytes of")],
 )
 def test_what_is_a_fault(script, registers, stack, spilled, fault):
-    found = script.Usage("adam", "float32", "adam<float, 4>", 90, registers, 0, stack, spilled).fault
+    found = script.Usage("update", "float32", "update<float, update_adam, 4>", 90, registers, 0, stack, spilled).fault
     assert found.startswith(fault) and bool(found) == bool(fault)
 
 

@@ -16,6 +16,7 @@ from gpu_backprop.backend.numpy_ops import blocks
 from gpu_backprop.backend.numpy_ops.scratch import FAST_BROADCAST, Scratch, broadcast
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES, CrossEntropy
+from gpu_backprop.training.optimizers import RULES
 
 ROWS, UNITS = 13, 5
 ROW = UNITS * 4
@@ -89,34 +90,25 @@ class TestTheSameInSlabs:
 
         same(monkeypatch, size, case, exact=name != "softmax")
 
-    @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw"])
-    @pytest.mark.parametrize("gated", [False, True])
-    def test_optimizers(self, monkeypatch, size, models_shape, name, gated):
+    @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+    @pytest.mark.parametrize("scaled", [False, True])
+    def test_optimizers(self, monkeypatch, size, models_shape, rule, scaled):
         def case(device, rng):
             w, g, half_parameters = (
                 of(rng, *models_shape, ROWS * UNITS),
                 of(rng, *models_shape, ROWS * UNITS),
                 np.full((*models_shape, 65), 7, np.float16),
             )
-            moments = [np.zeros_like(w) for _ in range(2)]
-            binder, given, settings = {
-                "sgd": (numpy_ops.sgd, (None, False), (0.1, 0)),
-                "momentum": (numpy_ops.sgd, (moments[0], False), (0.1, 0.9)),
-                "nesterov": (numpy_ops.sgd, (moments[0], True), (0.1, 0.9)),
-                "rmsprop": (numpy_ops.rmsprop, moments[:1], (0.1, 0.9, 1e-8)),
-                "adagrad": (numpy_ops.adagrad, moments[:1], (0.1, 1e-8)),
-                "adam": (numpy_ops.adam, (*moments, False), (0.1, 0.9, 0.99, 1e-8, 0)),
-                "adamw": (numpy_ops.adam, (*moments, True), (0.1, 0.9, 0.99, 1e-8, 0.01)),
-            }[name]
-            hyper = np.broadcast_to(np.array([0, *settings]), (*models_shape, 1 + len(settings))).copy()
-            if models_shape:
-                hyper[:, 1] *= [1, 2, 3]
-            gate = np.ones(models_shape) if gated else None
-            if models_shape and gated:
-                gate[1] = 0
-            return binder(device, w, g, *given, hyper, gate, half_parameters), [w, half_parameters, *moments, hyper]
+            moments = np.zeros((len(rule.moments), *w.shape), np.float32) if rule.moments else None
+            hyper = np.tile([0.0, *rule.settings.values()], (*models_shape, 1))
+            hyper[..., 1] = [0.1, 0.2, 0.3] if models_shape else 0.1
+            factor = np.full(models_shape, 0.5) if scaled else None
+            if models_shape and scaled:
+                factor[1] = 0
+            calls = numpy_ops.update(device, w, g, moments, rule, hyper, factor, None, half_parameters)
+            return calls, [w, half_parameters, hyper, *([] if moments is None else [moments])]
 
-        same(monkeypatch, size, case, more=not gated)  # with a gate they are one call
+        same(monkeypatch, size, case, more=not scaled)  # with a factor they are one call
 
     @pytest.mark.parametrize("name", LOSSES)
     @pytest.mark.parametrize("weighted", [False, True])

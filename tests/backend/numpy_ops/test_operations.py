@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.training.optimizers import RULES
 
 
 @pytest.fixture
@@ -55,91 +57,123 @@ def test_copy_casts(device):
     np.testing.assert_array_equal(destination, [[np.float16(0.1), np.inf]])
 
 
-OPTIMIZERS = {
-    "sgd": (None, False),
-    "sgd, momentum": (np.zeros(5, np.float32), False),
-    "rmsprop": (np.zeros(5, np.float32),),
-    "adagrad": (np.zeros(5, np.float32),),
-    "adam": (np.zeros(5, np.float32), np.zeros(5, np.float32), True),
-}
-HYPER = {
-    "sgd": [0, 0.1, 0.9],
-    "rmsprop": [0, 0.1, 0.9, 1e-8],
-    "adagrad": [0, 0.1, 1e-8],
-    "adam": [0, 0.1, 0.9, 0.999, 1e-8, 0.1],
-}
+by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("gate", [None, 0.0, 2.0])
-def test_optimizers_write_a_low_copy_of_the_new_parameters(device, name, gate):
+def moments_of(rule, w, value=0.0):
+    return np.full((len(rule.moments), *w.shape), value, w.dtype) if rule.moments else None
+
+
+def hyper_of(rule):
+    return np.array([0, 0.1, *[*rule.settings.values()][1:]])
+
+
+@by_rule
+@pytest.mark.parametrize("factor", [None, 0.0, 0.5])
+def test_optimizers_write_a_low_copy_of_the_new_parameters(device, rule, factor):
     w, g = np.linspace(-1, 1, 5, dtype=np.float32), np.full(5, 0.3, np.float32)
     before, half_parameters = w.copy(), w.astype(np.float16)
-    binder, moments = name.split(",")[0], [a.copy() if isinstance(a, np.ndarray) else a for a in OPTIMIZERS[name]]
-    gate = None if gate is None else np.array(gate)
-    run(getattr(numpy_ops, binder)(device, w, g, *moments, np.array(HYPER[binder]), gate, half_parameters))
-    assert (w == before).all() == (gate is not None and gate == 0)
+    factor = None if factor is None else np.array(factor)
+    run(numpy_ops.update(device, w, g, moments_of(rule, w), rule, hyper_of(rule), factor, None, half_parameters))
+    assert (w == before).all() == (factor is not None and factor == 0)
     np.testing.assert_array_equal(half_parameters, w.astype(np.float16))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("spoilt", [np.inf, -np.inf, np.nan])
-def test_a_shut_gate_lets_nothing_through(device, name, spoilt):
-    """Not even of gradients that are not finite, of which 0 times is no 0; beside a member whose gate is open."""
-    binder = getattr(numpy_ops, name.split(",")[0])
+@by_rule
+def test_a_factor_is_that_of_the_gradients(device, rule):
+    results = []
+    for scale, factor in ((1, None), (1, 1.0), (8, 0.125)):
+        w, g = np.linspace(-1, 1, 5, dtype=np.float32), np.float32([0.3, -0.2, 0.1, 0, 7]) * scale
+        given = g.copy()
+        factor = None if factor is None else np.array(factor)
+        run(numpy_ops.update(device, w, g, moments_of(rule, w), rule, hyper_of(rule), factor, None, None))
+        results.append(w.tobytes())
+        np.testing.assert_array_equal(g, given)
+    assert len({*results}) == 1
 
-    def step(members, gate):
+
+@by_rule
+@pytest.mark.parametrize("spoilt", [np.inf, -np.inf, np.nan])
+def test_a_factor_of_0_lets_nothing_through(device, rule, spoilt):
+    """Not even of gradients that are not finite, of which 0 times is no 0; beside a member whose step is taken."""
+
+    def step(members, factor):
         g = np.array([[0.3, -0.2, 0.1, 0, 7], [0.3, spoilt, 0.1, 0, 7]], np.float32)[members]
         w = np.linspace(-1, 1, 10, dtype=np.float32).reshape(2, 5)[members].copy()
-        arrays = [np.full_like(w, 0.5) if isinstance(a, np.ndarray) else a for a in OPTIMIZERS[name]]
-        hyper, half_parameters = np.tile(HYPER[name.split(",")[0]], (len(members), 1)), w.astype(np.float16)
-        run(binder(device, w, g, *arrays, hyper, gate, half_parameters))
-        return [w, *(a for a in arrays if isinstance(a, np.ndarray)), hyper, half_parameters]
+        moments, hyper = moments_of(rule, w, 0.5), np.tile(hyper_of(rule), (len(members), 1))
+        half_parameters = w.astype(np.float16)
+        run(numpy_ops.update(device, w, g, moments, rule, hyper, factor, None, half_parameters))
+        return [w, *(() if moments is None else moments), hyper, half_parameters]
 
-    both, first, nothing = step([0, 1], np.array([2.0, 0.0])), step([0], None), step([0, 1], np.zeros(2))
+    both, first, nothing = step([0, 1], np.array([1.0, 0.0])), step([0], None), step([0, 1], np.zeros(2))
     for found, alone, before in zip(both, first, nothing, strict=True):
         assert found[0].tobytes() == alone[0].tobytes()
         assert found[1].tobytes() == before[1].tobytes()
         assert np.isfinite(before).all() and (before[0] != alone[0]).any()
 
 
-# S, streak, skipped; whether ∇ overflows; Σw: what becomes of S, streak, skipped; the gate
+@by_rule
+@pytest.mark.parametrize("models", [(), (2,)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_groups_are_steps_of_their_own(device, rule, models, dtype):
+    """Of blocks of 256 bytes: with η·rate, and λ·decay where there is a decay; where the rate is 0, of nothing."""
+    size = ALIGNMENT // np.dtype(dtype).itemsize
+    groups, rng = np.array([[1, 0, 0.5, 2, 2], [1, 1, 3, 0, 0]], dtype), np.random.default_rng(0)
+    w, g = (rng.normal(0, 1, (*models, 4 * size + 5)).astype(dtype) for _ in range(2))
+    moments, hyper, before = moments_of(rule, w, 0.5), np.tile(hyper_of(rule), (*models, 1)), w.copy()
+    half_parameters = np.full(w.shape, 7, np.float16)
+    g[..., size : 2 * size] = np.inf
+    run(numpy_ops.update(device, w, g, moments, rule, hyper, None, groups, half_parameters))
+    assert (hyper[..., 0] == 1).all()
+    for block, (rate, decay) in enumerate(groups.T.tolist()):
+        part = slice(block * size, (block + 1) * size)
+        alone, of_it = before[..., part].copy(), moments_of(rule, before[..., part], 0.5)
+        if rate:
+            own = np.tile(hyper_of(rule), (*models, 1))
+            own[..., 1] *= rate
+            if rule.decays:
+                own[..., [*rule.settings].index("weight_decay") + 1] *= decay
+            run(numpy_ops.update(device, alone, g[..., part].copy(), of_it, rule, own, None, None, None))
+        np.testing.assert_allclose(w[..., part], alone, 1e-6)
+        if rule.moments:
+            np.testing.assert_array_equal(moments[..., part], of_it)
+        np.testing.assert_array_equal(half_parameters[..., part], w[..., part].astype("f2") if rate else 7)
+
+
+# S, streak, skipped; whether ∇ overflows; what counts: what becomes of S, streak, skipped; the factor
 UNSCALED = [
-    ((65536, 5, 0), False, None, (65536, 6, 0), 1),
+    ((65536, 5, 0), False, None, (65536, 6, 0), 1 / 65536),
     ((65536, 5, 0), True, None, (32768, 0, 1), 0),
     ((1, 0, 20), True, None, (1, 0, 21), 0),
-    ((65536, 1998, 0), False, None, (65536, 1999, 0), 1),
-    ((65536, 1999, 3), False, None, (131072, 0, 3), 1),
-    ((2**24, 1999, 0), False, None, (2**24, 0, 0), 1),
+    ((65536, 1998, 0), False, None, (65536, 1999, 0), 1 / 65536),
+    ((65536, 1999, 3), False, None, (131072, 0, 3), 1 / 65536),
+    ((2**24, 1999, 0), False, None, (2**24, 0, 0), 1 / 2**24),
     ((2**24, 1999, 0), True, None, (2**23, 0, 1), 0),
-    ((4, 7, 0), False, 2.5, (4, 8, 0), 2.5),
-    ((4, 7, 0), True, 2.5, (2, 0, 1), 0),
+    ((4, 7, 0), False, 1.0, (4, 8, 0), 0.25),
+    ((4, 7, 0), True, 1.0, (2, 0, 1), 0),
     ((4, 7, 0), False, 0.0, (4, 7, 0), 0),
     ((4, 7, 0), True, 0.0, (4, 7, 0), 0),
 ]
 
 
 @pytest.mark.parametrize("models", [None, 3])
-@pytest.mark.parametrize(("before", "overflow", "weight", "after", "opened"), UNSCALED)
+@pytest.mark.parametrize(("before", "overflow", "counts", "after", "wanted"), UNSCALED)
 @pytest.mark.parametrize("spoilt", [np.inf, np.nan])
-def test_unscale(device, before, overflow, weight, after, opened, spoilt, models):
+def test_unscale(device, before, overflow, counts, after, wanted, spoilt, models):
     """The last of three models; those before it are as in the first row."""
     models_shape = () if models is None else (models,)
     g, scaling = np.full((*models_shape, 5), 64, np.float32), np.full((*models_shape, 3), [65536.0, 5, 0])
-    weight_sum = None if weight is None else np.full(models_shape, 7.0)
-    gate, last = np.full(models_shape, np.nan), (..., -1) if models else (...,)
+    counted = None if counts is None else np.ones(models_shape)
+    factor, last = np.full(models_shape, np.nan), (..., -1) if models else (...,)
     scaling[(-1,) if models else ...] = before
-    if weight_sum is not None:
-        weight_sum[last] = weight
+    if counted is not None:
+        counted[last] = counts
     if overflow:
         g.reshape(-1, 5)[-1, 2] = spoilt
+    given = g.copy()
     with device.computing():
-        run(numpy_ops.unscale(device, g, scaling, weight_sum, gate, 2000, 2.0**24))
-    assert scaling.reshape(-1, 3)[-1].tolist() == list(after) and gate[last] == opened
-    finite = np.full(5, 64 / before[0], np.float32)
-    if overflow:
-        finite[2] = spoilt
-    np.testing.assert_array_equal(g.reshape(-1, 5)[-1], finite)
+        run(numpy_ops.unscale(device, g, scaling, counted, factor, 2000, 2.0**24))
+    assert scaling.reshape(-1, 3)[-1].tolist() == list(after) and factor[last] == wanted
+    np.testing.assert_array_equal(g, given)
     if models:
-        assert scaling[:-1].tolist() == [[65536, 6, 0]] * 2 and gate[:-1].tolist() == [1 if weight is None else 7] * 2
-        assert (g[:-1] == 64 / 65536).all()
+        assert scaling[:-1].tolist() == [[65536, 6, 0]] * 2 and factor[:-1].tolist() == [1 / 65536] * 2

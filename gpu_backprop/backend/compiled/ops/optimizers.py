@@ -26,7 +26,7 @@ def update(
         raise UnsupportedArguments("a copy in 16 bits is for CUDA")
     models, settings, count = len(w) if w.ndim == 2 else 1, hyper.shape[-1], len(rule.moments)
     both = {"hyper": hyper, "gradient_factor": gradient_factor, "models": models, "settings": settings}
-    yield KernelCall(device, "count_step", models, **both)
+    yield KernelCall(device, "count_step", models, rule, **both)
     yield KernelCall(
         device,
         "update",
