@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(256, 4) activation_gradient(
     const T* s,         // [models, rows, cols]? null where f' is 1
     T* grad_z,          // [models, rows, cols], may be grad_y
     acc<T>* grad_bias,  // [models, cols]?
-    acc<T>* part,       // [models, gridDim.y, cols]? null where there is no grad_bias
+    acc<T>* partial,    // [models, gridDim.y, cols]? null where there is no grad_bias
     u32* tickets,       // [models, gridDim.x]? likewise
     i64 grad_bias_step, i64 rows, int cols) {
   typedef acc<T> A;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(256, 4) activation_gradient(
       }
       store(grad_z + first + r * cols, grad);
     }
-  if (grad_bias && grid_sum<AlongY>(sum, part, tickets, c, cols))
+  if (grad_bias && grid_sum<AlongY>(sum, partial, tickets, c, cols))
     store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
 
@@ -61,7 +61,7 @@ template<class T, int V>
 __global__ void __launch_bounds__(256) column_sum(
     const T* grad_z,    // [models, rows, cols]
     acc<T>* grad_bias,  // [models, cols]
-    acc<T>* part,       // [models, gridDim.y, cols]
+    acc<T>* partial,    // [models, gridDim.y, cols]
     u32* tickets,       // [models, gridDim.x]
     i64 grad_bias_step, i64 rows, int cols) {
   typedef acc<T> A;
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(256) column_sum(
       const Vec<T, V> grad = load<V>(grad_z + first + r * cols);
       for (int k = 0; k < V; k++) sum.at[k] += to_acc(grad.at[k]);
     }
-  if (grid_sum<AlongY>(sum, part, tickets, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
+  if (grid_sum<AlongY>(sum, partial, tickets, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
 
 // out = a . b

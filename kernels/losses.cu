@@ -13,8 +13,8 @@ struct LossSum {
   BP_DEV void add(const Rows& row, double e, bool right) {
     if (row.live() && row.lane == 0) sum.at[0] += e, sum.at[1] += right;
   }
-  BP_DEV void finish(double* total, double* part, u32* tickets) {
-    if (!grid_sum<AlongX>(sum, part, tickets)) return;
+  BP_DEV void finish(double* total, double* partial, u32* tickets) {
+    if (!grid_sum<AlongX>(sum, partial, tickets)) return;
     total[blockIdx.z * 3 + LOSS] += sum.at[0], total[blockIdx.z * 3 + CORRECT] += sum.at[1];
   }
 };
@@ -27,7 +27,7 @@ template<class A> BP_DEV A factor_of(A scale, const double* scales, i64 step) {
 // `answer` each output and its target and, where there is a gradient, gives give(c, slope).
 template<class T, class L, class Each>
 BP_DEV void for_each_row(
-    const L* target, int target_cols, const acc<T>* weights, acc<T> factor, T* grad, double* total, double* part,
+    const L* target, int target_cols, const acc<T>* weights, acc<T> factor, T* grad, double* total, double* partial,
     u32* tickets, i64 rows, int cols, int accuracy, acc<T> half, Each each) {
   typedef acc<T> A;
   LossSum loss_sum;
@@ -42,7 +42,7 @@ BP_DEV void for_each_row(
     const bool right = answer.is_right(row.lanes) && !bad;
     loss_sum.add(row, bad ? not_a_number<double>() : double(e), right);
   }
-  loss_sum.finish(total, part, tickets);
+  loss_sum.finish(total, partial, tickets);
 }
 
 // grad_y = factor de/dy, total += w e
@@ -55,15 +55,15 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     const double* scales,   // [models]?
     T* grad_y,              // [models, rows, cols]?
     double* total,          // [models, 3]
-    double* part,           // [models, gridDim.x, 2]
+    double* partial,        // [models, gridDim.x, 2]
     u32* tickets,           // [models]
     i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, acc<T> share, int accuracy) {
   typedef acc<T> A;
   const Numbers<E, A> of_loss(numbers + i64(blockIdx.z) * count);
   const Smoothing<A> smooth(of_loss.smoothing(), cols);
   for_each_row(
-      target, target_cols, weights, factor_of(scale, scales, scales_step) * share, grad_y, total, part, tickets, rows,
-      cols, accuracy, A(0.5), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
+      target, target_cols, weights, factor_of(scale, scales, scales_step) * share, grad_y, total, partial, tickets,
+      rows, cols, accuracy, A(0.5), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
         A e = A(0);
         for (int c = row.lane; c < row.cols; c += row.lanes) {
           const A yc = to_acc(y[row.start() + c]), plain = A(target_of.of(c)), t = smooth.of(plain);
@@ -86,14 +86,14 @@ __global__ void __launch_bounds__(256) softmax_cross_entropy(
     const double* scales,   // [models]?
     T* grad_z,              // [models, rows, cols]? may be z
     double* total,          // [models, 3]
-    double* part,           // [models, gridDim.x, 2]
+    double* partial,        // [models, gridDim.x, 2]
     u32* tickets,           // [models]
     i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   const Smoothing<A> smooth{A(numbers[i64(blockIdx.z) * count]), cols};
   for_each_row(
-      target, target_cols, weights, factor_of(scale, scales, scales_step), grad_z, total, part, tickets, rows, cols,
+      target, target_cols, weights, factor_of(scale, scales, scales_step), grad_z, total, partial, tickets, rows, cols,
       accuracy, A(0), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
         return softmax_loss(
             row.lane, row.lanes, row.cols, target_of, smooth, answer,
@@ -114,14 +114,14 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
     const double* scales,   // [models]?
     T* grad_z,              // [models, rows, cols]? may be z
     double* total,          // [models, 3]
-    double* part,           // [models, gridDim.x, 2]
+    double* partial,        // [models, gridDim.x, 2]
     u32* tickets,           // [models]
     i64 b_step, i64 scales_step, i64 rows, int cols, acc<T> scale, int accuracy) {
   typedef acc<T> A;
   const A* const bias = b ? b + blockIdx.z * b_step : b;
   for_each_row(
-      target, cols, weights, factor_of(scale, scales, scales_step), grad_z, total, part, tickets, rows, cols, accuracy,
-      A(0), [&](const Rows& row, const Target<A>& target_of, Answer<A>& answer, auto give) {
+      target, cols, weights, factor_of(scale, scales, scales_step), grad_z, total, partial, tickets, rows, cols,
+      accuracy, A(0), [&](const Rows& row, const Target<A>& target_of, Answer<A>& answer, auto give) {
         A e = A(0);
         for (int c = row.lane; c < row.cols; c += row.lanes) {
           const A v = to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)), t = target_of.of(c);

@@ -8,7 +8,7 @@ __global__ void __launch_bounds__(256) residual_sums(
     const acc<T>* target,   // [models, rows, cols]
     const acc<T>* weights,  // [models, rows]?
     double* sums,           // [models, 2, cols]
-    double* part,           // [models, gridDim.y, cols, 2]
+    double* partial,        // [models, gridDim.y, cols, 2]
     u32* tickets,           // [models, gridDim.x]
     i64 rows, int cols) {
   typedef acc<T> A;
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(256) residual_sums(
       sum.at[0] += double(fabs(residual) * w);
       sum.at[1] += double(residual * residual * w);
     }
-  if (!grid_sum<AlongY>(sum, part, tickets, c * 2, cols * 2)) return;
+  if (!grid_sum<AlongY>(sum, partial, tickets, c * 2, cols * 2)) return;
   double* const to = sums + i64(blockIdx.z) * 2 * cols + c;
   to[0] += sum.at[0];
   to[cols] += sum.at[1];
@@ -30,10 +30,10 @@ __global__ void __launch_bounds__(256) residual_sums(
 // out = the sum of a^2
 template<class T, int V>
 __global__ void __launch_bounds__(256) sum_of_squares(
-    const T* a,    // [models, n]
-    double* out,   // [models]
-    double* part,  // [models, gridDim.x]
-    u32* tickets,  // [models]
+    const T* a,       // [models, n]
+    double* out,      // [models]
+    double* partial,  // [models, gridDim.x]
+    u32* tickets,     // [models]
     i64 n) {
   const i64 step = i64(gridDim.x) * threads() * V;
   Vec<double, 1> sum = filled<1>(0.0);  // a square may be too large for float32 where its root is not
@@ -44,5 +44,5 @@ __global__ void __launch_bounds__(256) sum_of_squares(
       sum.at[0] += wide * wide;
     }
   }
-  if (grid_sum<AlongX>(sum, part, tickets)) out[blockIdx.z] = sum.at[0];
+  if (grid_sum<AlongX>(sum, partial, tickets)) out[blockIdx.z] = sum.at[0];
 }

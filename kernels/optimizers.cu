@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(256) unscale(
     double* scaling,        // [models, 3] S, steps in a row without overflow, steps with one
     const double* counted,  // [models]?
     double* factor,         // [models]
-    u32* part,              // [models, gridDim.x]
+    u32* partial,           // [models, gridDim.x]
     u32* tickets,           // [models]
     i64 n, int patience, double largest) {
   Vec<u32, 1> found = filled<1>(0u);
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(256) unscale(
     const Vec<A, V> gs = load<V>(g + at.i);
     for (int k = 0; k < V; k++) found.at[0] |= gs.at[k] - gs.at[k] != A(0);  // of infinity and NaN it is NaN
   }
-  if (!grid_sum<AlongX>(found, part, tickets)) return;
+  if (!grid_sum<AlongX>(found, partial, tickets)) return;
   const bool bad = found.at[0] != 0;
   double* const of = scaling + blockIdx.z * 3;
   const bool counts = !counted || counted[blockIdx.z] != 0;

@@ -120,21 +120,21 @@ struct AlongX {  // over all threads, which are 32 k in a block
 };
 
 // sum becomes its sum over the blocks along an axis, in the last of them to come here; true in the thread that has it.
-// The order of additions depends on the sizes of grid and block alone. Each block leaves its sums in part, [models,
-// blocks, width], where those of this thread begin at `at`; a thread beyond the width has none.
+// The order of additions depends on the sizes of grid and block alone. Each block leaves its sums in partial,
+// [models, blocks, width], where those of this thread begin at `at`; a thread beyond the width has none.
 template<class Along, int W, class A>
-BP_DEV bool grid_sum(Vec<A, W>& sum, A* part, u32* tickets, int at = 0, int width = W) {
+BP_DEV bool grid_sum(Vec<A, W>& sum, A* partial, u32* tickets, int at = 0, int width = W) {
   const Along along;
   const bool inside = at < width;
   sum = along.add(sum);
   if (along.blocks > 1) {
-    A* const parts = part + i64(blockIdx.z) * along.blocks * width + at;
-    if (along.first == 0 && inside) store(parts + i64(along.block) * width, sum);
+    A* const sums = partial + i64(blockIdx.z) * along.blocks * width + at;
+    if (along.first == 0 && inside) store(sums + i64(along.block) * width, sum);
     if (!last_block(tickets + along.line, along.blocks)) return false;
     sum = filled<W>(A(0));
     if (inside)
       for (u32 block = along.first; block < along.blocks; block += along.step)
-        for (int k = 0; k < W; k++) sum.at[k] += static_cast<const volatile A*>(parts)[i64(block) * width + k];
+        for (int k = 0; k < W; k++) sum.at[k] += static_cast<const volatile A*>(sums)[i64(block) * width + k];
     sum = along.add(sum);
   }
   return along.first == 0 && inside;

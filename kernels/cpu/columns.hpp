@@ -64,21 +64,21 @@ BP_DEV bool last_part(i64* ticket, i64 parts) {
   return true;
 }
 
-// The sums of the columns of all models: each part writes its own to `places`, and the part that arrives last adds up.
+// The sums of the columns of all models: each part writes its own to `partial`, and the part that arrives last adds up.
 struct ColumnSums {
   float* grad_bias;  // null: not wanted
-  float* places;
+  float* partial;
   i64* ticket;
   i64 step, width, models, cols, part, parts;
 
   BP_DEV float* of(i64 model) const {
-    return parts == 1 ? grad_bias + model * step : places + (part * models + model) * width;
+    return parts == 1 ? grad_bias + model * step : partial + (part * models + model) * width;
   }
   BP_DEV void finish() const {
     if (parts == 1 || !grad_bias || !last_part(ticket, parts)) return;
     for (i64 m = 0; m < models; m++) {
       float* const sum = grad_bias + m * step;
-      const float* from = places + m * width;
+      const float* from = partial + m * width;
       for (i64 c = 0; c < cols; c++) sum[c] = from[c];
       for (i64 p = 1; p < parts; p++) {
         from += models * width;

@@ -16,10 +16,10 @@ BP_CPU void add_bias(
 BP_CPU void column_sum(
     const float* grad_z,  // [models, rows, cols] by rows
     float* grad_bias,     // [models, cols]
-    float* places,        // [threads, models, width]
+    float* partial,       // [threads, models, width]
     i64* ticket,          // [1]
     i64 grad_bias_step, i64 models, i64 rows, i64 cols, i64 threads, i64 width, i64 part, i64 parts) {
-  const ColumnSums sums = {grad_bias, places, ticket, grad_bias_step, width, models, cols, part, parts};
+  const ColumnSums sums = {grad_bias, partial, ticket, grad_bias_step, width, models, cols, part, parts};
   for (i64 m = 0; m < models; m++, grad_z += rows * cols)
     sum_columns(rows_of(rows, part, parts), cols, sums.of(m), [=](i64 i) { return grad_z[i]; });
   sums.finish();

@@ -31,11 +31,11 @@ BP_CPU void activation_gradient(
     const float* s,       // [models, rows, cols]? by rows, null where f' is 1
     float* grad_z,        // [models, rows, cols] by rows, may be grad_y
     float* grad_bias,     // [models, cols]?
-    float* places,        // [threads, models, width]? null where there is no grad_bias
+    float* partial,       // [threads, models, width]? null where there is no grad_bias
     i64* ticket,          // [1]? likewise
     i64 grad_bias_step, i64 models, i64 rows, i64 cols, i64 threads, i64 width, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
-  const ColumnSums sums = {grad_bias, places, ticket, grad_bias_step, width, models, cols, part, parts};
+  const ColumnSums sums = {grad_bias, partial, ticket, grad_bias_step, width, models, cols, part, parts};
   if (!s) s = grad_y;
   for (i64 m = 0; m < models; m++, grad_y += rows * cols, s += rows * cols, grad_z += rows * cols) {
     if (grad_bias) {

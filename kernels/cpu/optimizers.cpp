@@ -5,8 +5,8 @@ static const i64 SUMS = 16;  // accumulators of a block
 
 // The sums of the squares of `block_size` numbers each: the same for any number of parts.
 BP_CPU void sum_block_squares(
-    const float* a,  // [models, n]
-    double* sums,    // [models, blocks]
+    const float* a,   // [models, n]
+    double* partial,  // [models, blocks]
     i64 models, i64 n, i64 blocks, i64 block_size, i64 part, i64 parts) {
   const Range r = part_of(blocks, part, parts, 1);
   for (i64 model = 0; model < models; model++) {
@@ -19,19 +19,19 @@ BP_CPU void sum_block_squares(
         for (i64 k = 0; k < SUMS; k++) several[k] += double(of[i + k]) * double(of[i + k]);
       for (; i < count; i++) rest += double(of[i]) * double(of[i]);
       for (i64 k = 0; k < SUMS; k++) rest += several[k];
-      sums[model * blocks + l] = rest;
+      partial[model * blocks + l] = rest;
     }
   }
 }
 
-// out = sums added up, in their order
+// out = partial added up, in their order
 BP_CPU void add_block_sums(
-    const double* sums,  // [models, blocks]
-    double* out,         // [models]
+    const double* partial,  // [models, blocks]
+    double* out,            // [models]
     i64 models, i64 blocks, i64 part, i64 parts) {
   for (i64 model = part; model < models; model += parts) {
     double sum = 0;
-    for (i64 l = 0; l < blocks; l++) sum += sums[model * blocks + l];
+    for (i64 l = 0; l < blocks; l++) sum += partial[model * blocks + l];
     out[model] = sum;
   }
 }

@@ -122,7 +122,7 @@ class Case:
     block: tuple[int, int, int]
     parameters: Mapping[str, Any]
     expected: Mapping[str, Near | Exactly]
-    scratch: Iterable[str] = ("part",)
+    scratch: Iterable[str] = ("partial",)
     orders: Sequence[tuple[int, int]] = field(default=((FORWARD, FORWARD),))
     shared: int = 0
 

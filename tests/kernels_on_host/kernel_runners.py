@@ -47,13 +47,13 @@ def activation_gradient(d: Draw) -> Case:
     grad_z = grad_y if d.flip(0.3) else d.empty(d.shape, d.T)
     expected, grad_bias, sums = exact(grad_y), None, np.empty((d.models, d.cols))
     reference(numpy_ops.activation_gradient, exact(grad_y), exact(s), f, expected, sums)
-    parameters = {"grad_y": grad_y, "s": s, "grad_z": grad_z, "grad_bias": None, "part": None, "tickets": None}
+    parameters = {"grad_y": grad_y, "s": s, "grad_z": grad_z, "grad_bias": None, "partial": None, "tickets": None}
     wanted = {"grad_z": Near(expected, d.tolerance() * (1 + abs(expected)))}
     if d.flip(0.7):
         grad_bias = d.memory.models(d.models, d.cols, d.A, gap=d.pick(0, 3))
         parameters |= {
             "grad_bias": grad_bias,
-            "part": d.empty((d.models, d.groups, d.cols), d.A),
+            "partial": d.empty((d.models, d.groups, d.cols), d.A),
             "tickets": d.tickets(d.models, d.column_groups),
         }
         wanted["grad_bias"] = Near(sums, d.tolerance(d.rows) * (1 + (1 + abs(expected)).sum(1)))
@@ -75,7 +75,7 @@ def column_sum(d: Draw) -> Case:
     sums = np.empty((d.models, d.cols))
     reference(numpy_ops.column_sum, exact(grad_z), sums)
     parameters = {
-        "grad_z": grad_z, "grad_bias": grad_bias, "part": d.empty((d.models, d.groups, d.cols), d.A),
+        "grad_z": grad_z, "grad_bias": grad_bias, "partial": d.empty((d.models, d.groups, d.cols), d.A),
         "tickets": d.tickets(d.models, d.column_groups), "rows": d.rows, "cols": d.cols,
     }  # fmt: skip
     near = Near(sums, d.tolerance(d.rows) * abs(exact(grad_z)).sum(1))
@@ -162,7 +162,7 @@ def copy(d: Draw) -> Case:
 def sum_of_squares(d: Draw) -> Case:
     a = d.numbers((d.models, d.cols), d.T)
     parameters = {
-        "a": a, "out": d.empty((d.models,), np.float64), "part": d.empty((d.models, d.groups), np.float64),
+        "a": a, "out": d.empty((d.models,), np.float64), "partial": d.empty((d.models, d.groups), np.float64),
         "tickets": d.tickets(d.models), "n": d.cols,
     }  # fmt: skip
     sums = np.empty(d.models)
@@ -177,7 +177,7 @@ def residual_sums(d: Draw) -> Case:
     reference(numpy_ops.residual_sums, exact(y), exact(target), exact(weights), expected)
     parameters = {
         "y": y, "target": target, "weights": weights, "sums": sums,
-        "part": d.memory.empty((d.models, d.groups, d.cols, 2), np.float64, 2),  # both sums of a column at once
+        "partial": d.memory.empty((d.models, d.groups, d.cols, 2), np.float64, 2),  # both sums of a column at once
         "tickets": d.tickets(d.models, d.column_groups), "rows": d.rows, "cols": d.cols,
     }  # fmt: skip
     near = Near(expected, d.tolerance() * (4 + expected))

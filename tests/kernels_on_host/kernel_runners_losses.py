@@ -57,7 +57,7 @@ def labels(d: Draw) -> tuple[Array, Array]:
 def totals(d: Draw) -> dict[str, Any]:
     return {
         "total": d.numbers((d.models, 3), np.float64, 1, 2),
-        "part": d.memory.empty((d.models, d.groups, 2), np.float64, 2),  # both sums of a block at once
+        "partial": d.memory.empty((d.models, d.groups, 2), np.float64, 2),  # both sums of a block at once
         "tickets": d.tickets(d.models),
         "rows": d.rows,
         "cols": d.cols,

@@ -79,9 +79,9 @@ def _check(f: Activation) -> None:
 def _sums(device: CpuDevice, grad_z: Array, grad_bias: Array | None) -> dict[str, Any]:
     """Where the parts of an operation add up columns, each in memory of its own."""
     models, width = sizes(grad_z)["models"], padded(grad_z.shape[-1])
-    places = ticket = None
+    partial = ticket = None
     if grad_bias is not None:
-        places, ticket = device.empty((device.threads, models, width)), device.zeros((1,), np.int64)
+        partial, ticket = device.empty((device.threads, models, width)), device.zeros((1,), np.int64)
     return {
-        "grad_bias": grad_bias, "places": places, "ticket": ticket, "threads": device.threads, "width": width,
+        "grad_bias": grad_bias, "partial": partial, "ticket": ticket, "threads": device.threads, "width": width,
     }  # fmt: skip

@@ -47,8 +47,9 @@ def update(
 def sum_of_squares(device: CpuDevice, a: Array, out: Array) -> Calls:
     models, n = len(a) if a.ndim == 2 else 1, a.shape[-1]
     blocks = -(-n // BLOCK)
-    sums = device.empty((models, blocks), np.float64)
+    partial = device.empty((models, blocks), np.float64)
     yield KernelCall(
-        device, "sum_block_squares", 0.1 * a.size, a=a, sums=sums, models=models, n=n, blocks=blocks, block_size=BLOCK
-    )
-    yield KernelCall(device, "add_block_sums", sums.size, sums=sums, out=out, models=models, blocks=blocks)
+        device, "sum_block_squares", 0.1 * a.size, a=a, partial=partial, models=models, n=n, blocks=blocks,
+        block_size=BLOCK,
+    )  # fmt: skip
+    yield KernelCall(device, "add_block_sums", partial.size, partial=partial, out=out, models=models, blocks=blocks)

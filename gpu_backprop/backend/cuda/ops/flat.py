@@ -25,7 +25,7 @@ def sum_of_squares(device: CudaDevice, a: Array, out: Array) -> Calls:
     launch = flat(n, models, width)
     yield device.kernels.launch(
         "sum_of_squares", (a.dtype, width), *launch,
-        a=a, out=out, part=device.work((models, launch.grid[0]), np.float64), tickets=device.tickets(models), n=n,
+        a=a, out=out, partial=device.work((models, launch.grid[0]), np.float64), tickets=device.tickets(models), n=n,
     )  # fmt: skip
 
 
@@ -37,6 +37,6 @@ def unscale(
     launch = flat(n, models, width)
     yield device.kernels.launch(
         "unscale", (g.dtype, width), *launch,
-        g=g, scaling=scaling, counted=counted, factor=factor, part=device.work((models, launch.grid[0]), np.uint32),
+        g=g, scaling=scaling, counted=counted, factor=factor, partial=device.work((models, launch.grid[0]), np.uint32),
         tickets=device.tickets(models), n=n, patience=patience, largest=largest,
     )  # fmt: skip

@@ -62,16 +62,16 @@ def activation_gradient(
             yield from column_sum(device, grad_z, grad_bias)
         return
     width = device.kernels.width(dtype, cols, grad_y, s, grad_z, grad_bias)
-    part = tickets = None
+    partial = tickets = None
     if grad_bias is None:
         launch = columns(rows, cols, models, width)
     else:
         launch = column_sums(rows, cols, models, width)
-        part = device.work((models, launch.grid[1], cols), accumulator(dtype))
+        partial = device.work((models, launch.grid[1], cols), accumulator(dtype))
         tickets = device.tickets(models * launch.grid[0])
     yield device.kernels.launch(
         "activation_gradient", (dtype, f, width), *launch,
-        grad_y=grad_y, s=s, grad_z=grad_z, grad_bias=grad_bias, part=part, tickets=tickets, rows=rows, cols=cols,
+        grad_y=grad_y, s=s, grad_z=grad_z, grad_bias=grad_bias, partial=partial, tickets=tickets, rows=rows, cols=cols,
     )  # fmt: skip
 
 
@@ -81,7 +81,8 @@ def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Calls:
     launch = column_sums(rows, cols, models, width)
     yield device.kernels.launch(
         "column_sum", (grad_z.dtype, width), *launch,
-        grad_z=grad_z, grad_bias=grad_bias, part=device.work((models, launch.grid[1], cols), accumulator(grad_z.dtype)),
+        grad_z=grad_z, grad_bias=grad_bias,
+        partial=device.work((models, launch.grid[1], cols), accumulator(grad_z.dtype)),
         tickets=device.tickets(models * launch.grid[0]), rows=rows, cols=cols,
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def sigmoid_cross_entropy(
 def _sums(device: CudaDevice, launch: Launch) -> dict[str, Any]:
     """Where blocks leave their share of loss and right answers."""
     blocks, _, models = launch.grid
-    return {"part": device.work((models, blocks, 2), np.float64), "tickets": device.tickets(models)}
+    return {"partial": device.work((models, blocks, 2), np.float64), "tickets": device.tickets(models)}
 
 
 def _target_cols(target: Array, y: Array) -> int:
@@ -78,6 +78,7 @@ def residual_sums(device: CudaDevice, y: Array, target: Array, weights: Array | 
     launch = column_sums(rows, cols, models)
     yield device.kernels.launch(
         "residual_sums", (y.dtype,), *launch,
-        y=y, target=target, weights=weights, sums=sums, part=device.work((models, launch.grid[1], cols, 2), np.float64),
+        y=y, target=target, weights=weights, sums=sums,
+        partial=device.work((models, launch.grid[1], cols, 2), np.float64),
         tickets=device.tickets(models * launch.grid[0]), rows=rows, cols=cols,
     )  # fmt: skip
