@@ -139,7 +139,7 @@ def follow(trainer, batches, tolerance, changes=None):
         trainer.step(x, y, *weights)
         gradients = _models(net, net.gradients) / scale
         for model in range(models):
-            settings = {k: v[model] if isinstance(v, list) else v for k, v in optimizer.settings.items()}
+            settings = {k: v[model] if isinstance(v, tuple) else v for k, v in optimizer.settings.items()}
             if counts and np.isfinite(gradients[model]).all():
                 steps[model].append((gradients[model], settings))
     found = _models(net, net.parameters)

@@ -96,10 +96,10 @@ class UpdateRule:
             InputError: one of them is no finite number.
         """
         texts = {**self.coefficients, **self.moments}
-        several = [value for value in settings.values() if isinstance(value, list)]
+        several = [value for value in settings.values() if isinstance(value, tuple)]
         found: Sequence[float] = ()
         for member in range(max(map(len, several), default=1)):
-            values = [value[member % len(value)] if isinstance(value, list) else value for value in settings.values()]
+            values = [value[member % len(value)] if isinstance(value, tuple) else value for value in settings.values()]
             try:
                 found = self.evaluator(texts.values())(1e18, step, *map(float, values))
                 if all(map(math.isfinite, found)):

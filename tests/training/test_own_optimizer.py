@@ -186,7 +186,10 @@ def test_settings_may_change_between_steps(own, dtype):
     it = trainer(own(), dtype, seed=[5, 6])
     follow(it, BATCHES, TOLERANCE[dtype], CHANGES)
     assert it.optimizer.settings["beta1"] == it.optimizer.beta1 == 0.0
-    assert it.optimizer.learning_rate == [0.001, 0.03]
+    assert it.optimizer.learning_rate == (0.001, 0.03)
+    with pytest.raises(TypeError, match="item assignment"):  # it would reach no device
+        it.optimizer.learning_rate[0] = 0.1
+    assert it.optimizer.describe()["learning_rate"] == [0.001, 0.03]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_settings_may_change_between_steps(own, dtype):
         ("lr", 0.5, "Write learning_rate"),
         ("beta1", 1.0, r"beta1 of Lion must be a number in [0, 1), got 1.0"),
         ("beta1", [0.5, np.nan], r"beta1 of Lion must be a number in [0, 1), got [0.5, nan]"),
-        ("beta1", [0.5, 0.6, 0.7], "beta1 must be one number, or 2, one a member, got [0.5, 0.6, 0.7]"),
+        ("beta1", [0.5, 0.6, 0.7], "beta1 must be one number, or 2, one a member, got (0.5, 0.6, 0.7)"),
         ("momentum", 0.5, "a Lion has no attribute 'momentum'"),
         ("rule", ADABELIEF, "rule of a Lion is decided when it is made"),
         ("settings", {}, "settings of a Lion is decided when it is made"),
