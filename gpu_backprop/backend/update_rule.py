@@ -20,7 +20,8 @@ from gpu_backprop.backend.rule_text import check_lines
 @dataclass(frozen=True)
 class UpdateRule:
     """One step of an optimizer, element by element: W ← W − change, where the change follows from the gradient, from
-    moments, which are arrays like W that begin at 0, and from a few coefficients. For example
+    moments, which are arrays like W that begin at 0, and from a few coefficients. docs/own_optimizer.md says what each field may be.
+    For example
 
         from functools import partial
         import numpy as np
