@@ -23,7 +23,7 @@ X, LABELS = _random.normal(size=(20, 4)), _random.integers(0, 3, 20)
 def train(optimizer, member=None, dropout=True, dtype="float64", device="cpu", **options):
     """A fit of all members, or of one alone: its parameters and moments on the host, each of a member in a row."""
     of = slice(None) if member is None else member
-    alone = {k: v if member is None or not isinstance(v, list) else v[member] for k, v in optimizer.settings.items()}
+    alone = {k: v if member is None or not isinstance(v, tuple) else v[member] for k, v in optimizer.settings.items()}
     layers = [
         gb.Dense(8, "tanh", trainable=False),
         *([gb.Dropout(RATES[of])] * dropout),
@@ -44,7 +44,7 @@ def train_by_hand(net, start, random, optimizer, member, dropout=True):
     for layer, name, shape, begin in net.places:
         w[layer.number, name] = start[member, begin : begin + int(np.prod(shape))].reshape(shape).astype(np.float64)
     second, third = sorted({number for number, _ in w})[1:]
-    settings = [v[member] if isinstance(v, list) else v for v in optimizer.settings.values()]
+    settings = [v[member] if isinstance(v, tuple) else v for v in optimizer.settings.values()]
     step = STEPS[optimizer.rule.name]
     moments = {key: [np.zeros_like(a)] * len(optimizer.rule.moments) for key, a in w.items()}
     t = 0

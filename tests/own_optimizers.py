@@ -14,7 +14,7 @@ import numpy as np
 import gpu_backprop as gb
 
 
-def _lion(g, change, work, m, rate, b1, rest1, b2, rest2):
+def _lion(w, g, change, work, m, rate, b1, rest1, b2, rest2):
     part = work.full()
     yield partial(np.multiply, m, b1, out=change)
     yield partial(np.multiply, g, rest1, out=part)
@@ -59,7 +59,7 @@ def lion(w, steps):
     return w
 
 
-def _adabelief(g, change, work, m, s, b1, rest1, b2, rest2, eps, rate, root_eps):
+def _adabelief(w, g, change, work, m, s, b1, rest1, b2, rest2, eps, rate, root_eps):
     part = work.full()
     yield partial(np.multiply, m, b1, out=m)
     yield partial(np.multiply, g, rest1, out=part)
@@ -120,7 +120,28 @@ def adabelief(w, steps):
     return w
 
 
-FORMULAS = {"lion": lion, "adabelief": adabelief}
+def _ridge(w, g, change, work, rate, l2):
+    yield partial(np.multiply, w, l2, out=change)
+    yield partial(np.add, change, g, out=change)
+    yield partial(np.multiply, change, rate, out=change)
+
+
+RIDGE = gb.UpdateRule(
+    name="ridge", settings={"learning_rate": 0.1, "penalty": 0.01}, moments={},
+    coefficients={"rate": "learning_rate", "l2": "penalty"}, numpy=_ridge, cuda="change = rate * (g + l2 * w);",
+    lines=[("grad", "{g} + {penalty}·{w}"), ("w", "{w} − {learning_rate}·{grad}")],
+)  # fmt: skip
+"""Descent of a loss to which ½·penalty·W² is added: it reads W."""
+
+
+def ridge(w, steps):
+    """The weight after steps with these gradients and settings."""
+    for g, s in steps:
+        w = w - s["learning_rate"] * (g + s["penalty"] * w)
+    return w
+
+
+FORMULAS = {"lion": lion, "adabelief": adabelief, "ridge": ridge}
 
 
 def follow(trainer, batches, tolerance, changes=None):
@@ -139,7 +160,7 @@ def follow(trainer, batches, tolerance, changes=None):
         trainer.step(x, y, *weights)
         gradients = _models(net, net.gradients) / scale
         for model in range(models):
-            settings = {k: v[model] if isinstance(v, list) else v for k, v in optimizer.settings.items()}
+            settings = {k: v[model] if isinstance(v, tuple) else v for k, v in optimizer.settings.items()}
             if counts and np.isfinite(gradients[model]).all():
                 steps[model].append((gradients[model], settings))
     found = _models(net, net.parameters)

@@ -32,6 +32,9 @@ PARTS = (
 EXAMPLE = (-2.0, 0.0, 0.5), (1.0, 0.0, 0.25)
 """Three gradients in each of two steps."""
 
+PARAMETER = 0.5
+"""Whose gradients they are, before each step."""
+
 CLOSE = 1e-3
 """Relative, how far what is worked out in float32 and from the lines may differ."""
 
@@ -85,22 +88,22 @@ def run_numpy(
     the NumPy function has bound them, as in a plan. Returns what changes, and the moments, of every step.
 
     Raises:
-        ValueError: it fails, makes numbers that are not finite, or changes the gradients.
+        ValueError: it fails, makes numbers that are not finite, or changes a parameter or a gradient.
     """
-    shape, names = (2, len(EXAMPLE[0])), ("g", "change", "work", *moments, *steps[0])
-    arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(8 + len(moments))]
+    shape, names = (2, len(EXAMPLE[0])), ("w", "g", "change", "work", *moments, *steps[0])
+    arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(9 + len(moments))]
     numbers: list[Array] = [np.full((2, 1), np.nan, np.float32) for _ in steps[0]]
-    (g, change, *scratch), kept, found = arrays[:8], arrays[8:], []
+    (w, g, change, *scratch), kept, found = arrays[:9], arrays[9:], []
     work = SimpleNamespace(full=lambda slot=0: scratch[slot], mask=lambda slot=0: np.zeros(shape, np.bool_))
     try:
-        named = dict(zip(names[3:], (*kept, *numbers), strict=True))
-        if (calls := function(g, change, work, **named)) is None:
+        named = dict(zip(names[4:], (*kept, *numbers), strict=True))
+        if (calls := function(w, g, change, work, **named)) is None:
             raise ValueError("it must yield calls, or return them")
         bound = list(calls)
         for moment in kept:
             moment[...] = 0
         for gradients, coefficients in zip(EXAMPLE, steps, strict=True):
-            for array, value in zip((g, *numbers), (gradients, *coefficients.values()), strict=True):
+            for array, value in zip((w, g, *numbers), (PARAMETER, gradients, *coefficients.values()), strict=True):
                 array.flags.writeable = True
                 array[...] = value
                 array.flags.writeable = False
@@ -127,14 +130,14 @@ def check_lines_do(
     for k in range(len(EXAMPLE[0])):
         moments = dict.fromkeys(factors[0], 0.0)
         for t, (gradients, of_moments, got) in enumerate(zip(EXAMPLE, factors, found, strict=True), 1):
-            known = {**settings, **moments, "w": 1.0, "g": gradients[k], "t": t}
+            known = {**settings, **moments, "w": PARAMETER, "g": gradients[k], "t": t}
             try:
                 for result, text in lines:
                     known[result] = arithmetic(text)(**{name: known[name] for name in NAME.findall(text)})
             except ArithmeticError:
                 break  # such as 0/0, of which NumPy may make a number
             moments = {name: known[name] for name in moments}
-            for name, want in {"change": 1 - known["w"], **moments}.items():
+            for name, want in {"change": PARAMETER - known["w"], **moments}.items():
                 does = got[name][k] * of_moments.get(name, 1.0)
                 if not math.isclose(does, want, rel_tol=CLOSE, abs_tol=CLOSE * settings["learning_rate"]):
                     raise ValueError(

@@ -20,12 +20,13 @@ from gpu_backprop.backend.rule_text import check_lines
 @dataclass(frozen=True)
 class UpdateRule:
     """One step of an optimizer, element by element: W ← W − change, where the change follows from the gradient, from
-    moments, which are arrays like W that begin at 0, and from a few coefficients. For example
+    moments, which are arrays like W that begin at 0, and from a few coefficients. What each field may be is said in
+    docs/own_optimizer.md. For example
 
         from functools import partial
         import numpy as np
 
-        def sign_descent(g, change, work, rate):
+        def sign_descent(w, g, change, work, rate):
             yield partial(np.sign, g, out=change)
             yield partial(np.multiply, change, rate, out=change)
 
@@ -54,10 +55,10 @@ class UpdateRule:
     which are float64 until C(…) rounds them to the type of coefficients; of step, from 1; of `largest`, the largest
     gradient whose square is a number; of numbers, + − * / and the functions of COEFFICIENT_MATH."""
     numpy: Callable[..., Calls]
-    """numpy(g, change, work, **moments, **coefficients): yields calls, functions without arguments, that change the
-    moments in place and fill change, and that leave g as it is. All are arrays of one shape, but for a coefficient,
-    which is one number a model; their numbers are there when the calls run, not before. work.full(0) to work.full(5)
-    give further arrays, work.mask() one of booleans."""
+    """numpy(w, g, change, work, **moments, **coefficients): yields calls, functions without arguments, that change the
+    moments in place and fill change, and that leave w and g as they are. All are arrays of one shape, but for a
+    coefficient, which is one number a model; their numbers are there when the calls run, not before. work.full(0) to
+    work.full(5) give further arrays, work.mask() one of booleans."""
     cuda: str
     """C++ statements in the working type A that assign `change` and the moments, of w, g, moments, coefficients and
     numbers such as A(0.5). "": there are none, and it runs on NumPy alone."""
@@ -96,10 +97,10 @@ class UpdateRule:
             InputError: one of them is no finite number.
         """
         texts = {**self.coefficients, **self.moments}
-        several = [value for value in settings.values() if isinstance(value, list)]
+        several = [value for value in settings.values() if isinstance(value, tuple)]
         found: Sequence[float] = ()
         for member in range(max(map(len, several), default=1)):
-            values = [value[member % len(value)] if isinstance(value, list) else value for value in settings.values()]
+            values = [value[member % len(value)] if isinstance(value, tuple) else value for value in settings.values()]
             try:
                 found = self.evaluator(texts.values())(1e18, step, *map(float, values))
                 if all(map(math.isfinite, found)):

@@ -118,12 +118,14 @@ class Optimizer(FixedAttributes):
 
     def describe(self) -> dict[str, Any]:
         """Describes it as plain data: its name and settings."""
-        return {"name": self.name, **self.settings}
+        settings = {name: [*value] if isinstance(value, tuple) else value for name, value in self.settings.items()}
+        return {"name": self.name, **settings}
 
     def _check(self, name: str, value: Any) -> Any:
         accepted, fits = BOUNDS.get(name, ("a finite number", math.isfinite))
         kind = type(self).__name__ if type(self) is not Optimizer else self.rule.name
-        return one_or_several(f"{name} of {kind}", value, accepted, fits)
+        found = one_or_several(f"{name} of {kind}", value, accepted, fits)
+        return tuple(found) if isinstance(found, list) else found  # where setting one of them is no silent nothing
 
     def __getattr__(self, name: str) -> Any:
         settings = vars(self).get("_settings", {})

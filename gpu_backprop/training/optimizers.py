@@ -18,17 +18,17 @@ FAR = 1e-12
 """Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
 
 
-def _sgd(g: Array, change: Array, work: Work, rate: Array) -> Calls:
+def _sgd(w: Array, g: Array, change: Array, work: Work, rate: Array) -> Calls:
     yield call(np.multiply, g, rate, out=change)
 
 
-def _momentum(g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
+def _momentum(w: Array, g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
     yield call(np.multiply, velocity, mu, out=velocity)
     yield call(np.add, velocity, g, out=velocity)
     yield call(np.multiply, velocity, rate, out=change)
 
 
-def _nesterov(g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
+def _nesterov(w: Array, g: Array, change: Array, work: Work, velocity: Array, rate: Array, mu: Array) -> Calls:
     yield call(np.multiply, velocity, mu, out=velocity)
     yield call(np.add, velocity, g, out=velocity)
     yield call(np.multiply, velocity, mu, out=change)
@@ -90,7 +90,16 @@ class SGD(Optimizer):
 
 
 def _rmsprop(
-    g: Array, change: Array, work: Work, v: Array, rate: Array, rho: Array, rest: Array, eps: Array, bound: Array
+    w: Array,
+    g: Array,
+    change: Array,
+    work: Work,
+    v: Array,
+    rate: Array,
+    rho: Array,
+    rest: Array,
+    eps: Array,
+    bound: Array,
 ) -> Calls:
     """v ← ρv + (1 − ρ)g²"""
 
@@ -103,7 +112,7 @@ def _rmsprop(
     yield _after_squares(update, g, bound, change, work.full())
 
 
-def _adagrad(g: Array, change: Array, work: Work, v: Array, rate: Array, eps: Array, bound: Array) -> Calls:
+def _adagrad(w: Array, g: Array, change: Array, work: Work, v: Array, rate: Array, eps: Array, bound: Array) -> Calls:
     """v ← v + g², at most the largest number"""
     largest = np.finfo(v.dtype).max
 
@@ -116,7 +125,7 @@ def _adagrad(g: Array, change: Array, work: Work, v: Array, rate: Array, eps: Ar
 
 
 def _adam(
-    g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
+    w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
     bound: Array,
 ) -> Calls:  # fmt: skip
     """m ← β₁m + g, v ← β₂v + g²"""

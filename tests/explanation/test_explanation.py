@@ -315,7 +315,7 @@ def test_every_optimizer(rule: gb.UpdateRule, step: int) -> None:
 def test_an_optimizer_of_ones_own() -> None:
     """Its moment is kept halved, and one line is read by others."""
 
-    def update(g: Any, change: Any, work: Any, half: Any, rate: Any, kept: Any) -> Iterator[Any]:
+    def update(w: Any, g: Any, change: Any, work: Any, half: Any, rate: Any, kept: Any) -> Iterator[Any]:
         yield lambda: np.multiply(half, kept, out=half)
         yield lambda: np.add(half, g, out=half)
         yield lambda: np.multiply(np.sign(half), rate, out=change)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from own_optimizers import LION, AdaBelief, Lion, follow
+from own_optimizers import LION, RIDGE, AdaBelief, Lion, follow
 
 import gpu_backprop as gb
 
@@ -42,6 +42,13 @@ def test_it_follows_its_authors(own, dtype, graph, batches):
     """A batch whose weights are all 0 is no step."""
     follow(trainer(own(), dtype, graph=graph), batches, TOLERANCE[dtype])
     follow(trainer(own(RATES), dtype, [3, 4], graph=graph), batches, TOLERANCE[dtype])
+
+
+@graph
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_rule_that_reads_the_parameters(dtype, graph):
+    optimizer = gb.Optimizer(RIDGE, learning_rate=RATES, penalty=[0.5, 0.1])
+    follow(trainer(optimizer, dtype, [3, 4], graph=graph), WEIGHTED, TOLERANCE[dtype])
 
 
 @graph

@@ -274,7 +274,7 @@ def test_a_dropout_rate_for_each_member():
 def test_as_many_settings_as_members():
     with pytest.raises(gb.InputError, match="learning_rate must be one number, or 3, one a member"):
         gb.Trainer(networks()[0], None, gb.SGD([0.1, 0.2]))
-    with pytest.raises(gb.InputError, match=r"learning_rate must be one number, got \[0.1, 0.2\]"):
+    with pytest.raises(gb.InputError, match=r"learning_rate must be one number, got \(0.1, 0.2\)"):
         gb.Trainer(networks()[1][0], None, gb.SGD([0.1, 0.2]))
 
 

@@ -714,7 +714,7 @@ def test_every_optimizer_is_named(path, name):
     trainer.optimizer.learning_rate = np.array([0.25, 0.5])
     gb.save(path, trainer)
     settings = gb.load(path).training["optimizer"]["settings"]
-    assert settings == trainer.optimizer.settings and settings["learning_rate"] == [0.25, 0.5]
+    assert {"name": name, **settings} == trainer.optimizer.describe() and settings["learning_rate"] == [0.25, 0.5]
 
 
 def test_an_own_optimizer_is_named_as_data(path):

@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from own_optimizers import ADABELIEF, LION, AdaBelief, Lion, follow
+from own_optimizers import ADABELIEF, LION, RIDGE, AdaBelief, Lion, follow
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
@@ -79,6 +79,12 @@ def test_it_follows_its_authors(own, dtype, seed, rate, batches, back_end):
     assert set(taken) == {5 if batches is WEIGHTED else 6}
     compiled = all(isinstance(one, KernelCall) for one in update_of(it).calls)
     assert compiled == (back_end == "compiled" and dtype == "float32")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_rule_that_reads_the_parameters(dtype, back_end):
+    optimizer = gb.Optimizer(RIDGE, learning_rate=[0.1, 0.05], penalty=[0.5, 0.1])
+    follow(trainer(optimizer, dtype, [3, 4]), WEIGHTED, TOLERANCE[dtype])
 
 
 def test_it_learns(own, back_end):
@@ -186,7 +192,10 @@ def test_settings_may_change_between_steps(own, dtype):
     it = trainer(own(), dtype, seed=[5, 6])
     follow(it, BATCHES, TOLERANCE[dtype], CHANGES)
     assert it.optimizer.settings["beta1"] == it.optimizer.beta1 == 0.0
-    assert it.optimizer.learning_rate == [0.001, 0.03]
+    assert it.optimizer.learning_rate == (0.001, 0.03)
+    with pytest.raises(TypeError, match="item assignment"):  # it would reach no device
+        it.optimizer.learning_rate[0] = 0.1
+    assert it.optimizer.describe()["learning_rate"] == [0.001, 0.03]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +205,7 @@ def test_settings_may_change_between_steps(own, dtype):
         ("lr", 0.5, "Write learning_rate"),
         ("beta1", 1.0, r"beta1 of Lion must be a number in [0, 1), got 1.0"),
         ("beta1", [0.5, np.nan], r"beta1 of Lion must be a number in [0, 1), got [0.5, nan]"),
-        ("beta1", [0.5, 0.6, 0.7], "beta1 must be one number, or 2, one a member, got [0.5, 0.6, 0.7]"),
+        ("beta1", [0.5, 0.6, 0.7], "beta1 must be one number, or 2, one a member, got (0.5, 0.6, 0.7)"),
         ("momentum", 0.5, "a Lion has no attribute 'momentum'"),
         ("rule", ADABELIEF, "rule of a Lion is decided when it is made"),
         ("settings", {}, "settings of a Lion is decided when it is made"),
@@ -274,24 +283,24 @@ def test_integers_in_coefficients_are_numbers(back_end):
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
-def _at_once(g, change, work, m, rate, b1, rest1, b2, rest2):
+def _at_once(w, g, change, work, m, rate, b1, rest1, b2, rest2):
     np.multiply(g, rate, out=change)
 
 
-def _too_early(g, change, work, m, rate, b1, rest1, b2, rest2):
+def _too_early(w, g, change, work, m, rate, b1, rest1, b2, rest2):
     yield partial(np.multiply, g, rate.copy(), out=change)
 
 
-def _nowhere(g, change, work, m, rate, b1, rest1, b2, rest2):
+def _nowhere(w, g, change, work, m, rate, b1, rest1, b2, rest2):
     yield partial(np.multiply, g, rate, out=work.full(5))
 
 
-def _in_place(g, change, work, m, rate, b1, rest1, b2, rest2):
+def _in_place(w, g, change, work, m, rate, b1, rest1, b2, rest2):
     yield partial(np.multiply, g, rate, out=g)
     yield partial(np.positive, g, out=change)
 
 
-_NUMPY = r"update rule 'lion': numpy\(g, change, work, m, rate, b1, rest1, b2, rest2\) fails: .*"
+_NUMPY = r"update rule 'lion': numpy\(w, g, change, work, m, rate, b1, rest1, b2, rest2\) fails: .*"
 WRONG = {
     "a name": ({"name": "my lion"}, "'my lion' must be a name of ASCII letters"),
     "a word of Python": ({"settings": {**SETTINGS, "lambda": 0.1}}, "'lambda' must be a name"),
@@ -311,7 +320,7 @@ WRONG = {
     "too early": ({"numpy": _too_early}, _NUMPY + "use numbers only when its calls run"),
     "no change": ({"numpy": _nowhere}, _NUMPY + "it must fill change"),
     "gradients": ({"numpy": _in_place}, _NUMPY + "output array is read-only"),
-    "a parameter": ({"numpy": lambda g, change, work, m: ()}, _NUMPY + "unexpected keyword argument 'rate'"),
+    "a parameter": ({"numpy": lambda w, g, change, work, m: ()}, _NUMPY + "unexpected keyword argument 'rate'"),
     "no function": ({"numpy": None}, _NUMPY + "not callable"),
     "C++": ({"cuda": "chnge = rate * g;"}, r"its C\+\+ text must assign change"),
     "a line": ({"lines": (("m", "{m}"), ("w", "{w} − {rat}·{g}"))}, "rat"),

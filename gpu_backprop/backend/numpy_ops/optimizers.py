@@ -86,7 +86,7 @@ def _change(
         scaled = work.full(SCALED)
         yield call(np.multiply, g, scale, out=scaled)
         g = scaled
-    yield from rule.numpy(g, change, work, **dict(zip((*rule.moments, *rule.coefficients), named, strict=True)))
+    yield from rule.numpy(w, g, change, work, **dict(zip((*rule.moments, *rule.coefficients), named, strict=True)))
     if keep is not None:
         yield call(np.multiply, w, keep, out=w)
     if rate != 1:
