@@ -74,7 +74,7 @@ class Instance:
 
     @property
     def key(self) -> Key:
-        """The name and the functors, since the name of a loss does not include its setting."""
+        """The name and the functors, since two formulas may have one name."""
         return self.name, tuple(self.functors.values())
 
     @property
