@@ -59,16 +59,17 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
     u32* tickets,           // [models]
     i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, acc<T> share, int accuracy) {
   typedef acc<T> A;
-  const Numbers<E, A> of_loss(numbers + i64(blockIdx.z) * count);
-  const Smoothing<A> smooth(of_loss.smoothing(), cols);
+  const double* const own = numbers + i64(blockIdx.z) * count;
+  const Smoothing<A> smooth{A(own[0]), cols};
+  const typename E::template of<A> loss(own + 1);
   for_each_row(
       target, target_cols, weights, factor_of(scale, scales, scales_step) * share, grad_y, total, partial, tickets,
       rows, cols, accuracy, A(0.5), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
         A e = A(0);
         for (int c = row.lane; c < row.cols; c += row.lanes) {
           const A yc = to_acc(y[row.start() + c]), plain = A(target_of.of(c)), t = smooth.of(plain);
-          e += E::value(yc, t, of_loss.own());
-          if (grad_y) give(c, E::slope(yc, t, of_loss.own()));
+          e += loss.value(yc, t);
+          if (grad_y) give(c, loss.slope(yc, t));
           answer.add(yc, plain, c);
         }
         return lane_reduce<Sum>(e, row.lanes) * share;

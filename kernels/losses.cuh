@@ -54,17 +54,7 @@ template<class A> struct Answer {
   }
 };
 
-// The numbers of a model's loss: label smoothing, then those of formula E, which its value and slope take.
-template<class E, class A> struct Numbers {
-  A all[1 + E::numbers];
-  BP_DEV explicit Numbers(const double* of_model) {
-    for (int k = 0; k <= E::numbers; k++) all[k] = A(of_model[k]);
-  }
-  BP_DEV A smoothing() const { return all[0]; }
-  BP_DEV const A* own() const { return all + 1; }
-};
-
-// t <- rest t + even
+// t <- rest t + even; the share of the latter is the first number of a loss.
 template<class A> struct Smoothing {
   A rest, even;
   BP_DEV Smoothing(A share, int cols) : rest(A(1) - share), even(share / A(cols)) {}

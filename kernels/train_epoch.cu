@@ -118,13 +118,13 @@ template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at
 template<class E, class L, class A> struct BlockLoss {
   const L* target;
   const int target_cols, lanes, accuracy, takes;
-  const Numbers<E, A> numbers;
   const Smoothing<A> smooth;
+  const typename E::template of<A> of;
   double loss, correct;
   BP_DEV BlockLoss(
       const L* target, int target_cols, int lanes, int accuracy, int takes, const double* numbers, int outputs)
-      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes), numbers(numbers),
-        smooth(this->numbers.smoothing(), outputs), loss(0), correct(0) {}
+      : target(target), target_cols(target_cols), lanes(lanes), accuracy(accuracy), takes(takes),
+        smooth(A(numbers[0]), outputs), of(numbers + 1), loss(0), correct(0) {}
 
   template<class N, class Samples>
   BP_DEV void add(A* memory, const Layer& at, int rows, const Samples& sample_of, A scale, A share) {
@@ -147,9 +147,8 @@ template<class E, class L, class A> struct BlockLoss {
             e += sigmoid_loss(yc, t);
             y[c] = scale * (sigmoid(yc) - t);
           } else {
-            e += E::value(yc, t, numbers.own());
-            const A slope = scale * share * E::slope(yc, t, numbers.own());
-            y[c] = bad ? A(0) : slope * N::slope(at.f, memory[at.s + start + c]);
+            e += of.value(yc, t);
+            y[c] = bad ? A(0) : scale * share * of.slope(yc, t) * N::slope(at.f, memory[at.s + start + c]);
           }
           answer.add(yc, plain, c);
         }

@@ -75,7 +75,7 @@ MISTAKES = {
     # losses
     "a loss with its sign turned": Mistake("return y - t", "return t - y", "half_squared_error"),
     "a mean that is a sum": Mistake(": scale) * share", ": scale)", "mean_squared_error"),
-    "a gradient that is the loss": Mistake("F::slope(a", "F::value(a", "huber"),
+    "a gradient that is the loss": Mistake("loss.slope(a", "loss.value(a", "huber"),
     "weights that the loss ignores": Mistake("e[row] *= weights[row];", ";", "squared_error"),
     "weights that the gradient ignores": Mistake("+ c] *= weights[row]", "+ c]", "absolute_error"),
     "the target of the first row for all": Mistake("smooth.of(t[i])", "smooth.of(t[0])", "poisson"),
@@ -86,7 +86,7 @@ MISTAKES = {
     "softmax without its largest": Mistake("below = v[i + k] - top[k]", "below = v[i + k]"),
     "softmax: wrong answers that count": Mistake("right += place[k] ==", "right += place[k] !="),
     "scales that are ignored": Mistake("scale * float(scales[m]) : scale", "scale : scale"),
-    "the numbers of the first model for all": Mistake("float(numbers[m * count + k])", "float(numbers[k])", "huber"),
+    "the numbers of the first model for all": Mistake("own = numbers + m * count", "own = numbers", "huber"),
     "the smoothing of the first model for all": Mistake("numbers[m * count])", "numbers[0])"),
     "sigmoid: the target added": Mistake("choose(a < 0.0f, u, 1.0f) * q - t", "choose(a < 0.0f, u, 1.0f) * q + t"),
     "sigmoid: the loss without a term": Mistake("- a * t + log1p(u)", "+ log1p(u)"),

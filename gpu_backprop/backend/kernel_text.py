@@ -76,9 +76,8 @@ def read_text(path: Path) -> str:
 def functor(row: Row) -> str:
     """Writes the C++ struct `functor_name(row)` with the formulas of a row, static templates over their type A.
 
-    value(z) and slope(s) of an activation; value(y, t, numbers) and slope(y, t, numbers) of a loss, where t is the
-    target, and an enumerator says how many there are. Functions have value(f, z) and slope(f, s), where f is an
-    activation's number; its own struct has to stand before theirs. Of an update rule see `_update`.
+    value(z) and slope(s) of an activation. Functions have value(f, z) and slope(f, s), where f is an activation's
+    number; its own struct has to stand before theirs. Of a loss see `_loss`, of an update rule `_update`.
 
     Raises:
         DeviceError: the row has no CUDA formula.
@@ -92,15 +91,12 @@ def functor(row: Row) -> str:
             f"{row.name!r} has no CUDA formula to make a kernel of; give it cuda_value and cuda_slope, or use "
             "device='cpu'."
         )
-    value, slope, count, named = "A z", "A s", "", ""
     if isinstance(row, LossFormula):
-        value = slope = "A y, A t, const A* numbers"
-        count = f"  enum {{ numbers = {len(row.numbers)} }};\n"
-        named = "".join(f"const A {name} = numbers[{k}]; " for k, name in enumerate(row.numbers))
+        return _loss(row)
     return (
-        f"struct {functor_name(row)} {{\n{count}"
-        f"  template<class A> BP_DEV static A value({value}) {{ {named}return {row.cuda_value}; }}\n"
-        f"  template<class A> BP_DEV static A slope({slope}) {{ {named}return {row.cuda_slope}; }}\n"
+        f"struct {functor_name(row)} {{\n"
+        f"  template<class A> BP_DEV static A value(A z) {{ return {row.cuda_value}; }}\n"
+        f"  template<class A> BP_DEV static A slope(A s) {{ return {row.cuda_slope}; }}\n"
         "};\n"
     )
 
@@ -114,6 +110,21 @@ def _functions(row: Functions) -> str:
         f"struct {functor_name(row)} {{\n"
         f"  template<class A> BP_DEV static A value(int f, A z) {{ return {choice('value(z)')}; }}\n"
         f"  template<class A> BP_DEV static A slope(int f, A s) {{ return {choice('slope(s)')}; }}\n"
+        "};\n"
+    )
+
+
+def _loss(row: LossFormula) -> str:
+    """Writes of<A>, which holds a loss's numbers, and has value(y, t) and slope(y, t), where t is the target."""
+    numbers = "".join(f"    A {name};\n" for name in row.numbers)
+    taken = "".join(f" {name} = A(numbers[{k}]);" for k, name in enumerate(row.numbers))
+    return (
+        f"struct {functor_name(row)} {{\n"
+        f"  template<class A> struct of {{\n{numbers}"
+        f"    BP_DEV explicit of(const double* numbers) {{{taken} (void)numbers; }}\n"
+        f"    BP_DEV A value(A y, A t) const {{ return {row.cuda_value}; }}\n"
+        f"    BP_DEV A slope(A y, A t) const {{ return {row.cuda_slope}; }}\n"
+        "  };\n"
         "};\n"
     )
 

@@ -19,18 +19,18 @@ BP_CPU void loss_gradient(
   for_each_model(
       target, labels, weights, scales, grad_y, total, e, counts, models, rows, cols, scale, share, part, parts,
       [=](i64 m, i64 first, const Targets& targets, float factor, float* grad, float* es) {
-        float own[1 + F::numbers];
-        for (i64 k = 0; k <= F::numbers; k++) own[k] = float(numbers[m * count + k]);
-        const Smoothing smooth(own[0], cols);
+        const double* const own = numbers + m * count;
+        const Smoothing smooth{float(own[0]), cols};
+        const typename F::template of<float> loss(own + 1);
         const float* const ys = y + first;
         if (grad)
           row_terms(r, targets, smooth, es, [=](i64 i, float t) {
             const float a = ys[i];
-            grad[i] = factor * F::slope(a, t, own + 1);
-            return F::value(a, t, own + 1);
+            grad[i] = factor * loss.slope(a, t);
+            return loss.value(a, t);
           });
         else
-          row_terms(r, targets, smooth, es, [=](i64 i, float t) { return F::value(ys[i], t, own + 1); });
+          row_terms(r, targets, smooth, es, [=](i64 i, float t) { return loss.value(ys[i], t); });
         return count_correct(accuracy, r, ys, targets, 0.5f);
       });
 }

@@ -60,8 +60,8 @@ void philox_block(const u64* c, u64* words, float* numbers) {
   for (int i = 0; i < 8; i++) numbers[i] = uniform(block, i);
 }
 """
-LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, const {A}* numbers) {{
-  for (int i = 0; i < n; i++) out[i] = {name}::{part}({operands});
+LOOP = """void {name}_{part}_{dtype}(const {A}* a, const {A}* b, {A}* out, int n, const double* numbers) {{
+  for (int i = 0; i < n; i++) out[i] = {call};
 }}"""
 PREPARE = """void {name}_{dtype}(double step, const double* setting, {A}* out) {{
   {name}::of<{A}> rule;
@@ -73,9 +73,12 @@ PREPARE = """void {name}_{dtype}(double step, const double* setting, {A}* out) {
 
 def loops(row: Activation | LossFormula) -> str:
     """C functions that map a functor's two formulas over arrays."""
-    operands = "a[i]" if isinstance(row, Activation) else "a[i], b[i], numbers"
+    name = functor_name(row)
+    call = (
+        f"{name}::{{part}}(a[i])" if isinstance(row, Activation) else f"{name}::of<{{A}}>(numbers).{{part}}(a[i], b[i])"
+    )
     return "\n".join(
-        LOOP.format(name=functor_name(row), part=part, dtype=dtype, A=A, operands=operands.format(A=A))
+        LOOP.format(name=name, part=part, dtype=dtype, A=A, call=call.format(part=part, A=A))
         for part in ("value", "slope")
         for dtype, A in (("float32", "float"), ("float64", "double"))
     )

@@ -58,11 +58,6 @@ def in_numpy(formula, *arguments, numbers=()) -> None:
             call()
 
 
-def own(loss, dtype) -> np.ndarray:
-    """The numbers of a loss's formula, as arrays that fit (rows, units)."""
-    return loss.rows(())[1:].astype(dtype).reshape(-1, 1, 1)
-
-
 def in_cuda(host: ctypes.CDLL, name: str, *operands: np.ndarray, numbers: np.ndarray = NONE) -> np.ndarray:
     """A CUDA formula, mapped over one or two arrays on the CPU."""
     first, last, out = operands[0], operands[-1], np.empty_like(operands[0])
@@ -105,10 +100,10 @@ def test_activation(host, name, dtype):
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(host, name, dtype):
     row, (values, targets) = LOSSES[name].formula, DOMAINS.get(name, EVERYWHERE)
-    numbers = own(LOSSES[name], dtype)
+    numbers = LOSSES[name].rows(())[1:]
     y, target = (np.ascontiguousarray(a.reshape(-1, 1), dtype) for a in np.meshgrid(values, targets))
     e, slope = np.empty_like(y), np.empty_like(y)
-    in_numpy(row.numpy, y, target, slope, e, numbers=numbers)
+    in_numpy(row.numpy, y, target, slope, e, numbers=numbers.astype(dtype).reshape(-1, 1, 1))
     assert_same(host, f"{functor_name(row)}_value", e, y, target, numbers=numbers)
     assert_same(host, f"{functor_name(row)}_slope", slope, y, target, numbers=numbers)
 
@@ -130,7 +125,7 @@ def test_activations_are_exact_to_rounding(host, name, dtype):
 @pytest.mark.parametrize("name", sweep.LOSSES)
 def test_losses_are_exact_to_rounding(host, name, dtype):
     row, (y, target) = sweep.formula_of(name), sweep.pairs(name, dtype)
-    numbers = sweep.numbers_of(name)[1:].astype(dtype)
+    numbers = sweep.numbers_of(name)[1:]
     with np.errstate(all="ignore"):
         right = [of(y.astype(sweep.L), target.astype(sweep.L)) for of in sweep.LOSSES[name][1:]]
     for part, wanted in zip(("value", "slope"), right, strict=True):
