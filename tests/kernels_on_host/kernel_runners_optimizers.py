@@ -86,7 +86,7 @@ def unscale(d: Draw) -> Case:
     counted = d.memory.holding(d.random.integers(0, 2, d.models), "f8") if d.flip() else None
     parameters = {
         "g": g, "scaling": scaling, "counted": counted, "factor": d.empty((d.models,), np.float64),
-        "part": d.empty((d.models, d.groups), "u4"), "tickets": d.tickets(d.models), "n": n, "patience": patience,
+        "partial": d.empty((d.models, d.groups), "u4"), "tickets": d.tickets(d.models), "n": n, "patience": patience,
         "largest": largest,
     }  # fmt: skip
     state, factor = exact(scaling), np.empty(d.models)
