@@ -17,6 +17,9 @@ from gpu_backprop.backend.update_rule import UpdateRule
 BLOCK = 256
 """Bytes of parameters that share the factors of rate and decay."""
 
+FORMS = {"plain": "small", "address": "fewer", "thread": "threads"}
+"""Which cases are run in which kind of program."""
+
 
 def hyper_of(d: Draw, rule: UpdateRule, step: int, rate: float, **others: float) -> Array:
     """hyper of all models after so many steps: a learning rate, and the rule's other settings, the `others` among them,
@@ -106,7 +109,7 @@ def prove(
     """
     cases, several = [], list(made)
     for number, one in enumerate(several):
-        for draw, orders in draws(one, number, layout, "threads" if kind == "thread" else "once"):
+        for draw, orders in draws(one, number, layout, FORMS[kind]):
             cases.append(runner(draw))
             cases[-1].orders = orders
     return run(Program(folder, shared, several, kind), cases)

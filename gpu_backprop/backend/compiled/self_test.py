@@ -256,7 +256,7 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
 
 def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
     """Yields steps with all kinds of gradients and moments ≥ 0; with and without factors of gradients and groups.
-    Settings whose default is at most 1 are such that each of them is seen in what comes out."""
+    Settings whose default lies in [0, 1] are such that each of them is seen in what comes out."""
     edges = np.array([[a, abs(b)] for a in EDGES for b in EDGES if np.isfinite(b)], np.float32).T
     for shape, factor, blocks in (((17,), None, 0), ((3, 1100), [1, 0, 0.5], 18), (edges[0].shape, 1, 0)):
         w, g = some(*shape), some(*shape)
@@ -267,7 +267,7 @@ def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
                 moments[-1] = edges[1]
         settings = np.array([2.0, *rule.settings.values()])
         hyper = some(*shape[:-1], len(settings), low=0.1, high=0.9, dtype=np.float64)
-        np.copyto(hyper, settings, where=abs(settings) > 1)
+        np.copyto(hyper, settings, where=(settings < 0) | (settings > 1))
         groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (2, blocks)) if blocks else None
         factors = None if factor is None else np.array(factor, np.float64)
         written = [w, hyper, *([] if moments is None else [moments])]
