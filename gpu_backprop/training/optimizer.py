@@ -125,6 +125,8 @@ class Optimizer(FixedAttributes):
         accepted, fits = BOUNDS.get(name, ("a finite number", math.isfinite))
         kind = type(self).__name__ if type(self) is not Optimizer else self.rule.name
         found = one_or_several(f"{name} of {kind}", value, accepted, fits)
+        if found == []:
+            raise InputError(f"{name} of {kind} must be {accepted}, or one a member, got [].")
         return tuple(found) if isinstance(found, list) else found  # where setting one of them is no silent nothing
 
     def __getattr__(self, name: str) -> Any:
