@@ -161,7 +161,7 @@ template<class E, class L, class A> struct BlockLoss {
 };
 
 // The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
-// update. grad_W and grad_b of the last minibatch are left in g.
+// update. grad_W and grad_b of the last minibatch are left in g, but where the rate of a group is 0.
 template<class A, class S, class L, class N, class E, class U>
 __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const S* x,             // [samples, inputs]
@@ -228,8 +228,8 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       if (group.rate != A(0)) {
         const A change = step_of<U>(rule, ws[i], grad, moments, mine + i, apart);
         ws[i] = group.template moved<U>(rule, ws[i], change);
+        if (last) g[mine + i] = grad;
       }
-      if (last) g[mine + i] = grad;
       gs[i] = A(0);
     }
     __syncthreads();  // before thread 0 prepares the next step

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from kernel_cases import Array, Case, Near, reference
 from kernel_draws import Draw, exact
-from kernel_runners_optimizers import exact_groups, groups_of, hyper_of
+from kernel_runners_optimizers import BLOCK, exact_groups, groups_of, hyper_of
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
@@ -133,7 +133,7 @@ def train_epoch(d: Draw) -> Case:
     tail = (d.rows % batch or batch) if d.rows else batch
     parameters = {
         "x": x, "target": target, "order": order, "cursor": d.memory.holding([start], np.int64),
-        "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.empty(w.shape, A),
+        "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.numbers(w.shape, A),
         "moments": moments, "hyper": hyper, "groups": groups, "numbers": d.memory.holding(numbers, np.float64),
         "loss_numbers": numbers.shape[1], "total": total,
         "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
@@ -166,5 +166,8 @@ def expected(
         after["g"] = gradient(layout, after["w"], x, target, loss, numbers, scale, after["total"])
         state = after["w"], after["g"], after["moments"], rule, after["hyper"]
         reference(numpy_ops.update, *state, None, exact_groups(given["groups"]), None)
+    if given["groups"] is not None and "g" in after:  # a frozen parameter's gradient stays what it was
+        rates = np.repeat(exact(given["groups"])[0], BLOCK // given["w"].itemsize)[: given["w"].shape[1]]
+        after["g"] = np.where(rates, after["g"], exact(given["g"]))
     rounding = 8 * d.tolerance(4 * d.rows * d.cols, given["w"].dtype)
     return {name: Near(a, rounding * (1 + abs(a))) for name, a in after.items() if a is not None}
