@@ -173,8 +173,8 @@ def _by_rows(
     factor, weighing = _row_factor(device, sums.e, weights, scale, scales)
     if gradient is not None:
         yield from weighing
-    by_name = np.moveaxis(numbers, -1, 0)[..., None, None]
-    own = device.empty((len(loss.numbers), *total.shape[:-1], 1, 1), y.dtype)
+    by_name = np.moveaxis(numbers, -1, 0)[(..., None, None) if numbers.ndim > 1 else ...]  # NumPy is fast with 0 axes
+    own = device.empty(by_name[1:].shape, y.dtype)
     if loss.numbers:
         yield partial(np.copyto, own, by_name[1:], "same_kind")
 
@@ -185,10 +185,11 @@ def _by_rows(
 
     def calls(*smoothing: Array | None) -> Calls:
         row = None if bias is None else as_row(bias)
-        return in_blocks(device, block, y, row, target, factor, gradient, sums.e, sums.right, *smoothing, *own)
+        each = (own[k, ...] for k in range(len(own)))
+        return in_blocks(device, block, y, row, target, factor, gradient, sums.e, sums.right, *smoothing, *each)
 
     if loss.smooths:
-        yield _smoothed_or_not(device, by_name[0], y, calls)
+        yield _smoothed_or_not(device, by_name[0, ...], y, calls)
     else:
         yield from calls(None, None)
     yield from sums.add(weights)
@@ -197,13 +198,13 @@ def _by_rows(
 def _smoothed_or_not(device: Device, share: Array, y: Array, calls: Callable[..., Calls]) -> Call:
     """calls(rest, even), bound as one; a run in which no share is other than 0 takes those of calls(None, None)."""
     exact = np.empty((2, *share.shape))
-    rest, even = both = device.empty(exact.shape, y.dtype)
+    both = device.empty(exact.shape, y.dtype)
     plain = tuple(calls(None, None))
     smoothed: tuple[Call, ...] = (
-        call(np.subtract, 1.0, share, out=exact[0]),
-        call(np.divide, share, float(y.shape[-1]), out=exact[1]),
+        call(np.subtract, 1.0, share, out=exact[0, ...]),
+        call(np.divide, share, float(y.shape[-1]), out=exact[1, ...]),
         partial(np.copyto, both, exact, "same_kind"),
-        *calls(rest, even),
+        *calls(both[0, ...], both[1, ...]),
     )
 
     def run() -> None:
