@@ -146,7 +146,7 @@ class Kernels:
         for operation in plan.operations:
             kernels = [call.kernel for call in operation.calls if hasattr(call, "kernel")]
             if len(kernels) == len(operation.calls) == 1:
-                name = plain(kernels[0])
+                name = kind(kernels[0])
                 if operation.bytes > max(at.bytes if (at := chosen.get(name)) else 0, best.get(name, NOTHING)["bytes"]):
                     chosen[name] = operation
         if data is not None:
@@ -171,12 +171,13 @@ class Kernels:
 
     def left_out(self) -> list[str]:
         """The kernels that none of these plans launches by itself."""
-        return sorted(set(heads()) - {plain(row["kernel"]) for row in self.rows})
+        return sorted(set(heads()) - {kind(row["kernel"]).partition(" ")[0] for row in self.rows})
 
 
 NOTHING = {"bytes": -1}
 
 
-def plain(instance: str) -> str:
-    """The kernel's name, without its template arguments."""
-    return instance.partition("<")[0]
+def kind(instance: str) -> str:
+    """The kernel's name, without its template arguments but for the rule of an update, which decides what it moves."""
+    name, _, arguments = instance.partition("<")
+    return " ".join([name, *(a for a in arguments.split(", ") if a.startswith("update_"))])
