@@ -209,6 +209,6 @@ class EpochOperations(Operations[D], Protocol[D]):
         step.
 
         sources are x and target; moments, rule and groups are as in `update`. mean: whether the loss of a minibatch is
-        the mean over its rows. What is left in g is the gradient of the last one, but where the rate factor is 0: there it
-        stays as it is.
+        the mean over its rows. What is left in g is the gradient of the last one; where the rate factor is 0, g stays
+        as it is.
         """
