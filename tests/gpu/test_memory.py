@@ -98,7 +98,7 @@ def test_a_fit_takes_what_its_dry_run_says(pool, form):
     held_out = samples(trainer.network, trainer.loss, X[:20], y[:20], None, values=True)
     needs = fit_needs(trainer, data, held_out, 16)
     before = pool.used_bytes()
-    run = Run(trainer.training_step, DataSet(trainer.network, data), trainer._settings, shuffle=True)
+    run = Run(trainer.training_step, DataSet(trainer.network, data), trainer._settings, trainer.history, shuffle=True)
     measured = Evaluation(trainer.network, trainer.loss, held_out, 16)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and measured.batches == [16, 4]
