@@ -433,7 +433,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "shown"),
         [
-            (("--optimizer", "sgd"), "SGD(learning_rate=0.1, momentum=0.0)"),
+            (("--optimizer", "sgd"), "SGD(learning_rate=0.1)"),
             (("--optimizer", "adamw"), "AdamW(learning_rate=0.003, "),
             (("--optimizer", "rmsprop", "--learning-rate", "0.02"), "RMSprop(learning_rate=0.02, "),
             (("--loss", "huber", "--batch-size", "7"), "huber, Adam("),

@@ -166,5 +166,5 @@ def test_a_model_file_keeps_what_is_set(tmp_path):
 
 def test_explain_says_what_is_frozen():
     text = explain(trainer_of(network(0)), X[:2], LABELS[:2])
-    assert "W1 stays as it is: layer 1 is frozen." in text and "∇W1" not in text and "∇W3" in text
+    assert "W1 stays as it is: its layer is not trainable." in text and "∇W1" not in text and "∇W3" in text
     assert "Dense(5, 'tanh', trainable=False)" in text
