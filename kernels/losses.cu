@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(256, 3) loss_gradient(
 
 // v = z + b, y = softmax(v), e = log(sum of e^v) - sum of t v, grad_z = factor (y - t)
 template<class T, class L>
-__global__ void __launch_bounds__(256) softmax_cross_entropy(
+__global__ void __launch_bounds__(256, 3) softmax_cross_entropy(
     const T* z,             // [models, rows, cols]
     const acc<T>* b,        // [models, cols]?
     const L* target,        // [models, rows, target_cols], 1 for labels

@@ -23,7 +23,7 @@ enum { SCALE = 0, STREAK = 1, SKIPPED = 2 };
 // of g is not finite or `counted` is 0. Such an overflow halves S, down to 1; `patience` steps in a row without one
 // double it, up to `largest`. Where counted is 0, all of this stays as it is.
 template<class A, int V>
-__global__ void __launch_bounds__(256) unscale(
+__global__ void __launch_bounds__(256, 4) unscale(
     const A* g,             // [models, n]
     double* scaling,        // [models, 3] S, steps in a row without overflow, steps with one
     const double* counted,  // [models]?
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(256) unscale(
 
 // Blocks that a multiprocessor is to hold: as many as the rules of ours allow without a spill.
 template<class T, class U>
-constexpr int resident_blocks = U::moments == 0 ? 6 : U::moments > 2 ? 2 : sizeof(T) == 4 ? 5 : 5 - U::moments;
+constexpr int resident_blocks = U::moments > 2 ? 2 : 4 - (U::moments > 1) - (sizeof(T) != 4 && U::moments > 0);
 
 // W <- (1 - eta lambda) W - change, by the rule U, and its copy in 16 bits. Everything is loaded before anything is
 // stored, because the compiler may not move a load to before a store.

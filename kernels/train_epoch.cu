@@ -222,6 +222,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
         __syncthreads();
       }
     }
+    BP_ROLLED
     for (int i = thread(); i < n; i += threads()) {
       const A grad = gs[i];
       const Group<A> group(groups, blocks, i);

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Concatenate, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gpu_backprop.backend.errors import InputError
+
 Array = npt.NDArray[Any]
 """An array of the device's array module: numpy.ndarray or cupy.ndarray."""
 
@@ -75,6 +77,10 @@ class Functions:
         return " or ".join(f.name for f in self.activations)
 
 
+AROUND_A_LOSS = "y", "t", "A", "numbers", "of", "value", "slope"
+"""What the C++ text of a loss stands among."""
+
+
 @dataclass(frozen=True)
 class LossFormula:
     """e(y, y*) of one sample, summed over its outputs, and ∂e/∂y: value and gradient come together."""
@@ -91,6 +97,14 @@ class LossFormula:
     numbers: tuple[str, ...] = ()  # what its own numbers are called in C++
 
     kind: ClassVar[str] = "loss"
+
+    def __post_init__(self) -> None:
+        for name in self.numbers:
+            if not name.isidentifier() or not name.isascii() or name in AROUND_A_LOSS:
+                raise InputError(
+                    f"a number of the loss {self.name} must be a name of ASCII letters, digits and _, and not "
+                    f"{', '.join(AROUND_A_LOSS)}, got {name!r}."
+                )
 
     def share(self, outputs: int) -> float:
         """Returns the factor of the sum over the outputs."""

@@ -151,7 +151,7 @@ def _update(row: UpdateRule) -> str:
         f"      (void)step, (void)largest{''.join(f', (void){name}' for name in row.settings)};\n"
         f"    }}\n"
         f"    BP_DEV A step(A w, A g, A* all_moments) const {{\n{moments}"
-        f"      A change;\n"
+        f"      A change = A(0) / A(0);\n"  # what assigns nothing to it is found
         f"      {row.cuda}\n"
         f"      (void)w, (void)all_moments;\n"
         f"      return change;\n"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from keyword import kwlist
 from numbers import Real
 from types import SimpleNamespace
@@ -72,6 +73,7 @@ def check_coefficient(text: str, known: set[str]) -> None:
             raise ValueError(f"{text!r} must be made of numbers, names, + - * /, and power(a, b) for a**b")
 
 
+@cache
 def in_floats(text: str) -> str:
     """Writes a coefficient in C++, where a number without a point would be an integer, and 1/2 would be 0."""
     tree = ast.parse(text.strip(), mode="eval")

@@ -71,12 +71,16 @@ class UpdateRule:
     kind: ClassVar[str] = "update"
 
     def __post_init__(self) -> None:
+        for name in ("settings", "moments", "coefficients"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise InputError(f"update rule {self.name!r}: {name} must be a mapping, got {given!r}.")
+            object.__setattr__(self, name, dict(given))  # what becomes of the given one does not matter
         try:
             check_names(self.name, self.settings, (*self.moments, *self.coefficients))
             known = {*self.settings, "step", "largest", *COEFFICIENT_MATH} - {"__builtins__"}
             for text in (*self.coefficients.values(), *self.moments.values()):
                 check_coefficient(text, known)
-            if self.cuda and not re.search(r"\bchange\s*=", self.cuda):
+            if not isinstance(self.cuda, str) or (self.cuda and not re.search(r"\bchange\s*=", self.cuda)):
                 raise ValueError(f"its C++ text must assign change, got {self.cuda!r}")
             check_lines(self.name, self.settings, self.moments, self.lines)
             steps = [self.check_settings(self.settings, step) for step in (1.0, 2.0)]
@@ -119,6 +123,9 @@ class UpdateRule:
         except Exception:
             return True
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.numpy, self.cuda))
+
     @property
     def decays(self) -> bool:
         """Whether it has a decoupled weight decay."""
@@ -140,7 +147,7 @@ class UpdateRule:
         """Of one parameter: one for each operator and function of the C++ text, and for what is done with the change.
         A gradient that is cut off counts as one operation."""
         text = re.sub(r"most<A>\(\)|A\(|<A>", "(", self.cuda)
-        return len(re.findall(r"(?<=[\w)]) [-+*/] |\b\w+\(", text)) + 1 + self.decays
+        return len(re.findall(r"(?<=[\w)]) *[-+*/](?!=) *|\b\w+\(", text)) + 1 + self.decays
 
     @property
     def cuda_coefficients(self) -> dict[str, str]:

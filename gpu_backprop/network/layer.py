@@ -7,7 +7,6 @@ plan. Every method appends operations to a plan and returns the buffer in which 
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
@@ -53,6 +52,11 @@ class _View:
         fill(view, values, self.name, layer.device)
 
 
+def _fits(factor: float) -> bool:
+    """Tells whether float32 can hold a factor, and what is multiplied by it."""
+    return factor == 0 or 1e-30 <= factor <= 1e30
+
+
 class Factors(NamedTuple):
     """By what a setting of the optimizer is multiplied for W, and for b."""
 
@@ -65,8 +69,8 @@ class Factors(NamedTuple):
         given = value if isinstance(value, Mapping) else dict.fromkeys(cls._fields, value)
         if unknown := [key for key in given if key not in cls._fields]:
             raise InputError(f"{name} has no {', '.join(map(repr, unknown))}: its keys are 'weight' and 'bias'.")
-        accepted = "a finite number ≥ 0, or a mapping of them such as {'bias': 0}"
-        return cls(**{key: number(name, one, accepted, lambda v: 0 <= v < math.inf) for key, one in given.items()})
+        accepted = "0 or a number from 1e-30 to 1e30, or a mapping of them such as {'bias': 0}"
+        return cls(**{key: number(name, one, accepted, _fits) for key, one in given.items()})
 
     @property
     def plain(self) -> Factor:
@@ -150,7 +154,8 @@ class Layer(FixedAttributes):
     @property
     def trainable(self) -> bool:
         """Whether steps change W and b; if not, their gradients stay 0, and what a step needs for them alone is left
-        out of it. Assigning takes effect from the next epoch, step or forward on."""
+        out of it. Assigning takes effect from the next epoch, step or forward on. The step number of an optimizer goes
+        on meanwhile: Adam takes steps of several η in a layer that is set free late, unless a new Trainer begins."""
         return self._training.trainable
 
     @trainable.setter

@@ -53,8 +53,8 @@ class Loss(FixedAttributes):
     """
 
     reduction: str = field(default="mean", kw_only=True)
-    network: Network | None = field(default=None, init=False, repr=False, compare=False)
-    numbers: Array | None = field(default=None, init=False, repr=False, compare=False)
+    network: ClassVar[Network | None] = None
+    numbers: ClassVar[Array | None] = None
     name: ClassVar[str] = ""
     bounds: ClassVar[Bounds] = {}
     needs: ClassVar[tuple[str, ...]] = ()
@@ -83,9 +83,8 @@ class Loss(FixedAttributes):
         """Makes a copy of this loss with its numbers on the device of `network`, where all plans read them."""
         bound = copy.copy(self)
         bound.open()
-        vars(bound)["settable"] = tuple(self.bounds)
-        bound.numbers = network.device.from_host(self.rows(network.models_shape))
-        bound.network = network
+        numbers = network.device.from_host(self.rows(network.models_shape))
+        vars(bound).update(settable=tuple(self.bounds), numbers=numbers, network=network)
         bound.close()
         return bound
 
@@ -97,7 +96,8 @@ class Loss(FixedAttributes):
         """Returns its numbers as kernels take them, on the host: see `numbers`."""
         for name in self.bounds:
             one_a_member(self._spelled(name), getattr(self, name), models_shape)
-        numbers = getattr(self, "label_smoothing", 0.0), *(getattr(self, name) for name in self.formula.numbers)
+        smoothing = getattr(self, "label_smoothing", 0.0) if self.formula.smooths else 0.0
+        numbers = smoothing, *(getattr(self, name) for name in self.formula.numbers)
         return np.stack([np.broadcast_to(np.asarray(n, np.float64), models_shape) for n in numbers], axis=-1)
 
     def _spelled(self, name: str) -> str:

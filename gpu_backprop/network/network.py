@@ -51,14 +51,14 @@ class Network(FixedAttributes):
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
         classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
             keep both, so that a model file is enough to make sense of new data.
-        training: name and settings of the optimizer and of the loss that trained it, and the epochs, where it was
+        trained_by: name and settings of the optimizer and of the loss that trained it, and the epochs, where it was
             loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
     """
 
-    settable = "preprocessing", "classes", "training"
+    settable = "preprocessing", "classes", "trained_by"
     instead: ClassVar[Mapping[str, str]] = {"dtype": "net.copy(dtype=...)"}
 
     def __init__(
@@ -80,7 +80,7 @@ class Network(FixedAttributes):
         self._prepare_dropout()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
-        self.training: dict[str, Any] | None = None
+        self.trained_by: dict[str, Any] | None = None
         self._idle: list[Reader] = []  # readers that no call uses at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self.exclusively = ExclusiveChange()
@@ -331,7 +331,7 @@ class Network(FixedAttributes):
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
-        twin.preprocessing, twin.classes, twin.training = copy.deepcopy(self._known)
+        twin.preprocessing, twin.classes, twin.trained_by = copy.deepcopy(self._known)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
@@ -345,7 +345,7 @@ class Network(FixedAttributes):
 
     @property
     def _known(self) -> tuple[Any, ...]:
-        return self.preprocessing, self.classes, self.training
+        return self.preprocessing, self.classes, self.trained_by
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -399,7 +399,7 @@ def _rebuild(
     net = Network(inputs, layers, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)
-    net.preprocessing, net.classes, net.training = known
+    net.preprocessing, net.classes, net.trained_by = known
     return net
 
 

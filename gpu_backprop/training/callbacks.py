@@ -88,6 +88,7 @@ class Callbacks(ExitStack):
         """Calls `on_step`, and tells whether the training is to end."""
         for callback in self._callbacks:
             self._call(callback, ON_STEP, run)
+        run.step.network.refresh()  # it may have set parameters
         return bool(self.trainer.stopping)
 
     @contextmanager

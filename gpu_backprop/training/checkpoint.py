@@ -35,13 +35,13 @@ from gpu_backprop.training.trainer import Trainer
 
 def save(path: str | os.PathLike[str], net: Network | Trainer, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
-    `net.preprocessing`, `net.classes` and `net.training` where they are set. The same network gives the same bytes.
+    `net.preprocessing`, `net.classes` and `net.trained_by` where they are set. The same network gives the same bytes.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
     the new one is safe on the disk. The new one has its permissions.
 
     Args:
-        net: the network, or its trainer, which is then named in the file: as `net.training`, `load` gives back name and
+        net: the network, or its trainer, which is then named in the file: as `net.trained_by`, `load` gives back name and
             settings of the optimizer and of the loss, and how many epochs there were. Code is never in a file, nor is
             what training would go on from, such as an optimizer's moments: pickle has that.
         allow_nonfinite: whether parameters may be NaN or infinite; `load` then warns of them.
@@ -204,11 +204,11 @@ def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, 
             listed = isinstance(net.classes, (list, tuple, np.ndarray))
             known["classes"] = [scalar(name) for name in net.classes] if listed else net.classes
         _check_learned(net, known.get("classes"))
-        if (training := net.training if training is None else training) is not None:
-            known["training"] = _checked_training(training)
+        if (training := net.trained_by if training is None else training) is not None:
+            known["trained_by"] = _checked_training(training)
         return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
     except (TypeError, ValueError) as error:
-        wrong = "net.preprocessing, net.classes or net.training"
+        wrong = "net.preprocessing, net.classes or net.trained_by"
         raise ModelFileError(f"cannot save the network: {error}; correct {wrong}.") from error
 
 
@@ -220,8 +220,8 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
             net.preprocessing = Preprocessing.from_dict(known["preprocessing"])
         net.classes = known.get("classes")
         _check_learned(net, net.classes)
-        if "training" in known:
-            net.training = _checked_training(known["training"])
+        if "trained_by" in known:
+            net.trained_by = _checked_training(known["trained_by"])
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"

@@ -129,6 +129,9 @@ class Optimizer(FixedAttributes):
             raise InputError(f"{name} of {kind} must be {accepted}, or one a member, got [].")
         return tuple(found) if isinstance(found, list) else found  # where setting one of them is no silent nothing
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.settings]
+
     def __getattr__(self, name: str) -> Any:
         settings = vars(self).get("_settings", {})
         if name in settings:

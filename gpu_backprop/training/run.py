@@ -49,9 +49,11 @@ class Run:
     def __init__(
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
+        repeats: bool = True,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
+        self.repeats = repeats
         self.number, self.done = len(history) + 1, 0
         self._first = self.number
         device, network, scaling = data.device, step.network, step.scaling.state
@@ -72,7 +74,9 @@ class Run:
 
     def _build_epoch(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows; in one launch the epoch is the only
-        step."""
+        step. The gradients of what is frozen, which no step fills, become 0."""
+        for layer in self.step.network.layers:
+            layer.clear_frozen()
         if not self.settings.one_launch:
             return self._build_steps()
         plan = build_epoch(self.step, self.data, self.settings.batch_size, self.total)
@@ -88,6 +92,7 @@ class Run:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
         scaling = self.step.scaling
         self._follow_settings()
+        self.step.network.refresh()  # a callback may have set parameters
         self.number, self.done = epoch, 0
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
@@ -115,18 +120,19 @@ class Run:
             return
         self._plan_key, self.steps = key, {}  # their memory goes before other steps take theirs
         self.batches, self.steps = self._build_epoch()
-        for layer in network.layers:
-            layer.clear_frozen()
 
     def roll_back_if_diverged(self) -> str:
         """Goes back to the epoch before if the loss of one that ended early is no longer finite, and says so. Whoever
         stopped the run is not kept waiting until the very step is found."""
         if self._finite(self._read()):
             return ""
+        return f", after its loss became NaN or infinite: the parameters are {self._roll_back()}"
+
+    def _roll_back(self) -> str:
+        """Goes back to the epoch before, and says so."""
         self._restore(self.last_finite)
         epochs = len(self.history)
-        kept = f"those of epoch {epochs}" if epochs >= self._first else "those that fit began with"
-        return f", after its loss became NaN or infinite: the parameters are {kept}"
+        return f"those of epoch {epochs}" if epochs >= self._first else "those that fit began with"
 
     def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
@@ -204,10 +210,30 @@ class Run:
         self.step.network.refresh()
 
     def _report_divergence(self) -> NoReturn:
+        """Goes back to what is finite, and raises DivergedError: to before the very step, or, where a callback may have
+        changed something after any step, so that none can be repeated, to the epoch before."""
+        network, history, epoch = self.step.network, self.history, self.number
+        if self.repeats:
+            what, step, kept = self._find_divergence()
+            happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
+        else:
+            step, kept = len(self.batches), self._roll_back()
+            happened = f"the loss became NaN or infinite in epoch {epoch}, at the latest in step {step}"
+        history.stopped = happened
+        narrow = " float16 holds no number beyond 65,504; dtype='bfloat16' does."
+        raise DivergedError(
+            f"{happened} of {len(self.batches)}. The parameters are {kept}. Lower the learning rate "
+            f"(now {self.step.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
+            f"{narrow if network.dtype == np.float16 else ''}",
+            epoch=epoch, step=step, history=history,
+        )  # fmt: skip
+
+    def _find_divergence(self) -> tuple[str, int, str]:
         """Runs the epoch again from its beginning and reads the loss after every step; an epoch without trouble never
-        pays for it. Leaves the state before the last step whose loss was finite, and raises DivergedError. If every
-        loss was, a step has made the parameters NaN or infinite, and no loss has shown it yet."""
-        device, network, history, epoch = self.step.device, self.step.network, self.history, self.number
+        pays for it. Returns what is not finite, the step that made it so, and what the parameters are: those before the
+        last step whose loss was finite. If every loss was, a step has made the parameters NaN or infinite, and no loss
+        has shown it yet."""
+        device, network, epoch = self.step.device, self.step.network, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
         self._restore(self.epoch_start)
         self.sums.clear()
@@ -232,15 +258,7 @@ class Run:
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.settings.one_launch:  # which keeps no state within an epoch
             kept = f"those that epoch {epoch - 1} began with"
-        happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
-        history.stopped = happened
-        narrow = " float16 holds no number beyond 65,504; dtype='bfloat16' does."
-        raise DivergedError(
-            f"{happened} of {len(batches)}. The parameters are {kept}. Lower the learning rate "
-            f"(now {self.step.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
-            f"{narrow if network.dtype == np.float16 else ''}",
-            epoch=epoch, step=step, history=history,
-        )  # fmt: skip
+        return what, step, kept
 
 
 def finite_loss(total: Array) -> bool:

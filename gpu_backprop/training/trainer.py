@@ -66,7 +66,7 @@ class Trainer(FixedAttributes):
         manual_steps: the plans of `step`.
     """
 
-    settable = "history", "stopping"
+    settable = ("stopping",)
     instead: ClassVar[Mapping[str, str]] = {
         "learning_rate": "trainer.optimizer.learning_rate",
         "lr": "trainer.optimizer.learning_rate",
@@ -110,6 +110,17 @@ class Trainer(FixedAttributes):
     @stream.setter
     def stream(self, value: bool | str) -> None:
         self._stream = self._mode("stream", value, self.device.streams)
+
+    @property
+    def history(self) -> History:
+        """The History of all epochs so far; with `gb.History()` assigned, the next fit begins at epoch 1 again."""
+        return self._history
+
+    @history.setter
+    def history(self, value: History) -> None:
+        if not isinstance(value, History):
+            raise InputError(f"history must be a gpu_backprop.History, got {type(value).__name__} {value!r}.")
+        self._history = value
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
@@ -243,6 +254,7 @@ class Trainer(FixedAttributes):
             self.stopping = False
             epochs = positive("epochs", epochs)
             data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            self.network.trained_by = None  # it says no longer what trained these weights
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
             told = Callbacks(self, callbacks)
@@ -253,7 +265,7 @@ class Trainer(FixedAttributes):
             source = self._place(data, "training data", rooms[0], shuffle)
             history = self.history
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step)
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step, not told.have_on_step)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
@@ -268,7 +280,9 @@ class Trainer(FixedAttributes):
                     history.stopped += run.roll_back_if_diverged() or "; what was learned until then is kept"
                     raise
                 except Exception as error:
-                    history.stopped = history.stopped or f"ended in epoch {run.number} by {type(error).__name__}"
+                    if not history.stopped:
+                        history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
+                        history.stopped += run.roll_back_if_diverged()
                     raise
             return history
 

@@ -99,7 +99,7 @@ def test_what_can_be_set_works():
     it.training_step.draw_order = lambda rows: seen.append(rows) or np.arange(rows)[::-1]
     it.optimizer.learning_rate, it.optimizer.momentum = 0.25, 0.75
     it.network.layers[0].weight = np.full((3, 4), 0.5)
-    it.network.preprocessing, it.network.classes, it.network.training = None, ["a", "b"], None
+    it.network.preprocessing, it.network.classes, it.network.trained_by = None, ["a", "b"], None
     assert (it.network.layers[0].weight == 0.5).all() and it.optimizer.hyper[1:].tolist() == [0.25, 0.75]
     it.fit(x, y, 2, progress=False)
     assert seen == [12, 12] and it.optimizer.hyper[0] == 6

@@ -302,7 +302,7 @@ def test_any_flipped_bit(whole, path):
         (lambda a: a["layers"][0].update(init="glorot"), "unknown initializer"),
         (lambda a: a["layers"][0].update(momentum=1), "momentum"),
         (lambda a: a["layers"][0].update(trainable=0), "trainable must be True or False"),
-        (lambda a: a["layers"][0].update(learning_rate_factor=-1), "learning_rate_factor must be a finite number"),
+        (lambda a: a["layers"][0].update(learning_rate_factor=-1), "learning_rate_factor must be 0 or a number"),
         (lambda a: a["layers"][0].update(weight_decay_factor={"w": 1}), "weight_decay_factor has no 'w'"),
         (lambda a: a["layers"][1].update(trainable=False), "trainable"),
         (lambda a: a["layers"][1].update(rate=1.5), "rate"),
@@ -537,7 +537,7 @@ def test_one_without_the_other(path):
 def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
     assert set(metadata_of(whole)) == {"program", "format", "architecture", "sha256"}
     again = gb.load(path)
-    assert again.preprocessing is None and again.classes is None and again.training is None
+    assert again.preprocessing is None and again.classes is None and again.trained_by is None
 
 
 @pytest.mark.parametrize(
@@ -557,11 +557,11 @@ def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
         ("classes", [True, False], "the classes are not a list of text, or of whole numbers"),
         ("classes", "ab", "the classes are not a list of text, or of whole numbers"),
         ("classes", [], "the classes are not a list of text, or of whole numbers"),
-        ("training", "adam", "the training is not a dict of text, numbers, lists and such dicts: 'adam'"),
-        ("training", {"loss": {"delta": np.inf}}, "the training is not a dict of text.*"),
-        ("training", {"loss": print}, "the training is not a dict of text.*"),
-        ("training", {1: 2}, "the training is not a dict of text.*"),
-        ("training", {"rates": (1, 2)}, "the training is not a dict of text.*"),
+        ("trained_by", "adam", "the training is not a dict of text, numbers, lists and such dicts: 'adam'"),
+        ("trained_by", {"loss": {"delta": np.inf}}, "the training is not a dict of text.*"),
+        ("trained_by", {"loss": print}, "the training is not a dict of text.*"),
+        ("trained_by", {1: 2}, "the training is not a dict of text.*"),
+        ("trained_by", {"rates": (1, 2)}, "the training is not a dict of text.*"),
     ],
 )
 def test_what_does_not_fit_the_network_is_not_saved(path, name, value, match):
@@ -632,7 +632,7 @@ JSON_JUNK = [
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("text", JSON_JUNK, ids=lambda text: text[:9])
 def test_junk_in_their_place(taught, path, name, text):
-    if (name, text) in (("classes", "null"), ("training", "{}")):
+    if (name, text) in (("classes", "null"), ("trained_by", "{}")):
         path.write_bytes(resealed(taught, **{name: text}))
         assert not getattr(gb.load(path), name)
         return
@@ -692,20 +692,20 @@ def test_a_trainer_is_named(path):
     trainer = trained(loss=gb.Huber(0.5, reduction="sum"), optimizer=gb.RMSprop(0.01, decay=0.5))
     gb.save(path, trainer)
     again = gb.load(path)
-    assert again.training == {
+    assert again.trained_by == {
         "optimizer": {"name": "rmsprop", "settings": {"learning_rate": 0.01, "decay": 0.5, "epsilon": 1e-8}},
         "loss": {"name": "huber", "settings": {"reduction": "sum", "delta": 0.5}},
         "epochs": 2,
     }
     np.testing.assert_array_equal(again.parameters, trainer.network.parameters)
-    assert trainer.network.training is None
+    assert trainer.network.trained_by is None
     assert path.stat().st_size <= checkpoint.file_size(trainer.network)
     whole = path.read_bytes()
     for twin in (again, again.copy(), copy.deepcopy(again), pickle.loads(pickle.dumps(again))):
         gb.save(path, twin)
         assert path.read_bytes() == whole
     gb.save(path, trained(again, optimizer="adam"))
-    assert gb.load(path).training["optimizer"]["name"] == "adam" and again.training["epochs"] == 2
+    assert gb.load(path).trained_by["optimizer"]["name"] == "adam" and again.trained_by is None
 
 
 @pytest.mark.parametrize("name", gb.OPTIMIZERS)
@@ -713,7 +713,7 @@ def test_every_optimizer_is_named(path, name):
     trainer = trained(small(seed=[1, 2]), optimizer=gb.OPTIMIZERS[name]())
     trainer.optimizer.learning_rate = np.array([0.25, 0.5])
     gb.save(path, trainer)
-    settings = gb.load(path).training["optimizer"]["settings"]
+    settings = gb.load(path).trained_by["optimizer"]["settings"]
     assert {"name": name, **settings} == trainer.optimizer.describe() and settings["learning_rate"] == [0.25, 0.5]
 
 
@@ -723,7 +723,7 @@ def test_an_own_optimizer_is_named_as_data(path):
     vars(trainer)["optimizer"] = SimpleNamespace(describe=lambda: {"name": "lion", **settings})
     gb.save(path, trainer)
     plain = {"learning_rate": 0.5, "betas": [0.5, [0, 1]], "cautious": True}
-    assert gb.load(path).training["optimizer"] == {"name": "lion", "settings": plain}
+    assert gb.load(path).trained_by["optimizer"] == {"name": "lion", "settings": plain}
     settings["schedule"] = print
     with pytest.raises(ModelFileError, match="the training is not a dict of text"):
         gb.save(path, trainer)
@@ -737,7 +737,7 @@ def test_what_is_no_network_is_not_saved(path):
 @pytest.mark.parametrize("text", ['{"epochs": 1e999}', '{"a": NaN}', '{"a": ' * 10**5, '{"a": "b"'])
 def test_a_training_that_is_no_plain_data(path, text):
     gb.save(path, trained())
-    refused(path, resealed(path.read_bytes(), training=text), "what it says about its data or training cannot be used")
+    refused(path, resealed(path.read_bytes(), trained_by=text), "what it says about its data or training cannot be used")
 
 
 def test_an_altered_training(path):

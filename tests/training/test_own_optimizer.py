@@ -173,7 +173,7 @@ def test_the_network_of_one_is_saved_and_says_so(tmp_path):
     gb.save(tmp_path / "m.safetensors", it)
     net = gb.load(tmp_path / "m.safetensors")
     settings = {"learning_rate": 0.01, "beta1": 0.5, "beta2": 0.99, "weight_decay": 0.0}
-    assert net.training["optimizer"] == {"name": "lion", "settings": settings}
+    assert net.trained_by["optimizer"] == {"name": "lion", "settings": settings}
     np.testing.assert_array_equal(net.predict(X), it.network.predict(X))
 
 
