@@ -1,6 +1,7 @@
 """How fast each kernel is beside a copy on the same device, for bench/gpu_check.py.
 
-One instance of each kernel and dtype: of the operations of some plans that launch it, the one that moves the most.
+One instance of each kernel and dtype, and of `update` one a rule: of the operations of some plans that launch it, the
+one that moves the most.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.signatures import heads
+from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.optimizers import OPTIMIZERS
-from gpu_backprop.training.optimizers import optimizer as optimizer_of
+from gpu_backprop.training.optimizers import RULES
 
 DTYPES = "float32", "float64", "float16", "bfloat16"
 COLUMNS, STEP_ROWS = 1024, 1024
@@ -62,8 +63,8 @@ def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
     yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias(),), "huber")
     yield partial(measuring, dtype, shape)
-    for name in OPTIMIZERS:
-        yield partial(updating, dtype, shape, name)
+    for rule in RULES:
+        yield partial(updating, dtype, shape, rule)
     yield partial(flat, dtype, shape)
 
 
@@ -82,12 +83,12 @@ def measuring(dtype: str, shape: Shape) -> Planned:
     return evaluation.replays[shape.rows].plan, evaluation.data
 
 
-def updating(dtype: str, shape: Shape, name: str) -> Planned:
-    """An optimizer's step on a long row of parameters."""
+def updating(dtype: str, shape: Shape, rule: UpdateRule) -> Planned:
+    """A rule's step on a long row of parameters."""
     net = gb.Network(shape.rows * shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
     plan = Plan(net.device)
     net.emit_parameters(plan)
-    optimizer_of(gb.SGD(0.1, momentum=0.9) if name == "sgd" else name).bind(net).update(plan, net)
+    gb.Optimizer(rule).bind(net).update(plan, net)
     return plan, None
 
 
@@ -116,7 +117,7 @@ class Kernels:
     """The measurements of one run.
 
     Attributes:
-        rows: one a kernel, dtype and shape.
+        rows: one a `kind`, dtype and shape.
         copy: between which the kernels are timed; its rate is in GB/s, read and written bytes together.
     """
 

@@ -260,12 +260,18 @@ def test_the_five_networks_on_record(number):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bytes_of_a_sixteen_bit_step(dtype):
     """Half the elementwise bytes; biases and the optimizer are in float32, which also writes what products read. In
-    float16 the loss reads its scale, ∇ is read once more, and the optimizer reads 1/S."""
+    float16 the loss reads its scale, ∇ is read once more, for 1/S, and the optimizer reads 1/S.
+
+    What is as large in both dtypes: each bias and ∇b; each label, in the set, in the minibatch and in the loss; the
+    sums of the loss; the order of the rows; where the minibatch begins, read once and moved on; the loss's number.
+    In float16 then S; ∇, the state of the scaling, which is read and written, and 1/S. The optimizer updates W and two
+    moments and reads ∇, all float32, writes W in 16 bits too, and updates hyper: step, η, β₁, β₂, ε.
+    """
     plan = training_step(gb.Dense(16, "relu"), gb.Dense(3, "softmax"), inputs=7, dtype=dtype).plan
     operations = {o.name: o for o in plan.operations}
     products = sum(o.bytes for o in plan.operations if o.name == "matmul")
     activations = 2 * ROWS * (2 * 7 + 5 * 16 + 3 * 3)
-    stated = 2 * 4 * (16 + 3) + 3 * 8 * ROWS + 3 * 8 + 8 * ROWS + 3 * 8
+    stated = 2 * 4 * (16 + 3) + 3 * 8 * ROWS + 3 * 8 + 8 * ROWS + 3 * 8 + 8
     scaled, size = dtype == "float16", plan.buffers["parameters"].size
     stated += scaled * (8 + 4 * size + 2 * 3 * 8 + 8)
     assert plan.cost()["bytes"] - products - operations["update"].bytes == activations + stated

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.formula import SCALE
+from gpu_backprop.backend.formula import SCALE, STREAK
 from gpu_backprop.cli import main
 from gpu_backprop.explanation.explain import explain
 
@@ -54,9 +54,13 @@ def both(dtype, run):
 
 
 def learned(trainer, history=()) -> Mapping[str, np.ndarray]:
-    """Everything that a training run leaves."""
-    net = trainer.network
+    """Everything that a training run leaves; of a loss that is scaled, S·∇ over the S of the last step."""
+    net, scaling = trainer.network, trainer.scaling.state
     found = {"parameters": on_host(net, net.parameters), "gradients": on_host(net, net.gradients)}
+    if scaling is not None:
+        scaling = net.device.to_host(scaling)
+        assert scaling[..., STREAK].all()  # so S is still the last step's: whatever changes it ends the streak
+        found["gradients"] /= scaling[..., SCALE, None]
     found |= {name: on_host(net, moment) for name, moment in trainer.optimizer.moments.items()}
     found["hyper"] = net.device.to_host(trainer.optimizer.hyper)
     for row in history:
