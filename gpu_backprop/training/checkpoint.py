@@ -41,9 +41,9 @@ def save(path: str | os.PathLike[str], net: Network | Trainer, *, allow_nonfinit
     the new one is safe on the disk. The new one has its permissions.
 
     Args:
-        net: the network, or its trainer, which is then named in the file: as `net.trained_by`, `load` gives back name and
-            settings of the optimizer and of the loss, and how many epochs there were. Code is never in a file, nor is
-            what training would go on from, such as an optimizer's moments: pickle has that.
+        net: the network, or its trainer, which is then named in the file: as `net.trained_by`, `load` gives back name
+            and settings of the optimizer and of the loss, and how many epochs there were. Code is never in a file, nor
+            is what training would go on from, such as an optimizer's moments: pickle has that.
         allow_nonfinite: whether parameters may be NaN or infinite; `load` then warns of them.
 
     Raises:

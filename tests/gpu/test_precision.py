@@ -323,3 +323,21 @@ def test_a_device_that_is_too_old_for_tf32(monkeypatch):
     ):
         gb.Network(5, LAYERS, device="cuda", tf32=True)
     assert not gb.Network(5, LAYERS, device="cuda").device.tf32
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_parameters_that_a_callback_sets_are_those_of_the_next_step(trainable):
+    """Products read a copy in 16 bits, which an optimizer does not renew in a frozen layer."""
+    layers = [gb.Dense(8, "tanh", trainable=trainable), gb.Dense(3, "softmax")]
+    net = gb.Network(4, layers, dtype="bfloat16", device="cuda")
+    x, labels = np.random.default_rng(0).normal(size=(16, 4)), np.arange(16) % 3
+    trainer = gb.Trainer(net, optimizer=gb.SGD(1e-30), batch_size=16)
+    measured = []
+
+    def triple(state):
+        if state.epoch == 1:
+            net.layers[0].weight = 3 * net.device.to_host(net.layers[0].weight)
+            measured.append(trainer.evaluate(x, labels)["loss"])
+
+    history = trainer.fit(x, labels, 2, callbacks=[triple], progress=False)
+    assert history[1]["loss"] == pytest.approx(measured[0], rel=1e-6) != history[0]["loss"]

@@ -373,3 +373,32 @@ def test_steps_cannot_be_told_where_an_epoch_is_one_launch():
     callbacks_module.Callbacks(trainer, [print])
     with pytest.raises(gb.InputError, match=r"one_launch=True cannot be: no step ends .*, but Watch has on_step\. Use"):
         callbacks_module.Callbacks(trainer, [print, Watch()])
+
+
+class Spoil:
+    """Makes all parameters infinite after the first step of epoch 2, and may raise an error then."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def on_step(self, state):
+        if (state.epoch, state.step) == (2, 1):
+            state.trainer.network.parameters = np.full_like(state.trainer.network.parameters, np.inf)
+            if self.error:
+                raise self.error
+
+
+def test_an_error_after_a_divergence_goes_back_to_the_epoch_before():
+    trainer = trainer_of()
+    with pytest.raises(ValueError, match="seen"):
+        fit(trainer, [Spoil(ValueError("seen"))])
+    assert trainer.history.stopped.endswith("the parameters are those of epoch 1")
+    assert np.isfinite(trainer.network.parameters).all()
+
+
+def test_steps_that_a_callback_changed_are_not_repeated():
+    """The search for the step that diverged would take steps that never were."""
+    trainer = trainer_of()
+    with pytest.raises(gb.DivergedError, match="at the latest in step .*The parameters are those of epoch 1"):
+        fit(trainer, [Spoil()])
+    assert np.isfinite(trainer.network.parameters).all()

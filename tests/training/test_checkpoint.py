@@ -737,7 +737,8 @@ def test_what_is_no_network_is_not_saved(path):
 @pytest.mark.parametrize("text", ['{"epochs": 1e999}', '{"a": NaN}', '{"a": ' * 10**5, '{"a": "b"'])
 def test_a_training_that_is_no_plain_data(path, text):
     gb.save(path, trained())
-    refused(path, resealed(path.read_bytes(), trained_by=text), "what it says about its data or training cannot be used")
+    altered = resealed(path.read_bytes(), trained_by=text)
+    refused(path, altered, "what it says about its data or training cannot be used")
 
 
 def test_an_altered_training(path):
