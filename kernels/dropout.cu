@@ -4,12 +4,12 @@
 // mask = [u >= rate]/(1 - rate), y = x . mask. Every row begins with a block of eight random numbers of its own; the
 // block's counter is (its place among all + 1, step, 0, 0), its key (seed, layer). blockDim = (blocks of a row, rows).
 template<class T, int V>
-__global__ void __launch_bounds__(256) dropout(
-    const T* x,         // [models, rows, cols]
+__global__ void __launch_bounds__(256, 4) dropout(
+    const T* x,            // [models, rows, cols]
     const double* rates,   // [models, 2] rate, 1/(1 - rate)
     const u64* rng_state,  // [models, 3] seed, layer, step
-    T* y,               // [models, rows, cols]
-    T* mask,            // [models, rows, cols]
+    T* y,                  // [models, rows, cols]
+    T* mask,               // [models, rows, cols]
     i64 rates_step, i64 rng_state_step, i64 rows, int cols) {
   const int blocks = (cols + 7) / 8, block = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (block >= blocks) return;
