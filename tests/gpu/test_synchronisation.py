@@ -117,7 +117,8 @@ def test_a_callback_that_reads_nothing_waits_for_nothing(trainer_of, monkeypatch
             state.trainer.optimizer.learning_rate = 0.001 / (state.epoch + state.step)
 
     marks = watched(trainer_of(graph=True), monkeypatch, callbacks=[Schedule()])
-    assert epochs_of(marks) == [{"stream": 1}] * 2
+    # An "event" is staging memory that a device which is late still reads.
+    assert [each["stream"] for each in epochs_of(marks)] == [1, 1]
 
 
 @traced
