@@ -67,7 +67,8 @@ def _step(
         keep = None
         if rule.decays:
             keep = device.empty(hyper.shape[:-1] + (1,) * (w.ndim - 1), w.dtype)
-            yield partial(_keep, rule, hyper, rate * decay, keep)
+            eta, lam = (hyper[..., 1 + [*rule.settings].index(name)] for name in ("learning_rate", "weight_decay"))
+            yield partial(_keep, eta, lam, rate * decay, keep)
         half = None if half_parameters is None else half_parameters[..., part]
         found = () if moments is None else moments[..., part]
         formula = partial(_change, rule, rate)
@@ -113,11 +114,9 @@ def _coefficients(rule: UpdateRule, hyper: Array, values: Array) -> Call:
     return one if hyper.ndim == 1 else each
 
 
-def _keep(rule: UpdateRule, hyper: Array, factor: float, keep: Array) -> None:
+def _keep(eta: Array, lam: Array, factor: float, keep: Array) -> None:
     """keep = 1 − ηλ·factor"""
-    settings = [*rule.settings]
-    rate, decay = (hyper[..., 1 + settings.index(name)] for name in ("learning_rate", "weight_decay"))
-    keep[...] = (1 - rate * decay * factor).reshape(keep.shape)
+    keep[...] = (1 - eta * lam * factor).reshape(keep.shape)
 
 
 def _runs(groups: Array | None, w: Array) -> Iterator[tuple[slice, float, float]]:

@@ -28,19 +28,10 @@ def update(
     both = {"hyper": hyper, "gradient_factor": gradient_factor, "models": models, "settings": settings}
     yield KernelCall(device, "count_step", models, rule, **both)
     yield KernelCall(
-        device,
-        "update",
-        (PARAMETER + MOMENT * count) * w.size,
-        rule,
-        w=w,
-        g=g,
-        moments=moments,
-        groups=groups,
-        n=w.shape[-1],
-        count=count,
-        blocks=0 if groups is None else groups.shape[-1],
-        **both,
-    )
+        device, "update", (PARAMETER + MOMENT * count) * w.size, rule,
+        w=w, g=g, moments=moments, groups=groups, n=w.shape[-1], count=count,
+        blocks=0 if groups is None else groups.shape[-1], **both,
+    )  # fmt: skip
 
 
 @or_numpy
