@@ -15,6 +15,7 @@ from contextlib import nullcontext, suppress
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
 from gpu_backprop.commands.announcing import announce_compiling
+from gpu_backprop.commands.diagnose import diagnose
 from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
@@ -29,7 +30,7 @@ from gpu_backprop.training.console import readable_output
 
 FAILED, MISUSED = 1, 2
 
-COMMANDS = {command.__name__: command for command in (train, evaluate, predict, check, explain, doctor)}
+COMMANDS = {command.__name__: command for command in (train, evaluate, predict, check, diagnose, explain, doctor)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
-from gpu_backprop.arguments.values import between, path, whole
+from gpu_backprop.arguments.values import between, one_of, path, whole
 
 SUITS = "the one that suits the output"
 
@@ -78,6 +79,26 @@ def add_check(commands: Any) -> None:
     most = "derivatives to check of each array, chosen at random where it has more"
     command.add("--at-most", most, type=whole(1), default=2000, metavar="N")
     command.add("--tolerance", "the largest relative difference that passes", type=between, default=1e-5, metavar="R")
+    command.add_loss(SUITS)
+    command.share("--device", "--quiet", "--debug")
+
+
+def add_diagnose(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands, "diagnose", "look for what is wrong with a network, its training and its data",
+        (
+            "Look at one step on rows of DATA: dead and saturated units, gradients that vanish or explode, steps of "
+            "the wrong size, unbalanced classes; and at the history of the run. Each finding comes with advice. "
+            "Nothing is written.",
+            RUN, DATA,
+        ),
+        (("diagnose runs/flowers flowers.csv", ""), ("diagnose runs/flowers flowers.csv --quiet", "only the findings")),
+    )  # fmt: skip
+    command.add_run_and_data()
+    known = one_of("optimizer", OPTIMIZERS)
+    how = "whose step is looked at (default: the one that trained it)"
+    command.add("--optimizer", how, type=known, metavar="NAME")
     command.add_loss(SUITS)
     command.share("--device", "--quiet", "--debug")
 

@@ -51,6 +51,7 @@ def _parser() -> Parser:
     applying.add_evaluate(commands)
     applying.add_predict(commands)
     applying.add_check(commands)
+    applying.add_diagnose(commands)
     applying.add_explain(commands)
     applying.add_doctor(commands)
     return top

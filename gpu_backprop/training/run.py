@@ -10,7 +10,9 @@ import numpy as np
 
 from gpu_backprop.backend.errors import DivergedError
 from gpu_backprop.backend.formula import CORRECT, LOSS, Array
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import build_epoch, check_data
@@ -213,8 +215,9 @@ class Run:
         """Goes back to what is finite, and raises DivergedError: to before the very step, or, where a callback may have
         changed something after any step, so that none can be repeated, to the epoch before."""
         network, history, epoch = self.step.network, self.history, self.number
+        first = ""
         if self.repeats:
-            what, step, kept = self._find_divergence()
+            what, step, kept, first = self._find_divergence()
             happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
         else:
             step, kept = len(self.batches), self._roll_back()
@@ -222,32 +225,33 @@ class Run:
         history.stopped = happened
         narrow = " float16 holds no number beyond 65,504; dtype='bfloat16' does."
         raise DivergedError(
-            f"{happened} of {len(self.batches)}. The parameters are {kept}. Lower the learning rate "
-            f"(now {self.step.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
+            f"{happened} of {len(self.batches)}{first and f', first in {first}'}. The parameters are {kept}. "
+            f"Lower the learning rate (now {self.step.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
             f"{narrow if network.dtype == np.float16 else ''}",
             epoch=epoch, step=step, history=history,
         )  # fmt: skip
 
-    def _find_divergence(self) -> tuple[str, int, str]:
+    def _find_divergence(self) -> tuple[str, int, str, str]:
         """Runs the epoch again from its beginning and reads the loss after every step; an epoch without trouble never
-        pays for it. Returns what is not finite, the step that made it so, and what the parameters are: those before the
-        last step whose loss was finite. If every loss was, a step has made the parameters NaN or infinite, and no loss
-        has shown it yet."""
+        pays for it. Returns what is not finite, the step that made it so, what the parameters are: those before the
+        last step whose loss was finite, and which layer's values went first. If every loss was finite, a step has made
+        the parameters NaN or infinite, and no loss has shown it yet."""
         device, network, epoch = self.step.device, self.step.network, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
         self._restore(self.epoch_start)
         self.sums.clear()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
-        step, broken, what = 0, 0, "parameters"
+        step, broken, what, first = 0, 0, "parameters", ""
         with device.computing(), closing(self.data.parts(batches)) as parts:
             for rows in (rows for part in parts for rows in part):
                 steps[rows].plan.run()
                 step += 1
                 if not finite_loss(device.to_host(self.total)):
-                    what = "loss"
+                    what, first = "loss", first or self._find_layer(steps[rows].plan, rows, current)
                     break
                 if not broken and not device.xp.isfinite(network.parameters).all():
                     finite, broken = current, step  # a later loss need not show it: relu makes 0 of NaN on some devices
+                    first = name_nonfinite(network, device.to_host(network.parameters))
                 if not broken:
                     spare.take()
                     finite, current, spare = current, spare, finite
@@ -258,7 +262,15 @@ class Run:
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.settings.one_launch:  # which keeps no state within an epoch
             kept = f"those that epoch {epoch - 1} began with"
-        return what, step, kept
+        return what, step, kept, first
+
+    def _find_layer(self, plan: Plan, rows: int, before: Snapshot) -> str:
+        """Repeats the step just done, an operation at a time, and names what is the first that is not finite."""
+        before.restore()
+        self.step.network.refresh()
+        cursor = self.data.cursor
+        self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - rows)
+        return find_first_nonfinite(self.step.network, plan.trace())
 
 
 def finite_loss(total: Array) -> bool:

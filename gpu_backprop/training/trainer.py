@@ -7,22 +7,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive, switch
 from gpu_backprop.network.samples import Samples, samples
-from gpu_backprop.training import memory
+from gpu_backprop.training import diagnosis, memory
 from gpu_backprop.training.callbacks import Callbacks
+from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
@@ -34,7 +38,7 @@ from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.run import Run, Settings
 from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import place_data
-from gpu_backprop.training.unscaled import warn_of_unscaled
+from gpu_backprop.training.unscaled import describe_unscaled, warn_of_unscaled
 
 
 class Trainer(FixedAttributes):
@@ -192,6 +196,41 @@ class Trainer(FixedAttributes):
                 return profile(plan, runs)
             finally:
                 before.restore()
+
+    @release_on_oom
+    def diagnose(self, x: Any, y: Any, weights: Any = None, *, validation: Any = None) -> Diagnosis:
+        """Looks for what is wrong: dead and saturated units, gradients that vanish or explode, steps of the wrong size,
+        data that nobody scaled, unbalanced classes, overfitting. Print what it returns. It learns nothing: parameters
+        and all else are afterwards what they were.
+
+        Args:
+            x, y, weights: as `fit` takes them; one step on at most 1,024 of the rows, evenly spread, is looked at.
+            validation: (x, y) or (x, y, weights), whose loss is compared.
+        """
+        with self.network.exclusively("diagnose"):
+            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            prepared = self.network.preprocessing is not None
+            unscaled = describe_unscaled(data, self.loss, self.device, prepared)
+            part = diagnosis.spread(data)
+            plan = self.manual_steps.load(part, fuse=False).plan
+            scale = np.ones(self.network.models_shape)
+            if self.scaling.state is not None:
+                scale = self.device.to_host(self.scaling.state[..., SCALE])
+            before, parameters = Snapshot(self.device, plan.outputs()), self.device.to_host(self.network.parameters)
+            arrays: dict[str, Array] = {}
+            try:
+                for _, written in plan.trace():
+                    arrays |= written
+            finally:
+                before.restore()
+                self.network.refresh()
+        figures, found = diagnosis.examine_step(self.network, arrays, parameters, arrays["parameters"], scale)
+        of_data = diagnosis.examine_data(data, self.network.outputs, unscaled, lambda a: on_host(a, self.device))
+        found = [*of_data, *found, *diagnosis.examine_history(self.history.rows)]
+        if validation is not None:
+            inside, outside = (self.evaluate(*of)["loss"] for of in ((x, y, weights), validation))
+            found += diagnosis.examine_losses(inside, outside)
+        return Diagnosis(part.rows, figures, found)
 
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, fuse: bool = True

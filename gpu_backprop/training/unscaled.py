@@ -24,23 +24,30 @@ RARE = 10
 but 0: the deviation then says how rare that is, and not how large."""
 
 
-def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
-    """Warns once, in the name of the caller's caller's caller, if columns of x or y look as if nobody had scaled them;
-    `prepared`: a preprocessing has scaled x, and y too unless the loss gives it a range of its own."""
+def describe_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> str:
+    """Says which columns of x or y look as if nobody had scaled them; "" if none does. `prepared`: a preprocessing has
+    scaled x, and y too unless the loss gives it a range of its own."""
     bounded = math.isfinite(loss.low)
     with device.current():
         found = [] if prepared else [_described("x", data.x, device)]
         if not data.labelled and math.isinf(loss.high) and (bounded or not prepared):
             found.append(_described("y", data.target, device, small=not bounded))
+    return "; ".join(filter(None, found))
+
+
+def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
+    """Warns once of what `describe_unscaled` says, in the name of the caller's caller's caller."""
+    found = describe_unscaled(data, loss, device, prepared)
+    if not found:
+        return
     advice = (
         "Train on (v − mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does "
         "both, and brings predictions back)"
     )
-    if bounded:
+    if math.isfinite(loss.low):
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
-    if any(found):
-        said = f"{'; '.join(filter(None, found))}. From such numbers networks learn slowly or not at all. {advice}."
-        warnings.warn(said, RuntimeWarning, stacklevel=4)
+    said = f"{found}. From such numbers networks learn slowly or not at all. {advice}."
+    warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 def _described(name: str, array: Array, device: Device, small: bool = True) -> str:

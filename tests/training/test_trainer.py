@@ -489,9 +489,8 @@ def test_a_further_fit_that_diverged_tells_its_own_epochs():
     trainer = planned(regression)
     fit(trainer, epochs=2, shuffle=False)
     for step, kept in ((1, "those that fit began with"), (2, "those of the last step whose loss was finite")):
-        with pytest.raises(
-            gb.DivergedError, match=f"in epoch 3, step {step} of 4. The parameters are {kept}"
-        ) as caught:
+        said = f"in epoch 3, step {step} of 4, first in E, the loss itself. The parameters are {kept}"
+        with pytest.raises(gb.DivergedError, match=said) as caught:
             fit(trainer, y=poisoned(step), shuffle=False)
         assert (caught.value.epoch, caught.value.step, len(caught.value.history)) == (3, step, 2)
         assert state(trainer) == state(planned(regression, steps=8))
