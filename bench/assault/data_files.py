@@ -239,7 +239,7 @@ def attempt(number: int, folder: Path) -> str:
 
 def main() -> int:
     quick = asked_quick(__doc__)
-    mutants = 300 if quick else 5200
+    mutants = 1000 if quick else 5200
     bombs = [-number - 1 for number in range(len(BOMBS)) if not quick or number in QUICK]
     outcomes, failures = run_all(attempt, [*bombs, *range(mutants)], MEMORY)
     what = f"{mutants:,} mutated data files and {len(bombs)} that unpack to far more than they are"

@@ -160,7 +160,7 @@ def attempt(number: int, folder: Path) -> str:
 
 
 def main() -> int:
-    attempts = 200 if asked_quick(__doc__) else 3000
+    attempts = 600 if asked_quick(__doc__) else 3000
     outcomes, failures = run_all(attempt, range(attempts), MEMORY)
     what = f"{outcomes['refused']:,} refused, {outcomes['read']:,} unharmed and loaded as what they were"
     return report(f"{attempts:,} damaged model files: {what}", failures)
