@@ -37,6 +37,7 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import one_hot
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoint import load, save
+from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
@@ -62,6 +63,7 @@ __all__ = [
     "DeviceError",
     "DivergedError",
     "Dropout",
+    "EarlyStopping",
     "FitState",
     "GpuBackpropError",
     "GradientError",

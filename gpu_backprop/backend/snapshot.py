@@ -1,8 +1,11 @@
-"""Copies of what a run changes, on its device, to go back to."""
+"""Copies of what a run changes, on its device, to go back to: of all members, or of some of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
@@ -31,3 +34,20 @@ class Snapshot:
         """Copies all arrays back."""
         for name, array in self._arrays.items():
             self._device.copy_in(array, self.copies[name])
+
+    def copy_members(self, other: Snapshot, members: Array) -> None:
+        """Copies what another one holds of some members, (models,) or () as the axes in front of every array are."""
+        for name, copy in self.copies.items():
+            copy_members(self._device, members, other.copies[name], copy)
+
+    def restore_members(self, members: Array) -> None:
+        """Copies all arrays of some members back."""
+        for name, array in self._arrays.items():
+            copy_members(self._device, members, self.copies[name], array)
+
+
+def copy_members(device: Device, members: Array, source: Array, destination: Array) -> None:
+    """Copies the rows of some members, (models,), or, where there is no such axis and `members` is (), all or none."""
+    for member in np.argwhere(members):
+        place: tuple[Any, ...] = (*member.tolist(), ...)
+        device.copy_in(destination[place], source[place])

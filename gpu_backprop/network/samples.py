@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,17 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import as_array, check_features, check_finite, check_real, host_array, on_host, search
+from gpu_backprop.network.arrays import (
+    as_array,
+    blocks,
+    check_features,
+    check_finite,
+    check_real,
+    host_array,
+    memory_map,
+    on_host,
+    search,
+)
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
@@ -22,20 +32,50 @@ MOST_CLASSES = 2**31
 @dataclass(frozen=True)
 class Samples:
     """x, target and weights, each on the host or on the network's device, of the right shapes and kinds:
-    (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None."""
+    (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None. Where only some of these
+    rows are meant, `chosen` has their places, int64 on the host."""
 
     x: Array
     target: Array
     weights: Array | None
+    chosen: Array | None = None
 
     def on_host(self, device: Device) -> Samples:
         """Returns the same in NumPy arrays; `device` is the network's."""
         weights = None if self.weights is None else on_host(self.weights, device)
-        return Samples(on_host(self.x, device), on_host(self.target, device), weights)
+        return Samples(on_host(self.x, device), on_host(self.target, device), weights, self.chosen)
+
+    def take(self, chosen: Array, device: Device) -> Samples:
+        """Returns some of the rows: copies of them, or, of what a file holds, which may be more than memory does, their
+        places."""
+        arrays = self.x, self.target, self.weights
+        if any(memory_map(array) is not None for array in arrays):
+            return replace(self, chosen=chosen)
+        with device.current():
+            x, target, weights = (
+                None if array is None else array[chosen if isinstance(array, np.ndarray) else device.from_host(chosen)]
+                for array in arrays
+            )
+        assert x is not None and target is not None
+        return Samples(x, target, weights)
+
+    def classes(self, device: Device) -> Array | None:
+        """Returns the class of each row, (all rows,) on the host. None where targets are no classes: they are where
+        they are labels, where each row is a 1 among 0s, and where the only output is 0 or 1."""
+        if self.labelled:
+            return on_host(self.target, device)
+        found = []
+        with device.current():
+            for _, part in blocks(self.target):
+                ones, several = part == 1, part.shape[-1] > 1
+                if ((part != 0) & ~ones).any() or (several and (ones.sum(axis=-1) != 1).any()):
+                    return None
+                found.append(on_host(ones.argmax(axis=-1) if several else ones[..., 0].astype(np.int64), device))
+        return np.concatenate(found)
 
     @property
     def rows(self) -> int:
-        return int(self.x.shape[-2])
+        return int(self.x.shape[-2]) if self.chosen is None else len(self.chosen)
 
     @property
     def labelled(self) -> bool:

@@ -88,7 +88,12 @@ class Evaluation:
         """Σw, and Σw(y* − ȳ*)² of each output; read block by block, for the targets may be a file."""
         target, weights = on_host(self.samples.target, self.device), self.samples.weights
         w = np.ones(len(target)) if weights is None else np.asarray(on_host(weights, self.device), np.float64)
-        weight, first = float(w.sum()) or 1.0, np.asarray(target[0], np.float64)
+        chosen = self.samples.chosen
+        if chosen is not None:
+            others = np.ones(len(w), np.bool_)
+            others[chosen] = False
+            w = np.where(others, 0.0, w)
+        weight, first = float(w.sum()) or 1.0, np.asarray(target[0 if chosen is None else chosen[0]], np.float64)
 
         def moment(power: int, middle: Array) -> Array:
             """Sums Σw(y* − first − middle)ᵖ. `first` leaves the spread as it is, and exactly 0 where all y* are one."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 """One epoch: epoch (counted from 1), loss, the metrics, in float16 the loss_scale at its end and how many steps were
-skipped for an overflow, the val_ twins of loss and metrics, seconds and samples_per_second."""
+skipped for an overflow, after a divergence how often the learning rate was halved (rate_halved), the val_ twins of loss
+and metrics, seconds and samples_per_second."""
 
 METRICS = ("accuracy", "r2", "mae")
 INCHES = (9.0, 3.6)
@@ -39,12 +40,15 @@ class History:
         steps: {"epoch", "step", "loss"} for each time that the loss was read within an epoch, which fit does where it
             is given loss_every: the mean of the steps since the last reading, or since the epoch began.
         stopped: of the last fit: None if it had its full length, else a sentence that says why it ended early.
+        best_epoch: of the last fit with early stopping, the number of its best epoch, or a list of them, one a member;
+            None where there was none.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.steps: list[Row] = []
         self.stopped: str | None = None
+        self.best_epoch: int | list[int] | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds an epoch."""

@@ -38,7 +38,7 @@ class BatchSource(ABC):
 
     def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
         device = self.device = network.device if device is None else device
-        self.rows, self.models_shape = data.rows, network.models_shape
+        self.rows, self.models_shape, self._chosen = data.rows, network.models_shape, data.chosen
         self.kept = kept_dtypes(data, device)
         self.cursor = device.zeros((1,), np.int64)
         self._beginning = device.zeros((1,), np.int64)  # there, so that nothing need be sent
@@ -51,6 +51,12 @@ class BatchSource(ABC):
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
         """Yields the sizes of the minibatches of an epoch, in parts. The rows of a part are on the device together; its
         steps are queued before the next part is asked for. To be used inside device.computing()."""
+
+    def _places(self, order: Array | None) -> Array | None:
+        """Returns where the rows of an order lie among all that the data hold; None: side by side from the first on."""
+        if self._chosen is None:
+            return order
+        return self._chosen if order is None else self._chosen[order]
 
     def rewind(self) -> None:
         """Goes back to the first place."""
@@ -98,7 +104,8 @@ class DataSet(BatchSource):
         self.start()
 
     def start(self, order: Array | None = None) -> None:
-        self.device.copy_in(self.permutation, np.arange(self.rows) if order is None else order)
+        places = self._places(order)
+        self.device.copy_in(self.permutation, np.arange(self.rows) if places is None else places)
         self.rewind()
 
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:

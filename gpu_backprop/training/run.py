@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn
@@ -12,6 +13,7 @@ from gpu_backprop.backend.errors import DivergedError
 from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.network.numbers import one_a_member
 from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import BatchSource
@@ -20,6 +22,10 @@ from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.sums import Sums
+
+ON_DIVERGENCE = _, HALVE_RATE = "raise", "halve_rate"
+MOST_HALVINGS = 10
+"""In one fit: a thousandth of a learning rate that does not lead out of a divergence is not what was wrong."""
 
 
 class Settings(NamedTuple):
@@ -39,6 +45,8 @@ class Run:
         history: of the trainer; who runs the epochs appends their rows.
         loss_every: after how many steps the loss is read, besides at the end of an epoch; None: never.
         after_step: is called after each step, and tells whether to end there.
+        repeats: whether steps may be done again, to find the one that diverged.
+        halves: whether an epoch that diverges begins again with half the learning rate, see `_halve_rate`.
 
     Attributes:
         number, done: of the running epoch or the one that has just ended, its number and how many steps are done.
@@ -51,11 +59,11 @@ class Run:
     def __init__(
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
-        repeats: bool = True,
+        repeats: bool = True, halves: bool = False,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
-        self.repeats = repeats
+        self.repeats, self._halvings = repeats, MOST_HALVINGS if halves else 0
         self.number, self.done = len(history) + 1, 0
         self._first = self.number
         device, network, scaling = data.device, step.network, step.scaling.state
@@ -73,6 +81,8 @@ class Run:
         with device.kind("snapshots"):
             arrays = step.state().arrays
             self.epoch_start, self.last_finite, self._spare = (Snapshot(device, arrays) for _ in range(3))
+            self._best_start = Snapshot(device, arrays) if halves else None
+        self._least_loss = np.full(network.models_shape, np.inf)
 
     def _build_epoch(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows; in one launch the epoch is the only
@@ -92,25 +102,35 @@ class Run:
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
-        scaling = self.step.scaling
+        scaling, halved = self.step.scaling, self._halvings
         self._follow_settings()
         self.step.network.refresh()  # a callback may have set parameters
         self.number, self.done = epoch, 0
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
-        self.sums.clear()
         scaling.start_epoch()
         self.epoch_start.take()
-        if not self._train(shown):
-            return None
-        sums = self._read()
-        if not self._finite(sums):
-            self._report_divergence()
+        while True:
+            self.sums.clear()
+            if not self._train(shown):
+                return None
+            sums = self._read()
+            if self._finite(sums):
+                break
+            if not self._halvings:
+                self._report_divergence()
+            self._halve_rate(sums, shown)
+        row = {"epoch": epoch} | self._measured(sums)
+        if self._best_start is not None:
+            better = np.asarray(row["loss"]) < self._least_loss
+            np.copyto(self._least_loss, row["loss"], where=better)
+            self._best_start.copy_members(self.epoch_start, better)
         if len(self.batches) > 1:
             self.last_finite, self._spare = self._spare, self.last_finite
         else:
             self.last_finite, self.epoch_start = self.epoch_start, self.last_finite
-        row = {"epoch": epoch} | self._measured(sums)
+        if halved := halved - self._halvings:
+            row["rate_halved"] = halved
         if scaling.stuck:
             self._refuse_float16()
         return row
@@ -187,6 +207,28 @@ class Run:
         if scaling.state is not None:
             row |= scaling.measured(sums["scaling"], len(self.batches))
         return row
+
+    def _halve_rate(self, sums: Mapping[str, Array], shown: Progress) -> None:
+        """Goes back to the beginning of the epoch. Members that diverged get half their learning rate, and go back to
+        the beginning of the epoch with their least loss: what came later may have been far off already, and finite."""
+        optimizer, models_shape = self.step.optimizer, self.step.network.models_shape
+        assert self._best_start is not None
+        diverged = ~(np.isfinite(sums["total"][..., LOSS]) & np.isfinite(sums["squares"]))
+        rates = np.where(diverged, 0.5, 1.0) * one_a_member("learning_rate", optimizer.learning_rate, models_shape)
+        optimizer.learning_rate = rates.tolist()
+        self.epoch_start.restore()
+        self._best_start.restore_members(diverged)
+        self.epoch_start.take()
+        self.step.network.refresh()
+        shown.advance(-sum(self.batches[: self.done]))
+        if self._halvings == MOST_HALVINGS:
+            warnings.warn(
+                f"the loss became NaN or infinite in epoch {self.number}, which begins again with half the learning "
+                f"rate, now {optimizer.learning_rate}; so will every epoch that does, {MOST_HALVINGS} times at most.",
+                RuntimeWarning, stacklevel=6,
+            )  # fmt: skip
+        self._halvings -= 1
+        self.done = 0
 
     def _refuse_float16(self) -> NoReturn:
         history, epoch, last = self.history, self.number, len(self.batches)

@@ -26,6 +26,9 @@ class State(NamedTuple):
 class TrainingStep:
     """Builds the steps of one training, and owns what they share: the network, trained in place; copies of the loss and
     the optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's.
+
+    Attributes:
+        seeds: of shuffling, each member's.
     """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
@@ -33,7 +36,8 @@ class TrainingStep:
         self.network, self.device, self.loss = network, network.device, loss.bind(network)
         self.optimizer = optimizer.bind(network)
         self.scaling = LossScaling(network)
-        self._shuffling = [np.random.default_rng([s, 1]) for s in network.reseed(seed)]
+        self.seeds = network.reseed(seed)
+        self._shuffling = [np.random.default_rng([s, 1]) for s in self.seeds]
 
     def build(
         self, source: BatchSource | ManualBatch, rows: int, total: Array, fuse: bool = True,
@@ -77,7 +81,7 @@ class TrainingStep:
             arrays["loss scaling"] = scaling.state
         streams = [rng.bit_generator.state for rng in self._shuffling]
         scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
-        return State(arrays, {"shuffling": streams, "loss scaling": scale})
+        return State(arrays, {"seeds": self.seeds, "shuffling": streams, "loss scaling": scale})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the
@@ -87,6 +91,7 @@ class TrainingStep:
         for name, array in state.arrays.items():
             self.device.copy_in(arrays[name], array)
         self.network.refresh()
+        self.seeds = state.host["seeds"]
         for rng, drawn in zip(self._shuffling, state.host["shuffling"], strict=True):
             rng.bit_generator.state = drawn
         scaling = state.host["loss scaling"]

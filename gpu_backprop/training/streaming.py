@@ -67,9 +67,11 @@ class StreamedData(BatchSource):
         with device.kind("row order"):
             self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
         self._order: Array | None = None
+        self.start()
 
     def start(self, order: Array | None = None) -> None:
-        self._order = None if order is None else order.reshape(-1, self.rows)
+        places = self._places(order)
+        self._order = None if places is None else np.broadcast_to(places, (self.orders, self.rows))
 
     def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
         each = max(1, self.block_rows // batch_sizes[0])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation
@@ -27,6 +27,7 @@ from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import diagnosis, memory
 from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.diagnosis import Diagnosis
+from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
@@ -35,7 +36,8 @@ from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
-from gpu_backprop.training.run import Run, Settings
+from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
+from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run, Settings
 from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import place_data
 from gpu_backprop.training.unscaled import describe_unscaled, warn_of_unscaled
@@ -252,9 +254,11 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def fit(
-        self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None, validation: Any = None, shuffle: bool = True,
+        self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None,
+        class_weight: str | Mapping[Any, float] | None = None, validation: Any = None, validation_split: float = 0.0,
+        shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
         csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Any] = (), on_divergence: str = "raise",
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
@@ -263,8 +267,16 @@ class Trainer(FixedAttributes):
             y: labels (rows,), or (rows, outputs).
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
+            class_weight: {class: weight}, by which the weights of its rows are multiplied, a class being its label or,
+                where network.classes is set, its name; or "balanced": n/(k·count) for n rows of k classes. Validation
+                data are measured without it.
             validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
+            validation_split: the share of the rows that is held out of training and measured in place of `validation`,
+                of every class alike, where there are classes. The seed says which; they are the same in every fit.
             shuffle: a new order in every epoch, drawn from the seed.
+            early_stopping: an EarlyStopping, or True for one with its defaults: the fit ends when val_loss has not
+                improved for 10 epochs, and the parameters are then those of the best one. Where it monitors validation
+                data and there are none, validation_split is 0.1.
             csv: a file, replaced if it is there, for the rows of the History: those of fits before at once, and each
                 new one as soon as it is known.
             progress: whether to show how it goes.
@@ -272,6 +284,10 @@ class Trainer(FixedAttributes):
                 the epoch at once where it is not finite. Each reading waits for the device. None: once an epoch.
             callbacks: functions that are called with a FitState after every epoch, and objects with methods that are
                 called at other times too; a true value that they return ends the training. See FitState.
+            on_divergence: what happens where the loss becomes NaN or infinite. "raise": a DivergedError. "halve_rate":
+                the epoch begins again with half the learning rate, from the parameters that the epoch with the least
+                loss began with; of the members whose loss it was, and at most 10 times. A warning says so, and
+                "rate_halved" in the row of the epoch how often.
 
         Returns:
             `trainer.history`: loss and metrics of each epoch, of this fit and those before.
@@ -283,7 +299,8 @@ class Trainer(FixedAttributes):
             InputError: what was given cannot be trained on; nothing has happened then.
             OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
                 the error names where there is one, can be tried at once.
-            DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite.
+            DivergedError: the loss became NaN or infinite; the parameters are the last ones whose loss was finite, or
+                those of the best epoch, where early stopping keeps them.
 
         Warns:
             RuntimeWarning: columns of x or y that vary have a mean or standard deviation beyond 1e3, or a standard
@@ -296,27 +313,37 @@ class Trainer(FixedAttributes):
             self.network.trained_by = None  # it says no longer what trained these weights
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
-            told = Callbacks(self, callbacks)
+            choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))
+            told = Callbacks(self, callbacks := with_early_stopping(early_stopping, callbacks))
+            stopper = early_stopping_of(callbacks)
+            share = validation_share(validation_split, validation, bool(early_stopping), stopper)
             held_out = held_out_samples(self.network, self.loss, validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             step, settings = self.training_step, self._settings
-            rooms = memory.require_fit(step, settings, data, held_out, shuffle)
+            if share:
+                data, held_out = hold_out(self.network, data, share, step.seeds[0])
+            if class_weight is not None:
+                data = weighted_by_class(self.network, data, class_weight)
+            repeats, halves = not told.have_on_step, on_divergence == HALVE_RATE
+            keeps_best = stopper is not None and stopper.restore_best
+            rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves)
             source = self._place(data, "training data", rooms[0], shuffle)
             history = self.history
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step, not told.have_on_step)
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step, repeats, halves)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
                 evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
             self.network.refresh()
             with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, len(history)) as shown, told:
-                history.stopped = None
+                history.stopped = history.best_epoch = None
                 try:
                     self._train(run, evaluation, epochs, log, shown, told)
                 except KeyboardInterrupt:
                     history.stopped = f"interrupted in epoch {run.number}"
-                    history.stopped += run.roll_back_if_diverged() or "; what was learned until then is kept"
+                    kept = "" if keeps_best else "; what was learned until then is kept"
+                    history.stopped += run.roll_back_if_diverged() or kept
                     raise
                 except Exception as error:
                     if not history.stopped:

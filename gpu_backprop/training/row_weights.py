@@ -1,0 +1,92 @@
+"""Which rows a fit learns from, and how much each counts: validation rows held out of its data, and class weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.data import stratified_split
+from gpu_backprop.network.arrays import check_finite, on_host
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import number
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.early_stopping import EarlyStopping
+
+BALANCED, SHARE = "balanced", 0.1
+
+
+def validation_share(split: Any, validation: Any, early_stopping: bool, stopper: EarlyStopping | None) -> float:
+    """Decides which share of the rows a fit holds out: that of `validation_split`, or SHARE, where the argument
+    `early_stopping` asks for validation data and there are none."""
+    share = number("validation_split", split, "a number in [0, 1)", lambda value: 0 <= value < 1)
+    if share and validation is not None:
+        raise InputError(f"validation data were given, and validation_split={share:g} too. Give one of the two.")
+    if stopper is not None and stopper.needs_validation and validation is None and not share:
+        if not early_stopping:
+            raise InputError(
+                f"early stopping monitors {stopper.monitor}, but there are no validation data. Give "
+                "validation=(x, y) or validation_split=0.1."
+            )
+        return SHARE
+    return share
+
+
+def hold_out(network: Network, data: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Divides data into those to learn from and those to validate on: of every class alike, where there are classes.
+    The same seed holds the same rows out."""
+    classes = data.classes(network.device)
+    try:
+        rest, out = stratified_split(np.zeros(data.rows) if classes is None else classes, share, seed)
+    except ValueError as error:
+        raise InputError(f"validation_split={share:g}: {error}, or validation=(x, y).") from None
+    return replace(data, chosen=rest), data.take(out, network.device)
+
+
+def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Samples:
+    """Multiplies the weight of each row by that of its class.
+
+    Args:
+        class_weight: "balanced": n/(k·count) for n rows of k classes, as in scikit-learn; or {class: weight}, where a
+            class is its label, or, where network.classes is set, its name.
+    """
+    classes = data.classes(network.device)
+    if classes is None:
+        raise InputError(
+            "class_weight is for classes: labels, rows with a 1 among 0s, or a single output of 0 or 1. Give weights, "
+            "one number a row, for other targets."
+        )
+    outputs = network.outputs if network.outputs > 1 else 2
+    counts = np.bincount(classes if data.chosen is None else classes[data.chosen], minlength=outputs)
+    if isinstance(class_weight, Mapping):
+        factors = _given(class_weight, [*(network.classes or range(outputs))], counts)
+    elif class_weight == BALANCED:
+        there = counts > 0
+        factors = np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)
+        if (factors[there] == 1).all():
+            return data
+    else:
+        raise InputError(f"class_weight must be {BALANCED!r} or {{class: weight}}, got {class_weight!r}.")
+    weights = factors[classes]
+    if data.weights is not None:
+        weights *= on_host(data.weights, network.device)
+    if not (weights if data.chosen is None else weights[data.chosen]).any():
+        raise InputError(f"class_weight={class_weight!r} gives every row the weight 0, so that none counts.")
+    check_finite(weights, "weights times class_weight", network.device.master)
+    return replace(data, weights=weights.astype(network.device.master))
+
+
+def _given(weights: Mapping[Any, Any], names: list[Any], counts: Any) -> Any:
+    """Returns the weight of each class in the order of the labels."""
+    shown = ", ".join(map(repr, names[:20])) + (" …" if len(names) > 20 else "")
+    if unknown := [name for name in weights if name not in names]:
+        raise InputError(f"class_weight names {unknown[0]!r}, which is no class: there are {shown}.")
+    if missing := [name for name, rows in zip(names, counts, strict=True) if rows and name not in weights]:
+        raise InputError(f"class_weight lacks the class {missing[0]!r}: give each class a weight, {shown}.")
+    return np.array([
+        number(f"class_weight of {name!r}", weights.get(name, 0.0), "a finite number ≥ 0", lambda w: 0 <= w < np.inf)
+        for name in names
+    ])  # fmt: skip
