@@ -41,6 +41,8 @@ from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from gpu_backprop.training.row_logs import JsonLines
+from gpu_backprop.training.tensorboard import TensorBoard
 from gpu_backprop.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -73,6 +75,7 @@ __all__ = [
     "Huber",
     "Initializer",
     "InputError",
+    "JsonLines",
     "Loss",
     "MeanSquaredError",
     "MissingExtraError",
@@ -87,6 +90,7 @@ __all__ = [
     "RMSprop",
     "SquaredError",
     "StateError",
+    "TensorBoard",
     "Trainer",
     "UpdateRule",
     "check_gradients",

@@ -1,19 +1,19 @@
-"""The measurements of a training run: one row an epoch, in memory, as CSV while it runs, and as curves."""
+"""The measurements of a training run: one row an epoch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from io import FileIO
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
-from gpu_backprop.backend.errors import InputError, MissingExtraError, choose, install
-from gpu_backprop.backend.whole_file import descriptor_of, new_file
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.training.figures import new_figure, spans_decades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,16 @@ Row = dict[str, Any]
 skipped for an overflow, after a divergence how often the learning rate was halved (rate_halved), the val_ twins of loss
 and metrics, seconds and samples_per_second."""
 
-METRICS = ("accuracy", "r2", "mae")
-INCHES = (9.0, 3.6)
+NO_METRICS = (
+    "epoch", "step", "loss", "loss_scale", "skipped", "rate_halved", "learning_rate", "seconds", "samples_per_second"
+)  # fmt: skip
+"""The columns that are no metrics."""
+
+LOGARITHMIC = "loss", "learning_rate"
+"""The columns that are drawn with a logarithmic scale where their numbers ask for it."""
+
+FEW = 30
+"""Up to so many epochs, a curve has a dot for each."""
 
 
 class History:
@@ -90,11 +98,13 @@ class History:
         Raises:
             InputError: the file can't be written.
         """
-        with _explained(path), new_file(path) as file:
-            file.write(_csv(self.rows, self.columns, header=True))
+        with explained(path), new_file(path) as file:
+            file.write(csv_lines(self.rows, self.columns, header=True))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws the loss and the metric over the epochs, of training and validation data.
+        """Draws the loss and the metric over the epochs, of training and validation data, and the learning rate where
+        it changed; the best epoch is marked. Losses and rates have a logarithmic scale where all are above 0 and the
+        largest is 50 times the least or more.
 
         Args:
             path: an image to write (.png, .svg, .pdf ...). None: a figure of matplotlib.pyplot, which a notebook
@@ -106,125 +116,43 @@ class History:
         """
         if not self.rows:
             raise InputError("the history has no epochs to draw; call fit first")
-        figure = _new_figure(on_screen=path is None)
-        metric = next((name for name in METRICS if name in self.columns or f"val_{name}" in self.columns), None)
-        drawn = ["loss"] if metric is None else ["loss", metric]
-        for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-            self._draw(axes, name)
-        if path is not None:
-            form = Path(path).suffix[1:] or figure.canvas.get_default_filetype()
-            try:
-                with new_file(Path(path).with_suffix(f".{form}")) as file:
-                    figure.savefig(file, format=form)
-            except (OSError, ValueError) as error:  # ValueError: a file name ending that matplotlib doesn't know
-                raise InputError(f"cannot write the curves to {str(path)!r}: {error}") from error
+        metric, rates = main_metric(self.columns), self["learning_rate"] if "learning_rate" in self.columns else []
+        panels = ["loss", *([] if metric is None else [metric])]
+        if any(rate != rates[0] for rate in rates):
+            panels.append("learning_rate")
+        with new_figure(len(panels), path) as (figure, every_axes):
+            for axes, name in zip(every_axes, panels, strict=True):
+                self._draw(axes, name)
         return figure
 
     def _draw(self, axes: Axes, name: str) -> None:
+        """Draws the curves of a column and its val_ twin, a line a member, and where the best epoch is."""
         from matplotlib.ticker import MaxNLocator
 
+        best, epochs, values, drawn = find_best(self), [0], np.array(0.0), []
         for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
-            points = [(row["epoch"], row[column]) for row in self.rows if column in row]
-            if points:
-                marker = "o" if len(points) == 1 else None  # one epoch makes no line
-                lines = axes.plot(*zip(*points, strict=True), color=colour, marker=marker)  # a line a member
-                lines[0].set_label(label)
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+            rows = [row for row in self.rows if column in row]
+            if rows:
+                epochs, values = [row["epoch"] for row in rows], np.array([row[column] for row in rows], np.float64)
+                drawn.append(values)
+                marker = "." if len(rows) <= FEW else None  # one epoch makes no line
+                line, *_ = axes.plot(epochs, values, color=colour, marker=marker)
+                line.set_label(label if name != "learning_rate" else "")
+        if isinstance(best, list):
+            points = [(epoch, values[epochs.index(epoch), k]) for k, epoch in enumerate(best) if epoch in epochs]
+            axes.plot(*zip(*points, strict=True), "*", color="black", label="best")
+        elif best is not None:
+            axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: epoch {best}")
+        if name in LOGARITHMIC and spans_decades(drawn):
+            axes.set_yscale("log")
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.legend()
 
 
-class CsvLog:
-    """A CSV file of a history that grows with it: the rows that it has are written at once, every other one as soon as
-    it is known, and at the end all are safe on the disk. Where a row brings a column that the rows before lack, the
-    file is replaced by a new one; into a pipe all rows go again. A path of None logs nothing.
-
-    It is opened at once, before any training, and an InputError says if it can't be written. Where a later row can't
-    be, one warning says so, and the file stays as it was before that row; no run ends for its log.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None, history: History) -> None:
-        self.history = history
-        self._file: FileIO | None = None
-        self._columns: list[str] = []
-        if path is None:
-            return
-        with _explained(path):
-            number = descriptor_of(path)
-            if number is None:
-                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
-            else:  # such as /dev/stdout: the file that output is added to keeps what it holds
-                self._file = open(path, "ab", buffering=0, opener=lambda *_: os.dup(number))  # noqa: SIM115
-        self._replaceable = number is None and os.path.isfile(self._file.fileno())
-        if history.rows:
-            self._write_all()
-
-    def write(self) -> None:
-        """Adds the newest row of the history."""
-        if self._file is None:
-            return
-        row = self.history[-1]
-        if row.keys() <= set(self._columns):
-            self._add(_csv([row], self._columns, header=False))
-        elif self._columns and self._replaceable:
-            self._replace()
-        else:
-            self._write_all()
-
-    def _write_all(self) -> None:
-        self._columns = self.history.columns
-        self._add(_csv(self.history.rows, self._columns, header=True))
-
-    def _replace(self) -> None:
-        assert self._file is not None
-        self._columns = self.history.columns
-        try:
-            path = os.path.realpath(self._file.name)
-            self._file.close()  # Windows replaces no open file
-            with new_file(path) as file:
-                file.write(_csv(self.history.rows, self._columns, header=True))
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            self._give_up(error)
-
-    def _add(self, content: bytes) -> None:
-        assert self._file is not None
-        data = memoryview(content)
-        begin = self._file.tell() if self._file.seekable() else None
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(begin)
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        assert self._file is not None
-        path, file, self._file = self._file.name, self._file, None
-        with suppress(OSError):
-            file.close()
-        said = f"cannot write {os.fspath(path)!r} any more ({error.strerror}); training goes on without it"
-        warnings.warn(said, RuntimeWarning, stacklevel=3)
-
-    def __enter__(self) -> CsvLog:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._file is None:
-            return
-        try:
-            with self._file:
-                if os.path.isfile(self._file.fileno()):  # a pipe or a device has nothing to flush
-                    os.fsync(self._file.fileno())
-        except OSError as failed:
-            if error is None:
-                self._give_up(failed)
-
-
 @contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes an InputError of an OSError in opening or writing a file."""
     try:
         yield
     except OSError as error:
@@ -233,7 +161,7 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str], header: bool) -> bytes:
+def csv_lines(rows: Sequence[Row], columns: Sequence[str], header: bool) -> bytes:
     """Writes rows as lines of CSV, below a line of the columns where there is none yet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -243,33 +171,51 @@ def _csv(rows: Sequence[Row], columns: Sequence[str], header: bool) -> bytes:
     return text.getvalue().encode()
 
 
+def main_metric(columns: Iterable[str]) -> str | None:
+    """Returns the metric that was measured first, without val_; None: there is none."""
+    names = (column.removeprefix("val_") for column in columns)
+    return next((name for name in names if name not in NO_METRICS), None)
+
+
+def find_best(history: History) -> int | list[int] | None:
+    """Returns the best epoch so far, with a models axis one for each member: that of early stopping, or the one with
+    the lowest val_loss, or loss where there is no validation; None: there are no epochs."""
+    if history.best_epoch:
+        return history.best_epoch
+    column = "val_loss" if history.rows and "val_loss" in history[-1] else "loss"
+    measured = [(row["epoch"], row[column]) for row in history if column in row]
+    if not measured:
+        return None
+    epochs, values = zip(*measured, strict=True)
+    lowest = np.where(np.isnan(values), np.inf, values).argmin(axis=0)
+    best: int | list[int] = np.take(epochs, lowest).tolist()
+    return best
+
+
+def describe_best(history: History) -> str:
+    """Names the best epoch, and what the validation, or the training where there is none, measured: "epoch 17, val_loss
+    0.1361"; nothing where there is no epoch."""
+    best = find_best(history)
+    if best is None:
+        return ""
+    if isinstance(best, list):
+        return f"of each member by itself, epoch {number(best)}"
+    row = next(row for row in history.rows if row["epoch"] == best)
+    names = [f"{'val_' * ('val_loss' in row)}{name}" for name in ("loss", main_metric(row))]
+    return f"epoch {best}, {describe_row({name: row[name] for name in names if name in row})}"
+
+
 def describe_row(row: Mapping[str, Any]) -> str:
     """Losses and metrics of an epoch on one line: "loss 0.0312, accuracy 0.9912, val_loss 0.0871"."""
     hidden = ("epoch", "step", "seconds", "samples_per_second")
     return ", ".join(f"{name} {number(value)}" for name, value in row.items() if name not in hidden)
 
 
-def number(value: float | list[float]) -> str:
+def number(value: float | Sequence[float]) -> str:
     """Writes four decimals where they say enough, else four digits and an exponent; a count as it is; of many members
     the least and the most."""
-    if isinstance(value, list):
+    if isinstance(value, Sequence):
         return f"{number(min(value))} to {number(max(value))}"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3e}"
-
-
-def _new_figure(on_screen: bool) -> Figure:
-    """Makes a figure that pyplot knows, or one that needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(f"drawing curves needs matplotlib: {install('plot')}") from error
-    if not on_screen:
-        return Figure(figsize=INCHES, layout="constrained")
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=INCHES, layout="constrained")
-    if "inline" in pyplot.get_backend():
-        pyplot.close(figure)  # a notebook shows every open figure, and then the value of the cell: the same one twice
-    return figure

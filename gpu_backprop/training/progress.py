@@ -1,42 +1,53 @@
-"""Showing how training goes: a bar where someone watches, lines where a log is kept, or nothing."""
+"""Showing how training goes: a line an epoch, above a bar where someone watches; or nothing."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from gpu_backprop.backend.text_table import terminal_width
+from gpu_backprop.data.messages import escaped
 from gpu_backprop.training.console import Readable
-from gpu_backprop.training.history import describe_row
+from gpu_backprop.training.epoch_table import EpochTable
+from gpu_backprop.training.history import History, describe_best, describe_row, find_best
 
 if TYPE_CHECKING:  # rich takes half as long to import as NumPy, and `import gpu_backprop` can do without it
+    from IPython.display import HTML
     from rich.console import Console
     from rich.progress import ProgressColumn
 
 REFRESH = 0.1
 """Seconds between two looks of a bar: often enough for the eye, too seldom to cost anything."""
 
-LINES, PAUSE = 25, 60.0
-"""A log gets about so many lines for a run, however many epochs it has, and one at least every so many seconds."""
+LINES, PAUSE = 200, 60.0
+"""Of more epochs than so many, every 2nd, 5th, 10th ... has a line, and one at least every so many seconds."""
 
-LINE = (
-    ("spinner", "epoch", "bar", "measured", "rate", "left"), ("spinner", "epoch", "bar", "measured", "left"),
-    ("spinner", "epoch", "measured", "left"), ("epoch", "measured"),
-)  # fmt: skip
-"""The columns of a bar's line: the first choice that fits."""
-
-WIDTHS = {"spinner": 1, "bar": 10, "left": 7}
-"""Characters; a bar is as long as there is room, and at least so long."""
+WIDTH = 120
+"""Characters of a line where no terminal limits it."""
 
 STEP_PAUSE = 10.0
 """Seconds from one line of a log to the next that tells of a loss within an epoch."""
 
+BAR = (
+    ("spinner", "epoch", "bar", "measured", "rate", "left"), ("spinner", "epoch", "bar", "measured", "left"),
+    ("epoch", "measured", "left"), ("epoch", "measured"),
+)  # fmt: skip
+"""The columns of a bar's line: the first choice that fits."""
+
+WIDTHS = {"spinner": 1, "bar": 10}
+"""Characters; a bar is as long as there is room, and at least so long."""
+
+BEST = " *"
+"""Marks an epoch that is the best so far; with a models axis the number of members follows of which it is."""
+
 
 class Progress:
-    """Shows nothing; what the other two have in common."""
+    """Shows nothing; what the others have in common."""
 
     def __enter__(self) -> Progress:
         return self
@@ -51,56 +62,87 @@ class Progress:
         """Shows a loss that was read within an epoch, a row of History.steps."""
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Shows a complete epoch, a row of the History."""
+        """Shows a complete epoch, the newest row of the History."""
 
     def close(self) -> None:
         """Ends the display, for whatever reason the run is over."""
 
 
 class LineProgress(Progress):
-    """A plain line an epoch; of a long run every 2nd, 5th, 10th ... epoch, and always the first and the last. While an
+    """A plain line an epoch, in columns; an epoch that is the best so far is marked, and a last line names the best. Of
+    a run of more than LINES epochs every 2nd, 5th, 10th ... has a line, and always the first and the last. While an
     epoch is long, a line now and then for a loss that was read within it."""
 
-    def __init__(self, epochs: int, done: int = 0) -> None:
-        self._first, self._last = done + 1, done + epochs
+    def __init__(self, epochs: int, history: History) -> None:
+        self._history = history
+        self._first, self._last = len(history) + 1, len(history) + epochs
         self._every = _stride(epochs)
-        self._waiting: str | None = None  # the newest epoch, while it has no line
+        self._waiting: tuple[Mapping[str, Any], str] | None = None  # the newest epoch, while it has no line
         self._last_line = time.monotonic()
+        self._table = EpochTable(self._last, WIDTH)
 
     def step(self, row: Mapping[str, Any]) -> None:
         if time.monotonic() - self._last_line >= STEP_PAUSE:
-            print(f"epoch {row['epoch']}/{self._last}, step {row['step']}: {describe_row(row)}", flush=True)
+            self._print(f"epoch {row['epoch']}/{self._last}, step {row['step']}: {describe_row(row)}")
             self._last_line = time.monotonic()
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        number = int(row["epoch"])
-        width = len(str(self._last))
-        rate = f", {row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
-        self._waiting = f"epoch {number:{width}}/{self._last}: {describe_row(row)}{rate}"
-        due = number in (self._first, self._last) or number % self._every == 0
+        epoch = int(row["epoch"])
+        self._waiting = row, self._mark(epoch)
+        due = epoch in (self._first, self._last) or epoch % self._every == 0
         if due or time.monotonic() - self._last_line >= PAUSE:
-            self.close()
+            self._print_epoch()
 
     def close(self) -> None:
-        if self._waiting is not None:
-            print(self._waiting, flush=True)
-            self._waiting, self._last_line = None, time.monotonic()
+        self._print_epoch()
+        if len(self._history) >= self._first:
+            self._print("", mark=f"{BEST[1:]} best: {describe_best(self._history)}")
+
+    def _mark(self, epoch: int) -> str:
+        best = find_best(self._history)
+        if isinstance(best, list):
+            return f"{BEST}{best.count(epoch)}" if epoch in best else ""
+        return BEST if best == epoch else ""
+
+    def _print_epoch(self) -> None:
+        if self._waiting is None:
+            return
+        row, mark = self._waiting
+        self._table.width = self._width() - len(BEST)
+        head = self._table.head(row)
+        if head is not None:
+            self._print(head, "bold")
+        self._print(self._table.line(row), mark=mark)
+        self._waiting, self._last_line = None, time.monotonic()
+
+    def _width(self) -> int:
+        return terminal_width(sys.stdout) or WIDTH
+
+    def _print(self, text: str, style: str = "", mark: str = "") -> None:
+        """Prints a line that ends with a mark."""
+        print(text + mark, flush=True)
 
 
-class BarProgress(Progress):
-    """A bar over the whole run, with epoch, loss, metric, samples per second and time left."""
+class BarProgress(LineProgress):
+    """The lines, and below them a bar over the whole run: the epoch, steps per second and the time left."""
 
-    def __init__(self, console: Console, epochs: int, samples: int, done: int = 0) -> None:
+    def __init__(self, console: Console, epochs: int, samples: int, history: History) -> None:
         from rich.progress import Progress as RichProgress
 
-        self._last_epoch = done + epochs
-        self._widths = WIDTHS | {"epoch": 0, "measured": 0, "rate": 0}
+        super().__init__(epochs, history)
         # No thread of its own: it would take turns with the training loop. advance() refreshes instead.
         self._bar = RichProgress(console=console, auto_refresh=False)
-        self._task = self._bar.add_task("", total=epochs * samples, measured="", rate="")
-        self._tell(epoch=f"epoch {done + 1}/{self._last_epoch}")
-        self._samples = 0
+        self._task = self._bar.add_task("", total=epochs * samples)
+        self._texts: dict[str, Any] = {
+            "epoch": f"epoch {self._first}/{self._last}",
+            "measured": "",
+            "rate": "",
+            "left": "",
+        }
+        self._widths = WIDTHS | dict.fromkeys(self._texts, 0)
+        self._samples = self._steps = 0
         self._next_look = 0.0
+        self._draw()
 
     def __enter__(self) -> Progress:
         outside = {"stdout": sys.stdout, "stderr": sys.stderr}
@@ -112,36 +154,87 @@ class BarProgress(Progress):
 
     def advance(self, samples: int) -> None:
         self._samples += samples
+        self._steps += 1
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + REFRESH
-            self._bar.update(self._task, completed=self._samples, refresh=True)
+            self._look()
 
     def step(self, row: Mapping[str, Any]) -> None:
-        self._tell(measured=_briefly(row))
+        self._texts["measured"] = describe_row(row)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        following = min(int(row["epoch"]) + 1, self._last_epoch)
-        rate = f"{row['samples_per_second']:,.0f} samples/s" if "samples_per_second" in row else ""
-        self._tell(epoch=f"epoch {following}/{self._last_epoch}", measured=_briefly(row), rate=rate)
-
-    def _tell(self, **told: str) -> None:
-        """Puts texts on the line, and as much else as there is room for beside the longest of them."""
-        self._widths |= {name: max(self._widths[name], len(text)) for name, text in told.items()}
-        self._bar.columns = _columns(self._bar.console.width, self._widths)
-        self._bar.tasks[0].fields.update(told)
+        self._texts["epoch"] = f"epoch {min(int(row['epoch']) + 1, self._last)}/{self._last}"
+        super().epoch(row)
 
     def close(self) -> None:
-        self._bar.update(self._task, completed=self._samples, refresh=True)
+        super().close()
+        self._look()
+        self._texts["left"] = f"in {_clock(self._bar.tasks[0].elapsed)}"
+        self._draw()
         self._bar.stop()
 
+    def _look(self) -> None:
+        """Works out how fast it goes, and draws the bar."""
+        self._bar.update(self._task, completed=self._samples)
+        task = self._bar.tasks[0]
+        if task.speed and task.time_remaining is not None:
+            steps = task.speed * self._steps / self._samples
+            self._texts["rate"] = f"{steps:,.0f} steps/s" if steps >= 10 else f"{steps:.2g} steps/s"
+            self._texts["left"] = f"{_clock(task.time_remaining)} left"
+        self._draw()
 
-def open_progress(progress: bool, epochs: int, samples: int, done: int = 0) -> Progress:
-    """Opens the display of a run of so many epochs of so many samples each, after so many that are done; a context
+    def _draw(self) -> None:
+        """Puts the texts on the line, and as much else as there is room for beside the longest of them."""
+        self._widths |= {name: max(self._widths[name], len(text)) for name, text in self._texts.items()}
+        self._bar.columns = _columns(self._bar.console.width, self._widths)
+        self._bar.update(self._task, refresh=True, **self._texts)
+
+    def _width(self) -> int:
+        return self._bar.console.width
+
+    def _print(self, text: str, style: str = "", mark: str = "") -> None:
+        from rich.text import Text
+
+        self._bar.console.print(Text.assemble((escaped(text), style), (escaped(mark), "bold green")), soft_wrap=True)
+
+
+class NotebookProgress(BarProgress):
+    """The lines in the output of a notebook's cell, below a bar that the page draws."""
+
+    _handle: Any = None
+
+    def __enter__(self) -> Progress:
+        from IPython.display import display
+
+        self._handle = display(self._html(), display_id=True)
+        return self
+
+    def _draw(self) -> None:
+        super()._draw()
+        if self._handle is not None:
+            self._handle.update(self._html())
+
+    def _html(self) -> HTML:
+        from IPython.display import HTML
+
+        task, texts = self._bar.tasks[0], " · ".join(text for text in self._texts.values() if text)
+        bar = f'<progress value="{self._samples}" max="{task.total:.0f}" style="vertical-align: middle"></progress>'
+        return HTML(f'<div style="font-family: monospace">{bar} {escape(texts)}</div>')
+
+    def _width(self) -> int:
+        return WIDTH
+
+    def _print(self, text: str, style: str = "", mark: str = "") -> None:
+        print(text + mark, flush=True)
+
+
+def open_progress(progress: bool, epochs: int, samples: int, history: History) -> Progress:
+    """Opens the display of a run of so many epochs of so many samples each, whose rows the history gets; a context
     manager.
 
-    In a terminal, and in Jupyter where ipywidgets is installed, it is a bar. Elsewhere it is plain lines: a bar would
-    fill a log with control characters. Without `progress` nothing is shown.
+    In a terminal and in Jupyter there is a bar beside the lines. Elsewhere, also in a terminal without cursor control,
+    there are plain lines: a bar would fill a log with control characters. Without `progress` nothing is shown.
     """
     if not progress:
         return Progress()
@@ -149,17 +242,15 @@ def open_progress(progress: bool, epochs: int, samples: int, done: int = 0) -> P
 
     console = Console(file=sys.stdout.stream if isinstance(sys.stdout, Readable) else None)
     if console.is_jupyter:
-        watched = importlib.util.find_spec("ipywidgets") is not None
-    else:
-        # rich also takes FORCE_COLOR for a terminal
-        watched = console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
-    return BarProgress(console, epochs, samples, done) if watched else LineProgress(epochs, done)
+        return NotebookProgress(console, epochs, samples, history)
+    # rich also takes FORCE_COLOR for a terminal
+    watched = console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
+    return BarProgress(console, epochs, samples, history) if watched else LineProgress(epochs, history)
 
 
-def _briefly(row: Mapping[str, Any]) -> str:
-    """Describes the loss and one metric, of the validation data where there are any: a bar has but one line."""
-    metric = next((name for name in ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss") if name in row), None)
-    return describe_row({name: row[name] for name in ("loss", metric) if name is not None})
+def _clock(seconds: float | None) -> str:
+    """Writes a time as 0:01:30."""
+    return str(timedelta(seconds=round(seconds or 0)))
 
 
 def _stride(epochs: int) -> int:
@@ -169,9 +260,14 @@ def _stride(epochs: int) -> int:
 
 
 def _columns(width: int, widths: Mapping[str, int]) -> tuple[ProgressColumn, ...]:
-    """Chooses the columns of a line of so many characters, from left to right."""
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    """Chooses the columns of a bar's line of so many characters, from left to right."""
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
 
-    names = next((names for names in LINE if sum(widths[name] + 1 for name in names) <= width + 1), LINE[-1])
-    kinds = {"spinner": SpinnerColumn(), "bar": BarColumn(bar_width=None), "left": TimeRemainingColumn()}
-    return tuple(kinds.get(name) or TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in names)
+    def room(names: Sequence[str]) -> int:
+        return sum(widths[name] + 1 for name in names if widths[name]) - 1
+
+    names = next((names for names in BAR if room(names) <= width), BAR[-1])
+    kinds = {"spinner": SpinnerColumn(), "bar": BarColumn(bar_width=None)}
+    return tuple(
+        kinds.get(name) or TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in names if widths[name]
+    )

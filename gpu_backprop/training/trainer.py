@@ -29,13 +29,14 @@ from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
-from gpu_backprop.training.history import CsvLog, History
+from gpu_backprop.training.history import History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
+from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
 from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run, Settings
 from gpu_backprop.training.step import State, TrainingStep
@@ -336,7 +337,7 @@ class Trainer(FixedAttributes):
                 source = self._place(held_out, "validation data", rooms[1], False)
                 evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
             self.network.refresh()
-            with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, len(history)) as shown, told:
+            with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, history) as shown, told:
                 history.stopped = history.best_epoch = None
                 try:
                     self._train(run, evaluation, epochs, log, shown, told)
@@ -374,8 +375,8 @@ class Trainer(FixedAttributes):
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
             history.append(row)
             log.write()
-            shown.epoch(row)
             told.epoch(run)
+            shown.epoch(row)  # which marks the best epoch, that a callback may have found
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""

@@ -17,7 +17,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend import whole_file
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, train
-from gpu_backprop.training.history import CsvLog
+from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.step import TrainingStep
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="links and permissions of POSIX")

@@ -8,6 +8,7 @@ import warnings
 import pytest
 
 from gpu_backprop.training.console import Readable, readable_output, wrapped
+from gpu_backprop.training.history import History
 from gpu_backprop.training.progress import BarProgress, open_progress
 
 
@@ -48,7 +49,7 @@ def test_a_warning_is_a_line():
 def test_what_is_printed_while_a_bar_is_shown_is_readable_too(terminal):
     stream = terminal(60)
     with readable_output():
-        shown = open_progress(True, 3, 100)
+        shown = open_progress(True, 3, 100, History())
         assert isinstance(shown, BarProgress)
         with shown:
             print("\x1b[31mred\x1b[0m [red]x[/red] [/] \u202egnp")
@@ -64,7 +65,7 @@ def test_what_is_printed_while_a_bar_is_shown_is_readable_too(terminal):
 
 def test_in_python_a_bar_leaves_what_others_print_alone(terminal):
     terminal(60)
-    with open_progress(True, 3, 100):
+    with open_progress(True, 3, 100, History()):
         assert not isinstance(sys.stdout, Readable)
 
 

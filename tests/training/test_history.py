@@ -1,15 +1,17 @@
-"""History: its rows, its CSV file, also while it grows, and its curves."""
+"""History: its rows, its CSV file and its curves."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError
-from gpu_backprop.training.history import CsvLog, History, describe_row
+from gpu_backprop.training.history import History, describe_best, describe_row, find_best
 
 ROWS = [
     {"epoch": 1, "loss": 0.7, "accuracy": 0.5, "val_loss": 0.8, "val_accuracy": 0.4, "seconds": 0.1},
@@ -70,6 +72,19 @@ def test_an_epoch_that_is_not_there(history):
         history[3]
 
 
+def test_the_best_epoch_is_that_of_early_stopping_or_has_the_lowest_loss(history):
+    assert find_best(History()) is None and describe_best(History()) == ""
+    assert find_best(history) == 3
+    assert describe_best(history) == "epoch 3, val_loss 0.5000, val_accuracy 0.6000"
+    history.best_epoch = 2
+    assert describe_best(history) == "epoch 2, val_loss 0.6000, val_accuracy 0.5000"
+    history = History()
+    history.rows = [{"epoch": 1, "loss": math.nan}, {"epoch": 2, "loss": 0.5, "mae": 0.1}, {"epoch": 3, "loss": 0.5}]
+    assert describe_best(history) == "epoch 2, loss 0.5000, mae 0.1000"
+    history.rows = [{"epoch": 1, "loss": [1.0, 2.0]}, {"epoch": 2, "loss": [0.5, 3.0]}]
+    assert find_best(history) == [2, 1]
+
+
 LATER = [{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5, "val_loss": 0.6}, {"epoch": 3, "loss": 0.4}]
 
 
@@ -112,82 +127,13 @@ def test_csv_of_no_epochs_is_empty(tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == b""
 
 
-def test_a_log_is_on_disk_row_by_row(tmp_path):
-    path = tmp_path / "history.csv"
-    with CsvLog(path, History()) as log:
-        assert path.exists()
-        for count, row in enumerate(ROWS, start=1):
-            log_rows(log, [row])
-            assert len(read(path)) == count
+def drawn(history, name):
+    """A panel of the curves."""
+    from matplotlib.figure import Figure
 
-
-@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="there is no /dev/fd")
-def test_a_log_is_added_to_an_open_file(tmp_path):
-    """As /dev/stdout is where output is added to a file."""
-    path = tmp_path / "history.csv"
-    path.write_bytes(b"older\n")
-    with open(path, "ab") as file, CsvLog(f"/dev/fd/{file.fileno()}", History()) as log:
-        log_rows(log, LATER)
-    again = b"epoch,loss,val_loss\n1,0.7,\n2,0.5,0.6\n"
-    assert path.read_bytes() == b"older\nepoch,loss\n1,0.7\n" + again + b"3,0.4,\n"
-
-
-def test_a_log_of_a_history_that_goes_on(history, tmp_path):
-    path = tmp_path / "history.csv"
-    path.write_text("what stood here before")
-    with CsvLog(path, history) as log:
-        assert len(read(path)) == 3  # at once
-        log_rows(log, [dict(ROWS[0], epoch=4)])
-    assert [row["epoch"] for row in read(path)] == ["1", "2", "3", "4"]
-
-
-@pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_new_column_replaces_the_file(tmp_path, before):
-    """Whole or not at all: whoever has opened the older one still has it."""
-    path, history = tmp_path / "history.csv", History()
-    history.rows = LATER[:before]
-    with CsvLog(path, history) as log:
-        log_rows(log, LATER[before:])
-        history.to_csv(tmp_path / "whole.csv")
-        assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["history.csv", "whole.csv"]
-
-
-def test_a_new_column_that_cannot_be_written_leaves_the_older_rows(tmp_path, monkeypatch):
-    path = tmp_path / "history.csv"
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with CsvLog(path, History()) as log:
-        log_rows(log, LATER[:1])
-        monkeypatch.setattr("os.fsync", full)
-        with pytest.warns(RuntimeWarning, match=r"cannot write '.*history.csv' any more .No space left"):
-            log_rows(log, LATER[1:])
-    assert path.read_bytes() == b"epoch,loss\n1,0.7\n"
-    assert os.listdir(tmp_path) == ["history.csv"]
-
-
-def test_a_log_keeps_its_rows_when_training_fails(tmp_path):
-    path = tmp_path / "history.csv"
-    with pytest.raises(ZeroDivisionError), CsvLog(path, History()) as log:
-        log_rows(log, ROWS[:1])
-        raise ZeroDivisionError
-    assert len(read(path)) == 1
-
-
-def test_no_path_no_log(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with CsvLog(None, History()) as log:
-        log_rows(log, ROWS)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("where", ["", "missing/history.csv", "file/history.csv"])
-def test_a_log_that_cannot_be_written_says_so_at_once(where, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write '.*'.*give a path in a folder that exists"):
-        CsvLog(tmp_path / where, History())
+    axes = Figure().subplots()
+    history._draw(axes, name)
+    return axes
 
 
 class TestPlot:
@@ -205,7 +151,7 @@ class TestPlot:
     def test_loss_and_metric_of_both_data_sets(self, history, tmp_path):
         figure = history.plot(tmp_path / "curves.png")
         assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
-        loss, accuracy = ([list(line.get_ydata()) for line in axes.lines] for axes in figure.axes)
+        loss, accuracy = ([list(line.get_ydata()) for line in axes.lines[:2]] for axes in figure.axes)
         assert loss == [history["loss"], history["val_loss"]]
         assert accuracy == [history["accuracy"], history["val_accuracy"]]
 
@@ -214,15 +160,14 @@ class TestPlot:
         history.append({"epoch": 1, "loss": 0.5})
         figure = history.plot(tmp_path / "curves.png")
         assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
-        assert figure.axes[0].lines[0].get_marker() == "o"  # a single point would be an invisible line
+        assert figure.axes[0].lines[0].get_marker() == "."  # a single point would be an invisible line
 
     def test_only_epochs_that_have_it_are_drawn(self, tmp_path):
         history = History()
         history.rows = LATER
-        training, validation = history.plot(tmp_path / "curves.png").axes[0].lines
+        training, validation, _ = history.plot(tmp_path / "curves.png").axes[0].lines
         assert (list(training.get_xdata()), list(training.get_ydata())) == ([1, 2, 3], [0.7, 0.5, 0.4])
         assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([2], [0.6])
-        assert (training.get_marker(), validation.get_marker()) == ("None", "o")
 
     def test_regression_draws_r2_of_the_validation_data(self, tmp_path):
         history = History()
@@ -234,10 +179,48 @@ class TestPlot:
     def test_every_member_has_a_line_and_all_have_one_label(self, tmp_path):
         history = History()
         for epoch in (1, 2):
-            history.append({"epoch": epoch, "loss": [0.5, 0.25, 1.0]})
+            history.append({"epoch": epoch, "loss": [0.5, 0.25 * epoch, 1 / epoch]})
         (axes,) = history.plot(tmp_path / "curves.png").axes
-        assert len(axes.lines) == 3
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
+        *lines, best = axes.lines
+        assert len(lines) == 3
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "best"]
+        assert best.get_xydata().tolist() == [[1, 0.5], [1, 0.25], [2, 0.5]]
+
+    @pytest.mark.parametrize("name", ["loss", "accuracy"])
+    def test_the_best_epoch_is_marked(self, history, name):
+        history.best_epoch = 2
+        axes = drawn(history, name)
+        assert list(axes.lines[-1].get_xdata()) == [2, 2]
+        assert axes.get_legend().get_texts()[-1].get_text() == "best: epoch 2"
+
+    @pytest.mark.parametrize(
+        ("losses", "scale"),
+        [([1, 0.02], "log"), ([1, 0.021], "linear"), ([1, 0], "linear"), ([1, -0.001], "linear"), ([5], "linear"),
+         ([1, math.nan, 0.01], "log"), ([math.nan], "linear"), ([[1, 3], [2, 0.01]], "log")],
+    )  # fmt: skip
+    def test_a_wide_range_has_a_logarithmic_scale(self, losses, scale):
+        history = History()
+        for epoch, loss in enumerate(losses, 1):
+            accuracy = [1e-6 / epoch] * 2 if isinstance(loss, list) else 1e-6 / epoch
+            history.append({"epoch": epoch, "loss": loss, "accuracy": accuracy, "val_loss": loss})
+        assert drawn(history, "loss").get_yscale() == scale
+        assert drawn(history, "accuracy").get_yscale() == "linear"
+
+    @pytest.mark.parametrize("rates", [[0.1, 0.1, 0.1], [0.1, 0.05, 0.1]])
+    def test_a_learning_rate_that_changed_is_drawn(self, rates, tmp_path):
+        history = History()
+        for epoch, rate in enumerate(rates, 1):
+            history.append({"epoch": epoch, "loss": 0.5, "learning_rate": rate})
+        figure = history.plot(tmp_path / "curves.png")
+        assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "learning rate"][: len(set(rates))]
+        assert figure.axes[-1].lines[0].get_ydata().tolist() == rates or len(set(rates)) == 1
+
+    @pytest.mark.parametrize(("epochs", "between"), [(1, 1), (3, 1), (9, 1), (60, 10), (1000, 200)])
+    def test_ticks_are_whole_epochs(self, epochs, between):
+        history = History()
+        history.rows = [{"epoch": epoch, "loss": 0.5} for epoch in range(1, epochs + 1)]
+        ticks = drawn(history, "loss").get_xticks()
+        assert (ticks % between == 0).all() and (np.diff(ticks) == between).all()
 
     def test_a_file_needs_no_screen(self, history, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would now fail
@@ -277,49 +260,6 @@ def test_without_matplotlib_the_extra_is_named(history, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'gpu-backprop\[plot\]'"):
         history.plot(tmp_path / "curves.png")
-
-
-class Full:
-    """A file on a disk that is full after some bytes, which come out in two pieces."""
-
-    name = "history.csv"
-
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        if not self.room:
-            raise OSError(28, "No space left on device")
-        some = min(len(data), self.room, max(1, len(data) // 2))
-        self.room -= some
-        return self.file.write(data[:some])
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-
-@pytest.mark.parametrize("room", [0, 10, 100])
-def test_a_log_that_cannot_be_written_warns_once_and_keeps_whole_rows(tmp_path, room):
-    path = tmp_path / "history.csv"
-    with CsvLog(path, History()) as log:
-        log._file = Full(log._file, room)
-        with pytest.warns(RuntimeWarning, match="cannot write 'history.csv' any more .No space left") as caught:
-            log_rows(log, ROWS * 10)
-        assert len(caught) == 1
-    assert {len(row) for row in read(path)} <= {6}
-    assert path.read_bytes().endswith(b"\n") or path.read_bytes() == b""
-
-
-def test_a_log_is_flushed_at_its_end(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr("os.fsync", flushed.append)
-    with CsvLog(tmp_path / "history.csv", History()) as log:
-        log_rows(log, ROWS)
-        number = log._file.fileno()
-    assert flushed == [number]
-    with CsvLog(os.devnull, History()) as log:
-        log_rows(log, LATER)
-    assert len(flushed) == 1
 
 
 def test_a_csv_that_cannot_be_written_is_an_error_and_leaves_the_older_one(history, tmp_path, monkeypatch):

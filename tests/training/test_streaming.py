@@ -200,7 +200,7 @@ def test_large_parameters_are_finite():
 def test_a_log_tells_of_the_loss_now_and_then(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr("gpu_backprop.training.progress.time.monotonic", lambda: now)
-    shown = LineProgress(3)
+    shown = LineProgress(3, gb.History())
     for step in range(1, 31):
         now += 1.0
         shown.step({"epoch": 2, "step": step, "loss": 0.5})
