@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,6 +12,7 @@ from gpu_backprop.backend.errors import DivergedError
 from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.training.history import History
+from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import build_epoch, check_data
 from gpu_backprop.training.progress import Progress
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
     graph: bool | str = "auto"
     stream: bool | str = "auto"
     one_launch: bool = False
+    metrics: Sequence[Given] | None = None
 
 
 class Run:
