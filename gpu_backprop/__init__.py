@@ -39,6 +39,7 @@ from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoint import load, save
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
+from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
 from gpu_backprop.training.row_logs import JsonLines
@@ -51,6 +52,7 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALIZERS",
     "LOSSES",
+    "METRICS",
     "OPTIMIZERS",
     "SGD",
     "AbsoluteError",

@@ -94,6 +94,7 @@ SYNONYMS: Mapping[str, str] = {
     "xavier": "glorot_uniform", "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal",
     "kaiming": "he_uniform", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal", "he": "he_uniform",
     "lecun": "lecun_normal", "zero": "zeros",
+    "auc": "roc_auc", "aucroc": "roc_auc", "auroc": "roc_auc", "prauc": "average_precision", "ece": "calibration_error",
 }  # fmt: skip
 """Other libraries' names of ours, in small letters, without separators and without "loss" at the end."""
 

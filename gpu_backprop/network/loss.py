@@ -146,18 +146,25 @@ class Loss(FixedAttributes):
         return grad
 
     def value(
-        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array
-    ) -> Array | None:
-        """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none."""
+        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array, *,
+        needs_y: bool = False,
+    ) -> Array | None:  # fmt: skip
+        """Appends E += Σ w·e only. Returns y, or None where a fused operation needed none and `needs_y` is not set."""
         numbers = self._bound_numbers(plan)
         if weights is not None:
             self._normalize_weights(plan, weights, None, total)
         if self.fused == layer.activation.name:
+            bias, y = layer.activation_bias, None
+            if needs_y:
+                f, n = layer.activation, layer.number
+                y = plan.empty(f"y{n}", z.shape)
+                plan.add(Operations.bias_activate, f"y{n} = {f.name}(z{n} += b{n})", {}, z, bias, f, y)
+                bias = None  # z has it now
             plan.add(
                 FUSED[self.fused], "E += e", {},
-                z, layer.activation_bias, target, weights, self.formula, numbers, 1.0, None, None, total,
+                z, bias, target, weights, self.formula, numbers, 1.0, None, None, total,
             )  # fmt: skip
-            return None
+            return y
         of_z = self.of_z(layer.activation)
         y = layer.activate(plan, z) if of_z is None else self._with_bias(plan, layer, z)
         formula = of_z or self.formula

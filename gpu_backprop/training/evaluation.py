@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,8 @@ from gpu_backprop.network.arrays import blocks, on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
-from gpu_backprop.training.minibatches import BatchSource, DataSet
+from gpu_backprop.training.metrics import LABELS, Given, Metric, Residuals, Scores, choose_metrics, tasks_of
+from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.sums import Sums
 
@@ -27,24 +30,30 @@ class Evaluation:
 
     Args:
         loss: bound to the network.
+        metrics: besides the loss; None: accuracy where the loss counts right answers, else R² and MAE.
         source: where plans take the rows of `data` from; None: they are put on the device.
         device: a DryRunDevice, for what is only looked at; None: the network's.
 
-    A loss that counts right answers gives accuracy, the share of the rows whatever their weights; any other R², the
-    mean over the outputs of 1 − Σw(y* − y)²/Σw(y* − ȳ*)², and MAE, the weighted mean of |y* − y|.
+    Where sums over the rows are enough for a metric, the plans form them; for any other, the outputs of all rows are
+    kept on the device, and it is worked out there at the end. What no metric needs is not done.
     """
 
     def __init__(
         self, network: Network, loss: Loss, data: Samples, batch_size: int, graph: bool | str = False, *,
-        source: BatchSource | None = None, device: Device | None = None,
+        metrics: Sequence[Given] | None = None, source: BatchSource | None = None, device: Device | None = None,
     ) -> None:  # fmt: skip
         self.network, self.loss, self.samples, self.rows = network, loss, data, data.rows
         self.device = network.device if device is None else device
-        self.classifies = bool(loss.formula.accuracy)
+        self.metrics = choose_metrics(metrics, network, loss)
         self.data = DataSet(network, data, self.device) if source is None else source
-        models_shape, outputs = network.models_shape, 0 if self.classifies else network.outputs
-        self._sums = Sums(self.device, total=(*models_shape, 3), residuals=(*models_shape, 2, outputs))
+        models_shape, outputs, self._undefined = network.models_shape, network.outputs, set[str]()
+        summed = any(metric.of_sums for metric in self.metrics)
+        self._sums = Sums(self.device, total=(*models_shape, 3), residuals=(*models_shape, 2, outputs * summed))
         self.total = self._sums["total"]
+        kept = self.rows if any(metric.of_scores and not self._counted(metric) for metric in self.metrics) else 0
+        with self.device.kind("outputs"):
+            self._kept = self.device.empty((*models_shape, kept, outputs), self.device.master)
+        self._outputs: dict[int, Array] = {}  # of a minibatch, by its rows
         self.batches = list(self.data.minibatches(batch_size))
         self.replays = {rows: Replay(self._plan(rows), graph) for rows in set(self.batches)}
 
@@ -56,32 +65,84 @@ class Evaluation:
         x, target, weights = self.data.emit(plan, rows)
         z = network.emit_forward(plan, x, upto="z")
         plan.phase = "loss"
-        y = loss.value(plan, network.last, z, target, weights, self.total)
-        if not self.classifies:
-            assert y is not None
-            formula, sums = "Σ|y − y*|, Σ(y − y*)²", self._sums["residuals"]
+        kept, sums = bool(self._kept.size), self._sums["residuals"]
+        y = loss.value(plan, network.last, z, target, weights, self.total, needs_y=kept)
+        if y is not None and sums.size:
+            formula = "Σ|y − y*|, Σ(y − y*)²"
             plan.add(Operations.residual_sums, formula, {"sums": "sums"}, y, target, weights, sums)
+        if y is not None and kept:
+            self._outputs[rows] = y
         self.data.emit_advance(plan, rows)
         return plan
 
+    def _counted(self, metric: Metric) -> bool:
+        """Whether a metric is the count of right answers that the loss keeps."""
+        return metric.name == "accuracy" and metric.own is None and bool(self.loss.formula.accuracy)
+
     def run(self) -> dict[str, Any]:
-        """Measures {"loss", "accuracy"} or {"loss", "r2", "mae"}: floats, or lists of one a member. It waits once."""
+        """Measures the loss and the metrics, by name: floats, or lists of one a member. For what sums are enough for,
+        it waits once.
+
+        Warns:
+            RuntimeWarning: a metric is undefined for these rows, and therefore NaN; said once.
+        """
         self.network.refresh()
         self._sums.clear()
+        done = 0
         with self.device.computing(), closing(self.data.parts(self.batches)) as parts:
             for part in parts:
                 for rows in part:
                     self.replays[rows].run()
+                    if self._outputs:
+                        self.device.copy_in(self._kept[..., done : done + rows, :], self._outputs[rows])
+                        done += rows
         sums = self._sums.read()
         total = sums["total"]
         measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.rows).tolist()}
-        if self.classifies:
-            return measured | {"accuracy": (total[..., CORRECT] / self.rows).tolist()}
-        absolute, squared = np.moveaxis(sums["residuals"], -2, 0)
-        weight, spread = self._spread
-        with np.errstate(all="ignore"):  # a constant target has no spread: R² is −∞, or NaN where it is met exactly
-            r2 = (1 - squared / spread).mean(axis=-1)
-        return measured | {"r2": r2.tolist(), "mae": (absolute / weight).mean(axis=-1).tolist()}
+        members = self._members() if self._outputs else []
+        own = any(metric.own for metric in self.metrics)
+        on_host = [member.on_host(self.device.to_host) for member in members] if own else []
+        for metric in self.metrics:
+            if metric.of_sums is not None:
+                values = metric.of_sums(self._residuals(sums["residuals"]))
+            elif self._counted(metric):
+                values = total[..., CORRECT] / self.rows
+            else:
+                values = self._of_scores(metric, on_host if metric.own else members)
+            measured[metric.name] = values.tolist()
+        return measured
+
+    def _residuals(self, sums: Array) -> Residuals:
+        absolute, squared = np.moveaxis(sums, -2, 0)
+        return Residuals(absolute, squared, *self._spread)
+
+    def _members(self) -> list[Scores]:
+        """Returns the scores of each member, on the device."""
+        _, target, weights, *_ = (*self._rows, None)
+        xp, several = self.device.xp, LABELS in tasks_of(self.network, self.loss)
+        members = self._kept.reshape(-1, *self._kept.shape[-2:])
+        quantiles = np.broadcast_to(getattr(self.loss, "q", np.nan), self.network.models_shape).ravel().tolist()
+        return [
+            Scores(xp, y, target, weights, multi_label=several, quantile=q)
+            for y, q in zip(members, quantiles, strict=True)
+        ]
+
+    @property
+    def _rows(self) -> list[Array]:
+        """The data's x, y* and, where there are any, w, on the device and in the order of the rows; x only if it lies
+        there anyway."""
+        if isinstance(self.data, DataSet):
+            return self.data.sources
+        x, *others = arrays_of(self.samples)
+        return [x, *(self.device.from_host(array) for array in others)]
+
+    def _of_scores(self, metric: Metric, members: Sequence[Scores]) -> Array:
+        with self.device.computing():
+            values = np.array([metric.value(member) for member in members])
+        if np.isnan(values).any() and metric.undefined and metric.name not in self._undefined:
+            self._undefined.add(metric.name)
+            warnings.warn(f"{metric.name} is NaN: {metric.undefined}.", RuntimeWarning, stacklevel=3)
+        return values.reshape(self.network.models_shape)
 
     @cached_property
     def _spread(self) -> tuple[float, Array]:

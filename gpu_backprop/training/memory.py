@@ -62,16 +62,16 @@ def fit_needs(
     if held_out is None:
         return dry_run.needs
     with dry_run.kind("validation"):
-        Evaluation(step.network, step.loss, held_out, settings.batch_size, device=dry_run)
+        Evaluation(step.network, step.loss, held_out, settings.batch_size, metrics=settings.metrics, device=dry_run)
     needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
     joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
     return {**needs, "validation": joined}
 
 
-def evaluation_needs(step: TrainingStep, data: Samples, batch_size: int) -> Needs:
+def evaluation_needs(step: TrainingStep, settings: Settings, data: Samples) -> Needs:
     """Counts what `trainer.evaluate` allocates where the data lie on the device; see `fit_needs`."""
     dry_run = open_dry_run(step.device)
-    Evaluation(step.network, step.loss, data, batch_size, device=dry_run)
+    Evaluation(step.network, step.loss, data, settings.batch_size, metrics=settings.metrics, device=dry_run)
     return dry_run.needs
 
 
@@ -111,7 +111,11 @@ def require_fit(
 
 def require_evaluation(step: TrainingStep, settings: Settings, data: Samples) -> list[int]:
     """Does the same for `trainer.evaluate`."""
-    needs, placings = partial(evaluation_needs, step, data), [DataPlacement("data", data, False)]
+
+    def needs(batch_size: int) -> Needs:
+        return evaluation_needs(step, settings._replace(batch_size=batch_size), data)
+
+    placings = [DataPlacement("data", data, False)]
     return MemoryEstimate(step, settings, "A measurement with batches of", needs, placings).require()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,6 +16,7 @@ from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.numbers import one_a_member
 from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.history import History
+from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import build_epoch, check_data
 from gpu_backprop.training.progress import Progress
@@ -35,6 +36,7 @@ class Settings(NamedTuple):
     graph: bool | str = "auto"
     stream: bool | str = "auto"
     one_launch: bool = False
+    metrics: Sequence[Given] | None = None
 
 
 class Run:

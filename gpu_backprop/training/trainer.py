@@ -31,6 +31,7 @@ from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_o
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
+from gpu_backprop.training.metrics import Given, choose_metrics
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer
@@ -64,6 +65,10 @@ class Trainer(FixedAttributes):
         one_launch: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
             memory: for small networks of Dense layers on CUDA, in float32 or float64, without sample weights. It gives
             what the ordinary steps give, to rounding. No epoch ends before its last step.
+        metrics: what is measured besides the loss, of validation data and by `evaluate`: names out of gb.METRICS, and
+            functions of (y_true, y_pred) or (y_true, y_pred, weights), called by their __name__, that give a number:
+            y_true as the targets were given, y_pred the outputs, (rows, outputs), weights (rows,) or None, on the host.
+            None: accuracy for classes, R² and MAE for numbers.
 
     Attributes:
         history: the History of all its fits; `trainer.history = gb.History()` begins a new one.
@@ -83,7 +88,7 @@ class Trainer(FixedAttributes):
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
-        one_launch: bool = False,
+        one_launch: bool = False, metrics: Sequence[Given] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -96,6 +101,7 @@ class Trainer(FixedAttributes):
             check_one_launch(network, loss, graph=self.graph, stream=self.stream)
         self.training_step = step = TrainingStep(network, loss, optimizer, seed)
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
+        self.metrics = metrics
         self.history = History()
         self.manual_steps = ManualSteps(self.training_step, self.graph)
         self.stopping = False
@@ -119,6 +125,16 @@ class Trainer(FixedAttributes):
         self._stream = self._mode("stream", value, self.device.streams)
 
     @property
+    def metrics(self) -> Sequence[Given] | None:
+        """What is measured besides the loss; assigning takes effect from the next fit on."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, value: Sequence[Given] | None) -> None:
+        choose_metrics(value, self.network, self.loss)  # for its errors
+        self._metrics = None if value is None else tuple(value)
+
+    @property
     def history(self) -> History:
         """The History of all epochs so far; with `gb.History()` assigned, the next fit begins at epoch 1 again."""
         return self._history
@@ -138,7 +154,7 @@ class Trainer(FixedAttributes):
 
     @property
     def _settings(self) -> Settings:
-        return Settings(self.batch_size, self.graph, self.stream, self.one_launch)
+        return Settings(self.batch_size, self.graph, self.stream, self.one_launch, self.metrics)
 
     def _mode(self, name: str, value: bool | str, can: bool) -> bool | str:
         if not isinstance(value, bool) and value != "auto":
@@ -335,7 +351,9 @@ class Trainer(FixedAttributes):
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
-                evaluation = Evaluation(self.network, self.loss, held_out, self.batch_size, self.graph, source=source)
+                evaluation = Evaluation(
+                    self.network, self.loss, held_out, self.batch_size, self.graph, metrics=self.metrics, source=source
+                )
             self.network.refresh()
             with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, history) as shown, told:
                 history.stopped = history.best_epoch = None
@@ -383,18 +401,30 @@ class Trainer(FixedAttributes):
         self.stopping = True
 
     @release_on_oom
-    def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
-        """Measures the loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for
-        numbers. Any number of threads may call it at once, also while another one trains.
+    def evaluate(self, x: Any, y: Any, weights: Any = None, metrics: Sequence[Given] | None = None) -> dict[str, Any]:
+        """Measures the loss and the metrics of some data, without dropout. Any number of threads may call it at once,
+        also while another one trains.
 
         With a models axis each value is a list, one number a member.
+
+        Args:
+            x, y, weights: as in `fit`.
+            metrics: instead of the trainer's.
+
+        Warns:
+            RuntimeWarning: a metric is undefined for these rows, and therefore NaN, as roc_auc where all rows are of
+                one class.
         """
         data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
-        (room,) = memory.require_evaluation(self.training_step, self._settings, data)
+        settings = self._settings if metrics is None else self._settings._replace(metrics=metrics)
+        (room,) = memory.require_evaluation(self.training_step, settings, data)
         source = self._place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
-        return Evaluation(self.network, self.loss, data, self.batch_size, graph, source=source, device=device).run()
+        return Evaluation(
+            self.network, self.loss, data, self.batch_size, graph, metrics=settings.metrics, source=source,
+            device=device,
+        ).run()  # fmt: skip
 
     def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
