@@ -36,13 +36,14 @@ from gpu_backprop.network.losses import (
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import one_hot
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.checkpoint import load, save
+from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
 from gpu_backprop.training.row_logs import JsonLines
+from gpu_backprop.training.saving import load, save
 from gpu_backprop.training.tensorboard import TensorBoard
 from gpu_backprop.training.trainer import Trainer
 
@@ -62,6 +63,7 @@ __all__ = [
     "AdamW",
     "Bias",
     "BinaryCrossEntropy",
+    "Checkpoint",
     "CrossEntropy",
     "Dense",
     "DeviceError",

@@ -38,7 +38,7 @@ from gpu_backprop.backend.whole_file import new_file
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 TRACED = (
-    "cli.py", "train.py", "runs.py", "interrupt.py", "starting.py", "whole_file.py", "checkpoint.py", "model_file.py",
+    "cli.py", "train.py", "runs.py", "interrupt.py", "starting.py", "whole_file.py", "saving.py", "model_file.py",
     "history.py",
 )  # fmt: skip
 """The files whose lines are moments."""

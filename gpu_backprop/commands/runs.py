@@ -17,7 +17,7 @@ from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
 from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
-from gpu_backprop.training.checkpoint import file_size
+from gpu_backprop.training.saving import file_size
 
 FILES = MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
 NEW = ".new"

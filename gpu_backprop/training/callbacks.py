@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import signature
@@ -22,8 +23,13 @@ class FitState(NamedTuple):
     - `on_epoch(state)`: after an epoch was trained and measured, and its row is in the history and the csv.
     - `on_step(state)`: after a step was handed to the device, which may still be at work on it: only what reads the
       device waits for it. NumPy's floating-point warnings are off in it. Where the loss of an epoch is not finite, the
-      steps are done again to find the one, and not told again.
+      steps are done again to find the one, and not told again; but only if each callback with this method has the
+      attribute `only_reads = True`, which promises that it changes nothing that a step reads. Such callbacks are called
+      after all others.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
+
+    What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
+    method `state()`, as a dict of plain data and arrays, and is given by its `load_state(dict)`, after `on_start`.
 
     A true value that any but `on_end` returns ends the training, as `trainer.stop()` does: what was learned is kept.
     `history.stopped` then names the callback, and says why if the value is a text.
@@ -45,18 +51,26 @@ class FitState(NamedTuple):
 
 
 class Callback(NamedTuple):
-    """A callback that was checked: its name, and what it has of the methods."""
+    """A callback that was checked: its name, what it has of the methods, and itself."""
 
     name: str
     methods: dict[str, Callable[[FitState], object]]
+    given: Any
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it promises to change nothing."""
+        return bool(getattr(self.given, "only_reads", False))
 
 
 class Callbacks(ExitStack):
     """The callbacks of one fit. Where they end, `on_end` is called of all whose `on_start` was.
 
     Attributes:
-        asked: by whom the fit was asked to end, and why, for `History.stopped`.
+        asked_by_callback: by which of them the fit was asked to end, and why; None: by none.
         have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
+        repeatable: whether steps leave the same when they are done again: no callback changes anything after a step.
+        resumed: the states that a fit goes on from in another process, by the keys of `states`.
     """
 
     def __init__(self, trainer: Any, given: Any) -> None:
@@ -64,20 +78,46 @@ class Callbacks(ExitStack):
         if not isinstance(given, (list, tuple)):
             one = f": write callbacks=[{_name(given)}]" if callable(given) else ""
             raise InputError(f"callbacks must be a list, got {type(given).__name__}{one}.")
-        self.trainer, self.asked = trainer, ", as asked"
-        self._callbacks = [_checked(number, callback) for number, callback in enumerate(given, 1)]
-        with_step = [name for name, methods in self._callbacks if ON_STEP in methods]
+        self.trainer = trainer
+        self.asked_by_callback: str | None = None
+        checked = [_checked(number, callback) for number, callback in enumerate(given, 1)]
+        self._callbacks = sorted(checked, key=lambda callback: callback.only_reads)  # which see what the others did
+        with_step = [callback for callback in self._callbacks if ON_STEP in callback.methods]
         if with_step and trainer.one_launch:
             raise InputError(
-                f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0]} has on_step. Use "
-                "on_epoch, or use one_launch=False."
+                f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0].name} has on_step. "
+                "Use on_epoch, or use one_launch=False."
             )
         self.have_on_step = bool(with_step)
+        self.repeatable = all(callback.only_reads for callback in with_step)
+        self.resumed: dict[tuple[str, int], Any] = {}
+
+    @property
+    def asked(self) -> str:
+        """By whom the fit was asked to end, and why, for `History.stopped`."""
+        return ", as asked" if self.asked_by_callback is None else self.asked_by_callback
 
     def start(self, run: Run) -> None:
-        """Calls `on_start`."""
-        for callback in self._callbacks:
+        """Calls `on_start`, and gives each callback the state that it goes on from."""
+        for key, callback in self._by_key():
             self.enter_context(self._until_end(callback, run))
+            if self.resumed.get(key) is not None and hasattr(callback.given, "load_state"):
+                callback.given.load_state(self.resumed[key])
+
+    def _by_key(self) -> Iterator[tuple[tuple[str, int], Callback]]:
+        """Yields each with its name and its number among those of that name."""
+        seen: Counter[str] = Counter()
+        for callback in self._callbacks:
+            yield (callback.name, seen[callback.name]), callback
+            seen[callback.name] += 1
+
+    def states(self) -> dict[tuple[str, int], Any]:
+        """Returns the state of each that has one, by name and number among those of its name."""
+        return {key: one.given.state() for key, one in self._by_key() if hasattr(one.given, "state")}
+
+    def changing(self) -> set[tuple[str, int]]:
+        """Returns the keys of those that have a state and may change something."""
+        return {key for key, one in self._by_key() if hasattr(one.given, "state") and not one.only_reads}
 
     def epoch(self, run: Run) -> None:
         """Calls `on_epoch`."""
@@ -111,7 +151,7 @@ class Callbacks(ExitStack):
         rows = run.history.rows
         answer = callback.methods[hook](FitState(self.trainer, run.number, run.done, rows[-1] if rows else None))
         if hook != ON_END and answer and not self.trainer.stopping:
-            self.asked = f" by {callback.name}" + (f" ({answer})" if isinstance(answer, str) else "")
+            self.asked_by_callback = f" by {callback.name}" + (f" ({answer})" if isinstance(answer, str) else "")
             self.trainer.stop()
 
 
@@ -141,4 +181,4 @@ def _checked(number: int, callback: Any) -> Callback:
         except TypeError as error:
             called = name if method is callback else f"{name}.{hook}"
             raise InputError(f"{called} must be a function of one argument, a FitState ({error}).") from None
-    return Callback(name, methods)
+    return Callback(name, methods, callback)

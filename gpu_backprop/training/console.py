@@ -44,6 +44,13 @@ def wrapped(text: str, width: int | None, indent: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def in_notebook() -> bool:
+    """Tells whether this runs in a cell of Jupyter, where a button stops what goes on, and the cells go on."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
 @contextmanager
 def readable_output() -> Iterator[None]:
     """Makes all that is printed inside it readable, and a warning a line without the place in our code."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ class EarlyStopping:
         if isinstance(error := sys.exception(), DivergedError):
             error.add_note(f"Then early stopping brought back the best parameters: {whose} those {told}.")
 
-    def _find_sign(self, metrics: Iterable[Any]) -> float:
+    def _find_sign(self, metrics: Sequence[Any]) -> float:
         if self.mode is not None:
             return MODES[self.mode]
         try:

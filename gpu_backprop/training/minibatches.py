@@ -48,9 +48,10 @@ class BatchSource(ABC):
         """Begins an epoch, in the given order, (..., rows), or in that of the rows."""
 
     @abstractmethod
-    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
-        """Yields the sizes of the minibatches of an epoch, in parts. The rows of a part are on the device together; its
-        steps are queued before the next part is asked for. To be used inside device.computing()."""
+    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
+        """Yields the sizes of the minibatches of an epoch, but for so many that are done, in parts. The rows of a part
+        are on the device together; its steps are queued before the next part is asked for. To be used inside
+        device.computing()."""
 
     def _places(self, order: Array | None) -> Array | None:
         """Returns where the rows of an order lie among all that the data hold; None: side by side from the first on."""
@@ -108,12 +109,14 @@ class DataSet(BatchSource):
         self.device.copy_in(self.permutation, np.arange(self.rows) if places is None else places)
         self.rewind()
 
-    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
+    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
         if self.device.on_host:
             for source in self.sources:
                 check_file(source)
         self.rewind()
-        yield batch_sizes
+        if done:
+            self.device.copy_in(self.cursor, np.array([sum(batch_sizes[:done])]))
+        yield batch_sizes[done:]
 
 
 def arrays_of(data: Samples) -> list[Array]:

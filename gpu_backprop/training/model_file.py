@@ -32,7 +32,7 @@ JSON = 32
 DTYPES = {"float32": "F32", "float64": "F64", "float16": "F32", "bfloat16": "F32"}
 """The dtype of a network, and what the format calls that of its parameters."""
 
-STORED = {"F32": "<f4", "F64": "<f8", "U64": "<u8"}
+STORED = {"F32": "<f4", "F64": "<f8", "U64": "<u8", "I64": "<i8", "U8": "|u1", "BOOL": "|b1"}
 """The dtypes of the format that a file of ours has, as NumPy calls them."""
 
 CODES = {np.dtype(stored).name: code for code, stored in STORED.items()}
@@ -50,6 +50,11 @@ def write(
     """Writes a file, whole or not at all; `architecture` and `learned` are JSON."""
     sha256 = digest(architecture, tensors, learned)
     metadata = {"program": PROGRAM, "format": FORMAT, "architecture": architecture, **learned, "sha256": sha256}
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and metadata, whole or not at all."""
     header = _header(tensors, metadata)
     if len(header) > HEADER_LIMIT:
         raise ModelFileError(
@@ -112,12 +117,12 @@ def read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], 
     if path.exists() and not path.is_file():
         raise ModelFileError(f"it is {'a folder' if path.is_dir() else 'not a regular file'}; {GIVE}")
     with open(path, "rb") as file, limits.decoding("it takes", limits.stored_bytes(file)):
-        header = _read_header(file)
+        header = read_header(file)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or metadata.get("program") != PROGRAM:
             raise ModelFileError(f"it is a safetensors file, but of another program; {GIVE}")
         if not all(isinstance(text, str) for text in metadata.values()):
-            raise _damaged("its metadata are not all text")
+            raise damaged("its metadata are not all text")
         version, text = metadata.get("format", "?"), metadata.get("architecture", "")
         if version != FORMAT:
             known = f"this version of gpu_backprop understands format {FORMAT}"
@@ -126,19 +131,19 @@ def read(path: Path, dtype: str | None, on_host: bool) -> tuple[dict[str, Any], 
         expected = _expected(architecture)
         _compare(expected, header)
         size = os.fstat(file.fileno()).st_size - file.tell()
-        order = _in_order(expected, header, size)
+        order = in_order(expected, header, size)
         limits.take(size)
         if on_host:  # where parameters and gradients will be as well
             numbers = sum(math.prod(shape) for _, shape in expected.values())
             limits.take(2 * numbers * (8 if (dtype or architecture["dtype"]) == "float64" else 4))
-        tensors = _tensors(file, expected, order)
+        tensors = read_tensors(file, expected, order)
     learned = {name: metadata[name] for name in LEARNED if name in metadata}
     if metadata.get("sha256") != digest(text, tensors, learned):
         raise ModelFileError(f"it was altered or damaged after it was written: its SHA-256 is not right; {AGAIN}")
     return architecture, tensors, learned
 
 
-def _read_header(file: BinaryIO) -> dict[str, Any]:
+def read_header(file: BinaryIO) -> dict[str, Any]:
     """Reads what stands before the tensors: the length of the header, in eight bytes, and the header, in JSON, which
     begins with a brace. No more is read than the file can hold, whatever its first bytes say."""
     size, start = os.fstat(file.fileno()).st_size, file.read(9)
@@ -153,11 +158,12 @@ def _read_header(file: BinaryIO) -> dict[str, Any]:
         if not all(isinstance(entry, dict) for entry in header.values()):
             raise ValueError("an entry is no object")
     except (ValueError, RecursionError) as error:
-        raise _damaged(f"its header: {str(error)[:300]}") from None
+        raise damaged(f"its header: {str(error)[:300]}") from None
     return dict(header)
 
 
-def _damaged(why: str) -> ModelFileError:
+def damaged(why: str) -> ModelFileError:
+    """Makes the error of a file that is not as it was written."""
     return ModelFileError(f"it is cut off or damaged ({why}); {AGAIN}")
 
 
@@ -170,7 +176,7 @@ def _compare(expected: Tensors, header: Mapping[str, Any]) -> None:
             raise ModelFileError(f"as {name[:60]} its architecture calls for {called}, and it holds {held}; {AGAIN}")
 
 
-def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[str]:
+def in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[str]:
     """Sorts the names of the tensors as they lie in the `size` bytes behind the header, which they fill."""
 
     def begin(name: str) -> int:
@@ -182,13 +188,13 @@ def _in_order(expected: Tensors, header: Mapping[str, Any], size: int) -> list[s
         dtype, shape = expected[name]
         begun, end = end, end + math.prod(shape) * np.dtype(STORED[dtype]).itemsize
         if header[name].get("data_offsets") != [begun, end]:
-            raise _damaged(f"{name[:60]} lies in another place than belongs to it")
+            raise damaged(f"{name[:60]} lies in another place than belongs to it")
     if end != size:
-        raise _damaged(f"its tensors have {end} bytes, and {size} follow the header")
+        raise damaged(f"its tensors have {end} bytes, and {size} follow the header")
     return order
 
 
-def _tensors(file: BinaryIO, expected: Tensors, order: Sequence[str]) -> dict[str, Array]:
+def read_tensors(file: BinaryIO, expected: Tensors, order: Sequence[str]) -> dict[str, Array]:
     """Reads the tensors of an open file, one after the other."""
     tensors = {}
     for name in order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -39,6 +40,26 @@ class Settings(NamedTuple):
     metrics: Sequence[Given] | None = None
 
 
+class Position(NamedTuple):
+    """Where a run is; together with TrainingStep.state(), all that it goes on from.
+
+    Attributes:
+        epoch: which one goes on, or begins.
+        done: how many steps of it are done. If it is 0, the rest is of no use.
+        shuffling: what its order of rows was drawn from.
+        total: on the host, what the losses of its steps have added up to.
+        window: the same when the loss was read last within the epoch, and the rows until then.
+        seconds: how long it has taken.
+    """
+
+    epoch: int
+    done: int = 0
+    shuffling: Any = None
+    total: Any = None
+    window: Sequence[Any] = ()
+    seconds: float = 0.0
+
+
 class Run:
     """The epochs of one fit.
 
@@ -56,6 +77,9 @@ class Run:
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
         batches, steps: how many rows each step of an epoch has, and the steps by their rows.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
+        started: when the running epoch began, by time.perf_counter.
+        whole: whether what is on the device is what the steps until now made: not in the middle of a step, and not
+            where an older state was brought back.
     """
 
     def __init__(
@@ -67,7 +91,10 @@ class Run:
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
         self.repeats, self._halvings = repeats, MOST_HALVINGS if halves else 0
         self.number, self.done = len(history) + 1, 0
+        self.started, self.whole = 0.0, True
         self._first = self.number
+        self._begin: Position | None = None  # where the running epoch goes on, or the next one will
+        self._drawn_from: Any = None
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
         if settings.one_launch:
@@ -107,13 +134,20 @@ class Run:
         scaling, halved = self.step.scaling, self._halvings
         self._follow_settings()
         self.step.network.refresh()  # a callback may have set parameters
-        self.number, self.done = epoch, 0
+        if self._begin is None or self._begin.epoch != epoch:
+            self._begin = Position(epoch)
+        begin = self._begin
+        self.number, self.done, self.started = epoch, begin.done, time.perf_counter() - begin.seconds
+        self._drawn_from = self.step.shuffling()
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
-        scaling.start_epoch()
+        self._window = begin.window or (np.zeros(self.total.shape), 0)
+        if not begin.done:
+            scaling.start_epoch()
+        shown.advance(sum(self.batches[: begin.done]))
         self.epoch_start.take()
         while True:
-            self.sums.clear()
+            self._clear_sums()
             if not self._train(shown):
                 return None
             sums = self._read()
@@ -137,6 +171,29 @@ class Run:
             self._refuse_float16()
         return row
 
+    def _clear_sums(self) -> None:
+        """Sets the sums to what they were where the running epoch goes on."""
+        self.sums.clear()
+        if self._begin is not None and self._begin.done:
+            self.step.device.copy_in(self.total, self._begin.total)
+
+    def position(self) -> Position:
+        """Returns where the run is, between steps; waits for the device if it is within an epoch."""
+        if not self.done and self._begin is not None:
+            return self._begin
+        if not self.done or len(self.history) >= self.number:
+            return Position(len(self.history) + 1)
+        seconds, total = time.perf_counter() - self.started, self.step.device.to_host(self.total)
+        return Position(self.number, self.done, self._drawn_from, total, self._window, seconds)
+
+    def go_on(self, position: Position) -> None:
+        """Lets the next epoch begin there. The state of the step is what it was there, but for `shuffling`."""
+        self._begin = position
+
+    def is_finite(self) -> bool:
+        """Tells whether the losses of the running epoch and the parameters are finite; waits for the device."""
+        return self._finite(self._read())
+
     def _follow_settings(self) -> None:
         """Builds the steps anew where the layers' settings are not those that they were built for."""
         network = self.step.network
@@ -154,15 +211,15 @@ class Run:
 
     def _roll_back(self) -> str:
         """Goes back to the epoch before, and says so."""
+        self.whole = False
         self._restore(self.last_finite)
         epochs = len(self.history)
         return f"those of epoch {epochs}" if epochs >= self._first else "those that fit began with"
 
     def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
-        step, last, steps, after_step = 0, len(self.batches), self.steps, self.after_step
-        self._window = np.zeros(self.total.shape), 0
-        with self.step.device.computing(), closing(self.data.parts(self.batches)) as parts:
+        step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
+        with self.step.device.computing(), closing(self.data.parts(self.batches, step)) as parts:
             for part in parts:
                 for rows in part:
                     step += 1
@@ -171,11 +228,11 @@ class Run:
                     steps[rows].run()
                     self.done = step
                     shown.advance(rows)
-                    if after_step(self) and step < last:
-                        return False
                     due = self.loss_every is not None and step % self.loss_every == 0
                     if due and not self._read_loss(step, shown):
                         return True  # what is left of the epoch would be wasted
+                    if after_step(self) and step < last:
+                        return False
         return True
 
     def _read_loss(self, step: int, shown: Progress) -> bool:
@@ -215,6 +272,7 @@ class Run:
         the beginning of the epoch with their least loss: what came later may have been far off already, and finite."""
         optimizer, models_shape = self.step.optimizer, self.step.network.models_shape
         assert self._best_start is not None
+        assert self._begin is not None
         diverged = ~(np.isfinite(sums["total"][..., LOSS]) & np.isfinite(sums["squares"]))
         rates = np.where(diverged, 0.5, 1.0) * one_a_member("learning_rate", optimizer.learning_rate, models_shape)
         optimizer.learning_rate = rates.tolist()
@@ -222,7 +280,7 @@ class Run:
         self._best_start.restore_members(diverged)
         self.epoch_start.take()
         self.step.network.refresh()
-        shown.advance(-sum(self.batches[: self.done]))
+        shown.advance(-sum(self.batches[self._begin.done : self.done]))
         if self._halvings == MOST_HALVINGS:
             warnings.warn(
                 f"the loss became NaN or infinite in epoch {self.number}, which begins again with half the learning "
@@ -230,7 +288,7 @@ class Run:
                 RuntimeWarning, stacklevel=6,
             )  # fmt: skip
         self._halvings -= 1
-        self.done = 0
+        self.done, self._window = self._begin.done, self._begin.window or (np.zeros(self.total.shape), 0)
 
     def _refuse_float16(self) -> NoReturn:
         history, epoch, last = self.history, self.number, len(self.batches)
@@ -282,11 +340,13 @@ class Run:
         the parameters NaN or infinite, and no loss has shown it yet."""
         device, network, epoch = self.step.device, self.step.network, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
+        self.whole = False
         self._restore(self.epoch_start)
-        self.sums.clear()
+        self._clear_sums()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
-        step, broken, what, first = 0, 0, "parameters", ""
-        with device.computing(), closing(self.data.parts(batches)) as parts:
+        begin = 0 if self._begin is None else self._begin.done
+        step, broken, what, first = begin, 0, "parameters", ""
+        with device.computing(), closing(self.data.parts(batches, begin)) as parts:
             for rows in (rows for part in parts for rows in part):
                 steps[rows].plan.run()
                 step += 1
@@ -302,7 +362,7 @@ class Run:
         self._restore(finite)
         step = (broken or step) if what == "parameters" else step
         kept = "those of the last step whose loss was finite"
-        if (epoch, step) == (self._first, 1) and what == "loss":
+        if (epoch, step) == (self._first, begin + 1) and what == "loss":
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.settings.one_launch:  # which keeps no state within an epoch
             kept = f"those that epoch {epoch - 1} began with"

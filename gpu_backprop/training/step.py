@@ -79,9 +79,8 @@ class TrainingStep:
         arrays |= optimizer.moments
         if scaling.state is not None:
             arrays["loss scaling"] = scaling.state
-        streams = [rng.bit_generator.state for rng in self._shuffling]
         scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
-        return State(arrays, {"seeds": self.seeds, "shuffling": streams, "loss scaling": scale})
+        return State(arrays, {"seeds": self.seeds, "shuffling": self.shuffling(), "loss scaling": scale})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the
@@ -96,6 +95,10 @@ class TrainingStep:
             rng.bit_generator.state = drawn
         scaling = state.host["loss scaling"]
         self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])
+
+    def shuffling(self) -> list[Any]:
+        """Returns the states of the generators from which orders of rows are drawn, a member each."""
+        return [rng.bit_generator.state for rng in self._shuffling]
 
     def draw_order(self, rows: int) -> Array:
         """Draws a new order of so many rows, int64 (..., rows): each member's own."""

@@ -73,13 +73,14 @@ class StreamedData(BatchSource):
         places = self._places(order)
         self._order = None if places is None else np.broadcast_to(places, (self.orders, self.rows))
 
-    def parts(self, batch_sizes: Sequence[int]) -> Generator[Sequence[int]]:
-        each = max(1, self.block_rows // batch_sizes[0])
-        blocks = [batch_sizes[start : start + each] for start in range(0, len(batch_sizes), each)]
+    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
+        each, begin = max(1, self.block_rows // batch_sizes[0]), sum(batch_sizes[:done])
+        blocks = [batch_sizes[start : start + each] for start in range(done, len(batch_sizes), each)]
+        if not blocks:
+            return
         try:
             with ThreadPoolExecutor(1, "gpu_backprop reader") as reader:
-                coming = reader.submit(self._read, 0, 0, sum(blocks[0]))
-                begin = 0
+                coming = reader.submit(self._read, 0, begin, sum(blocks[0]))
                 for number, block in enumerate(blocks):
                     buffer = number % BUFFERS
                     coming.result()

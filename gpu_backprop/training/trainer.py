@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +28,10 @@ from gpu_backprop.network.numbers import positive, switch
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import diagnosis, memory
 from gpu_backprop.training.callbacks import Callbacks
+from gpu_backprop.training.checkpoints.recipe import describe
+from gpu_backprop.training.checkpoints.resuming import Resumed, resume
+from gpu_backprop.training.checkpoints.running_fit import RunningFit
+from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
@@ -76,6 +82,9 @@ class Trainer(FixedAttributes):
         training_step: what builds the plans of all steps, and has the state that they share.
         scaling: of the loss, in float16.
         manual_steps: the plans of `step`.
+        made: what the trainer was made of, as plain data; see checkpoints/recipe.py.
+        checkpoint_folders: those whose checkpoints are its own.
+        running: the fit that runs, for callbacks; None while none does.
     """
 
     settable = ("stopping",)
@@ -105,6 +114,10 @@ class Trainer(FixedAttributes):
         self.history = History()
         self.manual_steps = ManualSteps(self.training_step, self.graph)
         self.stopping = False
+        self.made = describe(self)
+        self.checkpoint_folders = set[Path]()
+        self._running: RunningFit | None = None
+        self._resumed: Resumed | None = None
 
     @property
     def batch_size(self) -> int:
@@ -144,6 +157,11 @@ class Trainer(FixedAttributes):
         if not isinstance(value, History):
             raise InputError(f"history must be a gpu_backprop.History, got {type(value).__name__} {value!r}.")
         self._history = value
+
+    @property
+    def running(self) -> RunningFit | None:
+        """The fit that runs, for callbacks; None while none does."""
+        return self._running
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
@@ -311,7 +329,7 @@ class Trainer(FixedAttributes):
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended the run. What was learned is kept, and `trainer.history` has the epochs; in
-                its `stopped` it says so.
+                its `stopped` it says so. In a notebook, fit returns it instead.
             StateError: the network is being trained already, in another thread or further up in this one.
             InputError: what was given cannot be trained on; nothing has happened then.
             OutOfMemoryError: the device has not the memory; nothing is left allocated, and a smaller batch size, which
@@ -341,13 +359,19 @@ class Trainer(FixedAttributes):
                 data, held_out = hold_out(self.network, data, share, step.seeds[0])
             if class_weight is not None:
                 data = weighted_by_class(self.network, data, class_weight)
-            repeats, halves = not told.have_on_step, on_divergence == HALVE_RATE
+            halves = on_divergence == HALVE_RATE
             keeps_best = stopper is not None and stopper.restore_best
             rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves)
             source = self._place(data, "training data", rooms[0], shuffle)
             history = self.history
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step, repeats, halves)
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step, told.repeatable, halves)
+            resumed = self._resumed
+            first = run.number if resumed is None else resumed.first
+            fit = RunningFit(self, run, told, data, first)
+            if resumed is not None:
+                resumed.go_on(fit)
+            self._resumed, left = None, max(0, first + epochs - run.number)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
@@ -355,39 +379,46 @@ class Trainer(FixedAttributes):
                     self.network, self.loss, held_out, self.batch_size, self.graph, metrics=self.metrics, source=source
                 )
             self.network.refresh()
-            with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, history) as shown, told:
+            with (
+                CsvLog(csv, history) as log,
+                open_progress(progress, left, data.rows, history) as shown,
+                self._as_running(fit),
+                told,
+            ):
                 history.stopped = history.best_epoch = None
                 try:
-                    self._train(run, evaluation, epochs, log, shown, told)
+                    self._train(fit, evaluation, left, log, shown)
                 except KeyboardInterrupt:
+                    run.whole = False
                     history.stopped = f"interrupted in epoch {run.number}"
                     kept = "" if keeps_best else "; what was learned until then is kept"
                     history.stopped += run.roll_back_if_diverged() or kept
-                    raise
+                    if not in_notebook():
+                        raise
                 except Exception as error:
+                    run.whole = False
                     if not history.stopped:
                         history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
                         history.stopped += run.roll_back_if_diverged()
                     raise
             return history
 
-    def _train(
-        self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress, told: Callbacks
-    ) -> None:
+    def _train(self, fit: RunningFit, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
         """Runs the epochs of a fit; puts each into the history, the log and the display, and tells the callbacks."""
-        history, rows, first = run.history, run.data.rows, run.number
+        run, told = fit.run, fit.callbacks
+        history, rows, begin = run.history, run.data.rows, run.number
         told.start(run)
-        for epoch in range(first, first + epochs):
+        self.stopping = self.stopping or told.asked_by_callback is not None
+        for epoch in range(begin, begin + epochs):
             if self.stopping:
-                when = f"before epoch {epoch}" if epoch == first else f"after epoch {epoch - 1}"
+                when = f"before epoch {epoch}" if epoch == fit.first else f"after epoch {epoch - 1}"
                 history.stopped = f"stopped {when}{told.asked}"
                 return
-            started = time.perf_counter()
             row = run.epoch(epoch, shown)
             if row is None:
                 history.stopped = f"stopped in epoch {epoch}{told.asked}{run.roll_back_if_diverged()}"
                 return
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - run.started
             if evaluation is not None:
                 row |= {f"val_{name}": value for name, value in evaluation.run().items()}
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
@@ -395,6 +426,36 @@ class Trainer(FixedAttributes):
             log.write()
             told.epoch(run)
             shown.epoch(row)  # which marks the best epoch, that a callback may have found
+
+    @contextmanager
+    def _as_running(self, fit: RunningFit) -> Iterator[None]:
+        self._running = fit
+        try:
+            yield
+        finally:
+            self._running = None
+
+    def resume(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Goes on from the newest good checkpoint of a folder, that a `Checkpoint` among the callbacks of `fit` wrote.
+        This trainer was made, and the next `fit` is called, as then: it finishes that fit, whose epochs count from its
+        beginning, and gives the same bits as if it had never ended.
+
+        Args:
+            folder: the folder, or one checkpoint.
+            force: whether to go on also where the trainer or the data are others. What differs stays as it is here; a
+                network of other shapes cannot go on.
+
+        Raises:
+            InputError: the trainer was made otherwise; the message says how.
+            ModelFileError: there is no good checkpoint.
+
+        Warns:
+            RuntimeWarning: a newer checkpoint is damaged, or cannot be read by this version, and an older one is used;
+                or it was written on another kind of device.
+        """
+        with self.network.exclusively("resume"):
+            self._resumed = resume(self, folder, switch("force", force))
+            self.checkpoint_folders.add(self._resumed.path.resolve().parent)
 
     def stop(self) -> None:
         """Asks a running fit to end after its current step; callable from a signal handler or another thread."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -301,6 +303,34 @@ def test_the_end_is_told_of_ctrl_c_and_of_a_divergence(monkeypatch):
         (1, STEPS, trainer.history.stopped),
     ]
     assert trainer.history.stopped.startswith("the ")
+
+
+def test_in_a_notebook_ctrl_c_ends_a_fit_with_its_history(monkeypatch):
+    shell = SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    trainer, watch = trainer_of(), Watch(on_step=lambda state: state.epoch == 2 and raising(KeyboardInterrupt())(state))
+    history = fit(trainer, [watch])
+    assert history is trainer.history
+    assert len(history) == 1
+    assert history.stopped == "interrupted in epoch 2; what was learned until then is kept"
+    assert watch.calls[-1] == "on_end"
+    del shell.kernel  # IPython in a terminal
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, [Watch(on_step=raising(KeyboardInterrupt()))])
+
+
+@pytest.mark.parametrize("only_reads", [False, True])
+def test_what_only_reads_comes_last_and_lets_a_divergence_be_found(only_reads):
+    order = []
+    first, second = (Watch(on_epoch=lambda _, name=name: order.append(name)) for name in "ab")
+    first.only_reads = only_reads
+    trainer = trainer_of("float32")
+    fit(trainer, [first, second], 1)
+    assert order == (["b", "a"] if only_reads else ["a", "b"])
+    trainer.optimizer.learning_rate = 1e38
+    with pytest.raises(gb.DivergedError) as diverged:
+        trainer.fit(X, LABELS, 3, progress=False, callbacks=[first])
+    assert ("at the latest" in str(diverged.value)) is not only_reads
 
 
 def test_an_error_of_on_end_hides_no_other():

@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,11 +28,12 @@ from gpu_backprop.data.messages import counted
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import scalar
+from gpu_backprop.training.description import describe_loss, describe_optimizer
 from gpu_backprop.training.model_file import AGAIN, GIVE, read, write
-from gpu_backprop.training.trainer import Trainer
+from gpu_backprop.training.step import TrainingStep
 
 
-def save(path: str | os.PathLike[str], net: Network | Trainer, *, allow_nonfinite: bool = False) -> None:
+def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
     `net.preprocessing`, `net.classes` and `net.trained_by` where they are set. The same network gives the same bytes.
 
@@ -53,7 +53,7 @@ def save(path: str | os.PathLike[str], net: Network | Trainer, *, allow_nonfinit
         InputError: `net` is neither a network nor a trainer.
     """
     training = None
-    if isinstance(net, Trainer):
+    if isinstance(getattr(net, "training_step", None), TrainingStep):  # its trainer, which comes later than this module
         training, net = _describe(net), net.network
     if not isinstance(net, Network):
         accepted = "a gpu_backprop.Network, or its Trainer"
@@ -171,24 +171,10 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
 # What the network knows of its data and training ----------------------------------------------------------------------
 
 
-def _describe(trainer: Trainer) -> dict[str, Any]:
+def _describe(trainer: Any) -> dict[str, Any]:
     """Names what trained a network."""
-    optimizer, loss = trainer.optimizer.describe(), trainer.loss
-    settings = {field.name: getattr(loss, field.name) for field in fields(loss) if field.init}
-    return {
-        "optimizer": {"name": optimizer.pop("name"), "settings": _plain(optimizer)},
-        "loss": {"name": loss.name, "settings": _plain(settings)},
-        "epochs": len(trainer.history),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Turns NumPy's numbers and arrays, and tuples, into what JSON has."""
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
-        return [_plain(each) for each in value]
-    return scalar(value)
+    optimizer, loss = describe_optimizer(trainer.optimizer), describe_loss(trainer.loss)
+    return {"optimizer": optimizer, "loss": loss, "epochs": len(trainer.history)}
 
 
 def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, str]:

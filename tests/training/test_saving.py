@@ -23,7 +23,7 @@ from gpu_backprop.backend.errors import InputError, ModelFileError
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.data import Arrays, DataError, Preprocessing, Table
 from gpu_backprop.network.initializers import Initializer, constant
-from gpu_backprop.training import checkpoint, model_file
+from gpu_backprop.training import model_file, saving
 
 LEARNED = list(model_file.LEARNED)
 X = np.linspace(-1, 1, 12).reshape(3, 4)
@@ -167,7 +167,7 @@ def test_the_same_network_gives_the_same_bytes(path, dtype):
     for _ in range(5):
         gb.save(path, gb.load(path))
         assert path.read_bytes() == first
-    assert len(first) <= checkpoint.file_size(net)
+    assert len(first) <= saving.file_size(net)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
@@ -699,7 +699,7 @@ def test_a_trainer_is_named(path):
     }
     np.testing.assert_array_equal(again.parameters, trainer.network.parameters)
     assert trainer.network.trained_by is None
-    assert path.stat().st_size <= checkpoint.file_size(trainer.network)
+    assert path.stat().st_size <= saving.file_size(trainer.network)
     whole = path.read_bytes()
     for twin in (again, again.copy(), copy.deepcopy(again), pickle.loads(pickle.dumps(again))):
         gb.save(path, twin)

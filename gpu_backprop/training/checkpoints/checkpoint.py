@@ -1,0 +1,151 @@
+"""The callback that writes checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from gpu_backprop.backend.errors import InputError, ModelFileError
+from gpu_backprop.backend.folder_lock import FolderLock
+from gpu_backprop.network.numbers import number, positive
+from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.checkpoints.folder import keep_newest, next_path, numbered
+from gpu_backprop.training.checkpoints.record_file import write_record
+from gpu_backprop.training.metrics import larger_is_better
+from gpu_backprop.training.saving import save
+
+BEST = "best.safetensors"
+
+
+class Checkpoint:
+    """A callback that writes all that training goes on from to a folder, so that `trainer.resume(folder)` goes on after
+    whatever ends the process, to the same bits.
+
+    The first one is written before the first step, so that a folder that can't be written is an error then. Each is
+    safe on the disk before an older one is removed. One that can't be written is a warning, and training goes on. No
+    other process can use the folder meanwhile. Where training is stopped, one is written after its last step.
+
+    Args:
+        folder: made where it is not there. One that holds checkpoints must have been resumed from.
+        every_steps, every_seconds: how often, counted in steps, or in seconds since the last one; within an epoch as
+            well. Neither: after every epoch.
+        keep: how many of them, the newest.
+        best: whether the network with the best val_loss, or loss where nothing is held out, is saved as
+            best.safetensors too, which `gpu_backprop.load` reads; or the name of another column of the history.
+    """
+
+    only_reads = True
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every_steps: int | None = None, every_seconds: float | None = None,
+        keep: int = 3, best: bool | str = False,
+    ) -> None:  # fmt: skip
+        self.folder, self.keep, self.best = Path(folder), positive("keep", keep), best
+        self.every_steps = None if every_steps is None else positive("every_steps", every_steps)
+        accepted = "a finite number of seconds > 0"
+        if every_seconds is not None:
+            every_seconds = number("every_seconds", every_seconds, accepted, lambda s: 0 < s < math.inf)
+        self.every_seconds = every_seconds
+        self.figure: float | None = None  # the best so far
+        self._lock: FolderLock | None = None
+        self._written: tuple[int, int] | None = None  # epoch and step of the newest
+        self._steps, self._next = 0, math.inf
+        if every_steps is not None or every_seconds is not None:
+            self.on_step = self._count_step
+
+    def on_start(self, state: FitState) -> None:
+        """Writes the first one, or raises InputError."""
+        trainer = state.trainer
+        if self.best is not False and trainer.network.models_shape:
+            raise InputError(
+                "best= is for one network, and this one has several members, each with its own best epoch."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder, "a folder of checkpoints")
+            if numbered(self.folder) and self.folder.resolve() not in trainer.checkpoint_folders:
+                raise InputError(
+                    f"{str(self.folder)!r} holds checkpoints: go on from them, by trainer.resume, or choose another "
+                    "folder, or remove them."
+                )
+            self._write(state)
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise InputError(f"cannot write checkpoints to {str(self.folder)!r}: {error.strerror}.") from error
+            raise
+        trainer.checkpoint_folders.add(self.folder.resolve())
+
+    def _count_step(self, state: FitState) -> None:
+        self._steps += 1
+        by_steps = self.every_steps is not None and self._steps % self.every_steps == 0
+        if by_steps or (self.every_seconds is not None and time.monotonic() >= self._next):
+            self._write_unless_impossible(state)
+
+    def on_epoch(self, state: FitState) -> None:
+        """Writes one where they are written after epochs; and the best network."""
+        if self.best is not False:
+            self._keep_best(state)
+        if self.every_steps is None and self.every_seconds is None:
+            self._write_unless_impossible(state)
+
+    def on_end(self, state: FitState) -> None:
+        """Writes the last one, unless training ended in the middle of something."""
+        try:
+            begun = self._lock is not None
+            if begun and state.trainer.running.run.whole and self._written != (state.epoch, state.step):
+                self._write_unless_impossible(state)
+        finally:
+            self._release()
+
+    def state(self) -> dict[str, Any]:
+        """Returns what goes over to another process."""
+        return {"figure": self.figure}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes what `state` gave."""
+        self.figure = state["figure"]
+
+    def _write(self, state: FitState) -> None:
+        fit = state.trainer.running
+        if fit.run.done and not fit.run.is_finite():
+            return  # the run itself says so, when the epoch ends at the latest
+        write_record(next_path(self.folder), fit.record(), state.trainer.device)
+        keep_newest(self.folder, self.keep)
+        self._written = state.epoch, state.step
+        self._next = time.monotonic() + (self.every_seconds or 0)
+
+    def _write_unless_impossible(self, state: FitState) -> None:
+        try:
+            self._write(state)
+        except OSError as error:
+            self._warn("a checkpoint", error)
+
+    def _keep_best(self, state: FitState) -> None:
+        row = state.row or {}
+        name = self.best if isinstance(self.best, str) else ("val_loss" if "val_loss" in row else "loss")
+        if name not in row:
+            raise InputError(f"best={name!r} is no column of the history: {', '.join(row)}.")
+        sign = 1 if larger_is_better(name) else -1
+        if self.figure is None or sign * row[name] > sign * self.figure:
+            try:
+                save(self.folder / BEST, state.trainer, allow_nonfinite=True)
+            except ModelFileError as error:
+                self._warn("the best network", error)
+            else:
+                self.figure = row[name]
+
+    def _warn(self, what: str, error: Exception) -> None:
+        self._next = time.monotonic() + (self.every_seconds or 0)
+        why = getattr(error, "strerror", None) or str(error)
+        said = f"cannot write {what} to {str(self.folder)!r} ({why}); training goes on, and those that are there stay"
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

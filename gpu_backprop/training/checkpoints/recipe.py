@@ -1,0 +1,58 @@
+"""What a trainer is made of, as plain data: to tell whether one that goes on is made as the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpu_backprop.network.layers import layer_from
+from gpu_backprop.training.description import describe_loss, describe_optimizer
+
+OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor"
+"""The settings of a layer that may change while it is trained."""
+
+
+def describe(trainer: Any) -> dict[str, Any]:
+    """Describes the network without its weights, the loss, the optimizer, and how steps are run."""
+    return {
+        **trainer.network.architecture(),
+        "loss": describe_loss(trainer.loss),
+        "optimizer": describe_optimizer(trainer.optimizer),
+        "batch_size": trainer.batch_size,
+        "one_launch": trainer.one_launch,
+    }
+
+
+def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """Yields what differs, a sentence each, between what a checkpoint has and what there is here."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in {**there, **here}:
+            yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for place, pair in enumerate(zip(there, here, strict=True)):
+            yield from differences(*pair, f"{name}[{place}]")
+    elif there != here:
+        if isinstance(there, list) and isinstance(here, list):
+            there, here = f"{len(there)} of them", f"{len(here)}"
+        yield f"{name} is {here!s:.200} here, and {there!s:.200} in the checkpoint"
+
+
+def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Gives a trainer the settings that another one, made as `made` says, had at last, as `now` says. What it has of
+    its own, because it was made otherwise, it keeps.
+
+    Raises:
+        InputError: a setting cannot be what it says.
+    """
+    own = describe(trainer)
+    for kind, target in (("optimizer", trainer.optimizer), ("loss", trainer.loss)):
+        before, after, mine = (of[kind]["settings"] for of in (made, now, own))
+        for name in after.keys() & before.keys() & mine.keys():
+            if after[name] != before[name] == mine[name]:
+                setattr(target, name, after[name])
+    if own["layers"] == made["layers"]:
+        for layer, told in zip(trainer.network.layers, now["layers"], strict=True):
+            made_so = layer_from(told)
+            for name in OF_LAYERS:
+                if hasattr(layer, name) and getattr(layer, name) != (value := getattr(made_so, name)):
+                    setattr(layer, name, value)

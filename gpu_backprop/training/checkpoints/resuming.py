@@ -1,0 +1,163 @@
+"""Going on from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.training.checkpoints import recipe
+from gpu_backprop.training.checkpoints.folder import numbered
+from gpu_backprop.training.checkpoints.record_file import read_record
+from gpu_backprop.training.checkpoints.running_fit import RunningFit
+from gpu_backprop.training.history import History
+from gpu_backprop.training.run import Position
+from gpu_backprop.training.step import State
+
+FORCE = "force=True goes on all the same"
+
+
+class Resumed(NamedTuple):
+    """What the next fit goes on from, besides the state that its trainer has already.
+
+    Attributes:
+        made: what the trainer was made of that wrote it, see recipe.describe.
+        data: the fingerprint of the data.
+        first: the number of the first epoch of the fit that wrote it.
+        callbacks: the state of each, by name and number among those of its name.
+        changing: the callbacks among them that may change something.
+        asked: by which callback that fit was asked to end; None: by none.
+        force: whether to go on also where something differs.
+    """
+
+    path: Path
+    made: dict[str, Any]
+    data: dict[str, Any]
+    first: int
+    shuffle: bool
+    position: Position
+    callbacks: dict[tuple[str, int], Any]
+    changing: set[tuple[str, int]]
+    asked: str | None
+    force: bool
+
+    def go_on(self, fit: RunningFit) -> None:
+        """Lets a fit go on, before it has begun.
+
+        Raises:
+            InputError: something is not as it was.
+        """
+        run, callbacks = fit.run, fit.callbacks
+        there = {"data": self.data, "batch_size": self.made["batch_size"], "shuffle": self.shuffle}
+        here = {"data": fit.fingerprint(), "batch_size": run.settings.batch_size, "shuffle": run.shuffle}
+        found = [*recipe.differences(there, here)]
+        found += [f"there was no callback {name}" for name, _ in callbacks.changing() - self.changing]
+        found += [f"there is no callback {name}, as there was" for name, _ in self.changing - callbacks.changing()]
+        if found and not self.force:
+            raise InputError(
+                f"fit does not go on from {self.path}: {'; '.join(found)}. Give fit what it was given; or "
+                "trainer.resume(..., force=True) goes on all the same."
+            )
+        run.go_on(self.position if there == here else Position(self.position.epoch))
+        callbacks.resumed, callbacks.asked_by_callback = self.callbacks, self.asked
+
+
+def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
+    """Brings the newest good checkpoint of a folder, or one that is named, into a trainer; see `Trainer.resume`."""
+    path, record = _newest(Path(place))
+    made, own = record["made"], trainer.made | {"batch_size": trainer.batch_size}
+    found = [*recipe.differences(made, own)]
+    if found and not force:
+        raise InputError(
+            f"{path} is of another training: {'; '.join(found[:8])}. Make the trainer as it was; {FORCE}, with what "
+            "can be used of it."
+        )
+    if record["device"] != (here := trainer.device.name.partition(":")[0]):
+        warnings.warn(
+            f"{path} was written on {record['device']}, and this is {here}: it goes on to the same numbers within "
+            "rounding, not to the same bits",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    try:
+        return _apply(trainer, path, record, force, bool(found))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, GpuBackpropError):
+            raise
+        raise ModelFileError(f"cannot go on from {path}: what it says is not what this version expects.") from error
+
+
+def _newest(place: Path) -> tuple[Path, dict[str, Any]]:
+    """Reads the newest checkpoint that is whole; warns of newer ones that are not."""
+    try:
+        paths = [place] if place.is_file() else [path for _, path in numbered(place)]
+    except OSError as error:
+        raise ModelFileError(f"cannot read the checkpoints of {place}: {error.strerror}.") from error
+    bad: list[str] = []
+    for path in reversed(paths):
+        try:
+            record = read_record(path)
+        except ModelFileError as error:
+            bad.append(f"{path}: {error}")
+            continue
+        if bad:
+            warnings.warn(
+                f"{'; '.join(bad)}. The newest good checkpoint, {path.name}, is used", RuntimeWarning, stacklevel=5
+            )
+        return path, record
+    raise ModelFileError(f"there is no checkpoint to go on from: {'; '.join(bad) or f'{place} holds none'}.")
+
+
+def _position(record: Mapping[str, Any], trainer: Any) -> Position:
+    """Reads the position; raises ValueError where it can be none."""
+    position = Position(**record["position"])
+    form = (*trainer.network.models_shape, 3), np.dtype(np.float64)
+    whole = [position.epoch - 1, position.done, record["first"] - 1]
+    arrays = [position.total, position.window[0]] if position.done else []
+    whole += [position.window[1]] if position.done else []
+    if not all(type(n) is int and n >= 0 for n in whole) or any((a.shape, a.dtype) != form for a in arrays):
+        raise ValueError("its position is none")
+    return position
+
+
+def _apply(trainer: Any, path: Path, record: Mapping[str, Any], force: bool, differs: bool) -> Resumed:
+    states = {(name, number): state for name, number, state in record["callbacks"]}
+    changing = {(name, number) for name, number in record["changing"]}
+    resumed = Resumed(
+        path, record["made"], record["data"], record["first"], record["shuffle"], _position(record, trainer), states,
+        changing, record["asked"], force,
+    )  # fmt: skip
+    history = History()
+    for name, value in record["history"].items():
+        if name in vars(history):
+            setattr(history, name, value)
+    arrays = _fitting(trainer.training_step.state().arrays, record["arrays"], path, differs)
+    before = trainer.training_step.state().host
+    try:
+        trainer.training_step.load_state(State({}, record["host"]))
+        recipe.set_settings(trainer, record["made"], record["now"])
+    except BaseException:
+        trainer.training_step.load_state(State({}, before))
+        raise
+    trainer.training_step.load_state(State(arrays, record["host"]))
+    trainer.history = history
+    return resumed
+
+
+def _fitting(own: Mapping[str, Array], found: Mapping[str, Array], path: Path, differs: bool) -> dict[str, Array]:
+    """Returns the arrays that have a place in the trainer; all have one, unless it was made otherwise."""
+    fits = {
+        name: array
+        for name, array in found.items()
+        if name in own and array.shape == own[name].shape and array.dtype == np.dtype(own[name].dtype)
+    }
+    wrong = [name for name in {**own, **found} if name not in fits]
+    if "parameters" in wrong or (wrong and not differs):
+        raise InputError(f"{path} does not fit this trainer: its {', '.join(wrong)} are of another shape or dtype.")
+    return fits

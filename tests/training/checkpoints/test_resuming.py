@@ -1,0 +1,397 @@
+"""Going on from a checkpoint: to the same bits, with what was made as before, from the newest one that is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError, ModelFileError
+from gpu_backprop.training.checkpoints import record_file
+from gpu_backprop.training.checkpoints.folder import numbered
+
+ROWS, STEPS, EPOCHS = 45, 6, 3  # minibatches of 8 rows, and one of 5
+RNG = np.random.default_rng(3)
+X, LABELS, WEIGHTS = RNG.normal(size=(ROWS, 4)), RNG.integers(0, 3, ROWS), RNG.uniform(0.5, 2, ROWS)
+
+FORMS = {
+    "NumPy": {"dtype": "float64"},
+    "compiled": {"dtype": "float32"},
+    "members": {"dtype": "float32", "seed": [4, 9]},
+    "Nesterov": {"dtype": "float64", "optimizer": gb.SGD(0.1, momentum=0.9, nesterov=True)},
+}
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda number: None)
+
+
+class Killed(BaseException):
+    """Ends a fit as nothing else does."""
+
+
+class Kill:
+    """Ends the fit after so many steps in all, and counts them."""
+
+    only_reads = False
+
+    def __init__(self, after):
+        self.after, self.seen = after, 0
+
+    def on_step(self, state):
+        self.seen += 1
+        if self.seen == self.after:
+            raise Killed
+
+
+class Count:
+    """A callback with a state: it lowers the rate after every epoch, and counts what it has seen."""
+
+    def __init__(self):
+        self.epochs, self.seen = 0, np.zeros(2)
+
+    def on_start(self, state):
+        self.epochs, self.seen = 0, np.zeros(2)
+
+    def on_epoch(self, state):
+        self.epochs, self.seen = self.epochs + 1, self.seen + state.epoch
+        state.trainer.optimizer.learning_rate = state.trainer.optimizer.learning_rate * 0.5
+
+    def state(self):
+        return {"epochs": self.epochs, "seen": self.seen}
+
+    def load_state(self, state):
+        self.epochs, self.seen = state["epochs"], state["seen"]
+
+
+def trainer_of(dtype="float64", seed=3, units=5, optimizer="adam", batch_size=8, **options):
+    layers = [gb.Dense(units, "tanh"), gb.Dropout(0.2), gb.Dense(3, "softmax")]
+    return gb.Trainer(gb.Network(4, layers, dtype=dtype, seed=seed), None, optimizer, batch_size=batch_size, **options)
+
+
+def fit(trainer, callbacks=(), epochs=EPOCHS, **options):
+    given = {"weights": WEIGHTS, "validation": (X[:9], LABELS[:9]), "loss_every": 4} | options
+    return trainer.fit(X, LABELS, epochs, progress=False, callbacks=callbacks, **given)
+
+
+def left(trainer):
+    """All that a fit leaves behind, but for times."""
+    arrays, host = trainer.training_step.state()
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")} for row in trainer.history]
+    history = rows, trainer.history.steps, trainer.history.stopped
+    return {name: np.array(a).tobytes() for name, a in arrays.items()}, host, history, trainer.optimizer.describe()
+
+
+def killed(folder, after, callbacks=(), every_steps=4, **form):
+    """A folder of checkpoints that a fit left which was killed."""
+    trainer = trainer_of(**form)
+    with pytest.raises(Killed):
+        fit(trainer, [*callbacks, gb.Checkpoint(folder, every_steps=every_steps), Kill(after)])
+    return folder
+
+
+# To the same bits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_fit_goes_on_to_the_same_bits(tmp_path, form):
+    whole = trainer_of(**form)
+    fit(whole)
+    for after in (1, 4, STEPS, STEPS + 1, 2 * STEPS + 3, EPOCHS * STEPS):
+        trainer = trainer_of(**form)
+        folder = tmp_path / str(after)
+        trainer.resume(killed(folder, after, **form))
+        fit(trainer, [gb.Checkpoint(folder)])
+        assert left(trainer) == left(whole)
+
+
+def test_every_step_is_a_place_to_go_on_from(tmp_path):
+    whole = trainer_of()
+    fit(whole)
+    folder = tmp_path / "all"
+    fit(trainer_of(), [gb.Checkpoint(folder, every_steps=1, keep=100)])
+    for _, path in numbered(folder):
+        trainer = trainer_of()
+        trainer.resume(path)
+        fit(trainer)
+        assert left(trainer) == left(whole)
+
+
+def test_it_goes_on_twice(tmp_path):
+    whole, folder = trainer_of(), killed(tmp_path / "c", 5, every_steps=2)
+    fit(whole)
+    for after in (4, 6):
+        trainer = trainer_of()
+        trainer.resume(folder)
+        with pytest.raises(Killed):
+            fit(trainer, [gb.Checkpoint(folder, every_steps=2), Kill(after)])
+    trainer = trainer_of()
+    trainer.resume(folder)
+    fit(trainer)
+    assert left(trainer) == left(whole)
+
+
+def test_a_second_fit_goes_on_too(tmp_path):
+    whole = trainer_of()
+    fit(whole)
+    fit(whole)
+    first = trainer_of()
+    fit(first)
+    with pytest.raises(Killed):
+        fit(first, [gb.Checkpoint(tmp_path, every_steps=5), Kill(8)])
+    trainer = trainer_of()
+    trainer.resume(tmp_path)
+    assert len(fit(trainer)) == 2 * EPOCHS
+    assert left(trainer) == left(whole)
+
+
+def test_a_fit_that_is_complete_is_not_trained_again(tmp_path):
+    whole, trainer = trainer_of(), trainer_of()
+    fit(whole, [gb.Checkpoint(tmp_path)])
+    trainer.resume(tmp_path)
+    fit(trainer)
+    assert left(trainer) == left(whole)
+    assert len(fit(trainer)) == 2 * EPOCHS  # and the next fit is one of its own
+
+
+def test_a_stopped_fit_goes_on(tmp_path):
+    whole, trainer = trainer_of(), trainer_of()
+    fit(whole)
+
+    class Stop:
+        def on_step(self, state):
+            if (state.epoch, state.step) == (2, 3):
+                state.trainer.stop()
+
+    fit(trainer, [gb.Checkpoint(tmp_path), Stop()])
+    assert len(trainer.history) == 1
+    trainer = trainer_of()
+    trainer.resume(tmp_path)
+    fit(trainer)
+    assert left(trainer) == left(whole)
+
+
+def test_callbacks_go_on(tmp_path):
+    counts = [Count(), Count()]
+    whole = trainer_of()
+    fit(whole, counts)
+    trainer, twins = trainer_of(), [Count(), Count()]
+    trainer.resume(killed(tmp_path / "c", 2 * STEPS + 2, [Count(), Count()]))
+    fit(trainer, twins)
+    assert left(trainer) == left(whole)
+    assert [(twin.epochs, *twin.seen) for twin in twins] == [(3, 6, 6)] * 2
+    assert trainer.optimizer.learning_rate == 0.001 / 4**EPOCHS
+
+
+def test_where_a_callback_asked_to_end_it_stays_ended(tmp_path):
+    whole = trainer_of()
+    fit(whole, [lambda state: state.epoch == 2 and "enough", gb.Checkpoint(tmp_path)])
+    trainer = trainer_of()
+    trainer.resume(tmp_path)
+    fit(trainer)
+    assert left(trainer) == left(whole)
+    assert trainer.history.stopped == "stopped after epoch 2 by <lambda> (enough)"
+
+
+def test_what_was_set_goes_on(tmp_path):
+    def set_all(state):
+        trainer = state.trainer
+        trainer.network.layers[1].rate = 0.1 * state.epoch
+        trainer.network.layers[0].trainable = state.epoch == 2
+        trainer.loss.label_smoothing = 0.01 * state.epoch
+
+    def smoothing():
+        layers = [gb.Dense(5, "tanh", trainable=False), gb.Dropout(0.2), gb.Dense(3, "softmax")]
+        return gb.Trainer(gb.Network(4, layers, dtype="float64"), gb.CrossEntropy(label_smoothing=0.2), batch_size=8)
+
+    whole = smoothing()
+    fit(whole, [set_all])
+    trainer = smoothing()
+    with pytest.raises(Killed):
+        fit(trainer, [set_all, gb.Checkpoint(tmp_path, every_steps=3), Kill(2 * STEPS + 4)])
+    trainer = smoothing()
+    trainer.resume(tmp_path)
+    assert trainer.network.layers[1].rate == 0.2
+    assert trainer.network.layers[0].trainable
+    fit(trainer, [set_all])
+    assert left(trainer) == left(whole)
+
+
+def test_a_divergence_is_found_again(tmp_path):
+    stops = []
+    for resumed in (False, True):
+        trainer = trainer_of("float32", optimizer=gb.SGD(0.1))
+
+        def spoil(state):
+            if state.epoch == 1:
+                state.trainer.optimizer.learning_rate = 1e38
+
+        if resumed:
+            trainer.resume(tmp_path)
+        with pytest.raises(gb.DivergedError):
+            fit(trainer, [spoil, gb.Checkpoint(tmp_path, every_steps=STEPS)], loss_every=None)
+        stops.append((trainer.history.stopped, trainer.network.parameters.tobytes()))
+    assert stops[0] == stops[1]
+    assert "step" in stops[0][0] and "at the latest" not in stops[0][0]
+
+
+# What differs ---------------------------------------------------------------------------------------------------------
+
+OTHERS = {
+    "units": ({"units": 6}, "layers[0].units is 6 here, and 5 in the checkpoint"),
+    "dtype": ({"dtype": "float32"}, "dtype is float32 here, and float64 in the checkpoint"),
+    "optimizer": ({"optimizer": "sgd"}, "optimizer.name is sgd here, and adam in the checkpoint"),
+    "rate": ({"optimizer": gb.Adam(0.1)}, "optimizer.settings.learning_rate is 0.1 here, and 0.001 in the checkpoint"),
+    "batch size": ({"batch_size": 9}, "batch_size is 9 here, and 8 in the checkpoint"),
+    "seed": ({"seed": 4}, "seed is 4 here, and 3 in the checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("form", "told"), OTHERS.values(), ids=OTHERS)
+def test_another_trainer_is_refused(tmp_path, form, told):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of(**form)
+    before = left(trainer)
+    with pytest.raises(InputError, match="is of another training") as refused:
+        trainer.resume(folder)
+    assert told in str(refused.value)
+    assert left(trainer) == before
+
+
+def test_other_layers_are_counted(tmp_path):
+    folder = killed(tmp_path / "c", 9)
+    trainer = gb.Trainer(gb.Network(4, [gb.Dense(3, "softmax")], dtype="float64", seed=3), batch_size=8)
+    with pytest.raises(InputError, match="layers is 1 here, and 3 of them in the checkpoint"):
+        trainer.resume(folder)
+    with pytest.raises(InputError, match="does not fit this trainer: its parameters"):
+        trainer.resume(folder, force=True)
+
+
+def test_what_differs_stays_where_it_is_forced(tmp_path):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of(optimizer=gb.Adam(0.1), batch_size=9)
+    trainer.resume(folder, force=True)
+    assert (trainer.optimizer.learning_rate, trainer.batch_size) == (0.1, 9)
+    history = fit(trainer)
+    assert history["epoch"] == [1, 2, 3]
+
+
+def test_other_data_are_refused(tmp_path):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of()
+    trainer.resume(folder)
+    other = X.copy()
+    other[-1, -1] += 1
+    for x, y, options in (
+        (other, LABELS, {}), (X[:-1], LABELS[:-1], {"weights": WEIGHTS[:-1]}), (X, LABELS[::-1], {}),
+        (X, LABELS, {"weights": None}), (X, LABELS, {"shuffle": False}), (X, LABELS, {"callbacks": [Count()]}),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="fit does not go on from"):
+            trainer.fit(x, y, EPOCHS, progress=False, **({"weights": WEIGHTS} | options))
+    fit(trainer)  # what was brought in is still there
+    whole = trainer_of()
+    fit(whole)
+    assert left(trainer) == left(whole)
+
+
+def test_other_data_where_it_is_forced(tmp_path):
+    folder, trainer = killed(tmp_path / "c", STEPS + 3), trainer_of()
+    trainer.resume(folder, force=True)
+    history = trainer.fit(X[:20], LABELS[:20], EPOCHS, progress=False)
+    assert history["epoch"] == [1, 2, 3]
+
+
+# The newest good one --------------------------------------------------------------------------------------------------
+
+
+def foreign(path):
+    gb.save(path, trainer_of().network)
+
+
+def newer(path):
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"format":"1"', b'"format":"2"'))
+
+
+DAMAGE = {
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "follow the header"),
+    "cut off early": (lambda path: path.write_bytes(path.read_bytes()[:300]), "cut off after 300 bytes"),
+    "empty": (lambda path: path.write_bytes(b""), "cut off after 0 bytes"),
+    "altered": (lambda path: path.write_bytes(path.read_bytes()[:-99] + b"0" * 99), "SHA-256 is not right"),
+    "foreign": (foreign, "no checkpoint"),
+    "newer": (newer, "has format 2, and this version of gpu_backprop understands format 1"),
+    "no file": (lambda path: (path.unlink(), path.mkdir()), "not a regular file"),
+}
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGE.values(), ids=DAMAGE)
+def test_the_newest_good_checkpoint_is_used(tmp_path, damage, told):
+    folder, trainer, whole = killed(tmp_path / "c", 9), trainer_of(), trainer_of()
+    paths = [path for _, path in numbered(folder)]
+    damage(paths[-1])
+    with pytest.warns(RuntimeWarning, match=told) as warned:
+        trainer.resume(folder)
+    assert f"{paths[-1]}: " in str(warned[0].message)
+    assert f"{paths[-2].name}, is used" in str(warned[0].message)
+    fit(trainer, [gb.Checkpoint(folder, keep=1)])
+    fit(whole)
+    assert left(trainer) == left(whole)
+
+
+def test_no_good_checkpoint(tmp_path):
+    trainer = trainer_of()
+    with pytest.raises(ModelFileError, match="holds none"):
+        trainer.resume(tmp_path)
+    with pytest.raises(ModelFileError, match="No such file"):
+        trainer.resume(tmp_path / "nowhere")
+    (tmp_path / "checkpoint-000001.safetensors").write_bytes(b"?")
+    with pytest.raises(ModelFileError, match="no checkpoint to go on from: .*000001.*not a safetensors file|cut off"):
+        trainer.resume(tmp_path)
+
+
+def rewritten(path, change):
+    """A checkpoint that says something else, with the right SHA-256."""
+    record = record_file.read_record(path)
+    change(record)
+    record_file.write_record(path, record, trainer_of().device)
+
+
+WRONG = {
+    "no position": lambda record: record.pop("position"),
+    "a generator": lambda record: record["host"].update(shuffling=[{"bit_generator": "MT19937"}]),
+    "no number": lambda record: record["position"].update(done="x"),
+    "a shape": lambda record: record["arrays"].update(parameters=np.zeros(3)),
+    "a setting": lambda record: record["now"]["optimizer"]["settings"].update(learning_rate=-1.0),
+    "layers": lambda record: record["now"].update(layers=[]),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_what_it_says_is_not_trusted(tmp_path, change):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of()
+    path = numbered(folder)[-1][1]
+    before = left(trainer)
+    rewritten(path, change)
+    with pytest.raises((ModelFileError, InputError)):
+        trainer.resume(path)
+    assert left(trainer) == before
+
+
+def test_a_checkpoint_is_a_safetensors_file(tmp_path):
+    from safetensors.numpy import load_file
+
+    path = numbered(killed(tmp_path / "c", 9))[-1][1]
+    tensors = load_file(path)
+    assert tensors[".arrays.parameters"].shape == trainer_of().network.parameters.shape
+    told = json.loads(tensors["json"].tobytes())
+    assert told["made"]["batch_size"] == 8
+    assert told["version"] == gb.__version__
+
+
+def test_a_checkpoint_of_a_copied_folder(tmp_path):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of()
+    shutil.copytree(folder, tmp_path / "d")
+    trainer.resume(tmp_path / "d")
+    with pytest.raises(InputError, match="holds checkpoints"):
+        fit(trainer, [gb.Checkpoint(folder)])
