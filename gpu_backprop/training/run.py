@@ -95,7 +95,7 @@ class Run:
         self.step.network.refresh()  # a callback may have set parameters
         self.number, self.done = epoch, 0
         if self.shuffle:
-            self.data.start(self.step.draw_order(self.data.rows))
+            self.data.shuffle(self.step)
         self.sums.clear()
         scaling.start_epoch()
         self.epoch_start.take()

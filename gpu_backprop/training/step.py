@@ -92,6 +92,10 @@ class TrainingStep:
         scaling = state.host["loss scaling"]
         self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])
 
+    def draw_seeds(self) -> list[int]:
+        """Draws a seed of an epoch's order for each member, from what `draw_order` draws from."""
+        return [int(rng.integers(1 << 63)) for rng in self._shuffling]
+
     def draw_order(self, rows: int) -> Array:
         """Draws a new order of so many rows, int64 (..., rows): each member's own."""
         orders = [rng.permutation(rows) for rng in self._shuffling]
