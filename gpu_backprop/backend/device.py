@@ -204,8 +204,8 @@ class Device:
         raise DeviceError(f"{self.name} has no graphs; they are for CUDA devices.")
 
     def double_buffer(self, forms: Sequence[Form]) -> DoubleBuffer:
-        """Makes a double buffer of an array for each form, where the device `streams`."""
-        raise NotImplementedError(f"{self.name} streams no data.")
+        """Makes a double buffer of an array for each form."""
+        return HostDoubleBuffer([self.empty((BUFFERS * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
 
     def report(self, seconds: float) -> Iterator[Check]:
         """Tells how its products and kernels came about, after a first step of so many seconds."""
@@ -247,6 +247,26 @@ class DoubleBuffer(Protocol):
 
     def release(self, buffer: int) -> None:
         """Lets the next copies into a buffer begin when what was queued on it up to here is done."""
+
+
+class HostDoubleBuffer(DoubleBuffer):
+    """A double buffer where steps read the host's memory: what fills a buffer fills the very arrays, and a step is over
+    when the next one begins."""
+
+    def __init__(self, arrays: list[Array]) -> None:
+        self.arrays = arrays
+
+    def pinned(self, buffer: int) -> list[Array]:
+        return [np.split(array, BUFFERS)[buffer] for array in self.arrays]
+
+    def send(self, buffer: int, rows: int) -> None:
+        pass
+
+    def acquire(self, buffer: int) -> None:
+        pass
+
+    def release(self, buffer: int) -> None:
+        pass
 
 
 def memory_size(size: int) -> str:

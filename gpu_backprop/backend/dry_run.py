@@ -12,6 +12,7 @@ import numpy as np
 from gpu_backprop.backend.device import ALIGNMENT, BUFFERS, Device, Form
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import LazyRows
 
 
 class MetaArray(np.ndarray[Any, Any]):
@@ -85,9 +86,9 @@ class DryRunDevice(Device):
 
     def from_host(self, array: Array, dtype: Any = None) -> Array:
         dtype = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("=")
-        there = self.on_host or not isinstance(array, np.ndarray)
-        fits = array.dtype == dtype and array.flags.c_contiguous
-        return array if there and fits else self.empty(array.shape, dtype)
+        there = not isinstance(array, LazyRows) and (self.on_host or not isinstance(array, np.ndarray))
+        fits = there and array.dtype == dtype and array.flags.c_contiguous
+        return array if fits else self.empty(array.shape, dtype)
 
     def double_buffer(self, forms: Sequence[Form]) -> Any:
         return SimpleNamespace(arrays=[self.empty((BUFFERS * shape[0], *shape[1:]), dtype) for shape, dtype in forms])

@@ -20,6 +20,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import HOST, LazyRows
 
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
@@ -47,6 +48,8 @@ def host_array(value: Any, name: str) -> Array:
             f"{_counted(int(mask.sum()), 'masked')} in {name}, the first one at {place(first(mask))}. Remove those "
             "rows, or give every value a number: x.filled(0)."
         )
+    if isinstance(value, LazyRows):
+        return value  # type: ignore[return-value]
     if isinstance(value, np.ndarray):
         check_file(value)
         return np.asarray(value)
@@ -131,11 +134,13 @@ def check_file(array: Array) -> None:
 def loaded(source: Array, rows: Array | slice) -> Array:
     """Returns source[rows]; of a memory map, on Linux, a copy that the system makes: if the file has been cut off, to
     read the map would end the process, and the system's copy reports an error, which becomes an InputError."""
+    if isinstance(source, LazyRows):
+        return source[rows]
     size, copy = source[:1].nbytes, _system_copy()
     mapped = memory_map(source)
     if copy is None or mapped is None or not size or not source[:1].flags.c_contiguous:
         return source[rows]
-    starts = np.arange(len(source))[rows] if isinstance(rows, slice) else rows
+    starts = np.arange(*rows.indices(len(source))) if isinstance(rows, slice) else rows
     out: Array = np.empty((len(starts), *source.shape[1:]), source.dtype)
     if isinstance(rows, slice) and source.strides[0] == size:  # side by side
         starts, size = starts[:1], size * len(starts)
@@ -153,6 +158,15 @@ def loaded(source: Array, rows: Array | slice) -> Array:
     return out
 
 
+def let_go(array: Array) -> None:
+    """Takes the pages of a memory map out of this process's memory, where they would stay until others need it. The
+    system still has them, and what was written to them."""
+    mapped = memory_map(array)
+    pages: Any = getattr(mapped, "_mmap", None)
+    if pages is not None and getattr(mapped, "mode", "c") != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c": a copy
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
 @cache
 def _system_copy() -> Any:
     """Finds process_vm_readv, which copies from this process as well, or returns None."""
@@ -167,7 +181,7 @@ def _system_copy() -> Any:
 
 def on_host(array: Array, device: Device) -> Array:
     """Returns an array that `as_array` gave as a NumPy array."""
-    return array if isinstance(array, np.ndarray) else device.to_host(array)
+    return array if isinstance(array, HOST) else device.to_host(array)
 
 
 def check_real(array: Array, name: str) -> Array:
@@ -227,11 +241,12 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
     if not array.size:
         return
     length = len(array)
-    if isinstance(array, np.ndarray) and array.size > BLOCK:
+    if isinstance(array, HOST) and array.size > BLOCK:
         length = max(1, BLOCK * length // array.size)
     for start in range(0, len(array), length):
         some = slice(start, start + length)
-        yield start, loaded(array, some) if isinstance(array, np.ndarray) else array[some]
+        yield start, loaded(array, some) if isinstance(array, HOST) else array[some]
+        let_go(array)
 
 
 def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, Array, str]:

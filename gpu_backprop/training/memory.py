@@ -24,7 +24,7 @@ from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run, Settings
 from gpu_backprop.training.step import TrainingStep
-from gpu_backprop.training.streaming import MARGIN, StreamedData, is_streamed
+from gpu_backprop.training.streaming import MARGIN, StreamedData, WindowedData, in_windows, is_streamed
 
 Needs = dict[str, int]
 """Bytes by kind."""
@@ -164,7 +164,8 @@ class MemoryEstimate(NamedTuple):
         kind, samples, shuffled = placing
         whole, streamed = open_dry_run(self.step.device), open_dry_run(self.step.device)
         DataSet(self.step.network, samples, whole)
-        StreamedData(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
+        source = WindowedData if in_windows(samples) else StreamedData
+        source(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
         needs[kind] = streamed.needs["data"]
         order = "row order" if kind == "data" else "validation"
         needs[order] += streamed.needs["row order"] - whole.needs["row order"]

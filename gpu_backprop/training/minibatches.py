@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,14 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 
 Buffers = tuple[Array, Array, Array | None]
+
+
+class Shuffling(Protocol):
+    """What draws an order for an epoch: a TrainingStep."""
+
+    def draw_order(self, rows: int) -> Array: ...
+
+    def draw_seeds(self) -> list[int]: ...
 
 
 class BatchSource(ABC):
@@ -47,10 +55,14 @@ class BatchSource(ABC):
     def start(self, order: Array | None = None) -> None:
         """Begins an epoch, in the given order, (..., rows), or in that of the rows."""
 
+    def shuffle(self, step: Shuffling) -> None:
+        """Begins an epoch in a new order, each member in its own."""
+        self.start(step.draw_order(self.rows))
+
     @abstractmethod
     def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
-        """Yields the sizes of the minibatches of an epoch, but for so many that are done, in parts. The rows of a part
-        are on the device together; its steps are queued before the next part is asked for. To be used inside
+        """Yields the sizes of the minibatches of an epoch, in parts, without the first `done`. The rows of a part are
+        on the device together; its steps are queued before the next part is asked for. To be used inside
         device.computing()."""
 
     def _places(self, order: Array | None) -> Array | None:

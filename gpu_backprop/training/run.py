@@ -140,7 +140,7 @@ class Run:
         self.number, self.done, self.started = epoch, begin.done, time.perf_counter() - begin.seconds
         self._drawn_from = self.step.shuffling()
         if self.shuffle:
-            self.data.start(self.step.draw_order(self.data.rows))
+            self.data.shuffle(self.step)
         self._window = begin.window or (np.zeros(self.total.shape), 0)
         if not begin.done:
             scaling.start_epoch()

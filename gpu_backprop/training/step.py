@@ -100,6 +100,10 @@ class TrainingStep:
         """Returns the states of the generators from which orders of rows are drawn, a member each."""
         return [rng.bit_generator.state for rng in self._shuffling]
 
+    def draw_seeds(self) -> list[int]:
+        """Draws a seed of an epoch's order for each member, from what `draw_order` draws from."""
+        return [int(rng.integers(1 << 63)) for rng in self._shuffling]
+
     def draw_order(self, rows: int) -> Array:
         """Draws a new order of so many rows, int64 (..., rows): each member's own."""
         orders = [rng.permutation(rows) for rng in self._shuffling]

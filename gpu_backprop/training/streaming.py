@@ -1,20 +1,26 @@
-"""Data that stay on the host: a thread reads the next block of minibatches while one is trained on."""
+"""Data that stay on the host, or on its disk: a thread reads the next block of minibatches while one is trained on.
+
+Data larger than memory have an order of their own, which no file is too slow for: see `WindowedData`.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
 from gpu_backprop.backend.device import BUFFERS, Device, memory_size
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import check_file, loaded, memory_map
+from gpu_backprop.backend.lazy_rows import HOST, LazyRows
+from gpu_backprop.data.limits import memory
+from gpu_backprop.network.arrays import check_file, let_go, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, kept_dtypes
+from gpu_backprop.training.minibatches import BatchSource, DataSet, Shuffling, arrays_of, kept_dtypes
 
 BLOCK = 32 << 20
 """Bytes of a block, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
@@ -23,11 +29,18 @@ costs to hand it over; and two of them, on the device and in the host's pinned m
 CONVERTED = 1 << 20
 """Bytes of rows that are converted, or put into another order, at a time."""
 
+WINDOW, STRETCH = 64 << 20, 256 << 10
+"""Bytes, of data larger than memory: of the window that is shuffled, for each member, and of what is read at once. The
+first decides, with the size of a row, how far apart rows may be that meet in a minibatch; no machine's memory has part
+in it, so that everywhere the same is learned. The second is as much as a disk reads while it looks for the next."""
+
 DENSE = 4
 """Where one row in so many of a file is wanted, all are copied from it at once: quicker than these one by one."""
 
 MARGIN = 16
 """One part in so many of the free memory is left free: pools round up, and free memory is not all in one place."""
+
+Bring = Callable[[Array, Array], None]
 
 LOG = logging.getLogger("gpu_backprop")
 
@@ -54,8 +67,8 @@ class StreamedData(BatchSource):
         self.host = arrays_of(data)
         self.orders = models if apart else 1
         kept, batch = list(zip(self.host, self.kept, strict=True)), min(batch_size, self.rows)
-        row = self.orders * sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
-        self.block_rows = batch * min(max(1, BLOCK // (row * batch)), -(-self.rows // batch))
+        row = sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
+        self.block_rows = batch * min(max(1, self._rows_at_once(row) // batch), -(-self.rows // batch))
         members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self.block_rows)
         order = [(buffer * self.orders + members[:, None]) * self.block_rows + place for buffer in range(BUFFERS)]
         with device.kind("data"):
@@ -73,11 +86,17 @@ class StreamedData(BatchSource):
         places = self._places(order)
         self._order = None if places is None else np.broadcast_to(places, (self.orders, self.rows))
 
+    def _rows_at_once(self, row: int) -> int:
+        """Chooses how many rows a block has, where one takes so many bytes, but for whole minibatches."""
+        return BLOCK // (row * self.orders)
+
     def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
-        each, begin = max(1, self.block_rows // batch_sizes[0]), sum(batch_sizes[:done])
-        blocks = [batch_sizes[start : start + each] for start in range(done, len(batch_sizes), each)]
-        if not blocks:
+        if done == len(batch_sizes):
             return
+        each = max(1, self.block_rows // batch_sizes[0])
+        ends = [done, *range(done - done % each + each, len(batch_sizes), each), len(batch_sizes)]
+        blocks = [batch_sizes[start:end] for start, end in pairwise(ends)]
+        begin = sum(batch_sizes[:done])
         try:
             with ThreadPoolExecutor(1, "gpu_backprop reader") as reader:
                 coming = reader.submit(self._read, 0, begin, sum(blocks[0]))
@@ -100,14 +119,85 @@ class StreamedData(BatchSource):
     def _read(self, buffer: int, begin: int, count: int) -> None:
         """Fills a buffer with the rows from place `begin` of the order on; the reader's thread."""
         with self.device.computing():
-            for source, pinned in zip(self.host, self.buffer.pinned(buffer), strict=True):
-                check_file(source)
-                for number in range(self.orders):
-                    start = number * self.block_rows
-                    rows = slice(begin, begin + count)
-                    chosen = rows if self._order is None else self._order[number, rows]
-                    _bring(source, chosen, pinned[start : start + count])
+            for number in range(self.orders):
+                bring = self._bringer(number, slice(begin, begin + count))
+                for source, pinned in zip(self.host, self.buffer.pinned(buffer), strict=True):
+                    check_file(source)
+                    bring(source, pinned[number * self.block_rows :][:count])
             self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)
+
+    def _bringer(self, number: int, places: slice) -> Bring:
+        """Returns what fills an array with the rows at these places of an order, from a source."""
+        rows = places if self._order is None else self._order[number, places]
+        return lambda source, out: _bring(source, rows, out)
+
+
+class WindowedData(StreamedData):
+    """Samples that lie in files and may be larger than memory: no more than two windows of them are there at a time.
+
+    An epoch takes the stretches of the files, rows that follow each other, in a random order, of which a *window* is
+    the next `block_rows` rows, and those of a window in a random order of their own. So a row comes up anywhere in an
+    epoch, and a minibatch is drawn from as many places of the file as a window has stretches. All of it follows from
+    one number for each member and epoch, drawn from the seed: steps may begin anywhere, and time has no part in it.
+    A member sees the rows that it would see alone.
+
+    Attributes:
+        stretch: how many rows a stretch has.
+    """
+
+    def __init__(
+        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
+    ) -> None:
+        stored = sum(array.nbytes for array in arrays_of(data)) // data.rows
+        self.stretch = max(1, STRETCH // max(1, stored))
+        self._drawn: list[_DrawnOrder] = []
+        super().__init__(network, data, batch_size, apart=apart, device=device)
+
+    def _rows_at_once(self, row: int) -> int:
+        return WINDOW // row
+
+    def shuffle(self, step: Shuffling) -> None:
+        self._drawn = [_DrawnOrder(seed, self.rows, self.stretch) for seed in step.draw_seeds()]
+
+    def _bringer(self, number: int, places: slice) -> Bring:
+        if not self._drawn:
+            return super()._bringer(number, places)
+        window = places.start - places.start % self.block_rows
+        end = min(window + self.block_rows, self.rows)
+        parts = self._drawn[number].window(window, end, places.start - window)
+
+        def bring(source: Array, out: Array) -> None:
+            for rows, to in parts:
+                found = loaded(source, rows)
+                if places.start > window:  # the epoch goes on within it
+                    found, to = found[to >= 0], to[to >= 0]
+                out[to] = found
+            let_go(source)
+
+        return bring
+
+
+class _DrawnOrder:
+    """The order of an epoch's rows in windows, which its seed says."""
+
+    def __init__(self, seed: int, rows: int, stretch: int) -> None:
+        self._seed = seed
+        starts = np.arange(0, rows, stretch)
+        self._starts = np.random.default_rng([seed, 0]).permutation(starts)
+        self._ends = np.cumsum(np.minimum(self._starts + stretch, rows) - self._starts)
+
+    def window(self, begin: int, end: int, skipped: int) -> list[tuple[slice, Array]]:
+        """Returns the rows from place `begin` to `end` of the order, in parts that follow each other in the files, and
+        for each row its place in the window after so many that are skipped: of these it is below 0."""
+        places = np.random.default_rng([self._seed, 1, begin]).permutation(end - begin) - skipped
+        first, last = np.searchsorted(self._ends, [begin, end - 1], side="right").tolist()
+        parts, at = [], begin
+        for stretch in range(first, last + 1):
+            upto = min(end, int(self._ends[stretch]))
+            low = int(self._starts[stretch]) + at - (int(self._ends[stretch - 1]) if stretch else 0)
+            parts.append((slice(low, low + upto - at), places[at - begin : upto - begin]))
+            at = upto
+        return sorted(parts, key=lambda part: part[0].start)  # a disk is read in one direction
 
 
 def place_data(
@@ -121,12 +211,18 @@ def place_data(
     """
     device = network.device
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
-    held = "a memory map" if any(memory_map(array) is not None for array in arrays) else "host memory"
+    in_files = any(isinstance(array, LazyRows) or memory_map(array) is not None for array in arrays)
+    held = "a memory map" if in_files else "host memory"
+    told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
+    if in_windows(data):
+        windows = WindowedData(network, data.on_host(device), batch_size, apart=shuffled)
+        size = memory_size(sum(array.nbytes for array in windows.sources))
+        LOG.info("%s, read from disk in windows of %s rows; two take %s", told, f"{windows.block_rows:,}", size)
+        return windows
     if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
         return DataSet(network, data)
-    told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
     if not is_streamed(device, data, stream, room):
         given = "" if isinstance(data.x, np.ndarray) else ", where they were given"
         LOG.info("%s, on %s (%s free)%s", told, device.name, memory_size(device.memory()[0]), given)
@@ -137,10 +233,18 @@ def place_data(
     return streamed
 
 
+def in_windows(data: Samples) -> bool:
+    """Tells whether samples are read from files in windows: where they were made for it, and where memory maps take
+    more than half of the memory that this process may have."""
+    arrays = arrays_of(data)
+    mapped = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray) and memory_map(array) is not None)
+    return any(isinstance(array, LazyRows) for array in arrays) or mapped > memory() // 2
+
+
 def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) -> bool:
     """Tells whether samples are streamed to a device, where there is so much room for them: see `place_data`."""
-    on_host = isinstance(data.x, np.ndarray)
-    return on_host and (stream is True or (stream == "auto" and _size(device, data) > room))
+    on_host = isinstance(data.x, HOST)
+    return on_host and (stream is True or in_windows(data) or (stream == "auto" and _size(device, data) > room))
 
 
 def _size(device: Device, data: Samples) -> int:
@@ -151,7 +255,7 @@ def _size(device: Device, data: Samples) -> int:
 
 def _bring(source: Array, rows: Array | slice, out: Array) -> None:
     """Sets out = source[rows], without a copy of the source or a second one of the rows."""
-    mapped = memory_map(source) is not None
+    mapped = isinstance(source, LazyRows) or memory_map(source) is not None
     if isinstance(rows, slice) and not mapped:
         np.copyto(out, source[rows], casting="unsafe")
         return

@@ -17,6 +17,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
@@ -118,6 +119,29 @@ def test_targets_and_weights(y, weights):
 def test_memory_maps(x, shuffle, tmp_path):
     both(on_disk(tmp_path, x), on_disk(tmp_path, LABELS), weights=on_disk(tmp_path, WEIGHTS), shuffle=shuffle)
     both(on_disk(tmp_path, x), on_disk(tmp_path, NUMBERS), shuffle=shuffle)
+
+
+@pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])
+def test_data_larger_than_memory(seed, monkeypatch):
+    monkeypatch.setattr(streaming, "WINDOW", 3 * BATCH * (4 * INPUTS + 8))
+    monkeypatch.setattr(streaming, "STRETCH", 2 * (4 * INPUTS + 8))
+    x = LazyRows(X.shape, X.dtype, lambda rows: X[rows].copy())
+    trainer, resident = trainer_of("auto", seed=seed), trainer_of(False, seed=seed)
+    history = trainer.fit(x, LABELS, 3, validation=(x, LABELS), progress=False)
+    step = resident.training_step
+
+    def draw(rows):
+        orders = np.empty((np.size(seed), rows), np.int64)
+        for number, drawn in enumerate(step.draw_seeds()):
+            order = streaming._DrawnOrder(drawn, rows, 2)
+            for begin in range(0, rows, 3 * BATCH):
+                for some, to in order.window(begin, min(begin + 3 * BATCH, rows), 0):
+                    orders[number, begin + to] = np.arange(some.start, some.stop)
+        return orders.reshape(*trainer.network.models_shape, rows)
+
+    step.draw_order = draw
+    expected = resident.fit(X, LABELS, 3, validation=(X, LABELS), progress=False)
+    assert left(trainer, history) == left(resident, expected)
 
 
 def test_views_with_gaps(tmp_path):

@@ -1,0 +1,38 @@
+"""Host arrays that are never there as a whole: their rows are made as they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array
+
+
+class LazyRows:
+    """What data larger than memory have in the place of an array (rows, ...): its shape and dtype, and its rows where
+    they are asked for.
+
+    Args:
+        read: returns the rows of a slice or of indices, as an array of its own.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, read: Callable[[slice | Array], Array]) -> None:
+        self.shape, self.dtype, self._read = shape, np.dtype(dtype), read
+        self.ndim, self.size = len(shape), math.prod(shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: Any) -> Array:
+        row, *rest = at if isinstance(at, tuple) else (at,)
+        one = isinstance(row, (int, np.integer))
+        found: Array = self._read(np.array([row]) if one else row)[(0 if one else slice(None), *rest)]
+        return found
+
+
+HOST = (np.ndarray, LazyRows)
+"""The types of what lies on the host."""
