@@ -20,6 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run, Settings
@@ -46,11 +47,14 @@ def step_needs(
     return dry_run.needs
 
 
-def fit_needs(step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None) -> Needs:
+def fit_needs(
+    step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None,
+    schedule: FitSchedule | None = None,
+) -> Needs:  # fmt: skip
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
-    run = Run(step, DataSet(step.network, data, dry_run), settings, History(), shuffle=True)
+    run = Run(step, DataSet(step.network, data, dry_run), settings, History(), shuffle=True, schedule=schedule)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is None:
@@ -88,8 +92,9 @@ def require_step(
 
 
 def require_fit(
-    step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, shuffle: bool
-) -> list[int]:
+    step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, shuffle: bool,
+    schedule: FitSchedule | None = None,
+) -> list[int]:  # fmt: skip
     """Does the same for `trainer.fit`. Returns how many bytes of the device there are for the data, and then for the
     validation data."""
     placings = [DataPlacement("data", data, shuffle)]
@@ -97,7 +102,7 @@ def require_fit(
         placings.append(DataPlacement("validation data", held_out, False))
 
     def needs(batch_size: int) -> Needs:
-        return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out)
+        return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, schedule)
 
     return MemoryEstimate(step, settings, "A fit with batches of", needs, placings).require()
 

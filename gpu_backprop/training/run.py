@@ -10,7 +10,9 @@ import numpy as np
 
 from gpu_backprop.backend.errors import DivergedError
 from gpu_backprop.backend.formula import CORRECT, LOSS, Array
+from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import build_epoch, check_data
@@ -37,6 +39,7 @@ class Run:
         history: of the trainer; who runs the epochs appends their rows.
         loss_every: after how many steps the loss is read, besides at the end of an epoch; None: never.
         after_step: is called after each step, and tells whether to end there.
+        schedule: what settings follow; None: nothing.
 
     Attributes:
         number, done: of the running epoch or the one that has just ended, its number and how many steps are done.
@@ -49,7 +52,7 @@ class Run:
     def __init__(
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
-        repeats: bool = True,
+        repeats: bool = True, schedule: FitSchedule | None = None,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
@@ -59,7 +62,9 @@ class Run:
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
         if settings.one_launch:
-            check_data(data, loss_every)
+            check_data(data, loss_every, bool(schedule))
+        steps = -(-data.rows // settings.batch_size)
+        self._schedule = FollowedSchedule(schedule, schedule.epochs * steps, device) if schedule else None
         shapes: dict[str, tuple[int, ...]] = {"total": (*network.models_shape, 3), "squares": network.models_shape}
         if scaling is not None:
             shapes["scaling"] = scaling.shape
@@ -84,9 +89,12 @@ class Run:
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
-        data, batches = self.data, list(self.data.minibatches(self.settings.batch_size))
-        plans = {rows: self.step.build(data, rows, self.total, device=data.device) for rows in set(batches)}
+        batches = list(self.data.minibatches(self.settings.batch_size))
+        plans = {rows: self._build_step(rows) for rows in set(batches)}
         return batches, {rows: Replay(plan, self.settings.graph) for rows, plan in plans.items()}
+
+    def _build_step(self, rows: int) -> Plan:
+        return self.step.build(self.data, rows, self.total, device=self.data.device, schedule=self._schedule)
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
@@ -96,6 +104,7 @@ class Run:
         self.number, self.done = epoch, 0
         if self.shuffle:
             self.data.start(self.step.draw_order(self.data.rows))
+        self._start_schedule()
         self.sums.clear()
         scaling.start_epoch()
         self.epoch_start.take()
@@ -112,6 +121,11 @@ class Run:
         if scaling.stuck:
             self._refuse_float16()
         return row
+
+    def _start_schedule(self) -> None:
+        """Goes to the first step of the running epoch."""
+        if self._schedule is not None:
+            self._schedule.start((self.number - self._first) * len(self.batches))
 
     def _follow_settings(self) -> None:
         """Builds the steps anew where the layers' settings are not those that they were built for."""
@@ -236,6 +250,7 @@ class Run:
         device, network, epoch = self.step.device, self.step.network, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
         self._restore(self.epoch_start)
+        self._start_schedule()
         self.sums.clear()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
         step, broken, what = 0, 0, "parameters"

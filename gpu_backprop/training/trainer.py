@@ -24,6 +24,7 @@ from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
+from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import CsvLog, History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
@@ -261,11 +262,14 @@ class Trainer(FixedAttributes):
             held_out = held_out_samples(self.network, self.loss, validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             step, settings = self.training_step, self._settings
-            rooms = memory.require_fit(step, settings, data, held_out, shuffle)
+            first, steps = len(self.history) + 1, -(-data.rows // self.batch_size)
+            schedule = FitSchedule(self.network, self.optimizer, first, epochs, steps)
+            rooms = memory.require_fit(step, settings, data, held_out, shuffle, schedule)
             source = self._place(data, "training data", rooms[0], shuffle)
             history = self.history
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step, not told.have_on_step)
+            repeats = not told.have_on_step
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step, repeats, schedule)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
@@ -274,7 +278,7 @@ class Trainer(FixedAttributes):
             with CsvLog(csv, history) as log, open_progress(progress, epochs, data.rows, len(history)) as shown, told:
                 history.stopped = None
                 try:
-                    self._train(run, evaluation, epochs, log, shown, told)
+                    self._train(run, evaluation, epochs, log, shown, told, schedule)
                 except KeyboardInterrupt:
                     history.stopped = f"interrupted in epoch {run.number}"
                     history.stopped += run.roll_back_if_diverged() or "; what was learned until then is kept"
@@ -284,11 +288,14 @@ class Trainer(FixedAttributes):
                         history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
                         history.stopped += run.roll_back_if_diverged()
                     raise
+                finally:
+                    schedule.end()
             return history
 
     def _train(
-        self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress, told: Callbacks
-    ) -> None:
+        self, run: Run, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress, told: Callbacks,
+        schedule: FitSchedule,
+    ) -> None:  # fmt: skip
         """Runs the epochs of a fit; puts each into the history, the log and the display, and tells the callbacks."""
         history, rows, first = run.history, run.data.rows, run.number
         told.start(run)
@@ -305,6 +312,8 @@ class Trainer(FixedAttributes):
             seconds = time.perf_counter() - started
             if evaluation is not None:
                 row |= {f"val_{name}": value for name, value in evaluation.run().items()}
+            if "learning_rate" in self.optimizer.schedule:
+                row["learning_rate"] = schedule.learning_rate(epoch)
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
             history.append(row)
             log.write()
