@@ -160,6 +160,23 @@ class Operations(Protocol[D]):
     def advance(self, device: D, counter: Array, by: int) -> Calls:
         """counter += by"""
 
+    # Schedules --------------------------------------------------------------------------------------------------------
+
+    @account(
+        writes=["values"],
+        flops=lambda settings, values: 2 * values.size - settings.size,
+        bytes=lambda table, position, settings, values: (
+            table[:1].nbytes + position.nbytes + settings.nbytes + values.nbytes
+        ),
+    )
+    def follow_schedule(self, device: D, table: Array, position: Array, settings: Array, values: Array) -> Calls:
+        """values = settings ⊙ table[position], all float64 but position, int64 (1,), which is the last row's where it
+        is beyond it.
+
+        settings are (..., k), and the rows of the table as well, or (k,) for all models. values are (..., k), or
+        (..., k, 2): of each value r [r, 1/(1 − r)].
+        """
+
     # Flat buffers -----------------------------------------------------------------------------------------------------
 
     @account(writes=["destination"])

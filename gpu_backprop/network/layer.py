@@ -27,7 +27,9 @@ from gpu_backprop.network.numbers import number, switch
 Factor = float | Mapping[str, float]
 """For all parameters of a layer, or for some by name: "weight", "bias"."""
 
-OF_NETWORK = frozenset({"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates"})
+OF_NETWORK = frozenset(
+    {"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates", "unscheduled"}
+)
 """The attributes that a layer gets with its place in a network."""
 
 
@@ -116,6 +118,7 @@ class Layer(FixedAttributes):
     models_shape: tuple[int, ...] = ()
     random: Array | None = None
     dropout_rates: Array | None = None
+    unscheduled: Array | None = None
     _training = Training()
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from gpu_backprop.network.activations import activation
 from gpu_backprop.network.initializers import Initializer, initializer
 from gpu_backprop.network.layer import Factor, Layer
 from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
+from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
+from gpu_backprop.network.schedules import schedule as schedule_of
 
 
 def transposed(matrices: Array) -> Array:
@@ -135,10 +137,13 @@ class Dropout(Layer):
 
     Args:
         rate: in [0, 1), or a sequence of them, one a member.
+        schedule: by what factor the rate is multiplied at each step of a fit, as of an Optimizer.
     """
 
-    def __init__(self, rate: float | Sequence[float]) -> None:
-        self.rate = rate
+    BOUNDS: ClassVar[tuple[str, Callable[[Any], bool]]] = ("a number in [0, 1)", lambda rate: 0 <= rate < 1)
+
+    def __init__(self, rate: float | Sequence[float], *, schedule: Any = None) -> None:
+        self.rate, self.schedule = rate, schedule
 
     @property
     def rate(self) -> float | Sequence[float]:
@@ -147,13 +152,22 @@ class Dropout(Layer):
 
     @rate.setter
     def rate(self, value: float | Sequence[float]) -> None:
-        accepted, hint = "a number in [0, 1)", ": the share of the numbers to set to 0"
-        rate = one_or_several("dropout rate", value, accepted, lambda rate: 0 <= rate < 1, hint)
+        rate = one_or_several("dropout rate", value, *self.BOUNDS, ": the share of the numbers to set to 0")
         if self.number:
             of_members = one_a_member("dropout rate", rate, self.models_shape)
-            if self.dropout_rates is not None:
+            if self.dropout_rates is not None and self.unscheduled is not None:
                 self.device.copy_in(self.dropout_rates, np.stack([of_members, 1 / (1 - of_members)], axis=-1))
+                self.device.copy_in(self.unscheduled, of_members)
         self._rate = tuple(rate) if isinstance(rate, list) else rate  # where setting one of them is no silent nothing
+
+    @property
+    def schedule(self) -> Schedule | OwnSchedule | None:
+        """What the rate is multiplied by; assigning takes effect from the next fit on."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, value: Any) -> None:
+        self._schedule = None if value is None else schedule_of(value)
 
     @property
     def active(self) -> bool:
@@ -170,10 +184,12 @@ class Dropout(Layer):
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{rate:g}" for rate in np.atleast_1d(self._rate))
-        return f"Dropout([{rates}])" if isinstance(self._rate, tuple) else f"Dropout({rates})"
+        followed = "" if self.schedule is None else f", schedule={self.schedule!r}"
+        return f"Dropout({f'[{rates}]' if isinstance(self._rate, tuple) else rates}{followed})"
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "dropout", "rate": list(self._rate) if isinstance(self._rate, tuple) else self._rate}
+        followed = {} if self.schedule is None else {"schedule": describe(self.schedule)}
+        return {"kind": "dropout", "rate": list(self._rate) if isinstance(self._rate, tuple) else self._rate} | followed
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """y = x ⊙ mask, the mask drawn anew in every step."""

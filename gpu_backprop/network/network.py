@@ -116,9 +116,10 @@ class Network(FixedAttributes):
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in self._seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.models_shape, len(self.layers), 3))
         self.dropout_rates = self.device.zeros((*self.models_shape, len(self.layers), 2), np.float64)
+        self.unscheduled = self.device.zeros((*self.models_shape, len(self.layers)), np.float64)  # the rates as set
         for k, layer in enumerate(self.layers):
             layer.device, layer.random = self.device, self.random[..., k, :]
-            layer.dropout_rates = self.dropout_rates[..., k, :]
+            layer.dropout_rates, layer.unscheduled = self.dropout_rates[..., k, :], self.unscheduled[..., k]
             if isinstance(layer, Dropout):
                 layer.rate = layer.rate
             layer.close()

@@ -20,6 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run, Settings
@@ -48,7 +49,7 @@ def step_needs(
 
 def fit_needs(
     step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, keeps_best: bool = False,
-    halves: bool = False,
+    halves: bool = False, schedule: FitSchedule | None = None,
 ) -> Needs:  # fmt: skip
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
@@ -56,7 +57,8 @@ def fit_needs(
     if keeps_best:
         with dry_run.kind("best parameters"):
             dry_run.copy(step.network.parameters)
-    run = Run(step, DataSet(step.network, data, dry_run), settings, History(), shuffle=True, halves=halves)
+    source = DataSet(step.network, data, dry_run)
+    run = Run(step, source, settings, History(), shuffle=True, halves=halves, schedule=schedule)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is None:
@@ -95,7 +97,7 @@ def require_step(
 
 def require_fit(
     step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, shuffle: bool,
-    keeps_best: bool = False, halves: bool = False,
+    keeps_best: bool = False, halves: bool = False, schedule: FitSchedule | None = None,
 ) -> list[int]:  # fmt: skip
     """Does the same for `trainer.fit`. Returns how many bytes of the device there are for the data, and then for the
     validation data."""
@@ -104,7 +106,7 @@ def require_fit(
         placings.append(DataPlacement("validation data", held_out, False))
 
     def needs(batch_size: int) -> Needs:
-        return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves)
+        return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule)
 
     return MemoryEstimate(step, settings, "A fit with batches of", needs, placings).require()
 

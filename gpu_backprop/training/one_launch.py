@@ -59,14 +59,18 @@ def check(network: Network, loss: Loss, **modes: bool | str) -> None:
         )
 
 
-def check_data(data: BatchSource, loss_every: int | None) -> None:
-    """Raises InputError where an epoch of these data cannot run in one launch."""
+def check_data(data: BatchSource, loss_every: int | None, scheduled: bool) -> None:
+    """Raises InputError where an epoch of these data, or with a schedule, cannot run in one launch."""
     if not isinstance(data, DataSet):
         raise _refusal("the data have to lie on the device, where they do not fit")
     if len(data.sources) > 2:
         raise _refusal("it takes no sample weights, and there are some")
     if loss_every is not None:
         raise _refusal(f"nothing is read before the end of an epoch, but loss_every={loss_every} was given")
+    if scheduled:
+        raise _refusal(
+            "settings are read once an epoch, but the optimizer has a schedule, which changes them in a step"
+        )
 
 
 def _refusal(why: str, instead: str = "Change that") -> InputError:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -23,9 +23,20 @@ from gpu_backprop.backend.rule_text import write_formula
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import one_a_member, one_or_several
+from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
+from gpu_backprop.network.schedules import schedule as schedule_of
 
 Setting = float | Sequence[float]
+Scheduled = str | Schedule | OwnSchedule | Mapping[str, str | Schedule | OwnSchedule] | None
 
+
+class Common(TypedDict, total=False):
+    """What every optimizer takes by name, besides its own settings."""
+
+    schedule: Scheduled
+
+
+FINITE: tuple[str, Callable[[Any], bool]] = ("a finite number", math.isfinite)
 _SHARE = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": ("a finite number > 0", lambda v: 0 < v < math.inf),
@@ -36,7 +47,7 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
     "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
 }
-"""What a setting of that name may be, in words and as a test; of another name, any finite number."""
+"""What a setting of that name may be, in words and as a test; of another name, FINITE."""
 
 SYMBOLS = {
     "w": "W", "g": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁",
@@ -58,6 +69,10 @@ class Optimizer(FixedAttributes):
 
     Args:
         rule: how a step changes a parameter.
+        schedule: by what factor the learning rate is multiplied at each step of a fit: a name of SCHEDULES, a Schedule,
+            or a function of (step, steps); or a mapping of such, by the names of settings. It can be set, from the next
+            fit on. Steps are counted from 0 over all fits of a trainer, as epochs are, each with as many as in this
+            fit; `steps` is where this fit will end. `Trainer.step` takes the settings as they are.
         settings: numbers of the rule that are not its defaults, each one number or one a member. Each can be set as an
             attribute too, also between steps, as in trainer.optimizer.learning_rate = 0.01: it takes effect from the
             next step on.
@@ -68,28 +83,32 @@ class Optimizer(FixedAttributes):
     Attributes:
         rule: as given.
         settings: all of them, by name, to read.
-        hyper: float64 (..., 1 + settings) on the device: the step number, then the settings in the order of the rule.
+        hyper: float64 (..., 1 + settings) on the device: the step number, then the settings in the order of the rule,
+            which a schedule may have changed.
+        unscheduled: float64 (..., settings) on the device: the settings as they are set.
         moments: by name, flat arrays in the layout of the parameters.
     """
 
     instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
 
-    def __init__(self, rule: UpdateRule, **settings: Setting) -> None:
+    def __init__(self, rule: UpdateRule, *, schedule: Scheduled = None, **settings: Setting) -> None:
         if not isinstance(rule, UpdateRule):
             raise InputError(f"rule must be an UpdateRule, got {type(rule).__name__} {rule!r}.")
         for name in settings:
             choose(f"setting of {rule.name}", name, rule.settings)
         for name in rule.settings:
-            if hasattr(Optimizer, name) or name in ("network", "hyper"):
+            if hasattr(Optimizer, name) or name in ("network", "hyper", "unscheduled"):
                 raise InputError(
                     f"update rule {rule.name!r}: a setting cannot be called {name!r}, as an Optimizer has one."
                 )
         self._rule, self._settings, self.settable = rule, dict[str, Any](), (*rule.settings,)
         self.network: Network | None = None
         self.hyper: Array | None = None
+        self.unscheduled: Array | None = None
         self._moments: Array | None = None
         self._settings = {name: self._check(name, value) for name, value in {**rule.settings, **settings}.items()}
         rule.check_settings(self._settings)
+        self.schedule = schedule
 
     def close(self) -> None:
         if "_rule" not in vars(self):
@@ -107,22 +126,36 @@ class Optimizer(FixedAttributes):
         return MappingProxyType(self._settings)
 
     @property
+    def schedule(self) -> Mapping[str, Schedule | OwnSchedule]:
+        """The schedules, by the names of the settings that follow them."""
+        return MappingProxyType(self._schedule)
+
+    @schedule.setter
+    def schedule(self, value: Scheduled) -> None:
+        given = value if isinstance(value, Mapping) else {} if value is None else {"learning_rate": value}
+        for name in given:
+            choose(f"setting of {self.rule.name}", name, self.rule.settings)
+        self._schedule = {name: schedule_of(one) for name, one in given.items()}
+
+    @property
     def name(self) -> str:
         """What the optimizer is called: as in OPTIMIZERS, or as its rule."""
         return self.rule.name
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.describe().items() if name != "name")
+        told = self.describe() | ({"schedule": dict(self.schedule)} if self.schedule else {})
+        given = ", ".join(f"{name}={value!r}" for name, value in told.items() if name != "name")
         kind = type(self).__name__
         return f"{kind}({given})" if kind != "Optimizer" else f"Optimizer({self.rule.name}, {given})"
 
     def describe(self) -> dict[str, Any]:
-        """Describes it as plain data: its name and settings."""
+        """Describes it as plain data: its name, its settings and what schedules they follow."""
         settings = {name: [*value] if isinstance(value, tuple) else value for name, value in self.settings.items()}
-        return {"name": self.name, **settings}
+        schedules = {name: describe(one) for name, one in self.schedule.items()}
+        return {"name": self.name, **settings, **({"schedule": schedules} if schedules else {})}
 
     def _check(self, name: str, value: Any) -> Any:
-        accepted, fits = BOUNDS.get(name, ("a finite number", math.isfinite))
+        accepted, fits = BOUNDS.get(name, FINITE)
         kind = type(self).__name__ if type(self) is not Optimizer else self.rule.name
         found = one_or_several(f"{name} of {kind}", value, accepted, fits)
         if found == []:
@@ -145,9 +178,10 @@ class Optimizer(FixedAttributes):
             return
         value = self._check(name, value)
         self.rule.check_settings(self._settings | {name: value})
-        if self.hyper is not None and self.network is not None:
-            place = 1 + [*self.rule.settings].index(name)
-            self.network.device.copy_in(self.hyper[..., place], one_a_member(name, value, self.network.models_shape))
+        if self.hyper is not None and self.unscheduled is not None and self.network is not None:
+            place, numbers = [*self.rule.settings].index(name), one_a_member(name, value, self.network.models_shape)
+            for array in (self.hyper[..., 1 + place], self.unscheduled[..., place]):
+                self.network.device.copy_in(array, numbers)
         self._settings[name] = value
 
     @property
@@ -168,16 +202,23 @@ class Optimizer(FixedAttributes):
         bound.open()
         bound._settings, bound.network, device = dict(self.settings), network, network.device
         settings = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
-        bound.hyper = device.from_host(np.stack([np.zeros(network.models_shape), *settings], axis=-1))
+        hyper = np.stack([np.zeros(network.models_shape), *settings], axis=-1)
+        bound.hyper, bound.unscheduled = device.from_host(hyper), device.from_host(hyper[..., 1:].copy())
         if count := len(self.rule.moments):
             device.require({"moments": count * network.parameters.nbytes}, f"The state of {self!r}")
             bound._moments = device.zeros((count, *network.parameters.shape), device.master)
         bound.close()
         return bound
 
+    def unschedule(self) -> None:
+        """Puts all settings back to what they are set to, after a fit."""
+        assert self.network is not None and self.hyper is not None and self.unscheduled is not None
+        self.network.device.copy_in(self.hyper[..., 1:], self.unscheduled)
+
     def __getstate__(self) -> dict[str, Any]:
         """Its settings: a copy is bound to no network."""
-        return {**vars(self), "_settings": dict(self.settings), "network": None, "hyper": None, "_moments": None}
+        unbound = dict.fromkeys(("network", "hyper", "unscheduled", "_moments"))
+        return {**vars(self), "_settings": dict(self.settings), **unbound}
 
     def update(self, plan: Plan, network: Network) -> None:
         """Appends the step of all parameters; where plan.gradient_factor is 0, nothing changes."""

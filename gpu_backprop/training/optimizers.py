@@ -4,7 +4,7 @@ optimizer.py, and what it is made of in backend/update_rule.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import Array, Call, Calls, Work, call
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.numbers import scalar, switch
-from gpu_backprop.training.optimizer import Optimizer, Setting
+from gpu_backprop.training.optimizer import Common, Optimizer, Setting
 
 FAR = 1e-12
 """Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
@@ -63,6 +63,7 @@ class SGD(Optimizer):
         learning_rate: η > 0.
         momentum: μ in [0, 1); 0: none.
         nesterov: whether to look ahead; needs momentum.
+        more: schedule, see `Optimizer`; those that follow take it too.
     """
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -71,15 +72,18 @@ class SGD(Optimizer):
         "nesterov": "SGD(0.1, momentum=0.9, nesterov=True): it is decided when it is made",
     }
 
-    def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
+    def __init__(
+        self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False, **more: Unpack[Common]
+    ) -> None:
         plain: Any = scalar(momentum)
         has_momentum = not isinstance(plain, (int, float)) or plain is False or plain != 0  # False is refused below
         if switch("nesterov", nesterov) and not has_momentum:
             raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
         if has_momentum:
-            super().__init__(NESTEROV if nesterov else MOMENTUM, learning_rate=learning_rate, momentum=momentum)
+            rule = NESTEROV if nesterov else MOMENTUM
+            super().__init__(rule, learning_rate=learning_rate, momentum=momentum, **more)
         else:
-            super().__init__(PLAIN, learning_rate=learning_rate)
+            super().__init__(PLAIN, learning_rate=learning_rate, **more)
 
     @property
     def name(self) -> str:
@@ -228,8 +232,10 @@ class RMSprop(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    def __init__(self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8) -> None:
-        super().__init__(RMSPROP, learning_rate=learning_rate, decay=decay, epsilon=epsilon)
+    def __init__(
+        self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8, **more: Unpack[Common]
+    ) -> None:
+        super().__init__(RMSPROP, learning_rate=learning_rate, decay=decay, epsilon=epsilon, **more)
 
 
 class Adagrad(Optimizer):
@@ -240,8 +246,8 @@ class Adagrad(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10) -> None:
-        super().__init__(ADAGRAD, learning_rate=learning_rate, epsilon=epsilon)
+    def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10, **more: Unpack[Common]) -> None:
+        super().__init__(ADAGRAD, learning_rate=learning_rate, epsilon=epsilon, **more)
 
 
 class Adam(Optimizer):
@@ -255,9 +261,10 @@ class Adam(Optimizer):
     """
 
     def __init__(
-        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8
-    ) -> None:
-        super().__init__(ADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
+        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
+        **more: Unpack[Common],
+    ) -> None:  # fmt: skip
+        super().__init__(ADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
 
 
 class AdamW(Optimizer):
@@ -272,11 +279,12 @@ class AdamW(Optimizer):
 
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
-        weight_decay: Setting = 0.01,
+        weight_decay: Setting = 0.01, **more: Unpack[Common],
     ) -> None:  # fmt: skip
         super().__init__(
-            ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
-        )
+            ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay,
+            **more,
+        )  # fmt: skip
 
 
 OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {

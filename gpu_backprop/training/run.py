@@ -16,6 +16,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.numbers import one_a_member
 from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
+from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
@@ -70,6 +71,7 @@ class Run:
         after_step: is called after each step, and tells whether to end there.
         repeats: whether steps may be done again, to find the one that diverged.
         halves: whether an epoch that diverges begins again with half the learning rate, see `_halve_rate`.
+        schedule: what settings follow; None: nothing.
 
     Attributes:
         number, done: of the running epoch or the one that has just ended, its number and how many steps are done.
@@ -85,7 +87,7 @@ class Run:
     def __init__(
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
-        repeats: bool = True, halves: bool = False,
+        repeats: bool = True, halves: bool = False, schedule: FitSchedule | None = None,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
@@ -98,7 +100,9 @@ class Run:
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
         if settings.one_launch:
-            check_data(data, loss_every)
+            check_data(data, loss_every, bool(schedule))
+        steps = -(-data.rows // settings.batch_size)
+        self._schedule = FollowedSchedule(schedule, schedule.epochs * steps, device) if schedule else None
         shapes: dict[str, tuple[int, ...]] = {"total": (*network.models_shape, 3), "squares": network.models_shape}
         if scaling is not None:
             shapes["scaling"] = scaling.shape
@@ -125,9 +129,12 @@ class Run:
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
-        data, batches = self.data, list(self.data.minibatches(self.settings.batch_size))
-        plans = {rows: self.step.build(data, rows, self.total, device=data.device) for rows in set(batches)}
+        batches = list(self.data.minibatches(self.settings.batch_size))
+        plans = {rows: self._build_step(rows) for rows in set(batches)}
         return batches, {rows: Replay(plan, self.settings.graph) for rows, plan in plans.items()}
+
+    def _build_step(self, rows: int) -> Plan:
+        return self.step.build(self.data, rows, self.total, device=self.data.device, schedule=self._schedule)
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
@@ -148,6 +155,7 @@ class Run:
         self.epoch_start.take()
         while True:
             self._clear_sums()
+            self._start_schedule()
             if not self._train(shown):
                 return None
             sums = self._read()
@@ -176,6 +184,12 @@ class Run:
         self.sums.clear()
         if self._begin is not None and self._begin.done:
             self.step.device.copy_in(self.total, self._begin.total)
+
+    def _start_schedule(self) -> None:
+        """Goes to the step at which the running epoch goes on."""
+        if self._schedule is not None:
+            done = 0 if self._begin is None else self._begin.done
+            self._schedule.start((self.number - self._schedule.first) * len(self.batches) + done)
 
     def position(self) -> Position:
         """Returns where the run is, between steps; waits for the device if it is within an epoch."""
@@ -343,6 +357,7 @@ class Run:
         self.whole = False
         self._restore(self.epoch_start)
         self._clear_sums()
+        self._start_schedule()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
         begin = 0 if self._begin is None else self._begin.done
         step, broken, what, first = begin, 0, "parameters", ""

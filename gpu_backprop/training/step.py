@@ -11,6 +11,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
+from gpu_backprop.training.fit_schedule import FollowedSchedule
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.optimizer import Optimizer
@@ -41,7 +42,7 @@ class TrainingStep:
 
     def build(
         self, source: BatchSource | ManualBatch, rows: int, total: Array, fuse: bool = True,
-        device: Device | None = None,
+        device: Device | None = None, schedule: FollowedSchedule | None = None,
     ) -> Plan:  # fmt: skip
         """Builds the plan of one step.
 
@@ -50,11 +51,14 @@ class TrainingStep:
             total: float64 (..., 3) on the device, to which the step adds its loss.
             fuse: False: share no buffers and fuse nothing.
             device: a DryRunDevice, for a plan to look at; None: the network's.
+            schedule: what the settings follow; None: they are as they are set.
         """
         self.network.check_trainable()
         plan = Plan(self.device if device is None else device, training=True, fuse=fuse)
         self.network.emit_parameters(plan)
         plan.named("E", total)
+        if schedule is not None:
+            schedule.emit(plan)
         x, target, weights = source.emit(plan, rows)
         z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
         plan.phase = "loss"
@@ -66,6 +70,8 @@ class TrainingStep:
         self.scaling.unscale(plan)
         self.optimizer.update(plan, self.network)
         self.network.emit_next_masks(plan)
+        if schedule is not None:
+            schedule.emit_advance(plan)
         source.emit_advance(plan, rows)
         return plan
 

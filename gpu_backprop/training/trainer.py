@@ -35,6 +35,7 @@ from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
+from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
@@ -361,13 +362,15 @@ class Trainer(FixedAttributes):
                 data = weighted_by_class(self.network, data, class_weight)
             halves = on_divergence == HALVE_RATE
             keeps_best = stopper is not None and stopper.restore_best
-            rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves)
+            history, resumed = self.history, self._resumed
+            first = len(history) + 1 if resumed is None else resumed.first
+            schedule = FitSchedule(self.network, self.optimizer, first, epochs, -(-data.rows // self.batch_size))
+            rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves, schedule)
             source = self._place(data, "training data", rooms[0], shuffle)
-            history = self.history
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step, told.repeatable, halves)
-            resumed = self._resumed
-            first = run.number if resumed is None else resumed.first
+            run = Run(
+                step, source, settings, history, shuffle, loss_every, after_step, told.repeatable, halves, schedule
+            )
             fit = RunningFit(self, run, told, data, first)
             if resumed is not None:
                 resumed.go_on(fit)
@@ -387,7 +390,7 @@ class Trainer(FixedAttributes):
             ):
                 history.stopped = history.best_epoch = None
                 try:
-                    self._train(fit, evaluation, left, log, shown)
+                    self._train(fit, evaluation, left, log, shown, schedule)
                 except KeyboardInterrupt:
                     run.whole = False
                     history.stopped = f"interrupted in epoch {run.number}"
@@ -401,9 +404,14 @@ class Trainer(FixedAttributes):
                         history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
                         history.stopped += run.roll_back_if_diverged()
                     raise
+                finally:
+                    schedule.end()
             return history
 
-    def _train(self, fit: RunningFit, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress) -> None:
+    def _train(
+        self, fit: RunningFit, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress,
+        schedule: FitSchedule,
+    ) -> None:  # fmt: skip
         """Runs the epochs of a fit; puts each into the history, the log and the display, and tells the callbacks."""
         run, told = fit.run, fit.callbacks
         history, rows, begin = run.history, run.data.rows, run.number
@@ -421,6 +429,8 @@ class Trainer(FixedAttributes):
             seconds = time.perf_counter() - run.started
             if evaluation is not None:
                 row |= {f"val_{name}": value for name, value in evaluation.run().items()}
+            if "learning_rate" in self.optimizer.schedule:
+                row["learning_rate"] = schedule.learning_rate(epoch)
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
             history.append(row)
             log.write()

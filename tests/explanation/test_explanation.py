@@ -512,7 +512,7 @@ def test_the_demonstration_has_everything_worked_out() -> None:
 def test_every_operation_of_a_step_can_be_told() -> None:
     binders = {name for name, _ in inspect.getmembers(numpy_ops, inspect.isfunction)}
     fused, evaluation = {"softmax_cross_entropy", "sigmoid_cross_entropy"}, {"residual_sums"}
-    bookkeeping = {"gather", "advance", "copy", "sum_of_squares"}
+    bookkeeping = {"gather", "advance", "copy", "sum_of_squares", "follow_schedule"}
     others = {"loss_gradient", "unscale", "update"}
     assert binders - fused - evaluation - bookkeeping == {*OPERATIONS, *others}
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from operation_pairs import MODELS_SHAPES, Given, a, check, compile_kernels, dtypes, random, t, to_be_written
+from operation_pairs import MODELS_SHAPES, Given, a, check, compile_kernels, dtypes, random, strided, t, to_be_written
 
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.open_device import open_device
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    compile_kernels("minibatch.cu", "metrics.cu", "optimizers.cu")
+    compile_kernels("minibatch.cu", "metrics.cu", "optimizers.cu", "schedules.cu")
 
 
 # Minibatches ----------------------------------------------------------------------------------------------------------
@@ -88,6 +88,18 @@ def test_sum_of_squares(dtype):
 def test_a_sum_of_squares_beyond_float32():
     values = np.array([3e25, -4e25], np.float32)
     check("float32", "sum_of_squares", t(values), Given(np.full((), np.nan), out=True, grain="A"))
+
+
+def test_follow_schedule():
+    """Factors of all models or of each; settings alone or in pairs with 1/(1 − r); positions beyond the last row."""
+    for models_shape, own, pairs, n in itertools.product(MODELS_SHAPES, (False, True), (False, True), (1, 3, 700)):
+        rng = random(models_shape, own, pairs, n)
+        table = Given(rng.uniform(0, 1, (4, *(models_shape if own else ()), n)))
+        settings = Given(rng.uniform(0, 0.9, (*models_shape, n)), **strided(models_shape))
+        shape = (*models_shape, n, 2) if pairs else (*models_shape, n)
+        values = Given(np.full(shape, np.nan), out=True, **strided(models_shape))
+        for position in (0, 2, 7):
+            check("float32", "follow_schedule", table, Given(np.array([position])), settings, values)
 
 
 # Loss scaling ---------------------------------------------------------------------------------------------------------

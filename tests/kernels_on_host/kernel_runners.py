@@ -159,6 +159,24 @@ def copy(d: Draw) -> Case:
     return d.case(grid, {"source": source, "destination": destination, "n": n}, {"destination": near})
 
 
+def follow_schedule(d: Draw) -> Case:
+    """Factors of all models or of each; settings and values that lie in longer rows; positions beyond the last."""
+    steps, pairs, own = d.pick(1, 5), d.flip(), d.models if d.flip() else 1
+    table = d.numbers((steps, own * d.cols), np.float64, 0, 1)
+    position = d.memory.holding([d.random.integers(0, steps + 2)], d.chosen["C"])
+    settings = d.per_model(d.cols, np.float64, 0, 0.9)
+    values = d.memory.models(d.models, d.cols * (1 + pairs), np.float64, gap=d.pick(0, 3))
+    expected = np.empty((d.models, d.cols, 2) if pairs else (d.models, d.cols))
+    factors = np.array(table).reshape(steps, own, d.cols)
+    reference(numpy_ops.follow_schedule, factors, np.array(position), np.array(settings), expected)
+    parameters = {
+        "table": table, "position": position, "settings": settings, "values": values, "steps": steps,
+        "row": own * d.cols, "n": d.cols, "size": d.cols * (1 + pairs),
+    }  # fmt: skip
+    near = Near(expected.reshape(values.shape), 8 * np.finfo(float).eps * expected.reshape(values.shape))
+    return d.case((d.groups, 1), parameters, {"values": near})
+
+
 def sum_of_squares(d: Draw) -> Case:
     a = d.numbers((d.models, d.cols), d.T)
     parameters = {

@@ -176,6 +176,7 @@ RUNNERS = {
     "gather": (other.gather, "columns"),
     "advance": (other.advance, "flat"),
     "copy": (other.copy, "flat"),
+    "follow_schedule": (other.follow_schedule, "flat"),
     "unscale": (optimizers.unscale, "flat"),
     "update": (optimizers.update, "flat"),
     "residual_sums": (other.residual_sums, "columns"),

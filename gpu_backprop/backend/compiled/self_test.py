@@ -190,6 +190,7 @@ def cases(row: Row | None) -> Iterator[Case]:
         yield from _of_layers(some)
         yield from _of_buffers(some)
         yield from _of_minibatches(some)
+        yield from _of_schedules(some)
         right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
         outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
         losses = [right, replace(right, smooths=False), replace(right, accuracy="")]
@@ -252,6 +253,14 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
     counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
     yield "advance", [counter, 3], [counter]
     yield "copy", [source, to], [to]
+
+
+def _of_schedules(some: _Numbers) -> Iterator[Case]:
+    """Yields settings and dropout rates, with factors of all models or of each, at a position and beyond the last."""
+    for models, own, pairs, position in (((), (), (), 1), ((3,), (), (2,), 3), ((3,), (3,), (), 9)):
+        table, settings = (some(*shape, low=0, high=0.9, dtype=np.float64) for shape in ((4, *own, 5), (*models, 5)))
+        values = np.zeros((*models, 5, *pairs))
+        yield "follow_schedule", [table, np.array([position]), settings, values], [values]
 
 
 def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:

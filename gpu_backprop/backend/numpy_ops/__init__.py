@@ -22,3 +22,4 @@ from gpu_backprop.backend.numpy_ops.losses import (
 )
 from gpu_backprop.backend.numpy_ops.minibatch import advance, gather
 from gpu_backprop.backend.numpy_ops.optimizers import update
+from gpu_backprop.backend.numpy_ops.schedules import follow_schedule

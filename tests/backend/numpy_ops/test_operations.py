@@ -140,6 +140,25 @@ def test_groups_are_steps_of_their_own(device, rule, models, dtype):
         np.testing.assert_array_equal(half_parameters[..., part], w[..., part].astype("f2") if rate else 7)
 
 
+@pytest.mark.parametrize("models", [(), (2,)], ids=str)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_follow_schedule(device, models, own, pairs):
+    """values = settings ⊙ table[position], in a view of a longer row; beyond the last row, that one holds."""
+    table = np.linspace(0.1, 0.9, 24).reshape(3, *(models if own else ()), -1)[..., :3]
+    whole, settings = np.zeros((*models, 5)), np.linspace(0.2, 0.8, 10).reshape(2, 5)[0 if not models else slice(None)]
+    settings = settings[..., 1:4]
+    values = np.zeros((*models, 3, 2)) if pairs else whole[..., 2:]
+    for position, row in ((0, 0), (1, 1), (2, 2), (3, 2), (2**40, 2)):
+        with device.computing():
+            run(numpy_ops.follow_schedule(device, table, np.array([position]), settings, values))
+        wanted = settings * table[row]
+        np.testing.assert_array_equal(values[..., 0] if pairs else values, wanted)
+        if pairs:
+            np.testing.assert_allclose(values[..., 1], 1 / (1 - wanted), rtol=1e-15)
+    assert (whole[..., :2] == 0).all()
+
+
 # S, streak, skipped; whether ∇ overflows; what counts: what becomes of S, streak, skipped; the factor
 UNSCALED = [
     ((65536, 5, 0), False, None, (65536, 6, 0), 1 / 65536),

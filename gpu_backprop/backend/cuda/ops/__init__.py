@@ -19,4 +19,5 @@ from gpu_backprop.backend.cuda.ops.losses import (
 )
 from gpu_backprop.backend.cuda.ops.minibatch import advance, gather
 from gpu_backprop.backend.cuda.ops.optimizers import update
+from gpu_backprop.backend.cuda.ops.schedules import follow_schedule
 from gpu_backprop.backend.cuda.ops.train_epoch import train_epoch

@@ -1,0 +1,66 @@
+"""Schedules on CUDA: captured, streamed and in every dtype, a fit has the settings that it has on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.training import streaming
+
+pytestmark = pytest.mark.gpu
+
+ROWS, INPUTS, BATCH = 37, 5, 8
+STREAM = np.random.default_rng(11)
+X = STREAM.normal(size=(ROWS, INPUTS)).astype(np.float32)
+LABELS = STREAM.integers(0, 3, ROWS)
+SCHEDULE = {"learning_rate": gb.Warmup(3, "cosine"), "momentum": lambda step, steps: [1, 1 - step / steps]}
+
+
+class Settings:
+    """What each step had: the optimizer's numbers, and the dropout rates."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step(self, state):
+        to_host, net = state.trainer.device.to_host, state.trainer.network
+        self.seen.append((to_host(state.trainer.optimizer.hyper), to_host(net.dropout_rates)))
+
+
+def fit(device, dtype="float32", graph=False, stream=False, epochs=2):
+    layers = [gb.Dense(6, "tanh"), gb.Dropout([0.5, 0.2], schedule="linear"), gb.Dense(3, "softmax")]
+    net = gb.Network(INPUTS, layers, dtype=dtype, device=device, seed=[1, 2])
+    optimizer = gb.SGD([0.1, 0.2], momentum=0.9, schedule=SCHEDULE)
+    modes = {"graph": graph, "stream": stream} if device == "cuda" else {}
+    trainer, settings = gb.Trainer(net, optimizer=optimizer, batch_size=BATCH, **modes), Settings()
+    trainer.fit(X, LABELS, epochs, progress=False, callbacks=[settings])
+    return trainer, settings.seen
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("graph", [False, True, "auto"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_every_step_has_the_settings_of_the_cpu(dtype, graph, stream, monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 3 * BATCH * (4 * INPUTS + 8))
+    (there, seen), (here, wanted) = fit("cuda", dtype, graph, stream), fit("cpu")
+    if dtype != "float16":  # of which the first steps are skipped, and not counted
+        np.testing.assert_array_equal([h[..., 0] for h, _ in seen], [h[..., 0] for h, _ in wanted])
+    for got, want in zip(seen, wanted, strict=True):
+        np.testing.assert_allclose(got[0][..., 1:], want[0][..., 1:], rtol=1e-15)
+        np.testing.assert_allclose(got[1][:, 1], want[1][:, 1], rtol=1e-15)
+    to_host = there.device.to_host
+    assert to_host(there.optimizer.hyper)[..., 1:].tolist() == [[0.1, 0.9], [0.2, 0.9]]
+    assert there.history["learning_rate"] == here.history["learning_rate"]
+    if dtype == "float32":
+        np.testing.assert_allclose(to_host(there.network.parameters), here.network.parameters, rtol=1e-4, atol=1e-5)
+
+
+def test_one_launch_has_none():
+    net = gb.Network(INPUTS, [gb.Dense(3, "softmax")], device="cuda")
+    trainer = gb.Trainer(net, optimizer=gb.SGD(0.1, schedule="cosine"), one_launch=True)
+    with pytest.raises(InputError, match=r"one_launch=True cannot be: settings are read once an epoch"):
+        trainer.fit(X, LABELS, 1, progress=False)
+    trainer.optimizer.schedule = None
+    trainer.fit(X, LABELS, 1, progress=False)
