@@ -4,15 +4,16 @@ optimizer.py, and what it is made of in backend/update_rule.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import Array, Call, Calls, Work, call
-from gpu_backprop.backend.update_rule import UpdateRule
-from gpu_backprop.network.numbers import scalar, switch
-from gpu_backprop.training.optimizer import Optimizer, Setting
+from gpu_backprop.backend.update_rule import OPTIONAL, UpdateRule
+from gpu_backprop.network.numbers import is_zero, switch
+from gpu_backprop.training.optimizer import Optimizer, Common, Setting
 
 FAR = 1e-12
 """Of the largest number: squares below it do not add up to it in any number of steps that somebody waits for."""
@@ -63,6 +64,7 @@ class SGD(Optimizer):
         learning_rate: η > 0.
         momentum: μ in [0, 1); 0: none.
         nesterov: whether to look ahead; needs momentum.
+        more: weight_decay, l1 and l2, see `Optimizer`; those that follow take them too.
     """
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -71,22 +73,23 @@ class SGD(Optimizer):
         "nesterov": "SGD(0.1, momentum=0.9, nesterov=True): it is decided when it is made",
     }
 
-    def __init__(self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False) -> None:
-        plain: Any = scalar(momentum)
-        has_momentum = not isinstance(plain, (int, float)) or plain is False or plain != 0  # False is refused below
-        if switch("nesterov", nesterov) and not has_momentum:
+    def __init__(
+        self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False, **more: Unpack[Common]
+    ) -> None:
+        if not is_zero(momentum):
+            rule = NESTEROV if switch("nesterov", nesterov) else MOMENTUM
+            super().__init__(rule, learning_rate=learning_rate, momentum=momentum, **more)
+        elif switch("nesterov", nesterov):
             raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
-        if has_momentum:
-            super().__init__(NESTEROV if nesterov else MOMENTUM, learning_rate=learning_rate, momentum=momentum)
         else:
-            super().__init__(PLAIN, learning_rate=learning_rate)
+            super().__init__(PLAIN, learning_rate=learning_rate, **more)
 
     @property
     def name(self) -> str:
         return "sgd"
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | ({"nesterov": True} if self.rule == NESTEROV else {})
+        return super().describe() | ({"nesterov": True} if self.rule.name == NESTEROV.name else {})
 
 
 def _rmsprop(
@@ -228,8 +231,10 @@ class RMSprop(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    def __init__(self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8) -> None:
-        super().__init__(RMSPROP, learning_rate=learning_rate, decay=decay, epsilon=epsilon)
+    def __init__(
+        self, learning_rate: Setting = 0.001, decay: Setting = 0.9, epsilon: Setting = 1e-8, **more: Unpack[Common]
+    ) -> None:
+        super().__init__(RMSPROP, learning_rate=learning_rate, decay=decay, epsilon=epsilon, **more)
 
 
 class Adagrad(Optimizer):
@@ -240,8 +245,8 @@ class Adagrad(Optimizer):
         epsilon: ε ≥ 1e-30.
     """
 
-    def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10) -> None:
-        super().__init__(ADAGRAD, learning_rate=learning_rate, epsilon=epsilon)
+    def __init__(self, learning_rate: Setting = 0.01, epsilon: Setting = 1e-10, **more: Unpack[Common]) -> None:
+        super().__init__(ADAGRAD, learning_rate=learning_rate, epsilon=epsilon, **more)
 
 
 class Adam(Optimizer):
@@ -255,9 +260,10 @@ class Adam(Optimizer):
     """
 
     def __init__(
-        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8
-    ) -> None:
-        super().__init__(ADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
+        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
+        **more: Unpack[Common],
+    ) -> None:  # fmt: skip
+        super().__init__(ADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
 
 
 class AdamW(Optimizer):
@@ -266,17 +272,14 @@ class AdamW(Optimizer):
 
     Args:
         learning_rate, beta1, beta2, epsilon: as Adam's.
-        weight_decay: λ ≥ 0; it acts on all parameters, on biases too, unless a layer's weight_decay_factor says
-            otherwise.
+        weight_decay: λ ≥ 0, 0.01 unless it is given.
     """
 
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
-        weight_decay: Setting = 0.01,
+        **more: Unpack[Common],
     ) -> None:  # fmt: skip
-        super().__init__(
-            ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
-        )
+        super().__init__(ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
 
 
 OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
@@ -288,8 +291,12 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 }
 """By name, a class, or another function, that makes the optimizer with its default settings."""
 
-RULES: Sequence[UpdateRule] = [PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OPTIMIZERS.values() if f is not SGD)]
-"""The rules of all optimizers."""
+REGULARIZED = replace(MOMENTUM.with_settings(*OPTIONAL), name="regularized")
+
+RULES: Sequence[UpdateRule] = [
+    PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OPTIMIZERS.values() if f is not SGD), REGULARIZED,
+]  # fmt: skip
+"""The rules of all optimizers, and one with all that any may have besides, for what goes through every rule."""
 
 
 def optimizer(spec: str | Optimizer) -> Optimizer:
