@@ -18,7 +18,7 @@ def table() -> str:
     rows = ["| rule | a step | settings |", "| --- | --- | --- |"]
     for rule in RULES:
         name = f"`{rule.name}`" if rule.name in OPTIMIZERS else rule.name
-        step = Optimizer(rule).formula.replace(", ", "<br>")
+        step = re.sub(r", (?=\S+ [←=])", "<br>", Optimizer(rule).formula)
         settings = ", ".join(f"{symbol(setting)} `{setting}={default:g}`" for setting, default in rule.settings.items())
         rows.append(f"| {name} | {step} | {settings} |")
     return "\n".join(rows)

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(256, resident_blocks<T, U>) update(
     acc<T>* moments,                // [count, models, n]?
     double* hyper,                  // [models, settings] step and the settings of the rule
     const double* gradient_factor,  // [models]?
-    const acc<T>* groups,           // [2, blocks]? the factors of rate and decay
+    const acc<T>* groups,           // [3, blocks]? the factors of rate, decay and penalties
     T* half_parameters,             // [models, n]?
     u32* tickets,                   // [models]
     i64 n, i64 blocks, int count, int settings) {
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(256, resident_blocks<T, U>) update(
     for (int k = 0; k < V; k++) {
       A moment[U::moments + 1];
       for (int m = 0; m < U::moments; m++) moment[m] = found[m].at[k];
-      const A change = rule.step(ws.at[k], gradient_factor ? factor * gs.at[k] : gs.at[k], moment);
+      const A g_k = gradient_factor ? factor * gs.at[k] : gs.at[k];
+      const A change = rule.step(ws.at[k], rule.gradient(ws.at[k], g_k, group.penalty), moment);
       for (int m = 0; m < U::moments; m++) found[m].at[k] = moment[m];
       ws.at[k] = group.template moved<U>(rule, ws.at[k], change);
       halves.at[k] = from_acc<T>(ws.at[k]);

@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     A* g,                   // [models, n]
     A* moments,             // [count, models, n]?
     double* hyper,          // [models, settings]
-    const A* groups,        // [2, blocks]? the factors of rate and decay
+    const A* groups,        // [3, blocks]? the factors of rate, decay and penalties
     const double* numbers,  // [models, loss_numbers] of the loss: label smoothing, and those of E
     double* total,          // [models, 3]
     i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int count,
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       const A grad = gs[i];
       const Group<A> group(groups, blocks, i);
       if (group.rate != A(0)) {
-        const A change = step_of<U>(rule, ws[i], grad, moments, mine + i, apart);
+        const A change = step_of<U>(rule, ws[i], grad, group.penalty, moments, mine + i, apart);
         ws[i] = group.template moved<U>(rule, ws[i], change);
         if (last) g[mine + i] = grad;
       }

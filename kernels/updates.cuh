@@ -9,15 +9,16 @@ template<class A> BP_DEV A clip(A g, A bound) {
 template<class A> BP_DEV A largest_gradient() { return A(0.5) * sqrt(most<A>()); }
 template<class A> BP_DEV A sign(A a) { return a > A(0) ? A(1) : a < A(0) ? A(-1) : a; }
 
-// The factors of rate and decay of the block of 256 bytes that parameter i lies in. Where there is no table both are 1,
-// and nothing is multiplied by them. Where the rate is 0, the parameter and its moments stay as they are.
+// The factors of rate, decay and penalties of the block of 256 bytes that parameter i lies in. Where there is no table
+// all are 1, and nothing is multiplied by those of rate and decay. Where the rate is 0, the parameter and its moments
+// stay as they are.
 template<class A> struct Group {
   const bool some;
-  A rate, decay;
-  BP_DEV Group(const A* groups, i64 blocks, i64 i) : some(groups), rate(A(1)), decay(A(1)) {
+  A rate, decay, penalty;
+  BP_DEV Group(const A* groups, i64 blocks, i64 i) : some(groups), rate(A(1)), decay(A(1)), penalty(A(1)) {
     if (!some) return;
     const i64 block = i * i64(sizeof(A)) / 256;
-    rate = groups[block], decay = groups[blocks + block];
+    rate = groups[block], decay = groups[blocks + block], penalty = groups[2 * blocks + block];
   }
   // W <- (1 - eta lambda rate decay) W - rate change
   template<class U, class Rule> BP_DEV A moved(const Rule& rule, A w, A change) const {
@@ -26,11 +27,12 @@ template<class A> struct Group {
   }
 };
 
-// The change of parameter i, whose moments lie `apart` from each other.
-template<class U, class Rule, class A> BP_DEV A step_of(const Rule& rule, A w, A g, A* moments, i64 i, i64 apart) {
+// The change of parameter i, whose moments lie `apart` from each other, and whose penalties have a factor.
+template<class U, class Rule, class A>
+BP_DEV A step_of(const Rule& rule, A w, A g, A penalty, A* moments, i64 i, i64 apart) {
   A moment[U::moments + 1];
   for (int m = 0; m < U::moments; m++) moment[m] = moments[m * apart + i];
-  const A change = rule.step(w, g, moment);
+  const A change = rule.step(w, rule.gradient(w, g, penalty), moment);
   for (int m = 0; m < U::moments; m++) moments[m * apart + i] = moment[m];
   return change;
 }

@@ -8,12 +8,17 @@ from group_cases import STEPS
 from own_optimizers import Lion
 
 import gpu_backprop as gb
+from gpu_backprop.training.optimizers import REGULARIZED
 
 SEEDS, RATES, SLOW, BATCH, EPOCHS = [3, 4], [0.25, 0.5], 0.25, 6, 2
+PENALTY = {"weight": 0.5, "bias": 2}
 OPTIMIZERS = {
     "momentum": lambda: gb.SGD([0.1, 0.05], momentum=0.9),
     "AdamW": lambda: gb.AdamW(0.01, weight_decay=[0.3, 0.1]),
     "Lion": lambda: Lion([0.01, 0.02], weight_decay=0.3),
+    "regularized": lambda: gb.Optimizer(
+        REGULARIZED, learning_rate=[0.1, 0.05], weight_decay=0.3, l1=0.02, l2=[0.1, 0.2], clip_value=[0.05, 0.02]
+    ),
 }
 
 _random = np.random.default_rng(5)
@@ -28,7 +33,7 @@ def train(optimizer, member=None, dropout=True, dtype="float64", device="cpu", *
         gb.Dense(8, "tanh", trainable=False),
         *([gb.Dropout(RATES[of])] * dropout),
         gb.Dense(6, "tanh", learning_rate_factor=SLOW, weight_decay_factor={"bias": 0}),
-        gb.Dense(3, "softmax", weight_decay_factor={"bias": 0}),
+        gb.Dense(3, "softmax", weight_decay_factor={"bias": 0}, penalty_factor=PENALTY),
     ]
     net = gb.Network(4, layers, dtype=dtype, device=device, seed=SEEDS[of])
     trainer = gb.Trainer(net, None, gb.Optimizer(optimizer.rule, **alone), batch_size=BATCH, **options)
@@ -62,10 +67,16 @@ def train_by_hand(net, start, random, optimizer, member, dropout=True):
             grad_z3 = (e / e.sum(axis=1, keepdims=True) - y) / len(x)
             grad_z2 = grad_z3 @ w[third, "weight"].T * (1 - h2 * h2)
             t += 1
-            for number, h, grad_z, rate in ((second, h1, grad_z2, SLOW), (third, h2, grad_z3, 1.0)):
-                for name, g, decay in (("weight", h.T @ grad_z, 1.0), ("bias", grad_z.sum(axis=0), 0.0)):
-                    key = number, name
-                    w[key], *moments[key] = step(w[key], g, moments[key], t, *settings, rate=rate, decay=decay)
+            weights_alone = {"weight": 1, "bias": 0}
+            for number, h, grad_z, rate, penalty in (
+                (second, h1, grad_z2, SLOW, weights_alone), (third, h2, grad_z3, 1.0, PENALTY)
+            ):  # fmt: skip
+                for name, g in (("weight", h.T @ grad_z), ("bias", grad_z.sum(axis=0))):
+                    key, factors = (
+                        (number, name),
+                        {"rate": rate, "decay": weights_alone[name], "penalty": penalty[name]},
+                    )
+                    w[key], *moments[key] = step(w[key], g, moments[key], t, *settings, **factors)
     return [w, *({key: of[k] for key, of in moments.items()} for k in range(len(optimizer.rule.moments)))]
 
 

@@ -131,24 +131,33 @@ def _loss(row: LossFormula) -> str:
 
 def _update(row: UpdateRule) -> str:
     """Writes how many moments and settings a rule has, and of<A>, which holds its coefficients: prepare<C> works them
-    out in C, and step(w, g, moments) returns the change of one parameter."""
+    out in C, gradient(w, g, penalty) returns what the rule gets as g, where penalty is the factor of l1 and l2, and
+    step(w, g, moments) the change of one parameter."""
     if not row.cuda:
         raise DeviceError(
             f"{row.name!r} has no C++ text to make a kernel of; give its UpdateRule one as cuda, or use device='cpu'."
         )
     settings = "".join(f"      const double {name} = setting[{k}];\n" for k, name in enumerate(row.settings))
     coefficients = "".join(f"      {name} = A(C({text}));\n" for name, text in row.cuda_coefficients.items())
+    clip = "      g = g > clip_above ? clip_above : g < clip_below ? clip_below : g;\n" if row.clips else ""
+    slopes = {"l2": "penalty_l2 * w", "l1": "penalty_l1 * sign(w)"}
+    penalties = " + ".join(text for name, text in slopes.items() if name in row.settings)
+    penalty = f"      g += penalty * ({penalties});\n" if penalties else ""
     shrink = "learning_rate * weight_decay" if row.decays else "0"
     moments = "".join(f"      A& {name} = all_moments[{k}];\n" for k, name in enumerate(row.moments))
     return (
         f"struct {functor_name(row)} {{\n"
         f"  enum {{ moments = {len(row.moments)}, settings = {len(row.settings)}, decays = {int(row.decays)} }};\n"
         f"  template<class A> struct of {{\n"
-        f"    A {', '.join(['weight_shrink, weight_keep', *row.coefficients])};\n"
+        f"    A {', '.join(['weight_shrink, weight_keep', *row.cuda_coefficients])};\n"
         f"    template<class C> BP_DEV void prepare(double step, const double* setting) {{\n"
         f"      const C largest = C(largest_gradient<A>());\n{settings}{coefficients}"
         f"      weight_shrink = A({shrink}), weight_keep = A(1 - {shrink});\n"
         f"      (void)step, (void)largest{''.join(f', (void){name}' for name in row.settings)};\n"
+        f"    }}\n"
+        f"    BP_DEV A gradient(A w, A g, A penalty) const {{\n"
+        f"{clip}{penalty}      (void)w, (void)penalty;\n"
+        f"      return g;\n"
         f"    }}\n"
         f"    BP_DEV A step(A w, A g, A* all_moments) const {{\n{moments}"
         f"      A change = A(0) / A(0);\n"  # what assigns nothing to it is found

@@ -205,11 +205,13 @@ class Operations(Protocol[D]):
         self, device: D, w: Array, g: Array, moments: Array | None, rule: UpdateRule, hyper: Array,
         gradient_factor: Array | None, groups: Array | None, half_parameters: Array | None,
     ) -> Calls:  # fmt: skip
-        """W ← (1 − ηλ)W − change, where the rule makes the change of gradient_factor·g. hyper: step and the rule's
-        settings, float64. moments: (count, ..., parameters), those of the rule in their order.
+        """W ← (1 − ηλ)W − change, where the rule makes the change of gradient_factor·g, clipped to ±clip_value, plus
+        l2·W + l1·sign(W), as far as these are settings of the rule. hyper: step and the rule's settings, float64.
+        moments: (count, ..., parameters), those of the rule in their order.
 
-        groups, (2, blocks), has for each block of 256 bytes of a model's parameters the factor of η and that of λ:
-        W ← (1 − ηλ·rate·decay)W − rate·change. Where the rate factor is 0, neither W nor its moments change.
+        groups, (3, blocks), has for each block of 256 bytes of a model's parameters the factors of η, λ and the
+        penalties l1 and l2: W ← (1 − ηλ·rate·decay)W − rate·change, with penalty·(l2·W + l1·sign(W)). Where the rate
+        factor is 0, neither W nor its moments change.
         """
 
 

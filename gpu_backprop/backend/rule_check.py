@@ -17,7 +17,8 @@ import numpy as np
 from gpu_backprop.backend.formula import Array, Calls
 from gpu_backprop.backend.rule_text import NAME, arithmetic
 
-AROUND = "w g change step largest work t A C weight_shrink weight_keep all_moments setting prepare of"
+AROUND = """w g change step largest work t A C gradient clip_above clip_below penalty_l1 penalty_l2
+weight_shrink weight_keep all_moments setting prepare of"""
 CPP = """auto bool case catch char const default delete do double enum explicit export extern float friend goto inline
 int long namespace new operator private protected public register short signed static struct switch template this throw
 typename union unsigned using virtual void volatile"""
@@ -47,7 +48,7 @@ def check_names(rule: str, settings: Mapping[str, Any], names: Iterable[str]) ->
         if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or name in taken:
             raise ValueError(
                 f"{name!r} must be a name of ASCII letters, digits and _ that means nothing else, neither in the rule "
-                f"nor around its texts, in Python and C++ (as {AROUND} do)"
+                f"nor around its texts, in Python and C++ (as {' '.join(AROUND.split())} do)"
             )
         taken |= {name} - {rule}
     if next(iter(settings), "") != "learning_rate":

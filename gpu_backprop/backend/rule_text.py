@@ -16,7 +16,12 @@ from gpu_backprop.backend.errors import InputError
 NAME = re.compile(r"\{(\w+)\}")
 _READ = re.compile(r"\{\w+\}|\d+(?:\.\d+)?|√(?=\()|sign(?=\()|[-+−·/^²() ]")
 _PYTHON = str.maketrans({"−": "-", "·": "*", "²": "**2", "^": "**", "√": "root", "{": "", "}": ""})
-_MATH = {"__builtins__": {}, "root": lambda a: a**0.5, "sign": lambda a: float((a > 0) - (a < 0))}
+_MATH = {
+    "__builtins__": {},
+    "root": lambda a: a**0.5,
+    "sign": lambda a: float((a > 0) - (a < 0)),
+    "clip": lambda a, bound: min(max(a, -bound), bound),  # of gradients, by a setting; an author's line has none
+}
 
 _SYMBOL = "∇?[^\\W\\d_]\u0302?[₀-₉]*"
 _NEEDLESS_DOT = re.compile(

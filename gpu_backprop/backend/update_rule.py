@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -36,8 +36,9 @@ class UpdateRule:
         )
         trainer = Trainer(network, optimizer=Optimizer(SIGN_DESCENT, learning_rate=0.001))
 
-    Where weight_decay (λ) is among the settings, W ← (1 − ηλ)W − change: the decay is decoupled from the gradient
-    (Loshchilov and Hutter 2019), and the rule itself says nothing about it.
+    Any rule may have the settings of OPTIONAL, and itself says nothing about them. Where weight_decay (λ) is there,
+    W ← (1 − ηλ)W − change: the decay is decoupled from the gradient (Loshchilov and Hutter 2019). Where others are,
+    what the rule gets as g is the gradient clipped to ±clip_value, plus l2·W + l1·sign(W).
 
     Raises:
         InputError: a name is no identifier or stands for two things, a coefficient cannot be worked out, the NumPy
@@ -123,6 +124,11 @@ class UpdateRule:
         except Exception:
             return True
 
+    def with_settings(self, *names: str) -> UpdateRule:
+        """Returns this rule with some settings of OPTIONAL besides its own."""
+        added = {name: OPTIONAL[name] for name in names if name not in self.settings}
+        return replace(self, settings={**self.settings, **added}) if added else self
+
     def __hash__(self) -> int:
         return hash((self.name, self.numpy, self.cuda))
 
@@ -131,9 +137,30 @@ class UpdateRule:
         """Whether it has a decoupled weight decay."""
         return "weight_decay" in self.settings
 
-    def lines_for(self, rate: float = 1, decay: float = 1) -> Iterator[tuple[str, str, str]]:
-        """Yields the lines as (result, "←" or "=", text), with the weight decay, for parameters whose learning rate has
-        the factor `rate` and whose weight decay has the factor `decay`."""
+    @property
+    def clips(self) -> bool:
+        """Whether it clips the gradient by value."""
+        return "clip_value" in self.settings
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether it adds the slope of a penalty on W to the gradient."""
+        return "l1" in self.settings or "l2" in self.settings
+
+    @property
+    def of_gradient(self) -> dict[str, str]:
+        """By name, coefficients of what is done with the gradient before the rule gets it."""
+        return {name: text for name, text in OF_GRADIENT.items() if text.lstrip("-") in self.settings}
+
+    def lines_for(self, rate: float = 1, decay: float = 1, penalty: float = 1) -> Iterator[tuple[str, str, str]]:
+        """Yields the lines as (result, "←" or "=", text), with what the optional settings do, for parameters that have
+        these factors of the learning rate, the weight decay and the penalties. Where something is done with the
+        gradient first, that is the first line: g of "gradient"."""
+        slopes = {"l2": "{l2}·{w}", "l1": "{l1}·sign({w})"}
+        terms = [_times(penalty) + text for name, text in slopes.items() if name in self.settings and penalty]
+        if self.clips or terms:
+            gradient = "clip({gradient}, {clip_value})" if self.clips else "{gradient}"
+            yield "g", "=", " + ".join([gradient, *terms])
         *others, (w, text) = self.lines
         for result, other in others:
             yield result, "←" if result in self.moments else "=", other
@@ -147,12 +174,13 @@ class UpdateRule:
         """Of one parameter: one for each operator and function of the C++ text, and for what is done with the change.
         A gradient that is cut off counts as one operation."""
         text = re.sub(r"most<A>\(\)|A\(|<A>", "(", self.cuda)
-        return len(re.findall(r"(?<=[\w)]) *[-+*/](?!=) *|\b\w+\(", text)) + 1 + self.decays
+        own = len(re.findall(r"(?<=[\w)]) *[-+*/](?!=) *|\b\w+\(", text)) + 1 + self.decays
+        return own + sum({"l1": 3, "l2": 2, "clip_value": 2}.get(name, 0) for name in self.settings)
 
     @property
     def cuda_coefficients(self) -> dict[str, str]:
-        """The coefficients in C++."""
-        return {name: in_floats(text) for name, text in self.coefficients.items()}
+        """The coefficients in C++, those of the gradient too."""
+        return {name: in_floats(text) for name, text in {**self.coefficients, **self.of_gradient}.items()}
 
     def evaluator(self, texts: Iterable[str]) -> Callable[..., tuple[Any, ...]]:
         """Makes a function of some coefficients: of largest, step, and the settings in their order, each a number or an
@@ -160,6 +188,12 @@ class UpdateRule:
         names, values = ", ".join(("largest", "step", *self.settings)), "".join(f"{text}, " for text in texts)
         return _evaluator(f"lambda {names}: ({values})")
 
+
+OPTIONAL: Mapping[str, float] = {"weight_decay": 0.0, "l1": 0.0, "l2": 0.0, "clip_value": 1.0}
+"""Settings that any rule may have, with their defaults."""
+
+OF_GRADIENT = {"clip_above": "clip_value", "clip_below": "-clip_value", "penalty_l1": "l1", "penalty_l2": "l2"}
+"""The coefficients of those that change the gradient."""
 
 COEFFICIENT_MATH: dict[str, Any] = {
     "__builtins__": {},

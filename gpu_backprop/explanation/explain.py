@@ -264,7 +264,7 @@ class StepExplanation:
             return
         lines, spelled = [operation.formula], False
         for layer, name, shape, start in self.network.places:
-            symbol, (rate, decay) = _symbol(layer, name), layer.factors(name)
+            symbol, (rate, *factors) = _symbol(layer, name), layer.factors(name)
             if not rate:
                 why = "the factor of its learning rate is 0" if layer.trainable else "its layer is not trainable"
                 lines += ["", *wrapped(f"{symbol} stays as it is: {why}.")]
@@ -282,7 +282,8 @@ class StepExplanation:
                 g, scaled = self._unscaled(grad.cell(*at), at)
                 step = round(float(written["hyper"][0]))
                 lines += ["", *scaled]
-                lines += spell_update(self.trainer.optimizer, old.cell(*at), g, new.cell(*at), here, step, rate, decay)
+                cells = old.cell(*at), g, new.cell(*at)
+                lines += spell_update(self.trainer.optimizer, *cells, here, step, rate, *factors)
         self._add(operation, lines)
 
     def _unscaled(self, grad: Cell, at: tuple[int, ...]) -> tuple[Cell, list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -65,21 +65,24 @@ class Factors(NamedTuple):
     weight: float = 1.0
     bias: float = 1.0
 
-    @classmethod
-    def of(cls, name: str, value: Factor) -> Factors:
-        """Checks one number for both, or a mapping with one for either."""
-        given = value if isinstance(value, Mapping) else dict.fromkeys(cls._fields, value)
-        if unknown := [key for key in given if key not in cls._fields]:
+    def given(self, name: str, value: Factor) -> Factors:
+        """Checks one number for both, or a mapping with one for either, and puts them in place of these."""
+        given = value if isinstance(value, Mapping) else dict.fromkeys(self._fields, value)
+        if unknown := [key for key in given if key not in self._fields]:
             raise InputError(f"{name} has no {', '.join(map(repr, unknown))}: its keys are 'weight' and 'bias'.")
         accepted = "0 or a number from 1e-30 to 1e30, or a mapping of them such as {'bias': 0}"
-        return cls(**{key: number(name, one, accepted, _fits) for key, one in given.items()})
+        return self._replace(**{key: number(name, one, accepted, _fits) for key, one in given.items()})
 
-    @property
-    def plain(self) -> Factor:
-        """One number, or those that are not 1."""
+    def plain(self, default: Factors) -> Factor:
+        """Returns one number, or those that are not the default's; of the default itself, both."""
         if self.weight == self.bias:
             return self.weight
-        return MappingProxyType({name: factor for name, factor in self._asdict().items() if factor != 1})
+        others = {name: one for name, one in self._asdict().items() if one != getattr(default, name)}
+        return MappingProxyType(others or self._asdict())
+
+
+WEIGHTS_ALONE: Factor = MappingProxyType({"bias": 0.0})
+"""What the penalties l1 and l2 act on, unless a layer says otherwise."""
 
 
 class Training(NamedTuple):
@@ -88,13 +91,19 @@ class Training(NamedTuple):
     trainable: bool = True
     learning_rate_factor: Factors = Factors()
     weight_decay_factor: Factors = Factors()
+    penalty_factor: Factors = Factors(bias=0.0)
+
+    def plain(self, name: str) -> Factor:
+        """Returns the factors of that name, as `Factors.plain` does."""
+        return cast(Factors, getattr(self, name)).plain(self._field_defaults[name])
 
     def describe(self) -> dict[str, Any]:
         """Returns what is not the default, as plain data."""
         told: dict[str, Any] = {} if self.trainable else {"trainable": False}
-        for name, factors in zip(self._fields[1:], self[1:], strict=True):
-            if factors != (1, 1):
-                told[name] = dict(factors.plain) if isinstance(factors.plain, Mapping) else factors.plain
+        for name in self._fields[1:]:
+            if getattr(self, name) != self._field_defaults[name]:
+                plain = self.plain(name)
+                told[name] = dict(plain) if isinstance(plain, Mapping) else plain
         return told
 
 
@@ -170,20 +179,33 @@ class Layer(FixedAttributes):
     def learning_rate_factor(self) -> Factor:
         """What the learning rate is multiplied by: a number ≥ 0, or a mapping with one for "weight", "bias" or both.
         Assigning takes effect from the next epoch or step on."""
-        return self._training.learning_rate_factor.plain
+        return self._training.plain("learning_rate_factor")
 
     @learning_rate_factor.setter
     def learning_rate_factor(self, value: Factor) -> None:
-        self._set_training(learning_rate_factor=Factors.of("learning_rate_factor", value))
+        self._set_factors("learning_rate_factor", value)
 
     @property
     def weight_decay_factor(self) -> Factor:
         """What the optimizer's weight decay is multiplied by, as `learning_rate_factor`: {"bias": 0} decays no bias."""
-        return self._training.weight_decay_factor.plain
+        return self._training.plain("weight_decay_factor")
 
     @weight_decay_factor.setter
     def weight_decay_factor(self, value: Factor) -> None:
-        self._set_training(weight_decay_factor=Factors.of("weight_decay_factor", value))
+        self._set_factors("weight_decay_factor", value)
+
+    @property
+    def penalty_factor(self) -> Factor:
+        """What the optimizer's penalties l1 and l2 are multiplied by, as `learning_rate_factor`; unless it is given,
+        1 for weights and 0 for biases: {"bias": 1} penalizes biases too."""
+        return self._training.plain("penalty_factor")
+
+    @penalty_factor.setter
+    def penalty_factor(self, value: Factor) -> None:
+        self._set_factors("penalty_factor", value)
+
+    def _set_factors(self, name: str, value: Factor) -> None:
+        self._set_training(**{name: self._training._field_defaults[name].given(name, value)})
 
     def _set_training(self, **setting: Any) -> None:
         if not self.parameter_shapes():
@@ -198,10 +220,12 @@ class Layer(FixedAttributes):
                 for gradient in gradients:
                     gradient[...] = 0
 
-    def factors(self, name: str) -> tuple[float, float]:
-        """Returns those of the learning rate, 0 where it is frozen, and of the weight decay, for "weight" or "bias"."""
-        trainable, rate, decay = self._training
-        return getattr(rate, name) if trainable else 0.0, getattr(decay, name)
+    def factors(self, name: str) -> tuple[float, float, float]:
+        """Returns those of the learning rate, 0 where it is frozen, of the weight decay, and of the penalties, for
+        "weight" or "bias"."""
+        trainable, *factors = self._training
+        rate, decay, penalty = (getattr(one, name) for one in factors)
+        return rate if trainable else 0.0, decay, penalty
 
     def gradient_of(self, name: str) -> Array | None:
         """Returns where ∇W or ∇b goes; None where there is none, or the layer is not trainable."""

@@ -13,7 +13,7 @@ from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.activations import activation
 from gpu_backprop.network.initializers import Initializer, initializer
-from gpu_backprop.network.layer import Factor, Layer
+from gpu_backprop.network.layer import WEIGHTS_ALONE, Factor, Layer
 from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
 from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
@@ -35,17 +35,18 @@ class Dense(Layer):
         trainable: whether steps change W and b.
         learning_rate_factor, weight_decay_factor: ≥ 0, what the optimizer's learning rate and weight decay are
             multiplied by here. A mapping such as {"bias": 0} has a factor for W, for b, or for both.
+        penalty_factor: the same of the optimizer's penalties l1 and l2, from which b is exempt unless it has one here.
     """
 
     def __init__(
         self, units: int, activation: str | Activation = "identity", *, bias: bool = True,
         init: str | Initializer | None = None, trainable: bool = True, learning_rate_factor: Factor = 1.0,
-        weight_decay_factor: Factor = 1.0,
+        weight_decay_factor: Factor = 1.0, penalty_factor: Factor = WEIGHTS_ALONE,
     ) -> None:  # fmt: skip
         self.outputs = positive("units", units)
         self.activation, self.has_bias = _activation(activation), switch("bias", bias)
         self.initializer = initializer(init, self.activation.name)
-        self.trainable = trainable
+        self.trainable, self.penalty_factor = trainable, penalty_factor
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
@@ -99,14 +100,15 @@ class Bias(Layer):
 
     Args:
         activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
-        trainable, learning_rate_factor, weight_decay_factor: as of `Dense`.
+        trainable, learning_rate_factor, weight_decay_factor, penalty_factor: as of `Dense`.
     """
 
     def __init__(
         self, activation: str | Activation = "identity", *, trainable: bool = True,
         learning_rate_factor: Factor = 1.0, weight_decay_factor: Factor = 1.0,
+        penalty_factor: Factor = WEIGHTS_ALONE,
     ) -> None:  # fmt: skip
-        self.activation, self.trainable = _activation(activation), trainable
+        self.activation, self.trainable, self.penalty_factor = _activation(activation), trainable, penalty_factor
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:

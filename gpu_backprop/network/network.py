@@ -173,9 +173,9 @@ class Network(FixedAttributes):
         """All settings of the layers that decide what a plan is made of: where they change, plans are built anew."""
         return tuple([layer.plan_key for layer in self.layers])
 
-    def group_factors(self) -> Array | None:
+    def group_factors(self, penalized: bool = False) -> Array | None:
         """Returns what `parameters.group_factors` makes of the layers as they are set now."""
-        return group_factors(self.places, self._parameters.shape[-1], self.device)
+        return group_factors(self.places, self._parameters.shape[-1], self.device, penalized)
 
     def check_trainable(self) -> None:
         """Raises InputError where there are parameters and none of them is trainable."""

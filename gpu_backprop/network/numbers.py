@@ -64,6 +64,12 @@ def switch(name: str, value: object) -> bool:
     return bool(value)
 
 
+def is_zero(value: object) -> bool:
+    """Tells whether `value` is the number 0."""
+    plain = scalar(value)
+    return isinstance(plain, (int, float)) and plain is not False and plain == 0
+
+
 def scalar(value: object) -> object:
     """Converts a NumPy scalar or an array without axes to Python's number; anything else stays as it is."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):

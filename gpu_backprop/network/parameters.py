@@ -66,14 +66,14 @@ class FlatBuffers:
         return flat[..., start : start + math.prod(shape)].reshape(*self.models_shape, *shape)
 
 
-def group_factors(places: Sequence[Place], length: int, device: Device) -> Array | None:
-    """Returns what the learning rate (row 0) and the weight decay (row 1) are multiplied by in each 256 bytes of a
-    member's parameters: float64 (2, blocks), on the host. The learning rate's is 0 where a layer is not trainable. None
-    where all are 1."""
-    if all(layer.factors(name) == (1, 1) for layer, name, _, _ in places):
+def group_factors(places: Sequence[Place], length: int, device: Device, penalized: bool) -> Array | None:
+    """Returns what the learning rate (row 0), the weight decay (row 1) and the penalties (row 2) are multiplied by in
+    each 256 bytes of a member's parameters: float64 (3, blocks), on the host. The learning rate's is 0 where a layer is
+    not trainable. None where all that are read are 1; those of penalties are where there are some."""
+    if all(set(layer.factors(name)[: 2 + penalized]) == {1} for layer, name, _, _ in places):
         return None
     step = ALIGNMENT // device.master.itemsize
-    factors = np.ones((2, length // step))
+    factors = np.ones((3, length // step))
     for layer, name, shape, start in places:
         end = start + math.prod(shape)
         factors[:, start // step : -(-end // step)] = np.vstack(layer.factors(name))

@@ -109,8 +109,8 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
     plan.add(
         EpochOperations.train_epoch, f"{steps} × (y, ∇W of {batch} rows, {optimizer.formula}), E = Σe",
         {"w": "parameters", "g": "gradients"}, sources, order, cursor, layout(network, loss), w, g, moments,
-        optimizer.rule, hyper, group_factors(plan, network), loss.of_z(network.last.activation) or loss.formula,
-        numbers, loss.reduction == "mean", total, batch,
+        optimizer.rule, hyper, group_factors(plan, network, optimizer.rule),
+        loss.of_z(network.last.activation) or loss.formula, numbers, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     data.emit_advance(plan, data.rows)
     return plan

@@ -20,19 +20,24 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.rule_text import write_formula
-from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.backend.update_rule import OPTIONAL, UpdateRule
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import one_a_member, one_or_several
+from gpu_backprop.network.numbers import is_zero, one_a_member, one_or_several
 from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
 
 Setting = float | Sequence[float]
 Scheduled = str | Schedule | OwnSchedule | Mapping[str, str | Schedule | OwnSchedule] | None
+PENALTIES = "weight_decay", "l1", "l2"
+"""The optional settings of rules that are the user's to give; of 0 they do nothing."""
 
 
 class Common(TypedDict, total=False):
     """What every optimizer takes by name, besides its own settings."""
 
+    weight_decay: Setting
+    l1: Setting
+    l2: Setting
     schedule: Scheduled
 
 
@@ -45,13 +50,14 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "beta1": _SHARE,
     "beta2": _SHARE,
     "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
-    "weight_decay": ("a finite number ≥ 0", lambda v: 0 <= v < math.inf),
+    **dict.fromkeys(("weight_decay", "l1", "l2"), ("a finite number ≥ 0", lambda v: 0 <= v < math.inf)),
+    "clip_value": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),
 }
 """What a setting of that name may be, in words and as a test; of another name, FINITE."""
 
 SYMBOLS = {
-    "w": "W", "g": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε", "beta1": "β₁",
-    "beta2": "β₂", "weight_decay": "λ", "velocity": "v",
+    "w": "W", "g": "∇W", "gradient": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε",
+    "beta1": "β₁", "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "l1": "λ₁", "l2": "λ₂", "clip_value": "κ",
 }  # fmt: skip
 
 
@@ -67,15 +73,26 @@ class Optimizer(FixedAttributes):
     An optimizer of your own is Optimizer(rule, learning_rate=0.01), or a subclass whose constructor calls
     super().__init__(rule, learning_rate=...).
 
+    Every optimizer takes, besides its own settings,
+
+    - weight_decay, λ: W ← (1 − ηλ)W beside the step, decoupled from it (Loshchilov and Hutter 2019); it acts on biases
+      too, unless a layer's weight_decay_factor says otherwise.
+    - l2, l1: penalties on the weights, whose slopes are added to the gradient: ∇W + l2·W + l1·sign(W), of
+      E + ½·l2·ΣW² + l1·Σ|W|. PyTorch calls l2 weight_decay, but for AdamW. Biases are exempt, unless a layer's
+      penalty_factor says otherwise. The loss that is reported stays that of the data alone.
+
+    Each is there if it is given and not 0, and costs nothing if it is not. With `Trainer(clip_value=...)` the gradient
+    is clipped before.
+
     Args:
         rule: how a step changes a parameter.
         schedule: by what factor the learning rate is multiplied at each step of a fit: a name of SCHEDULES, a Schedule,
             or a function of (step, steps); or a mapping of such, by the names of settings. It can be set, from the next
             fit on. Steps are counted from 0 over all fits of a trainer, as epochs are, each with as many as in this
             fit; `steps` is where this fit will end. `Trainer.step` takes the settings as they are.
-        settings: numbers of the rule that are not its defaults, each one number or one a member. Each can be set as an
-            attribute too, also between steps, as in trainer.optimizer.learning_rate = 0.01: it takes effect from the
-            next step on.
+        settings: numbers of the rule that are not its defaults, and of those above, each one number or one a member.
+            Each can be set as an attribute too, also between steps, as in trainer.optimizer.learning_rate = 0.01: it
+            takes effect from the next step on.
 
     Raises:
         InputError: a setting is none of the rule's, or cannot be what is given; at any time before a step.
@@ -89,13 +106,16 @@ class Optimizer(FixedAttributes):
         moments: by name, flat arrays in the layout of the parameters.
     """
 
-    instead: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "rate": "learning_rate"}
+    instead: ClassVar[Mapping[str, str]] = {
+        "lr": "learning_rate",
+        "rate": "learning_rate",
+        **{name: f"it when an optimizer is made, as in Adam(0.001, {name}=0.0001)" for name in PENALTIES},
+        "clip_value": "Trainer(clip_value=1.0): it is decided when a trainer is made",
+    }
 
     def __init__(self, rule: UpdateRule, *, schedule: Scheduled = None, **settings: Setting) -> None:
         if not isinstance(rule, UpdateRule):
             raise InputError(f"rule must be an UpdateRule, got {type(rule).__name__} {rule!r}.")
-        for name in settings:
-            choose(f"setting of {rule.name}", name, rule.settings)
         for name in rule.settings:
             if hasattr(Optimizer, name) or name in ("network", "hyper", "unscheduled"):
                 raise InputError(
@@ -106,9 +126,19 @@ class Optimizer(FixedAttributes):
         self.hyper: Array | None = None
         self.unscheduled: Array | None = None
         self._moments: Array | None = None
-        self._settings = {name: self._check(name, value) for name, value in {**rule.settings, **settings}.items()}
-        rule.check_settings(self._settings)
+        self._take({**rule.settings, **settings})
         self.schedule = schedule
+
+    def _take(self, given: Mapping[str, Setting]) -> None:
+        """Takes settings, those of OPTIONAL too, which the rule then has; a penalty of 0 is none."""
+        for name in given:
+            choose(f"setting of {self.rule.name}", name, {**self.rule.settings, **OPTIONAL})
+        own = self.rule.settings
+        settings = {k: v for k, v in given.items() if k in own or k not in PENALTIES or not is_zero(v)}
+        self._rule = rule = self.rule.with_settings(*(name for name in OPTIONAL if name in settings))
+        self._settings, self.settable = {}, (*rule.settings,)
+        self._settings = {name: self._check(name, settings[name]) for name in rule.settings}
+        rule.check_settings(self._settings)
 
     def close(self) -> None:
         if "_rule" not in vars(self):
@@ -192,17 +222,22 @@ class Optimizer(FixedAttributes):
     @property
     def formula(self) -> str:
         """What a step does, as the authors of the rule wrote it."""
-        return ", ".join(
-            f"{symbol(name)} {sign} {write_formula(text, symbol)}" for name, sign, text in self.rule.lines_for()
-        )
+        lines = [*self.rule.lines_for()]
+        of_g = {"g": "g"} if lines[0][0] == "g" else {}
 
-    def bind(self, network: Network) -> Optimizer:
-        """Makes a copy of this optimizer with a fresh state for `network`."""
+        def name_of(name: str) -> str:
+            return of_g.get(name) or symbol(name)
+
+        return ", ".join(f"{name_of(name)} {sign} {write_formula(text, name_of)}" for name, sign, text in lines)
+
+    def bind(self, network: Network, **settings: Setting) -> Optimizer:
+        """Makes a copy of this optimizer with a fresh state for `network`, and with other settings, or more."""
         bound = copy.copy(self)
         bound.open()
-        bound._settings, bound.network, device = dict(self.settings), network, network.device
-        settings = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
-        hyper = np.stack([np.zeros(network.models_shape), *settings], axis=-1)
+        bound._take({**self.settings, **settings})
+        bound.network, device = network, network.device
+        columns = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
+        hyper = np.stack([np.zeros(network.models_shape), *columns], axis=-1)
         bound.hyper, bound.unscheduled = device.from_host(hyper), device.from_host(hyper[..., 1:].copy())
         if count := len(self.rule.moments):
             device.require({"moments": count * network.parameters.nbytes}, f"The state of {self!r}")
@@ -232,7 +267,7 @@ class Optimizer(FixedAttributes):
         plan.add(
             Operations.update, formula, {"w": "parameters"},
             network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,
-            group_factors(plan, network), network.half_parameters,
+            group_factors(plan, network, self.rule), network.half_parameters,
         )  # fmt: skip
 
     def emit_state(self, plan: Plan) -> tuple[Array, Array | None]:
@@ -241,9 +276,10 @@ class Optimizer(FixedAttributes):
         return plan.named("hyper", self.hyper), None if self._moments is None else plan.named("moments", self._moments)
 
 
-def group_factors(plan: Plan, network: Network) -> Array | None:
-    """Brings the network's table of factors for its blocks of parameters to the plan's device; None: all are 1."""
-    table = network.group_factors()
+def group_factors(plan: Plan, network: Network, rule: UpdateRule) -> Array | None:
+    """Brings the network's table of factors for its blocks of parameters to the plan's device; None: all that the rule
+    reads are 1."""
+    table = network.group_factors(rule.penalizes)
     if table is None:
         return None
     return plan.named("groups", plan.device.from_host(table, plan.device.master))

@@ -4,14 +4,15 @@ optimizer.py, and what it is made of in backend/update_rule.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import Array, Call, Calls, Work, call
-from gpu_backprop.backend.update_rule import UpdateRule
-from gpu_backprop.network.numbers import scalar, switch
+from gpu_backprop.backend.update_rule import OPTIONAL, UpdateRule
+from gpu_backprop.network.numbers import is_zero, switch
 from gpu_backprop.training.optimizer import Common, Optimizer, Setting
 
 FAR = 1e-12
@@ -63,7 +64,7 @@ class SGD(Optimizer):
         learning_rate: η > 0.
         momentum: μ in [0, 1); 0: none.
         nesterov: whether to look ahead; needs momentum.
-        more: schedule, see `Optimizer`; those that follow take it too.
+        more: weight_decay, l1, l2 and schedule, see `Optimizer`; those that follow take them too.
     """
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -75,13 +76,11 @@ class SGD(Optimizer):
     def __init__(
         self, learning_rate: Setting = 0.1, momentum: Setting = 0.0, nesterov: bool = False, **more: Unpack[Common]
     ) -> None:
-        plain: Any = scalar(momentum)
-        has_momentum = not isinstance(plain, (int, float)) or plain is False or plain != 0  # False is refused below
-        if switch("nesterov", nesterov) and not has_momentum:
-            raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
-        if has_momentum:
-            rule = NESTEROV if nesterov else MOMENTUM
+        if not is_zero(momentum):
+            rule = NESTEROV if switch("nesterov", nesterov) else MOMENTUM
             super().__init__(rule, learning_rate=learning_rate, momentum=momentum, **more)
+        elif switch("nesterov", nesterov):
+            raise InputError("nesterov=True needs a momentum > 0, such as momentum=0.9.")
         else:
             super().__init__(PLAIN, learning_rate=learning_rate, **more)
 
@@ -90,7 +89,7 @@ class SGD(Optimizer):
         return "sgd"
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | ({"nesterov": True} if self.rule == NESTEROV else {})
+        return super().describe() | ({"nesterov": True} if self.rule.name == NESTEROV.name else {})
 
 
 def _rmsprop(
@@ -273,18 +272,14 @@ class AdamW(Optimizer):
 
     Args:
         learning_rate, beta1, beta2, epsilon: as Adam's.
-        weight_decay: λ ≥ 0; it acts on all parameters, on biases too, unless a layer's weight_decay_factor says
-            otherwise.
+        weight_decay: λ ≥ 0, 0.01 unless it is given.
     """
 
     def __init__(
         self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
-        weight_decay: Setting = 0.01, **more: Unpack[Common],
+        **more: Unpack[Common],
     ) -> None:  # fmt: skip
-        super().__init__(
-            ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay,
-            **more,
-        )  # fmt: skip
+        super().__init__(ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
 
 
 OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
@@ -296,8 +291,12 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
 }
 """By name, a class, or another function, that makes the optimizer with its default settings."""
 
-RULES: Sequence[UpdateRule] = [PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OPTIMIZERS.values() if f is not SGD)]
-"""The rules of all optimizers."""
+REGULARIZED = replace(MOMENTUM.with_settings(*OPTIONAL), name="regularized")
+
+RULES: Sequence[UpdateRule] = [
+    PLAIN, MOMENTUM, NESTEROV, *(f().rule for f in OPTIMIZERS.values() if f is not SGD), REGULARIZED,
+]  # fmt: skip
+"""The rules of all optimizers, and one with all that any may have besides, for what goes through every rule."""
 
 
 def optimizer(spec: str | Optimizer) -> Optimizer:

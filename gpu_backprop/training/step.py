@@ -14,7 +14,7 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.training.fit_schedule import FollowedSchedule
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
-from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizer import Optimizer, Setting
 
 
 class State(NamedTuple):
@@ -27,15 +27,19 @@ class State(NamedTuple):
 class TrainingStep:
     """Builds the steps of one training, and owns what they share: the network, trained in place; copies of the loss and
     the optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's.
+    Gradients are clipped to ±clip_value; None: they are not.
 
     Attributes:
         seeds: of shuffling, each member's.
     """
 
-    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None) -> None:
+    def __init__(
+        self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None,
+        clip_value: Setting | None = None,
+    ) -> None:  # fmt: skip
         network.check_trainable()
         self.network, self.device, self.loss = network, network.device, loss.bind(network)
-        self.optimizer = optimizer.bind(network)
+        self.optimizer = optimizer.bind(network, **({} if clip_value is None else {"clip_value": clip_value}))
         self.scaling = LossScaling(network)
         self.seeds = network.reseed(seed)
         self._shuffling = [np.random.default_rng([s, 1]) for s in self.seeds]

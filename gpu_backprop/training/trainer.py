@@ -41,7 +41,7 @@ from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
-from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizer import Optimizer, Setting
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
@@ -72,6 +72,8 @@ class Trainer(FixedAttributes):
         one_launch: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
             memory: for small networks of Dense layers on CUDA, in float32 or float64, without sample weights. It gives
             what the ordinary steps give, to rounding. No epoch ends before its last step.
+        clip_value: every number of the gradient is clipped to ±clip_value, one number or one a member, before the
+            penalties of the optimizer are added; None: not. It is `trainer.optimizer.clip_value` then, and can be set.
         metrics: what is measured besides the loss, of validation data and by `evaluate`: names out of gb.METRICS, and
             functions of (y_true, y_pred) or (y_true, y_pred, weights), called by their __name__, that give a number:
             y_true as the targets were given, y_pred the outputs, (rows, outputs), weights (rows,) or None, on the host.
@@ -98,7 +100,7 @@ class Trainer(FixedAttributes):
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
-        one_launch: bool = False, metrics: Sequence[Given] | None = None,
+        one_launch: bool = False, clip_value: Setting | None = None, metrics: Sequence[Given] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -109,7 +111,7 @@ class Trainer(FixedAttributes):
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
         if one_launch:
             check_one_launch(network, loss, graph=self.graph, stream=self.stream)
-        self.training_step = step = TrainingStep(network, loss, optimizer, seed)
+        self.training_step = step = TrainingStep(network, loss, optimizer, seed, clip_value)
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
         self.history = History()

@@ -28,7 +28,7 @@ BP_CPU void update(
     float* moments,                 // [count, models, n]?
     const double* hyper,            // [models, settings] step and the settings of the rule
     const double* gradient_factor,  // [models]?
-    const float* groups,            // [2, blocks]? the factors of rate and decay
+    const float* groups,            // [3, blocks]? the factors of rate, decay and penalties
     i64 models, i64 n, i64 count, i64 settings, i64 blocks, i64 part, i64 parts) {
   const Range r = part_of(n, part, parts, BLOCK);
   const i64 apart = models * n;
@@ -43,7 +43,7 @@ BP_CPU void update(
       if (group.rate == 0.0f) continue;
       BP_LANES
       for (i64 i = m * n + first; i < m * n + end; i++)
-        w[i] = group.moved<U>(rule, w[i], step_of<U>(rule, w[i], factor * g[i], moments, i, apart));
+        w[i] = group.moved<U>(rule, w[i], step_of<U>(rule, w[i], factor * g[i], group.penalty, moments, i, apart));
     }
   }
 }

@@ -143,7 +143,7 @@ SIGNUM = UpdateRule(  # Bernstein et al. 2018, algorithm 2
 
 '''),
         ('    "adam": Adam,', '    "signum": partial(Optimizer, SIGNUM),\n'),
-        ("from typing import Any, ClassVar\n", "from functools import partial\n"),
+        ("from typing import Any, ClassVar", "from functools import partial\n"),
     ],
 }  # fmt: skip
 

@@ -110,6 +110,7 @@ def worked_out(numbers: str) -> float:
         "min": min,
         "abs": abs,
         "sign": lambda v: math.copysign(1, v) if v else 0.0,
+        "clip": lambda v, bound: max(-bound, min(v, bound)),
         "float": float,
     }
     return float(eval(text, {"__builtins__": {}}, functions))
@@ -200,8 +201,8 @@ def check(make: Any, x: Any, y: Any, weights: Any = None, *, numbers: bool = Tru
                     what,
                     digits,
                 )
-            of_moments = operation.name == "update" and make().optimizer.rule.moments
-            if digits and "…" not in symbols and "e[" not in symbols and not of_moments:
+            of_others = operation.name == "update" and len([*make().optimizer.rule.lines_for()]) > 1
+            if digits and "…" not in symbols and "e[" not in symbols and not of_others:
                 settings = make().optimizer.settings | {
                     "B": len(x),
                     "Σw": 0 if weights is None else float(sum(weights)),
@@ -308,8 +309,34 @@ def update_equations(text: str) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("step", [1, 2, 12])
 def test_every_optimizer(rule: gb.UpdateRule, step: int) -> None:
-    text = check(lambda: trained(rule, step - 1, learning_rate=0.03), X, TARGETS)
-    assert [*update_equations(text)] == [symbol(name) for name, _ in rule.lines[:-1]] + ["W1[0,0]"]
+    others = {"weight_decay": 0.1, "l1": 0.01, "l2": 0.2, "clip_value": 0.05}
+    settings = {name: value for name, value in others.items() if name in rule.settings}
+    text = check(lambda: trained(rule, step - 1, learning_rate=0.03, **settings), X, TARGETS)
+    names = ["g" if name == "g" else symbol(name) for name, *_ in rule.lines_for()]
+    assert [*update_equations(text)] == [*names[:-1], "W1[0,0]"]
+
+
+@pytest.mark.parametrize("clip_value", [0.05, 5.0])
+def test_what_is_done_with_the_gradient(clip_value: float) -> None:
+    """It is clipped, and the slopes of the penalties are added; those of another factor in another layer."""
+
+    def make() -> gb.Trainer:
+        net = network(gb.Dense(3, "tanh", penalty_factor={"weight": 0.5}), gb.Dense(2))
+        return gb.Trainer(net, None, gb.SGD(0.1, weight_decay=0.2, l1=0.01, l2=0.3), clip_value=clip_value)
+
+    text, w = check(make, X, TARGETS), make().network.layers[0].weight[0, 0]
+    assert "g = clip(∇W, κ) + λ₂W + λ₁·sign(W), W ← W − ηλW − ηg" in text
+    equations_of = update_equations(text)
+    formula, result = equations_of["g"]
+    assert formula == "clip(∇W1[0,0], κ) + 0.5·λ₂·W1[0,0] + 0.5·λ₁·sign(W1[0,0])"
+    trainer = make()
+    trainer.step(X, TARGETS)
+    layer = trainer.network.layers[0]
+    gradient = float(np.clip(layer.grad_weight[0, 0], -clip_value, clip_value))
+    g = gradient + 0.15 * w + 0.005 * np.sign(w)
+    assert value(result) == pytest.approx(g, abs=half_a_digit(result))
+    assert equations_of["W1[0,0]"][0] == "W1[0,0] − η·λ·W1[0,0] − η·g"
+    assert layer.weight[0, 0] == pytest.approx(0.98 * w - 0.1 * g, rel=1e-12)
 
 
 def test_an_optimizer_of_ones_own() -> None:

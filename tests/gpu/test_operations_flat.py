@@ -140,7 +140,7 @@ def test_optimizers(rule, dtype):
         rng = random(rule.name, dtype, n, models_shape)
         several = np.array([1, 0, 2.0**-9]) if models_shape else np.asarray(2.0**-9)
         factors = [None, np.ones(models_shape), np.zeros(models_shape), several]
-        groups = rng.choice([0, 0.5, 1, 2], (2, -(-n // blocks_of))) if n else None
+        groups = rng.choice([0, 0.5, 1, 2], (3, -(-n // blocks_of))) if n else None
         for k, factor in enumerate(factors if n == 33 else factors[::3]):
             w, g = rng.normal(size=(2, *models_shape, n))
             moments = a(rng.uniform(0.1, 1, (len(rule.moments), *w.shape)), out=True) if rule.moments else None

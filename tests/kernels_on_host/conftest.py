@@ -87,7 +87,7 @@ def loops(row: Activation | LossFormula) -> str:
 def preparations(rule: UpdateRule, types: Mapping[str, tuple[str, str]]) -> str:
     """C functions that work out the coefficients of a rule, with the factor of the weights before them; types: by
     dtype, those of parameters and of what coefficients are worked out in."""
-    coefficients = ", ".join(f"rule.{name}" for name in ("weight_shrink", "weight_keep", *rule.coefficients))
+    coefficients = ", ".join(f"rule.{name}" for name in ("weight_shrink", "weight_keep", *rule.cuda_coefficients))
     return "\n".join(
         PREPARE.format(name=functor_name(rule), dtype=dtype, A=A, C=C, coefficients=coefficients)
         for dtype, (A, C) in types.items()

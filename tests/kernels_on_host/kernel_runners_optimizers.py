@@ -30,9 +30,9 @@ def hyper_of(d: Draw, rule: UpdateRule, step: int, rate: float, **others: float)
 
 
 def groups_of(d: Draw, n: int, dtype: np.dtype) -> Array | None:
-    """Factors of rate and decay for each block of n parameters, some of which are frozen; or none."""
+    """Factors of rate, decay and penalties for each block of n parameters, some of which are frozen; or none."""
     blocks = -(-n * dtype.itemsize // BLOCK)
-    return d.memory.holding(d.random.choice([0, 0.5, 1, 2], (2, blocks)), dtype) if n and d.flip() else None
+    return d.memory.holding(d.random.choice([0, 0.5, 1, 2], (3, blocks)), dtype) if n and d.flip() else None
 
 
 def exact_groups(groups: Array | None) -> Array | None:
@@ -59,6 +59,8 @@ def update(d: Draw) -> Case:
     hyper = hyper_of(d, rule, d.pick(0, 1, 4), 0.1)
     moments, groups = moments_of(d, rule, hyper, shape, A), groups_of(d, d.cols, A)
     factor = d.memory.holding(d.random.choice([0, 1, 2.0**-7], d.models), np.float64) if d.flip(0.6) else None
+    if factor is not None:
+        factor[1:2] = 0  # of several models, one is skipped
     half_parameters = d.empty(shape, d.T) if d.flip() else None
     halves = np.full(shape, np.nan)
     after = {"w": exact(w), "moments": exact(moments), "hyper": exact(hyper)}

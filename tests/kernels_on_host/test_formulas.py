@@ -145,7 +145,8 @@ def test_the_coefficients_of_an_update_rule(request, rule, where, dtype):
         values = np.array([*settings.values()])
         shrink = settings[rate] * settings.get("weight_decay", 0)
         for step in (1, 2, 10, 1000, 10**6):
-            wanted = [shrink, 1 - shrink, *rule.evaluator(rule.coefficients.values())(largest, float(step), *values)]
+            texts = [*rule.coefficients.values(), *rule.of_gradient.values()]
+            wanted = [shrink, 1 - shrink, *rule.evaluator(texts)(largest, float(step), *values)]
             got = np.full(len(wanted), np.nan, dtype)
             library[f"{functor_name(rule)}_{dtype}"](
                 ctypes.c_double(step), ctypes.c_void_p(values.ctypes.data), ctypes.c_void_p(got.ctypes.data)

@@ -43,6 +43,14 @@ SETTINGS = [
         {"learning_rate_factor": 2.0, "weight_decay_factor": {"bias": 0.0}},
     ),
     ({"learning_rate_factor": {}, "weight_decay_factor": {"weight": 1.0}}, "", {}),
+    ({"penalty_factor": {"bias": 0}}, "", {}),
+    ({"penalty_factor": {"bias": 1}}, ", penalty_factor=1.0", {"penalty_factor": 1.0}),
+    ({"penalty_factor": 0}, ", penalty_factor=0.0", {"penalty_factor": 0.0}),
+    (
+        {"penalty_factor": {"weight": 0.5, "bias": 1}},
+        ", penalty_factor={'weight': 0.5, 'bias': 1.0}",
+        {"penalty_factor": {"weight": 0.5, "bias": 1.0}},
+    ),
 ]
 
 
@@ -51,7 +59,9 @@ def test_what_a_layer_tells_of_itself(given, written, told):
     """Only what is not the default, so that files of ordinary networks keep their bytes; and it is made again of it."""
     for made, name in ((gb.Dense(3, **given), "Dense(3, 'identity'"), (gb.Bias("tanh", **given), "Bias('tanh'")):
         assert repr(made) == f"{name}{written})"
-        assert {k: v for k, v in made.describe().items() if k in ("trainable", *SETTINGS[3][0])} == told
+        assert {
+            k: v for k, v in made.describe().items() if k in ("trainable", "penalty_factor", *SETTINGS[3][0])
+        } == told
     net = network(*layers(), gb.Dense(2, **given), seed=[1, 2])
     for again in (gb.Network.from_architecture(net.architecture()), net.copy(), copy.deepcopy(net)):
         assert again.architecture() == net.architecture()
@@ -69,7 +79,7 @@ WRONG = [-1, math.inf, math.nan, "1", None, True, [1, 2], {"bias": -1}, {"weight
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
-@pytest.mark.parametrize("name", ["learning_rate_factor", "weight_decay_factor"])
+@pytest.mark.parametrize("name", ["learning_rate_factor", "weight_decay_factor", "penalty_factor"])
 def test_a_factor_is_a_number_or_two(name, value):
     net = network(gb.Bias(), gb.Dense(3))
     for kind in (lambda **s: gb.Dense(3, **s), gb.Bias):
@@ -174,6 +184,9 @@ def test_no_table_where_all_factors_are_1():
     made = gb.Dense(3, learning_rate_factor=1, weight_decay_factor={"bias": 1.0})
     assert network(made, gb.Dropout(0.5), gb.Bias()).group_factors() is None
     assert network(gb.Dropout(0.5)).group_factors() is None
+    of_weights = network(gb.Dense(3, bias=False))
+    assert of_weights.group_factors(penalized=True) is None
+    assert network(gb.Dense(3)).group_factors(penalized=True).tolist() == [[1, 1], [1, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -181,17 +194,17 @@ def test_no_table_where_all_factors_are_1():
 def test_each_block_has_the_factors_of_its_array(dtype, seed):
     net = network(
         gb.Dense(70, trainable=False),
-        gb.Bias(learning_rate_factor={"bias": 0.5}, weight_decay_factor={"bias": 0}),
+        gb.Bias(learning_rate_factor={"bias": 0.5}, weight_decay_factor={"bias": 0}, penalty_factor=2),
         gb.Dense(33, bias=False, learning_rate_factor=3, weight_decay_factor={"weight": 0.25, "bias": 9}),
         gb.Dense(2),
         dtype=dtype, seed=seed,
     )  # fmt: skip
     wanted = {
-        (1, "weight"): (0, 1), (1, "bias"): (0, 1), (2, "bias"): (0.5, 0), (3, "weight"): (3, 0.25),
-        (4, "weight"): (1, 1), (4, "bias"): (1, 1),
+        (1, "weight"): (0, 1, 1), (1, "bias"): (0, 1, 0), (2, "bias"): (0.5, 0, 2), (3, "weight"): (3, 0.25, 1),
+        (4, "weight"): (1, 1, 1), (4, "bias"): (1, 1, 0),
     }  # fmt: skip
     table, step = net.group_factors(), ALIGNMENT // net.dtype.itemsize
-    assert table.dtype == np.float64 and table.shape == (2, net.parameters.shape[-1] // step)
+    assert table.dtype == np.float64 and table.shape == (3, net.parameters.shape[-1] // step)
     each = np.repeat(table, step, axis=1)
     assert len(net.places) == len(wanted)
     for layer, name, shape, start in net.places:

@@ -272,5 +272,5 @@ def test_the_table_is_counted():
     schedule = FitSchedule(trainer.network, trainer.optimizer, 1, 10, STEPS)
     needs = fit_needs(step, Settings(BATCH), data, None, schedule=schedule)
     assert needs["schedule"] == 8 * (10 * STEPS * (2 + 1) + 1)
-    smaller = fit_needs(step, Settings(BATCH // 2), data, None, schedule)
+    smaller = fit_needs(step, Settings(BATCH // 2), data, None, schedule=schedule)
     assert smaller["schedule"] == 8 * (10 * 6 * (2 + 1) + 1)

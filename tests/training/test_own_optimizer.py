@@ -132,7 +132,7 @@ def test_the_example_that_the_record_gives(back_end):
         {**vars(gb), "network": gb.Network(4, [gb.Dense(3, "softmax")], dtype="float32")},
         getdoc(gb.UpdateRule),
     )
-    exec(dedent(example[example.index("    from functools") : example.index("Where weight_decay")]), given)
+    exec(dedent(example[example.index("    from functools") : example.index("Any rule may")]), given)
     it = given["trainer"]
     before = it.network.layers[0].weight.copy()
     it.step(X, LABELS)

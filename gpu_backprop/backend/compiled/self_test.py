@@ -277,7 +277,7 @@ def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
         settings = np.array([2.0, *rule.settings.values()])
         hyper = some(*shape[:-1], len(settings), low=0.1, high=0.9, dtype=np.float64)
         np.copyto(hyper, settings, where=(settings < 0) | (settings > 1))
-        groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (2, blocks)) if blocks else None
+        groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (3, blocks)) if blocks else None
         factors = None if factor is None else np.array(factor, np.float64)
         written = [w, hyper, *([] if moments is None else [moments])]
         yield "update", [w, g, moments, rule, hyper, factors, groups, None], written

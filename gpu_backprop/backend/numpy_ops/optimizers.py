@@ -15,7 +15,7 @@ from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.scratch import Scratch
 from gpu_backprop.backend.update_rule import UpdateRule, largest_gradient
 
-CHANGE, SCALED = 6, 7
+CHANGE, GRADIENT = 6, 7
 """Slots of scratch memory: a rule may use those below."""
 
 
@@ -56,14 +56,14 @@ def _step(
     groups: Array | None, half_parameters: Array | None,
 ) -> Calls:  # fmt: skip
     """Counts the step, works out the coefficients, and changes one group after the other."""
-    values = device.empty((*hyper.shape[:-1], len(rule.coefficients)), w.dtype)
+    values = device.empty((*hyper.shape[:-1], len(rule.coefficients) + len(rule.of_gradient)), w.dtype)
     columns = [values[k, ...] if w.ndim == 1 else values[:, k : k + 1] for k in range(values.shape[-1])]
     yield _coefficients(rule, hyper, values)
     scale = None
     if factor is not None:
         scale = device.empty((*factor.shape, 1) if factor.ndim else (), w.dtype)
         yield partial(np.copyto, scale, factor[..., None] if factor.ndim else factor, "same_kind")
-    for part, rate, decay in _runs(groups, w):
+    for part, rate, decay, penalty in _runs(groups, w):
         keep = None
         if rule.decays:
             keep = device.empty(hyper.shape[:-1] + (1,) * (w.ndim - 1), w.dtype)
@@ -71,23 +71,37 @@ def _step(
             yield partial(_keep, eta, lam, rate * decay, keep)
         half = None if half_parameters is None else half_parameters[..., part]
         found = () if moments is None else moments[..., part]
-        formula = partial(_change, rule, rate)
+        formula = partial(_change, rule, rate, penalty)
         yield from in_blocks(
             device, formula, w[..., part], g[..., part], scale, keep, half, *found, *columns, axes=w.ndim
         )
 
 
 def _change(
-    rule: UpdateRule, rate: float, work: Scratch, w: Array, g: Array, scale: Array | None, keep: Array | None,
-    half_parameters: Array | None, *named: Array,
+    rule: UpdateRule, rate: float, penalty: float, work: Scratch, w: Array, g: Array, scale: Array | None,
+    keep: Array | None, half_parameters: Array | None, *arrays: Array,
 ) -> Calls:  # fmt: skip
     """W ← keep·W − rate·change of a block, and its copy."""
-    change = work.full(CHANGE)
+    change, own = work.full(CHANGE), work.full(GRADIENT)
+    named = dict(zip((*rule.moments, *rule.coefficients, *rule.of_gradient), arrays, strict=True))
     if scale is not None:
-        scaled = work.full(SCALED)
-        yield call(np.multiply, g, scale, out=scaled)
-        g = scaled
-    yield from rule.numpy(w, g, change, work, **dict(zip((*rule.moments, *rule.coefficients), named, strict=True)))
+        yield call(np.multiply, g, scale, out=own)
+        g = own
+    if rule.clips:
+        yield call(np.maximum, g, named.pop("clip_below"), out=own)
+        yield call(np.minimum, own, named.pop("clip_above"), out=own)
+        g = own
+    for name in ("penalty_l2", "penalty_l1"):
+        if (coefficient := named.pop(name, None)) is None or not penalty:
+            continue
+        if name == "penalty_l1":
+            yield call(np.sign, w, out=change)
+        yield call(np.multiply, change if name == "penalty_l1" else w, coefficient, out=change)
+        if penalty != 1:
+            yield call(np.multiply, change, penalty, out=change)
+        yield call(np.add, g, change, out=own)
+        g = own
+    yield from rule.numpy(w, g, change, work, **named)
     if keep is not None:
         yield call(np.multiply, w, keep, out=w)
     if rate != 1:
@@ -99,7 +113,8 @@ def _change(
 
 def _coefficients(rule: UpdateRule, hyper: Array, values: Array) -> Call:
     """A call that counts the step and turns hyper into coefficients in the working dtype."""
-    found, largest = rule.evaluator(rule.coefficients.values()), largest_gradient(values.dtype)
+    texts, largest = [*rule.coefficients.values(), *rule.of_gradient.values()], largest_gradient(values.dtype)
+    found = rule.evaluator(texts)
 
     def one() -> None:
         step, *settings = hyper.tolist()  # a number takes half the time of an array with one
@@ -119,15 +134,15 @@ def _keep(eta: Array, lam: Array, factor: float, keep: Array) -> None:
     keep[...] = (1 - eta * lam * factor).reshape(keep.shape)
 
 
-def _runs(groups: Array | None, w: Array) -> Iterator[tuple[slice, float, float]]:
+def _runs(groups: Array | None, w: Array) -> Iterator[tuple[slice, float, float, float]]:
     """Yields runs of neighbouring blocks whose factors are the same, as a place among the parameters, the factor of the
-    rate, which is not 0, and that of the decay."""
+    rate, which is not 0, that of the decay, and that of the penalties."""
     if groups is None:
-        yield slice(None), 1.0, 1.0
+        yield slice(None), 1.0, 1.0, 1.0
         return
     size = ALIGNMENT // w.itemsize
     starts = [0, *(np.flatnonzero(np.any(np.diff(groups), axis=0)) + 1).tolist(), math.ceil(w.shape[-1] / size)]
     for start, end in pairwise(starts):
-        rate, decay = groups[:, start].tolist()
+        rate, decay, penalty = groups[:, start].tolist()
         if rate:
-            yield slice(start * size, end * size), rate, decay
+            yield slice(start * size, end * size), rate, decay, penalty

@@ -12,6 +12,7 @@ from gpu_backprop.training.optimizers import ADAM, ADAMW, RULES
 
 RNG = np.random.default_rng(0)
 OTHERS = {"beta1": 0.0, "beta2": 0.99, "epsilon": 1e-3, "weight_decay": 0.1, "momentum": 0.5, "decay": 0.5}
+OTHERS |= {"l1": 0.05, "l2": 0.2, "clip_value": 0.4}
 CASES = [(rule, settings) for rule in RULES for settings in ({}, OTHERS)]
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].name + ", others" * bool(case[1]))
@@ -31,9 +32,9 @@ def arguments(rule, shape, others=None, factor=None, groups=None):
 
 
 def groups_of(n, *rates):
-    """Rates, again and again, and other factors of the decay, for all blocks of n parameters."""
+    """Rates, again and again, and other factors of the decay and the penalties, for all blocks of n parameters."""
     blocks = -(-4 * n // ALIGNMENT)
-    return np.stack([np.resize(np.float32(rates), blocks), np.resize(np.float32([1, 0, 0.5, 2]), blocks)])
+    return np.stack([np.resize(np.float32(row), blocks) for row in (rates, [1, 0, 0.5, 2], [2, 1, 0])])
 
 
 @by_case

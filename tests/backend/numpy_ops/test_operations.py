@@ -116,23 +116,26 @@ def test_a_factor_of_0_lets_nothing_through(device, rule, spoilt):
 @pytest.mark.parametrize("models", [(), (2,)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_groups_are_steps_of_their_own(device, rule, models, dtype):
-    """Of blocks of 256 bytes: with η·rate, and λ·decay where there is a decay; where the rate is 0, of nothing."""
+    """Of blocks of 256 bytes: with η·rate, λ·decay and penalty·l1 or l2, where there are such; where the rate is 0, of
+    nothing."""
     size = ALIGNMENT // np.dtype(dtype).itemsize
-    groups, rng = np.array([[1, 0, 0.5, 2, 2], [1, 1, 3, 0, 0]], dtype), np.random.default_rng(0)
+    groups = np.array([[1, 0, 0.5, 2, 2], [1, 1, 3, 0, 0], [0, 1, 2, 1, 1]], dtype)
+    rng = np.random.default_rng(0)
     w, g = (rng.normal(0, 1, (*models, 4 * size + 5)).astype(dtype) for _ in range(2))
     moments, hyper, before = moments_of(rule, w, 0.5), np.tile(hyper_of(rule), (*models, 1)), w.copy()
     half_parameters = np.full(w.shape, 7, np.float16)
     g[..., size : 2 * size] = np.inf
     run(numpy_ops.update(device, w, g, moments, rule, hyper, None, groups, half_parameters))
     assert (hyper[..., 0] == 1).all()
-    for block, (rate, decay) in enumerate(groups.T.tolist()):
+    for block, (rate, decay, penalty) in enumerate(groups.T.tolist()):
         part = slice(block * size, (block + 1) * size)
         alone, of_it = before[..., part].copy(), moments_of(rule, before[..., part], 0.5)
         if rate:
             own = np.tile(hyper_of(rule), (*models, 1))
             own[..., 1] *= rate
-            if rule.decays:
-                own[..., [*rule.settings].index("weight_decay") + 1] *= decay
+            for name, factor in {"weight_decay": decay, "l1": penalty, "l2": penalty}.items():
+                if name in rule.settings:
+                    own[..., [*rule.settings].index(name) + 1] *= factor
             run(numpy_ops.update(device, alone, g[..., part].copy(), of_it, rule, own, None, None, None))
         np.testing.assert_allclose(w[..., part], alone, 1e-6)
         if rule.moments:
