@@ -27,7 +27,9 @@ from gpu_backprop.network.numbers import number, switch
 Factor = float | Mapping[str, float]
 """For all parameters of a layer, or for some by name: "weight", "bias"."""
 
-OF_NETWORK = frozenset({"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates"})
+OF_NETWORK = frozenset(
+    {"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates", "norm_limit"}
+)
 """The attributes that a layer gets with its place in a network."""
 
 
@@ -116,6 +118,7 @@ class Layer(FixedAttributes):
     models_shape: tuple[int, ...] = ()
     random: Array | None = None
     dropout_rates: Array | None = None
+    norm_limit: Array | None = None
     _training = Training()
 
     @property
@@ -264,6 +267,9 @@ class Layer(FixedAttributes):
     @abstractmethod
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """∇W from ∇z, and ∇x if it is asked for."""
+
+    def limit_norms(self, plan: Plan) -> None:
+        """Bounds the norm of the weights that lead to a unit, after an update; most layers bound nothing."""
 
     def backward(self, plan: Plan, grad_y: Array, grad_x: bool) -> Array | None:
         return self.linear_backward(plan, self.activate_backward(plan, grad_y), grad_x)
