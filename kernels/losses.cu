@@ -134,12 +134,13 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
       });
 }
 
-// factor = 0 where the sum of w is, else 1; scales = S/sum, or S where that is 0, total += sum. S is 1 unless given. One
-// block a model.
+// factor = 0 where the sum of w is, else counted, which is 1 unless given; scales = S/sum, or S where that is 0, total +=
+// sum. S is 1 unless given. One block a model.
 template<class A>
 __global__ void __launch_bounds__(256) normalize_weights(
     const A* weights,          // [models, rows]
     const double* loss_scale,  // [models]? S
+    const double* counted,     // [models]?
     double* factor,            // [models]
     double* scales,            // [models]?
     double* total,             // [models, 3]
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(256) normalize_weights(
   for (i64 r = thread(); r < rows; r += threads()) sum += double(weights[blockIdx.z * rows + r]);
   sum = block_reduce<Sum>(sum);
   if (thread() != 0) return;
-  factor[blockIdx.z] = sum != 0;
+  factor[blockIdx.z] = sum == 0 ? 0 : counted ? counted[blockIdx.z] : 1;
   total[blockIdx.z * 3 + WEIGHT] += sum;
   if (scales) scales[blockIdx.z] = (loss_scale ? loss_scale[blockIdx.z * loss_scale_step] : 1) / (sum == 0 ? 1 : sum);
 }

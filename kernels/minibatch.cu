@@ -8,8 +8,8 @@ template<class S, class T, class L, int V>
 __global__ void __launch_bounds__(256) gather(
     const S* x,             // [samples, cols]
     T* x_out,               // [models, rows, cols]
-    const L* target,        // [samples, target_cols]
-    L* target_out,          // [models, rows, target_cols]
+    const L* target,        // [samples, target_cols]?
+    L* target_out,          // [models, rows, target_cols]?
     const acc<T>* weights,  // [samples]?
     acc<T>* weights_out,    // [models, rows]?
     const i64* order,       // [models, places]

@@ -16,6 +16,7 @@ Arrays are (..., rows, units); a leading models axis passes through. These argum
     hyper           float64 (..., k): the step number, the learning rate η, and the optimizer's own
     gradient_factor float64 (...,): what an optimizer multiplies gradients with; where it is 0, a step changes nothing,
                     not even the step number. None: 1
+    counted         float64 (...,): the gradient factor so far, which what is new multiplies; None: 1
     half_parameters becomes a copy of the new parameters in its own dtype
 """
 
@@ -98,9 +99,12 @@ class Operations(Protocol[D]):
         """∇b = Σ∇z over the rows."""
 
     @account(writes=["y", "mask"], flops=lambda y: 2 * y.size)
-    def dropout(self, device: D, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
-        """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step). rates: float64
-        (..., 2), of each model [rate, 1/(1 − rate)], which are read in every step."""
+    def dropout(
+        self, device: D, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0
+    ) -> Calls:
+        """mask = [u ≥ rate]/(1 − rate), y = x ⊙ mask, with u from Philox at counter (block, step), where blocks are
+        counted through the rows of the minibatch, of which x begins with the given one. rates: float64 (..., 2), of
+        each model [rate, 1/(1 − rate)], which are read in every step."""
 
     @account(writes=["out"], flops=lambda out: out.size)
     def multiply(self, device: D, a: Array, b: Array, out: Array) -> Calls:
@@ -110,9 +114,10 @@ class Operations(Protocol[D]):
 
     @account(writes=["factor", "scales", "total"], flops=lambda weights: weights.size)
     def normalize_weights(
-        self, device: D, weights: Array, loss_scale: Array | None, factor: Array, scales: Array | None, total: Array
-    ) -> Calls:
-        """factor = [Σw ≠ 0]; total += Σw; scales = S/Σw, where S is 1 without a loss_scale (and S where all
+        self, device: D, weights: Array, loss_scale: Array | None, counted: Array | None, factor: Array,
+        scales: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """factor = counted·[Σw ≠ 0]; total += Σw; scales = S/Σw, where S is 1 without a loss_scale (and S where all
         w are 0, and with them all that it scales). All but the weights are float64."""
 
     @account(writes=["grad_y", "total"], flops=lambda y, grad_y: (3 if grad_y is None else 5) * y.size)
@@ -153,8 +158,8 @@ class Operations(Protocol[D]):
     def gather(
         self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
     ) -> Calls:
-        """out = source[permutation[cursor : cursor + rows]] for each pair: x, target and, where they are there, weights
-        at once. x may come from another dtype."""
+        """out = source[permutation[cursor : cursor + rows]] for each pair: x and, where they are there, target and
+        weights at once. x may come from another dtype."""
 
     @account(updates=["counter"])
     def advance(self, device: D, counter: Array, by: int) -> Calls:
@@ -197,6 +202,25 @@ class Operations(Protocol[D]):
         Such an overflow halves S, down to 1; `patience` steps in a row without one double it, up to `largest`. Where
         counted is 0, scaling stays as it is.
         """
+
+    @account(writes=["factor"], flops=lambda factor: 5 * factor.size)
+    def clip_factor(self, device: D, squares: Array, limit: Array, counted: Array | None, factor: Array) -> Calls:
+        """factor = counted·min(1, limit/(counted·√squares + 1e-6)), and 0 where counted is: it makes gradients whose
+        squares add up to `squares` no longer than the limit. NaN where squares are not finite, so that it is seen. All
+        are float64 (...,)."""
+
+    @account(updates=["destination"], flops=lambda destination: 4 * destination.size)
+    def blend(self, device: D, source: Array, numbers: Array, counted: Array | None, destination: Array) -> Calls:
+        """destination += add·(source − pull·destination), with [add, pull] in numbers, float64 (..., 2): a sum where
+        pull is 0, a moving average where it is 1. Where counted is 0, nothing changes."""
+
+    @account(writes=["half_weight"], updates=["weight"], flops=lambda weight: 3 * weight.size)
+    def limit_norms(
+        self, device: D, weight: Array, limit: Array, counted: Array | None, half_weight: Array | None
+    ) -> Calls:
+        """w_j = w_j·min(1, limit/|w_j|) for each column j of (..., inputs, units), the weights that lead to a unit.
+        limit: float64 (...,). A column whose norm is not finite becomes NaN. half_weight becomes a copy in its own
+        dtype. Where counted is 0, nothing changes."""
 
     # Optimizers -------------------------------------------------------------------------------------------------------
 

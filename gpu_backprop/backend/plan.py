@@ -6,6 +6,7 @@ it is built: the run only calls. The audit, the trace and a captured CUDA graph 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from gpu_backprop.backend.text_table import format_table, terminal_width
 
 P = ParamSpec("P")
 
-MINIBATCH = "x", "y*", "w"
+MINIBATCH = "x", "y*", "w", "all x", "all y*", "all w"
 """The buffers that hold rows of data."""
 
 KEPT_PLANS = 8
@@ -35,6 +36,10 @@ class Plan:
         device: where.
         training: whether dropout is active.
         fuse: False: share no buffers and fuse nothing, so that a trace shows every z, y and ∇ on its own.
+
+    Attributes:
+        first_row: of the part of a minibatch that is being planned. A further part, from another row than 0 on, has the
+            same number of rows as the first or fewer, and works in its buffers.
     """
 
     def __init__(self, device: Device, training: bool = True, fuse: bool = True) -> None:
@@ -44,6 +49,7 @@ class Plan:
         self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
         self._own: set[int] = set()
         self.phase = "forward"
+        self.first_row = 0
         self.gradient_factor: Array | None = None  # of each model, float64: 0 where the optimizer changes nothing
         self.loss_scale: Array | None = None  # what the gradient of the loss is multiplied by, one number a model
         self._names: dict[Any, str] = {}
@@ -53,7 +59,11 @@ class Plan:
     # Buffers ----------------------------------------------------------------------------------------------------------
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """A new buffer of this plan."""
+        """A new buffer of this plan; in a further part of a minibatch the memory of that with the same name."""
+        if self.first_row and name in self.buffers:
+            before = self.buffers[name]
+            same = before.shape == shape
+            return self.named(name, before if same else before.reshape(-1)[: math.prod(shape)].reshape(shape))
         kind = "minibatch" if name in MINIBATCH else self.phase
         with self.device.kind(kind):
             array = self.device.empty(shape, dtype)
@@ -63,7 +73,8 @@ class Plan:
 
     def named(self, name: str, array: Array) -> Array:
         """Gives a buffer its name; one that takes another's place is called by the newer name from here on."""
-        if self.buffers.setdefault(name, array) is not array:
+        known = self.buffers.setdefault(name, array)
+        if known is not array and self.device.address(known) != self.device.address(array):
             raise ValueError(f"two buffers of one plan are called {name!r}")
         self._names[self._identity(array)] = name
         return array

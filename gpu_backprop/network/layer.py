@@ -28,7 +28,18 @@ Factor = float | Mapping[str, float]
 """For all parameters of a layer, or for some by name: "weight", "bias"."""
 
 OF_NETWORK = frozenset(
-    {"inputs", "units", "number", "models_shape", "views", "device", "random", "dropout_rates", "unscheduled"}
+    {
+        "inputs",
+        "units",
+        "number",
+        "models_shape",
+        "views",
+        "device",
+        "random",
+        "dropout_rates",
+        "unscheduled",
+        "norm_limit",
+    }
 )
 """The attributes that a layer gets with its place in a network."""
 
@@ -128,6 +139,7 @@ class Layer(FixedAttributes):
     random: Array | None = None
     dropout_rates: Array | None = None
     unscheduled: Array | None = None
+    norm_limit: Array | None = None
     _training = Training()
 
     @property
@@ -291,6 +303,9 @@ class Layer(FixedAttributes):
     @abstractmethod
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
         """∇W from ∇z, and ∇x if it is asked for."""
+
+    def limit_norms(self, plan: Plan) -> None:
+        """Bounds the norm of the weights that lead to a unit, after an update; most layers bound nothing."""
 
     def backward(self, plan: Plan, grad_y: Array, grad_x: bool) -> Array | None:
         return self.linear_backward(plan, self.activate_backward(plan, grad_y), grad_x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -36,26 +37,48 @@ class Dense(Layer):
         learning_rate_factor, weight_decay_factor: ≥ 0, what the optimizer's learning rate and weight decay are
             multiplied by here. A mapping such as {"bias": 0} has a factor for W, for b, or for both.
         penalty_factor: the same of the optimizer's penalties l1 and l2, from which b is exempt unless it has one here.
+        max_norm: c > 0, the most that the norm of the weights that lead to a unit may be, without its bias: after each
+            step W_j ← W_j·min(1, c/‖W_j‖) (Srivastava et al. 2014, section 5.1). One number, or one a member; None: no
+            bound.
     """
 
     def __init__(
         self, units: int, activation: str | Activation = "identity", *, bias: bool = True,
         init: str | Initializer | None = None, trainable: bool = True, learning_rate_factor: Factor = 1.0,
         weight_decay_factor: Factor = 1.0, penalty_factor: Factor = WEIGHTS_ALONE,
+        max_norm: float | Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         self.outputs = positive("units", units)
         self.activation, self.has_bias = _activation(activation), switch("bias", bias)
         self.initializer = initializer(init, self.activation.name)
         self.trainable, self.penalty_factor = trainable, penalty_factor
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
+        self.max_norm = max_norm
+
+    @property
+    def max_norm(self) -> float | Sequence[float] | None:
+        """The most that the norm of the weights that lead to a unit may be; assigning takes effect from the next step
+        on, and None, or a number where there was none, from the next epoch or step by hand."""
+        return self._max_norm
+
+    @max_norm.setter
+    def max_norm(self, value: float | Sequence[float] | None) -> None:
+        if value is not None:
+            value = one_or_several("max_norm", value, "a finite number > 0", lambda norm: 0 < norm < math.inf)
+            if self.number:
+                of_members = one_a_member("max_norm", value, self.models_shape)
+                if self.norm_limit is not None:
+                    self.device.copy_in(self.norm_limit, of_members)
+        self._max_norm = tuple(value) if isinstance(value, list) else value
 
     def __repr__(self) -> str:
-        told = ({} if self.has_bias else {"bias": False}) | self._training.describe()
+        told = ({} if self.has_bias else {"bias": False}) | self._described()
         return f"Dense({self.outputs}, {self.activation.name!r}{_options(told)})"
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         super().attach(number, inputs, models_shape)
         self.units = self.outputs
+        self.max_norm = self._max_norm  # whose number is checked
 
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {"weight": (self.inputs, self.units)} | ({"bias": (self.units,)} if self.has_bias else {})
@@ -66,7 +89,16 @@ class Dense(Layer):
     def describe(self) -> Mapping[str, Any]:
         init, f = self.initializer.spec(), self.activation.name
         told = {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
-        return told | self._training.describe()
+        return told | self._described()
+
+    def _described(self) -> dict[str, Any]:
+        """Describes how it is trained, where that is not the default, as plain data."""
+        norm = [*self._max_norm] if isinstance(self._max_norm, tuple) else self._max_norm
+        return self._training.describe() | ({} if norm is None else {"max_norm": norm})
+
+    @property
+    def plan_key(self) -> Hashable:
+        return super().plan_key, self._max_norm is None
 
     @property
     def activation_bias(self) -> Array | None:
@@ -93,6 +125,16 @@ class Dense(Layer):
         out = plan.empty(name, (*self.models_shape, *x.shape[-2:]))
         plan.add(Operations.matmul, f"{name} = ∇z{n}@W{n}ᵀ", {}, grad_z, transposed(self.product_weight), out)
         return out
+
+    def limit_norms(self, plan: Plan) -> None:
+        """W_j ← W_j·min(1, c/‖W_j‖): of the points in that ball around 0 it is the nearest."""
+        if self._max_norm is None or not self.trainable:
+            return
+        assert self.weight is not None and self.norm_limit is not None
+        n, half = self.number, self.views.get("half_weight")
+        weight, limit = plan.named(f"W{n}", self.weight), plan.named(f"c{n}", self.norm_limit)
+        formula = f"W{n} ← W{n}·min(1, c{n}/‖W{n}‖) by units"
+        plan.add(Operations.limit_norms, formula, {}, weight, limit, plan.gradient_factor, half)
 
 
 class Bias(Layer):
@@ -202,7 +244,7 @@ class Dropout(Layer):
         saved.mask = plan.empty(f"mask{n}", shape)
         y = plan.empty(f"z{n}", shape)
         formula = f"z{n} = {plan.name_of(x)} ⊙ mask{n}"
-        plan.add(Operations.dropout, formula, {}, x, self.dropout_rates, self.random, y, saved.mask)
+        plan.add(Operations.dropout, formula, {}, x, self.dropout_rates, self.random, y, saved.mask, plan.first_row)
         return y
 
     def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:

@@ -34,6 +34,9 @@ FUSED = {"softmax": Operations.softmax_cross_entropy, "sigmoid": Operations.sigm
 
 Bounds = Mapping[str, tuple[str, Callable[[float], bool]]]
 
+Scaling = tuple[float, Array | None]
+"""The factor of a batch: a number, 1/B or 1, and what lies on the device, S, or S/Σw of each step."""
+
 
 @dataclass(unsafe_hash=True)
 class Loss(FixedAttributes):
@@ -120,10 +123,14 @@ class Loss(FixedAttributes):
                 f"has {layer.activation.name}. Use activation={self.needs[0]!r} there, or another loss."
             )
 
-    def gradient(self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array) -> Array:
-        """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z."""
+    def gradient(
+        self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array,
+        scaling: Scaling | None = None,
+    ) -> Array:  # fmt: skip
+        """Appends y = f(z), e and ∇z = ∂E/∂z of the last layer to the plan; ∇b too. Returns ∇z. `scaling` is that of
+        the minibatch that these rows are a part of; None: they are all of it."""
         numbers = self._bound_numbers(plan)
-        scale, scales = self._scale(plan, z, weights, total)
+        scale, scales = scaling or self.scale(plan, z.shape[-2], weights, total)
         n = layer.number
         if self.fused == layer.activation.name and plan.fuse:
             argument = f"z{n} + b{n}" if layer.activation_bias is not None else f"z{n}"
@@ -194,11 +201,11 @@ class Loss(FixedAttributes):
         weight = total[..., WEIGHT]  # stays 0 where no weights were given
         return np.asarray(total[..., LOSS] / np.where(weight > 0, weight, rows))
 
-    def _scale(self, plan: Plan, z: Array, weights: Array | None, total: Array) -> tuple[float, Array | None]:
-        """The factor of the batch: a number, 1/B or 1, and what lies on the device, S, or S/Σw of each step."""
+    def scale(self, plan: Plan, rows: int, weights: Array | None, total: Array) -> Scaling:
+        """Returns the factor of a batch of so many rows, with these weights, which it adds up."""
         mean = self.reduction == "mean"
         if weights is None:
-            return 1 / z.shape[-2] if mean else 1.0, plan.loss_scale
+            return 1 / rows if mean else 1.0, plan.loss_scale
         if not mean:
             self._normalize_weights(plan, weights, None, total)
             return 1.0, plan.loss_scale
@@ -208,10 +215,13 @@ class Loss(FixedAttributes):
 
     def _normalize_weights(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
-        factor = plan.gradient_factor = plan.empty("Σw ≠ 0", total.shape[:-1], np.float64)
+        counted, plan.gradient_factor = plan.gradient_factor, plan.empty("Σw ≠ 0", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
         formula = f"Σw, {_scale_over_weight(plan)}"
-        plan.add(Operations.normalize_weights, formula, {}, weights, loss_scale, factor, scales, total)
+        plan.add(
+            Operations.normalize_weights, formula, {},
+            weights, loss_scale, counted, plan.gradient_factor, scales, total,
+        )  # fmt: skip
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
         scale = "" if plan.loss_scale is None else "·S"

@@ -20,7 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.layer import Layer
-from gpu_backprop.network.layers import Dropout, layer_from
+from gpu_backprop.network.layers import Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar
 from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
@@ -77,7 +77,7 @@ class Network(FixedAttributes):
         self._parameters, self._gradients = buffers.parameters, buffers.gradients
         if draw:
             buffers.draw(self._seeds)
-        self._prepare_dropout()
+        self._prepare_layers()
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
         self.trained_by: dict[str, Any] | None = None
@@ -111,17 +111,21 @@ class Network(FixedAttributes):
             attached.append(layer)
         return attached
 
-    def _prepare_dropout(self) -> None:
-        """Gives each layer its own stream of random numbers for dropout, and its rates."""
+    def _prepare_layers(self) -> None:
+        """Gives each layer its own stream of random numbers for dropout, its rates, and the bound of its norms."""
         words = np.array([[[seed, layer.number, 0] for layer in self.layers] for seed in self._seeds], np.uint64)
         self.random = self.device.from_host(words.reshape(*self.models_shape, len(self.layers), 3))
         self.dropout_rates = self.device.zeros((*self.models_shape, len(self.layers), 2), np.float64)
         self.unscheduled = self.device.zeros((*self.models_shape, len(self.layers)), np.float64)  # the rates as set
+        norms = self.device.zeros((len(self.layers), *self.models_shape), np.float64)
         for k, layer in enumerate(self.layers):
             layer.device, layer.random = self.device, self.random[..., k, :]
             layer.dropout_rates, layer.unscheduled = self.dropout_rates[..., k, :], self.unscheduled[..., k]
+            layer.norm_limit = norms[k, ...]
             if isinstance(layer, Dropout):
                 layer.rate = layer.rate
+            if isinstance(layer, Dense):
+                layer.max_norm = layer.max_norm
             layer.close()
 
     def reseed(self, seed: int | None) -> list[int]:
@@ -223,6 +227,11 @@ class Network(FixedAttributes):
             if not needed:
                 break
         return flowing if grad_x else None
+
+    def emit_max_norms(self, plan: Plan) -> None:
+        """Bounds the weights of each unit, where a layer says so; where plan.gradient_factor is 0, nothing changes."""
+        for layer in self.layers:
+            layer.limit_norms(plan)
 
     def emit_next_masks(self, plan: Plan) -> None:
         """Counts dropout's step, so that the next one draws other masks."""

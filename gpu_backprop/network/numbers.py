@@ -48,6 +48,15 @@ def one_a_member(name: str, value: object, models_shape: tuple[int, ...]) -> Arr
     return np.broadcast_to(array, models_shape)
 
 
+def member_numbers(
+    what: str, value: object, accepted: str, fits: Callable[[float], bool], models_shape: tuple[int, ...]
+) -> tuple[float | tuple[float, ...], Array]:
+    """Returns one number, or one a member, twice: as it is kept to be read, and in `models_shape`."""
+    found = one_or_several(what, value, accepted, fits)
+    numbers = one_a_member(what, found, models_shape)
+    return tuple(found) if isinstance(found, list) else found, numbers  # where setting one of them is no silent nothing
+
+
 def positive(name: str, value: object) -> int:
     """Returns `value` as an int ≥ 1, or raises InputError."""
     plain = scalar(value)

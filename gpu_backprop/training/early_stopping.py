@@ -94,6 +94,7 @@ class EarlyStopping:
         if self._loaded is not None:
             self._load()
             self._tell(state)
+        self._set_running(state, self._numbers["running"])
 
     def on_epoch(self, state: FitState) -> str | None:
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
@@ -107,17 +108,20 @@ class EarlyStopping:
         np.copyto(numbers["reference"], value, where=improved)
         np.copyto(numbers["improved"], state.epoch, where=improved)
         if self._best is not None:
-            copy_members(self._network.device, better, self._network.parameters, self._best)
+            copy_members(self._network.device, better, state.trainer.training_step.measured_parameters, self._best)
         self._tell(state)
         np.logical_and(running, state.epoch - numbers["improved"] < self.patience, out=running)
+        self._set_running(state, running)
         return None if running.any() else self._reason()
 
     def on_end(self, state: FitState) -> None:
         """Gives the network the best parameters; those of a member that has none yet stay."""
         found, best, self._best = self._numbers["best_epoch"] > 0, self._best, None
+        self._set_running(state, np.ones_like(self._numbers["running"]))
         if best is None or not found.any():
             return
-        copy_members(self._network.device, found, best, self._network.parameters)
+        for parameters in (state.trainer.training_step.measured_parameters, self._network.parameters):
+            copy_members(self._network.device, found, best, parameters)
         self._network.refresh()
         history = state.trainer.history
         whose = "each member's are" if found.ndim else "they are"
@@ -134,6 +138,13 @@ class EarlyStopping:
             return -1.0 if larger_is_better(self.monitor, metrics) else 1.0
         except InputError as error:
             raise InputError(f"{error} Or give EarlyStopping({self.monitor!r}, mode='min') or mode='max'.") from None
+
+    @staticmethod
+    def _set_running(state: FitState, running: Array) -> None:
+        """Lets steps change the members that have not stopped, and no others."""
+        step = state.trainer.training_step
+        if step.running is not None:
+            step.running = running
 
     def _reason(self) -> str:
         since = self._numbers["improved"]

@@ -5,6 +5,7 @@ Both emit the same three buffers into a plan: x, the target y* and the weights w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 
 Buffers = tuple[Array, Array, Array | None]
+
+ALL = "all "
+"""What the names of buffers begin with that hold rows of a whole minibatch, where it is worked through in parts."""
 
 
 class Shuffling(Protocol):
@@ -90,8 +94,21 @@ class BatchSource(ABC):
         plan.phase = "forward"
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
+    def emit_weights(self, plan: Plan, rows: int) -> Array | None:
+        """Emits w alone of the next rows, for a minibatch in parts, which needs their sum first."""
+        if len(self.sources) < 3:
+            return None
+        out = plan.empty(f"{ALL}w", (*self.models_shape, rows, 1), self.kept[2])
+        source = plan.named("data w", self.sources[2][:, None])
+        plan.named("cursor", self.cursor)
+        plan.named("order", self.permutation)
+        plan.add(
+            Operations.gather, f"{ALL}w = data[order[cursor:]]", {}, [source], self.permutation, self.cursor, [out]
+        )
+        return plan.named(f"{ALL}w", out[..., 0])
+
     def emit_advance(self, plan: Plan, rows: int) -> None:
-        """Emits cursor += rows, the end of the step."""
+        """Emits cursor += rows, the end of the step, or of a part of it."""
         plan.add(Operations.advance, f"cursor += {rows}", {}, self.cursor, rows)
 
     def minibatches(self, batch_size: int) -> Iterator[int]:
@@ -153,13 +170,34 @@ class ManualBatch:
         self.network, self.labelled, self.weighted = network, labelled, weighted
 
     def emit(self, plan: Plan, rows: int) -> Buffers:
-        network, models_shape = self.network, self.network.models_shape
-        x = plan.empty("x", (*models_shape, rows, network.inputs))
-        if self.labelled:
-            target = plan.empty("y*", (*models_shape, rows), np.int64)
-        else:
-            target = plan.empty("y*", (*models_shape, rows, network.outputs), plan.device.master)
-        return x, target, plan.empty("w", (*models_shape, rows), plan.device.master) if self.weighted else None
+        """Emits x, y* and w: the buffers that `load` fills, or those of a part, which it gathers from them."""
+        outs = self._empty(plan, rows, "")
+        if f"{ALL}x" in plan.buffers:
+            names, axes = [plan.name_of(out) for out in outs], len(self.network.models_shape)
+            whole = [plan.buffers[f"{ALL}{name}"] for name in names]
+            sources = [plan.named(plan.name_of(a), a.reshape(-1, *a.shape[axes + 1 :])) for a in whole]
+            first = plan.named(f"row {plan.first_row}", plan.device.from_host(np.array([plan.first_row])))
+            plan.phase = "data"
+            formula = f"{', '.join(names)} = {ALL}[{plan.first_row}:{plan.first_row + rows}]"
+            plan.add(Operations.gather, formula, {}, sources, plan.buffers["order"], first, outs)
+            plan.phase = "forward"
+        x, target, weights = (*outs, None)[:3]
+        assert x is not None and target is not None
+        return x, target, weights
+
+    def emit_weights(self, plan: Plan, rows: int) -> Array | None:
+        """Makes room for a minibatch that is worked through in parts; returns w."""
+        shape = self.network.models_shape
+        order = np.arange(math.prod(shape) * rows).reshape(*shape, rows)
+        plan.named("order", plan.device.from_host(order))
+        return (*self._empty(plan, rows, ALL), None)[2]
+
+    def _empty(self, plan: Plan, rows: int, prefix: str) -> list[Array]:
+        network, master, shape = self.network, plan.device.master, (*self.network.models_shape, rows)
+        arrays = [plan.empty(f"{prefix}x", (*shape, network.inputs))]
+        targets = (shape, np.int64) if self.labelled else ((*shape, network.outputs), master)
+        arrays.append(plan.empty(f"{prefix}y*", *targets))
+        return [*arrays, plan.empty(f"{prefix}w", shape, master)] if self.weighted else arrays
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Emits nothing: the next minibatch is copied in again."""
@@ -169,4 +207,4 @@ class ManualBatch:
         """Copies a minibatch into the buffers of a plan."""
         for name, array in (("x", data.x), ("y*", data.target), ("w", data.weights)):
             if array is not None:
-                plan.device.copy_in(plan.buffers[name], array)
+                plan.device.copy_in(plan.buffers.get(f"{ALL}{name}", plan.buffers[name]), array)

@@ -7,6 +7,8 @@ the device's memory and back, would take most of the time; here a network stays 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from gpu_backprop.backend.block_layout import BlockLayout, DenseShape
 from gpu_backprop.backend.errors import InputError
@@ -25,21 +27,27 @@ from gpu_backprop.training.step import TrainingStep
 DTYPES = "float32", "float64"
 
 
-def check(network: Network, loss: Loss, **modes: bool | str) -> None:
-    """Raises InputError where an epoch cannot run in one launch: it says why, and what can. `modes` are `graph` and
-    `stream`, as the trainer has them."""
+def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool | str) -> None:
+    """Raises InputError where an epoch cannot run in one launch: it says why, and what can. `steps` are those arguments
+    of the trainer that only ordinary steps follow, None where they are not given; `modes` are `graph` and `stream`, as
+    the trainer has them."""
     device = network.device
     if not device.trains_epochs_in_one_launch:
         raise _refusal(f"it is for CUDA devices, and this network is on the CPU ({device.reason})")
     for name, mode in modes.items():
         if mode is True:
             raise _refusal(f"an epoch is one launch on data that lie on the device, but {name}=True was given")
+    for name, value in steps.items():
+        if value is not None:
+            raise _refusal(f"only ordinary steps have {name}, but {name}={value} was given")
     if device.dtype.name not in DTYPES:
         raise _refusal(f"the dtype has to be {' or '.join(DTYPES)}, and the network's is {device.dtype.name}")
     named: dict[str, Activation] = {}
     for layer in network.layers:
         if type(layer) is not Dense:
             raise _refusal(f"all layers have to be Dense, but layer {layer.number} is {layer!r}")
+        if layer.max_norm is not None:
+            raise _refusal(f"only ordinary steps have max_norm, but layer {layer.number} is {layer!r}")
         fused = layer is network.last and loss.fused == layer.activation.name
         if layer.activation.rowwise and not fused:
             raise _refusal(

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
+from gpu_backprop.training.accumulation import Accumulation
+from gpu_backprop.training.averaging import Averaging
+from gpu_backprop.training.clipping import Clipping
 from gpu_backprop.training.fit_schedule import FollowedSchedule
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
@@ -25,22 +29,32 @@ class State(NamedTuple):
 
 
 class TrainingStep:
-    """Builds the steps of one training, and owns what they share: the network, trained in place; copies of the loss and
-    the optimizer; the scaling of the loss, in float16. The seed is that of shuffling and dropout; None: the network's.
-    Gradients are clipped to ±clip_value; None: they are not.
+    """Builds the steps of one training, and owns what they share.
+
+    Args:
+        network, loss, optimizer: the network is trained in place, the others are copied.
+        seed: of shuffling and dropout; None: the network's.
+        clip_norm, clip_value, average, accumulate: see `Trainer`.
+        stops_members: whether members can be stopped, where there is a models axis.
 
     Attributes:
+        scaling, clipping, accumulation, averaging: of the loss, in float16; of the gradients; of the parameters.
         seeds: of shuffling, each member's.
     """
 
     def __init__(
-        self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None,
-        clip_value: Setting | None = None,
+        self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None, *,
+        clip_norm: Setting | None = None, clip_value: Setting | None = None, average: Setting | None = None,
+        accumulate: int = 1, stops_members: bool = True,
     ) -> None:  # fmt: skip
         network.check_trainable()
         self.network, self.device, self.loss = network, network.device, loss.bind(network)
         self.optimizer = optimizer.bind(network, **({} if clip_value is None else {"clip_value": clip_value}))
-        self.scaling = LossScaling(network)
+        self.scaling, self.clipping = LossScaling(network), Clipping(network, clip_norm)
+        self.accumulation, self.averaging = Accumulation(network, accumulate), Averaging(network, average)
+        self._running: Array | None = None
+        if network.models_shape and stops_members:
+            self._running = self.device.from_host(np.ones(network.models_shape))
         self.seeds = network.reseed(seed)
         self._shuffling = [np.random.default_rng([s, 1]) for s in self.seeds]
 
@@ -63,21 +77,62 @@ class TrainingStep:
         plan.named("E", total)
         if schedule is not None:
             schedule.emit(plan)
-        x, target, weights = source.emit(plan, rows)
-        z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
-        plan.phase = "loss"
+        if self.running is not None:
+            plan.gradient_factor = plan.named("running", self.running)
         self.scaling.scale(plan)
-        grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total)
-        plan.phase = "backward"
-        self.network.emit_backward(plan, grad_z, start="z")
+        parts = self.accumulation.divide(rows)
+        scaling = None
+        if len(parts) > 1:
+            plan.phase = "data"
+            weights = source.emit_weights(plan, rows)
+            plan.phase = "loss"
+            scaling = self.loss.scale(plan, rows, weights, total)
+            plan.phase = "forward"
+        for number, part in enumerate(parts):
+            x, target, weights = source.emit(plan, part)
+            z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
+            plan.phase = "loss"
+            grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total, scaling)
+            plan.phase = "backward"
+            self.network.emit_backward(plan, grad_z, start="z")
+            self.accumulation.add(plan, number, len(parts))
+            if number < len(parts) - 1:
+                source.emit_advance(plan, part)
+                plan.first_row += part
+                plan.phase = "forward"
         plan.phase = "update"
         self.scaling.unscale(plan)
+        self.clipping.clip(plan)
         self.optimizer.update(plan, self.network)
+        self.network.emit_max_norms(plan)
+        self.averaging.update(plan)
         self.network.emit_next_masks(plan)
         if schedule is not None:
             schedule.emit_advance(plan)
-        source.emit_advance(plan, rows)
+        source.emit_advance(plan, parts[-1])
         return plan
+
+    @property
+    def running(self) -> Array | None:
+        """Float64 (models,) on the device: 0 of each member that is stopped, of which no step changes anything, else 1.
+        None where members cannot be stopped. To assign truth values, one a member, stops some and lets others go on,
+        from the next step on."""
+        return self._running
+
+    @running.setter
+    def running(self, which: Any) -> None:
+        if self._running is None:
+            raise InputError("no member can be stopped: there is no models axis, or one_launch=True.")
+        given = np.asarray(which)
+        if given.shape != self._running.shape or given.dtype != np.bool_:
+            raise InputError(f"running must be {self._running.size} truth values, one a member, got {which!r}.")
+        self.device.copy_in(self._running, given.astype(np.float64))
+
+    @property
+    def measured_parameters(self) -> Array:
+        """The parameters that count, flat on the device: those that validation measures and the end of a fit keeps.
+        They are the network's, or their moving average while there is one."""
+        return self.averaging.measured_parameters
 
     def state(self) -> State:
         """Returns all that the next step reads of the steps before it. Settings, such as the learning rate, are none of
@@ -89,8 +144,13 @@ class TrainingStep:
         arrays |= optimizer.moments
         if scaling.state is not None:
             arrays["loss scaling"] = scaling.state
+        if self.averaging.average is not None:
+            arrays["average"] = self.averaging.average
+        if self.running is not None:
+            arrays["running"] = self.running
         scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
-        return State(arrays, {"seeds": self.seeds, "shuffling": self.shuffling(), "loss scaling": scale})
+        host = {"seeds": self.seeds, "shuffling": self.shuffling(), "loss scaling": scale}
+        return State(arrays, {**host, "average": {"begun": self.averaging.begun}})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the
@@ -103,6 +163,7 @@ class TrainingStep:
         self.seeds = state.host["seeds"]
         for rng, drawn in zip(self._shuffling, state.host["shuffling"], strict=True):
             rng.bit_generator.state = drawn
+        self.averaging.begun = state.host["average"]["begun"]
         scaling = state.host["loss scaling"]
         self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])
 

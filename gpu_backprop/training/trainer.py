@@ -78,6 +78,13 @@ class Trainer(FixedAttributes):
             functions of (y_true, y_pred) or (y_true, y_pred, weights), called by their __name__, that give a number:
             y_true as the targets were given, y_pred the outputs, (rows, outputs), weights (rows,) or None, on the host.
             None: accuracy for classes, R² and MAE for numbers.
+        clip_norm: the most that the norm of all gradients together may be: where it is more, ∇ ← ∇·c/‖∇‖, as PyTorch's
+            clip_grad_norm_ does. One number > 0, or one a member; math.inf clips nothing. None: it is not measured.
+        average: β of a moving average of the parameters, Ŵ ← βŴ + (1 − β)W after each step. Validation measures the
+            average, and at the end of a fit it takes the place of the parameters. One number in [0, 1), or one a
+            member. None: there is none.
+        accumulate: in how many parts a minibatch is worked through. The step is that of the whole minibatch, to
+            rounding, and takes the memory of a part.
 
     Attributes:
         history: the History of all its fits; `trainer.history = gb.History()` begins a new one.
@@ -100,7 +107,8 @@ class Trainer(FixedAttributes):
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
-        one_launch: bool = False, clip_value: Setting | None = None, metrics: Sequence[Given] | None = None,
+        one_launch: bool = False, clip_norm: Setting | None = None, clip_value: Setting | None = None,
+        average: Setting | None = None, accumulate: int = 1, metrics: Sequence[Given] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -110,8 +118,12 @@ class Trainer(FixedAttributes):
         self.one_launch = switch("one_launch", one_launch)
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
         if one_launch:
-            check_one_launch(network, loss, graph=self.graph, stream=self.stream)
-        self.training_step = step = TrainingStep(network, loss, optimizer, seed, clip_value)
+            extra = {"clip_norm": clip_norm, "average": average, "accumulate": None if accumulate == 1 else accumulate}
+            check_one_launch(network, loss, extra, graph=self.graph, stream=self.stream)
+        self.training_step = step = TrainingStep(
+            network, loss, optimizer, seed, clip_norm=clip_norm, clip_value=clip_value, average=average,
+            accumulate=accumulate, stops_members=not one_launch,
+        )  # fmt: skip
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
         self.history = History()
@@ -151,6 +163,30 @@ class Trainer(FixedAttributes):
         self._metrics = None if value is None else tuple(value)
 
     @property
+    def clip_norm(self) -> Any:
+        """The bound of the norm of ∇, one number or one a member; assigning takes effect from the next step on."""
+        return self.training_step.clipping.norm
+
+    @clip_norm.setter
+    def clip_norm(self, value: Setting) -> None:
+        self.training_step.clipping.norm = value
+
+    @property
+    def average(self) -> Any:
+        """β of the average of the parameters, one number or one a member; assigning takes effect from the next step
+        on."""
+        return self.training_step.averaging.decay
+
+    @average.setter
+    def average(self, value: Setting) -> None:
+        self.training_step.averaging.decay = value
+
+    @property
+    def accumulate(self) -> int:
+        """In how many parts a minibatch is worked through."""
+        return self.training_step.accumulation.parts
+
+    @property
     def history(self) -> History:
         """The History of all epochs so far; with `gb.History()` assigned, the next fit begins at epoch 1 again."""
         return self._history
@@ -170,8 +206,10 @@ class Trainer(FixedAttributes):
         """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
         arrays, host = self.training_step.state()
         own = {name: a for name, a in arrays.items() if name not in ("parameters", "random")}  # the network has those
+        options = {name: getattr(self, name) for name in ("clip_norm", "average", "accumulate")}
         state = State({name: self.device.to_host(array) for name, array in own.items()}, host)
-        return _rebuild, (self.network, self.loss, self.optimizer, self._settings, state, self.history)
+        options |= self._settings._asdict()
+        return _rebuild, (self.network, self.loss, self.optimizer, options, state, self.history)
 
     @property
     def _settings(self) -> Settings:
@@ -370,6 +408,7 @@ class Trainer(FixedAttributes):
             rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves, schedule)
             source = self._place(data, "training data", rooms[0], shuffle)
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
+            step.averaging.begin()
             run = Run(
                 step, source, settings, history, shuffle, loss_every, after_step, told.repeatable, halves, schedule
             )
@@ -387,6 +426,7 @@ class Trainer(FixedAttributes):
             with (
                 CsvLog(csv, history) as log,
                 open_progress(progress, left, data.rows, history) as shown,
+                step.averaging.kept(),
                 self._as_running(fit),
                 told,
             ):
@@ -430,7 +470,8 @@ class Trainer(FixedAttributes):
                 return
             seconds = time.perf_counter() - run.started
             if evaluation is not None:
-                row |= {f"val_{name}": value for name, value in evaluation.run().items()}
+                with self.training_step.averaging.measured():
+                    row |= {f"val_{name}": value for name, value in evaluation.run().items()}
             if "learning_rate" in self.optimizer.schedule:
                 row["learning_rate"] = schedule.learning_rate(epoch)
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
@@ -504,10 +545,10 @@ class Trainer(FixedAttributes):
 
 
 def _rebuild(
-    network: Network, loss: Loss, optimizer: Optimizer, settings: Settings, state: State, history: History
+    network: Network, loss: Loss, optimizer: Optimizer, options: Mapping[str, Any], state: State, history: History
 ) -> Trainer:
     """Makes the trainer of which `Trainer.__reduce__` gave this."""
-    trainer = Trainer(network, loss, optimizer, **settings._asdict())
+    trainer = Trainer(network, loss, optimizer, **options)
     trainer.training_step.load_state(state)
     trainer.history = history
     return trainer

@@ -17,8 +17,8 @@ BP_DEV void gather_rows(
 BP_CPU void gather(
     const u8* x,        // [samples, x_row]
     u8* x_out,          // [models, rows, x_row] by rows
-    const u8* target,   // [samples, target_row]
-    u8* target_out,     // [models, rows, target_row] by rows
+    const u8* target,   // [samples, target_row]?
+    u8* target_out,     // [models, rows, target_row]? by rows
     const u8* weights,  // [samples, weight_row]?
     u8* weights_out,    // [models, rows, weight_row]? by rows
     const i64* order,   // [models, places]
@@ -27,7 +27,8 @@ BP_CPU void gather(
   const Range r = rows_of(rows, part, parts);
   for (i64 model = 0; model < models; model++, order += places) {
     gather_rows(x, x_out + model * rows * x_row, order, cursor[0], samples, places, x_row, r);
-    gather_rows(target, target_out + model * rows * target_row, order, cursor[0], samples, places, target_row, r);
+    if (target)
+      gather_rows(target, target_out + model * rows * target_row, order, cursor[0], samples, places, target_row, r);
     if (weights)
       gather_rows(weights, weights_out + model * rows * weight_row, order, cursor[0], samples, places, weight_row, r);
   }

@@ -1,4 +1,4 @@
-// Sums of squares over the flat buffers.
+// Sums of squares over the flat buffers, and averages of two.
 #include "port.hpp"
 
 static const i64 SUMS = 16;  // accumulators of a block
@@ -33,5 +33,21 @@ BP_CPU void add_block_sums(
     double sum = 0;
     for (i64 l = 0; l < blocks; l++) sum += partial[model * blocks + l];
     out[model] = sum;
+  }
+}
+
+// destination += add (source - pull destination), but where counted is 0
+BP_CPU void blend(
+    const float* source,    // [models, n]
+    const double* numbers,  // [models, 2] add, pull
+    const double* counted,  // [models]?
+    float* destination,     // [models, n]
+    i64 models, i64 n, i64 part, i64 parts) {
+  const Range r = part_of(n, part, parts, BLOCK);
+  for (i64 m = 0; m < models; m++) {
+    const float add = float(numbers[m * 2]), pull = float(numbers[m * 2 + 1]);
+    if (counted && counted[m] == 0) continue;
+    for (i64 i = m * n + r.begin; i < m * n + r.end; i++)
+      destination[i] += add * (source[i] - pull * destination[i]);
   }
 }

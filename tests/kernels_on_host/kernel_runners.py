@@ -101,12 +101,13 @@ def dropout(d: Draw) -> Case:
     rates = d.memory.models(d.models, 2, np.float64, np.stack([rate, 1 / (1 - rate)], axis=-1), d.pick(0, 4))
     random = d.memory.models(d.models, 3, np.uint64, d.random.integers(1, 2**63, (d.models, 3)), d.pick(0, 1))
     y, mask = d.empty(d.shape, d.T), d.empty(d.shape, d.T)
-    kept, masks = np.empty(d.shape), np.empty(d.shape)
-    reference(numpy_ops.dropout, exact(x), np.array(rates), np.array(random), kept, masks)
+    kept, masks, first_row = np.empty(d.shape), np.empty(d.shape), d.pick(0, 1, 2**40)
+    reference(numpy_ops.dropout, exact(x), np.array(rates), np.array(random), kept, masks, first_row)
     rounded = masks.astype(d.A).astype(d.T)
     product = exact(x) * rounded.astype("f8")
     parameters = {
-        "x": x, "rates": rates, "rng_state": random, "y": y, "mask": mask, "rows": d.rows, "cols": d.cols,
+        "x": x, "rates": rates, "rng_state": random, "y": y, "mask": mask, "first_row": first_row, "rows": d.rows,
+        "cols": d.cols,
     }  # fmt: skip
     wanted = {"mask": Exactly(rounded), "y": Near(product, d.tolerance() * abs(product))}
     blocks = (d.cols + 7) // 8
@@ -118,22 +119,21 @@ def gather(d: Draw) -> Case:
     S, T, L = d.chosen["S"], d.T, d.chosen["L"]
     samples, places, target_cols = d.rows + d.pick(1, 7), d.rows + d.pick(0, 1, 20), d.pick(1, 3, 40)
     x = d.numbers((samples, d.cols), S, *((0, 255) if S == "u1" else (-4, 4)))
-    target = d.numbers((samples, target_cols), L, 0, 9)
+    target = d.numbers((samples, target_cols), L, 0, 9) if d.flip(0.8) else None
     order = d.memory.holding(d.random.integers(0, samples, (d.models, places)), np.int64)
     start = int(d.random.integers(0, places - d.rows + 3))  # some run over the end, where the last place stands in
     rows = np.array(order)[:, np.minimum(start + np.arange(d.rows), places - 1)]
     weights = d.maybe((samples,), d.A)
     parameters = {
         "x": x, "x_out": d.empty(d.shape, T), "target": target,
-        "target_out": d.empty((*d.shape[:2], target_cols), L), "weights": weights,
+        "target_out": None if target is None else d.empty((*d.shape[:2], target_cols), L), "weights": weights,
         "weights_out": None if weights is None else d.empty(d.shape[:2], d.A), "order": order,
         "cursor": d.memory.holding([start], np.int64), "samples": samples, "places": places, "rows": d.rows,
-        "cols": d.cols, "target_cols": target_cols,
+        "cols": d.cols, "target_cols": 0 if target is None else target_cols,
     }  # fmt: skip
-    wanted = {
-        "x_out": Near(exact(x)[rows], d.tolerance()),
-        "target_out": Exactly(np.array(target)[rows]),
-    }
+    wanted = {"x_out": Near(exact(x)[rows], d.tolerance())}
+    if target is not None:
+        wanted["target_out"] = Exactly(np.array(target)[rows])
     if weights is not None:
         wanted["weights_out"] = Exactly(np.array(weights)[rows])
     return d.case((d.column_groups, d.groups), parameters, wanted)

@@ -8,6 +8,7 @@ from typing import Any
 import kernel_runners as other
 import kernel_runners_optimizers as optimizers
 import kernel_runners_train_epoch as blocks
+import kernel_runners_weights as of_weights
 import numpy as np
 from kernel_cases import Array, Case, Exactly, Near, reference
 from kernel_draws import Draw, exact
@@ -152,11 +153,12 @@ def normalize_weights(d: Draw) -> Case:
         weights[0] = 0
     scales, total = d.empty((d.models,), "f8") if d.flip() else None, d.numbers((d.models, 3), np.float64, 1, 2)
     loss_scale = column(d, 2.0 ** d.random.integers(0, 24, d.models))
+    counted = d.memory.holding(d.random.integers(0, 2, d.models), "f8") if d.flip() else None
     factor, expected, ratios = np.empty(d.models), exact(total), None if scales is None else np.empty(d.models)
-    reference(numpy_ops.normalize_weights, exact(weights), exact(loss_scale), factor, ratios, expected)
+    reference(numpy_ops.normalize_weights, exact(weights), exact(loss_scale), exact(counted), factor, ratios, expected)
     parameters = {
-        "weights": weights, "loss_scale": loss_scale, "factor": d.empty((d.models,), "f8"), "scales": scales,
-        "total": total, "rows": n,
+        "weights": weights, "loss_scale": loss_scale, "counted": counted, "factor": d.empty((d.models,), "f8"),
+        "scales": scales, "total": total, "rows": n,
     }  # fmt: skip
     rounding = d.tolerance(n, "f8") * (1 + exact(weights).sum(1))
     wanted = {"factor": Exactly(factor), "total": Near(expected, rounding[:, None])}
@@ -177,6 +179,9 @@ RUNNERS = {
     "advance": (other.advance, "flat"),
     "copy": (other.copy, "flat"),
     "follow_schedule": (other.follow_schedule, "flat"),
+    "clip_factor": (of_weights.clip_factor, "flat"),
+    "blend": (of_weights.blend, "flat"),
+    "limit_norms": (of_weights.limit_norms, "columns"),
     "unscale": (optimizers.unscale, "flat"),
     "update": (optimizers.update, "flat"),
     "residual_sums": (other.residual_sums, "columns"),

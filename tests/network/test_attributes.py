@@ -87,7 +87,9 @@ def test_what_would_have_no_effect_is_refused(owner, name, value, says):
 
 
 def test_the_error_is_an_attribute_error_of_ours():
-    with pytest.raises(AttributeError, match="What can be set: batch_size, history, stopping, stream") as caught:
+    with pytest.raises(
+        AttributeError, match="What can be set: average, batch_size, clip_norm, history, metrics, stopping, stream"
+    ) as caught:
         trainer().bach_size = 3
     assert isinstance(caught.value, gb.GpuBackpropError)
 

@@ -39,7 +39,7 @@ def scripted(values, **settings):
     values = np.asarray(values, np.float64)
     net = gb.Network(2, [gb.Dense(2)], device="cpu", seed=[*range(values.shape[1])] if values.ndim > 1 else 0)
     net.parameters[...] = 0
-    trainer = SimpleNamespace(network=net, history=gb.History())
+    trainer = SimpleNamespace(network=net, history=gb.History(), training_step=gb.Trainer(net).training_step)
     stopper = gb.EarlyStopping(**settings)
     stopper.on_start(FitState(trainer, 1, 0, None))
     epoch = 0
@@ -83,7 +83,7 @@ def test_a_state_goes_on_where_it_was():
     """As in a fit that is resumed after its second epoch: before it begins, or once it has."""
     values = [3, 1, 2, 2, 2]
     net, history = gb.Network(2, [gb.Dense(2)], device="cpu", seed=0), gb.History()
-    trainer = SimpleNamespace(network=net, history=history)
+    trainer = SimpleNamespace(network=net, history=history, training_step=gb.Trainer(net).training_step)
     first, rows = gb.EarlyStopping(patience=3), [{"val_loss": value} for value in values]
     first.on_start(FitState(trainer, 1, 0, None))
     for epoch in (1, 2):

@@ -243,6 +243,9 @@ def _of_buffers(some: _Numbers) -> Iterator[Case]:
     for shape in ((FLAT,), (2, 17)):
         a, out = some(*shape), np.zeros(shape[:-1])
         yield "sum_of_squares", [a, out], [out]
+        for counted in (None, np.array([0, 0.5][: len(out)] if out.ndim else 1.0)):
+            numbers, to = some(*shape[:-1], 2, low=0, high=1, dtype=np.float64), some(*shape)
+            yield "blend", [a, numbers, counted, to], [to]
 
 
 def _of_minibatches(some: _Numbers) -> Iterator[Case]:
@@ -250,6 +253,8 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
         sources = [some(30, 19), np.arange(30), *weights]
         outs = [np.zeros((*models, 37, *source.shape[1:]), source.dtype) for source in sources]
         yield "gather", [sources, some.generator.integers(-1, 31, (*models, 40)), np.array([2]), outs], outs
+    x, out = some(30, 19), some(37, 19)
+    yield "gather", [[x], some.generator.integers(0, 30, 40), np.array([1]), [out]], [out]
     counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
     yield "advance", [counter, 3], [counter]
     yield "copy", [source, to], [to]

@@ -68,7 +68,7 @@ def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Calls:
     yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
-def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
+def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0) -> Calls:
 
     def formula(work: Scratch, mask: Array, x: Array, y: Array, rates: Array, random: Array) -> Calls:
         rows, units = mask.shape[-2:]
@@ -78,7 +78,7 @@ def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mas
         yield partial(np.copyto, rate, rates[..., 0, 0])
         yield partial(np.copyto, scale, rates[..., 0, 1])
         for member in np.ndindex(mask.shape[:-2]):
-            yield uniform(random[(*member, 0)], u, work.row * blocks)
+            yield uniform(random[(*member, 0)], u, (first_row + work.row) * blocks)
             yield call(np.greater_equal, u[:, :units], rate[(*member, ...)], out=keep)
             yield partial(np.copyto, mask[member], keep)
         yield call(np.multiply, mask, scale[..., None, None], out=mask)

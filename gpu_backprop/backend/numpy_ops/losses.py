@@ -20,11 +20,14 @@ DENSE = 7
 
 
 def normalize_weights(
-    device: Device, weights: Array, loss_scale: Array | None, factor: Array, scales: Array | None, total: Array
-) -> Calls:
+    device: Device, weights: Array, loss_scale: Array | None, counted: Array | None, factor: Array,
+    scales: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     weight_sum = np.empty(weights.shape[:-1])
     yield partial(np.add.reduce, weights, -1, np.float64, weight_sum)
     yield call(np.not_equal, weight_sum, 0.0, out=factor, casting="unsafe")
+    if counted is not None:
+        yield call(np.multiply, factor, counted, out=factor)
     if scales is not None:
         empty = np.empty(weight_sum.shape, np.bool_)
         yield call(np.equal, weight_sum, 0.0, out=empty)

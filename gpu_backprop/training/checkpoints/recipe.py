@@ -8,18 +8,24 @@ from typing import Any
 from gpu_backprop.network.layers import layer_from
 from gpu_backprop.training.description import describe_loss, describe_optimizer
 
-OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor"
-"""The settings of a layer that may change while it is trained."""
+OF_TRAINER = "clip_norm", "average"
+"""The settings of a trainer itself that may change while it trains, one number or one a member each."""
+
+OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor", "max_norm"
+"""Those of a layer."""
 
 
 def describe(trainer: Any) -> dict[str, Any]:
     """Describes the network without its weights, the loss, the optimizer, and how steps are run."""
+    numbers = {name: getattr(trainer, name) for name in OF_TRAINER}
     return {
         **trainer.network.architecture(),
         "loss": describe_loss(trainer.loss),
         "optimizer": describe_optimizer(trainer.optimizer),
         "batch_size": trainer.batch_size,
         "one_launch": trainer.one_launch,
+        "accumulate": trainer.accumulate,
+        **{name: [*value] if isinstance(value, tuple) else value for name, value in numbers.items()},
     }
 
 
@@ -50,6 +56,9 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
         for name in after.keys() & before.keys() & mine.keys():
             if after[name] != before[name] == mine[name]:
                 setattr(target, name, after[name])
+    for name in OF_TRAINER:
+        if now[name] != made[name] == own[name]:
+            setattr(trainer, name, now[name])
     if own["layers"] == made["layers"]:
         for layer, told in zip(trainer.network.layers, now["layers"], strict=True):
             made_so = layer_from(told)

@@ -65,10 +65,12 @@ for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
         run("update", w, g, moments, rule, hyper, None, None, None)
         run("update", w, g, moments, rule, hyper, np.ones(models), groups, None)
     run("sum_of_squares", w, np.zeros(models))
+    run("blend", g, np.ones((*models, 2)), np.ones(models), w)
     run("copy", w, g)
     order, outs = np.full((*models, 20), 99), [a(*models, 9, n), np.zeros((*models, 9), int), a(*models, 9)]
     order[..., 16] = -1
     run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
+    run("gather", [a(20, n)], order, np.array([15]), outs[:1])
     run("advance", np.zeros(3, int), 1)
     for rows in (4, 40):
         run("matmul", a(*models, rows, 5), a(*models, n % 37, 5).swapaxes(-1, -2), a(*models, rows, n % 37))

@@ -22,7 +22,7 @@ def gather(
     names, models = ("x", "target", "weights"), len(permutation) if permutation.ndim == 2 else 1
     arrays: dict[str, Array | None] = dict.fromkeys(name + end for name in names for end in ("", "_out"))
     arrays |= dict(zip(names, sources, strict=False)) | {f"{n}_out": a for n, a in zip(names, outs, strict=False)}
-    sizes = [source[:1].nbytes for source in sources] + [0]
+    sizes = [*(source[:1].nbytes for source in sources), 0, 0]
     work = 10 * permutation[..., 0].size + sum(out.nbytes for out in outs) / RATE
     yield KernelCall(
         device, "gather", work, **arrays, order=permutation, cursor=cursor, samples=len(sources[0]),

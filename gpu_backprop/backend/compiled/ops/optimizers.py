@@ -44,3 +44,12 @@ def sum_of_squares(device: CpuDevice, a: Array, out: Array) -> Calls:
         block_size=BLOCK,
     )  # fmt: skip
     yield KernelCall(device, "add_block_sums", partial.size, partial=partial, out=out, models=models, blocks=blocks)
+
+
+@or_numpy
+def blend(device: CpuDevice, source: Array, numbers: Array, counted: Array | None, destination: Array) -> Calls:
+    models, n = len(destination) if destination.ndim == 2 else 1, destination.shape[-1]
+    yield KernelCall(
+        device, "blend", PARAMETER * destination.size,
+        source=source, numbers=numbers, counted=counted, destination=destination, models=models, n=n,
+    )  # fmt: skip

@@ -22,6 +22,9 @@ GROUPS, REDUCING_BLOCKS, ROWS_EACH = 128, 1024, 4
 """A sum over rows: the most groups of rows that are added up apart, the most blocks in all, since each leaves a partial
 sum in memory, and how many rows a thread should have at least."""
 
+NARROW = 8
+"""Columns of a block that goes through whole columns: as few as fill a sector of memory, so that blocks are many."""
+
 LONG, SPREAD = 512, 128
 """A row of so many columns keeps its warp busy for long: such rows get blocks of their own until there are so many."""
 
@@ -56,6 +59,11 @@ def whole_rows(rows: int, cols: int, models: int) -> Launch:
     if cols >= LONG:
         high = min(high, max(1, rows * models // SPREAD))
     return Launch((max(1, min(_ceil(rows, high), REDUCING_BLOCKS)), 1, models), (lanes, high, 1))
+
+
+def whole_columns(cols: int, models: int) -> Launch:
+    """Some columns to each block, and all of their rows."""
+    return Launch((_ceil(cols, NARROW), 1, models), (NARROW, THREADS // NARROW, 1))
 
 
 def flat(n: int, models: int = 1, width: int = 1) -> Launch:

@@ -87,13 +87,15 @@ def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Calls:
     )  # fmt: skip
 
 
-def dropout(device: CudaDevice, x: Array, rates: Array, random: Array, y: Array, mask: Array) -> Calls:
+def dropout(
+    device: CudaDevice, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0
+) -> Calls:
     models, rows, cols = sizes(mask)
     width = device.kernels.width(x.dtype, cols, x, y, mask)
     launch = columns(rows, cols, models, LANES)  # a thread has one block of random numbers
     yield device.kernels.launch(
         "dropout", (x.dtype, width), *launch,
-        x=x, rates=rates, rng_state=random, y=y, mask=mask, rows=rows, cols=cols,
+        x=x, rates=rates, rng_state=random, y=y, mask=mask, first_row=first_row, rows=rows, cols=cols,
     )  # fmt: skip
 
 

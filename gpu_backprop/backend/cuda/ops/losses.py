@@ -12,13 +12,14 @@ from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormul
 
 
 def normalize_weights(
-    device: CudaDevice, weights: Array, loss_scale: Array | None, factor: Array, scales: Array | None, total: Array
-) -> Calls:
+    device: CudaDevice, weights: Array, loss_scale: Array | None, counted: Array | None, factor: Array,
+    scales: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     models, rows = flat_sizes(weights)
     launch = one_block(models)
     yield device.kernels.launch(
         "normalize_weights", (weights.dtype,), *launch,
-        weights=weights, loss_scale=loss_scale, factor=factor, scales=scales, total=total, rows=rows,
+        weights=weights, loss_scale=loss_scale, counted=counted, factor=factor, scales=scales, total=total, rows=rows,
     )  # fmt: skip
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.launch_shapes import columns, flat, sizes
 from gpu_backprop.backend.formula import Array, Calls
 
+NOTHING: Any = None, None
+"""In the place of a source, and of where its rows go."""
+
 
 def gather(
     device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
 ) -> Calls:
-    (x, x_out), (target, target_out), *others = zip(sources, outs, strict=True)
-    weights, weights_out = others[0] if others else (None, None)
+    (x, x_out), (target, target_out), (weights, weights_out) = [*zip(sources, outs, strict=True), NOTHING, NOTHING][:3]
     models, rows, cols = sizes(x_out)
     width = device.kernels.width(x_out.dtype, cols, x, x_out)
     launch = columns(rows, cols, models, width)
     yield device.kernels.launch(
-        "gather", (x.dtype, x_out.dtype, target.dtype, width), *launch,
+        "gather", (x.dtype, x_out.dtype, np.int64 if target is None else target.dtype, width), *launch,
         x=x, x_out=x_out, target=target, target_out=target_out, weights=weights, weights_out=weights_out,
         order=permutation, cursor=cursor, samples=len(x), places=permutation.shape[-1], rows=rows, cols=cols,
-        target_cols=target.size // len(x),
+        target_cols=0 if target is None else target.size // len(x),
     )  # fmt: skip
 
 

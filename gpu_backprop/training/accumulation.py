@@ -1,0 +1,48 @@
+"""A minibatch that is worked through in parts, so that it takes the memory of one: its gradient is their sum."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.operations import Operations
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import positive
+
+
+class Accumulation:
+    """Into how many parts a minibatch is divided, and where their gradients add up.
+
+    Attributes:
+        parts: ≥ 1; a minibatch of fewer rows has as many parts as rows.
+    """
+
+    def __init__(self, network: Network, parts: int) -> None:
+        self.network, self.parts = network, positive("accumulate", parts)
+        self._sum: Array | None = None
+        if self.parts > 1:
+            device, gradients = network.device, network.gradients
+            device.require({"sum of gradients": gradients.nbytes}, "The accumulation of gradients")
+            self._sum = device.zeros(gradients.shape, device.master)
+            self._plain_sum = device.from_host(np.tile([1.0, 0.0], (*network.models_shape, 1)))
+
+    def divide(self, rows: int) -> list[int]:
+        """Returns how many rows each part of a minibatch has; those that have one more come first."""
+        count = min(self.parts, rows)
+        return [rows // count + (part < rows % count) for part in range(count)]
+
+    def add(self, plan: Plan, part: int, parts: int) -> None:
+        """Appends what adds ∇ of a part, counted from 0, to those before it; after the last one, ∇ is their sum."""
+        if self._sum is None or parts == 1:
+            return
+        gradients, before = self.network.gradients, plan.named("∇ so far", self._sum)
+        if part == 0:
+            plan.add(Operations.copy, "∇ so far = ∇", {}, gradients, before)
+        elif part < parts - 1:
+            plan.add(Operations.blend, "∇ so far += ∇", {}, gradients, self._plain_sum, None, before)
+        else:
+            plan.add(
+                Operations.blend, "∇ += ∇ so far", {"destination": "gradients"},
+                before, self._plain_sum, None, gradients,
+            )  # fmt: skip
