@@ -41,7 +41,7 @@ from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
-from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.tensorboard import TensorBoard
 from gpu_backprop.training.trainer import Trainer
@@ -78,10 +78,12 @@ __all__ = [
     "Initializer",
     "InputError",
     "JsonLines",
+    "Lion",
     "Loss",
     "MeanSquaredError",
     "MissingExtraError",
     "ModelFileError",
+    "NAdam",
     "Network",
     "Operation",
     "OutOfMemoryError",
@@ -89,6 +91,7 @@ __all__ = [
     "Plan",
     "Poisson",
     "Quantile",
+    "RAdam",
     "RMSprop",
     "SquaredError",
     "StateError",
