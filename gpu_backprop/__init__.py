@@ -53,7 +53,7 @@ from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
-from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.saving import load, save
 from gpu_backprop.training.tensorboard import TensorBoard
@@ -97,10 +97,12 @@ __all__ = [
     "Initializer",
     "InputError",
     "JsonLines",
+    "Lion",
     "Loss",
     "MeanSquaredError",
     "MissingExtraError",
     "ModelFileError",
+    "NAdam",
     "Network",
     "OneCycle",
     "Operation",
@@ -110,6 +112,7 @@ __all__ = [
     "Poisson",
     "Polynomial",
     "Quantile",
+    "RAdam",
     "RMSprop",
     "Schedule",
     "SquaredError",

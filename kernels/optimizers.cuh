@@ -7,3 +7,4 @@ template<class C, class B> BP_DEV C power(C a, B b) { return pow(a, C(b)); }
 
 // 1 - (1 - rest)^step, which needs no float64 to be good where the power is close to 1
 template<class C> BP_DEV C correction(C rest, double step) { return -expm1(C(step) * log1p(-rest)); }
+#include "coefficients.cuh"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.rule_functions import FUNCTIONS
 from gpu_backprop.backend.rule_text import NAME, arithmetic
 
 AROUND = """w g change step largest work t A C gradient clip_above clip_below penalty_l1 penalty_l2
@@ -22,7 +23,7 @@ weight_shrink weight_keep all_moments setting prepare of"""
 CPP = """auto bool case catch char const default delete do double enum explicit export extern float friend goto inline
 int long namespace new operator private protected public register short signed static struct switch template this throw
 typename union unsigned using virtual void volatile"""
-RESERVED = frozenset([*f"{AROUND} {CPP} root power correction".split(), *kwlist])
+RESERVED = frozenset([*f"{AROUND} {CPP} root power correction sign".split(), *FUNCTIONS, *kwlist])
 """What nothing in a rule may be called."""
 
 PARTS = (

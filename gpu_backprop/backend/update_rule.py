@@ -14,6 +14,7 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Calls
 from gpu_backprop.backend.rule_check import check_coefficient, check_lines_do, check_names, in_floats, run_numpy
+from gpu_backprop.backend.rule_functions import FUNCTIONS
 from gpu_backprop.backend.rule_text import check_lines
 
 
@@ -66,8 +67,8 @@ class UpdateRule:
     lines: Sequence[tuple[str, str]]
     """The same as its authors wrote it, without weight decay, as (result, text): the formula in plans and docs, which
     `explain` spells out. A result is a moment, a name that later lines read, or, last, "w", of which the text is
-    "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), sign(…), numbers and {names}: of settings, w, g, t
-    (the number of the step), moments and earlier results."""
+    "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), sign(…), FUNCTIONS, numbers and {names}: of
+    settings, w, g, t (the number of the step), moments and earlier results."""
 
     kind: ClassVar[str] = "update"
 
@@ -200,10 +201,12 @@ COEFFICIENT_MATH: dict[str, Any] = {
     "C": lambda a: a,
     "root": lambda a: a**0.5,
     "power": pow,
+    "sign": np.sign,
     "correction": lambda rest, step: 1 - (1 - rest) ** step,
+    **FUNCTIONS,
 }
-"""What coefficients are written with: root(a) = √a, power(a, b) = aᵇ, and correction(1 − β, t) = 1 − βᵗ, which stands
-for a sum of t terms that each weigh 1 − β, and forget with β."""
+"""What coefficients are written with: root(a) = √a, power(a, b) = aᵇ, sign(a), correction(1 − β, t) = 1 − βᵗ, which
+stands for a sum of t terms that each weigh 1 − β, and forget with β; and FUNCTIONS."""
 
 
 def _times(factor: float) -> str:

@@ -42,6 +42,7 @@ class Common(TypedDict, total=False):
 
 
 FINITE: tuple[str, Callable[[Any], bool]] = ("a finite number", math.isfinite)
+_AT_LEAST_0: tuple[str, Callable[[Any], bool]] = ("a finite number ≥ 0", lambda v: 0 <= v < math.inf)
 _SHARE = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": ("a finite number > 0", lambda v: 0 < v < math.inf),
@@ -49,8 +50,9 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "decay": _SHARE,
     "beta1": _SHARE,
     "beta2": _SHARE,
+    "momentum_decay": _AT_LEAST_0,
     "epsilon": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),  # smaller ones are 0 in float32
-    **dict.fromkeys(("weight_decay", "l1", "l2"), ("a finite number ≥ 0", lambda v: 0 <= v < math.inf)),
+    **dict.fromkeys(("weight_decay", "l1", "l2"), _AT_LEAST_0),
     "clip_value": ("a finite number ≥ 1e-30", lambda v: 1e-30 <= v < math.inf),
 }
 """What a setting of that name may be, in words and as a test; of another name, FINITE."""
@@ -58,6 +60,7 @@ BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 SYMBOLS = {
     "w": "W", "g": "∇W", "gradient": "∇W", "learning_rate": "η", "momentum": "μ", "decay": "ρ", "epsilon": "ε",
     "beta1": "β₁", "beta2": "β₂", "weight_decay": "λ", "velocity": "v", "l1": "λ₁", "l2": "λ₂", "clip_value": "κ",
+    "momentum_decay": "ψ", "mu": "μₜ", "mu_next": "μₜ₊₁",
 }  # fmt: skip
 
 

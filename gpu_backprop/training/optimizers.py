@@ -221,6 +221,127 @@ def _adam_rule(name: str, weight_decay: Mapping[str, float]) -> UpdateRule:
 ADAM, ADAMW = _adam_rule("adam", {}), _adam_rule("adamw", {"weight_decay": 0.01})
 
 
+def _mu(step: str) -> str:
+    """The momentum of a step."""
+    return f"C(beta1) * (1 - power(C(0.96), momentum_decay * ({step})) / 2)"
+
+
+def _less_product(step: str) -> str:
+    """1 less the product of all of them so far."""
+    return f"(1 - momentum_product(C(beta1), C(momentum_decay), {step}))"
+
+
+def _nadam(
+    w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, ahead: Array,
+    rate: Array, bound: Array,
+) -> Calls:  # fmt: skip
+    """As Adam's, with change = (ahead·m + rate·g)/(√v + eps)"""
+    term = work.full(1)
+
+    def update(grad: Array) -> Calls:
+        yield call(np.multiply, v, b2, out=v)
+        yield call(np.add, v, change, out=v)
+        yield call(np.multiply, m, b1, out=m)
+        yield call(np.add, m, grad, out=m)
+        yield call(np.multiply, grad, rate, out=change)
+        yield call(np.multiply, m, ahead, out=term)
+        yield call(np.add, change, term, out=change)
+        yield call(np.sqrt, v, out=term)
+        yield call(np.add, term, eps, out=term)
+        yield call(np.divide, change, term, out=change)
+
+    yield _after_squares(update, g, bound, change, work.full())
+
+
+def _radam(
+    w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
+    plain: Array, bound: Array,
+) -> Calls:  # fmt: skip
+    """As Adam's, with change = (rate/(√v + eps) + plain)·m"""
+
+    def update(grad: Array) -> Calls:
+        yield call(np.multiply, v, b2, out=v)
+        yield call(np.add, v, change, out=v)
+        yield call(np.multiply, m, b1, out=m)
+        yield call(np.add, m, grad, out=m)
+        yield call(np.sqrt, v, out=change)
+        yield call(np.add, change, eps, out=change)
+        yield call(np.divide, rate, change, out=change)
+        yield call(np.add, change, plain, out=change)
+        yield call(np.multiply, change, m, out=change)
+
+    yield _after_squares(update, g, bound, change, work.full())
+
+
+def _lion(
+    w: Array, g: Array, change: Array, work: Work, m: Array, rate: Array, b1: Array, rest1: Array, b2: Array,
+    rest2: Array,
+) -> Calls:  # fmt: skip
+    """The sign of a mean, and m − m, which is NaN where m is no number, so that it is seen."""
+    term = work.full()
+    yield call(np.multiply, m, b1, out=change)
+    yield call(np.multiply, g, rest1, out=term)
+    yield call(np.add, change, term, out=change)
+    yield call(np.sign, change, out=change)
+    yield call(np.multiply, change, rate, out=change)
+    yield call(np.multiply, m, b2, out=m)
+    yield call(np.multiply, g, rest2, out=term)
+    yield call(np.add, m, term, out=m)
+    yield call(np.subtract, m, m, out=term)
+    yield call(np.add, change, term, out=change)
+
+
+_OF_ADAM = {"b1": "beta1", "b2": "beta2", "bound": "largest * root(C(1 - beta2))"}
+_M_AND_V = f"{_GRAD} m = b1 * m + grad; v = b2 * v + grad * grad;"
+_MEANS = ("m", "{beta1}·{m} + (1 − {beta1})·{g}"), ("v", "{beta2}·{v} + (1 − {beta2})·{g}²")
+_MU = "{beta1}·(1 − 0.96^({momentum_decay}·%s)/2)"
+
+NADAM = UpdateRule(
+    "nadam",
+    {"learning_rate": 0.002, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "momentum_decay": 0.004},
+    {"m": "1 - beta1", "v": "1 - beta2"},
+    {
+        **_OF_ADAM, "eps": f"C(epsilon) / {_ROOT}",
+        "ahead": f"C(learning_rate) * C(1 - beta1) * {_mu('step + 1')} / {_less_product('step + 1')} / {_ROOT}",
+        "rate": f"C(learning_rate) * (1 - {_mu('step')}) / {_less_product('step')} / {_ROOT}",
+    },
+    _nadam,
+    f"{_M_AND_V} change = (ahead * m + rate * grad) / (sqrt(v) + eps);",
+    (
+        *_MEANS, ("mu", _MU % "{t}"), ("mu_next", _MU % "({t} + 1)"),
+        ("p", "momentum_product({beta1}, {momentum_decay}, {t})"),
+        ("m_hat", "{mu_next}·{m}/(1 − {mu_next}·{p}) + (1 − {mu})·{g}/(1 − {p})"),
+        ("v_hat", "{v}/(1 − {beta2}^{t})"), ("w", "{w} − {learning_rate}·{m_hat}/(√({v_hat}) + {epsilon})"),
+    ),
+)  # fmt: skip
+_UNBIASED = "C(learning_rate) * C(1 - beta1) / correction(C(1 - beta1), step)"
+RADAM = UpdateRule(
+    "radam", {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    {"m": "1 - beta1", "v": "1 - beta2"},
+    {
+        **_OF_ADAM, "eps": "C(epsilon) / root(C(1 - beta2))",
+        "rate": f"{_UNBIASED} * C(rectification(beta2, step)) / {_ROOT}",
+        "plain": f"{_UNBIASED} * (1 - sign(C(rectification(beta2, step))))",
+    },
+    _radam,
+    f"{_M_AND_V} change = (rate / (sqrt(v) + eps) + plain) * m;",
+    (
+        *_MEANS, ("m_hat", "{m}/(1 − {beta1}^{t})"), ("r", "rectification({beta2}, {t})"),
+        ("l", "√(1 − {beta2}^{t})/(√({v}) + {epsilon})"),
+        ("w", "{w} − {learning_rate}·{m_hat}·({r}·{l} + 1 − sign({r}))"),
+    ),
+)  # fmt: skip
+LION = UpdateRule(
+    "lion", {"learning_rate": 0.0001, "beta1": 0.9, "beta2": 0.99}, {"m": "1"},
+    {"rate": "learning_rate", "b1": "beta1", "rest1": "1 - beta1", "b2": "beta2", "rest2": "1 - beta2"}, _lion,
+    "change = rate * sign(b1 * m + rest1 * g); m = b2 * m + rest2 * g; change += m - m;",
+    (
+        ("c", "{beta1}·{m} + (1 − {beta1})·{g}"), ("m", "{beta2}·{m} + (1 − {beta2})·{g}"),
+        ("w", "{w} − {learning_rate}·sign({c})"),
+    ),
+)  # fmt: skip
+
+
 class RMSprop(Optimizer):
     """v ← ρv + (1 − ρ)∇W², W ← W − η∇W/(√v + ε) (Tieleman and Hinton 2012, lecture 6e). Here and in those that follow a
     gradient whose square would leave the dtype (beyond 1e19 in float32) counts as one whose square does not.
@@ -282,12 +403,66 @@ class AdamW(Optimizer):
         super().__init__(ADAMW, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
 
 
+class NAdam(Optimizer):
+    """Adam whose momentum looks ahead, as Nesterov's: with μₜ = β₁(1 − ½·0.96^(ψt)) and p = μ₁·μ₂⋯μₜ,
+    m̂ = μₜ₊₁m/(1 − p·μₜ₊₁) + (1 − μₜ)∇W/(1 − p), W ← W − η·m̂/(√v̂ + ε), m and v as Adam's (Dozat 2016, with the
+    schedule of μ and the defaults of PyTorch's NAdam).
+
+    Args:
+        learning_rate, beta1, beta2, epsilon: as Adam's.
+        momentum_decay: ψ ≥ 0, how soon μ comes from ½β₁ to β₁.
+    """
+
+    def __init__(
+        self, learning_rate: Setting = 0.002, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
+        momentum_decay: Setting = 0.004, **more: Unpack[Common],
+    ) -> None:  # fmt: skip
+        super().__init__(
+            NADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon,
+            momentum_decay=momentum_decay, **more,
+        )  # fmt: skip
+
+
+class RAdam(Optimizer):
+    """Adam that warms up by itself (Liu et al. 2020): W ← W − η·m̂·r·√(1 − β₂ᵗ)/(√v + ε), where r, from 0 to 1, makes
+    up for how little v knows in the first steps; in the very first ones, five with the default β₂, where nothing does,
+    W ← W − η·m̂. ε stands beside √v, as in PyTorch's RAdam; the paper has none.
+
+    Args:
+        learning_rate, beta1, beta2, epsilon: as Adam's. With β₂ ≤ ⅔ no step ever divides by √v.
+    """
+
+    def __init__(
+        self, learning_rate: Setting = 0.001, beta1: Setting = 0.9, beta2: Setting = 0.999, epsilon: Setting = 1e-8,
+        **more: Unpack[Common],
+    ) -> None:  # fmt: skip
+        super().__init__(RADAM, learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, **more)
+
+
+class Lion(Optimizer):
+    """W ← W − η·sign(β₁m + (1 − β₁)∇W), m ← β₂m + (1 − β₂)∇W: each step changes every parameter by η (Chen et al. 2023,
+    algorithm 2). Its authors take an η of a third to a tenth of AdamW's, and a weight_decay as many times as large.
+
+    Args:
+        learning_rate: η > 0.
+        beta1, beta2: β₁ and β₂ in [0, 1).
+    """
+
+    def __init__(
+        self, learning_rate: Setting = 0.0001, beta1: Setting = 0.9, beta2: Setting = 0.99, **more: Unpack[Common]
+    ) -> None:
+        super().__init__(LION, learning_rate=learning_rate, beta1=beta1, beta2=beta2, **more)
+
+
 OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
     "adagrad": Adagrad,
     "adam": Adam,
     "adamw": AdamW,
+    "nadam": NAdam,
+    "radam": RAdam,
+    "lion": Lion,
 }
 """By name, a class, or another function, that makes the optimizer with its default settings."""
 

@@ -7,6 +7,7 @@
 BP_DEV double root(double a) { return __builtin_sqrt(a); }
 BP_DEV double power(double a, double b) { return __builtin_pow(a, b); }
 BP_DEV double correction(double rest, double step) { return 1 - __builtin_pow(1 - rest, step); }
+#include "../coefficients.cuh"
 
 static const i64 PER_GROUP = 256 / sizeof(float);
 

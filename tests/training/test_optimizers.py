@@ -52,6 +52,46 @@ def adam(w, gradients, rate, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=
         yield w
 
 
+def nadam(w, gradients, rate, beta1=0.9, beta2=0.999, epsilon=1e-8, momentum_decay=0.004):
+    """Dozat 2016, algorithm 8, with its schedule of μ, as PyTorch's NAdam has it."""
+    m = v = 0.0
+    product = 1.0
+    for t, g in enumerate(gradients, 1):
+        mu, ahead = (beta1 * (1 - 0.5 * 0.96 ** (k * momentum_decay)) for k in (t, t + 1))
+        product *= mu
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        m_hat = ahead * m / (1 - product * ahead) + (1 - mu) * g / (1 - product)
+        w = w - rate * m_hat / (sqrt(v / (1 - beta2**t)) + epsilon)
+        yield w
+
+
+def radam(w, gradients, rate, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    """Liu et al. 2020, algorithm 2, with ε where PyTorch's RAdam has it."""
+    m = v = 0.0
+    longest = 2 / (1 - beta2) - 1
+    for t, g in enumerate(gradients, 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        m_hat, length = m / (1 - beta1**t), longest - 2 * t * beta2**t / (1 - beta2**t)
+        if length > 5:
+            r = sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+            w = w - rate * m_hat * r * sqrt(1 - beta2**t) / (sqrt(v) + epsilon)
+        else:
+            w = w - rate * m_hat
+        yield w
+
+
+def lion(w, gradients, rate, beta1=0.9, beta2=0.99, weight_decay=0.0):
+    """Chen et al. 2023, algorithm 2."""
+    m = 0.0
+    for g in gradients:
+        c = beta1 * m + (1 - beta1) * g
+        w = w - rate * ((c > 0) - (c < 0) + weight_decay * w)
+        m = beta2 * m + (1 - beta2) * g
+        yield w
+
+
 CASES = [
     (gb.SGD, sgd, {}),
     (gb.SGD, sgd, {"momentum": 0.9}),
@@ -67,6 +107,15 @@ CASES = [
     (gb.AdamW, adam, {"weight_decay": 0.01}),
     (gb.AdamW, adam, {"weight_decay": 0.5, "beta1": 0.3, "epsilon": 1e-3}),
     (gb.AdamW, adam, {"weight_decay": 0.0}),
+    (gb.NAdam, nadam, {}),
+    (gb.NAdam, nadam, {"beta1": 0.5, "beta2": 0.9, "epsilon": 0.01, "momentum_decay": 0.0}),
+    (gb.NAdam, nadam, {"beta1": 0.0, "momentum_decay": 10.0}),
+    (gb.RAdam, radam, {}),
+    (gb.RAdam, radam, {"beta1": 0.5, "beta2": 0.9, "epsilon": 0.01}),
+    (gb.RAdam, radam, {"beta2": 0.6}),
+    (gb.RAdam, radam, {"beta2": 0.0}),
+    (gb.Lion, lion, {}),
+    (gb.Lion, lion, {"beta1": 0.5, "beta2": 0.5, "weight_decay": 0.3}),
 ]
 NAMES = [f"{kind.__name__} {settings or ''}" for kind, _, settings in CASES]
 ALL = [gb.Optimizer(rule, **({"weight_decay": 0.1} if rule.decays else {})) for rule in RULES]
@@ -137,6 +186,9 @@ def test_defaults_are_those_of_the_papers():
     adam = {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
     assert gb.Adam().settings == adam
     assert gb.AdamW().settings == adam | {"weight_decay": 0.01}
+    assert gb.NAdam().settings == adam | {"learning_rate": 0.002, "momentum_decay": 0.004}
+    assert gb.RAdam().settings == adam
+    assert gb.Lion().settings == {"learning_rate": 0.0001, "beta1": 0.9, "beta2": 0.99}
 
 
 def test_the_learning_rate_may_change_between_steps():
