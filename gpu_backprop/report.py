@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,20 +69,6 @@ def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> s
 def accuracy(matrix: Counts) -> float:
     """Compute the share of right answers."""
     return float(np.trace(matrix) / matrix.sum())
-
-
-def r2(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Compute R², 1 − Σ(y* − y)²/Σ(y* − ȳ*)², the mean over the columns of (n, k); NaN where a column is constant."""
-    true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
-    spread = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
-    if not spread.all():
-        return math.nan
-    return float((1 - ((true - predicted) ** 2).sum(axis=0) / spread).mean())
-
-
-def mean_absolute_error(true: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Compute the mean of |y* − y|."""
-    return float(np.abs(np.asarray(true, np.float64) - np.asarray(predicted, np.float64)).mean())
 
 
 def _short(name: object) -> str:

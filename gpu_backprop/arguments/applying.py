@@ -16,9 +16,9 @@ def add_evaluate(commands: Any) -> None:
     command = Command(
         commands, "evaluate", "measure a trained network on data",
         (
-            "Measure a trained network on data whose target is known: which classes were taken for which, and the "
-            "accuracy; or R² and the mean absolute error. On rows that it was trained on it looks better than it is: "
-            "give it others, or only those that were held out.",
+            "Measure a trained network on data whose target is known: which classes were taken for which, the "
+            "accuracy and, where some classes are rare, what says more; or R² and the errors. On rows that it was "
+            "trained on it looks better than it is: give it others, or only those that were held out.",
             RUN, DATA,
         ),
         (
@@ -33,7 +33,7 @@ def add_evaluate(commands: Any) -> None:
     command.add("--held-out", help, type=between, metavar="SHARE")
     command.share("--drop-missing-target")
     command.add_loss(SUITS)
-    command.share("--device", "--quiet", "--debug")
+    command.share("--metrics", "--device", "--quiet", "--debug")
 
 
 def add_predict(commands: Any) -> None:

@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from gpu_backprop import LOSSES, OPTIMIZERS
-from gpu_backprop.arguments.values import device, one_of, path, size, source
+from gpu_backprop import LOSSES, METRICS, OPTIMIZERS
+from gpu_backprop.arguments.values import device, metrics, one_of, path, size, source
 from gpu_backprop.data.messages import nearest
 
 DATA = (
@@ -32,6 +32,11 @@ SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
         {"type": size, "metavar": "SIZE"},
     ),
     "--drop-missing-target": ("leave out the rows whose target is missing", {"action": "store_true"}),
+    "--metrics": (
+        "what to measure besides what suits the task, names with commas between them: "
+        f"{', '.join(METRICS)}; the numbers in them may be others",
+        {"type": metrics, "default": (), "metavar": "NAMES"},
+    ),
     "--device": ("auto, cpu, cuda or cuda:1", {"type": device, "default": "auto", "metavar": "D"}),
     "--quiet": ("print only the result", {"action": "store_true"}),
     "--debug": ("show where an error came from, and what the compiler is told", {"action": "store_true"}),

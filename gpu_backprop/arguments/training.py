@@ -107,6 +107,7 @@ def _add_training(command: Command) -> None:
     batch_size = "rows per step (default: 32; 128 with more than 10,000 rows)"
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
     command.add_loss("cross_entropy for classes, half_squared_error for numbers")
+    command.share("--metrics")
     command.add_optimizer("adam")
     size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
     command.add("--learning-rate", size, type=rate, metavar="R")

@@ -13,6 +13,7 @@ from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.data import DataError
 from gpu_backprop.data.limits import size_of
 from gpu_backprop.data.messages import shown
+from gpu_backprop.training.metrics import metric_named
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -88,6 +89,15 @@ def some_of(kind: str, known: Mapping[str, Any]) -> Callable[[str], list[str]]:
     """Make a reader of one or more of the known names, commas between them."""
     read = one_of(kind, known)
     return lambda text: [read(part.strip()) for part in text.split(",")]
+
+
+def metrics(text: str) -> list[str]:
+    """Read names of metrics, commas between them, which may have numbers in them."""
+    names = [part.strip() for part in text.split(",")]
+    try:
+        return [metric_named(name).name for name in names]
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def device(text: str) -> str:

@@ -11,6 +11,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
+from gpu_backprop.training.metrics import default_metrics
 
 ADAM_RATE, EPOCHS, BATCH = 0.003, 60, 32
 """Together with the other defaults these did well on fifteen data sets of 150 to 8,000 rows. Other optimizers have
@@ -89,7 +90,9 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
     elif options.optimizer in ("adam", "adamw"):
         optimizer.learning_rate = ADAM_RATE
     batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
-    return gb.Trainer(net, design.loss, optimizer, batch_size=batch_size)
+    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size)
+    trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *options.metrics]))
+    return trainer
 
 
 def choose_epochs(rows: int) -> int:

@@ -15,6 +15,7 @@ from gpu_backprop.commands.runs import load_prepared
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.commands.sources import drop_missing_target, load_rows
 from gpu_backprop.training.history import number
+from gpu_backprop.training.metrics import choose_metrics
 
 BATCH = 1024
 
@@ -34,12 +35,15 @@ def evaluate(options: argparse.Namespace) -> int:
             f"the {len(samples):,} rows that training with --held-out {options.held_out:g} --seed {net.seed} held out"
         )
     trainer = gb.Trainer(net, options.loss, batch_size=BATCH)
+    choose_metrics(options.metrics, net, trainer.loss)  # for its errors
     loss = trainer.evaluate(samples.x, targets(trainer.loss, net, samples))["loss"]
-    scores = score(net, samples)
+    scores = score(trainer, samples, options.metrics)
     if not options.quiet:
         print(f"{data.source}, {which}\n")
         if scores.mistakes:
-            print(f"{scores.mistakes}\n\n{scores.baseline}")
+            print(f"{scores.mistakes}\n")
+        if scores.baseline:
+            print(scores.baseline)
         print(f"{trainer.loss.name}: {number(loss)}")
     print("\n".join(scores.figures))
     return 0

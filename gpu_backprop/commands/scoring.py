@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,26 @@ import numpy as np
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.text_table import terminal_width
+from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.data.messages import cells, counted, shown
-from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, frequent_mistakes, mean_absolute_error, r2
+from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, frequent_mistakes
 from gpu_backprop.training.history import number
+from gpu_backprop.training.metrics import LABELS, NUMBERS, Metric, Residuals, metric_named, tasks_of
+from gpu_backprop.training.metrics import Scores as Outputs
 
 WIDEST_TABLE = 20
 """Classes; of more, the most frequent mistakes are listed instead."""
+
+LARGEST, LEAST = 2 / 3, 1 / 4
+"""Classes are unbalanced where one has more than that share of the rows, or one has less than that part of what it
+would have if all had as many."""
+
+NAMES = {
+    "r2": "R²", "mae": "MAE", "rmse": "RMSE", "f1": "F1", "f1_macro": "mean F1",
+    "f1_weighted": "weighted mean F1", "roc_auc": "ROC AUC", "brier_score": "Brier score",
+}  # fmt: skip
+"""What metrics are called, but for those whose names are words."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Scores:
     Attributes:
         figures: results, as in "accuracy: 0.9778".
         mistakes: which class was taken for which.
-        baseline: the score of an answer that needs no network, and what follows; for quantities it is R² = 0.
+        baseline: the score of an answer that needs no network, and what follows.
     """
 
     figures: list[str]
@@ -35,15 +49,93 @@ class Scores:
     baseline: str = ""
 
 
-def score(net: gb.Network, samples: Samples) -> Scores:
-    """Compute accuracy and mistakes, or R² and the mean absolute error in the units of the data."""
+def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> Scores:
+    """Compute what suits the task: of classes accuracy, mistakes and, where some are rare, what says more; of numbers
+    R² and errors, in the units of the data.
+
+    Args:
+        asked: names of metrics besides these.
+    """
+    net = trainer.network
     y = net.predict(samples.x)
-    if samples.y.ndim == 1:
-        names = [str(name) for name in net.classes or range(net.outputs)]
-        matrix = confusion_matrix(samples.y, labels(y), len(names))
-        return Scores([f"accuracy: {accuracy(matrix):.4f}"], _mistakes(matrix, names), _baseline(matrix, names))
-    true, predicted = (net.preprocessing.inverse(values) for values in (samples.y, y))
-    return Scores([f"R²: {r2(true, predicted):.4f}", f"MAE: {number(mean_absolute_error(true, predicted))}"])
+    if samples.y.ndim > 1:
+        return _score_columns(trainer, samples.y, y, asked)
+    names = [str(name) for name in net.classes or range(net.outputs)]
+    matrix = confusion_matrix(samples.y, labels(y), len(names))
+    rows, often = Outputs(np, y, targets(trainer.loss, net, samples)), matrix.sum(axis=1)
+    figures = [f"accuracy: {accuracy(matrix):.4f}"]
+    if unbalanced(often):
+        figures += _of_rare_classes(rows, often, names)
+    if net.last.activation.name == "softmax" or net.outputs == 1:
+        asked = "log_loss", "calibration_error", *asked
+    return Scores(_with(figures, asked, rows), _mistakes(matrix, names), _baseline(matrix, names))
+
+
+def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence[str]) -> Scores:
+    """Score numbers, or the answers to a question of yes or no in each column."""
+    net, tasks = trainer.network, tasks_of(trainer.network, trainer.loss)
+    if NUMBERS not in tasks and ((target == 0) | (target == 1)).all():
+        rows = Outputs(np, y, target, multi_label=LABELS in tasks)
+        suiting = ("label_accuracy", "exact_match") if rows.multi_label else ("accuracy",)
+        return Scores(_with([], (*suiting, "f1_macro", "roc_auc", "log_loss", "calibration_error", *asked), rows))
+    true, predicted = (net.preprocessing.inverse(values) for values in (target, y))
+    rows = Outputs(np, predicted, true, quantile=getattr(trainer.loss, "q", None))
+    figures = _with([], ("r2", "mae", "rmse", "median_absolute_error", *asked), rows)
+    return Scores(figures, baseline=_mean_baseline(true, predicted))
+
+
+def _with(figures: Sequence[str], asked: Sequence[str], rows: Outputs) -> list[str]:
+    """Add what was asked for, each once."""
+    return list(dict.fromkeys([*figures, *(_figure(name, rows) for name in asked)]))
+
+
+def unbalanced(often: Array) -> bool:
+    """Tell whether classes with so many rows are so unequal that accuracy alone says little: see LARGEST and LEAST."""
+    shares = often[often > 0] / often.sum()
+    return bool(shares.max() > LARGEST or shares.min() < LEAST / len(often))
+
+
+def _of_rare_classes(rows: Outputs, often: Array, names: Sequence[str]) -> list[str]:
+    """Score how well rare classes are recognised: of two, the rarer one."""
+    figures = [_figure("balanced_accuracy", rows)]
+    if len(often) > 2:
+        return [*figures, _figure("f1_macro", rows), _figure("roc_auc", rows)]
+    rarer = int(often.argmin())
+    of_rarer = Outputs(np, rows.p[:, [1 - rarer, rarer]], (rows.labels == rarer).astype(np.int64))
+    figures += [f"{_figure(name, of_rarer, f' of {shown(names[rarer])}')}" for name in ("f1", "average_precision")]
+    return [*figures, _figure("roc_auc", rows)]
+
+
+def _figure(name: str, rows: Outputs, of: str = "") -> str:
+    """Compute a metric, and write it as in "ROC AUC: 0.9312"."""
+    metric = metric_named(name)
+    value = _value(metric, rows)
+    told = f"none, because {metric.undefined}" if not math.isfinite(value) and metric.undefined else number(value)
+    return f"{NAMES.get(name, name.replace('_', ' '))}{of}: {told}"
+
+
+def _value(metric: Metric, rows: Outputs) -> float:
+    if metric.of_sums is not None:
+        return float(metric.of_sums(Residuals.of(rows.y, rows.target)))
+    return metric.value(rows)
+
+
+def _mean_baseline(true: Array, predicted: Array) -> str:
+    """Say whether the network does better than always giving the mean. A row's share of R² is the mean over the outputs
+    of ((y* − ȳ*)² − (y* − y)²)/variance, so that R² has the standard error of a mean."""
+    spread = ((true - true.mean(axis=0)) ** 2).mean(axis=0)
+    if not spread.all() or len(true) < 2:
+        return ""
+    shares = (((true - true.mean(axis=0)) ** 2 - (true - predicted) ** 2) / spread).mean(axis=1)
+    r2, doubt = shares.mean(), shares.std(ddof=1) / math.sqrt(len(shares))
+    return f"always answering the mean would have an R² of 0: {_conclusion(r2, doubt, len(shares))}"
+
+
+def _conclusion(gain: float, doubt: float, rows: int) -> str:
+    """Say what it means that a network gains so much on an answer that needs none, give or take the doubt."""
+    if abs(gain) <= doubt:
+        return f"the network does no better than chance allows for with {counted(rows, 'row')}"
+    return "the network does better" if gain > 0 else "the network does worse"
 
 
 def labels(y: Array) -> Array:
@@ -56,9 +148,7 @@ def _baseline(matrix: Array, names: list[str]) -> str:
     often, rows = matrix.sum(axis=1), matrix.sum()
     share, right = often.max() / rows, accuracy(matrix)
     doubt = math.sqrt(share * (1 - share) / rows)  # the standard error of such a share
-    conclusion = "the network does better" if right > share else "the network does worse"
-    if abs(right - share) <= doubt:
-        conclusion = f"the network does no better than chance allows for with {counted(int(rows), 'row')}"
+    conclusion = _conclusion(right - share, doubt, int(rows))
     return f"always answering {shown(names[often.argmax()])} would be right for {share:.4f}: {conclusion}"
 
 

@@ -57,7 +57,7 @@ def train(options: argparse.Namespace) -> int:
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
                 written += _curves(history, folder.place)
-                result = _score_held_out(net, data, options.quiet)
+                result = _score_held_out(trainer, data, options)
                 signals.writing()
         except (KeyboardInterrupt, OSError) as error:
             if not _caused_by_signal(error, signals):
@@ -152,14 +152,14 @@ def _reason(error: BaseException) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
-def _score_held_out(net: gb.Network, data: TrainTestData, quiet: bool) -> list[str]:
+def _score_held_out(trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace) -> list[str]:
     """Score the network on the rows that were held out; return the result in lines."""
     if data.held_out is None:
         return ["nothing was held out, so nothing was measured"]
-    scores = score(net, data.held_out)
-    if not quiet:
+    scores = score(trainer, data.held_out, options.metrics)
+    if not options.quiet:
         print(f"\nheld-out {data.things}, {scores.mistakes}\n" if scores.mistakes else "")
-    if not quiet and scores.baseline and data.things == "rows":
+    if not options.quiet and scores.baseline and data.things == "rows":
         print(scores.baseline)
     return [f"test {figure}" for figure in scores.figures]
 

@@ -313,14 +313,18 @@ class TestEvaluate:
         assert lines[0] == "new.csv, all 30 rows"
         assert [line.split()[0] for line in lines[3:7]] == ["true", "A", "B", "C"]
         assert "always answering 'A' would be right for 0.3333: the network does better" in lines
-        assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-2])
-        assert re.fullmatch(r"accuracy: (0\.9\d{3}|1\.0000)", lines[-1])
+        assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-4])
+        assert re.fullmatch(r"accuracy: (0\.9\d{3}|1\.0000)", lines[-3])
+        assert [line.split(":")[0] for line in lines[-2:]] == ["log loss", "calibration error"]
 
     def test_quantities(self, capsys):
         assert main(["evaluate", "houses", "houses.csv", "--loss", "absolute_error"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["houses.csv, all 60 rows", "", "absolute_error", "R²", "MAE"]
-        assert float(lines[3].split()[1]) > 0.9
+        assert lines[:2] == ["houses.csv, all 60 rows", ""]
+        assert lines[2] == "always answering the mean would have an R² of 0: the network does better"
+        figures = ["absolute_error", "R²", "MAE", "RMSE", "median absolute error"]
+        assert [line.split(":")[0] for line in lines[3:]] == figures
+        assert float(lines[4].split()[1]) > 0.9
 
     def test_only_what_was_held_out(self, capsys):
         assert main(["evaluate", "digits", "digits", "--held-out", "0.2"]) == 0

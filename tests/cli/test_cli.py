@@ -85,6 +85,8 @@ class TestTrain:
         train("--quiet", "--out", "run")
         assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
             "test accuracy",
+            "test log loss",
+            "test calibration error",
             "written to run",
         ]
 

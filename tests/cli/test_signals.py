@@ -68,7 +68,7 @@ class TestTrain:
         assert process.returncode == CODES[number], errors
         assert f"{starting.SIGNALS[number]}: finishing this step" in errors
         assert "Traceback" not in errors
-        lines = r"^stopped (in|after) epoch \d+, as asked.*\ntest accuracy: 0\.\d{4}\nwritten to run: "
+        lines = r"^stopped (in|after) epoch \d+, as asked.*\ntest accuracy: 0\.\d{4}\n(test .*\n)+written to run: "
         assert re.search(lines, output, re.MULTILINE)
         assert gb.load("run/model.safetensors").outputs == 10
         assert {"model.safetensors", "history.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}

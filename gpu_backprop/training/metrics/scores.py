@@ -121,11 +121,11 @@ class Scores:
         )  # fmt: skip
 
     def sums_by(self, group: Array, values: Array | None, groups: int | None = None) -> Array:
-        """Adds up the values of each group, or counts its rows; always in the same order, which CUDA's bincount with
-        weights has not."""
+        """Adds up the values of each group, or counts its rows; always in the same order, which bincount with weights
+        has not on CUDA."""
         groups = self.p.shape[1] if groups is None else groups
-        if values is None:
-            sums: Array = self.xp.bincount(group, minlength=groups)
+        if values is None or self.xp is np:
+            sums: Array = self.xp.bincount(group, values, groups)
         else:
             sums = self.xp.stack([self.xp.where(group == k, values, 0.0).sum() for k in range(groups)])
         return sums

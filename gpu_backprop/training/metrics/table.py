@@ -73,7 +73,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("calibration_error", BOTH, False, classes.calibration_error),
         Metric("label_accuracy", (LABELS,), True, classes.label_accuracy),
         Metric("exact_match", (LABELS,), True, classes.exact_match),
-        Metric("r2", (NUMBERS,), True, of_sums=residuals.r2),
+        Metric("r2", (NUMBERS,), True, of_sums=residuals.r2, undefined="the target is the same in all rows"),
         Metric("mae", (NUMBERS,), False, of_sums=residuals.mae),
         Metric("rmse", (NUMBERS,), False, of_sums=residuals.rmse),
         Metric("median_absolute_error", (NUMBERS,), False, numbers.median_absolute_error),
@@ -128,6 +128,11 @@ def tasks_of(network: Network, loss: Loss) -> tuple[str, ...]:
     return tasks
 
 
+def default_metrics(loss: Loss) -> tuple[str, ...]:
+    """Names what is measured unless something else is asked for."""
+    return ("accuracy",) if loss.formula.accuracy else ("r2", "mae")
+
+
 def choose_metrics(given: Sequence[Given] | None, network: Network, loss: Loss) -> list[Metric]:
     """Finds the metrics that a user gave, or those by default: accuracy where the loss counts right answers, else R²
     and MAE.
@@ -136,7 +141,7 @@ def choose_metrics(given: Sequence[Given] | None, network: Network, loss: Loss) 
         InputError: one is unknown, or not for such outputs, or there are two of one name.
     """
     if given is None:
-        return [METRICS[name] for name in (("accuracy",) if loss.formula.accuracy else ("r2", "mae"))]
+        return [METRICS[name] for name in default_metrics(loss)]
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise InputError(f"metrics must be a list of names and functions, got {type(given).__name__} {given!r}.")
     chosen = [_suiting(one, network, loss) if isinstance(one, str) else _own(one) for one in given]

@@ -8,6 +8,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.network.samples import samples
+from gpu_backprop.training import memory
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.metrics import METRICS, Scores
 
@@ -147,3 +148,12 @@ def test_what_no_metric_needs_is_not_done():
         assert asked._kept.shape[-2] == kept and not by_default._kept.size
         more = 1 if kept else 0
         assert len(asked.replays[5].plan.operations) == len(by_default.replays[5].plan.operations) + more
+
+
+def test_memory_for_the_outputs_is_told_beforehand():
+    needs = {}
+    for names in (["accuracy"], ["roc_auc"]):
+        trainer = trainer_of("classes", metrics=names)
+        data = samples(trainer.network, trainer.loss, X, LABELS, None, values=True)
+        needs[names[0]] = memory.evaluation_needs(trainer.training_step, trainer._settings, data)
+    assert needs["roc_auc"]["outputs"] - needs["accuracy"].get("outputs", 0) == ROWS * 7 * 8
