@@ -35,6 +35,11 @@ class Snapshot:
         for name, array in self._arrays.items():
             self._device.copy_in(array, self.copies[name])
 
+    def load(self, copies: Mapping[str, Array]) -> None:
+        """Takes what another one held of the same arrays, on the host or the device."""
+        for name, copy in self.copies.items():
+            self._device.copy_in(copy, copies[name])
+
     def copy_members(self, other: Snapshot, members: Array) -> None:
         """Copies what another one holds of some members, (models,) or () as the axes in front of every array are."""
         for name, copy in self.copies.items():

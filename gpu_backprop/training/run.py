@@ -51,6 +51,7 @@ class Position(NamedTuple):
         total: on the host, what the losses of its steps have added up to.
         window: the same when the loss was read last within the epoch, and the rows until then.
         seconds: how long it has taken.
+        halving: what an epoch that diverges begins again from, where it does.
     """
 
     epoch: int
@@ -59,6 +60,7 @@ class Position(NamedTuple):
     total: Any = None
     window: Sequence[Any] = ()
     seconds: float = 0.0
+    halving: Any = None
 
 
 class Run:
@@ -95,7 +97,7 @@ class Run:
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
         self._first = self.number
-        self._begin: Position | None = None  # where the running epoch goes on, or the next one will
+        self._begin = self._again = Position(self.number)  # where the epoch goes on, and what epoch_start has
         self._drawn_from: Any = None
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
@@ -115,7 +117,7 @@ class Run:
             arrays = step.state().arrays
             self.epoch_start, self.last_finite, self._spare = (Snapshot(device, arrays) for _ in range(3))
             self._best_start = Snapshot(device, arrays) if halves else None
-        self._least_loss = np.full(network.models_shape, np.inf)
+        self._least_loss, self._unhalved = np.full(network.models_shape, np.inf), self._halvings
 
     def _build_epoch(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows; in one launch the epoch is the only
@@ -138,24 +140,26 @@ class Run:
 
     def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
         """Trains one epoch and returns its row, or None if it was stopped on the way."""
-        scaling, halved = self.step.scaling, self._halvings
+        scaling = self.step.scaling
         self._follow_settings()
         self.step.network.refresh()  # a callback may have set parameters
-        if self._begin is None or self._begin.epoch != epoch:
+        if self._begin.epoch != epoch:
             self._begin = Position(epoch)
         begin = self._begin
-        self.number, self.done, self.started = epoch, begin.done, time.perf_counter() - begin.seconds
+        self.number, self.started = epoch, time.perf_counter() - begin.seconds
         self._drawn_from = self.step.shuffling()
         if self.shuffle:
             self.data.shuffle(self.step)
-        self._window = begin.window or (np.zeros(self.total.shape), 0)
         if not begin.done:
             scaling.start_epoch()
-        shown.advance(sum(self.batches[: begin.done]))
         self.epoch_start.take()
+        self._again, self._unhalved = begin, self._halvings
+        if begin.done and begin.halving is not None:
+            self._again, self._unhalved = Position(epoch), begin.halving["unhalved"]
+            self.epoch_start.load(begin.halving["epoch_start"])
         while True:
-            self._clear_sums()
-            self._start_schedule()
+            self._go_to_begin()
+            shown.advance(sum(self.batches[: self.done]))
             if not self._train(shown):
                 return None
             sums = self._read()
@@ -173,36 +177,42 @@ class Run:
             self.last_finite, self._spare = self._spare, self.last_finite
         else:
             self.last_finite, self.epoch_start = self.epoch_start, self.last_finite
-        if halved := halved - self._halvings:
+        if halved := self._unhalved - self._halvings:
             row["rate_halved"] = halved
         if scaling.stuck:
             self._refuse_float16()
         return row
 
-    def _clear_sums(self) -> None:
-        """Sets the sums to what they were where the running epoch goes on."""
+    def _go_to_begin(self) -> None:
+        """Sets to what they were where the running epoch went on: the steps done, what they have added
+        up, and where the schedules are."""
+        begin = self._begin
+        self.done, self._window = begin.done, begin.window or (np.zeros(self.total.shape), 0)
         self.sums.clear()
-        if self._begin is not None and self._begin.done:
-            self.step.device.copy_in(self.total, self._begin.total)
-
-    def _start_schedule(self) -> None:
-        """Goes to the step at which the running epoch goes on."""
+        if begin.done:
+            self.step.device.copy_in(self.total, begin.total)
         if self._schedule is not None:
-            done = 0 if self._begin is None else self._begin.done
-            self._schedule.start((self.number - self._schedule.first) * len(self.batches) + done)
+            self._schedule.start((self.number - self._schedule.first) * len(self.batches) + begin.done)
 
     def position(self) -> Position:
         """Returns where the run is, between steps; waits for the device if it is within an epoch."""
-        if not self.done and self._begin is not None:
+        if not self.done:
             return self._begin
-        if not self.done or len(self.history) >= self.number:
-            return Position(len(self.history) + 1)
+        halving = None
+        if self._best_start is not None:
+            halving = {"left": self._halvings, "unhalved": self._unhalved, "least_loss": self._least_loss}
+            halving |= {"best_start": self._best_start.copies, "epoch_start": self.epoch_start.copies}
+        if len(self.history) >= self.number:
+            return Position(self.number + 1, halving=halving)
         seconds, total = time.perf_counter() - self.started, self.step.device.to_host(self.total)
-        return Position(self.number, self.done, self._drawn_from, total, self._window, seconds)
+        return Position(self.number, self.done, self._drawn_from, total, self._window, seconds, halving)
 
     def go_on(self, position: Position) -> None:
         """Lets the next epoch begin there. The state of the step is what it was there, but for `shuffling`."""
         self._begin = position
+        if position.halving is not None and self._best_start is not None:
+            self._halvings, self._least_loss = position.halving["left"], position.halving["least_loss"]
+            self._best_start.load(position.halving["best_start"])
 
     def is_finite(self) -> bool:
         """Tells whether the losses of the running epoch and the parameters are finite; waits for the device."""
@@ -286,7 +296,6 @@ class Run:
         the beginning of the epoch with their least loss: what came later may have been far off already, and finite."""
         optimizer, models_shape = self.step.optimizer, self.step.network.models_shape
         assert self._best_start is not None
-        assert self._begin is not None
         diverged = ~(np.isfinite(sums["total"][..., LOSS]) & np.isfinite(sums["squares"]))
         rates = np.where(diverged, 0.5, 1.0) * one_a_member("learning_rate", optimizer.learning_rate, models_shape)
         optimizer.learning_rate = rates.tolist()
@@ -294,7 +303,7 @@ class Run:
         self._best_start.restore_members(diverged)
         self.epoch_start.take()
         self.step.network.refresh()
-        shown.advance(-sum(self.batches[self._begin.done : self.done]))
+        shown.advance(-sum(self.batches[: self.done]))
         if self._halvings == MOST_HALVINGS:
             warnings.warn(
                 f"the loss became NaN or infinite in epoch {self.number}, which begins again with half the learning "
@@ -302,7 +311,7 @@ class Run:
                 RuntimeWarning, stacklevel=6,
             )  # fmt: skip
         self._halvings -= 1
-        self.done, self._window = self._begin.done, self._begin.window or (np.zeros(self.total.shape), 0)
+        self._begin = self._again
 
     def _refuse_float16(self) -> NoReturn:
         history, epoch, last = self.history, self.number, len(self.batches)
@@ -354,12 +363,11 @@ class Run:
         the parameters NaN or infinite, and no loss has shown it yet."""
         device, network, epoch = self.step.device, self.step.network, self.number
         batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
-        self.whole = False
+        self.whole, self._begin = False, self._again
         self._restore(self.epoch_start)
-        self._clear_sums()
-        self._start_schedule()
+        self._go_to_begin()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
-        begin = 0 if self._begin is None else self._begin.done
+        begin = self.done
         step, broken, what, first = begin, 0, "parameters", ""
         with device.computing(), closing(self.data.parts(batches, begin)) as parts:
             for rows in (rows for part in parts for rows in part):

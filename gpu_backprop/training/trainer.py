@@ -400,7 +400,7 @@ class Trainer(FixedAttributes):
                 data, held_out = hold_out(self.network, data, share, step.seeds[0])
             if class_weight is not None:
                 data = weighted_by_class(self.network, data, class_weight)
-            halves = on_divergence == HALVE_RATE
+            repeats, halves = told.repeatable, on_divergence == HALVE_RATE
             keeps_best = stopper is not None and stopper.restore_best
             history, resumed = self.history, self._resumed
             first = len(history) + 1 if resumed is None else resumed.first
@@ -409,13 +409,12 @@ class Trainer(FixedAttributes):
             source = self._place(data, "training data", rooms[0], shuffle)
             after_step = told.after_step if told.have_on_step else lambda _: self.stopping
             step.averaging.begin()
-            run = Run(
-                step, source, settings, history, shuffle, loss_every, after_step, told.repeatable, halves, schedule
-            )
+            run = Run(step, source, settings, history, shuffle, loss_every, after_step, repeats, halves, schedule)
             fit = RunningFit(self, run, told, data, first)
             if resumed is not None:
                 resumed.go_on(fit)
-            self._resumed, left = None, max(0, first + epochs - run.number)
+            self._resumed = None
+            left = max(0, fit.first + epochs - run.number)
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
@@ -430,7 +429,9 @@ class Trainer(FixedAttributes):
                 self._as_running(fit),
                 told,
             ):
-                history.stopped = history.best_epoch = None
+                history.stopped = None
+                if resumed is None:
+                    history.best_epoch = None
                 try:
                     self._train(fit, evaluation, left, log, shown, schedule)
                 except KeyboardInterrupt:

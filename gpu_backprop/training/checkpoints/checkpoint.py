@@ -130,7 +130,7 @@ class Checkpoint:
         name = self.best if isinstance(self.best, str) else ("val_loss" if "val_loss" in row else "loss")
         if name not in row:
             raise InputError(f"best={name!r} is no column of the history: {', '.join(row)}.")
-        sign = 1 if larger_is_better(name) else -1
+        sign = 1 if larger_is_better(name, state.trainer.metrics or ()) else -1
         if self.figure is None or sign * row[name] > sign * self.figure:
             try:
                 save(self.folder / BEST, state.trainer, allow_nonfinite=True)

@@ -50,4 +50,5 @@ class RunningFit(NamedTuple):
 
     def fingerprint(self) -> dict[str, Any]:
         """Tells its data from others."""
-        return fingerprint([self.data.x, self.data.target, self.data.weights], self.trainer.device)
+        data = self.data
+        return fingerprint([data.x, data.target, data.weights, data.chosen], self.trainer.device)

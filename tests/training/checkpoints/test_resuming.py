@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ FORMS = {
     "NumPy": {"dtype": "float64"},
     "compiled": {"dtype": "float32"},
     "members": {"dtype": "float32", "seed": [4, 9]},
+    "schedule": {"optimizer": gb.Adam(0.01, schedule={"learning_rate": "cosine", "beta1": lambda step, steps: 0.9})},
     "Nesterov": {"dtype": "float64", "optimizer": gb.SGD(0.1, momentum=0.9, nesterov=True)},
 }
 
@@ -106,6 +109,77 @@ def test_a_fit_goes_on_to_the_same_bits(tmp_path, form):
         folder = tmp_path / str(after)
         trainer.resume(killed(folder, after, **form))
         fit(trainer, [gb.Checkpoint(folder)])
+        assert left(trainer) == left(whole)
+
+
+FITS = {
+    "validation_split": {"validation": None, "validation_split": 0.3},
+    "class_weight": {"class_weight": "balanced"},
+    "no shuffling": {"shuffle": False, "weights": None},
+}
+
+
+@pytest.mark.parametrize("options", FITS.values(), ids=FITS)
+def test_a_fit_of_another_kind_goes_on_to_the_same_bits(tmp_path, options):
+    whole, trainer = trainer_of(), trainer_of()
+    fit(whole, **options)
+    with pytest.raises(Killed):
+        fit(trainer_of(), [gb.Checkpoint(tmp_path, every_steps=3), Kill(8)], **options)
+    trainer.resume(tmp_path)
+    fit(trainer, **options)
+    assert left(trainer) == left(whole)
+
+
+@pytest.mark.parametrize("seed", [3, [3, 5]], ids=["one", "members"])
+@pytest.mark.parametrize("monitor", ["val_loss", "loss"])
+def test_early_stopping_goes_on(tmp_path, seed, monitor):
+    def stopped(trainer, callbacks=()):
+        stopping = gb.EarlyStopping(monitor, patience=2, min_delta=0.05)
+        return fit(trainer, callbacks, 9, early_stopping=stopping)
+
+    whole = trainer_of(seed=seed)
+    stopped(whole)
+    assert len(whole.history) < 9
+    last = len(whole.history) * STEPS
+    for after in (STEPS, 2 * STEPS + 3, last - 1, last):
+        folder, trainer = tmp_path / str(after), trainer_of(seed=seed)
+        with pytest.raises(Killed):
+            stopped(trainer_of(seed=seed), [gb.Checkpoint(folder, every_steps=1), Kill(after)])
+        trainer.resume(folder)
+        stopped(trainer, [gb.Checkpoint(folder)])
+        assert left(trainer) == left(whole)
+        assert trainer.history.best_epoch == whole.history.best_epoch
+    again = trainer_of(seed=seed)
+    again.resume(folder)  # which is complete
+    stopped(again)
+    assert left(again) == left(whole)
+    assert again.history.best_epoch == whole.history.best_epoch
+
+
+@pytest.mark.parametrize("seed", [1, [1, 2]], ids=["one", "members"])
+def test_halving_goes_on(tmp_path, seed):
+    y = X[:, :2] - X[:, 2:]
+
+    def made():
+        net = gb.Network(4, [gb.Dense(6, "relu"), gb.Dropout(0.2), gb.Dense(2)], dtype="float64", seed=seed)
+        return gb.Trainer(net, "squared_error", gb.SGD(64.0, momentum=0.5), batch_size=8)
+
+    def halved(trainer, callbacks=()):
+        trainer.fit(X, y, 3, progress=False, callbacks=callbacks, on_divergence="halve_rate")
+
+    whole = made()
+    with pytest.warns(RuntimeWarning, match="half the learning rate"):
+        halved(whole)
+    total = (sum(map(np.max, whole.history["rate_halved"][:1])) + 3) * STEPS
+    for after in (5, 2 * STEPS + 2, total - STEPS - 2, total - 2):
+        folder, trainer = tmp_path / str(after), made()
+        with suppress(Killed), catch_warnings():
+            simplefilter("ignore")
+            halved(made(), [gb.Checkpoint(folder, every_steps=1), Kill(after)])
+        trainer.resume(folder)
+        with catch_warnings():
+            simplefilter("ignore")
+            halved(trainer)
         assert left(trainer) == left(whole)
 
 
