@@ -5,4 +5,4 @@ from gpu_backprop.backend.compiled.ops.losses import loss_gradient, sigmoid_cros
 from gpu_backprop.backend.compiled.ops.minibatch import advance, copy, gather
 from gpu_backprop.backend.compiled.ops.optimizers import sum_of_squares, update
 from gpu_backprop.backend.compiled.ops.products import matmul
-from gpu_backprop.backend.numpy_ops import dropout, normalize_weights, residual_sums, unscale
+from gpu_backprop.backend.numpy_ops import dropout, normalize_weights, residual_sums, softmax_focal, unscale
