@@ -17,6 +17,7 @@ from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
 from gpu_backprop.network.layers import Bias, Dense, Dropout
@@ -88,6 +89,7 @@ __all__ = [
     "EarlyStopping",
     "Exponential",
     "FitState",
+    "Focal",
     "GpuBackpropError",
     "GradientError",
     "GradientReport",

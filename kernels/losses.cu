@@ -105,6 +105,50 @@ __global__ void __launch_bounds__(256, 3) softmax_cross_entropy(
       });
 }
 
+// v = z + b, y = softmax(v), e = sum of t (1 - y)^gamma l with l = -log y, grad_z = factor (g - y sum of g), where g is t
+// times the derivative of (1 - y)^gamma l by log y
+template<class T, class L>
+__global__ void __launch_bounds__(256, 3) softmax_focal(
+    const T* z,             // [models, rows, cols]
+    const acc<T>* b,        // [models, cols]?
+    const L* target,        // [models, rows, target_cols], 1 for labels
+    const acc<T>* weights,  // [models, rows]?
+    const double* numbers,  // [models, count] gamma second
+    const double* scales,   // [models]?
+    T* grad_z,              // [models, rows, cols]? may be z
+    double* total,          // [models, 3]
+    double* partial,        // [models, gridDim.x, 2]
+    u32* tickets,           // [models]
+    i64 b_step, i64 scales_step, i64 rows, int cols, int target_cols, int count, acc<T> scale, int accuracy) {
+  typedef acc<T> A;
+  const A* const bias = b ? b + blockIdx.z * b_step : b;
+  const Focal<A> focal{A(numbers[i64(blockIdx.z) * count + 1])};
+  for_each_row(
+      target, target_cols, weights, factor_of(scale, scales, scales_step), grad_z, total, partial, tickets, rows, cols,
+      accuracy, A(0), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
+        const auto v_of = [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); };
+        A top = Maximum::identity<A>(), sum = A(0), e = A(0), slopes = A(0);
+        for (int c = row.lane; c < row.cols; c += row.lanes) {
+          top = Maximum::of(top, v_of(c));
+          answer.add(v_of(c), A(target_of.of(c)), c);
+        }
+        top = lane_reduce<Maximum>(top, row.lanes);
+        for (int c = row.lane; c < row.cols; c += row.lanes) sum += exp(v_of(c) - top);
+        sum = lane_reduce<Sum>(sum, row.lanes);
+        const A log_sum = log(sum);
+        for (int c = row.lane; c < row.cols; c += row.lanes) {
+          const A t = A(target_of.of(c)), l = log_sum - (v_of(c) - top);
+          if (t != A(0)) e += t * focal.value(l), slopes += t * focal.slope(l);  // else l may be infinite
+        }
+        e = lane_reduce<Sum>(e, row.lanes), slopes = lane_reduce<Sum>(slopes, row.lanes);
+        for (int c = row.lane; c < row.cols && grad_z; c += row.lanes) {
+          const A t = A(target_of.of(c)), below = v_of(c) - top, p = exp(below) / sum;
+          give(c, (t != A(0) ? t * focal.slope(log_sum - below) : A(0)) - p * slopes);
+        }
+        return e;
+      });
+}
+
 // v = z + b, y = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = factor (y - t)
 template<class T>
 __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(

@@ -86,6 +86,18 @@ BP_DEV A softmax_loss(
   return log(sum) - dot;
 }
 
+// The focal loss of one output, from l = -log p >= 0: e = (1 - p)^gamma l, and its derivative by log p, which is
+// -(1 - p)^gamma (1 + gamma l p/(1 - p)), where 1 - p = 1 - e^-l and p/(1 - p) = 1/(e^l - 1).
+template<class A> struct Focal {
+  A gamma;
+  BP_DEV A power(A l) const {
+    const A rest = -expm1(-l);
+    return exp(gamma * log(rest < tiny<A>() ? tiny<A>() : rest));
+  }
+  BP_DEV A value(A l) const { return power(l) * l; }
+  BP_DEV A slope(A l) const { return -power(l) * (A(1) + gamma * (l == A(0) ? A(1) : l / expm1(l))); }
+};
+
 // p = 1/(1 + e^-v), and e = max(v, 0) - v t + log(1 + e^-|v|) of one output
 template<class A> BP_DEV A sigmoid(A v) { return A(1) / (A(1) + exp(-v)); }
 template<class A> BP_DEV A sigmoid_loss(A v, A t) { return Maximum::of(v, A(0)) - v * t + log1p(exp(-fabs(v))); }

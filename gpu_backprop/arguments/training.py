@@ -11,6 +11,8 @@ from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.target import TASKS
+from gpu_backprop.training.row_weights import BALANCED
+from gpu_backprop.training.run import ON_DIVERGENCE
 
 EXAMPLES = (
     ("train", "the digits: seconds on a CPU"),
@@ -102,7 +104,10 @@ def _add_network(command: Command) -> None:
 
 def _add_training(command: Command) -> None:
     command.under("training")
-    epochs = "passes over the training rows (default: 60; fewer with more than 10,000 rows, down to 20)"
+    epochs = (
+        "passes over the training rows (default: at most 120; fewer with more than 10,000 rows, down to 40; half of it "
+        "without early stopping)"
+    )
     command.add("--epochs", epochs, type=whole(1), metavar="N")
     batch_size = "rows per step (default: 32; 128 with more than 10,000 rows)"
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
@@ -113,8 +118,32 @@ def _add_training(command: Command) -> None:
     command.add("--learning-rate", size, type=rate, metavar="R")
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
+    _add_stopping(command)
     command.share("--device")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")
     tf32 = "let float32 products round their operands to TF32, 10 bits of mantissa, on a CUDA device that can: faster"
     command.add("--tf32", tf32, action="store_true")
+
+
+def _add_stopping(command: Command) -> None:
+    patience = (
+        "end when the validation loss has not improved for so many epochs; the network is that of the best epoch "
+        "(default: 20)"
+    )
+    command.add_either(
+        ("--patience", patience, {"type": whole(1), "metavar": "N"}),
+        ("--no-early-stopping", "train for all epochs, and keep the last one", {"action": "store_true"}),
+    )
+    validation = (
+        "share of the training rows, and of every class, that is kept from learning to find the best epoch by "
+        "(default: 0.1, or up to 0.2 for 100 rows; without early stopping 0, and the held-out rows are shown)"
+    )
+    command.add("--validation", validation, type=share, metavar="SHARE")
+    balanced = "balanced: all classes count alike, however many rows they have"
+    command.add("--class-weight", balanced, choices=(BALANCED,), metavar="HOW")
+    divergence = (
+        "what to do when the loss becomes NaN or infinite: raise, which ends training, or halve_rate, which begins the "
+        "epoch again with half the learning rate, at most 10 times (default: raise)"
+    )
+    command.add("--on-divergence", divergence, choices=ON_DIVERGENCE, default="raise", metavar="HOW")

@@ -148,6 +148,17 @@ class Operations(Protocol[D]):
         z is used up. grad_z is optional, and may be z.
         """
 
+    @account(writes=["grad_z", "total"], flops=lambda z: 20 * z.size)
+    def softmax_focal(
+        self, device: D, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+        numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """y = softmax(z + b), e = Σ y*·(1 − y)^γ·l with l = −log y, ∇z = scale·scales·w·(g − y·Σg), where
+        g = −y*·(1 − y)^γ·(1 + γ·l/(e^l − 1)), from z, so that all stay finite. γ is the first of the loss's numbers.
+
+        z is used up. grad_z is optional, and may be z.
+        """
+
     @account(writes=["sums"], flops=lambda y: 5 * y.size)
     def residual_sums(self, device: D, y: Array, target: Array, weights: Array | None, sums: Array) -> Calls:
         """sums[..., 0, :] += Σ w·|y − y*|, sums[..., 1, :] += Σ w·(y − y*)², one number an output, in float64."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
@@ -19,6 +20,13 @@ default rates of their own."""
 
 MANY_ROWS, LEAST_EPOCHS, LARGE_BATCH = 10_000, 20, 128
 """With more rows, fewer epochs of larger minibatches are enough; on MNIST they do better."""
+
+PATIENCE, LONGER = 20, 2
+"""Of early stopping: the epochs without an improvement, and how many times as many epochs there may be with it."""
+
+VALIDATION, MOST_VALIDATION, VALIDATION_ROWS, LEAST_VALIDATION = 0.1, 0.2, 100, 10
+"""The share of the training rows that early stopping is decided by, and the most, where that makes fewer than so many
+rows; with fewer than the last, chance would choose the epoch, and there is none. bench/tables.py measures all of it."""
 
 BOTH_WAYS = ("identity", "leaky_relu")
 """The activations with which an output can be as far below 0 as above it."""
@@ -95,9 +103,19 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
     return trainer
 
 
-def choose_epochs(rows: int) -> int:
-    """Choose a number of epochs for so many rows."""
-    return max(LEAST_EPOCHS, min(EPOCHS, EPOCHS * MANY_ROWS // rows))
+def choose_stopping(options: argparse.Namespace, rows: int) -> dict[str, Any]:
+    """Return what Trainer.fit is told of early stopping, with so many rows to learn from."""
+    early, share = not options.no_early_stopping, options.validation
+    if share is None:
+        share = max(VALIDATION, min(MOST_VALIDATION, VALIDATION_ROWS / rows))
+        share = share if early and share * rows >= LEAST_VALIDATION else 0.0
+    stopping = gb.EarlyStopping(patience=options.patience or PATIENCE) if early and share else None
+    return {"validation_split": share, "early_stopping": stopping}
+
+
+def choose_epochs(rows: int, early_stopping: bool) -> int:
+    """Choose the number of epochs for so many rows, at most."""
+    return max(LEAST_EPOCHS, min(EPOCHS, EPOCHS * MANY_ROWS // rows)) * (LONGER if early_stopping else 1)
 
 
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:

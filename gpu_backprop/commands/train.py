@@ -13,7 +13,14 @@ import numpy as np
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.announcing import printed_log
-from gpu_backprop.commands.building import build_network, build_trainer, choose_epochs, read_design, targets
+from gpu_backprop.commands.building import (
+    build_network,
+    build_trainer,
+    choose_epochs,
+    choose_stopping,
+    read_design,
+    targets,
+)
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
@@ -30,21 +37,22 @@ def train(options: argparse.Namespace) -> int:
         data = load_train_test(options, scale_target=design.any_number)
     net = build_network(options, design, data.preprocessing)
     trainer = build_trainer(options, design, net, len(data.training))
-    epochs = options.epochs or choose_epochs(len(data.training))
+    stopping = choose_stopping(options, len(data.training))
+    epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
     folder = claim(options.out, options.overwrite, run_name(options.data))
     with _before_training(folder):
         folder.require_room(net)
         if not options.quiet:
-            _introduce(trainer, data, epochs)
+            _introduce(trainer, data, epochs, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)
-        held_out = None if data.held_out is None else _x_and_y(trainer, data.held_out)
+        if data.held_out is not None and not stopping["validation_split"]:
+            stopping["validation"] = _x_and_y(trainer, data.held_out)
 
     log = folder.place / HISTORY
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
-        failure = _run_to_end(
-            signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
-        )
+        how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
+        failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun
             folder.discard()
@@ -68,6 +76,8 @@ def train(options: argparse.Namespace) -> int:
         with suppress(OSError) if signals.code else nullcontext():
             if history.stopped:
                 print(history.stopped)
+            elif history.best_epoch is not None and not options.quiet:
+                print(f"the parameters are those of epoch {history.best_epoch}, whose val_loss is the least")
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
                 print(f"{folder.path} keeps the older run, since this one did not finish")
@@ -92,10 +102,11 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
         raise
 
 
-def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int) -> None:
+def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int, validation: float) -> None:
     """Print what is about to be trained, on what, and how."""
     held_out = 0 if data.held_out is None else len(data.held_out)
-    print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out\n")
+    among = f" (of these, {round(validation * len(data.training)):,} to validate on)" if validation else ""
+    print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from{among}, {held_out:,} held out\n")
     if data.things != "rows":
         return
     print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs} epochs, {trainer.batch_size} rows a step")

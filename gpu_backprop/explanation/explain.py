@@ -245,7 +245,7 @@ class StepExplanation:
     def _pair(self, grad_z: Board) -> list[str]:
         """Explains what output and loss amount to together, where the engine does both in one operation."""
         loss, last = self.trainer.loss, self.network.last
-        if not loss.fused or loss.fused != last.activation.name:
+        if not loss.fused or loss.fused != last.activation.name or loss.operation is not None:
             return []
         y = self._board(f"y{last.number}", self.known[f"y{last.number}"])
         return [

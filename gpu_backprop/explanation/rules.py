@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from gpu_backprop.explanation.board import Rule, join_terms
+from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES as KNOWN
 from gpu_backprop.network.losses import Huber, Quantile
@@ -202,6 +203,8 @@ def loss_rule(loss: Loss) -> LossRule | None:
         return _huber(cast(float, loss.delta))
     if type(loss) is Quantile:
         return _quantile(cast(float, loss.q))
+    if type(loss) is Focal:
+        return _focal(loss)
     return LOSSES.get(loss.name) if type(loss) is type(KNOWN.get(loss.name)) else None
 
 
@@ -215,6 +218,30 @@ def _huber(delta: float) -> LossRule:
     return LossRule(
         Rule(f"{text}·({{y}} − {{t}} − ½·{text})", lambda y, t: cut(y, t) * (y - t - 0.5 * cut(y, t))), Rule(text, cut)
     )
+
+
+def _focal(loss: Focal) -> LossRule:
+    """Makes the rule of the focal loss: of classes, or of outputs that are each a yes or no of its own."""
+    gamma, yes, no = (float(number) for number in (cast(float, loss.gamma), loss.yes, loss.no))
+
+    def share(p: float, weight: float) -> float:
+        return weight * (1 - p) ** gamma * _log(p) if weight else 0.0
+
+    def slope(p: float, weight: float) -> float:
+        return weight * ((1 - p) ** gamma / p - gamma * (1 - p) ** (gamma - 1) * math.log(p)) if weight else 0.0
+
+    power, steep = f"·(1 − {{y}})^{gamma!r}", f"·(1 − {{y}})^{gamma - 1!r}"
+    text, of = f"{{t}}{power}·log({{y}})", f"(−{{t}}·((1 − {{y}})^{gamma!r}/{{y}} − {gamma!r}{steep}·log({{y}})))"
+    if loss.labels:
+        return LossRule(Rule(text, share), Rule(of, lambda y, t: -slope(y, t)), "−", -1.0)
+    other = f"(1 − {{t}})·{{y}}^{gamma!r}·log(1 − {{y}})"
+    text = f"({yes!r}·{text} + {no!r}·{other})"
+    grown = f"(1 − {{t}})·({{y}}^{gamma!r}/(1 − {{y}}) − {gamma!r}·{{y}}^{gamma - 1!r}·log(1 − {{y}}))"
+    return LossRule(
+        Rule(text, lambda y, t: share(y, yes * t) + share(1 - y, no * (1 - t))),
+        Rule(f"({yes!r}·{of} + {no!r}·{grown})", lambda y, t: slope(1 - y, no * (1 - t)) - slope(y, yes * t)),
+        "−", -1.0,
+    )  # fmt: skip
 
 
 def _quantile(q: float) -> LossRule:

@@ -48,7 +48,9 @@ class Loss(FixedAttributes):
         bounds: by name, what each of its numbers may be, in words and as a test. A number may be one, or one a member;
             those of a bound loss can be set, which takes effect from the next step and evaluation on.
         needs: the output activations that the loss is defined for; empty: all.
-        fused: the output activation with which the loss is one operation, see FUSED.
+        fused: the output activation with which the loss is one operation.
+        operation, fused_gradient: that one, and ∇z in it, as text of y; None: by the activation, see FUSED.
+        optional: which of its numbers may be None.
         labels: whether a target may be class numbers.
         low, high: the bounds of target values.
         network: what it is bound to, or None.
@@ -62,6 +64,9 @@ class Loss(FixedAttributes):
     bounds: ClassVar[Bounds] = {}
     needs: ClassVar[tuple[str, ...]] = ()
     fused: ClassVar[str] = ""
+    operation: ClassVar[Any] = None
+    fused_gradient: ClassVar[str] = "{y} − y*"
+    optional: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[bool] = False
     low: ClassVar[float] = -math.inf
     high: ClassVar[float] = math.inf
@@ -73,7 +78,7 @@ class Loss(FixedAttributes):
     def __setattr__(self, name: str, value: Any) -> None:
         """Checks a number; where the loss is bound, it is copied to the device."""
         network = self.network
-        if name in self.bounds:
+        if name in self.bounds and not (value is None and name in self.optional):
             value = one_or_several(self._spelled(name), value, *self.bounds[name])
             value = tuple(value) if isinstance(value, list) else value
             if network is not None:
@@ -123,6 +128,11 @@ class Loss(FixedAttributes):
                 f"has {layer.activation.name}. Use activation={self.needs[0]!r} there, or another loss."
             )
 
+    def suited_to(self, layer: Layer) -> Self:
+        """Returns this loss, or a copy of it, as it is for the output of this last layer; see `check`."""
+        self.check(layer)
+        return self
+
     def gradient(
         self, plan: Plan, layer: Layer, z: Array, target: Array, weights: Array | None, total: Array,
         scaling: Scaling | None = None,
@@ -134,9 +144,10 @@ class Loss(FixedAttributes):
         n = layer.number
         if self.fused == layer.activation.name and plan.fuse:
             argument = f"z{n} + b{n}" if layer.activation_bias is not None else f"z{n}"
-            formula = f"∇z{n} = ({self.fused}({argument}) − y*){self._factor(plan, weights)}, E += e"
+            gradient = self.fused_gradient.format(y=f"{self.fused}({argument})")
+            formula = f"∇z{n} = ({gradient}){self._factor(plan, weights)}, E += e"
             plan.add(
-                FUSED[self.fused], formula, {"grad_z": f"∇z{n}"},
+                self.operation or FUSED[self.fused], formula, {"grad_z": f"∇z{n}"},
                 z, layer.activation_bias, target, weights, self.formula, numbers, scale, scales, z, total,
             )  # fmt: skip
             layer.sum_bias(plan, z)
@@ -168,7 +179,7 @@ class Loss(FixedAttributes):
                 plan.add(Operations.bias_activate, f"y{n} = {f.name}(z{n} += b{n})", {}, z, bias, f, y)
                 bias = None  # z has it now
             plan.add(
-                FUSED[self.fused], "E += e", {},
+                self.operation or FUSED[self.fused], "E += e", {},
                 z, bias, target, weights, self.formula, numbers, 1.0, None, None, total,
             )  # fmt: skip
             return y

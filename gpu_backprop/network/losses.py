@@ -13,6 +13,8 @@ import numpy as np
 from gpu_backprop.backend.errors import named
 from gpu_backprop.backend.formula import Activation, Array, Call, LossFormula, Work, call, row_sum
 from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.focal import FORMULAS as FOCAL_FORMULAS
+from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Bounds, Loss
 
@@ -365,12 +367,14 @@ LOSSES: Mapping[str, Loss] = {
     kind.name: kind()
     for kind in (
         HalfSquaredError, SquaredError, MeanSquaredError, CrossEntropy, BinaryCrossEntropy, AbsoluteError, Huber,
-        Quantile, Poisson,
+        Quantile, Poisson, Focal,
     )
 }  # fmt: skip
 
 
-FORMULAS: Sequence[LossFormula] = (*(loss.formula for loss in LOSSES.values()), *POISSON_OF_Z.values())
+FORMULAS: Sequence[LossFormula] = (
+    *(loss.formula for loss in LOSSES.values()), *POISSON_OF_Z.values(), *FOCAL_FORMULAS[1:],
+)  # fmt: skip
 """The formulas that kernels are compiled from."""
 
 
@@ -380,5 +384,4 @@ def loss(spec: str | Loss | None, layer: Layer) -> Loss:
         by_activation = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
         spec = by_activation.get(layer.activation.name, "half_squared_error")
     chosen = named("loss", spec, Loss, LOSSES)  # type: ignore[type-abstract]
-    chosen.check(layer)
-    return chosen
+    return chosen.suited_to(layer)

@@ -54,6 +54,8 @@ def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool 
                 f"{layer.activation.name} can only be the output's, with {_partner(layer.activation.name)}, but layer "
                 f"{layer.number} is {layer!r} and the loss is {loss.name}"
             )
+        if fused and loss.operation is not None:
+            raise _refusal(f"of the losses with {layer.activation.name}, {loss.name} has no such epoch")
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
             raise _refusal(f"two activations are called {layer.activation.name!r}; give one of them another name")
     needs = layout(network, loss).needs

@@ -25,7 +25,7 @@ from gpu_backprop.training.optimizers import RULES
 
 X = np.array([[0.8, -0.3], [-0.5, 1.7], [1.1, 0.4]])
 TARGETS = np.array([[0.25, 0.5], [0.7, 0.1], [0.05, 0.4]])
-OUTPUT_FOR = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp"}
+OUTPUT_FOR = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp", "focal": "softmax"}
 
 
 def network(*layers: Any, dtype: str = "float64", inputs: int = 2, seed: int = 3) -> gb.Network:
@@ -538,7 +538,7 @@ def test_the_demonstration_has_everything_worked_out() -> None:
 
 def test_every_operation_of_a_step_can_be_told() -> None:
     binders = {name for name, _ in inspect.getmembers(numpy_ops, inspect.isfunction)}
-    fused, evaluation = {"softmax_cross_entropy", "sigmoid_cross_entropy"}, {"residual_sums"}
+    fused, evaluation = {"softmax_cross_entropy", "sigmoid_cross_entropy", "softmax_focal"}, {"residual_sums"}
     bookkeeping = {"gather", "advance", "copy", "sum_of_squares", "follow_schedule"}
     refused, after = {"clip_factor"}, {"blend", "limit_norms"}
     others = {"loss_gradient", "unscale", "update"}

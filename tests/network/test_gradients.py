@@ -16,6 +16,7 @@ SETTINGS = [
     gb.Huber(delta=0.2),
     gb.Quantile(0.9),
     gb.CrossEntropy(label_smoothing=0.2),
+    gb.Focal(0.5),
 ]
 
 
@@ -27,7 +28,7 @@ def output_for(loss, activation):
 def targets(loss, shape, rng):
     """Numbers that the loss takes; never so close to an output that a kink lies between."""
     match loss.name:
-        case "cross_entropy":
+        case "cross_entropy" | "focal":
             return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
         case "binary_cross_entropy":
             return rng.uniform(0, 1, shape)

@@ -19,6 +19,7 @@ from gpu_backprop.backend.numpy_ops.losses import (
     residual_sums,
     sigmoid_cross_entropy,
     softmax_cross_entropy,
+    softmax_focal,
 )
 from gpu_backprop.backend.numpy_ops.minibatch import advance, gather
 from gpu_backprop.backend.numpy_ops.optimizers import update

@@ -165,6 +165,62 @@ def sigmoid_cross_entropy(
     return _by_rows(device, formula, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
 
 
+def softmax_focal(
+    device: Device, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
+    """With l = −log y: 1 − y = 1 − e⁻ˡ, and y/(1 − y) = 1/(eˡ − 1), so that nothing is lost where y is near 0 or 1."""
+
+    def formula(
+        work: Scratch, z: Array, target: Array, factor: Array | float, grad_z: Array | None, e: Array,
+        right: Array | None, rest: Array | None, even: Array | None, gamma: Array, *_: Array,
+    ) -> Calls:  # fmt: skip
+        labels = Labels(device, target, z) if target.ndim < z.ndim else None
+        top, absent, certain = work.rows(0), work.mask(0), work.mask(1)
+        loss_of, power, ratio, p = (work.full(k) for k in range(4))
+        yield from largest(z, np.empty(z.shape[:-1], np.intp), target, right)
+        dense = target
+        if labels is not None:
+            dense = work.full(DENSE)
+            yield from labels.spread(dense)
+        yield call(np.equal, dense, 0.0, out=absent)
+        yield partial(np.maximum.reduce, z, -1, None, top, True)
+        yield from broadcast(np.subtract, z, top, z, work)
+        yield call(np.exp, z, out=p)
+        yield row_sum(p, top)
+        yield from broadcast(np.divide, p, top, p, work)
+        yield call(np.log, top, out=top)
+        yield from broadcast(np.subtract, z, top, z, work)
+        yield call(np.negative, z, out=loss_of)
+        yield partial(np.copyto, loss_of, 0, where=absent)  # what may be infinite, and does not count
+        yield call(np.negative, loss_of, out=power)
+        yield call(np.expm1, power, out=power)
+        yield call(np.negative, power, out=power)
+        yield call(np.maximum, power, float(np.finfo(z.dtype).tiny), out=power)
+        yield call(np.log, power, out=power)
+        yield call(np.multiply, power, gamma, out=power)
+        yield call(np.exp, power, out=power)
+        yield call(np.multiply, power, dense, out=power)
+        yield call(np.multiply, power, loss_of, out=ratio)
+        yield row_sum(ratio, e)
+        if grad_z is not None:
+            yield call(np.equal, loss_of, 0.0, out=certain)
+            yield call(np.expm1, loss_of, out=ratio)
+            yield call(np.divide, loss_of, ratio, out=ratio)
+            yield partial(np.copyto, ratio, 1, where=certain)
+            yield call(np.multiply, ratio, gamma, out=ratio)
+            yield call(np.add, ratio, 1.0, out=ratio)
+            yield call(np.multiply, ratio, power, out=ratio)  # −g
+            yield row_sum(ratio, top)
+            yield from broadcast(np.multiply, p, top, p, work)
+            yield call(np.subtract, p, ratio, out=grad_z)
+            yield from _scaled(grad_z, factor)
+        if labels is not None:
+            yield labels.mark_invalid(e, grad_z)
+
+    return _by_rows(device, formula, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
+
+
 def _by_rows(
     device: Device, formula: Callable[..., Calls], y: Array, bias: Array | None, target: Array, weights: Array | None,
     loss: LossFormula, numbers: Array, scale: float, scales: Array | None, gradient: Array | None, total: Array,

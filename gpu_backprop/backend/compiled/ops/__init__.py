@@ -12,5 +12,6 @@ from gpu_backprop.backend.numpy_ops import (
     limit_norms,
     normalize_weights,
     residual_sums,
+    softmax_focal,
     unscale,
 )

@@ -16,6 +16,7 @@ from gpu_backprop.backend.cuda.ops.losses import (
     residual_sums,
     sigmoid_cross_entropy,
     softmax_cross_entropy,
+    softmax_focal,
 )
 from gpu_backprop.backend.cuda.ops.minibatch import advance, gather
 from gpu_backprop.backend.cuda.ops.optimizers import update

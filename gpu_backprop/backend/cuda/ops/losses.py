@@ -64,6 +64,20 @@ def sigmoid_cross_entropy(
     )  # fmt: skip
 
 
+def softmax_focal(
+    device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
+    models, rows, cols = sizes(z)
+    launch = whole_rows(rows, cols, models)
+    yield device.kernels.launch(
+        "softmax_focal", (z.dtype, target.dtype), *launch,
+        z=z, b=bias, target=target, weights=weights, numbers=numbers, scale=scale, scales=scales, grad_z=grad_z,
+        total=total, **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
+        count=numbers.shape[-1], accuracy=ACCURACY_KIND[loss.accuracy],
+    )  # fmt: skip
+
+
 def _sums(device: CudaDevice, launch: Launch) -> dict[str, Any]:
     """Where blocks leave their share of loss and right answers."""
     blocks, _, models = launch.grid
