@@ -17,26 +17,22 @@ __global__ void clip_factor(
 }
 
 // destination += add (source - pull destination)
-template<class T, int V>
+template<class A, int V>
 __global__ void __launch_bounds__(256) blend(
-    const T* source,        // [models, n]
+    const A* source,        // [models, n]
     const double* numbers,  // [models, 2] add, pull
     const double* counted,  // [models]?
-    T* destination,         // [models, n]
+    A* destination,         // [models, n]
     i64 n) {
-  typedef acc<T> A;
   if (counted && counted[blockIdx.z] == 0) return;
   const A add = A(numbers[blockIdx.z * 2]), pull = A(numbers[blockIdx.z * 2 + 1]);
-  const i64 step = i64(gridDim.x) * threads() * V;
+  const i64 start = blockIdx.z * n, step = i64(gridDim.x) * threads() * V;
   BP_ROLLED
   for (i64 i = (i64(blockIdx.x) * threads() + thread()) * V; i < n; i += step) {
-    const Vec<T, V> from = load<V>(source + blockIdx.z * n + i);
-    Vec<T, V> to = load<V>(destination + blockIdx.z * n + i);
-    for (int k = 0; k < V; k++) {
-      const A a = to_acc(to.at[k]);
-      to.at[k] = from_acc<T>(a + add * (to_acc(from.at[k]) - pull * a));
-    }
-    store(destination + blockIdx.z * n + i, to);
+    const Vec<A, V> from = load<V>(source + start + i);
+    Vec<A, V> to = load<V>(destination + start + i);
+    for (int k = 0; k < V; k++) to.at[k] += add * (from.at[k] - pull * to.at[k]);
+    store(destination + start + i, to);
   }
 }
 

@@ -132,7 +132,8 @@ class Dense(Layer):
             return
         assert self.weight is not None and self.norm_limit is not None
         n, half = self.number, self.views.get("half_weight")
-        weight, limit = plan.named(f"W{n}", self.weight), plan.named(f"c{n}", self.norm_limit)
+        weight = plan.named(f"W{n}" if half is None else f"W{n} ({self.device.master.name})", self.weight)
+        limit = plan.named(f"c{n}", self.norm_limit)
         formula = f"W{n} ← W{n}·min(1, c{n}/‖W{n}‖) by units"
         plan.add(Operations.limit_norms, formula, {}, weight, limit, plan.gradient_factor, half)
 

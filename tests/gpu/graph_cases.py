@@ -24,13 +24,15 @@ PLAIN = (gb.Dense(8, "relu"), gb.Dense(3, "softmax"))
 class Case:
     """A network, what it learns, and how; made anew for every way to run it, with the same bits."""
 
-    def __init__(self, *layers, optimizer="adam", loss=None, labels=True, weighted=False, count=COUNT, **form):
+    def __init__(
+        self, *layers, optimizer="adam", loss=None, labels=True, weighted=False, count=COUNT, options=None, **form
+    ):  # fmt: skip
         self.layers, self.optimizer, self.loss, self.labels = layers or PLAIN, optimizer, loss, labels
-        self.weighted, self.count, self.form = weighted, count, form
+        self.weighted, self.count, self.options, self.form = weighted, count, options or {}, form
 
     def trainer(self, graph):
         net = gb.Network(5, list(self.layers), device="cuda", **self.form)
-        return gb.Trainer(net, self.loss, self.optimizer, batch_size=ROWS, graph=graph)
+        return gb.Trainer(net, self.loss, self.optimizer, batch_size=ROWS, graph=graph, **self.options)
 
     def data(self, outputs):
         rng = np.random.default_rng(0)
@@ -56,6 +58,7 @@ def state(trainer):
         **trainer.optimizer.moments,
     }
     arrays |= {"half parameters": trainer.network.half_parameters, "scaling": trainer.scaling.state}
+    arrays["average"] = trainer.training_step.averaging.average
     rows = [{k: v for k, v in row.items() if "second" not in k} for row in trainer.history]
     return {"history": repr(rows)} | {
         k: trainer.device.to_host(array).tobytes() for k, array in arrays.items() if array is not None
@@ -85,6 +88,7 @@ EVERYTHING = (
     gb.Dropout(0.2), gb.Dense(8, "gelu"), gb.Dropout(0.5), gb.Bias("tanh"), gb.Dense(6, bias=False),
     gb.Dense(3, "softmax"),
 )  # fmt: skip
+STEPPING = {"clip_norm": 0.1, "average": 0.9, "accumulate": 3}
 FORMS = {
     "every activation": Case(*HIDDEN, gb.Dense(3, "softmax")),
     "dropout": Case(*EVERYTHING),
@@ -92,6 +96,16 @@ FORMS = {
     "members": Case(*EVERYTHING, weighted=True, seed=[1, 2, 3]),
     "members, float16": Case(*EVERYTHING, seed=[1, 2], dtype="float16"),
     "members, float64": Case(seed=[1, 2], dtype="float64", optimizer="sgd"),
+    "in parts, clipped and averaged": Case(*EVERYTHING, gb.Dense(3, "softmax", max_norm=0.7), options=STEPPING),
+    "the same, members, float16": Case(
+        gb.Dropout(0.2),
+        gb.Dense(8, "tanh", max_norm=0.7),
+        gb.Dense(3, "softmax"),
+        weighted=True,
+        options=STEPPING,
+        seed=[1, 2],
+        dtype="float16",
+    ),
     "no tail": Case(count=ROWS * BATCHES),
     "one row left": Case(count=ROWS * BATCHES + 1),
     "one layer": Case(gb.Dense(3, "softmax")),

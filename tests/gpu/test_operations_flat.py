@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    compile_kernels("minibatch.cu", "metrics.cu", "optimizers.cu", "schedules.cu")
+    compile_kernels("minibatch.cu", "metrics.cu", "optimizers.cu", "schedules.cu", "weights.cu")
 
 
 # Minibatches ----------------------------------------------------------------------------------------------------------
@@ -124,6 +124,46 @@ def test_unscale(spoilt, dtype):
             counted = None if counts is None else Given(np.full(models_shape, counts))
             factor = Given(np.full(models_shape, np.nan), out=True)
             check(dtype, "unscale", a(g), scaling, counted, factor, 2000, 2.0**24)
+
+
+# Besides the optimizer ------------------------------------------------------------------------------------------------
+
+
+def test_clip_factor():
+    for models_shape in (*MODELS_SHAPES, (300,)):
+        rng, nan = random(models_shape), Given(np.full(models_shape, np.nan), out=True)
+        squares = rng.choice([0.0, 1e-20, 4.0, 1e200, np.inf, np.nan], models_shape)
+        counted = [None, Given(rng.choice([0.0, 1.0, 2.0**-16], models_shape))]
+        for one, limit in itertools.product(counted, (1e-3, 1.0, np.inf)):
+            check("float64", "clip_factor", Given(squares), Given(np.full(models_shape, limit)), one, nan)
+
+
+@dtypes
+def test_blend(dtype):
+    for n, models_shape in itertools.product((1, 33, 1000, 30_000, 0), MODELS_SHAPES):
+        rng = random(dtype, n, models_shape)
+        source, destination = rng.normal(size=(2, *models_shape, n))
+        factors = None, Given(np.array([1, 0, 0.5]) if models_shape else np.array(0.0))
+        for counted, numbers in itertools.product(factors, ([1.0, 0.0], [0.25, 1.0])):
+            numbers = Given(np.broadcast_to(numbers, (*models_shape, 2)).copy())
+            check(dtype, "blend", a(source), numbers, counted, a(destination, out=True))
+
+
+@dtypes
+def test_limit_norms(dtype):
+    """Columns below the bound and beyond it, and one that is not finite; members apart, one of which is stopped."""
+    for shape, models_shape in itertools.product(((1, 1), (33, 7), (700, 40)), MODELS_SHAPES):
+        rng = random(dtype, shape, models_shape)
+        weight = rng.normal(size=(*models_shape, *shape)) / shape[0] ** 0.5
+        weight[..., -1, -1] = np.inf if shape[0] == 33 else 0.1
+        limit, half = Given(rng.uniform(0.5, 1.5, models_shape)), None
+        for counted in (None, np.array([1, 0, 0.5]) if models_shape else np.array(0.0)):
+            if dtype in ("float16", "bfloat16"):
+                half = t(np.full_like(weight, np.nan), out=True)
+            check(
+                dtype, "limit_norms", a(weight, out=True, **strided(models_shape)), limit,
+                None if counted is None else Given(counted), half,
+            )  # fmt: skip
 
 
 # Optimizers -----------------------------------------------------------------------------------------------------------

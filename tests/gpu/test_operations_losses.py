@@ -206,6 +206,7 @@ def test_weigh(dtype):
                 "normalize_weights",
                 a(w),
                 loss_scale,
+                None if scales is None else Given(rng.choice([0.0, 1.0], models_shape)),
                 Given(np.full(models_shape, np.nan), out=True),
                 scales,
                 total,

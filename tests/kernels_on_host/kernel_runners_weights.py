@@ -31,15 +31,15 @@ def clip_factor(d: Draw) -> Case:
 
 def blend(d: Draw) -> Case:
     """A sum or a moving average."""
-    shape, T = (d.models, d.cols), d.T
-    source, destination = d.numbers(shape, T), d.numbers(shape, T)
+    shape, A = (d.models, d.cols), d.chosen["A"]
+    source, destination = d.numbers(shape, A), d.numbers(shape, A)
     numbers = d.memory.holding([[d.pick(1, 0.25, 1e-3), d.pick(0, 1)] for _ in range(d.models)], "f8")
     counted, expected = counted_of(d, d.models), exact(destination)
     reference(numpy_ops.blend, exact(source), exact(numbers), exact(counted), expected)
     parameters = {
         "source": source, "numbers": numbers, "counted": counted, "destination": destination, "n": d.cols,
     }  # fmt: skip
-    return d.case((d.groups, 1), parameters, {"destination": Near(expected, 20 * d.tolerance())})
+    return d.case((d.groups, 1), parameters, {"destination": Near(expected, 8 * d.tolerance(0, A))})
 
 
 def limit_norms(d: Draw) -> Case:
