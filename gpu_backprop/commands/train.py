@@ -13,7 +13,14 @@ import numpy as np
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.announcing import printed_log
-from gpu_backprop.commands.building import build_network, build_trainer, choose_epochs, read_design, targets
+from gpu_backprop.commands.building import (
+    build_network,
+    build_trainer,
+    choose_callbacks,
+    choose_epochs,
+    read_design,
+    targets,
+)
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
@@ -42,8 +49,12 @@ def train(options: argparse.Namespace) -> int:
     log = folder.place / HISTORY
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
+        callbacks = choose_callbacks(options, held_out is not None)
         failure = _run_to_end(
-            signals, lambda: trainer.fit(x, y, epochs, validation=held_out, csv=log, progress=not options.quiet)
+            signals,
+            lambda: trainer.fit(
+                x, y, epochs, validation=held_out, csv=log, progress=not options.quiet, callbacks=callbacks
+            ),
         )
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun
