@@ -55,6 +55,7 @@ from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
+from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.saving import load, save
 from gpu_backprop.training.tensorboard import TensorBoard
@@ -116,6 +117,7 @@ __all__ = [
     "Quantile",
     "RAdam",
     "RMSprop",
+    "ReduceOnPlateau",
     "Schedule",
     "SquaredError",
     "StateError",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_backprop import ACTIVATIONS
+from gpu_backprop import ACTIVATIONS, SCHEDULES
 from gpu_backprop.arguments.command import DATA, Command
-from gpu_backprop.arguments.values import path, rate, share, some_of, source, units, whole
+from gpu_backprop.arguments.values import one_of, path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
@@ -116,6 +116,7 @@ def _add_training(command: Command) -> None:
     command.add_optimizer("adam")
     size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
     command.add("--learning-rate", size, type=rate, metavar="R")
+    _add_schedule(command)
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)
@@ -147,3 +148,14 @@ def _add_stopping(command: Command) -> None:
         "epoch again with half the learning rate, at most 10 times (default: raise)"
     )
     command.add("--on-divergence", divergence, choices=ON_DIVERGENCE, default="raise", metavar="HOW")
+
+
+def _add_schedule(command: Command) -> None:
+    schedule = (
+        f"what the learning rate follows over the training: {', '.join(SCHEDULES)}; or plateau, a tenth of it whenever "
+        "the validation loss has not improved for 10 epochs (default: constant)"
+    )
+    known = one_of("schedule", {**SCHEDULES, "plateau": None})
+    command.add("--schedule", schedule, type=known, default="constant", metavar="NAME")
+    warmup = "share of the training in which the learning rate rises to what it is or follows (default: 0)"
+    command.add("--warmup", warmup, type=share, default=0.0, metavar="SHARE")

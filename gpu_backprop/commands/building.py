@@ -97,10 +97,20 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
         optimizer.learning_rate = options.learning_rate
     elif options.optimizer in ("adam", "adamw"):
         optimizer.learning_rate = ADAM_RATE
+    named = options.schedule not in ("constant", "plateau")
+    if options.warmup:
+        optimizer.schedule = gb.Warmup(options.warmup, options.schedule if named else "constant")
+    elif named:
+        optimizer.schedule = options.schedule
     batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
     trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size)
     trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *options.metrics]))
     return trainer
+
+
+def choose_callbacks(options: argparse.Namespace, validated: bool) -> list[gb.ReduceOnPlateau]:
+    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on."""
+    return [gb.ReduceOnPlateau("val_loss" if validated else "loss")] if options.schedule == "plateau" else []
 
 
 def choose_stopping(options: argparse.Namespace, rows: int) -> dict[str, Any]:

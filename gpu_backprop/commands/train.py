@@ -16,6 +16,7 @@ from gpu_backprop.commands.announcing import printed_log
 from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
+    choose_callbacks,
     choose_epochs,
     choose_stopping,
     read_design,
@@ -52,6 +53,8 @@ def train(options: argparse.Namespace) -> int:
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
+        validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
+        how["callbacks"] = choose_callbacks(options, validated)
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun

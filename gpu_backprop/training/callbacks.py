@@ -31,6 +31,9 @@ class FitState(NamedTuple):
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
     method `state()`, as a dict of plain data and arrays, and is given by its `load_state(dict)`, after `on_start`.
 
+    Where one has the attribute `sets_rate = True`, the history tells the learning rate of the last step of each epoch,
+    as it does where the learning rate follows a schedule.
+
     A true value that any but `on_end` returns ends the training, as `trainer.stop()` does: what was learned is kept.
     `history.stopped` then names the callback, and says why if the value is a text.
 
@@ -70,6 +73,7 @@ class Callbacks(ExitStack):
         asked_by_callback: by which of them the fit was asked to end, and why; None: by none.
         have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
         repeatable: whether steps leave the same when they are done again: no callback changes anything after a step.
+        set_rate: whether any of them says that it sets the learning rate.
         resumed: the states that a fit goes on from in another process, by the keys of `states`.
     """
 
@@ -90,6 +94,7 @@ class Callbacks(ExitStack):
             )
         self.have_on_step = bool(with_step)
         self.repeatable = all(callback.only_reads for callback in with_step)
+        self.set_rate = any(getattr(callback.given, "sets_rate", False) for callback in checked)
         self.resumed: dict[tuple[str, int], Any] = {}
 
     @property

@@ -80,7 +80,7 @@ class EarlyStopping:
 
     def on_start(self, state: FitState) -> None:
         """Makes room for the best parameters, and forgets the fit before."""
-        self._sign = self._find_sign(getattr(state.trainer, "metrics", None) or ())
+        self._sign = sign_of(self, getattr(state.trainer, "metrics", None) or ())
         network = self._network = state.trainer.network
         shape = network.models_shape
         self._numbers = {
@@ -131,14 +131,6 @@ class EarlyStopping:
         if isinstance(error := sys.exception(), DivergedError):
             error.add_note(f"Then early stopping brought back the best parameters: {whose} those {told}.")
 
-    def _find_sign(self, metrics: Sequence[Any]) -> float:
-        if self.mode is not None:
-            return MODES[self.mode]
-        try:
-            return -1.0 if larger_is_better(self.monitor, metrics) else 1.0
-        except InputError as error:
-            raise InputError(f"{error} Or give EarlyStopping({self.monitor!r}, mode='min') or mode='max'.") from None
-
     @staticmethod
     def _set_running(state: FitState, running: Array) -> None:
         """Lets steps change the members that have not stopped, and no others."""
@@ -164,6 +156,18 @@ class EarlyStopping:
             array[...] = loaded[name]
         if self._best is not None and "parameters" in loaded:
             self._network.device.copy_in(self._best, loaded["parameters"])
+
+
+def sign_of(callback: Any, metrics: Sequence[Any]) -> float:
+    """Returns what the column that a callback monitors is multiplied by, so that smaller is better: by its mode, or by
+    what is known of the metric."""
+    if callback.mode is not None:
+        return MODES[callback.mode]
+    try:
+        return -1.0 if larger_is_better(callback.monitor, metrics) else 1.0
+    except InputError as error:
+        name = f"{type(callback).__name__}({callback.monitor!r}, mode='min')"
+        raise InputError(f"{error} Or give {name} or mode='max'.") from None
 
 
 def with_early_stopping(given: Any, callbacks: Any) -> Any:

@@ -473,7 +473,7 @@ class Trainer(FixedAttributes):
             if evaluation is not None:
                 with self.training_step.averaging.measured():
                     row |= {f"val_{name}": value for name, value in evaluation.run().items()}
-            if "learning_rate" in self.optimizer.schedule:
+            if told.set_rate or "learning_rate" in self.optimizer.schedule:
                 row["learning_rate"] = schedule.learning_rate(epoch)
             row |= {"seconds": seconds, "samples_per_second": rows / seconds}
             history.append(row)

@@ -210,13 +210,13 @@ def test_a_stopped_member_stays_as_it_is(weighted, dtype, half_on_a_cpu):
             batch_size=2,
             clip_norm=0.5,
             average=0.9,
-        )  # fmt: skip
+        )
         for _ in range(2)
     ]
     weights = np.array([1.0, 2.0, 0.5, 1.0]) if weighted else None
     for one in made:
         one.step(X, Y, weights)
-    stopped, whole = made
+    stopped, _whole = made
     stopped.training_step.running = np.array([True, False, True])
     before = {name: np.array(array) for name, array in stopped.training_step.state().arrays.items()}
     for one in made:

@@ -21,6 +21,7 @@ X = STREAM.normal(size=(ROWS, 4))
 LABELS = np.abs(X).argmax(axis=1) % 3
 
 MAPPING = {"learning_rate": gb.Warmup(0.25, "cosine"), "momentum": gb.OneCycle(start=1, peak=0.8, end=1)}
+MAPPING_OF_ADAM = {"learning_rate": gb.Warmup(3, "coslog4"), "beta1": gb.OneCycle(start=1, peak=0.9, end=1)}
 OPTIMIZERS = {
     "a name": gb.SGD(0.1, schedule="one_cycle"),
     "a function": gb.Adam(0.01, schedule=lambda step, steps: 1 / (1 + step)),
@@ -155,6 +156,30 @@ def test_a_copy_goes_on_the_same(tmp_path):
     for one in (trainer, twin):
         fit(one)
     same(trainer, twin)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7], ids="after step {}".format)
+def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
+    """Where it was, in the schedules of the fit that was ended, and with what a callback has set."""
+
+    class Raises:
+        only_reads = True
+
+        def on_step(self, state):
+            if (state.epoch - 1) * STEPS + state.step > stop:
+                raise RuntimeError("the machine is gone")
+
+    def made():
+        return trainer_of(gb.Adam(0.01, schedule=MAPPING_OF_ADAM), dropout=gb.Dropout(0.5, schedule="linear"))
+
+    straight, ended, resumed = made(), made(), made()
+    fit(straight, 4, shuffle=True)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        fit(ended, 4, shuffle=True, callbacks=[gb.Checkpoint(tmp_path, every_steps=1), Raises()])
+    resumed.resume(tmp_path)
+    fit(resumed, 4, shuffle=True)
+    same(resumed, straight)
+    assert resumed.history["learning_rate"] == straight.history["learning_rate"]
 
 
 def test_what_is_set_meanwhile_is_what_the_schedule_multiplies():
