@@ -67,8 +67,18 @@ def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> S
     if unbalanced(often):
         figures += _of_rare_classes(rows, often, names)
     if net.last.activation.name == "softmax" or net.outputs == 1:
-        asked = "log_loss", "calibration_error", *asked
+        figures.append(_log_loss(trainer, samples, rows))
+        asked = "calibration_error", *(name for name in asked if name != "log_loss")
     return Scores(_with(figures, asked, rows), _mistakes(matrix, names), _baseline(matrix, names))
+
+
+def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> str:
+    """Write the log loss; where it is the network's loss, as that, which knows how near to 0 or 1 a probability is when
+    its dtype no longer does."""
+    if trainer.loss.fused != trainer.network.last.activation.name:
+        return _figure("log_loss", rows)
+    loss = trainer.evaluate(samples.x, targets(trainer.loss, trainer.network, samples), metrics=())["loss"]
+    return f"log loss: {number(loss)}"
 
 
 def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence[str]) -> Scores:

@@ -54,6 +54,14 @@ def test_balanced_classes_have_accuracy_and_their_probabilities_judged():
     assert list(figures) == ["accuracy", "log loss", "calibration error"]
 
 
+def test_a_log_loss_that_no_probability_shows():
+    """In float32, the wrong one of these is 0: scikit-learn takes 1.2e-7 for it, whose log is −15.9."""
+    net = gb.Network(1, [gb.Dense(2, "softmax")], device="cpu")
+    net.layers[0].weight[...] = [[0, 200]]
+    scores = score(gb.Trainer(net), Samples(np.ones((2, 1)), np.array([0, 1])))
+    assert scores.figures[1] == "log loss: 100.0000"
+
+
 @pytest.mark.parametrize("rare", [0, 1])
 def test_of_two_unbalanced_classes_the_rarer_one(rare):
     y, target = answers(60, 2), (np.arange(60) % 6 == 0).astype(int)

@@ -75,6 +75,19 @@ def test_columns_of_the_history(task):
     assert list(again.metrics) == names
 
 
+@pytest.mark.parametrize("monitor", ["val_roc_auc", "val_log_loss", "val_hits"])
+def test_early_stopping_by_a_metric(monitor):
+    def hits(y_true, y_pred):
+        return (y_pred.argmax(axis=1) == y_true).sum()
+
+    hits.larger_is_better = True
+    trainer = trainer_of("classes", metrics=["roc_auc", "log_loss", hits])
+    stop = gb.EarlyStopping(monitor=monitor, patience=50)
+    history = trainer.fit(X, LABELS, 6, validation=(X, LABELS), early_stopping=stop, progress=False)
+    values = np.array(history[monitor]) * (1 if monitor == "val_log_loss" else -1)
+    assert history.best_epoch == values.argmin() + 1
+
+
 @EACH
 def test_a_member_measures_as_if_it_were_alone(task):
     units, activation, loss, target, names = TASKS[task]
