@@ -16,6 +16,7 @@ from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
@@ -85,11 +86,13 @@ __all__ = [
     "RMSprop",
     "SquaredError",
     "StateError",
+    "StoredRows",
     "Trainer",
     "UpdateRule",
     "check_gradients",
     "constant",
     "load",
     "one_hot",
+    "open_rows",
     "save",
 ]

@@ -16,6 +16,7 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -33,7 +34,7 @@ from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.run import Run, Settings
 from gpu_backprop.training.step import State, TrainingStep
-from gpu_backprop.training.streaming import place_data
+from gpu_backprop.training.streaming import given_rows, place_data
 from gpu_backprop.training.unscaled import warn_of_unscaled
 
 
@@ -213,18 +214,18 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def fit(
-        self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None, validation: Any = None, shuffle: bool = True,
-        csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
-        callbacks: Sequence[Any] = (),
+        self, x: Any, y: Any = None, epochs: int = 10, *, weights: Any = None, validation: Any = None,
+        shuffle: bool = True, csv: str | os.PathLike[str] | None = None, progress: bool = True,
+        loss_every: int | None = None, callbacks: Sequence[Any] = (),
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
         Args:
-            x: (rows, inputs), finite.
+            x: (rows, inputs), finite; or what `gpu_backprop.open_rows` gives, which has y and weights with it.
             y: labels (rows,), or (rows, outputs).
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
-            validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
+            validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch.
             shuffle: a new order in every epoch, drawn from the seed.
             csv: a file, replaced if it is there, for the rows of the History: those of fits before at once, and each
                 new one as soon as it is known.
@@ -253,11 +254,13 @@ class Trainer(FixedAttributes):
         with self.network.exclusively("fit"):
             self.stopping = False
             epochs = positive("epochs", epochs)
-            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
             self.network.trained_by = None  # it says no longer what trained these weights
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
             told = Callbacks(self, callbacks)
+            if isinstance(validation, StoredRows):
+                validation = given_rows(validation, None, None)
             held_out = held_out_samples(self.network, self.loss, validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             step, settings = self.training_step, self._settings
@@ -316,13 +319,13 @@ class Trainer(FixedAttributes):
         self.stopping = True
 
     @release_on_oom
-    def evaluate(self, x: Any, y: Any, weights: Any = None) -> dict[str, Any]:
+    def evaluate(self, x: Any, y: Any = None, weights: Any = None) -> dict[str, Any]:
         """Measures the loss and the metrics of some data, without dropout: accuracy for classes, R² and MAE for
         numbers. Any number of threads may call it at once, also while another one trains.
 
         With a models axis each value is a list, one number a member.
         """
-        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+        data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
         (room,) = memory.require_evaluation(self.training_step, self._settings, data)
         source = self._place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
