@@ -16,6 +16,7 @@ from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.html_report.page import write_report
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.focal import Focal
@@ -123,6 +124,7 @@ __all__ = [
     "SquaredError",
     "StateError",
     "StepDecay",
+    "StoredRows",
     "TensorBoard",
     "Trainer",
     "UpdateRule",
@@ -131,6 +133,7 @@ __all__ = [
     "constant",
     "load",
     "one_hot",
+    "open_rows",
     "save",
     "write_report",
 ]

@@ -29,6 +29,8 @@ class LazyRows:
 
     def __getitem__(self, at: Any) -> Array:
         row, *rest = at if isinstance(at, tuple) else (at,)
+        if row is Ellipsis:
+            row, *rest = rest
         one = isinstance(row, (int, np.integer))
         found: Array = self._read(np.array([row]) if one else row)[(0 if one else slice(None), *rest)]
         return found

@@ -65,7 +65,7 @@ class ArrayInputs:
     @classmethod
     def fit(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
         """Fits the scaling to the given rows; refuses values that cannot be used in any row."""
-        _refuse_unusable(data, missing=impute is None)
+        refuse_unusable(data, missing=impute is None)
         step = max(1, BLOCK // len(rows))
         parts = [
             Scaling.fit(data.x[:, first : first + step][rows].astype(np.float64), impute)
@@ -98,7 +98,7 @@ class ArrayInputs:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
         data = _fitting(data, self.inputs)
         given = data.x
-        _refuse_unusable(data, missing=self.impute is None)
+        refuse_unusable(data, missing=self.impute is None)
         x = np.empty(given.shape, np.float32)
         for block in _blocks(given):
             scaled = self.scaling.apply(given[block].astype(np.float64))
@@ -124,9 +124,18 @@ class ArrayInputs:
 def fit_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
     """Fits the inputs to the given rows; returns them, and in words how x is scaled."""
     if not data.images:
-        hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
-        return ArrayInputs.fit(data, rows, impute), f"each brought to mean 0 and standard deviation 1{hint}"
-    inputs, largest = data.x.shape[1], int(data.x.max(axis=1)[rows].max())
+        return ArrayInputs.fit(data, rows, impute), how_scaled(data)
+    return pixels(data.x.shape[1], int(data.x.max(axis=1)[rows].max()))
+
+
+def how_scaled(data: Arrays) -> str:
+    """Says how features that are no pixels are scaled."""
+    hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
+    return f"each brought to mean 0 and standard deviation 1{hint}"
+
+
+def pixels(inputs: int, largest: int) -> tuple[ArrayInputs | ByteInputs, str]:
+    """Returns what images become inputs by, where the training rows' largest pixel is this; and how, in words."""
     if largest >= DARK:
         return ByteInputs(inputs), f"pixels, divided by {WHITE}"
     scaling = Scaling(np.zeros(inputs), np.full(inputs, float(largest)))
@@ -158,7 +167,7 @@ def _fitting(data: Table | Arrays, inputs: int) -> Arrays:
     return data
 
 
-def _refuse_unusable(data: Arrays, missing: bool) -> None:
+def refuse_unusable(data: Arrays, missing: bool) -> None:
     """Refuses infinity, and NaN where no missing values are allowed."""
     if data.x.dtype.kind != "f":
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -12,13 +13,37 @@ from gpu_backprop.data.files import Array
 Category = str | int | None
 """None: a missing value."""
 
-MOST_CATEGORIES = 10_000
-"""Of one column: each is an input, or an output, of the network."""
+MOST_CATEGORIES, MOST_INPUTS = 10_000, 1_000
+"""Of one column: that are outputs of the network, or inputs."""
+
+BUCKETS = 256
+"""The inputs of a hashed column, unless another number of them was asked for."""
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
     """Sorts the different texts; of those that mean the same, such as true and TRUE, it keeps the first."""
     return sorted({folded(text): text for text in sorted(set(texts), reverse=True)}.values())
+
+
+def buckets(values: Array, number: int) -> Array:
+    """Hashes each text to one of so many numbers, int64 (rows,): BLAKE2b, which is the same on every machine and in
+    every process, of its UTF-8. A missing text is one as well."""
+
+    def bucket(text: str | None) -> int:
+        digest = blake2b(folded(text or "").encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % number
+
+    found = {value: bucket(value) for value in set(values.tolist())}
+    return np.fromiter(map(found.__getitem__, values.tolist()), np.int64, len(values))
+
+
+def spelled(values: Array) -> Array:
+    """Returns numbers as the texts that Python spells them as, 7 for 7.0, None for NaN; texts as they are."""
+    if values.dtype == object:
+        return values
+    texts = np.empty(len(values), object)
+    texts[:] = [None if v != v else f"{v:.0f}" if v.is_integer() else repr(v) for v in values.tolist()]
+    return texts
 
 
 def codes(values: Array, categories: Sequence[Category]) -> Array:

@@ -117,6 +117,34 @@ def _scan(
     return Table(str(path), columns, np.array(lines), text=as_text, missing=missing_texts)
 
 
+def csv_blocks(
+    path: Path, delimiter: str | None = None, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING
+) -> Iterator[Table]:
+    """Yields the table in a CSV file as `read_csv` reads it, some thousand rows at a time; a column may be numbers in
+    one part and text in the next."""
+    with explained(path):
+        chosen = _detect(path) if delimiter is None else _checked(delimiter)
+        lines, known = array("q"), set[str]()
+        try:
+            with _open(path) as (stream, source):
+                rows = _rows(path, _reader(stream, chosen, strict=True), source)
+                line, header = _header(path, rows, chosen)
+                names = column_names(f"{path}, line {line}", header)
+                for block in _row_blocks(path, rows, len(names), lines, source):
+                    columns = {}
+                    with memory_limit(None), decoding(f"{path}:", source.stored):
+                        for name, cell, cells in zip(names, header, zip(*block, strict=True), strict=True):
+                            values = None if name in as_text else numbers(cells, missing_texts)
+                            values = texts(cells, {}, missing_texts) if values is None else values
+                            if cell.strip() or name in known or not missing(values).all():
+                                columns[name] = values
+                    known = known or set(columns)  # an empty column comes from a delimiter at the end of each line
+                    yield Table(str(path), columns, np.array(lines), text=as_text, missing=missing_texts)
+                    del lines[:]
+        except UnicodeDecodeError:
+            raise DataError(_not_utf8(path)) from None
+
+
 def _reader(lines: Iterable[str], delimiter: str, strict: bool) -> Reader:
     """Makes a reader of rows; several spaces are one delimiter, and none counts at the end of a line."""
     lines = (line.rstrip() + "\n" for line in lines) if delimiter == " " else _closed(lines, delimiter)

@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import struct
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ import numpy as np
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array, explained, fill, native, unpacked
 from gpu_backprop.data.limits import decoding, stored_bytes, take
+from gpu_backprop.data.table import Arrays
 
 Stream = BufferedReader | gzip.GzipFile
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+BLOCK = 1 << 20
+"""Bytes of images that are read at one time, where not all are."""
 MOST_AXES = 32
 """NumPy holds at least so many, and no real data have more."""
 GZIP_RATIO = 1032
@@ -89,6 +93,23 @@ def read_idx_folder(folder: str | os.PathLike[str], part: str = "train") -> tupl
             "belong together; take both from the same data set"
         )
     return images.reshape(len(images), -1), labels.astype(np.int64)
+
+
+def idx_folder_blocks(folder: Path, part: str = "train") -> Iterator[Arrays]:
+    """Yields what `read_idx_folder` reads some thousand images at a time; the labels are there as a whole meanwhile."""
+    with explained(folder):
+        images, labels_path = _find(folder, f"{PREFIX[part]}-images-idx3-ubyte", f"{PREFIX[part]}-labels-idx1-ubyte")
+    labels = _checked(labels_path, "labels", ("labels",)).astype(np.int64)
+    with explained(images, "is a damaged gzip file"), images.open("rb") as file, unpacked(file) as stream:
+        (rows, *pixels), dtype = _header(stream, images)
+        if dtype != np.uint8 or len(pixels) != 2 or rows != len(labels):
+            raise DataError(f"{images} does not hold one image of bytes for each of {len(labels):,} labels")
+        step = max(1, BLOCK // math.prod(pixels))
+        for first in range(0, rows, step):
+            x = np.empty((min(step, rows - first), math.prod(pixels)), dtype)
+            if fill(stream, x) < x.nbytes:
+                raise DataError(f"{images} is cut short: {rows:,} images were announced; copy or download it again")
+            yield Arrays(str(folder), x, labels[first : first + len(x)], images=True, labelled=True, first=first)
 
 
 def _header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -105,6 +105,11 @@ def check(size: int) -> None:
         raise MemoryLimitError(f"{budget.what} {size:,} bytes unpacked, {why}; {MORE}")
 
 
+def asked() -> int | None:
+    """Returns the limit that was asked for, if one was."""
+    return _BUDGET.get(_Budget()).asked
+
+
 def size_of(given: int | str) -> int:
     """Reads a size in bytes: a number, or a text such as "4GB", "500 MB" or "1.5 GiB".
 

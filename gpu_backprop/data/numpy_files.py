@@ -62,6 +62,34 @@ def read_npy(path: Path) -> Arrays:
     return Arrays(str(path), _npy(path), _npy(partner) if partner else None)
 
 
+def npy_blocks(path: Path) -> Iterator[Arrays]:
+    """Yields the arrays that `read_npy` reads some thousand rows at a time; y is there as a whole meanwhile."""
+    named = PAIR.fullmatch(path.name)
+    partner = _partner(path, named) if named else None
+    if named and named["letter"] in "yY":
+        if partner is None:
+            raise DataError(f"{path} holds targets, and no file of the same name with x for y is beside it")
+        path, partner = partner, path
+    y = None if partner is None else _npy(partner)
+    with explained(path), path.open("rb") as file:
+        shape, fortran, dtype = _header(str(path), file)
+        place, size = file.tell(), os.fstat(file.fileno()).st_size
+    if dtype.kind not in "biuf" or dtype.itemsize > 8 or 0 in shape or not shape:
+        raise DataError(
+            f"{path}: the shape {shape} of {dtype.name}; of what is read in blocks, x must be rows of numbers"
+        )
+    if place + math.prod(shape) * dtype.itemsize != size:
+        raise DataError(f"{path}: damaged or cut off, because its header announces {shape} of {dtype.name}; {AGAIN}")
+    if y is not None and len(y) != shape[0]:
+        raise DataError(f"{path}: y has the shape {y.shape} and x has {shape[0]} rows; y must have one target a row")
+    step = max(1, BLOCK // math.prod(shape[1:]))
+    for first in range(0, shape[0], step):  # mapped anew for each, so that what was read need not stay
+        with explained(path):
+            x = np.memmap(path, dtype, "r", place, shape, "F" if fortran else "C")
+        some = slice(first, first + step)
+        yield Arrays(str(path), native(np.array(x[some])), None if y is None else y[some], first=first)
+
+
 def read_npz(path: Path, part: str = "train") -> Arrays:
     """Reads the arrays x and y in an .npz file; where it has two parts, x_train and y_train, or x_test and y_test.
 

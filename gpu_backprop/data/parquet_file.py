@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,11 @@ from gpu_backprop.data.table import Table
 
 MOST_COLUMNS, LONGEST_TEXT = 1 << 20, 1 << 24
 """How many columns a header may name, and how many bytes a text in it may have."""
+
+UNUSABLE = "has the type {}; save it as numbers or text"
+
+READ_AT_ONCE = 1 << 20
+"""Bytes of a column that are read ahead where a file is not read as a whole."""
 
 BATCH, FEW = 1 << 18, 64
 """Cells that are decoded at one time; and rows, where each text may say only in what it differs from the one before."""
@@ -38,6 +43,62 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
         MissingPyarrowError: pyarrow is not installed.
         DataError: the file is damaged, unpacks to more than it may, or has no rows.
     """
+    with _opened(path) as found:
+        read = partial(_columns, path, found.names, as_text=as_text, missing_texts=missing_texts)
+        try:
+            with memory_limit(None), decoding(f"{path}:", found.stored):
+                columns = read(found.again(read_dictionary=found.words), max(1, BATCH // len(found.names)))
+        except OSError as error:  # pyarrow makes no dictionaries of delta-encoded texts
+            if "implemented" not in str(error):
+                raise
+            with memory_limit(None), decoding(f"{path}:", found.stored):
+                columns = read(found.again(), FEW)
+    unusable = {name: UNUSABLE.format(kind) for name, kind in found.kinds.items() if name not in columns}
+    return Table(str(path), columns, unusable=unusable, text=as_text, missing=missing_texts)
+
+
+def parquet_blocks(
+    path: Path, as_text: Collection[str] = (), missing_texts: frozenset[str] = MISSING
+) -> Iterator[Table]:
+    """Yields the table in a Parquet file as `read_parquet` reads it, some thousand rows at a time, of which each knows
+    its number in the file."""
+    with _opened(path, limited=False) as found:
+        file, rows = found.again(buffer_size=READ_AT_ONCE), 0
+        for batch in file.iter_batches(max(1, BATCH // len(found.names)), use_threads=False):
+            with memory_limit(None), decoding(f"{path}:", found.stored):
+                check(batch.nbytes)
+                batch.validate(full=True)
+                columns = {}
+                for raw, values in zip(batch.schema.names, batch.columns, strict=True):
+                    name = found.names[raw]
+                    if (some := _column(values, {}, name in as_text, missing_texts)) is not None:
+                        columns[name] = some
+            unusable = {name: UNUSABLE.format(kind) for name, kind in found.kinds.items() if name not in columns}
+            lines = np.arange(rows + 1, rows + 1 + batch.num_rows)
+            rows += batch.num_rows
+            yield Table(str(path), columns, None, unusable, as_text, missing_texts, kept=lines - 1)
+
+
+def decoded_size(path: Path) -> int:
+    """Counts the bytes that the table in a Parquet file takes once it is decoded, and as float32 beside that."""
+    with _opened(path, limited=False) as found, found.again() as file:
+        return 12 * int(file.metadata.num_rows) * int(file.metadata.num_columns)
+
+
+class _Parquet(NamedTuple):
+    """What an open Parquet file has: its size on the disk, its columns as they are called here by their names in the
+    file, their types, those of text; and what opens it again with other settings."""
+
+    stored: int
+    names: dict[str, str]
+    kinds: dict[str, Any]
+    words: list[str]
+    again: Callable[..., Any]
+
+
+@contextmanager
+def _opened(path: Path, limited: bool = True) -> Iterator[_Parquet]:
+    """Opens a Parquet file, and turns its faults into a DataError; `limited`: it is to be decoded as a whole."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -52,31 +113,18 @@ def read_parquet(path: Path, as_text: Collection[str] = (), missing_texts: froze
         try:
             bounds = {"thrift_string_size_limit": LONGEST_TEXT, "thrift_container_size_limit": MOST_COLUMNS}
             with parquet.ParquetFile(stream, **bounds) as file:
-                _check_size(path, file.metadata, stored)
-                names = dict(
-                    zip(file.schema_arrow.names, column_names(str(path), file.schema_arrow.names), strict=True)
-                )
-                kinds = {names[field.name]: field.type for field in file.schema_arrow}
+                _check_size(path, file.metadata, stored, limited)
+                schema = file.schema_arrow
+                names = dict(zip(schema.names, column_names(str(path), schema.names), strict=True))
+                kinds = {names[field.name]: field.type for field in schema}
                 # as a dictionary, a text that occurs a million times is unpacked once
-                words = [field.name for field in file.schema_arrow if _is_text(field.type)]
-                read = partial(_columns, path, names, as_text=as_text, missing_texts=missing_texts)
+                words = [field.name for field in schema if _is_text(field.type)]
                 again = partial(parquet.ParquetFile, stream, **bounds, pre_buffer=False)
-                try:
-                    with memory_limit(None), decoding(f"{path}:", stored):
-                        columns = read(again(read_dictionary=words), max(1, BATCH // len(names)))
-                except OSError as error:  # pyarrow makes no dictionaries of delta-encoded texts
-                    if "implemented" not in str(error):
-                        raise
-                    with memory_limit(None), decoding(f"{path}:", stored):
-                        columns = read(again(), FEW)
+                yield _Parquet(stored, names, kinds, words, again)
         except (DataError, MemoryError):
             raise
         except (pyarrow.ArrowException, OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             raise DataError(f"{path} is damaged or cut off ({shown(error)}); copy it again, or save it again") from None
-    unusable = {
-        name: f"has the type {kind}; save it as numbers or text" for name, kind in kinds.items() if name not in columns
-    }
-    return Table(str(path), columns, unusable=unusable, text=as_text, missing=missing_texts)
 
 
 def _columns(
@@ -107,13 +155,15 @@ def _columns(
     return columns
 
 
-def _check_size(path: Path, metadata: Any, stored: int) -> None:
-    """Refuses a file without rows, or with more of them than may be decoded."""
+def _check_size(path: Path, metadata: Any, stored: int, limited: bool) -> None:
+    """Refuses a file without rows; `limited`: or with more of them than may be decoded."""
     rows, columns = metadata.num_rows, metadata.num_columns
     if not rows or not columns:
         raise DataError(f"{path} has {rows} rows and {columns} columns; save a table with both")
     if rows < 0:
         raise ValueError(f"{rows} rows")
+    if not limited:
+        return
     groups = (metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     with decoding(f"{path}: its header announces {rows:,} rows of {columns:,} columns,", stored):
         check(max(8 * rows * columns, *groups, 0))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
+from gpu_backprop.data.categories import MOST_CATEGORIES
 from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
@@ -76,6 +77,7 @@ class Preprocessing:
     def fit(
         cls, data: Table | Arrays, target: str | None = None, *, task: str = "auto", impute: str | None = None,
         rows: npt.ArrayLike | None = None, ignore: Collection[str] = (), standardise_target: bool = True,
+        hashed: Mapping[str, int] | None = None,
     ) -> Preprocessing:  # fmt: skip
         """Fits to the training rows; other rows have no part in it, but are checked as well.
 
@@ -90,6 +92,8 @@ class Preprocessing:
             ignore: columns that are not to be used.
             standardise_target: whether quantities are scaled; with losses or activations that give them a range of
                 their own, such as poisson, binary_cross_entropy or sigmoid, they had better not be.
+            hashed: columns that are text, of so many categories that each text is hashed to one of so many inputs
+                instead of being one of its own: {"city": 256}.
 
         Raises:
             DataError: the data cannot be learned from, or an argument is not what is accepted.
@@ -98,15 +102,19 @@ class Preprocessing:
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
         _refuse_others(data)
         training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
+        hashed = checked_hashes(data, hashed)
         findings: dict[str, Finding] = {}
         if isinstance(data, Table):
-            findings = find_numbers(data, [name for name in data.columns if name not in ignore])
+            numbers = [name for name in hashed if data.columns[name].dtype != object]
+            if numbers and data.reread is not None:
+                data = data.again([*numbers, *data.text], data.missing)
+            findings = find_numbers(data, [name for name in data.columns if name not in {*ignore, *hashed}])
         found = None if target is None else findings.get(target)
         chosen_target, why = fit_target(data, target, training, task, standardise_target, found)
         inputs: Inputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.fit(data, _names(data, target, ignore), training, impute, findings)
+            inputs = TableInputs.fit(data, input_names(data, target, ignore), training, impute, findings, hashed)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
@@ -114,7 +122,8 @@ class Preprocessing:
         fitted = cls(inputs, chosen_target)
         fitted.why, fitted.how = why, how
         fitted.missing = data.missing if isinstance(data, Table) else MISSING
-        fitted.warnings = list(advice.warnings(data, fitted.columns, training, chosen_target, findings))
+        doubted = [name for name in fitted.columns if name not in hashed]
+        fitted.warnings = list(advice.warnings(data, doubted, training, chosen_target, findings))
         return fitted
 
     def describe(self) -> list[tuple[str, str]]:
@@ -141,6 +150,21 @@ class Preprocessing:
         self._last.extra = [name for name in data.names if name not in known] if isinstance(data, Table) else []
         return x
 
+    def pack(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
+        """Returns what `unpack` makes x of, float32 (rows, columns), which of columns of text takes one number and no
+        more, and `unseen`; the columns are as in the training data."""
+        return self._inputs.pack(data) if isinstance(self._inputs, TableInputs) else self._inputs.apply(data)
+
+    def unpack(self, packed: Array) -> Array:
+        """Returns x, float32 (rows, inputs)."""
+        return self._inputs.expand(packed) if isinstance(self._inputs, TableInputs) else packed
+
+    def text_columns(self, table: Table) -> list[str]:
+        """Returns the columns that have to be read as text, as in the training data, even where they look like
+        numbers."""
+        inputs = self._inputs.text_columns(table) if isinstance(self._inputs, TableInputs) else []
+        return [*self._target.text_columns(table), *inputs]
+
     def targets(self, data: Table | Arrays) -> Array:
         """Returns y: labels, int64 (rows,), or quantities, float64 (rows, outputs).
 
@@ -161,10 +185,7 @@ class Preprocessing:
         _refuse_others(data)
         if not isinstance(data, Table) or data.reread is None:
             return data
-        columns = self._target.text_columns(data)
-        if isinstance(self._inputs, TableInputs):
-            columns += self._inputs.text_columns(data)
-        text = [name for name in columns if name in data.columns and data.columns[name].dtype != object]
+        text = [name for name in self.text_columns(data) if name in data.columns and data.columns[name].dtype != object]
         return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
 
     def inverse(self, y: npt.ArrayLike) -> Array:
@@ -239,7 +260,26 @@ def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:
     return chosen
 
 
-def _names(table: Table, target: str | None, ignore: Collection[str]) -> list[str]:
+def checked_hashes(data: Table | Arrays, hashed: Mapping[str, int] | None) -> dict[str, int]:
+    """Checks the columns that are to be hashed."""
+    if not isinstance(data, Table) and hashed:
+        raise DataError(f"{data.source} holds arrays, which have no columns to hash; leave {listed(hashed)} out")
+    found = {composed(name): number for name, number in (hashed or {}).items()}
+    for name, number in found.items():
+        if isinstance(data, Table) and name not in data.columns:
+            raise DataError(
+                f"{data.source}: column {shown(name)}, which is to be hashed, is not there; "
+                f"{nearest(name, data.names)}it has {listed(data.names)}"
+            )
+        if type(number) is not int or not 1 <= number <= MOST_CATEGORIES:
+            raise DataError(
+                f"column {shown(name)} is to be hashed to {shown(number)} inputs; give a number from 1 to "
+                f"{MOST_CATEGORIES:,}"
+            )
+    return found
+
+
+def input_names(table: Table, target: str | None, ignore: Collection[str]) -> list[str]:
     """Returns the columns to learn from."""
     for name in ignore:
         if name not in table.names or name == target:

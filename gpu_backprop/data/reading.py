@@ -87,7 +87,7 @@ def read(
     path = Path(path)
     with limits.memory_limit(memory_limit):
         with explained(path):
-            kind = _kind(path)
+            kind = kind_of(path)
         if kind in ("parquet", "csv"):
             words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
             names = [composed(name) for name in _listed(text)]
@@ -139,7 +139,7 @@ def _signature(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Finds out what a file is: folder, npz, npy, parquet or csv."""
     if _is_folder(path):
         if not any("idx" in entry.name for entry in path.iterdir()):

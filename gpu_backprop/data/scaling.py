@@ -94,6 +94,51 @@ class Scaling:
         return cls(mean, std, fill)
 
 
+class RunningScaling:
+    """What `Scaling.fit` finds, of values that come a part at a time: counts, means and sums of squared deviations of
+    the numbers there, merged as in Chan, Golub and LeVeque (1979), and the least and largest of them."""
+
+    def __init__(self, columns: int) -> None:
+        self.count, self.gone = np.zeros(columns), np.zeros(columns)
+        self.mean, self.squares = np.zeros(columns), np.zeros(columns)
+        self.low, self.high = np.full(columns, np.inf), np.full(columns, -np.inf)
+
+    def add(self, values: Array) -> None:
+        """Adds values, float64 (rows, columns), in which NaN is a missing one."""
+        if not len(values):
+            return
+        there = ~np.isnan(values)
+        count = there.sum(axis=0)
+        with np.errstate(all="ignore"):
+            known = np.where(there, values, 0)
+            mean = known.sum(axis=0) / np.maximum(count, 1)
+            self.gone += len(values) - count
+            self._merge(count, mean, (np.where(there, values - mean, 0) ** 2).sum(axis=0))
+        self.low = np.fmin(self.low, np.where(there, values, np.inf).min(axis=0))
+        self.high = np.fmax(self.high, np.where(there, values, -np.inf).max(axis=0))
+
+    def _merge(self, count: Array, mean: Array, squares: Array) -> None:
+        both, apart = self.count + count, mean - self.mean
+        share = count / np.maximum(both, 1)
+        self.squares += squares + apart**2 * self.count * share
+        self.mean, self.count = self.mean + apart * share, both
+
+    def scaling(self, impute: str | None) -> Scaling:
+        """Returns the scaling, where missing numbers are filled in with "mean" or "constant". What was added stays."""
+        fill = None
+        with np.errstate(all="ignore"):
+            if impute is not None:
+                fill = np.zeros_like(self.mean) if impute == "constant" else np.where(self.count, self.mean, np.nan)
+                gone = np.where(self.gone > 0, fill, np.nan)
+                self._merge(self.gone, fill, np.zeros_like(fill))
+                self.low, self.high = np.fmin(self.low, gone), np.fmax(self.high, gone)
+                self.gone = np.zeros_like(self.gone)
+            same = self.low == self.high
+            std = np.where(same, 0, np.sqrt(self.squares / self.count))
+            mean = np.where(same, self.low, np.where(self.count, self.mean, np.nan))
+        return Scaling(mean, std, fill)
+
+
 def _fill(values: Array, missing: Array, impute: str) -> Array:
     """Computes what takes the place of a missing value in each column; NaN where the whole column is missing."""
     if impute == "constant":

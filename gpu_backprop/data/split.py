@@ -52,6 +52,19 @@ def stratified_split(
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
+def is_held_out(first: int, count: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Tells of so many rows, from number `first` on, which are held out of data that are too many to be looked at as a
+    whole: each by itself, with the probability `fraction`, by the bits that its number and the seed are mixed to
+    (splitmix64: Steele, Lea and Flood, 2014). Nothing need be stored, and rows that are added change none of it.
+    """
+    start = np.random.default_rng([seed, SPLIT_STREAM]).integers(1 << 63, dtype=np.uint64)
+    z = (np.arange(first + 1, first + 1 + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + start
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    held_out: npt.NDArray[np.bool_] = (z ^ (z >> np.uint64(31))) < np.uint64(int(fraction * 2**64))
+    return held_out
+
+
 def _largest_remainder(counts: npt.NDArray[np.intp], fraction: float) -> npt.NDArray[np.intp] | None:
     """Computes how many rows of each class to hold out; None where that would leave a class without a row."""
     total = round(fraction * int(counts.sum()))

@@ -132,6 +132,7 @@ class Arrays:
         y: the targets, numbers (rows,) or (rows, k), or an object array of str (rows,); None where there are none.
         images: whether the features are pixels; uint8 of three or four axes always is.
         labelled: whether y is known to be classes, as in a format for labels; else its values decide.
+        first: the number of the first row in the file, of rows that are a part of it.
 
     Raises:
         DataError: x or y of other types or shapes, or of different lengths, or no rows.
@@ -142,6 +143,7 @@ class Arrays:
     y: Array | None = None
     images: bool = False
     labelled: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         for name, given in ("x", self.x), ("y", self.y):
@@ -180,7 +182,7 @@ class Arrays:
 
     def place(self, row: int) -> str:
         """Says where a row (counted from 0) stands: row 7, counted from 1."""
-        return f"row {row + 1}"
+        return f"row {self.first + row + 1}"
 
 
 def _as_array(column: Any) -> Array:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.categories import MOST_CATEGORIES, codes, distinct
+from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS, buckets, codes, distinct, spelled
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
@@ -55,31 +55,51 @@ class TextColumn:
 
 
 @dataclass(frozen=True, eq=False)
+class HashedColumn:
+    """A column of text, a feature for each of so many buckets: 1 for the one that its text is hashed to, else 0."""
+
+    name: str
+    buckets: int
+
+    @property
+    def features(self) -> list[str]:
+        return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
+
+
+Column = NumberColumn | TextColumn | HashedColumn
+
+
+@dataclass(frozen=True, eq=False)
 class TableInputs:
     """The columns of a table that make up x, whatever their order in a file."""
 
-    columns: tuple[NumberColumn | TextColumn, ...]
+    columns: tuple[Column, ...]
     impute: str | None
 
     @classmethod
     def fit(
-        cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, findings: Mapping[str, Finding]
-    ) -> TableInputs:
+        cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, findings: Mapping[str, Finding],
+        hashed: Mapping[str, int],
+    ) -> TableInputs:  # fmt: skip
         """Fits the columns to the given rows; refuses values that cannot be used in any row.
 
         Args:
             findings: the numbers that were found in columns of text.
+            hashed: the columns of text that are hashed, and the inputs of each.
         """
         if impute is None:
             _refuse_missing(table, names)
-        columns: list[NumberColumn | TextColumn] = []
+        columns: list[Column] = []
         for name in names:
+            if name in hashed:
+                columns.append(HashedColumn(name, hashed[name]))
+                continue
             found = findings.get(name)
             values = table.columns[name] if found is None or found.numbers is None else found.numbers
             if values.dtype == object:
-                columns.append(TextColumn(name, _categories(table, name, values[rows], found)))
+                columns.append(TextColumn(name, categories(table, name, values[rows].tolist(), found)))
             else:
-                _refuse_infinite(table, name, values)
+                refuse_infinite(table, name, values)
                 scaling = _scaling(table, name, values[rows], impute)
                 columns.append(NumberColumn(name, scaling, None if found is None else found.format))
         return cls(tuple(columns), impute)
@@ -100,48 +120,67 @@ class TableInputs:
     def widest(self) -> str:
         """Which column makes most inputs, and how many, in words."""
         most, column = max((len(column.features), column.name) for column in self.columns)
-        return f"column {shown(column)} makes {most:,} of them"
+        fewer = " (--ignore leaves it out, --hash makes fewer)" if most > 1 else ""
+        return f"column {shown(column)} makes {most:,} of them{fewer}"
 
     def text_columns(self, data: Table) -> list[str]:
         """Returns the columns that have to be read as text, even where they look like numbers."""
         return [
             column.name
             for column in self.columns
-            if isinstance(column, TextColumn) or (column.format is not None and data.lines is not None)
+            if not isinstance(column, NumberColumn) or (column.format is not None and data.lines is not None)
         ]
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
+        try:
+            packed, unseen = self.pack(data)
+            return self.expand(packed), unseen
+        except MemoryError:
+            raise DataError(
+                f"{data.source}: {data.rows:,} rows of {len(self.features):,} inputs are too large for the memory of "
+                f"this machine; {self.widest}: {LEAVE_OUT}, hash it with --hash (hashed= in Python), or use fewer rows"
+            ) from None
+
+    def pack(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
+        """Returns x with one number for each column, float32 (rows, columns): of text the number of its category, or
+        −1, which `expand` makes features of; and what `apply` returns."""
         if not isinstance(data, Table):
             raise DataError(
                 f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
                 f"{listed(self.names)}"
             )
         self._refuse_absent(data)
-        inputs = len(self.features)
-        try:
-            x = np.zeros((data.rows, inputs), np.float32)
-        except MemoryError:
-            raise DataError(
-                f"{data.source}: {data.rows:,} rows of {inputs:,} inputs are too large for the memory of this machine; "
-                f"{self.widest}: {LEAVE_OUT}, or use fewer rows"
-            ) from None
+        packed = np.empty((data.rows, len(self.columns)), np.float32)
         unseen: dict[str, int] = {}
-        first = 0
-        for column in self.columns:
+        for place, column in enumerate(self.columns):
             if self.impute is None:
                 _refuse_missing(data, [column.name])
             values = data.columns[column.name]
             if isinstance(column, NumberColumn):
-                x[:, first] = _scaled(data, column, values)
+                packed[:, place] = _scaled(data, column, values)
+            elif isinstance(column, HashedColumn):
+                packed[:, place] = buckets(spelled(values), column.buckets)
             else:
                 code = codes(values, column.categories)
-                known = np.flatnonzero(code >= 0)
-                x[known, first + code[known]] = 1
-                if len(known) < data.rows:
-                    unseen[column.name] = data.rows - len(known)
-            first += len(column.features)
-        return x, unseen
+                packed[:, place] = code
+                if (code < 0).any():
+                    unseen[column.name] = int((code < 0).sum())
+        return packed, unseen
+
+    def expand(self, packed: Array) -> Array:
+        """Returns x, float32 (rows, inputs), of what `pack` gave; the very array where each column is one feature."""
+        widths = [len(column.features) for column in self.columns]
+        numbers = [isinstance(column, NumberColumn) for column in self.columns]
+        if all(numbers):
+            return packed
+        first = np.cumsum([0, *widths[:-1]])
+        x = np.zeros((len(packed), sum(widths)), np.float32)
+        x[:, first[numbers]] = packed[:, numbers]
+        for place in np.flatnonzero(~np.array(numbers)).tolist():
+            known = np.flatnonzero(packed[:, place] >= 0)
+            x[known, first[place] + packed[known, place].astype(np.int64)] = 1
+        return x
 
     def _refuse_absent(self, table: Table) -> None:
         table.refuse_unusable(self.names)
@@ -155,25 +194,18 @@ class TableInputs:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        columns = [
-            {"name": column.name, "categories": list(column.categories)}
-            if isinstance(column, TextColumn)
-            else {
-                "name": column.name,
-                **column.scaling.to_dict(),
-                **({} if column.format is None else {"format": column.format.to_dict()}),
-            }
-            for column in self.columns
-        ]
+        columns = [{"name": column.name, **_entry(column)} for column in self.columns]
         return {"kind": "table", "impute": self.impute, "columns": columns}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> TableInputs:
         impute = stored.choice(given, "impute", (None, *IMPUTE))
-        columns: list[NumberColumn | TextColumn] = []
+        columns: list[Column] = []
         for entry in stored.entries(given, "columns"):
             name = composed(stored.text(entry, "name"))
-            if "categories" in entry:
+            if "buckets" in entry:
+                columns.append(HashedColumn(name, stored.count(entry, "buckets")))
+            elif "categories" in entry:
                 columns.append(TextColumn(name, stored.categories(entry, "categories", str, type(None))))
             else:
                 scaling = Scaling.from_dict(entry, 1, filled=impute is not None)
@@ -182,17 +214,29 @@ class TableInputs:
         return cls(tuple(columns), impute)
 
 
-def _categories(table: Table, name: str, values: Array, found: Finding | None) -> tuple[str | None, ...]:
+def _entry(column: Column) -> dict[str, Any]:
+    """Returns what is stored of a column, besides its name."""
+    if isinstance(column, HashedColumn):
+        return {"buckets": column.buckets}
+    if isinstance(column, TextColumn):
+        return {"categories": list(column.categories)}
+    return column.scaling.to_dict() | ({} if column.format is None else {"format": column.format.to_dict()})
+
+
+def categories(
+    table: Table, name: str, texts: Collection[str | None], found: Finding | None = None
+) -> tuple[str | None, ...]:
     """Sorts the texts in a column, with None at the end if some are missing."""
-    different = distinct(text for text in values.tolist() if text is not None)
-    if len(different) > MOST_CATEGORIES:
+    different = distinct(text for text in texts if text is not None)
+    if len(different) > MOST_INPUTS:
         if found is not None:
             raise DataError(describe_finding(table, name, found, "category"))
         raise DataError(
-            f"{table.source}: column {shown(name)} has {len(different):,} different texts, and each would be an input "
-            f"of the network; {LEAVE_OUT}, or group them into no more than {MOST_CATEGORIES:,}"
+            f"{table.source}: column {shown(name)} has {len(different):,} different texts, each of which would be an "
+            f"input of the network, and more than {MOST_INPUTS:,} of one column say little; {LEAVE_OUT}, or hash it "
+            f"to {BUCKETS} inputs with --hash (hashed= in Python)"
         )
-    return (*different, *([None] if missing(values).any() else []))
+    return (*different, *([None] if None in texts else []))
 
 
 def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scaling:
@@ -212,7 +256,7 @@ def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
             f"{table.source}, {table.place(wrong)}: {shown(values[wrong])} in column {shown(column.name)}, which held "
             f"{held} in the training data; correct it, or leave the field empty if it is missing"
         )
-    _refuse_infinite(table, column.name, values)
+    refuse_infinite(table, column.name, values)
     scaled = column.scaling.apply(values[:, None])[:, 0]
     beyond = np.abs(scaled) > np.finfo(np.float32).max
     if beyond.any():
@@ -240,7 +284,8 @@ def _refuse_missing(table: Table, names: Sequence[str]) -> None:
         )
 
 
-def _refuse_infinite(table: Table, name: str, values: Array) -> None:
+def refuse_infinite(table: Table, name: str, values: Array) -> None:
+    """Raises DataError for the first infinite value."""
     infinite = np.isinf(values)
     if infinite.any():
         row = int(infinite.argmax())

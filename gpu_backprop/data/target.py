@@ -259,7 +259,7 @@ def target_values(data: Table | Arrays, column: str | None) -> Array:
     Raises:
         DataError: there is no such column, or no y; or a value is missing or infinite.
     """
-    values = _column_or_y(data, column)
+    values = column_or_y(data, column)
     text = values.dtype == object
     values = values if text else values.astype(np.float64, copy=False)
     gone = missing(values)
@@ -299,7 +299,8 @@ def class_values(data: Table | Arrays, column: str | None) -> Array:
     return ones
 
 
-def _column_or_y(data: Table | Arrays, column: str | None) -> Array:
+def column_or_y(data: Table | Arrays, column: str | None) -> Array:
+    """Returns the target as it was read; raises DataError where there is none."""
     if isinstance(data, Arrays):
         if column is not None:
             raise DataError(f"{data.source} holds arrays, whose target is y and has no name; leave {shown(column)} out")

@@ -9,14 +9,18 @@ import logging
 import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.device import BUFFERS, Device, memory_size
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import HOST, LazyRows
 from gpu_backprop.data.limits import memory
+from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import check_file, let_go, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
@@ -198,6 +202,22 @@ class _DrawnOrder:
             parts.append((slice(low, low + upto - at), places[at - begin : upto - begin]))
             at = upto
         return sorted(parts, key=lambda part: part[0].start)  # a disk is read in one direction
+
+
+def given_rows(x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """Returns x, y and weights as `samples` takes them, where x may be the StoredRows of all three."""
+    if not isinstance(x, StoredRows):
+        return x, y, weights
+    if y is not None or weights is not None:
+        raise InputError("these rows have their targets and weights with them: give no y, and weights=None.")
+    read = x.read if x.array is None else partial(_read_map, x.array)
+    return LazyRows(x.shape, x.dtype, read), x.y, x.weights
+
+
+def _read_map(source: Array, rows: slice | Array) -> Array:
+    found = loaded(source, rows)
+    let_go(source)
+    return found
 
 
 def place_data(

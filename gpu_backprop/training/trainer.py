@@ -20,6 +20,7 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -48,7 +49,7 @@ from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
 from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run, Settings
 from gpu_backprop.training.step import State, TrainingStep
-from gpu_backprop.training.streaming import place_data
+from gpu_backprop.training.streaming import given_rows, place_data
 from gpu_backprop.training.unscaled import describe_unscaled, warn_of_unscaled
 
 
@@ -330,7 +331,7 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def fit(
-        self, x: Any, y: Any, epochs: int = 10, *, weights: Any = None,
+        self, x: Any, y: Any = None, epochs: int = 10, *, weights: Any = None,
         class_weight: str | Mapping[Any, float] | None = None, validation: Any = None, validation_split: float = 0.0,
         shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
         csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
@@ -339,14 +340,14 @@ class Trainer(FixedAttributes):
         """Trains for some epochs.
 
         Args:
-            x: (rows, inputs), finite.
+            x: (rows, inputs), finite; or what `gpu_backprop.open_rows` gives, which has y and weights with it.
             y: labels (rows,), or (rows, outputs).
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
             class_weight: {class: weight}, by which the weights of its rows are multiplied, a class being its label or,
                 where network.classes is set, its name; or "balanced": n/(k·count) for n rows of k classes. Validation
                 data are measured without it.
-            validation: (x, y) or (x, y, weights) that are only measured, after every epoch.
+            validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch.
             validation_split: the share of the rows that is held out of training and measured in place of `validation`,
                 of every class alike, where there are classes. The seed says which; they are the same in every fit.
             shuffle: a new order in every epoch, drawn from the seed.
@@ -385,7 +386,7 @@ class Trainer(FixedAttributes):
         with self.network.exclusively("fit"):
             self.stopping = False
             epochs = positive("epochs", epochs)
-            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
             self.network.trained_by = None  # it says no longer what trained these weights
             if loss_every is not None:
                 loss_every = positive("loss_every", loss_every)
@@ -393,6 +394,8 @@ class Trainer(FixedAttributes):
             told = Callbacks(self, callbacks := with_early_stopping(early_stopping, callbacks))
             stopper = early_stopping_of(callbacks)
             share = validation_share(validation_split, validation, bool(early_stopping), stopper)
+            if isinstance(validation, StoredRows):
+                validation = given_rows(validation, None, None)
             held_out = held_out_samples(self.network, self.loss, validation)
             warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
             step, settings = self.training_step, self._settings
@@ -516,7 +519,9 @@ class Trainer(FixedAttributes):
         self.stopping = True
 
     @release_on_oom
-    def evaluate(self, x: Any, y: Any, weights: Any = None, metrics: Sequence[Given] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, x: Any, y: Any = None, weights: Any = None, metrics: Sequence[Given] | None = None
+    ) -> dict[str, Any]:
         """Measures the loss and the metrics of some data, without dropout. Any number of threads may call it at once,
         also while another one trains.
 
@@ -530,7 +535,7 @@ class Trainer(FixedAttributes):
             RuntimeWarning: a metric is undefined for these rows, and therefore NaN, as roc_auc where all rows are of
                 one class.
         """
-        data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+        data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
         settings = self._settings if metrics is None else self._settings._replace(metrics=metrics)
         (room,) = memory.require_evaluation(self.training_step, settings, data)
         source = self._place(data, "data", room, False)

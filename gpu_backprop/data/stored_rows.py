@@ -1,0 +1,254 @@
+"""Rows ready to be trained on, in temporary files: how data larger than memory are prepared, and read from then on.
+
+The data are gone through twice: for what there is to learn of them (`first_pass`), and to write each row down as it
+will be needed, four bytes a column. From then on a stretch of rows is read as fast as the disk gives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.data.cells import MISSING, composed
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.files import Array, fill
+from gpu_backprop.data.first_pass import HeldOut, Wanted, fit_blocks
+from gpu_backprop.data.messages import counted, shown
+from gpu_backprop.data.preprocessing import Preprocessing
+from gpu_backprop.data.row_blocks import RowBlocks, first_block, numbered, open_blocks
+from gpu_backprop.data.table import Arrays, Table
+from gpu_backprop.data.target import column_or_y
+
+LOG = logging.getLogger("gpu_backprop")
+
+Read = Callable[[slice | Array], Array]
+
+
+class StoredRows:
+    """Rows for `trainer.fit`, `trainer.evaluate` and `validation=`, in the place of x, y and weights: see `open_rows`.
+
+    Attributes:
+        shape, dtype: of x.
+        read: returns x of a slice of rows, or of some by their indices.
+        array: x where an array was given, which is read as it is.
+        y: labels, int64 (rows,), or numbers, float64 (rows, outputs).
+        weights: (rows,), or None.
+        preprocessing: what made them of the data; None where arrays were given.
+        held_out: the rows that were held out; None where none were.
+        unseen: by column, how many rows have a text that no training row had.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, read: Read, y: Array, weights: Array | None = None) -> None:
+        self.shape, self.dtype, self.read, self.y, self.weights = shape, np.dtype(dtype), read, y, weights
+        self.array: Array | None = None
+        self.preprocessing: Preprocessing | None = None
+        self.held_out: StoredRows | None = None
+        self.unseen: dict[str, int] = {}
+        self._files = ExitStack()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        held_out = "" if self.held_out is None else f", {len(self.held_out):,} held out"
+        return f"StoredRows({len(self):,} rows of {counted(self.shape[1], 'input')}{held_out})"
+
+    def close(self) -> None:
+        """Deletes the temporary files, as the end of the program does."""
+        self._files.close()
+
+    def __enter__(self) -> StoredRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_rows(
+    source: str | os.PathLike[str] | Array, y: Array | None = None, *, target: str | None = None,
+    weights: str | Array | None = None, held_out: float = 0.0, seed: int = 0, task: str = "auto",
+    impute: str | None = None, ignore: Collection[str] = (), hashed: Mapping[str, int] | None = None,
+    standardise_target: bool = True, preprocessing: Preprocessing | None = None, text: Collection[str] = (),
+    missing: Collection[str] | None = None, drop_missing_target: bool = False, delimiter: str | None = None,
+    part: str = "train", folder: str | os.PathLike[str] | None = None,
+) -> StoredRows:  # fmt: skip
+    """Opens rows that need not fit in memory, for `trainer.fit(rows, epochs=3, validation=rows.held_out)`.
+
+    A file is gone through twice, a block of rows at a time, and its rows are prepared in a temporary file: four bytes a
+    row and column, and eight for the target. They are trained on in windows; `training.streaming.WindowedData` says in
+    what order.
+
+    Args:
+        source: a file of CSV or Parquet; x.npy with y.npy beside it; a folder of IDX files. Or x, an array that is a
+            memory map, with y: nothing is prepared then, and nothing written.
+        target, task, impute, ignore, hashed, standardise_target: as `Preprocessing.fit` takes them, but that a median
+            is not to be had.
+        weights: of a table, the column that says how much each row counts; of arrays, (rows,).
+        held_out, seed: the share of the rows that is kept from training, each row by itself, and which.
+        preprocessing: of a network that is trained already, in the place of one that is fitted.
+        text, missing, delimiter, part: as `read` takes them.
+        drop_missing_target: whether rows without a target are left out; else they are an error.
+        folder: where the temporary file goes; None: beside the data if that can be, else where the system has them.
+
+    Raises:
+        DataError: something is wrong with the data or an argument, or the disk is too full.
+    """
+    if isinstance(source, np.ndarray):
+        if y is None or y.shape[:1] != source.shape[:1] or source.ndim != 2 or isinstance(weights, str):
+            raise DataError("open_rows(x, y) takes x, (rows, inputs), and y, and weights if any, with as many rows")
+        given = StoredRows(source.shape, source.dtype, source.__getitem__, y, weights)
+        given.array = source
+        return given
+    if y is not None or not (weights is None or isinstance(weights, str)):
+        raise DataError("open_rows(file) finds y and the weights in the file; name them: target='price', weights='w'")
+    if not 0 <= held_out < 1:
+        raise DataError(f"held_out is {shown(held_out)}; give a share of the rows from 0 to below 1")
+    words = MISSING if missing is None else frozenset(["", *(word.strip() for word in missing)])
+    named = None if target is None else composed(target)
+    if preprocessing is not None:
+        words, named = preprocessing.missing, preprocessing.target
+    blocks = open_blocks(
+        source, delimiter=delimiter, part=part, text=[composed(name) for name in text], missing=words,
+        drop=named if drop_missing_target else None,
+    )  # fmt: skip
+    split = HeldOut(held_out, seed)
+    if preprocessing is None:
+        wanted = Wanted(named, task, impute, ignore, hashed or {}, standardise_target, weights)
+        preprocessing, blocks = fit_blocks(blocks, wanted, split)
+    else:
+        blocks = as_in_training(blocks, preprocessing)
+    return _prepared(blocks, preprocessing, weights, split, folder)
+
+
+def as_in_training(blocks: RowBlocks, preprocessing: Preprocessing) -> RowBlocks:
+    """Returns the blocks, each column read as that of the training data was."""
+    head = first_block(blocks)
+    return blocks.as_text(preprocessing.text_columns(head)) if isinstance(head, Table) else blocks
+
+
+def _prepared(
+    blocks: RowBlocks, preprocessing: Preprocessing, weights: str | None, split: HeldOut, folder: Any
+) -> StoredRows:
+    """Writes the rows as they are trained on, and those that are held out, each to files of their own."""
+    place = _place(blocks.path) if folder is None else Path(folder)
+    with ExitStack() as stack:
+        training, held_out = (_Prepared(preprocessing, place, stack) for _ in range(2))
+        for first, block in numbered(blocks):
+            out = split.among(first, block.rows)
+            packed, unseen = preprocessing.pack(block)
+            y, w = preprocessing.targets(block), None if weights is None else _weights(block, weights)
+            for rows, chosen in ((training, ~out), (held_out, out)):
+                rows.append(packed[chosen], y[chosen], None if w is None else w[chosen])
+            for column, number in unseen.items():
+                training.unseen[column] = training.unseen.get(column, 0) + number
+        if not training.x.rows or (split.fraction and not held_out.x.rows):
+            raise DataError(f"{blocks.path} has too few rows to hold out {split.fraction:g} of them; give more")
+        found = training.rows()
+        found.held_out = held_out.rows() if split.fraction else None
+        found._files = stack.pop_all()
+    size = sum(file.size for rows in (training, held_out) for file in rows.files)
+    LOG.info("%s: prepared, %s MiB in a temporary file in %s", blocks.path, f"{size / 2**20:,.0f}", place)
+    return found
+
+
+class _Prepared:
+    """The files of prepared rows while they are written: x, packed, y and weights."""
+
+    def __init__(self, preprocessing: Preprocessing, folder: Path, stack: ExitStack) -> None:
+        self.preprocessing, self.unseen = preprocessing, dict[str, int]()
+        self.files = [RowFile(folder) for _ in range(3)]
+        for file in self.files:
+            stack.callback(file.close)
+        self.x, self.y, self.w = self.files
+
+    def append(self, *arrays: Array | None) -> None:
+        for file, values in zip(self.files, arrays, strict=True):
+            if values is not None and len(values):
+                file.append(values)
+
+    def rows(self) -> StoredRows:
+        unpack, read = self.preprocessing.unpack, self.x.read
+        shape = self.x.rows, self.preprocessing.inputs
+        weights = self.w.map() if self.w.rows else None
+        found = StoredRows(shape, np.float32, lambda rows: unpack(read(rows)), self.y.map(), weights)
+        found.preprocessing, found.unseen = self.preprocessing, self.unseen
+        return found
+
+
+class RowFile:
+    """Rows of numbers in a temporary file that has no name, so that it is gone when it is closed, or its process is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 — open until the rows are closed
+        self.rows, self.form, self.dtype = 0, tuple[int, ...](), np.dtype(np.float32)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.rows * self._row
+
+    @property
+    def _row(self) -> int:
+        return math.prod(self.form) * self.dtype.itemsize
+
+    def append(self, values: Array) -> None:
+        """Writes rows behind the others; all have the dtype and the further axes of the first."""
+        self.form, self.dtype = values.shape[1:], values.dtype
+        try:
+            self._file.write(np.ascontiguousarray(values).data)
+            self._file.flush()
+        except OSError as error:
+            free = shutil.disk_usage(self._folder).free
+            raise DataError(
+                f"the rows cannot be prepared in {self._folder}, after {self.rows:,} of them ({error.strerror}, "
+                f"{free:,} bytes free); make room, or name another folder (folder= in Python)"
+            ) from None
+        self.rows += len(values)
+
+    def map(self) -> Array:
+        """Returns all rows, as a memory map."""
+        mapped: Array = np.memmap(self._file, self.dtype, "r", 0, (self.rows, *self.form))
+        return mapped
+
+    def read(self, rows: slice | Array) -> Array:
+        """Reads the rows of a slice or of indices; any number of threads may."""
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            chosen = np.arange(self.rows)[rows].tolist()
+            return np.concatenate([self.read(slice(row, row + 1)) for row in chosen])
+        start, stop, _ = rows.indices(self.rows)
+        values: Array = np.empty((max(0, stop - start), *self.form), self.dtype)
+        with self._lock:
+            self._file.seek(start * self._row)
+            if values.size and fill(self._file, values) < values.nbytes:
+                raise DataError("the temporary file of the prepared rows has been cut off; prepare them again")
+        return values
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _weights(block: Table | Arrays, column: str) -> Array:
+    """Returns the column of the weights, float64 (rows,)."""
+    if isinstance(block, Arrays):
+        raise DataError(f"{block.source} holds arrays, which have no column of weights; leave {shown(column)} out")
+    values = column_or_y(block, column)
+    if values.dtype == object or np.isnan(values).any():
+        raise DataError(f"{block.source}: column {shown(column)}, the weights, must be numbers, none of them missing")
+    return values
+
+
+def _place(path: Path) -> Path:
+    """Returns the folder of the data if files can be written there, else the system's for temporary files."""
+    there = path if path.is_dir() else path.absolute().parent
+    return there if os.access(there, os.W_OK) else Path(tempfile.gettempdir())
