@@ -15,7 +15,7 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import CORRECT, Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import blocks, on_host
+from gpu_backprop.network.arrays import blocks, loaded, on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
@@ -118,7 +118,7 @@ class Evaluation:
 
     def _members(self) -> list[Scores]:
         """Returns the scores of each member, on the device."""
-        _, target, weights, *_ = (*self._rows, None)
+        target, weights = self._targets()
         xp, several = self.device.xp, LABELS in tasks_of(self.network, self.loss)
         members = self._kept.reshape(-1, *self._kept.shape[-2:])
         quantiles = np.broadcast_to(getattr(self.loss, "q", np.nan), self.network.models_shape).ravel().tolist()
@@ -127,14 +127,18 @@ class Evaluation:
             for y, q in zip(members, quantiles, strict=True)
         ]
 
-    @property
-    def _rows(self) -> list[Array]:
-        """The data's x, y* and, where there are any, w, on the device and in the order of the rows; x only if it lies
-        there anyway."""
-        if isinstance(self.data, DataSet):
-            return self.data.sources
-        x, *others = arrays_of(self.samples)
-        return [x, *(self.device.from_host(array) for array in others)]
+    def _targets(self) -> tuple[Array, Array | None]:
+        """Returns y* and, where there are any, w, on the device and in the order of the rows."""
+        device, chosen = self.device, self.samples.chosen
+        _, *arrays = self.data.sources if isinstance(self.data, DataSet) else arrays_of(self.samples)
+        if chosen is not None:
+            arrays = [
+                loaded(array, chosen) if isinstance(array, np.ndarray) else array[device.from_host(chosen)]
+                for array in arrays
+            ]
+        target, weights = (*(device.from_host(array) for array in arrays), None)[:2]
+        assert target is not None
+        return target, weights
 
     def _of_scores(self, metric: Metric, members: Sequence[Scores]) -> Array:
         with self.device.computing():

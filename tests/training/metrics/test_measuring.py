@@ -89,6 +89,22 @@ def test_early_stopping_by_a_metric(monitor):
 
 
 @EACH
+def test_files_of_which_some_rows_are_held_out(task, tmp_path):
+    """They stay where they are: what is held out are places in them."""
+    *_, target, names = TASKS[task]
+    arrays, files = (X, target, WEIGHTS + 0.5), []
+    for k, array in enumerate(arrays):
+        np.save(tmp_path / f"{k}.npy", array)
+        files.append(np.load(tmp_path / f"{k}.npy", mmap_mode="r"))
+    histories = [
+        trainer_of(task, metrics=names).fit(x, y, 1, weights=w, validation_split=0.4, progress=False)
+        for x, y, w in (arrays, files)
+    ]
+    held, there = ({name: history[0][f"val_{name}"] for name in ("loss", *names)} for history in histories)
+    assert there == pytest.approx(held, rel=1e-12)
+
+
+@EACH
 def test_a_member_measures_as_if_it_were_alone(task):
     units, activation, loss, target, names = TASKS[task]
     alone = [trainer_of(task).evaluate(X, target, WEIGHTS, names)]
