@@ -111,8 +111,11 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
 def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int, validation: float) -> None:
     """Print what is about to be trained, on what, and how."""
     held_out = 0 if data.held_out is None else len(data.held_out)
-    among = f" (of these, {round(validation * len(data.training)):,} to validate on)" if validation else ""
-    print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from{among}, {held_out:,} held out\n")
+    print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out")
+    if validation:
+        rows = round(validation * len(data.training))
+        print(f"of the {len(data.training):,}, {rows:,} are validation {data.things}, which tell the best epoch")
+    print()
     if data.things != "rows":
         return
     print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs} epochs, {trainer.batch_size} rows a step")
@@ -148,7 +151,9 @@ def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFol
     try:
         folder.save(trainer, "diverged" if diverged else "unfinished")
         where = folder.place / MODEL
-        kept = f"{'The last finite parameters are' if diverged else 'what was learned until then is'} in {where}"
+        best = trainer.history.best_epoch
+        finite = "The last finite parameters" if best is None else f"The parameters of epoch {best}, the best one,"
+        kept = f"{f'{finite} are' if diverged else 'what was learned until then is'} in {where}"
     except RunError as error:
         kept = str(error).rstrip(".")
     if isinstance(failure, DivergedError):

@@ -28,8 +28,9 @@ class EarlyStopping:
     parameters of the best epoch, however the fit ends: also at its full length, or by Ctrl-C, an error or a divergence.
     `trainer.fit(x, y, early_stopping=True)` makes one with these defaults.
 
-    Where there is a models axis, each member has a best epoch and a stop of its own; the fit ends when all have
-    stopped. An epoch whose measurement is NaN is no improvement. Each fit begins anew.
+    Where there is a models axis, each member has a best epoch and a stop of its own, after which it changes no more;
+    the fit ends when all have stopped. With Trainer(average=...) the best parameters are averages, which are what is
+    measured. An epoch whose measurement is NaN is no improvement. Each fit begins anew.
 
     Args:
         monitor: a column of the history: "val_loss", "val_accuracy", "loss" ...
@@ -57,6 +58,7 @@ class EarlyStopping:
         self._numbers: dict[str, Array] = {}  # those of each member, as `state` names them
         self._best: Array | None = None
         self._loaded: Mapping[str, Any] | None = None
+        self._trainer: Any = None
 
     def __repr__(self) -> str:
         names = ("monitor", "patience", "min_delta", "restore_best", "mode")
@@ -69,7 +71,7 @@ class EarlyStopping:
 
     def state(self) -> dict[str, Any]:
         """Returns what a resumed fit goes on from: arrays on the host, one number a member, and the best parameters."""
-        best = {} if self._best is None else {"parameters": self._network.device.to_host(self._best)}
+        best = {} if self._best is None else {"parameters": self._trainer.device.to_host(self._best)}
         return {name: array.copy() for name, array in self._numbers.items()} | best
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -80,9 +82,9 @@ class EarlyStopping:
 
     def on_start(self, state: FitState) -> None:
         """Makes room for the best parameters, and forgets the fit before."""
-        self._sign = sign_of(self, getattr(state.trainer, "metrics", None) or ())
-        network = self._network = state.trainer.network
-        shape = network.models_shape
+        self._trainer, network = state.trainer, state.trainer.network
+        self._numbers, shape = {}, network.models_shape
+        self._sign = sign_of(self, state.trainer.metrics or ())
         self._numbers = {
             "best": np.full(shape, np.inf),  # the smallest value yet; one that is good if large is negative here
             "reference": np.full(shape, np.inf),  # that which a value has to improve on by min_delta
@@ -93,8 +95,7 @@ class EarlyStopping:
         self._best = network.device.copy(network.parameters) if self.restore_best else None
         if self._loaded is not None:
             self._load()
-            self._tell(state)
-        self._set_running(state, self._numbers["running"])
+        self._tell()
 
     def on_epoch(self, state: FitState) -> str | None:
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
@@ -108,22 +109,25 @@ class EarlyStopping:
         np.copyto(numbers["reference"], value, where=improved)
         np.copyto(numbers["improved"], state.epoch, where=improved)
         if self._best is not None:
-            copy_members(self._network.device, better, state.trainer.training_step.measured_parameters, self._best)
-        self._tell(state)
+            step = self._trainer.training_step
+            copy_members(step.device, better, step.measured_parameters, self._best)
         np.logical_and(running, state.epoch - numbers["improved"] < self.patience, out=running)
-        self._set_running(state, running)
+        self._tell()
         return None if running.any() else self._reason()
 
     def on_end(self, state: FitState) -> None:
         """Gives the network the best parameters; those of a member that has none yet stay."""
+        if not self._numbers:  # on_start ended early
+            return
         found, best, self._best = self._numbers["best_epoch"] > 0, self._best, None
-        self._set_running(state, np.ones_like(self._numbers["running"]))
+        self._numbers["running"][...] = True  # in what comes after the fit
+        self._tell()
         if best is None or not found.any():
             return
-        for parameters in (state.trainer.training_step.measured_parameters, self._network.parameters):
-            copy_members(self._network.device, found, best, parameters)
-        self._network.refresh()
-        history = state.trainer.history
+        network, history = self._trainer.network, self._trainer.history
+        for parameters in (self._trainer.training_step.measured_parameters, network.parameters):
+            copy_members(network.device, found, best, parameters)
+        network.refresh()
         whose = "each member's are" if found.ndim else "they are"
         told = f"of epoch {history.best_epoch}" if not found.ndim else "of its best epoch"
         if history.stopped:
@@ -131,23 +135,19 @@ class EarlyStopping:
         if isinstance(error := sys.exception(), DivergedError):
             error.add_note(f"Then early stopping brought back the best parameters: {whose} those {told}.")
 
-    @staticmethod
-    def _set_running(state: FitState, running: Array) -> None:
-        """Lets steps change the members that have not stopped, and no others."""
-        step = state.trainer.training_step
-        if step.running is not None:
-            step.running = running
-
     def _reason(self) -> str:
         since = self._numbers["improved"]
         if since.ndim:
             return f"{self.monitor} of no member has improved for {self.patience} epochs"
         return f"{self.monitor} has not improved since epoch {since}"
 
-    def _tell(self, state: FitState) -> None:
-        epochs = self._numbers["best_epoch"]
+    def _tell(self) -> None:
+        """Puts the best epoch into the history, and lets steps change the members that have not stopped, no others."""
+        epochs, step = self._numbers["best_epoch"], self._trainer.training_step
         if epochs.any():
-            state.trainer.history.best_epoch = epochs.tolist()
+            self._trainer.history.best_epoch = epochs.tolist()
+        if step.running is not None:
+            step.running = self._numbers["running"]
 
     def _load(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -155,7 +155,8 @@ class EarlyStopping:
         for name, array in self._numbers.items():
             array[...] = loaded[name]
         if self._best is not None and "parameters" in loaded:
-            self._network.device.copy_in(self._best, loaded["parameters"])
+            self._trainer.device.copy_in(self._best, loaded["parameters"])
+        self._tell()
 
 
 def sign_of(callback: Any, metrics: Sequence[Any]) -> float:

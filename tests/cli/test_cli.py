@@ -293,7 +293,7 @@ class TestUsage:
             assert option in text
         assert "--tf32" in text
         assert "examples:" in text
-        assert "(default: 60; fewer with more than 10,000 rows" in " ".join(text.split())
+        assert "(default: at most 120; fewer with more than 10,000 rows" in " ".join(text.split())
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stopped:

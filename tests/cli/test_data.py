@@ -65,7 +65,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 class TestClassification:
     def test_what_is_said(self, capsys):
-        assert train(flowers(), "--target", "species", "--impute", "mean") == 0
+        assert train(flowers(), "--target", "species", "--impute", "mean", "--epochs", "60") == 0
         captured = capsys.readouterr()
         lines = captured.out.splitlines()
         assert lines[:4] == [
@@ -76,7 +76,7 @@ class TestClassification:
         ]
         assert "72 rows to learn from, 18 held out" in lines
         settings = (
-            "cross_entropy, Adam(learning_rate=0.003, beta1=0.9, beta2=0.999, epsilon=1e-08), 30 epochs, 32 rows a"
+            "cross_entropy, Adam(learning_rate=0.003, beta1=0.9, beta2=0.999, epsilon=1e-08), 60 epochs, 32 rows a"
         )
         assert f"{settings} step" in lines
         assert re.search(r"^ +true +AA +BB +CC   recall$", captured.out, re.MULTILINE)
@@ -175,7 +175,9 @@ class TestRegression:
 
 class TestHeldOut:
     def test_nothing_held_out(self, capsys, tmp_path):
-        assert train(flowers(), "--target", "species", "--impute", "mean", "--held-out", "0") == 0
+        assert (
+            train(flowers(), "--target", "species", "--impute", "mean", "--held-out", "0", "--no-early-stopping") == 0
+        )
         output = capsys.readouterr().out
         assert "90 rows to learn from, 0 held out" in output
         assert "\nnothing was held out, so nothing was measured\n" in output
@@ -447,6 +449,8 @@ class TestOptions:
     def test_many_rows_are_seen_less_often(self, capsys):
         np.savez("many.npz", x=np.zeros((15_001, 1), np.uint8), y=np.arange(15_001) % 2)
         assert main(["train", "many.npz", "--layers", "none", "--held-out", "0"]) == 0
+        assert ", 78 epochs, 128 rows a step\n" in capsys.readouterr().out
+        assert main(["train", "many.npz", "--layers", "none", "--held-out", "0", "--no-early-stopping"]) == 0
         assert ", 39 epochs, 128 rows a step\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

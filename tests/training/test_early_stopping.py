@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -39,7 +37,7 @@ def scripted(values, **settings):
     values = np.asarray(values, np.float64)
     net = gb.Network(2, [gb.Dense(2)], device="cpu", seed=[*range(values.shape[1])] if values.ndim > 1 else 0)
     net.parameters[...] = 0
-    trainer = SimpleNamespace(network=net, history=gb.History(), training_step=gb.Trainer(net).training_step)
+    trainer = gb.Trainer(net)
     stopper = gb.EarlyStopping(**settings)
     stopper.on_start(FitState(trainer, 1, 0, None))
     epoch = 0
@@ -82,8 +80,8 @@ def test_each_member_has_an_epoch_of_its_own():
 def test_a_state_goes_on_where_it_was():
     """As in a fit that is resumed after its second epoch: before it begins, or once it has."""
     values = [3, 1, 2, 2, 2]
-    net, history = gb.Network(2, [gb.Dense(2)], device="cpu", seed=0), gb.History()
-    trainer = SimpleNamespace(network=net, history=history, training_step=gb.Trainer(net).training_step)
+    trainer = gb.Trainer(gb.Network(2, [gb.Dense(2)], device="cpu", seed=0))
+    net, history = trainer.network, trainer.history
     first, rows = gb.EarlyStopping(patience=3), [{"val_loss": value} for value in values]
     first.on_start(FitState(trainer, 1, 0, None))
     for epoch in (1, 2):
@@ -233,6 +231,46 @@ def test_members_stop_as_they_do_alone(dtype):
     if len(together.history) < 60:
         assert "val_loss of no member has improved for 5 epochs" in together.history.stopped
         assert together.history.stopped.endswith("; the parameters are those of its best epoch")
+
+
+def test_a_stopped_member_changes_no_more():
+    """The first one, whose rate is large, gets worse from its second epoch on."""
+    trainer, noted = trainer_of(seed=[1, 2], rate=[0.5, 0.002]), Noted()
+    fit(trainer, 30, gb.EarlyStopping(patience=2, restore_best=False), callbacks=[noted])
+    first, second = trainer.history.best_epoch
+    assert first + 2 < second
+    at_its_stop = noted.parameters[first + 1][0].tobytes()
+    assert all(parameters[0].tobytes() == at_its_stop for parameters in noted.parameters[first + 1 :])
+    assert trainer.network.parameters[0].tobytes() == at_its_stop
+    assert len({parameters[1].tobytes() for parameters in noted.parameters[: second + 1]}) == second + 1
+    trainer.step(X, LABELS)  # now both go on
+    assert trainer.network.parameters[0].tobytes() != at_its_stop
+
+
+def test_the_best_of_averages():
+    """What is measured, and kept, is the moving average."""
+    trainer = trainer_of(average=0.9)
+    history = fit(trainer, early_stopping=gb.EarlyStopping(patience=3))
+    assert history.best_epoch < len(history)
+    assert trainer.evaluate(*VALIDATION)["loss"] == min(history["val_loss"])
+    trainer, noted = trainer_of(average=0.9), Noted(12, spoil)
+    with pytest.raises(gb.DivergedError):
+        fit(trainer, early_stopping=gb.EarlyStopping(patience=30), callbacks=[noted])
+    assert trainer.evaluate(*VALIDATION)["loss"] == min(trainer.history["val_loss"])
+
+
+@pytest.mark.parametrize("seed", [1, [1, 2]])
+def test_a_fit_that_is_resumed_ends_as_one_that_was_not(tmp_path, seed):
+    whole, begun, resumed = (trainer_of(seed=seed) for _ in range(3))
+    fit(whole, 30, gb.EarlyStopping(patience=4))
+    ended = whole.history.best_epoch if isinstance(seed, int) else max(whole.history.best_epoch)
+    saving, stop = gb.Checkpoint(tmp_path, every_steps=1, keep=1), Noted(ended + 1, lambda state: state.trainer.stop())
+    fit(begun, 30, gb.EarlyStopping(patience=4), callbacks=[saving, stop])
+    resumed.resume(tmp_path)
+    fit(resumed, 30, gb.EarlyStopping(patience=4), callbacks=[gb.Checkpoint(tmp_path, every_steps=1, keep=1)])
+    assert resumed.history.best_epoch == whole.history.best_epoch
+    assert resumed.history["val_loss"] == whole.history["val_loss"]
+    assert resumed.network.parameters.tobytes() == whole.network.parameters.tobytes()
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
