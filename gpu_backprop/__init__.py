@@ -53,6 +53,7 @@ from gpu_backprop.network.schedules import (
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.full_batch import fit_lbfgs
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
@@ -131,6 +132,7 @@ __all__ = [
     "Warmup",
     "check_gradients",
     "constant",
+    "fit_lbfgs",
     "load",
     "one_hot",
     "open_rows",

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "test-size": "--held-out", "validation-split": "--held-out", "gpu": "--device", "cuda": "--device",
     "random-state": "--seed", "sep": "--delimiter", "drop": "--ignore", "exclude": "--ignore", "force": "--overwrite",
     "criterion": "--loss", "precision": "--dtype", "fillna": "--impute",
+    "alpha": "--l2", "wd": "--weight-decay", "clip": "--clip-value",
 }  # fmt: skip
 """What other programs call options of ours."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_backprop import ACTIVATIONS, SCHEDULES
 from gpu_backprop.arguments.command import DATA, Command
-from gpu_backprop.arguments.values import one_of, path, rate, share, some_of, source, units, whole
+from gpu_backprop.arguments.values import at_least_0, one_of, path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
@@ -102,6 +102,17 @@ def _add_network(command: Command) -> None:
     command.add("--dropout", "share of hidden units left out of each step", type=share, default=0.4, metavar="SHARE")
 
 
+def _add_penalties(command: Command) -> None:
+    decay = "share of all parameters, times the learning rate, that they lose in a step (default: 0; 0.01 for adamw)"
+    command.add("--weight-decay", decay, type=at_least_0, metavar="L")
+    l2 = "penalty on large weights, L/2 times the sum of their squares (default: 0)"
+    command.add("--l2", l2, type=at_least_0, metavar="L")
+    l1 = "penalty on weights that are not 0, L times the sum of their sizes (default: 0)"
+    command.add("--l1", l1, type=at_least_0, metavar="L")
+    clip = "bound for each number of the gradient; larger ones are set to it (default: none)"
+    command.add("--clip-value", clip, type=rate, metavar="C")
+
+
 def _add_training(command: Command) -> None:
     command.under("training")
     epochs = (
@@ -117,6 +128,7 @@ def _add_training(command: Command) -> None:
     size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
     command.add("--learning-rate", size, type=rate, metavar="R")
     _add_schedule(command)
+    _add_penalties(command)
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)

@@ -107,6 +107,7 @@ def device(text: str) -> str:
     return text
 
 
+at_least_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
 rate = number("above 0", lambda value: 0 < value < math.inf)
 share = number("from 0 to below 1", lambda value: 0 <= value < 1)
 between = number("between 0 and 1", lambda value: 0 < value < 1)

@@ -13,6 +13,7 @@ from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.training.metrics import default_metrics
+from gpu_backprop.training.optimizer import PENALTIES
 
 ADAM_RATE, EPOCHS, BATCH = 0.003, 60, 32
 """Together with the other defaults these did well on fifteen data sets of 150 to 8,000 rows. Other optimizers have
@@ -92,7 +93,8 @@ def build_network(options: argparse.Namespace, design: Design, preprocessing: Pr
 
 def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, rows: int) -> gb.Trainer:
     """Build a trainer of the network for so many rows."""
-    optimizer = gb.OPTIMIZERS[options.optimizer]()
+    penalties = {name: value for name in PENALTIES if (value := getattr(options, name)) is not None}
+    optimizer = gb.OPTIMIZERS[options.optimizer](**penalties)
     if options.learning_rate is not None:
         optimizer.learning_rate = options.learning_rate
     elif options.optimizer in ("adam", "adamw"):
@@ -103,7 +105,7 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
     elif named:
         optimizer.schedule = options.schedule
     batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
-    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size)
+    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size, clip_value=options.clip_value)
     trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *options.metrics]))
     return trainer
 

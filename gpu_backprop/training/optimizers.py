@@ -454,7 +454,7 @@ class Lion(Optimizer):
         super().__init__(LION, learning_rate=learning_rate, beta1=beta1, beta2=beta2, **more)
 
 
-OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
     "adagrad": Adagrad,
@@ -464,7 +464,7 @@ OPTIMIZERS: Mapping[str, Callable[[], Optimizer]] = {
     "radam": RAdam,
     "lion": Lion,
 }
-"""By name, a class, or another function, that makes the optimizer with its default settings."""
+"""By name, a class, or another function, that makes the optimizer with its default settings, or with others by name."""
 
 REGULARIZED = replace(MOMENTUM.with_settings(*OPTIONAL), name="regularized")
 

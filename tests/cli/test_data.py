@@ -440,6 +440,9 @@ class TestOptions:
             (("--optimizer", "adamw"), "AdamW(learning_rate=0.003, "),
             (("--optimizer", "rmsprop", "--learning-rate", "0.02"), "RMSprop(learning_rate=0.02, "),
             (("--loss", "huber", "--batch-size", "7"), "huber, Adam("),
+            (("--optimizer", "lion"), "Lion(learning_rate=0.0001, beta1=0.9, beta2=0.99)"),
+            (("--l2", "0.1", "--l1", "0", "--clip-value", "2"), "epsilon=1e-08, l2=0.1, clip_value=2.0)"),
+            (("--optimizer", "adamw", "--weight-decay", "0.1"), "epsilon=1e-08, weight_decay=0.1)"),
         ],
     )
     def test_how_it_is_trained(self, capsys, options, shown):
