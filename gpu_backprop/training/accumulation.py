@@ -32,6 +32,10 @@ class Accumulation:
         count = min(self.parts, rows)
         return [rows // count + (part < rows % count) for part in range(count)]
 
+    def rows_at_once(self, batch_size: int) -> int:
+        """Returns how many rows of a minibatch are worked through at a time, at most."""
+        return self.divide(batch_size)[0]
+
     def add(self, plan: Plan, part: int, parts: int) -> None:
         """Appends what adds ∇ of a part, counted from 0, to those before it; after the last one, ∇ is their sum."""
         if self._sum is None or parts == 1:

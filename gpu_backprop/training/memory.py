@@ -7,6 +7,7 @@ so.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,7 +65,8 @@ def fit_needs(
     if held_out is None:
         return dry_run.needs
     with dry_run.kind("validation"):
-        Evaluation(step.network, step.loss, held_out, settings.batch_size, metrics=settings.metrics, device=dry_run)
+        rows = step.accumulation.rows_at_once(settings.batch_size)
+        Evaluation(step.network, step.loss, held_out, rows, metrics=settings.metrics, device=dry_run)
     needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
     joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
     return {**needs, "validation": joined}
@@ -73,7 +75,8 @@ def fit_needs(
 def evaluation_needs(step: TrainingStep, settings: Settings, data: Samples) -> Needs:
     """Counts what `trainer.evaluate` allocates where the data lie on the device; see `fit_needs`."""
     dry_run = open_dry_run(step.device)
-    Evaluation(step.network, step.loss, data, settings.batch_size, metrics=settings.metrics, device=dry_run)
+    rows = step.accumulation.rows_at_once(settings.batch_size)
+    Evaluation(step.network, step.loss, data, rows, metrics=settings.metrics, device=dry_run)
     return dry_run.needs
 
 
@@ -108,7 +111,8 @@ def require_fit(
     def needs(batch_size: int) -> Needs:
         return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule)
 
-    return MemoryEstimate(step, settings, "A fit with batches of", needs, placings).require()
+    fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, not settings.one_launch)
+    return fit.require()
 
 
 def require_evaluation(step: TrainingStep, settings: Settings, data: Samples) -> list[int]:
@@ -137,6 +141,7 @@ class MemoryEstimate(NamedTuple):
     what: str  # as the error begins, which goes on with the batch size
     needs: Callable[[int], Needs]  # of a batch size, with all samples on the device
     placings: Sequence[DataPlacement]
+    accumulates: bool = False  # whether minibatches can be worked through in parts
 
     def require(self) -> list[int]:
         """Raises OutOfMemoryError, or returns the room for each of the samples."""
@@ -183,6 +188,14 @@ class MemoryEstimate(NamedTuple):
         fitting = largest(min(batch_size - 1, longest), fits)
         about = "about " if self.placings else ""  # a little more may fit, where it leaves a smaller last minibatch
         told = [] if fitting is None else [f"A batch size of {about}{fitting:,} would fit."]
+        if fitting is not None and self.accumulates:
+            needs, parts = self._place(fitting, free, self.settings.stream)[0], self.step.accumulation.parts
+            sums = self.step.network.gradients.nbytes if parts == 1 else 0
+            if sum(needs.values()) + sums <= free:
+                told.append(
+                    f"Or use Trainer(..., accumulate={parts * math.ceil(batch_size / fitting)}), which works through a "
+                    "minibatch in parts and learns the same."
+                )
         streamable = self.placings and self.settings.stream is False and not self.settings.one_launch
         if streamable and fits(batch_size, "auto"):
             told.append(f"{'Or use' if told else 'Use'} stream='auto', which leaves the data on the host.")

@@ -421,8 +421,9 @@ class Trainer(FixedAttributes):
             evaluation = None
             if held_out is not None:
                 source = self._place(held_out, "validation data", rooms[1], False)
+                rows = step.accumulation.rows_at_once(self.batch_size)
                 evaluation = Evaluation(
-                    self.network, self.loss, held_out, self.batch_size, self.graph, metrics=self.metrics, source=source
+                    self.network, self.loss, held_out, rows, self.graph, metrics=self.metrics, source=source
                 )
             self.network.refresh()
             with (
@@ -541,10 +542,10 @@ class Trainer(FixedAttributes):
         source = self._place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
+        rows = self.training_step.accumulation.rows_at_once(self.batch_size)
         return Evaluation(
-            self.network, self.loss, data, self.batch_size, graph, metrics=settings.metrics, source=source,
-            device=device,
-        ).run()  # fmt: skip
+            self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device
+        ).run()
 
     def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)

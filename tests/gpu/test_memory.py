@@ -269,7 +269,11 @@ def test_no_batch_size_fits(pool):
 @pytest.mark.parametrize(
     ("rows", "lacking", "advice"),
     [
-        (128, lambda needs: 512, r"\nA batch size of about \d+ would fit\. Or use stream='auto', which"),
+        (
+            128,
+            lambda needs: 512,
+            r"\nA batch size of about \d+ would fit\. Or .*accumulate=2.* Or use stream='auto', which",
+        ),
         (2, lambda needs: needs["data"] // 2, r"\nUse stream='auto', which"),
     ],
     ids=["a smaller batch would do", "no batch size would"],

@@ -69,7 +69,7 @@ def test_nothing_is_bounded_where_nothing_moves():
 
 def test_it_is_part_of_the_architecture(tmp_path):
     net = network([2, 3], max_norm=[0.5, 2.0])
-    assert "max_norm=(0.5, 2.0)" in str(net) and "max_norm=3.0" in repr(gb.Dense(5, max_norm=3))
+    assert "max_norm=[0.5, 2.0]" in str(net) and "max_norm=3.0" in repr(gb.Dense(5, max_norm=3))
     gb.save(tmp_path / "net.safetensors", net)
     for other in (
         gb.Network.from_architecture(net.architecture(), "cpu"), net.copy(), copy.deepcopy(net),
