@@ -118,7 +118,9 @@ class FitSchedule:
         return rate.tolist()
 
     def end(self) -> None:
-        """Puts all settings back to what they are set to."""
+        """Puts all settings that followed a schedule back to what they are set to."""
+        if not self:
+            return
         self.optimizer.unschedule()
         for layer in self.network.layers:
             if isinstance(layer, Dropout):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import positive, switch
+from gpu_backprop.network.numbers import number, positive, switch
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import diagnosis, memory
 from gpu_backprop.training.callbacks import Callbacks
@@ -45,6 +46,7 @@ from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer, Setting
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.progress import Progress, open_progress
+from gpu_backprop.training.range_test import LEAST_STEPS, RangeTest, run_range_test
 from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
 from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run, Settings
@@ -275,6 +277,29 @@ class Trainer(FixedAttributes):
                 return profile(plan, runs)
             finally:
                 before.restore()
+
+    @release_on_oom
+    def find_learning_rate(
+        self, x: Any, y: Any, weights: Any = None, *, lowest: float = 1e-7, highest: float = 1.0, steps: int = 100
+    ) -> RangeTest:
+        """Tries learning rates, from the lowest to the highest, a step each, until the loss diverges: a range test
+        (Smith 2017). `find_learning_rate(x, y).plot("rates.png")` shows where it falls. It learns nothing: parameters
+        and all else are afterwards what they were, and so is the learning rate.
+
+        Args:
+            x, y, weights: as `fit` takes them.
+            lowest, highest: of the rates, whose logarithms are at equal distances.
+            steps: how many there are, ≥ 20.
+        """
+        fits, accepted = (lambda v: 0 < v < math.inf), "a finite number > 0"
+        lowest, highest = (number(n, v, accepted, fits) for n, v in (("lowest", lowest), ("highest", highest)))
+        if lowest >= highest:
+            raise InputError(f"lowest must be less than highest, got {lowest!r} and {highest!r}.")
+        if positive("steps", steps) < LEAST_STEPS:
+            raise InputError(f"steps must be an integer ≥ {LEAST_STEPS}, got {steps!r}: with fewer, no slope is seen.")
+        with self.network.exclusively("find_learning_rate"):
+            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            return run_range_test(self.manual_steps, data, self.batch_size, lowest, highest, steps)
 
     @release_on_oom
     def diagnose(self, x: Any, y: Any, weights: Any = None, *, validation: Any = None) -> Diagnosis:

@@ -114,6 +114,26 @@ class TestTrain:
         assert f"<p>{accuracy}</p>" in page and "always answering" in page
         assert str(Path.cwd()) not in page and str(Path.home()) not in page
 
+    @pytest.mark.parametrize(
+        ("options", "of_rate"),
+        [
+            (("--schedule", "linear"), [1 - 44 / 90, 1 - 89 / 90]),
+            (("--schedule", "linear", "--warmup", "0.25"), [1 - 22 / 68, 1 - 67 / 68]),
+            (("--warmup", "0.5"), [45 / 46, 1.0]),
+            (("--schedule", "plateau"), [1.0, 1.0]),
+            (("--schedule", "constant"), None),
+        ],
+    )
+    def test_the_learning_rate_follows_a_schedule(self, options, of_rate):
+        """Of 90 steps in two epochs, the last ones."""
+        assert train("--out", "run", "--quiet", "--no-early-stopping", *options) == 0
+        with open("run/history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if of_rate is None:
+            assert "learning_rate" not in rows[0]
+        else:
+            np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], np.multiply(of_rate, 0.003))
+
     def test_a_seed_gives_the_same_model_again(self, tmp_path):
         for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
             train("--out", folder, "--seed", seed)

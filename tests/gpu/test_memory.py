@@ -12,6 +12,7 @@ import gpu_backprop as gb
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training import memory, streaming
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.minibatches import DataSet, ManualBatch
 from gpu_backprop.training.run import Run
 
@@ -107,6 +108,20 @@ def test_a_fit_takes_what_its_dry_run_says(pool, form):
 def metrics_of(form):
     """For some forms those by default; for others what keeps all outputs."""
     return None if form["weighted"] else ["median_absolute_error"] if form["output"] == "identity" else ["log_loss"]
+
+
+@pytest.mark.parametrize("seed", [0, [1, 2, 3]])
+def test_a_schedule_takes_what_its_dry_run_says(pool, seed):
+    net = network(seed=seed)
+    net.layers[1].schedule = "linear"
+    trainer = trainer_of(net, optimizer=gb.AdamW(schedule={"learning_rate": "cosine", "weight_decay": "linear"}))
+    step, data = trainer.training_step, samples(net, trainer.loss, X, LABELS, None, values=True)
+    schedule = FitSchedule(net, trainer.optimizer, 1, 3, 4)
+    needs = memory.fit_needs(step, trainer._settings, data, None, schedule=schedule)
+    before = pool.used_bytes()
+    run = Run(step, DataSet(net, data), trainer._settings, trainer.history, shuffle=True, schedule=schedule)
+    assert pool.used_bytes() - before == sum(needs.values())
+    assert run.batches == [16, 16, 16, 13] and needs["schedule"] >= 8 * 12 * (5 + 1)
 
 
 @pytest.mark.parametrize("form", FORMS[::3], ids=str)

@@ -57,6 +57,17 @@ def test_every_step_has_the_settings_of_the_cpu(dtype, graph, stream, monkeypatc
         np.testing.assert_allclose(to_host(there.network.parameters), here.network.parameters, rtol=1e-4, atol=1e-5)
 
 
+def test_a_range_test_changes_nothing():
+    net = gb.Network(INPUTS, [gb.Dense(6, "tanh"), gb.Dense(3, "softmax")], device="cuda", seed=3)
+    trainer = gb.Trainer(net, optimizer="adam", batch_size=BATCH)
+    trainer.fit(X, LABELS, 1, progress=False)
+    arrays = {**trainer.training_step.state().arrays, "gradients": net.gradients, "hyper": trainer.optimizer.hyper}
+    before = {name: net.device.to_host(array).tobytes() for name, array in arrays.items()}
+    found = trainer.find_learning_rate(X, LABELS, steps=20)
+    assert np.isfinite(found.losses).all() and len(found.rates) == 20
+    assert {name: net.device.to_host(array).tobytes() for name, array in arrays.items()} == before
+
+
 def test_one_launch_has_none():
     net = gb.Network(INPUTS, [gb.Dense(3, "softmax")], device="cuda")
     trainer = gb.Trainer(net, optimizer=gb.SGD(0.1, schedule="cosine"), one_launch=True)

@@ -182,6 +182,35 @@ def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
     assert resumed.history["learning_rate"] == straight.history["learning_rate"]
 
 
+def test_a_schedule_that_was_set_is_resumed_too(tmp_path):
+    """And one that was taken away is none."""
+    for made, then in ((None, gb.Cosine(0.5)), ("linear", None)):
+        folder, resumed = tmp_path / str(made), trainer_of(gb.SGD(0.1, schedule=made))
+        ended = trainer_of(gb.SGD(0.1, schedule=made))
+        ended.optimizer.schedule = then
+        fit(ended, 1, callbacks=[gb.Checkpoint(folder)])
+        resumed.resume(folder)
+        assert resumed.optimizer.schedule == ended.optimizer.schedule
+
+
+def test_an_epoch_with_half_the_rate_begins_at_its_place_in_the_schedule():
+    y, seen = STREAM.normal(size=(ROWS, 2)), []
+
+    class Watcher:
+        only_reads = True
+
+        def on_step(self, state):
+            seen.append(float(state.trainer.optimizer.hyper[1]))
+
+    net = gb.Network(4, [gb.Dense(2)], dtype="float64", seed=3, device="cpu")
+    trainer = gb.Trainer(net, optimizer=gb.SGD(1e200, schedule="linear"), batch_size=BATCH)
+    with pytest.raises(DivergedError), pytest.warns(RuntimeWarning, match="half the learning rate"):
+        trainer.fit(X, y, 2, progress=False, shuffle=False, on_divergence="halve_rate", callbacks=[Watcher()])
+    wanted = np.multiply.outer(1e200 / 2 ** np.arange(len(seen) // STEPS), [1, 5 / 6, 4 / 6])
+    assert len(seen) > STEPS
+    np.testing.assert_allclose(seen, wanted.ravel(), rtol=1e-15)
+
+
 def test_what_is_set_meanwhile_is_what_the_schedule_multiplies():
     class Setter:
         rates: list[float]

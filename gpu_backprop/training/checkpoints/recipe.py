@@ -53,9 +53,9 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
     own = describe(trainer)
     for kind, target in (("optimizer", trainer.optimizer), ("loss", trainer.loss)):
         before, after, mine = (of[kind]["settings"] for of in (made, now, own))
-        for name in after.keys() & before.keys() & mine.keys():
-            if after[name] != before[name] == mine[name]:
-                setattr(target, name, after[name])
+        for name in before | after:  # of a schedule, what is not there is None
+            if after.get(name) != before.get(name) == mine.get(name):
+                setattr(target, name, after.get(name))
     for name in OF_TRAINER:
         if now[name] != made[name] == own[name]:
             setattr(trainer, name, now[name])
