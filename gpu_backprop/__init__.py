@@ -16,6 +16,7 @@ from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
+from gpu_backprop.html_report.page import write_report
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
@@ -131,4 +132,5 @@ __all__ = [
     "load",
     "one_hot",
     "save",
+    "write_report",
 ]

@@ -60,10 +60,16 @@ def _right(text: str, width: int) -> str:
 
 def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> str:
     """List the pairs of classes that are confused most often, a line each."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    pairs = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
-    lines = [f"  {wrong[i, j]:,}: {_short(names[i])} taken for {_short(names[j])}" for i, j in pairs if wrong[i, j]]
+    pairs = top_mistakes(matrix, most)
+    lines = [f"  {count:,}: {_short(names[i])} taken for {_short(names[j])}" for count, i, j in pairs]
     return "\n".join(lines) or "  none"
+
+
+def top_mistakes(matrix: Counts, most: int) -> list[tuple[int, int, int]]:
+    """Return (how often, true class, class given) of the pairs that are confused most often."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    pairs = [divmod(int(place), len(matrix)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    return [(int(wrong[i, j]), i, j) for i, j in pairs if wrong[i, j]]
 
 
 def accuracy(matrix: Counts) -> float:

@@ -93,7 +93,7 @@ def test_the_wheel_trains_and_needs_no_matplotlib(environment):
     assert "\ntest accuracy: 0." in output
     assert "no curves.png: drawing curves needs matplotlib: pip install 'gpu-backprop[plot]'" in output
     written = {path.name for path in (environment.work / "runs" / "digits-001").iterdir()}
-    assert written == {"model.safetensors", "history.csv"}
+    assert written == {"model.safetensors", "history.csv", "history.jsonl", "report.html"}
 
 
 def test_the_command_and_the_module_give_the_version(environment):

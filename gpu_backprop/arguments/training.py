@@ -35,9 +35,9 @@ def add_train(commands: Any) -> None:
             DATA,
             "A column of text becomes an input for each category, numbers are brought to mean 0 and standard "
             "deviation 1, images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
-            "A new folder under runs/ gets model.safetensors (the network), history.csv (a line an epoch, while it "
-            "runs) and curves.png. Ctrl-C, SIGTERM and SIGHUP end training early and keep what was learned; the exit "
-            "code is 130, 143 or 129 then.",
+            "A new folder under runs/ gets model.safetensors (the network), history.csv and history.jsonl (a line an "
+            "epoch, while it runs), curves.png, and report.html, which shows all of it in a browser. Ctrl-C, SIGTERM "
+            "and SIGHUP end training early and keep what was learned; the exit code is 130, 143 or 129 then.",
         ),
         EXAMPLES,
     )  # fmt: skip

@@ -19,7 +19,9 @@ from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, s
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.training.saving import file_size
 
-FILES = MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
+FILES = MODEL, HISTORY, LINES, CURVES, REPORT = (
+    "model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html"
+)  # fmt: skip
 NEW = ".new"
 """The folder, within that of an older run, of the run that is to replace it."""
 
@@ -70,8 +72,7 @@ class RunFolder:
             raise RunError(f"what was learned is {_save_elsewhere(trainer)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
             trainer.history.to_csv(self.place / HISTORY)
-            return [MODEL, HISTORY]
-        return [MODEL]
+        return [name for name in (MODEL, HISTORY, LINES) if (self.place / name).exists()]
 
     def finish(self) -> None:
         """Let a complete run take the place of an older one."""
@@ -130,7 +131,7 @@ def _replace(folder: Path) -> None:
     for name in FILES:
         if (folder / NEW / name).exists():
             copy_attributes(folder / NEW / name, folder / name)
-    _remove(folder, (HISTORY, CURVES))
+    _remove(folder, [name for name in FILES if name != MODEL])
     _move(folder / NEW, folder)
 
 

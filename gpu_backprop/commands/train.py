@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from gpu_backprop.commands.building import (
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.runs import CURVES, HISTORY, MODEL, RunFolder, claim, run_name
+from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, run_name
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
@@ -54,7 +55,7 @@ def train(options: argparse.Namespace) -> int:
     with StopOnSignal(trainer) as signals, shown:
         how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
         validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
-        how["callbacks"] = choose_callbacks(options, validated)
+        how["callbacks"] = [*choose_callbacks(options, validated), gb.JsonLines(folder.place / LINES)]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun
@@ -63,12 +64,14 @@ def train(options: argparse.Namespace) -> int:
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
         unfinished = signals.code and (failure is not None or history.stopped)
-        written, result = folder.save(trainer, "stopped" if unfinished else ""), []
+        written = folder.save(trainer, "stopped" if unfinished else "")
+        result: list[str] = []
         try:
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
                 written += _curves(history, folder.place)
-                result = _score_held_out(trainer, data, options)
+                result, baseline = _score_held_out(trainer, data, options)
+                written += _report(trainer, data, options, [*result, baseline], folder.place)
                 signals.writing()
         except (KeyboardInterrupt, OSError) as error:
             if not _caused_by_signal(error, signals):
@@ -166,16 +169,17 @@ def _reason(error: BaseException) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 
 
-def _score_held_out(trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace) -> list[str]:
-    """Score the network on the rows that were held out; return the result in lines."""
+def _score_held_out(trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace) -> tuple[list[str], str]:
+    """Score the network on the rows that were held out; return the result in lines, and what an answer that needs no
+    network would score."""
     if data.held_out is None:
-        return ["nothing was held out, so nothing was measured"]
+        return ["nothing was held out, so nothing was measured"], ""
     scores = score(trainer, data.held_out, options.metrics)
     if not options.quiet:
         print(f"\nheld-out {data.things}, {scores.mistakes}\n" if scores.mistakes else "")
     if not options.quiet and scores.baseline and data.things == "rows":
         print(scores.baseline)
-    return [f"test {figure}" for figure in scores.figures]
+    return [f"test {figure}" for figure in scores.figures], scores.baseline
 
 
 def _curves(history: History, folder: Path) -> list[str]:
@@ -183,9 +187,34 @@ def _curves(history: History, folder: Path) -> list[str]:
     if not history.rows:
         print(f"no {CURVES}: no epoch was completed")
         return []
+    return _written(CURVES, lambda: history.plot(folder / CURVES))
+
+
+def _report(
+    trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace, remarks: list[str], folder: Path
+) -> list[str]:
+    """Write the report; return its name, or print why there is none."""
+    x, y = (None, None) if data.held_out is None else _x_and_y(trainer, data.held_out)
+    held_out = 0 if data.held_out is None else len(data.held_out)
+    facts = {
+        "data": options.data, "learned from": f"{len(data.training):,} {data.things}",
+        "held out, and measured here": f"{held_out:,} {data.things}", "inputs": f"{trainer.network.inputs:,}",
+        "task": data.preprocessing.task,
+    }  # fmt: skip
+    return _written(
+        REPORT,
+        lambda: gb.write_report(
+            folder / REPORT, trainer, x, y, title=f"{run_name(options.data)}: training report", remarks=remarks,
+            command=shlex.join(["gpu-backprop", *options.given]), facts={"Data": facts},
+        ),
+    )  # fmt: skip
+
+
+def _written(name: str, write: Callable[[], object]) -> list[str]:
+    """Write a file; return its name, or print why it is not there."""
     try:
-        history.plot(folder / CURVES)
+        write()
     except Exception as error:  # drawing may fail in any way, which must not cost the network and its results
-        print(f"no {CURVES}: {error}")
+        print(f"no {name}: {error}")
         return []
-    return [CURVES]
+    return [name]

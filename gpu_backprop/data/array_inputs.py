@@ -33,6 +33,10 @@ class ByteInputs:
     def features(self) -> list[str]:
         return _features(self.inputs)
 
+    def describe(self) -> list[tuple[str, str]]:
+        """Says of the pixels what becomes of them."""
+        return [(f"{self.inputs:,} pixels", f"v/{WHITE}")]
+
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
         given = _fitting(data, self.inputs).x
@@ -82,6 +86,13 @@ class ArrayInputs:
     @property
     def features(self) -> list[str]:
         return _features(self.inputs)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Says of each feature what becomes of it, or of all together where that is the same."""
+        formulas = self.scaling.describe()
+        if len(set(formulas)) == 1:
+            return [(f"all {self.inputs:,} features", formulas[0])]
+        return list(zip(self.features, formulas, strict=True))
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""

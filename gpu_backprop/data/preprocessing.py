@@ -117,6 +117,11 @@ class Preprocessing:
         fitted.warnings = list(advice.warnings(data, fitted.columns, training, chosen_target, findings))
         return fitted
 
+    def describe(self) -> list[tuple[str, str]]:
+        """Says of each column, or of the arrays, and of the target, what becomes of it."""
+        target = "the target" if self.target is None else self.target
+        return [*self._inputs.describe(), (target, self._target.describe())]
+
     def transform(self, data: Table | Arrays, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
         """Returns x, float32 (rows, inputs); the columns of a table may be in any order, and the target may be absent.
 

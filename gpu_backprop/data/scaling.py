@@ -63,6 +63,16 @@ class Scaling:
             np.divide(values - self.mean, self.std, out=scaled, where=self.std > 0)
         return scaled
 
+    def describe(self) -> list[str]:
+        """Writes the formula of each column."""
+        formulas = []
+        for k, (mean, std) in enumerate(zip(self.mean.tolist(), self.std.tolist(), strict=True)):
+            difference = f"v − {mean:.4g}" if mean > 0 else f"v + {-mean:.4g}" if mean < 0 else "v"
+            divided = difference if std == 1 else f"({difference})/{std:.4g}" if mean else f"v/{std:.4g}"
+            filled = "" if self.fill is None else f"; where it is missing, v = {self.fill[k]:.4g}"
+            formulas.append((divided if std else f"0, since all rows had {mean:.4g}") + filled)
+        return formulas
+
     @property
     def sound(self) -> Array:
         """Whether each column can be scaled at all, bool (k,)."""

@@ -34,6 +34,9 @@ class NumberColumn:
     def features(self) -> list[str]:
         return [self.name]
 
+    def describe(self) -> str:
+        return self.scaling.describe()[0]
+
 
 @dataclass(frozen=True, eq=False)
 class TextColumn:
@@ -45,6 +48,10 @@ class TextColumn:
     @property
     def features(self) -> list[str]:
         return [f"{self.name} missing" if c is None else f"{self.name}={c}" for c in self.categories]
+
+    def describe(self) -> str:
+        names = listed("none" if c is None else c for c in self.categories)
+        return f"{counted(len(self.categories), 'input')}, 1 for the category that it is, else 0: {names}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +87,10 @@ class TableInputs:
     @property
     def features(self) -> list[str]:
         return [feature for column in self.columns for feature in column.features]
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Says of each column what becomes of it."""
+        return [(column.name, column.describe()) for column in self.columns]
 
     @property
     def names(self) -> list[str]:

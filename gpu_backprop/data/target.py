@@ -72,6 +72,10 @@ class Classes:
         """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and isinstance(self.classes[0], str) else []
 
+    def describe(self) -> str:
+        """Says what becomes of it."""
+        return f"{counted(len(self.classes), 'class', 'classes')}: {listed(self.classes)}"
+
     def targets(self, data: Table | Arrays) -> Array:
         """Returns the labels, int64 (rows,)."""
         values = class_values(data, self.column)
@@ -151,6 +155,10 @@ class RegressionTarget:
     def text_columns(self, data: Table) -> list[str]:
         """Returns the column, if it has to be read as text, even where it looks like numbers."""
         return [self.column] if self.column is not None and self.format is not None and data.lines is not None else []
+
+    def describe(self) -> str:
+        """Says what becomes of it."""
+        return "; ".join(self.scaling.describe())
 
     def targets(self, data: Table | Arrays) -> Array:
         """Returns the scaled numbers, float64 (rows, k)."""

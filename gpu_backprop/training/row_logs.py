@@ -129,6 +129,8 @@ class JsonLines:
     Where a later row can't be written, one warning says so, and training goes on without the file.
     """
 
+    only_reads = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         self._log: RowLog | None = None

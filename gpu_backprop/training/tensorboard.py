@@ -19,6 +19,8 @@ class TensorBoard:
         MissingExtraError: tensorboardX is not installed.
     """
 
+    only_reads = True
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:
             import tensorboardX  # noqa: F401

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from gpu_backprop.cli import main
 from gpu_backprop.commands import sources
 from gpu_backprop.data import load_digits, stratified_split
 
-FILES = {"model.safetensors", "history.csv", "curves.png"}
+FILES = {"model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html"}
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +99,20 @@ class TestTrain:
         assert [row["epoch"] for row in rows] == ["1", "2"]
         assert float(rows[1]["loss"]) < float(rows[0]["loss"])
         assert 0 < float(rows[1]["val_accuracy"]) <= 1
+
+    def test_the_history_is_there_as_json_lines_too(self):
+        train("--out", "run")
+        with open("run/history.csv", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        assert [json.loads(line) for line in Path("run/history.jsonl").read_text().splitlines()] == rows
+
+    def test_the_report_has_the_command_and_the_result(self, capsys):
+        train("--out", "run", "--seed", "3")
+        output, page = capsys.readouterr().out, Path("run/report.html").read_text(encoding="utf-8")
+        accuracy = re.search(r"^test accuracy: 0\.\d{4}$", output, re.MULTILINE)[0]
+        assert "gpu-backprop train" in page and "--out run --seed 3" in page
+        assert f"<p>{accuracy}</p>" in page and "always answering" in page
+        assert str(Path.cwd()) not in page and str(Path.home()) not in page
 
     def test_a_seed_gives_the_same_model_again(self, tmp_path):
         for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):

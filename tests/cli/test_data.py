@@ -16,7 +16,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.cli import main
 from gpu_backprop.data import Preprocessing, Table, read, stratified_split
-from gpu_backprop.training import history, memory
+from gpu_backprop.training import memory, row_logs
 
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 
@@ -540,11 +540,11 @@ class TestAccidents:
         ],
     )
     def test_the_network_is_saved(self, capsys, monkeypatch, error, reason):
-        def write(log: history.CsvLog) -> None:
+        def write(log: row_logs.CsvLog) -> None:
             if len(log.history) == 3:
                 raise error
 
-        monkeypatch.setattr(history.CsvLog, "write", write)
+        monkeypatch.setattr(row_logs.CsvLog, "write", write)
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
         where = os.path.join("run", "model.safetensors")
         what = f"training ended after 3 epochs: {reason}; what was learned until then is in {where}"
@@ -571,7 +571,7 @@ class TestAccidents:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(history.CsvLog, "write", full)
+        monkeypatch.setattr(row_logs.CsvLog, "write", full)
         monkeypatch.setattr(os, "fsync", full)
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
         assert "after 1 epoch: No space left on device; what was learned is lost: cannot save" in said(capsys)

@@ -107,7 +107,7 @@ class TestOverwrite:
         assert contents() == older
         assert not (Path("run") / runs.NEW).exists()
 
-    @pytest.mark.parametrize("call", range(1, 6))
+    @pytest.mark.parametrize("call", range(1, 10))
     def test_killed_while_it_takes_the_place_of_the_older_one(self, older, monkeypatch, call):
         """The older model is whole, or the new one, never beside the other's history; and the new one is not lost."""
 
@@ -224,7 +224,7 @@ class TestRoom:
         if not os.path.exists("/proc/self/fd"):
             pytest.skip("there is no /proc")
         monkeypatch.setattr(os, "fsync", fsync)
-        with nullcontext() if diverged else pytest.warns(RuntimeWarning, match="history.csv"):
+        with nullcontext() if diverged else pytest.warns(RuntimeWarning, match="history.(csv|jsonl)"):
             assert short(*["--learning-rate", "1e30"] * diverged) == 1
         error = capsys.readouterr().err
         (place,) = tmp_path.glob("gpu-backprop-*")

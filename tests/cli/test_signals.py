@@ -76,7 +76,7 @@ class TestTrain:
     @every_signal
     @pytest.mark.parametrize("times", [1, 2, 3, 4])
     def test_however_often_it_comes_while_it_trains(self, monkeypatch, number, times):
-        monkeypatch.setattr(train, "_score_held_out", lambda *_: ["judged"])
+        monkeypatch.setattr(train, "_score_held_out", lambda *_: (["judged"], ""))
         sent(monkeypatch, TrainingStep, "draw_order", *[number] * times)
         assert short("--epochs", "1000000") == CODES[number]
         assert gb.load("run/model.safetensors").outputs == 10
@@ -88,7 +88,9 @@ class TestTrain:
         sent(monkeypatch, runs.RunFolder, "finish", *[signal.SIGINT] * 3)
         assert short("--epochs", "1000000") == 130
         captured = capfd.readouterr()
-        assert re.fullmatch(r"interrupted in epoch 1.*\nwritten to run: model.safetensors, history.csv\n", captured.out)
+        assert re.fullmatch(
+            r"interrupted in epoch 1.*\nwritten to run: model.safetensors, history.csv, history.jsonl\n", captured.out
+        )
         said = [line.partition("; ")[0] for line in captured.err.split("\n\n")]
         assert "finishing this step" in said[0] and "ending this step" in said[1]
         assert all("which nothing interrupts" in line for line in said[2:]) and len(said) == 8
@@ -114,13 +116,13 @@ class TestTrain:
         assert short() == 143
 
     @every_signal
-    @pytest.mark.parametrize("step", ["_curves", "_score_held_out"])
+    @pytest.mark.parametrize("step", ["_curves", "_score_held_out", "_report"])
     def test_what_comes_after_the_save_is_left_out(self, capsys, monkeypatch, number, step):
         sent(monkeypatch, train, step, number)
         assert short() == CODES[number]
-        assert capsys.readouterr().out == "written to run: model.safetensors, history.csv" + (
-            ", curves.png\n" if Path("run/curves.png").exists() else "\n"
-        )
+        drawn = ", curves.png" if Path("run/curves.png").exists() else ""
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"written to run: model.safetensors, history.csv, history.jsonl{drawn}"
         assert gb.load("run/model.safetensors").outputs == 10
 
     @every_signal
@@ -284,10 +286,10 @@ def test_the_older_run_stays_where_a_new_one_is_ended(capsys, monkeypatch):
     assert short() == 0
     older = Path("run/model.safetensors").read_bytes()
 
-    def judged(*_: object) -> list[str]:
+    def judged(*_: object) -> tuple[list[str], str]:
         """SIGKILL may come here, and what lies in NEW would be taken for a complete run."""
         assert not (Path("run") / runs.NEW).exists()
-        return []
+        return [], ""
 
     monkeypatch.setattr(train, "_score_held_out", judged)
     sent(monkeypatch, TrainingStep, "build", signal.SIGTERM)

@@ -1062,3 +1062,23 @@ def test_each_thread_has_its_own_counts():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(ask).result() == ({}, [])
     assert (learned.unseen, learned.extra) == ({"sex": 3}, ["id"])
+
+
+def test_what_becomes_of_each_column_is_described():
+    table = Table("t.csv", {
+        "age": np.array([1.0, 3.0, np.nan, 2.0]), "same": np.full(4, 7.0), "half": np.array([-1.0, 0.0, -1.0, 0.0]),
+        "town": np.array(["b", "a", None, "a"], object), "y": np.array([0.5, 1.5, 0.5, 1.5]),
+    })  # fmt: skip
+    assert Preprocessing.fit(table, "y", impute="mean").describe() == [
+        ("age", "(v − 2)/0.7071; where it is missing, v = 2"),
+        ("same", "0, since all rows had 7; where it is missing, v = 7"),
+        ("half", "(v + 0.5)/0.5; where it is missing, v = -0.5"),
+        ("town", "3 inputs, 1 for the category that it is, else 0: 'a', 'b', 'none'"),
+        ("y", "(v − 1)/0.5"),
+    ]
+    arrays = Arrays("a.npz", np.array([[1.0, 2.0], [3.0, 6.0]]), np.array([0, 1]))
+    assert Preprocessing.fit(arrays, task="classification").describe() == [
+        ("x[0]", "v − 2"), ("x[1]", "(v − 4)/2"), ("the target", "2 classes: '0', '1'"),
+    ]  # fmt: skip
+    pixels = Arrays("a.npz", np.full((2, 2, 2), 255, np.uint8), np.array([0, 1]))
+    assert Preprocessing.fit(pixels, task="classification").describe()[0] == ("4 pixels", "v/255")

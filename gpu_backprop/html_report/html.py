@@ -1,0 +1,44 @@
+"""HTML out of texts, which are escaped here and nowhere else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from gpu_backprop.data.messages import escaped
+
+
+class Html(str):
+    """A piece of a page; any other string is a text, whatever it holds."""
+
+
+def tag(name: str, *inside: object, **attributes: object) -> Html:
+    """Makes an element; an attribute is written with _ for -, and "class_" for class."""
+    own = "".join(f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"' for key, value in attributes.items())
+    return Html(f"<{name}{own}>{join(inside)}</{name}>")
+
+
+def join(pieces: Iterable[object]) -> Html:
+    """Puts pieces one behind the other, texts escaped."""
+    return Html("".join(piece if isinstance(piece, Html) else _text(piece) for piece in pieces))
+
+
+def table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), left: int = 1, **attributes: object) -> Html:
+    """Makes a table, the first `left` columns of which hold texts, the others numbers. A cell may be an element of its
+    own. A table that is wider than the page is moved by itself."""
+
+    def cell(kind: str, inside: object, column: int) -> Html:
+        if isinstance(inside, Html) and inside.startswith(("<td", "<th")):
+            return inside
+        return tag(kind, inside, class_="text" if column < left else "number")
+
+    def row(kind: str, cells: Sequence[object]) -> Html:
+        return tag("tr", *(cell(kind, inside, column) for column, inside in enumerate(cells)))
+
+    body = [tag("thead", row("th", head))] if head else []
+    body.append(tag("tbody", *(row("td", cells) for cells in rows)))
+    return tag("div", tag("table", *body, **attributes), class_="wide")
+
+
+def _text(value: object) -> str:
+    return html.escape(escaped(str(value)))

@@ -1,0 +1,239 @@
+"""A page that tells of a training: one file of HTML, which needs no other and asks no network for anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import GpuBackpropError, InputError
+from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.html_report.answers import tell_answers
+from gpu_backprop.html_report.charts import Curve, chart
+from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.training.figures import spans_decades
+from gpu_backprop.training.history import (
+    LOGARITHMIC,
+    NO_METRICS,
+    History,
+    describe_best,
+    find_best,
+    main_metric,
+    number,
+)
+from gpu_backprop.training.trainer import Trainer
+
+Facts = dict[str, object]
+
+RUNS, LONGEST_STEP = 5, 0.2
+"""How often a step is measured for the table of its operations, and how many seconds it may take to be measured."""
+
+MOST_OPERATIONS = 15
+MOST_CURVES = 12
+"""Members that are drawn; there may be more."""
+
+
+def write_report(
+    path: str | os.PathLike[str], trainer: Trainer, x: Any = None, y: Any = None, *, title: str = "Training report",
+    command: str = "", remarks: Sequence[str] = (), facts: Mapping[str, Mapping[str, object]] | None = None,
+) -> None:  # fmt: skip
+    """Writes a page about a training: results, curves, confusion matrix or residuals, calibration, the network, the
+    data, the settings, how long it took, and where. Any browser shows it, in light and in dark; it holds all it needs.
+
+    Args:
+        path: the file, such as "report.html"; one already there is replaced when the new one is whole.
+        trainer: after its fit.
+        x, y: rows that are measured, as `trainer.evaluate` takes them, best such as were not trained on; None: nothing
+            is measured, and there is neither confusion matrix nor residuals nor calibration.
+        title: what stands at the top.
+        command: that made it.
+        remarks: sentences below it, such as what the result means.
+        facts: by section, such as "Data" or "Settings", more that is known: {"Data": {"file": "flowers.csv"}}.
+
+    Raises:
+        InputError: the file can't be written, or x and y can't be measured.
+    """
+    network, history = trainer.network, trainer.history
+    given = {section: dict(more) for section, more in (facts or {}).items()}
+    measured = {} if x is None else trainer.evaluate(x, y)
+    sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
+    if x is not None and not network.models_shape:
+        sections += tell_answers(trainer, x, y)
+    sections.append(("Network", _network(trainer)))
+    sections.append(("Data", join([_facts(given.pop("Data", {})), _preparation(trainer)])))
+    sections.append(("Settings", _facts(_settings(trainer) | given.pop("Settings", {}))))
+    sections.append(("Time", join([_facts(_times(history)), _operations(trainer, x, y)])))
+    sections.append(("Environment", _facts(_environment(trainer) | given.pop("Environment", {}))))
+    sections += [(name, _facts(more)) for name, more in given.items()]
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    head = (
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'),
+        tag("title", title), Html(f"<style>{style}</style>"),
+    )  # fmt: skip
+    body = (
+        tag("h1", title), tag("p", f"{when}, gpu_backprop {_version()}", class_="quiet"),
+        *([tag("pre", command)] if command else []),
+        _tiles(trainer, measured, x), *(tag("p", remark) for remark in remarks if remark),
+        *(tag("section", tag("h2", name), inside) for name, inside in sections if inside),
+    )  # fmt: skip
+    page = Html("<!DOCTYPE html>\n") + tag("html", tag("head", *head), tag("body", *body), lang="en") + "\n"
+    try:
+        with new_file(path, encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        raise InputError(f"cannot write the report to {str(path)!r}: {error.strerror}") from error
+
+
+def _facts(facts: Facts) -> Html:
+    return table(facts.items(), left=2, class_="facts") if facts else Html()
+
+
+def _tiles(trainer: Trainer, measured: Mapping[str, Any], x: Any) -> Html:
+    """The figures that matter most."""
+    history, preprocessing = trainer.history, trainer.network.preprocessing
+    rows = "" if x is None else f" of {np.shape(x)[-2]:,} rows"
+    if preprocessing is not None and preprocessing.task == "regression":
+        rows += ", the target scaled as below"
+    tiles = [(number(value), f"{name}{rows}") for name, value in measured.items()]
+    best = find_best(history)
+    if isinstance(best, int):
+        tiles.append((str(best), f"best of {len(history)} epochs"))
+    if history.rows:
+        tiles.append((_duration(sum(row.get("seconds", 0.0) for row in history)), "training"))
+    return tag("div", *(tag("div", tag("b", figure), tag("span", name)) for figure, name in tiles), class_="tiles")
+
+
+def _curves(history: History) -> Html:
+    """Loss, metrics and whatever else changed, over the epochs; a line a member."""
+    first = ["loss", main_metric(history.columns)]
+    names = [name for name in dict.fromkeys([*first, *_others(history)]) if name is not None]
+    charts = [_panel(history, name) for name in names]
+    stopped = [tag("p", f"It ended early: {history.stopped}.")] if history.stopped else []
+    best = [tag("p", f"Best: {describe_best(history)}.")] if describe_best(history) else []
+    return join([*best, *stopped, tag("div", *charts, class_="charts"), _epochs(history)])
+
+
+def _others(history: History) -> Iterator[str]:
+    """The other metrics, and the learning rate where it changed."""
+    for column in history.columns:
+        name = column.removeprefix("val_")
+        if name not in NO_METRICS or (name == "learning_rate" and len({str(rate) for rate in history[name]}) > 1):
+            yield name
+
+
+def _panel(history: History, name: str) -> Html:
+    curves, drawn = [], []
+    for column, label in ((name, "training"), (f"val_{name}", "validation")):
+        rows = [row for row in history if column in row]
+        if not rows:
+            continue
+        epochs, values = np.array([row["epoch"] for row in rows]), np.array([row[column] for row in rows], np.float64)
+        drawn.append(values)
+        members = values.reshape(len(rows), -1).T[:MOST_CURVES]
+        curves += [Curve(epochs, member, label, label if name != "learning_rate" else "") for member in members]
+    best = find_best(history)
+    return chart(
+        curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name in LOGARITHMIC and spans_decades(drawn),
+        marked=best if isinstance(best, int) else None,
+    )  # fmt: skip
+
+
+def _epochs(history: History) -> Html:
+    """The rows of the history, of which a long one leaves some out, folded away."""
+    every = -(-len(history) // 100)
+    columns = history.columns
+    rows = [[number(row[name]) if name in row else "" for name in columns] for row in history[::every]]
+    said = "all epochs" if every == 1 else f"one epoch in {every}"
+    return tag("details", tag("summary", f"the numbers of {said}"), table(rows, columns, left=0))
+
+
+def _network(trainer: Trainer) -> Html:
+    network = trainer.network
+    counts = [sum(int(np.prod(shape)) for shape in layer.parameter_shapes().values()) for layer in network.layers]
+    rows = [
+        (layer.number, repr(layer), f"{layer.inputs:,}", f"{layer.units:,}", f"{count:,}")
+        for layer, count in zip(network.layers, counts, strict=True)
+    ]
+    members = f"{network.models_shape[0]} networks side by side, each with " if network.models_shape else ""
+    end = tag("p", f"{members}{sum(counts):,} parameters, {network.dtype.name}")
+    return join([table(rows, ("", "layer", "inputs", "outputs", "parameters"), left=2), end])
+
+
+def _preparation(trainer: Trainer) -> Html:
+    """What is done to each column before the network sees it."""
+    preprocessing = trainer.network.preprocessing
+    if preprocessing is None:
+        return tag("p", "The network takes its inputs as they are given to it: no preprocessing is stored with it.")
+    rows = preprocessing.describe()
+    shown, hidden = table(rows[:30], ("column", "what the network sees"), left=2), rows[30:]
+    more = [tag("details", tag("summary", f"{len(hidden):,} more columns"), table(hidden, left=2))] if hidden else []
+    return join([shown, *more])
+
+
+def _settings(trainer: Trainer) -> Facts:
+    return {
+        "loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "batch size": f"{trainer.batch_size:,} rows",
+        "epochs": f"{len(trainer.history):,}", "seed": trainer.network.seed,
+    }  # fmt: skip
+
+
+def _times(history: History) -> Facts:
+    if not history.rows:
+        return {}
+    seconds = np.array([row["seconds"] for row in history if "seconds" in row])
+    speeds = np.array([row["samples_per_second"] for row in history if "samples_per_second" in row])
+    return {
+        "training, all epochs": _duration(float(seconds.sum())),
+        "an epoch, the median": _duration(float(np.median(seconds))),
+        "an epoch, shortest and longest": f"{_duration(float(seconds.min()))} to {_duration(float(seconds.max()))}",
+        "rows a second, the median": f"{np.median(speeds):,.0f}",
+    }
+
+
+def _operations(trainer: Trainer, x: Any, y: Any) -> Html:
+    """Where a step's time goes, where it is soon measured; it learns nothing."""
+    speeds = [row["samples_per_second"] for row in trainer.history[-1:] if "samples_per_second" in row]
+    if x is None or not speeds or trainer.batch_size / speeds[0] > LONGEST_STEP:
+        return Html()
+    rows = slice(min(trainer.batch_size, np.shape(x)[-2]))
+    try:
+        profile = trainer.profile(x[..., rows, :], y[..., rows] if np.ndim(y) == 1 else y[..., rows, :], runs=RUNS)
+    except GpuBackpropError as error:
+        return tag("p", f"Where a step's time goes was not measured: {error}", class_="quiet")
+    whole = profile.microseconds or 1.0
+    sums = list(profile.by_name().items())[:MOST_OPERATIONS]
+    cells = [(name.replace("_", " "), f"{time:,.1f}", f"{time / whole:.0%}") for name, time in sums]
+    text = f"One step of {rows.stop:,} rows, an operation at a time: {whole:,.0f} µs."
+    return join([tag("p", text), table(cells, ("operation", "µs", "share"))])
+
+
+def _environment(trainer: Trainer) -> Facts:
+    device = trainer.device
+    return {
+        "gpu_backprop": _version(), "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "NumPy": np.__version__, "system": f"{platform.system()}, {platform.machine()}",
+        "device": f"{device.name} ({device.reason})", "processors": os.cpu_count(), "threads": device.threads,
+    }  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _version() -> str:
+    from gpu_backprop import __version__  # which is set after this module is imported
+
+    return __version__
