@@ -183,6 +183,7 @@ class TestJsonLines:
         def look(state):
             seen.append(self.objects(path))
 
+        look.only_reads = True  # and so it comes after the other, which does too
         callbacks = [gb.JsonLines(path), look]
         history = trainer.fit(x, y, 2, validation=(x, y), progress=False, callbacks=callbacks)
         assert seen == [history.rows[:1], history.rows]
