@@ -16,6 +16,7 @@ from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.html_report.answers import tell_answers
 from gpu_backprop.html_report.charts import Curve, chart
 from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.figures import spans_decades
 from gpu_backprop.training.history import (
     LOGARITHMIC,
@@ -32,6 +33,9 @@ Facts = dict[str, object]
 
 RUNS, LONGEST_STEP = 5, 0.2
 """How often a step is measured for the table of its operations, and how many seconds it may take to be measured."""
+
+ELSEWHERE = "inputs", "layers", "dtype", "loss", "optimizer"
+"""What of a trainer's description is not among its settings."""
 
 MOST_OPERATIONS = 15
 MOST_CURVES = 12
@@ -178,10 +182,9 @@ def _preparation(trainer: Trainer) -> Html:
 
 
 def _settings(trainer: Trainer) -> Facts:
-    return {
-        "loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "batch size": f"{trainer.batch_size:,} rows",
-        "epochs": f"{len(trainer.history):,}", "seed": trainer.network.seed,
-    }  # fmt: skip
+    """All that a trainer is told, but for the network, of which there is a table."""
+    told = {name.replace("_", " "): value for name, value in describe(trainer).items() if name not in ELSEWHERE}
+    return {"loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "epochs": len(trainer.history)} | told
 
 
 def _times(history: History) -> Facts:

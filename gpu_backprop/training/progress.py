@@ -77,7 +77,7 @@ class LineProgress(Progress):
         self._history = history
         self._first, self._last = len(history) + 1, len(history) + epochs
         self._every = _stride(epochs)
-        self._waiting: tuple[Mapping[str, Any], str] | None = None  # the newest epoch, while it has no line
+        self._waiting: Mapping[str, Any] | None = None  # the newest epoch, while it has no line
         self._last_line = time.monotonic()
         self._table = EpochTable(self._last, WIDTH)
 
@@ -88,7 +88,7 @@ class LineProgress(Progress):
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         epoch = int(row["epoch"])
-        self._waiting = row, self._mark(epoch)
+        self._waiting = row
         due = epoch in (self._first, self._last) or epoch % self._every == 0
         if due or time.monotonic() - self._last_line >= PAUSE:
             self._print_epoch()
@@ -107,12 +107,12 @@ class LineProgress(Progress):
     def _print_epoch(self) -> None:
         if self._waiting is None:
             return
-        row, mark = self._waiting
+        row = self._waiting
         self._table.width = self._width() - len(BEST)
         head = self._table.head(row)
         if head is not None:
             self._print(head, "bold")
-        self._print(self._table.line(row), mark=mark)
+        self._print(self._table.line(row), mark=self._mark(row["epoch"]))
         self._waiting, self._last_line = None, time.monotonic()
 
     def _width(self) -> int:

@@ -33,7 +33,8 @@ class TensorBoard:
         """Begins a file of this fit."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(os.fspath(self.folder))
+        # Its names have seconds in them: without a suffix, a fit could replace the file of the one before.
+        self._writer = SummaryWriter(os.fspath(self.folder), filename_suffix=f".from-epoch-{state.epoch}")
 
     def on_epoch(self, state: FitState) -> None:
         """Adds the epoch."""
