@@ -51,9 +51,10 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
         InputError: a setting cannot be what it says.
     """
     own = describe(trainer)
-    for kind, target in (("optimizer", trainer.optimizer), ("loss", trainer.loss)):
+    numbers = ("optimizer", trainer.optimizer, trainer.optimizer.settings), ("loss", trainer.loss, trainer.loss.bounds)
+    for kind, target, names in numbers:
         before, after, mine = (of[kind]["settings"] for of in (made, now, own))
-        for name in after.keys() & before.keys() & mine.keys():
+        for name in [name for name in names if name in before and name in after]:
             if after[name] != before[name] == mine[name]:
                 setattr(target, name, after[name])
     for name in OF_TRAINER:
