@@ -18,19 +18,23 @@ def add_evaluate(commands: Any) -> None:
         (
             "Measure a trained network on data whose target is known: which classes were taken for which, the "
             "accuracy and, where some classes are rare, what says more; or R² and the errors. On rows that it was "
-            "trained on it looks better than it is: give it others, or only those that were held out.",
+            "trained on it looks better than it is: of the data of RUN, only what it held out is measured.",
             RUN, DATA,
         ),
         (
             ("evaluate runs/flowers newer.csv", ""),
-            ("evaluate runs/flowers flowers.csv --held-out 0.2", "what train held out"),
-            ("evaluate runs/digits-001 digits --held-out 0.2", ""),
+            ("evaluate runs/flowers flowers.csv", "what train held out"),
+            ("evaluate runs/digits-001 digits", ""),
             ("evaluate runs/mnist-001 mnist/", "the test part"),
         ),
     )  # fmt: skip
     command.add_run_and_data()
-    help = "measure only the rows that train with this --held-out, and the same seed, held out of DATA"
+    help = (
+        "measure only the rows that train with this --held-out, and the same seed, held out of DATA; for a model file "
+        "alone, since the folder of a run says which they are"
+    )
     command.add("--held-out", help, type=between, metavar="SHARE")
+    command.add("--all-rows", "measure all rows, also those that RUN learned from", action="store_true")
     command.share("--drop-missing-target")
     command.add_loss(SUITS)
     command.share("--metrics", "--device", "--quiet", "--debug")

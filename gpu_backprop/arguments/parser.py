@@ -14,11 +14,11 @@ from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; `parser` of the result is that of the command, `given` its words. Exits for --help (0) and
-    mistakes (2)."""
+    """Read the command line; `parser` of the result is that of the command, `given` its words, and `parse` this
+    function. Exits for --help (0) and mistakes (2)."""
     given = list(sys.argv[1:] if argv is None else argv)
     options, unknown = _parser().parse_known_args(given)
-    options.given = given
+    options.given, options.parse = given, parse
     _refuse_spaces(given, options)
     if unknown:
         options.parser.refuse(unknown, options)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_backprop import ACTIVATIONS, SCHEDULES
 from gpu_backprop.arguments.command import DATA, Command
-from gpu_backprop.arguments.values import at_least_0, one_of, path, rate, share, some_of, source, units, whole
+from gpu_backprop.arguments.values import at_least_0, interval, one_of, path, rate, share, some_of, source, units, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
@@ -21,6 +21,7 @@ EXAMPLES = (
     ("train people.csv --target pay --ignore id --impute mean", ""),
     ("train mnist/ --layers 300,100 --epochs 20", "a folder of IDX files"),
     ("train houses.csv --target price --layers 64,32 --activation tanh --loss huber", ""),
+    ("train --resume runs/houses-001", "go on where it was stopped, or killed"),
     ("train --seed 1 --out runs/second", "another fifth held out"),
 )
 
@@ -36,8 +37,9 @@ def add_train(commands: Any) -> None:
             "A column of text becomes an input for each category, numbers are brought to mean 0 and standard "
             "deviation 1, images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
             "A new folder under runs/ gets model.safetensors (the network), history.csv and history.jsonl (a line an "
-            "epoch, while it runs), curves.png, and report.html, which shows all of it in a browser. Ctrl-C, SIGTERM "
-            "and SIGHUP end training early and keep what was learned; the exit code is 130, 143 or 129 then.",
+            "epoch, while it runs), curves.png, and report.html, which shows all of it in a browser; and which rows "
+            "were held out. Ctrl-C, SIGTERM and SIGHUP end training early and keep what was learned; the exit code is "
+            "130, 143 or 129 then, and --resume goes on.",
         ),
         EXAMPLES,
     )  # fmt: skip
@@ -46,10 +48,24 @@ def add_train(commands: Any) -> None:
     command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
     how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
     command.add("--overwrite", how, action="store_true")
+    _add_resuming(command)
     command.share("--quiet", "--debug")
     _add_data(command)
     _add_network(command)
     _add_training(command)
+
+
+def _add_resuming(command: Command) -> None:
+    resume = (
+        "finish a run that was stopped or killed, as if it had never ended: its data and options are in its folder; of "
+        "others beside it only --epochs, --device and --quiet may differ"
+    )
+    command.add("--resume", resume, type=path, metavar="RUN")
+    every = (
+        "how often what --resume goes on from is written to the folder: after a time, as in 30s, 10min or 2h, a number "
+        "of steps, as in 500steps, every epoch, or never; it is removed when the run is complete (default: 1min)"
+    )
+    command.add("--checkpoint-every", every, type=interval, default=interval("1min"), metavar="WHEN")
 
 
 def _add_data(command: Command) -> None:

@@ -50,6 +50,21 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def interval(text: str) -> dict[str, Any] | None:
+    """Read how often something is done, as gpu_backprop.Checkpoint takes it; None: never."""
+    if text in ("never", "epoch"):
+        return None if text == "never" else {}
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|min|h|steps)", text)
+    if found and found[2] in UNITS and float(found[1]):
+        return {"every_seconds": float(found[1]) * UNITS[found[2]]}
+    if found and found[2] == "steps" and found[1].isdecimal() and int(found[1]):
+        return {"every_steps": int(found[1])}
+    raise argparse.ArgumentTypeError(f"{shown(text)} is not 30s, 10min, 2h, 500steps, epoch, never or the like")
+
+
 def source(text: str) -> str:
     """Read the name of a file or folder: any text but an empty one, which pathlib takes for the current folder."""
     if not text:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from gpu_backprop.commands.sources import (
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import missing
+from gpu_backprop.training.checkpoints.fingerprint import fingerprint
 
 HELD_OUT = 0.2
 """The share of the rows that is held out unless another was asked for."""
@@ -48,6 +50,10 @@ class Samples:
         """Return some of the rows."""
         return Samples(self.x[rows], self.y[rows])
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Tell these rows from others."""
+        return fingerprint([self.x, self.y])
+
 
 @dataclass(frozen=True)
 class TrainTestData:
@@ -57,12 +63,16 @@ class TrainTestData:
         things: what a row is called.
         preprocessing: how rows were prepared; it knows the training rows only.
         held_out: None where nothing is.
+        split: bool (rows,), of all rows that DATA has: whether each was held out.
+        fingerprint: what tells these rows, prepared, from others.
     """
 
     things: str
     preprocessing: Preprocessing
     training: Samples
     held_out: Samples | None
+    split: Array
+    fingerprint: dict[str, Any]
 
 
 def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
@@ -85,7 +95,9 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
             testing = drop_missing_target(testing, options.target)
         _print_data(whole, whole, data, np.arange(data.rows), options.quiet)
         training = prepare(whole, data, options.ignore)
-        return TrainTestData("rows", whole, training, prepare(whole, testing, options.ignore))
+        nothing = np.zeros(len(training), np.bool_)
+        held_out_file = prepare(whole, testing, options.ignore)
+        return TrainTestData("rows", whole, training, held_out_file, nothing, training.fingerprint())
     override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
     fitted = fit(task=whole.task, rows=rows)
@@ -160,7 +172,10 @@ def _digits(options: argparse.Namespace) -> TrainTestData:
 
 
 def _divide(things: str, preprocessing: Preprocessing, samples: Samples, rows: Array, held_out: Array) -> TrainTestData:
-    return TrainTestData(things, preprocessing, samples.take(rows), samples.take(held_out) if len(held_out) else None)
+    of_both = np.zeros(len(samples), np.bool_)
+    of_both[held_out] = True
+    testing = samples.take(held_out) if len(held_out) else None
+    return TrainTestData(things, preprocessing, samples.take(rows), testing, of_both, samples.fingerprint())
 
 
 def _check_target(data: Data, target: str | None) -> None:

@@ -11,7 +11,9 @@ from gpu_backprop.backend.errors import GradientError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import targets
 from gpu_backprop.commands.datasets import Samples, prepare, split
-from gpu_backprop.commands.runs import load_prepared
+from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.run_settings import read_settings, read_split
+from gpu_backprop.commands.runs import MODEL, SETTINGS, load_prepared
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.commands.sources import drop_missing_target, load_rows
 from gpu_backprop.training.history import number
@@ -27,13 +29,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.drop_missing_target:
         data = drop_missing_target(data, net.preprocessing.target)
     samples = prepare(net.preprocessing, data)
-    which = f"all {len(samples):,} rows"
-    if options.held_out is not None:
-        assert isinstance(net.seed, int)
-        samples = samples.take(split(samples.y, options.held_out, net.seed, data.source)[1])
-        which = (
-            f"the {len(samples):,} rows that training with --held-out {options.held_out:g} --seed {net.seed} held out"
-        )
+    samples, which = _choose(options, net, samples, data.source)
     trainer = gb.Trainer(net, options.loss, batch_size=BATCH)
     choose_metrics(options.metrics, net, trainer.loss)  # for its errors
     loss = trainer.evaluate(samples.x, targets(trainer.loss, net, samples))["loss"]
@@ -47,6 +43,34 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"{trainer.loss.name}: {number(loss)}")
     print("\n".join(scores.figures))
     return 0
+
+
+def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, source: str) -> tuple[Samples, str]:
+    """Return the rows to measure, and say which these are: of those that the run was trained on, as its folder says,
+    the ones that it held out."""
+    run = options.run if options.run.is_dir() else options.run.parent
+    everything = f"all {len(samples):,} rows"
+    if not (run / SETTINGS).exists() or run / MODEL not in (options.run, options.run / MODEL):
+        if options.held_out is None:
+            return samples, everything
+        assert isinstance(net.seed, int)
+        samples = samples.take(split(samples.y, options.held_out, net.seed, source)[1])
+        asked = f"--held-out {options.held_out:g} --seed {net.seed}"
+        return samples, f"the {len(samples):,} rows that training with {asked} held out"
+    if read_settings(run).data != samples.fingerprint():
+        if options.held_out is not None:
+            raise Misuse(f"--held-out: {source} has not the rows that {run} was trained on, and held some out of")
+        return samples, f"{everything}, which are not those that {run} was trained on"
+    held_out = read_split(run)
+    rows = np.flatnonzero(held_out)
+    if options.held_out is not None and len(rows) != round(options.held_out * len(samples)):
+        raise Misuse(
+            f"--held-out {options.held_out:g}: {run} held out {len(rows):,} of these {len(samples):,} rows, and has "
+            "learned from the others; leave the option out"
+        )
+    if options.all_rows or not len(rows):
+        return samples, f"{everything}, {len(samples) - len(rows):,} of which {run} learned from"
+    return samples.take(rows), f"the {len(rows):,} rows that {run} held out"
 
 
 def check(options: argparse.Namespace) -> int:

@@ -8,20 +8,24 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import gpu_backprop as gb
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
+from gpu_backprop.backend.folder_lock import FolderLock
 from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
 from gpu_backprop.training.saving import file_size
 
-FILES = MODEL, HISTORY, LINES, CURVES, REPORT = (
-    "model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html"
+FILES = MODEL, HISTORY, LINES, CURVES, REPORT, SETTINGS, SPLIT = (
+    "model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html", "settings.json", "split.npy",
 )  # fmt: skip
+CHECKPOINTS = "checkpoints"
+"""The folder, within that of a run, of what `train --resume` goes on from, until the run is complete."""
 NEW = ".new"
 """The folder, within that of an older run, of the run that is to replace it."""
 
@@ -36,10 +40,12 @@ class RunFolder:
     Attributes:
         path: the folder of the run.
         place: where its files are: that folder, or one within it while that holds an older run.
+        lock: no other process writes to the folder until it is closed.
+        begun: whether the run was begun before, and goes on.
     """
 
-    def __init__(self, path: Path, replaces: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, lock: FolderLock, replaces: bool = False, begun: bool = False) -> None:
+        self.path, self.lock, self.begun = path, lock, begun
         self.place = path / NEW if replaces else path
 
     def require_room(self, net: gb.Network) -> None:
@@ -74,8 +80,15 @@ class RunFolder:
             trainer.history.to_csv(self.place / HISTORY)
         return [name for name in (MODEL, HISTORY, LINES) if (self.place / name).exists()]
 
-    def finish(self) -> None:
-        """Let a complete run take the place of an older one."""
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints are."""
+        return self.place / CHECKPOINTS
+
+    def finish(self, complete: bool) -> None:
+        """Let a complete run, whose checkpoints go, take the place of an older one."""
+        if complete:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         if self.place != self.path / NEW:
             return
         try:
@@ -86,8 +99,11 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what was made for a run that did not begin."""
+        if self.begun:
+            return
         with suppress(OSError):
-            _remove(self.place, FILES)
+            _clear(self.place)
+            self.lock.close()
             self.place.rmdir()  # fails unless the folder is empty
             self.path.rmdir()
 
@@ -102,28 +118,64 @@ def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:
     try:
         folder = _new_folder(PARENT, name) if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        remove_abandoned(folder)
-        taken = [name for name in FILES if os.path.lexists(folder / name)]
-        if taken and not overwrite:
-            raise InputError(
-                f"{str(folder)!r} already holds a run ({', '.join(taken)}); choose another --out, or give --overwrite "
-                "to replace it"
-            )
-        if MODEL not in taken:
-            _remove(folder, FILES)
-            return RunFolder(folder)
-        if (folder / NEW).is_symlink():
-            (folder / NEW).unlink()
-        if (folder / NEW / MODEL).exists():  # complete, and killed before it took the older one's place
-            _replace(folder)
-        (folder / NEW).mkdir(exist_ok=True)
-        _remove(folder / NEW, FILES)
-        return RunFolder(folder, replaces=True)
+        return _locked(folder, partial(_claim, overwrite=overwrite))
     except OSError as error:
         where = out or PARENT
         raise InputError(f"cannot write in {str(where)!r} ({error.strerror}); choose a folder with --out") from error
+
+
+def reopen(run: Path) -> RunFolder:
+    """Find the folder of a run that is to go on: the run itself, or one within it that was to replace it."""
+    try:
+        return _locked(run, _reopen)
+    except OSError as error:
+        raise InputError(f"cannot go on in {str(run)!r} ({error.strerror})") from error
+
+
+def _locked(folder: Path, find: Callable[[Path, FolderLock], RunFolder]) -> RunFolder:
+    lock = FolderLock(folder, "the folder of a run")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return find(folder, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _claim(folder: Path, lock: FolderLock, overwrite: bool) -> RunFolder:
+    remove_abandoned(folder)
+    taken = [name for name in (*FILES, CHECKPOINTS) if os.path.lexists(folder / name)]
+    if taken and not overwrite:
+        raise InputError(
+            f"{str(folder)!r} already holds a run ({', '.join(taken)}); choose another --out, or give --overwrite "
+            f"to replace it{f', or --resume {folder} to finish it' if CHECKPOINTS in taken else ''}"
+        )
+    if MODEL not in taken:
+        _clear(folder)
+        return RunFolder(folder, lock)
+    if (folder / NEW).is_symlink():
+        (folder / NEW).unlink()
+    if (folder / NEW / MODEL).exists():  # complete, and killed before it took the older one's place
+        _replace(folder)
+    (folder / NEW).mkdir(exist_ok=True)
+    _clear(folder / NEW)
+    return RunFolder(folder, lock, replaces=True)
+
+
+def _reopen(folder: Path, lock: FolderLock) -> RunFolder:
+    found = RunFolder(folder, lock, replaces=resumable(folder) != folder, begun=True)
+    if (found.place / MODEL).exists() and not found.checkpoints.exists():
+        raise InputError(f"{str(folder)!r} is complete: there is nothing to go on from")
+    remove_abandoned(found.place)
+    return found
+
+
+def resumable(run: Path) -> Path:
+    """Return where the settings of a run are that may go on: in its folder, or in that of one that was to replace it
+    and was killed."""
+    new = run / NEW
+    return new if (new / SETTINGS).exists() and not (new / MODEL).exists() else run
 
 
 def _replace(folder: Path) -> None:
@@ -132,12 +184,13 @@ def _replace(folder: Path) -> None:
         if (folder / NEW / name).exists():
             copy_attributes(folder / NEW / name, folder / name)
     _remove(folder, [name for name in FILES if name != MODEL])
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _move(folder / NEW, folder)
 
 
 def _move(source: Path, target: Path) -> None:
     """Move the files of a run. A link in their place is replaced, not followed."""
-    for name in FILES:
+    for name in (*FILES, CHECKPOINTS):
         if (source / name).exists():
             os.replace(source / name, target / name)
     sync_folder(target)
@@ -148,6 +201,12 @@ def _move(source: Path, target: Path) -> None:
 def _remove(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         (folder / name).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove all that is a run's."""
+    _remove(folder, FILES)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _save_elsewhere(trainer: gb.Trainer) -> str:

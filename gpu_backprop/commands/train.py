@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -13,6 +14,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
+from gpu_backprop.commands.again import options_of_before
 from gpu_backprop.commands.announcing import printed_log
 from gpu_backprop.commands.building import (
     build_network,
@@ -24,38 +26,73 @@ from gpu_backprop.commands.building import (
     targets,
 )
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
-from gpu_backprop.commands.errors import RunError
+from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, run_name
+from gpu_backprop.commands.run_settings import RunSettings, write_settings
+from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
+KEPT = 2
+"""Checkpoints of a run: should the newest be damaged, there is one more."""
+
 
 def train(options: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
+    if options.resume is not None:
+        if options.out is not None or options.overwrite:
+            raise Misuse("--out, --overwrite: with --resume, the run goes on in its own folder; leave them out")
+        run, options = options.resume, options_of_before(options)
+        options.resume = run
     design = read_design(options)
     with _before_training():
         data = load_train_test(options, scale_target=design.any_number)
     net = build_network(options, design, data.preprocessing)
     trainer = build_trainer(options, design, net, len(data.training))
+    with _before_training():
+        folder = _find_folder(options, data)
+    with folder.lock:
+        return _train_in(folder, options, trainer, data)
+
+
+def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
+    """Make the folder of a new run, or find that of one that goes on."""
+    if options.resume is None:
+        return claim(options.out, options.overwrite, run_name(options.data))
+    if data.fingerprint != options.settings.data:
+        raise InputError(
+            f"{options.data} has not the rows that {options.resume} was begun with, so that it can't go on; begin a "
+            "new run"
+        )
+    return reopen(options.resume)
+
+
+def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Trainer, data: TrainTestData) -> int:
+    """Train, and write what was learned; return the exit code."""
     stopping = choose_stopping(options, len(data.training))
     epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
-    folder = claim(options.out, options.overwrite, run_name(options.data))
     with _before_training(folder):
-        folder.require_room(net)
+        folder.require_room(trainer.network)
+        given = options.settings.folder if options.resume is not None else os.getcwd()
+        write_settings(
+            folder.place, RunSettings(options.given[1:], given, gb.__version__, data.fingerprint), data.split
+        )
+        if (folder.checkpoints).is_dir() and any(folder.checkpoints.iterdir()):
+            trainer.resume(folder.checkpoints)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)
         if data.held_out is not None and not stopping["validation_split"]:
             stopping["validation"] = _x_and_y(trainer, data.held_out)
 
-    log = folder.place / HISTORY
+    log, when = folder.place / HISTORY, options.checkpoint_every
+    checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
         validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
-        how["callbacks"] = [*choose_callbacks(options, validated), gb.JsonLines(folder.place / LINES)]
+        how["callbacks"] = [*choose_callbacks(options, validated), gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun
@@ -78,7 +115,7 @@ def train(options: argparse.Namespace) -> int:
                 raise
         finally:
             signals.writing()
-            folder.finish()
+            folder.finish(complete=not unfinished)
         with suppress(OSError) if signals.code else nullcontext():
             if history.stopped:
                 print(history.stopped)
@@ -87,6 +124,8 @@ def train(options: argparse.Namespace) -> int:
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
                 print(f"{folder.path} keeps the older run, since this one did not finish")
+            if unfinished and checkpoints:
+                print(f"to go on: gpu-backprop train --resume {folder.place}")
     return signals.code
 
 

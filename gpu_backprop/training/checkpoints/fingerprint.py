@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.network.arrays import loaded, on_host
+from gpu_backprop.network.arrays import loaded
 
 BLOCKS, BLOCK = 256, 1 << 16
 """Of each array so many blocks of so many bytes are looked at, spread over it: all of an array of up to 16 MiB."""
 
 
-def fingerprint(arrays: Sequence[Array | None], device: Device) -> dict[str, Any]:
+def fingerprint(arrays: Sequence[Array | None], to_host: Callable[[Array], Array] = np.asarray) -> dict[str, Any]:
     """Returns {"rows", "forms", "sha256"} of arrays of so many rows each: the same for the same data, as plain data.
 
     Args:
         arrays: (rows, ...) each, on the host or the device.
-        device: where those lie that are not NumPy's.
+        to_host: makes NumPy's of those that are not.
     """
     sha256, there = hashlib.sha256(), [array for array in arrays if array is not None]
     for array in there:
         for start in _starts(array):
             part = slice(start, start + _rows_of_a_block(array))
-            rows = loaded(array, part) if isinstance(array, np.ndarray) else on_host(array[part], device)
+            rows = loaded(array, part) if isinstance(array, np.ndarray) else to_host(array[part])
             sha256.update(np.ascontiguousarray(rows).data.cast("B"))
     forms = [f"{array.dtype.name} {tuple(array.shape)}" for array in there]
     return {"rows": len(there[0]), "forms": forms, "sha256": sha256.hexdigest()}

@@ -51,9 +51,11 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
         InputError: a setting cannot be what it says.
     """
     own = describe(trainer)
-    for kind, target in (("optimizer", trainer.optimizer), ("loss", trainer.loss)):
+    optimizer, loss = trainer.optimizer, trainer.loss
+    named = ("optimizer", optimizer, (*optimizer.settings, "schedule")), ("loss", loss, loss.bounds)
+    for kind, target, names in named:
         before, after, mine = (of[kind]["settings"] for of in (made, now, own))
-        for name in before | after:  # of a schedule, what is not there is None
+        for name in names:  # of a schedule, what is not there is None
             if after.get(name) != before.get(name) == mine.get(name):
                 setattr(target, name, after.get(name))
     for name in OF_TRAINER:

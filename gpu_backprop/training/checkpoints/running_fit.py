@@ -51,4 +51,4 @@ class RunningFit(NamedTuple):
     def fingerprint(self) -> dict[str, Any]:
         """Tells its data from others."""
         data = self.data
-        return fingerprint([data.x, data.target, data.weights, data.chosen], self.trainer.device)
+        return fingerprint([data.x, data.target, data.weights, data.chosen], self.trainer.device.to_host)

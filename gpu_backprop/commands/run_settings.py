@@ -1,0 +1,79 @@
+"""settings.json, in the folder of a run: how it was asked for, and what tells its data from others. It is data: a model
+file needs none of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.commands.runs import SETTINGS, SPLIT
+
+PROGRAM, FORMAT = "gpu_backprop run", 1
+LIMIT = 1 << 22
+"""Bytes: many times what any command line has."""
+
+
+class RunSettings(NamedTuple):
+    """How a run was asked for.
+
+    Attributes:
+        words: what followed `gpu-backprop train`.
+        folder: in which that was, for relative paths.
+        version: of this program.
+        data: the fingerprint of all rows, see training/checkpoints/fingerprint.py.
+    """
+
+    words: list[str]
+    folder: str
+    version: str
+    data: dict[str, Any]
+
+
+def write_settings(place: Path, settings: RunSettings, split: Array) -> None:
+    """Write them to the folder of a run, and which rows were held out, bool (rows,); each file whole or not at all."""
+    with new_file(place / SPLIT) as file:
+        np.save(file, split, allow_pickle=False)
+    with new_file(place / SETTINGS, "utf-8") as file:
+        json.dump({"program": PROGRAM, "format": FORMAT, **settings._asdict()}, file, indent=1)
+        file.write("\n")
+
+
+def read_split(place: Path) -> Array:
+    """Read which rows were held out; raise InputError where that can't be."""
+    path = place / SPLIT
+    try:
+        split: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
+    if split.ndim != 1 or split.dtype != np.bool_:
+        raise InputError(f"{path} cannot be used: it is not one truth value a row")
+    return split
+
+
+def read_settings(place: Path) -> RunSettings:
+    """Read them; raise InputError where they are not there, damaged or of a newer version."""
+    path = place / SETTINGS
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(LIMIT + 1)[:LIMIT])
+        if found.pop("program") != PROGRAM:
+            raise ValueError("of another program")
+        if found.pop("format") != FORMAT:
+            raise ValueError("of another version of gpu_backprop")
+        settings = RunSettings(**found)
+        texts = [*settings.words, settings.folder, settings.version]
+        if not isinstance(settings.words, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("not all text")
+        if not isinstance(settings.data, dict):
+            raise ValueError("without data")
+        return settings
+    except OSError as error:
+        raise InputError(f"{place} does not say how it was trained: {path}: {error.strerror}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} cannot be used: it is damaged, or {str(error)[:100]}") from error
