@@ -70,6 +70,21 @@ Column = NumberColumn | TextColumn | HashedColumn
 
 
 @dataclass(frozen=True, eq=False)
+class HashedColumn:
+    """A column of text, a feature for each of so many buckets: 1 for the one that its text is hashed to, else 0."""
+
+    name: str
+    buckets: int
+
+    @property
+    def features(self) -> list[str]:
+        return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
+
+
+Column = NumberColumn | TextColumn | HashedColumn
+
+
+@dataclass(frozen=True, eq=False)
 class TableInputs:
     """The columns of a table that make up x, whatever their order in a file."""
 
