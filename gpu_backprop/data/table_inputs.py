@@ -65,20 +65,8 @@ class HashedColumn:
     def features(self) -> list[str]:
         return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
 
-
-Column = NumberColumn | TextColumn | HashedColumn
-
-
-@dataclass(frozen=True, eq=False)
-class HashedColumn:
-    """A column of text, a feature for each of so many buckets: 1 for the one that its text is hashed to, else 0."""
-
-    name: str
-    buckets: int
-
-    @property
-    def features(self) -> list[str]:
-        return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
+    def describe(self) -> str:
+        return f"{counted(self.buckets, 'input')}, 1 for the one that the text is hashed to, else 0"
 
 
 Column = NumberColumn | TextColumn | HashedColumn
