@@ -31,6 +31,10 @@ from gpu_backprop.data.target import column_or_y
 
 LOG = logging.getLogger("gpu_backprop")
 
+TOGETHER, DENSE = 1024, 16
+"""Of rows by their indices so many are read at once, if one in so many, or more, of those from the first to the last is
+wanted."""
+
 Read = Callable[[slice | Array], Array]
 
 
@@ -224,8 +228,9 @@ class RowFile:
     def read(self, rows: slice | Array) -> Array:
         """Reads the rows of a slice or of indices; any number of threads may."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
-            chosen = np.arange(self.rows)[rows].tolist()
-            return np.concatenate([self.read(slice(row, row + 1)) for row in chosen])
+            chosen = np.arange(self.rows)[rows]
+            parts = np.array_split(chosen, -(-len(chosen) // TOGETHER) or 1)
+            return np.concatenate([self._read_some(part) for part in parts])
         start, stop, _ = rows.indices(self.rows)
         values: Array = np.empty((max(0, stop - start), *self.form), self.dtype)
         with self._lock:
@@ -233,6 +238,14 @@ class RowFile:
             if values.size and fill(self._file, values) < values.nbytes:
                 raise DataError("the temporary file of the prepared rows has been cut off; prepare them again")
         return values
+
+    def _read_some(self, chosen: Array) -> Array:
+        """Reads some rows; at once, with those between them, where these are few."""
+        if not len(chosen) or (span := int(np.ptp(chosen)) + 1) > DENSE * len(chosen):
+            return np.concatenate([self.read(slice(row, row + 1)) for row in chosen.tolist()] or [self.read(slice(0))])
+        low = int(chosen.min())
+        near: Array = self.read(slice(low, low + span))[chosen - low]
+        return near
 
     def close(self) -> None:
         self._file.close()

@@ -66,7 +66,7 @@ class HashedColumn:
         return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
 
     def describe(self) -> str:
-        return f"{counted(self.buckets, 'input')}, 1 for the bucket that its text is hashed to, else 0"
+        return f"{counted(self.buckets, 'input')}, 1 for the one that the text is hashed to, else 0"
 
 
 Column = NumberColumn | TextColumn | HashedColumn

@@ -10,6 +10,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.network.arrays import (
     as_array,
     blocks,
@@ -49,7 +50,7 @@ class Samples:
         """Returns some of the rows: copies of them, or, of what a file holds, which may be more than memory does, their
         places."""
         arrays = self.x, self.target, self.weights
-        if any(memory_map(array) is not None for array in arrays):
+        if any(isinstance(array, LazyRows) or memory_map(array) is not None for array in arrays):
             return replace(self, chosen=chosen)
         with device.current():
             x, target, weights = (

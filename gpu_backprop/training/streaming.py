@@ -152,7 +152,7 @@ class WindowedData(StreamedData):
     def __init__(
         self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
     ) -> None:
-        stored = sum(array.nbytes for array in arrays_of(data)) // data.rows
+        stored = sum(array.nbytes for array in arrays_of(data)) // len(data.x)
         self.stretch = max(1, STRETCH // max(1, stored))
         self._drawn: list[_DrawnOrder] = []
         super().__init__(network, data, batch_size, apart=apart, device=device)
@@ -172,13 +172,21 @@ class WindowedData(StreamedData):
 
         def bring(source: Array, out: Array) -> None:
             for rows, to in parts:
-                found = loaded(source, rows)
+                found = self._loaded(source, rows)
                 if places.start > window:  # the epoch goes on within it
                     found, to = found[to >= 0], to[to >= 0]
                 out[to] = found
             let_go(source)
 
         return bring
+
+    def _loaded(self, source: Array, rows: slice) -> Array:
+        """Returns the rows of a stretch; where some of all were chosen, in the order of the file, they are near."""
+        if self._chosen is None:
+            return loaded(source, rows)
+        chosen = self._chosen[rows]
+        near: Array = loaded(source, slice(int(chosen[0]), int(chosen[-1]) + 1))[chosen - chosen[0]]
+        return near
 
 
 class _DrawnOrder:

@@ -174,6 +174,45 @@ def test_it_trains_and_measures(tmp_path, monkeypatch):
     assert losses[0] == losses[1]
 
 
+def test_what_fit_does_with_rows_and_with_arrays(tmp_path, monkeypatch):
+    """Without shuffling, so that both see the same order."""
+    monkeypatch.setattr(streaming, "WINDOW", 4000)
+    settings = {"validation_split": 0.2, "class_weight": "balanced", "shuffle": False, "progress": False}
+    with gb.open_rows(write(tmp_path / "a.csv"), target="class", weights="w") as rows:
+        found = []
+        arrays = everything(rows), np.array(rows.y)
+        for data, weights in (((rows,), None), (arrays, np.array(rows.weights))):
+            net = gb.Network(rows.shape[1], [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], device="cpu")
+            history = gb.Trainer(net, batch_size=32).fit(*data, epochs=2, weights=weights, **settings)
+            found.append((net.parameters.tobytes(), [(row["loss"], row["val_loss"]) for row in history]))
+        assert found[0] == found[1]
+
+
+def test_a_fit_that_was_ended_goes_on_within_a_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "WINDOW", 32 * 3 * 56)
+    monkeypatch.setattr(streaming, "STRETCH", 400)
+    with gb.open_rows(write(tmp_path / "a.csv"), target="class") as rows:
+
+        def trainer():
+            net = gb.Network(rows.shape[1], [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], device="cpu")
+            return gb.Trainer(net, batch_size=32)
+
+        class Ended:
+            def on_step(self, state):
+                if (state.epoch, state.step) == (2, 5):
+                    raise RuntimeError("the power is gone")
+
+        straight, first, second = trainer(), trainer(), trainer()
+        straight.fit(rows, epochs=3, progress=False)
+        with pytest.raises(RuntimeError):
+            first.fit(
+                rows, epochs=3, progress=False, callbacks=[gb.Checkpoint(tmp_path / "run", every_steps=4), Ended()]
+            )
+        second.resume(tmp_path / "run")
+        second.fit(rows, epochs=3, progress=False)
+        assert second.network.parameters.tobytes() == straight.network.parameters.tobytes()
+
+
 def test_maps_that_are_given(tmp_path):
     np.save(tmp_path / "x.npy", _random.normal(0, 1, (ROWS, 3)))
     x, y = np.load(tmp_path / "x.npy", mmap_mode="r"), _random.normal(0, 1, ROWS)
@@ -183,6 +222,14 @@ def test_maps_that_are_given(tmp_path):
     trainer = gb.Trainer(net)
     trainer.fit(rows, epochs=2, validation=rows, progress=False)
     assert trainer.evaluate(rows) == trainer.evaluate(np.array(x), y)
+
+
+def test_rows_by_their_indices(tmp_path):
+    with gb.open_rows(write(tmp_path / "a.csv"), target="class") as rows:
+        x = everything(rows)
+        for chosen in (_random.integers(0, ROWS, 100), np.arange(3, 400, 40), np.array([429, 0]), np.arange(0)):
+            np.testing.assert_array_equal(rows.read(chosen), x[chosen])
+        np.testing.assert_array_equal(rows.read(slice(None, None, 7)), x[::7])
 
 
 @pytest.mark.parametrize("impute", [None, "mean", "constant"])

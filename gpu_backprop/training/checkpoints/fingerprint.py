@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import HOST
 from gpu_backprop.network.arrays import loaded
 
 BLOCKS, BLOCK = 256, 1 << 16
@@ -26,7 +27,7 @@ def fingerprint(arrays: Sequence[Array | None], to_host: Callable[[Array], Array
     for array in there:
         for start in _starts(array):
             part = slice(start, start + _rows_of_a_block(array))
-            rows = loaded(array, part) if isinstance(array, np.ndarray) else to_host(array[part])
+            rows = loaded(array, part) if isinstance(array, HOST) else to_host(array[part])
             sha256.update(np.ascontiguousarray(rows).data.cast("B"))
     forms = [f"{array.dtype.name} {tuple(array.shape)}" for array in there]
     return {"rows": len(there[0]), "forms": forms, "sha256": sha256.hexdigest()}
