@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from inspect import signature
@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import number, scalar
 
 Length = int | float
@@ -322,22 +321,23 @@ def factors(of: Any, step: Any, steps: int) -> Any:
     """
     if isinstance(of, Schedule):
         return of(step, steps)
-    if np.ndim(step) == 0:
-        return next(_called(of, [int(step)], steps))
+    at = np.ravel(step).tolist()
+    given = [of(one, steps) for one in at]
+    for k, one in enumerate(given if not _fit(given, 2) else ()):
+        if not _fit(one, 1):
+            accepted = "a finite number, or one a member"
+            raise InputError(f"the schedule {_name(of)} must give {accepted}; at step {at[k]} of {steps}: {one!r}.")
     try:
-        return np.stack([*_called(of, step.tolist(), steps)])
+        found = np.asarray(given, np.float64)
     except ValueError as error:
         raise InputError(f"the schedule {_name(of)} must give as many numbers at each step ({error}).") from None
+    return found if np.ndim(step) else found[0]
 
 
-def _called(of: OwnSchedule, several: list[int], steps: int) -> Iterator[Array]:
-    for step in several:
-        found = of(step, steps)
-        try:
-            factor = np.asarray(found)
-        except (TypeError, ValueError):
-            factor = np.array("")
-        if factor.ndim > 1 or factor.dtype.kind not in "biuf" or not np.isfinite(factor).all():
-            accepted = "a finite number, or one a member"
-            raise InputError(f"the schedule {_name(of)} must give {accepted}; at step {step} of {steps}: {found!r}.")
-        yield factor.astype(np.float64)
+def _fit(given: Any, axes: int) -> bool:
+    """Tells whether all are finite numbers, in an array of at most so many axes."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):
+        return False
+    return array.ndim <= axes and array.dtype.kind in "biuf" and bool(np.isfinite(array).all())
