@@ -104,6 +104,7 @@ class Trainer(FixedAttributes):
     instead: ClassVar[Mapping[str, str]] = {
         "learning_rate": "trainer.optimizer.learning_rate",
         "lr": "trainer.optimizer.learning_rate",
+        "schedule": "trainer.optimizer.schedule",
         "epochs": "trainer.fit(x, y, epochs=...)",
     }
 
