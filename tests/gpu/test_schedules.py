@@ -57,6 +57,34 @@ def test_every_step_has_the_settings_of_the_cpu(dtype, graph, stream, monkeypatc
         np.testing.assert_allclose(to_host(there.network.parameters), here.network.parameters, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("modes", [{"graph": False}, {"graph": True}, {"graph": True, "stream": True}], ids=str)
+def test_a_resumed_fit_has_the_same_bits(modes, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 3 * BATCH * (4 * INPUTS + 8))
+
+    class Ends:
+        only_reads = True
+
+        def on_step(self, state):
+            if (state.epoch, state.step) == (2, 3):
+                raise RuntimeError("the machine is gone")
+
+    def made():
+        layers = [gb.Dense(6, "tanh"), gb.Dropout(0.5, schedule="linear"), gb.Dense(3, "softmax")]
+        net = gb.Network(INPUTS, layers, device="cuda", seed=2)
+        return gb.Trainer(net, optimizer=gb.Adam(0.01, schedule=gb.Warmup(3, "cosine")), batch_size=BATCH, **modes)
+
+    straight, ended, resumed = made(), made(), made()
+    straight.fit(X, LABELS, 3, progress=False)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        ended.fit(X, LABELS, 3, progress=False, callbacks=[gb.Checkpoint(tmp_path, every_steps=1), Ends()])
+    resumed.resume(tmp_path)
+    resumed.fit(X, LABELS, 3, progress=False)
+    to_host = straight.device.to_host
+    for name, array in straight.training_step.state().arrays.items():
+        assert to_host(array).tobytes() == to_host(resumed.training_step.state().arrays[name]).tobytes(), name
+    assert resumed.history["learning_rate"] == straight.history["learning_rate"]
+
+
 def test_a_range_test_changes_nothing():
     net = gb.Network(INPUTS, [gb.Dense(6, "tanh"), gb.Dense(3, "softmax")], device="cuda", seed=3)
     trainer = gb.Trainer(net, optimizer="adam", batch_size=BATCH)

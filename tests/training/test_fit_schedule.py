@@ -302,6 +302,13 @@ def test_schedules_are_checked_when_they_are_given(given, said):
         optimizer.schedule = given
 
 
+@pytest.mark.parametrize("make", gb.OPTIMIZERS.values(), ids=gb.OPTIMIZERS)
+def test_every_optimizer_takes_one(make):
+    trainer = trainer_of(make(schedule="linear"))
+    fit(trainer, 2)
+    assert trainer.history["learning_rate"] == [pytest.approx(make().learning_rate * left) for left in (4 / 6, 1 / 6)]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_they_are_described(optimizer):
     assert repr(gb.SGD(0.1, schedule="coslog4")) == "SGD(learning_rate=0.1, schedule={'learning_rate': Coslog4()})"
