@@ -16,6 +16,7 @@ from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import one_a_member
 from gpu_backprop.network.schedules import factors
 from gpu_backprop.training.optimizer import BOUNDS, FINITE, Optimizer
 
@@ -23,7 +24,7 @@ RATE = ("a finite number ≥ 0", lambda v: 0 <= v < math.inf)
 """What a learning rate may be while it follows a schedule: at 0, a step changes the moments alone."""
 
 
-class Setting(NamedTuple):
+class ScheduledSetting(NamedTuple):
     """A setting, and the schedule that it follows, or None."""
 
     name: str
@@ -36,8 +37,6 @@ class Setting(NamedTuple):
         """Raises InputError where its factors, (steps,) or (steps, models), make something of it that is not accepted;
         it is enough to look at the least and the largest."""
         value = np.asarray(self.value)
-        if value.ndim and column.ndim > 1 and len(value) != column.shape[1]:
-            raise InputError(f"the schedule of {self.name} gives {column.shape[1]} numbers, for {len(value)} members.")
         for rows in (column.argmin(0), column.argmax(0)):
             found = np.atleast_1d(value * np.take_along_axis(column, np.expand_dims(rows, 0), 0)[0])
             wrong = [member for member, v in enumerate(found.tolist()) if not self.fits(v)]
@@ -59,7 +58,9 @@ class Table:
             of the settings follows a schedule, or there is no step.
     """
 
-    def __init__(self, settings: Sequence[Setting], begin: int, end: int) -> None:
+    def __init__(
+        self, settings: Sequence[ScheduledSetting], models_shape: tuple[int, ...], begin: int, end: int
+    ) -> None:
         places = [place for place, setting in enumerate(settings) if setting.schedule is not None]
         self.part = slice(0)
         self.factors: Array | None = None
@@ -71,6 +72,7 @@ class Table:
             found.append(np.ones(len(steps)))
             if setting.schedule is not None:
                 found[-1] = factors(setting.schedule, steps, end)
+                one_a_member(f"what the schedule of {setting.name} gives", found[-1][0].tolist(), models_shape)
                 setting.check(found[-1], begin, end)
         members = any(column.ndim > 1 for column in found)
         found = [column[:, None] if members and column.ndim == 1 else column for column in found]
@@ -95,16 +97,16 @@ class FitSchedule:
         self.network, self.optimizer, self.first, self.epochs, self.steps = network, optimizer, first, epochs, steps
         bounds, kind = {**BOUNDS, "learning_rate": RATE}, type(optimizer).__name__
         settings = [
-            Setting(f"{name} of {kind}", value, optimizer.schedule.get(name), *bounds.get(name, FINITE))
+            ScheduledSetting(f"{name} of {kind}", value, optimizer.schedule.get(name), *bounds.get(name, FINITE))
             for name, value in optimizer.settings.items()
         ]
         rates = [
-            Setting(f"the rate of {layer!r}", layer.rate, layer.schedule, *Dropout.BOUNDS)
-            if isinstance(layer, Dropout) else Setting("", 0.0, None, *FINITE)
+            ScheduledSetting(f"the rate of {layer!r}", layer.rate, layer.schedule, *Dropout.BOUNDS)
+            if isinstance(layer, Dropout) else ScheduledSetting("", 0.0, None, *FINITE)
             for layer in network.layers
         ]  # fmt: skip
         begin, end = (first - 1) * steps, (first - 1 + epochs) * steps
-        self.settings, self.rates = Table(settings, begin, end), Table(rates, begin, end)
+        self.settings, self.rates = (Table(each, network.models_shape, begin, end) for each in (settings, rates))
 
     def __bool__(self) -> bool:
         """Tells whether anything follows a schedule."""

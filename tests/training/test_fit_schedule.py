@@ -269,14 +269,14 @@ WRONG = [
     ({"momentum": lambda step, steps: 1 + 0.2 * (step == 4)}, r"momentum of SGD must be a number in \[0, 1\), but the "
      r"schedule .* makes it 1\.08 at step 4 of 6\. It is a factor on what is set, which is 0\.9\."),
     (lambda step, steps: -float(step == 2), "learning_rate of SGD must be a finite number ≥ 0.* -0.1 at step 2 of 6"),
-    (lambda step, steps: [1, 2], "gives 2 numbers, for 3 members"),
+    (lambda step, steps: [1, 2], r"of learning_rate of SGD gives must be one number, or 3, .* got \[1\.0, 2\.0\]"),
     (lambda step, steps: [1, 2, 1e308 * 10], "a finite number, or one a member; at step 0 of 6"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("schedule", "said"), WRONG, ids=range(len(WRONG)))
 def test_nothing_is_trained_with_a_setting_that_cannot_be(schedule, said):
-    trainer = trainer_of(gb.SGD([0.1] * 3, momentum=0.9, schedule=schedule), [1, 2, 3])
+    trainer = trainer_of(gb.SGD(0.1, momentum=0.9, schedule=schedule), [1, 2, 3])
     before = trainer.network.parameters.copy()
     with pytest.raises(InputError, match=said):
         fit(trainer)
