@@ -66,7 +66,7 @@ class EarlyStopping:
 
     @property
     def needs_validation(self) -> bool:
-        """Whether what it monitors is measured on validation data."""
+        """Whether what it monitors is measured on validation data; a fit without them is an error then."""
         return self.monitor.startswith(VALIDATION)
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gpu_backprop.backend.errors import choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import is_zero, number, positive
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.early_stopping import MODES, sign_of
+from gpu_backprop.training.early_stopping import MODES, VALIDATION, sign_of
 
 
 class ReduceOnPlateau:
@@ -32,8 +32,8 @@ class ReduceOnPlateau:
         mode: "min" or "max", whether a small or a large value is good; None: as is known of the metric.
 
     Raises:
-        InputError: a setting is wrong; when a fit begins, nothing is known of the mode of `monitor`; after the first
-            epoch, no such column was measured.
+        InputError: a setting is wrong; when a fit begins, `monitor` is of validation data, and there are none, or
+            nothing is known of its mode; after the first epoch, no such column was measured.
     """
 
     sets_rate = True
@@ -57,6 +57,11 @@ class ReduceOnPlateau:
     def __repr__(self) -> str:
         names = ("monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode")
         return f"ReduceOnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def needs_validation(self) -> bool:
+        """As of EarlyStopping."""
+        return self.monitor.startswith(VALIDATION)
 
     def state(self) -> dict[str, Any]:
         """Returns what a resumed fit goes on from: arrays on the host, one number a member."""

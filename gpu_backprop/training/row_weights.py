@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,25 +14,25 @@ from gpu_backprop.network.arrays import check_finite, on_host
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import number
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.early_stopping import EarlyStopping
 
 BALANCED, SHARE = "balanced", 0.1
 
 
-def validation_share(split: Any, validation: Any, early_stopping: bool, stopper: EarlyStopping | None) -> float:
+def validation_share(split: Any, validation: Any, early_stopping: bool, callbacks: Sequence[Any]) -> float:
     """Decides which share of the rows a fit holds out: that of `validation_split`, or SHARE, where the argument
-    `early_stopping` asks for validation data and there are none."""
+    `early_stopping` made the first of the callbacks, that needs validation data, and there are none."""
     share = number("validation_split", split, "a number in [0, 1)", lambda value: 0 <= value < 1)
     if share and validation is not None:
         raise InputError(f"validation data were given, and validation_split={share:g} too. Give one of the two.")
-    if stopper is not None and stopper.needs_validation and validation is None and not share:
-        if not early_stopping:
-            raise InputError(
-                f"early stopping monitors {stopper.monitor}, but there are no validation data. Give "
-                "validation=(x, y) or validation_split=0.1."
-            )
+    monitors = [callback for callback in callbacks if getattr(callback, "needs_validation", False)]
+    if not monitors or validation is not None or share:
+        return share
+    if early_stopping and monitors[0] is callbacks[0]:
         return SHARE
-    return share
+    raise InputError(
+        f"{type(monitors[0]).__name__} monitors {monitors[0].monitor}, but there are no validation data. Give "
+        "validation=(x, y) or validation_split=0.1."
+    )
 
 
 def hold_out(network: Network, data: Samples, share: float, seed: int) -> tuple[Samples, Samples]:

@@ -419,7 +419,7 @@ class Trainer(FixedAttributes):
             choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))
             told = Callbacks(self, callbacks := with_early_stopping(early_stopping, callbacks))
             stopper = early_stopping_of(callbacks)
-            share = validation_share(validation_split, validation, bool(early_stopping), stopper)
+            share = validation_share(validation_split, validation, bool(early_stopping), callbacks)
             if isinstance(validation, StoredRows):
                 validation = given_rows(validation, None, None)
             held_out = held_out_samples(self.network, self.loss, validation)

@@ -294,7 +294,7 @@ def test_a_fit_that_is_resumed_ends_as_one_that_was_not(tmp_path, seed):
         ),
         (
             lambda: fit(trainer_of(), early_stopping=None, callbacks=[gb.EarlyStopping()], validation=None),
-            r"early stopping monitors val_loss, but there are no validation data. Give validation=\(x, y\) or",
+            r"EarlyStopping monitors val_loss, but there are no validation data. Give validation=\(x, y\) or",
         ),
         (
             lambda: fit(trainer_of(), early_stopping=gb.EarlyStopping("val_mae")),

@@ -83,6 +83,13 @@ def test_in_a_fit():
         assert trainer.optimizer.learning_rate == 0.25e-9
 
 
+def test_validation_data_are_needed_before_anything_is_trained():
+    net, x = gb.Network(3, [gb.Dense(1)], device="cpu"), np.ones((12, 3))
+    with pytest.raises(InputError, match="ReduceOnPlateau monitors val_loss, but there are no validation data"):
+        gb.Trainer(net).fit(x, x[:, :1], 1, callbacks=[gb.ReduceOnPlateau()], progress=False)
+    gb.Trainer(net).fit(x, x[:, :1], 1, callbacks=[gb.ReduceOnPlateau()], early_stopping=True, progress=False)
+
+
 WRONG = [
     ({"factor": 1}, r"factor must be a number in \(0, 1\), got 1"), ({"patience": 0}, "patience must be an integer"),
     ({"cooldown": 1.5}, "cooldown must be an integer"), ({"minimum": -1}, "minimum must be a finite number ≥ 0"),
