@@ -15,7 +15,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.formula import LOSS
 from gpu_backprop.network.activations import ACTIVATIONS, LEAK, SELU_ALPHA, SELU_SCALE
 from gpu_backprop.network.losses import POISSON_OF_Z
-from gpu_backprop.training.optimizers import ADAGRAD, ADAM, ADAMW, RMSPROP
+from gpu_backprop.training.optimizers import ADAGRAD, ADAM, ADAMW, NADAM, RMSPROP
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")
@@ -311,6 +311,7 @@ OPTIMIZERS = {
     "adamw": (ADAMW, [0.01, 0.1, 0.1, 1e-8, 0.0]),
     "rmsprop": (RMSPROP, [0.01, 0.1, 1e-8]),
     "adagrad": (ADAGRAD, [0.01, 1e-8]),
+    "nadam": (NADAM, [0.01, 0.1, 0.1, 1e-8, 0.004]),
 }
 """By name: the rule that takes squares, and its settings."""
 

@@ -223,12 +223,12 @@ ADAM, ADAMW = _adam_rule("adam", {}), _adam_rule("adamw", {"weight_decay": 0.01}
 
 def _mu(step: str) -> str:
     """The momentum of a step."""
-    return f"C(beta1) * (1 - power(C(0.96), momentum_decay * ({step})) / 2)"
+    return f"C(beta1) * (C(1) - power(C(0.96), momentum_decay * ({step})) / C(2))"
 
 
 def _less_product(step: str) -> str:
     """1 less the product of all of them so far."""
-    return f"(1 - momentum_product(C(beta1), C(momentum_decay), {step}))"
+    return f"(C(1) - momentum_product(C(beta1), C(momentum_decay), {step}))"
 
 
 def _nadam(
@@ -303,7 +303,7 @@ NADAM = UpdateRule(
     {
         **_OF_ADAM, "eps": f"C(epsilon) / {_ROOT}",
         "ahead": f"C(learning_rate) * C(1 - beta1) * {_mu('step + 1')} / {_less_product('step + 1')} / {_ROOT}",
-        "rate": f"C(learning_rate) * (1 - {_mu('step')}) / {_less_product('step')} / {_ROOT}",
+        "rate": f"C(learning_rate) * (C(1) - {_mu('step')}) / {_less_product('step')} / {_ROOT}",
     },
     _nadam,
     f"{_M_AND_V} change = (ahead * m + rate * grad) / (sqrt(v) + eps);",
@@ -321,7 +321,7 @@ RADAM = UpdateRule(
     {
         **_OF_ADAM, "eps": "C(epsilon) / root(C(1 - beta2))",
         "rate": f"{_UNBIASED} * C(rectification(beta2, step)) / {_ROOT}",
-        "plain": f"{_UNBIASED} * (1 - sign(C(rectification(beta2, step))))",
+        "plain": f"{_UNBIASED} * (C(1) - sign(C(rectification(beta2, step))))",
     },
     _radam,
     f"{_M_AND_V} change = (rate / (sqrt(v) + eps) + plain) * m;",

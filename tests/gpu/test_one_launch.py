@@ -120,6 +120,10 @@ OPTIMIZERS = {
     "AdamW": gb.AdamW(epsilon=1e-3, weight_decay=0.1),
     "RMSprop": gb.RMSprop(epsilon=1e-3),
     "Adagrad": gb.Adagrad(epsilon=1e-3),
+    "NAdam": gb.NAdam(epsilon=1e-3),
+    "RAdam": gb.RAdam(0.01),
+    "Lion": gb.Lion(0.01),
+    "SGD, penalties": gb.SGD(0.1, momentum=0.9, l1=0.01, l2=0.1, weight_decay=0.1),
 }
 
 

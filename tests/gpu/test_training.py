@@ -186,6 +186,7 @@ OPTIMIZERS = {
     "Adagrad": gb.Adagrad(epsilon=1e-3),
     "Adam": gb.Adam(epsilon=1e-3),
     "AdamW": gb.AdamW(epsilon=1e-3, weight_decay=0.1),
+    "SGD, penalties": gb.SGD(0.1, momentum=0.9, l1=0.01, l2=0.1, weight_decay=0.1),
 }
 
 
