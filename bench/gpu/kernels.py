@@ -93,12 +93,18 @@ def updating(dtype: str, shape: Shape, rule: UpdateRule) -> Planned:
 
 
 def flat(dtype: str, shape: Shape) -> Planned:
-    """The two operations that are in no step: a copy and a sum of squares."""
+    """The operations that are in no plain step: a copy, a sum of squares, and what bounds and averages weights."""
     net = gb.Network(1, [gb.Dense(1)], dtype=dtype, device="cuda")
     plan, n = Plan(net.device), shape.rows * shape.cols
     a, b, out = plan.empty("a", (n,)), plan.empty("b", (n,)), plan.empty("Σa²", (), np.float64)
     plan.add(Operations.copy, "b = a", {}, a, b)
     plan.add(Operations.sum_of_squares, "Σa²", {}, a, out)
+    factor, numbers = plan.empty("factor", (), np.float64), plan.named("numbers", net.device.from_host(np.ones(2)))
+    w, mean = (plan.empty(name, shape, net.device.master) for name in ("w", "mean of w"))
+    half = None if net.half_parameters is None else plan.empty("half w", shape)
+    plan.add(Operations.clip_factor, "min(1, c/‖a‖)", {}, out, out, None, factor)
+    plan.add(Operations.blend, "mean of w", {}, w.reshape(-1), numbers, None, mean.reshape(-1))
+    plan.add(Operations.limit_norms, "w·min(1, c/‖w‖)", {}, w, out, None, half)
     return plan, None
 
 

@@ -116,6 +116,8 @@ def _add_network(command: Command) -> None:
         metavar="NAMES",
     )
     command.add("--dropout", "share of hidden units left out of each step", type=share, default=0.4, metavar="SHARE")
+    norm = "the most that the norm of the weights which lead to a hidden unit may be (default: any)"
+    command.add("--max-norm", norm, type=rate, metavar="C")
 
 
 def _add_penalties(command: Command) -> None:
@@ -145,6 +147,7 @@ def _add_training(command: Command) -> None:
     command.add("--learning-rate", size, type=rate, metavar="R")
     _add_schedule(command)
     _add_penalties(command)
+    _add_steps(command)
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)
@@ -176,6 +179,18 @@ def _add_stopping(command: Command) -> None:
         "epoch again with half the learning rate, at most 10 times (default: raise)"
     )
     command.add("--on-divergence", divergence, choices=ON_DIVERGENCE, default="raise", metavar="HOW")
+
+
+def _add_steps(command: Command) -> None:
+    clip = "the most that the norm of all gradients together may be; longer ones are scaled (default: any)"
+    command.add("--clip-norm", clip, type=rate, metavar="C")
+    average = (
+        "share, such as 0.999, that a moving average of the weights keeps in each step; the network is that average "
+        "(default: none)"
+    )
+    command.add("--average", average, type=share, metavar="SHARE")
+    parts = "work through each step's rows in so many parts, which takes less memory and learns the same (default: 1)"
+    command.add("--accumulate", parts, type=whole(1), default=1, metavar="N")
 
 
 def _add_schedule(command: Command) -> None:

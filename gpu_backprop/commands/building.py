@@ -80,7 +80,7 @@ def build_network(options: argparse.Namespace, design: Design, preprocessing: Pr
         )
     layers: list[gb.Dense | gb.Dropout] = []
     for units, activation in zip(options.layers, design.hidden, strict=True):
-        layers.append(gb.Dense(units, activation))
+        layers.append(gb.Dense(units, activation, max_norm=options.max_norm))
         if options.dropout:
             layers.append(gb.Dropout(options.dropout))
     layers.append(gb.Dense(preprocessing.outputs, design.output or ("softmax" if classes else "identity")))
@@ -105,7 +105,8 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
     elif named:
         optimizer.schedule = options.schedule
     batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
-    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size, clip_value=options.clip_value)
+    steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
+    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size, **steps)
     trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *options.metrics]))
     return trainer
 

@@ -147,6 +147,16 @@ class TestTrain:
         assert net.dtype == np.float64
         assert [layer.weight.shape for layer in net.layers if hasattr(layer, "weight")] == [(64, 12), (12, 8), (8, 10)]
 
+    def test_options_shape_the_steps(self, monkeypatch):
+        made, build = [], gb.Trainer.__init__
+        monkeypatch.setattr(gb.Trainer, "__init__", lambda self, *a, **b: (made.append(self), build(self, *a, **b))[1])
+        options = ("--clip-norm", "0.5", "--average", "0.9", "--accumulate", "2", "--max-norm", "1.5")
+        train("--out", "run", "--layers", "12,8", *options)
+        assert [(t.clip_norm, t.average, t.accumulate) for t in made] == [(0.5, 0.9, 2)]
+        layers = [layer for layer in gb.load("run/model.safetensors").layers if hasattr(layer, "max_norm")]
+        assert [layer.max_norm for layer in layers] == [1.5, 1.5, None]
+        assert max(np.linalg.norm(layer.weight, axis=0).max() for layer in layers[:2]) < 1.5001
+
     def test_without_matplotlib_one_line_says_so(self, capsys, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -251,6 +261,10 @@ class TestUsage:
             ("--l2", "-1", "number of at least 0"),
             ("--weight-decay", "inf", "number of at least 0"),
             ("--clip-value", "0", "number above 0"),
+            ("--max-norm", "0", "number above 0"),
+            ("--clip-norm", "-1", "number above 0"),
+            ("--average", "1", "from 0 to below 1"),
+            ("--accumulate", "0", "whole number of at least 1"),
             ("--seed", "-1", "whole number of at least 0"),
             ("--layers", "128,,64", "whole number of at least 1"),
             ("--layers", "0", "whole number of at least 1"),

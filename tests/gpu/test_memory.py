@@ -61,6 +61,7 @@ def fit_needs(trainer, data, held_out, batch_size):
 
 DTYPES = "float32", "float64", "float16", "bfloat16"
 OUTPUTS = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy", "identity": "mean_squared_error"}
+PARTED = {"dtype": "bfloat16", "output": "softmax", "weighted": True, "seed": [1, 2, 3], "activation": "tanh"}
 FORMS = [
     {"dtype": dtype, "output": output, "weighted": weighted, "seed": seed, "activation": activation}
     for (dtype, output), weighted, (seed, activation) in itertools.product(
@@ -90,6 +91,26 @@ def test_a_step_takes_what_its_dry_run_says(pool, form):
     assert told.cost() == plan.cost() and str(told) == str(plan)
     assert sum(needs.values()) >= plan.cost()["memory"]
     assert np.isfinite(np.asarray(loss)).all()
+
+
+@pytest.mark.parametrize("form", [PARTED, {**PARTED, "seed": 0, "weighted": False}], ids=str)
+def test_parts_take_what_their_dry_run_says(pool, form):
+    form = dict(form)
+    weighted, options = form.pop("weighted"), {"accumulate": 3, "clip_norm": 1.0, "average": 0.9}
+    trainer, weights = trainer_of(network(**form), **options), WEIGHTS if weighted else None
+    step, rows, data = (
+        trainer.training_step,
+        47,
+        samples(trainer.network, trainer.loss, X, LABELS, weights, values=True),
+    )
+    needs = step_needs(trainer, ManualBatch(trainer.network, True, weighted), rows)
+    before = pool.used_bytes()
+    loss = trainer.step(X[:rows], LABELS[:rows], None if weights is None else weights[:rows])
+    assert pool.used_bytes() - before == sum(needs.values())
+    needs = fit_needs(trainer, data, None, 16)
+    before = pool.used_bytes()
+    run = Run(step, DataSet(trainer.network, data), trainer._settings, trainer.history, shuffle=True)
+    assert pool.used_bytes() - before == sum(needs.values()) and run.batches and loss is not None
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

@@ -398,6 +398,17 @@ REFUSED = {
         lambda: gb.Trainer(network(), one_launch=True).fit(X, LABELS, weights=np.ones(ROWS), progress=False),
         "it takes no sample weights",
     ),
+    **{
+        name: (
+            lambda name=name, value=value: gb.Trainer(network(), one_launch=True, **{name: value}),
+            f"only ordinary steps have {name}, but {name}={value} was given",
+        )
+        for name, value in {"clip_norm": 1.0, "average": 0.9, "accumulate": 2}.items()
+    },
+    "max_norm": (
+        lambda: gb.Trainer(network([gb.Dense(4, "relu", max_norm=2.0), *PLAIN]), one_launch=True),
+        r"only ordinary steps have max_norm, but layer 1 is Dense\(4, 'relu', max_norm=2.0\)",
+    ),
     "loss_every": (
         lambda: gb.Trainer(network(), one_launch=True).fit(X, LABELS, loss_every=2, progress=False),
         "nothing is read before the end of an epoch, but loss_every=2 was given",

@@ -47,11 +47,13 @@ def no_thread_is_left():
     assert threading.active_count() == before
 
 
-def trainer_of(stream, *, y=LABELS, dtype="float32", seed=1, loss=None, graph=False, optimizer="adam", dropout=False):
+def trainer_of(
+    stream, *, y=LABELS, dtype="float32", seed=1, loss=None, graph=False, optimizer="adam", dropout=False, **options
+):
     units, f = (CLASSES, "softmax") if y.ndim == 1 else (2, "identity")
     layers = [gb.Dense(6, "tanh"), *([gb.Dropout(0.3)] if dropout else []), gb.Dense(units, f)]
     net = gb.Network(INPUTS, layers, dtype=dtype, device="cuda", seed=seed)
-    return gb.Trainer(net, loss, optimizer, batch_size=BATCH, stream=stream, graph=graph)
+    return gb.Trainer(net, loss, optimizer, batch_size=BATCH, stream=stream, graph=graph, **options)
 
 
 def left(trainer, history):
@@ -112,6 +114,12 @@ def test_sources_of_any_dtype(source, dtype):
 )  # fmt: skip
 def test_targets_and_weights(y, weights):
     both(y=y, weights=weights, dropout=True)
+
+
+@pytest.mark.parametrize("graph", [False, "auto"])
+@pytest.mark.parametrize("seed", [1, [1, 2]], ids=["one", "members"])
+def test_minibatches_in_parts(seed, graph):
+    both(weights=WEIGHTS, seed=seed, dropout=True, graph=graph, accumulate=3, clip_norm=0.5, average=0.9)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -24,6 +24,8 @@ FORMS = {
     "compiled": {"dtype": "float32"},
     "members": {"dtype": "float32", "seed": [4, 9]},
     "schedule": {"optimizer": gb.Adam(0.01, schedule={"learning_rate": "cosine", "beta1": lambda step, steps: 0.9})},
+    "in parts, clipped, averaged": {"dtype": "float32", "accumulate": 3, "clip_norm": 0.5, "average": 0.9},
+    "averaged members": {"seed": [4, 9], "average": [0.9, 0.5], "clip_norm": 0.5},
     "Nesterov": {"dtype": "float64", "optimizer": gb.SGD(0.1, momentum=0.9, nesterov=True)},
 }
 
