@@ -17,7 +17,7 @@ from gpu_backprop.backend.cuda.ops.train_epoch import TAKES
 from gpu_backprop.backend.formula import ACCURACY_KIND, IDENTITY, LossFormula
 from gpu_backprop.backend.update_rule import UpdateRule
 
-POSITIVE = "cross_entropy", "binary_cross_entropy", "poisson"
+POSITIVE = "cross_entropy", "binary_cross_entropy", "poisson", "focal", "binary focal"
 """Losses of y > 0: of y around f(½), which the last layer's small W and b = ½ give."""
 
 RATE, SETTINGS = 0.02, {"beta2": 0.99, "epsilon": 0.01, "weight_decay": 0.1}
