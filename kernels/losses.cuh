@@ -95,7 +95,10 @@ template<class A> struct Focal {
     return exp(gamma * log(rest < tiny<A>() ? tiny<A>() : rest));
   }
   BP_DEV A value(A l) const { return power(l) * l; }
-  BP_DEV A slope(A l) const { return -power(l) * (A(1) + gamma * (l == A(0) ? A(1) : l / expm1(l))); }
+  BP_DEV A slope(A l) const {
+    const A least = l < A(1000) ? l : A(1000);  // where the quotient is 0, and not inf/inf
+    return -power(l) * (A(1) + gamma * (l == A(0) ? A(1) : least / expm1(least)));
+  }
 };
 
 // p = 1/(1 + e^-v), and e = max(v, 0) - v t + log(1 + e^-|v|) of one output

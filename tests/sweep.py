@@ -177,6 +177,58 @@ OF_Z = {
         terms(lambda z, t: sigma(z), lambda z, t: -t * np.where(z < -100, 1, sigma(z) / softplus(z))),
     ),
 }
+GAMMA, YES, NO = 2, L(0.25), L(0.75)
+FOCAL = gb.Focal(GAMMA, float(YES)).suited_to(gb.Dense(1, "sigmoid"))
+
+
+def focal(p, rest, log_p):
+    """−(1 − p)^γ·log p, its derivative by −p, and how much of a power's exponent is rounded."""
+    power, ratio = rest**GAMMA, log_p / rest
+    return -power * log_p, power * (1 / p - GAMMA * ratio), 1 + GAMMA * abs(np.log(rest))
+
+
+def focal_yes(y):
+    return focal(y, 1 - y, np.log(y))
+
+
+def focal_no(y):
+    return focal(1 - y, y, np.log1p(-y))
+
+
+def focal_of_z(z):
+    """F, −F′, as in network/focal.py, and how much of a power's exponent is rounded."""
+    power = np.exp(-GAMMA * softplus(z))
+    slope = GAMMA * sigma(z) * softplus(-z) + sigma(-z)
+    return power * softplus(-z), power * slope, 1 + GAMMA * np.minimum(softplus(z), 2000)
+
+
+def of_focal(side, other, which):
+    """e or the slope, and its size, of outputs that are to be 1 and of those that are to be 0."""
+
+    def both(y, t):
+        (value, slope, much), (rest, steep, more) = side(y), other(y)
+        a, b = (value, rest) if which == "value" else (-slope, steep)
+        shares = YES * t, NO * (1 - t)
+        return shares[0] * a + shares[1] * b, abs(shares[0] * a * much) + abs(shares[1] * b * more)
+
+    return both
+
+
+LOSSES |= {
+    "focal": (
+        gb.Focal(GAMMA),
+        lambda y, t: (t * focal_yes(y)[0], t * focal_yes(y)[0] * focal_yes(y)[2]),
+        lambda y, t: (-t * focal_yes(y)[1], t * focal_yes(y)[1] * focal_yes(y)[2]),
+    ),
+    "binary focal": (
+        FOCAL,
+        *(of_focal(focal_yes, focal_no, which) for which in ("value", "slope")),
+    ),
+    "focal of sigmoid": (
+        FOCAL,
+        *(of_focal(focal_of_z, lambda z: focal_of_z(-z), which) for which in ("value", "slope")),
+    ),
+}  # fmt: skip
 LOSSES |= {POISSON_OF_Z[name].name: (POISSON_OF_Z[name], *OF_Z[name]) for name in OF_Z}
 """A loss, or a formula without numbers; e and the slope, each with its size."""
 CROSS_ENTROPY = (
@@ -188,7 +240,7 @@ CROSS_ENTROPY = (
 
 def formula_of(name):
     loss = LOSSES[name][0]
-    return getattr(loss, "formula", loss)
+    return loss.of_z(ACTIVATIONS["sigmoid"]) if name == "focal of sigmoid" else getattr(loss, "formula", loss)
 
 
 def numbers_of(name, *models_shape):
@@ -200,7 +252,7 @@ def pairs(name, dtype):
     """y, or z, and y* of a loss, over all that it is defined for."""
     y = numbers(dtype)
     targets = [0.0, 1.5, -1e4, 1e-30, 1e30]
-    if name in ("cross_entropy", "binary_cross_entropy"):
+    if name in ("cross_entropy", "binary_cross_entropy", "focal", "binary focal"):
         y, targets = y[(y >= np.finfo(dtype).tiny) & (y < 1)], [0.0, 1.0, 0.3]
         y = np.concatenate([y, 1 - y[y < 0.5][::7]])
         y = y[y < 1]
@@ -208,7 +260,7 @@ def pairs(name, dtype):
         y, targets = y[y >= np.finfo(dtype).tiny], [0.0, 1.0, 7.0, 1e6]
     elif "poisson" in name:
         targets = [0.0, 1.0, 7.0, 1e6]
-    elif name == "sigmoid":
+    elif name in ("sigmoid", "focal of sigmoid"):
         targets = [0.0, 1.0, 0.3]
     y, target = (np.ascontiguousarray(a.reshape(-1, 1, 1), dtype) for a in np.meshgrid(y, targets))
     return y, target
@@ -304,6 +356,24 @@ def check_softmax(device, denormal=True, each=1):
             e = got[:, LOSS].astype(z.dtype)
         off = below[:, :, label]
         assert_right(e[:, None], (log_sum - off, 1 + abs(off)), "cross entropy of softmax")
+        check_softmax_focal(device, z, p, log_sum - off, labels, target, 1 + abs(off))
+
+
+def check_softmax_focal(device, z, p, cross_entropy, labels, target, rounded):
+    """rounded: how much of the cross entropy, a difference, is."""
+    loss, total = gb.Focal(GAMMA), np.zeros((len(z), 3))
+    given = z, None, labels, None, loss.formula, loss.rows((len(z),)), 1.0, None, np.empty_like(z), total
+    grad, got = run(device, "softmax_focal", *given)[-2:]
+    with np.errstate(all="ignore"):
+        rest, e = -np.expm1(-cross_entropy), got[:, LOSS].astype(z.dtype)
+        ratio = np.where(cross_entropy > 0, cross_entropy / np.expm1(cross_entropy), 1)
+        much = 1 + GAMMA * abs(np.log(np.maximum(rest, np.finfo(z.dtype).tiny)))
+    slope = rest**GAMMA * (1 + GAMMA * ratio)
+    value = rest**GAMMA * cross_entropy
+    assert_right(e[:, None], (value, slope * rounded + value * much), "focal loss of softmax")
+    moved = GAMMA * (GAMMA + 1) * rest * ratio * rounded  # by how much the slope is off where the cross entropy is
+    size = (slope * much + moved)[..., None] * (p * rounded[..., None] + target)
+    assert_right(grad, (slope[..., None] * (p - target), size), "gradient of the focal loss of softmax")
 
 
 OPTIMIZERS = {

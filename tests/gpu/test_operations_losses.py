@@ -102,7 +102,8 @@ def test_losses_at_the_edges(loss, dtype):
         assert np.isnan(got[id(given[-1])][0][0]) == spoiled
 
 
-FUSED = {"softmax": gb.CrossEntropy(), "sigmoid": gb.BinaryCrossEntropy()}
+FUSED = {"softmax": gb.CrossEntropy(), "sigmoid": gb.BinaryCrossEntropy(), "focal": gb.Focal(1.5)}
+OPERATIONS = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "focal": "softmax_focal"}
 NONE = Given(np.zeros(1))
 SMOOTH = gb.CrossEntropy(label_smoothing=0.1)
 
@@ -117,7 +118,7 @@ def test_fused_losses(f, dtype):
         z, bias = 3 * rng.normal(size=(*models_shape, *shape)), rng.normal(size=(*models_shape, shape[1]))
         w, *factor = weighing(rng, models_shape, shape[0], weighted)
         dense = dense / dense.sum(axis=-1, keepdims=True)
-        targets = [a(dense), Given(labels)] if f == "softmax" else [a(dense)]
+        targets = [a(dense)] if f == "sigmoid" else [a(dense), Given(labels)]
         for target, grad_z, b in itertools.product(targets, WANTED, (a(bias, **strided(models_shape)), None)):
             if shape != (7, 33) and grad_z != "grad_z":
                 continue
@@ -133,12 +134,13 @@ def check_fused(dtype, f, z, b, target, w, loss, factor, grad_z, total):
     places = {"z": here, "grad_z": to_be_written(z.shape), None: None}
     numbers = members(loss, z.shape[:-2])
     arguments = here, b, target, w, loss.formula, numbers, *factor, places[grad_z], total
-    return here, check(dtype, f"{f}_cross_entropy", *arguments)
+    return here, check(dtype, OPERATIONS[f], *arguments)
 
 
 @dtypes
+@pytest.mark.parametrize("f", ["softmax", "focal"])
 @pytest.mark.parametrize("models_shape", MODELS_SHAPES)
-def test_bad_labels(models_shape, dtype):
+def test_bad_labels(models_shape, f, dtype):
     """The loss becomes NaN, the gradient of the row 0, no accuracy is counted, and nothing is read out of bounds."""
     rng = random(dtype, models_shape)
     z = rng.normal(size=(*models_shape, 6, 4))
@@ -146,23 +148,22 @@ def test_bad_labels(models_shape, dtype):
     for k, bad in enumerate([-1, 4, np.iinfo(np.int64).min, np.iinfo(np.int64).max]):
         labels[..., k] = bad
     total, target = Given(np.zeros((*models_shape, 3)), out=True, grain="A"), Given(labels)
-    here, got = check_fused(dtype, "softmax", z, None, target, None, FUSED["softmax"], (0.5, None), "z", total)
+    here, got = check_fused(dtype, f, z, None, target, None, FUSED[f], (0.5, None), "z", total)
     y = rng.dirichlet(np.ones(4), (*models_shape, 6))
-    out, numbers = to_be_written(y.shape), members(FUSED["softmax"], models_shape)
-    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED["softmax"].formula, numbers, 0.5, None, out, total)
+    out, numbers = to_be_written(y.shape), members(FUSED[f], models_shape)
+    got |= check(dtype, "loss_gradient", t(y), target, None, FUSED[f].formula, numbers, 0.5, None, out, total)
     assert np.isnan(got[id(total)][0][..., 0]).all()
     for gradient in (here, out):
         assert not got[id(gradient)][0][..., :4, :].any() and got[id(gradient)][0][..., 4:, :].any()
 
 
 @dtypes
-def test_a_class_that_is_out_of_the_question(dtype):
+@pytest.mark.parametrize("f", ["softmax", "focal"])
+def test_a_class_that_is_out_of_the_question(f, dtype):
     """A z of −∞, as 16 bits have it below −65,504, is a share of 0: the loss of another label stays finite."""
     z = np.array([[1.0, -np.inf, 2.0], [-np.inf, 0.0, -np.inf]])
     total = Given(np.zeros(3), out=True, grain="A")
-    _, got = check_fused(
-        dtype, "softmax", z, None, Given(np.array([0, 1])), None, FUSED["softmax"], (0.5, None), "grad_z", total
-    )
+    _, got = check_fused(dtype, f, z, None, Given(np.array([0, 1])), None, FUSED[f], (0.5, None), "grad_z", total)
     assert np.isfinite(got[id(total)][0]).all()
 
 

@@ -22,7 +22,7 @@ ANY = LOSSES["cross_entropy"].formula
 
 ACCURACY_KIND = {"": 0, "argmax": 1, "threshold": 2}
 UNIT, RATES = (0.0625, 0.9375), (0.125, 4)
-DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES}
+DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES, "focal": UNIT, "binary focal": UNIT}
 """The y for which a loss is defined, if not all."""
 
 
@@ -104,7 +104,9 @@ def loss_gradient(d: Draw) -> Case:
     return d.case((d.groups, 1), parameters, wanted)
 
 
-def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, numbers: dict[str, Any]) -> Case:
+def fused(
+    d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, numbers: dict[str, Any], row: LossFormula = ANY
+) -> Case:
     """An activation and its loss in one, from z."""
     z = d.random.uniform(-4, 4, d.shape)
     if d.flip():
@@ -118,7 +120,7 @@ def fused(d: Draw, binder, target: Array, for_numpy: Array, accuracy: str, numbe
     }  # fmt: skip
     if numbers:
         parameters |= {"target_cols": target.shape[-1], **numbers}
-    loss, of_models = dataclasses.replace(ANY, accuracy=accuracy), numbers.get("numbers", np.zeros((d.models, 1)))
+    loss, of_models = dataclasses.replace(row, accuracy=accuracy), numbers.get("numbers", np.zeros((d.models, 1)))
     total, expected = exact(parameters["total"]), None if grad_z is None else np.empty(d.shape)
     reference(
         binder, exact(z), exact(b), for_numpy, exact(weights["weights"]), loss, exact(of_models), scale,
@@ -144,6 +146,16 @@ def sigmoid_cross_entropy(d: Draw) -> Case:
     target = d.numbers(d.shape, d.A, 0, 1)
     accuracy = d.pick("", "argmax", "threshold")
     return fused(d, numpy_ops.sigmoid_cross_entropy, target, exact(target), accuracy, {})
+
+
+def softmax_focal(d: Draw) -> Case:
+    if d.chosen["L"] == np.int64:
+        target, for_numpy = labels(d)
+    else:
+        target = d.numbers(d.shape, d.A, 0, 1)
+        for_numpy = exact(target)
+    accuracy, numbers = d.pick("", "argmax"), numbers_of(d, LOSSES["focal"].formula)
+    return fused(d, numpy_ops.softmax_focal, target, for_numpy, accuracy, numbers, LOSSES["focal"].formula)
 
 
 def normalize_weights(d: Draw) -> Case:
@@ -189,6 +201,7 @@ RUNNERS = {
     "loss_gradient": (loss_gradient, "rows"),
     "softmax_cross_entropy": (softmax_cross_entropy, "rows"),
     "sigmoid_cross_entropy": (sigmoid_cross_entropy, "rows"),
+    "softmax_focal": (softmax_focal, "rows"),
     "normalize_weights": (normalize_weights, "flat"),
     "train_epoch": (blocks.train_epoch, "blocks"),
 }

@@ -32,6 +32,7 @@ DOMAINS = {
     "cross_entropy": (UNIT, [0, 1, 0.3]),
     "binary_cross_entropy": (UNIT, [0, 1, 0.3]),
     "poisson": (RATES, [0, 1, 7]),
+    "focal": (UNIT, [0, 1, 0.3]),
 }
 """Values of y and of y* that a loss is defined for, where these are not all numbers."""
 
@@ -44,6 +45,9 @@ class Work:
 
     def full(self, slot: int = 0) -> np.ndarray:
         return self.arrays.setdefault(slot, np.full_like(self.like, np.nan))
+
+    def rows(self, slot: int = 0) -> np.ndarray:
+        return self.arrays.setdefault(("rows", slot), np.full_like(self.like[..., :1], np.nan))
 
     def mask(self) -> np.ndarray:
         return self.arrays.setdefault("mask", np.ones(self.like.shape, bool))

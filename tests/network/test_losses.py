@@ -29,6 +29,9 @@ LOSSES = {  # a loss of each kind, and the output activation to try it on
     "binary_cross_entropy of softmax": (gb.BinaryCrossEntropy, {}, "softmax"),
     "cross_entropy": (gb.CrossEntropy, {}, "softmax"),
     "cross_entropy smoothed": (gb.CrossEntropy, {"label_smoothing": 0.1}, "softmax"),
+    "focal": (gb.Focal, {}, "softmax"),
+    "focal 0.5": (gb.Focal, {"gamma": 0.5}, "softmax"),
+    "focal of sigmoid": (gb.Focal, {"alpha": 0.25}, "sigmoid"),
 }
 FUSED = {key: row for key, row in LOSSES.items() if row[2] in ("sigmoid", "softmax") and "of softmax" not in key}
 ROWS, OUTPUTS = 7, 4
@@ -69,13 +72,23 @@ def plain(loss, y, t):
         case "binary_cross_entropy":
             terms = [-b * math.log(a) - (1 - b) * math.log(1 - a) for a, b in pairs]
             slopes = [(1 - b) / (1 - a) - b / a for a, b in pairs]
+        case "focal":
+            yes, no = (1, 0) if loss.alpha is None else (loss.alpha, 1 - loss.alpha)  # no is 0 with softmax
+            sides = [(a, yes * b, 1 - a, no * (1 - b)) for a, b in pairs]
+            terms = [share * focal(p, loss.gamma)[0] + rest * focal(q, loss.gamma)[0] for p, share, q, rest in sides]
+            slopes = [share * focal(p, loss.gamma)[1] - rest * focal(q, loss.gamma)[1] for p, share, q, rest in sides]
     return math.fsum(terms), slopes
+
+
+def focal(p, gamma):
+    """−(1 − p)^γ·log p and its derivative"""
+    return -((1 - p) ** gamma) * math.log(p), gamma * (1 - p) ** (gamma - 1) * math.log(p) - (1 - p) ** gamma / p
 
 
 def targets(loss, rows=ROWS, outputs=OUTPUTS, seed=1):
     rng = np.random.default_rng(seed)
     match loss.name:
-        case "cross_entropy":
+        case "cross_entropy" | "focal":
             t = rng.dirichlet(np.ones(outputs), rows)
         case "binary_cross_entropy":
             t = rng.uniform(0, 1, (rows, outputs))
@@ -256,7 +269,8 @@ def test_fused_is_unfused(key, form, weights, reduction, dtype):
     grad_z, total, _ = fused(one, x, target, weights)
     seen = traced(other, x, target, weights)
     names = [operation.name for operation in one.plan(ROWS, labels=False, weights=weights is not None).operations]
-    assert f"{activation}_cross_entropy" in names
+    operation = {"focal": "softmax_focal", "focal 0.5": "softmax_focal", "focal of sigmoid": "loss_gradient"}
+    assert operation.get(key, f"{activation}_cross_entropy") in names
     tolerance = {"rtol": 1e-11, "atol": 1e-14} if dtype == "float64" else {"rtol": 2e-4, "atol": 2e-6}
     np.testing.assert_allclose(grad_z, seen["∇z1"], **tolerance)
     np.testing.assert_allclose(total, seen["E"], **tolerance)
@@ -358,6 +372,11 @@ def test_regression_counts_none():
         (lambda: gb.Quantile(np.ones((2, 2))), "Quantile's q must be a number in"),
         (lambda: trainer_of(gb.Huber([1, 2]), "identity"), r"Huber's delta must be one number, got \(1.0, 2.0\)"),
         (lambda: gb.AbsoluteError(reduction="none"), "reduction must be 'mean' or 'sum', got 'none'"),
+        (lambda: gb.Focal(-1), "Focal's gamma must be a finite number ≥ 0, got -1"),
+        (lambda: gb.Focal(None), "Focal's gamma must be a finite number ≥ 0, got None"),
+        (lambda: gb.Focal(alpha=1), r"Focal's alpha must be a number in \(0, 1\), got 1"),
+        (lambda: trainer_of("focal", "tanh"), "focal needs an output activation out of softmax, sigmoid"),
+        (lambda: trainer_of(gb.Focal(alpha=0.3), "softmax"), "alpha is for outputs with sigmoid, .* class_weight="),
         (lambda: trainer_of("cross_entropy", "identity"), "cross_entropy needs an output activation out of softmax"),
         (lambda: trainer_of("binary_cross_entropy", "tanh"), "needs an output activation out of sigmoid, softmax"),
         (lambda: trainer_of("poisson", "relu"), "needs an output activation out of exp, softplus"),

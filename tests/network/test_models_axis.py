@@ -43,7 +43,7 @@ def data(loss, models_shape=(), rows=ROWS, seed=0):
     rng = np.random.default_rng(seed)
     x, shape = rng.normal(0, 1, (*models_shape, rows, INPUTS)), (*models_shape, rows, OUTPUTS)
     match loss.name:
-        case "cross_entropy":
+        case "cross_entropy" | "focal":
             y = rng.integers(0, OUTPUTS, (*models_shape, rows))
         case "binary_cross_entropy":
             y = rng.uniform(0, 1, shape)
@@ -289,7 +289,7 @@ def test_many_losses_are_no_single_number():
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "half_squared_error", "poisson"])
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "half_squared_error", "poisson", "focal"])
 def test_fit_and_evaluate(name, weighted):
     """Each member has its own weights, order of rows and masks; 17 rows leave a tail of 2."""
     loss = gb.LOSSES[name]

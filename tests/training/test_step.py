@@ -191,7 +191,8 @@ def test_the_loss_that_goes_with_the_output(activation, name):
 
 @pytest.mark.parametrize("name", gb.LOSSES)
 def test_losses_by_name(name):
-    activation = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp"}.get(name, "identity")
+    needs = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "poisson": "exp", "focal": "softmax"}
+    activation = needs.get(name, "identity")
     assert gb.Trainer(gb.Network(4, [gb.Dense(3, activation)]), name).loss == gb.LOSSES[name]
 
 

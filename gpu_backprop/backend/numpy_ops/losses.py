@@ -205,6 +205,7 @@ def softmax_focal(
         yield row_sum(ratio, e)
         if grad_z is not None:
             yield call(np.equal, loss_of, 0.0, out=certain)
+            yield call(np.minimum, loss_of, 1000.0, out=loss_of)  # where the quotient is 0, and not ∞/∞
             yield call(np.expm1, loss_of, out=ratio)
             yield call(np.divide, loss_of, ratio, out=ratio)
             yield partial(np.copyto, ratio, 1, where=certain)

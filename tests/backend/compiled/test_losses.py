@@ -33,7 +33,7 @@ def _quartic(y, target, grad_y, e, work):
 QUARTIC = LossFormula("a user's quartic", _quartic, "(y - t) * (y - t) * (y - t) * (y - t)", "A(4) * pow(y - t, A(3))")
 CHOSEN = {loss.name: loss for loss in (*LOSSES.values(), gb.Huber(delta=0.3), gb.Quantile(q=0.8))}
 TABLE = {name: loss.formula for name, loss in CHOSEN.items()} | {"quartic": QUARTIC}
-DOMAINS = {"cross_entropy": (0.05, 0.95), "binary_cross_entropy": (0.05, 0.95), "poisson": (0.1, 4)}
+DOMAINS = dict.fromkeys(("cross_entropy", "binary_cross_entropy", "focal"), (0.05, 0.95)) | {"poisson": (0.1, 4)}
 CROSS, BINARY, NONE = TABLE["cross_entropy"], TABLE["binary_cross_entropy"], np.zeros(1)
 
 pytestmark = pytest.mark.usefixtures("split")

@@ -165,6 +165,25 @@ class TestTheSameInSlabs:
 
         same(monkeypatch, size, case, exact=False, more=False)
 
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_softmax_focal(self, monkeypatch, size, models_shape, labelled):
+        def case(device, rng):
+            z, bias, total = (
+                of(rng, *models_shape, ROWS, UNITS),
+                of(rng, *models_shape, UNITS),
+                np.zeros((*models_shape, 3)),
+            )
+            target = _labels(rng, models_shape)
+            if not labelled:
+                target = np.eye(UNITS + 1, UNITS, dtype=np.float32)[target]
+            grad_z, numbers = np.empty_like(z), members(LOSSES["focal"], models_shape)
+            calls = numpy_ops.softmax_focal(
+                device, z, bias, target, None, LOSSES["focal"].formula, numbers, 0.5, None, grad_z, total
+            )
+            return calls, [grad_z, total]
+
+        same(monkeypatch, size, case, exact=False)
+
     @pytest.mark.parametrize("weighted", [False, True])
     def test_sigmoid_cross_entropy(self, monkeypatch, size, models_shape, weighted):
         formula, numbers = LOSSES["binary_cross_entropy"].formula, np.zeros((*models_shape, 1))
