@@ -49,6 +49,8 @@ def add_train(commands: Any) -> None:
     how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
     command.add("--overwrite", how, action="store_true")
     _add_resuming(command)
+    events = "folder for the curves of the training as TensorBoard shows them, also while it runs"
+    command.add("--tensorboard", events, type=path, metavar="DIR")
     command.share("--quiet", "--debug")
     _add_data(command)
     _add_network(command)

@@ -111,9 +111,15 @@ def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, 
     return trainer
 
 
-def choose_callbacks(options: argparse.Namespace, validated: bool) -> list[gb.ReduceOnPlateau]:
-    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on."""
-    return [gb.ReduceOnPlateau("val_loss" if validated else "loss")] if options.schedule == "plateau" else []
+def choose_callbacks(options: argparse.Namespace, validated: bool) -> list[gb.ReduceOnPlateau | gb.TensorBoard]:
+    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, and what
+    --tensorboard asks for."""
+    callbacks: list[gb.ReduceOnPlateau | gb.TensorBoard] = []
+    if options.schedule == "plateau":
+        callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
+    if options.tensorboard is not None:
+        callbacks.append(gb.TensorBoard(options.tensorboard))
+    return callbacks
 
 
 def choose_stopping(options: argparse.Namespace, rows: int) -> dict[str, Any]:

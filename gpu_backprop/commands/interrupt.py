@@ -27,7 +27,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 class StopOnSignal(ExitStack):
     """While it is open, the first signal ends training after the current step, and the network is written; the second
-    ends the step at once, and the test result and curves are left out. Writing itself is not interrupted."""
+    ends the step at once, and test result, curves and report are left out. Writing itself is not interrupted."""
 
     def __init__(self, trainer: gb.Trainer) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class StopOnSignal(ExitStack):
         if self._may_raise:
             self._may_raise = False
             now = "what was learned is written" if self._written else "ending this step, then writing what was learned"
-            _say(f"{name}: {now}; leaving out the test result and the curves")
+            _say(f"{name}: {now}; leaving out the test result, curves and report")
             raise Interrupted(self._first)
         if first and self._training:
             self._trainer.stop()
             self._may_raise = True
             _say(
-                f"{name}: finishing this step, then writing what was learned; once more: without the test result and "
-                "the curves"
+                f"{name}: finishing this step, then writing what was learned; once more: without the test result, "
+                "curves and report"
             )
         elif not self._written:  # else only the last lines remain
             _say(f"{name}: what was learned is being written, which nothing interrupts")

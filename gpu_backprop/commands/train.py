@@ -85,14 +85,15 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         x, y = _x_and_y(trainer, data.training)
         if data.held_out is not None and not stopping["validation_split"]:
             stopping["validation"] = _x_and_y(trainer, data.held_out)
+        validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
+        callbacks = choose_callbacks(options, validated)
 
     log, when = folder.place / HISTORY, options.checkpoint_every
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
-        validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
-        how["callbacks"] = [*choose_callbacks(options, validated), gb.JsonLines(folder.place / LINES), *checkpoints]
+        how["callbacks"] = [*callbacks, gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         if failure is not None and not (history.rows or history.stopped):  # training has not begun

@@ -19,7 +19,6 @@ from gpu_backprop.html_report.html import Html, join, table, tag
 from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.figures import spans_decades
 from gpu_backprop.training.history import (
-    LOGARITHMIC,
     NO_METRICS,
     History,
     describe_best,
@@ -108,7 +107,7 @@ def _tiles(trainer: Trainer, measured: Mapping[str, Any], x: Any) -> Html:
     tiles = [(number(value), f"{name}{rows}") for name, value in measured.items()]
     best = find_best(history)
     if isinstance(best, int):
-        tiles.append((str(best), f"best of {len(history)} epochs"))
+        tiles.append((str(best), f"best epoch of {len(history)}"))
     if history.rows:
         tiles.append((_duration(sum(row.get("seconds", 0.0) for row in history)), "training"))
     return tag("div", *(tag("div", tag("b", figure), tag("span", name)) for figure, name in tiles), class_="tiles")
@@ -144,7 +143,7 @@ def _panel(history: History, name: str) -> Html:
         curves += [Curve(epochs, member, label, label if name != "learning_rate" else "") for member in members]
     best = find_best(history)
     return chart(
-        curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name in LOGARITHMIC and spans_decades(drawn),
+        curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name == "loss" and spans_decades(drawn),
         marked=best if isinstance(best, int) else None,
     )  # fmt: skip
 
@@ -183,7 +182,11 @@ def _preparation(trainer: Trainer) -> Html:
 
 def _settings(trainer: Trainer) -> Facts:
     """All that a trainer is told, but for the network, of which there is a table."""
-    told = {name.replace("_", " "): value for name, value in describe(trainer).items() if name not in ELSEWHERE}
+    told = {
+        name.replace("_", " "): value
+        for name, value in describe(trainer).items()
+        if name not in ELSEWHERE and value not in (None, False)
+    }
     return {"loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "epochs": len(trainer.history)} | told
 
 

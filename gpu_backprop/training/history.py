@@ -29,9 +29,6 @@ NO_METRICS = (
 )  # fmt: skip
 """The columns that are no metrics."""
 
-LOGARITHMIC = "loss", "learning_rate"
-"""The columns that are drawn with a logarithmic scale where their numbers ask for it."""
-
 FEW = 30
 """Up to so many epochs, a curve has a dot for each."""
 
@@ -103,8 +100,8 @@ class History:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the loss and the metric over the epochs, of training and validation data, and the learning rate where
-        it changed; the best epoch is marked. Losses and rates have a logarithmic scale where all are above 0 and the
-        largest is 50 times the least or more.
+        it changed; the best epoch is marked. Losses have a logarithmic scale where all are above 0 and the largest is
+        50 times the least or more.
 
         Args:
             path: an image to write (.png, .svg, .pdf ...). None: a figure of matplotlib.pyplot, which a notebook
@@ -143,7 +140,7 @@ class History:
             axes.plot(*zip(*points, strict=True), "*", color="black", label="best")
         elif best is not None:
             axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: epoch {best}")
-        if name in LOGARITHMIC and spans_decades(drawn):
+        if name == "loss" and spans_decades(drawn):
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))

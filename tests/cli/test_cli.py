@@ -20,7 +20,7 @@ from gpu_backprop.cli import main
 from gpu_backprop.commands import sources
 from gpu_backprop.data import load_digits, stratified_split
 
-FILES = {"model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html"}
+FILES = {"model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html", "settings.json", "split.npy"}
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,14 @@ class TestTrain:
             assert "learning_rate" not in rows[0]
         else:
             np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], np.multiply(of_rate, 0.003))
+
+    def test_tensorboard_gets_a_file_of_events(self, capsys, monkeypatch):
+        pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+        assert train("--out", "run", "--tensorboard", "events") == 0
+        assert len(list(Path("events").iterdir())) == 1
+        monkeypatch.setitem(sys.modules, "tensorboardX", None)
+        assert train("--out", "another", "--tensorboard", "events") == 1
+        assert "pip install 'gpu-backprop[tensorboard]'" in capsys.readouterr().err and not Path("another").exists()
 
     def test_a_seed_gives_the_same_model_again(self, tmp_path):
         for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):

@@ -190,7 +190,7 @@ class TestStopOnSignal:
             assert not signals.code
             signal.raise_signal(number)
             assert (signals.code, trainer.stopped) == (CODES[number], 1)
-            assert "once more: without the test result and the curves\n" in capfd.readouterr().err
+            assert "once more: without the test result, curves and report\n" in capfd.readouterr().err
             with pytest.raises(Interrupted):
                 signal.raise_signal(number)
             assert "ending this step, then writing what was learned; leaving out" in capfd.readouterr().err
