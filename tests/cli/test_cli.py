@@ -20,7 +20,7 @@ from gpu_backprop.cli import main
 from gpu_backprop.commands import sources
 from gpu_backprop.data import load_digits, stratified_split
 
-FILES = {"model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html"}
+FILES = {"model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html", "settings.json", "split.npy"}
 
 
 @pytest.fixture(autouse=True)
