@@ -91,6 +91,7 @@ PROOFS = (
             "data_files": "No damaged data file ends the program or takes more memory than it may",
             "models": "No damaged model file loads as something else",
             "command_lines": "No command line fails in a way that nobody has foreseen",
+            "resume": "Whatever ends a run, it goes on to the same bits; no damaged checkpoint loads as something else",
             "kills": "No signal leaves a torn file or loses what was learned",
             "miscompilations": "No kernel that was compiled wrongly trains a network",
             "threads": "No thread gets what belongs to another one",

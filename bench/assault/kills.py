@@ -35,15 +35,15 @@ from verdict import asked_quick, report
 import gpu_backprop as gb
 from gpu_backprop import cli, starting
 from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.commands.runs import FILES, HISTORY, MODEL
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 TRACED = (
     "cli.py", "train.py", "runs.py", "interrupt.py", "starting.py", "whole_file.py", "saving.py", "model_file.py",
-    "history.py",
+    "history.py", "checkpoint.py", "record_file.py", "folder.py", "run_settings.py",
 )  # fmt: skip
 """The files whose lines are moments."""
 
-MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
 EPOCHS, OLD_SEED, NEW_SEED = 4, 1, 2
 TRAIN = ["train", "t.csv", "--target", "y", "--layers", "8", "--out", "run", "--epochs", str(EPOCHS)]
 NEW = [*TRAIN, "--seed", str(NEW_SEED)]
@@ -201,8 +201,9 @@ def judged(folder: Path, what: str, name: str, said: str, killed: bool, epochs: 
             if epochs is not None and rows(history) != epochs:
                 yield f"{name}: a run of {rows(history)} epochs took the older one's place"
         else:
-            mixed = [n for n in (HISTORY, CURVES) if n in files and (here / n).read_bytes() != (old / n).read_bytes()]
-            missing = [n for n in (MODEL, HISTORY, CURVES) if n not in files]
+            others = [n for n in FILES if n != MODEL]
+            mixed = [n for n in others if n in files and (here / n).read_bytes() != (old / n).read_bytes()]
+            missing = [n for n in FILES if n not in files]
             if mixed or (missing and f".new/{MODEL}" not in files):
                 yield f"{name}: of the older run, {missing} are missing and {mixed} are not its own"
     learned = [path for path in files if path.endswith(HISTORY) and rows(here / path) and not same(here / path, old)]
@@ -210,7 +211,7 @@ def judged(folder: Path, what: str, name: str, said: str, killed: bool, epochs: 
         yield f"{name}: what was learned is lost; {sorted(files)}; {said[-300:]}"
     if killed:
         code, said = run(folder, [*NEW, "--overwrite"], {})
-        left = {path.name for path in here.iterdir()} - {MODEL, HISTORY, CURVES, "diverged-001"}
+        left = {path.name for path in here.iterdir()} - {*FILES, "diverged-001"}
         if code or left or gb.load(here / MODEL).seed != NEW_SEED:
             yield f"{name}: the next run ends with {code} and leaves {left}; {said[-300:]}"
 

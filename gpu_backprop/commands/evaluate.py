@@ -60,7 +60,7 @@ def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, sour
     if read_settings(run).data != samples.fingerprint():
         if options.held_out is not None:
             raise Misuse(f"--held-out: {source} has not the rows that {run} was trained on, and held some out of")
-        return samples, f"{everything}, which are not those that {run} was trained on"
+        return samples, f"{everything}; these are not the data that {run} was trained on"
     held_out = read_split(run)
     rows = np.flatnonzero(held_out)
     if options.held_out is not None and len(rows) != round(options.held_out * len(samples)):

@@ -74,11 +74,10 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
     epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
     with _before_training(folder):
         folder.require_room(trainer.network)
-        given = options.settings.folder if options.resume is not None else os.getcwd()
-        write_settings(
-            folder.place, RunSettings(options.given[1:], given, gb.__version__, data.fingerprint), data.split
-        )
-        if (folder.checkpoints).is_dir() and any(folder.checkpoints.iterdir()):
+        where = os.getcwd() if options.resume is None else options.settings.folder
+        settings = RunSettings(options.given[1:], where, gb.__version__, data.fingerprint)
+        write_settings(folder.place, settings, data.split)
+        if folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
             trainer.resume(folder.checkpoints)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])

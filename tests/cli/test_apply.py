@@ -310,7 +310,7 @@ class TestEvaluate:
     def test_classes(self, capsys):
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, *rows(30, 7)])]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "new.csv, all 30 rows"
+        assert lines[0] == "new.csv, all 30 rows; these are not the data that flowers was trained on"
         assert [line.split()[0] for line in lines[3:7]] == ["true", "A", "B", "C"]
         assert "always answering 'A' would be right for 0.3333: the network does better" in lines
         assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-4])
@@ -320,16 +320,41 @@ class TestEvaluate:
     def test_quantities(self, capsys):
         assert main(["evaluate", "houses", "houses.csv", "--loss", "absolute_error"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[:2] == ["houses.csv, all 60 rows", ""]
+        assert lines[:2] == ["houses.csv, the 12 rows that houses held out", ""]
         assert lines[2] == "always answering the mean would have an R² of 0: the network does better"
         figures = ["absolute_error", "R²", "MAE", "RMSE", "median absolute error"]
         assert [line.split(":")[0] for line in lines[3:]] == figures
         assert float(lines[4].split()[1]) > 0.9
 
     def test_only_what_was_held_out(self, capsys):
-        assert main(["evaluate", "digits", "digits", "--held-out", "0.2"]) == 0
+        """Whatever share is asked for, no row is measured that was learned from, unless all are asked for."""
+        for options in ([], ["--held-out", "0.2"]):
+            assert main(["evaluate", "digits", "digits", *options]) == 0
+            assert capsys.readouterr().out.startswith("digits, the 359 rows that digits held out\n")
+        assert main(["evaluate", "digits/model.safetensors", "digits", "--quiet"]) == 0
+        measured = capsys.readouterr().out
+        assert main(["evaluate", "digits", "digits", "--quiet"]) == 0
+        assert capsys.readouterr().out == measured
+        assert main(["evaluate", "digits", "digits", "--held-out", "0.3"]) == 2
+        assert "digits held out 359 of these 1,797 rows, and has learned from the others" in said(capsys)
+        assert main(["evaluate", "digits", "digits", "--all-rows"]) == 0
+        assert capsys.readouterr().out.startswith("digits, all 1,797 rows, 1,438 of which digits learned from\n")
+        assert main(["evaluate", "flowers", write("new.csv", [HEADER, *rows(30, 7)]), "--held-out", "0.2"]) == 2
+        assert "new.csv has not the rows that flowers was trained on" in said(capsys)
+
+    def test_a_model_file_alone_knows_of_no_rows(self, capsys):
+        shutil.copy("digits/model.safetensors", "alone.safetensors")
+        assert main(["evaluate", "alone.safetensors", "digits"]) == 0
+        assert capsys.readouterr().out.startswith("digits, all 1,797 rows\n")
+        assert main(["evaluate", "alone.safetensors", "digits", "--held-out", "0.2"]) == 0
         output = capsys.readouterr().out
         assert output.startswith("digits, the 359 rows that training with --held-out 0.2 --seed 0 held out\n")
+
+    @pytest.mark.parametrize("name", ["settings.json", "split.npy"])
+    def test_a_run_that_is_damaged(self, capsys, name):
+        (path := Path("digits") / name).write_bytes(path.read_bytes()[:60])
+        assert main(["evaluate", "digits", "digits"]) == 1
+        assert f"{path} cannot be used" in said(capsys).replace(os.sep, "/")
 
     def test_classes_that_are_not_known(self, capsys):
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, "1,2,red,D"])]) == 1
@@ -345,7 +370,7 @@ class TestEvaluate:
         np.savez("parts.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
         for part, number in (((), 5), (("--part", "test"), 5), (("--part", "train"), 12)):
             assert main(["evaluate", "two", "parts.npz", *part]) == 0
-            assert capsys.readouterr().out.startswith(f"parts.npz, all {number} rows\n")
+            assert capsys.readouterr().out.startswith(f"parts.npz, all {number} rows;")
         assert main(["evaluate", "two", "two.npz", "--part", "test"]) == 2
         assert "--part is about data with a part for training" in said(capsys)
         assert main(["evaluate", "digits", "digits", "--part", "test"]) == 2

@@ -380,7 +380,7 @@ class TestTextAndNumbers:
         assert "'y', the target, has 1 missing value, the first in line 42" in said(capsys)
         assert main(["evaluate", "run", "t.csv", "--drop-missing-target"]) == 0
         captured = capsys.readouterr()
-        assert "t.csv, all 40 rows" in captured.out
+        assert "t.csv, the 8 rows that run held out" in captured.out
         assert captured.err == "t.csv: 1 of 41 rows left out, whose target is missing\n"
         assert main(["predict", "run", "t.csv"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 42
@@ -578,8 +578,11 @@ class TestAccidents:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(row_logs.CsvLog, "write", full)
-        monkeypatch.setattr(os, "fsync", full)
+        def write(*_: object) -> None:
+            monkeypatch.setattr(os, "fsync", full)
+            full()
+
+        monkeypatch.setattr(row_logs.CsvLog, "write", write)
         assert train(flowers(), "--target", "species", "--impute", "mean", "--quiet") == 1
         assert "after 1 epoch: No space left on device; what was learned is lost: cannot save" in said(capsys)
 

@@ -89,7 +89,8 @@ class TestTrain:
         assert short("--epochs", "1000000") == 130
         captured = capfd.readouterr()
         assert re.fullmatch(
-            r"interrupted in epoch 1.*\nwritten to run: model.safetensors, history.csv, history.jsonl\n", captured.out
+            r"interrupted in epoch 1.*\nwritten to run: model.safetensors, history.csv, history.jsonl\nto go on: .*\n",
+            captured.out,
         )
         said = [line.partition("; ")[0] for line in captured.err.split("\n\n")]
         assert "finishing this step" in said[0] and "ending this step" in said[1]
@@ -104,7 +105,15 @@ class TestTrain:
     @pytest.mark.parametrize("place", ["save", "fsync", "replace"])
     def test_a_save_is_not_interrupted(self, capsys, monkeypatch, number, place):
         with monkeypatch.context() as patch:
-            sent(patch, {"save": gb}.get(place, os), place, number, number, number)
+
+            def save(*given, original=gb.save, **options):
+                sent(patch, os, place, number, number, number)
+                return original(*given, **options)
+
+            if place == "save":
+                sent(patch, gb, place, number, number, number)
+            else:
+                patch.setattr(gb, "save", save)
             assert short() == CODES[number]
         expected = gb.load("run/model.safetensors").parameters
         assert short("--overwrite") == 0

@@ -37,7 +37,7 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         for place, pair in enumerate(zip(there, here, strict=True)):
             yield from differences(*pair, f"{name}[{place}]")
-    elif there != here:
+    elif type(there) is not type(here) or there != here:
         if isinstance(there, list) and isinstance(here, list):
             there, here = f"{len(there)} of them", f"{len(here)}"
         yield f"{name} is {here!s:.200} here, and {there!s:.200} in the checkpoint"

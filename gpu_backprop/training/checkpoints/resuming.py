@@ -87,7 +87,7 @@ def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
         )
     try:
         return _apply(trainer, path, record, force, bool(found))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, GpuBackpropError):
             raise
         raise ModelFileError(f"cannot go on from {path}: what it says is not what this version expects.") from error
