@@ -6,7 +6,19 @@ from typing import Any
 
 from gpu_backprop import ACTIVATIONS, SCHEDULES
 from gpu_backprop.arguments.command import DATA, Command
-from gpu_backprop.arguments.values import at_least_0, interval, one_of, path, rate, share, some_of, source, units, whole
+from gpu_backprop.arguments.values import (
+    at_least_0,
+    hashed,
+    interval,
+    one_of,
+    path,
+    rate,
+    share,
+    some_of,
+    source,
+    units,
+    whole,
+)
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
@@ -87,6 +99,11 @@ def _add_data(command: Command) -> None:
     command.add("--impute", impute, choices=IMPUTE, metavar="HOW")
     text = "a column that is text though it looks like numbers, such as a postcode; can be repeated"
     command.add("--text", text, action="append", default=[], **column)
+    hash = (
+        "a column of many different texts, each of which is hashed to one of K inputs (default: 256) and is no "
+        "input of its own; can be repeated"
+    )
+    command.add("--hash", hash, action="append", default=[], type=hashed, metavar="COLUMN[=K]")
     missing = (
         "a text that stands for a missing value, beside an empty field; can be repeated (default: NA, N/A, NaN and "
         "null, in small or large letters; '' for none but the empty field)"

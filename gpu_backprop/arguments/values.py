@@ -11,6 +11,8 @@ from typing import Any
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.data import DataError
+from gpu_backprop.data.categories import BUCKETS
+from gpu_backprop.data.cells import composed
 from gpu_backprop.data.limits import size_of
 from gpu_backprop.data.messages import shown
 from gpu_backprop.training.metrics import metric_named
@@ -75,6 +77,12 @@ def source(text: str) -> str:
 def path(text: str) -> Path:
     """Read the same as a path."""
     return Path(source(text))
+
+
+def hashed(text: str) -> tuple[str, int]:
+    """Read a column and the number of inputs that it is hashed to: "city=64", or "city" for the usual one."""
+    name, equals, number = text.rpartition("=")
+    return (composed(name), int(number)) if equals and number.isdecimal() else (composed(text), BUCKETS)
 
 
 def units(text: str) -> list[int]:

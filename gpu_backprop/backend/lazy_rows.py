@@ -28,6 +28,8 @@ class LazyRows:
         return self.shape[0]
 
     def __getitem__(self, at: Any) -> Array:
+        if isinstance(at, tuple) and not at:
+            return self  # type: ignore[return-value]
         row, *rest = at if isinstance(at, tuple) else (at,)
         if row is Ellipsis:
             row, *rest = rest

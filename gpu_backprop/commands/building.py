@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
@@ -140,5 +143,10 @@ def choose_epochs(rows: int, early_stopping: bool) -> int:
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:
     """Return y as the loss takes it: for a loss that knows no labels, classes become rows of 0 and 1."""
     if samples.y.ndim == 1 and not loss.labels:
-        return gb.one_hot(samples.y, net.outputs) if net.outputs > 1 else samples.y[:, None]
+        if net.outputs == 1:
+            return samples.y[:, None]
+        if isinstance(samples.x, LazyRows):
+            shape = len(samples), net.outputs
+            return cast(Array, LazyRows(shape, np.float64, lambda rows: gb.one_hot(samples.y[rows], net.outputs)))
+        return gb.one_hot(samples.y, net.outputs)
     return samples.y

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.sources import (
     DIGITS,
@@ -26,8 +27,12 @@ from gpu_backprop.commands.sources import (
 )
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
 from gpu_backprop.data.messages import listed, shown
+from gpu_backprop.data.row_blocks import larger_than_memory
+from gpu_backprop.data.split import is_held_out
+from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.data.table import missing
 from gpu_backprop.training.checkpoints.fingerprint import fingerprint
+from gpu_backprop.training.streaming import given_rows
 
 HELD_OUT = 0.2
 """The share of the rows that is held out unless another was asked for."""
@@ -48,6 +53,9 @@ class Samples:
 
     def take(self, rows: Array) -> Samples:
         """Return some of the rows."""
+        if isinstance(self.x, LazyRows):
+            x = LazyRows((len(rows), *self.x.shape[1:]), self.x.dtype, lambda some: self.x[rows[some]])
+            return Samples(cast(Array, x), self.y[rows])
         return Samples(self.x[rows], self.y[rows])
 
     def fingerprint(self) -> dict[str, Any]:
@@ -79,11 +87,14 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
     """Read and prepare the rows that the command line names; quantities are scaled if `scale_target`."""
     if options.data == DIGITS:
         return _digits(options)
+    if larger_than_memory(options.data):
+        return _in_windows(options, scale_target)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)
     if options.drop_missing_target:
         data = drop_missing_target(data, options.target)
-    settings = {"impute": options.impute, "ignore": options.ignore, "standardise_target": scale_target}
+    settings = {"impute": options.impute, "ignore": options.ignore, "hashed": dict(options.hash)}
+    settings["standardise_target"] = scale_target
     fit = partial(Preprocessing.fit, data, options.target, **settings)
     whole = fit(task=options.task)
     for warning in whole.warnings:
@@ -103,6 +114,66 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
     fitted = fit(task=whole.task, rows=rows)
     _print_data(whole, fitted, data, rows, options.quiet)
     return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
+
+
+def _in_windows(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
+    """Prepare rows that take more memory than they may, in a temporary file."""
+    print(f"{options.data}: more than the memory limit, so that its rows are prepared on the disk, and read in windows")
+    other = options.held_out_file is not None or (options.held_out is None and has_test_part(options.data))
+    share = 0.0 if other else _share(options)
+    form = {"delimiter": options.delimiter, "drop_missing_target": options.drop_missing_target}
+    rows = open_rows(
+        options.data, target=options.target, held_out=share, seed=options.seed, task=options.task, **form,
+        impute=options.impute, ignore=options.ignore, hashed=dict(options.hash), text=options.text,
+        missing=options.missing, standardise_target=scale_target,
+    )  # fmt: skip
+    learned, held_out = rows.preprocessing, rows.held_out
+    assert learned is not None
+    if other:
+        file, part = (options.data, "test") if options.held_out_file is None else (options.held_out_file, "train")
+        held_out = open_rows(file, preprocessing=learned, part=part, **form)
+    count = len(rows) + (0 if rows.held_out is None else len(rows.held_out))
+    if not options.quiet:
+        print(f"{options.data}: {count:,} rows\n{learned.why}\ninputs: {learned.inputs:,}\n")
+    for warning in warnings_of(rows.unseen):
+        warn(f"{options.data}: {warning}")
+    training, split = stored_samples(rows), is_held_out(0, count, share, options.seed)
+    testing = None if held_out is None else stored_samples(held_out)
+    whole = (
+        training
+        if other or testing is None
+        else Samples(_in_order(training.x, testing.x, split), _in_order(training.y, testing.y, split))
+    )
+    return TrainTestData("rows", learned, training, testing, split, whole.fingerprint())
+
+
+def stored_samples(rows: StoredRows) -> Samples:
+    """Return x and y of rows that were prepared on the disk."""
+    x, y, _ = given_rows(rows, None, None)
+    return Samples(x, y)
+
+
+def _in_order(training: Array, held_out: Array, split: Array) -> Array:
+    """Return both together in the order of the data."""
+
+    def read(rows: slice | Array) -> Array:
+        assert isinstance(rows, slice)
+        start, stop, _ = rows.indices(len(split))
+        out, before = split[start:stop], np.count_nonzero(split[:start])
+        number = np.count_nonzero(out)
+        found = np.empty((stop - start, *training.shape[1:]), training.dtype)
+        found[out] = held_out[before : before + number]
+        found[~out] = training[start - before : stop - before - number]
+        return found
+
+    return cast(Array, LazyRows((len(split), *training.shape[1:]), training.dtype, read))
+
+
+def warnings_of(unseen: Mapping[str, int]) -> Iterator[str]:
+    """Yield a sentence for each column in which some rows have a text that no training row had."""
+    for column, number in unseen.items():
+        unknown = "a text that no training row had; to the network it is none of the categories that it knows"
+        yield f"{number:,} rows have in column {shown(column)} {unknown}"
 
 
 def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
@@ -160,7 +231,7 @@ def warn(message: str) -> None:
 def _digits(options: argparse.Namespace) -> TrainTestData:
     given = {
         "--target": options.target, "--delimiter": options.delimiter, "--impute": options.impute,
-        "--ignore": options.ignore, "--text": options.text, "--missing": options.missing,
+        "--ignore": options.ignore, "--hash": options.hash, "--text": options.text, "--missing": options.missing,
         "--drop-missing-target": options.drop_missing_target, "--held-out-file": options.held_out_file,
         "--task": None if options.task == "auto" else options.task,
     }  # fmt: skip
@@ -216,7 +287,10 @@ def _print_data(whole: Preprocessing, preprocessing: Preprocessing, data: Data, 
 
 
 def _input(name: str, preprocessing: Preprocessing, column: Array) -> str:
-    return name if name in preprocessing.features else f"{name} ({len(set(column.tolist())):,} categories)"
+    if name in preprocessing.features:
+        return name
+    hashed = f"{name} hashed to 0" in preprocessing.features
+    return f"{name} (hashed)" if hashed else f"{name} ({len(set(column.tolist())):,} categories)"
 
 
 def _cut(names: list[str], there: int) -> str:

@@ -10,12 +10,14 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import GradientError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import targets
-from gpu_backprop.commands.datasets import Samples, prepare, split
+from gpu_backprop.commands.datasets import Samples, prepare, split, stored_samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.run_settings import read_settings, read_split
 from gpu_backprop.commands.runs import MODEL, SETTINGS, load_prepared
 from gpu_backprop.commands.scoring import score
-from gpu_backprop.commands.sources import drop_missing_target, load_rows
+from gpu_backprop.commands.sources import DIGITS, drop_missing_target, load_rows
+from gpu_backprop.data.row_blocks import larger_than_memory
+from gpu_backprop.data.stored_rows import open_rows
 from gpu_backprop.training.history import number
 from gpu_backprop.training.metrics import choose_metrics
 
@@ -25,17 +27,24 @@ BATCH = 1024
 def evaluate(options: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     net = load_prepared(options.run, options.device)
-    data = load_rows(options, net.preprocessing)
-    if options.drop_missing_target:
-        data = drop_missing_target(data, net.preprocessing.target)
-    samples = prepare(net.preprocessing, data)
-    samples, which = _choose(options, net, samples, data.source)
+    if options.data != DIGITS and larger_than_memory(options.data):
+        rows = open_rows(
+            options.data, preprocessing=net.preprocessing, delimiter=options.delimiter, part=options.part or "train",
+            drop_missing_target=options.drop_missing_target,
+        )  # fmt: skip
+        source, samples = options.data, stored_samples(rows)
+    else:
+        data = load_rows(options, net.preprocessing)
+        if options.drop_missing_target:
+            data = drop_missing_target(data, net.preprocessing.target)
+        source, samples = data.source, prepare(net.preprocessing, data)
+    samples, which = _choose(options, net, samples, source)
     trainer = gb.Trainer(net, options.loss, batch_size=BATCH)
     choose_metrics(options.metrics, net, trainer.loss)  # for its errors
     loss = trainer.evaluate(samples.x, targets(trainer.loss, net, samples))["loss"]
     scores = score(trainer, samples, options.metrics)
     if not options.quiet:
-        print(f"{data.source}, {which}\n")
+        print(f"{source}, {which}\n")
         if scores.mistakes:
             print(f"{scores.mistakes}\n")
         if scores.baseline:

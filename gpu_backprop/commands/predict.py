@@ -6,7 +6,8 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,12 +18,15 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
-from gpu_backprop.commands.datasets import transform
+from gpu_backprop.commands.datasets import transform, warn, warnings_of
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.runs import MODEL, load_prepared
 from gpu_backprop.commands.scoring import labels
-from gpu_backprop.commands.sources import load_rows
+from gpu_backprop.commands.sources import DIGITS, has_test_part, load_rows
+from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.cells import is_number
+from gpu_backprop.data.row_blocks import larger_than_memory, open_blocks
+from gpu_backprop.data.stored_rows import as_in_training
 from gpu_backprop.training.console import Readable
 
 PREDICTION = "prediction"
@@ -41,14 +45,34 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
-    x = transform(net.preprocessing, load_rows(options, net.preprocessing))
+    parts = _parts(options, net.preprocessing)
     written = spreadsheet_safe if options.spreadsheet_safe else plain
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(written, header(net)))
-        for first in range(0, len(x), BLOCK):
-            writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written))
+        for x in parts:
+            for first in range(0, len(x), BLOCK):
+                writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written))
     return 0
+
+
+def _parts(options: argparse.Namespace, preprocessing: Preprocessing) -> Iterable[Array]:
+    """Return x: of all rows, or, where they take more memory than they may, of some thousand rows at a time."""
+    if options.data != DIGITS and larger_than_memory(options.data):
+        return _blocks(options, preprocessing)
+    return [transform(preprocessing, load_rows(options, preprocessing))]
+
+
+def _blocks(options: argparse.Namespace, preprocessing: Preprocessing) -> Iterator[Array]:
+    """Yield x of each block of rows; at the end, warn of what is not as in the training data."""
+    part = options.part or ("test" if has_test_part(options.data) else "train")
+    blocks = open_blocks(options.data, delimiter=options.delimiter, part=part, missing=preprocessing.missing)
+    unseen = Counter[str]()
+    for block in as_in_training(blocks, preprocessing):
+        yield preprocessing.transform(block)
+        unseen.update(preprocessing.unseen)
+    for warning in warnings_of(unseen):
+        warn(f"{options.data}: {warning}")
 
 
 def header(net: gb.Network) -> Sequence[str]:

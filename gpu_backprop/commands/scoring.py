@@ -62,7 +62,7 @@ def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> S
         return _score_columns(trainer, samples.y, y, asked)
     names = [str(name) for name in net.classes or range(net.outputs)]
     matrix = confusion_matrix(samples.y, labels(y), len(names))
-    rows, often = Outputs(np, y, targets(trainer.loss, net, samples)), matrix.sum(axis=1)
+    rows, often = Outputs(np, y, targets(trainer.loss, net, samples)[:]), matrix.sum(axis=1)
     figures = [f"accuracy: {accuracy(matrix):.4f}"]
     if unbalanced(often):
         figures += _of_rare_classes(rows, often, names)

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array, explained, fill, native, unpacked
-from gpu_backprop.data.limits import decoding, stored_bytes, take
+from gpu_backprop.data.limits import decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.table import Arrays
 
 Stream = BufferedReader | gzip.GzipFile
@@ -99,7 +99,8 @@ def idx_folder_blocks(folder: Path, part: str = "train") -> Iterator[Arrays]:
     """Yields what `read_idx_folder` reads some thousand images at a time; the labels are there as a whole meanwhile."""
     with explained(folder):
         images, labels_path = _find(folder, f"{PREFIX[part]}-images-idx3-ubyte", f"{PREFIX[part]}-labels-idx1-ubyte")
-    labels = _checked(labels_path, "labels", ("labels",)).astype(np.int64)
+    with memory_limit(None):  # counted anew each time
+        labels = _checked(labels_path, "labels", ("labels",)).astype(np.int64)
     with explained(images, "is a damaged gzip file"), images.open("rb") as file, unpacked(file) as stream:
         (rows, *pixels), dtype = _header(stream, images)
         if dtype != np.uint8 or len(pixels) != 2 or rows != len(labels):

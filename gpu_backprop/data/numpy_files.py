@@ -21,7 +21,7 @@ import numpy as np
 from gpu_backprop.data.cells import texts
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array, explained, fill, native
-from gpu_backprop.data.limits import check, decoding, stored_bytes, take
+from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.table import Arrays
 
@@ -70,7 +70,8 @@ def npy_blocks(path: Path) -> Iterator[Arrays]:
         if partner is None:
             raise DataError(f"{path} holds targets, and no file of the same name with x for y is beside it")
         path, partner = partner, path
-    y = None if partner is None else _npy(partner)
+    with memory_limit(None):  # counted anew each time
+        y = None if partner is None else _npy(partner)
     with explained(path), path.open("rb") as file:
         shape, fortran, dtype = _header(str(path), file)
         place, size = file.tell(), os.fstat(file.fileno()).st_size

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -194,7 +195,8 @@ class RowFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._lock = folder, threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 — open until the rows are closed
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 — open until the rows are closed, or gone
+        weakref.finalize(self, self._file.close)
         self.rows, self.form, self.dtype = 0, tuple[int, ...](), np.dtype(np.float32)
 
     @property

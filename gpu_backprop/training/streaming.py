@@ -241,12 +241,13 @@ def place_data(
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
     in_files = any(isinstance(array, LazyRows) or memory_map(array) is not None for array in arrays)
     held = "a memory map" if in_files else "host memory"
-    told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
     if in_windows(data):
         windows = WindowedData(network, data.on_host(device), batch_size, apart=shuffled)
-        size = memory_size(sum(array.nbytes for array in windows.sources))
-        LOG.info("%s, read from disk in windows of %s rows; two take %s", told, f"{windows.block_rows:,}", size)
+        size, rows = memory_size(sum(array.nbytes for array in windows.sources)), f"{windows.block_rows:,}"
+        told = "%s: %s rows, read from disk in windows of %s rows; two take %s"
+        LOG.info(told, name, f"{data.rows:,}", rows, size)
         return windows
+    told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
     if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)

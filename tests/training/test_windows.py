@@ -182,5 +182,5 @@ def test_an_error_of_the_reader_ends_the_fit_and_its_thread(maps):
 def test_what_is_needed_is_told(maps, caplog):
     with caplog.at_level(logging.INFO, "gpu_backprop"):
         trainer_of().fit(maps[0], maps[1], 1, progress=False)
-    told = "training data: 205 rows, 4.0 KiB as float32, read from disk in windows of 56 rows; two take 2.2 KiB"
+    told = "training data: 205 rows, read from disk in windows of 56 rows; two take 2.2 KiB"
     assert caplog.messages == [told]
