@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation
@@ -21,7 +20,6 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
-from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -29,15 +27,13 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import number, positive, switch
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import diagnosis, memory
-from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.checkpoints.resuming import Resumed, resume
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
-from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.diagnosis import Diagnosis
-from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
-from gpu_backprop.training.evaluation import Evaluation, held_out_samples
-from gpu_backprop.training.fit_schedule import FitSchedule
+from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fit import Fit
 from gpu_backprop.training.history import History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
@@ -45,14 +41,11 @@ from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer, Setting
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
-from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.range_test import LEAST_STEPS, RangeTest, run_range_test
-from gpu_backprop.training.row_logs import CsvLog
-from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
-from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run, Settings
+from gpu_backprop.training.run import Settings
 from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import given_rows, place_data
-from gpu_backprop.training.unscaled import describe_unscaled, warn_of_unscaled
+from gpu_backprop.training.unscaled import describe_unscaled
 
 
 class Trainer(FixedAttributes):
@@ -202,6 +195,11 @@ class Trainer(FixedAttributes):
         self._history = value
 
     @property
+    def resumed(self) -> Resumed | None:
+        """What the next fit goes on from; None: it begins anew."""
+        return self._resumed
+
+    @property
     def running(self) -> RunningFit | None:
         """The fit that runs, for callbacks; None while none does."""
         return self._running
@@ -212,11 +210,11 @@ class Trainer(FixedAttributes):
         own = {name: a for name, a in arrays.items() if name not in ("parameters", "random")}  # the network has those
         options = {name: getattr(self, name) for name in ("clip_norm", "average", "accumulate")}
         state = State({name: self.device.to_host(array) for name, array in own.items()}, host)
-        options |= self._settings._asdict()
+        options |= self.settings._asdict()
         return _rebuild, (self.network, self.loss, self.optimizer, options, state, self.history)
 
     @property
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
         return Settings(self.batch_size, self.graph, self.stream, self.one_launch, self.metrics)
 
     def _mode(self, name: str, value: bool | str, can: bool) -> bool | str:
@@ -411,109 +409,16 @@ class Trainer(FixedAttributes):
         """
         with self.network.exclusively("fit"):
             self.stopping = False
-            epochs = positive("epochs", epochs)
-            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
-            self.network.trained_by = None  # it says no longer what trained these weights
-            if loss_every is not None:
-                loss_every = positive("loss_every", loss_every)
-            choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))
-            told = Callbacks(self, callbacks := with_early_stopping(early_stopping, callbacks))
-            stopper = early_stopping_of(callbacks)
-            share = validation_share(validation_split, validation, bool(early_stopping), callbacks)
-            if isinstance(validation, StoredRows):
-                validation = given_rows(validation, None, None)
-            held_out = held_out_samples(self.network, self.loss, validation)
-            warn_of_unscaled(data, self.loss, self.device, prepared=self.network.preprocessing is not None)
-            step, settings = self.training_step, self._settings
-            if share:
-                data, held_out = hold_out(self.network, data, share, step.seeds[0])
-            if class_weight is not None:
-                data = weighted_by_class(self.network, data, class_weight)
-            repeats, halves = told.repeatable, on_divergence == HALVE_RATE
-            keeps_best = stopper is not None and stopper.restore_best
-            history, resumed = self.history, self._resumed
-            first = len(history) + 1 if resumed is None else resumed.first
-            schedule = FitSchedule(self.network, self.optimizer, first, epochs, -(-data.rows // self.batch_size))
-            rooms = memory.require_fit(step, settings, data, held_out, shuffle, keeps_best, halves, schedule)
-            source = self._place(data, "training data", rooms[0], shuffle)
-            after_step = told.after_step if told.have_on_step else lambda _: self.stopping
-            step.averaging.begin()
-            run = Run(step, source, settings, history, shuffle, loss_every, after_step, repeats, halves, schedule)
-            fit = RunningFit(self, run, told, data, first)
-            if resumed is not None:
-                resumed.go_on(fit)
-            self._resumed = None
-            left = max(0, fit.first + epochs - run.number)
-            evaluation = None
-            if held_out is not None:
-                source = self._place(held_out, "validation data", rooms[1], False)
-                rows = step.accumulation.rows_at_once(self.batch_size)
-                evaluation = Evaluation(
-                    self.network, self.loss, held_out, rows, self.graph, metrics=self.metrics, source=source
-                )
-            self.network.refresh()
-            with (
-                CsvLog(csv, history) as log,
-                open_progress(progress, left, data.rows, history) as shown,
-                step.averaging.kept(),
-                self._as_running(fit),
-                told,
-            ):
-                history.stopped = None
-                if resumed is None:
-                    history.best_epoch = None
-                try:
-                    self._train(fit, evaluation, left, log, shown, schedule)
-                except KeyboardInterrupt:
-                    run.whole = False
-                    history.stopped = f"interrupted in epoch {run.number}"
-                    kept = "" if keeps_best else "; what was learned until then is kept"
-                    history.stopped += run.roll_back_if_diverged() or kept
-                    if not in_notebook():
-                        raise
-                except Exception as error:
-                    run.whole = False
-                    if not history.stopped:
-                        history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
-                        history.stopped += run.roll_back_if_diverged()
-                    raise
-                finally:
-                    schedule.end()
-            return history
-
-    def _train(
-        self, fit: RunningFit, evaluation: Evaluation | None, epochs: int, log: CsvLog, shown: Progress,
-        schedule: FitSchedule,
-    ) -> None:  # fmt: skip
-        """Runs the epochs of a fit; puts each into the history, the log and the display, and tells the callbacks."""
-        run, told = fit.run, fit.callbacks
-        history, rows, begin = run.history, run.data.rows, run.number
-        told.start(run)
-        self.stopping = self.stopping or told.asked_by_callback is not None
-        for epoch in range(begin, begin + epochs):
-            if self.stopping:
-                when = f"before epoch {epoch}" if epoch == fit.first else f"after epoch {epoch - 1}"
-                history.stopped = f"stopped {when}{told.asked}"
-                return
-            row = run.epoch(epoch, shown)
-            if row is None:
-                history.stopped = f"stopped in epoch {epoch}{told.asked}{run.roll_back_if_diverged()}"
-                return
-            seconds = time.perf_counter() - run.started
-            if evaluation is not None:
-                with self.training_step.averaging.measured():
-                    row |= {f"val_{name}": value for name, value in evaluation.run().items()}
-            if told.set_rate or "learning_rate" in self.optimizer.schedule:
-                row["learning_rate"] = schedule.learning_rate(epoch)
-            row |= {"seconds": seconds, "samples_per_second": rows / seconds}
-            history.append(row)
-            log.write()
-            told.epoch(run)
-            shown.epoch(row)  # which marks the best epoch, that a callback may have found
+            return Fit(
+                self, x, y, epochs, weights=weights, class_weight=class_weight, validation=validation,
+                validation_split=validation_split, shuffle=shuffle, early_stopping=early_stopping, csv=csv,
+                progress=progress, loss_every=loss_every, callbacks=callbacks, on_divergence=on_divergence,
+            ).train()  # fmt: skip
 
     @contextmanager
-    def _as_running(self, fit: RunningFit) -> Iterator[None]:
-        self._running = fit
+    def as_running(self, fit: RunningFit) -> Iterator[None]:
+        """Shows a fit as `running` meanwhile; a further one begins anew."""
+        self._running, self._resumed = fit, None
         try:
             yield
         finally:
@@ -563,9 +468,9 @@ class Trainer(FixedAttributes):
                 one class.
         """
         data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
-        settings = self._settings if metrics is None else self._settings._replace(metrics=metrics)
+        settings = self.settings if metrics is None else self.settings._replace(metrics=metrics)
         (room,) = memory.require_evaluation(self.training_step, settings, data)
-        source = self._place(data, "data", room, False)
+        source = self.place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
         rows = self.training_step.accumulation.rows_at_once(self.batch_size)
@@ -573,7 +478,8 @@ class Trainer(FixedAttributes):
             self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device
         ).run()
 
-    def _place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
+    def place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
+        """Puts data on the device, or lets them be streamed; see `place_data`."""
         return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
 
 

@@ -35,8 +35,8 @@ def describe_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool)
     return "; ".join(filter(None, found))
 
 
-def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> None:
-    """Warns once of what `describe_unscaled` says, in the name of the caller's caller's caller."""
+def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool, stacklevel: int) -> None:
+    """Warns once of what `describe_unscaled` says; `stacklevel` as warnings.warn takes it."""
     found = describe_unscaled(data, loss, device, prepared)
     if not found:
         return
@@ -47,7 +47,7 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) 
     if math.isfinite(loss.low):
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     said = f"{found}. From such numbers networks learn slowly or not at all. {advice}."
-    warnings.warn(said, RuntimeWarning, stacklevel=4)
+    warnings.warn(said, RuntimeWarning, stacklevel=stacklevel)
 
 
 def _described(name: str, array: Array, device: Device, small: bool = True) -> str:

@@ -53,7 +53,7 @@ def step_needs(trainer, feed, rows):
 
 
 def fit_needs(trainer, data, held_out, batch_size):
-    settings = trainer._settings._replace(batch_size=batch_size)
+    settings = trainer.settings._replace(batch_size=batch_size)
     return memory.fit_needs(trainer.training_step, settings, data, held_out)
 
 
@@ -109,7 +109,7 @@ def test_parts_take_what_their_dry_run_says(pool, form):
     assert pool.used_bytes() - before == sum(needs.values())
     needs = fit_needs(trainer, data, None, 16)
     before = pool.used_bytes()
-    run = Run(step, DataSet(trainer.network, data), trainer._settings, trainer.history, shuffle=True)
+    run = Run(step, DataSet(trainer.network, data), trainer.settings, trainer.history, shuffle=True)
     assert pool.used_bytes() - before == sum(needs.values()) and run.batches and loss is not None
 
 
@@ -120,7 +120,7 @@ def test_a_fit_takes_what_its_dry_run_says(pool, form):
     held_out = samples(trainer.network, trainer.loss, X[:20], y[:20], None, values=True)
     needs = fit_needs(trainer, data, held_out, 16)
     before = pool.used_bytes()
-    run = Run(trainer.training_step, DataSet(trainer.network, data), trainer._settings, trainer.history, shuffle=True)
+    run = Run(trainer.training_step, DataSet(trainer.network, data), trainer.settings, trainer.history, shuffle=True)
     measured = Evaluation(trainer.network, trainer.loss, held_out, 16)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and measured.batches == [16, 4]
@@ -138,9 +138,9 @@ def test_a_schedule_takes_what_its_dry_run_says(pool, seed):
     trainer = trainer_of(net, optimizer=gb.AdamW(schedule={"learning_rate": "cosine", "weight_decay": "linear"}))
     step, data = trainer.training_step, samples(net, trainer.loss, X, LABELS, None, values=True)
     schedule = FitSchedule(net, trainer.optimizer, 1, 3, 4)
-    needs = memory.fit_needs(step, trainer._settings, data, None, schedule=schedule)
+    needs = memory.fit_needs(step, trainer.settings, data, None, schedule=schedule)
     before = pool.used_bytes()
-    run = Run(step, DataSet(net, data), trainer._settings, trainer.history, shuffle=True, schedule=schedule)
+    run = Run(step, DataSet(net, data), trainer.settings, trainer.history, shuffle=True, schedule=schedule)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and needs["schedule"] >= 8 * 12 * (5 + 1)
 
@@ -150,7 +150,7 @@ def test_a_measurement_takes_what_its_dry_run_says(pool, form):
     trainer, y, weights = made(form)
     data = samples(trainer.network, trainer.loss, X, y, weights, values=True)
     trainer.batch_size, trainer.metrics = 16, metrics_of(form)
-    needs = memory.evaluation_needs(trainer.training_step, trainer._settings, data)
+    needs = memory.evaluation_needs(trainer.training_step, trainer.settings, data)
     before = pool.used_bytes()
     measured = Evaluation(trainer.network, trainer.loss, data, 16, metrics=trainer.metrics)
     assert pool.used_bytes() - before == sum(needs.values())

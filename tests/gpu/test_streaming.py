@@ -230,7 +230,7 @@ def test_a_run_that_is_ended_goes_on_as_well(way, rows, monkeypatch):
             raise KeyboardInterrupt
 
         watcher = Watcher(rows, trainer.stop if way == "stop" else interrupt)
-        monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_, shown=watcher: shown)
+        monkeypatch.setattr("gpu_backprop.training.fit.open_progress", lambda *_, shown=watcher: shown)
         with pytest.raises(KeyboardInterrupt) if way == "Ctrl-C" else nullcontext():
             trainer.fit(X, LABELS, 4)
         history = trainer.history
@@ -405,7 +405,7 @@ def test_auto_streams_what_does_not_fit(room, caplog, monkeypatch):
     trainer.batch_size = 20_000
     trainer.fit(X, LABELS, 1, progress=False)  # what is there once for all fits
     monkeypatch.setattr(streaming, "BLOCK", 1 << 20)
-    settings = trainer._settings._replace(batch_size=20_000)
+    settings = trainer.settings._replace(batch_size=20_000)
     held_out = Samples(x[:100], y[:100], None)
     needed = sum(fit_needs(trainer.training_step, settings, Samples(x, y, None), held_out).values())
     free = (needed if room else needed - (1 << 20)) * streaming.MARGIN // (streaming.MARGIN - 1) + streaming.MARGIN

@@ -75,7 +75,7 @@ def waits(start, end):
 
 def watched(trainer, monkeypatch, epochs=4, **options):
     marks = Marks()
-    monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_: marks)
+    monkeypatch.setattr("gpu_backprop.training.fit.open_progress", lambda *_: marks)
     trainer.fit(X, LABELS, epochs, **options)
     return marks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.training import trainer as trainer_module
+from gpu_backprop.training import fit as fit_module
 from gpu_backprop.training.progress import Progress
 
 RNG = np.random.default_rng(3)
@@ -104,7 +104,7 @@ def test_the_progress_has_as_many_rows_as_there_are():
 
     trainer = trainer_of(64.0)
     with pytest.MonkeyPatch.context() as patch, warns(1):
-        patch.setattr(trainer_module, "open_progress", lambda *_: Counter())
+        patch.setattr(fit_module, "open_progress", lambda *_: Counter())
         fit(trainer, on_divergence="halve_rate")
     assert sum(shown) == 50
 

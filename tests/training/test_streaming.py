@@ -75,7 +75,7 @@ def test_columns_of_a_mapped_table(dtype, tmp_path):
 
 def test_an_array_of_another_dtype_is_still_converted_once(tmp_path):
     trainer = trainer_of()
-    sources = trainer._place(Samples(X, on_disk(tmp_path, Y), None), "data", 0, True).sources
+    sources = trainer.place(Samples(X, on_disk(tmp_path, Y), None), "data", 0, True).sources
     assert [source.dtype for source in sources] == [np.float32, np.float64]
     assert memory_map(sources[1]) is not None
 
@@ -180,7 +180,7 @@ def test_a_loss_that_is_lost_ends_the_epoch(monkeypatch):
     found = []
     for every in (1, None):
         shown = Counting()
-        monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_, shown=shown: shown)
+        monkeypatch.setattr("gpu_backprop.training.fit.open_progress", lambda *_, shown=shown: shown)
         trainer = trainer_of(optimizer=gb.SGD(1e30))
         with pytest.raises(DivergedError) as caught:
             trainer.fit(X, Y, 1, loss_every=every)
@@ -268,7 +268,7 @@ def test_a_file_that_is_cut_off_between_two_epochs(tmp_path, monkeypatch):
             with open(x.filename, "r+b") as file:
                 file.truncate(50_000)
 
-    monkeypatch.setattr("gpu_backprop.training.trainer.open_progress", lambda *_: CutsOff())
+    monkeypatch.setattr("gpu_backprop.training.fit.open_progress", lambda *_: CutsOff())
     trainer = trainer_of(LABELS)
     with pytest.raises(InputError, match="another program has cut it off"):
         trainer.fit(x, np.zeros(5000, int), 2)

@@ -16,7 +16,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import StateError
-from gpu_backprop.training import trainer as trainer_module
+from gpu_backprop.training import fit as fit_module
 from gpu_backprop.training.progress import Progress
 
 RNG = np.random.default_rng(1)
@@ -75,7 +75,7 @@ class Watcher(Progress):
 
     def __init__(self, monkeypatch, action):
         self.action = action
-        monkeypatch.setattr(trainer_module, "open_progress", lambda *_: self)
+        monkeypatch.setattr(fit_module, "open_progress", lambda *_: self)
 
     def advance(self, rows):
         action, self.action = self.action, lambda: None

@@ -12,7 +12,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.training import evaluation
-from gpu_backprop.training import trainer as trainer_module
+from gpu_backprop.training import fit as fit_module
 from gpu_backprop.training.progress import Progress
 
 ROWS = 23
@@ -97,7 +97,7 @@ class Spy(Progress):
     def __init__(self, monkeypatch, at_epoch=lambda row: None, at_advance=lambda: None):
         self.samples, self.rows = [], []
         self.at_epoch, self.at_advance = at_epoch, at_advance
-        monkeypatch.setattr(trainer_module, "open_progress", lambda *_: self)
+        monkeypatch.setattr(fit_module, "open_progress", lambda *_: self)
 
     def advance(self, samples):
         self.samples.append(samples)
@@ -355,7 +355,7 @@ def test_stop_is_meant_for_the_running_fit_only():
 
 def test_stop_counts_as_soon_as_fit_is_called(monkeypatch):
     trainer = planned()
-    monkeypatch.setattr(trainer_module, "Run", lambda *a, of=trainer_module.Run: trainer.stop() or of(*a))
+    monkeypatch.setattr(fit_module, "Run", lambda *a, of=fit_module.Run: trainer.stop() or of(*a))
     assert fit(trainer).stopped == "stopped before epoch 1, as asked"
     assert state(trainer) == state(planned())
 

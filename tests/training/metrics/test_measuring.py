@@ -184,5 +184,5 @@ def test_memory_for_the_outputs_is_told_beforehand():
     for names in (["accuracy"], ["roc_auc"]):
         trainer = trainer_of("classes", metrics=names)
         data = samples(trainer.network, trainer.loss, X, LABELS, None, values=True)
-        needs[names[0]] = memory.evaluation_needs(trainer.training_step, trainer._settings, data)
+        needs[names[0]] = memory.evaluation_needs(trainer.training_step, trainer.settings, data)
     assert needs["roc_auc"]["outputs"] - needs["accuracy"].get("outputs", 0) == ROWS * 7 * 8

@@ -1,0 +1,159 @@
+"""One fit: all is checked and gets its place, then the epochs run; however they end, what was learned is kept."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpu_backprop.backend.errors import choose
+from gpu_backprop.data.stored_rows import StoredRows
+from gpu_backprop.network.numbers import positive
+from gpu_backprop.network.samples import Samples, samples
+from gpu_backprop.training import memory
+from gpu_backprop.training.callbacks import Callbacks
+from gpu_backprop.training.checkpoints.running_fit import RunningFit
+from gpu_backprop.training.console import in_notebook
+from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
+from gpu_backprop.training.evaluation import Evaluation, held_out_samples
+from gpu_backprop.training.fit_schedule import FitSchedule
+from gpu_backprop.training.history import History
+from gpu_backprop.training.progress import Progress, open_progress
+from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
+from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run
+from gpu_backprop.training.streaming import given_rows
+from gpu_backprop.training.unscaled import warn_of_unscaled
+
+
+class Fit:
+    """What `Trainer.fit` does, with its arguments. Nothing has happened where to make one raises an error."""
+
+    def __init__(
+        self, trainer: Any, x: Any, y: Any, epochs: int, *, weights: Any,
+        class_weight: str | Mapping[Any, float] | None, validation: Any, validation_split: float, shuffle: bool,
+        early_stopping: bool | EarlyStopping | None, csv: str | os.PathLike[str] | None, progress: bool,
+        loss_every: int | None, callbacks: Sequence[Any], on_divergence: str,
+    ) -> None:  # fmt: skip
+        self.trainer, self.step, self.network = trainer, trainer.training_step, trainer.network
+        self.history: History = trainer.history
+        self.csv, self.progress = csv, progress
+        epochs = positive("epochs", epochs)
+        data = samples(self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False)
+        self.network.trained_by = None  # it says no longer what trained these weights
+        if loss_every is not None:
+            loss_every = positive("loss_every", loss_every)
+        choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))
+        callbacks = with_early_stopping(early_stopping, callbacks)
+        self.callbacks = told = Callbacks(trainer, callbacks)
+        stopper = early_stopping_of(callbacks)
+        self.keeps_best = stopper is not None and stopper.restore_best
+        share = validation_share(validation_split, validation, bool(early_stopping), callbacks)
+        data, held_out = self._divide(data, validation, share, class_weight)
+
+        self.resumed = trainer.resumed
+        first = len(self.history) + 1 if self.resumed is None else self.resumed.first
+        steps = -(-data.rows // trainer.batch_size)
+        self.schedule = schedule = FitSchedule(self.network, trainer.optimizer, first, epochs, steps)
+        halves = on_divergence == HALVE_RATE
+        rooms = memory.require_fit(
+            self.step, trainer.settings, data, held_out, shuffle, self.keeps_best, halves, schedule
+        )
+        source = trainer.place(data, "training data", rooms[0], shuffle)
+        after_step = told.after_step if told.have_on_step else lambda _: trainer.stopping
+        self.step.averaging.begin()
+        self.run = Run(
+            self.step, source, trainer.settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
+            schedule,
+        )  # fmt: skip
+        self.running = RunningFit(trainer, self.run, told, data, first)
+        if self.resumed is not None:
+            self.resumed.go_on(self.running)
+        self.first, self.last = first, first + epochs - 1
+        self.evaluation = None if held_out is None else self._evaluation(held_out, rooms[1])
+
+    def _divide(
+        self, data: Samples, validation: Any, share: float, class_weight: str | Mapping[Any, float] | None
+    ) -> tuple[Samples, Samples | None]:
+        """Returns the rows to learn from, weighted, and those to measure."""
+        trainer = self.trainer
+        if isinstance(validation, StoredRows):
+            validation = given_rows(validation, None, None)
+        held_out = held_out_samples(self.network, trainer.loss, validation)
+        prepared = self.network.preprocessing is not None
+        warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
+        if share:
+            data, held_out = hold_out(self.network, data, share, self.step.seeds[0])
+        if class_weight is not None:
+            data = weighted_by_class(self.network, data, class_weight)
+        return data, held_out
+
+    def _evaluation(self, held_out: Samples, room: int) -> Evaluation:
+        trainer = self.trainer
+        source = trainer.place(held_out, "validation data", room, False)
+        rows = self.step.accumulation.rows_at_once(trainer.batch_size)
+        return Evaluation(
+            self.network, trainer.loss, held_out, rows, trainer.graph, metrics=trainer.metrics, source=source
+        )
+
+    def train(self) -> History:
+        """Runs the epochs, and returns the history."""
+        history, run = self.history, self.run
+        self.network.refresh()
+        left = max(0, self.last + 1 - run.number)
+        with (
+            CsvLog(self.csv, history) as log,
+            open_progress(self.progress, left, run.data.rows, history) as shown,
+            self.step.averaging.kept(),
+            self.trainer.as_running(self.running),
+            self.callbacks,
+        ):
+            history.stopped = None
+            if self.resumed is None:
+                history.best_epoch = None
+            try:
+                self._run_epochs(log, shown)
+            except KeyboardInterrupt:
+                run.whole = False
+                history.stopped = f"interrupted in epoch {run.number}"
+                kept = "" if self.keeps_best else "; what was learned until then is kept"
+                history.stopped += run.roll_back_if_diverged() or kept
+                if not in_notebook():
+                    raise
+            except Exception as error:
+                run.whole = False
+                if not history.stopped:
+                    history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
+                    history.stopped += run.roll_back_if_diverged()
+                raise
+            finally:
+                self.schedule.end()
+        return history
+
+    def _run_epochs(self, log: CsvLog, shown: Progress) -> None:
+        """Puts each epoch into the history, the log and the display, and tells the callbacks."""
+        trainer, run, told, history = self.trainer, self.run, self.callbacks, self.history
+        begin = run.number
+        told.start(run)
+        trainer.stopping = trainer.stopping or told.asked_by_callback is not None
+        for epoch in range(begin, self.last + 1):
+            if trainer.stopping:
+                when = f"before epoch {epoch}" if epoch == self.first else f"after epoch {epoch - 1}"
+                history.stopped = f"stopped {when}{told.asked}"
+                return
+            row = run.epoch(epoch, shown)
+            if row is None:
+                history.stopped = f"stopped in epoch {epoch}{told.asked}{run.roll_back_if_diverged()}"
+                return
+            seconds = time.perf_counter() - run.started
+            if self.evaluation is not None:
+                with self.step.averaging.measured():
+                    row |= {f"val_{name}": value for name, value in self.evaluation.run().items()}
+            if told.set_rate or "learning_rate" in trainer.optimizer.schedule:
+                row["learning_rate"] = self.schedule.learning_rate(epoch)
+            row |= {"seconds": seconds, "samples_per_second": run.data.rows / seconds}
+            history.append(row)
+            log.write()
+            told.epoch(run)
+            shown.epoch(row)  # which marks the best epoch, that a callback may have found
