@@ -29,12 +29,15 @@ from gpu_backprop.training.description import describe_loss
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import History
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.progress import open_progress
+from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.row_logs import CsvLog
 
 LEAST_FALL = 2.2e-9
 """Relative, how much an iteration has to lower the objective, or as much as the dtype can tell."""
+
+MANY = 1 << 30
+"""Evaluations: the iterations are limited instead."""
 
 
 class FullBatch:
@@ -104,18 +107,77 @@ class FullBatch:
         return row | ({"accuracy": float(self.total[CORRECT] / self.rows)} if self.loss.formula.accuracy else {})
 
 
+class Iterations:
+    """The iterations of one search: their losses and gradients, their rows of the history, the parameters to keep.
+
+    Attributes:
+        kept: the parameters that the network is to have in the end, float64, flat: of the last iteration, or with
+            `patience` of the best one.
+    """
+
+    def __init__(
+        self, objective: FullBatch, evaluation: Evaluation | None, history: History, patience: int | None, log: CsvLog,
+        shown: Progress,
+    ) -> None:  # fmt: skip
+        self.objective, self.evaluation, self.history, self.patience = objective, evaluation, history, patience
+        self.kept = objective.device.to_host(objective.network.parameters).astype(np.float64)
+        self._log, self._shown, self._least, self._best = log, shown, math.inf, 0
+        self._begun = time.perf_counter()
+
+    def work_out(self, parameters: Array) -> tuple[float, Array]:
+        """Returns the objective and its gradient."""
+        value, gradient = self.objective(parameters)
+        self._shown.advance(self.objective.rows)
+        if not (math.isfinite(value) and np.isfinite(gradient).all()):
+            history, number = self.history, len(self.history) + 1
+            history.stopped = f"the loss became NaN or infinite in iteration {number}"
+            whose = f"epoch {self._best or len(history)}" if len(history) else "the beginning"
+            raise DivergedError(
+                f"{history.stopped}. The parameters are those of {whose}. Scale the inputs to about −1 … 1, or give an "
+                "l2.", epoch=number, step=1, history=history,
+            )  # fmt: skip
+        return value, gradient
+
+    def after(self, parameters: Array) -> None:
+        """Measures an iteration, and tells it. StopIteration ends the search."""
+        if not np.array_equal(parameters, self.objective.parameters):
+            self.work_out(parameters)
+        if self.patience is None:
+            self.kept = parameters.copy()
+        history, number = self.history, len(self.history) + 1
+        row: dict[str, Any] = {"epoch": number} | self.objective.measured()
+        if self.evaluation is not None:
+            row |= {f"val_{name}": value for name, value in self.evaluation.run().items()}
+        seconds, self._begun = time.perf_counter() - self._begun, time.perf_counter()
+        history.append(row | {"seconds": seconds, "samples_per_second": self.objective.rows / seconds})
+        self._log.write()
+        self._shown.epoch(history[-1])
+        if self.patience is not None and row["val_loss"] < self._least:
+            self.kept, self._least = parameters.copy(), row["val_loss"]
+            self._best = history.best_epoch = number
+        if self.patience is not None and number - self._best >= self.patience:
+            history.stopped = f"val_loss has not improved since epoch {self._best}"
+            raise StopIteration
+
+    def end(self, status: int) -> None:
+        """Says in the history why the search has ended, by scipy's number."""
+        done, dtype = f"after {len(self.history)} iterations", self.objective.network.dtype.name
+        ended = {0: f"converged {done}", 2: f"ended {done}: no lower loss is found in {dtype}"}
+        self.history.stopped = self.history.stopped or ended.get(status)
+
+
 def fit_lbfgs(
     network: Network, x: Any, y: Any, loss: str | Loss | None = None, *, iterations: int = 200, l2: float = 0.0,
-    tolerance: float = 1e-5, memory: int = 10, weights: Any = None, validation: Any = None, batch_size: int = 8192,
-    csv: str | os.PathLike[str] | None = None, progress: bool = True,
+    tolerance: float = 1e-5, memory: int = 10, weights: Any = None, validation: Any = None, patience: int | None = None,
+    batch_size: int = 8192, csv: str | os.PathLike[str] | None = None, progress: bool = True,
 ) -> History:  # fmt: skip
     """Trains a network on all rows at once by L-BFGS (Liu and Nocedal 1989), the limited-memory form of scipy: each
     iteration goes along a line until the loss has fallen, which takes one or more passes over the data. It needs the
     extra lbfgs, which brings scipy.
 
     Args:
-        network: it is trained in place, in float32 or float64, without a models axis. Layers that are not trainable
-            stay; a dropout or a max_norm there is none for.
+        network: it is trained in place, in float32 or float64, without a models axis, dropout and max_norm. Layers that
+            are not trainable stay.
         x, y, loss, weights, validation, csv, progress: as `Trainer` and `Trainer.fit` take them.
         iterations: the most, ≥ 1.
         l2: the penalty ½·l2·ΣW² is added to the loss, with the factors of `penalty_factor`; scikit-learn's alpha, over
@@ -123,6 +185,8 @@ def fit_lbfgs(
         tolerance: it ends where no number of the gradient is larger.
         memory: how many past steps it makes the curvature of; it keeps twice as many arrays like the parameters, on the
             host, in float64.
+        patience: it ends when val_loss has not improved for so many iterations, and the parameters are those of the
+            best one, however it ends; None: those of the last one.
         batch_size: rows that are worked through at once, which decides nothing but the memory.
 
     Returns:
@@ -146,56 +210,30 @@ def fit_lbfgs(
     iterations, memory = positive("iterations", iterations), positive("memory", memory)
     batch_size, l2 = positive("batch_size", batch_size), number("l2", l2, "a finite number ≥ 0", _at_least_0)
     tolerance = number("tolerance", tolerance, "a finite number ≥ 0", _at_least_0)
+    if patience is not None and validation is None:
+        raise InputError("patience is for the loss of validation data, and there are none: give validation=(x, y).")
+    patience = None if patience is None else positive("patience", patience)
     with network.exclusively("fit_lbfgs"):
         data = samples(network, loss, x, y, weights, values=True, idle=False)
         held_out = held_out_samples(network, loss, validation)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
         evaluation = None if held_out is None else Evaluation(network, objective.loss, held_out, batch_size)
-        found = network.device.to_host(network.parameters).astype(np.float64)
         network.trained_by = None
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))
-        options = {"maxiter": iterations, "maxfun": 1 << 30, "maxcor": memory, "gtol": tolerance, "ftol": least_fall}
-        begun = time.perf_counter()
-
-        def work_out(parameters: Array) -> tuple[float, Array]:
-            value, gradient = objective(parameters)
-            shown.advance(data.rows)
-            if not (math.isfinite(value) and np.isfinite(gradient).all()):
-                kept = "those of the last iteration" if len(history) else "those that it began with"
-                history.stopped = f"the loss became NaN or infinite in iteration {len(history) + 1}"
-                raise DivergedError(
-                    f"{history.stopped}. The parameters are {kept}. Scale the inputs to about −1 … 1, or give an l2.",
-                    epoch=len(history) + 1, step=1, history=history,
-                )  # fmt: skip
-            return value, gradient
-
-        def after_iteration(parameters: Array) -> None:
-            nonlocal found, begun
-            found = parameters.copy()
-            if not np.array_equal(found, objective.parameters):
-                work_out(found)
-            row: dict[str, Any] = {"epoch": len(history) + 1} | objective.measured()
-            if evaluation is not None:
-                row |= {f"val_{name}": value for name, value in evaluation.run().items()}
-            seconds, begun = time.perf_counter() - begun, time.perf_counter()
-            history.append(row | {"seconds": seconds, "samples_per_second": data.rows / seconds})
-            log.write()
-            shown.epoch(history[-1])
-
+        options = {"maxiter": iterations, "maxfun": MANY, "maxcor": memory, "gtol": tolerance, "ftol": least_fall}
         with CsvLog(csv, history) as log, open_progress(progress, iterations, data.rows, history) as shown:
+            run = Iterations(objective, evaluation, history, patience, log, shown)
             try:
                 result = minimize(
-                    work_out, found, method="L-BFGS-B", jac=True, callback=after_iteration, options=options
+                    run.work_out, run.kept, method="L-BFGS-B", jac=True, callback=run.after, options=options
                 )
-                if len(history) < iterations:
-                    why = "" if result.status == 0 else f": no lower loss is found in {network.dtype.name}"
-                    history.stopped = f"{'ended' if why else 'converged'} after {len(history)} iterations{why}"
+                run.end(result.status)
             except KeyboardInterrupt:
                 history.stopped = f"interrupted in iteration {len(history) + 1}; what was learned until then is kept"
                 if not in_notebook():
                     raise
             finally:
-                objective.move(found)
+                objective.move(run.kept)
         settings = {"name": "lbfgs", "l2": l2, "tolerance": tolerance, "memory": memory}
         network.trained_by = {"optimizer": settings, "loss": describe_loss(loss), "epochs": len(history)}
         return history

@@ -142,10 +142,26 @@ def test_ctrl_c_keeps_the_last_iteration(monkeypatch):
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
+def test_patience_keeps_the_best_iteration():
+    """Of a network that learns noise by heart, measured on other rows."""
+    random = np.random.default_rng(2)
+    x, y = random.normal(size=(30, 3)), random.normal(size=(30, 1))
+    layers, other = [gb.Dense(20, "tanh"), gb.Dense(1)], (x[15:], y[15:])
+    net, whole = network(*layers), network(*layers)
+    history = fit(net, x[:15], y[:15], validation=other, patience=3)
+    last, losses = len(history), history["val_loss"]
+    assert history.best_epoch == last - 3 == 1 + int(np.argmin(losses))
+    assert history.stopped == f"val_loss has not improved since epoch {last - 3}"
+    assert gb.Trainer(net).evaluate(*other)["loss"] == pytest.approx(min(losses), rel=1e-12)
+    longer = fit(whole, x[:15], y[:15], validation=other, patience=1000, iterations=last + 5)
+    assert longer["val_loss"][:last] == losses and len(longer) == last + 5 and longer.stopped is None
+    assert gb.Trainer(whole).evaluate(*other)["loss"] == pytest.approx(min(longer["val_loss"]), rel=1e-12)
+
+
 def test_a_loss_that_is_not_finite():
     net = network()
     before = net.parameters.copy()
-    with pytest.raises(gb.DivergedError, match="NaN or infinite in iteration 1[.] The parameters are those that it"):
+    with pytest.raises(gb.DivergedError, match="NaN or infinite in iteration 1[.] The parameters are those of the beg"):
         fit(net, X, np.full((40, 1), 1e200))
     np.testing.assert_array_equal(net.parameters, before)
 
@@ -158,6 +174,7 @@ def test_a_loss_that_is_not_finite():
         (lambda: network(gb.Dense(1, max_norm=1.0)), {}, "layer 1, .*: it has a max_norm"),
         (lambda: network(gb.Dense(1, trainable=False)), {}, "no layer is trainable"),
         (network, {"iterations": 0}, "iterations must be an integer ≥ 1"),
+        (network, {"patience": 3}, "there are none: give validation"),
         (network, {"l2": -1}, "l2 must be a finite number ≥ 0, got -1"),
         (network, {"x": X[:3]}, "y must have one target for each row of x"),
         (lambda: "net", {}, "network must be a gpu_backprop.Network, got str"),
