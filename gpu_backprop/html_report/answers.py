@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.html_report.charts import Curve, chart
 from gpu_backprop.html_report.html import Html, join, table, tag
 from gpu_backprop.network.arrays import on_host
-from gpu_backprop.network.samples import samples
+from gpu_backprop.network.samples import Samples
 from gpu_backprop.report import confusion_matrix, top_mistakes
 from gpu_backprop.training.history import number
 from gpu_backprop.training.metrics import LABELS, Residuals, Scores, tasks_of
@@ -33,11 +32,10 @@ QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 Sections = list[tuple[str, Html]]
 
 
-def tell_answers(trainer: Trainer, x: Any, y: Any) -> Sections:
+def tell_answers(trainer: Trainer, measured: Samples) -> Sections:
     """Makes the sections about the answers for some rows; for one network, without a models axis."""
     network, loss = trainer.network, trainer.loss
-    data = samples(network, loss, x, y, None, values=True, idle=False)
-    given, target = network.predict(x), on_host(data.target, trainer.device)
+    given, target = network.predict(measured.x), on_host(measured.target, trainer.device)
     tasks, preprocessing = tasks_of(network, loss), network.preprocessing
     if target.ndim == 1 or ((target == 0) | (target == 1)).all():
         rows = Scores(np, given, target, multi_label=LABELS in tasks)

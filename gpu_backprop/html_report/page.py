@@ -16,6 +16,7 @@ from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.html_report.answers import tell_answers
 from gpu_backprop.html_report.charts import Curve, chart
 from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.figures import spans_decades
 from gpu_backprop.training.history import (
@@ -26,6 +27,7 @@ from gpu_backprop.training.history import (
     main_metric,
     number,
 )
+from gpu_backprop.training.streaming import given_rows
 from gpu_backprop.training.trainer import Trainer
 
 Facts = dict[str, object]
@@ -63,14 +65,15 @@ def write_report(
     """
     network, history = trainer.network, trainer.history
     given = {section: dict(more) for section, more in (facts or {}).items()}
-    measured = {} if x is None else trainer.evaluate(x, y)
+    rows = None if x is None else samples(network, trainer.loss, *given_rows(x, y, None), values=True, idle=False)
+    measured = {} if rows is None else trainer.evaluate(x, y)
     sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
-    if x is not None and not network.models_shape:
-        sections += tell_answers(trainer, x, y)
+    if rows is not None and not network.models_shape:
+        sections += tell_answers(trainer, rows)
     sections.append(("Network", _network(trainer)))
     sections.append(("Data", join([_facts(given.pop("Data", {})), _preparation(trainer)])))
     sections.append(("Settings", _facts(_settings(trainer) | given.pop("Settings", {}))))
-    sections.append(("Time", join([_facts(_times(history)), _operations(trainer, x, y)])))
+    sections.append(("Time", join([_facts(_times(history)), _operations(trainer, rows)])))
     sections.append(("Environment", _facts(_environment(trainer) | given.pop("Environment", {}))))
     sections += [(name, _facts(more)) for name, more in given.items()]
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -83,7 +86,7 @@ def write_report(
     body = (
         tag("h1", title), tag("p", f"{when}, gpu_backprop {_version()}", class_="quiet"),
         *([tag("pre", command)] if command else []),
-        _tiles(trainer, measured, x), *(tag("p", remark) for remark in remarks if remark),
+        _tiles(trainer, measured, rows), *(tag("p", remark) for remark in remarks if remark),
         *(tag("section", tag("h2", name), inside) for name, inside in sections if inside),
     )  # fmt: skip
     page = Html("<!DOCTYPE html>\n") + tag("html", tag("head", *head), tag("body", *body), lang="en") + "\n"
@@ -98,10 +101,10 @@ def _facts(facts: Facts) -> Html:
     return table(facts.items(), left=2, class_="facts") if facts else Html()
 
 
-def _tiles(trainer: Trainer, measured: Mapping[str, Any], x: Any) -> Html:
+def _tiles(trainer: Trainer, measured: Mapping[str, Any], measured_on: Samples | None) -> Html:
     """The figures that matter most."""
     history, preprocessing = trainer.history, trainer.network.preprocessing
-    rows = "" if x is None else f" of {np.shape(x)[-2]:,} rows"
+    rows = "" if measured_on is None else f" of {measured_on.rows:,} rows"
     if preprocessing is not None and preprocessing.task == "regression":
         rows += ", the target scaled as below"
     tiles = [(number(value), f"{name}{rows}") for name, value in measured.items()]
@@ -203,20 +206,20 @@ def _times(history: History) -> Facts:
     }
 
 
-def _operations(trainer: Trainer, x: Any, y: Any) -> Html:
+def _operations(trainer: Trainer, rows: Samples | None) -> Html:
     """Where a step's time goes, where it is soon measured; it learns nothing."""
     speeds = [row["samples_per_second"] for row in trainer.history[-1:] if "samples_per_second" in row]
-    if x is None or not speeds or trainer.batch_size / speeds[0] > LONGEST_STEP:
+    if rows is None or not speeds or trainer.batch_size / speeds[0] > LONGEST_STEP:
         return Html()
-    rows = slice(min(trainer.batch_size, np.shape(x)[-2]))
+    some = min(trainer.batch_size, rows.rows)
     try:
-        profile = trainer.profile(x[..., rows, :], y[..., rows] if np.ndim(y) == 1 else y[..., rows, :], runs=RUNS)
+        profile = trainer.profile(rows.x[:some], rows.target[:some], runs=RUNS)
     except GpuBackpropError as error:
         return tag("p", f"Where a step's time goes was not measured: {error}", class_="quiet")
     whole = profile.microseconds or 1.0
     sums = list(profile.by_name().items())[:MOST_OPERATIONS]
     cells = [(name.replace("_", " "), f"{time:,.1f}", f"{time / whole:.0%}") for name, time in sums]
-    text = f"One step of {rows.stop:,} rows, an operation at a time: {whole:,.0f} µs."
+    text = f"One step of {some:,} rows, an operation at a time: {whole:,.0f} µs."
     return join([tag("p", text), table(cells, ("operation", "µs", "share"))])
 
 

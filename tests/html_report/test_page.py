@@ -186,3 +186,14 @@ def test_a_file_that_cannot_be_written(tmp_path, where):
     (tmp_path / "file").touch()
     with pytest.raises(gb.InputError, match="cannot write the report to"):
         gb.write_report(tmp_path / where, trained(3, "softmax", LABELS, epochs=0))
+
+
+@pytest.mark.parametrize("form", ["lists", "stored"])
+def test_rows_in_other_forms(tmp_path, form):
+    trainer = trained(1, "identity", NUMBERS[:, :1])
+    given = X.tolist(), NUMBERS[:, :1].tolist()
+    if form == "stored":
+        np.save(tmp_path / "x.npy", X)
+        given = (gb.open_rows(np.load(tmp_path / "x.npy", mmap_mode="r"), NUMBERS[:, :1]),)
+    page = written(tmp_path, trainer, *given)
+    assert f"{trainer.evaluate(X, NUMBERS[:, :1])['loss']:.4f}" in page.source and "operation" in page.sections["Time"]
