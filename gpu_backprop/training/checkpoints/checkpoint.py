@@ -133,7 +133,8 @@ class Checkpoint:
         sign = 1 if larger_is_better(name, state.trainer.metrics or ()) else -1
         if self.figure is None or sign * row[name] > sign * self.figure:
             try:
-                save(self.folder / BEST, state.trainer, allow_nonfinite=True)
+                with state.trainer.training_step.averaging.measured():  # validation has measured the same
+                    save(self.folder / BEST, state.trainer, allow_nonfinite=True)
             except ModelFileError as error:
                 self._warn("the best network", error)
             else:
