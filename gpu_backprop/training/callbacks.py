@@ -25,7 +25,8 @@ class FitState(NamedTuple):
       device waits for it. NumPy's floating-point warnings are off in it. Where the loss of an epoch is not finite, the
       steps are done again to find the one, and not told again; but only if each callback with this method has the
       attribute `only_reads = True`, which promises that it changes nothing that a step reads. Such callbacks are called
-      after all others.
+      after all others. One that has a method `is_due()` is asked by it, after each step, whether to be called: cheaper
+      than a state.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
@@ -93,6 +94,7 @@ class Callbacks(ExitStack):
                 "Use on_epoch, or use one_launch=False."
             )
         self.have_on_step = bool(with_step)
+        self._with_step = [(callback, getattr(callback.given, "is_due", None)) for callback in with_step]
         self.repeatable = all(callback.only_reads for callback in with_step)
         self.set_rate = any(getattr(callback.given, "sets_rate", False) for callback in checked)
         self.resumed: dict[tuple[str, int], Any] = {}
@@ -131,9 +133,11 @@ class Callbacks(ExitStack):
 
     def after_step(self, run: Run) -> bool:
         """Calls `on_step`, and tells whether the training is to end."""
-        for callback in self._callbacks:
-            self._call(callback, ON_STEP, run)
-        run.step.network.refresh()  # it may have set parameters
+        for callback, is_due in self._with_step:
+            if is_due is None or is_due():
+                self._call(callback, ON_STEP, run)
+        if not self.repeatable:
+            run.step.network.refresh()  # it may have set parameters
         return bool(self.trainer.stopping)
 
     @contextmanager

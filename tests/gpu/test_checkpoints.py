@@ -22,6 +22,7 @@ FORMS = {
     "streamed, graph": {"stream": True, "graph": True},
     "members": {"seed": [4, 9], "graph": True},
     "members, streamed": {"seed": [4, 9], "stream": True, "graph": "auto"},
+    "clipped, averaged, in parts": {"clip_norm": 0.5, "average": 0.9, "accumulate": 2, "graph": True},
     "float16": {"dtype": "float16", "graph": False},
     "float16, graph": {"dtype": "float16", "graph": True},
 }

@@ -55,7 +55,7 @@ class Checkpoint:
         self._written: tuple[int, int] | None = None  # epoch and step of the newest
         self._steps, self._next = 0, math.inf
         if every_steps is not None or every_seconds is not None:
-            self.on_step = self._count_step
+            self.on_step = self._write_unless_impossible
 
     def on_start(self, state: FitState) -> None:
         """Writes the first one, or raises InputError."""
@@ -80,11 +80,12 @@ class Checkpoint:
             raise
         trainer.checkpoint_folders.add(self.folder.resolve())
 
-    def _count_step(self, state: FitState) -> None:
+    def is_due(self) -> bool:
+        """Counts a step, and tells whether one is to be written after it."""
         self._steps += 1
-        by_steps = self.every_steps is not None and self._steps % self.every_steps == 0
-        if by_steps or (self.every_seconds is not None and time.monotonic() >= self._next):
-            self._write_unless_impossible(state)
+        if self.every_steps is not None and self._steps % self.every_steps == 0:
+            return True
+        return time.monotonic() >= self._next
 
     def on_epoch(self, state: FitState) -> None:
         """Writes one where they are written after epochs; and the best network."""
@@ -117,7 +118,7 @@ class Checkpoint:
         write_record(next_path(self.folder), fit.record(), state.trainer.device)
         keep_newest(self.folder, self.keep)
         self._written = state.epoch, state.step
-        self._next = time.monotonic() + (self.every_seconds or 0)
+        self._next = time.monotonic() + (math.inf if self.every_seconds is None else self.every_seconds)
 
     def _write_unless_impossible(self, state: FitState) -> None:
         try:
@@ -133,14 +134,15 @@ class Checkpoint:
         sign = 1 if larger_is_better(name, state.trainer.metrics or ()) else -1
         if self.figure is None or sign * row[name] > sign * self.figure:
             try:
-                save(self.folder / BEST, state.trainer, allow_nonfinite=True)
+                with state.trainer.training_step.averaging.measured():  # validation has measured the same
+                    save(self.folder / BEST, state.trainer, allow_nonfinite=True)
             except ModelFileError as error:
                 self._warn("the best network", error)
             else:
                 self.figure = row[name]
 
     def _warn(self, what: str, error: Exception) -> None:
-        self._next = time.monotonic() + (self.every_seconds or 0)
+        self._next = time.monotonic() + (math.inf if self.every_seconds is None else self.every_seconds)
         why = getattr(error, "strerror", None) or str(error)
         said = f"cannot write {what} to {str(self.folder)!r} ({why}); training goes on, and those that are there stay"
         warnings.warn(said, RuntimeWarning, stacklevel=2)

@@ -11,7 +11,7 @@ from gpu_backprop.training.description import describe_loss, describe_optimizer
 OF_TRAINER = "clip_norm", "average"
 """The settings of a trainer itself that may change while it trains, one number or one a member each."""
 
-OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor", "max_norm"
+OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor", "penalty_factor", "max_norm"
 """Those of a layer."""
 
 
@@ -62,8 +62,10 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
         if now[name] != made[name] == own[name]:
             setattr(trainer, name, now[name])
     if own["layers"] == made["layers"]:
-        for layer, told in zip(trainer.network.layers, now["layers"], strict=True):
-            made_so = layer_from(told)
+        for layer, was, told in zip(trainer.network.layers, made["layers"], now["layers"], strict=True):
+            if was == told:
+                continue
+            made_so = layer_from({key: value for key, value in told.items() if key != "schedule"})
             for name in OF_LAYERS:
                 if hasattr(layer, name) and getattr(layer, name) != (value := getattr(made_so, name)):
                     setattr(layer, name, value)

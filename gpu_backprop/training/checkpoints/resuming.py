@@ -23,6 +23,13 @@ from gpu_backprop.training.step import State
 FORCE = "force=True goes on all the same"
 
 
+KINDS = {
+    "device": str, "made": dict, "now": dict, "data": dict, "first": int, "shuffle": bool, "position": dict,
+    "arrays": dict, "host": dict, "history": dict, "callbacks": list, "changing": list,
+}  # fmt: skip
+"""What a record has at least, and of which type."""
+
+
 class Resumed(NamedTuple):
     """What the next fit goes on from, besides the state that its trainer has already.
 
@@ -103,6 +110,8 @@ def _newest(place: Path) -> tuple[Path, dict[str, Any]]:
     for path in reversed(paths):
         try:
             record = read_record(path)
+            if wrong := [name for name, kind in KINDS.items() if type(record.get(name)) is not kind]:
+                raise ModelFileError(f"its {wrong[0]} is not what this version of gpu_backprop writes")
         except ModelFileError as error:
             bad.append(f"{path}: {error}")
             continue

@@ -26,6 +26,7 @@ FORMS = {
     "schedule": {"optimizer": gb.Adam(0.01, schedule={"learning_rate": "cosine", "beta1": lambda step, steps: 0.9})},
     "in parts, clipped, averaged": {"dtype": "float32", "accumulate": 3, "clip_norm": 0.5, "average": 0.9},
     "averaged members": {"seed": [4, 9], "average": [0.9, 0.5], "clip_norm": 0.5},
+    "penalties": {"optimizer": gb.SGD(0.1, momentum=0.9, weight_decay=0.01, l1=1e-3, l2=0.01)},
     "Nesterov": {"dtype": "float64", "optimizer": gb.SGD(0.1, momentum=0.9, nesterov=True)},
 }
 
@@ -263,6 +264,20 @@ def test_callbacks_go_on(tmp_path):
     assert trainer.optimizer.learning_rate == 0.001 / 4**EPOCHS
 
 
+def test_a_falling_rate_goes_on(tmp_path):
+    def plateau():
+        return gb.ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=1.0)
+
+    whole, trainer = trainer_of(), trainer_of()
+    fit(whole, [plateau()], 5)
+    with pytest.raises(Killed):
+        fit(trainer_of(), [plateau(), gb.Checkpoint(tmp_path, every_steps=1), Kill(3 * STEPS + 2)], 5)
+    trainer.resume(tmp_path)
+    fit(trainer, [plateau()], 5)
+    assert left(trainer) == left(whole)
+    assert trainer.optimizer.learning_rate < 0.001
+
+
 def test_where_a_callback_asked_to_end_it_stays_ended(tmp_path):
     whole = trainer_of()
     fit(whole, [lambda state: state.epoch == 2 and "enough", gb.Checkpoint(tmp_path)])
@@ -279,10 +294,13 @@ def test_what_was_set_goes_on(tmp_path):
         trainer.network.layers[1].rate = 0.1 * state.epoch
         trainer.network.layers[0].trainable = state.epoch == 2
         trainer.loss.label_smoothing = 0.01 * state.epoch
+        trainer.clip_norm = 0.5 + state.epoch
 
     def smoothing():
         layers = [gb.Dense(5, "tanh", trainable=False), gb.Dropout(0.2), gb.Dense(3, "softmax")]
-        return gb.Trainer(gb.Network(4, layers, dtype="float64"), gb.CrossEntropy(label_smoothing=0.2), batch_size=8)
+        return gb.Trainer(
+            gb.Network(4, layers, dtype="float64"), gb.CrossEntropy(label_smoothing=0.2), batch_size=8, clip_norm=2.0
+        )
 
     whole = smoothing()
     fit(whole, [set_all])
@@ -321,6 +339,7 @@ OTHERS = {
     "units": ({"units": 6}, "layers[0].units is 6 here, and 5 in the checkpoint"),
     "dtype": ({"dtype": "float32"}, "dtype is float32 here, and float64 in the checkpoint"),
     "optimizer": ({"optimizer": "sgd"}, "optimizer.name is sgd here, and adam in the checkpoint"),
+    "clipping": ({"clip_norm": 1.0}, "clip_norm is 1.0 here, and None in the checkpoint"),
     "rate": ({"optimizer": gb.Adam(0.1)}, "optimizer.settings.learning_rate is 0.1 here, and 0.001 in the checkpoint"),
     "batch size": ({"batch_size": 9}, "batch_size is 9 here, and 8 in the checkpoint"),
     "seed": ({"seed": 4}, "seed is 4 here, and 3 in the checkpoint"),
