@@ -2,8 +2,8 @@
 the best epoch, beside that of the last epoch and of a run without; into bench/results/tables.json.
 
 The functions of the command are called, once a table and seed and way, on the CPU, with its defaults. The tables are in
-the packages palmerpenguins, ISLP and scikit-learn, of which the files are read and nothing is imported:
-pip install --no-deps palmerpenguins ISLP scikit-learn. Run it as: python bench/tables.py
+the packages palmerpenguins, ISLP and scikit-learn (the extra bench-tables), of which the files are read and nothing is
+imported: pip install --no-deps palmerpenguins ISLP scikit-learn does. Run it as: python bench/tables.py
 """
 
 from __future__ import annotations
