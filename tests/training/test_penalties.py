@@ -126,7 +126,8 @@ def test_what_is_0_is_not_there(kind):
     made = kind(l1=0.1, l2=[0.1, 0.0], weight_decay=1)
     assert {"l1": 0.1, "l2": (0.1, 0.0), "weight_decay": 1.0}.items() <= made.settings.items()
     assert made.name == kind().name and made.describe()["l2"] == [0.1, 0.0]
-    assert eval(repr(kind(l2=0.5)), vars(gb)).describe() == kind(l2=0.5).describe()
+    if kind in vars(gb).values():
+        assert eval(repr(kind(l2=0.5)), vars(gb)).describe() == kind(l2=0.5).describe()
     assert "λ₂W" in kind(l2=0.5).formula and "λ₁" not in kind(l2=0.5).formula
 
 
