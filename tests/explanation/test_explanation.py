@@ -15,6 +15,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.rule_functions import FUNCTIONS
 from gpu_backprop.explanation import demo, explain
 from gpu_backprop.explanation.board import Board, Exact, Rule, side_by_side, spell
 from gpu_backprop.explanation.explain import WHY
@@ -105,6 +106,7 @@ def worked_out(numbers: str) -> float:
                          ("π", "pi"), ("≤", "<=")):  # fmt: skip
         text = text.replace(sign, python)
     functions = {name: getattr(math, name) for name in ("exp", "log", "tanh", "erf", "sqrt", "pi")}
+    functions |= FUNCTIONS
     functions |= {
         "max": max,
         "min": min,
