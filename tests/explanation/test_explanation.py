@@ -302,7 +302,7 @@ def update_equations(text: str) -> dict[str, tuple[str, str]]:
     """Of each line of arithmetic in the update, what it is of, its formula and its result; its numbers give that."""
     *_, (_, lines) = sections(text)
     found = {}
-    for what, symbols, digits, result in equations(lines):
+    for what, symbols, digits, result in equations(lines[lines.index("") :]):  # what is before is the formula
         assert worked_out(digits) == pytest.approx(value(result), rel=0, abs=half_a_digit(result))
         found[what] = symbols, result
     return found
