@@ -131,16 +131,21 @@ def _adam(
     w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
     bound: Array,
 ) -> Calls:  # fmt: skip
-    """m ← β₁m + g, v ← β₂v + g²"""
+    """change = rate·m/(√v + eps)"""
 
     def update(grad: Array) -> Calls:
-        yield call(np.multiply, m, b1, out=m)
-        yield call(np.add, m, grad, out=m)
-        yield call(np.multiply, v, b2, out=v)
-        yield call(np.add, v, change, out=v)
+        yield from _means(m, v, b1, b2, grad, change)
         yield from _divided(m, v, rate, eps, change)
 
     yield _after_squares(update, g, bound, change, work.full())
+
+
+def _means(m: Array, v: Array, b1: Array, b2: Array, g: Array, squares: Array) -> Calls:
+    """m ← β₁m + g, v ← β₂v + g²"""
+    yield call(np.multiply, m, b1, out=m)
+    yield call(np.add, m, g, out=m)
+    yield call(np.multiply, v, b2, out=v)
+    yield call(np.add, v, squares, out=v)
 
 
 def _divided(g: Array, v: Array, rate: Array, eps: Array, change: Array) -> Calls:
@@ -235,14 +240,11 @@ def _nadam(
     w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, ahead: Array,
     rate: Array, bound: Array,
 ) -> Calls:  # fmt: skip
-    """As Adam's, with change = (ahead·m + rate·g)/(√v + eps)"""
+    """change = (ahead·m + rate·g)/(√v + eps)"""
     term = work.full(1)
 
     def update(grad: Array) -> Calls:
-        yield call(np.multiply, v, b2, out=v)
-        yield call(np.add, v, change, out=v)
-        yield call(np.multiply, m, b1, out=m)
-        yield call(np.add, m, grad, out=m)
+        yield from _means(m, v, b1, b2, grad, change)
         yield call(np.multiply, grad, rate, out=change)
         yield call(np.multiply, m, ahead, out=term)
         yield call(np.add, change, term, out=change)
@@ -257,13 +259,10 @@ def _radam(
     w: Array, g: Array, change: Array, work: Work, m: Array, v: Array, b1: Array, b2: Array, eps: Array, rate: Array,
     plain: Array, bound: Array,
 ) -> Calls:  # fmt: skip
-    """As Adam's, with change = (rate/(√v + eps) + plain)·m"""
+    """change = (rate/(√v + eps) + plain)·m"""
 
     def update(grad: Array) -> Calls:
-        yield call(np.multiply, v, b2, out=v)
-        yield call(np.add, v, change, out=v)
-        yield call(np.multiply, m, b1, out=m)
-        yield call(np.add, m, grad, out=m)
+        yield from _means(m, v, b1, b2, grad, change)
         yield call(np.sqrt, v, out=change)
         yield call(np.add, change, eps, out=change)
         yield call(np.divide, rate, change, out=change)

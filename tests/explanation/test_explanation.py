@@ -15,6 +15,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.rule_functions import FUNCTIONS
 from gpu_backprop.explanation import demo, explain
 from gpu_backprop.explanation.board import Board, Exact, Rule, side_by_side, spell
 from gpu_backprop.explanation.explain import WHY
@@ -105,6 +106,7 @@ def worked_out(numbers: str) -> float:
                          ("π", "pi"), ("≤", "<=")):  # fmt: skip
         text = text.replace(sign, python)
     functions = {name: getattr(math, name) for name in ("exp", "log", "tanh", "erf", "sqrt", "pi")}
+    functions |= FUNCTIONS
     functions |= {
         "max": max,
         "min": min,
@@ -300,7 +302,7 @@ def update_equations(text: str) -> dict[str, tuple[str, str]]:
     """Of each line of arithmetic in the update, what it is of, its formula and its result; its numbers give that."""
     *_, (_, lines) = sections(text)
     found = {}
-    for what, symbols, digits, result in equations(lines):
+    for what, symbols, digits, result in equations(lines[lines.index("") :]):  # what is before is the formula
         assert worked_out(digits) == pytest.approx(value(result), rel=0, abs=half_a_digit(result))
         found[what] = symbols, result
     return found

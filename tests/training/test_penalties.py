@@ -115,6 +115,23 @@ def test_each_member_has_its_own():
         np.testing.assert_allclose(net.parameters[member], alone.parameters, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("kind", [gb.NAdam, gb.RAdam, gb.Lion])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_each_member_has_its_own_coefficients(kind, dtype):
+    """RAdam's second member is rectified from the first steps on, its first one never."""
+
+    def net(seed):
+        return gb.Network(4, [gb.Dense(5, "tanh"), gb.Dense(3, "softmax")], dtype=dtype, device="cpu", seed=seed)
+
+    together, settings = net([3, 4]), {"beta1": [0.5, 0.9], "beta2": [0.6, 0.99]}
+    gb.Trainer(together, None, kind(0.01, **settings), batch_size=5).fit(X, LABELS, 4, progress=False)
+    for member, seed in enumerate((3, 4)):
+        alone, own = net(seed), {name: values[member] for name, values in settings.items()}
+        gb.Trainer(alone, None, kind(0.01, **own), batch_size=5).fit(X, LABELS, 4, progress=False)
+        tolerance = 1e-12 if dtype == "float64" else 1e-5
+        np.testing.assert_allclose(together.parameters[member], alone.parameters, tolerance, tolerance)
+
+
 # What is asked for, and what is not -----------------------------------------------------------------------------------
 
 
