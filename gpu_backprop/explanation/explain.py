@@ -71,7 +71,7 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
 
     Raises:
         InputError: the samples cannot be trained on, there is more than one network in this one, or the trainer clips
-            gradients by their norm or accumulates them.
+            gradients by their norm.
     """
     network = trainer.network
     if network.models_shape:
@@ -79,11 +79,11 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
             f"explain shows one network, but this one has {network.models_shape[0]} members: make it with one seed, "
             "not a list of them."
         )
-    for name, plain in (("clip_norm", None), ("accumulate", 1)):
-        if (given := getattr(trainer, name)) != plain:
-            raise InputError(
-                f"explain shows a step without {name}, but the trainer has {name}={given}: make one without."
-            )
+    if trainer.clip_norm is not None:
+        raise InputError(
+            f"explain shows a step that clips nothing, but the trainer has clip_norm={trainer.clip_norm}: make one "
+            "without."
+        )
     data = samples(network, trainer.loss, x, y, weights, values=True).on_host(network.device)
     if data.weights is not None and not data.weights.any():
         raise InputError("all weights are 0, so a step would change nothing: give a sample a weight above 0.")

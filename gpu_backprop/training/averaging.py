@@ -17,8 +17,8 @@ from gpu_backprop.network.numbers import member_numbers
 
 
 class Averaging:
-    """Ŵ ← βŴ + (1 − β)W after each step, of all parameters. It begins as the parameters are before the first step, and
-    at the end of a fit it takes their place.
+    """Ŵ ← βŴ + (1 − β)W after each step, of all parameters. It begins with each fit, as the parameters are then, or
+    with the first step by hand; at the end of a fit it takes their place.
 
     Attributes:
         average: Ŵ, flat on the device, in the layout of the parameters; None where there is none.
@@ -69,9 +69,9 @@ class Averaging:
                 self.network.parameters, numbers, plan.gradient_factor, average,
             )  # fmt: skip
 
-    def begin(self) -> None:
-        """Begins with the parameters as they are, unless it has begun."""
-        if self.average is not None and not self.begun:
+    def begin(self, anew: bool = False) -> None:
+        """Begins with the parameters as they are; where it has begun already, only if it is to do so anew."""
+        if self.average is not None and (anew or not self.begun):
             self.network.device.copy_in(self.average, self.network.parameters)
             self.begun = True
 

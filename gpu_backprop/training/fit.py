@@ -62,7 +62,7 @@ class Fit:
         )
         source = trainer.place(data, "training data", rooms[0], shuffle)
         after_step = told.after_step if told.have_on_step else lambda _: trainer.stopping
-        self.step.averaging.begin()
+        self.step.averaging.begin(anew=self.resumed is None)
         self.run = Run(
             self.step, source, trainer.settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
             schedule,

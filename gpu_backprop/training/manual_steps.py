@@ -46,7 +46,6 @@ class ManualSteps:
         """Returns the plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
         replay = self.replay(data.rows, data.labelled, data.weights is not None, fuse)
         self.step.network.refresh()
-        self.step.averaging.begin()
         ManualBatch.load(replay.plan, data)
         self.step.device.copy_in(self.total, self._nothing)
         return replay

@@ -67,7 +67,7 @@ class TrainingStep:
         Args:
             source: gives x, the targets and the weights.
             total: float64 (..., 3) on the device, to which the step adds its loss.
-            fuse: False: share no buffers and fuse nothing.
+            fuse: False: share no buffers, fuse nothing, and work through the minibatch as a whole.
             device: a DryRunDevice, for a plan to look at; None: the network's.
             schedule: what the settings follow; None: they are as they are set.
         """
@@ -80,7 +80,7 @@ class TrainingStep:
         if self.running is not None:
             plan.gradient_factor = plan.named("running", self.running)
         self.scaling.scale(plan)
-        parts = self.accumulation.divide(rows)
+        parts = self.accumulation.divide(rows) if fuse else [rows]
         scaling = None
         if len(parts) > 1:
             plan.phase = "data"

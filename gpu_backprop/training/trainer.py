@@ -244,6 +244,7 @@ class Trainer(FixedAttributes):
         with self.network.exclusively("step"):
             data = self.manual_steps.minibatch(x, y, weights)
             replay = self.manual_steps.load(data)
+            self.training_step.averaging.begin()
             with self.device.computing():
                 replay.run()
             return StepLoss(self.loss, self.device, self.device.copy(self.manual_steps.total), data.rows)
@@ -261,6 +262,7 @@ class Trainer(FixedAttributes):
 
     def _trace(self, data: Samples) -> Iterator[tuple[Operation, dict[str, Array]]]:
         with self.network.exclusively("trace"):
+            self.training_step.averaging.begin()
             yield from self.manual_steps.load(data, fuse=False).plan.trace()
 
     @release_on_oom

@@ -10,6 +10,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError
+from gpu_backprop.explanation.explain import explain
 
 X = np.array([[1.0, 0.5, -1.0], [0.0, 2.0, 1.5], [-1.5, 1.0, 0.5], [2.0, -0.5, 1.0]])
 Y = np.array([[1.0, 0.0], [3.0, -2.0], [-1.0, 1.0], [0.5, 2.0]])
@@ -113,6 +114,8 @@ def test_what_cannot_be():
         linear(clip_norm=[1.0, 2.0])
     with pytest.raises(gb.InputError, match=r"cannot be set, since this trainer was made without.*clip_norm=math\.inf"):
         linear().clip_norm = 1.0
+    with pytest.raises(gb.InputError, match=r"explain shows a step that clips nothing, but .* has clip_norm=1\.0"):
+        explain(linear(clip_norm=1.0), X, Y)
     for value in (1, -0.1, math.nan, "0.9"):
         with pytest.raises(gb.InputError, match=r"average must be a number in \[0, 1\), such as 0\.999"):
             linear(average=value)
@@ -152,6 +155,17 @@ def test_parameters_that_are_set_between_fits_begin_a_new_average():
     for one in (trainer, fresh):
         one.fit(X, Y, 1, progress=False)
     np.testing.assert_array_equal(learned(trainer), learned(fresh))
+
+
+def test_the_average_of_steps_by_hand_begins_with_the_first():
+    """As the parameters are then, whatever was measured before."""
+    trainer, fresh = linear(average=0.9), linear(average=0.9)
+    trainer.profile(X, Y, runs=1)
+    for one in (trainer, fresh):
+        one.network.layers[0].bias = np.array([3.0, -1.0])
+        one.step(X, Y)
+        average = 0.9 * np.r_[0.5, -0.25, 1.0, 0.75, -0.5, 0.25, 3.0, -1.0] + 0.1 * learned(one)
+        np.testing.assert_allclose(learned(one, one.training_step.measured_parameters), average, rtol=1e-12)
 
 
 def test_a_fit_that_is_stopped_or_interrupted_keeps_the_average():

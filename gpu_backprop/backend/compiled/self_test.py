@@ -246,6 +246,14 @@ def _of_buffers(some: _Numbers) -> Iterator[Case]:
         for counted in (None, np.array([0, 0.5][: len(out)] if out.ndim else 1.0)):
             numbers, to = some(*shape[:-1], 2, low=0, high=1, dtype=np.float64), some(*shape)
             yield "blend", [a, numbers, counted, to], [to]
+    squares, factor = np.array([0, 0.5, 4, 1e200, np.inf, np.nan] * 3), np.zeros(18)
+    for counted in (None, np.repeat([1, 0.25, 0], 6)):
+        yield "clip_factor", [squares, np.full(18, 0.7), counted, factor], [factor]
+    for *models, rows, units in (*SHAPES, LONG):
+        for counted in (None, np.array([0, 1, 0.5][: models[0]] if models else 1.0)):
+            weight = some.strided(models, rows, units)
+            weight[..., 0, 0] = np.inf
+            yield "limit_norms", [weight, some(*models, low=0.5, dtype=np.float64), counted, None], [weight]
 
 
 def _of_minibatches(some: _Numbers) -> Iterator[Case]:

@@ -66,6 +66,8 @@ for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
         run("update", w, g, moments, rule, hyper, np.ones(models), groups, None)
     run("sum_of_squares", w, np.zeros(models))
     run("blend", g, np.ones((*models, 2)), np.ones(models), w)
+    run("clip_factor", np.ones(models), np.ones(models), np.ones(models), np.zeros(models))
+    run("limit_norms", a(*models, 5, n), np.ones(models), np.ones(models), None)
     run("copy", w, g)
     order, outs = np.full((*models, 20), 99), [a(*models, 9, n), np.zeros((*models, 9), int), a(*models, 9)]
     order[..., 16] = -1
@@ -92,4 +94,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {8 * 7 * 9 + 8 * 6 * 2 + 8 * (4 * len(RULES) + 9)}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {8 * 7 * 9 + 8 * 6 * 2 + 8 * (4 * len(RULES) + 13)}\n", done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""One pass over the flat buffers."""
+"""One pass over the flat buffers, or over a layer's weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
+from gpu_backprop.backend.compiled.ops.layers import sizes
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
 from gpu_backprop.backend.formula import Array, Calls
 from gpu_backprop.backend.update_rule import UpdateRule
@@ -53,3 +54,22 @@ def blend(device: CpuDevice, source: Array, numbers: Array, counted: Array | Non
         device, "blend", PARAMETER * destination.size,
         source=source, numbers=numbers, counted=counted, destination=destination, models=models, n=n,
     )  # fmt: skip
+
+
+@or_numpy
+def clip_factor(device: CpuDevice, squares: Array, limit: Array, counted: Array | None, factor: Array) -> Calls:
+    yield KernelCall(
+        device, "clip_factor", 10 * factor.size,
+        squares=squares, limit=limit, counted=counted, factor=factor, count=factor.size,
+    )  # fmt: skip
+
+
+@or_numpy
+def limit_norms(
+    device: CpuDevice, weight: Array, limit: Array, counted: Array | None, half_weight: Array | None
+) -> Calls:
+    if half_weight is not None:
+        raise UnsupportedArguments("a copy in 16 bits is for CUDA")
+    yield KernelCall(
+        device, "limit_norms", PARAMETER * weight.size, weight=weight, limit=limit, counted=counted, **sizes(weight)
+    )
