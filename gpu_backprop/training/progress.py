@@ -119,7 +119,8 @@ class LineProgress(Progress):
         self._waiting, self._last_line = None, time.monotonic()
 
     def _width(self) -> int:
-        return terminal_width(sys.stdout) or WIDTH
+        width = None if sys.stdout is None else terminal_width(sys.stdout)
+        return width or WIDTH
 
     def _print(self, text: str, style: str = "", mark: str = "") -> None:
         """Prints a line that ends with a mark."""
