@@ -76,6 +76,7 @@ class LineProgress(Progress):
     def __init__(self, epochs: int, history: History) -> None:
         self._history = history
         self._first, self._last = len(history) + 1, len(history) + epochs
+        self._told = len(history)  # the number of the newest epoch that this was told of
         self._every = _stride(epochs)
         self._waiting: Mapping[str, Any] | None = None  # the newest epoch, while it has no line
         self._last_line = time.monotonic()
@@ -88,12 +89,14 @@ class LineProgress(Progress):
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         epoch = int(row["epoch"])
-        self._waiting = row
+        self._waiting, self._told = row, epoch
         due = epoch in (self._first, self._last) or epoch % self._every == 0
         if due or time.monotonic() - self._last_line >= PAUSE:
             self._print_epoch()
 
     def close(self) -> None:
+        if len(self._history) > self._told:  # a callback ended the run before this was told
+            self._waiting = self._history[-1]
         self._print_epoch()
         if len(self._history) >= self._first:
             self._print("", mark=f"{BEST[1:]} best: {describe_best(self._history)}")
@@ -116,7 +119,8 @@ class LineProgress(Progress):
         self._waiting, self._last_line = None, time.monotonic()
 
     def _width(self) -> int:
-        return terminal_width(sys.stdout) or WIDTH
+        width = None if sys.stdout is None else terminal_width(sys.stdout)
+        return width or WIDTH
 
     def _print(self, text: str, style: str = "", mark: str = "") -> None:
         """Prints a line that ends with a mark."""

@@ -135,6 +135,13 @@ def test_a_run_that_ends_early_shows_its_last_epoch(capsys, fails):
     assert last.startswith("   7/1000 ") and best.startswith("* best: epoch 3,")
 
 
+def test_an_epoch_whose_callback_fails_is_shown(capsys):
+    history = History()
+    with LineProgress(3, history):
+        history.append(row(1))
+    assert numbers(capsys.readouterr().out.splitlines()) == [1]
+
+
 def test_the_best_epoch_of_early_stopping_goes_before(capsys):
     history = History()
     history.best_epoch = 1
