@@ -95,6 +95,7 @@ PROOFS = (
             "kills": "No signal leaves a torn file or loses what was learned",
             "miscompilations": "No kernel that was compiled wrongly trains a network",
             "threads": "No thread gets what belongs to another one",
+            "soak": "100,000 steps of each kind take no more memory, and leave no thread and no file",
         }.items()
     ),
     Proof("The digits are learned, whatever the seed", ("bench/digits.py",)),
