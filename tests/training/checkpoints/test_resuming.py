@@ -12,6 +12,8 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError, ModelFileError
+from gpu_backprop.backend.lazy_rows import LazyRows
+from gpu_backprop.training import streaming
 from gpu_backprop.training.checkpoints import record_file
 from gpu_backprop.training.checkpoints.folder import numbered
 
@@ -131,6 +133,32 @@ def test_a_fit_of_another_kind_goes_on_to_the_same_bits(tmp_path, options):
     trainer.resume(tmp_path)
     fit(trainer, **options)
     assert left(trainer) == left(whole)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["memory map", "lazy rows"])
+def test_windows_of_data_larger_than_memory_go_on(tmp_path, monkeypatch, lazy):
+    monkeypatch.setattr(streaming, "WINDOW", 2 * 8 * 6 * 8)  # of two minibatches, from stretches of a few rows
+    monkeypatch.setattr(streaming, "STRETCH", 3 * 6 * 8)
+    monkeypatch.setattr(streaming, "memory", lambda: 0)
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    x = LazyRows(X.shape, X.dtype, lambda rows: np.array(mapped[rows])) if lazy else mapped
+
+    def windowed(trainer, callbacks=()):
+        trainer.fit(x, LABELS, EPOCHS, progress=False, callbacks=callbacks)
+
+    whole = trainer_of()
+    windowed(whole)
+    for after in (5, 9, 2 * STEPS + 1):
+        folder, trainer = tmp_path / str(after), trainer_of()
+        with pytest.raises(Killed):
+            windowed(trainer_of(), [gb.Checkpoint(folder, every_steps=1), Kill(after)])
+        trainer.resume(folder)
+        windowed(trainer)
+        assert left(trainer) == left(whole)
+    in_memory = trainer_of()
+    in_memory.fit(X, LABELS, EPOCHS, progress=False)
+    assert left(in_memory) != left(whole)  # whose order is another one
 
 
 @pytest.mark.parametrize("seed", [3, [3, 5]], ids=["one", "members"])
