@@ -62,7 +62,7 @@ def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Sam
     outputs = network.outputs if network.outputs > 1 else 2
     counts = np.bincount(classes if data.chosen is None else classes[data.chosen], minlength=outputs)
     if isinstance(class_weight, Mapping):
-        factors = _given(class_weight, [*(network.classes or range(outputs))], counts)
+        factors = _given(class_weight, [*(network.classes or range(outputs))])
     elif class_weight == BALANCED:
         there = counts > 0
         factors = np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)
@@ -79,14 +79,12 @@ def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Sam
     return replace(data, weights=weights.astype(network.device.master))
 
 
-def _given(weights: Mapping[Any, Any], names: list[Any], counts: Any) -> Any:
-    """Returns the weight of each class in the order of the labels."""
+def _given(weights: Mapping[Any, Any], names: list[Any]) -> Any:
+    """Returns the weight of each class in the order of the labels; of one that is not named, 1."""
     shown = ", ".join(map(repr, names[:20])) + (" …" if len(names) > 20 else "")
     if unknown := [name for name in weights if name not in names]:
         raise InputError(f"class_weight names {unknown[0]!r}, which is no class: there are {shown}.")
-    if missing := [name for name, rows in zip(names, counts, strict=True) if rows and name not in weights]:
-        raise InputError(f"class_weight lacks the class {missing[0]!r}: give each class a weight, {shown}.")
     return np.array([
-        number(f"class_weight of {name!r}", weights.get(name, 0.0), "a finite number ≥ 0", lambda w: 0 <= w < np.inf)
+        number(f"class_weight of {name!r}", weights.get(name, 1.0), "a finite number ≥ 0", lambda w: 0 <= w < np.inf)
         for name in names
     ])  # fmt: skip

@@ -186,11 +186,17 @@ def test_only_training_rows_are_balanced():
     check_same(split, given)
 
 
+def test_a_class_that_is_not_named_counts_as_it_is():
+    one, other = trainer_of(), trainer_of()
+    fit(one, class_weight={1: 3})
+    fit(other, class_weight={0: 1, 1: 3, 2: 1})
+    check_same(one, other)
+
+
 @pytest.mark.parametrize(
     ("y", "class_weight", "message"),
     [
         (LABELS, {0: 1, 1: 1, 7: 1}, "class_weight names 7, which is no class: there are 0, 1, 2"),
-        (LABELS, {0: 1, 1: 1}, "class_weight lacks the class 2: give each class a weight, 0, 1, 2"),
         (LABELS, {0: 1, 1: 1, 2: -1}, "class_weight of 2 must be a finite number ≥ 0, got -1"),
         (LABELS, {0: 0, 1: 0, 2: 0}, "gives every row the weight 0, so that none counts"),
         (LABELS, [1, 1, 2], r"class_weight must be 'balanced' or {class: weight}, got \[1, 1, 2\]"),
