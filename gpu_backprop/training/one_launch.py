@@ -46,8 +46,6 @@ def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool 
     for layer in network.layers:
         if type(layer) is not Dense:
             raise _refusal(f"all layers have to be Dense, but layer {layer.number} is {layer!r}")
-        if layer.max_norm is not None:
-            raise _refusal(f"only ordinary steps have max_norm, but layer {layer.number} is {layer!r}")
         fused = layer is network.last and loss.fused == layer.activation.name
         if layer.activation.rowwise and not fused:
             raise _refusal(
@@ -58,6 +56,7 @@ def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool 
             raise _refusal(f"of the losses with {layer.activation.name}, {loss.name} has no such epoch")
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
             raise _refusal(f"two activations are called {layer.activation.name!r}; give one of them another name")
+    check_layers(network)
     needs = layout(network, loss).needs
     memory = device.block_memory
     if (total := sum(needs.values())) > memory:
@@ -67,6 +66,13 @@ def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool 
             f"{memory:,}",
             "Use fewer units",
         )
+
+
+def check_layers(network: Network) -> None:
+    """Raises InputError where a layer is set, as may be done at any time, to what an epoch in one launch has not."""
+    for layer in network.layers:
+        if isinstance(layer, Dense) and layer.max_norm is not None:
+            raise _refusal(f"only ordinary steps have max_norm, but layer {layer.number} is {layer!r}")
 
 
 def check_data(data: BatchSource, loss_every: int | None, scheduled: bool) -> None:
@@ -107,6 +113,7 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
     """Builds the plan of an epoch, all minibatches from first rows to new weights: one operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
+    check_layers(network)
     assert loss.numbers is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)

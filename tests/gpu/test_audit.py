@@ -21,6 +21,7 @@ from gpu_backprop.backend.signatures import heads
 from gpu_backprop.network.losses import FORMULAS
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.one_launch import build_epoch
 from gpu_backprop.training.optimizers import OPTIMIZERS, RULES
@@ -64,7 +65,9 @@ def training_step(
     labels = trainer.loss.labels if labels is None else labels
     data = DataSet(net, samples(net, trainer.loss, labels, weighted, count=STEPS * rows))
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    return Step(trainer.training_step.build(data, rows, total, fuse=fuse), data)
+    table = FitSchedule(net, trainer.optimizer, 1, 20, STEPS)
+    followed = FollowedSchedule(table, 20 * STEPS, net.device) if table else None
+    return Step(trainer.training_step.build(data, rows, total, fuse=fuse, schedule=followed), data)
 
 
 def one_launch_epochs(**form):
@@ -130,6 +133,7 @@ CASES = {
     "Nesterov": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True)),
     "Nesterov, float16": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True), dtype="float16"),
     **dict(loss_cases()),
+    "a schedule": lambda: training_step(optimizer=gb.Adam(schedule="cosine")),
     "in parts, clipped, averaged and bounded": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING),
     "the same, members": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING, seed=[1, 2], dtype="float16"),
     "one_launch": one_launch_epochs,

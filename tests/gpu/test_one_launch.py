@@ -363,6 +363,12 @@ def test_a_schedule_of_epochs():
 
 # Refusals -------------------------------------------------------------------------------------------------------------
 
+
+def late_bound(trainer):
+    trainer.network.layers[0].max_norm = 1.0
+    trainer.fit(X, LABELS, progress=False)
+
+
 REFUSED = {
     "graph": (lambda: gb.Trainer(network(), graph=True, one_launch=True), "graph=True was given"),
     "stream": (lambda: gb.Trainer(network(), stream=True, one_launch=True), "stream=True was given"),
@@ -377,7 +383,7 @@ REFUSED = {
     "bias": (lambda: gb.Trainer(network([gb.Bias(), *PLAIN]), one_launch=True), "all layers have to be Dense"),
     "softmax below": (
         lambda: gb.Trainer(network([gb.Dense(4, "softmax"), *PLAIN]), one_launch=True),
-        r"softmax can only be the output's, with cross_entropy, but layer 1 is Dense\(4, 'softmax'\)",
+        r"softmax can only be the output's, with cross_entropy or focal, but layer 1 is Dense\(4, 'softmax'\)",
     ),
     "softmax, another loss": (
         lambda: gb.Trainer(network(), "half_squared_error", one_launch=True),
@@ -408,6 +414,10 @@ REFUSED = {
     "max_norm": (
         lambda: gb.Trainer(network([gb.Dense(4, "relu", max_norm=2.0), *PLAIN]), one_launch=True),
         r"only ordinary steps have max_norm, but layer 1 is Dense\(4, 'relu', max_norm=2.0\)",
+    ),
+    "max_norm, later": (
+        lambda: late_bound(gb.Trainer(network(), one_launch=True)),
+        "only ordinary steps have max_norm, but layer 1 is",
     ),
     "loss_every": (
         lambda: gb.Trainer(network(), one_launch=True).fit(X, LABELS, loss_every=2, progress=False),
