@@ -20,6 +20,7 @@ from gpu_backprop.commands import runs, sources, train
 from gpu_backprop.commands.interrupt import Interrupted, StopOnSignal
 from gpu_backprop.training.step import TrainingStep
 
+ENDLESS = "--epochs", "1000000", "--no-early-stopping"
 CODES = {number: 128 + number for number in starting.SIGNALS}
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="a signal can't be sent to one process on Windows")
 every_signal = pytest.mark.parametrize("number", [pytest.param(number, id=number.name) for number in CODES])
@@ -58,7 +59,7 @@ class TestTrain:
     @POSIX
     @every_signal
     def test_what_was_learned_is_kept(self, tmp_path, number):
-        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", "--epochs", "1000000"]
+        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", *ENDLESS]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             history = tmp_path / "run" / "history.csv"
             while process.poll() is None and not (history.exists() and history.read_text().count("\n") > 2):
@@ -158,14 +159,14 @@ class TestTrain:
         import pty
 
         main_end, end = pty.openpty()
-        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", "--epochs", "1000000"]
+        command = [sys.executable, "-m", "gpu_backprop", "train", "--out", "run", *ENDLESS]
         program = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         program += "os.execv(sys.argv[1], sys.argv[1:])"  # so that it is its terminal
         ends = {"stdin": end, "stdout": end, "stderr": end}
         with subprocess.Popen([sys.executable, "-c", program, *command], **ends) as process:
             os.close(end)
             seen = b""
-            while b"epoch 3" not in seen:
+            while b" 1/1000000 " not in seen:
                 seen += os.read(main_end, 10_000)
             os.close(main_end)
         assert process.returncode == 129
