@@ -28,6 +28,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -226,28 +227,54 @@ def killed_command(folder: Path, chance: random.Random, counts: Counter[str]) ->
 
 
 def full_disk(folder: Path, counts: Counter[str]) -> Iterator[str]:
-    """The disk is full from the second epoch on: every write fails, as at a limit of file sizes."""
-    expected, place, out = whole(folder, "compiled"), folder / "full", folder / "out"
+    """The disk is full from the second epoch on: at a limit of file sizes, and as a small file system that something
+    else fills, where this process may make one."""
+    expected, out = whole(folder, "compiled"), folder / "out"
 
-    class Fill:
-        def on_epoch(self, state: Any) -> None:
-            if state.epoch == 2:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    def limit(place: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 
-    def work() -> None:
+    def fill(place: Path) -> None:
+        with suppress(OSError), open(place.parent / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(b"0" * 512)
+
+    def empty(place: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        (place.parent / "filler").unlink(missing_ok=True)
+
+    def work(place: Path, spoil: Callable[[Path], None]) -> None:
+        class Full:
+            def on_epoch(self, state: Any) -> None:
+                if state.epoch == 2:
+                    spoil(place)
+
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            trainer = train(FORMS["compiled"], place, callbacks=(Fill(),))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            trainer = train(FORMS["compiled"], place, callbacks=(Full(),))
+        empty(place)
         said = [str(one.message) for one in told]
         assert said and all("training goes on" in text for text in said), said
         out.write_text(left(trainer))
 
-    if in_child(work) or out.read_text() != expected:
-        yield "a full disk: training did not go on as if there was room"
-    if in_child(lambda: out.write_text(left(train(FORMS["compiled"], place)))) or out.read_text() != expected:
-        yield "a full disk: what was saved before is lost"
-    counts["full disk"] += 1
+    for what, spoil in (("limit of file sizes", limit), ("full file system", fill)):
+        mounted = folder / what
+        mounted.mkdir()
+        if spoil is fill:
+            mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(mounted)]
+            if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+                print("not tried: a file system that is full, since this process may not mount one")
+                continue
+        try:
+            if in_child(lambda spoil=spoil, place=mounted / "c": work(place, spoil)) or out.read_text() != expected:
+                yield f"{what}: training did not go on as if there was room"
+            again = in_child(lambda place=mounted / "c": out.write_text(left(train(FORMS["compiled"], place))))
+            if again or out.read_text() != expected:
+                yield f"{what}: what was saved before is lost"
+        finally:
+            if spoil is fill:
+                subprocess.run(["umount", str(mounted)], check=True)
+        counts[what] += 1
 
 
 def unwritable(folder: Path, counts: Counter[str]) -> Iterator[str]:

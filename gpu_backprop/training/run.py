@@ -159,7 +159,8 @@ class Run:
             self.epoch_start.load(begin.halving["epoch_start"])
         while True:
             self._go_to_begin()
-            shown.advance(sum(self.batches[: self.done]))
+            if self.done:
+                shown.advance(sum(self.batches[: self.done]))
             if not self._train(shown):
                 return None
             sums = self._read()
