@@ -370,9 +370,9 @@ class Trainer(FixedAttributes):
             y: labels (rows,), or (rows, outputs).
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
-            class_weight: {class: weight}, by which the weights of its rows are multiplied (1 where it is not named), a
-                class being its label or, where network.classes is set, its name; or "balanced": n/(k·count) for n rows of k classes. Validation
-                data are measured without it.
+            class_weight: {class: weight}, by which the weights of its rows are multiplied, 1 where it is not named. A
+                class is its label or, where network.classes is set, its name. Or "balanced": n/(k·count) for n rows of
+                k classes. Validation data are measured without it.
             validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch.
             validation_split: the share of the rows that is held out of training and measured in place of `validation`,
                 of every class alike, where there are classes. The seed says which; they are the same in every fit.
