@@ -47,7 +47,7 @@ BP_DEV void for_each_row(
 
 // grad_y = factor de/dy, total += w e
 template<class T, class E, class L>
-__global__ void __launch_bounds__(256, 3) loss_gradient(
+__global__ void __launch_bounds__(256, BlocksOf<T>::least) loss_gradient(
     const T* y,             // [models, rows, cols]
     const L* target,        // [models, rows, target_cols], 1 for labels
     const acc<T>* weights,  // [models, rows]?

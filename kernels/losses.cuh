@@ -86,6 +86,10 @@ BP_DEV A softmax_loss(
   return log(sum) - dot;
 }
 
+// How many blocks share a multiprocessor at least: a formula in double may take more registers than a third leaves it.
+template<class T> struct BlocksOf { enum { least = 3 }; };
+template<> struct BlocksOf<double> { enum { least = 2 }; };
+
 // The focal loss of one output, from l = -log p >= 0: e = (1 - p)^gamma l, and its derivative by log p, which is
 // -(1 - p)^gamma (1 + gamma l p/(1 - p)), where 1 - p = 1 - e^-l and p/(1 - p) = 1/(e^l - 1).
 template<class A> struct Focal {

@@ -215,9 +215,9 @@ _REST = f"(A(1) - y < {_NEAR_1} ? {_NEAR_1} : A(1) - y)"
 _LOG_REST = f"(A(1) - y < {_NEAR_1} ? log({_NEAR_1}) : log1p(-y))"
 
 
-def _texts(p: str, rest: str, log_p: str, share: str) -> tuple[str, str]:
+def _texts(p: str, rest: str, log_p: str, log_rest: str, share: str) -> tuple[str, str]:
     """e and −∂e/∂p, as in `_side`."""
-    power = f"exp(gamma * log({rest} < tiny<A>() ? tiny<A>() : {rest}))"
+    power = f"exp(gamma * {log_rest})"
     ratio = f"({rest} == A(0) ? A(-1) : {log_p} / {rest})"
     return f"-({share}) * {power} * {log_p}", f"({share}) * {power} * (A(1) / {p} - gamma * {ratio})"
 
@@ -233,10 +233,11 @@ def _texts_of_z(x: str, share: str) -> tuple[str, str]:
     return f"({share}) * {power} * {below}", f"({share}) * {power} * ({slope})"
 
 
+_LESS = "(A(1) - y < tiny<A>() ? tiny<A>() : A(1) - y)"
 _YES, _NO = "yes * t", "no * (A(1) - t)"
-_E, _SLOPE = _texts(_P, "(A(1) - y)", f"log({_P})", "t")
-_E_1, _SLOPE_1 = _texts(_P, _REST, f"log({_P})", _YES)
-_E_0, _SLOPE_0 = _texts(_REST, _P, _LOG_REST, _NO)
+_E, _SLOPE = _texts(_P, "(A(1) - y)", f"log({_P})", f"log({_LESS})", "t")
+_E_1, _SLOPE_1 = _texts(_P, f"({_REST})", f"log({_P})", f"({_LOG_REST})", _YES)
+_E_0, _SLOPE_0 = _texts(f"({_REST})", _P, f"({_LOG_REST})", f"log({_P})", _NO)
 _E_1Z, _SLOPE_1Z = _texts_of_z("y", _YES)
 _E_0Z, _SLOPE_0Z = _texts_of_z("(-y)", _NO)
 
