@@ -46,7 +46,7 @@ SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
 ELSEWHERE = {
     "lr": "--learning-rate", "rate": "--learning-rate", "bs": "--batch-size", "hidden": "--layers",
     "units": "--layers", "iterations": "--epochs", "max-iter": "--epochs", "label": "--target", "y": "--target",
-    "test-size": "--held-out", "validation-split": "--held-out", "gpu": "--device", "cuda": "--device",
+    "test-size": "--held-out", "validation-split": "--validation", "gpu": "--device", "cuda": "--device",
     "random-state": "--seed", "sep": "--delimiter", "drop": "--ignore", "exclude": "--ignore", "force": "--overwrite",
     "criterion": "--loss", "precision": "--dtype", "fillna": "--impute",
     "alpha": "--l2", "wd": "--weight-decay", "clip": "--clip-value",

@@ -309,7 +309,7 @@ class Run:
             warnings.warn(
                 f"the loss became NaN or infinite in epoch {self.number}, which begins again with half the learning "
                 f"rate, now {optimizer.learning_rate}; so will every epoch that does, {MOST_HALVINGS} times at most.",
-                RuntimeWarning, stacklevel=8,
+                RuntimeWarning, stacklevel=7,
             )  # fmt: skip
         self._halvings -= 1
         self._begin = self._again
