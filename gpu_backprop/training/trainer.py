@@ -20,6 +20,7 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -281,8 +282,9 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def find_learning_rate(
-        self, x: Any, y: Any, weights: Any = None, *, lowest: float = 1e-7, highest: float = 1.0, steps: int = 100
-    ) -> RangeTest:
+        self, x: Any, y: Any = None, weights: Any = None, *, lowest: float = 1e-7, highest: float = 1.0,
+        steps: int = 100,
+    ) -> RangeTest:  # fmt: skip
         """Tries learning rates, from the lowest to the highest, a step each, until the loss diverges: a range test
         (Smith 2017). `find_learning_rate(x, y).plot("rates.png")` shows where it falls. It learns nothing: parameters
         and all else are afterwards what they were, and so is the learning rate.
@@ -299,11 +301,11 @@ class Trainer(FixedAttributes):
         if positive("steps", steps) < LEAST_STEPS:
             raise InputError(f"steps must be an integer ≥ {LEAST_STEPS}, got {steps!r}: with fewer, no slope is seen.")
         with self.network.exclusively("find_learning_rate"):
-            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
             return run_range_test(self.manual_steps, data, self.batch_size, lowest, highest, steps)
 
     @release_on_oom
-    def diagnose(self, x: Any, y: Any, weights: Any = None, *, validation: Any = None) -> Diagnosis:
+    def diagnose(self, x: Any, y: Any = None, weights: Any = None, *, validation: Any = None) -> Diagnosis:
         """Looks for what is wrong: dead and saturated units, gradients that vanish or explode, steps of the wrong size,
         data that nobody scaled, unbalanced classes, overfitting. Print what it returns. It learns nothing: parameters
         and all else are afterwards what they were.
@@ -313,7 +315,7 @@ class Trainer(FixedAttributes):
             validation: (x, y) or (x, y, weights), whose loss is compared.
         """
         with self.network.exclusively("diagnose"):
-            data = samples(self.network, self.loss, x, y, weights, values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
             prepared = self.network.preprocessing is not None
             unscaled = describe_unscaled(data, self.loss, self.device, prepared)
             part = diagnosis.spread(data)
@@ -333,7 +335,8 @@ class Trainer(FixedAttributes):
         of_data = diagnosis.examine_data(data, self.network.outputs, unscaled, lambda a: on_host(a, self.device))
         found = [*of_data, *found, *diagnosis.examine_history(self.history.rows)]
         if validation is not None:
-            inside, outside = (self.evaluate(*of)["loss"] for of in ((x, y, weights), validation))
+            outer = (validation,) if isinstance(validation, StoredRows) else validation
+            inside, outside = (self.evaluate(*of)["loss"] for of in ((x, y, weights), outer))
             found += diagnosis.examine_losses(inside, outside)
         return Diagnosis(part.rows, figures, found)
 

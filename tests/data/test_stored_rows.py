@@ -213,6 +213,20 @@ def test_a_fit_that_was_ended_goes_on_within_a_window(tmp_path, monkeypatch):
         assert second.network.parameters.tobytes() == straight.network.parameters.tobytes()
 
 
+def test_diagnosis_and_learning_rates(tmp_path):
+    with gb.open_rows(write(tmp_path / "a.csv"), target="class", held_out=0.2) as rows:
+        found = []
+        held_out = everything(rows.held_out), np.array(rows.held_out.y)
+        for data, outer in (((rows,), rows.held_out), ((everything(rows), np.array(rows.y)), held_out)):
+            net = gb.Network(rows.shape[1], [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], device="cpu")
+            net.preprocessing = rows.preprocessing
+            trainer = gb.Trainer(net, batch_size=32)
+            told = str(trainer.diagnose(*data, validation=outer))
+            found.append((told, trainer.find_learning_rate(*data, steps=20).rates))
+        assert found[0][0] == found[1][0]
+        np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
 def test_maps_that_are_given(tmp_path):
     np.save(tmp_path / "x.npy", _random.normal(0, 1, (ROWS, 3)))
     x, y = np.load(tmp_path / "x.npy", mmap_mode="r"), _random.normal(0, 1, ROWS)
