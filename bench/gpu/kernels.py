@@ -61,6 +61,7 @@ def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
     several = (gb.Bias("tanh"), gb.Dropout(0.5), gb.Dense(shape.cols, "softmax", bias=False), gb.Bias("softmax"))
     yield partial(training, dtype, shape, several, "cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")
+    yield partial(training, dtype, shape, (gb.Bias("softmax"),), "focal")
     yield partial(training, dtype, shape, (gb.Bias(),), "huber")
     yield partial(measuring, dtype, shape)
     for rule in RULES:
@@ -102,6 +103,11 @@ def flat(dtype: str, shape: Shape) -> Planned:
     factor, numbers = plan.empty("factor", (), np.float64), plan.named("numbers", net.device.from_host(np.ones(2)))
     w, mean = (plan.empty(name, shape, net.device.master) for name in ("w", "mean of w"))
     half = None if net.half_parameters is None else plan.empty("half w", shape)
+    table = net.device.from_host(np.ones((shape.rows, 1)))
+    position, values = net.device.zeros((1,), np.int64), plan.empty("scheduled", (1,), np.float64)
+    plan.add(
+        Operations.follow_schedule, "scheduled = settings ⊙ table[position]", {}, table, position, table[0], values
+    )
     plan.add(Operations.clip_factor, "min(1, c/‖a‖)", {}, out, out, None, factor)
     plan.add(Operations.blend, "mean of w", {}, w.reshape(-1), numbers, None, mean.reshape(-1))
     plan.add(Operations.limit_norms, "w·min(1, c/‖w‖)", {}, w, out, None, half)

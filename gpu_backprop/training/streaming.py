@@ -123,9 +123,10 @@ class StreamedData(BatchSource):
     def _read(self, buffer: int, begin: int, count: int) -> None:
         """Fills a buffer with the rows from place `begin` of the order on; the reader's thread."""
         with self.device.computing():
+            arrays = self.buffer.pinned(buffer)
             for number in range(self.orders):
                 bring = self._bringer(number, slice(begin, begin + count))
-                for source, pinned in zip(self.host, self.buffer.pinned(buffer), strict=True):
+                for source, pinned in zip(self.host, arrays, strict=True):
                     check_file(source)
                     bring(source, pinned[number * self.block_rows :][:count])
             self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)

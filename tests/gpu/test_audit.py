@@ -24,7 +24,7 @@ from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.one_launch import build_epoch
-from gpu_backprop.training.optimizers import OPTIMIZERS, RULES
+from gpu_backprop.training.optimizers import OPTIMIZERS, REGULARIZED, RULES
 
 pytestmark = pytest.mark.gpu
 
@@ -132,7 +132,14 @@ CASES = {
     "momentum": lambda: training_step(optimizer=gb.SGD(0.1, 0.9)),
     "Nesterov": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True)),
     "Nesterov, float16": lambda: training_step(optimizer=gb.SGD(0.1, 0.9, True), dtype="float16"),
+    "with every penalty": lambda: training_step(optimizer=gb.Optimizer(REGULARIZED)),
     **dict(loss_cases()),
+    **{
+        f"focal of {output}, kept apart": lambda output=output: training_step(
+            gb.Dense(8, "relu"), gb.Dense(3, output), loss="focal", fuse=False
+        )
+        for output in ("softmax", "sigmoid")
+    },
     "a schedule": lambda: training_step(optimizer=gb.Adam(schedule="cosine")),
     "in parts, clipped, averaged and bounded": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING),
     "the same, members": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING, seed=[1, 2], dtype="float16"),
