@@ -327,7 +327,7 @@ def check_loss(device, name, denormal=True, each=1):
     else:
         given = y, target, None, formula_of(name), numbers_of(name, len(y)), 1.0, None, np.empty_like(y), total
         grad, total = run(device, "loss_gradient", *given)[-2:]
-    factor = np.maximum(1, target.astype(L))
+    factor = np.maximum(1, target.astype(L)) * (1 + GAMMA if "focal" in name else 1)  # of a power that may be 0
     with np.errstate(all="ignore"):
         e = total[:, LOSS].astype(y.dtype)
     assert_right(e, [a.reshape(-1) for a in value], name, factor.reshape(-1))

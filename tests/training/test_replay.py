@@ -32,7 +32,7 @@ def network(*layers, **form):
 
 def data(weighted=False, loss=None, outputs=3):
     rng = np.random.default_rng(0)
-    x, labels = rng.normal(0, 1, (3 * ROWS, 5)), loss is None or gb.LOSSES[loss].labels
+    x, labels = rng.normal(0, 1, (3 * ROWS, 5)), loss is None or loss.labels
     y = rng.integers(0, 3, 3 * ROWS) if labels else rng.dirichlet(np.ones(outputs), 3 * ROWS)
     return x, y, rng.uniform(0, 2, 3 * ROWS) if weighted else None
 
@@ -121,7 +121,7 @@ def test_no_circle_keeps_a_plan(graph):
 def gathered(net, weighted=False, optimizer="adam", loss=None):
     """The plan of a step of fit."""
     trainer = gb.Trainer(net, loss, optimizer, batch_size=ROWS)
-    source = DataSet(net, samples(net, trainer.loss, *data(weighted, loss, net.outputs), values=True))
+    source = DataSet(net, samples(net, trainer.loss, *data(weighted, trainer.loss, net.outputs), values=True))
     return trainer.training_step.build(source, ROWS, trainer.device.zeros((*net.models_shape, 3), np.float64))
 
 
@@ -129,7 +129,7 @@ def measured(output, loss):
     """The plan of a measurement."""
     net = network(gb.Dense(8, "relu"), gb.Dense(3, output))
     loss = gb.LOSSES[loss].bind(net)
-    return Evaluation(net, loss, samples(net, loss, *data(True, loss.name), values=True), ROWS).replays[ROWS].plan
+    return Evaluation(net, loss, samples(net, loss, *data(True, loss), values=True), ROWS).replays[ROWS].plan
 
 
 CASES = {
