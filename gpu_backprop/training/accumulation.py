@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.loss import Loss, Scaling
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
+from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 
 
 class Accumulation:
@@ -36,14 +40,33 @@ class Accumulation:
         """Returns how many rows of a minibatch are worked through at a time, at most."""
         return self.divide(batch_size)[0]
 
-    def add(self, plan: Plan, part: int, parts: int) -> None:
-        """Appends what adds ∇ of a part, counted from 0, to those before it; after the last one, ∇ is their sum."""
-        if self._sum is None or parts == 1:
-            return
+    def parts_of(
+        self, plan: Plan, source: BatchSource | ManualBatch, loss: Loss, rows: int, total: Array
+    ) -> Iterator[tuple[int, Scaling | None]]:
+        """Yields the rows of each part of a minibatch, and the scaling of the loss where it is that of the whole one,
+        and appends after each what adds its ∇ to those before. A plan that fuses nothing has one part."""
+        parts, scaling = self.divide(rows) if plan.fuse else [rows], None
+        if len(parts) > 1:
+            plan.phase = "data"
+            weights = source.emit_weights(plan, rows)
+            plan.phase = "loss"
+            scaling = loss.scale(plan, rows, weights, total)
+        for number, part in enumerate(parts, 1):
+            plan.phase = "forward"
+            yield part, scaling
+            if len(parts) > 1:
+                self._add(plan, first=number == 1, last=number == len(parts))
+            if number < len(parts):
+                source.emit_advance(plan, part)
+                plan.first_row += part
+
+    def _add(self, plan: Plan, first: bool, last: bool) -> None:
+        """Appends what adds ∇ of a part to those before it; after the last one, ∇ is their sum."""
+        assert self._sum is not None
         gradients, before = self.network.gradients, plan.named("∇ so far", self._sum)
-        if part == 0:
+        if first:
             plan.add(Operations.copy, "∇ so far = ∇", {}, gradients, before)
-        elif part < parts - 1:
+        elif not last:
             plan.add(Operations.blend, "∇ so far += ∇", {}, gradients, self._plain_sum, None, before)
         else:
             plan.add(

@@ -80,26 +80,13 @@ class TrainingStep:
         if self.running is not None:
             plan.gradient_factor = plan.named("running", self.running)
         self.scaling.scale(plan)
-        parts = self.accumulation.divide(rows) if fuse else [rows]
-        scaling = None
-        if len(parts) > 1:
-            plan.phase = "data"
-            weights = source.emit_weights(plan, rows)
-            plan.phase = "loss"
-            scaling = self.loss.scale(plan, rows, weights, total)
-            plan.phase = "forward"
-        for number, part in enumerate(parts):
+        for part, scaling in self.accumulation.parts_of(plan, source, self.loss, rows, total):
             x, target, weights = source.emit(plan, part)
             z = self.network.emit_forward(plan, x, upto="z")  # its activation is left to the loss, which may fuse it
             plan.phase = "loss"
             grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total, scaling)
             plan.phase = "backward"
             self.network.emit_backward(plan, grad_z, start="z")
-            self.accumulation.add(plan, number, len(parts))
-            if number < len(parts) - 1:
-                source.emit_advance(plan, part)
-                plan.first_row += part
-                plan.phase = "forward"
         plan.phase = "update"
         self.scaling.unscale(plan)
         self.clipping.clip(plan)
@@ -109,7 +96,7 @@ class TrainingStep:
         self.network.emit_next_masks(plan)
         if schedule is not None:
             schedule.emit_advance(plan)
-        source.emit_advance(plan, parts[-1])
+        source.emit_advance(plan, rows - plan.first_row)
         return plan
 
     @property
