@@ -277,7 +277,7 @@ def test_a_message_cannot_command_a_terminal(tmp_path):
 
 
 def test_every_name_from_elsewhere_stands_for_one_of_ours():
-    ours = {*gb.LOSSES, *gb.ACTIVATIONS, *gb.OPTIMIZERS, *gb.INITIALIZERS}
+    ours = {*gb.LOSSES, *gb.ACTIVATIONS, *gb.OPTIMIZERS, *gb.INITIALIZERS, *gb.METRICS, *gb.SCHEDULES}
     assert set(SYNONYMS.values()) <= ours
     assert not set(SYNONYMS) & ours
 
