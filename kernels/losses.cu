@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(256, 3) softmax_cross_entropy(
 // v = z + b, y = softmax(v), e = sum of t (1 - y)^gamma l with l = -log y, grad_z = factor (g - y sum of g), where g is t
 // times the derivative of (1 - y)^gamma l by log y
 template<class T, class L>
-__global__ void __launch_bounds__(256, 3) softmax_focal(
+__global__ void __launch_bounds__(256, BlocksOf<T>::least) softmax_focal(
     const T* z,             // [models, rows, cols]
     const acc<T>* b,        // [models, cols]?
     const L* target,        // [models, rows, target_cols], 1 for labels
