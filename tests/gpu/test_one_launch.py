@@ -92,6 +92,7 @@ LOSSES = {
     "cross_entropy, smoothed shares": (gb.CrossEntropy(label_smoothing=0.1), "softmax", SHARES),
     "cross_entropy, summed": (gb.CrossEntropy(reduction="sum"), "softmax", LABELS),
     "binary_cross_entropy": ("binary_cross_entropy", "sigmoid", YES_NO),
+    "focal": (gb.Focal(2.0, alpha=0.25), "sigmoid", YES_NO),
     "absolute_error": ("absolute_error", "identity", DENSE + 3),
     "huber": (gb.Huber(0.5), "identity", DENSE),
     "huber, summed": (gb.Huber(0.5, reduction="sum"), "identity", DENSE),
