@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.training.description import plain
 from gpu_backprop.training.history import Row
 from gpu_backprop.training.run import Run
 
@@ -30,7 +31,8 @@ class FitState(NamedTuple):
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
-    method `state()`, as a dict of plain data and arrays, and is given by its `load_state(dict)`, after `on_start`.
+    method `state()`, as a dict of plain data and arrays, and is given by its `load_state(dict)`, after `on_start`. Its
+    attribute `settings`, a tuple, names those of its attributes that must be what they were then.
 
     Where one has the attribute `sets_rate = True`, the history tells the learning rate of the last step of each epoch,
     as it does where the learning rate follows a schedule.
@@ -75,7 +77,7 @@ class Callbacks(ExitStack):
         have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
         repeatable: whether steps leave the same when they are done again: no callback changes anything after a step.
         set_rate: whether any of them says that it sets the learning rate.
-        resumed: the states that a fit goes on from in another process, by the keys of `states`.
+        resumed: the states that a fit goes on from in another process, named as in `states`.
     """
 
     def __init__(self, trainer: Any, given: Any) -> None:
@@ -97,7 +99,7 @@ class Callbacks(ExitStack):
         self._with_step = [(callback, getattr(callback.given, "is_due", None)) for callback in with_step]
         self.repeatable = all(callback.only_reads for callback in with_step)
         self.set_rate = any(getattr(callback.given, "sets_rate", False) for callback in checked)
-        self.resumed: dict[tuple[str, int], Any] = {}
+        self.resumed: dict[str, Any] = {}
 
     @property
     def asked(self) -> str:
@@ -106,25 +108,30 @@ class Callbacks(ExitStack):
 
     def start(self, run: Run) -> None:
         """Calls `on_start`, and gives each callback the state that it goes on from."""
-        for key, callback in self._by_key():
+        for name, callback in self._by_name():
             self.enter_context(self._until_end(callback, run))
-            if self.resumed.get(key) is not None and hasattr(callback.given, "load_state"):
-                callback.given.load_state(self.resumed[key])
+            if self.resumed.get(name) is not None and hasattr(callback.given, "load_state"):
+                callback.given.load_state(self.resumed[name])
 
-    def _by_key(self) -> Iterator[tuple[tuple[str, int], Callback]]:
-        """Yields each with its name and its number among those of that name."""
+    def _by_name(self) -> Iterator[tuple[str, Callback]]:
+        """Yields each with its name, from the second of a name on with its number among them."""
         seen: Counter[str] = Counter()
         for callback in self._callbacks:
-            yield (callback.name, seen[callback.name]), callback
             seen[callback.name] += 1
+            number = seen[callback.name]
+            yield f"{callback.name} {number}" if number > 1 else callback.name, callback
 
-    def states(self) -> dict[tuple[str, int], Any]:
-        """Returns the state of each that has one, by name and number among those of its name."""
-        return {key: one.given.state() for key, one in self._by_key() if hasattr(one.given, "state")}
+    def states(self) -> dict[str, Any]:
+        """Returns the state of each that has one."""
+        return {name: one.given.state() for name, one in self._by_name() if hasattr(one.given, "state")}
 
-    def changing(self) -> set[tuple[str, int]]:
-        """Returns the keys of those that have a state and may change something."""
-        return {key for key, one in self._by_key() if hasattr(one.given, "state") and not one.only_reads}
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings of each that has a state and may change something, as plain data."""
+        return {
+            name: {setting: plain(getattr(one.given, setting)) for setting in getattr(one.given, "settings", ())}
+            for name, one in self._by_name()
+            if hasattr(one.given, "state") and not one.only_reads
+        }
 
     def epoch(self, run: Run) -> None:
         """Calls `on_epoch`."""

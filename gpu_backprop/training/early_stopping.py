@@ -45,6 +45,8 @@ class EarlyStopping:
             nothing is known of its mode; after the first epoch, no such column was measured.
     """
 
+    settings = "monitor", "patience", "min_delta", "restore_best", "mode"
+
     def __init__(
         self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True,
         mode: str | None = None,
@@ -61,8 +63,7 @@ class EarlyStopping:
         self._trainer: Any = None
 
     def __repr__(self) -> str:
-        names = ("monitor", "patience", "min_delta", "restore_best", "mode")
-        return f"EarlyStopping({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return f"EarlyStopping({', '.join(f'{name}={getattr(self, name)!r}' for name in self.settings)})"
 
     @property
     def needs_validation(self) -> bool:

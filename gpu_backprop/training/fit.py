@@ -67,7 +67,7 @@ class Fit:
             self.step, source, trainer.settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
             schedule,
         )  # fmt: skip
-        self.running = RunningFit(trainer, self.run, told, data, first)
+        self.running = RunningFit(trainer, self.run, told, data, held_out, on_divergence, first)
         if self.resumed is not None:
             self.resumed.go_on(self.running)
         self.first, self.last = first, first + epochs - 1

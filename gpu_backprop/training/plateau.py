@@ -37,6 +37,7 @@ class ReduceOnPlateau:
     """
 
     sets_rate = True
+    settings = "monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode"
 
     def __init__(
         self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10, min_delta: float = 0.0,
@@ -55,8 +56,7 @@ class ReduceOnPlateau:
         self._numbers: dict[str, Array] = {}
 
     def __repr__(self) -> str:
-        names = ("monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode")
-        return f"ReduceOnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return f"ReduceOnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in self.settings)})"
 
     @property
     def needs_validation(self) -> bool:

@@ -89,7 +89,7 @@ class Trainer(FixedAttributes):
         training_step: what builds the plans of all steps, and has the state that they share.
         scaling: of the loss, in float16.
         manual_steps: the plans of `step`.
-        made: what the trainer was made of, as plain data; see checkpoints/recipe.py.
+        begun: what the trainer was when its first fit began, and when its last one did; see checkpoints/recipe.py.
         checkpoint_folders: those whose checkpoints are its own.
         running: the fit that runs, for callbacks; None while none does.
     """
@@ -127,7 +127,7 @@ class Trainer(FixedAttributes):
         self.history = History()
         self.manual_steps = ManualSteps(self.training_step, self.graph)
         self.stopping = False
-        self.made = describe(self)
+        self.begun: list[dict[str, Any]] = []
         self.checkpoint_folders = set[Path]()
         self._running: RunningFit | None = None
         self._resumed: Resumed | None = None
@@ -423,6 +423,8 @@ class Trainer(FixedAttributes):
     @contextmanager
     def as_running(self, fit: RunningFit) -> Iterator[None]:
         """Shows a fit as `running` meanwhile; a further one begins anew."""
+        if self._resumed is None:
+            self.begun[1:] = [describe(self)]
         self._running, self._resumed = fit, None
         try:
             yield
@@ -432,15 +434,18 @@ class Trainer(FixedAttributes):
     def resume(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
         """Goes on from the newest good checkpoint of a folder, that a `Checkpoint` among the callbacks of `fit` wrote.
         This trainer was made, and the next `fit` is called, as then: it finishes that fit, whose epochs count from its
-        beginning, and gives the same bits as if it had never ended.
+        beginning, and gives the same bits as if it had never ended. Settings are those that the checkpoint has; the
+        trainer is compared with what it was when that fit began.
 
         Args:
             folder: the folder, or one checkpoint.
-            force: whether to go on also where the trainer or the data are others. What differs stays as it is here; a
-                network of other shapes cannot go on.
+            force: whether to go on also where the trainer, the data or what `fit` is given are others. What differs
+                stays as it is here, and a callback of other settings begins anew; a network of other shapes cannot go
+                on.
 
         Raises:
-            InputError: the trainer was made otherwise; the message says how.
+            InputError: the trainer was made otherwise; the message says how. `fit` raises it where it is given
+                something else, or something was set in between.
             ModelFileError: there is no good checkpoint.
 
         Warns:

@@ -182,15 +182,17 @@ def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
     assert resumed.history["learning_rate"] == straight.history["learning_rate"]
 
 
-def test_a_schedule_that_was_set_is_resumed_too(tmp_path):
+@pytest.mark.parametrize(("made", "then"), [(None, gb.Cosine(0.5)), ("linear", None)])
+def test_a_schedule_that_a_callback_has_set_is_resumed_too(tmp_path, made, then):
     """And one that was taken away is none."""
-    for made, then in ((None, gb.Cosine(0.5)), ("linear", None)):
-        folder, resumed = tmp_path / str(made), trainer_of(gb.SGD(0.1, schedule=made))
-        ended = trainer_of(gb.SGD(0.1, schedule=made))
-        ended.optimizer.schedule = then
-        fit(ended, 1, callbacks=[gb.Checkpoint(folder)])
-        resumed.resume(folder)
-        assert resumed.optimizer.schedule == ended.optimizer.schedule
+
+    def set_schedule(state):
+        state.trainer.optimizer.schedule = then
+
+    ended, resumed = (trainer_of(gb.SGD(0.1, schedule=made)) for _ in range(2))
+    fit(ended, 1, callbacks=[set_schedule, gb.Checkpoint(tmp_path)])
+    resumed.resume(tmp_path)
+    assert resumed.optimizer.schedule == ended.optimizer.schedule
 
 
 def test_an_epoch_with_half_the_rate_begins_at_its_place_in_the_schedule():

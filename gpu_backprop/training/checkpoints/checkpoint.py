@@ -105,11 +105,11 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """Returns what goes over to another process."""
-        return {"figure": self.figure}
+        return {"figure": self.figure, "best": self.best}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes what `state` gave."""
-        self.figure = state["figure"]
+        """Takes what `state` gave; the best of another column is none of this one."""
+        self.figure = state["figure"] if state["best"] == self.best else None
 
     def _write(self, state: FitState) -> None:
         fit = state.trainer.running

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,16 @@ def fingerprint(arrays: Sequence[Array | None], to_host: Callable[[Array], Array
             sha256.update(np.ascontiguousarray(rows).data.cast("B"))
     forms = [f"{array.dtype.name} {tuple(array.shape)}" for array in there]
     return {"rows": len(there[0]), "forms": forms, "sha256": sha256.hexdigest()}
+
+
+def tell_data(there: Mapping[str, Any], here: Mapping[str, Any], whose: str) -> Iterator[str]:
+    """Yields how arrays differ from those that a checkpoint has seen, a sentence each, by their fingerprints."""
+    for name in {**there, **here}:
+        if (was := there.get(name)) == (now := here.get(name)):
+            continue
+        form, form_now = ("none" if one is None else one["forms"][0] for one in (was, now))
+        said = "other values" if form == form_now else f"{form_now} here, and {form}"
+        yield f"{whose} {name}: {said} in the checkpoint"
 
 
 def _rows_of_a_block(array: Array) -> int:

@@ -29,6 +29,11 @@ def describe(trainer: Any) -> dict[str, Any]:
     }
 
 
+def shapes(network: Any) -> list[list[int]]:
+    """Lists the shapes of what a network learns."""
+    return [list(shape) for layer in network.layers for shape in layer.parameter_shapes().values()]
+
+
 def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """Yields what differs, a sentence each, between what a checkpoint has and what there is here."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
@@ -43,9 +48,9 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is {here!s:.200} here, and {there!s:.200} in the checkpoint"
 
 
-def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Gives a trainer the settings that another one, made as `made` says, had at last, as `now` says. What it has of
-    its own, because it was made otherwise, it keeps.
+def set_settings(trainer: Any, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Gives a trainer the settings that another one, which began as `begun` says, had at last, as `now` says. What it
+    has of its own, because it was made otherwise, it keeps.
 
     Raises:
         InputError: a setting cannot be what it says.
@@ -54,16 +59,17 @@ def set_settings(trainer: Any, made: Mapping[str, Any], now: Mapping[str, Any]) 
     optimizer, loss = trainer.optimizer, trainer.loss
     named = ("optimizer", optimizer, (*optimizer.settings, "schedule")), ("loss", loss, loss.bounds)
     for kind, target, names in named:
-        before, after, mine = (of[kind]["settings"] for of in (made, now, own))
+        before, after, mine = (of[kind]["settings"] for of in (begun, now, own))
         for name in names:  # of a schedule, what is not there is None
             if after.get(name) != before.get(name) == mine.get(name):
                 setattr(target, name, after.get(name))
     for name in OF_TRAINER:
-        if now[name] != made[name] == own[name]:
+        if now[name] != begun[name] == own[name]:
             setattr(trainer, name, now[name])
-    if own["layers"] == made["layers"]:
-        for layer, was, told in zip(trainer.network.layers, made["layers"], now["layers"], strict=True):
-            if was == told:
+    if len(own["layers"]) == len(begun["layers"]):
+        layers = zip(trainer.network.layers, *(of["layers"] for of in (begun, now, own)), strict=True)
+        for layer, was, told, mine in layers:
+            if not told != was == mine:
                 continue
             made_so = layer_from({key: value for key, value in told.items() if key != "schedule"})
             for name in OF_LAYERS:

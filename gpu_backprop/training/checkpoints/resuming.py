@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.training.checkpoints import recipe
+from gpu_backprop.training.checkpoints.fingerprint import tell_data
 from gpu_backprop.training.checkpoints.folder import numbered
 from gpu_backprop.training.checkpoints.record_file import read_record
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
@@ -24,8 +25,8 @@ FORCE = "force=True goes on all the same"
 
 
 KINDS = {
-    "device": str, "made": dict, "now": dict, "data": dict, "first": int, "shuffle": bool, "position": dict,
-    "arrays": dict, "host": dict, "history": dict, "callbacks": list, "changing": list,
+    "device": str, "begun": list, "now": dict, "shapes": list, "given": dict, "data": dict, "validation": dict,
+    "first": int, "position": dict, "arrays": dict, "host": dict, "history": dict, "callbacks": dict, "settings": dict,
 }  # fmt: skip
 """What a record has at least, and of which type."""
 
@@ -34,24 +35,17 @@ class Resumed(NamedTuple):
     """What the next fit goes on from, besides the state that its trainer has already.
 
     Attributes:
-        made: what the trainer was made of that wrote it, see recipe.describe.
-        data: the fingerprint of the data.
+        record: what the checkpoint has; see RunningFit.record.
+        now: what the trainer was after it was resumed, see recipe.describe.
         first: the number of the first epoch of the fit that wrote it.
-        callbacks: the state of each, by name and number among those of its name.
-        changing: the callbacks among them that may change something.
-        asked: by which callback that fit was asked to end; None: by none.
         force: whether to go on also where something differs.
     """
 
     path: Path
-    made: dict[str, Any]
-    data: dict[str, Any]
+    record: Mapping[str, Any]
+    now: dict[str, Any]
     first: int
-    shuffle: bool
     position: Position
-    callbacks: dict[tuple[str, int], Any]
-    changing: set[tuple[str, int]]
-    asked: str | None
     force: bool
 
     def go_on(self, fit: RunningFit) -> None:
@@ -60,40 +54,53 @@ class Resumed(NamedTuple):
         Raises:
             InputError: something is not as it was.
         """
-        run, callbacks = fit.run, fit.callbacks
-        there = {"data": self.data, "batch_size": self.made["batch_size"], "shuffle": self.shuffle}
-        here = {"data": fit.fingerprint(), "batch_size": run.settings.batch_size, "shuffle": run.shuffle}
-        found = [*recipe.differences(there, here)]
-        found += [f"there was no callback {name}" for name, _ in callbacks.changing() - self.changing]
-        found += [f"there is no callback {name}, as there was" for name, _ in self.changing - callbacks.changing()]
+        record, run, callbacks = self.record, fit.run, fit.callbacks
+        was, settings = record["settings"], callbacks.settings()
+        found = [
+            *recipe.differences(self.now, recipe.describe(fit.trainer)),
+            *recipe.differences(record["given"], fit.given),
+            *tell_data(record["data"], fit.fingerprints, "training"),
+            *tell_data(record["validation"], fit.held_out_fingerprints, "validation"),
+            *(f"there was no callback {name}" for name in settings if name not in was),
+            *(f"there is no callback {name}, as there was" for name in was if name not in settings),
+            *(said for name in was if name in settings for said in recipe.differences(was[name], settings[name], name)),
+        ]
         if found and not self.force:
             raise InputError(
                 f"fit does not go on from {self.path}: {'; '.join(found)}. Give fit what it was given; or "
                 "trainer.resume(..., force=True) goes on all the same."
             )
-        run.go_on(self.position if there == here else Position(self.position.epoch))
-        callbacks.resumed, callbacks.asked_by_callback = self.callbacks, self.asked
+        there = record["data"], record["begun"][-1]["batch_size"], record["given"]["shuffle"]
+        same = there == (fit.fingerprints, run.settings.batch_size, run.shuffle)
+        run.go_on(self.position if same else Position(self.position.epoch))
+        callbacks.resumed = {
+            name: state for name, state in record["callbacks"].items() if was.get(name) == settings.get(name)
+        }
+        callbacks.asked_by_callback = record["asked"]
 
 
 def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
     """Brings the newest good checkpoint of a folder, or one that is named, into a trainer; see `Trainer.resume`."""
     path, record = _newest(Path(place))
-    made, own = record["made"], trainer.made | {"batch_size": trainer.batch_size}
-    found = [*recipe.differences(made, own)]
-    if found and not force:
-        raise InputError(
-            f"{path} is of another training: {'; '.join(found[:8])}. Make the trainer as it was; {FORCE}, with what "
-            "can be used of it."
-        )
-    if record["device"] != (here := trainer.device.name.partition(":")[0]):
-        warnings.warn(
-            f"{path} was written on {record['device']}, and this is {here}: it goes on to the same numbers within "
-            "rounding, not to the same bits",
-            RuntimeWarning,
-            stacklevel=4,
-        )
     try:
-        return _apply(trainer, path, record, force, bool(found))
+        *before, begun = record["begun"]
+        own = recipe.describe(trainer)
+        found = [] if own in (*before, record["now"]) else [*recipe.differences(begun, own)]
+        if found and not force:
+            raise InputError(
+                f"{path} is of another training: {'; '.join(found[:8])}. Make the trainer as it was; {FORCE}, with "
+                "what can be used of it."
+            )
+        if record["shapes"] != recipe.shapes(trainer.network):
+            raise InputError(f"{path} is of a network of other shapes, which cannot go on: {'; '.join(found[:8])}.")
+        if record["device"] != (here := trainer.device.name.partition(":")[0]):
+            warnings.warn(
+                f"{path} was written on {record['device']}, and this is {here}: it goes on to the same numbers within "
+                "rounding, not to the same bits",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return _apply(trainer, path, record, force, found)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, GpuBackpropError):
             raise
@@ -117,7 +124,7 @@ def _newest(place: Path) -> tuple[Path, dict[str, Any]]:
             continue
         if bad:
             warnings.warn(
-                f"{'; '.join(bad)}. The newest good checkpoint, {path.name}, is used", RuntimeWarning, stacklevel=5
+                f"{'; '.join(bad)}. The newest good checkpoint, {path.name}, is used", RuntimeWarning, stacklevel=4
             )
         return path, record
     raise ModelFileError(f"there is no checkpoint to go on from: {'; '.join(bad) or f'{place} holds none'}.")
@@ -135,28 +142,23 @@ def _position(record: Mapping[str, Any], trainer: Any) -> Position:
     return position
 
 
-def _apply(trainer: Any, path: Path, record: Mapping[str, Any], force: bool, differs: bool) -> Resumed:
-    states = {(name, number): state for name, number, state in record["callbacks"]}
-    changing = {(name, number) for name, number in record["changing"]}
-    resumed = Resumed(
-        path, record["made"], record["data"], record["first"], record["shuffle"], _position(record, trainer), states,
-        changing, record["asked"], force,
-    )  # fmt: skip
-    history = History()
+def _apply(trainer: Any, path: Path, record: dict[str, Any], force: bool, found: Sequence[str]) -> Resumed:
+    position, history, own = _position(record, trainer), History(), recipe.describe(trainer)
     for name, value in record["history"].items():
         if name in vars(history):
             setattr(history, name, value)
-    arrays = _fitting(trainer.training_step.state().arrays, record["arrays"], path, differs)
+    arrays = _fitting(trainer.training_step.state().arrays, record.pop("arrays"), path, bool(found))
     before = trainer.training_step.state().host
     try:
         trainer.training_step.load_state(State({}, record["host"]))
-        recipe.set_settings(trainer, record["made"], record["now"])
+        recipe.set_settings(trainer, record["begun"][-1] if found else own, record["now"])
     except BaseException:
         trainer.training_step.load_state(State({}, before))
         raise
     trainer.training_step.load_state(State(arrays, record["host"]))
     trainer.history = history
-    return resumed
+    trainer.begun[:] = [own] if found else record["begun"]
+    return Resumed(path, record, recipe.describe(trainer), record["first"], position, force)
 
 
 def _fitting(own: Mapping[str, Array], found: Mapping[str, Array], path: Path, differs: bool) -> dict[str, Array]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.checkpoints.fingerprint import fingerprint
-from gpu_backprop.training.checkpoints.recipe import describe
+from gpu_backprop.training.checkpoints.recipe import describe, shapes
+from gpu_backprop.training.metrics import choose_metrics
 from gpu_backprop.training.run import Run
 
 
-class RunningFit(NamedTuple):
+@dataclass(frozen=True)
+class RunningFit:
     """What takes part in a fit.
 
     Attributes:
+        held_out: what is measured after every epoch; None: nothing.
         first: the number of its first epoch, also where it goes on after another process.
     """
 
@@ -23,6 +28,8 @@ class RunningFit(NamedTuple):
     run: Run
     callbacks: Callbacks
     data: Samples
+    held_out: Samples | None
+    on_divergence: str
     first: int
 
     def record(self) -> dict[str, Any]:
@@ -34,21 +41,41 @@ class RunningFit(NamedTuple):
         return {
             "version": sys.modules["gpu_backprop"].__version__,
             "device": trainer.device.name.partition(":")[0],
-            "made": trainer.made | {"batch_size": run.settings.batch_size},
+            "begun": trainer.begun,
             "now": describe(trainer),
-            "data": self.fingerprint(),
+            "shapes": shapes(trainer.network),
+            "given": self.given,
+            "data": self.fingerprints,
+            "validation": self.held_out_fingerprints,
             "first": self.first,
-            "shuffle": run.shuffle,
             "position": position._asdict(),
             "arrays": state.arrays,
             "host": host,
             "history": history,
-            "callbacks": [[*key, state] for key, state in self.callbacks.states().items()],
-            "changing": [list(key) for key in self.callbacks.changing()],
+            "callbacks": self.callbacks.states(),
+            "settings": self.callbacks.settings(),
             "asked": self.callbacks.asked_by_callback,
         }
 
-    def fingerprint(self) -> dict[str, Any]:
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """What decides what it does, besides data, epochs and callbacks."""
+        trainer = self.trainer
+        metrics = choose_metrics(trainer.metrics, trainer.network, trainer.loss)
+        names = ", ".join(metric.name for metric in metrics)
+        return {"shuffle": self.run.shuffle, "on_divergence": self.on_divergence, "metrics": names}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, Any]:
         """Tells its data from others."""
-        data = self.data
-        return fingerprint([data.x, data.target, data.weights, data.chosen], self.trainer.device.to_host)
+        return self._fingerprints(self.data)
+
+    @cached_property
+    def held_out_fingerprints(self) -> dict[str, Any]:
+        """Tells what is measured from others."""
+        return {} if self.held_out is None else self._fingerprints(self.held_out)
+
+    def _fingerprints(self, of: Samples) -> dict[str, Any]:
+        arrays = {"x": of.x, "y": of.target, "weights": of.weights, "places of rows": of.chosen}
+        to_host = self.trainer.device.to_host
+        return {name: fingerprint([array], to_host) for name, array in arrays.items() if array is not None}

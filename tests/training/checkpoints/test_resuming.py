@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -361,6 +361,59 @@ def test_a_divergence_is_found_again(tmp_path):
     assert "step" in stops[0][0] and "at the latest" not in stops[0][0]
 
 
+def lower_all(state):
+    """A callback that lowers what a trainer can be set."""
+    trainer = state.trainer
+    trainer.optimizer.learning_rate *= 0.5
+    trainer.optimizer.momentum *= 0.5
+    trainer.network.layers[1].rate *= 0.5
+    trainer.loss.label_smoothing *= 0.5
+    trainer.clip_norm, trainer.average = trainer.clip_norm * 0.5, trainer.average * 0.5
+
+
+def set_after_making(rate=0.5):
+    """A trainer whose settings are others than it was made with."""
+    trainer = trainer_of(optimizer=gb.SGD(0.1, momentum=0.9), clip_norm=2.0, average=0.9)
+    trainer.optimizer.learning_rate, trainer.optimizer.momentum = rate, 0.8
+    trainer.network.layers[1].rate, trainer.loss.label_smoothing = 0.4, 0.2
+    trainer.clip_norm, trainer.average = 3.0, 0.8
+    return trainer
+
+
+def test_what_was_set_after_making_goes_on(tmp_path):
+    whole = set_after_making()
+    fit(whole, [lower_all], 4)
+    for after in (2, STEPS + 2, 2 * STEPS, 3 * STEPS + 1):
+        folder = tmp_path / str(after)
+        with pytest.raises(Killed):
+            fit(set_after_making(), [lower_all, gb.Checkpoint(folder, every_steps=1), Kill(after)], 4)
+        for times in (1, 2):  # of which the second is right after the first
+            trainer = set_after_making()
+            for _ in range(times):
+                trainer.resume(folder)
+            with pytest.raises(Killed):
+                fit(trainer, [lower_all, gb.Checkpoint(folder, every_steps=1), Kill(2)], 4)
+        trainer = set_after_making()
+        trainer.resume(folder)
+        fit(trainer, [lower_all], 4)
+        assert left(trainer) == left(whole)
+
+
+def test_what_a_fit_before_has_set_goes_on(tmp_path):
+    first, whole = set_after_making(), set_after_making()
+    for _ in range(2):
+        fit(whole, [lower_all])
+    fit(first, [lower_all])
+    with pytest.raises(Killed):
+        fit(first, [lower_all, gb.Checkpoint(tmp_path, every_steps=1), Kill(STEPS + 2)])
+    made_anew, fitted = set_after_making(), set_after_making()
+    fit(fitted, [lower_all])
+    for trainer in (made_anew, fitted):
+        trainer.resume(tmp_path)
+        fit(trainer, [lower_all])
+        assert left(trainer) == left(whole)
+
+
 # What differs ---------------------------------------------------------------------------------------------------------
 
 OTHERS = {
@@ -389,8 +442,21 @@ def test_other_layers_are_counted(tmp_path):
     trainer = gb.Trainer(gb.Network(4, [gb.Dense(3, "softmax")], dtype="float64", seed=3), batch_size=8)
     with pytest.raises(InputError, match="layers is 1 here, and 3 of them in the checkpoint"):
         trainer.resume(folder)
-    with pytest.raises(InputError, match="does not fit this trainer: its parameters"):
+    with pytest.raises(InputError, match="other shapes, which cannot go on: layers is 1 here"):
         trainer.resume(folder, force=True)
+
+
+def test_another_network_with_as_many_numbers_is_refused_also_where_it_is_forced(tmp_path):
+    def made(inputs, *units):
+        return gb.Trainer(gb.Network(inputs, [gb.Dense(n) for n in units], dtype="float64", seed=3), batch_size=8)
+
+    with pytest.raises(Killed):
+        made(4, 8, 2).fit(X, X[:, :2], 2, progress=False, callbacks=[gb.Checkpoint(tmp_path), Kill(9)])
+    for other in (made(4, 9, 2), made(4, 2, 8), made(2, 4, 8)):
+        before = left(other)
+        with pytest.raises(InputError, match="of other shapes, which cannot go on: .* here, and .* in the checkpoint"):
+            other.resume(tmp_path, force=True)
+        assert left(other) == before
 
 
 def test_what_differs_stays_where_it_is_forced(tmp_path):
@@ -401,18 +467,123 @@ def test_what_differs_stays_where_it_is_forced(tmp_path):
     assert history["epoch"] == [1, 2, 3]
 
 
-def test_other_data_are_refused(tmp_path):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_was_set_otherwise_is_refused(tmp_path, when):
+    with pytest.raises(Killed):
+        fit(set_after_making(), [lower_all, gb.Checkpoint(tmp_path), Kill(STEPS + 2)])
+    for force in (False, True):
+        trainer = set_after_making(0.3 if when == "before" else 0.5)
+        refused = pytest.raises(InputError, match="learning_rate is 0.3 here, and 0.(5|25) in the checkpoint")
+        with nullcontext() if force or when == "after" else refused:
+            trainer.resume(tmp_path, force=force)
+        if when == "after":
+            trainer.optimizer.learning_rate = 0.3
+            with nullcontext() if force else refused:
+                fit(trainer, [lower_all])
+    assert trainer.network.layers[1].rate == 0.4 / (2 if when == "before" else 2**EPOCHS)  # as in the checkpoint
+    assert trainer.optimizer.learning_rate == 0.3 / (1 if when == "before" else 2 ** (EPOCHS - 1))
+
+
+def metric(y_true, y_pred):
+    return 1.0
+
+
+PLATEAU = gb.ReduceOnPlateau("loss", patience=2)
+GIVEN = {
+    "validation": ({"validation": (X[9:18], LABELS[9:18])}, "validation x: other values"),
+    "validation rows": (
+        {"validation": (X[:8], LABELS[:8])},
+        r"validation x: float64 .8, 4. here, and float64 .9, 4.",
+    ),
+    "validation weights": (
+        {"validation": (X[:9], LABELS[:9], WEIGHTS[:9])},
+        r"weights: float64 \(9,\) here, and none in",
+    ),
+    "none": (
+        {"validation": None, "early_stopping": None},
+        r"validation y: none here, and int64 \(9,\) in the checkpoint",
+    ),
+    "on_divergence": ({"on_divergence": "halve_rate"}, "on_divergence is halve_rate here, and raise in the checkpoint"),
+    "monitor": (
+        {"early_stopping": gb.EarlyStopping("val_accuracy")},
+        "EarlyStopping.monitor is val_accuracy here, and v",
+    ),
+    "mode": ({"early_stopping": gb.EarlyStopping(mode="max")}, "EarlyStopping.mode is max here, and None in"),
+    "no stopping": ({"early_stopping": None}, "there is no callback EarlyStopping, as there was"),
+    "plateau": ({"callbacks": [gb.ReduceOnPlateau("loss")]}, "ReduceOnPlateau.patience is 10 here, and 2 in"),
+    "a callback": ({"callbacks": [PLATEAU, Count()]}, "there was no callback Count"),
+    "a second one": ({"callbacks": [PLATEAU, PLATEAU]}, "there was no callback ReduceOnPlateau 2"),
+    "metrics": ({"metrics": ["f1_macro", metric]}, "metrics is f1_macro, metric here, and accuracy in the checkpoint"),
+    "shuffle": ({"shuffle": False}, "shuffle is False here, and True in the checkpoint"),
+    "one number": ({"x": X + (np.arange(4 * ROWS) == 4 * ROWS - 1).reshape(X.shape)}, "training x: other values"),
+    "rows": (
+        {"x": X[:9], "y": LABELS[:9], "weights": None},
+        r"training x: float64 \(9, 4\) here, and float64 \(45, 4\) in",
+    ),
+    "dtype": ({"x": X.astype("float32")}, r"training x: float32 \(45, 4\) here, and float64 \(45, 4\) in"),
+    "no weights": ({"weights": None}, r"training weights: none here, and float64 \(45,\) in the checkpoint"),
+    "split": ({"validation": None, "validation_split": 0.2}, "training places of rows: int64 .36,. here, and none"),
+}
+
+
+def fit_as_given(trainer, *more, x=X, y=LABELS, callbacks=(PLATEAU,), metrics=None, **options):
+    given = {"weights": WEIGHTS, "validation": (X[:9], LABELS[:9]), "early_stopping": True} | options
+    trainer.metrics = metrics
+    return trainer.fit(x, y, EPOCHS, progress=False, callbacks=[*callbacks, *more], **given)
+
+
+@pytest.fixture(scope="module")
+def given_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    with pytest.raises(Killed):
+        fit_as_given(trainer_of(), gb.Checkpoint(folder), Kill(STEPS + 3))
+    return folder
+
+
+@pytest.mark.parametrize(("other", "told"), GIVEN.values(), ids=GIVEN)
+def test_a_fit_that_is_given_something_else_is_refused(given_folder, other, told):
+    trainer = trainer_of()
+    trainer.resume(given_folder)
+    before = left(trainer)
+    with pytest.raises(InputError, match=told) as refused:
+        fit_as_given(trainer, **other)
+    assert len(str(refused.value)) < 800
+    assert left(trainer) == before
+    trainer.resume(given_folder, force=True)
+    assert len(fit_as_given(trainer, **other)) == EPOCHS
+
+
+def test_a_forced_callback_of_other_settings_begins_anew(given_folder):
+    trainer, stopping = trainer_of(), gb.EarlyStopping("val_accuracy")
+    trainer.resume(given_folder, force=True)
+    fit_as_given(trainer, early_stopping=stopping)
+    assert stopping.state()["best_epoch"] > 1
+
+
+def test_the_best_of_another_column_is_none_of_this_one():
+    first, other = gb.Checkpoint("c", best=True), gb.Checkpoint("c", best="val_accuracy")
+    first.figure = 0.1
+    other.load_state(first.state())
+    assert other.figure is None
+
+
+def test_warnings_name_the_line_that_resumes(tmp_path):
+    folder, trainer = killed(tmp_path / "c", 9), trainer_of()
+    paths = [path for _, path in numbered(folder)]
+    paths[-1].write_bytes(b"")
+    rewritten(paths[-2], lambda record: record.update(device="cuda"))
+    with pytest.warns(RuntimeWarning) as warned:
+        trainer.resume(folder)
+    assert [warning.filename for warning in warned] == [__file__] * 2
+
+
+def test_after_a_refusal_all_is_still_there(tmp_path):
     folder, trainer = killed(tmp_path / "c", 9), trainer_of()
     trainer.resume(folder)
-    other = X.copy()
-    other[-1, -1] += 1
-    for x, y, options in (
-        (other, LABELS, {}), (X[:-1], LABELS[:-1], {"weights": WEIGHTS[:-1]}), (X, LABELS[::-1], {}),
-        (X, LABELS, {"weights": None}), (X, LABELS, {"shuffle": False}), (X, LABELS, {"callbacks": [Count()]}),
-    ):  # fmt: skip
+    for _ in range(2):
         with pytest.raises(InputError, match="fit does not go on from"):
-            trainer.fit(x, y, EPOCHS, progress=False, **({"weights": WEIGHTS} | options))
-    fit(trainer)  # what was brought in is still there
+            fit(trainer, shuffle=False)
+    fit(trainer)
     whole = trainer_of()
     fit(whole)
     assert left(trainer) == left(whole)
@@ -487,6 +658,7 @@ WRONG = {
     "a shape": lambda record: record["arrays"].update(parameters=np.zeros(3)),
     "a setting": lambda record: record["now"]["optimizer"]["settings"].update(learning_rate=-1.0),
     "layers": lambda record: record["now"].update(layers=[]),
+    "no beginning": lambda record: record["begun"].clear(),
 }
 
 
@@ -508,7 +680,7 @@ def test_a_checkpoint_is_a_safetensors_file(tmp_path):
     tensors = load_file(path)
     assert tensors[".arrays.parameters"].shape == trainer_of().network.parameters.shape
     told = json.loads(tensors["json"].tobytes())
-    assert told["made"]["batch_size"] == 8
+    assert told["begun"][0]["batch_size"] == 8
     assert told["version"] == gb.__version__
 
 
