@@ -21,6 +21,7 @@ def diagnose(options: argparse.Namespace) -> int:
     trainer = gb.Trainer(net, options.loss, _optimizer(net, options.optimizer))
     for row in _history(options.run / HISTORY):
         trainer.history.append(row)
+    trainer.history.best_epoch = (net.trained_by or {}).get("best_epoch")
     found = trainer.diagnose(samples.x, targets(trainer.loss, net, samples))
     if not options.quiet:
         print(f"{data.source}, {len(samples):,} rows; {trainer.loss.name}, {trainer.optimizer!r}\n")

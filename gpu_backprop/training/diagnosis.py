@@ -19,7 +19,7 @@ from gpu_backprop.backend.text_table import format_table, terminal_width
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.history import Row, number
+from gpu_backprop.training.history import History, number
 
 ROWS = 1024
 """Rows of the step that is looked at, evenly spread over those that are given."""
@@ -254,10 +254,10 @@ def examine_losses(training: Any, validation: Any) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def examine_history(rows: list[Row]) -> Iterator[Finding]:
-    """Looks for a validation loss that has risen again."""
-    losses = [(float(np.mean(row["val_loss"])), row["epoch"]) for row in rows if "val_loss" in row]
-    if not losses:
+def examine_history(history: History) -> Iterator[Finding]:
+    """Looks for a validation loss that has risen again, where no early stopping knows of it."""
+    losses = [(float(np.mean(row["val_loss"])), row["epoch"]) for row in history if "val_loss" in row]
+    if not losses or history.best_epoch:
         return
     (best, epoch), (last, _) = min(losses), losses[-1]
     if last > best * WORSE and best > 0:

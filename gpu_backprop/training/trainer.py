@@ -333,7 +333,7 @@ class Trainer(FixedAttributes):
                 self.network.refresh()
         figures, found = diagnosis.examine_step(self.network, arrays, parameters, arrays["parameters"], scale)
         of_data = diagnosis.examine_data(data, self.network.outputs, unscaled, lambda a: on_host(a, self.device))
-        found = [*of_data, *found, *diagnosis.examine_history(self.history.rows)]
+        found = [*of_data, *found, *diagnosis.examine_history(self.history)]
         if validation is not None:
             outer = (validation,) if isinstance(validation, StoredRows) else validation
             inside, outside = (self.evaluate(*of)["loss"] for of in ((x, y, weights), outer))

@@ -31,6 +31,11 @@ def test_quiet_prints_the_findings_alone_also_of_the_history(run, capsys):
     capsys.readouterr()
     (run / "history.csv").write_text("epoch,loss,val_loss\n1,0.7,0.2\n2,0.1,0.6\n")
     assert main(["diagnose", "r", "d.csv", "--quiet"]) == 0
+    assert "trained too long" not in capsys.readouterr().out  # the network is that of the best epoch
+    net = gb.load(run / "model.safetensors", device="cpu")
+    del net.trained_by["best_epoch"]
+    gb.save(run / "model.safetensors", net)
+    assert main(["diagnose", "r", "d.csv", "--quiet"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("unbalanced classes: ")
     assert second.startswith("trained too long: val_loss was best after epoch 1, 0.2000, and is 0.6000 now. ")

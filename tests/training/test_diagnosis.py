@@ -96,6 +96,14 @@ def test_overfitting_by_validation_and_by_the_history():
     assert kinds(one.diagnose(X, noise, validation=(X[::-1], noise)))[-2:] == ["trained too long", "overfitting"]
 
 
+def test_early_stopping_has_not_trained_too_long():
+    one = trainer(gb.Dense(64, "relu"), optimizer=gb.Adam(0.03))
+    noise = RNG.integers(0, 3, 300)
+    one.fit(X, noise, 60, validation=(X[::-1], noise), early_stopping=gb.EarlyStopping(patience=60), progress=False)
+    assert one.history[-1]["val_loss"] > 1.05 * min(one.history["val_loss"])
+    assert "trained too long" not in kinds(one.diagnose(X, noise))
+
+
 def test_members_are_looked_at_together():
     net = gb.Network(6, [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], seed=[0, 1], device="cpu")
     net.layers[0].bias[1, :] = -1e3
