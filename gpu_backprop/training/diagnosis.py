@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,16 +221,17 @@ def _steps(figures: list[LayerFigures]) -> Iterator[Finding]:
 # Data and history -----------------------------------------------------------------------------------------------------
 
 
-def examine_data(data: Samples, classes: int, unscaled: str, to_host: Callable[[Array], Array]) -> Iterator[Finding]:
+def examine_data(data: Samples, network: Network, unscaled: str) -> Iterator[Finding]:
     """Looks at inputs and targets; `unscaled`: what `unscaled.describe_unscaled` says of them."""
     if unscaled:
         yield Finding(
             "unscaled data", unscaled,
             "Train on (v − mean)/std of each column, as gpu_backprop.data.Preprocessing does",
         )  # fmt: skip
-    if not data.labelled:
+    if (found := data.classes(network.device)) is None:
         return
-    counts = np.bincount(to_host(data.target).reshape(-1), minlength=classes)
+    classes = network.outputs if network.outputs > 1 else 2
+    counts = np.bincount(found.reshape(-1), minlength=classes)
     largest = int(counts.argmax())
     if (share := counts[largest] / counts.sum()) > UNBALANCED:
         yield Finding(

@@ -21,7 +21,6 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.data.stored_rows import StoredRows
-from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -332,7 +331,7 @@ class Trainer(FixedAttributes):
                 before.restore()
                 self.network.refresh()
         figures, found = diagnosis.examine_step(self.network, arrays, parameters, arrays["parameters"], scale)
-        of_data = diagnosis.examine_data(data, self.network.outputs, unscaled, lambda a: on_host(a, self.device))
+        of_data = diagnosis.examine_data(data, self.network, unscaled)
         found = [*of_data, *found, *diagnosis.examine_history(self.history)]
         if validation is not None:
             outer = (validation,) if isinstance(validation, StoredRows) else validation
