@@ -93,8 +93,8 @@ def add_diagnose(commands: Any) -> None:
         commands, "diagnose", "look for what is wrong with a network, its training and its data",
         (
             "Look at one step on rows of DATA: dead and saturated units, gradients that vanish or explode, steps of "
-            "the wrong size, unbalanced classes; and at the history of the run. Each finding comes with advice. "
-            "Nothing is written.",
+            "the wrong size, unbalanced classes; at the history of the run; and, where DATA are those that it was "
+            "trained on, at the loss of the rows that it held out. Each finding comes with advice. Nothing is written.",
             RUN, DATA,
         ),
         (("diagnose runs/flowers flowers.csv", ""), ("diagnose runs/flowers flowers.csv --quiet", "only the findings")),

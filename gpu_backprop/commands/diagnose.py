@@ -6,10 +6,13 @@ import argparse
 import csv
 from pathlib import Path
 
+import numpy as np
+
 import gpu_backprop as gb
 from gpu_backprop.commands.building import targets
-from gpu_backprop.commands.datasets import prepare
-from gpu_backprop.commands.runs import HISTORY, load_prepared
+from gpu_backprop.commands.datasets import Samples, prepare
+from gpu_backprop.commands.run_settings import read_settings, read_split
+from gpu_backprop.commands.runs import HISTORY, SETTINGS, load_prepared
 from gpu_backprop.commands.sources import load_rows
 
 
@@ -21,13 +24,30 @@ def diagnose(options: argparse.Namespace) -> int:
     trainer = gb.Trainer(net, options.loss, _optimizer(net, options.optimizer))
     for row in _history(options.run / HISTORY):
         trainer.history.append(row)
-    found = trainer.diagnose(samples.x, targets(trainer.loss, net, samples))
+    trainer.history.best_epoch = (net.trained_by or {}).get("best_epoch")
+    learned, held_out = (
+        None if rows is None else (rows.x, targets(trainer.loss, net, rows)) for rows in _divided(options.run, samples)
+    )
+    assert learned is not None
+    found = trainer.diagnose(*learned, validation=held_out)
     if not options.quiet:
-        print(f"{data.source}, {len(samples):,} rows; {trainer.loss.name}, {trainer.optimizer!r}\n")
+        compared = "" if held_out is None else f", {len(held_out[0]):,} of them held out"
+        print(f"{data.source}, {len(samples):,} rows{compared}; {trainer.loss.name}, {trainer.optimizer!r}\n")
         found.describe()
     else:
         print("\n".join(map(str, found.findings)))
     return 0
+
+
+def _divided(run: Path, samples: Samples) -> tuple[Samples, Samples | None]:
+    """Return the rows that a run learned from and those that it held out, where its folder says which these are; else
+    all rows and None."""
+    if not (run / SETTINGS).exists() or read_settings(run).data != samples.fingerprint():
+        return samples, None
+    held_out = read_split(run)
+    if not held_out.any():
+        return samples, None
+    return samples.take(np.flatnonzero(~held_out)), samples.take(np.flatnonzero(held_out))
 
 
 def _optimizer(net: gb.Network, name: str | None) -> gb.Optimizer:

@@ -236,6 +236,8 @@ class RowFile:
         start, stop, _ = rows.indices(self.rows)
         values: Array = np.empty((max(0, stop - start), *self.form), self.dtype)
         with self._lock:
+            if self._file.closed:
+                raise DataError("these rows have been closed, and their temporary file is gone; open them anew")
             self._file.seek(start * self._row)
             if values.size and fill(self._file, values) < values.nbytes:
                 raise DataError("the temporary file of the prepared rows has been cut off; prepare them again")

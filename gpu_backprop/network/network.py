@@ -51,8 +51,8 @@ class Network(FixedAttributes):
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
         classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
             keep both, so that a model file is enough to make sense of new data.
-        trained_by: name and settings of the optimizer and of the loss that trained it, and the epochs, where it was
-            loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
+        trained_by: name and settings of the optimizer and of the loss that trained it, the epochs and the best one,
+            where it was loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.

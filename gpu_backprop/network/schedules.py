@@ -298,18 +298,21 @@ def schedule(spec: Any) -> Schedule | OwnSchedule:
     except ValueError:  # of some that are built in, nothing is known
         pass
     except TypeError as error:
-        raise InputError(f"the schedule {_name(spec)} must be a function of (step, steps) ({error}).") from None
+        raise InputError(f"the schedule {name_of(spec)} must be a function of (step, steps) ({error}).") from None
     own: OwnSchedule = spec
     return own
 
 
 def describe(of: Any) -> dict[str, Any]:
     """Describes a schedule as plain data; of a function the name alone is kept."""
-    return of.describe() if isinstance(of, Schedule) else {"name": _name(of), "own": True}
+    return of.describe() if isinstance(of, Schedule) else {"name": name_of(of), "own": True}
 
 
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
+def name_of(schedule: Any) -> str:
+    """Returns what a message calls a schedule: of a function its name alone."""
+    if isinstance(schedule, Schedule):
+        return repr(schedule)
+    return str(getattr(schedule, "__name__", type(schedule).__name__))
 
 
 def factors(of: Any, step: Any, steps: int) -> Any:
@@ -326,11 +329,11 @@ def factors(of: Any, step: Any, steps: int) -> Any:
     for k, one in enumerate(given if not _fit(given, 2) else ()):
         if not _fit(one, 1):
             accepted = "a finite number, or one a member"
-            raise InputError(f"the schedule {_name(of)} must give {accepted}; at step {at[k]} of {steps}: {one!r}.")
+            raise InputError(f"the schedule {name_of(of)} must give {accepted}; at step {at[k]} of {steps}: {one!r}.")
     try:
         found = np.asarray(given, np.float64)
     except ValueError as error:
-        raise InputError(f"the schedule {_name(of)} must give as many numbers at each step ({error}).") from None
+        raise InputError(f"the schedule {name_of(of)} must give as many numbers at each step ({error}).") from None
     return found if np.ndim(step) else found[0]
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from gpu_backprop.backend.text_table import format_table, terminal_width
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.history import Row, number
+from gpu_backprop.training.history import History, number
 
 ROWS = 1024
 """Rows of the step that is looked at, evenly spread over those that are given."""
@@ -221,16 +221,17 @@ def _steps(figures: list[LayerFigures]) -> Iterator[Finding]:
 # Data and history -----------------------------------------------------------------------------------------------------
 
 
-def examine_data(data: Samples, classes: int, unscaled: str, to_host: Callable[[Array], Array]) -> Iterator[Finding]:
+def examine_data(data: Samples, network: Network, unscaled: str) -> Iterator[Finding]:
     """Looks at inputs and targets; `unscaled`: what `unscaled.describe_unscaled` says of them."""
     if unscaled:
         yield Finding(
             "unscaled data", unscaled,
             "Train on (v − mean)/std of each column, as gpu_backprop.data.Preprocessing does",
         )  # fmt: skip
-    if not data.labelled:
+    if (found := data.classes(network.device)) is None:
         return
-    counts = np.bincount(to_host(data.target).reshape(-1), minlength=classes)
+    classes = network.outputs if network.outputs > 1 else 2
+    counts = np.bincount(found.reshape(-1), minlength=classes)
     largest = int(counts.argmax())
     if (share := counts[largest] / counts.sum()) > UNBALANCED:
         yield Finding(
@@ -254,10 +255,10 @@ def examine_losses(training: Any, validation: Any) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def examine_history(rows: list[Row]) -> Iterator[Finding]:
-    """Looks for a validation loss that has risen again."""
-    losses = [(float(np.mean(row["val_loss"])), row["epoch"]) for row in rows if "val_loss" in row]
-    if not losses:
+def examine_history(history: History) -> Iterator[Finding]:
+    """Looks for a validation loss that has risen again, where no early stopping knows of it."""
+    losses = [(float(np.mean(row["val_loss"])), row["epoch"]) for row in history if "val_loss" in row]
+    if not losses or history.best_epoch:
         return
     (best, epoch), (last, _) = min(losses), losses[-1]
     if last > best * WORSE and best > 0:

@@ -51,8 +51,7 @@ class EarlyStopping:
         self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True,
         mode: str | None = None,
     ) -> None:  # fmt: skip
-        if mode is not None:
-            choose("mode", mode, MODES)
+        check_monitor(monitor, mode)
         self.monitor, self.mode, self._sign = monitor, mode, 1.0
         self.patience = positive("patience", patience)
         self.min_delta = number("min_delta", min_delta, "a finite number ≥ 0", lambda v: 0 <= v < math.inf)
@@ -140,6 +139,8 @@ class EarlyStopping:
         since = self._numbers["improved"]
         if since.ndim:
             return f"{self.monitor} of no member has improved for {self.patience} epochs"
+        if not self._numbers["best_epoch"]:
+            return f"{self.monitor} was NaN or infinite in every epoch"
         return f"{self.monitor} has not improved since epoch {since}"
 
     def _tell(self) -> None:
@@ -158,6 +159,14 @@ class EarlyStopping:
         if self._best is not None and "parameters" in loaded:
             self._trainer.device.copy_in(self._best, loaded["parameters"])
         self._tell()
+
+
+def check_monitor(monitor: Any, mode: Any) -> None:
+    """Raises InputError unless these can be the settings of a callback that monitors a column."""
+    if not isinstance(monitor, str):
+        raise InputError(f"monitor must be the name of a column of the history, as 'val_loss' is, got {monitor!r}.")
+    if mode is not None:
+        choose("mode", mode, MODES)
 
 
 def sign_of(callback: Any, metrics: Sequence[Any]) -> float:

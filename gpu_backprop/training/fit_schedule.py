@@ -17,7 +17,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import one_a_member
-from gpu_backprop.network.schedules import factors
+from gpu_backprop.network.schedules import factors, name_of
 from gpu_backprop.training.optimizer import BOUNDS, FINITE, Optimizer
 
 RATE = ("a finite number ≥ 0", lambda v: 0 <= v < math.inf)
@@ -43,7 +43,7 @@ class ScheduledSetting(NamedTuple):
             if wrong:
                 step = begin + int(np.broadcast_to(rows, found.shape)[wrong[0]])
                 raise InputError(
-                    f"{self.name} must be {self.accepted}, but the schedule {self.schedule!r} makes it "
+                    f"{self.name} must be {self.accepted}, but the schedule {name_of(self.schedule)} makes it "
                     f"{found[wrong[0]]:g} at step {step} of {end}. It is a factor on what is set, which is "
                     f"{self.value!r}."
                 )

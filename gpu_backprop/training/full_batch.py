@@ -18,6 +18,7 @@ from gpu_backprop.backend.errors import DivergedError, InputError, MissingExtraE
 from gpu_backprop.backend.formula import CORRECT, WEIGHT, Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.layers import Dense, Dropout
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -32,6 +33,7 @@ from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.unscaled import warn_of_unscaled
 
 LEAST_FALL = 2.2e-9
 """Relative, how much an iteration has to lower the objective, or as much as the dtype can tell."""
@@ -198,6 +200,9 @@ def fit_lbfgs(
         InputError: what was given cannot be trained on.
         DivergedError: the loss became NaN or infinite; the parameters are those of the last iteration before.
         KeyboardInterrupt: Ctrl-C; the parameters are those of the last iteration. In a notebook, it returns instead.
+
+    Warns:
+        RuntimeWarning: as `Trainer.fit` does, of columns that nobody has scaled.
     """
     try:
         from scipy.optimize import minimize
@@ -205,6 +210,8 @@ def fit_lbfgs(
         raise MissingExtraError(f"L-BFGS needs scipy: {install('lbfgs')}") from error
     if not isinstance(network, Network):
         raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
+    if isinstance(x, StoredRows):
+        raise InputError("L-BFGS goes through all rows many times, and takes arrays: train on rows by Trainer.fit.")
     _check(network)
     loss = loss_of(loss, network.last)
     iterations, memory = positive("iterations", iterations), positive("memory", memory)
@@ -215,6 +222,7 @@ def fit_lbfgs(
     patience = None if patience is None else positive("patience", patience)
     with network.exclusively("fit_lbfgs"):
         data = samples(network, loss, x, y, weights, values=True, idle=False)
+        warn_of_unscaled(data, loss, network.device, network.preprocessing is not None, stacklevel=3)
         held_out = held_out_samples(network, loss, validation)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
         evaluation = None if held_out is None else Evaluation(network, objective.loss, held_out, batch_size)

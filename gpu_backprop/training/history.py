@@ -144,7 +144,8 @@ class History:
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
 
 
 @contextmanager
@@ -176,13 +177,10 @@ def main_metric(columns: Iterable[str]) -> str | None:
 
 def find_best(history: History) -> int | list[int] | None:
     """Returns the best epoch so far, with a models axis one for each member: that of early stopping, or the one with
-    the lowest val_loss, or loss where there is no validation; None: there are no epochs."""
-    if history.best_epoch:
+    the lowest val_loss; None where there is neither now: the loss of training data does not tell which is best."""
+    if history.best_epoch or not history.rows or "val_loss" not in history[-1]:
         return history.best_epoch
-    column = "val_loss" if history.rows and "val_loss" in history[-1] else "loss"
-    measured = [(row["epoch"], row[column]) for row in history if column in row]
-    if not measured:
-        return None
+    measured = [(row["epoch"], row["val_loss"]) for row in history if "val_loss" in row]
     epochs, values = zip(*measured, strict=True)
     lowest = np.where(np.isnan(values), np.inf, values).argmin(axis=0)
     best: int | list[int] = np.take(epochs, lowest).tolist()
@@ -191,12 +189,12 @@ def find_best(history: History) -> int | list[int] | None:
 
 def describe_best(history: History) -> str:
     """Names the best epoch, and what the validation, or the training where there is none, measured: "epoch 17, val_loss
-    0.1361"; nothing where there is no epoch."""
+    0.1361"; nothing where there is none."""
     best = find_best(history)
     if best is None:
         return ""
     if isinstance(best, list):
-        return f"of each member by itself, epoch {number(best)}"
+        return f"epoch {number(best)}, of each member by itself"
     row = next(row for row in history.rows if row["epoch"] == best)
     names = [f"{'val_' * ('val_loss' in row)}{name}" for name in ("loss", main_metric(row))]
     return f"epoch {best}, {describe_row({name: row[name] for name in names if name in row})}"

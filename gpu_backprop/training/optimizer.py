@@ -167,6 +167,9 @@ class Optimizer(FixedAttributes):
     def schedule(self, value: Scheduled) -> None:
         given = value if isinstance(value, Mapping) else {} if value is None else {"learning_rate": value}
         for name in given:
+            if name in OPTIONAL and name not in self.rule.settings:
+                said = f"{name} of {self.rule.name} is not set, and a schedule is a factor on what is"
+                raise InputError(f"{said}: give {self.instead[name]}.")
             choose(f"setting of {self.rule.name}", name, self.rule.settings)
         self._schedule = {name: schedule_of(one) for name, one in given.items()}
 

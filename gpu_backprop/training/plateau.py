@@ -12,7 +12,7 @@ from gpu_backprop.backend.errors import choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import is_zero, number, positive
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.early_stopping import MODES, VALIDATION, sign_of
+from gpu_backprop.training.early_stopping import VALIDATION, check_monitor, sign_of
 
 
 class ReduceOnPlateau:
@@ -43,8 +43,7 @@ class ReduceOnPlateau:
         self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10, min_delta: float = 0.0,
         cooldown: int = 0, minimum: float = 0.0, mode: str | None = None,
     ) -> None:  # fmt: skip
-        if mode is not None:
-            choose("mode", mode, MODES)
+        check_monitor(monitor, mode)
         self.monitor, self.mode, self._sign = monitor, mode, 1.0
         self.factor = number("factor", factor, "a number in (0, 1)", lambda v: 0 < v < 1)
         self.patience = positive("patience", patience)

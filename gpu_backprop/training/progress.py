@@ -69,9 +69,9 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """A plain line an epoch, in columns; an epoch that is the best so far is marked, and a last line names the best. Of
-    a run of more than LINES epochs every 2nd, 5th, 10th ... has a line, and always the first and the last. While an
-    epoch is long, a line now and then for a loss that was read within it."""
+    """A plain line an epoch, in columns; where the best epoch is known (`find_best`), one that is it so far is marked,
+    and a last line names it. Of a run of more than LINES epochs every 2nd, 5th, 10th ... has a line, and always the
+    first and the last. While an epoch is long, a line now and then for a loss that was read within it."""
 
     def __init__(self, epochs: int, history: History) -> None:
         self._history = history
@@ -98,8 +98,12 @@ class LineProgress(Progress):
         if len(self._history) > self._told:  # a callback ended the run before this was told
             self._waiting = self._history[-1]
         self._print_epoch()
-        if len(self._history) >= self._first:
-            self._print("", mark=f"{BEST[1:]} best: {describe_best(self._history)}")
+        best = describe_best(self._history)
+        if best and len(self._history) >= self._first:
+            told = f"{BEST[1:]} best: {best}"
+            while len(told) > self._width() and ", " in told:
+                told = told.rpartition(", ")[0]
+            self._print("", mark=told)
 
     def _mark(self, epoch: int) -> str:
         best = find_best(self._history)

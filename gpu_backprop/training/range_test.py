@@ -34,19 +34,25 @@ class RangeTest:
     Attributes:
         rates: the learning rates that were tried, one a step, up to where the loss diverged.
         losses: float64 (steps,), or (steps, models): the loss of the minibatch before each step, smoothed.
-        suggestion: a tenth of the rate at which the loss was least, or one a member; None where it never fell. The best
-            rates are usually there, where the loss falls, and not where it has stopped to.
+        suggestion: a tenth of the rate at which the loss was least, or one a member; None where it never fell, or that
+            is less than what was tried. The best rates are usually there, where the loss falls, and not where it has
+            stopped to.
+        ended: whether the loss, or that of a member, was least at the end of the range, so that a larger `highest` may
+            suggest another rate.
     """
 
     def __init__(self, rates: Array, losses: Array) -> None:
         self.rates, self.losses = rates, losses
-        found = [_suggested(rates, column) for column in self.losses.reshape(len(rates), -1).T]
+        least = [_least(column) for column in self.losses.reshape(len(rates), -1).T]
+        found = [float(rates[k] / 10) if k and rates[k] / 10 >= rates[0] else None for k in least]
         self.suggestion: Any = found if losses.ndim > 1 else found[0]
+        self.ended = len(rates) - 1 in least
 
     def __repr__(self) -> str:
         whose = " of each member" if self.losses.ndim > 1 else ""
         told = ", ".join("none" if rate is None else f"{rate:.2g}" for rate in np.ravel(np.array(self.suggestion)))
-        return f"<RangeTest of {len(self.rates)} rates up to {self.rates[-1]:.2g}; suggestion{whose}: {told}>"
+        ended = "; the loss was least at the end of the range: try a larger highest" if self.ended else ""
+        return f"<RangeTest of {len(self.rates)} rates up to {self.rates[-1]:.2g}; suggestion{whose}: {told}{ended}>"
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the loss over the learning rate, a line a member, with the suggestion.
@@ -118,7 +124,7 @@ def _rows(data: Samples, chosen: Array, device: Device) -> Samples:
     return Samples(x, target, weights)
 
 
-def _suggested(rates: Array, losses: Array) -> float | None:
-    """A tenth of the rate at which smoothed losses are least; None where that is the first one."""
+def _least(losses: Array) -> int:
+    """Returns the step at which smoothed losses are least; 0 where that is the first one that counts."""
     least = int(np.nanargmin(losses[SKIPPED:])) if np.isfinite(losses[SKIPPED:]).any() else 0
-    return float(rates[SKIPPED + least] / 10) if least else None
+    return SKIPPED + least if least else 0

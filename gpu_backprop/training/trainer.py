@@ -21,7 +21,6 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.data.stored_rows import StoredRows
-from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -46,7 +45,7 @@ from gpu_backprop.training.range_test import LEAST_STEPS, RangeTest, run_range_t
 from gpu_backprop.training.run import Settings
 from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import given_rows, place_data
-from gpu_backprop.training.unscaled import describe_unscaled
+from gpu_backprop.training.unscaled import describe_unscaled, warn_of_unscaled
 
 
 class Trainer(FixedAttributes):
@@ -293,6 +292,9 @@ class Trainer(FixedAttributes):
             x, y, weights: as `fit` takes them.
             lowest, highest: of the rates, whose logarithms are at equal distances.
             steps: how many there are, ≥ 20.
+
+        Warns:
+            RuntimeWarning: as `fit` does, of columns that nobody has scaled.
         """
         fits, accepted = (lambda v: 0 < v < math.inf), "a finite number > 0"
         lowest, highest = (number(n, v, accepted, fits) for n, v in (("lowest", lowest), ("highest", highest)))
@@ -302,6 +304,8 @@ class Trainer(FixedAttributes):
             raise InputError(f"steps must be an integer ≥ {LEAST_STEPS}, got {steps!r}: with fewer, no slope is seen.")
         with self.network.exclusively("find_learning_rate"):
             data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
+            prepared = self.network.preprocessing is not None
+            warn_of_unscaled(data, self.loss, self.device, prepared, stacklevel=4)
             return run_range_test(self.manual_steps, data, self.batch_size, lowest, highest, steps)
 
     @release_on_oom
@@ -332,8 +336,8 @@ class Trainer(FixedAttributes):
                 before.restore()
                 self.network.refresh()
         figures, found = diagnosis.examine_step(self.network, arrays, parameters, arrays["parameters"], scale)
-        of_data = diagnosis.examine_data(data, self.network.outputs, unscaled, lambda a: on_host(a, self.device))
-        found = [*of_data, *found, *diagnosis.examine_history(self.history.rows)]
+        of_data = diagnosis.examine_data(data, self.network, unscaled)
+        found = [*of_data, *found, *diagnosis.examine_history(self.history)]
         if validation is not None:
             outer = (validation,) if isinstance(validation, StoredRows) else validation
             inside, outside = (self.evaluate(*of)["loss"] for of in ((x, y, weights), outer))

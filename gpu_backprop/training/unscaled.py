@@ -44,7 +44,7 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool, 
         "Train on (v − mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does "
         "both, and brings predictions back)"
     )
-    if math.isfinite(loss.low):
+    if math.isfinite(loss.low) and "y is not scaled" in found:
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     said = f"{found}. From such numbers networks learn slowly or not at all. {advice}."
     warnings.warn(said, RuntimeWarning, stacklevel=stacklevel)

@@ -308,3 +308,11 @@ def test_what_is_refused(given, settings, what, tmp_path):
     np.save(tmp_path / "y.npy", np.ones(4))
     with pytest.raises(DataError, match=what):
         gb.open_rows(tmp_path / given, **settings)
+
+
+def test_closed_rows_say_that_they_are(tmp_path):
+    (tmp_path / "few.csv").write_text("a,b\n" + "1,2\n3,4\n" * 50)
+    rows = gb.open_rows(tmp_path / "few.csv", target="b", task="regression")
+    rows.close()
+    with pytest.raises(DataError, match="these rows have been closed"):
+        rows.read(slice(0, 3))

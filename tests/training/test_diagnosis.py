@@ -89,11 +89,33 @@ def test_unbalanced_and_absent_classes():
     assert "95.0% of the rows are of class 0" in found.findings[0].seen and "2 of 4" in found.findings[1].seen
 
 
+@pytest.mark.parametrize("form", ["one output", "one hot"])
+def test_unbalanced_classes_that_are_no_labels(form):
+    labels = (np.arange(300) < 15).astype(int)
+    y, units = (labels[:, None], 1) if form == "one output" else (gb.one_hot(labels), 2)
+    net = gb.Network(6, [gb.Dense(8, "relu"), gb.Dense(units, "sigmoid")], seed=0, device="cpu")
+    found = gb.Trainer(net).diagnose(X, y)
+    assert kinds(found) == ["unbalanced classes"] and "95.0% of the rows are of class 0" in found.findings[0].seen
+
+
+def test_rows_that_need_not_fit_in_memory():
+    rows = gb.open_rows(X.astype(np.float32), LABELS)
+    assert not trainer(gb.Dense(16, "relu")).diagnose(rows, validation=rows)
+
+
 def test_overfitting_by_validation_and_by_the_history():
     one = trainer(gb.Dense(64, "relu"), optimizer=gb.Adam(0.03))
     noise = RNG.integers(0, 3, 300)
     one.fit(X, noise, 60, validation=(X[::-1], noise), progress=False)
     assert kinds(one.diagnose(X, noise, validation=(X[::-1], noise)))[-2:] == ["trained too long", "overfitting"]
+
+
+def test_early_stopping_has_not_trained_too_long():
+    one = trainer(gb.Dense(64, "relu"), optimizer=gb.Adam(0.03))
+    noise = RNG.integers(0, 3, 300)
+    one.fit(X, noise, 60, validation=(X[::-1], noise), early_stopping=gb.EarlyStopping(patience=60), progress=False)
+    assert one.history[-1]["val_loss"] > 1.05 * min(one.history["val_loss"])
+    assert "trained too long" not in kinds(one.diagnose(X, noise))
 
 
 def test_members_are_looked_at_together():

@@ -214,6 +214,15 @@ def test_each_fit_has_a_best_epoch_of_its_own():
     assert trainer.history.best_epoch is None
 
 
+def test_what_was_never_a_number_is_said():
+    def undefined(y_true, y_pred):
+        return np.nan
+
+    trainer = trainer_of(metrics=[undefined])
+    history = fit(trainer, early_stopping=gb.EarlyStopping("val_undefined", patience=2, mode="min"))
+    assert "(val_undefined was NaN or infinite in every epoch)" in history.stopped and len(history) == 2
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_members_stop_as_they_do_alone(dtype):
     """The rates differ so much that the members' best epochs do."""
@@ -286,6 +295,7 @@ def test_a_fit_that_is_resumed_ends_as_one_that_was_not(tmp_path, seed):
             lambda: fit(trainer_of(), early_stopping=gb.EarlyStopping("val_gain")),
             "whether a larger val_gain is better, nobody .* Or give EarlyStopping\\('val_gain', mode='min'\\) or",
         ),
+        (lambda: gb.EarlyStopping(None), "monitor must be the name of a column .*, got None"),
         (lambda: gb.EarlyStopping(mode="most"), "unknown mode 'most'. Known: min, max"),
         (lambda: fit(trainer_of(), early_stopping=gb.EarlyStopping), "early_stopping must be True, False or a"),
         (

@@ -158,6 +158,7 @@ def test_patience_keeps_the_best_iteration():
     assert gb.Trainer(whole).evaluate(*other)["loss"] == pytest.approx(min(longer["val_loss"]), rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:y is not scaled")
 def test_a_loss_that_is_not_finite():
     net = network()
     before = net.parameters.copy()
@@ -193,3 +194,14 @@ def test_without_scipy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(gb.MissingExtraError, match=r"L-BFGS needs scipy: .*\[lbfgs\]"):
         fit(network())
+
+
+def test_columns_that_nobody_has_scaled():
+    with pytest.warns(RuntimeWarning, match="x is not scaled") as caught:
+        gb.fit_lbfgs(network(), X * 1e6, Y, iterations=1, progress=False)
+    assert caught[0].filename == __file__
+
+
+def test_rows_that_need_not_fit_in_memory_are_for_steps():
+    with pytest.raises(gb.InputError, match="takes arrays"):
+        fit(network(), gb.open_rows(X, Y), None)

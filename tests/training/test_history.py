@@ -79,10 +79,17 @@ def test_the_best_epoch_is_that_of_early_stopping_or_has_the_lowest_loss(history
     history.best_epoch = 2
     assert describe_best(history) == "epoch 2, val_loss 0.6000, val_accuracy 0.5000"
     history = History()
-    history.rows = [{"epoch": 1, "loss": math.nan}, {"epoch": 2, "loss": 0.5, "mae": 0.1}, {"epoch": 3, "loss": 0.5}]
-    assert describe_best(history) == "epoch 2, loss 0.5000, mae 0.1000"
-    history.rows = [{"epoch": 1, "loss": [1.0, 2.0]}, {"epoch": 2, "loss": [0.5, 3.0]}]
+    history.rows = [{"epoch": 1, "val_loss": math.nan}, {"epoch": 2, "val_loss": 0.5}, {"epoch": 3, "val_loss": 0.5}]
+    assert describe_best(history) == "epoch 2, val_loss 0.5000"
+    history.rows = [{"epoch": 1, "val_loss": [1.0, 2.0]}, {"epoch": 2, "val_loss": [0.5, 3.0]}]
     assert find_best(history) == [2, 1]
+
+
+def test_without_validation_only_early_stopping_knows_a_best_epoch(history):
+    history.append({"epoch": 4, "loss": 0.1, "mae": 0.2})
+    assert find_best(history) is None and describe_best(history) == ""
+    history.best_epoch = 4
+    assert describe_best(history) == "epoch 4, loss 0.1000, mae 0.2000"
 
 
 LATER = [{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5, "val_loss": 0.6}, {"epoch": 3, "loss": 0.4}]
@@ -165,7 +172,7 @@ class TestPlot:
     def test_only_epochs_that_have_it_are_drawn(self, tmp_path):
         history = History()
         history.rows = LATER
-        training, validation, _ = history.plot(tmp_path / "curves.png").axes[0].lines
+        training, validation = history.plot(tmp_path / "curves.png").axes[0].lines
         assert (list(training.get_xdata()), list(training.get_ydata())) == ([1, 2, 3], [0.7, 0.5, 0.4])
         assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([2], [0.6])
 
@@ -179,11 +186,11 @@ class TestPlot:
     def test_every_member_has_a_line_and_all_have_one_label(self, tmp_path):
         history = History()
         for epoch in (1, 2):
-            history.append({"epoch": epoch, "loss": [0.5, 0.25 * epoch, 1 / epoch]})
+            history.append({"epoch": epoch, "val_loss": [0.5, 0.25 * epoch, 1 / epoch]})
         (axes,) = history.plot(tmp_path / "curves.png").axes
         *lines, best = axes.lines
         assert len(lines) == 3
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "best"]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["validation", "best"]
         assert best.get_xydata().tolist() == [[1, 0.5], [1, 0.25], [2, 0.5]]
 
     @pytest.mark.parametrize("name", ["loss", "accuracy"])

@@ -170,6 +170,14 @@ def test_they_can_be_set_where_they_are_there():
         (lambda: gb.SGD(0.1, l1=False), "l1 of SGD must be a finite number ≥ 0, got False"),
         (lambda: gb.Lion(l1=math.inf), "l1 of Lion must be a finite number ≥ 0, got inf"),
         (lambda: gb.Adam(l3=1), "unknown setting of adam 'l3'"),
+        (
+            lambda: gb.Adam(schedule={"l1": "cosine"}),
+            "l1 of adam is not set, .*: give it when .*, l1=0.0001",
+        ),
+        (
+            lambda: gb.SGD(schedule={"clip_value": "cosine"}),
+            "clip_value of sgd is not set, .*: give Trainer",
+        ),
         (lambda: gb.NAdam(momentum_decay=-1), "momentum_decay of NAdam must be a finite number ≥ 0"),
         *(
             (lambda v=v: gb.Trainer(network(), clip_value=v), "clip_value of Adam must be a finite number ≥ 1e-30, got")

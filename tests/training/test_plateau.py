@@ -94,6 +94,7 @@ WRONG = [
     ({"factor": 1}, r"factor must be a number in \(0, 1\), got 1"), ({"patience": 0}, "patience must be an integer"),
     ({"cooldown": 1.5}, "cooldown must be an integer"), ({"minimum": -1}, "minimum must be a finite number ≥ 0"),
     ({"min_delta": np.nan}, "min_delta must be a finite number ≥ 0"), ({"mode": "least"}, "mode 'least'"),
+    ({"monitor": 5}, "monitor must be the name of a column of the history"),
 ]  # fmt: skip
 
 

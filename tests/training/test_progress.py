@@ -151,17 +151,34 @@ def test_the_best_epoch_of_early_stopping_goes_before(capsys):
     assert lines[-1].startswith("* best: epoch 1, val_loss 2.2500")
 
 
+def test_without_validation_no_epoch_is_marked(capsys):
+    history = History()
+    with LineProgress(2, history) as shown:
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "loss": 1 / epoch})
+            shown.epoch(history[-1])
+    assert "*" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "best"), [(40, "* best: epoch 3, val_loss 0.2500"), (20, "* best: epoch 3")])
+def test_the_line_of_the_best_epoch_fits_a_terminal(terminal, monkeypatch, width, best):
+    output, history = terminal(width), History()
+    monkeypatch.setenv("TERM", "dumb")
+    run(open_progress(True, 4, 100, history), history, 4)
+    assert output.getvalue().splitlines()[-1] == best
+
+
 def test_of_many_members_the_best_epochs_are_counted(capsys):
     history = History()
     with LineProgress(2, history) as shown:
         for epoch, losses in ((1, [1.0, 2.0, 3.0]), (2, [2.0, 1.0, 1.0])):
-            history.append({"epoch": epoch, "loss": losses})
+            history.append({"epoch": epoch, "val_loss": losses})
             shown.epoch(history[-1])
     assert capsys.readouterr().out.splitlines() == [
-        "epoch              loss",
+        "epoch          val_loss",
         "  1/2  1.0000 to 3.0000 *3",
         "  2/2  1.0000 to 2.0000 *2",
-        "* best: of each member by itself, epoch 1 to 2",
+        "* best: epoch 1 to 2, of each member by itself",
     ]
 
 

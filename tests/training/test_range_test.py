@@ -102,8 +102,21 @@ def test_a_loss_that_never_falls_suggests_nothing():
     for losses in (np.linspace(1, 2, 30), np.full(30, np.nan)):
         assert RangeTest(rates, losses).suggestion is None
         assert repr(RangeTest(rates, losses)).endswith("suggestion: none>")
-    falls = RangeTest(rates, np.linspace(2, 1, 30))
-    assert falls.suggestion == pytest.approx(0.1) and repr(falls) == "<RangeTest of 30 rates up to 1; suggestion: 0.1>"
+
+
+def test_the_end_of_the_range_is_said():
+    rates, losses = np.geomspace(1e-3, 1, 30), np.linspace(2, 1, 30)
+    falls, turns = RangeTest(rates, losses), RangeTest(rates, np.r_[losses[:-1], 1.5])
+    assert falls.suggestion == pytest.approx(0.1) and falls.ended and not turns.ended
+    assert repr(falls).endswith("; suggestion: 0.1; the loss was least at the end of the range: try a larger highest>")
+    assert repr(turns) == "<RangeTest of 30 rates up to 1; suggestion: 0.079>"
+    assert RangeTest(rates, np.stack([losses, losses[::-1]], 1)).ended
+
+
+def test_nothing_is_suggested_below_what_was_tried():
+    losses = np.r_[np.linspace(2, 1, 12), np.linspace(1, 2, 18)]
+    assert RangeTest(np.geomspace(1e-7, 1e-4, 30), losses).suggestion == pytest.approx(1.37e-7, rel=0.01)
+    assert RangeTest(np.geomspace(1e-7, 1e-6, 30), losses).suggestion is None
 
 
 def test_fewer_rows_than_a_minibatch_and_weights():

@@ -174,7 +174,7 @@ def test_a_further_fit_numbers_steps_and_lines_on(capsys):
     trainer.fit(X, LABELS, 2, loss_every=3)
     assert [(row["epoch"], row["step"]) for row in trainer.history.steps] == [(1, 3), (2, 3), (3, 3)]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["epoch", "2/3", "3/3", "*"]
+    assert [line.split()[0] for line in lines] == ["epoch", "2/3", "3/3"]
 
 
 # Shuffling ------------------------------------------------------------------------------------------------------------

@@ -102,6 +102,18 @@ def test_targets_that_have_a_range():
         assert message.startswith("y is not scaled") and "divide it by a constant" in message
 
 
+def test_what_a_loss_needs_of_y_is_said_where_y_is_not_scaled():
+    (message,) = warned(X * 1e6, LABELS)
+    assert message.endswith("brings predictions back).") and "y ≥" not in message
+
+
+def test_a_range_test_warns_too():
+    trainer = gb.Trainer(gb.Network(4, [gb.Dense(3, "softmax")]))
+    with pytest.warns(RuntimeWarning, match="x is not scaled") as caught:
+        trainer.find_learning_rate(X * 1e6, LABELS)
+    assert caught[0].filename == __file__
+
+
 def test_it_is_an_error_where_warnings_are_and_nothing_has_happened_then():
     trainer = gb.Trainer(gb.Network(4, [gb.Dense(3, "softmax")]))
     before = trainer.network.parameters.tobytes()

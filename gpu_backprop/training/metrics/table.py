@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.data.messages import shown
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import Quantile
 from gpu_backprop.network.network import Network
@@ -190,6 +191,6 @@ def _own(function: Any) -> Metric:
         try:
             return float(found)
         except (TypeError, ValueError):
-            raise InputError(f"metric {name} must give a number, got {type(found).__name__} {found!r}.") from None
+            raise InputError(f"metric {name} must give a number, got {type(found).__name__} {shown(found)}.") from None
 
     return Metric(name, (), getattr(function, "larger_is_better", None), value, own=function)

@@ -157,6 +157,13 @@ def test_an_own_function_has_to_give_a_number():
     with pytest.raises(gb.InputError, match="metric words must give a number, got str 'much'"):
         trainer_of("classes").evaluate(X, LABELS, metrics=[words])
 
+    def many(y_true, y_pred):
+        return y_pred
+
+    with pytest.raises(gb.InputError, match="many must give a number, got ndarray '") as caught:
+        trainer_of("classes").evaluate(X, LABELS, metrics=[many])
+    assert len(str(caught.value)) < 140
+
 
 # What is undefined, and what it costs ---------------------------------------------------------------------------------
 
