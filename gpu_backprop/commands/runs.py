@@ -19,6 +19,7 @@ from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileE
 from gpu_backprop.backend.folder_lock import FolderLock
 from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
+from gpu_backprop.training.checkpoints.folder import numbered
 from gpu_backprop.training.saving import file_size
 
 FILES = MODEL, HISTORY, LINES, CURVES, REPORT, SETTINGS, SPLIT = (
@@ -84,6 +85,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where its checkpoints are."""
         return self.place / CHECKPOINTS
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one."""
+        return self.checkpoints.is_dir() and bool(numbered(self.checkpoints))
 
     def finish(self, complete: bool) -> None:
         """Let a complete run, whose checkpoints go, take the place of an older one."""
@@ -165,8 +171,12 @@ def _claim(folder: Path, lock: FolderLock, overwrite: bool) -> RunFolder:
 
 def _reopen(folder: Path, lock: FolderLock) -> RunFolder:
     found = RunFolder(folder, lock, replaces=resumable(folder) != folder, begun=True)
-    if (found.place / MODEL).exists() and not found.checkpoints.exists():
-        raise InputError(f"{str(folder)!r} is complete: there is nothing to go on from")
+    learned = [found.place / name for name in (MODEL, LINES)]
+    if not found.has_checkpoint and any(path.exists() and path.stat().st_size for path in learned):
+        raise InputError(
+            f"{str(folder)!r} holds no checkpoint to go on from: it is complete, or was begun with --checkpoint-every "
+            "never"
+        )
     remove_abandoned(found.place)
     return found
 

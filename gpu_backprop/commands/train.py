@@ -77,7 +77,7 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         where = os.getcwd() if options.resume is None else options.settings.folder
         settings = RunSettings(options.given[1:], where, gb.__version__, data.fingerprint)
         write_settings(folder.place, settings, data.split)
-        if folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
+        if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])

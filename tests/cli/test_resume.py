@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,10 +109,11 @@ def test_a_run_that_was_to_replace_another(capsys, monkeypatch):
     older = (Path("run") / MODEL).read_bytes()
     stopped(monkeypatch, 2, "--out", "run", "--seed", "5", "--overwrite")
     assert "to go on: gpu-backprop train --resume run/stopped-001" in capsys.readouterr().out.replace(os.sep, "/")
+    shutil.copytree("run/stopped-001", "killed")
     assert main(["train", "--resume", "run/stopped-001"]) == 0
     assert gb.load(Path("run/stopped-001") / MODEL).seed == 5
     assert (Path("run") / MODEL).read_bytes() == older
-    os.rename("run/stopped-001", Path("run") / NEW)  # as where it was killed
+    os.rename("killed", Path("run") / NEW)  # as where it was killed
     (Path("run") / NEW / MODEL).unlink()
     assert main(["train", "--resume", "run"]) == 0
     assert gb.load(Path("run") / MODEL).seed == 5
@@ -157,8 +159,10 @@ def test_other_data(capsys, monkeypatch):
 
 def test_what_cannot_go_on(capsys, monkeypatch):
     assert main(["train", *SHORT, "--out", "run"]) == 0
-    assert main(["train", "--resume", "run"]) == 1
-    assert "'run' is complete: there is nothing to go on from" in said(capsys)
+    for folder in ("none", "empty"):
+        assert main(["train", "--resume", "run"]) == 1
+        assert "'run' holds no checkpoint to go on from: it is complete, or was begun with" in said(capsys), folder
+        Path("run/checkpoints").mkdir(exist_ok=True)
     assert main(["train", "--resume", "nowhere"]) == 1
     assert "nowhere does not say how it was trained" in said(capsys)
     for text in ("{}", "[", "[1]", '{"program": "x"}', json.dumps({"program": "gpu_backprop run", "format": 2})):
@@ -190,6 +194,22 @@ def test_never(capsys, monkeypatch):
     stopped(monkeypatch, 2, "--out", "run", "--checkpoint-every", "never")
     assert "to go on" not in capsys.readouterr().out
     assert not Path("run/checkpoints").exists()
+    for name in ("as it was stopped", "as it was killed"):
+        before = Path("run/history.csv").read_bytes()
+        assert main(["train", "--resume", "run"]) == 1
+        assert "'run' holds no checkpoint to go on from" in said(capsys), name
+        assert Path("run/history.csv").read_bytes() == before
+        (Path("run") / MODEL).unlink(missing_ok=True)
+
+
+def test_killed_before_the_first_checkpoint(capsys):
+    assert main(["train", *SHORT, "--out", "whole"]) == 0
+    Path("run/checkpoints").mkdir(parents=True)
+    for name in ("settings.json", "split.npy"):
+        shutil.copy(Path("whole") / name, "run")
+    Path("run/history.jsonl").touch()
+    assert main(["train", "--resume", "run"]) == 0
+    assert (Path("run") / MODEL).read_bytes() == (Path("whole") / MODEL).read_bytes()
 
 
 @pytest.mark.parametrize("when", ["30s", "10min", "0.5h", "500steps", "epoch"])
