@@ -74,11 +74,14 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
     epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
     with _before_training(folder):
         folder.require_room(trainer.network)
+        if folder.has_checkpoint:
+            trainer.resume(folder.checkpoints)
+            if epochs < (done := len(trainer.history)):
+                how = "give as many at least, or leave it out"
+                raise Misuse(f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: {how}")
         where = os.getcwd() if options.resume is None else options.settings.folder
         settings = RunSettings(options.given[1:], where, gb.__version__, data.fingerprint)
         write_settings(folder.place, settings, data.split)
-        if folder.has_checkpoint:
-            trainer.resume(folder.checkpoints)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)

@@ -128,6 +128,16 @@ def test_more_epochs(capsys, monkeypatch):
     assert json.loads(Path("run/settings.json").read_text())["words"][-2:] == ["--epochs", "6"]
 
 
+def test_fewer_epochs_than_are_done(capsys, monkeypatch):
+    stopped(monkeypatch, 4, "--out", "run")
+    settings = Path("run/settings.json").read_bytes()
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
+    assert "--epochs is 2, and 3 epochs of run are done: give as many at least, or leave it out" in said(capsys)
+    assert Path("run/settings.json").read_bytes() == settings
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    assert len(rows("run")) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
