@@ -82,12 +82,22 @@ class TrainTestData:
     split: Array
     fingerprint: dict[str, Any]
 
+    @property
+    def windows(self) -> bool:
+        """Whether rows are on the disk, and read in windows."""
+        return isinstance(self.training.x, LazyRows)
 
-def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
-    """Read and prepare the rows that the command line names; quantities are scaled if `scale_target`."""
+
+def load_train_test(options: argparse.Namespace, scale_target: bool, windows: bool | None = None) -> TrainTestData:
+    """Read and prepare the rows that the command line names.
+
+    Args:
+        scale_target: whether quantities are scaled.
+        windows: whether rows are read in windows, as by the run that goes on; None: where they do not fit in memory.
+    """
     if options.data == DIGITS:
         return _digits(options)
-    if larger_than_memory(options.data):
+    if larger_than_memory(options.data) if windows is None else windows:
         return _in_windows(options, scale_target)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)

@@ -26,12 +26,14 @@ class RunSettings(NamedTuple):
         words: what followed `gpu-backprop train`.
         folder: in which that was, for relative paths.
         version: of this program.
+        windows: whether rows were read in windows, from the disk: other rows are held out then.
         data: the fingerprint of all rows, see training/checkpoints/fingerprint.py.
     """
 
     words: list[str]
     folder: str
     version: str
+    windows: bool
     data: dict[str, Any]
 
 

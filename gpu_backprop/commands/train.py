@@ -31,6 +31,7 @@ from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.run_settings import RunSettings, write_settings
 from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
 from gpu_backprop.commands.scoring import score
+from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
@@ -45,9 +46,9 @@ def train(options: argparse.Namespace) -> int:
             raise Misuse("--out, --overwrite: with --resume, the run goes on in its own folder; leave them out")
         run, options = options.resume, options_of_before(options)
         options.resume = run
-    design = read_design(options)
-    with _before_training():
-        data = load_train_test(options, scale_target=design.any_number)
+    design, windows = read_design(options), None if options.resume is None else options.settings.windows
+    with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
+        data = load_train_test(options, design.any_number, windows)
     net = build_network(options, design, data.preprocessing)
     trainer = build_trainer(options, design, net, len(data.training))
     with _before_training():
@@ -77,10 +78,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
             if epochs < (done := len(trainer.history)):
-                how = "give as many at least, or leave it out"
-                raise Misuse(f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: {how}")
+                raise Misuse(
+                    f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
+                    "least, or leave it out"
+                )
         where = os.getcwd() if options.resume is None else options.settings.folder
-        settings = RunSettings(options.given[1:], where, gb.__version__, data.fingerprint)
+        settings = RunSettings(options.given[1:], where, gb.__version__, data.windows, data.fingerprint)
         write_settings(folder.place, settings, data.split)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])
