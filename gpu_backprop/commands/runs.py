@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -32,6 +33,7 @@ NEW = ".new"
 
 ROOM = 8 << 20
 """Bytes that should be free besides: for history and curves, and for other programs."""
+FULL = errno.ENOSPC, errno.EDQUOT
 PARENT = Path("runs")
 
 
@@ -49,14 +51,17 @@ class RunFolder:
         self.path, self.lock, self.begun = path, lock, begun
         self.place = path / NEW if replaces else path
 
-    def require_room(self, net: gb.Network) -> None:
-        """Raise InputError where the disk has no room for what the run of a network writes."""
+    def require_room(self, net: gb.Network, checkpoints: int) -> None:
+        """Raise InputError where the disk has no room for what the run of a network writes, with so many bytes of
+        checkpoints."""
         size, disk = file_size(net), shutil.disk_usage(self.path)
-        if disk.free < size + ROOM and disk.total:  # some file systems report 0
+        if disk.free < size + checkpoints + ROOM and disk.total:  # some file systems report 0
+            those = f", its checkpoints {memory_size(checkpoints)}" if checkpoints else ""
             raise InputError(
                 f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free; the network of this run "
-                f"takes {memory_size(size)}, and {memory_size(ROOM)} should be free besides, for its history, its "
-                "curves and what others write; make room, or choose a folder on another disk with --out"
+                f"takes {memory_size(size)}{those}, and {memory_size(ROOM)} should be free besides, for its history, "
+                "its curves and what others write; make room, or choose a folder on another disk with --out"
+                f"{', or give --checkpoint-every never' if checkpoints else ''}"
             )
 
     def save(self, trainer: gb.Trainer, unfinished: str = "") -> list[str]:
@@ -74,7 +79,13 @@ class RunFolder:
                 _move(self.place, beside)
                 self.place = beside
             self.place.mkdir(parents=True, exist_ok=True)
-            gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
+            try:
+                gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
+            except ModelFileError as error:
+                if unfinished or getattr(error.__cause__, "errno", None) not in FULL or not self.has_checkpoint:
+                    raise
+                shutil.rmtree(self.checkpoints)  # nothing goes on from a complete run
+                gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
         except (OSError, GpuBackpropError) as error:
             raise RunError(f"what was learned is {_save_elsewhere(trainer)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts

@@ -74,7 +74,8 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
     stopping = choose_stopping(options, len(data.training))
     epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
     with _before_training(folder):
-        folder.require_room(trainer.network)
+        more = options.checkpoint_every is not None and not folder.begun
+        folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
         if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
             if epochs < (done := len(trainer.history)):
@@ -101,8 +102,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         how["callbacks"] = [*callbacks, gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
-        if failure is not None and not (history.rows or history.stopped):  # training has not begun
+        unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first
+        if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
             folder.discard()
+            if unwritten:
+                why = f"{_reason(failure)} (--checkpoint-every never writes none)"
+                raise RunError(f"nothing was trained: {why}") from failure
             raise failure
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
@@ -133,6 +138,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
             if unfinished and checkpoints:
                 print(f"to go on: gpu-backprop train --resume {folder.place}")
     return signals.code
+
+
+def _checkpoint_size(trainer: gb.Trainer) -> int:
+    """Estimate how many bytes a checkpoint takes: what a step leaves behind, and the parameters of the best epoch."""
+    arrays = [*trainer.training_step.state().arrays.values(), trainer.network.parameters]
+    return sum(int(array.nbytes) for array in arrays)
 
 
 def _caused_by_signal(error: BaseException, signals: StopOnSignal) -> bool:
