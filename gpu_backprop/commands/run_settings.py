@@ -3,7 +3,9 @@ file needs none of it."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,11 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.commands.runs import SETTINGS, SPLIT
+from gpu_backprop.commands.sources import DIGITS
 
 PROGRAM, FORMAT = "gpu_backprop run", 1
+PATHS = "data", "held_out_file"
+"""The options that name data."""
 LIMIT = 1 << 22
 """Bytes: many times what any command line has."""
 
@@ -24,17 +29,23 @@ class RunSettings(NamedTuple):
 
     Attributes:
         words: what followed `gpu-backprop train`.
-        folder: in which that was, for relative paths.
+        paths: of the data that the options of these names give, absolute.
         version: of this program.
         windows: whether rows were read in windows, from the disk: other rows are held out then.
         data: the fingerprint of all rows, see training/checkpoints/fingerprint.py.
     """
 
     words: list[str]
-    folder: str
+    paths: dict[str, str]
     version: str
     windows: bool
     data: dict[str, Any]
+
+
+def absolute_paths(options: argparse.Namespace) -> dict[str, str]:
+    """Return where the data are that the options name."""
+    given = {name: getattr(options, name) for name in PATHS}
+    return {name: os.path.abspath(path) for name, path in given.items() if path not in (None, DIGITS)}
 
 
 def write_settings(place: Path, settings: RunSettings, split: Array) -> None:
@@ -69,10 +80,10 @@ def read_settings(place: Path) -> RunSettings:
         if found.pop("format") != FORMAT:
             raise ValueError("of another version of gpu_backprop")
         settings = RunSettings(**found)
-        texts = [*settings.words, settings.folder, settings.version]
+        texts = [*settings.words, *settings.paths.values(), settings.version]
         if not isinstance(settings.words, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError("not all text")
-        if not isinstance(settings.data, dict):
+        if not isinstance(settings.data, dict) or not settings.paths.keys() <= {*PATHS}:
             raise ValueError("without data")
         return settings
     except OSError as error:

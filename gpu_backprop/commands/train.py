@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,7 +27,7 @@ from gpu_backprop.commands.building import (
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.run_settings import RunSettings, write_settings
+from gpu_backprop.commands.run_settings import RunSettings, absolute_paths, write_settings
 from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.limits import memory_limit
@@ -83,8 +82,9 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
                     f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
                     "least, or leave it out"
                 )
-        where = os.getcwd() if options.resume is None else options.settings.folder
-        settings = RunSettings(options.given[1:], where, gb.__version__, data.windows, data.fingerprint)
+        settings = RunSettings(
+            options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprint
+        )
         write_settings(folder.place, settings, data.split)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])

@@ -143,7 +143,6 @@ def test_fewer_epochs_than_are_done(capsys, monkeypatch):
     [
         (["--layers", "32"], "--layers is [32], and was [16] when the run was begun"),
         (["--seed", "7"], "--seed is 7, and was 0 when the run was begun"),
-        (["other.csv"], "DATA is other.csv, and was"),
         (["--out", "x"], "with --resume, the run goes on in its own folder"),
         (["--overwrite"], "with --resume, the run goes on in its own folder"),
     ],
@@ -160,11 +159,28 @@ def test_other_options(capsys, monkeypatch, options, told):
 
 def test_other_data(capsys, monkeypatch):
     stopped(monkeypatch, 2, flowers(), "--target", "species", "--out", "run")
+    flowers("other.csv", seed=1)
+    assert main(["train", "--resume", "run", "other.csv"]) == 1
+    assert "other.csv has not the rows that run was begun with" in said(capsys)
     flowers(seed=1)
     assert main(["train", "--resume", "run"]) == 1
     assert "flowers.csv has not the rows that run was begun with" in said(capsys)
     flowers()
     assert main(["train", "--resume", "run", "--quiet"]) == 0
+
+
+def test_data_that_were_moved(capsys, monkeypatch):
+    held_out = ["--held-out-file", flowers("later.csv", seed=1)]
+    stopped(monkeypatch, 2, flowers(), "--target", "species", *held_out, "--out", "run")
+    Path("moved").mkdir()
+    os.rename("flowers.csv", "moved/renamed.csv")
+    os.rename("later.csv", "moved/later.csv")
+    monkeypatch.chdir("moved")
+    assert main(["train", "--resume", "../run"]) == 1
+    assert "flowers.csv" in said(capsys)
+    stopped(monkeypatch, 1, "renamed.csv", "--held-out-file", "later.csv", "--resume", "../run")
+    monkeypatch.chdir("..")
+    assert main(["train", "--resume", "run", "--quiet"]) == 0  # which knows where they are now
 
 
 def test_what_cannot_go_on(capsys, monkeypatch):
