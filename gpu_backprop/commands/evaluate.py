@@ -66,9 +66,12 @@ def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, sour
         samples = samples.take(split(samples.y, options.held_out, net.seed, source)[1])
         asked = f"--held-out {options.held_out:g} --seed {net.seed}"
         return samples, f"the {len(samples):,} rows that training with {asked} held out"
-    if read_settings(run).data != samples.fingerprint():
+    known, found = read_settings(run).data, samples.fingerprint()
+    if found != known[0]:
         if options.held_out is not None:
             raise Misuse(f"--held-out: {source} has not the rows that {run} was trained on, and held some out of")
+        if found in known:
+            return samples, f"{everything}, all of which {run} held out"
         warn(
             f"{source} is not, row for row, what {run} was trained on: all of its rows are measured, and {run} may "
             "have learned from some of them"

@@ -32,14 +32,14 @@ class RunSettings(NamedTuple):
         paths: of the data that the options of these names give, absolute.
         version: of this program.
         windows: whether rows were read in windows, from the disk: other rows are held out then.
-        data: the fingerprint of all rows, see training/checkpoints/fingerprint.py.
+        data: the fingerprints of its rows, see TrainTestData.
     """
 
     words: list[str]
     paths: dict[str, str]
     version: str
     windows: bool
-    data: dict[str, Any]
+    data: list[dict[str, Any]]
 
 
 def absolute_paths(options: argparse.Namespace) -> dict[str, str]:
@@ -83,7 +83,7 @@ def read_settings(place: Path) -> RunSettings:
         texts = [*settings.words, *settings.paths.values(), settings.version]
         if not isinstance(settings.words, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError("not all text")
-        if not isinstance(settings.data, dict) or not settings.paths.keys() <= {*PATHS}:
+        if not isinstance(settings.data[0], dict) or not settings.paths.keys() <= {*PATHS}:
             raise ValueError("without data")
         return settings
     except OSError as error:

@@ -60,10 +60,11 @@ def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
     """Make the folder of a new run, or find that of one that goes on."""
     if options.resume is None:
         return claim(options.out, options.overwrite, run_name(options.data))
-    if data.fingerprint != options.settings.data:
+    if data.fingerprints != (before := options.settings.data):
+        held_out = options.held_out_file or f"the test part of {options.data}"
+        other = options.data if data.fingerprints[0] != before[0] else held_out
         raise InputError(
-            f"{options.data} has not the rows that {options.resume} was begun with, so that it can't go on; begin a "
-            "new run"
+            f"{other} has not the rows that {options.resume} was begun with, so that it can't go on; begin a new run"
         )
     return reopen(options.resume)
 
@@ -83,7 +84,7 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
                     "least, or leave it out"
                 )
         settings = RunSettings(
-            options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprint
+            options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprints
         )
         write_settings(folder.place, settings, data.split)
         if not options.quiet:

@@ -183,6 +183,20 @@ def test_data_that_were_moved(capsys, monkeypatch):
     assert main(["train", "--resume", "run", "--quiet"]) == 0  # which knows where they are now
 
 
+def test_other_rows_in_the_held_out_file(capsys, monkeypatch):
+    held_out = ["--held-out-file", flowers("later.csv", seed=1)]
+    stopped(monkeypatch, 2, flowers(), "--target", "species", *held_out, "--out", "run")
+    assert main(["evaluate", "run", "later.csv", "--quiet"]) == 0
+    assert "warning" not in said(capsys)
+    flowers("later.csv", seed=2)
+    assert main(["train", "--resume", "run"]) == 1
+    assert "later.csv has not the rows that run was begun with" in said(capsys)
+    assert main(["train", "--resume", "run", "--held-out-file", "flowers.csv"]) == 1
+    assert "flowers.csv has not the rows that run was begun with" in said(capsys)
+    flowers("later.csv", seed=1)
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+
+
 def test_what_cannot_go_on(capsys, monkeypatch):
     assert main(["train", *SHORT, "--out", "run"]) == 0
     for folder in ("none", "empty"):
