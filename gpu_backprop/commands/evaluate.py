@@ -77,7 +77,7 @@ def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, sour
             "have learned from some of them"
         )
         return samples, everything
-    held_out = read_split(run)
+    held_out = read_split(run, len(samples))
     rows = np.flatnonzero(held_out)
     if options.held_out is not None and len(rows) != round(options.held_out * len(samples)):
         raise Misuse(

@@ -18,6 +18,7 @@ from gpu_backprop.commands.runs import SETTINGS, SPLIT
 from gpu_backprop.commands.sources import DIGITS
 
 PROGRAM, FORMAT = "gpu_backprop run", 1
+DAMAGED = "it is damaged, or of another version of gpu_backprop"
 PATHS = "data", "held_out_file"
 """The options that name data."""
 LIMIT = 1 << 22
@@ -57,15 +58,17 @@ def write_settings(place: Path, settings: RunSettings, split: Array) -> None:
         file.write("\n")
 
 
-def read_split(place: Path) -> Array:
-    """Read which rows were held out; raise InputError where that can't be."""
+def read_split(place: Path, rows: int) -> Array:
+    """Read which of so many rows were held out; raise InputError where that can't be."""
     path = place / SPLIT
     try:
-        split: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be used: {error}") from error
-    if split.ndim != 1 or split.dtype != np.bool_:
-        raise InputError(f"{path} cannot be used: it is not one truth value a row")
+        split: Array = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise InputError(f"{path} cannot be used: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be used: {DAMAGED}") from error
+    if split.shape != (rows,) or split.dtype != np.bool_:
+        raise InputError(f"{path} cannot be used: it is not one truth value for each of {rows:,} rows")
     return split
 
 
@@ -75,10 +78,8 @@ def read_settings(place: Path) -> RunSettings:
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(LIMIT + 1)[:LIMIT])
-        if found.pop("program") != PROGRAM:
-            raise ValueError("of another program")
-        if found.pop("format") != FORMAT:
-            raise ValueError("of another version of gpu_backprop")
+        if (found.pop("program"), found.pop("format")) != (PROGRAM, FORMAT):
+            raise ValueError("of another program or version")
         settings = RunSettings(**found)
         texts = [*settings.words, *settings.paths.values(), settings.version]
         if not isinstance(settings.words, list) or not all(isinstance(text, str) for text in texts):
@@ -89,4 +90,4 @@ def read_settings(place: Path) -> RunSettings:
     except OSError as error:
         raise InputError(f"{place} does not say how it was trained: {path}: {error.strerror}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be used: it is damaged, or {str(error)[:100]}") from error
+        raise InputError(f"{path} cannot be used: {DAMAGED}") from error

@@ -360,11 +360,20 @@ class TestEvaluate:
         output = capsys.readouterr().out
         assert output.startswith("digits, the 359 rows that training with --held-out 0.2 --seed 0 held out\n")
 
+    @pytest.mark.parametrize("damage", [lambda data: data[:60], lambda data: b"{}", lambda data: b""])
     @pytest.mark.parametrize("name", ["settings.json", "split.npy"])
-    def test_a_run_that_is_damaged(self, capsys, name):
-        (path := Path("digits") / name).write_bytes(path.read_bytes()[:60])
+    def test_a_run_that_is_damaged(self, capsys, name, damage):
+        path = Path("digits") / name
+        path.write_bytes(damage(path.read_bytes()))
         assert main(["evaluate", "digits", "digits"]) == 1
-        assert f"{path} cannot be used" in said(capsys).replace(os.sep, "/")
+        told = f"gpu-backprop: {path} cannot be used: it is damaged, or of another version of gpu_backprop\n"
+        assert said(capsys).replace(os.sep, "/") == told
+
+    def test_a_split_of_other_rows(self, capsys):
+        for split in (np.zeros(5, np.bool_), np.zeros(1797)):
+            np.save("digits/split.npy", split)
+            assert main(["evaluate", "digits", "digits"]) == 1
+            assert "split.npy cannot be used: it is not one truth value for each of 1,797 rows" in said(capsys)
 
     def test_classes_that_are_not_known(self, capsys):
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, "1,2,red,D"])]) == 1
