@@ -72,7 +72,7 @@ def add_train(commands: Any) -> None:
 def _add_resuming(command: Command) -> None:
     resume = (
         "finish a run that was stopped or killed, as if it had never ended: its data and options are in its folder; of "
-        "others beside it only --epochs, --device and --quiet may differ"
+        "others beside it only --epochs, --device and --quiet may differ, and where its data are now"
     )
     command.add("--resume", resume, type=path, metavar="RUN")
     every = (

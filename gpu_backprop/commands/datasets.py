@@ -72,7 +72,7 @@ class TrainTestData:
         preprocessing: how rows were prepared; it knows the training rows only.
         held_out: None where nothing is.
         split: bool (rows,), of all rows that DATA has: whether each was held out.
-        fingerprint: what tells these rows, prepared, from others.
+        fingerprints: what tells the rows of DATA, prepared, from others; and those of what else is measured on, if any.
     """
 
     things: str
@@ -80,14 +80,24 @@ class TrainTestData:
     training: Samples
     held_out: Samples | None
     split: Array
-    fingerprint: dict[str, Any]
+    fingerprints: list[dict[str, Any]]
+
+    @property
+    def windows(self) -> bool:
+        """Whether rows are on the disk, and read in windows."""
+        return isinstance(self.training.x, LazyRows)
 
 
-def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
-    """Read and prepare the rows that the command line names; quantities are scaled if `scale_target`."""
+def load_train_test(options: argparse.Namespace, scale_target: bool, windows: bool | None = None) -> TrainTestData:
+    """Read and prepare the rows that the command line names.
+
+    Args:
+        scale_target: whether quantities are scaled.
+        windows: whether rows are read in windows, as by the run that goes on; None: where they do not fit in memory.
+    """
     if options.data == DIGITS:
         return _digits(options)
-    if larger_than_memory(options.data):
+    if larger_than_memory(options.data) if windows is None else windows:
         return _in_windows(options, scale_target)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)
@@ -108,7 +118,8 @@ def load_train_test(options: argparse.Namespace, scale_target: bool) -> TrainTes
         training = prepare(whole, data, options.ignore)
         nothing = np.zeros(len(training), np.bool_)
         held_out_file = prepare(whole, testing, options.ignore)
-        return TrainTestData("rows", whole, training, held_out_file, nothing, training.fingerprint())
+        fingerprints = [training.fingerprint(), held_out_file.fingerprint()]
+        return TrainTestData("rows", whole, training, held_out_file, nothing, fingerprints)
     override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
     fitted = fit(task=whole.task, rows=rows)
@@ -144,7 +155,8 @@ def _in_windows(options: argparse.Namespace, scale_target: bool) -> TrainTestDat
         if other or testing is None
         else Samples(_in_order(training.x, testing.x, split), _in_order(training.y, testing.y, split))
     )
-    return TrainTestData("rows", learned, training, testing, split, whole.fingerprint())
+    fingerprints = [whole.fingerprint(), *([testing.fingerprint()] if other and testing is not None else [])]
+    return TrainTestData("rows", learned, training, testing, split, fingerprints)
 
 
 def stored_samples(rows: StoredRows) -> Samples:
@@ -246,7 +258,7 @@ def _divide(things: str, preprocessing: Preprocessing, samples: Samples, rows: A
     of_both = np.zeros(len(samples), np.bool_)
     of_both[held_out] = True
     testing = samples.take(held_out) if len(held_out) else None
-    return TrainTestData(things, preprocessing, samples.take(rows), testing, of_both, samples.fingerprint())
+    return TrainTestData(things, preprocessing, samples.take(rows), testing, of_both, [samples.fingerprint()])
 
 
 def _check_target(data: Data, target: str | None) -> None:

@@ -10,7 +10,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import GradientError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import targets
-from gpu_backprop.commands.datasets import Samples, prepare, split, stored_samples
+from gpu_backprop.commands.datasets import Samples, prepare, split, stored_samples, warn
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.run_settings import read_settings, read_split
 from gpu_backprop.commands.runs import MODEL, SETTINGS, load_prepared
@@ -66,11 +66,18 @@ def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, sour
         samples = samples.take(split(samples.y, options.held_out, net.seed, source)[1])
         asked = f"--held-out {options.held_out:g} --seed {net.seed}"
         return samples, f"the {len(samples):,} rows that training with {asked} held out"
-    if read_settings(run).data != samples.fingerprint():
+    known, found = read_settings(run).data, samples.fingerprint()
+    if found != known[0]:
         if options.held_out is not None:
             raise Misuse(f"--held-out: {source} has not the rows that {run} was trained on, and held some out of")
-        return samples, f"{everything}; these are not the data that {run} was trained on"
-    held_out = read_split(run)
+        if found in known:
+            return samples, f"{everything}, all of which {run} held out"
+        warn(
+            f"{source} is not, row for row, what {run} was trained on: all of its rows are measured, and {run} may "
+            "have learned from some of them"
+        )
+        return samples, everything
+    held_out = read_split(run, len(samples))
     rows = np.flatnonzero(held_out)
     if options.held_out is not None and len(rows) != round(options.held_out * len(samples)):
         raise Misuse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -19,6 +20,7 @@ from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileE
 from gpu_backprop.backend.folder_lock import FolderLock
 from gpu_backprop.backend.whole_file import copy_attributes, remove_abandoned, sync_folder
 from gpu_backprop.commands.errors import RunError
+from gpu_backprop.training.checkpoints.folder import numbered
 from gpu_backprop.training.saving import file_size
 
 FILES = MODEL, HISTORY, LINES, CURVES, REPORT, SETTINGS, SPLIT = (
@@ -31,6 +33,7 @@ NEW = ".new"
 
 ROOM = 8 << 20
 """Bytes that should be free besides: for history and curves, and for other programs."""
+FULL = errno.ENOSPC, errno.EDQUOT
 PARENT = Path("runs")
 
 
@@ -48,14 +51,17 @@ class RunFolder:
         self.path, self.lock, self.begun = path, lock, begun
         self.place = path / NEW if replaces else path
 
-    def require_room(self, net: gb.Network) -> None:
-        """Raise InputError where the disk has no room for what the run of a network writes."""
+    def require_room(self, net: gb.Network, checkpoints: int) -> None:
+        """Raise InputError where the disk has no room for what the run of a network writes, with so many bytes of
+        checkpoints."""
         size, disk = file_size(net), shutil.disk_usage(self.path)
-        if disk.free < size + ROOM and disk.total:  # some file systems report 0
+        if disk.free < size + checkpoints + ROOM and disk.total:  # some file systems report 0
+            those = f", its checkpoints {memory_size(checkpoints)}" if checkpoints else ""
             raise InputError(
                 f"the disk of {str(self.path)!r} has {memory_size(disk.free)} free; the network of this run "
-                f"takes {memory_size(size)}, and {memory_size(ROOM)} should be free besides, for its history, its "
-                "curves and what others write; make room, or choose a folder on another disk with --out"
+                f"takes {memory_size(size)}{those}, and {memory_size(ROOM)} should be free besides, for its history, "
+                "its curves and what others write; make room, or choose a folder on another disk with --out"
+                f"{', or give --checkpoint-every never' if checkpoints else ''}"
             )
 
     def save(self, trainer: gb.Trainer, unfinished: str = "") -> list[str]:
@@ -73,7 +79,13 @@ class RunFolder:
                 _move(self.place, beside)
                 self.place = beside
             self.place.mkdir(parents=True, exist_ok=True)
-            gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
+            try:
+                gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
+            except ModelFileError as error:
+                if unfinished or getattr(error.__cause__, "errno", None) not in FULL or not self.has_checkpoint:
+                    raise
+                shutil.rmtree(self.checkpoints)  # nothing goes on from a complete run
+                gb.save(self.place / MODEL, trainer, allow_nonfinite=True)
         except (OSError, GpuBackpropError) as error:
             raise RunError(f"what was learned is {_save_elsewhere(trainer)}: {error}") from error
         with suppress(InputError):  # the log has warned, and the network is what counts
@@ -84,6 +96,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where its checkpoints are."""
         return self.place / CHECKPOINTS
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one."""
+        return self.checkpoints.is_dir() and bool(numbered(self.checkpoints))
 
     def finish(self, complete: bool) -> None:
         """Let a complete run, whose checkpoints go, take the place of an older one."""
@@ -165,8 +182,12 @@ def _claim(folder: Path, lock: FolderLock, overwrite: bool) -> RunFolder:
 
 def _reopen(folder: Path, lock: FolderLock) -> RunFolder:
     found = RunFolder(folder, lock, replaces=resumable(folder) != folder, begun=True)
-    if (found.place / MODEL).exists() and not found.checkpoints.exists():
-        raise InputError(f"{str(folder)!r} is complete: there is nothing to go on from")
+    learned = [found.place / name for name in (MODEL, LINES)]
+    if not found.has_checkpoint and any(path.exists() and path.stat().st_size for path in learned):
+        raise InputError(
+            f"{str(folder)!r} holds no checkpoint to go on from: it is complete, or was begun with --checkpoint-every "
+            "never"
+        )
     remove_abandoned(found.place)
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,9 +27,10 @@ from gpu_backprop.commands.building import (
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.run_settings import RunSettings, write_settings
+from gpu_backprop.commands.run_settings import RunSettings, absolute_paths, write_settings
 from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
 from gpu_backprop.commands.scoring import score
+from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.training.history import History
 
@@ -45,9 +45,9 @@ def train(options: argparse.Namespace) -> int:
             raise Misuse("--out, --overwrite: with --resume, the run goes on in its own folder; leave them out")
         run, options = options.resume, options_of_before(options)
         options.resume = run
-    design = read_design(options)
-    with _before_training():
-        data = load_train_test(options, scale_target=design.any_number)
+    design, windows = read_design(options), None if options.resume is None else options.settings.windows
+    with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
+        data = load_train_test(options, design.any_number, windows)
     net = build_network(options, design, data.preprocessing)
     trainer = build_trainer(options, design, net, len(data.training))
     with _before_training():
@@ -60,10 +60,11 @@ def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
     """Make the folder of a new run, or find that of one that goes on."""
     if options.resume is None:
         return claim(options.out, options.overwrite, run_name(options.data))
-    if data.fingerprint != options.settings.data:
+    if data.fingerprints != (before := options.settings.data):
+        held_out = options.held_out_file or f"the test part of {options.data}"
+        other = options.data if data.fingerprints[0] != before[0] else held_out
         raise InputError(
-            f"{options.data} has not the rows that {options.resume} was begun with, so that it can't go on; begin a "
-            "new run"
+            f"{other} has not the rows that {options.resume} was begun with, so that it can't go on; begin a new run"
         )
     return reopen(options.resume)
 
@@ -73,12 +74,19 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
     stopping = choose_stopping(options, len(data.training))
     epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
     with _before_training(folder):
-        folder.require_room(trainer.network)
-        where = os.getcwd() if options.resume is None else options.settings.folder
-        settings = RunSettings(options.given[1:], where, gb.__version__, data.fingerprint)
-        write_settings(folder.place, settings, data.split)
-        if folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
+        more = options.checkpoint_every is not None and not folder.begun
+        folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
+        if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
+            if epochs < (done := len(trainer.history)):
+                raise Misuse(
+                    f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
+                    "least, or leave it out"
+                )
+        settings = RunSettings(
+            options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprints
+        )
+        write_settings(folder.place, settings, data.split)
         if not options.quiet:
             _introduce(trainer, data, epochs, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)
@@ -95,8 +103,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         how["callbacks"] = [*callbacks, gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
         history = trainer.history
-        if failure is not None and not (history.rows or history.stopped):  # training has not begun
+        unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first
+        if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
             folder.discard()
+            if unwritten:
+                why = f"{_reason(failure)} (--checkpoint-every never writes none)"
+                raise RunError(f"nothing was trained: {why}") from failure
             raise failure
         if failure is not None and not _caused_by_signal(failure, signals):
             raise _save_unfinished(failure, trainer, folder)
@@ -127,6 +139,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
             if unfinished and checkpoints:
                 print(f"to go on: gpu-backprop train --resume {folder.place}")
     return signals.code
+
+
+def _checkpoint_size(trainer: gb.Trainer) -> int:
+    """Estimate how many bytes a checkpoint takes: what a step leaves behind, and the parameters of the best epoch."""
+    arrays = [*trainer.training_step.state().arrays.values(), trainer.network.parameters]
+    return sum(int(array.nbytes) for array in arrays)
 
 
 def _caused_by_signal(error: BaseException, signals: StopOnSignal) -> bool:

@@ -310,7 +310,7 @@ class TestEvaluate:
     def test_classes(self, capsys):
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, *rows(30, 7)])]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "new.csv, all 30 rows; these are not the data that flowers was trained on"
+        assert lines[0] == "new.csv, all 30 rows"
         assert [line.split()[0] for line in lines[3:7]] == ["true", "A", "B", "C"]
         assert "always answering 'A' would be right for 0.3333: the network does better" in lines
         assert re.fullmatch(r"cross_entropy: 0\.\d{4}", lines[-4])
@@ -342,6 +342,16 @@ class TestEvaluate:
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, *rows(30, 7)]), "--held-out", "0.2"]) == 2
         assert "new.csv has not the rows that flowers was trained on" in said(capsys)
 
+    def test_rows_that_may_have_been_learned_from(self, capsys):
+        """The same rows in another order, or one row less, are other data, as far as one can tell."""
+        lines = Path("flowers.csv").read_text().splitlines()
+        for some in ([lines[0], *lines[:0:-1]], lines[:-1]):
+            assert main(["evaluate", "flowers", write("other.csv", some), "--quiet"]) == 0
+            assert capsys.readouterr().err == (
+                "warning: other.csv is not, row for row, what flowers was trained on: all of its rows are measured, "
+                "and flowers may have learned from some of them\n"
+            )
+
     def test_a_model_file_alone_knows_of_no_rows(self, capsys):
         shutil.copy("digits/model.safetensors", "alone.safetensors")
         assert main(["evaluate", "alone.safetensors", "digits"]) == 0
@@ -350,11 +360,20 @@ class TestEvaluate:
         output = capsys.readouterr().out
         assert output.startswith("digits, the 359 rows that training with --held-out 0.2 --seed 0 held out\n")
 
+    @pytest.mark.parametrize("damage", [lambda data: data[:60], lambda data: b"{}", lambda data: b""])
     @pytest.mark.parametrize("name", ["settings.json", "split.npy"])
-    def test_a_run_that_is_damaged(self, capsys, name):
-        (path := Path("digits") / name).write_bytes(path.read_bytes()[:60])
+    def test_a_run_that_is_damaged(self, capsys, name, damage):
+        path = Path("digits") / name
+        path.write_bytes(damage(path.read_bytes()))
         assert main(["evaluate", "digits", "digits"]) == 1
-        assert f"{path} cannot be used" in said(capsys).replace(os.sep, "/")
+        told = f"gpu-backprop: {path} cannot be used: it is damaged, or of another version of gpu_backprop\n"
+        assert said(capsys).replace(os.sep, "/") == told
+
+    def test_a_split_of_other_rows(self, capsys):
+        for split in (np.zeros(5, np.bool_), np.zeros(1797)):
+            np.save("digits/split.npy", split)
+            assert main(["evaluate", "digits", "digits"]) == 1
+            assert "split.npy cannot be used: it is not one truth value for each of 1,797 rows" in said(capsys)
 
     def test_classes_that_are_not_known(self, capsys):
         assert main(["evaluate", "flowers", write("new.csv", [HEADER, "1,2,red,D"])]) == 1
@@ -370,7 +389,7 @@ class TestEvaluate:
         np.savez("parts.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
         for part, number in (((), 5), (("--part", "test"), 5), (("--part", "train"), 12)):
             assert main(["evaluate", "two", "parts.npz", *part]) == 0
-            assert capsys.readouterr().out.startswith(f"parts.npz, all {number} rows;")
+            assert capsys.readouterr().out.startswith(f"parts.npz, all {number} rows\n")
         assert main(["evaluate", "two", "two.npz", "--part", "test"]) == 2
         assert "--part is about data with a part for training" in said(capsys)
         assert main(["evaluate", "digits", "digits", "--part", "test"]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import gpu_backprop as gb
 from gpu_backprop.cli import main
 from gpu_backprop.data import csv_file, numpy_files, parquet_file, row_blocks
 from gpu_backprop.training import streaming
+from gpu_backprop.training.history import History
 
 FEW, MANY = ["--memory-limit", "60KB"], ["--memory-limit", "1GB"]
 TRAIN = ["--epochs", "3", "--layers", "8", "--dropout", "0", "--overwrite"]
@@ -73,6 +75,24 @@ def test_train_evaluate_predict(people, target, capsys):
         assert answers[0] == answers[1]
     else:
         np.testing.assert_allclose(*(np.array(column, float) for column in answers), rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [[], MANY])
+def test_a_run_that_was_stopped_goes_on_in_windows(people, limit, capsys, monkeypatch):
+    given = train(people, "--target", "answer", "--ignore", "pay", "--hash", "user=6")
+    ran(capsys, *given, "--out", "whole")
+    append = History.append
+
+    def stop(history, row):
+        append(history, row)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "append", stop)
+        assert main([*given, "--out", "run"]) == 143
+    assert "read in windows" in ran(capsys, "train", "--resume", "run", *limit)
+    whole, run = (gb.load(f"{name}/model.safetensors").parameters for name in ("whole", "run"))
+    np.testing.assert_array_equal(whole, run)
 
 
 def test_a_loss_without_labels_and_rows_of_another_file(people, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,10 +109,11 @@ def test_a_run_that_was_to_replace_another(capsys, monkeypatch):
     older = (Path("run") / MODEL).read_bytes()
     stopped(monkeypatch, 2, "--out", "run", "--seed", "5", "--overwrite")
     assert "to go on: gpu-backprop train --resume run/stopped-001" in capsys.readouterr().out.replace(os.sep, "/")
+    shutil.copytree("run/stopped-001", "killed")
     assert main(["train", "--resume", "run/stopped-001"]) == 0
     assert gb.load(Path("run/stopped-001") / MODEL).seed == 5
     assert (Path("run") / MODEL).read_bytes() == older
-    os.rename("run/stopped-001", Path("run") / NEW)  # as where it was killed
+    os.rename("killed", Path("run") / NEW)  # as where it was killed
     (Path("run") / NEW / MODEL).unlink()
     assert main(["train", "--resume", "run"]) == 0
     assert gb.load(Path("run") / MODEL).seed == 5
@@ -126,12 +128,21 @@ def test_more_epochs(capsys, monkeypatch):
     assert json.loads(Path("run/settings.json").read_text())["words"][-2:] == ["--epochs", "6"]
 
 
+def test_fewer_epochs_than_are_done(capsys, monkeypatch):
+    stopped(monkeypatch, 4, "--out", "run")
+    settings = Path("run/settings.json").read_bytes()
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
+    assert "--epochs is 2, and 3 epochs of run are done: give as many at least, or leave it out" in said(capsys)
+    assert Path("run/settings.json").read_bytes() == settings
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    assert len(rows("run")) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (["--layers", "32"], "--layers is [32], and was [16] when the run was begun"),
         (["--seed", "7"], "--seed is 7, and was 0 when the run was begun"),
-        (["other.csv"], "DATA is other.csv, and was"),
         (["--out", "x"], "with --resume, the run goes on in its own folder"),
         (["--overwrite"], "with --resume, the run goes on in its own folder"),
     ],
@@ -148,6 +159,9 @@ def test_other_options(capsys, monkeypatch, options, told):
 
 def test_other_data(capsys, monkeypatch):
     stopped(monkeypatch, 2, flowers(), "--target", "species", "--out", "run")
+    flowers("other.csv", seed=1)
+    assert main(["train", "--resume", "run", "other.csv"]) == 1
+    assert "other.csv has not the rows that run was begun with" in said(capsys)
     flowers(seed=1)
     assert main(["train", "--resume", "run"]) == 1
     assert "flowers.csv has not the rows that run was begun with" in said(capsys)
@@ -155,10 +169,40 @@ def test_other_data(capsys, monkeypatch):
     assert main(["train", "--resume", "run", "--quiet"]) == 0
 
 
+def test_data_that_were_moved(capsys, monkeypatch):
+    held_out = ["--held-out-file", flowers("later.csv", seed=1)]
+    stopped(monkeypatch, 2, flowers(), "--target", "species", *held_out, "--out", "run")
+    Path("moved").mkdir()
+    os.rename("flowers.csv", "moved/renamed.csv")
+    os.rename("later.csv", "moved/later.csv")
+    monkeypatch.chdir("moved")
+    assert main(["train", "--resume", "../run"]) == 1
+    assert "flowers.csv" in said(capsys)
+    stopped(monkeypatch, 1, "renamed.csv", "--held-out-file", "later.csv", "--resume", "../run")
+    monkeypatch.chdir("..")
+    assert main(["train", "--resume", "run", "--quiet"]) == 0  # which knows where they are now
+
+
+def test_other_rows_in_the_held_out_file(capsys, monkeypatch):
+    held_out = ["--held-out-file", flowers("later.csv", seed=1)]
+    stopped(monkeypatch, 2, flowers(), "--target", "species", *held_out, "--out", "run")
+    assert main(["evaluate", "run", "later.csv", "--quiet"]) == 0
+    assert "warning" not in said(capsys)
+    flowers("later.csv", seed=2)
+    assert main(["train", "--resume", "run"]) == 1
+    assert "later.csv has not the rows that run was begun with" in said(capsys)
+    assert main(["train", "--resume", "run", "--held-out-file", "flowers.csv"]) == 1
+    assert "flowers.csv has not the rows that run was begun with" in said(capsys)
+    flowers("later.csv", seed=1)
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+
+
 def test_what_cannot_go_on(capsys, monkeypatch):
     assert main(["train", *SHORT, "--out", "run"]) == 0
-    assert main(["train", "--resume", "run"]) == 1
-    assert "'run' is complete: there is nothing to go on from" in said(capsys)
+    for folder in ("none", "empty"):
+        assert main(["train", "--resume", "run"]) == 1
+        assert "'run' holds no checkpoint to go on from: it is complete, or was begun with" in said(capsys), folder
+        Path("run/checkpoints").mkdir(exist_ok=True)
     assert main(["train", "--resume", "nowhere"]) == 1
     assert "nowhere does not say how it was trained" in said(capsys)
     for text in ("{}", "[", "[1]", '{"program": "x"}', json.dumps({"program": "gpu_backprop run", "format": 2})):
@@ -190,6 +234,22 @@ def test_never(capsys, monkeypatch):
     stopped(monkeypatch, 2, "--out", "run", "--checkpoint-every", "never")
     assert "to go on" not in capsys.readouterr().out
     assert not Path("run/checkpoints").exists()
+    for name in ("as it was stopped", "as it was killed"):
+        before = Path("run/history.csv").read_bytes()
+        assert main(["train", "--resume", "run"]) == 1
+        assert "'run' holds no checkpoint to go on from" in said(capsys), name
+        assert Path("run/history.csv").read_bytes() == before
+        (Path("run") / MODEL).unlink(missing_ok=True)
+
+
+def test_killed_before_the_first_checkpoint(capsys):
+    assert main(["train", *SHORT, "--out", "whole"]) == 0
+    Path("run/checkpoints").mkdir(parents=True)
+    for name in ("settings.json", "split.npy"):
+        shutil.copy(Path("whole") / name, "run")
+    Path("run/history.jsonl").touch()
+    assert main(["train", "--resume", "run"]) == 0
+    assert (Path("run") / MODEL).read_bytes() == (Path("whole") / MODEL).read_bytes()
 
 
 @pytest.mark.parametrize("when", ["30s", "10min", "0.5h", "500steps", "epoch"])

@@ -184,11 +184,42 @@ class TestRoom:
     def test_a_disk_that_is_too_small_is_found_before_training(self, capsys, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1 << 20))
         monkeypatch.setattr(gb.Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
-        assert short() == 1
+        assert short("--checkpoint-every", "never") == 1
         assert capsys.readouterr().err == (
-            "gpu-backprop: the disk of 'run' has 1.0 MiB free; the network of this run takes "
-            "11.6 KiB, and 8.0 MiB should be free besides, for its history, its curves and what others write; make "
+            "gpu-backprop: the disk of 'run' has 1.0 MiB free; the network of this run takes 11.6 KiB, "
+            "and 8.0 MiB should be free besides, for its history, its curves and what others write; make "
             "room, or choose a folder on another disk with --out\n"
+        )
+        assert not Path("run").exists()
+
+    def test_room_for_checkpoints_is_counted_too(self, capsys, monkeypatch):
+        free = (8 << 20) + 60_000  # room for the network, and two checkpoints, but not for three at once
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, free))
+        assert short() == 1
+        told = error(capsys)
+        assert "takes 11.6 KiB, its checkpoints 63.2 KiB, and" in told
+        assert "or choose a folder on another disk with --out, or give --checkpoint-every never" in told
+        assert short("--checkpoint-every", "never") == 0
+
+    def test_checkpoints_make_room_for_the_network(self, monkeypatch):
+        save = gb.save
+
+        def full(path: Path, *given: object, **options: object) -> None:
+            if (path.parent / "checkpoints").exists():
+                raise gb.ModelFileError("full") from OSError(28, "No space left on device")
+            save(path, *given, **options)
+
+        monkeypatch.setattr(gb, "save", full)
+        assert short() == 0
+        assert gb.load(MODEL).outputs == 10
+
+    def test_a_first_checkpoint_that_cannot_be_written(self, capsys, monkeypatch):
+        full = OSError(28, "No space left on device")
+        monkeypatch.setattr("gpu_backprop.training.checkpoints.checkpoint.write_record", raising(full))
+        assert short() == 1
+        assert error(capsys) == (
+            "gpu-backprop: nothing was trained: cannot write checkpoints to 'run/checkpoints': No space left on device "
+            "(--checkpoint-every never writes none)\n"
         )
         assert not Path("run").exists()
 
