@@ -42,9 +42,9 @@ def diagnose(options: argparse.Namespace) -> int:
 def _divided(run: Path, samples: Samples) -> tuple[Samples, Samples | None]:
     """Return the rows that a run learned from and those that it held out, where its folder says which these are; else
     all rows and None."""
-    if not (run / SETTINGS).exists() or read_settings(run).data != samples.fingerprint():
+    if not (run / SETTINGS).exists() or read_settings(run).data[0] != samples.fingerprint():
         return samples, None
-    held_out = read_split(run)
+    held_out = read_split(run, len(samples))
     if not held_out.any():
         return samples, None
     return samples.take(np.flatnonzero(~held_out)), samples.take(np.flatnonzero(held_out))
