@@ -211,7 +211,7 @@ def killed_command(folder: Path, chance: random.Random, counts: Counter[str]) ->
         if not (run / "settings.json").exists():
             continue
         given = ["train", "--resume", str(run)]
-        if (run / "model.safetensors").exists() and not (run / "checkpoints").exists():
+        if (run / "model.safetensors").exists() and not [*(run / "checkpoints").glob("*.safetensors")]:
             break
     else:
         if not (run / "settings.json").exists():
