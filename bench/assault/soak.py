@@ -91,13 +91,17 @@ def held() -> dict[str, int]:
 
 
 def grown(work: Callable[[int], None], steps: int) -> dict[str, int]:
-    """How much more the process has after so many steps than after half as many before: the allocator of C goes on
-    taking a little for the first 30,000."""
+    """How much more the process has after so many steps than after half as many before. Where that is too much, as many
+    again are done, and their growth counts: what leaks does so each time, and the allocator of C takes a heap once."""
     work(max(10 * FIT_STEPS, steps // WARM))
-    before = held()
-    work(steps)
-    after = held()
-    return {name: after[name] - before[name] for name in after}
+    for _ in range(2):
+        before = held()
+        work(steps)
+        after = held()
+        more = {name: after[name] - before[name] for name in after}
+        if more.get("bytes of memory", 0) <= ALLOWED:
+            break
+    return more
 
 
 def main() -> int:
