@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DivergedError, InputError, choose
+from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.snapshot import copy_members
-from gpu_backprop.network.numbers import number, positive, switch
+from gpu_backprop.network.numbers import switch
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.metrics import larger_is_better
-
-VALIDATION = "val_"
-"""What the columns of a history begin with that were measured on validation data."""
-
-MODES = {"min": 1.0, "max": -1.0}
-"""What a monitored value is multiplied by, so that smaller is better."""
+from gpu_backprop.training.monitor import Monitor
 
 
-class EarlyStopping:
+class EarlyStopping(Monitor):
     """A callback that ends a fit when a measurement has not improved for some epochs, and gives the network the
     parameters of the best epoch, however the fit ends: also at its full length, or by Ctrl-C, an error or a divergence.
     `trainer.fit(x, y, early_stopping=True)` makes one with these defaults.
@@ -46,33 +39,22 @@ class EarlyStopping:
     """
 
     settings = "monitor", "patience", "min_delta", "restore_best", "mode"
+    called = "early stopping"
 
     def __init__(
         self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True,
         mode: str | None = None,
     ) -> None:  # fmt: skip
-        check_monitor(monitor, mode)
-        self.monitor, self.mode, self._sign = monitor, mode, 1.0
-        self.patience = positive("patience", patience)
-        self.min_delta = number("min_delta", min_delta, "a finite number ≥ 0", lambda v: 0 <= v < math.inf)
+        super().__init__(monitor, mode, patience, min_delta)
         self.restore_best = switch("restore_best", restore_best)
-        self._numbers: dict[str, Array] = {}  # those of each member, as `state` names them
         self._best: Array | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._trainer: Any = None
 
-    def __repr__(self) -> str:
-        return f"EarlyStopping({', '.join(f'{name}={getattr(self, name)!r}' for name in self.settings)})"
-
-    @property
-    def needs_validation(self) -> bool:
-        """Whether what it monitors is measured on validation data; a fit without them is an error then."""
-        return self.monitor.startswith(VALIDATION)
-
     def state(self) -> dict[str, Any]:
-        """Returns what a resumed fit goes on from: arrays on the host, one number a member, and the best parameters."""
+        """Returns what a resumed fit goes on from: numbers of each member, and the best parameters, on the host."""
         best = {} if self._best is None else {"parameters": self._trainer.device.to_host(self._best)}
-        return {name: array.copy() for name, array in self._numbers.items()} | best
+        return super().state() | best
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` returned, now if a fit runs, else when the next one begins."""
@@ -84,7 +66,7 @@ class EarlyStopping:
         """Makes room for the best parameters, and forgets the fit before."""
         self._trainer, network = state.trainer, state.trainer.network
         self._numbers, shape = {}, network.models_shape
-        self._sign = sign_of(self, state.trainer.metrics or ())
+        self._find_sign(state.trainer)
         self._numbers = {
             "best": np.full(shape, np.inf),  # the smallest value yet; one that is good if large is negative here
             "reference": np.full(shape, np.inf),  # that which a value has to improve on by min_delta
@@ -99,8 +81,7 @@ class EarlyStopping:
 
     def on_epoch(self, state: FitState) -> str | None:
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
-        assert state.row is not None
-        value = self._sign * np.asarray(choose("monitor of early stopping", self.monitor, state.row), np.float64)
+        value = self._value(state)
         numbers, running = self._numbers, self._numbers["running"]
         better = running & (value < numbers["best"])
         np.copyto(numbers["best"], value, where=better)
@@ -159,26 +140,6 @@ class EarlyStopping:
         if self._best is not None and "parameters" in loaded:
             self._trainer.device.copy_in(self._best, loaded["parameters"])
         self._tell()
-
-
-def check_monitor(monitor: Any, mode: Any) -> None:
-    """Raises InputError unless these can be the settings of a callback that monitors a column."""
-    if not isinstance(monitor, str):
-        raise InputError(f"monitor must be the name of a column of the history, as 'val_loss' is, got {monitor!r}.")
-    if mode is not None:
-        choose("mode", mode, MODES)
-
-
-def sign_of(callback: Any, metrics: Sequence[Any]) -> float:
-    """Returns what the column that a callback monitors is multiplied by, so that smaller is better: by its mode, or by
-    what is known of the metric."""
-    if callback.mode is not None:
-        return MODES[callback.mode]
-    try:
-        return -1.0 if larger_is_better(callback.monitor, metrics) else 1.0
-    except InputError as error:
-        name = f"{type(callback).__name__}({callback.monitor!r}, mode='min')"
-        raise InputError(f"{error} Or give {name} or mode='max'.") from None
 
 
 def with_early_stopping(given: Any, callbacks: Any) -> Any:

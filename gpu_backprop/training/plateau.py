@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import choose
-from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import is_zero, number, positive
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.early_stopping import VALIDATION, check_monitor, sign_of
+from gpu_backprop.training.monitor import Monitor
 
 
-class ReduceOnPlateau:
+class ReduceOnPlateau(Monitor):
     """A callback that multiplies the learning rate by `factor` when a measurement has not improved for some epochs.
     With a models axis, each member has a rate of its own.
 
@@ -37,34 +35,17 @@ class ReduceOnPlateau:
     """
 
     sets_rate = True
+    called = "ReduceOnPlateau"
     settings = "monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode"
 
     def __init__(
         self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10, min_delta: float = 0.0,
         cooldown: int = 0, minimum: float = 0.0, mode: str | None = None,
     ) -> None:  # fmt: skip
-        check_monitor(monitor, mode)
-        self.monitor, self.mode, self._sign = monitor, mode, 1.0
+        super().__init__(monitor, mode, patience, min_delta)
         self.factor = number("factor", factor, "a number in (0, 1)", lambda v: 0 < v < 1)
-        self.patience = positive("patience", patience)
         self.cooldown = 0 if is_zero(cooldown) else positive("cooldown", cooldown)
-        self.min_delta, self.minimum = (
-            number(name, value, "a finite number ≥ 0", lambda v: 0 <= v < math.inf)
-            for name, value in (("min_delta", min_delta), ("minimum", minimum))
-        )
-        self._numbers: dict[str, Array] = {}
-
-    def __repr__(self) -> str:
-        return f"ReduceOnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in self.settings)})"
-
-    @property
-    def needs_validation(self) -> bool:
-        """As of EarlyStopping."""
-        return self.monitor.startswith(VALIDATION)
-
-    def state(self) -> dict[str, Any]:
-        """Returns what a resumed fit goes on from: arrays on the host, one number a member."""
-        return {name: array.copy() for name, array in self._numbers.items()}
+        self.minimum = number("minimum", minimum, "a finite number ≥ 0", lambda v: 0 <= v < math.inf)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` returned, in a fit that has begun."""
@@ -72,7 +53,7 @@ class ReduceOnPlateau:
 
     def on_start(self, state: FitState) -> None:
         """Forgets the fit before."""
-        self._sign = sign_of(self, getattr(state.trainer, "metrics", None) or ())
+        self._find_sign(state.trainer)
         shape = state.trainer.network.models_shape
         self._numbers = {
             "best": np.full(shape, np.inf),  # the smallest value yet; one that is good if large is negative here
@@ -82,8 +63,7 @@ class ReduceOnPlateau:
 
     def on_epoch(self, state: FitState) -> None:
         """Reduces the learning rate of those that have waited long enough."""
-        assert state.row is not None
-        value = self._sign * np.asarray(choose("monitor of ReduceOnPlateau", self.monitor, state.row), np.float64)
+        value = self._value(state)
         best, waited, cooling = (self._numbers[name] for name in ("best", "waited", "cooling"))
         better = value < best - self.min_delta
         np.copyto(best, value, where=better)
