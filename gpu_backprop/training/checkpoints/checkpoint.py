@@ -118,7 +118,7 @@ class Checkpoint:
         write_record(next_path(self.folder), fit.record(), state.trainer.device)
         keep_newest(self.folder, self.keep)
         self._written = state.epoch, state.step
-        self._next = time.monotonic() + (math.inf if self.every_seconds is None else self.every_seconds)
+        self._set_next()
 
     def _write_unless_impossible(self, state: FitState) -> None:
         try:
@@ -132,7 +132,8 @@ class Checkpoint:
         if name not in row:
             raise InputError(f"best={name!r} is no column of the history: {', '.join(row)}.")
         sign = 1 if larger_is_better(name, state.trainer.metrics or ()) else -1
-        if self.figure is None or sign * row[name] > sign * self.figure:
+        better = self.figure is None or sign * row[name] > sign * self.figure
+        if better and not math.isnan(row[name]):  # with which nothing compares as better
             try:
                 with state.trainer.training_step.averaging.measured():  # validation has measured the same
                     save(self.folder / BEST, state.trainer, allow_nonfinite=True)
@@ -142,10 +143,13 @@ class Checkpoint:
                 self.figure = row[name]
 
     def _warn(self, what: str, error: Exception) -> None:
-        self._next = time.monotonic() + (math.inf if self.every_seconds is None else self.every_seconds)
+        self._set_next()
         why = getattr(error, "strerror", None) or str(error)
         said = f"cannot write {what} to {str(self.folder)!r} ({why}); training goes on, and those that are there stay"
         warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+    def _set_next(self) -> None:
+        self._next = time.monotonic() + (math.inf if self.every_seconds is None else self.every_seconds)
 
     def _release(self) -> None:
         if self._lock is not None:

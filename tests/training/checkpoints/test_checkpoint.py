@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -143,6 +144,21 @@ def test_the_best_network_over_two_processes(tmp_path):
     fit(trainer, [spoil, told])
     assert trainer.history["loss"][2] > told.figure == min(trainer.history["loss"])
     assert (tmp_path / "best.safetensors").read_bytes() == best
+
+
+@pytest.mark.parametrize("first", [np.nan, 0.5])
+def test_a_measurement_that_is_nan_is_never_the_best(tmp_path, first):
+    figures = iter([first, np.nan, 0.9, np.nan])
+
+    def share(y_true, y_pred):
+        return next(figures)
+
+    share.larger_is_better = True
+    told = gb.Checkpoint(tmp_path, best="val_share")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fit(trainer_of(metrics=[share]), [told], epochs=4, validation=(X[:9], LABELS[:9]))
+    assert told.figure == 0.9
 
 
 def test_best_of_what_is_not_there(tmp_path):
