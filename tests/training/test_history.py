@@ -33,13 +33,6 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def log_rows(log, rows):
-    """Does what fit does with its rows."""
-    for row in rows:
-        log.history.append(row)
-        log.write()
-
-
 def test_rows_and_columns(history):
     assert len(history) == 3
     assert list(history) == history.rows == ROWS
