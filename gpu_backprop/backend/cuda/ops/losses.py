@@ -8,7 +8,7 @@ import numpy as np
 
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.launch_shapes import Launch, column_sums, flat_sizes, one_block, sizes, whole_rows
-from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
+from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Call, Calls, LossFormula
 
 
 def normalize_weights(
@@ -41,14 +41,9 @@ def softmax_cross_entropy(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
     numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
-    models, rows, cols = sizes(z)
-    launch = whole_rows(rows, cols, models)
-    yield device.kernels.launch(
-        "softmax_cross_entropy", (z.dtype, target.dtype), *launch,
-        z=z, b=bias, target=target, weights=weights, numbers=numbers, scale=scale, scales=scales, grad_z=grad_z,
-        total=total, **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
-        count=numbers.shape[-1], accuracy=ACCURACY_KIND[loss.accuracy],
-    )  # fmt: skip
+    yield _of_softmax(
+        "softmax_cross_entropy", device, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total
+    )
 
 
 def sigmoid_cross_entropy(
@@ -68,10 +63,17 @@ def softmax_focal(
     device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
     numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
+    yield _of_softmax("softmax_focal", device, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
+
+
+def _of_softmax(
+    kernel: str, device: CudaDevice, z: Array, bias: Array | None, target: Array, weights: Array | None,
+    loss: LossFormula, numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Call:  # fmt: skip
     models, rows, cols = sizes(z)
     launch = whole_rows(rows, cols, models)
-    yield device.kernels.launch(
-        "softmax_focal", (z.dtype, target.dtype), *launch,
+    return device.kernels.launch(
+        kernel, (z.dtype, target.dtype), *launch,
         z=z, b=bias, target=target, weights=weights, numbers=numbers, scale=scale, scales=scales, grad_z=grad_z,
         total=total, **_sums(device, launch), rows=rows, cols=cols, target_cols=_target_cols(target, z),
         count=numbers.shape[-1], accuracy=ACCURACY_KIND[loss.accuracy],
