@@ -147,7 +147,7 @@ def first_batch(layers, shuffle=True, seed=0, trainer_seed=None):
     def spy(*args, **options):
         plan = build(*args, **options)
         look = lambda: seen.append({k: v.copy() for k, v in plan.buffers.items()})  # noqa: E731
-        plan.append(gb.Operation("look", "", {}, {}, 0, 0, 1, plan.phase, (look,)))
+        plan.append(gb.Operation("look", "", {}, {}, 0, 0, 1, plan.phase, lambda: (look,)))
         return plan
 
     trainer.training_step.build = spy

@@ -40,6 +40,10 @@ Advise = Callable[[int], tuple[str, int | None]]
 """What to do where so many bytes are free and more are needed: a sentence, and the batch size that it names."""
 
 
+Fusion = Callable[[Any, list[Operation]], list[Operation]]
+"""Takes a Plan and its operations, and returns operations that do the same. It may take memory from the plan."""
+
+
 class Device:
     """Where the arrays of a network live and which operations work on them.
 
@@ -80,6 +84,9 @@ class Device:
 
     compiles_kernels = False
     """Its operations are kernels that were compiled for it."""
+
+    fusions: Sequence[Fusion] = ()
+    """What joins operations of a plan that this device can do at once, in the order in which they are tried."""
 
     def __init__(self, name: str, reason: str, dtype: str, xp: ModuleType, ops: Operations[Any]) -> None:
         self.name, self.reason, self.dtype, self.xp, self.ops = name, reason, storage(dtype), xp, ops

@@ -43,7 +43,7 @@ class DryRunDevice(Device):
         super().__init__(device.name, device.reason, device.dtype.name, device.xp, ops)
         self.address = device.address  # type: ignore[method-assign]  # of what is there, and of outlines
         self.on_host, self.gathered_dtypes, self.tf32 = device.on_host, device.gathered_dtypes, device.tf32
-        self.scratch = dict(device.scratch)
+        self.scratch, self.fusions = dict(device.scratch), device.fusions
         self.needs: dict[str, int] = {}
         self._kind = ""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.formula import Array, Call, Calls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +25,8 @@ class Operation:
         bytes: memory traffic if all that is read and written passes once.
         launches: how many kernels CUDA needs for it.
         phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
-        calls: bound callables that do it; on CUDA each is one launch.
+        bind: gives the calls that do it; on CUDA each is one launch.
+        arguments: what it was bound to, by the names of its parameters.
     """
 
     name: str
@@ -35,7 +37,14 @@ class Operation:
     bytes: int
     launches: int
     phase: str
-    calls: tuple[Call, ...]
+    bind: Callable[[], Calls]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """The bound calls. Binding may compile and allocate, so it waits until it is known that nothing else does what
+        this operation does."""
+        return tuple(self.bind())
 
 
 class Account(NamedTuple):

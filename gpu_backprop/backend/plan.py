@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec
 
@@ -119,13 +120,24 @@ class Plan:
             for parameter, array in written
         }
         flops, traffic, launches = account.cost(given, (*reads.values(), *writes.values()))
-        calls = tuple(getattr(self.device.ops, name)(self.device, *args, **options))
-        self.append(Operation(name, formula, reads, writes, flops, traffic, launches, self.phase, calls))
+        bind = partial(getattr(self.device.ops, name), self.device, *args, **options)
+        self.append(Operation(name, formula, reads, writes, flops, traffic, launches, self.phase, bind, given))
 
     def append(self, operation: Operation) -> None:
-        """Appends an operation that is bound."""
+        """Appends an operation."""
         self.operations.append(operation)
         self._runs.clear()
+
+    def finish(self) -> Plan:
+        """Ends the building: operations that the device can do at once become one, and all are bound, so that what a
+        run needs is compiled and allocated. Returns the plan, to which nothing is added any more."""
+        if self.fuse:
+            for fusion in self.device.fusions:
+                self.operations = fusion(self, self.operations)
+            self._runs.clear()
+        for operation in self.operations:
+            operation.calls  # noqa: B018, binds them
+        return self
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Evaluation:
         if y is not None and kept:
             self._outputs[rows] = y
         self.data.emit_advance(plan, rows)
-        return plan
+        return plan.finish()
 
     def _counted(self, metric: Metric) -> bool:
         """Whether a metric is the count of right answers that the loss keeps."""

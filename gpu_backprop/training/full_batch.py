@@ -80,7 +80,7 @@ class FullBatch:
         so_far = plan.named("Σ∇", self._gradient)
         plan.add(Operations.blend, "Σ∇ += ∇", {}, network.gradients, self._plain_sum, None, so_far)
         self._data.emit_advance(plan, rows)
-        return plan
+        return plan.finish()
 
     def move(self, parameters: Array) -> None:
         """Copies parameters into the network."""

@@ -130,4 +130,4 @@ def build_epoch(step: TrainingStep, data: BatchSource, batch_size: int, total: A
         loss.of_z(network.last.activation) or loss.formula, numbers, loss.reduction == "mean", total, batch,
     )  # fmt: skip
     data.emit_advance(plan, data.rows)
-    return plan
+    return plan.finish()

@@ -97,7 +97,7 @@ class TrainingStep:
         if schedule is not None:
             schedule.emit_advance(plan)
         source.emit_advance(plan, rows - plan.first_row)
-        return plan
+        return plan.finish()
 
     @property
     def running(self) -> Array | None:

@@ -260,9 +260,9 @@ def test_phases_can_be_run_apart():
 def test_an_operation_added_after_a_run_runs_too():
     plan = gb.Plan(open_device("cpu"))
     done = []
-    plan.append(gb.Operation("first", "", {}, {}, 0, 0, 1, plan.phase, (lambda: done.append(1),)))
+    plan.append(gb.Operation("first", "", {}, {}, 0, 0, 1, plan.phase, lambda: (lambda: done.append(1),)))
     plan.run()
-    plan.append(gb.Operation("second", "", {}, {}, 0, 0, 1, plan.phase, (lambda: done.append(2),)))
+    plan.append(gb.Operation("second", "", {}, {}, 0, 0, 1, plan.phase, lambda: (lambda: done.append(2),)))
     plan.run()
     assert done == [1, 1, 2]
 
@@ -412,3 +412,21 @@ def test_a_trace_shows_every_z_y_and_gradient_by_name_also_where_f_is_the_identi
         assert {f"z{number}", f"y{number}", f"∇y{number}", f"∇z{number}"} <= seen.keys()
     np.testing.assert_array_equal(seen["y4"], seen["z4"])
     np.testing.assert_array_equal(seen["∇z4"], seen["∇y4"])
+
+
+def test_a_plan_is_bound_when_it_is_finished_and_what_a_device_fuses_is_never_bound() -> None:
+    plan, done = gb.Plan(open_device("cpu")), []
+
+    def planted(name: str) -> gb.Operation:
+        return gb.Operation(name, "", {}, {}, 0, 0, 1, plan.phase, lambda: (done.append(name), (lambda: None,))[1])
+
+    def join(_: gb.Plan, operations: list[gb.Operation]) -> list[gb.Operation]:
+        return [planted("+".join(operation.name for operation in operations))]
+
+    plan.append(planted("first"))
+    plan.append(planted("second"))
+    plan.device.fusions = (join,)
+    assert not done and plan.finish() is plan
+    assert done == ["first+second"] and [operation.name for operation in plan.operations] == done
+    plan.run()
+    assert done == ["first+second"]

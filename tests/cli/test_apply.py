@@ -418,7 +418,7 @@ class TestCheck:
 
         def wrong(layer, plan, grad_z, grad_x):
             twice = lambda: np.multiply(grad_z, 2, out=grad_z)  # noqa: E731
-            plan.append(gb.Operation("spoil", "∇z ← 2∇z", {}, {}, 0, 0, 1, plan.phase, (twice,)))
+            plan.append(gb.Operation("spoil", "∇z ← 2∇z", {}, {}, 0, 0, 1, plan.phase, lambda: (twice,)))
             return right(layer, plan, grad_z, grad_x)
 
         monkeypatch.setattr(layers.Dense, "linear_backward", wrong)

@@ -322,7 +322,7 @@ def planted(fault: str) -> Step:
         more()
 
     call.kernel = gather.kernel
-    plan.operations[0] = replace(plan.operations[0], calls=(call,))
+    plan.operations[0] = replace(plan.operations[0], bind=lambda: (call,))
     return step
 
 

@@ -128,7 +128,7 @@ def test_the_machine():
 
 
 def operation(name, flops, moved):
-    return Operation(name, "", {}, {}, flops, moved, 1, "forward", ())
+    return Operation(name, "", {}, {}, flops, moved, 1, "forward", lambda: ())
 
 
 def test_the_floor_is_what_bounds_each_operation():

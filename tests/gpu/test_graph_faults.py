@@ -111,7 +111,7 @@ def plant(monkeypatch):
             plan = original(self, *args, **more)
             PARAMETERS[:] = [self.network.parameters]
             call = Planted(there) if there else lambda: None
-            plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 1, plan.phase, (call,)))
+            plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 1, plan.phase, lambda: (call,)))
             return plan
 
         monkeypatch.setattr(TrainingStep, "build", build)
@@ -302,7 +302,7 @@ def test_other_threads_go_on_while_a_step_is_captured():
         thread.start()
         thread.join()
 
-    plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 0, plan.phase, (Planted(meanwhile),)))
+    plan.append(gb.Operation("planted", "nothing", {}, {}, 0, 0, 0, plan.phase, lambda: (Planted(meanwhile),)))
     replay = Replay(plan, True)
     with device.computing():
         replay.run()

@@ -363,7 +363,7 @@ def test_nor_does_a_trace_or_a_profile(way, dtype):
             counter += 1
         raise KeyboardInterrupt
 
-    plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, (fail,)))
+    plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, lambda: (fail,)))
     with pytest.raises(KeyboardInterrupt):
         CHANGES[way](trainer)
     assert not any(counter.any() for counter in counters(plan))

@@ -68,7 +68,7 @@ def at_each_step(trainer, action):
 
     def build_and_plant(*args, **options):
         plan = build(*args, **options)
-        plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, (lambda: action(plan),)))
+        plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, lambda: (lambda: action(plan),)))
         return plan
 
     trainer.training_step.build = build_and_plant
