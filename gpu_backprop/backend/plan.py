@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -109,19 +109,46 @@ class Plan:
             names: by the names of its parameters, new names of the buffers that it writes.
             args, options: what it takes besides the device.
         """
-        name, account = operation.__name__, account_of(operation)
-        given = dict(zip(account.parameters, args, strict=False)) | options
+        given = self._given(operation, args, options)
         if unknown := names.keys() - given.keys():
+            name = operation.__name__
             raise TypeError(f"{name} has no parameter {', '.join(unknown)} to give a name to.")
-        read, written = account.arrays(given)
+        read, written = account_of(operation).arrays(given)
         reads = {self.name_of(array): array for array in read}
         writes = {
             self.name_of(self.named(names[parameter], array) if parameter in names else array): array
             for parameter, array in written
         }
+        self.append(self._operation(operation, formula, reads, writes, given, self.phase))
+
+    def joined(
+        self, parts: Sequence[Operation], operation: Callable[Concatenate[Any, Any, P], Calls], formula: str, /,
+        *args: P.args, **options: P.kwargs,
+    ) -> Operation:  # fmt: skip
+        """Makes the operation that does at once what these do; for a fusion, which puts it into their place. Its
+        buffers have the names that they have there."""
+        given = self._given(operation, args, options)
+        read, written = account_of(operation).arrays(given)
+        before = {self._identity(a): name for part in reversed(parts) for name, a in part.reads.items()}
+        after = {self._identity(a): name for part in parts for name, a in part.writes.items()}
+        reads = {before.get(self._identity(a), self.name_of(a)): a for a in read}
+        writes = {after.get(self._identity(a), self.name_of(a)): a for _, a in written}
+        return self._operation(operation, formula, reads, writes, given, parts[-1].phase)
+
+    def _operation(
+        self, operation: Callable[..., Calls], formula: str, reads: dict[str, Array], writes: dict[str, Array],
+        given: Mapping[str, Any], phase: str,
+    ) -> Operation:  # fmt: skip
+        name, account = operation.__name__, account_of(operation)
         flops, traffic, launches = account.cost(given, (*reads.values(), *writes.values()))
-        bind = partial(getattr(self.device.ops, name), self.device, *args, **options)
-        self.append(Operation(name, formula, reads, writes, flops, traffic, launches, self.phase, bind, given))
+        in_order = [given[parameter] for parameter in account.parameters if parameter in given]
+        bind = partial(getattr(self.device.ops, name), self.device, *in_order)
+        return Operation(name, formula, reads, writes, flops, traffic, launches, phase, bind, given)
+
+    @staticmethod
+    def _given(operation: Callable[..., Calls], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of an operation by the names of its parameters."""
+        return dict(zip(account_of(operation).parameters, args, strict=False)) | dict(options)
 
     def append(self, operation: Operation) -> None:
         """Appends an operation."""
