@@ -30,7 +30,8 @@ def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) 
 
     Raises:
         InputError: the name or the dtype is unknown, or the dtype is not for this device; or tf32 is not for them.
-        DeviceError: CUDA was asked for and cannot be used; the message says what is missing and what to do.
+        DeviceError: CUDA was asked for and cannot be used, or the device is too old for bfloat16 or tf32; the message
+            says what is missing and what to do.
         MissingExtraError: bfloat16 without ml_dtypes.
     """
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
@@ -69,6 +70,8 @@ def _open(name: str, dtype: str) -> Device:
     index = int(name.partition(":")[2] or 0)
     obstacle: Check | None = _cuda("setup").obstacle(index) if _has_cuda() else NO_CUDA
     if obstacle is None:
+        if dtype == "bfloat16" and (found := _cuda("setup").precision_obstacle(dtype, index)):
+            raise DeviceError(f"dtype bfloat16 cannot be used: {found}. Use float16, or float32.")
         device: Device = _cuda("open_device").open_device(
             index, "auto: CUDA works" if name == "auto" else "as asked", dtype
         )
@@ -115,6 +118,6 @@ def _allow_tf32(device: Device) -> None:
             f"tf32=True rounds the operands of float32 products; dtype {device.dtype.name} has none. Use tf32=False, "
             "or dtype='float32'."
         )
-    if found := _cuda("setup").tf32_obstacle(int(device.name.partition(":")[2])):
+    if found := _cuda("setup").precision_obstacle("TF32", int(device.name.partition(":")[2])):
         raise DeviceError(f"tf32=True cannot be used: {found}. Use tf32=False.")
     device.tf32 = True

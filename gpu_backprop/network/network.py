@@ -37,8 +37,9 @@ class Network(FixedAttributes):
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
         tf32: True allows float32 products to round their operands to TF32, which has the range of float32 and, as
-            float16, 10 bits of mantissa: faster, on CUDA devices of compute capability 8.0 or newer. A model file does
-            not say it.
+            float16, 10 bits of mantissa: faster, on CUDA devices of compute capability 8.0 or newer. cuBLAS decides by
+            the shape which products it rounds: small ones may stay float32, and as fast. Nothing else changes, and a
+            model file does not say it.
         seed: ≥ 0, the one seed of initial weights, shuffling and dropout. A sequence of seeds makes as many members,
             which train side by side: every array then has a leading models axis.
         draw: False leaves every parameter 0, which saves time and memory where their values are copied in.

@@ -109,6 +109,17 @@ def test_bfloat16_is_that_of_ml_dtypes(cuda, cupy_like, monkeypatch):
         open_device("cuda", "bfloat16")
 
 
+def test_bfloat16_is_for_cuda_devices_of_8_0_and_newer(cuda, cupy_like):
+    cuda(cupy_like(capabilities=((8, 0), (7, 5))))
+    with pytest.raises(gb.DeviceError) as caught:
+        open_device("cuda:1", "bfloat16")
+    assert str(caught.value) == (
+        "dtype bfloat16 cannot be used: bfloat16 begins at compute capability 8.0, and cuda:1 has 7.5. Use float16, or "
+        "float32."
+    )
+    assert open_device("cuda:1", "float16").dtype == np.float16
+
+
 # TF32 -----------------------------------------------------------------------------------------------------------------
 
 

@@ -309,7 +309,7 @@ class CudaDevice(Device):
     def report(self, seconds: float) -> Iterator[Check]:
         direct, compiled = self.blas.direct, len(self.kernels.compiled)
         again = "" if direct else f"results are as good, but steps take longer; {setup.INSTALL}"
-        tf32 = "; TF32 on request" if direct and not setup.tf32_obstacle(self.index) else ""
+        tf32 = "; TF32 on request" if direct and not setup.precision_obstacle("TF32", self.index) else ""
         yield Check("products", True, self.blas.reason + tf32, again)
         yield Check("kernels", True, f"{compiled} compiled, or found compiled, and run, in {seconds:.1f} s")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpu_backprop.backend.cuda.kernel_arguments import SLOT, Arguments, address, launch_shape
 from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, Key, instance
+from gpu_backprop.backend.cuda.setup import SHARED_MEMORY
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
 
@@ -79,7 +80,7 @@ class KernelLibrary:
     @cached_property
     def block_memory(self) -> int:
         """The most bytes of dynamic shared memory that a launch can give a block."""
-        return int(self.cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]) - VARIABLES
+        return int(self.cupy.cuda.runtime.deviceGetAttribute(SHARED_MEMORY, self.index)) - VARIABLES
 
     def _allow(self, function: Any, shared: int, where: str) -> None:
         """Raises a function's limit of dynamic shared memory, without which a launch gets at most 48 KB a block."""

@@ -23,11 +23,12 @@ DRIVERS = {12: 525, 13: 580}
 CAPABILITIES = {12: (7, 0), 13: (7, 5)}
 """The least compute capability: CUDA 13 compiles for nothing older, and below 7.0 the kernels were never run."""
 
-TF32 = 8, 0
-"""The least compute capability whose products can take TF32 (Ampere)."""
+AMPERE = 8, 0
+"""The least compute capability whose products take TF32, and bfloat16 otherwise than slowly or not at all."""
 
-MAJOR_MINOR = 75, 76
-"""cudaDevAttrComputeCapabilityMajor and …Minor (driver_types.h)."""
+MAJOR_MINOR, SHARED_MEMORY = (75, 76), 97
+"""cudaDevAttrComputeCapabilityMajor and …Minor, cudaDevAttrMaxSharedMemoryPerBlockOptin (driver_types.h). They are asked
+for one by one: CuPy's `Device.attributes` asks for all, also for those that an older driver does not know."""
 
 NO_DEVICE = 100
 """cudaErrorNoDevice."""
@@ -138,13 +139,13 @@ def _device(cupy: Any, index: int) -> Check:
     return Check("device", True, found)
 
 
-def tf32_obstacle(index: int) -> str:
-    """Says why a device cannot round the operands of float32 products to TF32; "": it can."""
+def precision_obstacle(precision: str, index: int) -> str:
+    """Says why a device has no products in "TF32" or "bfloat16"; "": it has."""
     capability = _capability(importlib.import_module("cupy"), index)
-    if capability >= TF32:
+    if capability >= AMPERE:
         return ""
-    needed, has = (f"{major}.{minor}" for major, minor in (TF32, capability))
-    return f"TF32 begins at compute capability {needed}, and cuda:{index} has {has}"
+    needed, has = (f"{major}.{minor}" for major, minor in (AMPERE, capability))
+    return f"{precision} begins at compute capability {needed}, and cuda:{index} has {has}"
 
 
 def _capability(cupy: Any, index: int) -> tuple[int, int]:

@@ -62,7 +62,10 @@ class Compiler:
                 funcGetAttribute=lambda attribute, function: self.block_memory.get(function, 49152),
                 funcSetAttribute=lambda function, attribute, size: self.block_memory.update({function: size}),
             ),
-            runtime=SimpleNamespace(CUDARuntimeError=self.RuntimeApiError),
+            runtime=SimpleNamespace(
+                CUDARuntimeError=self.RuntimeApiError,
+                deviceGetAttribute=lambda attribute, index: {97: 100_000}[attribute],  # bytes that a block can have
+            ),
             compiler=SimpleNamespace(CompileException=self.CompileError),
             Device=self.device,
         )
@@ -85,10 +88,7 @@ class Compiler:
 
 
 class Current:
-    """A device, of which a block can have 100,000 bytes; something for `with`."""
-
-    def __init__(self):
-        self.attributes = {"MaxSharedMemoryPerBlockOptin": 100_000}
+    """Something for `with`."""
 
     def __enter__(self):
         return self
