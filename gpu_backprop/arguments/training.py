@@ -173,7 +173,7 @@ def _add_training(command: Command) -> None:
     command.share("--device")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")
-    tf32 = "let large float32 products round their operands to TF32, 10 bits of mantissa, on a CUDA device that can: faster"
+    tf32 = "let cuBLAS round float32 operands to TF32, 10 bits of mantissa, on a CUDA device that can: faster, if large"
     command.add("--tf32", tf32, action="store_true")
 
 

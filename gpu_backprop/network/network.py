@@ -35,6 +35,7 @@ class Network(FixedAttributes):
             and factors may be set.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
+            bfloat16 takes compute capability 8.0.
         device: "auto", "cpu", "cuda" or "cuda:N"; `net.device.reason` says why.
         tf32: True allows float32 products to round their operands to TF32, which has the range of float32 and, as
             float16, 10 bits of mantissa: faster, on CUDA devices of compute capability 8.0 or newer. cuBLAS decides by

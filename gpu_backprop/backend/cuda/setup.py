@@ -27,8 +27,8 @@ AMPERE = 8, 0
 """The least compute capability whose products take TF32, and bfloat16 otherwise than slowly or not at all."""
 
 MAJOR_MINOR, SHARED_MEMORY = (75, 76), 97
-"""cudaDevAttrComputeCapabilityMajor and …Minor, cudaDevAttrMaxSharedMemoryPerBlockOptin (driver_types.h). They are asked
-for one by one: CuPy's `Device.attributes` asks for all, also for those that an older driver does not know."""
+"""cudaDevAttrComputeCapabilityMajor and …Minor, cudaDevAttrMaxSharedMemoryPerBlockOptin (driver_types.h). Each is
+asked for alone: CuPy's `Device.attributes` asks for all, also for those that an older driver does not know."""
 
 NO_DEVICE = 100
 """cudaErrorNoDevice."""
