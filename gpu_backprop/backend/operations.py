@@ -266,3 +266,7 @@ class EpochOperations(Operations[D], Protocol[D]):
         the mean over its rows. What is left in g is the gradient of the last one; where the rate factor is 0, g stays
         as it is.
         """
+
+
+class CudaOperations(EpochOperations[D], Protocol[D]):
+    """The operations of CUDA: those that its fusions put into the place of several are its own."""

@@ -14,11 +14,11 @@ from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.cuda import ops as cuda_ops
 from gpu_backprop.backend.operation import account_of
-from gpu_backprop.backend.operations import EpochOperations, Operations
+from gpu_backprop.backend.operations import CudaOperations, EpochOperations, Operations
 
 NAMES = [name for name, value in vars(Operations).items() if hasattr(value, "account")]
-CUDA_ONLY = [name for name, value in vars(EpochOperations).items() if hasattr(value, "account")]
-"""It needs a block with memory of its own. tests/gpu/test_one_launch.py compares it with the ordinary steps."""
+CUDA_ONLY = [name for p in (EpochOperations, CudaOperations) for name in vars(p) if hasattr(vars(p)[name], "account")]
+"""Those that fusions bring in, and train_epoch; tests/gpu compares them with the ordinary ones."""
 
 
 def parameters(binder):
@@ -34,7 +34,7 @@ def signature(protocol, name):
 
 
 def test_the_same_names():
-    assert len(NAMES) == 23 and CUDA_ONLY == ["train_epoch"]
+    assert len(NAMES) == 23 and "train_epoch" in CUDA_ONLY
     for ops, names in ((cuda_ops, NAMES + CUDA_ONLY), (compiled_ops, NAMES), (numpy_ops, NAMES)):
         assert {name for name, value in vars(ops).items() if inspect.isfunction(value)} == set(names)
 
@@ -45,13 +45,14 @@ def test_the_same_signatures(name, ops):
     assert parameters(getattr(ops, name)) == signature(Operations, name)
 
 
-def test_the_signature_of_an_epoch():
-    assert parameters(cuda_ops.train_epoch) == signature(EpochOperations, "train_epoch")
+@pytest.mark.parametrize("name", CUDA_ONLY)
+def test_the_same_signatures_of_what_only_cuda_has(name):
+    assert parameters(getattr(cuda_ops, name)) == signature(CudaOperations, name)
 
 
 @pytest.mark.parametrize("name", NAMES + CUDA_ONLY)
 def test_an_account_names_parameters_of_its_operation(name):
-    account = account_of(getattr(EpochOperations, name))
+    account = account_of(getattr(CudaOperations, name))
     functions = [f for f in (account.updates, account.flops, account.launches, account.bytes) if callable(f)]
     named = {*account.writes, *(() if callable(account.updates) else account.updates)}
     named |= {parameter for function in functions for parameter in inspect.signature(function).parameters}

@@ -14,6 +14,7 @@ import numpy as np
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
+from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
@@ -96,6 +97,7 @@ class CudaDevice(Device):
     on_host = False
     gathered_dtypes = TYPES["S"]
     counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
+    fusions = FUSIONS
 
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)

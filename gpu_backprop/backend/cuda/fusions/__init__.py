@@ -1,0 +1,7 @@
+"""What of a plan CUDA does at once. The floors above know nothing of it: each fusion takes the operations that they
+emitted, and puts one of its own in the place of several."""
+
+from gpu_backprop.backend.device import Fusion
+
+FUSIONS: tuple[Fusion, ...] = ()
+"""In the order in which they are tried."""
