@@ -22,7 +22,8 @@ help:
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
 	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and scikit-learn, and how that grows; half an hour"
-	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it"
+	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
+	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"
 	@echo "make wheel   build the package into dist/"
 	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
 
@@ -59,10 +60,13 @@ $(VENV)/have-torch: $(VENV)/pyvenv.cfg
 		--index-url $(CPU_WHEELS) "torch>=2.13"
 	@touch $@
 
-# PyTorch and JAX are measured beside it where they are installed: make gpu-check BENCH=bench-cuda13 installs them too,
-# some GB.
-gpu-check: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA) $(BENCH:%=$(VENV)/have-%)
-	$(EMULATOR) $(BIN)/python bench/gpu_check.py $(ARGS)
+# With what PYTHON has, without a network: neither this package nor anything else is installed.
+gpu-check:
+	PYTHONPATH="$(CURDIR)$(PYTHONPATH:%=:%)" $(EMULATOR) $(PYTHON) bench/gpu_check.py $(ARGS)
+
+# Where PYTHON has no CuPy: make gpu-env, then make gpu-check PYTHON=.venv/bin/python. PyTorch and JAX are measured beside
+# it where they are installed: BENCH=bench-cuda13 installs them too, some GB.
+gpu-env: $(VENV)/have-plot $(VENV)/have-test $(VENV)/have-$(CUDA) $(BENCH:%=$(VENV)/have-%)
 
 kernels: nvrtc
 	$(VENV)-nvrtc13/bin/python bench/kernels.py
@@ -89,5 +93,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof bench gpu-check kernels nvrtc wheel clean
+.PHONY: help train test lint proof bench gpu-check gpu-env kernels nvrtc wheel clean
 .PRECIOUS: $(VENV)/have-%

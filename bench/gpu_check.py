@@ -1,227 +1,295 @@
-"""On a machine with a CUDA device: is everything in order, and how fast is it; bench/results/gpu-NAME.json and .md.
+"""On a machine with a CUDA device: is everything in order, and how fast is it; DIR/gpu-NAME.json, .md and .log.
 
-Runs `gpu-backprop doctor` and the tests of the device; where NVIDIA's compute-sanitizer is installed, those of single
-operations under its checks of memory, races and barriers too. Then it times, by the events of the device and in turns:
-each kernel beside a copy, each matrix product of five networks beside a large one, and their steps, operation by
-operation and as CUDA graphs, beside plain CuPy and beside the least that the peaks just measured allow; epochs of many
-small networks in one launch, beside their ordinary steps. Last come whole epochs beside PyTorch and JAX, where they are
-installed: pip install "gpu-backprop[bench-cuda13]", or in an environment of their own, with --peers. What fails is told
-with its reason, and the rest goes on.
+Nothing is installed and nothing fetched: the Python that runs this needs CuPy, NumPy and rich, and for the tests
+pytest, hypothesis, safetensors and ml_dtypes. Its parts, each in processes of their own, in this order:
 
-On an emulated device all of it runs in small, and nothing is written: its times mean nothing.
+doctor      gpu-backprop doctor
+tests       those of the device, side by side where pytest-xdist is there; those that fail again, alone
+steps       training steps, operation by operation, beside the peaks just measured and plain CuPy
+kernels     each kernel beside a copy of the same size
+one_launch  epochs of many small networks in one launch, beside their ordinary steps
+fits        whole epochs beside PyTorch and JAX, where they are installed
+sanitizer   the tests of single operations under compute-sanitizer: memory, races and barriers
 
-Run it as: make gpu-check, or with the files of MNIST: make gpu-check ARGS="--data FOLDER"
+--minutes are shared out among them, and what one leaves goes to the next; a command that takes longer than its part has
+is ended. The files are written again after everything that is found, and what was left out is named in them. In the end
+a summary is printed. On an emulated device all of it runs in small, and its times mean nothing.
+
+Run it as: make gpu-check, or make gpu-check ARGS="--quick", which is four minutes of doctor, tests and steps
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import importlib.util
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from gpu import fits, one_launch, report
-from gpu.kernels import DTYPES, Kernels
-from gpu.machine import commit, machine, reading
-from gpu.products import PRECISIONS, Precision, Products
-from gpu.steps import Peaks
-from gpu.steps import measure as measure_step
-from gpu.timing import FULL, TINY, Extent
-from launches import CASES
+from gpu import report
+from gpu.machine import commit
+from gpu.measure import MARK
 from lib import record
-from lib.device_trace import DeviceTrace
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
 
-TESTS = ("-m", "pytest", "-q", "-m", "gpu")
-SANITIZED = (*TESTS, "tests/gpu/test_operations.py", "-k", "float32")
+PARTS = {"doctor": 0.5, "tests": 3, "steps": 2, "kernels": 1, "one_launch": 0.5, "fits": 2, "sanitizer": 1}
+"""The parts, the most valuable first, and how many of ten minutes each may take."""
+
+QUICK = "doctor", "tests", "steps"
+MINUTES, QUICK_MINUTES = 10.0, 4.0
+
+PROCESSES = 8
+"""In which tests run side by side, at most."""
+
+GRACE = 10
+"""The last seconds of a command's time, at most a quarter of it: it is interrupted, and may say what it knows."""
+
+LEAST = 2
+"""Seconds under which a part is not begun."""
+
+PYTEST = ("-m", "pytest", "-v", "-m", "gpu", "--tb=short", "--color=no", "-o", "faulthandler_timeout=60")
+ALL = "tests/gpu"
+AGAIN = (ALL, "--last-failed", "--last-failed-no-failures=none")
+SANITIZED = ("tests/gpu/test_operations.py", "-k", "float32", "-p", "no:cacheprovider")
 TOOLS = "memcheck", "racecheck", "synccheck"
+TOOLKIT = "/usr/local/cuda/bin"
 
-T = TypeVar("T")
-
-
-def commands() -> list[list[str]]:
-    """Lists the commands that have to succeed. Without the first, doctor, there is nothing to measure."""
-    python = sys.executable
-    wanted = [[python, "-m", "gpu_backprop", "doctor", "--device", "cuda"], [python, *TESTS]]
-    if sanitizer := shutil.which("compute-sanitizer"):
-        checked = [[sanitizer, "--tool", tool, "--error-exitcode", "1"] for tool in TOOLS]
-        wanted += [[*check, python, *SANITIZED] for check in checked]
-    return wanted
-
-
-def run_commands() -> dict[str, str]:
-    """Runs them; gives the outcome of each."""
-    found: dict[str, str] = {}
-    for command in commands():
-        told = " ".join(Path(word).name if word == command[0] else word for word in command)
-        print(f"\n$ {told}", flush=True)
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
-        found[told] = f"failed with status {status}" if status else "passed"
-        if status:
-            print(f"\nfailed: {told}", file=sys.stderr, flush=True)
-            if len(found) == 1:
-                break
-    return found
+FAILED = re.compile(r"\b(?:FAILED|ERROR) (tests/\S+?::.+?)(?: - (.*))?$")
+SKIPPED = re.compile(r"SKIPPED \[\d+\] (tests/.+?): (.*)$")
+COUNTS = re.compile(r"=* ?(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?) ?=*$")
+"""What pytest says in lines of its own: which tests failed, which were skipped, and how many passed."""
 
 
 class Check:
-    """The measurements of one run.
+    """One run of the script.
+
+    Args:
+        out: the folder of the files.
+        seconds: for all of it.
+        parts: names of PARTS.
+        about: what was asked for, in the words of the command line.
+        options: further arguments for what measures.
 
     Attributes:
-        found: all that was measured, as it goes into the files.
-        extent: how much is measured.
+        found: all that is known, as it goes into the files.
     """
 
     def __init__(
-        self, extent: Extent, dtypes: Sequence[str] = DTYPES, precisions: Sequence[Precision] = PRECISIONS
+        self,
+        out: Path,
+        seconds: float,
+        parts: Sequence[str] = tuple(PARTS),
+        about: str = "",
+        options: Sequence[str] = (),
     ) -> None:
-        self.extent, self.dtypes, self.precisions = extent, dtypes, precisions
-        self.cases = CASES[: extent.cases]
-        self.peaks: Peaks | None = None
-        self.found: dict[str, Any] = {
-            "readings": {}, "peaks_tflop_s": {}, "kernels": [], "kernels left out": [], "products": [], "doors": [],
-            "steps": [], "one_launch": [], "fits": [], "data": "", "failed": [],
-        }  # fmt: skip
+        self.out, self.parts, self.options, self.about = out, parts, options, about
+        self.begun = time.monotonic()
+        self.end = self.begun + seconds
+        self.found: dict[str, Any] = {**report.NOTHING, "commit": commit(ROOT)}
+        self.found["parts"] = {part: {"outcome": "not begun", "seconds": 0} for part in parts}
+        self.found["skipped"] = [{"what": part, "reason": "not asked for"} for part in PARTS if part not in parts]
+        out.mkdir(parents=True, exist_ok=True)
+        self.log = (out / "gpu-check.log").open("w", encoding="utf-8")
+        self.environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        paths = str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
-    def attempt(self, what: str, measure: Callable[..., T], *arguments: Any) -> T | None:
-        """Calls `measure` and gives its result; None where it fails, which is noted with its reason."""
-        print(f"… {what}", flush=True)
-        gc.collect()  # what the last one held is free for this one
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """All parts; whether each of them passed."""
+        self.command([*self.measuring("machine"), "60"], 60)
+        for k, part in enumerate(self.parts):
+            one, begun = self.found["parts"][part], time.monotonic()
+            seconds = (self.end - begun) * PARTS[part] / sum(PARTS[other] for other in self.parts[k:])
+            if seconds < LEAST:
+                one["outcome"] = self.skip(part, "there was no time")
+            elif self.found["parts"].get("doctor", one)["outcome"].startswith(("failed", "ended")):
+                one["outcome"] = self.skip(part, "doctor finds no device that works")
+            else:
+                print(f"{part}, up to {seconds:.0f} s", file=sys.stderr, flush=True)
+                one["outcome"] = "interrupted"
+                try:
+                    one["outcome"] = getattr(self, part, partial(self.measure, part))(seconds)
+                finally:
+                    one["seconds"] = round(time.monotonic() - begun, 1)
+            self.write()
+        return all(one["outcome"].startswith(("passed", "skipped")) for one in self.found["parts"].values())
+
+    def doctor(self, seconds: float) -> str:
+        return self.command([sys.executable, "-m", "gpu_backprop", "doctor", "--device", "cuda"], seconds)
+
+    def tests(self, seconds: float) -> str:
+        """Side by side where pytest-xdist is there; then those that failed once more, alone."""
+        end = time.monotonic() + seconds
+        together = min(PROCESSES, os.cpu_count() or 1)
+        aside = ["-n", str(together), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
+        pytest = [sys.executable, *PYTEST, "-o", f"cache_dir={self.out.resolve() / '.pytest_cache'}"]
+        outcome = self.command([*pytest, ALL, *aside], seconds, "tests that failed")
+        if "tests that failed" in self.found and (left := end - time.monotonic()) > LEAST:
+            again = self.command([*pytest, *AGAIN], left, "tests that failed alone too")
+            outcome += f"; those that failed, again and alone: {again}"
+        return outcome
+
+    def sanitizer(self, seconds: float) -> str:
+        """With the kernels that are in CuPy's cache, and without CuPy's own accelerators, which it would check too."""
+        program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=TOOLKIT)
+        if program is None:
+            return self.skip("sanitizer", f"no compute-sanitizer in PATH or {TOOLKIT}")
+        end, outcomes = time.monotonic() + seconds, []
+        for k, tool in enumerate(TOOLS):
+            words = [program, "--tool", tool, "--error-exitcode", "1", sys.executable, *PYTEST, *SANITIZED]
+            left = (end - time.monotonic()) / (len(TOOLS) - k)
+            outcomes.append(self.command(words, left, f"tests that failed under {tool}", CUPY_ACCELERATORS=""))
+        told = ", ".join(f"{tool} {outcome}" for tool, outcome in zip(TOOLS, outcomes, strict=True))
+        return "passed" if set(outcomes) == {"passed"} else f"not passed: {told}"
+
+    def measure(self, part: str, seconds: float) -> str:
+        failed = len(self.found["failed"])
+        outcome = self.command([*self.measuring(part), str(round(seconds, 1)), *self.options], seconds)
+        for what in self.found.pop("todo", []):
+            self.skip(what, f"{part} {outcome}")
+        new = len(self.found["failed"]) - failed
+        return f"failed: {new} of its measurements" if new and outcome == "passed" else outcome
+
+    @staticmethod
+    def measuring(part: str) -> list[str]:
+        return [sys.executable, "-m", "gpu.measure", part]
+
+    def skip(self, what: str, reason: str) -> str:
+        self.found["skipped"].append({"what": what, "reason": reason})
+        return f"skipped: {reason}"
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def command(self, words: Sequence[str], seconds: float, tests: str = "", **environment: str) -> str:
+        """Runs a command, its output into the log and its findings into `found`. After so many seconds it is
+        interrupted, and killed with all that it started if that is not enough. Gives the outcome in words.
+
+        Args:
+            tests: the list of `found` for tests that fail; "": it runs none.
+        """
+        self.log.write(f"\n$ {' '.join(words)}\n")
+        ended = threading.Event()
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
+        )  # fmt: skip
+
+        def interrupt() -> None:
+            ended.set()
+            process.send_signal(signal.SIGINT)
+
+        patience = seconds - min(GRACE, seconds / 4)
+        timers = [threading.Timer(patience, interrupt), threading.Timer(seconds, kill_all, [process])]
         try:
-            return measure(*arguments)
-        except Exception as error:  # whatever a library or the device raises: the other measurements go on
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.found["failed"].append({"what": what, "reason": reason})
-            print(f"failed: {what}: {reason}", file=sys.stderr, flush=True)
-            return None
+            for timer in timers:
+                timer.start()
+            assert process.stdout
+            for line in process.stdout:
+                self.take(line.rstrip(), tests)
+            status = process.wait()
+        finally:
+            for timer in timers:
+                timer.cancel()
+            kill_all(process)
+            process.wait()
+            self.log.flush()
+        if ended.is_set():
+            return f"ended after {patience:.0f} s, its time"
+        return f"failed with status {status}" if status else "passed"
 
-    def attempts(self, calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Attempts what is given as (what, measure, arguments …); gives the results of those that succeed."""
-        return [row for call in calls if (row := self.attempt(*call)) is not None]
-
-    def read(self, when: str) -> None:
-        if line := reading():
-            self.found["readings"][when] = line
-
-    def run(self, data: Path | None = None, peers: str = sys.executable) -> None:
-        """All of it."""
-        self.read("at the beginning")
-        self.kernels()
-        self.read("after the kernels")
-        self.products()
-        self.read("after the products")
-        self.steps()
-        self.one_launch()
-        self.fits(data, peers)
-        self.read("at the end")
-
-    def kernels(self) -> None:
-        kernels = self.attempt("a copy", Kernels, self.extent)
-        if kernels is None:
+    def take(self, line: str, tests: str) -> None:
+        """Reads a line that a command printed."""
+        if line.startswith(MARK):
+            finding = json.loads(line[1:])
+            self.found |= finding.get("set", {})
+            for name, rows in finding.get("add", {}).items():
+                self.found[name] += rows
+            self.write()
             return
-        for dtype in self.dtypes:
-            self.attempt(f"kernels, {dtype}", kernels.measure, dtype)
-        self.found |= {"kernels": kernels.rows, "kernels left out": kernels.left_out()}
-        if kernels.copy.rates:
-            self.found["copy_gb_s"] = round(kernels.copy.rate, 1)
-            self.peaks = Peaks(kernels.copy.rate)
-
-    def products(self) -> None:
-        rows: list[dict[str, Any]] = []
-        peaks: dict[str, float] = {}
-        doors: list[str] = []
-        for precision in self.precisions:
-            what = f"products, {precision.name}"
-            products = self.attempt(what, Products, precision, self.extent)
-            if products is None:
-                continue
-            for case in self.cases:
-                self.attempt(f"{what}, {case}", products.measure, case)
-            rows += products.rows
-            doors.append(f"{precision.name}: {products.door}")
-            if products.square.rates:
-                peaks[precision.name] = products.square.rate
-        self.found |= {
-            "products": rows,
-            "doors": doors,
-            "peaks_tflop_s": {name: round(peak, 3) for name, peak in peaks.items()},
-        }
-        if self.peaks is not None:
-            self.peaks = replace(self.peaks, products=peaks)
-
-    def steps(self) -> None:
-        self.found["steps"] = self.attempts(
-            (f"step, {precision.name}, {case}", measure_step, case, precision, self.extent, self.peaks)
-            for precision in self.precisions
-            for case in self.cases
-        )
-
-    def one_launch(self) -> None:
-        self.found["one_launch"] = self.attempts(
-            (f"epochs in one launch, {task.name}, {n}", one_launch.measure, task, n, self.extent.rounds)
-            for task in one_launch.tasks(self.extent)
-            for n in one_launch.numbers_of_models(self.extent)
-        )
-
-    def fits(self, data: Path | None, peers: str) -> None:
-        images = self.attempt("the data", fits.Images.read, data, self.extent)
-        if images is None:
+        self.log.write(line + "\n")
+        if line.startswith("…"):
+            print(line, file=sys.stderr, flush=True)
+        if not tests:
             return
-        networks, batches = fits.networks(self.extent)
-        fits.make_room()
-        rounds = self.extent.rounds
-        rows = self.attempts(
-            (f"epochs, {hidden}, batches of {batch}", fits.measure, images, hidden, batch, rounds, peers)
-            for hidden in networks
-            for batch in batches
-        )
-        self.found |= {"data": images.name, "fits": rows}
+        if match := FAILED.search(line):
+            failed = self.found.setdefault(tests, {})
+            failed[match[1]] = match[2] or failed.get(match[1], "")
+        elif match := SKIPPED.match(line):
+            self.skip(match[1], match[2])
+        elif match := COUNTS.match(line):
+            self.found["counts"].append(match[1])
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def write(self) -> Path:
+        """gpu-NAME.json, and the same as tables, gpu-NAME.md; each is there as a whole at any time."""
+        path = self.out / f"{report.file_name(self.found['device'])}.json"
+        part = path.with_suffix(".part")
+        record.write(part, self.about, time.monotonic() - self.begun, self.found)
+        text = report.markdown(json.loads(part.read_text(encoding="utf-8")))
+        part.replace(path)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path.with_suffix(".md"))
+        return path
 
 
-def write(folder: Path, command: str, seconds: float, measured: dict[str, Any]) -> list[Path]:
-    """gpu-NAME.json, and the same as a table, gpu-NAME.md."""
-    path = folder / f"{report.file_name(measured['device'])}.json"
-    record.write(path, command, seconds, measured)
-    text = report.markdown(json.loads(path.read_text(encoding="utf-8")))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    return [path, path.with_suffix(".md")]
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kills a command that leads a session, with all that it has started there."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def some_parts(text: str) -> list[str]:
+    """The parts in a comma-separated list, in their own order."""
+    names = text.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return [part for part in PARTS if part in names]
+
+
+def minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"minutes have to be a number above 0, got {text}")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the IDX files of MNIST, or .gz; else the digits")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="a Python that has PyTorch and JAX")
-    parser.add_argument("--only-time", action="store_true", help="leave out doctor and the tests, and write nothing")
-    parser.add_argument("--quick", action="store_true", help="time in small, as on an emulated device; write nothing")
-    options = parser.parse_args(arguments)
-    started = time.perf_counter()
-    outcomes = {} if options.only_time else run_commands()
-    passed = all(outcome == "passed" for outcome in outcomes.values())
-    if not passed and len(outcomes) == 1:
-        return 1  # there is no device that works
-    emulated = DeviceTrace.is_there()
-    check = Check(TINY if emulated or options.quick else FULL)
-    check.run(options.data, options.peers)
-    if emulated:
-        print("This device is emulated: its times mean nothing, and nothing was written.")
-    elif options.quick or options.only_time:
-        print(json.dumps(check.found, indent=2, ensure_ascii=False))
-    else:
-        words = ["make gpu-check", *(["--data FOLDER"] if options.data else [])]
-        measured = {**machine(), "commit": commit(ROOT), "commands": outcomes, **check.found}
-        for path in write(RESULTS, " ".join(words), time.perf_counter() - started, measured):
-            print(f"written to {path.relative_to(ROOT)}")
-    print(f"{len(check.found['failed'])} measurements failed." if check.found["failed"] else "Everything was measured.")
-    return 0 if passed else 1
+    parser = argparse.ArgumentParser(
+        description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add: Callable[..., Any] = parser.add_argument
+    add("--parts", type=some_parts, metavar="A,B", help=f"some of {','.join(PARTS)}")
+    add("--minutes", type=minutes, metavar="M", help=f"for all of it (default: {MINUTES:.0f})")
+    add("--quick", action="store_true", help=f"{', '.join(QUICK)} in {QUICK_MINUTES:.0f} minutes")
+    add("--out", type=Path, default=ROOT / "gpu-check", metavar="DIR", help="for the files (default: gpu-check)")
+    add("--data", type=Path, metavar="FOLDER", help="the IDX files of MNIST, or .gz; else the digits")
+    add("--peers", default=sys.executable, metavar="PYTHON", help="a Python that has PyTorch and JAX")
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given)
+    seconds = 60 * (options.minutes or (QUICK_MINUTES if options.quick else MINUTES))
+    parts = options.parts or (QUICK if options.quick else tuple(PARTS))
+    further = ["--peers", options.peers, *(["--data", str(options.data.resolve())] if options.data else [])]
+    check = Check(options.out, seconds, parts, " ".join(["make gpu-check", *given]), further)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return 0 if check.run() else 1
+    finally:
+        print(report.summary(check.found, check.write().with_suffix(".md")))
 
 
 if __name__ == "__main__":

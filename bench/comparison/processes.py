@@ -27,7 +27,7 @@ BEFORE = {f"{OURS} before": OURS, f"{OURS} before, NumPy alone": NUMPY_ALONE}
 """The names of the same two in another checkout of this project."""
 
 PATIENCE = 900
-"""Seconds that a worker has for an answer; torch.compile takes long."""
+"""Seconds that a worker has for an answer unless told otherwise; torch.compile takes long."""
 
 CAN_STOP = hasattr(signal, "SIGSTOP")
 """Otherwise, on Windows, a worker is not stopped while it waits for its next line."""
@@ -76,13 +76,14 @@ class Worker:
         threads: how many processors it may use; 0: all.
         environment: variables that it finds set, besides ours.
         checkout: of this project, whose program and package it runs.
+        patience: seconds that it has for an answer.
     """
 
     def __init__(
         self, name: str, log: Path, *, python: str = sys.executable, threads: int = 0,
-        environment: Mapping[str, str] | None = None, checkout: Path = ROOT,
+        environment: Mapping[str, str] | None = None, checkout: Path = ROOT, patience: float | None = None,
     ) -> None:  # fmt: skip
-        self.name = name
+        self.name, self.patience = name, patience
         pools = dict.fromkeys(POOLS, str(threads)) if threads else {}
         # JAX would take three quarters of a CUDA device's memory for itself
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **pools, **(environment or {})}
@@ -111,7 +112,7 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         """Reads the next line of JSON."""
         assert self._process.stdout
-        killer = threading.Timer(PATIENCE, self._process.kill)
+        killer = threading.Timer(self.patience or PATIENCE, self._process.kill)
         killer.start()
         try:
             line = next((line for line in self._process.stdout if line.startswith("{")), "")

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gpu_backprop as gb
-from gpu.timing import Extent, GraphClock, Reference
+from gpu.peaks import cache_size
+from gpu.timing import Extent, GraphClock, Reference, clocks_up
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.operation import Operation
@@ -27,7 +28,7 @@ from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.optimizers import RULES
 
-DTYPES = "float32", "float64", "float16", "bfloat16"
+DTYPES = "float32", "bfloat16", "float16", "float64"
 COLUMNS, STEP_ROWS = 1024, 1024
 """Units of the layers; rows of the second size, which lies in the device's cache, as the buffers of a step may."""
 
@@ -48,8 +49,7 @@ def shapes(device: CudaDevice, extent: Extent) -> list[Shape]:
     """Arrays beyond the device's cache, so that its memory bounds; and those of a step."""
     if not extent.bytes:
         return [Shape(TINY_ROWS, TINY_COLUMNS)]
-    cache = device.xp.cuda.runtime.getDeviceProperties(device.index)["l2CacheSize"]
-    size = min(max(extent.bytes, 4 * cache), device.memory()[1] // 64)
+    size = min(max(extent.bytes, 4 * cache_size(device)), device.memory()[1] // 64)
     return [Shape(size // (4 * COLUMNS), COLUMNS), Shape(STEP_ROWS, COLUMNS)]
 
 
@@ -129,8 +129,10 @@ class Kernels:
     """The measurements of one run.
 
     Attributes:
+        shapes: of the arrays.
         rows: one a `kind`, dtype and shape.
-        copy: between which the kernels are timed; its rate is in GB/s, read and written bytes together.
+        copies: by shape, the copy of a float32 array of that shape, between which the kernels are timed; its rate is in
+            GB/s, read and written bytes together.
     """
 
     def __init__(self, extent: Extent) -> None:
@@ -138,23 +140,30 @@ class Kernels:
         self.extent = extent
         self.shapes = shapes(device, extent)
         self.rows: list[dict[str, Any]] = []
+        self.copies: dict[Shape, Reference] = {}
         with device.computing():
-            a, b = (device.zeros(self.shapes[0], np.float32) for _ in range(2))
-            copy = partial(b.data.copy_from_device_async, a.data, a.nbytes, device.stream)
-            self.copy = Reference(GraphClock(device, extent.rounds), [copy], 2 * a.nbytes / 1e3, extent.span_us)
+            for shape in self.shapes:
+                a, b = (device.zeros(shape, np.float32) for _ in range(2))
+                copy = partial(b.data.copy_from_device_async, a.data, a.nbytes, device.stream)
+                clock = GraphClock(device, extent.rounds)
+                self.copies[shape] = Reference(clock, [copy], 2 * a.nbytes / 1e3, extent.span_us)
 
-    def measure(self, dtype: str) -> None:
-        """Times every kernel of a dtype."""
-        for shape in self.shapes:
-            best: dict[str, dict[str, Any]] = {}
+    def measure(self, dtype: str, shape: Shape) -> list[dict[str, Any]]:
+        """Times every kernel of a dtype on arrays of a shape."""
+        best: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
+        with clocks_up(self.device, self.extent, found):
             for make in plans(dtype, shape):
                 plan, data = make()
-                self._measure(plan, data, best)
+                self._measure(plan, data, self.copies[shape], best)
                 del plan, data
                 gc.collect()  # before the next plan asks for memory
-            self.rows += [{"dtype": dtype, "shape": list(shape), **best[name]} for name in sorted(best)]
+        rows = [{"dtype": dtype, "shape": list(shape), **best[name], **found} for name in sorted(best)]
+        self.rows += rows
+        return rows
 
-    def _measure(self, plan: Plan, data: DataSet | None, best: dict[str, dict[str, Any]]) -> None:
+    @staticmethod
+    def _measure(plan: Plan, data: DataSet | None, copy: Reference, best: dict[str, dict[str, Any]]) -> None:
         chosen: dict[str, Operation] = {}
         for operation in plan.operations:
             kernels = [call.kernel for call in operation.calls if hasattr(call, "kernel")]
@@ -169,18 +178,18 @@ class Kernels:
             if data is not None:
                 data.rewind()
             for name, operation in chosen.items():
-                best[name] = self.timed(operation)
+                us, rate, percent = copy.beside(operation.calls, operation.bytes / 1e3)
+                best[name] = {
+                    "kernel": operation.calls[0].kernel,
+                    "bytes": operation.bytes,
+                    "us": us,
+                    "gb_s": round(rate, 1),
+                    "percent_of_copy": percent,
+                }
 
-    def timed(self, operation: Operation) -> dict[str, Any]:
-        """Times a kernel beside the copy, and makes its row."""
-        us, rate, percent = self.copy.beside(operation.calls, operation.bytes / 1e3)
-        return {
-            "kernel": operation.calls[0].kernel,
-            "bytes": operation.bytes,
-            "us": us,
-            "gb_s": round(rate, 1),
-            "percent_of_copy": percent,
-        }
+    def rates(self) -> dict[str, float]:
+        """GB/s of the copies, by the shape of their arrays."""
+        return {" × ".join(map(str, shape)): round(copy.rate, 1) for shape, copy in self.copies.items() if copy.rates}
 
     def left_out(self) -> list[str]:
         """The kernels that none of these plans launches by itself."""

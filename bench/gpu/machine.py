@@ -1,24 +1,34 @@
-"""Which CUDA device it is, what drives it, how warm it is, and which commit is measured."""
+"""Which CUDA device it is, what drives it, how warm it is and how fast its clocks run, and which commit is measured."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lib.device_trace import DeviceTrace
 from lib.record import git
 
-FIELDS = {
-    "temperature.gpu": "°C",
-    "clocks.sm": "MHz SM",
-    "clocks.mem": "MHz memory",
-    "clocks.max.sm": "MHz SM at most",
-    "power.draw": "W",
-    "power.limit": "W at most",
-    "persistence_mode": "(persistence mode)",
-}
-"""The fields that nvidia-smi is asked for, and the unit of each. Nothing is set."""
+SM, MEMORY = 1, 2
+"""NVML's numbers of the two clocks."""
+
+READINGS = (
+    ("Temperature", (0,), 1, "°C"),
+    ("ClockInfo", (SM,), 1, "MHz SM"),
+    ("ClockInfo", (MEMORY,), 1, "MHz memory"),
+    ("MaxClockInfo", (SM,), 1, "MHz SM at most"),
+    ("PowerUsage", (), 1000, "W"),
+    ("EnforcedPowerLimit", (), 1000, "W at most"),
+)
+"""What NVML is asked for, nvmlDeviceGet…: the name, arguments besides the device, divisor and unit. Nothing is set."""
+
+PAUSE = 0.02
+"""Seconds between two readings of the SM clock."""
 
 
 def machine() -> dict[str, Any]:
@@ -29,11 +39,12 @@ def machine() -> dict[str, Any]:
     properties = runtime.getDeviceProperties(0)
     return {
         "device": properties["name"].decode(),
+        "emulated": DeviceTrace.is_there(),
         "compute_capability": f"{properties['major']}.{properties['minor']}",
         "memory": properties["totalGlobalMem"],
         "multiprocessors": properties["multiProcessorCount"],
         "l2_cache": properties["l2CacheSize"],
-        "driver": asked("driver_version") or "unknown",
+        "driver": management().driver,
         "driver_cuda": version(runtime.driverGetVersion()),
         "cuda": version(runtime.runtimeGetVersion()),
         "cupy": cupy.__version__,
@@ -45,28 +56,64 @@ def version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def reading() -> str:
-    """Temperature, clocks and power of the device as they are now; "" without nvidia-smi."""
-    answers = asked(",".join(FIELDS)).split(", ")
-    if len(answers) != len(FIELDS):
-        return ""
-    return ", ".join(f"{answer} {unit}" for answer, unit in zip(answers, FIELDS.values(), strict=True))
+class Management:
+    """NVIDIA's management library, NVML, asked about one device. Without it, every answer is "" or None.
+
+    Attributes:
+        driver: its version; "unknown" without an answer.
+    """
+
+    def __init__(self, bus: str) -> None:
+        self.driver, self._library, self._device = "unknown", None, ctypes.c_void_p()
+        try:
+            library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+        except OSError:
+            return
+        text = ctypes.create_string_buffer(96)
+        if library.nvmlInit_v2() == 0 and library.nvmlSystemGetDriverVersion(text, len(text)) == 0:
+            self.driver = text.value.decode()
+            if library.nvmlDeviceGetHandleByPciBusId_v2(bus.encode(), ctypes.byref(self._device)) == 0:
+                self._library = library
+
+    def ask(self, name: str, *arguments: int) -> int | None:
+        value = ctypes.c_uint()
+        if self._library is None:
+            return None
+        status = getattr(self._library, f"nvmlDeviceGet{name}")(self._device, *arguments, ctypes.byref(value))
+        return None if status else value.value
+
+    def reading(self) -> str:
+        """Temperature, clocks and power of the device as they are now."""
+        answers = [(self.ask(name, *arguments), divisor, unit) for name, arguments, divisor, unit in READINGS]
+        return ", ".join(f"{answer / divisor:.0f} {unit}" for answer, divisor, unit in answers if answer is not None)
+
+    @contextmanager
+    def sampling(self) -> Iterator[list[int]]:
+        """A list that fills with the MHz of the SM clock while the block runs; it stays empty without NVML."""
+        readings: list[int] = []
+        done = threading.Event()
+
+        def sample() -> None:
+            while (mhz := self.ask("ClockInfo", SM)) is not None:
+                readings.append(mhz)
+                if done.wait(PAUSE):
+                    return
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield readings
+        finally:
+            done.set()
+            thread.join()
 
 
-def asked(fields: str) -> str:
-    """Asks nvidia-smi about CUDA's first device; "" if there is no answer."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
+@cache
+def management() -> Management:
+    """Of CUDA's first device."""
     import cupy
 
-    bus = cupy.cuda.runtime.deviceGetPCIBusId(0)
-    query = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits", f"--id={bus}"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
+    return Management(cupy.cuda.runtime.deviceGetPCIBusId(0))
 
 
 def commit(root: Path) -> str:

@@ -1,14 +1,24 @@
-"""What bench/gpu_check.py found, as a table in Markdown; and what the files of a device are called."""
+"""What bench/gpu_check.py found, as tables in Markdown and as a summary; and what the files of a device are called."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lib.markdown import table
 
 Measured = Mapping[str, Any]
+
+MOST, WIDEST = 8000, 160
+"""Characters of a summary, and of a line of it."""
+
+NOTHING: dict[str, Any] = {
+    "device": "unknown", "reading": "", "parts": {}, "counts": [], "failed": [], "skipped": [], "peaks": None,
+    "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [], "data": "", "fits": [],
+}  # fmt: skip
+"""What is found before anything is."""
 
 
 def file_name(device: str) -> str:
@@ -20,15 +30,23 @@ def markdown(measured: Measured) -> str:
     """Everything that was measured, a table a question; what is missing or failed is named."""
     parts = [
         f"# {measured['device']}",
+        "The device is emulated: its times mean nothing." if measured.get("emulated") else "",
         circumstances(measured),
-        commands(measured),
+        section("Parts", "", ("part", "outcome", "seconds"), parts_of(measured)),
+        *(
+            section(name.capitalize(), "", ("test", "reason"), list(measured[name].items()))
+            for name in test_lists(measured)
+        ),
         peaks(measured),
         steps(measured["steps"]),
+        operations(measured["steps"], measured["doors"]),
         one_launch(measured["one_launch"]),
         fits(measured["fits"], measured["data"]),
-        kernels(measured["kernels"], measured["kernels left out"]),
-        products(measured["products"], measured["doors"]),
-        section("What failed", "", ("what", "reason"), [(one["what"], one["reason"]) for one in measured["failed"]]),
+        kernels(measured["kernels"], measured["copies_gb_s"]),
+        *(
+            section(title, "", ("what", "reason"), [(one["what"], one["reason"]) for one in measured[name]])
+            for title, name in (("What failed", "failed"), ("What was left out", "skipped"))
+        ),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -40,67 +58,97 @@ def section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequence
 
 def circumstances(measured: Measured) -> str:
     said = {
-        "driver": f"{measured['driver']}, up to CUDA {measured['driver_cuda']}",
-        "CUDA": f"{measured['cuda']}, compute capability {measured['compute_capability']}",
-        "CuPy": measured["cupy"],
+        "driver": f"{measured['driver']}, up to CUDA {measured['driver_cuda']}" if "driver" in measured else "unknown",
+        "CUDA": "{cuda}, compute capability {compute_capability}".format_map(measured) if "cuda" in measured else "",
+        "CuPy": measured.get("cupy", ""),
+        "at the beginning": measured["reading"],
         "commit": measured["commit"],
         "date": measured["date"],
         "command": f"`{measured['command']}`",
     }
-    readings = {f"nvidia-smi, {when}": reading for when, reading in measured["readings"].items()}
-    return table(("", ""), [*said.items(), *readings.items()])
+    return table(("", ""), list(said.items()))
 
 
-def commands(measured: Measured) -> str:
-    rows = [(f"`{command}`", outcome) for command, outcome in measured["commands"].items()]
-    return section("Tests", "", ("command", "outcome"), rows)
+def parts_of(measured: Measured) -> list[tuple[str, str, float]]:
+    """Name, outcome and seconds of each part."""
+    counts = {"tests": f": {'; again: '.join(measured['counts'])}" if measured["counts"] else ""}
+    return [(name, one["outcome"] + counts.get(name, ""), one["seconds"]) for name, one in measured["parts"].items()]
+
+
+def test_lists(measured: Measured) -> list[str]:
+    """The names of what lists tests that failed."""
+    return [name for name in measured if name.startswith("tests that failed")]
 
 
 def peaks(measured: Measured) -> str:
-    found = [(f"square product, {name}", f"{peak:,.1f} TFLOP/s") for name, peak in measured["peaks_tflop_s"].items()]
-    if "copy_gb_s" in measured:
-        found.append(("copy", f"{measured['copy_gb_s']:,.0f} GB/s, read and written"))
-    return section("Peaks, measured between the rest", "", ("of", "peak"), found)
+    found = measured["peaks"]
+    if not found:
+        return ""
+    rows = [
+        *((f"square product, {name}", f"{peak:,.1f} TFLOP/s") for name, peak in found["products"].items()),
+        ("copy beyond the L2 cache", f"{found['memory']:,.0f} GB/s, read and written"),
+        (f"copy in the L2 cache of {found['cache_bytes'] / 1e6:.0f} MB", f"{found['cache']:,.0f} GB/s, likewise"),
+        ("pause between two nodes of a graph", f"{number(found['node_us'])} µs"),
+    ]
+    return section("Peaks", "", ("of", "peak"), rows)
 
 
 def steps(rows: Sequence[Measured]) -> str:
     head = (
-        "network", "rows", "precision", "launches", "floor, µs", "replayed, µs", "times the floor", "host, µs a launch",
-        "eager, µs", "times the floor", "host, µs a launch", "plain CuPy / ours",
+        "network", "rows", "precision", "launches", "nodes", "floor, µs", "replayed, µs", "times the floor",
+        "products alone, µs", "eager, µs", "host, µs a launch", "`fit`, µs a step", "plain CuPy / ours", "MHz SM",
     )  # fmt: skip
     cells = [
         (
-            row["network"], row["batch"], row["precision"], row["launches"], number(row["floor_us"]),
-            *timed(row, "replayed"), *timed(row, "eager"), ranged(row.get("plain CuPy / ours")),
+            row["network"], row["batch"], row["precision"], row["launches"], number(row.get("nodes")),
+            number(row["floor_us"]), *replayed(row), ranged(row["eager"]["us"]),
+            number(row["eager"]["host_us_a_launch"]), number(row["epoch_us_a_step"]),
+            ranged(row.get("plain CuPy / ours")), clock(row),
         )
         for row in rows
     ]  # fmt: skip
     about = (
-        "The floor is the sum over its operations of max(flops / peak, bytes / bandwidth). What stays in the device's "
-        "cache can be faster."
+        "Launches are what the plan counts, nodes what the driver counts in its graph: a product may be several. The "
+        "floor is the sum over its operations of max(flops / peak, bytes / bandwidth), by the bandwidth of the L2 "
+        "cache where the buffers of an operation fit into it; it has no pauses between nodes."
     )
     return section("The step", about, head, cells)
 
 
-def timed(row: Measured, way: str) -> tuple[str, str, str]:
-    if way not in row:
-        return f"not {way}: {row[f'not {way}']}", "-", "-"
-    one = row[way]
-    return ranged(one["us"]), number(one.get("times_the_floor")), number(one["host_us_a_launch"])
+def replayed(row: Measured) -> tuple[str, str, str]:
+    if "replayed" not in row:
+        return f"not replayed: {row['not replayed']}", "-", "-"
+    one = row["replayed"]
+    return ranged(one["us"]), number(one.get("times_the_floor")), ranged(row["products alone"]["us"])
+
+
+def operations(rows: Sequence[Measured], doors: Sequence[str]) -> str:
+    head = ("network", "rows", "precision", "operation", "launches", "µs", "floor, µs", "bounded by")
+    cells = [
+        (
+            row["network"], row["batch"], row["precision"], f"`{one['formula']}`", one["launches"],
+            one.get("not timed") or number(one["us"]), number(one["floor_us"]), one["bound"],
+        )
+        for row in rows
+        for one in row["operations"]
+    ]  # fmt: skip
+    return section("Operation by operation", f"Each repeated by itself in a graph. {'; '.join(doors)}.", head, cells)
 
 
 def one_launch(rows: Sequence[Measured]) -> str:
-    head = ("network", "models", "samples", "rows", "ordinary, ms", "one launch, ms", "one launch, times as fast")
+    head = (
+        "network", "models", "samples", "rows", "ordinary, ms", "one launch, ms", "one launch, times as fast", "MHz SM",
+    )  # fmt: skip
     cells = [
         (
             row["network"], row["models"], row["rows"], row["batch"], ranged(row["ordinary"]["ms_an_epoch"]),
-            ranged(row["one_launch"]["ms_an_epoch"]), ranged(row["ordinary / one_launch"]),
+            ranged(row["one_launch"]["ms_an_epoch"]), ranged(row["ordinary / one_launch"]), clock(row),
         )
         for row in rows
     ]  # fmt: skip
     about = (
         "A whole epoch of all models, by ordinary steps and with `one_launch=True`. Both include the drawing of a new "
-        "order of the rows for each model, on the host."
+        "order of the rows for each model."
     )
     return section("Epochs in one launch", about, head, cells)
 
@@ -108,40 +156,124 @@ def one_launch(rows: Sequence[Measured]) -> str:
 def fits(rows: Sequence[Measured], data: str) -> str:
     cells = []
     for row in rows:
+        what = row["network"], row["batch"], row["precision"]
         for name, one in row.items():
             if isinstance(one, Mapping) and "samples_per_second" in one:
                 who = f"{name} ({one['version']})" if "version" in one else name
                 rate, ratio = one["samples_per_second"], one.get("ours, times as fast")
-                cells.append((row["network"], row["batch"], who, ranged(rate), ranged(ratio)))
-        cells += [(row["network"], row["batch"], name, reason, "-") for name, reason in row["not timed"].items()]
-    head = ("network", "rows", "who", "samples a second", "ours, times as fast")
+                cells.append((*what, who, ranged(rate), ranged(ratio), clock(row)))
+        cells += [(*what, name, reason, "-", "-") for name, reason in row["not timed"].items()]
+    head = ("network", "rows", "precision", "who", "samples a second", "ours, times as fast", "MHz SM")
     return section("Whole epochs", f"Data: {data}.", head, cells)
 
 
-def kernels(rows: Sequence[Measured], left_out: Sequence[str]) -> str:
-    head = ("kernel", "rows × columns", "MB", "µs", "GB/s", "% of the copy")
+def kernels(rows: Sequence[Measured], copies: Mapping[str, float]) -> str:
+    head = ("kernel", "rows × columns", "MB", "µs", "GB/s", "% of the copy", "MHz SM")
     cells = [
         (
             f"`{row['kernel']}`", " × ".join(map(str, row["shape"])), number(row["bytes"] / 1e6), number(row["us"]),
-            number(row["gb_s"]), ranged(row["percent_of_copy"]),
+            number(row["gb_s"]), ranged(row["percent_of_copy"]), clock(row),
         )
         for row in rows
     ]  # fmt: skip
-    about = "The copy is that of an array of the first size. Smaller arrays lie in the device's cache."
-    more = f"Not measured by themselves: {', '.join(left_out)}." if left_out else ""
-    return section("Kernels", about, head, cells, more)
+    rates = ", ".join(f"{shape}: {number(rate)} GB/s" for shape, rate in copies.items())
+    about = f"The copy is that of a float32 array of the same shape ({rates}). Small arrays lie in the L2 cache."
+    return section("Kernels", about, head, cells)
 
 
-def products(rows: Sequence[Measured], doors: Sequence[str]) -> str:
-    head = ("network", "product", "rows × inner × columns", "precision", "µs", "TFLOP/s", "% of the peak")
-    cells = [
-        (
-            row["network"], row["formula"], f"{row['rows']} × {row['inner']} × {row['cols']}", row["precision"],
-            number(row["us"]), number(row["tflop_s"]), ranged(row["percent_of_peak"]),
+# The summary ----------------------------------------------------------------------------------------------------------
+
+
+def summary(measured: Measured, file: Path) -> str:
+    """What there is to know at once, in at most MOST characters: each list has a fair share of them."""
+    lists = [(title, [cut(line) for line in lines]) for title, lines in summary_lists(measured) if lines]
+    told: list[str] = []
+    left = MOST - 2 * WIDEST
+    for k, (title, lines) in enumerate(lists):
+        room, shown = left // (len(lists) - k) - len(title) - 60, 0
+        while shown < len(lines) and len(lines[shown]) + 3 <= room:
+            room -= len(lines[shown]) + 3
+            shown += 1
+        more = [f"  … and {len(lines) - shown} more"] if shown < len(lines) else []
+        block = "\n".join([title, *(f"  {line}" for line in lines[:shown]), *more])
+        left -= len(block) + 1
+        told.append(block)
+    return "\n".join([*told, f"All of it: {cut(str(file))}, .json and gpu-check.log"])
+
+
+def cut(line: str) -> str:
+    """One line, not too long."""
+    line = " ".join(line.split())
+    return line if len(line) <= WIDEST else line[: WIDEST - 1] + "…"
+
+
+def summary_lists(measured: Measured) -> Iterator[tuple[str, list[str]]]:
+    """Titles and lines, the most important first."""
+    emulated = ", EMULATED: its times mean nothing" if measured.get("emulated") else ""
+    yield (
+        cut(f"{measured['device']}{emulated}, driver {measured.get('driver', 'unknown')}, {measured['reading']}"),
+        [f"{name}: {outcome} ({seconds} s)" for name, outcome, seconds in parts_of(measured)],
+    )
+    for name in test_lists(measured):
+        yield name.capitalize(), [f"{what}: {reason}" for what, reason in measured[name].items()]
+    for title, name in (("Measurements that failed", "failed"), ("Left out", "skipped")):
+        yield title, [f"{one['what']}: {one['reason']}" for one in measured[name]]
+    if found := measured["peaks"]:
+        products = ", ".join(f"{name} {peak:.0f} TFLOP/s" for name, peak in found["products"].items())
+        copies = (
+            f"copies {found['memory']:.0f} GB/s, in L2 {found['cache']:.0f} GB/s; {number(found['node_us'])} µs a node"
         )
-        for row in rows
-    ]  # fmt: skip
-    return section("Matrix products", f"{'; '.join(doors)}.", head, cells)
+        yield "Peaks", [f"{products}; {copies}"]
+    yield (
+        "Steps, µs: replayed (of it products; floor) | eager | fit | plain CuPy / ours | launches, nodes | MHz",
+        [step_line(row) for row in measured["steps"]],
+    )
+    slow = sorted(
+        (one for row in measured["steps"][:1] for one in row["operations"] if one["us"] is not None),
+        key=lambda one: -one["us"],
+    )
+    yield (
+        "The first of them by operation, µs (floor)",
+        [f"{number(one['us'])} ({number(one['floor_us'])}, {one['bound']}) {one['formula']}" for one in slow],
+    )
+    yield (
+        "Epochs in one launch, times as fast as ordinary ones",
+        [
+            f"{row['network']}, {row['models']} models: {ranged(row['ordinary / one_launch'])}"
+            for row in measured["one_launch"]
+        ],
+    )
+    yield (
+        "Whole epochs, ours times as fast as",
+        [
+            f"{row['network']}, {row['batch']} rows, {row['precision']}: {', '.join(against(row)) or 'nobody'}"
+            for row in measured["fits"]
+        ],
+    )
+    worst = sorted(measured["kernels"], key=lambda row: row["percent_of_copy"]["median"])
+    yield (
+        "Kernels farthest from a copy, %",
+        [
+            f"{row['percent_of_copy']['median']:.0f} {row['kernel']}, {' × '.join(map(str, row['shape']))}"
+            for row in worst
+        ],
+    )
+
+
+def step_line(row: Measured) -> str:
+    replay = row.get("replayed", {"us": None})["us"]
+    products = row.get("products alone", {"us": None})["us"]
+    return (
+        f"{row['network']}, {row['batch']} rows, {row['precision']}: {median(replay)} ({median(products)}; "
+        f"{number(row['floor_us'])}) | {median(row['eager']['us'])} | {number(row['epoch_us_a_step'])} | "
+        f"{median(row.get('plain CuPy / ours'))} | {row['launches']}, {row.get('nodes', '-')} | {clock(row)}"
+    )
+
+
+def against(row: Measured) -> Iterator[str]:
+    for name, one in row.items():
+        if isinstance(one, Mapping) and "ours, times as fast" in one:
+            yield f"{name} {median(one['ours, times as fast'])}"
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
@@ -151,7 +283,7 @@ def number(value: float | None) -> str:
     """Three digits, or all before the point."""
     if value is None:
         return "-"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    digits = 0 if abs(value) >= 100 or isinstance(value, int) else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 
 
@@ -160,3 +292,12 @@ def ranged(value: Mapping[str, float] | None) -> str:
     if value is None:
         return "-"
     return f"{number(value['median'])} ({number(value['least'])} to {number(value['most'])})"
+
+
+def median(value: Mapping[str, float] | None) -> str:
+    return "-" if value is None else number(value["median"])
+
+
+def clock(row: Measured) -> str:
+    """The SM clock while a row was measured."""
+    return ranged(row["sm_mhz"]) if row.get("sm_mhz") else ""

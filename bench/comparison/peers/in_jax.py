@@ -26,7 +26,8 @@ class JaxStep(Peer):
         except RuntimeError as error:
             raise Missing(f"{self.version} finds no {task.device} device: {str(error).splitlines()[0]}") from None
         jax.config.update("jax_default_device", device)
-        jax.config.update("jax_default_matmul_precision", "highest")  # else it takes TF32 where there is any
+        precision = "tensorfloat32" if task.precision == "tf32" else "highest"  # by default it takes TF32 too
+        jax.config.update("jax_default_matmul_precision", precision)
         place = jax.numpy.array
         self.x, self.target = place(task.x), place(task.target, "int32" if task.labelled else None)
         self.minibatch = self.x[: task.batch], self.target[: task.batch]
@@ -43,10 +44,12 @@ class JaxStep(Peer):
 
     def loss(self, parameters: Parameters, x: Any, target: Any) -> Any:
         f = jax.numpy.tanh if self.task.activation == "tanh" else jax.nn.relu
+        if self.task.precision == "bfloat16":
+            parameters, x = jax.tree.map(lambda a: a.astype("bfloat16"), (parameters, x))
         for w, b in parameters[:-1]:
             x = f(x @ w + b)
         w, b = parameters[-1]
-        z = x @ w + b
+        z = (x @ w + b).astype("float32")
         if not self.task.labelled:
             return 0.5 * ((z - target) ** 2).sum(axis=1).mean()
         return -jax.numpy.take_along_axis(jax.nn.log_softmax(z), target[:, None], axis=1).mean()

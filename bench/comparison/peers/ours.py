@@ -18,7 +18,8 @@ class Ours(Peer):
         *hidden, outputs = (w.shape[1] for w, _ in task.parameters)
         output, loss = ("softmax", "cross_entropy") if task.labelled else ("identity", "half_squared_error")
         layers = [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)]
-        net = gb.Network(task.x.shape[1], layers, device=task.device, seed=0)
+        dtype, tf32 = ("float32", True) if task.precision == "tf32" else (task.precision, False)
+        net = gb.Network(task.x.shape[1], layers, dtype=dtype, tf32=tf32, device=task.device, seed=0)
         for layer, (w, b) in zip(net.layers, task.parameters, strict=True):
             layer.weight[...], layer.bias[...] = map(net.device.from_host, (w, b))
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)

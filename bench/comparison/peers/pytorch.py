@@ -25,7 +25,7 @@ class TorchEager(Peer):
         self.version, device = f"PyTorch {torch.__version__}", torch.device(task.device)
         if task.device == "cuda" and not torch.cuda.is_available():
             raise Missing(f"{self.version} finds no CUDA device")
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
         layers: list[Any] = []
         for w, _ in task.parameters:
             layers += [torch.nn.Linear(*w.shape, device=device), torch.nn.ReLU()]
@@ -58,10 +58,14 @@ class TorchEager(Peer):
                         kept.zero_()
 
     def loss(self, x: Any, target: Any) -> Any:
-        y = self.model(x)
-        if self.task.labelled:
-            return functional.cross_entropy(y, target)
-        return 0.5 * y.shape[1] * functional.mse_loss(y, target)
+        half = self.task.precision == "bfloat16"
+        with torch.autocast(
+            self.task.device, torch.bfloat16, enabled=half, cache_enabled=False
+        ):  # no cache: for graphs
+            y = self.model(x)
+            if self.task.labelled:
+                return functional.cross_entropy(y, target)
+            return 0.5 * y.shape[1] * functional.mse_loss(y, target)
 
     def step(self, x: Any, target: Any) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -28,6 +28,7 @@ class Task:
         settings: of the optimizer: the learning rate; for Adam β₁, β₂ and ε too.
         activation: "tanh" or "relu".
         device: "cpu" or "cuda".
+        precision: of the products: "float32", "tf32", or "bfloat16", which x, z and y have too, beside float32 weights.
     """
 
     x: Any
@@ -37,6 +38,7 @@ class Task:
     settings: tuple[float, ...]
     activation: str = "relu"
     device: str = "cpu"
+    precision: str = "float32"
 
     @property
     def rows(self) -> int:
@@ -59,7 +61,7 @@ class Task:
 
     def save(self, folder: Path) -> None:
         settings = {"batch": self.batch, "settings": self.settings}
-        names = {"activation": self.activation, "device": self.device}
+        names = {"activation": self.activation, "device": self.device, "precision": self.precision}
         np.savez(folder / "task.npz", x=self.x, target=self.target, **settings, **names)
         save_parameters(folder / "parameters.npz", self.parameters)
 
@@ -68,7 +70,7 @@ class Task:
         parameters = load_parameters(folder / "parameters.npz")
         with np.load(folder / "task.npz", allow_pickle=False) as file:
             settings = int(file["batch"]), tuple(file["settings"].tolist())
-            names = str(file["activation"]), str(file["device"])
+            names = (str(file[name]) for name in ("activation", "device", "precision"))
             return cls(file["x"], file["target"], parameters, *settings, *names)
 
 
