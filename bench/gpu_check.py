@@ -101,7 +101,8 @@ class Check:
         self.found["parts"] = {part: {"outcome": "not begun", "seconds": 0} for part in parts}
         self.found["skipped"] = [{"what": part, "reason": "not asked for"} for part in PARTS if part not in parts]
         out.mkdir(parents=True, exist_ok=True)
-        self.log = (out / "gpu-check.log").open("w", encoding="utf-8")
+        self.log = out / "gpu-check.log"
+        self.log.write_text("", encoding="utf-8")
         self.environment = dict(os.environ, PYTHONUNBUFFERED="1")
         paths = str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -181,7 +182,7 @@ class Check:
         Args:
             tests: the list of `found` for tests that fail; "": it runs none.
         """
-        self.log.write(f"\n$ {' '.join(words)}\n")
+        self.keep(f"\n$ {' '.join(words)}")
         ended = threading.Event()
         process = subprocess.Popen(
             words, cwd=ROOT, env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -194,19 +195,19 @@ class Check:
 
         patience = seconds - min(GRACE, seconds / 4)
         timers = [threading.Timer(patience, interrupt), threading.Timer(seconds, kill_all, [process])]
-        try:
-            for timer in timers:
-                timer.start()
-            assert process.stdout
-            for line in process.stdout:
-                self.take(line.rstrip(), tests)
-            status = process.wait()
-        finally:
-            for timer in timers:
-                timer.cancel()
-            kill_all(process)
-            process.wait()
-            self.log.flush()
+        with process:  # which waits for it
+            try:
+                for timer in timers:
+                    timer.daemon = True
+                    timer.start()
+                assert process.stdout
+                for line in process.stdout:
+                    self.take(line.rstrip(), tests)
+                status = process.wait()
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                kill_all(process)
         if ended.is_set():
             return f"ended after {patience:.0f} s, its time"
         return f"failed with status {status}" if status else "passed"
@@ -220,7 +221,7 @@ class Check:
                 self.found[name] += rows
             self.write()
             return
-        self.log.write(line + "\n")
+        self.keep(line)
         if line.startswith("…"):
             print(line, file=sys.stderr, flush=True)
         if not tests:
@@ -234,6 +235,11 @@ class Check:
             self.found["counts"].append(match[1])
 
     # Files ------------------------------------------------------------------------------------------------------------
+
+    def keep(self, line: str) -> None:
+        """Appends to the log."""
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
 
     def write(self) -> Path:
         """gpu-NAME.json, and the same as tables, gpu-NAME.md; each is there as a whole at any time."""

@@ -162,6 +162,7 @@ def fits(run: Run) -> None:
             "fits",
             ((f"epochs, {fit}", fits.measure, images, fit, peers, run.extent) for fit in fits.fits(run.extent)),
         )
+        run.add(skipped=[{"what": name, "reason": reason} for name, reason in peers.gone.items()])
 
 
 PARTS = {part.__name__: part for part in (machine, steps, kernels, one_launch, fits)}

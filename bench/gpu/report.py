@@ -14,6 +14,9 @@ Measured = Mapping[str, Any]
 MOST, WIDEST = 8000, 160
 """Characters of a summary, and of a line of it."""
 
+SHOWN = 10
+"""Kernels in a summary, at most."""
+
 NOTHING: dict[str, Any] = {
     "device": "unknown", "reading": "", "parts": {}, "counts": [], "failed": [], "skipped": [], "peaks": None,
     "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [], "data": "", "fits": [],
@@ -186,16 +189,18 @@ def kernels(rows: Sequence[Measured], copies: Mapping[str, float]) -> str:
 
 def summary(measured: Measured, file: Path) -> str:
     """What there is to know at once, in at most MOST characters: each list has a fair share of them."""
-    lists = [(title, [cut(line) for line in lines]) for title, lines in summary_lists(measured) if lines]
+    lists = [(title, lines) for title, lines in summary_lists(measured) if lines]
     told: list[str] = []
     left = MOST - 2 * WIDEST
     for k, (title, lines) in enumerate(lists):
-        room, shown = left // (len(lists) - k) - len(title) - 60, 0
-        while shown < len(lines) and len(lines[shown]) + 3 <= room:
-            room -= len(lines[shown]) + 3
-            shown += 1
-        more = [f"  … and {len(lines) - shown} more"] if shown < len(lines) else []
-        block = "\n".join([title, *(f"  {line}" for line in lines[:shown]), *more])
+        room, shown = left // (len(lists) - k) - len(title) - 60, [title]
+        for line in map(cut, lines):
+            room -= len(line) + 3
+            if room < 0:
+                shown.append(f"  … and {len(lines) - len(shown) + 1} more")
+                break
+            shown.append(f"  {line}")
+        block = "\n".join(shown)
         left -= len(block) + 1
         told.append(block)
     return "\n".join([*told, f"All of it: {cut(str(file))}, .json and gpu-check.log"])
@@ -203,7 +208,7 @@ def summary(measured: Measured, file: Path) -> str:
 
 def cut(line: str) -> str:
     """One line, not too long."""
-    line = " ".join(line.split())
+    line = " ".join(line[: 10 * WIDEST].split())
     return line if len(line) <= WIDEST else line[: WIDEST - 1] + "…"
 
 
@@ -255,7 +260,7 @@ def summary_lists(measured: Measured) -> Iterator[tuple[str, list[str]]]:
         "Kernels farthest from a copy, %",
         [
             f"{row['percent_of_copy']['median']:.0f} {row['kernel']}, {' × '.join(map(str, row['shape']))}"
-            for row in worst
+            for row in worst[:SHOWN]
         ],
     )
 
