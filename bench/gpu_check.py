@@ -44,7 +44,7 @@ from lib import record
 
 ROOT = Path(__file__).parents[1]
 
-PARTS = {"doctor": 0.5, "tests": 3, "steps": 2, "kernels": 1, "one_launch": 0.5, "fits": 2, "sanitizer": 1}
+PARTS = {"doctor": 0.5, "tests": 2.5, "steps": 2, "kernels": 1, "one_launch": 0.5, "fits": 2, "sanitizer": 1.5}
 """The parts, the most valuable first, and how many of ten minutes each may take."""
 
 QUICK = "doctor", "tests", "steps"
@@ -66,6 +66,7 @@ SANITIZED = ("tests/gpu/test_operations.py", "-k", "float32", "-p", "no:cachepro
 TOOLS = "memcheck", "racecheck", "synccheck"
 TOOLKIT = "/usr/local/cuda/bin"
 
+DOCTOR = "doctor"
 FAILED = re.compile(r"\b(?:FAILED|ERROR) (tests/\S+?::.+?)(?: - (.*))?$")
 SKIPPED = re.compile(r"SKIPPED \[\d+\] (tests/.+?): (.*)$")
 COUNTS = re.compile(r"=* ?(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?) ?=*$")
@@ -130,7 +131,7 @@ class Check:
         return all(one["outcome"].startswith(("passed", "skipped")) for one in self.found["parts"].values())
 
     def doctor(self, seconds: float) -> str:
-        return self.command([sys.executable, "-m", "gpu_backprop", "doctor", "--device", "cuda"], seconds)
+        return self.command([sys.executable, "-m", "gpu_backprop", "doctor", "--device", "cuda"], seconds, DOCTOR)
 
     def tests(self, seconds: float) -> str:
         """Side by side where pytest-xdist is there; then those that failed once more, alone."""
@@ -175,12 +176,12 @@ class Check:
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
-    def command(self, words: Sequence[str], seconds: float, tests: str = "", **environment: str) -> str:
+    def command(self, words: Sequence[str], seconds: float, lines: str = "", **environment: str) -> str:
         """Runs a command, its output into the log and its findings into `found`. After so many seconds it is
         interrupted, and killed with all that it started if that is not enough. Gives the outcome in words.
 
         Args:
-            tests: the list of `found` for tests that fail; "": it runs none.
+            lines: what of `found` its lines are for: DOCTOR, or the list of the tests that failed; "": nothing.
         """
         self.keep(f"\n$ {' '.join(words)}")
         ended = threading.Event()
@@ -202,7 +203,7 @@ class Check:
                     timer.start()
                 assert process.stdout
                 for line in process.stdout:
-                    self.take(line.rstrip(), tests)
+                    self.take(line.rstrip(), lines)
                 status = process.wait()
             finally:
                 for timer in timers:
@@ -212,7 +213,7 @@ class Check:
             return f"ended after {patience:.0f} s, its time"
         return f"failed with status {status}" if status else "passed"
 
-    def take(self, line: str, tests: str) -> None:
+    def take(self, line: str, lines: str) -> None:
         """Reads a line that a command printed."""
         if line.startswith(MARK):
             finding = json.loads(line[1:])
@@ -224,10 +225,12 @@ class Check:
         self.keep(line)
         if line.startswith("…"):
             print(line, file=sys.stderr, flush=True)
-        if not tests:
+        elif lines == DOCTOR:
+            self.found[DOCTOR].append(line)
+        elif not lines:
             return
-        if match := FAILED.search(line):
-            failed = self.found.setdefault(tests, {})
+        elif match := FAILED.search(line):
+            failed = self.found.setdefault(lines, {})
             failed[match[1]] = match[2] or failed.get(match[1], "")
         elif match := SKIPPED.match(line):
             self.skip(match[1], match[2])

@@ -19,6 +19,7 @@ from comparison.worker import end_with_parent
 from lib.device_trace import DeviceTrace
 
 from gpu.timing import FULL, TINY, Extent
+from gpu_backprop.backend.errors import InputError
 
 T = TypeVar("T")
 
@@ -63,6 +64,9 @@ class Run:
         gc.collect()  # what the last one held is free for this one
         try:
             return measure(*arguments)
+        except InputError as error:  # a device that does not have this
+            self.add(skipped=[{"what": what, "reason": " ".join(str(error).split())}])
+            return None
         except KeyboardInterrupt:
             self.last, reason = 0.0, "it was interrupted: the time was up"
         except Exception as error:  # whatever a library or the device raises: the other measurements go on
@@ -175,7 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--peers", default=sys.executable)
     options = parser.parse_args(arguments)
-    end_with_parent()
     extent = TINY if DeviceTrace.is_there() else FULL
     PARTS[options.part](Run(extent, options.seconds, options.data, options.peers, tell=tell))
     return 0
@@ -186,4 +189,5 @@ def tell(finding: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

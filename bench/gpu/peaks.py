@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from gpu.timing import Extent, GraphClock
+from gpu.timing import Extent, GraphClock, warm_up
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.operation import Operation
@@ -71,10 +71,10 @@ class Peaks:
 
 
 def copy_us(device: CudaDevice, size: int, extent: Extent) -> float:
-    """µs of a copy of so many bytes from one array to another."""
-    a, b = (device.zeros((size,), np.uint8) for _ in range(2))
-    copy = partial(b.data.copy_from_device_async, a.data, size, device.stream)
-    return GraphClock(device, extent.rounds).alone([copy], extent.span_us)
+    """µs of a copy of so many bytes from one array to another, by CUDA or by a kernel, whichever is faster."""
+    a, b = (device.zeros((size // 4,), np.float32) for _ in range(2))
+    ways = [partial(b.data.copy_from_device_async, a.data, a.nbytes, device.stream)], device.ops.copy(device, a, b)
+    return min(GraphClock(device, extent.rounds).alone(list(calls), extent.span_us) for calls in ways)
 
 
 def measure_copies(extent: Extent) -> Peaks:
@@ -83,6 +83,7 @@ def measure_copies(extent: Extent) -> Peaks:
     cache = cache_size(device)
     small, large = (cache // 32, cache // 8) if extent.bytes else (1024, 4096)
     beyond = max(extent.bytes, 4 * cache) if extent.bytes else large
+    warm_up(device, extent)
     with device.computing():
         memory = 2 * beyond / 1e3 / copy_us(device, beyond, extent)
         small_us, large_us = copy_us(device, small, extent), copy_us(device, large, extent)
@@ -95,6 +96,7 @@ def measure_copies(extent: Extent) -> Peaks:
 def measure_product(precision: Precision, extent: Extent) -> tuple[float, str]:
     """TFLOP/s of a large square product, and which function computes products, and why."""
     device, n = open_device("cuda", precision.dtype, precision.tf32), extent.square
+    warm_up(device, extent)
     with device.computing():
         some = np.random.default_rng(0).standard_normal(n * 32, np.float32)
         a, b = (device.from_host(np.resize(some, (n, n)), device.dtype) for _ in range(2))

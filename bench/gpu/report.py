@@ -18,8 +18,8 @@ SHOWN = 10
 """Kernels in a summary, at most."""
 
 NOTHING: dict[str, Any] = {
-    "device": "unknown", "reading": "", "parts": {}, "counts": [], "failed": [], "skipped": [], "peaks": None,
-    "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [], "data": "", "fits": [],
+    "device": "unknown", "reading": "", "parts": {}, "doctor": [], "counts": [], "failed": [], "skipped": [],
+    "peaks": None, "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [], "data": "", "fits": [],
 }  # fmt: skip
 """What is found before anything is."""
 
@@ -36,6 +36,7 @@ def markdown(measured: Measured) -> str:
         "The device is emulated: its times mean nothing." if measured.get("emulated") else "",
         circumstances(measured),
         section("Parts", "", ("part", "outcome", "seconds"), parts_of(measured)),
+        section("Doctor", "", ("it says",), [(line,) for line in measured["doctor"] if line]),
         *(
             section(name.capitalize(), "", ("test", "reason"), list(measured[name].items()))
             for name in test_lists(measured)
@@ -98,12 +99,13 @@ def peaks(measured: Measured) -> str:
 
 def steps(rows: Sequence[Measured]) -> str:
     head = (
-        "network", "rows", "precision", "launches", "nodes", "floor, µs", "replayed, µs", "times the floor",
+        "network", "rows", "precision", "launches", "nodes", "MB", "floor, µs", "replayed, µs", "times the floor",
         "products alone, µs", "eager, µs", "host, µs a launch", "`fit`, µs a step", "plain CuPy / ours", "MHz SM",
     )  # fmt: skip
     cells = [
         (
             row["network"], row["batch"], row["precision"], row["launches"], number(row.get("nodes")),
+            number(row["memory"] / 1e6),
             number(row["floor_us"]), *replayed(row), ranged(row["eager"]["us"]),
             number(row["eager"]["host_us_a_launch"]), number(row["epoch_us_a_step"]),
             ranged(row.get("plain CuPy / ours")), clock(row),
@@ -219,6 +221,7 @@ def summary_lists(measured: Measured) -> Iterator[tuple[str, list[str]]]:
         cut(f"{measured['device']}{emulated}, driver {measured.get('driver', 'unknown')}, {measured['reading']}"),
         [f"{name}: {outcome} ({seconds} s)" for name, outcome, seconds in parts_of(measured)],
     )
+    yield "Doctor", measured["doctor"]
     for name in test_lists(measured):
         yield name.capitalize(), [f"{what}: {reason}" for what, reason in measured[name].items()]
     for title, name in (("Measurements that failed", "failed"), ("Left out", "skipped")):

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.operation import Operation
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +53,8 @@ def check(tmp_path, monkeypatch):
     asked = []
 
     def make(seconds=600, parts=tuple(gpu_check.PARTS), outcomes=None):
-        def command(self, words, seconds, tests="", **environment):
-            asked.append(SimpleNamespace(words=words, seconds=seconds, tests=tests, environment=environment))
+        def command(self, words, seconds, lines="", **environment):
+            asked.append(SimpleNamespace(words=words, seconds=seconds, lines=lines, environment=environment))
             return (outcomes or (lambda asked, self: "passed"))(asked[-1], self)
 
         monkeypatch.setattr(gpu_check.Check, "command", command)
@@ -79,8 +80,8 @@ def test_the_parts_share_the_minutes_and_what_one_leaves_goes_to_the_next(check,
     assert made.run()
     by_part = dict(zip(["machine", *gpu_check.PARTS], made.asked, strict=False))
     assert by_part["doctor"].seconds == pytest.approx(599 * 0.5 / 10)
-    assert by_part["tests"].seconds == pytest.approx(598 * 3 / 9.5)
-    assert by_part["steps"].seconds == pytest.approx((598 - 598 * 3 / 9.5) * 2 / 6.5)
+    assert by_part["tests"].seconds == pytest.approx(598 * 2.5 / 9.5)
+    assert by_part["steps"].seconds == pytest.approx((598 - 598 * 2.5 / 9.5) * 2 / 7)
     assert sum(gpu_check.PARTS.values()) == gpu_check.MINUTES == 10
 
 
@@ -244,7 +245,7 @@ def test_the_tests_run_side_by_side_where_xdist_is_there(check, monkeypatch):
 
 def test_tests_that_fail_run_again_alone(check):
     def outcomes(asked, self):
-        self.found.setdefault(asked.tests, {"tests/gpu/test_x.py::test_y": "it is 1"})
+        self.found.setdefault(asked.lines, {"tests/gpu/test_x.py::test_y": "it is 1"})
         return "failed with status 1"
 
     made = check(outcomes=outcomes)
@@ -325,8 +326,25 @@ def test_what_is_interrupted_fails_and_what_there_is_no_time_for_is_named():
 def test_what_raises_is_told_with_its_reason():
     told = []
     run = measure.Run(measure.TINY, 600, tell=told.append)
-    assert run.attempt("a division", lambda: 1 / 0) is None
-    assert told == [{"add": {"failed": [{"what": "a division", "reason": "ZeroDivisionError: division by zero"}]}}]
+
+    def refused():
+        raise InputError("tf32 is not for this device")
+
+    assert run.attempt("a division", lambda: 1 / 0) is None and run.attempt("a product", refused) is None
+    assert told == [
+        {"add": {"failed": [{"what": "a division", "reason": "ZeroDivisionError: division by zero"}]}},
+        {"add": {"skipped": [{"what": "a product", "reason": "tf32 is not for this device"}]}},
+    ]
+
+
+def test_the_page_has_the_parts_and_their_minutes():
+    page = (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")
+    fractions = {0.5: "½", 1.5: "1½", 2.5: "2½"}
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {row[0].removeprefix("| "): row[-1].removesuffix(" |") for row in rows}
+    for part, share in gpu_check.PARTS.items():
+        assert told[part] == fractions.get(share, str(share)), part
+    assert list(gpu_check.PARTS) == [part for part in told if part in gpu_check.PARTS]
 
 
 def test_make_installs_nothing(tmp_path):
@@ -438,7 +456,8 @@ STEP = {
     "sm_mhz": {"median": 1980, "least": 1755, "most": 1980},
 }  # fmt: skip
 EAGER = {
-    **{name: STEP[name] for name in ("network", "batch", "launches", "epoch_us_a_step")}, "precision": "float16",
+    **{name: STEP[name] for name in ("network", "batch", "launches", "memory", "epoch_us_a_step")},
+    "precision": "float16",
     "floor_us": None, "eager": {"us": RANGE, "host_us_a_launch": 4.56}, "not replayed": "no door", "sm_mhz": "",
     "operations": [{**OPERATION, "us": None, "floor_us": None, "bound": "", "not timed": "it allocates"}],
 }  # fmt: skip
@@ -446,7 +465,8 @@ MEASURED = {
     "device": "NVIDIA H100 80GB HBM3", "emulated": False, "compute_capability": "9.0", "driver": "580.1",
     "driver_cuda": "13.0", "cuda": "13.1", "cupy": "14.2.0", "commit": "abc123", "reading": "40 °C",
     "parts": {"doctor": {"outcome": "passed", "seconds": 3.2}, "tests": {"outcome": "failed", "seconds": 60}},
-    "counts": ["1 failed, 9 passed in 12s"], "tests that failed": {"tests/gpu/test_x.py::test_y": "it is | 1"},
+    "doctor": ["CuPy  ok  14.2.0", "", "It works."], "counts": ["1 failed, 9 passed in 12s"],
+    "tests that failed": {"tests/gpu/test_x.py::test_y": "it is | 1"},
     "peaks": {
         "memory": 2900.0, "cache": 5500.0, "cache_bytes": 50_000_000, "node_us": 1.23, "products": {"tf32": 401.25},
     },
@@ -487,10 +507,10 @@ def test_both_files_name_the_circumstances_and_hold_all_that_was_measured(tmp_pa
         "| square product, tf32 | 401.2 TFLOP/s |",
         "| copy beyond the L2 cache | 2,900 GB/s, read and written |",
         "| copy in the L2 cache of 50 MB | 5,500 GB/s, likewise |",
-        "| 64-128-10 | 32 | float32 | 12 | 14 | 1.50 | 12.3 (0.50 to 1,234) | 2.34 | 12.3 (0.50 to 1,234) "
+        "| 64-128-10 | 32 | float32 | 12 | 14 | 0.00 | 1.50 | 12.3 (0.50 to 1,234) | 2.34 | 12.3 (0.50 to 1,234) "
         "| 12.3 (0.50 to 1,234) | 4.56 | 45.6 | 12.3 (0.50 to 1,234) | 1,980 (1,755 to 1,980) |",
-        "| 64-128-10 | 32 | float16 | 12 | - | - | not replayed: no door | - | - | 12.3 (0.50 to 1,234) | 4.56 | 45.6 "
-        "| - |  |",
+        "| 64-128-10 | 32 | float16 | 12 | - | 0.00 | - | not replayed: no door | - | - | 12.3 (0.50 to 1,234) | 4.56 "
+        "| 45.6 | - |  |",
         "| 64-128-10 | 32 | float32 | `∇W1 = xᵀ@∇z1` | 1 | 3.33 | 1.50 | cache |",
         "| 64-128-10 | 32 | float16 | `∇W1 = xᵀ@∇z1` | 1 | it allocates | - |  |",
         "| 8-16-1 | 132 | 2048 | 32 | 12.3 (0.50 to 1,234) | 12.3 (0.50 to 1,234) | 12.3 (0.50 to 1,234) |  |",
@@ -500,6 +520,7 @@ def test_both_files_name_the_circumstances_and_hold_all_that_was_measured(tmp_pa
         "| `update<float, update_adam, 4>` | 16 × 64 | 28.0 | 11.1 | 2,520 | 12.3 (0.50 to 1,234) |  |",
         "| a copy | DeviceError: a / b |",
         "| sanitizer | not there |",
+        "| CuPy  ok  14.2.0 |",
         "| at the beginning | 40 °C |",
     ):
         assert row in text.splitlines(), row
@@ -523,13 +544,14 @@ def test_a_summary_tells_each_list_and_is_never_too_long():
         "  tests: failed: 1 failed, 9 passed in 12s (60 s)",
         "  tests/gpu/test_x.py::test_y: it is | 1",
         "  sanitizer: not there",
+        "  It works.",
         "  64-128-10, 32 rows, float32: 12.3 (12.3; 1.50) | 12.3 | 45.6 | 12.3 | 12, 14 | 1,980 (1,755 to 1,980)",
         "  3.33 (1.50, cache) ∇W1 = xᵀ@∇z1",
         "  784-300-10, 128 rows, tf32: PyTorch, eager 12.3",
     ):
         assert line in text.splitlines(), line
     titles = [line for line in text.splitlines() if not line.startswith("  ")]
-    much, long = {f"tests/gpu/test_x.py::test_{k}": "x\n" * 9999 for k in range(5000)}, "y" * 99_999
+    much, long = {f"tests/gpu/test_x.py::test_{k}": "x\n" * 999 for k in range(500)}, "y" * 9_999
     flood = {
         **MEASURED, "device": long, "tests that failed": much, "tests that failed alone too": much,
         "failed": MEASURED["failed"] * 1000, "skipped": [{"what": long, "reason": long}] * 1000,
@@ -539,5 +561,5 @@ def test_a_summary_tells_each_list_and_is_never_too_long():
     text = report.summary(flood, Path(long))
     assert len(text) <= 8000
     told = [line for line in text.splitlines() if not line.startswith("  ")]
-    assert told[1:-1] == [titles[1], "Tests that failed alone too", *titles[2:-1]]
-    assert "  … and 4" in text  # thousands more
+    assert told[1:-1] == [*titles[1:3], "Tests that failed alone too", *titles[3:-1]]
+    assert "  … and 99" in text

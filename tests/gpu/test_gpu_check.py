@@ -45,7 +45,7 @@ def test_a_part_in_a_process_of_its_own_tells_each_row_at_once(monkeypatch, caps
     monkeypatch.setattr(gpu_measure, "FULL", TINY)  # on a GPU too
     assert gpu_measure.main(["steps", "600"]) == 0
     found = {"steps": [], "doors": []}
-    for line in capsys.readouterr().out.splitlines():
+    for line in capsys.readouterr().out.split("\n"):
         if line.startswith(gpu_measure.MARK):
             finding = json.loads(line[1:])
             found |= finding.get("set", {})
