@@ -19,10 +19,6 @@ struct LossSum {
   }
 };
 
-template<class A> BP_DEV A factor_of(A scale, const double* scales, i64 step) {
-  return scales ? scale * A(scales[blockIdx.z * step]) : scale;
-}
-
 // What all losses do with the rows of a thread. each(row, target, answer, give) returns e from all lanes of a row, tells
 // `answer` each output and its target and, where there is a gradient, gives give(c, slope).
 template<class T, class L, class Each>
@@ -65,14 +61,12 @@ __global__ void __launch_bounds__(256, BlocksOf<T>::least) loss_gradient(
   for_each_row(
       target, target_cols, weights, factor_of(scale, scales, scales_step) * share, grad_y, total, partial, tickets,
       rows, cols, accuracy, A(0.5), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
-        A e = A(0);
-        for (int c = row.lane; c < row.cols; c += row.lanes) {
-          const A yc = to_acc(y[row.start() + c]), plain = A(target_of.of(c)), t = smooth.of(plain);
-          e += loss.value(yc, t);
-          if (grad_y) give(c, loss.slope(yc, t));
-          answer.add(yc, plain, c);
-        }
-        return lane_reduce<Sum>(e, row.lanes) * share;
+        return share * formula_loss(
+            row.lane, row.lanes, row.cols, target_of, smooth, answer, loss,
+            [&](int c) { return to_acc(y[row.start() + c]); },
+            [&](int c, A slope) {
+              if (grad_y) give(c, slope);
+            });
       });
 }
 
@@ -126,26 +120,9 @@ __global__ void __launch_bounds__(256, BlocksOf<T>::least) softmax_focal(
   for_each_row(
       target, target_cols, weights, factor_of(scale, scales, scales_step), grad_z, total, partial, tickets, rows, cols,
       accuracy, A(0), [&](const Rows& row, const Target<L>& target_of, Answer<A>& answer, auto give) {
-        const auto v_of = [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); };
-        A top = Maximum::identity<A>(), sum = A(0), e = A(0), slopes = A(0);
-        for (int c = row.lane; c < row.cols; c += row.lanes) {
-          top = Maximum::of(top, v_of(c));
-          answer.add(v_of(c), A(target_of.of(c)), c);
-        }
-        top = lane_reduce<Maximum>(top, row.lanes);
-        for (int c = row.lane; c < row.cols; c += row.lanes) sum += exp(v_of(c) - top);
-        sum = lane_reduce<Sum>(sum, row.lanes);
-        const A log_sum = log(sum);
-        for (int c = row.lane; c < row.cols; c += row.lanes) {
-          const A t = A(target_of.of(c)), l = log_sum - (v_of(c) - top);
-          if (t != A(0)) e += t * focal.value(l), slopes += t * focal.slope(l);  // else l may be infinite
-        }
-        e = lane_reduce<Sum>(e, row.lanes), slopes = lane_reduce<Sum>(slopes, row.lanes);
-        for (int c = row.lane; c < row.cols && grad_z; c += row.lanes) {
-          const A t = A(target_of.of(c)), below = v_of(c) - top, p = exp(below) / sum;
-          give(c, (t != A(0) ? t * focal.slope(log_sum - below) : A(0)) - p * slopes);
-        }
-        return e;
+        return focal_loss(
+            row.lane, row.lanes, row.cols, target_of, focal, answer, grad_z != nullptr,
+            [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); }, give);
       });
 }
 
@@ -167,14 +144,12 @@ __global__ void __launch_bounds__(256, 3) sigmoid_cross_entropy(
   for_each_row(
       target, cols, weights, factor_of(scale, scales, scales_step), grad_z, total, partial, tickets, rows, cols,
       accuracy, A(0), [&](const Rows& row, const Target<A>& target_of, Answer<A>& answer, auto give) {
-        A e = A(0);
-        for (int c = row.lane; c < row.cols; c += row.lanes) {
-          const A v = to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)), t = target_of.of(c);
-          e += sigmoid_loss(v, t);
-          answer.add(v, t, c);
-          if (grad_z) give(c, sigmoid(v) - t);
-        }
-        return lane_reduce<Sum>(e, row.lanes);
+        return sigmoid_row_loss(
+            row.lane, row.lanes, row.cols, target_of, answer,
+            [&](int c) { return to_acc(z[row.start() + c]) + (bias ? bias[c] : A(0)); },
+            [&](int c, A slope) {
+              if (grad_z) give(c, slope);
+            });
       });
 }
 

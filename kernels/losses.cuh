@@ -90,6 +90,22 @@ BP_DEV A softmax_loss(
 template<class T> struct BlocksOf { enum { least = 3 }; };
 template<> struct BlocksOf<double> { enum { least = 2 }; };
 
+// e = sum of a loss's formula of y and the smoothed t, over a row that some lanes share. give(c, slope) takes its
+// derivatives by y.
+template<class A, class L, class E, class Y, class Give>
+BP_DEV A formula_loss(
+    int lane, int lanes, int cols, const Target<L>& target, Smoothing<A> smooth, Answer<A>& answer, const E& loss,
+    Y y_of, Give give) {
+  A e = A(0);
+  for (int c = lane; c < cols; c += lanes) {
+    const A y = y_of(c), plain = A(target.of(c)), t = smooth.of(plain);
+    e += loss.value(y, t);
+    give(c, loss.slope(y, t));
+    answer.add(y, plain, c);
+  }
+  return lane_reduce<Sum>(e, lanes);
+}
+
 // The focal loss of one output, from l = -log p >= 0: e = (1 - p)^gamma l, and its derivative by log p, which is
 // -(1 - p)^gamma (1 + gamma l p/(1 - p)), where 1 - p = 1 - e^-l and p/(1 - p) = 1/(e^l - 1).
 template<class A> struct Focal {
@@ -105,6 +121,52 @@ template<class A> struct Focal {
   }
 };
 
+// e = sum of t (1 - p)^gamma l with l = -log p, where p = softmax(v), as softmax_loss. give(c, slope) takes
+// g - p sum of g, where g is t times the derivative of (1 - p)^gamma l by log p, and is asked to only where wanted.
+template<class A, class L, class V, class Give>
+BP_DEV A focal_loss(
+    int lane, int lanes, int cols, const Target<L>& target, Focal<A> focal, Answer<A>& answer, bool wanted, V v_of,
+    Give give) {
+  A top = Maximum::identity<A>(), sum = A(0), e = A(0), slopes = A(0);
+  for (int c = lane; c < cols; c += lanes) {
+    top = Maximum::of(top, v_of(c));
+    answer.add(v_of(c), A(target.of(c)), c);
+  }
+  top = lane_reduce<Maximum>(top, lanes);
+  for (int c = lane; c < cols; c += lanes) sum += exp(v_of(c) - top);
+  sum = lane_reduce<Sum>(sum, lanes);
+  const A log_sum = log(sum);
+  for (int c = lane; c < cols; c += lanes) {
+    const A t = A(target.of(c)), l = log_sum - (v_of(c) - top);
+    if (t != A(0)) e += t * focal.value(l), slopes += t * focal.slope(l);  // else l may be infinite
+  }
+  e = lane_reduce<Sum>(e, lanes), slopes = lane_reduce<Sum>(slopes, lanes);
+  for (int c = lane; c < cols && wanted; c += lanes) {
+    const A t = A(target.of(c)), below = v_of(c) - top, p = exp(below) / sum;
+    give(c, (t != A(0) ? t * focal.slope(log_sum - below) : A(0)) - p * slopes);
+  }
+  return e;
+}
+
 // p = 1/(1 + e^-v), and e = max(v, 0) - v t + log(1 + e^-|v|) of one output
 template<class A> BP_DEV A sigmoid(A v) { return A(1) / (A(1) + exp(-v)); }
 template<class A> BP_DEV A sigmoid_loss(A v, A t) { return Maximum::of(v, A(0)) - v * t + log1p(exp(-fabs(v))); }
+
+// The sum of e over a row that some lanes share. give(c, slope) takes p - t.
+template<class A, class L, class V, class Give>
+BP_DEV A sigmoid_row_loss(
+    int lane, int lanes, int cols, const Target<L>& target, Answer<A>& answer, V v_of, Give give) {
+  A e = A(0);
+  for (int c = lane; c < cols; c += lanes) {
+    const A v = v_of(c), t = A(target.of(c));
+    e += sigmoid_loss(v, t);
+    answer.add(v, t, c);
+    give(c, sigmoid(v) - t);
+  }
+  return lane_reduce<Sum>(e, lanes);
+}
+
+// What the gradient of a model's loss is multiplied by.
+template<class A> BP_DEV A factor_of(A scale, const double* scales, i64 step) {
+  return scales ? scale * A(scales[blockIdx.z * step]) : scale;
+}

@@ -5,16 +5,9 @@
 // so that the size of a micro-batch changes nothing but the order in which the loss is added up.
 //
 // `places` has the offsets of each layer's arrays in that memory; cuda/ops/train_epoch.py lays it out.
+#include "block_memory.cuh"
 #include "losses.cuh"
 #include "optimizers.cuh"
-
-#ifndef BP_BLOCK_MEMORY  // host.hpp brings its own
-// The dynamic shared memory of a block.
-BP_DEV void* block_memory() {
-  extern __shared__ u64 block_bytes[];
-  return block_bytes;
-}
-#endif
 
 enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, or z to make y of
 enum { BLOCK = 4 };  // a thread computes so many outputs at once, and reads the operand they share once

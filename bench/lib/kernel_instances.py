@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gpu_backprop.backend.cuda.kernel_instance import Argument, Instance, Key, accepted_types, accepted_widths
+from gpu_backprop.backend.cuda.kernel_instance import INTEGERS, Argument, Instance, Key, accepted_types, accepted_widths
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, KernelLibrary
 from gpu_backprop.backend.device import storage
 from gpu_backprop.backend.errors import InputError
@@ -18,12 +18,15 @@ from gpu_backprop.backend.update_rule import UpdateRule
 Tables = Mapping[str, Sequence[Argument]]
 """The formulas of each formula parameter."""
 
+SLOWER = {"V": 2, "K": 4}
+"""How many samples of an instance have the same value of these parameters, one after the other."""
+
 
 def instances(
     activations: Iterable[Activation], losses: Iterable[LossFormula], rules: Iterable[UpdateRule]
 ) -> Iterator[Instance]:
     """Yields every kernel with every argument that its parameters accept; one with Functions, of which there are
-    infinitely many, with as few as have each argument together with each accumulator type.
+    infinitely many, or with several formulas, with as few as have each argument together with each type.
 
     Raises:
         MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
@@ -33,7 +36,7 @@ def instances(
     tables: Tables = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three)), "U": tuple(rules)}
     for head in heads().values():
         names = [name for _, name in head.template]
-        for chosen in (_sample if "N" in names else _choices)(names, {}, tables):
+        for chosen in (_sample if "N" in names or {"E", "F"} <= {*names} else _choices)(names, {}, tables):
             yield Instance(head, tuple(chosen.values()))
 
 
@@ -47,18 +50,21 @@ def _choices(names: list[str], chosen: dict[str, Argument], tables: Tables) -> I
 
 
 def _sample(names: list[str], chosen: dict[str, Argument], tables: Tables) -> Iterator[dict[str, Argument]]:
-    """Yields, for each value of the first name, the fewest choices that have all values of every other name."""
+    """Yields, for each value of the first name, the fewest choices that have all values of every other name; those
+    of SLOWER do not change together with the types."""
     first, *rest = names
     for value in _values(first, chosen, tables):
         values = {name: _values(name, {first: value}, tables) for name in rest}
         for k in range(max(map(len, values.values()))):
-            yield {first: value} | {name: of[k % len(of)] for name, of in values.items()}
+            yield {first: value} | {name: of[k // SLOWER.get(name, 1) % len(of)] for name, of in values.items()}
 
 
 def _values(name: str, chosen: Mapping[str, Argument], tables: Tables) -> Sequence[Argument]:
     if name in FORMULAS:
         return tables[name]
-    return accepted_widths(chosen) if name == "V" else [storage(t) for t in accepted_types(name, chosen)]
+    if name == "V" or name in INTEGERS:
+        return accepted_widths(chosen) if name == "V" else INTEGERS[name]
+    return [storage(t) for t in accepted_types(name, chosen)]
 
 
 def text_of(several: Sequence[Instance]) -> str:

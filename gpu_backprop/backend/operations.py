@@ -268,5 +268,22 @@ class EpochOperations(Operations[D], Protocol[D]):
         """
 
 
+def _head_flops(y: Array, weight: Array, grad_below: Array | None, grad_bias_below: Array | None) -> int:
+    """Two products, or one; 8 of the loss of each output, b and Σ∇z; f′ and Σ∇z of each unit below."""
+    rows, cols = y.size // y.shape[-1], weight.shape[-1]
+    below = 0 if grad_below is None else 2 * cols + 2 + (grad_bias_below is not None)
+    return int(y.size * (2 * cols + below) + 10 * rows * cols)
+
+
 class CudaOperations(EpochOperations[D], Protocol[D]):
     """The operations of CUDA: those that its fusions put into the place of several are its own."""
+
+    @account(writes=["grad_z", "grad_bias", "grad_below", "grad_bias_below", "total"], flops=_head_flops)
+    def head(
+        self, device: D, y: Array, weight: Array, bias: Array | None, target: Array, weights: Array | None, kind: str,
+        loss: LossFormula, numbers: Array, scale: float, scales: Array | None, grad_z: Array, grad_bias: Array | None,
+        s: Array | None, f: Activation, grad_below: Array | None, grad_bias_below: Array | None, total: Array,
+    ) -> Calls:  # fmt: skip
+        """z = y@W + b, ∇z and the loss of it as the operation `kind` has them, ∇b = Σ∇z; and of the layer below, whose
+        output y is, grad_below = ∇z@Wᵀ ⊙ f′(s), and its sum over the rows. grad_z may have longer rows than z: what is
+        in them beyond stays. The sums of both products are float32 or wider."""

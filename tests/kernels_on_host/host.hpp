@@ -76,3 +76,8 @@ template<class T> T __shfl_xor_sync(unsigned, T value, int offset) {
   meet_warp(&value, &other, sizeof value, offset);
   return other;
 }
+
+template<class T> T __shfl_sync(unsigned mask, T value, int from) {
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  return __shfl_xor_sync(mask, value, from ^ int(thread % 32));
+}

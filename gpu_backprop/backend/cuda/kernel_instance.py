@@ -37,6 +37,9 @@ SPELLING = {
 }  # fmt: skip
 """The names of dtypes in the kernel texts."""
 
+INTEGERS = {"K": (0, 1, 2, 3), "C": (1, 2, 4, 8, 16, 32)}
+"""The values of other integer parameters: how the head gets its loss from z (K), and of how many outputs it is (C)."""
+
 ACCEPTED: Mapping[str, tuple[type[Row], str]] = {
     "F": (Activation, "an Activation that is not rowwise"),
     "E": (LossFormula, "a LossFormula"),
@@ -141,10 +144,10 @@ def _accepted(kernel: str, parameter: str, argument: Any, chosen: Mapping[str, A
         if not isinstance(argument, accepted) or any(getattr(part, "rowwise", False) for part in parts):
             raise InputError(f"kernel {kernel}: {parameter} must be {what}, got {argument!r}.")
         return argument
-    if parameter == "V":
-        widths = accepted_widths(chosen)
-        if argument not in widths:
-            raise InputError(f"kernel {kernel}: V must be one of {widths}, got {argument!r}.")
+    if parameter == "V" or parameter in INTEGERS:
+        values = accepted_widths(chosen) if parameter == "V" else INTEGERS[parameter]
+        if argument not in values:
+            raise InputError(f"kernel {kernel}: {parameter} must be one of {values}, got {argument!r}.")
         return int(argument)
     names = accepted_types(parameter, chosen)
     try:

@@ -32,17 +32,12 @@ def users(plan: Plan, operations: Sequence[Operation], place: int, array: Array)
             return
 
 
+def writer(plan: Plan, operations: Sequence[Operation], place: int, array: Array) -> int | None:
+    """Returns the place of the operation that made what the one at `place` finds in a buffer; None: there is none."""
+    return next((p for p in reversed(range(place)) if touches(plan, operations[p], array)[1]), None)
+
+
 def independent(plan: Plan, one: Operation, other: Operation) -> bool:
     """Tells whether two operations may change places: neither writes what the other reads or writes."""
     written = [(array, other) for array in one.writes.values()] + [(array, one) for array in other.writes.values()]
     return not any(any(touches(plan, operation, array)) for array, operation in written)
-
-
-def replaced(operations: Sequence[Operation], parts: Sequence[int], at: int, by: Operation) -> list[Operation]:
-    """The operations without those at the places `parts`, and in the place of the one at `at`, which is one of them,
-    another."""
-    return [
-        by if place == at else operation
-        for place, operation in enumerate(operations)
-        if place == at or place not in parts
-    ]
