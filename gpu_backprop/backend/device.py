@@ -85,6 +85,9 @@ class Device:
     compiles_kernels = False
     """Its operations are kernels that were compiled for it."""
 
+    compiles_when_bound = False
+    """Each kernel is compiled when an operation is bound that needs it, unless `compile` has done it before."""
+
     fusions: Sequence[Fusion] = ()
     """What joins operations of a plan that this device can do at once, in the order in which they are tried."""
 
@@ -197,6 +200,20 @@ class Device:
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it; on a CPU it has."""
+
+    def differing(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
+        """Which of these pairs, of arrays of one shape and dtype, are not the same in every bit: truth values on the
+        host. A NaN is equal to itself there, and −0 is not 0."""
+        return np.array([self.to_host(a).tobytes() != self.to_host(b).tobytes() for a, b in pairs], np.bool_)
+
+    def compile(self, kernels: Iterable[Any]) -> int:
+        """Compiles those of some `DryRunDevice.needed_kernels` that are not compiled yet, several at once, and returns
+        how many these were. Where none is, as on a CPU, kernels need not be compiled one by one.
+
+        Raises:
+            DeviceError: the first of them that cannot be compiled.
+        """
+        return 0
 
     def sequence(self, calls: Iterable[Call]) -> tuple[Call, ...]:
         """Returns calls that do the same as these in turn, and fewer where the device has a way to."""

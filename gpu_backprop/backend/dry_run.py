@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ class DryRunDevice(Device):
 
     Attributes:
         needs: the bytes that were asked for, by kind.
+        needed_kernels: those of the operations that were bound, for `Device.compile`.
         unit: each array takes a multiple of so many bytes.
     """
 
@@ -45,6 +46,7 @@ class DryRunDevice(Device):
         self.on_host, self.gathered_dtypes, self.tf32 = device.on_host, device.gathered_dtypes, device.tf32
         self.scratch, self.fusions = dict(device.scratch), device.fusions
         self.needs: dict[str, int] = {}
+        self.needed_kernels: Mapping[Any, Any] = {}
         self._kind = ""
 
     @contextmanager
@@ -101,6 +103,9 @@ class DryRunDevice(Device):
 
     def copy_in(self, destination: Array, source: Array) -> None:
         """Nothing: there are no values."""
+
+    def differing(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
+        return self.empty((len(pairs),), np.uint32)
 
     def current(self) -> AbstractContextManager[None]:
         return nullcontext()

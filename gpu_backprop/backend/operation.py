@@ -26,7 +26,7 @@ class Operation:
         launches: how many kernels CUDA needs for it.
         phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
         bind: gives the calls that do it; on CUDA each is one launch.
-        arguments: what it was bound to, by the names of its parameters.
+        arguments: what it was bound to, by the names of its parameters, in their order.
     """
 
     name: str

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls
+from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation, account_of
 from gpu_backprop.backend.text_table import format_table, terminal_width
 
@@ -141,14 +142,15 @@ class Plan:
     ) -> Operation:  # fmt: skip
         name, account = operation.__name__, account_of(operation)
         flops, traffic, launches = account.cost(given, (*reads.values(), *writes.values()))
-        in_order = [given[parameter] for parameter in account.parameters if parameter in given]
-        bind = partial(getattr(self.device.ops, name), self.device, *in_order)
+        bind = partial(getattr(self.device.ops, name), self.device, *given.values())
         return Operation(name, formula, reads, writes, flops, traffic, launches, phase, bind, given)
 
     @staticmethod
     def _given(operation: Callable[..., Calls], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of an operation by the names of its parameters."""
-        return dict(zip(account_of(operation).parameters, args, strict=False)) | dict(options)
+        """The arguments of an operation by the names of its parameters, in their order."""
+        parameters = account_of(operation).parameters
+        given = dict(zip(parameters, args, strict=False)) | dict(options)
+        return {name: given.pop(name) for name in parameters if name in given} | given
 
     def append(self, operation: Operation) -> None:
         """Appends an operation."""
@@ -162,9 +164,20 @@ class Plan:
             for fusion in self.device.fusions:
                 self.operations = fusion(self, self.operations)
             self._runs.clear()
+        if self.device.compiles_when_bound:
+            self._compile()
         for operation in self.operations:
             operation.calls  # noqa: B018, binds them
         return self
+
+    def _compile(self) -> None:
+        """Compiles the kernels of all operations, several at once, which binding would do one after another."""
+        dry_run = open_dry_run(self.device)
+        for operation in self.operations:
+            if binder := getattr(dry_run.ops, operation.name, None):  # none: of an operation that is no device's
+                for _ in binder(dry_run, *operation.arguments.values()):
+                    pass
+        self.device.compile(dry_run.needed_kernels.values())
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -81,10 +81,12 @@ def evaluation_needs(step: TrainingStep, settings: Settings, data: Samples) -> N
 
 
 def _compare(plan: Plan, dry_run: DryRunDevice) -> None:
-    """Counts what a Replay keeps while it compares: what the plan leaves behind, before a step and after it."""
+    """Counts what a Replay keeps while it compares: what the plan leaves behind, before a step and after it, and what
+    differs."""
+    outputs = plan.outputs()
     with dry_run.kind("graphs"):
-        for _ in range(2):
-            Snapshot(dry_run, plan.outputs())
+        copies = [Snapshot(dry_run, outputs).copies for _ in range(2)]
+        dry_run.differing([(array, copies[1][name]) for name, array in outputs.items()])
 
 
 # Whether it is there --------------------------------------------------------------------------------------------------

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
-
-import numpy as np
 
 from gpu_backprop.backend.errors import DeviceError, one_line
-from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 
@@ -63,7 +59,8 @@ class Replay:
             before.restore()
             replay = device.capture(plan.operations)
             replay()
-            if differing := self._differing(outputs, after.copies):
+            pairs = [(array, after.copies[name]) for name, array in outputs.items()]
+            if differing := [name for name, d in zip(outputs, device.differing(pairs), strict=True) if d]:
                 raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")
         except BaseException as error:
             after.restore()
@@ -74,15 +71,6 @@ class Replay:
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
         self.reason = f"a replay of its {plan.cost()['launches']} launches gives what a run gives, bit for bit"
         LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), plan.cost()["launches"])
-
-    def _differing(self, state: Mapping[str, Array], after: Mapping[str, Array]) -> list[str]:
-        """Names what is not the same in every bit; it is found on the device, and read once."""
-        device = self.plan.device
-        differ = device.empty((len(state),), np.bool_)
-        with device.computing():
-            for k, (name, array) in enumerate(state.items()):
-                (_bits(array) != _bits(after[name])).any(out=differ[k, ...])
-        return [name for name, differs in zip(state, device.to_host(differ), strict=True) if differs]
 
     def _give_up(self, reason: str, error: Exception | None = None) -> None:
         launches = self.plan.cost()["launches"]
@@ -105,8 +93,3 @@ class Replay:
     def _what(self) -> str:
         rows = self.plan.buffers["x"].shape[-2]
         return f"{self.plan.device.name}: a {'step' if self.plan.training else 'measurement'} of {rows:,} rows"
-
-
-def _bits(array: Array) -> Array:
-    """Views the same memory as whole numbers, so that a NaN is equal to itself and −0 is not 0."""
-    return array.view(f"u{array.itemsize}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -412,6 +413,24 @@ def test_a_trace_shows_every_z_y_and_gradient_by_name_also_where_f_is_the_identi
         assert {f"z{number}", f"y{number}", f"∇y{number}", f"∇z{number}"} <= seen.keys()
     np.testing.assert_array_equal(seen["y4"], seen["z4"])
     np.testing.assert_array_equal(seen["∇z4"], seen["∇y4"])
+
+
+def test_kernels_are_compiled_before_the_first_operation_is_bound(monkeypatch):
+    """All at once, and the arguments of each operation stand in their order; what is no device's has none."""
+    done = []
+
+    def multiply(device, a, b, out):
+        device.needed_kernels["multiply"] = [id(argument) for argument in (a, b, out)]
+        yield None
+
+    dry_run = SimpleNamespace(needed_kernels={}, ops=SimpleNamespace(multiply=multiply))
+    monkeypatch.setattr("gpu_backprop.backend.plan.open_dry_run", lambda device: dry_run)
+    plan = gb.Plan(open_device("cpu", "float64"))
+    plan.device.compiles_when_bound, plan.device.compile = True, lambda kernels: done.append(list(kernels))
+    a, b, out = (np.ones(4) for _ in range(3))
+    plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, lambda: done.append("bound") or ()))
+    plan.add(Operations.multiply, "out = a ⊙ b", {}, out=out, b=b, a=a)
+    assert plan.finish() and done == [[[id(a), id(b), id(out)]], "bound"]
 
 
 def test_a_plan_is_bound_when_it_is_finished_and_what_a_device_fuses_is_never_bound() -> None:

@@ -217,7 +217,7 @@ def test_every_kernel_of_a_step_is_audited():
     """No kernel and no row of the tables is without a case."""
     steps = [build() for build in CASES.values()]
     seen = {call.kernel for s in steps for o in s.plan.operations for call in o.calls if hasattr(call, "kernel")}
-    assert {name.partition("<")[0] for name in seen} == set(heads())
+    assert {name.partition("<")[0] for name in seen} == set(heads()) - {"compare"}  # which runs before the first replay
     rows = [*(f for f in gb.ACTIVATIONS.values() if not f.rowwise), *FORMULAS, *RULES]
     arguments = {argument for name in seen for argument in re.split(r"[<>, ]+", name)}
     assert {functor_name(row) for row in rows} <= arguments

@@ -254,7 +254,7 @@ def test_an_interrupt_leaves_the_state_of_a_step(moment, monkeypatch):
         elif moment == "launching":
             patch.setattr(type(device), "capture", lambda self, operations: interrupt)
         elif moment == "comparing":
-            patch.setattr(Replay, "_differing", interrupt)
+            patch.setattr(type(device), "differing", interrupt)
         else:
             call = plan.operations[-1].calls[0]
             where = interrupt if moment == "binding" else lambda stream: interrupt

@@ -159,6 +159,19 @@ def copy(d: Draw) -> Case:
     return d.case(grid, {"source": source, "destination": destination, "n": n}, {"destination": near})
 
 
+def compare(d: Draw) -> Case:
+    """Bytes that are the same, or one that differs in one bit: the first, the last or another."""
+    grid, n = (d.groups, 1), d.cols
+    values = d.random.integers(0, 256, (d.models, n))
+    others = values.copy()
+    different = n > 0 and d.flip(0.7)
+    if different:
+        others[d.random.integers(d.models), d.pick(0, n - 1, n // 2)] ^= 1 << d.random.integers(8)
+    a, b = (d.memory.models(d.models, n, np.uint8, of, gap=d.pick(0, 3)) for of in (values, others))
+    differing = d.memory.holding([5], np.uint32)
+    return d.case(grid, {"a": a, "b": b, "differing": differing, "n": n}, {"differing": Exactly([5 + different])})
+
+
 def follow_schedule(d: Draw) -> Case:
     """Factors of all models or of each; settings and values that lie in longer rows; positions beyond the last."""
     steps, pairs, own = d.pick(1, 5), d.flip(), d.models if d.flip() else 1

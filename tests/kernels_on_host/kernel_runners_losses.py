@@ -190,6 +190,7 @@ RUNNERS = {
     "gather": (other.gather, "columns"),
     "advance": (other.advance, "flat"),
     "copy": (other.copy, "flat"),
+    "compare": (other.compare, "flat"),
     "follow_schedule": (other.follow_schedule, "flat"),
     "clip_factor": (of_weights.clip_factor, "flat"),
     "blend": (of_weights.blend, "flat"),

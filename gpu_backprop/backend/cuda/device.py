@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
 from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.graph import GraphCapture
-from gpu_backprop.backend.cuda.kernel_instance import TYPES
+from gpu_backprop.backend.cuda.kernel_arguments import GRID_LIMITS, common_stride
+from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
@@ -31,6 +32,13 @@ ADDRESSABLE = 1 << 48
 
 TICKETS = 1024
 """How many tickets there are from the start, so that few kernels ask for more."""
+
+
+COMPARING = 256, 2048
+"""The threads of a block, and the most blocks, of a comparison of two arrays."""
+
+MAX_PITCH = 2**31 - 1
+"""Bytes from one part to the next that cudaMemcpy2D takes (cudaDevAttrMaxPitch)."""
 
 
 class _Shared:
@@ -96,7 +104,8 @@ class CudaDevice(Device):
 
     on_host = False
     gathered_dtypes = TYPES["S"]
-    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
+    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = True
+    compiles_kernels = compiles_when_bound = True
     fusions = FUSIONS
 
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
@@ -214,6 +223,7 @@ class CudaDevice(Device):
     def to_host(self, array: Array) -> Array:
         """A NumPy copy of a device array; waits for all that was asked of the device before."""
         host: Array = np.empty(array.shape, array.dtype)
+        array = array if array.flags.c_contiguous else self.copy(array)
         array.get(self.stream, out=host)  # type: ignore[attr-defined]
         return host
 
@@ -235,11 +245,15 @@ class CudaDevice(Device):
             if not destination.flags.c_contiguous:
                 values = self.empty(destination.shape, destination.dtype)
                 self.copy_in(values, source)
-                destination[...] = values
+                self._copy_within(destination, values)
             elif destination.nbytes > BLOCK_BYTES and tail == source.shape and source.ndim < destination.ndim:
                 members = destination.reshape(-1, *source.shape)  # sent once, and then copied on the device
                 self._shared.staging.send(members[0], source)
-                members[1:] = members[0]
+                done = 1
+                while done < len(members):
+                    to = members[done : 2 * done]
+                    self._copy_within(to, members[: len(to)])
+                    done += len(to)
             else:
                 self._shared.staging.send(destination, np.broadcast_to(source, destination.shape))
 
@@ -249,10 +263,19 @@ class CudaDevice(Device):
                 f"an array on cuda:{source.device.id} cannot be copied to {self.name}: put all arrays on one device."
             )
         alike = (destination.shape, destination.dtype) == (source.shape, source.dtype)
-        if alike and destination.flags.c_contiguous and source.flags.c_contiguous:
-            if source.size:
-                destination.data.copy_from_device_async(source.data, source.nbytes, self.stream)
-        else:
+        if alike and not source.size:
+            return
+        if alike and (found := _parts(destination, source)) is not None:
+            parts, size, steps = found
+            if parts == 1:
+                destination.data.copy_from_device_async(source.data, size, self.stream)
+                return
+            runtime = self._cupy.cuda.runtime
+            runtime.memcpy2DAsync(
+                destination.data.ptr, steps[0], source.data.ptr, steps[1], size, parts, runtime.memcpyDeviceToDevice,
+                self.stream.ptr,
+            )  # fmt: skip
+        else:  # by a kernel that CuPy compiles, which takes long when it is first used
             destination[...] = source
 
     def adopt(self, value: Any, name: str) -> Array | None:
@@ -295,6 +318,31 @@ class CudaDevice(Device):
             self._cupy.cuda.Stream.null.synchronize()
             self.stream.synchronize()
 
+    def differing(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
+        differing, (block, most) = self.zeros((len(pairs),), np.uint32), COMPARING
+        with self.computing():
+            for found, pair in zip(differing.reshape(-1, 1), pairs, strict=True):
+                if pair[0].size:
+                    a, b = self._bytes(*pair)
+                    parts, n = a.shape
+                    grid = min(-(-n // block), max(1, most // parts)), 1, parts
+                    self.kernels.launch("compare", (), grid, (block,), a=a, b=b, differing=found, n=n)()
+        return self.to_host(differing) > 0
+
+    def _bytes(self, *alike: Any) -> list[Array]:
+        """Views arrays of one shape and dtype as bytes, (parts, bytes of each)."""
+        found = _parts(*alike)
+        if found is None or found[0] > GRID_LIMITS[2]:
+            return self._bytes(*map(self.copy, alike))
+        parts, size, steps = found
+        return [
+            self._cupy.ndarray((parts, size), np.uint8, array.data, (step, 1))
+            for array, step in zip(alike, steps, strict=True)
+        ]
+
+    def compile(self, kernels: Iterable[Instance]) -> int:
+        return self.kernels.compile(kernels)
+
     def capture(self, operations: Sequence[Operation]) -> Call:
         """All that the operations launch, as one CUDA graph: calling it queues them on the stream. Each of them must
         have run before. The device has to be the current one when it is called."""
@@ -333,3 +381,20 @@ class CudaDevice(Device):
         if held is not None:
             with self.computing():
                 held.data.memset_async(0, held.nbytes, self.stream)
+
+
+def _parts(*alike: Any) -> tuple[int, int, list[int]] | None:
+    """Of which contiguous parts arrays of one shape and dtype consist, one step after another: how many, the bytes of
+    each, and the step of each array. None where one of them does not."""
+    first = alike[0]
+    if all(array.flags.c_contiguous for array in alike):
+        return 1, first.nbytes, [first.nbytes] * len(alike)
+    item = first.itemsize
+    elements = [common_stride(array.shape, array.strides, item) for array in alike]
+    if None not in elements:
+        parts, size, steps = first.size, item, [stride * item for stride in elements if stride is not None]
+    elif all(common_stride(array.shape[1:], array.strides[1:], item) == 1 for array in alike):
+        parts, size, steps = len(first), first.nbytes // len(first), [array.strides[0] for array in alike]
+    else:
+        return None
+    return (parts, size, steps) if all(size <= step <= MAX_PITCH for step in steps) else None

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.device import TICKETS, CudaDevice
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
+from gpu_backprop.backend.cuda.kernel_library import NeededKernels
 from gpu_backprop.backend.dry_run import DryRunDevice, refuse
 from gpu_backprop.backend.formula import Array, Call
 
 
 class CudaDryRunDevice(DryRunDevice):
     """A stand-in for a CUDA device: no array has memory, and no kernel is compiled. The operations are bound as always,
-    because they alone know what scratch memory their kernels need."""
+    because they alone know what scratch memory they need, and which kernels."""
 
     unit = 512  # of CuPy's memory pool
 
@@ -24,9 +24,8 @@ class CudaDryRunDevice(DryRunDevice):
         self._workspace = device.workspace
         self._tickets: Array = self.outline((device.ticket_count,), np.dtype(np.uint32))
         self.blas = SimpleNamespace(matmul=self._matmul)
-        self.kernels = SimpleNamespace(
-            width=KernelLibrary.width, launch=lambda *_, **__: refuse, block_memory=device.block_memory
-        )
+        self.kernels = NeededKernels(device.kernels)
+        self.needed_kernels = self.kernels.instances
 
     def tickets(self, count: int) -> Array:
         """As CudaDevice.tickets."""

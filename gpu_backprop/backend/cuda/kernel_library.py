@@ -6,9 +6,10 @@ checks of a launch in kernel_arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from threading import RLock
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 from gpu_backprop.backend.cuda.kernel_arguments import SLOT, Arguments, address, launch_shape
 from gpu_backprop.backend.cuda.kernel_instance import VECTOR, Instance, Key, instance
 from gpu_backprop.backend.cuda.setup import SHARED_MEMORY
+from gpu_backprop.backend.dry_run import refuse
 from gpu_backprop.backend.errors import DeviceError, InputError, install
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.threads import threads
 
 OPTIONS = ("--std=c++17",)
 """Options of the compiler; CuPy adds the device's architecture, its include folders and -ftz=true."""
@@ -33,7 +36,8 @@ class KernelLibrary:
     def __init__(self, cupy: ModuleType, index: int, stream: Any) -> None:
         self.cupy, self.index, self.stream = cupy, index, stream
         self.functions: dict[Key, Any] = {}  # by Instance.key
-        self._lock = RLock()
+        self._compiling: dict[Key, Lock] = {}  # one for each, since the compiler works on several at once
+        self._lock = Lock()
 
     @property
     def compiled(self) -> tuple[str, ...]:
@@ -77,6 +81,21 @@ class KernelLibrary:
         vars(call)["on"] = on  # set here: if `on` knew itself, its arrays would live until Python looks for cycles
         return call
 
+    def compile(self, kernels: Iterable[Instance]) -> int:
+        """Compiles several instances at once, one on each of the CPU's threads, and returns how many were not compiled
+        before. (A module of several would save little: most of the time goes into the instances. It would be compiled
+        anew, and not found in CuPy's cache on disk, wherever another one is among them.)
+
+        Raises:
+            DeviceError: the first of them that cannot be compiled.
+        """
+        new = {made.key: made for made in kernels if made.key not in self.functions}
+        if new:
+            with ThreadPoolExecutor(min(len(new), threads())) as pool:
+                for _ in pool.map(self._function, new.values()):  # in order, and on an error the rest is not begun
+                    pass
+        return len(new)
+
     @cached_property
     def block_memory(self) -> int:
         """The most bytes of dynamic shared memory that a launch can give a block."""
@@ -110,14 +129,15 @@ class KernelLibrary:
     def _function(self, made: Instance) -> Any:
         key = made.key
         if key not in self.functions:
-            with self._lock:
+            with self._compiling.setdefault(key, Lock()):
                 if key not in self.functions:
                     self.functions[key] = self._compile(made)
         return self.functions[key]
 
     def _compile(self, made: Instance) -> Any:
         try:
-            with self.cupy.cuda.Device(self.index):
+            with self.cupy.cuda.Device(self.index) as device:
+                device.use()  # a new thread has no context, which loading needs
                 module = self.cupy.RawModule(code=made.text, options=OPTIONS, name_expressions=(made.name,))
                 return module.get_function(made.name).kernel
         except Exception as error:  # of CuPy, of NVRTC, of the driver, of the loader of libraries
@@ -135,3 +155,24 @@ class KernelLibrary:
             f"CUDA kernel {name} cannot be compiled ({' '.join(lines)}). That takes NVRTC and the CUDA headers; "
             f"this CuPy gets them by: {install(extra)}."
         )
+
+
+class NeededKernels(KernelLibrary):
+    """Stands for a library where it is only to be known which kernels something needs.
+
+    Attributes:
+        instances: those whose launches were bound.
+    """
+
+    def __init__(self, library: KernelLibrary) -> None:
+        super().__init__(library.cupy, library.index, library.stream)
+        self.instances: dict[Key, Instance] = {}
+
+    def launch(
+        self, name: str, arguments: Sequence[Any], grid: tuple[int, ...], block: tuple[int, ...], shared: int = 0, /,
+        **parameters: Any,
+    ) -> Call:  # fmt: skip
+        """Notes the instance, and binds nothing."""
+        made = instance(name, *arguments)
+        self.instances[made.key] = made
+        return refuse

@@ -19,8 +19,8 @@ from lib.kernel_instances import prepare
 from gpu_backprop.backend import kernel_text
 from gpu_backprop.backend.cuda import kernel_library
 from gpu_backprop.backend.cuda.kernel_instance import instance
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
-from gpu_backprop.backend.errors import DeviceError, InputError
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, NeededKernels
+from gpu_backprop.backend.errors import DeviceError, InputError, StateError
 from gpu_backprop.network.losses import Huber
 
 KERNELS = """
@@ -95,6 +95,9 @@ class Current:
 
     def __exit__(self, *error):
         return None
+
+    def use(self):
+        pass
 
 
 class Array:
@@ -431,6 +434,60 @@ def test_threads_compile_once(library, cupy):
     finally:
         sys.setswitchinterval(interval)
     assert len(go) == 1
+
+
+def test_several_kernels_are_compiled_at_once(library, cupy, monkeypatch):
+    """As many as there are threads, whatever is compiled already left out; the others wait for none of them."""
+    monkeypatch.setattr(kernel_library, "threads", lambda: 3)
+    together, compile_now, most = threading.Barrier(3), cupy.RawModule, []
+    add(library)
+
+    def wait(**options):
+        together.wait(timeout=20)  # three are compiled at this moment, or the barrier breaks
+        most.append(threading.active_count())
+        return compile_now(**options)
+
+    cupy.RawModule = wait
+    wanted = [instance("add", "float32", v) for v in (1, 4)] + [instance("numbers", t) for t in ("float32", "float64")]
+    alone = threading.active_count()
+    assert library.compile([*wanted, *wanted]) == 3
+    assert max(most) <= alone + 3
+    assert sorted(library.compiled) == sorted(made.name for made in wanted)
+    assert library.compile(wanted) == 0
+    add(library, 4)
+    assert len(cupy.modules) == 4 and set(cupy.devices) == {0}
+
+
+def test_the_first_kernel_that_cannot_be_compiled_is_the_one_that_is_named(library, cupy, monkeypatch):
+    monkeypatch.setattr(kernel_library, "threads", lambda: 2)
+    compile_now, second_failed, begun = cupy.RawModule, threading.Event(), []
+
+    def fail(*, name_expressions, **options):
+        begun.append(name_expressions[0])
+        if name_expressions == ("numbers<float>",):
+            assert second_failed.wait(20)
+        elif name_expressions == ("numbers<double>",):
+            second_failed.set()
+        else:
+            return compile_now(name_expressions=name_expressions, **options)
+        raise cupy.CompileError(f"error in {name_expressions[0]}")
+
+    cupy.RawModule = fail
+    with pytest.raises(DeviceError, match=r"^CUDA kernel numbers<float> does not compile on cuda:0: error in numbers"):
+        library.compile([instance("nothing"), instance("numbers", "float32"), instance("numbers", "float64")])
+    assert library.compiled == ("nothing",)
+    cupy.RawModule = compile_now
+    assert library.compile([instance("numbers", "float32")]) == 1  # a failure is not kept
+
+
+def test_which_kernels_are_needed_is_known_without_compiling(library, cupy):
+    needed = NeededKernels(library)
+    assert needed.block_memory == library.block_memory and needed.width is KernelLibrary.width
+    for v in (1, 4, 1):
+        with pytest.raises(StateError, match="cannot run"):
+            add(needed, v)()
+    assert [made.name for made in needed.instances.values()] == ["add<float, 1>", "add<float, 4>"]
+    assert not cupy.modules and library.compile(needed.instances.values()) == 2
 
 
 def test_prepare_makes_one_module_of_a_file(library, cupy):
