@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.branches import Node, in_a_row
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
@@ -23,7 +25,6 @@ from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Stagin
 from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
-from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 
 ADDRESSABLE = 1 << 48
@@ -43,7 +44,7 @@ class _Shared:
             self.stream = cupy.cuda.Stream(non_blocking=False)
         self.kernels = KernelLibrary(cupy, index, self.stream)
         self.staging = Staging(cupy, index, self.stream)
-        self.tickets: Array | None = None
+        self.tickets: dict[int, Array] = {}  # by branch
         self._products: Products | None = None
         self._graphs: GraphCapture | None = None
 
@@ -92,12 +93,14 @@ class CudaDevice(Device):
         stream: the CuPy stream, one for each device and process.
         kernels: the KernelLibrary of the device.
         tf32: whether float32 products may round their operands to TF32 (False unless set).
+        side_by_side: whether graphs have branches (True unless set); if not, their nodes run one after another.
     """
 
     on_host = False
     gathered_dtypes = TYPES["S"]
     counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
     fusions = FUSIONS
+    side_by_side = True
 
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)
@@ -167,9 +170,9 @@ class CudaDevice(Device):
         return workspace(int(self._shared.device.compute_capability[:-1]))
 
     @property
-    def ticket_count(self) -> int:
-        """How many tickets there are now."""
-        return 0 if self._shared.tickets is None else self._shared.tickets.size
+    def ticket_counts(self) -> dict[int, int]:
+        """How many tickets there are now, by branch."""
+        return {branch: held.size for branch, held in self._shared.tickets.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """Uninitialised memory from CuPy's pool, which aligns it to 512 bytes."""
@@ -295,11 +298,11 @@ class CudaDevice(Device):
             self._cupy.cuda.Stream.null.synchronize()
             self.stream.synchronize()
 
-    def capture(self, operations: Sequence[Operation]) -> Call:
+    def capture(self, nodes: Sequence[Node]) -> Call:
         """All that the operations launch, as one CUDA graph: calling it queues them on the stream. Each of them must
         have run before. The device has to be the current one when it is called."""
         with self.computing():
-            return self._shared.graphs.capture(operations)
+            return self._shared.graphs.capture(nodes if self.side_by_side else in_a_row(nodes))
 
     def double_buffer(self, forms: Sequence[Form]) -> CudaDoubleBuffer:
         return CudaDoubleBuffer(self, self.stream, forms)
@@ -307,6 +310,13 @@ class CudaDevice(Device):
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""
         return self
+
+    def on_branch(self, branch: int) -> CudaDevice:
+        """This device with scratch memory and tickets of that branch: those of the other may be in use meanwhile.
+        Graphs run one after another, and so share them."""
+        twin = copy.copy(self)
+        twin.branch = branch
+        return twin
 
     def report(self, seconds: float) -> Iterator[Check]:
         direct, compiled = self.blas.direct, len(self.kernels.compiled)
@@ -320,16 +330,17 @@ class CudaDevice(Device):
 
     def tickets(self, count: int) -> Array:
         """`count` counters (uint32) that are zero whenever no kernel runs: each kernel leaves them so. All launches
-        share them, since they run one after another.
+        of a branch share them, since they run one after another.
         """
         with self._shared.lock:
-            held = self._shared.tickets
+            held = self._shared.tickets.get(self.branch)
             if held is None or held.size < count:
-                held = self._shared.tickets = self.zeros((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+                held = self.zeros((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+                self._shared.tickets[self.branch] = held
             return held[:count]
 
     def reset_tickets(self) -> None:
-        held: Any = self._shared.tickets
-        if held is not None:
+        held: Any
+        for held in list(self._shared.tickets.values()):
             with self.computing():
                 held.data.memset_async(0, held.nbytes, self.stream)
