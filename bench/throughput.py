@@ -156,7 +156,7 @@ def products_alone(replay: Replay) -> Call:
     """The matrix products of a step, run as the step is: as one graph where it is one."""
     alone = Plan(replay.plan.device)
     alone.operations += products(replay.plan)
-    return alone.device.capture(alone.operations) if replay.replays else alone.run
+    return alone.device.capture(alone.nodes()) if replay.replays else alone.run
 
 
 def operations_by(device: Device) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpu_backprop.backend.branches import Node
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError, install
 from gpu_backprop.backend.formula import Array, Call
@@ -55,12 +56,14 @@ class Device:
         tf32: whether float32 products may round their operands to TF32; never on a CPU.
         xp: the array module, numpy or cupy.
         ops: its operations: the module numpy_ops, compiled.ops or cuda.ops.
-        scratch: the memory that `work` shares out, by dtype and slot.
+        scratch: the memory that `work` shares out, by dtype, slot and branch.
+        branch: of a captured graph, that operations are bound for.
         needed: the bytes by kind that `require` found there last.
         threads: how many of a CPU's threads work at once.
     """
 
     threads = 1
+    branch = 0
 
     # Capabilities -----------------------------------------------------------------------------------------------------
 
@@ -85,9 +88,6 @@ class Device:
     compiles_kernels = False
     """Its operations are kernels that were compiled for it."""
 
-    compiles_when_bound = False
-    """Each kernel is compiled when an operation is bound that needs it, unless `compile` has done it before."""
-
     fusions: Sequence[Fusion] = ()
     """What joins operations of a plan that this device can do at once, in the order in which they are tried."""
 
@@ -96,7 +96,7 @@ class Device:
         self.master: np.dtype[Any] = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
         self.tf32 = False
         self.needed: dict[str, int] = {}
-        self.scratch: dict[tuple[str, int], Array] = {}
+        self.scratch: dict[tuple[str, int, int], Array] = {}
 
     def __repr__(self) -> str:
         return f"Device({self.name}, {self.dtype.name}: {self.reason})"
@@ -139,9 +139,9 @@ class Device:
         return array
 
     def work(self, shape: tuple[int, ...], dtype: Any = None, slot: int = 0) -> Array:
-        """Scratch memory, shared by all operations of this device: it holds its values for one operation only."""
+        """Scratch memory, shared by all operations of a branch: it holds its values for one operation only."""
         dtype = np.dtype(self.dtype if dtype is None else dtype)
-        size, key = math.prod(shape), (dtype.name, slot)
+        size, key = math.prod(shape), (dtype.name, slot, self.branch)
         if key not in self.scratch or self.scratch[key].size < size:
             self.scratch[key] = self.empty((size,), dtype)
         return self.scratch[key][:size].reshape(shape)
@@ -151,6 +151,10 @@ class Device:
         twin = copy.copy(self)
         twin.scratch = {}
         return twin
+
+    def on_branch(self, branch: int) -> Device:
+        """This device for operations of a branch, where these run beside those of another."""
+        return self
 
     def reset_tickets(self) -> None:
         """Brings counters that kernels leave at 0, and expect so, back to it: after a run that did not end."""
@@ -206,9 +210,12 @@ class Device:
         host. A NaN is equal to itself there, and −0 is not 0."""
         return np.array([self.to_host(a).tobytes() != self.to_host(b).tobytes() for a, b in pairs], np.bool_)
 
+    def prepare(self, operations: Sequence[Operation]) -> None:
+        """Compiles the kernels of operations, several at once, where binding would compile one after another."""
+
     def compile(self, kernels: Iterable[Any]) -> int:
         """Compiles those of some `DryRunDevice.needed_kernels` that are not compiled yet, several at once, and returns
-        how many these were. Where none is, as on a CPU, kernels need not be compiled one by one.
+        how many these were.
 
         Raises:
             DeviceError: the first of them that cannot be compiled.
@@ -219,8 +226,8 @@ class Device:
         """Returns calls that do the same as these in turn, and fewer where the device has a way to."""
         return tuple(calls)
 
-    def capture(self, operations: Sequence[Operation]) -> Call:
-        """All that the operations of a plan do, as one bound call.
+    def capture(self, nodes: Sequence[Node]) -> Call:
+        """All that the operations of a plan do, see `Plan.nodes`, as one bound call.
 
         Raises:
             DeviceError: it cannot be; the message says why. Nothing has been done then.

@@ -27,6 +27,7 @@ class Operation:
         phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
         bind: gives the calls that do it; on CUDA each is one launch.
         arguments: what it was bound to, by the names of its parameters, in their order.
+        branch: of a captured graph, see `branches`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Operation:
     phase: str
     bind: Callable[[], Calls]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    branch: int = 0
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:

@@ -10,13 +10,14 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec
 
+from gpu_backprop.backend.branches import Node, arrange, assign_branches, longest_path
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls
-from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation, account_of
 from gpu_backprop.backend.text_table import format_table, terminal_width
 
@@ -142,8 +143,12 @@ class Plan:
     ) -> Operation:  # fmt: skip
         name, account = operation.__name__, account_of(operation)
         flops, traffic, launches = account.cost(given, (*reads.values(), *writes.values()))
-        bind = partial(getattr(self.device.ops, name), self.device, *given.values())
+        bind = self._binder(name, given)
         return Operation(name, formula, reads, writes, flops, traffic, launches, phase, bind, given)
+
+    def _binder(self, name: str, given: Mapping[str, Any], branch: int = 0) -> Callable[[], Calls]:
+        device = self.device.on_branch(branch)
+        return partial(getattr(device.ops, name), device, *given.values())
 
     @staticmethod
     def _given(operation: Callable[..., Calls], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,26 +163,21 @@ class Plan:
         self._runs.clear()
 
     def finish(self) -> Plan:
-        """Ends the building: operations that the device can do at once become one, and all are bound, so that what a
-        run needs is compiled and allocated. Returns the plan, to which nothing is added any more."""
+        """Ends the building: operations that the device can do at once become one, each gets its branch, and all are
+        bound, so that what a run needs is compiled and allocated. Returns the plan, to which nothing is added any more.
+        """
         if self.fuse:
             for fusion in self.device.fusions:
                 self.operations = fusion(self, self.operations)
-            self._runs.clear()
-        if self.device.compiles_when_bound:
-            self._compile()
+        self.operations = [
+            replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch)) if branch and o.arguments else o
+            for o, branch in zip(self.operations, assign_branches(self.operations, self.device.address), strict=True)
+        ]
+        self._runs.clear()
+        self.device.prepare(self.operations)
         for operation in self.operations:
             operation.calls  # noqa: B018, binds them
         return self
-
-    def _compile(self) -> None:
-        """Compiles the kernels of all operations, several at once, which binding would do one after another."""
-        dry_run = open_dry_run(self.device)
-        for operation in self.operations:
-            if binder := getattr(dry_run.ops, operation.name, None):  # none: of an operation that is no device's
-                for _ in binder(dry_run, *operation.arguments.values()):
-                    pass
-        self.device.compile(dry_run.needed_kernels.values())
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -213,14 +213,20 @@ class Plan:
                 raise
             yield operation, {name: self.device.to_host(array) for name, array in operation.writes.items()}
 
+    def nodes(self, repeats: int = 1) -> list[Node]:
+        """Returns what a graph of so many runs is captured from."""
+        return arrange(self.operations, self.device.address, repeats)
+
     # Accounts ---------------------------------------------------------------------------------------------------------
 
     def cost(self) -> dict[str, Any]:
-        """The sums: operations, launches (on CUDA), flops, bytes moved; the bytes of memory held, and the same by kind:
-        "minibatch" (x, y*, w), then the phase whose results they hold."""
+        """The sums: operations, launches (on CUDA), flops, bytes moved; the "path": how many of the launches a captured
+        graph does one after another at least; the bytes of memory held, and the same by kind: "minibatch" (x, y*, w),
+        then the phase whose results they hold."""
         return {
             "operations": len(self.operations),
             "launches": sum(o.launches for o in self.operations),
+            "path": longest_path(self.nodes()),
             "flops": sum(o.flops for o in self.operations),
             "bytes": sum(o.bytes for o in self.operations),
             "memory": sum(self.memory.values()),

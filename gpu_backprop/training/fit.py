@@ -65,7 +65,7 @@ class Fit:
         self.step.averaging.begin(anew=self.resumed is None)
         self.run = Run(
             self.step, source, trainer.settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
-            schedule,
+            schedule, told.have_on_step,
         )  # fmt: skip
         self.running = RunningFit(trainer, self.run, told, data, held_out, on_divergence, first)
         if self.resumed is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.plan import Plan
@@ -22,18 +24,23 @@ class Replay:
     that the plan leaves behind, the graph serves from then on. If not, the plan stays eager. No operation may be added
     to it any more. `graph` is "auto", True or False; see `Trainer`.
 
+    Args:
+        repeats: so many times a run goes through the plan: what the next time needs need not wait for all of this one.
+
     Attributes:
         replays: whether a run is the launch of a graph.
         reason: why, in a sentence.
     """
 
-    def __init__(self, plan: Plan, graph: bool | str) -> None:
-        self.plan, self.graph = plan, graph
+    def __init__(self, plan: Plan, graph: bool | str, repeats: int = 1) -> None:
+        self.plan, self.graph, self.repeats = plan, graph, repeats
         self.replays, self._ran = False, False
+        self._eagerly: Callable[[], None] = plan.run if repeats == 1 else partial(_run_often, plan, repeats)
+        self._often: dict[int, Replay] = {}
         self.reason = "it has not run often enough to be captured"
         if graph is False or not plan.device.has_graphs:
             self.reason = "graph=False" if graph is False else "graphs are for CUDA devices"
-            self.run = plan.run  # type: ignore[method-assign]
+            self.run = self._eagerly  # type: ignore[method-assign]
 
     def run(self) -> None:
         """Runs the plan once; the device must be the current one. With graph=True, a DeviceError says that it cannot be
@@ -41,8 +48,16 @@ class Replay:
         if self._ran or self.graph is True:
             self._run_checked()
         else:
-            self.plan.run()
+            self._eagerly()
             self._ran = True
+
+    def often(self, repeats: int) -> Replay:
+        """Returns what goes through the plan so many times at once, the same every time it is asked for."""
+        if repeats == 1:
+            return self
+        if repeats not in self._often:
+            self._often[repeats] = Replay(self.plan, self.graph, repeats)
+        return self._often[repeats]
 
     def _run_checked(self) -> None:
         """Runs the plan eagerly, and does the same run again as a graph. It always leaves what one run leaves."""
@@ -50,14 +65,14 @@ class Replay:
         try:
             before, after = Snapshot(device, outputs), Snapshot(device, outputs)
         except DeviceError as error:
-            plan.run()
+            self._eagerly()
             self._give_up(f"there is no memory to compare a replay with a run ({error})")
             return
-        plan.run()
+        self._eagerly()
         after.take()
         try:
             before.restore()
-            replay = device.capture(plan.operations)
+            replay = device.capture(plan.nodes(self.repeats))
             replay()
             pairs = [(array, after.copies[name]) for name, array in outputs.items()]
             if differing := [name for name, d in zip(outputs, device.differing(pairs), strict=True) if d]:
@@ -69,17 +84,20 @@ class Replay:
             self._give_up(one_line(error), error)
             return
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
-        self.reason = f"a replay of its {plan.cost()['launches']} launches gives what a run gives, bit for bit"
-        LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), plan.cost()["launches"])
+        self.reason = f"a replay of its {self._launches()} launches gives what a run gives, bit for bit"
+        LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), self._launches())
+
+    def _launches(self) -> int:
+        return self.repeats * int(self.plan.cost()["launches"])
 
     def _give_up(self, reason: str, error: Exception | None = None) -> None:
-        launches = self.plan.cost()["launches"]
+        launches = self._launches()
         if self.graph is True:
             raise DeviceError(
                 f"{self._what()} cannot be replayed as a CUDA graph: {reason}. Use graph='auto' or False, which then "
                 f"gives the same with {launches} launches instead of one."
             ) from error
-        self.run, self.reason = self.plan.run, reason  # type: ignore[method-assign]
+        self.run, self.reason = self._eagerly, reason  # type: ignore[method-assign]
         LOG.info("%s: launched operation by operation, %d launches, since %s", self._what(), launches, reason)
         if reason not in _said:
             _said.add(reason)
@@ -91,5 +109,11 @@ class Replay:
             warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def _what(self) -> str:
-        rows = self.plan.buffers["x"].shape[-2]
-        return f"{self.plan.device.name}: a {'step' if self.plan.training else 'measurement'} of {rows:,} rows"
+        rows, one = self.plan.buffers["x"].shape[-2], "step" if self.plan.training else "measurement"
+        runs = f"a {one}" if self.repeats == 1 else f"{self.repeats} {one}s"
+        return f"{self.plan.device.name}: {runs} of {rows:,} rows"
+
+
+def _run_often(plan: Plan, repeats: int) -> None:
+    for _ in range(repeats):
+        plan.run()

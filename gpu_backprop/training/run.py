@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,6 +27,9 @@ from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.sums import Sums
 
 ON_DIVERGENCE = _, HALVE_RATE = "raise", "halve_rate"
+STEPS_AT_ONCE = 8
+"""In one graph, where nothing has to be done after each: the next minibatch is gathered while a step still updates."""
+
 MOST_HALVINGS = 10
 """In one fit: a thousandth of a learning rate that does not lead out of a divergence is not what was wrong."""
 
@@ -70,7 +73,7 @@ class Run:
         data: where they lie; on a DryRunDevice, a run is there to look at.
         history: of the trainer; who runs the epochs appends their rows.
         loss_every: after how many steps the loss is read, besides at the end of an epoch; None: never.
-        after_step: is called after each step, and tells whether to end there.
+        after_step: tells whether to end there. It is called after each step; where `by_step` is False, after some.
         repeats: whether steps may be done again, to find the one that diverged.
         halves: whether an epoch that diverges begins again with half the learning rate, see `_halve_rate`.
         schedule: what settings follow; None: nothing.
@@ -89,11 +92,12 @@ class Run:
     def __init__(
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
-        repeats: bool = True, halves: bool = False, schedule: FitSchedule | None = None,
+        repeats: bool = True, halves: bool = False, schedule: FitSchedule | None = None, by_step: bool = True,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
         self.repeats, self._halvings = repeats, MOST_HALVINGS if halves else 0
+        self._by_step = by_step or loss_every is not None or settings.graph is False or not data.device.has_graphs
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
         self._first = self.number
@@ -246,19 +250,29 @@ class Run:
         step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
         with self.step.device.computing(), closing(self.data.parts(self.batches, step)) as parts:
             for part in parts:
-                for rows in part:
-                    step += 1
+                for rows, count in self._at_once(part, step):
+                    step += count
                     if step == last > 1:
                         self._spare.take()
-                    steps[rows].run()
+                    steps[rows].often(count).run()
                     self.done = step
-                    shown.advance(rows)
+                    shown.advance(rows * count)
                     due = self.loss_every is not None and step % self.loss_every == 0
                     if due and not self._read_loss(step, shown):
                         return True  # what is left of the epoch would be wasted
                     if after_step(self) and step < last:
                         return False
         return True
+
+    def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
+        """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
+        steps are one run. The last step of an epoch is one of its own; those of a short epoch all are."""
+        at, most = 0, 1 if self._by_step or len(self.batches) <= 2 * STEPS_AT_ONCE else STEPS_AT_ONCE
+        while at < len(part):
+            alike = at + most <= len(part) and part[at] == part[at + most - 1]
+            count = most if alike and done + at + most < len(self.batches) else 1
+            yield part[at], count
+            at += count
 
     def _read_loss(self, step: int, shown: Progress) -> bool:
         """Reads the loss of the steps since the last reading, which waits for the device; whether it is finite."""

@@ -461,7 +461,8 @@ class Trainer(FixedAttributes):
             self.checkpoint_folders.add(self._resumed.path.resolve().parent)
 
     def stop(self) -> None:
-        """Asks a running fit to end after its current step; callable from a signal handler or another thread."""
+        """Asks a running fit to end after its current step, or, on CUDA, after the few that it is handing over at once;
+        callable from a signal handler or another thread."""
         self.stopping = True
 
     @release_on_oom

@@ -115,7 +115,7 @@ def test_scratch_memory_that_is_there_is_not_counted():
     dry_run.work((10,))
     assert dry_run.needs == {}
     dry_run.work((11,))
-    assert dry_run.needs == {"scratch": 44} and device.scratch["float32", 0].size == 10
+    assert dry_run.needs == {"scratch": 44} and device.scratch["float32", 0, 0].size == 10
 
 
 def test_what_fits_is_taken_as_it_is():

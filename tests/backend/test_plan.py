@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -415,22 +414,15 @@ def test_a_trace_shows_every_z_y_and_gradient_by_name_also_where_f_is_the_identi
     np.testing.assert_array_equal(seen["∇z4"], seen["∇y4"])
 
 
-def test_kernels_are_compiled_before_the_first_operation_is_bound(monkeypatch):
-    """All at once, and the arguments of each operation stand in their order; what is no device's has none."""
+def test_a_device_is_told_all_operations_before_the_first_is_bound():
     done = []
-
-    def multiply(device, a, b, out):
-        device.needed_kernels["multiply"] = [id(argument) for argument in (a, b, out)]
-        yield None
-
-    dry_run = SimpleNamespace(needed_kernels={}, ops=SimpleNamespace(multiply=multiply))
-    monkeypatch.setattr("gpu_backprop.backend.plan.open_dry_run", lambda device: dry_run)
     plan = gb.Plan(open_device("cpu", "float64"))
-    plan.device.compiles_when_bound, plan.device.compile = True, lambda kernels: done.append(list(kernels))
+    plan.device.prepare = lambda operations: done.append([operation.name for operation in operations])
     a, b, out = (np.ones(4) for _ in range(3))
     plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, lambda: done.append("bound") or ()))
     plan.add(Operations.multiply, "out = a ⊙ b", {}, out=out, b=b, a=a)
-    assert plan.finish() and done == [[[id(a), id(b), id(out)]], "bound"]
+    assert list(plan.operations[1].arguments) == ["a", "b", "out"]
+    assert plan.finish() and done == [["planted", "multiply"], "bound"]
 
 
 def test_a_plan_is_bound_when_it_is_finished_and_what_a_device_fuses_is_never_bound() -> None:

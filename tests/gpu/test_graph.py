@@ -290,7 +290,7 @@ def test_a_capture_records_what_an_eager_step_submits():
     run(plan)
     replaying()  # what the first capture brings
     with device.computing():
-        eager, events = TRACE.of(plan.run), TRACE.of(lambda: device.capture(plan.operations))
+        eager, events = TRACE.of(plan.run), TRACE.of(lambda: device.capture(plan.nodes()))
     assert [(e.what, e.number) for e in events if e.event == "capture"] == [(e.what, e.number) for e in eager]
     assert {e.event for e in events} == {"capture"}
 

@@ -68,7 +68,7 @@ def test_other_modes_are_refused(graph):
 def test_a_cpu_has_no_graphs():
     plan = fed(network())
     with pytest.raises(gb.DeviceError, match="cpu has no graphs"):
-        plan.device.capture(plan.operations)
+        plan.device.capture(plan.nodes())
 
 
 def test_the_modes_are_the_same_on_a_cpu_and_say_nothing(caplog):

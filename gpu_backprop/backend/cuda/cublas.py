@@ -24,6 +24,7 @@ STATUS = {
     15: "not supported: the library has no such product for this device and dtype", 16: "licence error",
 }  # fmt: skip
 LARGEST = 2**31 - 1  # what a C int holds
+WORKSPACES = 3  # for launches, and for each of the two branches of graphs
 
 
 def sizes(a: Array, b: Array, out: Array) -> tuple[int, int, int, int]:
@@ -100,8 +101,13 @@ class Layout:
 class CublasLibrary:
     """cuBLAS on one stream, given by its address; its device has to be the current one, here and whenever a call runs.
 
-    The workspace is device memory that the library may use; without, it would allocate in every captured graph. One
-    half is for this stream, the other for all streams that capture.
+    Threads share the handle of the stream. NVIDIA allows that where no setting is changed; but a product may be several
+    launches that pass results on in the workspace, between which no launch of another product may come. So the library
+    is a ctypes.PyDLL: who calls it keeps Python's global lock until all of a product is queued.
+
+    The workspace is device memory that the library may use; without, it would allocate in every captured graph. It has
+    WORKSPACES parts of one size, on which the choice of an algorithm depends: for this stream, and for each branch of a
+    graph the stream that captures it.
 
     Raises:
         DeviceError: the library reports an error, by its name.
@@ -118,19 +124,19 @@ class CublasLibrary:
         self._strided_gemm = self._function("cublasGemmStridedBatchedEx")
 
     def _handle(self, stream: int) -> ctypes.c_void_p:
-        """Returns the handle of a stream. A product may be several launches that pass results on in the workspace, and
-        the graph of another thread may run in between: so captured products have a workspace of their own. Graphs share
-        it, since they run one after the other."""
+        """Returns the handle of a stream, whose settings do not change any more. The graph of another thread may run
+        between the launches of a product: so captured products have workspaces of their own. Graphs share them, since
+        they run one after another."""
         if stream not in self._handles:
-            half = self._workspace.size // 2
-            workspace = self._workspace[:half] if stream == self._stream else self._workspace[half:]
+            size, part = self._workspace.size // WORKSPACES, len(self._handles)
+            part = part if part < WORKSPACES else 1 + (part - 1) % (WORKSPACES - 1)
+            workspace = self._workspace[part * size : (part + 1) * size]
             handle = ctypes.c_void_p()  # it is not destroyed: calls may outlive whoever made it, and need the workspace
             vars(handle)["workspace"] = workspace
             self._function("cublasCreate_v2")(ctypes.byref(handle))
             self._function("cublasSetStream_v2")(handle, ctypes.c_void_p(stream))
             # after the stream, since setting that restores the library's own workspace
-            size = ctypes.c_size_t(workspace.nbytes)
-            self._function("cublasSetWorkspace_v2")(handle, _pointer(workspace), size)
+            self._function("cublasSetWorkspace_v2")(handle, _pointer(workspace), ctypes.c_size_t(workspace.nbytes))
             self._function("cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
             self._handles[stream] = handle
         return self._handles[stream]

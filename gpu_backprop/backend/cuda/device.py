@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.branches import Node, in_a_row
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
@@ -18,7 +21,7 @@ from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_arguments import GRID_LIMITS, common_stride
 from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, NeededKernels
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
 from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
@@ -51,7 +54,7 @@ class _Shared:
             self.stream = cupy.cuda.Stream(non_blocking=False)
         self.kernels = KernelLibrary(cupy, index, self.stream)
         self.staging = Staging(cupy, index, self.stream)
-        self.tickets: Array | None = None
+        self.tickets: dict[int, Array] = {}  # by branch
         self._products: Products | None = None
         self._graphs: GraphCapture | None = None
 
@@ -100,13 +103,14 @@ class CudaDevice(Device):
         stream: the CuPy stream, one for each device and process.
         kernels: the KernelLibrary of the device.
         tf32: whether float32 products may round their operands to TF32 (False unless set).
+        side_by_side: whether graphs have branches (True unless set); if not, their nodes run one after another.
     """
 
     on_host = False
     gathered_dtypes = TYPES["S"]
-    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = True
-    compiles_kernels = compiles_when_bound = True
+    counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
     fusions = FUSIONS
+    side_by_side = True
 
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)
@@ -176,9 +180,9 @@ class CudaDevice(Device):
         return workspace(int(self._shared.device.compute_capability[:-1]))
 
     @property
-    def ticket_count(self) -> int:
-        """How many tickets there are now."""
-        return 0 if self._shared.tickets is None else self._shared.tickets.size
+    def ticket_counts(self) -> dict[int, int]:
+        """How many tickets there are now, by branch."""
+        return {branch: held.size for branch, held in self._shared.tickets.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """Uninitialised memory from CuPy's pool, which aligns it to 512 bytes."""
@@ -340,14 +344,22 @@ class CudaDevice(Device):
             for array, step in zip(alike, steps, strict=True)
         ]
 
+    def prepare(self, operations: Sequence[Operation]) -> None:
+        noting = copy.copy(self)
+        noting.kernels = needed = NeededKernels(self.kernels)
+        for operation in operations:
+            if binder := getattr(self.ops, operation.name, None):  # none: of an operation that is no device's
+                deque(binder(noting.on_branch(operation.branch), *operation.arguments.values()), maxlen=0)
+        self.compile(needed.instances.values())
+
     def compile(self, kernels: Iterable[Instance]) -> int:
         return self.kernels.compile(kernels)
 
-    def capture(self, operations: Sequence[Operation]) -> Call:
+    def capture(self, nodes: Sequence[Node]) -> Call:
         """All that the operations launch, as one CUDA graph: calling it queues them on the stream. Each of them must
         have run before. The device has to be the current one when it is called."""
         with self.computing():
-            return self._shared.graphs.capture(operations)
+            return self._shared.graphs.capture(nodes if self.side_by_side else in_a_row(nodes))
 
     def double_buffer(self, forms: Sequence[Form]) -> CudaDoubleBuffer:
         return CudaDoubleBuffer(self, self.stream, forms)
@@ -355,6 +367,13 @@ class CudaDevice(Device):
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""
         return self
+
+    def on_branch(self, branch: int) -> CudaDevice:
+        """This device with scratch memory and tickets of that branch: those of the other may be in use meanwhile.
+        Graphs run one after another, and so share them."""
+        twin = copy.copy(self)
+        twin.branch = branch
+        return twin
 
     def report(self, seconds: float) -> Iterator[Check]:
         direct, compiled = self.blas.direct, len(self.kernels.compiled)
@@ -368,17 +387,18 @@ class CudaDevice(Device):
 
     def tickets(self, count: int) -> Array:
         """`count` counters (uint32) that are zero whenever no kernel runs: each kernel leaves them so. All launches
-        share them, since they run one after another.
+        of a branch share them, since they run one after another.
         """
         with self._shared.lock:
-            held = self._shared.tickets
+            held = self._shared.tickets.get(self.branch)
             if held is None or held.size < count:
-                held = self._shared.tickets = self.zeros((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+                held = self.zeros((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+                self._shared.tickets[self.branch] = held
             return held[:count]
 
     def reset_tickets(self) -> None:
-        held: Any = self._shared.tickets
-        if held is not None:
+        held: Any
+        for held in list(self._shared.tickets.values()):
             with self.computing():
                 held.data.memset_async(0, held.nbytes, self.stream)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,17 +23,25 @@ class CudaDryRunDevice(DryRunDevice):
     def __init__(self, device: CudaDevice) -> None:
         super().__init__(device, device.ops)
         self._workspace = device.workspace
-        self._tickets: Array = self.outline((device.ticket_count,), np.dtype(np.uint32))
+        self._tickets = {b: self.outline((n,), np.dtype(np.uint32)) for b, n in device.ticket_counts.items()}
         self.blas = SimpleNamespace(matmul=self._matmul)
         self.kernels = NeededKernels(device.kernels)
         self.needed_kernels = self.kernels.instances
 
     def tickets(self, count: int) -> Array:
         """As CudaDevice.tickets."""
-        if self._tickets.size < count:
+        held = self._tickets.get(self.branch)
+        if held is None or held.size < count:
             with self.kind("scratch"):
-                self._tickets = self.empty((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
-        return self._tickets[:count]
+                held = self.empty((max(TICKETS, 1 << (count - 1).bit_length()),), np.uint32)
+            self._tickets[self.branch] = held
+        return held[:count]
+
+    def on_branch(self, branch: int) -> CudaDryRunDevice:
+        """As CudaDevice.on_branch."""
+        twin = copy.copy(self)
+        twin.branch = branch
+        return twin
 
     def _matmul(self, *_: Any, **__: Any) -> list[Call]:
         if self._workspace:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from gpu_backprop.backend.branches import ASIDE, MAIN, Node
 from gpu_backprop.backend.cuda.products import Products
 from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array, Call
@@ -18,11 +19,12 @@ _capturing = threading.Lock()  # of all devices: while one has garbage collectio
 
 
 class GraphCapture:
-    """Captures the plans of one device, on a stream of its own.
+    """Captures the plans of one device, on streams of its own, one for each branch.
 
     On the stream that the plans run on, what another thread launches meanwhile would be captured instead of being run,
-    and nobody could use CUDA's default stream. So every launch is bound again, to a stream that nothing else uses. The
-    graph is launched on `stream`, that of the plans and of `products`, on the current device.
+    and nobody could use CUDA's default stream. So every launch is bound again, to streams that nothing else uses. The
+    graph is launched on `stream`, that of the plans and of `products`, on the current device: one graph runs after
+    another, so that all share what belongs to a branch.
 
     Raises:
         DeviceError: products cannot be captured.
@@ -32,24 +34,28 @@ class GraphCapture:
         if not products.direct:
             raise DeviceError(f"matrix products cannot be captured: {products.reason}")
         self._cupy, self._plans = cupy, stream
-        self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._prepare(products)
+        self._streams = [cupy.cuda.Stream(non_blocking=True) for _ in (MAIN, ASIDE)]
+        for stream in self._streams:
+            self._prepare(products, stream)
 
-    def _prepare(self, products: Products) -> None:
-        """Runs a product on the capturing stream: the first one there may allocate, which a captured one may not. The
-        events keep it behind what makes its operands, and before what gets their memory next."""
-        before, after = (self._cupy.cuda.Event(disable_timing=True) for _ in range(2))
+    def _prepare(self, products: Products, stream: Any) -> None:
+        """Runs a product on a capturing stream: the first one there may allocate, which a captured one may not. The
+        waits keep it behind what still uses the memory that its operands get, and before what gets that next."""
         a: Array = self._cupy.zeros((8, 8), "float32")
         calls = products.matmul(a, a, self._cupy.empty_like(a))
-        before.record(self._plans)
-        self._stream.wait_event(before)
+        stream.wait_event(self._mark(self._plans))
         for call in calls:
-            call.on(self._stream)()  # type: ignore[attr-defined]
-        after.record(self._stream)
-        self._plans.wait_event(after)
+            call.on(stream)()  # type: ignore[attr-defined]
+        self._plans.wait_event(self._mark(stream))
 
-    def capture(self, operations: Sequence[Operation]) -> Call:
-        """Captures all launches of the operations as one bound call, which holds on to what they use.
+    def _mark(self, stream: Any) -> Any:
+        """Returns an event: what the stream has been given until now."""
+        event = self._cupy.cuda.Event(disable_timing=True)
+        event.record(stream)
+        return event
+
+    def capture(self, nodes: Sequence[Node]) -> Call:
+        """Captures all launches of the nodes' operations as one bound call, which holds on to what they use.
 
         Each of them must have run before, so that all it needs is compiled, loaded and allocated. The device must
         be the current one, here and when the call runs.
@@ -57,29 +63,47 @@ class GraphCapture:
         Raises:
             DeviceError: an operation cannot be captured; the message names it and says why.
         """
-        with _capturing, self._stream, _no_garbage_collection():
-            launches = [(operation, self._rebind(operation)) for operation in operations]
+        main = self._streams[MAIN]
+        with _capturing, main, _no_garbage_collection():
+            launches = [(node, self._rebind(node)) for node in nodes]
             try:
                 # Thread-local: other threads may allocate or wait; this one may not, even where the hook misses it.
-                self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
+                main.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
                 with _no_allocation(self._cupy):
-                    for operation, calls in launches:
-                        self._record(operation, calls)
-                graph = self._stream.end_capture()
+                    self._record_all(launches)
+                graph = main.end_capture()
             except BaseException as error:
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):  # which says again that it has failed
-                    self._stream.end_capture()
+                    main.end_capture()
                 if isinstance(error, self._cupy.cuda.runtime.CUDARuntimeError):
                     raise DeviceError(f"CUDA refuses the graph: {error}") from error
                 raise
         call: Call = partial(self._cupy.cuda.runtime.graphLaunch, graph.graphExec, self._plans.ptr)
-        vars(call)["holds"] = graph, self._plans, tuple(operations)
+        vars(call)["holds"] = graph, self._plans, tuple(nodes)
         return call
 
-    def _rebind(self, operation: Operation) -> list[Call]:
-        if not all(hasattr(call, "on") for call in operation.calls):
-            raise DeviceError(f"{_name(operation)} is more than launches that can go to another stream")
-        return [call.on(self._stream) for call in operation.calls]  # type: ignore[attr-defined]
+    def _rebind(self, node: Node) -> list[Call]:
+        calls = node.operation.calls
+        if not all(hasattr(call, "on") for call in calls):
+            raise DeviceError(f"{_name(node.operation)} is more than launches that can go to another stream")
+        return [call.on(self._streams[node.branch]) for call in calls]  # type: ignore[attr-defined]
+
+    def _record_all(self, launches: Sequence[tuple[Node, Sequence[Call]]]) -> None:
+        """Forks the stream aside, captures each branch on its own, and joins them."""
+        main, aside = self._streams
+        forks = any(node.branch != MAIN for node, _ in launches)
+        if forks:
+            aside.wait_event(self._mark(main))
+        awaited, marks = {node.after for node, _ in launches}, dict[int | None, Any]()
+        for place, (node, calls) in enumerate(launches):
+            stream = self._streams[node.branch]
+            if node.after is not None:
+                stream.wait_event(marks[node.after])
+            self._record(node.operation, calls)
+            if place in awaited:
+                marks[place] = self._mark(stream)
+        if forks:
+            main.wait_event(self._mark(aside))
 
     @staticmethod
     def _record(operation: Operation, calls: Sequence[Call]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_backprop.backend.cuda.cublas import CublasLibrary, Layout, sizes
+from gpu_backprop.backend.cuda.cublas import WORKSPACES, CublasLibrary, Layout, sizes
 from gpu_backprop.backend.cuda.cupy_products import CupyProducts
 from gpu_backprop.backend.errors import DeviceError, InputError, one_line
 from gpu_backprop.backend.formula import Array, Call
@@ -34,7 +34,7 @@ class Example(NamedTuple):
 
 
 class Products:
-    """Matrix products on CUDA device `index` and a CuPy stream of it, with a handle and a workspace: one per device.
+    """Matrix products on CUDA device `index` and a CuPy stream of it: one per device.
 
     The constructor compares small products of every kind with CuPy's. If one differs, or the library cannot be loaded,
     CuPy's product is used, and one RuntimeWarning says why and what that costs.
@@ -126,7 +126,7 @@ class Products:
 
     def _open(self) -> CublasLibrary:
         pathfinder = importlib.import_module("cuda.pathfinder")  # a dependency of CuPy
-        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+        library = ctypes.PyDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
         reserved = self._cupy.empty(workspace(self._generation), np.uint8)
         return CublasLibrary(library, self._stream.ptr, reserved)
 
@@ -180,5 +180,5 @@ class Products:
 
 
 def workspace(generation: int) -> int:
-    """Returns twice the bytes that NVIDIA advises for capability `generation`.x: for launches and for graphs."""
-    return 2 * (32 if generation >= 9 else 4) << 20
+    """Returns WORKSPACES times the bytes that NVIDIA advises for capability `generation`.x."""
+    return WORKSPACES * (32 if generation >= 9 else 4) << 20

@@ -304,7 +304,7 @@ def test_what_no_c_int_holds_is_refused():
 
 
 def test_the_handle_gets_its_stream_then_its_workspace(library):
-    workspace = device_array(128, np.uint8, 0)
+    workspace = device_array(192, np.uint8, 0)
     made = CublasLibrary(library, STREAM, workspace)
     assert [c[0] for c in library.calls] == [
         "cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasSetMathMode", "cublasGetVersion_v2",
@@ -314,16 +314,15 @@ def test_the_handle_gets_its_stream_then_its_workspace(library):
 
 
 def test_what_is_captured_has_a_workspace_of_its_own(library):
-    """Another thread may launch a graph between two launches of one product."""
-    workspace = device_array(128, np.uint8, 0)
+    """Another thread may launch a graph between two launches of one product; and so may the other branch of a graph."""
+    workspace = device_array(192, np.uint8, 0)
     made = CublasLibrary(library, STREAM, workspace)
     a, b, out = (device_array((2, 2), "float32", 1) for _ in "abc")
     call = bind(made, a, b, out)
-    for stream in (0x9, 0xA):
+    for stream in (0x9, 0xA, 0x9, 0xB, 0xC):
         call.on(SimpleNamespace(ptr=stream))()
     given = [(pointer, size) for name, _, pointer, size in (c for c in library.calls if "Workspace" in c[0])]
-    first, second = workspace.data.ptr, workspace.data.ptr + 64
-    assert given == [(first, 64), (second, 64), (second, 64)]
+    assert given == [(workspace.data.ptr + 64 * part, 64) for part in (0, 1, 2, 1, 2)]
 
 
 @pytest.mark.parametrize(("status", "words"), [(1, "not initialized"), (15, "not supported"), (99, "unknown")])
