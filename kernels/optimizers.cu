@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(256, resident_blocks<T, U>) update(
   typedef acc<T> A;
   const A factor = gradient_factor ? A(gradient_factor[blockIdx.z]) : A(1);
   if (factor == A(0)) return;
-  double* const h = hyper + blockIdx.z * settings;
+  double* const h = hyper + i64(blockIdx.z) * settings;
   __shared__ typename U::template of<A> of_block;
   if (thread() == 0) of_block.template prepare<A>(h[0] + 1, h + 1);
   __syncthreads();

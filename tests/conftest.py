@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-sys.path.append(str(Path(__file__).parent))  # for sweep.py, kernel_grammar.py
+sys.path.append(str(Path(__file__).parent))  # for sweep.py, kernel_grammar.py, ptx.py
 sys.path.append(str(Path(__file__).parents[1] / "bench"))  # for lib/kernel_instances.py
 
 # The matrices here are small. On a machine that has other work to do, BLAS threads that wait for each other make the

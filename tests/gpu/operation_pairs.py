@@ -35,7 +35,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 def compile_kernels(*files):
     """All kernels of these files, compiled together: one at a time would take ten times as long."""
-    device = open_device("cuda", "bfloat16")
+    device = open_device("cuda")
     rows = gb.ACTIVATIONS.values(), FORMULAS, RULES
     prepare(device.kernels, (made for made in instances(*rows) if made.kernel.file in files))
 

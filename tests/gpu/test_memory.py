@@ -203,7 +203,7 @@ def test_the_workspace_of_the_products_is_told_until_it_is_there(pool, monkeypat
     feed = ManualBatch(trainer.network, True, False)
     without = step_needs(trainer, feed, 16)
     monkeypatch.setattr(type(trainer.device._shared), "opened", False)
-    assert step_needs(trainer, feed, 16) == {**without, "matrix products": 96 << 20}
+    assert step_needs(trainer, feed, 16) == {**without, "matrix products": trainer.device.workspace}
 
 
 def test_data_that_lie_on_the_device_need_no_more(pool):

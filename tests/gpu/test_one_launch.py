@@ -14,6 +14,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend import block_layout
 from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Activation
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.one_launch import build_epoch, layout
 from gpu_backprop.training.progress import Progress
@@ -177,7 +178,8 @@ def test_a_minibatch_larger_than_a_micro_batch():
 
 def test_a_network_that_leaves_room_for_few_rows():
     x = _random.normal(0, 1, (20, 300))
-    check(x=x, y=np.arange(20) % OUTPUTS, layers=[gb.Dense(40, "relu"), *PLAIN], batch_size=16, epochs=1)
+    units = int(0.85 * open_device("cuda").block_memory) // (2 * 8 * 301)
+    check(x=x, y=np.arange(20) % OUTPUTS, layers=[gb.Dense(units, "relu"), *PLAIN], batch_size=16, epochs=1)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float16", "float32", "float64"])
@@ -243,13 +245,15 @@ def test_members_with_numbers_of_their_own_that_change(name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_member_is_its_solo_run_bit_for_bit(dtype):
+    """But for what ordinary plans measure: their products of several members may round otherwise than one alone."""
     together = fitted(True, optimizer=gb.Adam(RATES), dtype=dtype, seed=SEEDS)
     for member, (seed, rate) in enumerate(zip(SEEDS, RATES, strict=True)):
         alone = fitted(True, optimizer=gb.Adam(rate), dtype=dtype, seed=seed)
         for name, value in alone.items():
             expected = together[name] if name.endswith(("epoch",)) else together[name][member]
             if not name.endswith(", epoch"):
-                np.testing.assert_array_equal(expected, value, err_msg=name)
+                tolerance = TOLERANCE[dtype] if ", val_" in name else 0
+                np.testing.assert_allclose(expected, value, rtol=tolerance, err_msg=name)
 
 
 def test_a_second_run_gives_the_same_bits():
@@ -442,11 +446,14 @@ def test_what_it_cannot_do_is_said(case):
 
 
 def test_the_largest_network_that_fits_is_taken():
-    net = network([gb.Dense(3, "softmax")], inputs=8000)
-    trainer = gb.Trainer(net, batch_size=4, one_launch=True)
-    needs = sum(layout(net, trainer.loss).needs.values())
-    assert needs > net.device.kernels.block_memory * 0.9
-    x = np.eye(6, 8000)
+    memory = open_device("cuda").block_memory
+
+    def trainer_of(inputs):
+        return gb.Trainer(network([gb.Dense(3, "softmax")], inputs=inputs), batch_size=4, one_launch=True)
+
+    trainer = trainer_of(inputs := memory // 29)  # 24 bytes for parameters and gradients, 4 for x
+    assert memory * 0.9 < sum(layout(trainer.network, trainer.loss).needs.values()) <= memory
+    x = np.eye(6, inputs)
     assert np.isfinite(trainer.fit(x, np.arange(6) % 3, 1, progress=False)[0]["loss"])
     with pytest.raises(InputError, match="bytes of a block's memory"):
-        gb.Trainer(network([gb.Dense(3, "softmax")], inputs=8300), one_launch=True)
+        trainer_of(memory // 27)

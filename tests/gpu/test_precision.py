@@ -184,7 +184,8 @@ def test_an_explanation_tells_of_the_scale(weights):
 
 
 def test_one_member_overflows_and_the_other_learns_on():
-    """Each has data of its own; the second's are too large. The first is, bit for bit, what it is alone."""
+    """Each has data of its own; the second's are too large. The first is what it is alone, to rounding: products of two
+    members and of one need not give the same bits."""
     xs, targets = np.stack([X, X]), np.stack([DENSE, np.full((21, 3), 1e4)])
     both, alone = trainer_of(NUMBERS, seed=[0, 1]), trainer_of(NUMBERS, seed=0)
     second = both.device.to_host(both.network.parameters)[1].tobytes()
@@ -193,11 +194,14 @@ def test_one_member_overflows_and_the_other_learns_on():
     assert state(both).tolist() == [[START, 3, 0], [START / 8, 0, 3]]
     assert state(alone).tolist() == [START, 3, 0]
     net = both.network
-    assert both.device.to_host(net.parameters)[0].tobytes() == alone.device.to_host(alone.network.parameters).tobytes()
+    pairs = {"parameters": (net.parameters, alone.network.parameters)}
+    pairs |= {name: (moment, alone.optimizer.moments[name]) for name, moment in both.optimizer.moments.items()}
+    for name, (members, member) in pairs.items():
+        expected = alone.device.to_host(member)
+        near = 2e-3 * np.abs(expected).max()
+        np.testing.assert_allclose(both.device.to_host(members)[0], expected, atol=near, err_msg=name)
     assert both.device.to_host(net.parameters)[1].tobytes() == second
     assert both.device.to_host(both.optimizer.hyper)[:, 0].tolist() == [3, 0]
-    for name, moment in alone.optimizer.moments.items():
-        assert both.device.to_host(both.optimizer.moments[name])[0].tobytes() == alone.device.to_host(moment).tobytes()
 
 
 # Whole fits -----------------------------------------------------------------------------------------------------------
