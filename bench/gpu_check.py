@@ -21,6 +21,7 @@ Run it as: make gpu-check, or make gpu-check ARGS="--quick", which is four minut
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -68,6 +69,7 @@ TOOLKIT = "/usr/local/cuda/bin"
 
 DOCTOR = "doctor"
 FAILED = re.compile(r"\b(?:FAILED|ERROR) (tests/\S+?::.+?)(?: - (.*))?$")
+PASSED = re.compile(r"\bPASSED tests/|^tests/.* PASSED ")
 SKIPPED = re.compile(r"SKIPPED \[\d+\] (tests/.+?): (.*)$")
 COUNTS = re.compile(r"=* ?(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?) ?=*$")
 """What pytest says in lines of its own: which tests failed, which were skipped, and how many passed."""
@@ -98,7 +100,7 @@ class Check:
         self.out, self.parts, self.options, self.about = out, parts, options, about
         self.begun = time.monotonic()
         self.end = self.begun + seconds
-        self.found: dict[str, Any] = {**report.NOTHING, "commit": commit(ROOT)}
+        self.found: dict[str, Any] = {**copy.deepcopy(report.NOTHING), "commit": commit(ROOT)}
         self.found["parts"] = {part: {"outcome": "not begun", "seconds": 0} for part in parts}
         self.found["skipped"] = [{"what": part, "reason": "not asked for"} for part in PARTS if part not in parts]
         out.mkdir(parents=True, exist_ok=True)
@@ -215,10 +217,17 @@ class Check:
 
     def take(self, line: str, lines: str) -> None:
         """Reads a line that a command printed."""
-        if line.startswith(MARK):
-            finding = json.loads(line[1:])
-            self.found |= finding.get("set", {})
-            for name, rows in finding.get("add", {}).items():
+        before, mark, finding = line.partition(MARK)
+        if mark:
+            try:
+                told = json.loads(finding)
+            except ValueError:  # it was killed in the middle of a line
+                self.keep(line)
+                return
+            if before:
+                self.keep(before)
+            self.found |= told.get("set", {})
+            for name, rows in told.get("add", {}).items():
                 self.found[name] += rows
             self.write()
             return
@@ -229,6 +238,8 @@ class Check:
             self.found[DOCTOR].append(line)
         elif not lines:
             return
+        elif PASSED.search(line):
+            self.found["passed"] += 1
         elif match := FAILED.search(line):
             failed = self.found.setdefault(lines, {})
             failed[match[1]] = match[2] or failed.get(match[1], "")

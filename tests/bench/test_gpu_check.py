@@ -279,6 +279,14 @@ def test_what_pytest_says_is_read(tmp_path):
     assert made.found["counts"] == ["2 failed, 7 passed, 1 skipped in 12.34s"]
 
 
+def test_a_finding_that_is_cut_off_or_stands_behind_other_words(tmp_path):
+    made = gpu_check.Check(tmp_path, 600)
+    for line in (f'{measure.MARK}{{"add": {{"doo', f'words {measure.MARK}{{"add": {{"doors": ["one"]}}}}'):
+        made.take(line, "")
+    assert made.found["doors"] == ["one"]
+    assert made.log.read_text(encoding="utf-8").endswith('"doo\nwords \n')
+
+
 def test_the_sanitizer_is_looked_for_in_the_toolkit_too(check, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     monkeypatch.setattr(gpu_check, "TOOLKIT", str(tmp_path / "cuda"))
