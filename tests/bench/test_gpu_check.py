@@ -258,6 +258,7 @@ def test_tests_that_fail_run_again_alone(check):
 
 PYTEST = """\
 [gw1] [ 12%] PASSED tests/gpu/test_a.py::test_fine
+tests/gpu/test_a.py::test_without_xdist PASSED                           [ 13%]
 [gw0] [ 25%] FAILED tests/gpu/test_a.py::test_killed_later[a b]
 SKIPPED [2] tests/gpu/test_b.py:12: no driver
 FAILED tests/gpu/test_a.py::test_one[x] - AssertionError: 1 == 2
@@ -276,6 +277,7 @@ def test_what_pytest_says_is_read(tmp_path):
         "tests/gpu/test_b.py::test_two": "DeviceError: no",
     }
     assert made.found["skipped"] == [{"what": "tests/gpu/test_b.py:12", "reason": "no driver"}]
+    assert made.found["passed"] == 2
     assert made.found["counts"] == ["2 failed, 7 passed, 1 skipped in 12.34s"]
 
 
@@ -473,7 +475,7 @@ MEASURED = {
     "device": "NVIDIA H100 80GB HBM3", "emulated": False, "compute_capability": "9.0", "driver": "580.1",
     "driver_cuda": "13.0", "cuda": "13.1", "cupy": "14.2.0", "commit": "abc123", "reading": "40 °C",
     "parts": {"doctor": {"outcome": "passed", "seconds": 3.2}, "tests": {"outcome": "failed", "seconds": 60}},
-    "doctor": ["CuPy  ok  14.2.0", "", "It works."], "counts": ["1 failed, 9 passed in 12s"],
+    "doctor": ["CuPy  ok  14.2.0", "", "It works."], "passed": 9, "counts": ["1 failed, 9 passed in 12s"],
     "tests that failed": {"tests/gpu/test_x.py::test_y": "it is | 1"},
     "peaks": {
         "memory": 2900.0, "cache": 5500.0, "cache_bytes": 50_000_000, "node_us": 1.23, "products": {"tf32": 401.25},
