@@ -69,10 +69,11 @@ TOOLKIT = "/usr/local/cuda/bin"
 
 DOCTOR = "doctor"
 FAILED = re.compile(r"\b(?:FAILED|ERROR) (tests/\S+?::.+?)(?: - (.*))?$")
-PASSED = re.compile(r"\bPASSED tests/|^tests/.* PASSED ")
+BEGUN = re.compile(r"(tests/\S+?::.+?)$")
+ENDED = re.compile(r"\[gw\d+\] \[ *\d+%\] (\w+) (tests/.+)$")
 SKIPPED = re.compile(r"SKIPPED \[\d+\] (tests/.+?): (.*)$")
 COUNTS = re.compile(r"=* ?(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?) ?=*$")
-"""What pytest says in lines of its own: which tests failed, which were skipped, and how many passed."""
+"""What pytest says in lines of its own: which tests failed, were skipped, began and ended, and how many passed."""
 
 
 class Check:
@@ -87,6 +88,7 @@ class Check:
 
     Attributes:
         found: all that is known, as it goes into the files.
+        running: the tests that have begun and not ended, where pytest-xdist says so.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Check:
         self.found["parts"] = {part: {"outcome": "not begun", "seconds": 0} for part in parts}
         self.found["skipped"] = [{"what": part, "reason": "not asked for"} for part in PARTS if part not in parts]
         out.mkdir(parents=True, exist_ok=True)
+        self.running: set[str] = set()
         self.log = out / "gpu-check.log"
         self.log.write_text("", encoding="utf-8")
         self.environment = dict(os.environ, PYTHONUNBUFFERED="1")
@@ -114,7 +117,7 @@ class Check:
 
     def run(self) -> bool:
         """All parts; whether each of them passed."""
-        self.command([*self.measuring("machine"), "60"], 60)
+        self.command([*self.measuring("machine"), "60"], min(60, self.end - self.begun))
         for k, part in enumerate(self.parts):
             one, begun = self.found["parts"][part], time.monotonic()
             seconds = (self.end - begun) * PARTS[part] / sum(PARTS[other] for other in self.parts[k:])
@@ -156,7 +159,9 @@ class Check:
         for k, tool in enumerate(TOOLS):
             words = [program, "--tool", tool, "--error-exitcode", "1", sys.executable, *PYTEST, *SANITIZED]
             left = (end - time.monotonic()) / (len(TOOLS) - k)
-            outcomes.append(self.command(words, left, f"tests that failed under {tool}", CUPY_ACCELERATORS=""))
+            failed = f"tests that failed under {tool}"
+            enough = left >= LEAST
+            outcomes.append(self.command(words, left, failed, CUPY_ACCELERATORS="") if enough else "had no time")
         told = ", ".join(f"{tool} {outcome}" for tool, outcome in zip(TOOLS, outcomes, strict=True))
         return "passed" if set(outcomes) == {"passed"} else f"not passed: {told}"
 
@@ -186,6 +191,7 @@ class Check:
             lines: what of `found` its lines are for: DOCTOR, or the list of the tests that failed; "": nothing.
         """
         self.keep(f"\n$ {' '.join(words)}")
+        self.running.clear()
         ended = threading.Event()
         process = subprocess.Popen(
             words, cwd=ROOT, env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -212,6 +218,8 @@ class Check:
                     timer.cancel()
                 kill_all(process)
         if ended.is_set():
+            for test in sorted(self.running):
+                self.found.setdefault(lines, {})[test] = "it had not ended when the time was up"
             return f"ended after {patience:.0f} s, its time"
         return f"failed with status {status}" if status else "passed"
 
@@ -238,8 +246,6 @@ class Check:
             self.found[DOCTOR].append(line)
         elif not lines:
             return
-        elif PASSED.search(line):
-            self.found["passed"] += 1
         elif match := FAILED.search(line):
             failed = self.found.setdefault(lines, {})
             failed[match[1]] = match[2] or failed.get(match[1], "")
@@ -247,6 +253,11 @@ class Check:
             self.skip(match[1], match[2])
         elif match := COUNTS.match(line):
             self.found["counts"].append(match[1])
+        if match := ENDED.match(line):
+            self.running.discard(match[2])
+            self.found["passed"] += match[1] == "PASSED"
+        elif match := BEGUN.match(line):
+            self.running.add(match[1])
 
     # Files ------------------------------------------------------------------------------------------------------------
 

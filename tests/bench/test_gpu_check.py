@@ -156,6 +156,15 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkey
     assert made.command([sys.executable, "-c", hanging], 2) == "ended after 2 s, its time"
 
 
+def test_a_test_that_hangs_is_named(tmp_path):
+    made = gpu_check.Check(tmp_path, 600)
+    hanging = "import time\nprint('tests/gpu/test_a.py::test_hangs ', flush=True)\ntime.sleep(600)"
+    made.command([sys.executable, "-c", hanging], 2, "tests that failed")
+    assert made.found["tests that failed"] == {
+        "tests/gpu/test_a.py::test_hangs": "it had not ended when the time was up"
+    }
+
+
 def test_a_part_that_is_ended_leaves_what_it_found_and_names_the_rest(tmp_path, monkeypatch):
     made = gpu_check.Check(tmp_path, 600, ["kernels"])
     words = telling({"add": {"doors": ["one"]}, "set": {"todo": ["the second", "the third"]}}, "import os; os.abort()")
@@ -257,8 +266,10 @@ def test_tests_that_fail_run_again_alone(check):
 
 
 PYTEST = """\
+tests/gpu/test_a.py::test_fine
+tests/gpu/test_a.py::test_killed_later[a b]
 [gw1] [ 12%] PASSED tests/gpu/test_a.py::test_fine
-tests/gpu/test_a.py::test_without_xdist PASSED                           [ 13%]
+tests/gpu/test_b.py::test_hangs[c d]
 [gw0] [ 25%] FAILED tests/gpu/test_a.py::test_killed_later[a b]
 SKIPPED [2] tests/gpu/test_b.py:12: no driver
 FAILED tests/gpu/test_a.py::test_one[x] - AssertionError: 1 == 2
@@ -277,7 +288,7 @@ def test_what_pytest_says_is_read(tmp_path):
         "tests/gpu/test_b.py::test_two": "DeviceError: no",
     }
     assert made.found["skipped"] == [{"what": "tests/gpu/test_b.py:12", "reason": "no driver"}]
-    assert made.found["passed"] == 2
+    assert made.found["passed"] == 1 and made.running == {"tests/gpu/test_b.py::test_hangs[c d]"}
     assert made.found["counts"] == ["2 failed, 7 passed, 1 skipped in 12.34s"]
 
 
