@@ -21,6 +21,7 @@ Run it as: make gpu-check, or make gpu-check ARGS="--quick", which is four minut
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -68,9 +69,11 @@ TOOLKIT = "/usr/local/cuda/bin"
 
 DOCTOR = "doctor"
 FAILED = re.compile(r"\b(?:FAILED|ERROR) (tests/\S+?::.+?)(?: - (.*))?$")
+BEGUN = re.compile(r"(tests/\S+?::.+?)$")
+ENDED = re.compile(r"\[gw\d+\] \[ *\d+%\] (\w+) (tests/.+)$")
 SKIPPED = re.compile(r"SKIPPED \[\d+\] (tests/.+?): (.*)$")
 COUNTS = re.compile(r"=* ?(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?) ?=*$")
-"""What pytest says in lines of its own: which tests failed, which were skipped, and how many passed."""
+"""What pytest says in lines of its own: which tests failed, were skipped, began and ended, and how many passed."""
 
 
 class Check:
@@ -85,6 +88,7 @@ class Check:
 
     Attributes:
         found: all that is known, as it goes into the files.
+        running: the tests that have begun and not ended, where pytest-xdist says so.
     """
 
     def __init__(
@@ -98,10 +102,11 @@ class Check:
         self.out, self.parts, self.options, self.about = out, parts, options, about
         self.begun = time.monotonic()
         self.end = self.begun + seconds
-        self.found: dict[str, Any] = {**report.NOTHING, "commit": commit(ROOT)}
+        self.found: dict[str, Any] = {**copy.deepcopy(report.NOTHING), "commit": commit(ROOT)}
         self.found["parts"] = {part: {"outcome": "not begun", "seconds": 0} for part in parts}
         self.found["skipped"] = [{"what": part, "reason": "not asked for"} for part in PARTS if part not in parts]
         out.mkdir(parents=True, exist_ok=True)
+        self.running: set[str] = set()
         self.log = out / "gpu-check.log"
         self.log.write_text("", encoding="utf-8")
         self.environment = dict(os.environ, PYTHONUNBUFFERED="1")
@@ -112,7 +117,7 @@ class Check:
 
     def run(self) -> bool:
         """All parts; whether each of them passed."""
-        self.command([*self.measuring("machine"), "60"], 60)
+        self.command([*self.measuring("machine"), "60"], min(60, self.end - self.begun))
         for k, part in enumerate(self.parts):
             one, begun = self.found["parts"][part], time.monotonic()
             seconds = (self.end - begun) * PARTS[part] / sum(PARTS[other] for other in self.parts[k:])
@@ -154,7 +159,9 @@ class Check:
         for k, tool in enumerate(TOOLS):
             words = [program, "--tool", tool, "--error-exitcode", "1", sys.executable, *PYTEST, *SANITIZED]
             left = (end - time.monotonic()) / (len(TOOLS) - k)
-            outcomes.append(self.command(words, left, f"tests that failed under {tool}", CUPY_ACCELERATORS=""))
+            failed = f"tests that failed under {tool}"
+            enough = left >= LEAST
+            outcomes.append(self.command(words, left, failed, CUPY_ACCELERATORS="") if enough else "had no time")
         told = ", ".join(f"{tool} {outcome}" for tool, outcome in zip(TOOLS, outcomes, strict=True))
         return "passed" if set(outcomes) == {"passed"} else f"not passed: {told}"
 
@@ -184,6 +191,7 @@ class Check:
             lines: what of `found` its lines are for: DOCTOR, or the list of the tests that failed; "": nothing.
         """
         self.keep(f"\n$ {' '.join(words)}")
+        self.running.clear()
         ended = threading.Event()
         process = subprocess.Popen(
             words, cwd=ROOT, env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -210,15 +218,24 @@ class Check:
                     timer.cancel()
                 kill_all(process)
         if ended.is_set():
+            for test in sorted(self.running):
+                self.found.setdefault(lines, {})[test] = "it had not ended when the time was up"
             return f"ended after {patience:.0f} s, its time"
         return f"failed with status {status}" if status else "passed"
 
     def take(self, line: str, lines: str) -> None:
         """Reads a line that a command printed."""
-        if line.startswith(MARK):
-            finding = json.loads(line[1:])
-            self.found |= finding.get("set", {})
-            for name, rows in finding.get("add", {}).items():
+        before, mark, finding = line.partition(MARK)
+        if mark:
+            try:
+                told = json.loads(finding)
+            except ValueError:  # it was killed in the middle of a line
+                self.keep(line)
+                return
+            if before:
+                self.keep(before)
+            self.found |= told.get("set", {})
+            for name, rows in told.get("add", {}).items():
                 self.found[name] += rows
             self.write()
             return
@@ -236,6 +253,11 @@ class Check:
             self.skip(match[1], match[2])
         elif match := COUNTS.match(line):
             self.found["counts"].append(match[1])
+        if match := ENDED.match(line):
+            self.running.discard(match[2])
+            self.found["passed"] += match[1] == "PASSED"
+        elif match := BEGUN.match(line):
+            self.running.add(match[1])
 
     # Files ------------------------------------------------------------------------------------------------------------
 

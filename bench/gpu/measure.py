@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tell(finding: dict[str, Any]) -> None:
-    print(MARK + json.dumps(finding, ensure_ascii=False), flush=True)
+    sys.stdout.write(f"{MARK}{json.dumps(finding, ensure_ascii=False)}\n")  # at once: stderr goes the same way
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

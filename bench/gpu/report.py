@@ -18,8 +18,9 @@ SHOWN = 10
 """Kernels in a summary, at most."""
 
 NOTHING: dict[str, Any] = {
-    "device": "unknown", "reading": "", "parts": {}, "doctor": [], "counts": [], "failed": [], "skipped": [],
-    "peaks": None, "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [], "data": "", "fits": [],
+    "device": "unknown", "reading": "", "parts": {}, "doctor": [], "passed": 0, "counts": [], "failed": [],
+    "skipped": [], "peaks": None, "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [],
+    "data": "", "fits": [],
 }  # fmt: skip
 """What is found before anything is."""
 
@@ -75,7 +76,8 @@ def circumstances(measured: Measured) -> str:
 
 def parts_of(measured: Measured) -> list[tuple[str, str, float]]:
     """Name, outcome and seconds of each part."""
-    counts = {"tests": f": {'; again: '.join(measured['counts'])}" if measured["counts"] else ""}
+    told = "; ".join(measured["counts"]) or (f"{measured['passed']} passed" if measured["passed"] else "")
+    counts = {"tests": f": {told}" if told else ""}
     return [(name, one["outcome"] + counts.get(name, ""), one["seconds"]) for name, one in measured["parts"].items()]
 
 

@@ -156,6 +156,15 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkey
     assert made.command([sys.executable, "-c", hanging], 2) == "ended after 2 s, its time"
 
 
+def test_a_test_that_hangs_is_named(tmp_path):
+    made = gpu_check.Check(tmp_path, 600)
+    hanging = "import time\nprint('tests/gpu/test_a.py::test_hangs ', flush=True)\ntime.sleep(600)"
+    made.command([sys.executable, "-c", hanging], 2, "tests that failed")
+    assert made.found["tests that failed"] == {
+        "tests/gpu/test_a.py::test_hangs": "it had not ended when the time was up"
+    }
+
+
 def test_a_part_that_is_ended_leaves_what_it_found_and_names_the_rest(tmp_path, monkeypatch):
     made = gpu_check.Check(tmp_path, 600, ["kernels"])
     words = telling({"add": {"doors": ["one"]}, "set": {"todo": ["the second", "the third"]}}, "import os; os.abort()")
@@ -257,7 +266,10 @@ def test_tests_that_fail_run_again_alone(check):
 
 
 PYTEST = """\
+tests/gpu/test_a.py::test_fine
+tests/gpu/test_a.py::test_killed_later[a b]
 [gw1] [ 12%] PASSED tests/gpu/test_a.py::test_fine
+tests/gpu/test_b.py::test_hangs[c d]
 [gw0] [ 25%] FAILED tests/gpu/test_a.py::test_killed_later[a b]
 SKIPPED [2] tests/gpu/test_b.py:12: no driver
 FAILED tests/gpu/test_a.py::test_one[x] - AssertionError: 1 == 2
@@ -276,7 +288,16 @@ def test_what_pytest_says_is_read(tmp_path):
         "tests/gpu/test_b.py::test_two": "DeviceError: no",
     }
     assert made.found["skipped"] == [{"what": "tests/gpu/test_b.py:12", "reason": "no driver"}]
+    assert made.found["passed"] == 1 and made.running == {"tests/gpu/test_b.py::test_hangs[c d]"}
     assert made.found["counts"] == ["2 failed, 7 passed, 1 skipped in 12.34s"]
+
+
+def test_a_finding_that_is_cut_off_or_stands_behind_other_words(tmp_path):
+    made = gpu_check.Check(tmp_path, 600)
+    for line in (f'{measure.MARK}{{"add": {{"doo', f'words {measure.MARK}{{"add": {{"doors": ["one"]}}}}'):
+        made.take(line, "")
+    assert made.found["doors"] == ["one"]
+    assert made.log.read_text(encoding="utf-8").endswith('"doo\nwords \n')
 
 
 def test_the_sanitizer_is_looked_for_in_the_toolkit_too(check, monkeypatch, tmp_path):
@@ -465,7 +486,7 @@ MEASURED = {
     "device": "NVIDIA H100 80GB HBM3", "emulated": False, "compute_capability": "9.0", "driver": "580.1",
     "driver_cuda": "13.0", "cuda": "13.1", "cupy": "14.2.0", "commit": "abc123", "reading": "40 °C",
     "parts": {"doctor": {"outcome": "passed", "seconds": 3.2}, "tests": {"outcome": "failed", "seconds": 60}},
-    "doctor": ["CuPy  ok  14.2.0", "", "It works."], "counts": ["1 failed, 9 passed in 12s"],
+    "doctor": ["CuPy  ok  14.2.0", "", "It works."], "passed": 9, "counts": ["1 failed, 9 passed in 12s"],
     "tests that failed": {"tests/gpu/test_x.py::test_y": "it is | 1"},
     "peaks": {
         "memory": 2900.0, "cache": 5500.0, "cache_bytes": 50_000_000, "node_us": 1.23, "products": {"tf32": 401.25},
