@@ -163,16 +163,18 @@ class Plan:
         self._runs.clear()
 
     def finish(self) -> Plan:
-        """Ends the building: operations that the device can do at once become one, each gets its branch, and all are
-        bound, so that what a run needs is compiled and allocated. Returns the plan, to which nothing is added any more.
-        """
+        """Ends the building: operations that the device can do at once become one, those of a training step get their
+        branches, and all are bound, so that what a run needs is compiled and allocated. Returns the plan, to which
+        nothing is added any more."""
         if self.fuse:
             for fusion in self.device.fusions:
                 self.operations = fusion(self, self.operations)
-        self.operations = [
-            replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch)) if branch and o.arguments else o
-            for o, branch in zip(self.operations, assign_branches(self.operations, self.device.address), strict=True)
-        ]
+        if self.training:  # the rest waits for one another
+            branches = assign_branches(self.operations, self.device.address)
+            self.operations = [
+                replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch)) if branch and o.arguments else o
+                for o, branch in zip(self.operations, branches, strict=True)
+            ]
         self._runs.clear()
         self.device.prepare(self.operations)
         for operation in self.operations:

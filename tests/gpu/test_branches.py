@@ -84,7 +84,7 @@ def test_no_launch_writes_what_one_beside_it_touches(case):
     plan = CASES[case]().plan
     nodes = plan.nodes(TWO)
     assert clashes(plan, nodes) == set()
-    if not case.startswith("one_launch"):
+    if plan.training and not case.startswith("one_launch"):
         assert unordered(nodes)
 
 
