@@ -55,6 +55,17 @@ def fit_needs(
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
+    make_fit(dry_run, step, settings, data, held_out, keeps_best, halves, schedule)
+    needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
+    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
+    return {**needs, "validation": joined} if held_out is not None else needs
+
+
+def make_fit(
+    dry_run: DryRunDevice, step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None,
+    keeps_best: bool = False, halves: bool = False, schedule: FitSchedule | None = None,
+) -> None:  # fmt: skip
+    """Makes on a stand-in what `trainer.fit` makes on the device."""
     if keeps_best:
         with dry_run.kind("best parameters"):
             dry_run.copy(step.network.parameters)
@@ -62,14 +73,10 @@ def fit_needs(
     run = Run(step, source, settings, History(), shuffle=True, halves=halves, schedule=schedule)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
-    if held_out is None:
-        return dry_run.needs
-    with dry_run.kind("validation"):
-        rows = step.accumulation.rows_at_once(settings.batch_size)
-        Evaluation(step.network, step.loss, held_out, rows, metrics=settings.metrics, device=dry_run)
-    needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
-    joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
-    return {**needs, "validation": joined}
+    if held_out is not None:
+        with dry_run.kind("validation"):
+            rows = step.accumulation.rows_at_once(settings.batch_size)
+            Evaluation(step.network, step.loss, held_out, rows, metrics=settings.metrics, device=dry_run)
 
 
 def evaluation_needs(step: TrainingStep, settings: Settings, data: Samples) -> Needs:
