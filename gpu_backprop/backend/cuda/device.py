@@ -19,7 +19,7 @@ from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
-from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
+from gpu_backprop.backend.device import BUFFERS, Advise, Device, Form, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.operation import Operation
@@ -299,8 +299,8 @@ class CudaDevice(Device):
         with self.computing():
             return self._shared.graphs.capture(operations)
 
-    def double_buffer(self, forms: Sequence[Form]) -> CudaDoubleBuffer:
-        return CudaDoubleBuffer(self, self.stream, forms)
+    def double_buffer(self, forms: Sequence[Form], buffers: int = BUFFERS) -> CudaDoubleBuffer:
+        return CudaDoubleBuffer(self, self.stream, forms, buffers)
 
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""
