@@ -234,9 +234,10 @@ class Device:
         """
         raise DeviceError(f"{self.name} has no graphs; they are for CUDA devices.")
 
-    def double_buffer(self, forms: Sequence[Form]) -> DoubleBuffer:
-        """Makes a double buffer of an array for each form."""
-        return HostDoubleBuffer([self.empty((BUFFERS * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
+    def double_buffer(self, forms: Sequence[Form], buffers: int = BUFFERS) -> DoubleBuffer:
+        """Makes a double buffer of an array for each form; or with another number of buffers."""
+        arrays = [self.empty((buffers * shape[0], *shape[1:]), dtype) for shape, dtype in forms]
+        return HostDoubleBuffer(arrays, buffers)
 
     def report(self, seconds: float) -> Iterator[Check]:
         """Tells how its products and kernels came about, after a first step of so many seconds."""
@@ -284,11 +285,11 @@ class HostDoubleBuffer(DoubleBuffer):
     """A double buffer where steps read the host's memory: what fills a buffer fills the very arrays, and a step is over
     when the next one begins."""
 
-    def __init__(self, arrays: list[Array]) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: list[Array], buffers: int) -> None:
+        self.arrays, self._buffers = arrays, buffers
 
     def pinned(self, buffer: int) -> list[Array]:
-        return [np.split(array, BUFFERS)[buffer] for array in self.arrays]
+        return [np.split(array, self._buffers)[buffer] for array in self.arrays]
 
     def send(self, buffer: int, rows: int) -> None:
         pass

@@ -92,8 +92,8 @@ class DryRunDevice(Device):
         fits = there and array.dtype == dtype and array.flags.c_contiguous
         return array if fits else self.empty(array.shape, dtype)
 
-    def double_buffer(self, forms: Sequence[Form]) -> Any:
-        return SimpleNamespace(arrays=[self.empty((BUFFERS * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
+    def double_buffer(self, forms: Sequence[Form], buffers: int = BUFFERS) -> Any:
+        return SimpleNamespace(arrays=[self.empty((buffers * shape[0], *shape[1:]), dtype) for shape, dtype in forms])
 
     def to_host(self, array: Array) -> NoReturn:
         refuse()

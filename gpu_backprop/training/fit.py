@@ -106,6 +106,7 @@ class Fit:
             CsvLog(self.csv, history) as log,
             open_progress(self.progress, left, run.data.rows, history) as shown,
             self.step.averaging.kept(),
+            self.step.shuffling.working_ahead(),
             self.trainer.as_running(self.running),
             self.callbacks,
         ):
@@ -142,7 +143,7 @@ class Fit:
                 when = f"before epoch {epoch}" if epoch == self.first else f"after epoch {epoch - 1}"
                 history.stopped = f"stopped {when}{told.asked}"
                 return
-            row = run.epoch(epoch, shown)
+            row = run.epoch(epoch, shown, epoch == self.last)
             if row is None:
                 history.stopped = f"stopped in epoch {epoch}{told.asked}{run.roll_back_if_diverged()}"
                 return

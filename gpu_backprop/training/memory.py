@@ -50,7 +50,7 @@ def step_needs(
 
 def fit_needs(
     step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None, keeps_best: bool = False,
-    halves: bool = False, schedule: FitSchedule | None = None,
+    halves: bool = False, schedule: FitSchedule | None = None, shuffle: bool = True,
 ) -> Needs:  # fmt: skip
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
@@ -69,8 +69,8 @@ def make_fit(
     if keeps_best:
         with dry_run.kind("best parameters"):
             dry_run.copy(step.network.parameters)
-    source = DataSet(step.network, data, dry_run)
-    run = Run(step, source, settings, History(), shuffle=True, halves=halves, schedule=schedule)
+    source = DataSet(step.network, data, dry_run, shuffled=shuffle)
+    run = Run(step, source, settings, History(), shuffle, halves=halves, schedule=schedule)
     if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is not None:
@@ -118,7 +118,8 @@ def require_fit(
         placings.append(DataPlacement("validation data", held_out, False))
 
     def needs(batch_size: int) -> Needs:
-        return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule)
+        given = settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule, shuffle
+        return fit_needs(step, *given)
 
     fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, not settings.one_launch)
     return fit.require()
@@ -179,7 +180,7 @@ class MemoryEstimate(NamedTuple):
         """Counts what streaming takes in the place of samples that lie on the device."""
         kind, samples, shuffled = placing
         whole, streamed = open_dry_run(self.step.device), open_dry_run(self.step.device)
-        DataSet(self.step.network, samples, whole)
+        DataSet(self.step.network, samples, whole, shuffled=shuffled)
         source = WindowedData if in_windows(samples) else StreamedData
         source(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
         needs[kind] = streamed.needs["data"]

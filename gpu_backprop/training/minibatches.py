@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +19,12 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.arrays import check_file, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
+from gpu_backprop.training.shuffling import Shuffling
 
 Buffers = tuple[Array, Array, Array | None]
 
 ALL = "all "
 """What the names of buffers begin with that hold rows of a whole minibatch, where it is worked through in parts."""
-
-
-class Shuffling(Protocol):
-    """What draws an order for an epoch: a TrainingStep."""
-
-    def draw_order(self, rows: int) -> Array: ...
-
-    def draw_seeds(self) -> list[int]: ...
 
 
 class BatchSource(ABC):
@@ -59,15 +52,21 @@ class BatchSource(ABC):
     def start(self, order: Array | None = None) -> None:
         """Begins an epoch, in the given order, (..., rows), or in that of the rows."""
 
-    def shuffle(self, step: Shuffling) -> None:
-        """Begins an epoch in a new order, each member in its own."""
-        self.start(step.draw_order(self.rows))
+    @abstractmethod
+    def shuffle(self, shuffling: Shuffling) -> None:
+        """Begins an epoch in a new order, each member in its own: what was drawn ahead, or else one drawn now."""
 
     @abstractmethod
-    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
+    def parts(
+        self, batch_sizes: Sequence[int], done: int = 0, following: Shuffling | None = None
+    ) -> Generator[Sequence[int]]:
         """Yields the sizes of the minibatches of an epoch, in parts, without the first `done`. The rows of a part are
         on the device together; its steps are queued before the next part is asked for. To be used inside
-        device.computing()."""
+        device.computing().
+
+        Args:
+            following: what draws the order of the epoch that follows; a thread may do it, while steps of this one run.
+        """
 
     def _places(self, order: Array | None) -> Array | None:
         """Returns where the rows of an order lie among all that the data hold; None: side by side from the first on."""
@@ -119,9 +118,18 @@ class BatchSource(ABC):
 
 
 class DataSet(BatchSource):
-    """Samples that lie on the device as a whole; on a CPU, a memory map that has another dtype stays as it is."""
+    """Samples that lie on the device as a whole; on a CPU, a memory map that has another dtype stays as it is.
 
-    def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
+    A device that works while the host does something else gets the next order while it works: into memory beside the
+    permutation, which is then copied there. On a CPU the thread would only take the steps' time.
+
+    Args:
+        shuffled: whether epochs follow each other in orders that are drawn.
+    """
+
+    def __init__(
+        self, network: Network, data: Samples, device: Device | None = None, *, shuffled: bool = False
+    ) -> None:
         super().__init__(network, data, device)
         device = self.device
         with device.kind("data"):
@@ -131,6 +139,9 @@ class DataSet(BatchSource):
             ]
         with device.kind("row order"):
             self.permutation = device.zeros((*self.models_shape, self.rows), np.int64)
+            self._coming = None
+            if shuffled and not device.on_host:
+                self._coming = device.double_buffer([((self.permutation.size,), np.dtype(np.int64))], 1)
         self.start()
 
     def start(self, order: Array | None = None) -> None:
@@ -138,14 +149,41 @@ class DataSet(BatchSource):
         self.device.copy_in(self.permutation, np.arange(self.rows) if places is None else places)
         self.rewind()
 
-    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
+    def shuffle(self, shuffling: Shuffling) -> None:
+        if shuffling.take() is None:
+            self.start(shuffling.draw_order(self.rows))
+            return
+        assert self._coming is not None
+        self._coming.acquire(0)
+        self.device.copy_in(self.permutation, self._coming.arrays[0].reshape(self.permutation.shape))
+        self._coming.release(0)
+
+    def parts(
+        self, batch_sizes: Sequence[int], done: int = 0, following: Shuffling | None = None
+    ) -> Generator[Sequence[int]]:
         if self.device.on_host:
             for source in self.sources:
                 check_file(source)
         self.rewind()
         if done:
             self.device.copy_in(self.cursor, np.array([sum(batch_sizes[:done])]))
+        if following is not None and self._coming is not None:
+            yield batch_sizes[done : done + 1]  # with which the device has work before the thread has
+            following.work_ahead(self._draw_ahead)
+            done += 1
         yield batch_sizes[done:]
+
+    def _draw_ahead(self, shuffling: Shuffling) -> bool:
+        """Draws the next order and brings it to the device, in a thread; True when it is there."""
+        assert self._coming is not None
+        with self.device.computing():
+            (pinned,) = self._coming.pinned(0)
+            order = shuffling.draw_order(self.rows, pinned.reshape(self.permutation.shape))
+            if self._chosen is not None:
+                np.copyto(order, self._chosen[order])
+            self._coming.send(0, len(pinned))
+            self._coming.pinned(0)  # waits, so that no copy is on its way where this has ended
+        return True
 
 
 def arrays_of(data: Samples) -> list[Array]:

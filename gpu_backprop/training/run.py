@@ -23,6 +23,7 @@ from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import build_epoch, check_data
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
+from gpu_backprop.training.shuffling import Shuffling
 from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.sums import Sums
 
@@ -103,6 +104,7 @@ class Run:
         self._first = self.number
         self._begin = self._again = Position(self.number)  # where the epoch goes on, and what epoch_start has
         self._drawn_from: Any = None
+        self._following: Shuffling | None = None  # what draws the next epoch's order
         device, network, scaling = data.device, step.network, step.scaling.state
         self._plan_key = network.plan_key
         if settings.one_launch:
@@ -142,8 +144,8 @@ class Run:
     def _build_step(self, rows: int) -> Plan:
         return self.step.build(self.data, rows, self.total, device=self.data.device, schedule=self._schedule)
 
-    def epoch(self, epoch: int, shown: Progress) -> dict[str, Any] | None:
-        """Trains one epoch and returns its row, or None if it was stopped on the way."""
+    def epoch(self, epoch: int, shown: Progress, last: bool = True) -> dict[str, Any] | None:
+        """Trains one epoch, which may be the last, and returns its row, or None if it was stopped on the way."""
         scaling = self.step.scaling
         self._follow_settings()
         self.step.network.refresh()  # a callback may have set parameters
@@ -151,9 +153,10 @@ class Run:
             self._begin = Position(epoch)
         begin = self._begin
         self.number, self.started = epoch, time.perf_counter() - begin.seconds
-        self._drawn_from = self.step.shuffling()
+        self._drawn_from = self.step.shuffling.states
+        self._following = self.step.shuffling if self.shuffle and not last else None
         if self.shuffle:
-            self.data.shuffle(self.step)
+            self.data.shuffle(self.step.shuffling)
         if not begin.done:
             scaling.start_epoch()
         self.epoch_start.take()
@@ -248,7 +251,7 @@ class Run:
     def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
         step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
-        with self.step.device.computing(), closing(self.data.parts(self.batches, step)) as parts:
+        with self.step.device.computing(), closing(self.data.parts(self.batches, step, self._following)) as parts:
             for part in parts:
                 for rows, count in self._at_once(part, step):
                     step += count

@@ -19,6 +19,7 @@ from gpu_backprop.training.fit_schedule import FollowedSchedule
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.optimizer import Optimizer, Setting
+from gpu_backprop.training.shuffling import Shuffling
 
 
 class State(NamedTuple):
@@ -39,7 +40,7 @@ class TrainingStep:
 
     Attributes:
         scaling, clipping, accumulation, averaging: of the loss, in float16; of the gradients; of the parameters.
-        seeds: of shuffling, each member's.
+        seeds, shuffling: each member's; and what draws the orders of epochs from them.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class TrainingStep:
         if network.models_shape and stops_members:
             self._running = self.device.from_host(np.ones(network.models_shape))
         self.seeds = network.reseed(seed)
-        self._shuffling = [np.random.default_rng([s, 1]) for s in self.seeds]
+        self.shuffling = Shuffling(self.seeds, network.models_shape)
 
     def build(
         self, source: BatchSource | ManualBatch, rows: int, total: Array, fuse: bool = True,
@@ -136,7 +137,7 @@ class TrainingStep:
         if self.running is not None:
             arrays["running"] = self.running
         scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
-        host = {"seeds": self.seeds, "shuffling": self.shuffling(), "loss scaling": scale}
+        host = {"seeds": self.seeds, "shuffling": self.shuffling.states, "loss scaling": scale}
         return State(arrays, {**host, "average": {"begun": self.averaging.begun}})
 
     def load_state(self, state: State) -> None:
@@ -148,21 +149,7 @@ class TrainingStep:
             self.device.copy_in(arrays[name], array)
         self.network.refresh()
         self.seeds = state.host["seeds"]
-        for rng, drawn in zip(self._shuffling, state.host["shuffling"], strict=True):
-            rng.bit_generator.state = drawn
+        self.shuffling.states = state.host["shuffling"]
         self.averaging.begun = state.host["average"]["begun"]
         scaling = state.host["loss scaling"]
         self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])
-
-    def shuffling(self) -> list[Any]:
-        """Returns the states of the generators from which orders of rows are drawn, a member each."""
-        return [rng.bit_generator.state for rng in self._shuffling]
-
-    def draw_seeds(self) -> list[int]:
-        """Draws a seed of an epoch's order for each member, from what `draw_order` draws from."""
-        return [int(rng.integers(1 << 63)) for rng in self._shuffling]
-
-    def draw_order(self, rows: int) -> Array:
-        """Draws a new order of so many rows, int64 (..., rows): each member's own."""
-        orders = [rng.permutation(rows) for rng in self._shuffling]
-        return np.stack(orders).reshape(*self.network.models_shape, rows)

@@ -1,5 +1,8 @@
 """Data that stay on the host, or on its disk: a thread reads the next block of minibatches while one is trained on.
 
+That holds from one epoch to the next too: the order that follows is drawn during an epoch, and its first block read
+during the last one.
+
 Data larger than memory have an order of their own, which no file is too slow for: see `WindowedData`.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,7 +27,8 @@ from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import check_file, let_go, loaded, memory_map
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.minibatches import BatchSource, DataSet, Shuffling, arrays_of, kept_dtypes
+from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, kept_dtypes
+from gpu_backprop.training.shuffling import Shuffling
 
 BLOCK = 32 << 20
 """Bytes of a block, unless one minibatch has more. To copy one takes over a millisecond at 25 GB/s, many times what it
@@ -45,6 +49,9 @@ MARGIN = 16
 """One part in so many of the free memory is left free: pools round up, and free memory is not all in one place."""
 
 Bring = Callable[[Array, Array], None]
+
+_Coming = tuple[int, Future[None]]
+"""A block that is being read: its buffer, and when it is there."""
 
 LOG = logging.getLogger("gpu_backprop")
 
@@ -83,57 +90,82 @@ class StreamedData(BatchSource):
             self._starts = device.from_host(np.arange(BUFFERS) * self.block_rows)
         with device.kind("row order"):
             self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
-        self._order: Array | None = None
+        self._order: Any = None  # as _draw gives it; None: as the rows lie
+        self._first: _Coming | None = None  # block of this epoch, where it is read already
+        self._following: _Coming | None = None  # the first one of the next
         self.start()
 
     def start(self, order: Array | None = None) -> None:
+        self._order, self._first = self._order_of(order), None
+
+    def shuffle(self, shuffling: Shuffling) -> None:
+        order = shuffling.take()
+        self._first = None if order is None else self._following
+        self._order = self._draw(shuffling) if order is None else order
+
+    def _draw(self, shuffling: Shuffling) -> Any:
+        """Draws the order of an epoch."""
+        return self._order_of(shuffling.draw_order(self.rows))
+
+    def _order_of(self, order: Array | None) -> Array | None:
         places = self._places(order)
-        self._order = None if places is None else np.broadcast_to(places, (self.orders, self.rows))
+        return None if places is None else np.broadcast_to(places, (self.orders, self.rows))
 
     def _rows_at_once(self, row: int) -> int:
         """Chooses how many rows a block has, where one takes so many bytes, but for whole minibatches."""
         return BLOCK // (row * self.orders)
 
-    def parts(self, batch_sizes: Sequence[int], done: int = 0) -> Generator[Sequence[int]]:
+    def parts(
+        self, batch_sizes: Sequence[int], done: int = 0, following: Shuffling | None = None
+    ) -> Generator[Sequence[int]]:
         if done == len(batch_sizes):
             return
         each = max(1, self.block_rows // batch_sizes[0])
         ends = [done, *range(done - done % each + each, len(batch_sizes), each), len(batch_sizes)]
         blocks = [batch_sizes[start:end] for start, end in pairwise(ends)]
         begin = sum(batch_sizes[:done])
+        first, self._first, self._following = self._first, None, None
+        order = None if following is None else following.work_ahead(self._draw)
         try:
             with ThreadPoolExecutor(1, "gpu_backprop reader") as reader:
-                coming = reader.submit(self._read, 0, begin, sum(blocks[0]))
-                for number, block in enumerate(blocks):
-                    buffer = number % BUFFERS
+                buffer, coming = first or (0, reader.submit(self._read, self._order, 0, begin, sum(blocks[0])))
+                for block, after in pairwise([*blocks, []]):
                     coming.result()
                     self.buffer.acquire(buffer)
                     self.device.copy_in(self.cursor, self._starts[buffer : buffer + 1])
-                    begin += sum(block)
-                    if begin < sum(batch_sizes):  # the other is free from the end of the block before, not sooner
-                        coming = reader.submit(self._read, 1 - buffer, begin, sum(blocks[number + 1]))
+                    begin, other = begin + sum(block), 1 - buffer  # free from the end of the block before, not sooner
+                    if after:
+                        coming = reader.submit(self._read, self._order, other, begin, sum(after))
+                    elif order is not None:
+                        count = sum(batch_sizes[:each])
+                        self._following = other, reader.submit(self._read_ahead, order, other, count)
                     try:
                         yield block
                     finally:
                         self.buffer.release(buffer)
+                    buffer = other
         finally:
             for buffer in range(BUFFERS):  # copies that are under way have to end before the memory is used again
                 self.buffer.acquire(buffer)
 
-    def _read(self, buffer: int, begin: int, count: int) -> None:
-        """Fills a buffer with the rows from place `begin` of the order on; the reader's thread."""
+    def _read(self, order: Any, buffer: int, begin: int, count: int) -> None:
+        """Fills a buffer with the rows from place `begin` of an order on; the reader's thread."""
         with self.device.computing():
             arrays = self.buffer.pinned(buffer)
             for number in range(self.orders):
-                bring = self._bringer(number, slice(begin, begin + count))
+                bring = self._bringer(order, number, slice(begin, begin + count))
                 for source, pinned in zip(self.host, arrays, strict=True):
                     check_file(source)
                     bring(source, pinned[number * self.block_rows :][:count])
             self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)
 
-    def _bringer(self, number: int, places: slice) -> Bring:
+    def _read_ahead(self, order: Future[Any], buffer: int, count: int) -> None:
+        """Does the same from the beginning of an order that may be drawn yet."""
+        self._read(order.result(), buffer, 0, count)
+
+    def _bringer(self, order: Any, number: int, places: slice) -> Bring:
         """Returns what fills an array with the rows at these places of an order, from a source."""
-        rows = places if self._order is None else self._order[number, places]
+        rows = places if order is None else order[number, places]
         return lambda source, out: _bring(source, rows, out)
 
 
@@ -155,21 +187,20 @@ class WindowedData(StreamedData):
     ) -> None:
         stored = sum(array.nbytes for array in arrays_of(data)) // len(data.x)
         self.stretch = max(1, STRETCH // max(1, stored))
-        self._drawn: list[_DrawnOrder] = []
         super().__init__(network, data, batch_size, apart=apart, device=device)
 
     def _rows_at_once(self, row: int) -> int:
         return WINDOW // row
 
-    def shuffle(self, step: Shuffling) -> None:
-        self._drawn = [_DrawnOrder(seed, self.rows, self.stretch) for seed in step.draw_seeds()]
+    def _draw(self, shuffling: Shuffling) -> list[_DrawnOrder]:
+        return [_DrawnOrder(seed, self.rows, self.stretch) for seed in shuffling.draw_seeds()]
 
-    def _bringer(self, number: int, places: slice) -> Bring:
-        if not self._drawn:
-            return super()._bringer(number, places)
+    def _bringer(self, order: Any, number: int, places: slice) -> Bring:
+        if not isinstance(order, list):
+            return super()._bringer(order, number, places)
         window = places.start - places.start % self.block_rows
         end = min(window + self.block_rows, self.rows)
-        parts = self._drawn[number].window(window, end, places.start - window)
+        parts = order[number].window(window, end, places.start - window)
 
         def bring(source: Array, out: Array) -> None:
             for rows, to in parts:
@@ -236,7 +267,7 @@ def place_data(
 
     Args:
         room: bytes of the device that data may take, under stream="auto".
-        shuffled: whether each member gets an order of its own.
+        shuffled: whether each member gets an order of its own, every epoch a new one.
     """
     device = network.device
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
@@ -252,11 +283,11 @@ def place_data(
     if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
-        return DataSet(network, data)
+        return DataSet(network, data, shuffled=shuffled)
     if not is_streamed(device, data, stream, room):
         given = "" if isinstance(data.x, np.ndarray) else ", where they were given"
         LOG.info("%s, on %s (%s free)%s", told, device.name, memory_size(device.memory()[0]), given)
-        return DataSet(network, data)
+        return DataSet(network, data, shuffled=shuffled)
     streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
     why = "as asked" if stream is True else f"because {device.name} has room for {memory_size(max(0, room))} of data"
     LOG.info("%s, streamed from %s in blocks of %s rows, %s", told, held, f"{streamed.block_rows:,}", why)

@@ -19,7 +19,7 @@ from gpu_backprop.backend.folder_lock import FolderLock
 from gpu_backprop.cli import main
 from gpu_backprop.commands.runs import NEW
 from gpu_backprop.training.checkpoints.folder import numbered
-from gpu_backprop.training.step import TrainingStep
+from gpu_backprop.training.shuffling import Shuffling
 
 SHORT = ["--epochs", "4", "--layers", "16", "--quiet"]
 MODEL = "model.safetensors"
@@ -39,16 +39,16 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def stopped(monkeypatch, epoch: int, *options: str) -> None:
     """A run that SIGTERM stops in an epoch, after its first step."""
-    draw, drawn = TrainingStep.draw_order, []
+    draw, drawn = Shuffling.draw_order, []
 
-    def draw_order(step: TrainingStep, rows: int) -> object:
-        drawn.append(step)
+    def draw_order(shuffling: Shuffling, rows: int) -> object:
+        drawn.append(shuffling)
         if len(drawn) == epoch:
             signal.raise_signal(signal.SIGTERM)
-        return draw(step, rows)
+        return draw(shuffling, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "draw_order", draw_order)
+        patch.setattr(Shuffling, "draw_order", draw_order)
         assert main(["train", *SHORT, *options]) == 143
 
 

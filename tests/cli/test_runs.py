@@ -18,6 +18,7 @@ from gpu_backprop.backend import whole_file
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, train
 from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.shuffling import Shuffling
 from gpu_backprop.training.step import TrainingStep
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="links and permissions of POSIX")
@@ -254,13 +255,13 @@ class TestRoom:
 
         if not os.path.exists("/proc/self/fd"):
             pytest.skip("there is no /proc")
-        draw = TrainingStep.draw_order  # before it, training has not begun
+        draw = Shuffling.draw_order  # before it, training has not begun
 
         def drawn(*given: object) -> object:
             monkeypatch.setattr(os, "fsync", fsync)
             return draw(*given)
 
-        monkeypatch.setattr(TrainingStep, "draw_order", drawn)
+        monkeypatch.setattr(Shuffling, "draw_order", drawn)
         with nullcontext() if diverged else pytest.warns(RuntimeWarning, match="history.(csv|jsonl)|checkpoint"):
             assert short(*["--learning-rate", "1e30"] * diverged) == 1
         error = capsys.readouterr().err

@@ -18,6 +18,7 @@ from gpu_backprop import starting
 from gpu_backprop.cli import main
 from gpu_backprop.commands import runs, sources, train
 from gpu_backprop.commands.interrupt import Interrupted, StopOnSignal
+from gpu_backprop.training.shuffling import Shuffling
 from gpu_backprop.training.step import TrainingStep
 
 ENDLESS = "--epochs", "1000000", "--no-early-stopping"
@@ -78,13 +79,13 @@ class TestTrain:
     @pytest.mark.parametrize("times", [1, 2, 3, 4])
     def test_however_often_it_comes_while_it_trains(self, monkeypatch, number, times):
         monkeypatch.setattr(train, "_score_held_out", lambda *_: (["judged"], ""))
-        sent(monkeypatch, TrainingStep, "draw_order", *[number] * times)
+        sent(monkeypatch, Shuffling, "draw_order", *[number] * times)
         assert short("--epochs", "1000000") == CODES[number]
         assert gb.load("run/model.safetensors").outputs == 10
 
     def test_a_second_one_leaves_out_the_result_and_the_curves(self, capfd, monkeypatch):
         """However many follow, the last that is said is that nothing interrupts the writing."""
-        sent(monkeypatch, TrainingStep, "draw_order", signal.SIGINT, signal.SIGINT)
+        sent(monkeypatch, Shuffling, "draw_order", signal.SIGINT, signal.SIGINT)
         sent(monkeypatch, runs.RunFolder, "save", *[signal.SIGINT] * 3)
         sent(monkeypatch, runs.RunFolder, "finish", *[signal.SIGINT] * 3)
         assert short("--epochs", "1000000") == 130
@@ -148,7 +149,7 @@ class TestTrain:
             signal.raise_signal(signal.SIGINT)
             raise BrokenPipeError(32, "Broken pipe")
 
-        monkeypatch.setattr(TrainingStep, "draw_order", epoch)
+        monkeypatch.setattr(Shuffling, "draw_order", epoch)
         monkeypatch.setattr(train, "print", epoch, raising=False)
         assert short() == 130
         assert gb.load("run/model.safetensors").outputs == 10

@@ -109,7 +109,7 @@ def test_parts_take_what_their_dry_run_says(pool, form):
     assert pool.used_bytes() - before == sum(needs.values())
     needs = fit_needs(trainer, data, None, 16)
     before = pool.used_bytes()
-    run = Run(step, DataSet(trainer.network, data), trainer.settings, trainer.history, shuffle=True)
+    run = Run(step, DataSet(trainer.network, data, shuffled=True), trainer.settings, trainer.history, shuffle=True)
     assert pool.used_bytes() - before == sum(needs.values()) and run.batches and loss is not None
 
 
@@ -120,7 +120,8 @@ def test_a_fit_takes_what_its_dry_run_says(pool, form):
     held_out = samples(trainer.network, trainer.loss, X[:20], y[:20], None, values=True)
     needs = fit_needs(trainer, data, held_out, 16)
     before = pool.used_bytes()
-    run = Run(trainer.training_step, DataSet(trainer.network, data), trainer.settings, trainer.history, shuffle=True)
+    placed = DataSet(trainer.network, data, shuffled=True)
+    run = Run(trainer.training_step, placed, trainer.settings, trainer.history, shuffle=True)
     measured = Evaluation(trainer.network, trainer.loss, held_out, 16)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and measured.batches == [16, 4]
@@ -140,7 +141,8 @@ def test_a_schedule_takes_what_its_dry_run_says(pool, seed):
     schedule = FitSchedule(net, trainer.optimizer, 1, 3, 4)
     needs = memory.fit_needs(step, trainer.settings, data, None, schedule=schedule)
     before = pool.used_bytes()
-    run = Run(step, DataSet(net, data), trainer.settings, trainer.history, shuffle=True, schedule=schedule)
+    placed = DataSet(net, data, shuffled=True)
+    run = Run(step, placed, trainer.settings, trainer.history, shuffle=True, schedule=schedule)
     assert pool.used_bytes() - before == sum(needs.values())
     assert run.batches == [16, 16, 16, 13] and needs["schedule"] >= 8 * 12 * (5 + 1)
 

@@ -116,10 +116,8 @@ def test_what_both_take_is_told():
     told = memory.fit_needs(trainer.training_step, trainer.settings, data, None, keeps_best=True, halves=True)
     before = pool.used_bytes()
     best = trainer.device.copy(trainer.network.parameters)
-    run = Run(
-        trainer.training_step, DataSet(trainer.network, data), trainer.settings, trainer.history, shuffle=True,
-        halves=True,
-    )  # fmt: skip
+    placed = DataSet(trainer.network, data, shuffled=True)
+    run = Run(trainer.training_step, placed, trainer.settings, trainer.history, shuffle=True, halves=True)
     assert pool.used_bytes() - before == sum(told.values())
     assert told["best parameters"] == best.nbytes
     del run

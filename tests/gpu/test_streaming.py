@@ -23,6 +23,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
 from gpu_backprop.training.memory import fit_needs
 from gpu_backprop.training.progress import Progress
+from gpu_backprop.training.shuffling import Shuffling
 
 pytestmark = pytest.mark.gpu
 
@@ -136,18 +137,18 @@ def test_data_larger_than_memory(seed, monkeypatch):
     x = LazyRows(X.shape, X.dtype, lambda rows: X[rows].copy())
     trainer, resident = trainer_of("auto", seed=seed), trainer_of(False, seed=seed)
     history = trainer.fit(x, LABELS, 3, validation=(x, LABELS), progress=False)
-    step = resident.training_step
 
-    def draw(rows):
+    def draw(shuffling, rows, out=None):
         orders = np.empty((np.size(seed), rows), np.int64)
-        for number, drawn in enumerate(step.draw_seeds()):
+        for number, drawn in enumerate(shuffling.draw_seeds()):
             order = streaming._DrawnOrder(drawn, rows, 2)
             for begin in range(0, rows, 3 * BATCH):
                 for some, to in order.window(begin, min(begin + 3 * BATCH, rows), 0):
                     orders[number, begin + to] = np.arange(some.start, some.stop)
-        return orders.reshape(*trainer.network.models_shape, rows)
+        orders = orders.reshape(*trainer.network.models_shape, rows)
+        return orders if out is None else np.copyto(out, orders) or out
 
-    step.draw_order = draw
+    monkeypatch.setattr(Shuffling, "draw_order", draw)
     expected = resident.fit(X, LABELS, 3, validation=(X, LABELS), progress=False)
     assert left(trainer, history) == left(resident, expected)
 

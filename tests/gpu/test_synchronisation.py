@@ -4,7 +4,8 @@ An emulated device writes down every wait. An epoch waits
     once        for the loss, the metrics and whether the parameters are finite,
     once        for the validation data,
     steps // k  times for the loss, with loss_every=k,
-    blocks      times in the thread that reads streamed data, and for each block of streamed validation data.
+    blocks      times in the thread that reads streamed data, and for each block of streamed validation data,
+    twice       in the thread that draws the order of the epoch that follows, for the copy before and for its own.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def epochs_of(marks):
 @pytest.mark.parametrize("validation", [None, VALIDATION], ids=["alone", "validated"])
 def test_an_epoch_waits_once_and_once_for_the_validation(form, validation, trainer_of, monkeypatch):
     marks = watched(trainer_of(**form), monkeypatch, validation=validation)
-    assert epochs_of(marks) == [{"stream": 1 + (validation is not None)}] * 2
+    assert [each["stream"] for each in epochs_of(marks)] == [1 + (validation is not None)] * 2
+    assert waits(marks.steps[0], marks.epochs[-1])["event"] == 3 * 2  # at no certain time, and none in the last epoch
 
 
 @traced
@@ -100,14 +102,15 @@ def test_a_streamed_epoch_waits_for_each_block_too(form, validation, trainer_of,
     trainer = trainer_of(True, **form)
     marks = watched(trainer, monkeypatch, validation=validation)
     blocks = BLOCKS + VALIDATION_BLOCKS * (validation is not None)
-    assert epochs_of(marks) == [{"stream": 1 + (validation is not None), "event": blocks}] * 2
+    once = {"stream": 1 + (validation is not None)}
+    assert epochs_of(marks) == [once | {"event": blocks}, once | {"event": blocks - 1}]  # the last one reads none ahead
 
 
 @traced
 @pytest.mark.parametrize("every", [1, 3, 10, 11])
 def test_the_loss_within_an_epoch_is_a_wait_each(every, trainer_of, monkeypatch):
     marks = watched(trainer_of(), monkeypatch, loss_every=every)
-    assert epochs_of(marks) == [{"stream": 1 + STEPS // every}] * 2
+    assert [each["stream"] for each in epochs_of(marks)] == [1 + STEPS // every] * 2
 
 
 @traced

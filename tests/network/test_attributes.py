@@ -98,7 +98,7 @@ def test_what_can_be_set_works():
     it, x, y = trainer(), np.ones((12, 3)), np.zeros((12, 2))
     it.batch_size = np.int64(4)
     seen = []
-    it.training_step.draw_order = lambda rows: seen.append(rows) or np.arange(rows)[::-1]
+    it.training_step.shuffling.draw_order = lambda rows: seen.append(rows) or np.arange(rows)[::-1]
     it.optimizer.learning_rate, it.optimizer.momentum = 0.25, 0.75
     it.network.layers[0].weight = np.full((3, 4), 0.5)
     it.network.preprocessing, it.network.classes, it.network.trained_by = None, ["a", "b"], None

@@ -93,9 +93,9 @@ def test_what_is_not_read():
 def test_the_state_of_the_host():
     step = step_of("float32", gb.Adam(), True, False, seed=[1, 2])[0]
     state = step.state()
-    orders = [step.draw_order(COUNT) for _ in range(2)]
+    orders = [step.shuffling.draw_order(COUNT) for _ in range(2)]
     step.load_state(State({}, state.host))
-    np.testing.assert_array_equal([step.draw_order(COUNT) for _ in range(2)], orders)
+    np.testing.assert_array_equal([step.shuffling.draw_order(COUNT) for _ in range(2)], orders)
     assert (orders[0] != orders[1]).any()
     assert all(isinstance(value, (dict, list)) for value in state.host.values())
 

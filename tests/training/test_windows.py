@@ -70,7 +70,7 @@ def order_of(data, number=0):
     """The rows of an epoch, by what the docstring of WindowedData says of their order."""
     rows = np.empty(ROWS, np.int64)
     for begin in range(0, ROWS, data.block_rows):
-        for some, places in data._drawn[number].window(begin, min(begin + data.block_rows, ROWS), 0):
+        for some, places in data._order[number].window(begin, min(begin + data.block_rows, ROWS), 0):
             rows[begin + places] = np.arange(some.start, some.stop)
     return rows
 
@@ -79,16 +79,16 @@ def test_an_epoch_is_a_permutation_of_shuffled_windows_of_shuffled_stretches(map
     trainer = trainer_of()
     data = windowed(trainer, *maps)
     assert (data.block_rows, data.stretch) == (48, 5)
-    data.shuffle(trainer.training_step)
+    data.shuffle(trainer.training_step.shuffling)
     order = order_of(data)
     assert sorted(order) == list(range(ROWS))
     window = order[:48]
     stretches = {row // 5 for row in window.tolist()}
     assert 10 <= len(stretches) <= 11 and max(stretches) - min(stretches) > 20  # from all over the file
     assert np.mean(np.diff(window) == 1) < 0.15  # and permuted
-    data.shuffle(trainer.training_step)
+    data.shuffle(trainer.training_step.shuffling)
     assert (order_of(data) != order).mean() > 0.9
-    again = trainer_of().training_step
+    again = trainer_of().training_step.shuffling
     data.shuffle(again)
     np.testing.assert_array_equal(order_of(data), order)
 
@@ -98,16 +98,17 @@ def test_windows_train_as_the_rows_in_their_order_do(maps):
     history = trainer.fit(maps[0], maps[1], 3, weights=maps[2], validation=tuple(maps), progress=False)
     other = trainer_of()
     data = windowed(trainer_of(), *maps)
-    seeds = other.training_step.draw_seeds
+    seeds = other.training_step.shuffling.draw_seeds
 
     class Drawn:
         draw_seeds = staticmethod(seeds)
+        take = staticmethod(lambda: None)
 
     def draw(rows):
         data.shuffle(Drawn)
         return order_of(data)
 
-    other.training_step.draw_order = draw
+    other.training_step.shuffling.draw_order = draw
     expected = other.fit(X, Y, 3, weights=WEIGHTS, validation=(X, Y, WEIGHTS), progress=False)
     assert [row["loss"] for row in history] == [row["loss"] for row in expected]
     assert [row["val_loss"] for row in history] == [row["val_loss"] for row in expected]
@@ -120,7 +121,7 @@ def test_an_epoch_can_begin_at_any_step(maps, shuffle):
     trainer = trainer_of()
     step, samples = trainer.training_step, Samples(*maps)
     for data in (WindowedData(trainer.network, samples, BATCH), DataSet(trainer.network, samples)):
-        data.shuffle(step) if shuffle else data.start()
+        data.shuffle(step.shuffling) if shuffle else data.start()
         sizes = list(data.minibatches(BATCH))
         whole = rows_of(data, sizes)
         assert np.concatenate(whole).shape == X.shape
@@ -134,13 +135,13 @@ def test_each_member_sees_what_it_would_see_alone(maps):
     seeds = [3, 4]
     members = trainer_of(seeds)
     data = windowed(members, *maps)
-    data.shuffle(members.training_step)
+    data.shuffle(members.training_step.shuffling)
     sizes = list(data.minibatches(BATCH))
     together = np.concatenate(rows_of(data, sizes), axis=-2)
     for number, seed in enumerate(seeds):
         alone = trainer_of(seed)
         data = windowed(alone, *maps)
-        data.shuffle(alone.training_step)
+        data.shuffle(alone.training_step.shuffling)
         np.testing.assert_array_equal(np.concatenate(rows_of(data, sizes)), together[number])
 
 

@@ -24,7 +24,7 @@ from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, NeededKernels
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
-from gpu_backprop.backend.device import Advise, Device, Form, cuda_place, memory_size, memory_table
+from gpu_backprop.backend.device import BUFFERS, Advise, Device, Form, cuda_place, memory_size, memory_table
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.operation import Operation
@@ -361,8 +361,8 @@ class CudaDevice(Device):
         with self.computing():
             return self._shared.graphs.capture(nodes if self.side_by_side else in_a_row(nodes))
 
-    def double_buffer(self, forms: Sequence[Form]) -> CudaDoubleBuffer:
-        return CudaDoubleBuffer(self, self.stream, forms)
+    def double_buffer(self, forms: Sequence[Form], buffers: int = BUFFERS) -> CudaDoubleBuffer:
+        return CudaDoubleBuffer(self, self.stream, forms, buffers)
 
     def with_own_scratch(self) -> CudaDevice:
         """This device itself: launches run one after another, and none reads what another left in scratch memory."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.cuda.staging import pinned_memory
-from gpu_backprop.backend.device import BUFFERS, Device, DoubleBuffer, Form
+from gpu_backprop.backend.device import Device, DoubleBuffer, Form
 from gpu_backprop.backend.formula import Array
 
 
@@ -24,16 +24,16 @@ class CudaDoubleBuffer(DoubleBuffer):
     `compute` is the stream of the steps.
     """
 
-    def __init__(self, device: Device, compute: Any, forms: Sequence[Form]) -> None:
+    def __init__(self, device: Device, compute: Any, forms: Sequence[Form], buffers: int) -> None:
         cuda = device.xp.cuda
         self._compute = compute
-        self.arrays = [device.empty((BUFFERS * length, *rest), dtype) for (length, *rest), dtype in forms]
+        self.arrays = [device.empty((buffers * length, *rest), dtype) for (length, *rest), dtype in forms]
         with device.computing():
             self._copies = cuda.Stream(non_blocking=True)
-            self._ready = [cuda.Event(disable_timing=True) for _ in range(BUFFERS)]
-            self._free = [cuda.Event(disable_timing=True) for _ in range(BUFFERS)]
-            self._pinned = [[_pinned(device.xp, shape, dtype) for shape, dtype in forms] for _ in range(BUFFERS)]
-        for buffer in range(BUFFERS):
+            self._ready = [cuda.Event(disable_timing=True) for _ in range(buffers)]
+            self._free = [cuda.Event(disable_timing=True) for _ in range(buffers)]
+            self._pinned = [[_pinned(device.xp, shape, dtype) for shape, dtype in forms] for _ in range(buffers)]
+        for buffer in range(buffers):
             self.release(buffer)  # work that is still queued may use this memory, which came from the pool
 
     # The reader's side: any one thread, inside device.computing() ----------------------------------------------------
