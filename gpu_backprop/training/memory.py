@@ -60,7 +60,7 @@ def fit_needs(
             dry_run.copy(step.network.parameters)
     source = DataSet(step.network, data, dry_run)
     run = Run(step, source, settings, History(), shuffle=True, halves=halves, schedule=schedule)
-    if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
+    if settings.graph is not False and not run.in_one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is None:
         return dry_run.needs
@@ -111,7 +111,7 @@ def require_fit(
     def needs(batch_size: int) -> Needs:
         return fit_needs(step, settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule)
 
-    fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, not settings.one_launch)
+    fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, settings.one_launch is not True)
     return fit.require()
 
 
@@ -196,7 +196,7 @@ class MemoryEstimate(NamedTuple):
                     f"Or use Trainer(..., accumulate={parts * math.ceil(batch_size / fitting)}), which works through a "
                     "minibatch in parts and learns the same."
                 )
-        streamable = self.placings and self.settings.stream is False and not self.settings.one_launch
+        streamable = self.placings and self.settings.stream is False and self.settings.one_launch is not True
         if streamable and fits(batch_size, "auto"):
             told.append(f"{'Or use' if told else 'Use'} stream='auto', which leaves the data on the host.")
         if not told:

@@ -15,7 +15,7 @@ from gpu_backprop.backend import block_layout
 from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.one_launch import build_epoch, layout
+from gpu_backprop.training.one_launch import build_launch, layout
 from gpu_backprop.training.progress import Progress
 
 pytestmark = pytest.mark.gpu
@@ -294,7 +294,7 @@ def test_the_plan_says_what_it_does():
     samples = gb.network.samples.samples(net, trainer.loss, X, LABELS, None, values=True)
     data = DataSet(net, samples)
     total = net.device.zeros((3,), np.float64)
-    plan = build_epoch(trainer.training_step, data, trainer.batch_size, total)
+    plan = build_launch(trainer.training_step, data, trainer.batch_size, data.rows, total)
     assert [o.name for o in plan.operations] == ["train_epoch", "advance"]
     assert plan.operations[0].formula.startswith("3 × (y, ∇W of 8 rows, ")
     steps = [trainer.training_step.build(data, rows, total).cost() for rows in data.minibatches(8)]
