@@ -252,6 +252,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
   const i64 between = i64(gridDim.z) * n;  // from one moment to the next, outside
   A* const ms = held ? memory + 2 * n : moments + mine;
   const i64 apart = held ? n : between;
+  constexpr int BROAD = sizeof(A) == 4 ? int(TALL) : int(WIDE);  // as registers allow
   const bool learns = !running || running[blockIdx.z] != 0;
   const Layer bottom(places), top(places + (layers - 1) * 8);
   BlockLoss<E, L, A> block_loss(
@@ -287,7 +288,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       __syncthreads();
       for (int l = layers - 1; l >= 0; l--) {
         const Layer at(places + l * 8);
-        if (enough<TALL, TALL>(at.inputs, at.units)) weight_gradient<TALL>(memory, gs, at, some);
+        if (enough<TALL, BROAD>(at.inputs, at.units)) weight_gradient<BROAD>(memory, gs, at, some);
         else weight_gradient<1>(memory, gs, at, some);
         __syncthreads();
         if (l == 0) break;

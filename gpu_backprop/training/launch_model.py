@@ -35,9 +35,10 @@ def resident_step(layout: BlockLayout, models: int, rows: int, memory: int, proc
     one multiprocessor are taken as one after another."""
     micro, held = layout.fit(rows, memory)
     times, size = math.ceil(rows / micro), layout.itemsize // 4
+    broad = TALL if size == 1 else WIDE
     cycles = 0.0
     for number, layer in enumerate(layout.layers):
-        products = [(micro, layer.units, layer.inputs, WIDE), (layer.inputs, layer.units, micro, TALL)]
+        products = [(micro, layer.units, layer.inputs, WIDE), (layer.inputs, layer.units, micro, broad)]
         if number:
             products.append((micro, layer.inputs, layer.units, WIDE))
         cycles += sum(_product(*product, size, processors.lanes) for product in products)
@@ -57,6 +58,7 @@ def _product(rows: int, cols: int, length: int, wide: int, size: int, lanes: flo
         wide = 1
     tiles = tall * math.ceil(cols / wide)
     warps, reads, products = math.ceil(tiles / WARP), TALL + wide, TALL * wide
-    together = max(warps * reads * size, warps * products * WARP / lanes, warps * (reads + products) / SCHEDULERS)
-    alone = math.ceil(tiles / THREADS) * (reads + products + 4)
+    instructions = 2 * reads + products + 4  # with each address; counted in machine code
+    together = max(warps * reads * size, warps * products * WARP / lanes, warps * instructions / SCHEDULERS)
+    alone = math.ceil(tiles / THREADS) * instructions
     return length * max(together, alone) + BARRIER
