@@ -33,8 +33,8 @@ template<> BP_DEV f16 from_acc<f16>(float a) { return __float2half_rn(a); }
 template<> BP_DEV bf16 from_acc<bf16>(float a) { return __float2bfloat16_rn(a); }
 #endif
 
-// Before a grid-stride loop: to unroll it, the compiler would first divide 64-bit numbers. Unrolled: a loop over an array
-// that is to stay in registers.
+// BP_ROLLED, before a grid-stride loop: to unroll it, the compiler would first divide 64-bit numbers. BP_UNROLLED, before
+// a short loop over an array that is to lie in registers, which the compiler may otherwise find too long.
 #ifdef __CUDACC__
 #define BP_ROLLED _Pragma("unroll 1")
 #define BP_UNROLLED _Pragma("unroll")

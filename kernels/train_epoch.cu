@@ -1,16 +1,21 @@
-// Epochs of small networks in one launch: a network a block, blockDim = 256, gridDim = (1, 1, models).
+// Epochs of small networks in one launch, or in some: a network a block, blockDim = 256, gridDim = (1, 1, models).
 //
-// A block keeps in its own memory the parameters, their gradients, and the activations of some rows of a minibatch, a
-// micro-batch; moments and data stay outside. Sums over a minibatch go on from one micro-batch to the next, row by row,
-// so that the size of a micro-batch changes nothing but the order in which the loss is added up.
+// A block keeps in its own memory the parameters, their gradients, the moments where they fit, and the activations of
+// some rows of a minibatch, a micro-batch; data stay outside. Sums over a minibatch go on from one micro-batch to the
+// next, row by row, so that the size of a micro-batch changes nothing but the order in which the loss is added up. A
+// launch leaves outside all that the next one begins with.
 //
-// `places` has the offsets of each layer's arrays in that memory; cuda/ops/train_epoch.py lays it out.
+// `places` has the offsets of each layer's arrays in that memory; backend/block_layout.py lays it out.
 #include "block_memory.cuh"
 #include "losses.cuh"
 #include "optimizers.cuh"
 
 enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, or z to make y of
-enum { BLOCK = 4 };  // a thread computes so many outputs at once, and reads the operand they share once
+// A thread works out a tile of outputs at once, and reads each operand once for all that share it: TALL numbers along
+// one axis, and along the other TALL, WIDE or, where so few tiles would leave most threads idle, 1. Threads beside each
+// other have outputs beside each other, whose operands lie in different banks or are the same number.
+enum { TALL = 4, WIDE = 2 };
+enum { AT_ONCE = 4 };  // so many parameters of a thread are on the way to it while it waits for the first
 
 // How many blocks should fit on a multiprocessor, as far as registers go.
 template<class A> constexpr int blocks_per_sm = 3;
@@ -27,50 +32,75 @@ struct Layer {
       : inputs(p[0]), units(p[1]), weight(p[2]), bias(p[3]), x(p[4]), y(p[5]), s(p[6]), f(p[7]) {}
 };
 
+// How many tiles of K numbers lie along `size` numbers.
+template<int K> BP_DEV int tiles(int size) { return (size + K - 1) / K; }
+
+// Whether tiles of R x C outputs employ half the threads or more.
+template<int R, int C> BP_DEV bool enough(int rows, int cols) { return tiles<R>(rows) * tiles<C>(cols) * 2 >= threads(); }
+
+// The places of a tile along an axis, each as far from the next as there are tiles. Beyond the end stands the last
+// place, whose result nobody writes.
+template<int K> struct Tile {
+  int at[K], some;
+  BP_DEV Tile(int number, int size) : some(0) {
+    for (int k = 0; k < K; k++) {
+      const int place = number + k * tiles<K>(size);
+      some += place < size;
+      at[k] = place < size ? place : size - 1;
+    }
+  }
+};
+
 // y = f(x@W + b)
-template<class N, class A> BP_DEV void forward(A* memory, const Layer& at, int rows) {
-  const int from = pitch(at.inputs), to = pitch(at.units), items = (rows + BLOCK - 1) / BLOCK * at.units;
-  for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.units * BLOCK, j = item % at.units;
-    const A* w = memory + at.weight + j;
-    const A* x[BLOCK];
-    A z[BLOCK];
-    for (int k = 0; k < BLOCK; k++) {
-      x[k] = memory + at.x + (first + k < rows ? first + k : rows - 1) * from;
-      z[k] = A(0);
+template<int C, class N, class A> BP_DEV void forward(A* memory, const Layer& at, int rows) {
+  const int from = pitch(at.inputs), to = pitch(at.units), across = tiles<C>(at.units);
+  for (int item = thread(); item < tiles<TALL>(rows) * across; item += threads()) {
+    const Tile<TALL> r(item / across, rows);
+    const Tile<C> j(item % across, at.units);
+    A z[TALL][C] = {};
+    for (int i = 0; i < at.inputs; i++) {
+      A w[C];
+      for (int c = 0; c < C; c++) w[c] = memory[at.weight + i * at.units + j.at[c]];
+      for (int k = 0; k < TALL; k++) {
+        const A x = memory[at.x + r.at[k] * from + i];
+        for (int c = 0; c < C; c++) z[k][c] += x * w[c];
+      }
     }
-    for (int i = 0; i < at.inputs; i++, w += at.units) {
-      const A wij = *w;
-      for (int k = 0; k < BLOCK; k++) z[k] += x[k][i] * wij;
-    }
-    const A b = at.bias < 0 ? A(0) : memory[at.bias + j];
-    for (int k = 0; k < BLOCK; k++) {
-      if (first + k >= rows) break;
-      const int place = (first + k) * to + j;
-      const A v = z[k] + b;
-      if (at.s != at.y) memory[at.s + place] = v;
-      memory[at.y + place] = N::value(at.f, v);
+    BP_UNROLLED
+    for (int c = 0; c < C; c++) {
+      const A b = at.bias < 0 ? A(0) : memory[at.bias + j.at[c]];
+      BP_UNROLLED
+      for (int k = 0; k < TALL; k++) {
+        if (k >= r.some || c >= j.some) continue;
+        const int place = r.at[k] * to + j.at[c];
+        const A v = z[k][c] + b;
+        if (at.s != at.y) memory[at.s + place] = v;
+        memory[at.y + place] = N::value(at.f, v);
+      }
     }
   }
 }
 
 // grad_W += x^T@grad_z, grad_b += the sum of grad_z over the rows; g lies as W and b do
-template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer& at, int rows) {
-  const int from = pitch(at.inputs), to = pitch(at.units), items = (at.inputs + BLOCK - 1) / BLOCK * at.units;
-  for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.units * BLOCK, j = item % at.units;
-    int i[BLOCK];
-    A sum[BLOCK];
-    for (int k = 0; k < BLOCK; k++) {
-      i[k] = first + k < at.inputs ? first + k : at.inputs - 1;
-      sum[k] = g[at.weight + i[k] * at.units + j];
-    }
+template<int C, class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer& at, int rows) {
+  const int from = pitch(at.inputs), to = pitch(at.units), across = tiles<C>(at.units);
+  for (int item = thread(); item < tiles<TALL>(at.inputs) * across; item += threads()) {
+    const Tile<TALL> i(item / across, at.inputs);
+    const Tile<C> j(item % across, at.units);
+    A sum[TALL][C];
+    for (int k = 0; k < TALL; k++)
+      for (int c = 0; c < C; c++) sum[k][c] = g[at.weight + i.at[k] * at.units + j.at[c]];
     for (int r = 0; r < rows; r++) {
-      const A grad_z = memory[at.y + r * to + j];
-      for (int k = 0; k < BLOCK; k++) sum[k] += memory[at.x + r * from + i[k]] * grad_z;
+      A grad_z[C];
+      for (int c = 0; c < C; c++) grad_z[c] = memory[at.y + r * to + j.at[c]];
+      for (int k = 0; k < TALL; k++) {
+        const A x = memory[at.x + r * from + i.at[k]];
+        for (int c = 0; c < C; c++) sum[k][c] += x * grad_z[c];
+      }
     }
-    for (int k = 0; k < BLOCK; k++)
-      if (first + k < at.inputs) g[at.weight + i[k] * at.units + j] = sum[k];
+    for (int k = 0; k < TALL; k++)
+      for (int c = 0; c < C; c++)
+        if (k < i.some && c < j.some) g[at.weight + i.at[k] * at.units + j.at[c]] = sum[k][c];
   }
   if (at.bias < 0) return;
   for (int j = thread(); j < at.units; j += threads()) {
@@ -82,27 +112,31 @@ template<class A> BP_DEV void weight_gradient(const A* memory, A* g, const Layer
 
 // grad_z of the layer below = grad_z@W^T . f'(s), in the place of its y. Each thread begins at a unit of its own: rows
 // of W may begin in one bank.
-template<class N, class A> BP_DEV void input_gradient(A* memory, const Layer& at, const Layer& below, int rows) {
-  const int from = pitch(at.units), to = pitch(at.inputs), items = (rows + BLOCK - 1) / BLOCK * at.inputs;
-  for (int item = thread(); item < items; item += threads()) {
-    const int first = item / at.inputs * BLOCK, i = item % at.inputs;
-    const A* const w = memory + at.weight + i * at.units;
-    const A* grad_z[BLOCK];
-    A sum[BLOCK];
-    for (int k = 0; k < BLOCK; k++) {
-      grad_z[k] = memory + at.y + (first + k < rows ? first + k : rows - 1) * from;
-      sum[k] = A(0);
-    }
-    int j = i % at.units;
+template<int C, class N, class A>
+BP_DEV void input_gradient(A* memory, const Layer& at, const Layer& below, int rows) {
+  const int from = pitch(at.units), to = pitch(at.inputs), across = tiles<C>(at.inputs);
+  for (int item = thread(); item < tiles<TALL>(rows) * across; item += threads()) {
+    const Tile<TALL> r(item / across, rows);
+    const Tile<C> i(item % across, at.inputs);
+    A sum[TALL][C] = {};
+    int j = i.at[0] % at.units;
     for (int count = 0; count < at.units; count++) {
-      const A wij = w[j];
-      for (int k = 0; k < BLOCK; k++) sum[k] += grad_z[k][j] * wij;
+      A w[C];
+      for (int c = 0; c < C; c++) w[c] = memory[at.weight + i.at[c] * at.units + j];
+      for (int k = 0; k < TALL; k++) {
+        const A grad_z = memory[at.y + r.at[k] * from + j];
+        for (int c = 0; c < C; c++) sum[k][c] += grad_z * w[c];
+      }
       if (++j == at.units) j = 0;
     }
-    for (int k = 0; k < BLOCK; k++) {
-      if (first + k >= rows) break;
-      const int place = (first + k) * to + i;
-      memory[below.y + place] = sum[k] * N::slope(below.f, memory[below.s + place]);
+    BP_UNROLLED
+    for (int k = 0; k < TALL; k++) {
+      BP_UNROLLED
+      for (int c = 0; c < C; c++) {
+        if (k >= r.some || c >= i.some) continue;
+        const int place = r.at[k] * to + i.at[c];
+        memory[below.y + place] = sum[k][c] * N::slope(below.f, memory[below.s + place]);
+      }
     }
   }
 }
@@ -153,13 +187,42 @@ template<class E, class L, class A> struct BlockLoss {
   }
 };
 
-// The rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
-// update. grad_W and grad_b of the last minibatch are left in g, but where the rate of a group is 0.
+// A step of the optimizer from the gradients in g, which become 0, unless the model does not learn. `moments` lie
+// `apart` from each other. In `kept`, if there is such a place, are left the gradients of what is not frozen.
+template<class U, class Rule, class A>
+BP_DEV void optimize(
+    const Rule& rule, bool learns, A* w, A* g, A* moments, i64 apart, const A* groups, i64 blocks, int n, A* kept) {
+  BP_ROLLED
+  for (int first = thread(); first < n; first += AT_ONCE * threads()) {
+    A grad[AT_ONCE], weight[AT_ONCE], moment[AT_ONCE][U::moments + 1];
+    Group<A> group[AT_ONCE];
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int place = first + k * threads(), i = place < n ? place : n - 1;
+      grad[k] = g[i], weight[k] = w[i], group[k] = Group<A>(groups, blocks, i);
+      for (int m = 0; m < U::moments; m++) moment[k][m] = moments[m * apart + i];
+    }
+    BP_UNROLLED
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int i = first + k * threads();
+      if (i < n) g[i] = A(0);
+      if (i >= n || group[k].rate == A(0)) continue;
+      if (kept) kept[i] = grad[k];
+      if (!learns) continue;
+      const A change = rule.step(weight[k], rule.gradient(weight[k], grad[k], group[k].penalty), moment[k]);
+      w[i] = group[k].template moved<U>(rule, weight[k], change);
+      for (int m = 0; m < U::moments; m++) moments[m * apart + i] = moment[k][m];
+    }
+  }
+}
+
+// `rows` rows of an epoch from cursor on, in minibatches of `batch` and one of what is left: forward, loss, backward,
+// update. grad_W and grad_b of the last minibatch are left in g, but where the rate of a group is 0. A model that is not
+// running is measured, and learns nothing.
 template<class A, class S, class L, class N, class E, class U>
 __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     const S* x,             // [samples, inputs]
     const L* target,        // [samples, target_cols], 1 for labels
-    const i64* order,       // [models, rows]
+    const i64* order,       // [models, length]
     const i64* cursor,      // [1]
     const int* places,      // [layers, 8]
     A* w,                   // [models, n]
@@ -167,21 +230,29 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
     A* moments,             // [count, models, n]?
     double* hyper,          // [models, settings]
     const A* groups,        // [3, blocks]? the factors of rate, decay and penalties
+    const double* running,  // [models]?
     const double* numbers,  // [models, loss_numbers] of the loss: label smoothing, and those of E
     double* total,          // [models, 3]
-    i64 samples, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings, int count,
-    int blocks, int loss_numbers, int micro, int lanes, A scale, A tail_scale, A share, int accuracy, int takes) {
+    i64 samples, i64 length, i64 rows, i64 batch, int inputs, int target_cols, int layers, int n, int settings,
+    int count, int blocks, int loss_numbers, int held, int micro, int lanes, A scale, A tail_scale, A share,
+    int accuracy, int takes) {
   A* const memory = static_cast<A*>(block_memory());
   A* const ws = memory;
   A* const gs = memory + n;
   const i64 mine = i64(blockIdx.z) * n;
   double* const h = hyper + i64(blockIdx.z) * settings;
   __shared__ typename U::template of<A> rule;
-  const i64 apart = i64(gridDim.z) * n;  // from one moment to the next
+  const i64 between = i64(gridDim.z) * n;  // from one moment to the next, outside
+  A* const ms = held ? memory + 2 * n : moments + mine;
+  const i64 apart = held ? n : between;
+  constexpr int BROAD = sizeof(A) == 4 ? int(TALL) : int(WIDE);  // as registers allow
+  const bool learns = !running || running[blockIdx.z] != 0;
   const Layer bottom(places), top(places + (layers - 1) * 8);
   BlockLoss<E, L, A> block_loss(
       target, target_cols, lanes, accuracy, takes, numbers + i64(blockIdx.z) * loss_numbers, top.units);
   for (int i = thread(); i < n; i += threads()) ws[i] = w[mine + i], gs[i] = A(0);
+  for (int m = 0; m < held; m++)
+    for (int i = thread(); i < n; i += threads()) ms[m * n + i] = moments[m * between + mine + i];
   const i64 start = cursor[0];
   i64 steps = 0;
   for (i64 done = 0; done < rows; done += batch) {
@@ -193,7 +264,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       const int some = int(size - begun < micro ? size - begun : micro);
       const auto sample_of = [&](int r) {
         const i64 place = start + done + begun + r;
-        return order[blockIdx.z * rows + (place < rows ? place : rows - 1)];
+        return order[blockIdx.z * length + (place < length ? place : length - 1)];
       };
       for (int item = thread(); item < some * inputs; item += threads()) {
         const int r = item / inputs, c = item % inputs;
@@ -201,36 +272,36 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       }
       __syncthreads();
       for (int l = 0; l < layers; l++) {
-        forward<N>(memory, Layer(places + l * 8), some);
+        const Layer at(places + l * 8);
+        if (enough<TALL, WIDE>(some, at.units)) forward<WIDE, N>(memory, at, some);
+        else forward<1, N>(memory, at, some);
         __syncthreads();
       }
       block_loss.template add<N>(memory, top, some, sample_of, size == batch ? scale : tail_scale, share);
       __syncthreads();
       for (int l = layers - 1; l >= 0; l--) {
         const Layer at(places + l * 8);
-        weight_gradient(memory, gs, at, some);
+        if (enough<TALL, BROAD>(at.inputs, at.units)) weight_gradient<BROAD>(memory, gs, at, some);
+        else weight_gradient<1>(memory, gs, at, some);
         __syncthreads();
         if (l == 0) break;
-        input_gradient<N>(memory, at, Layer(places + (l - 1) * 8), some);
+        const Layer below(places + (l - 1) * 8);
+        if (enough<TALL, WIDE>(some, at.inputs)) input_gradient<WIDE, N>(memory, at, below, some);
+        else input_gradient<1, N>(memory, at, below, some);
         __syncthreads();
       }
     }
-    BP_ROLLED
-    for (int i = thread(); i < n; i += threads()) {
-      const A grad = gs[i];
-      const Group<A> group(groups, blocks, i);
-      if (group.rate != A(0)) {
-        const A change = step_of<U>(rule, ws[i], grad, group.penalty, moments, mine + i, apart);
-        ws[i] = group.template moved<U>(rule, ws[i], change);
-        if (last) g[mine + i] = grad;
-      }
-      gs[i] = A(0);
-    }
+    A* const kept = last ? g + mine : static_cast<A*>(nullptr);
+    optimize<U>(rule, learns, ws, gs, ms, apart, groups, blocks, n, kept);
     __syncthreads();  // before thread 0 prepares the next step
   }
-  for (int i = thread(); i < n; i += threads()) w[mine + i] = ws[i];
+  if (learns) {
+    for (int i = thread(); i < n; i += threads()) w[mine + i] = ws[i];
+    for (int m = 0; m < held; m++)
+      for (int i = thread(); i < n; i += threads()) moments[m * between + mine + i] = ms[m * n + i];
+  }
   const double loss = block_reduce<Sum>(block_loss.loss), correct = block_reduce<Sum>(block_loss.correct);
   if (thread() != 0) return;
-  h[0] += double(steps);
+  if (learns) h[0] += double(steps);
   total[i64(blockIdx.z) * 3 + LOSS] += loss, total[i64(blockIdx.z) * 3 + CORRECT] += correct;
 }

@@ -13,8 +13,9 @@ template<class A> BP_DEV A sign(A a) { return a > A(0) ? A(1) : a < A(0) ? A(-1)
 // all are 1, and nothing is multiplied by those of rate and decay. Where the rate is 0, the parameter and its moments
 // stay as they are.
 template<class A> struct Group {
-  const bool some;
+  bool some;
   A rate, decay, penalty;
+  BP_DEV Group() {}
   BP_DEV Group(const A* groups, i64 blocks, i64 i) : some(groups), rate(A(1)), decay(A(1)), penalty(A(1)) {
     if (!some) return;
     const i64 block = i * i64(sizeof(A)) / 256;

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,6 +43,15 @@ Advise = Callable[[int], tuple[str, int | None]]
 
 Fusion = Callable[[Any, list[Operation]], list[Operation]]
 """Takes a Plan and its operations, and returns operations that do the same. It may take memory from the plan."""
+
+
+class Processors(NamedTuple):
+    """What a device computes with: how many multiprocessors, how many products and sums of its dtype each begins in a
+    cycle, and how many million cycles a second it has at least when it is busy."""
+
+    count: int
+    lanes: float
+    megahertz: float
 
 
 class Device:
@@ -126,6 +135,12 @@ class Device:
         raise NotImplementedError(f"{self.name} does not count its memory.")
 
     @property
+    def processors(self) -> Processors | None:
+        """What it computes with, where the device `trains_epochs_in_one_launch`; None: it is of a kind that this
+        version does not know."""
+        return None
+
+    @property
     def block_memory(self) -> int:
         """The bytes that a network may have for itself where the device `trains_epochs_in_one_launch`."""
         raise NotImplementedError(f"{self.name} trains no epoch in one launch.")
@@ -201,6 +216,9 @@ class Device:
     def microseconds(self, begin: Any, end: Any) -> float:
         """The time from one mark to a later one; waits for that."""
         return float(end - begin) * 1e6
+
+    def wait(self, mark: Any) -> None:
+        """Waits until all is done that was asked of the device before a mark; on a CPU it is."""
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it; on a CPU it has."""

@@ -41,11 +41,10 @@ def _gathered(sources: Sequence[Array], permutation: Array, cursor: Array, outs:
     return int(chosen + order + sum(out.nbytes for out in outs))
 
 
-def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, rule: UpdateRule, batch: int) -> int:
+def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, rule: UpdateRule, batch: int, rows: int) -> int:
     """As of the ordinary steps: two or, above the first layer, three products of a layer, b, f, f′ and Σ∇z of each
     unit, 8 of the loss of each output; the optimizer's for each parameter."""
-    members, rows = math.prod(permutation.shape[:-1]), permutation.shape[-1]
-    row = 8 * layout.layers[-1].units
+    members, row = math.prod(permutation.shape[:-1]), 8 * layout.layers[-1].units
     for number, layer in enumerate(layout.layers):
         row += layer.units * (2 * (3 if number else 2) * layer.inputs + 2 * (layer.bias is not None) + 3)
     return int(members * rows * row + math.ceil(rows / batch) * rule.flops * w.size)
@@ -53,13 +52,14 @@ def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, rule: Update
 
 def _epoch_bytes(
     sources: Sequence[Array], permutation: Array, cursor: Array, w: Array, moments: Array | None, hyper: Array,
-    total: Array, batch: int,
+    total: Array, rows: int,
 ) -> int:  # fmt: skip
-    """The traffic with the device's memory: each member reads all rows once, and the parameters; it writes these and
-    the gradients. The moments are read and written in every step."""
-    members, steps = math.prod(permutation.shape[:-1]), math.ceil(permutation.shape[-1] / batch)
-    data = members * sum(source.nbytes for source in sources) + permutation.nbytes + cursor.nbytes
-    moved = data + 3 * w.nbytes + 2 * steps * (0 if moments is None else moments.nbytes)
+    """The least traffic with the device's memory: each member reads its rows once, and reads and writes parameters and
+    moments, which a block has room for or finds in the cache, and writes the gradients."""
+    members, length = math.prod(permutation.shape[:-1]), permutation.shape[-1]
+    data = members * rows * sum(source.nbytes // len(source) for source in sources)
+    data += permutation.nbytes * rows // length + cursor.nbytes
+    moved = data + 3 * w.nbytes + 2 * (0 if moments is None else moments.nbytes)
     return int(moved + 2 * (hyper.nbytes + total.nbytes))
 
 
@@ -257,14 +257,14 @@ class EpochOperations(Operations[D], Protocol[D]):
     def train_epoch(
         self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, layout: BlockLayout, w: Array,
         g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, groups: Array | None, loss: LossFormula,
-        numbers: Array, mean: bool, total: Array, batch: int,
+        numbers: Array, mean: bool, total: Array, batch: int, rows: int, running: Array | None = None,
     ) -> Calls:  # fmt: skip
-        """An epoch: every minibatch of `batch` rows, and one of what is left, forward, backward and the optimizer's
-        step.
+        """The next `rows` rows of an epoch: every minibatch of `batch` rows, and one of what is left, forward, backward
+        and the optimizer's step.
 
         sources are x and target; moments, rule and groups are as in `update`. mean: whether the loss of a minibatch is
         the mean over its rows. What is left in g is the gradient of the last one; where the rate factor is 0, g stays
-        as it is.
+        as it is. running: float64 (...,), 0 of each model that is measured and does not learn; None: all do.
         """
 
 

@@ -172,7 +172,9 @@ class Plan:
         if self.training:  # the rest waits for one another
             branches = assign_branches(self.operations, self.device.address)
             self.operations = [
-                replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch)) if branch and o.arguments else o
+                replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch))
+                if branch and o.arguments
+                else o
                 for o, branch in zip(self.operations, branches, strict=True)
             ]
         self._runs.clear()

@@ -45,7 +45,7 @@ class FitState(NamedTuple):
             any time, such as `trainer.optimizer.learning_rate`, from the next step on, or a layer's `trainable`, from
             the next epoch on; `fit` and `step` in it are a StateError.
         epoch: that which runs or has just ended, counted from 1 over all fits of the trainer; at the start the first.
-        step: how many steps of it were handed to the device; 0 at the start. With one_launch an epoch is one.
+        step: how many steps of it were handed to the device; 0 at the start.
         row: the newest row of `trainer.history`, in `on_epoch` this epoch's; None while there is none. With a models
             axis its losses and metrics are lists, one number a member.
     """
@@ -90,7 +90,7 @@ class Callbacks(ExitStack):
         checked = [_checked(number, callback) for number, callback in enumerate(given, 1)]
         self._callbacks = sorted(checked, key=lambda callback: callback.only_reads)  # which see what the others did
         with_step = [callback for callback in self._callbacks if ON_STEP in callback.methods]
-        if with_step and trainer.one_launch:
+        if with_step and trainer.one_launch is True:
             raise InputError(
                 f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0].name} has on_step. "
                 "Use on_epoch, or use one_launch=False."
@@ -165,7 +165,7 @@ class Callbacks(ExitStack):
         if hook not in callback.methods:
             return
         rows = run.history.rows
-        answer = callback.methods[hook](FitState(self.trainer, run.number, run.done, rows[-1] if rows else None))
+        answer = callback.methods[hook](FitState(self.trainer, run.number, run.steps_done, rows[-1] if rows else None))
         if hook != ON_END and answer and not self.trainer.stopping:
             self.asked_by_callback = f" by {callback.name}" + (f" ({answer})" if isinstance(answer, str) else "")
             self.trainer.stop()

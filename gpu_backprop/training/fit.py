@@ -19,11 +19,12 @@ from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_o
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import History
+from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
 from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run
-from gpu_backprop.training.streaming import given_rows
+from gpu_backprop.training.streaming import given_rows, is_streamed
 from gpu_backprop.training.unscaled import warn_of_unscaled
 
 
@@ -57,14 +58,18 @@ class Fit:
         steps = -(-data.rows // trainer.batch_size)
         self.schedule = schedule = FitSchedule(self.network, trainer.optimizer, first, epochs, steps)
         halves = on_divergence == HALVE_RATE
-        rooms = memory.require_fit(
-            self.step, trainer.settings, data, held_out, shuffle, self.keeps_best, halves, schedule
-        )
+        before = None if self.resumed is None else self.resumed.record.get("in_one_launch")
+        chosen = decide(self.step, trainer.settings, data, loss_every, bool(schedule), told.have_on_step, before)
+        settings = trainer.settings._replace(one_launch=chosen)
+        rooms = memory.require_fit(self.step, settings, data, held_out, shuffle, self.keeps_best, halves, schedule)
+        if chosen == CHOSEN and is_streamed(self.step.device, data, trainer.stream, rooms[0]):
+            settings = settings._replace(one_launch=False)
+            rooms = memory.require_fit(self.step, settings, data, held_out, shuffle, self.keeps_best, halves, schedule)
         source = trainer.place(data, "training data", rooms[0], shuffle)
         after_step = told.after_step if told.have_on_step else lambda _: trainer.stopping
         self.step.averaging.begin(anew=self.resumed is None)
         self.run = Run(
-            self.step, source, trainer.settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
+            self.step, source, settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
             schedule, told.have_on_step,
         )  # fmt: skip
         self.running = RunningFit(trainer, self.run, told, data, held_out, on_divergence, first)

@@ -55,7 +55,7 @@ def fit_needs(
     """Counts what `trainer.fit` allocates where all data lie on the device. Parameters and moments are there already.
     "data" and "validation data" may be streamed instead; the rest is needed in any case."""
     dry_run = open_dry_run(step.device)
-    make_fit(dry_run, step, settings, data, held_out, keeps_best, halves, schedule)
+    make_fit(dry_run, step, settings, data, held_out, keeps_best, halves, schedule, shuffle)
     needs, samples = dry_run.needs, "validation data"  # all else that is for validation becomes one kind
     joined = sum(needs.pop(kind) for kind in list(needs) if kind.startswith("validation") and kind != samples)
     return {**needs, "validation": joined} if held_out is not None else needs
@@ -63,7 +63,7 @@ def fit_needs(
 
 def make_fit(
     dry_run: DryRunDevice, step: TrainingStep, settings: Settings, data: Samples, held_out: Samples | None,
-    keeps_best: bool = False, halves: bool = False, schedule: FitSchedule | None = None,
+    keeps_best: bool = False, halves: bool = False, schedule: FitSchedule | None = None, shuffle: bool = True,
 ) -> None:  # fmt: skip
     """Makes on a stand-in what `trainer.fit` makes on the device."""
     if keeps_best:
@@ -71,7 +71,7 @@ def make_fit(
             dry_run.copy(step.network.parameters)
     source = DataSet(step.network, data, dry_run, shuffled=shuffle)
     run = Run(step, source, settings, History(), shuffle, halves=halves, schedule=schedule)
-    if settings.graph is not False and not settings.one_launch:  # one at a time, and all plans have the same outputs
+    if settings.graph is not False and not run.in_one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is not None:
         with dry_run.kind("validation"):
@@ -121,7 +121,7 @@ def require_fit(
         given = settings._replace(batch_size=batch_size), data, held_out, keeps_best, halves, schedule, shuffle
         return fit_needs(step, *given)
 
-    fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, not settings.one_launch)
+    fit = MemoryEstimate(step, settings, "A fit with batches of", needs, placings, settings.one_launch is not True)
     return fit.require()
 
 
@@ -206,7 +206,7 @@ class MemoryEstimate(NamedTuple):
                     f"Or use Trainer(..., accumulate={parts * math.ceil(batch_size / fitting)}), which works through a "
                     "minibatch in parts and learns the same."
                 )
-        streamable = self.placings and self.settings.stream is False and not self.settings.one_launch
+        streamable = self.placings and self.settings.stream is False and self.settings.one_launch is not True
         if streamable and fits(batch_size, "auto"):
             told.append(f"{'Or use' if told else 'Use'} stream='auto', which leaves the data on the host.")
         if not told:

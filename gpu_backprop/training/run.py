@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,7 +21,7 @@ from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
-from gpu_backprop.training.one_launch import build_epoch, check_data
+from gpu_backprop.training.one_launch import CHOSEN, build_launch, check_data, obstacle_of_layers, rows_of_a_launch
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.shuffling import Shuffling
@@ -36,12 +37,13 @@ MOST_HALVINGS = 10
 
 
 class Settings(NamedTuple):
-    """How a trainer runs its steps; see `Trainer`."""
+    """How a trainer runs its steps; see `Trainer`. one_launch is "auto" until a fit has decided: True (asked for),
+    CHOSEN, or False; a Run of "auto" has ordinary steps."""
 
     batch_size: int
     graph: bool | str = "auto"
     stream: bool | str = "auto"
-    one_launch: bool = False
+    one_launch: bool | str = "auto"
     metrics: Sequence[Given] | None = None
 
 
@@ -80,10 +82,12 @@ class Run:
         schedule: what settings follow; None: nothing.
 
     Attributes:
-        number, done: of the running epoch or the one that has just ended, its number and how many steps are done.
+        number, done: of the running epoch or the one that has just ended, its number and how many `batches` are done.
         epoch_start: the state at the beginning of the running epoch.
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
-        batches, steps: how many rows each step of an epoch has, and the steps by their rows.
+        batches, steps: how many rows each step of an epoch has, and the steps by their rows. In one launch, what is
+            called a step here is a launch: all of the epoch, or as many minibatches as take some 100 ms.
+        in_one_launch: whether it is so.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
         started: when the running epoch began, by time.perf_counter.
         whole: whether what is on the device is what the steps until now made: not in the middle of a step, and not
@@ -106,10 +110,13 @@ class Run:
         self._drawn_from: Any = None
         self._following: Shuffling | None = None  # what draws the next epoch's order
         device, network, scaling = data.device, step.network, step.scaling.state
-        self._plan_key = network.plan_key
-        if settings.one_launch:
+        self.in_one_launch = settings.one_launch in (True, CHOSEN)
+        self._launch_rows = data.rows
+        if self.in_one_launch:
             check_data(data, loss_every, bool(schedule))
-        steps = -(-data.rows // settings.batch_size)
+            self._launch_rows = rows_of_a_launch(step, data.rows, settings.batch_size)
+        self.steps_an_epoch = -(-data.rows // settings.batch_size)
+        steps = self.steps_an_epoch
         self._schedule = FollowedSchedule(schedule, schedule.epochs * steps, device) if schedule else None
         shapes: dict[str, tuple[int, ...]] = {"total": (*network.models_shape, 3), "squares": network.models_shape}
         if scaling is not None:
@@ -117,6 +124,7 @@ class Run:
         with device.kind("loss"):
             self.sums = Sums(device, **shapes)
         self.total = self.sums["total"]
+        self._key = self._settings_of_steps()
         self.batches, self.steps = self._build_epoch()
         self._add_squares = device.sequence(device.ops.sum_of_squares(device, network.parameters, self.sums["squares"]))
         with device.kind("snapshots"):
@@ -125,15 +133,32 @@ class Run:
             self._best_start = Snapshot(device, arrays) if halves else None
         self._least_loss, self._unhalved = np.full(network.models_shape, np.inf), self._halvings
 
+    @property
+    def steps_done(self) -> int:
+        """How many steps of the running epoch, or the one that has just ended, are done."""
+        return -(-sum(self.batches[: self.done]) // self.settings.batch_size)
+
+    def _settings_of_steps(self) -> tuple[Any, ...]:
+        """Returns what steps are built for: the layers' settings, and the row where an epoch goes on, in one launch,
+        if no launch begins there of itself."""
+        begin = min(self._begin.done * self.settings.batch_size, self.data.rows)
+        return self.step.network.plan_key, begin % self._launch_rows if self.in_one_launch else 0
+
     def _build_epoch(self) -> tuple[list[int], dict[int, Replay]]:
-        """Returns the rows of each step of an epoch, and the steps by their rows; in one launch the epoch is the only
-        step. The gradients of what is frozen, which no step fills, become 0."""
-        for layer in self.step.network.layers:
+        """Returns the rows of each step of an epoch, and the steps by their rows. The gradients of what is frozen,
+        which no step fills, become 0."""
+        network, settings = self.step.network, self.settings
+        for layer in network.layers:
             layer.clear_frozen()
-        if not self.settings.one_launch:
+        if settings.one_launch == CHOSEN:
+            self.in_one_launch = not obstacle_of_layers(network)
+        if not self.in_one_launch:
             return self._build_steps()
-        plan = build_epoch(self.step, self.data, self.settings.batch_size, self.total)
-        return [self.data.rows], {self.data.rows: Replay(plan, False)}
+        rows, begin = self.data.rows, min(self._begin.done * settings.batch_size, self.data.rows)
+        ends = sorted({*range(0, rows, self._launch_rows), begin, rows})
+        batches = [end - start for start, end in pairwise(ends)]
+        plans = {n: build_launch(self.step, self.data, settings.batch_size, n, self.total) for n in set(batches)}
+        return batches, {n: Replay(plan, False) for n, plan in plans.items()}
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
@@ -147,10 +172,10 @@ class Run:
     def epoch(self, epoch: int, shown: Progress, last: bool = True) -> dict[str, Any] | None:
         """Trains one epoch, which may be the last, and returns its row, or None if it was stopped on the way."""
         scaling = self.step.scaling
-        self._follow_settings()
-        self.step.network.refresh()  # a callback may have set parameters
         if self._begin.epoch != epoch:
             self._begin = Position(epoch)
+        self._follow_settings()
+        self.step.network.refresh()  # a callback may have set parameters
         begin = self._begin
         self.number, self.started = epoch, time.perf_counter() - begin.seconds
         self._drawn_from = self.step.shuffling.states
@@ -195,7 +220,9 @@ class Run:
         """Sets to what they were where the running epoch went on: the steps done, what they have added
         up, and where the schedules are."""
         begin = self._begin
-        self.done, self._window = begin.done, begin.window or (np.zeros(self.total.shape), 0)
+        rows = min(begin.done * self.settings.batch_size, self.data.rows)
+        self.done = [0, *accumulate(self.batches)].index(rows)
+        self._window = begin.window or (np.zeros(self.total.shape), 0)
         self.sums.clear()
         if begin.done:
             self.step.device.copy_in(self.total, begin.total)
@@ -213,7 +240,7 @@ class Run:
         if len(self.history) >= self.number:
             return Position(self.number + 1, halving=halving)
         seconds, total = time.perf_counter() - self.started, self.step.device.to_host(self.total)
-        return Position(self.number, self.done, self._drawn_from, total, self._window, seconds, halving)
+        return Position(self.number, self.steps_done, self._drawn_from, total, self._window, seconds, halving)
 
     def go_on(self, position: Position) -> None:
         """Lets the next epoch begin there. The state of the step is what it was there, but for `shuffling`."""
@@ -227,11 +254,10 @@ class Run:
         return self._finite(self._read())
 
     def _follow_settings(self) -> None:
-        """Builds the steps anew where the layers' settings are not those that they were built for."""
-        network = self.step.network
-        if (key := network.plan_key) == self._plan_key:
+        """Builds the steps anew where they were built for something else."""
+        if (key := self._settings_of_steps()) == self._key:
             return
-        self._plan_key, self.steps = key, {}  # their memory goes before other steps take theirs
+        self._key, self.steps = key, {}  # their memory goes before other steps take theirs
         self.batches, self.steps = self._build_epoch()
 
     def roll_back_if_diverged(self) -> str:
@@ -251,6 +277,7 @@ class Run:
     def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
         step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
+        device, launched = self.data.device, None
         with self.step.device.computing(), closing(self.data.parts(self.batches, step, self._following)) as parts:
             for part in parts:
                 for rows, count in self._at_once(part, step):
@@ -259,6 +286,10 @@ class Run:
                         self._spare.take()
                     steps[rows].often(count).run()
                     self.done = step
+                    if self.in_one_launch and last > 1:  # the host is a launch ahead, so that Ctrl-C need not wait long
+                        before, launched = launched, device.mark()
+                        if before is not None:
+                            device.wait(before)
                     shown.advance(rows * count)
                     due = self.loss_every is not None and step % self.loss_every == 0
                     if due and not self._read_loss(step, shown):
@@ -270,7 +301,8 @@ class Run:
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
         steps are one run. The last step of an epoch is one of its own; those of a short epoch all are."""
-        at, most = 0, 1 if self._by_step or len(self.batches) <= 2 * STEPS_AT_ONCE else STEPS_AT_ONCE
+        single = self._by_step or self.in_one_launch or len(self.batches) <= 2 * STEPS_AT_ONCE
+        at, most = 0, 1 if single else STEPS_AT_ONCE
         while at < len(part):
             alike = at + most <= len(part) and part[at] == part[at + most - 1]
             count = most if alike and done + at + most < len(self.batches) else 1
@@ -363,12 +395,12 @@ class Run:
             what, step, kept, first = self._find_divergence()
             happened = f"the {what} became NaN or infinite in epoch {epoch}, step {step}"
         else:
-            step, kept = len(self.batches), self._roll_back()
+            step, kept = self.steps_an_epoch, self._roll_back()
             happened = f"the loss became NaN or infinite in epoch {epoch}, at the latest in step {step}"
         history.stopped = happened
         narrow = " float16 holds no number beyond 65,504; dtype='bfloat16' does."
         raise DivergedError(
-            f"{happened} of {len(self.batches)}{first and f', first in {first}'}. The parameters are {kept}. "
+            f"{happened} of {self.steps_an_epoch}{first and f', first in {first}'}. The parameters are {kept}. "
             f"Lower the learning rate (now {self.step.optimizer.learning_rate}), or scale the inputs to about −1 … 1."
             f"{narrow if network.dtype == np.float16 else ''}",
             epoch=epoch, step=step, history=history,
@@ -380,12 +412,12 @@ class Run:
         last step whose loss was finite, and which layer's values went first. If every loss was finite, a step has made
         the parameters NaN or infinite, and no loss has shown it yet."""
         device, network, epoch = self.step.device, self.step.network, self.number
-        batches, steps = self._build_steps() if self.settings.one_launch else (self.batches, self.steps)
+        batches, steps = self._build_steps() if self.in_one_launch else (self.batches, self.steps)
         self.whole, self._begin = False, self._again
         self._restore(self.epoch_start)
         self._go_to_begin()
         finite, current, spare = self.last_finite, self.epoch_start, self._spare
-        begin = self.done
+        begin = self.steps_done
         step, broken, what, first = begin, 0, "parameters", ""
         with device.computing(), closing(self.data.parts(batches, begin)) as parts:
             for rows in (rows for part in parts for rows in part):
@@ -405,8 +437,10 @@ class Run:
         kept = "those of the last step whose loss was finite"
         if (epoch, step) == (self._first, begin + 1) and what == "loss":
             kept = "those that fit began with"
-        elif step == 1 and what == "loss" and self.settings.one_launch:  # which keeps no state within an epoch
-            kept = f"those that epoch {epoch - 1} began with"
+        elif step == 1 and what == "loss" and self.in_one_launch:  # which keeps no state within a launch
+            kept = (
+                f"those that {'epoch' if len(self.batches) == 1 else 'the last launch of epoch'} {epoch - 1} began with"
+            )
         return what, step, kept, first
 
     def _find_layer(self, plan: Plan, rows: int, before: Snapshot) -> str:

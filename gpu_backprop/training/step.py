@@ -36,7 +36,6 @@ class TrainingStep:
         network, loss, optimizer: the network is trained in place, the others are copied.
         seed: of shuffling and dropout; None: the network's.
         clip_norm, clip_value, average, accumulate: see `Trainer`.
-        stops_members: whether members can be stopped, where there is a models axis.
 
     Attributes:
         scaling, clipping, accumulation, averaging: of the loss, in float16; of the gradients; of the parameters.
@@ -46,7 +45,7 @@ class TrainingStep:
     def __init__(
         self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None, *,
         clip_norm: Setting | None = None, clip_value: Setting | None = None, average: Setting | None = None,
-        accumulate: int = 1, stops_members: bool = True,
+        accumulate: int = 1,
     ) -> None:  # fmt: skip
         network.check_trainable()
         self.network, self.device, self.loss = network, network.device, loss.bind(network)
@@ -54,7 +53,7 @@ class TrainingStep:
         self.scaling, self.clipping = LossScaling(network), Clipping(network, clip_norm)
         self.accumulation, self.averaging = Accumulation(network, accumulate), Averaging(network, average)
         self._running: Array | None = None
-        if network.models_shape and stops_members:
+        if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
         self.seeds = network.reseed(seed)
         self.shuffling = Shuffling(self.seeds, network.models_shape)
@@ -110,11 +109,19 @@ class TrainingStep:
     @running.setter
     def running(self, which: Any) -> None:
         if self._running is None:
-            raise InputError("no member can be stopped: there is no models axis, or one_launch=True.")
+            raise InputError("no member can be stopped: there is no models axis.")
         given = np.asarray(which)
         if given.shape != self._running.shape or given.dtype != np.bool_:
             raise InputError(f"running must be {self._running.size} truth values, one a member, got {which!r}.")
         self.device.copy_in(self._running, given.astype(np.float64))
+
+    def beside_updates(self) -> dict[str, Any]:
+        """Returns what steps do besides the update of an optimizer, by the names that a trainer has for it; None each
+        that they do not."""
+        parts = self.accumulation.parts
+        return {
+            "clip_norm": self.clipping.norm, "average": self.averaging.decay, "accumulate": None if parts == 1 else parts
+        }  # fmt: skip
 
     @property
     def measured_parameters(self) -> Array:

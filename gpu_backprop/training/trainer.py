@@ -104,7 +104,7 @@ class Trainer(FixedAttributes):
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
-        one_launch: bool = False, clip_norm: Setting | None = None, clip_value: Setting | None = None,
+        one_launch: bool | str = "auto", clip_norm: Setting | None = None, clip_value: Setting | None = None,
         average: Setting | None = None, accumulate: int = 1, metrics: Sequence[Given] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
@@ -112,14 +112,14 @@ class Trainer(FixedAttributes):
         self.network, self.device = network, network.device
         self.batch_size, self.stream = batch_size, stream
         self.graph = self._mode("graph", graph, self.device.has_graphs)
-        self.one_launch = switch("one_launch", one_launch)
+        self.one_launch = self._mode("one_launch", one_launch, True)
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
-        if one_launch:
+        if self.one_launch is True:
             extra = {"clip_norm": clip_norm, "average": average, "accumulate": None if accumulate == 1 else accumulate}
             check_one_launch(network, loss, extra, graph=self.graph, stream=self.stream)
         self.training_step = step = TrainingStep(
             network, loss, optimizer, seed, clip_norm=clip_norm, clip_value=clip_value, average=average,
-            accumulate=accumulate, stops_members=not one_launch,
+            accumulate=accumulate,
         )  # fmt: skip
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
@@ -218,7 +218,9 @@ class Trainer(FixedAttributes):
         return Settings(self.batch_size, self.graph, self.stream, self.one_launch, self.metrics)
 
     def _mode(self, name: str, value: bool | str, can: bool) -> bool | str:
-        if not isinstance(value, bool) and value != "auto":
+        if isinstance(value, np.bool_):
+            value = bool(value)
+        if not isinstance(value, bool) and not (isinstance(value, str) and value == "auto"):
             raise InputError(f"{name} must be 'auto', True or False, got {value!r}.")
         if value is True and not can:
             raise InputError(

@@ -23,7 +23,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.one_launch import build_epoch
+from gpu_backprop.training.one_launch import build_launch
 from gpu_backprop.training.optimizers import OPTIMIZERS, REGULARIZED, RULES
 
 pytestmark = pytest.mark.gpu
@@ -76,7 +76,7 @@ def one_launch_epochs(**form):
     trainer = gb.Trainer(net, one_launch=True, batch_size=ROWS)
     data = DataSet(net, samples(net, trainer.loss, True, False))
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    return Step(build_epoch(trainer.training_step, data, trainer.batch_size, total), data)
+    return Step(build_launch(trainer.training_step, data, trainer.batch_size, data.rows, total), data)
 
 
 def measuring_step(output, loss):

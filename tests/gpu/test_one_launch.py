@@ -16,7 +16,7 @@ from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.training.minibatches import DataSet
-from gpu_backprop.training.one_launch import build_epoch, layout
+from gpu_backprop.training.one_launch import build_launch, layout
 from gpu_backprop.training.progress import Progress
 
 pytestmark = pytest.mark.gpu
@@ -298,7 +298,7 @@ def test_the_plan_says_what_it_does():
     samples = gb.network.samples.samples(net, trainer.loss, X, LABELS, None, values=True)
     data = DataSet(net, samples)
     total = net.device.zeros((3,), np.float64)
-    plan = build_epoch(trainer.training_step, data, trainer.batch_size, total)
+    plan = build_launch(trainer.training_step, data, trainer.batch_size, data.rows, total)
     assert [o.name for o in plan.operations] == ["train_epoch", "advance"]
     assert plan.operations[0].formula.startswith("3 × (y, ∇W of 8 rows, ")
     steps = [trainer.training_step.build(data, rows, total).cost() for rows in data.minibatches(8)]
@@ -361,7 +361,7 @@ def test_a_schedule_of_epochs():
     expected = []
     for epoch in (1, 2, 3):
         by_hand.fit(X, LABELS, 1, progress=False)
-        expected.append((epoch, 1, by_hand.network.predict(X).tobytes()))
+        expected.append((epoch, 6, by_hand.network.predict(X).tobytes()))
         by_hand.optimizer.learning_rate /= 2
     assert told == expected
 

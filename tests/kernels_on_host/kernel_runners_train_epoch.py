@@ -24,19 +24,19 @@ RATE, SETTINGS = 0.02, {"beta2": 0.99, "epsilon": 0.01, "weight_decay": 0.1}
 """The learning rate, for one row or a mean over some; and settings that do not magnify the rounding of gradients."""
 
 
-def network(d: Draw, fused: str, near_half: bool) -> BlockLayout:
+def network(d: Draw, fused: str, near_half: bool, moments: int) -> BlockLayout:
     """One to three layers, with gaps between their parameters."""
     functions, layers, n, inputs = d.chosen["N"].activations, [], 0, d.cols
     count = d.pick(1, 2, 3)
     for k in range(count):
-        units, last = d.pick(1, 3, 5, 8, 33), k == count - 1
+        units, last = d.pick(1, 3, 5, 8, 33, 130), k == count - 1
         weight, bias = n, n + inputs * units + d.pick(0, 3)
         n = bias + units + d.pick(0, 5)
         has_bias = d.flip(0.7) or (near_half and last)
         f = IDENTITY if fused and last else d.pick(*functions)
         layers.append(DenseShape(inputs, units, weight, bias if has_bias else None, f))
         inputs = units
-    layout = BlockLayout(layers, n, d.chosen["A"].itemsize, fused)
+    layout = BlockLayout(layers, n, d.chosen["A"].itemsize, fused, moments)
     layout.functions = d.chosen["N"]  # all that the instance has
     return layout
 
@@ -110,7 +110,8 @@ def train_epoch(d: Draw) -> Case:
     if IDENTITY in d.chosen["N"].activations and d.flip(0.7):
         fused = "softmax" if d.chosen["L"] == np.int64 or d.flip() else "sigmoid"
     near_half = bool(fused) or row.name in POSITIVE
-    layout = network(d, fused, near_half)
+    rule, mean = d.chosen["U"], d.flip(0.7)
+    layout = network(d, fused, near_half, len(rule.moments))
     outputs, samples = layout.layers[-1].units, d.rows + d.pick(1, 4)
     labelled = d.chosen["L"] == np.int64
     accuracy = d.pick("", "argmax") if labelled or fused == "softmax" else d.pick("", "argmax", "threshold")
@@ -119,27 +120,32 @@ def train_epoch(d: Draw) -> Case:
     numbers[:, 0] = (0.0 if fused == "sigmoid" else d.pick(0.0, 0.1)) / np.arange(1, 1 + d.models)
     x = d.numbers((samples, d.cols), d.chosen["S"], *((0, 3) if d.chosen["S"] == "u1" else (-1, 1)))
     target = targets(d, samples, outputs, near_half)
-    order = d.memory.holding(d.random.integers(0, samples, (d.models, d.rows)), np.int64)
+    length = d.rows + d.pick(0, 0, 3)  # rows of the launches before and after are in it too
+    order = d.memory.holding(d.random.integers(0, samples, (d.models, length)), np.int64)
     start = d.pick(0, 0, 2)  # where the last row stands in at the end
     batch = d.pick(1, 4, 7, 50)
-    micro = min(d.pick(1, 2, 5, 50), batch, max(d.rows, 1))
-    rule, mean = d.chosen["U"], d.flip(0.7)
+    micro, held = min(d.pick(1, 2, 5, 50), batch, max(d.rows, 1)), d.pick(0, layout.moments)
+    running = None
+    if d.flip(0.3):
+        running = d.memory.holding(d.random.integers(0, 2, d.models), np.float64)
     rate = RATE * (0.01 if near_half else 1) / (1 if mean else batch)
     hyper = hyper_of(d, rule, d.pick(0, 4), rate, **SETTINGS)
     w = d.memory.holding(parameters_of(d, layout, near_half), A)
-    moments = d.memory.holding(np.zeros((len(rule.moments), *w.shape)), A) if rule.moments else None
+    moments = None
+    if rule.moments:
+        moments = d.memory.holding(d.random.uniform(0, 0.01, (len(rule.moments), *w.shape)), A)
     groups = groups_of(d, layout.parameters, A)
     total = d.numbers((d.models, 3), np.float64, 1, 2)
     tail = (d.rows % batch or batch) if d.rows else batch
     parameters = {
         "x": x, "target": target, "order": order, "cursor": d.memory.holding([start], np.int64),
-        "places": d.memory.holding(layout.places(micro), np.int32), "w": w, "g": d.numbers(w.shape, A),
-        "moments": moments, "hyper": hyper, "groups": groups, "numbers": d.memory.holding(numbers, np.float64),
-        "loss_numbers": numbers.shape[1], "total": total,
-        "samples": samples, "rows": d.rows, "batch": batch, "inputs": d.cols,
+        "places": d.memory.holding(layout.places(micro, held), np.int32), "w": w, "g": d.numbers(w.shape, A),
+        "moments": moments, "hyper": hyper, "groups": groups, "running": running,
+        "numbers": d.memory.holding(numbers, np.float64), "loss_numbers": numbers.shape[1], "total": total,
+        "samples": samples, "length": length, "rows": d.rows, "batch": batch, "inputs": d.cols,
         "target_cols": target.shape[1], "layers": len(layout.layers), "n": layout.parameters,
         "settings": hyper.shape[1], "count": len(rule.moments),
-        "blocks": 0 if groups is None else groups.shape[1], "micro": micro,
+        "blocks": 0 if groups is None else groups.shape[1], "held": held, "micro": micro,
         "lanes": min(32, 1 << (outputs - 1).bit_length()),
         "scale": 1 / batch if mean else 1.0, "tail_scale": 1 / tail if mean else 1.0,
         "share": 1 / outputs if row.mean_over_outputs and not fused else 1.0,
@@ -148,14 +154,14 @@ def train_epoch(d: Draw) -> Case:
     if fused and row.mean_over_outputs:
         loss = dataclasses.replace(loss, mean_over_outputs=False)
     wanted = expected(d, layout, parameters, loss, rule, mean)
-    return d.case((1, 1), parameters, wanted, shared=layout.size(micro))
+    return d.case((1, 1), parameters, wanted, shared=layout.size(micro, held))
 
 
 def expected(
     d: Draw, layout: BlockLayout, given: dict[str, Any], loss: LossFormula, rule: UpdateRule, mean: bool
 ) -> dict[str, Near]:
     after = {name: exact(given[name]) for name in ("w", "moments", "hyper", "total")}
-    places = np.minimum(given["cursor"][0] + np.arange(d.rows), d.rows - 1)
+    places = np.minimum(given["cursor"][0] + np.arange(d.rows), given["length"] - 1)
     labelled = given["target"].dtype == np.int64
     for begin in range(0, d.rows, given["batch"]):
         chosen = np.array(given["order"])[:, places[begin : begin + given["batch"]]]
@@ -165,7 +171,7 @@ def expected(
         x, numbers = exact(given["x"])[chosen], exact(given["numbers"])
         after["g"] = gradient(layout, after["w"], x, target, loss, numbers, scale, after["total"])
         state = after["w"], after["g"], after["moments"], rule, after["hyper"]
-        reference(numpy_ops.update, *state, None, exact_groups(given["groups"]), None)
+        reference(numpy_ops.update, *state, exact(given["running"]), exact_groups(given["groups"]), None)
     if given["groups"] is not None and "g" in after:  # a frozen parameter's gradient stays what it was
         rates = np.repeat(exact(given["groups"])[0], BLOCK // given["w"].itemsize)[: given["w"].shape[1]]
         after["g"] = np.where(rates, after["g"], exact(given["g"]))

@@ -24,7 +24,16 @@ from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, NeededKernels
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
-from gpu_backprop.backend.device import BUFFERS, Advise, Device, Form, cuda_place, memory_size, memory_table
+from gpu_backprop.backend.device import (
+    BUFFERS,
+    Advise,
+    Device,
+    Form,
+    Processors,
+    cuda_place,
+    memory_size,
+    memory_table,
+)
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.operation import Operation
@@ -142,6 +151,10 @@ class CudaDevice(Device):
             pool = self._cupy.get_default_memory_pool()
             free, limit = free + pool.free_bytes(), pool.get_limit()
             return (min(free, max(0, limit - pool.used_bytes())), min(total, limit)) if limit else (free, total)
+
+    @property
+    def processors(self) -> Processors | None:
+        return setup.processors(self._cupy, self.index, self.master)
 
     @property
     def block_memory(self) -> int:
@@ -315,6 +328,9 @@ class CudaDevice(Device):
     def microseconds(self, begin: Any, end: Any) -> float:
         end.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(begin, end)) * 1e3
+
+    def wait(self, mark: Any) -> None:
+        mark.synchronize()
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it, also on the default stream."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_backprop.backend.check import Check
-from gpu_backprop.backend.device import memory_size
+from gpu_backprop.backend.device import Processors, memory_size
 from gpu_backprop.backend.errors import install, one_line
 
 PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
@@ -29,6 +29,24 @@ AMPERE = 8, 0
 MAJOR_MINOR, SHARED_MEMORY = (75, 76), 97
 """cudaDevAttrComputeCapabilityMajor and …Minor, cudaDevAttrMaxSharedMemoryPerBlockOptin (driver_types.h). Each is
 asked for alone: CuPy's `Device.attributes` asks for all, also for those that an older driver does not know."""
+
+MULTIPROCESSORS = 16
+"""cudaDevAttrMultiProcessorCount."""
+
+PROCESSORS = {
+    (7, 0): (64, 32, 1300),
+    (7, 5): (64, 2, 1100),
+    (8, 0): (64, 32, 1300),
+    (8, 6): (128, 2, 1500),
+    (8, 7): (128, 2, 1000),
+    (8, 9): (128, 2, 1900),
+    (9, 0): (128, 64, 1600),
+    (10, 0): (128, 64, 1700),
+    (12, 0): (128, 2, 2000),
+}
+"""By compute capability: multiply-adds that a multiprocessor begins in a cycle, in float32 and float64 (CUDA Programming
+Guide, throughput of native arithmetic instructions), and MHz, somewhat below what such devices reach when they are
+busy (data sheets)."""
 
 NO_DEVICE = 100
 """cudaErrorNoDevice."""
@@ -151,6 +169,16 @@ def precision_obstacle(precision: str, index: int) -> str:
 def _capability(cupy: Any, index: int) -> tuple[int, int]:
     major, minor = (cupy.cuda.runtime.deviceGetAttribute(attribute, index) for attribute in MAJOR_MINOR)
     return major, minor
+
+
+def processors(cupy: Any, index: int, dtype: Any) -> Processors | None:
+    """Tells what a device computes with in a dtype; None where its compute capability is not known here."""
+    found = PROCESSORS.get(_capability(cupy, index))
+    if found is None:
+        return None
+    single, double, megahertz = found
+    count = cupy.cuda.runtime.deviceGetAttribute(MULTIPROCESSORS, index)
+    return Processors(count, double if dtype.itemsize == 8 else single, megahertz)
 
 
 def _memory(cupy: Any, index: int) -> Check:

@@ -221,3 +221,26 @@ def test_optimizers_from_outside_compile(nvrtc):
         epochs = [instance("train_epoch", dtype, dtype, dtype, tanh, loss, rule) for dtype in TYPES["A"]]
         for made in (steps, epochs):
             assert not [usage.fault for usage in nvrtc.usages(made, 90) if usage.fault]
+
+
+@pytest.mark.nvrtc
+@pytest.mark.parametrize(("dtype", "suffix", "widest"), [("float32", "f32", 16 / 8), ("float64", "f64", 8 / 6)])
+def test_an_epoch_reads_an_operand_once_for_a_tile(nvrtc, dtype, suffix, widest):
+    """The loops of the products, by multiply-adds for each read of shared memory: of tiles of 4 × 4, but in float64,
+    where registers do not suffice, of 4 × 2 and of 4."""
+    made = instance("train_epoch", dtype, dtype, "int64", Functions((ACTIVATIONS["relu"],)), FORMULAS[0], ADAM)
+    loops = re.split(r"\n\$L__BB", assembly([made])[made.name])
+    products = [len(re.findall(rf"\bfma\.rn(?:\.ftz)?\.{suffix}", loop)) for loop in loops]
+    reads = [loop.count(f"ld.shared.{suffix}") for loop in loops]
+    found = {made / read for made, read in zip(products, reads, strict=True) if made >= 8 and read >= 5}
+    assert found == {widest, 8 / 6, 4 / 5}
+
+
+@pytest.mark.nvrtc
+def test_an_epoch_loads_four_parameters_before_it_updates_one(nvrtc):
+    made = instance("train_epoch", "float32", "float32", "int64", Functions((ACTIVATIONS["relu"],)), FORMULAS[0], ADAM)
+    text = assembly([made])[made.name]
+    roots = [found.start() for found in re.finditer(r"\bsqrt\.", text)][-4:]
+    moments = [found.start() for found in re.finditer(r"\bld\.f32", text)]  # of a block or of the device, by address
+    assert len([load for load in moments if load < roots[0]]) >= 2 * 4
+    assert not [load for load in moments if roots[0] < load < roots[-1]]
