@@ -57,7 +57,7 @@ def normal(*shape: int) -> Array:
 def adam(ops: Any, device: Device, size: int) -> Run:
     """One update of so many parameters."""
     w, g, moments = normal(size), normal(size), np.abs(normal(2, size))
-    hyper = np.array([0, 1e-4, 0.9, 0.999, 1e-8])
+    hyper = np.array([1, 1e-4, 0.9, 0.999, 1e-8])
     return in_order(device.sequence(ops.update(device, w, g, moments, ADAM, hyper, None, None, None)))
 
 

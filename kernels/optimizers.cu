@@ -1,8 +1,8 @@
 // One step of an optimizer over the flat buffers, and the loss scaling of float16; gridDim = (blocks, 1, models).
 //
 // hyper holds for each model the step number and the settings of a rule, U, in float64, so that they can change between
-// steps of one plan; one thread of a block turns them into coefficients, because most devices are slow in float64.
-// Where gradient_factor is 0 a step changes nothing, not even the step number. T is the type that the products read:
+// steps of one plan; one thread of a block turns them into coefficients, because most devices are slow in float64, while
+// the others wait for what they have loaded. Where gradient_factor is 0 a step changes nothing. T is the type that the products read:
 // where it has 16 bits, half_parameters receives a copy of the new weights.
 #include "optimizers.cuh"
 
@@ -58,6 +58,15 @@ __global__ void __launch_bounds__(256, 4) unscale(
 template<class T, class U>
 constexpr int resident_blocks = U::moments > 2 ? 2 : 4 - (U::moments > 1) - (sizeof(T) != 4 && U::moments > 0);
 
+// What a step reads and writes of V parameters.
+template<class A, class U, int V> struct Parameters {
+  Vec<A, V> w, g, moments[U::moments + 1];
+  BP_DEV void load_from(const A* all_w, const A* all_g, const A* all_moments, i64 i, i64 apart) {
+    g = load<V>(all_g + i), w = load<V>(all_w + i);
+    for (int m = 0; m < U::moments; m++) moments[m] = load<V>(all_moments + m * apart + i);
+  }
+};
+
 // W <- (1 - eta lambda) W - change, by the rule U, and its copy in 16 bits. Everything is loaded before anything is
 // stored, because the compiler may not move a load to before a store.
 template<class T, class U, int V>
@@ -65,41 +74,42 @@ __global__ void __launch_bounds__(256, resident_blocks<T, U>) update(
     acc<T>* w,                      // [models, n]
     const acc<T>* g,                // [models, n]
     acc<T>* moments,                // [count, models, n]?
-    double* hyper,                  // [models, settings] step and the settings of the rule
+    const double* hyper,            // [models, settings] step and the settings of the rule
     const double* gradient_factor,  // [models]?
     const acc<T>* groups,           // [3, blocks]? the factors of rate, decay and penalties
     T* half_parameters,             // [models, n]?
-    u32* tickets,                   // [models]
     i64 n, i64 blocks, int count, int settings) {
   typedef acc<T> A;
+  if (gradient_factor && gradient_factor[blockIdx.z] == 0) return;
   const A factor = gradient_factor ? A(gradient_factor[blockIdx.z]) : A(1);
-  if (factor == A(0)) return;
-  double* const h = hyper + i64(blockIdx.z) * settings;
+  const double* const h = hyper + i64(blockIdx.z) * settings;
+  const i64 apart = i64(gridDim.z) * n;  // from one moment to the next
+  Elements<V> at(n);
+  Parameters<A, U, V> of;
+  if (at.more()) of.load_from(w, g, moments, at.i, apart);  // is on its way while the coefficients are worked out
   __shared__ typename U::template of<A> of_block;
-  if (thread() == 0) of_block.template prepare<A>(h[0] + 1, h + 1);
+  if (thread() == 0) of_block.template prepare<A>(h[0], h + 1);
   __syncthreads();
   const typename U::template of<A> rule = of_block;
-  const i64 apart = i64(gridDim.z) * n;  // from one moment to the next
-  for (Elements<V> at(n); at.more(); at.next()) {
+  while (at.more()) {
     const Group<A> group(groups, blocks, at.i - at.start);
-    if (group.rate == A(0)) continue;
-    const Vec<A, V> gs = load<V>(g + at.i);
-    Vec<A, V> ws = load<V>(w + at.i), found[U::moments + 1];
+    const i64 i = at.i;
     Vec<T, V> halves;
-    for (int m = 0; m < U::moments; m++) found[m] = load<V>(moments + m * apart + at.i);
     for (int k = 0; k < V; k++) {
       A moment[U::moments + 1];
-      for (int m = 0; m < U::moments; m++) moment[m] = found[m].at[k];
-      const A g_k = gradient_factor ? factor * gs.at[k] : gs.at[k];
-      const A change = rule.step(ws.at[k], rule.gradient(ws.at[k], g_k, group.penalty), moment);
-      for (int m = 0; m < U::moments; m++) found[m].at[k] = moment[m];
-      ws.at[k] = group.template moved<U>(rule, ws.at[k], change);
-      halves.at[k] = from_acc<T>(ws.at[k]);
+      for (int m = 0; m < U::moments; m++) moment[m] = of.moments[m].at[k];
+      const A g_k = gradient_factor ? factor * of.g.at[k] : of.g.at[k];
+      const A change = rule.step(of.w.at[k], rule.gradient(of.w.at[k], g_k, group.penalty), moment);
+      for (int m = 0; m < U::moments; m++) of.moments[m].at[k] = moment[m];
+      of.w.at[k] = group.template moved<U>(rule, of.w.at[k], change);
+      halves.at[k] = from_acc<T>(of.w.at[k]);
     }
-    for (int m = 0; m < U::moments; m++) store(moments + m * apart + at.i, found[m]);
-    store(w + at.i, ws);
-    if (half_parameters) store(half_parameters + at.i, halves);
+    if (group.rate != A(0)) {
+      for (int m = 0; m < U::moments; m++) store(moments + m * apart + i, of.moments[m]);
+      store(w + i, of.w);
+      if (half_parameters) store(half_parameters + i, halves);
+    }
+    at.next();
+    if (at.more()) of.load_from(w, g, moments, at.i, apart);
   }
-  // the step number goes up when all blocks of a model have read it
-  if (last_block(tickets + blockIdx.z, gridDim.x) && thread() == 0) h[0] += 1;
 }

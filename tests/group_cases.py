@@ -47,7 +47,6 @@ def by_hand(w, g, moments, rule, hyper, factor, groups=None):
         one = 1.0 if factor is None else factor[model]
         if one:
             moves, state = factors[0] != 0, moments[:, *model]
-            hyper[model][0] += 1
             new = STEPS[rule.name](
                 w[model], one * g[model], state, *hyper[model], **dict(zip(FACTORS, factors, strict=True))
             )

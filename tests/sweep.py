@@ -396,7 +396,9 @@ def check_optimizer(device, name):
     w, g = device.zeros(large.shape), device.copy(device.from_host(large))
     moments = device.zeros((len(rule.moments), *large.shape))
     hyper = device.copy(device.from_host(np.array([0, rate, *others])))
-    calls = device.sequence(device.ops.update(device, w, g, moments, rule, hyper, None, None, None))
+    counting = device.ops.advance(device, None, 0, None, None, hyper[..., 0])
+    update = device.ops.update(device, w, g, moments, rule, hyper, None, None, None)
+    calls = device.sequence([*counting, *update])
 
     def steps(count):
         with device.computing():

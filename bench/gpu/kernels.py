@@ -89,7 +89,9 @@ def updating(dtype: str, shape: Shape, rule: UpdateRule) -> Planned:
     net = gb.Network(shape.rows * shape.cols, [gb.Bias()], dtype=dtype, device="cuda")
     plan = Plan(net.device)
     net.emit_parameters(plan)
-    gb.Optimizer(rule).bind(net).update(plan, net)
+    bound = gb.Optimizer(rule).bind(net)
+    net.device.copy_in(bound.step_number(plan), np.array(1.0))
+    bound.update(plan, net)
     return plan, None
 
 

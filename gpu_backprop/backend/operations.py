@@ -15,7 +15,7 @@ Arrays are (..., rows, units); a leading models axis passes through. These argum
     w, g            flat buffers (..., parameters) of parameters and gradients
     hyper           float64 (..., k): the step number, the learning rate η, and the optimizer's own
     gradient_factor float64 (...,): what an optimizer multiplies gradients with; where it is 0, a step changes nothing,
-                    not even the step number. None: 1
+                    and `advance` does not count it. None: 1
     counted         float64 (...,): the gradient factor so far, which what is new multiplies; None: 1
     half_parameters becomes a copy of the new parameters in its own dtype
 """
@@ -172,9 +172,13 @@ class Operations(Protocol[D]):
         """out = source[permutation[cursor : cursor + rows]] for each pair: x and, where they are there, target and
         weights at once. x may come from another dtype."""
 
-    @account(updates=["counter"])
-    def advance(self, device: D, counter: Array, by: int) -> Calls:
-        """counter += by"""
+    @account(updates=["cursor", "position", "random", "step"])
+    def advance(
+        self, device: D, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
+        step: Array | None = None, counted: Array | None = None,
+    ) -> Calls:  # fmt: skip
+        """Counts a step, or a part of one, in what is given: cursor += rows and position += 1, int64 (1,); random += 1,
+        uint64 (...,); and step += 1, float64 (...,), but where counted, float64 (...,), is 0."""
 
     # Schedules --------------------------------------------------------------------------------------------------------
 
@@ -235,13 +239,14 @@ class Operations(Protocol[D]):
 
     # Optimizers -------------------------------------------------------------------------------------------------------
 
-    @account(writes=["half_parameters"], updates=["w", "moments", "hyper"], flops=lambda rule, w: rule.flops * w.size)
+    @account(writes=["half_parameters"], updates=["w", "moments"], flops=lambda rule, w: rule.flops * w.size)
     def update(
         self, device: D, w: Array, g: Array, moments: Array | None, rule: UpdateRule, hyper: Array,
         gradient_factor: Array | None, groups: Array | None, half_parameters: Array | None,
     ) -> Calls:  # fmt: skip
         """W ← (1 − ηλ)W − change, where the rule makes the change of gradient_factor·g, clipped to ±clip_value, plus
-        l2·W + l1·sign(W), as far as these are settings of the rule. hyper: step and the rule's settings, float64.
+        l2·W + l1·sign(W), as far as these are settings of the rule. hyper: the number of this step, which `advance` has
+        counted, from 1 on, and the rule's settings, float64.
         moments: (count, ..., parameters), those of the rule in their order.
 
         groups, (3, blocks), has for each block of 256 bytes of a model's parameters the factors of η, λ and the

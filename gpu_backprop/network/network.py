@@ -235,11 +235,17 @@ class Network(FixedAttributes):
         for layer in self.layers:
             layer.limit_norms(plan)
 
+    def random_step(self, plan: Plan) -> Array | None:
+        """Returns dropout's step, counted so that the next one draws other masks; None: there is no dropout."""
+        if not plan.training or not any(isinstance(layer, Dropout) for layer in self.layers):
+            return None
+        return plan.named("random step", self.random[..., 2])
+
     def emit_next_masks(self, plan: Plan) -> None:
-        """Counts dropout's step, so that the next one draws other masks."""
-        if plan.training and any(isinstance(layer, Dropout) for layer in self.layers):
-            step = plan.named("random step", self.random[..., 2])
-            plan.add(Operations.advance, "step += 1", {}, step, 1)
+        """Counts dropout's step, where nothing else is counted."""
+        step = self.random_step(plan)
+        if step is not None:
+            plan.add(Operations.advance, "random step += 1", {}, None, 0, None, step)
 
     # Back-propagation, called by hand ---------------------------------------------------------------------------------
 

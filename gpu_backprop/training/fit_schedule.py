@@ -169,7 +169,3 @@ class FollowedSchedule:
             plan.named(f"{name} as set", settings)
             formula = f"{name} = those set ⊙ schedule[position]"
             plan.add(Operations.follow_schedule, formula, {"values": name}, table, self.position, settings, values)
-
-    def emit_advance(self, plan: Plan) -> None:
-        """Appends position += 1, at the end of the step."""
-        plan.add(Operations.advance, "position += 1", {}, self.position, 1)

@@ -202,7 +202,9 @@ def kept_dtypes(data: Samples, device: Device) -> list[np.dtype[Any]]:
 
 
 class ManualBatch:
-    """A minibatch that is copied in by hand."""
+    """A minibatch that is copied in by hand: it has no cursor."""
+
+    cursor: Array | None = None
 
     def __init__(self, network: Network, labelled: bool, weighted: bool) -> None:
         self.network, self.labelled, self.weighted = network, labelled, weighted

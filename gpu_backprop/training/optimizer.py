@@ -262,7 +262,8 @@ class Optimizer(FixedAttributes):
         return {**vars(self), "_settings": dict(self.settings), **unbound}
 
     def update(self, plan: Plan, network: Network) -> None:
-        """Appends the step of all parameters; where plan.gradient_factor is 0, nothing changes."""
+        """Appends the step of all parameters; where plan.gradient_factor is 0, nothing changes. It is the one that
+        `step_number` says, see Operations.advance."""
         if self.network is not network:
             raise StateError(
                 "the optimizer has no state for this network: use optimizer.bind(network).update(plan, network)."
@@ -275,6 +276,11 @@ class Optimizer(FixedAttributes):
             network.parameters, network.gradients, moments, self.rule, hyper, plan.gradient_factor,
             group_factors(plan, network, self.rule), network.half_parameters,
         )  # fmt: skip
+
+    def step_number(self, plan: Plan) -> Array:
+        """Returns the number of the step, which is counted before `update` reads it."""
+        assert self.hyper is not None
+        return plan.named("t", self.hyper[..., 0])
 
     def emit_state(self, plan: Plan) -> tuple[Array, Array | None]:
         """Tells the plan the names of hyper and moments, and returns both."""

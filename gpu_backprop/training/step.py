@@ -9,6 +9,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
@@ -90,14 +91,19 @@ class TrainingStep:
         plan.phase = "update"
         self.scaling.unscale(plan)
         self.clipping.clip(plan)
+        self._advance(plan, source.cursor, rows - plan.first_row, None if schedule is None else schedule.position)
         self.optimizer.update(plan, self.network)
         self.network.emit_max_norms(plan)
         self.averaging.update(plan)
-        self.network.emit_next_masks(plan)
-        if schedule is not None:
-            schedule.emit_advance(plan)
-        source.emit_advance(plan, rows - plan.first_row)
         return plan.finish()
+
+    def _advance(self, plan: Plan, cursor: Array | None, rows: int, position: Array | None) -> None:
+        """Counts the step: the optimizer's is not counted where plan.gradient_factor is 0. It stands before the update,
+        which reads its number, so that nothing of the next step but W waits for the update."""
+        random, step = self.network.random_step(plan), self.optimizer.step_number(plan)
+        counters = {f"cursor += {rows}": cursor, "position += 1": position, "random step += 1": random, "t += 1": step}
+        formula = ", ".join(text for text, counter in counters.items() if counter is not None)
+        plan.add(Operations.advance, formula, {}, cursor, rows, position, random, step, plan.gradient_factor)
 
     @property
     def running(self) -> Array | None:

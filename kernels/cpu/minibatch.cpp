@@ -42,6 +42,15 @@ BP_CPU void advance(
   for (i64 i = r.begin; i < r.end; i++) counter[i] += by;
 }
 
+// step += 1, but where counted is 0
+BP_CPU void count_step(
+    double* step,           // [models]
+    const double* counted,  // [models]?
+    i64 step_step, i64 models, i64 part, i64 parts) {
+  for (i64 model = part; model < models; model += parts)
+    if (!counted || counted[model] != 0) step[model * step_step] += 1;
+}
+
 // destination = source
 BP_CPU void copy(
     const u8* source,  // [size]

@@ -11,16 +11,6 @@ BP_DEV double correction(double rest, double step) { return 1 - __builtin_pow(1 
 
 static const i64 PER_GROUP = 256 / sizeof(float);
 
-// The step number, which an update reads, goes up first, but where gradient_factor is 0.
-template<class U>
-BP_CPU void count_step(
-    double* hyper,                  // [models, settings]
-    const double* gradient_factor,  // [models]?
-    i64 models, i64 settings, i64 part, i64 parts) {
-  for (i64 model = part; model < models; model += parts)
-    if (!gradient_factor || gradient_factor[model] != 0) hyper[model * settings] += 1;
-}
-
 // W <- (1 - eta lambda) W - change
 template<class U>
 BP_CPU void update(
@@ -34,8 +24,8 @@ BP_CPU void update(
   const Range r = part_of(n, part, parts, BLOCK);
   const i64 apart = models * n;
   for (i64 m = 0; m < models; m++) {
+    if (gradient_factor && gradient_factor[m] == 0) continue;
     const float factor = gradient_factor ? float(gradient_factor[m]) : 1.0f;
-    if (factor == 0.0f) continue;
     typename U::template of<float> rule;
     rule.template prepare<double>(hyper[m * settings], hyper + m * settings + 1);
     for (i64 first = r.begin, end; first < r.end; first = end) {

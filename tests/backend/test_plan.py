@@ -106,8 +106,8 @@ def test_a_step_in_order():
         ("matmul", "∇y1 = ∇z2@W2ᵀ"),
         ("activation_gradient", "∇z1 = ∇y1 ⊙ tanh′(y1), ∇b1 = Σ∇z1"),
         ("matmul", "∇W1 = xᵀ@∇z1"),
+        ("advance", "cursor += 4, t += 1"),
         ("update", gb.Adam().formula),
-        ("advance", "cursor += 4"),
     ]
     phases = [o.phase for o in plan.operations]
     assert [p for k, p in enumerate(phases) if phases[k - 1] != p] == PHASES

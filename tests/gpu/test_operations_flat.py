@@ -56,16 +56,20 @@ def to_be_counted(shape):
 
 
 def test_advance():
-    """A cursor, and the steps of all dropout layers of all models, which lie apart."""
+    """A cursor, the place in a schedule, and the steps of dropout and the optimizer, those of models apart."""
     device = open_device("cuda")
-    for counter in (np.array([5]), np.array([2**40, -3, 7]), np.array([[[7, 8, 9]] * 2] * 3, np.uint64)):
-        on_device = device.copy(device.from_host(counter))
-        view, want = (c[..., 2] if c.ndim == 3 else c for c in (on_device, counter))
+    for models, counted in (((), None), ((3,), None), ((3,), np.array([1.0, 0.0, 0.5]))):
+        given = np.array([2**40]), np.array([7]), np.zeros((*models, 3), np.uint64), np.zeros((*models, 5))
+        cursor, position, random, hyper = (device.copy(device.from_host(a)) for a in given)
+        on_device = None if counted is None else device.from_host(counted)
         with device.computing():
-            for call in device.ops.advance(device, view, 128):
+            for call in device.ops.advance(device, cursor, 128, position, random[..., 2], hyper[..., 0], on_device):
                 call()
-        want += np.asarray(128, want.dtype)
-        np.testing.assert_array_equal(device.to_host(on_device), counter)
+        given[0][...] += 128
+        given[1][...] += 1
+        given[2][..., 2], given[3][..., 0] = 1, 1 if counted is None else counted != 0
+        for array, want in zip((cursor, position, random, hyper), given, strict=True):
+            np.testing.assert_array_equal(device.to_host(array), want)
 
 
 @dtypes

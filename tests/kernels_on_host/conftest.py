@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this f
 from kernel_cases import Case
 from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, once, programs
-from kernel_runners_losses import RUNNERS
+from kernel_table import RUNNERS
 from lib.kernel_instances import instances
 
 from gpu_backprop.backend.compiled.operations_text import FILES

@@ -62,6 +62,17 @@ SHAPES["rows"] = [
 ]
 """For blocks of (lanes, rows): the lanes are a power of two up to 32, the threads a multiple of 32."""
 
+SHAPES["head"] = [
+    Shape(1, 1, 1, (32, 8), 1),
+    Shape(3, 70, 33, (32, 8), 3),
+    Shape(2, 9, 5, (32, 2), 2),
+    Shape(1, 41, 300, (32, 4), 2),
+    Shape(2, 0, 33, (32, 8), 1),
+    Shape(1, 100, 17, (32, 1), 18),
+    Shape(3, 3, 130, (32, 3), 1),
+]
+"""For blocks of (32, warps); cols are the units below."""
+
 SHAPES["flat"] = [
     Shape(1, 1, 1, (256, 1), 1),
     Shape(3, 1, 1000, (256, 1), 3),
@@ -85,6 +96,7 @@ SHAPES["blocks"] = [
 THREADS = {
     "columns": [Shape(2, 37, 3, (8, 4), 4), Shape(1, 20, 33, (4, 16), 2)],
     "rows": [Shape(2, 21, 33, (8, 8), 4), Shape(3, 19, 10, (16, 2), 1)],
+    "head": [Shape(2, 21, 40, (32, 2), 2), Shape(1, 9, 5, (32, 3), 1)],
     "flat": [Shape(2, 1, 130, (64, 1), 3), Shape(3, 1, 33, (32, 1), 1)],
     "blocks": [Shape(2, 9, 5, (32, 2), 1), Shape(1, 7, 33, (96, 1), 1)],
 }

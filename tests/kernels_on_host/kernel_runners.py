@@ -140,14 +140,22 @@ def gather(d: Draw) -> Case:
 
 
 def advance(d: Draw) -> Case:
-    C, count, stride, by = d.chosen["C"], d.models * d.cols, d.pick(1, 3), int(d.random.integers(1, 2**40))
+    """Each counter by itself, those of models in columns of longer rows, or none."""
+    count, rows = d.models * d.cols, int(d.random.integers(1, 2**40))
     d.models = 1
-    base = d.memory.holding(d.random.integers(0, 2**62, (count, stride)), C)
-    column = stride - 1 if count else 0  # an empty one of NumPy's lies where it would, in no buffer
-    counter, expected = base[:, column], np.array(base[:, column])
-    reference(numpy_ops.advance, expected, by)
-    parameters = {"counter": counter, "count": count, "by": by}
-    return d.case((d.groups, 1), parameters, {"counter": Exactly(expected)})
+
+    def counters(n: int, dtype: str, stride: int) -> Array | None:
+        base = d.memory.holding(d.random.integers(0, 2**50, (n, stride)), dtype)
+        column = stride - 1 if n else 0  # an empty one of NumPy's lies where it would, in no buffer
+        return base[:, column] if d.flip(0.7) else None
+
+    made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
+    made |= {"random": counters(count, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
+    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip() else None
+    after = {name: None if array is None else np.array(array) for name, array in made.items()}
+    reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
+    parameters = {**made, "counted": counted, "rows": rows, "count": count}
+    return d.case((d.groups, 1), parameters, {name: Exactly(a) for name, a in after.items() if a is not None})
 
 
 def copy(d: Draw) -> Case:

@@ -1,14 +1,10 @@
-"""How a case of a loss's kernel is made, as in kernel_runners; and the table of all of them."""
+"""How a case of a loss's kernel is made, as in kernel_runners."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import kernel_runners as other
-import kernel_runners_optimizers as optimizers
-import kernel_runners_train_epoch as blocks
-import kernel_runners_weights as of_weights
 import numpy as np
 from kernel_cases import Array, Case, Exactly, Near, reference
 from kernel_draws import Draw, exact
@@ -177,33 +173,3 @@ def normalize_weights(d: Draw) -> Case:
     if scales is not None:
         wanted["scales"] = Near(ratios, d.tolerance(n, "f8") * ratios)
     return d.case((1, 1), parameters, wanted)
-
-
-RUNNERS = {
-    "bias_activate": (other.bias_activate, "columns"),
-    "activation_gradient": (other.activation_gradient, "columns"),
-    "column_sum": (other.column_sum, "columns"),
-    "multiply": (other.multiply, "flat"),
-    "dropout": (other.dropout, "columns"),
-    "softmax": (other.softmax, "rows"),
-    "softmax_gradient": (other.softmax_gradient, "rows"),
-    "gather": (other.gather, "columns"),
-    "advance": (other.advance, "flat"),
-    "copy": (other.copy, "flat"),
-    "compare": (other.compare, "flat"),
-    "follow_schedule": (other.follow_schedule, "flat"),
-    "clip_factor": (of_weights.clip_factor, "flat"),
-    "blend": (of_weights.blend, "flat"),
-    "limit_norms": (of_weights.limit_norms, "columns"),
-    "unscale": (optimizers.unscale, "flat"),
-    "update": (optimizers.update, "flat"),
-    "residual_sums": (other.residual_sums, "columns"),
-    "sum_of_squares": (other.sum_of_squares, "flat"),
-    "loss_gradient": (loss_gradient, "rows"),
-    "softmax_cross_entropy": (softmax_cross_entropy, "rows"),
-    "sigmoid_cross_entropy": (sigmoid_cross_entropy, "rows"),
-    "softmax_focal": (softmax_focal, "rows"),
-    "normalize_weights": (normalize_weights, "flat"),
-    "train_epoch": (blocks.train_epoch, "blocks"),
-}
-"""Each kernel's way of making a case, and which SHAPES it is made for."""

@@ -171,6 +171,7 @@ def expected(
         x, numbers = exact(given["x"])[chosen], exact(given["numbers"])
         after["g"] = gradient(layout, after["w"], x, target, loss, numbers, scale, after["total"])
         state = after["w"], after["g"], after["moments"], rule, after["hyper"]
+        after["hyper"][:, 0] += 1 if given["running"] is None else exact(given["running"]) != 0
         reference(numpy_ops.update, *state, exact(given["running"]), exact_groups(given["groups"]), None)
     if given["groups"] is not None and "g" in after:  # a frozen parameter's gradient stays what it was
         rates = np.repeat(exact(given["groups"])[0], BLOCK // given["w"].itemsize)[: given["w"].shape[1]]

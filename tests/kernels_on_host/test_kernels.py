@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_cases import run
 from kernel_draws import FULL, SHAPES
-from kernel_runners_losses import RUNNERS
+from kernel_table import RUNNERS
 
 from gpu_backprop.backend.formula import Activation, LossFormula
 from gpu_backprop.backend.signatures import heads

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kernel_runners_losses import RUNNERS
 from kernel_runners_optimizers import prove
+from kernel_table import RUNNERS
 from own_optimizers import ADABELIEF, LION
 
 from gpu_backprop.backend.cuda.kernel_instance import instance

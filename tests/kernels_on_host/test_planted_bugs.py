@@ -15,7 +15,7 @@ import pytest
 from kernel_cases import Case, run
 from kernel_draws import draws
 from kernel_program import PROCESSES, RANDOM, Fault, Program
-from kernel_runners_losses import RUNNERS
+from kernel_table import RUNNERS
 
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 
@@ -23,6 +23,8 @@ BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
 ADAM, ADAMW = "update<float, update_adam, 1>", "update<bf16, update_adamw, 1>"
 RMSPROP = "update<float, update_rmsprop, 4>"
+HEAD = "head<float, loss_cross_entropy, float, activation_relu, 0, 8, 4>"
+HEAD_OF_LABELS = "head<float, loss_mean_squared_error, i64, activation_tanh, 0, 4, 4>"
 EPOCH = "train_epoch<float, f16, i64, functions_selu_or_softplus_or_softsign, loss_huber, update_adamw>"
 
 
@@ -76,10 +78,12 @@ BUGS = {
     "a sign in a kernel": Bug("moved(", "* w - change", "* w + change", "update<double, update_adamw, 2>"),
     "a sign in a rule": Bug("update_nesterov {", "+ g;", "- g;", "update<f16, update_nesterov, 8>"),
     "a setting in place of another": Bug("update_rmsprop {", "setting[2]", "setting[1]", RMSPROP),
-    "a moment in place of another": Bug("update(", "found[m].at[k] = moment[m]", "found[0].at[k] = moment[m]", ADAM),
-    "gradients that are not scaled": Bug("update(", "factor * gs.at[k]", "gs.at[k]", ADAM),
-    "a step that is not skipped": Bug("update(", "factor == A(0)", "factor < A(0)", ADAM),
-    "a group that is not frozen": Bug("update(", "group.rate == A(0)", "group.rate < A(0)", ADAM),
+    "a moment in place of another": Bug("update(", "moments[m].at[k] = moment", "moments[0].at[k] = moment", ADAM),
+    "gradients that are not scaled": Bug("update(", "factor * of.g.at[k]", "of.g.at[k]", ADAM),
+    "a step that is not skipped": Bug("update(", "factor[blockIdx.z] == 0", "factor[blockIdx.z] < 0", ADAM),
+    "a group that is not frozen": Bug("update(", "group.rate != A(0)", "true", ADAM),
+    "a step that is counted where none was taken": Bug("advance(", "counted[i] == 0", "false", "advance"),
+    "a step in another column": Bug("advance(", "step[i * step_stride]", "step[i]", "advance"),
     "the group before": Bug("Group {", "groups[block]", "groups[block ? block - 1 : 0]", ADAM),
     "the decay of another group": Bug("Group {", "groups[blocks + block]", "groups[blocks]", ADAMW),
     "a group of an epoch that is not frozen": Bug("optimize(", "group[k].rate == A(0)", "false", EPOCH),
@@ -98,6 +102,17 @@ BUGS = {
     "a sign in an activation": Bug(
         "activation_tanh {", "(A(1) - s)", "(A(1) + s)", "activation_gradient<f16, activation_tanh, 8>"
     ),
+    "no barrier before Wᵀ is read": Bug("head(", BARRIER, "", HEAD),
+    "no barrier before the sums of warps are read": Bug("head(", BARRIER, "", HEAD, nth=1),
+    "a warp too few": Bug("head(", "from < warps", "from + 1 < warps", HEAD, "grad_bias"),
+    "a block too few in a head": Bug("head(", "block + k < int(gridDim.x)", "block + k + 1 < int(gridDim.x)", HEAD),
+    "a row twice": Bug("head(", "live && c < cols && lane < S", "c < cols && lane < S", HEAD),
+    "a row beyond the last in the sums below": Bug("head(", "if (first + r >= rows) break;", "", HEAD),
+    "lanes exchanged": Bug("sum_over_lanes(", "upper ? of[k] : of[k + half]", "upper ? of[k + half] : of[k]", HEAD),
+    "the gradient of a label out of range": Bug("head(", "bad ? A(0) : factor", "factor", HEAD_OF_LABELS, "grad_z"),
+    "columns of the last stride left out": Bug("head(", "units + lane * V", "units", HEAD),
+    "grad_z without its pitch": Bug("head(", "index * places + c", "index * cols + c", HEAD, "grad_z"),
+    "a race between warps of a head": Bug("head(", BARRIER, "", HEAD, "data race", "thread", 1),
     **{
         f"no barrier in an epoch {where}": Bug("train_epoch(", BARRIER, "", EPOCH, nth=nth)
         for nth, where in enumerate(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training.optimizers import RULES, optimizer
 
@@ -126,10 +127,11 @@ def network(**settings):
 
 
 def drive(net, chosen, gradients):
-    """Runs the one operation of an optimizer with gradients from outside; yields the parameters after each step."""
+    """Counts and runs the step of an optimizer with gradients from outside; yields the parameters after each step."""
     bound = chosen.bind(net)
     plan = Plan(net.device)
     net.emit_parameters(plan)
+    plan.add(Operations.advance, "t += 1", {}, None, 0, None, None, bound.step_number(plan))
     bound.update(plan, net)
     for g in gradients:
         for (_, _, view), values in zip(net.parameter_arrays(), g, strict=True):

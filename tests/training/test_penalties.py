@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training.optimizers import OPTIMIZERS, PLAIN
 
@@ -46,7 +47,9 @@ def drive(dtype, optimizer, w, gradients, **settings):
     net = gb.Network(3, [gb.Dense(1, bias=False)], dtype=dtype, device="cpu")
     net.layers[0].weight, plan = np.reshape(w, (3, 1)), Plan(net.device)
     net.emit_parameters(plan)
-    optimizer.bind(net, **settings).update(plan, net)
+    bound = optimizer.bind(net, **settings)
+    plan.add(Operations.advance, "t += 1", {}, None, 0, None, None, bound.step_number(plan))
+    bound.update(plan, net)
     for g in gradients:
         net.layers[0].grad_weight = np.reshape(g, (3, 1))
         with net.device.computing():

@@ -56,6 +56,7 @@ def test_lines_are_what_an_update_does(rule, given):
     expected = [by_lines(rule, settings, 0.7, GRADIENTS, *factors) for factors in groups.T]
     of_authors = np.array(rule.evaluator(rule.moments.values())(0.0, 1.0, *settings.values()))
     for g[...] in GRADIENTS:
+        hyper[0] += 1
         for call in calls:
             call()
         for (wanted, kept), at in zip(map(next, expected), (0, BLOCK, 2 * BLOCK), strict=True):

@@ -265,6 +265,9 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
     yield "gather", [[x], some.generator.integers(0, 30, 40), np.array([1]), [out]], [out]
     counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
     yield "advance", [counter, 3], [counter]
+    position, random, steps = np.array([7]), np.array([2, 3], np.uint64), some(2, 3, dtype=np.float64)
+    for counted in (None, np.array([0, 0.5])):
+        yield "advance", [None, 0, position, random, steps[:, 0], counted], [position, random, steps]
     yield "copy", [source, to], [to]
 
 
@@ -292,7 +295,7 @@ def _of_update(some: _Numbers, rule: UpdateRule) -> Iterator[Case]:
         np.copyto(hyper, settings, where=(settings < 0) | (settings > 1))
         groups = some.generator.choice(np.array([0, 0.5, 1, 2], np.float32), (3, blocks)) if blocks else None
         factors = None if factor is None else np.array(factor, np.float64)
-        written = [w, hyper, *([] if moments is None else [moments])]
+        written = [w, *([] if moments is None else [moments])]
         yield "update", [w, g, moments, rule, hyper, factors, groups, None], written
 
 

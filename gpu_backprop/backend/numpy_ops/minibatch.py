@@ -49,5 +49,14 @@ def _taker(source: Array) -> Callable[..., object]:
     return take
 
 
-def advance(device: Device, counter: Array, by: int) -> Calls:
-    yield call(np.add, counter, np.asarray(by, counter.dtype), out=counter)
+def advance(
+    device: Device, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
+    step: Array | None = None, counted: Array | None = None,
+) -> Calls:  # fmt: skip
+    for counter, by in ((cursor, rows), (position, 1), (random, 1), (None if counted is not None else step, 1)):
+        if counter is not None:
+            yield call(np.add, counter, np.asarray(by, counter.dtype), out=counter)
+    if step is not None and counted is not None:
+        counts = np.empty(step.shape, np.bool_)
+        yield call(np.not_equal, counted, 0.0, out=counts)
+        yield call(np.add, step, counts, out=step)

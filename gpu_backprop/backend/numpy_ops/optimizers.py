@@ -55,7 +55,7 @@ def _step(
     device: Device, w: Array, g: Array, moments: Array | None, rule: UpdateRule, hyper: Array, factor: Array | None,
     groups: Array | None, half_parameters: Array | None,
 ) -> Calls:  # fmt: skip
-    """Counts the step, works out the coefficients, and changes one group after the other."""
+    """Works out the coefficients, and changes one group after the other."""
     values = device.empty((*hyper.shape[:-1], len(rule.coefficients) + len(rule.of_gradient)), w.dtype)
     columns = [values[k, ...] if w.ndim == 1 else values[:, k : k + 1] for k in range(values.shape[-1])]
     yield _coefficients(rule, hyper, values)
@@ -112,17 +112,14 @@ def _change(
 
 
 def _coefficients(rule: UpdateRule, hyper: Array, values: Array) -> Call:
-    """A call that counts the step and turns hyper into coefficients in the working dtype."""
+    """A call that turns hyper into coefficients in the working dtype."""
     texts, largest = [*rule.coefficients.values(), *rule.of_gradient.values()], largest_gradient(values.dtype)
     found = rule.evaluator(texts)
 
     def one() -> None:
-        step, *settings = hyper.tolist()  # a number takes half the time of an array with one
-        hyper[0] = step + 1
-        values[:] = found(largest, step + 1, *settings)
+        values[:] = found(largest, *hyper.tolist())  # a number takes half the time of an array with one
 
     def each() -> None:
-        hyper[:, 0] += 1
         for k, value in enumerate(found(largest, *hyper.T)):
             values[:, k] = value
 

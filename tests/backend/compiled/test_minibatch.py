@@ -58,9 +58,16 @@ def test_a_memory_map_and_a_file_with_gaps(device, tmp_path):
         np.testing.assert_array_equal(got[0], source[order[2:11]])
 
 
-@pytest.mark.parametrize(("dtype", "compiled"), [(np.int64, True), (np.uint64, False)])
-def test_counters(device, plain, same, dtype, compiled):
-    same(device, plain, "advance", np.array([5], dtype), 3, compiled=compiled)
+@pytest.mark.parametrize("counted", [None, [1.0, 0.0, 0.5]])
+def test_counters(device, plain, same, counted):
+    """Of one model, and of several, whose steps lie apart; those of dropout lie apart too, which is NumPy's to do."""
+    same(device, plain, "advance", np.array([5]), 3)
+    counted = None if counted is None else np.array(counted)
+    steps = np.arange(12.0).reshape(3, 4)
+    after = same(device, plain, "advance", None, 0, np.array([2]), np.array([7], np.uint64), steps[:, 0], counted)
+    np.testing.assert_array_equal(after[4], [1, 4 + (counted is None), 9])
+    random = np.arange(9, dtype=np.uint64).reshape(3, 3)[:, 2]
+    same(device, plain, "advance", np.array([1]), 4, None, random, compiled=False)
 
 
 @pytest.mark.parametrize("size", [1, 100_000])

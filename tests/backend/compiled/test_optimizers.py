@@ -24,7 +24,7 @@ def some(*shape):
 
 
 def arguments(rule, shape, others=None, factor=None, groups=None):
-    """What the binder takes, after three steps."""
+    """What the binder takes in the third step."""
     settings = [(others or {}).get(name, value) for name, value in rule.settings.items()]
     hyper = np.tile(np.array([3, 0.1, *settings[1:]]), (*shape[:-1], 1))
     moments = abs(some(len(rule.moments), *shape)) if rule.moments else None
@@ -41,8 +41,7 @@ def groups_of(n, *rates):
 @pytest.mark.parametrize("shape", [(1,), (37,), (5000,), (1, 70), (3, 1500)], ids=str)
 def test_every_optimizer(device, plain, same, case, shape):
     rule, others = case
-    after = same(device, plain, "update", *arguments(rule, shape, others), rtol=1e-5, atol=1e-6)
-    assert (after[4][..., 0] == 4).all()
+    same(device, plain, "update", *arguments(rule, shape, others), rtol=1e-5, atol=1e-6)
 
 
 @by_case
@@ -53,10 +52,10 @@ def test_many_steps(device, plain, case):
     calls = device.sequence(device.ops.update(device, *one)), list(plain.ops.update(plain, *other))
     for _ in range(100):
         one[1][...] = other[1][...] = some(3000)
+        one[4][0] = other[4][0] = one[4][0] + 1
         for call in (*calls[0], *calls[1]):
             call()
     np.testing.assert_allclose(one[0], other[0], 1e-4, 1e-4)
-    assert one[4][0] == other[4][0] == 103
 
 
 @by_rule

@@ -73,7 +73,7 @@ for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
     order[..., 16] = -1
     run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
     run("gather", [a(20, n)], order, np.array([15]), outs[:1])
-    run("advance", np.zeros(3, int), 1)
+    run("advance", np.zeros(3, int), 1, None, None, np.zeros(models), np.ones(models))
     for rows in (4, 40):
         run("matmul", a(*models, rows, 5), a(*models, n % 37, 5).swapaxes(-1, -2), a(*models, rows, n % 37))
         run("matmul", a(*models, 5, rows).swapaxes(-1, -2), a(*models, 5, n % 37), a(*models, rows, n % 37))

@@ -100,7 +100,7 @@ class TestTheSameInSlabs:
                 np.full((*models_shape, 65), 7, np.float16),
             )
             moments = np.zeros((len(rule.moments), *w.shape), np.float32) if rule.moments else None
-            hyper = np.tile([0.0, *rule.settings.values()], (*models_shape, 1))
+            hyper = np.tile([1.0, *rule.settings.values()], (*models_shape, 1))
             hyper[..., 1] = [0.1, 0.2, 0.3] if models_shape else 0.1
             factor = np.full(models_shape, 0.5) if scaled else None
             if models_shape and scaled:

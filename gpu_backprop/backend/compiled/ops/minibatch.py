@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
@@ -32,8 +34,16 @@ def gather(
 
 
 @or_numpy
-def advance(device: CpuDevice, counter: Array, by: int) -> Calls:
-    yield KernelCall(device, "advance", counter.size, counter=counter, count=counter.size, by=by)
+def advance(
+    device: CpuDevice, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
+    step: Array | None = None, counted: Array | None = None,
+) -> Calls:  # fmt: skip
+    random = None if random is None else random.view(np.int64)
+    for counter, by in ((cursor, rows), (position, 1), (random, 1)):
+        if counter is not None:
+            yield KernelCall(device, "advance", counter.size, counter=counter, count=counter.size, by=by)
+    if step is not None:
+        yield KernelCall(device, "count_step", step.size, step=step, counted=counted, models=step.size)
 
 
 @or_numpy

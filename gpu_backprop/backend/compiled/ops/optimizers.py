@@ -26,12 +26,10 @@ def update(
     if half_parameters is not None:
         raise UnsupportedArguments("a copy in 16 bits is for CUDA")
     models, settings, count = len(w) if w.ndim == 2 else 1, hyper.shape[-1], len(rule.moments)
-    both = {"hyper": hyper, "gradient_factor": gradient_factor, "models": models, "settings": settings}
-    yield KernelCall(device, "count_step", models, rule, **both)
     yield KernelCall(
         device, "update", (PARAMETER + MOMENT * count) * w.size, rule,
-        w=w, g=g, moments=moments, groups=groups, n=w.shape[-1], count=count,
-        blocks=0 if groups is None else groups.shape[-1], **both,
+        w=w, g=g, moments=moments, hyper=hyper, gradient_factor=gradient_factor, groups=groups, models=models,
+        n=w.shape[-1], count=count, settings=settings, blocks=0 if groups is None else groups.shape[-1],
     )  # fmt: skip
 
 

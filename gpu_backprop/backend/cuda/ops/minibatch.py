@@ -30,6 +30,13 @@ def gather(
     )  # fmt: skip
 
 
-def advance(device: CudaDevice, counter: Array, by: int) -> Calls:
-    launch = flat(counter.size)
-    yield device.kernels.launch("advance", (counter.dtype,), *launch, counter=counter, count=counter.size, by=by)
+def advance(
+    device: CudaDevice, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
+    step: Array | None = None, counted: Array | None = None,
+) -> Calls:  # fmt: skip
+    count = max(array.size for array in (cursor, position, random, step) if array is not None)
+    launch = flat(count)
+    yield device.kernels.launch(
+        "advance", (), *launch,
+        cursor=cursor, position=position, random=random, step=step, counted=counted, rows=rows, count=count,
+    )  # fmt: skip

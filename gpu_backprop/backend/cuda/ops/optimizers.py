@@ -19,7 +19,7 @@ def update(
     yield device.kernels.launch(
         "update", (dtype, rule, width), *launch,
         w=w, g=g, moments=moments, hyper=hyper, gradient_factor=gradient_factor, groups=groups,
-        half_parameters=half_parameters, tickets=device.tickets(models), n=n, **table_sizes(rule, hyper, groups),
+        half_parameters=half_parameters, n=n, **table_sizes(rule, hyper, groups),
     )  # fmt: skip
 
 
