@@ -36,14 +36,14 @@ class Proof:
         command: what follows `python`.
         cuda: which CuPy it needs, "12" or "13", in an environment of its own.
         device: whether it needs a CUDA device.
-        setting: what goes into the command's environment.
+        settings: what goes into the command's environment, NAME=value.
     """
 
     claim: str
     command: tuple[str, ...]
     cuda: str = ""
     device: bool = False
-    setting: tuple[str, str] | None = None
+    settings: tuple[str, ...] = ()
 
     def words(self, emulator: str, python: str) -> list[str]:
         """The command as it is run."""
@@ -52,7 +52,7 @@ class Proof:
     def __str__(self) -> str:
         """The command as it would be typed."""
         words = [*(["$EMULATOR"] if self.device else []), "python", *map(_quoted, self.command)]
-        return " ".join(words if self.setting is None else ["=".join(self.setting), *words])
+        return " ".join([*self.settings, *words])
 
 
 def _quoted(word: str) -> str:
@@ -73,17 +73,17 @@ PROOFS = (
     Proof(
         "The kernels compute the right numbers on the host, in every shape and order and under the sanitizers",
         (*TESTS, "tests/kernels_on_host"),
-        setting=("GPU_BACKPROP_PROOF", "1"),
+        settings=("GPU_BACKPROP_PROOF=1",),
     ),
     Proof(
         "Every other test that needs no CuPy passes, those that draw their examples at random with many more of them",
         ANYWHERE,
-        setting=("GPU_BACKPROP_PROOF", "1"),
+        settings=("GPU_BACKPROP_PROOF=1",),
     ),
     Proof(
         "They pass on NumPy alone, where no compiler is",
         (*ANYWHERE, "--ignore", "tests/backend/compiled"),
-        setting=("GPU_BACKPROP_COMPILER", "none"),
+        settings=("GPU_BACKPROP_COMPILER=none",),
     ),
     *(
         Proof(claim, (f"bench/assault/{name}.py",))
@@ -104,13 +104,27 @@ PROOFS = (
     Proof("What NVRTC says is what is recorded", (*TESTS, "-m", "nvrtc"), "13"),
     Proof("Every test passes on a CUDA device", ON_DEVICE, "13", True),
     *(
-        Proof(f"They pass where {what}", ON_DEVICE, "13", True, setting)
-        for what, setting in {
-            "the threads of a block run backwards": ("CUDASIM_ORDER", "reverse"),
-            "the threads of a block run in any order": ("CUDASIM_ORDER", "random"),
-            "work is done as late as it may be": ("CUDASIM_STREAMS", "lazy"),
-            "every access to memory is checked": ("CUDASIM_CHECK", "memory"),
+        Proof(f"They pass where {what}", ON_DEVICE, "13", True, settings)
+        for what, settings in {
+            "the threads of a block run backwards": ("CUDASIM_ORDER=reverse",),
+            "the threads of a block run in any order": ("CUDASIM_ORDER=random",),
+            "work is done as late as it may be": ("CUDASIM_STREAMS=lazy", "CUDASIM_GRAPH=shuffle"),
+            "every access to memory is checked": ("CUDASIM_CHECK=memory",),
+            "products round as their shapes have it, and the tests run in reverse": (
+                "GPU_BACKPROP_PRODUCTS=varied",
+                "GPU_BACKPROP_TEST_ORDER=reverse",
+            ),
         }.items()
+    ),
+    *(
+        Proof(
+            f"They pass on every kind of device: {kind}",
+            ON_DEVICE,
+            "13",
+            True,
+            (f"CUDASIM_DEVICE={kind.lower()}", "CUDASIM_GRAPH=shuffle"),
+        )
+        for kind in ("H200", "A100", "T4", "RTX4090", "L4")
     ),
 )
 
@@ -136,7 +150,7 @@ def main() -> int:
 
 def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
     """Run a proof; what docs/proof.md says of it, and whether it holds."""
-    if proof.device and proof.setting and not emulator:
+    if proof.device and proof.settings and not emulator:
         return f"## {proof.claim}\n\nNot run: only an emulated device can do that.\n", True
     claim = f"{proof.claim}, an emulated one" if proof.claim.endswith("a CUDA device") and emulator else proof.claim
     print(f"$ {proof}", flush=True)
@@ -151,7 +165,7 @@ def section(proof: Proof, emulator: str, python: str) -> tuple[str, bool]:
 
 def run(proof: Proof, words: list[str]) -> tuple[int, list[str]]:
     """Run a proof from the top of the checkout; exit code and output."""
-    environment = {**os.environ, **dict([proof.setting] if proof.setting else [])}
+    environment = {**os.environ, **dict(setting.split("=", 1) for setting in proof.settings)}
     done = subprocess.run(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         encoding="utf-8", errors="replace", check=False,

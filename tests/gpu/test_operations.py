@@ -32,6 +32,12 @@ SHAPES = [(1, 1), (1, 33), (6, 1), (0, 5), (150, 33), (3, 1000), (60, 300), (210
 BOTH = [(shape, ()) for shape in SHAPES] + [(shape, (3,)) for shape in [(1, 1), (0, 5), (70, 33), (70, 128)]]
 
 
+def shapes_for(f):
+    """All of them for functions that differ in what is read and launched; for others, of which the formula is another
+    one and the rest the same text, one that is read by vectors and one that is not."""
+    return BOTH if f.name in ("identity", "tanh", "gelu", "softmax") else [((150, 33), ()), ((70, 128), (3,))]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
     compile_kernels("layers.cu", "softmax.cu", "dropout.cu")
@@ -66,7 +72,7 @@ def test_add_bias(dtype):
 @pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
 def test_bias_activate(f, dtype):
     """y = f(z + b), with and without a bias, and in place but for the functions whose gradient reads z."""
-    for shape, models_shape in BOTH:
+    for shape, models_shape in shapes_for(f):
         rng = random(f.name, dtype, shape, models_shape)
         z, bias = (
             rng.normal(size=(*models_shape, *shape)),
@@ -83,7 +89,7 @@ def test_bias_activate(f, dtype):
 @pytest.mark.parametrize("f", gb.ACTIVATIONS.values(), ids=lambda f: f.name)
 def test_activation_gradient(f, dtype):
     """∇z = ∇y ⊙ f′, in place and not, with and without ∇b. s is what f gives, or what it takes."""
-    for shape, models_shape in BOTH:
+    for shape, models_shape in shapes_for(f):
         rng = random(f.name, dtype, shape, models_shape)
         grad_y = rng.normal(size=(*models_shape, *shape))
         z = rng.normal(size=grad_y.shape)
