@@ -7,6 +7,7 @@ from typing import Any
 from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
 from gpu_backprop.arguments.values import between, one_of, path, whole
+from gpu_backprop.backend.open_device import DTYPES
 
 SUITS = "the one that suits the output"
 
@@ -140,6 +141,14 @@ def add_doctor(commands: Any) -> None:
             "products), train two steps on each, and say where something is off and what to do. Ends with 1 where the "
             "device that was asked for does not work.",
         ),
-        (("doctor", ""), ("doctor --device cuda", "fails where CUDA does not work")),
+        (
+            ("doctor", ""), ("doctor --device cuda", "fails where CUDA does not work"),
+            ("doctor --compile", "before the first job on a new machine"),
+        ),
     )  # fmt: skip
+    compiled = (
+        "compile the CUDA kernels of usual networks ahead, in this dtype (float32 if none is given); CuPy keeps them "
+        "on disk, and a job finds them there"
+    )
+    command.add("--compile", compiled, nargs="?", const="float32", choices=DTYPES["cuda"], metavar="DTYPE")
     command.share("--device", "--debug")

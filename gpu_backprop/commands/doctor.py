@@ -19,6 +19,7 @@ from gpu_backprop.backend.compiled.compiler import NO_COMPILER, VARIABLE
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import examine_cuda
 from gpu_backprop.backend.text_table import terminal_width
+from gpu_backprop.commands.usual_kernels import compile_usual
 from gpu_backprop.training.console import wrapped
 
 CLOSE = 1e-5
@@ -40,6 +41,8 @@ def doctor(options: argparse.Namespace) -> int:
             why = f", since {obstacles[0]}"
         else:
             failures, chosen = obstacles or _failures(_cuda(f"cuda:{index}", trained)), f"cuda:{index}"
+    if options.compile:
+        failures = failures or _failures(_compiled(chosen, why, options.compile))
     end = f"does not work: {failures[0]}" if failures else "works"
     print(f"\n--device {options.device} takes {chosen}{why}. It {end}.")
     return 1 if failures else 0
@@ -111,6 +114,14 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
     else:
         found = f"the parameters are {apart:.1e} from the CPU's, where {CLOSE:g} is allowed"
         yield Check("training", False, found, "report this, with all lines above")
+
+
+def _compiled(chosen: str, why: str, dtype: str) -> Iterator[Check]:
+    """Compile kernels ahead, where the device that was chosen has any."""
+    if chosen != "the CPU":
+        return compile_usual(chosen, dtype)
+    found = f"--compile is for a CUDA device, the one that is to run the kernels{why}"
+    return iter([Check("compiled", False, found, "run it where the device is; a container is started with its GPUs")])
 
 
 def _train(device: str) -> tuple[gb.Network, list[float]]:

@@ -126,3 +126,26 @@ def test_whatever_is_here_is_said(capsys):
     output = capsys.readouterr().out
     assert f"OFF  {here.found}\n                   → {here.remedy}\n" in output
     assert output.endswith(f"--device auto takes the CPU, since {here.found}. It works.\n")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_kernels_are_compiled_for_a_device_only(capsys, found, device):
+    found(OFF)
+    assert main(["doctor", "--device", device, "--compile"]) == 1
+    why = ", since there is no NVIDIA driver" if device == "auto" else ""
+    said = f"--compile is for a CUDA device, the one that is to run the kernels{why}"
+    output = capsys.readouterr().out
+    assert f"\ncompiled      OFF  {said}\n" in output
+    assert output.endswith(f"\n\n--device {device} takes the CPU{why}. It does not work: {said}.\n")
+
+
+def test_what_does_not_work_compiles_nothing(capsys, found, trained_on_cuda, monkeypatch):
+    asked = []
+    monkeypatch.setattr(doctor, "compile_usual", lambda *how: asked.append(how) or [Check("compiled", True, "9")])
+    found(FINE)
+    trained_on_cuda(Check("training", False, "fails", "report this"))
+    assert main(["doctor", "--device", "cuda:1", "--compile"]) == 1 and not asked
+    trained_on_cuda(Check("training", True, "fine"))
+    assert main(["doctor", "--device", "cuda:1", "--compile", "bfloat16"]) == 0
+    assert asked == [("cuda:1", "bfloat16")]
+    assert "\ncompiled      ok   9\n" in capsys.readouterr().out

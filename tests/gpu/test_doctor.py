@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+import gpu_backprop as gb
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.cli import main
-from gpu_backprop.commands import doctor
+from gpu_backprop.commands import doctor, usual_kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -51,3 +53,55 @@ def test_an_index_that_does_not_exist(capsys):
     assert "device        OFF  there is no CUDA device 99; this machine has " in capsys.readouterr().out
     with pytest.raises(DeviceError, match="'cuda:99' cannot be used: there is no CUDA device 99"):
         open_device("cuda:99")
+
+
+# Kernels compiled ahead -----------------------------------------------------------------------------------------------
+
+HIDDEN = {
+    "plain": [gb.Dense(12, "relu")],
+    "dropout": [gb.Dropout(0.2), gb.Dense(7, "gelu"), gb.Dropout(0.5), gb.Dense(16, "tanh")],
+    "bounded": [gb.Dense(12, "relu", max_norm=1.0)],
+}
+FITS = [
+    ("plain", gb.Dense(3, "softmax"), {}),
+    ("dropout", gb.Dense(3, "softmax"), {"optimizer": "adamw"}),
+    ("plain", gb.Dense(1), {"optimizer": gb.SGD(0.1, 0.9)}),
+    ("plain", gb.Dense(4, "sigmoid"), {"optimizer": "rmsprop"}),
+    ("bounded", gb.Dense(3, "softmax"), {"clip_norm": 1.0, "average": 0.9, "accumulate": 2}),
+    ("plain", gb.Dense(2, "sigmoid"), {"loss": "focal", "optimizer": gb.Adam(schedule="cosine")}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_usual_kernels_are_all_that_usual_fits_need(dtype, monkeypatch):
+    kernels = open_device("cuda").kernels
+    monkeypatch.setattr(kernels, "functions", {})
+    known = usual_kernels.usual_kernels("cuda", dtype).keys() | kernels.functions.keys()
+    rng = np.random.default_rng(0)
+    for inputs, (hidden, last, options) in zip((8, 5) * len(FITS), FITS, strict=False):
+        net = gb.Network(inputs, [*HIDDEN[hidden], last], device="cuda", dtype=dtype)
+        trainer = gb.Trainer(net, batch_size=16, **options)
+        x = rng.integers(0, 2, (61, inputs), np.uint8) if inputs == 8 else rng.normal(size=(61, inputs))
+        y = rng.integers(0, 3, 61) if last.activation.name == "softmax" else rng.uniform(size=(61, net.outputs))
+        kernels.functions.clear()
+        trainer.fit(x, y, 3, validation=(x, y), progress=False)
+        assert kernels.functions and kernels.functions.keys() <= known, hidden
+
+
+def test_kernels_are_compiled_ahead(capsys, monkeypatch):
+    """Those that are not compiled yet; what cannot be compiled is an error."""
+    fits = usual_kernels.usual_fits
+    monkeypatch.setattr(usual_kernels, "usual_fits", lambda *how: [next(fits(*how))])
+    kernels = open_device("cuda").kernels
+    monkeypatch.setattr(kernels, "functions", {})
+    for again in (False, True):
+        assert main(["doctor", "--device", "cuda", "--compile"]) == 0
+        line = r"^compiled +ok +(\d+) kernels of usual float32 networks, (\d+) now, in \d+\.\d s$"
+        found = re.search(line, capsys.readouterr().out, re.MULTILINE)
+        assert int(found[1]) > 8 and (int(found[2]) > 0) != again
+
+    def broken(*arguments):
+        raise DeviceError("the kernel does not compile")
+
+    monkeypatch.setattr(kernels, "compile", broken)
+    assert main(["doctor", "--device", "cuda", "--compile"]) == 1
