@@ -146,6 +146,12 @@ class Plan:
         bind = self._binder(name, given)
         return Operation(name, formula, reads, writes, flops, traffic, launches, phase, bind, given)
 
+    def _put(self, operation: Operation, branch: int) -> Operation:
+        """Puts an operation on a branch, unless it was not made here, so that it cannot be bound anew."""
+        if not branch or not operation.arguments:
+            return operation
+        return replace(operation, branch=branch, bind=self._binder(operation.name, operation.arguments, branch))
+
     def _binder(self, name: str, given: Mapping[str, Any], branch: int = 0) -> Callable[[], Calls]:
         device = self.device.on_branch(branch)
         return partial(getattr(device.ops, name), device, *given.values())
@@ -171,12 +177,7 @@ class Plan:
                 self.operations = fusion(self, self.operations)
         if self.training:  # the rest waits for one another
             branches = assign_branches(self.operations, self.device.address)
-            self.operations = [
-                replace(o, branch=branch, bind=self._binder(o.name, o.arguments, branch))
-                if branch and o.arguments
-                else o
-                for o, branch in zip(self.operations, branches, strict=True)
-            ]
+            self.operations = [self._put(o, branch) for o, branch in zip(self.operations, branches, strict=True)]
         self._runs.clear()
         self.device.prepare(self.operations)
         for operation in self.operations:
