@@ -62,7 +62,7 @@ $(VENV)/have-torch: $(VENV)/pyvenv.cfg
 
 # With what PYTHON has, without a network: neither this package nor anything else is installed.
 gpu-check:
-	PYTHONPATH="$(CURDIR)$(PYTHONPATH:%=:%)" $(EMULATOR) $(PYTHON) bench/gpu_check.py $(ARGS)
+	@PYTHONPATH="$(CURDIR)$(PYTHONPATH:%=:%)" $(EMULATOR) $(PYTHON) bench/gpu_check.py $(ARGS)
 
 # Where PYTHON has no CuPy: make gpu-env, then make gpu-check PYTHON=.venv/bin/python. PyTorch and JAX are measured beside
 # it where they are installed: BENCH=bench-cuda13 installs them too, some GB.

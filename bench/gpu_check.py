@@ -315,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = 60 * (options.minutes or (QUICK_MINUTES if options.quick else MINUTES))
     parts = options.parts or (QUICK if options.quick else tuple(PARTS))
     further = ["--peers", options.peers, *(["--data", str(options.data.resolve())] if options.data else [])]
-    check = Check(options.out, seconds, parts, " ".join(["make gpu-check", *given]), further)
+    about = f'make gpu-check ARGS="{" ".join(given)}"' if given else "make gpu-check"
+    check = Check(options.out, seconds, parts, about, further)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return 0 if check.run() else 1

@@ -34,6 +34,9 @@ COLUMNS, STEP_ROWS = 1024, 1024
 
 TINY_COLUMNS, TINY_ROWS = 64, 16
 
+CLASSES = 10
+"""That there are labels of, and outputs of a network whose last layer and loss are one kernel."""
+
 
 class Shape(NamedTuple):
     """Rows and columns of the arrays; optimizers get as many parameters."""
@@ -60,6 +63,7 @@ def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
     """What makes each plan; only one of them lives at a time."""
     several = (gb.Bias("tanh"), gb.Dropout(0.5), gb.Dense(shape.cols, "softmax", bias=False), gb.Bias("softmax"))
     yield partial(training, dtype, shape, several, "cross_entropy")
+    yield partial(training, dtype, shape, (gb.Dense(shape.cols, "relu"), gb.Dense(CLASSES, "softmax")), "cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias("softmax"),), "focal")
     yield partial(training, dtype, shape, (gb.Bias(),), "huber")
@@ -120,7 +124,7 @@ def samples(shape: Shape, labels: bool) -> Samples:
     rng = np.random.default_rng(0)
     some = rng.standard_normal((min(shape.rows, 1024), shape.cols), np.float32)
     x = np.resize(some, shape)
-    target = np.arange(shape.rows) % shape.cols if labels else np.full(shape, 0.5, np.float32)
+    target = np.arange(shape.rows) % CLASSES if labels else np.full(shape, 0.5, np.float32)
     return Samples(x, target, np.ones(shape.rows, np.float32))
 
 

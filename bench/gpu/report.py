@@ -238,14 +238,7 @@ def summary_lists(measured: Measured) -> Iterator[tuple[str, list[str]]]:
         "Steps, µs: replayed (of it products; floor) | eager | fit | plain CuPy / ours | launches, nodes | MHz",
         [step_line(row) for row in measured["steps"]],
     )
-    slow = sorted(
-        (one for row in measured["steps"][:1] for one in row["operations"] if one["us"] is not None),
-        key=lambda one: -one["us"],
-    )
-    yield (
-        "The first of them by operation, µs (floor)",
-        [f"{number(one['us'])} ({number(one['floor_us'])}, {one['bound']}) {one['formula']}" for one in slow],
-    )
+    yield "Their operations, each repeated by itself, µs", [by_operation(row) for row in measured["steps"]]
     yield (
         "Epochs in one launch, times as fast as ordinary ones",
         [
@@ -278,6 +271,15 @@ def step_line(row: Measured) -> str:
         f"{number(row['floor_us'])}) | {median(row['eager']['us'])} | {number(row['epoch_us_a_step'])} | "
         f"{median(row.get('plain CuPy / ours'))} | {row['launches']}, {row.get('nodes', '-')} | {clock(row)}"
     )
+
+
+def by_operation(row: Measured) -> str:
+    """µs by the name of the operation, the most first."""
+    us: dict[str, float] = {}
+    for one in row["operations"]:
+        us[one["operation"]] = us.get(one["operation"], 0.0) + (one["us"] or 0.0)
+    told = ", ".join(f"{name} {number(us[name])}" for name in sorted(us, key=us.__getitem__, reverse=True))
+    return f"{row['network']}, {row['batch']} rows, {row['precision']}: {told}"
 
 
 def against(row: Measured) -> Iterator[str]:

@@ -66,10 +66,11 @@ def measure(case: Case, precision: Precision, extent: Extent, peaks: Peaks | Non
         clock = GraphClock(device, extent.rounds)
         with clocks_up(device, extent, row):
             times = clock.steps(_beginning_again(runs, len(step.x) // case.batch, rewind), extent.steps, rewind)
+    row["epoch_us_a_step"] = epochs(step)
+    # Last, since an update that is repeated leaves weights with which nothing can be trained any more.
     row["operations"] = [operation_row(o, step, extent, peaks, precision.name) for o in plan.operations]
     floors = [one["floor_us"] for one in row["operations"]]
     row |= times_of(times, cost["launches"], None if None in floors else sum(floors))
-    row["epoch_us_a_step"] = epochs(step, precision)
     return row
 
 
@@ -124,7 +125,7 @@ def operation_row(
     return row
 
 
-def epochs(step: Step, precision: Precision) -> float:
+def epochs(step: Step) -> float:
     """µs a step of whole epochs of `fit`, with the drawing of an order and the reading of the loss."""
     trainer = gb.Trainer(step.net, "cross_entropy", gb.Adam(), batch_size=step.case.batch)
     seconds = trainer.fit(step.x, step.labels, EPOCHS, progress=False)["seconds"][1 - EPOCHS :]

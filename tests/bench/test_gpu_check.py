@@ -567,7 +567,7 @@ def test_a_summary_tells_each_list_and_is_never_too_long():
         "  sanitizer: not there",
         "  It works.",
         "  64-128-10, 32 rows, float32: 12.3 (12.3; 1.50) | 12.3 | 45.6 | 12.3 | 12, 14 | 1,980 (1,755 to 1,980)",
-        "  3.33 (1.50, cache) ∇W1 = xᵀ@∇z1",
+        "  64-128-10, 32 rows, float32: matmul 3.33",
         "  784-300-10, 128 rows, tf32: PyTorch, eager 12.3",
     ):
         assert line in text.splitlines(), line

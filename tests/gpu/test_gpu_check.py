@@ -39,38 +39,73 @@ SMALL = gpu_steps.TINY_CASES[0]
 # On a device ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gpu
-def test_a_part_in_a_process_of_its_own_tells_each_row_at_once(monkeypatch, capsys):
+@pytest.fixture
+def part(monkeypatch, capsys):
+    """Measures a part, in small on a GPU too, and gives what it told."""
+    monkeypatch.setattr(gpu_measure, "FULL", TINY)
     monkeypatch.setattr(gpu_peaks, "PRECISIONS", (FLOAT32,))
-    monkeypatch.setattr(gpu_measure, "FULL", TINY)  # on a GPU too
-    assert gpu_measure.main(["steps", "600"]) == 0
-    found = {"steps": [], "doors": []}
-    for line in capsys.readouterr().out.split("\n"):
-        if line.startswith(gpu_measure.MARK):
-            finding = json.loads(line[1:])
-            found |= finding.get("set", {})
-            for name, rows in finding.get("add", {}).items():
-                found.setdefault(name, []).extend(rows)
-    assert "failed" not in found and "skipped" not in found and found["todo"] == []
+    monkeypatch.setattr(gpu_kernels, "DTYPES", ("float16",))
+    monkeypatch.setattr(gpu_fits, "ON_CUDA", ())
+
+    def measured(name):
+        assert gpu_measure.main([name, "600"]) == 0
+        found = {"failed": [], "skipped": []}
+        for line in capsys.readouterr().out.split("\n"):
+            if line.startswith(gpu_measure.MARK):
+                finding = json.loads(line[1:])
+                found |= finding.get("set", {})
+                for rows, more in finding.get("add", {}).items():
+                    found.setdefault(rows, []).extend(more)
+        assert not found["failed"] and not found.get("todo")
+        return found
+
+    return measured
+
+
+@pytest.mark.gpu
+def test_the_machine(part):
+    found = part("machine")
+    assert found["device"] and float(found["compute_capability"]) >= 7.0 and float(found["cuda"]) >= 12
+    assert isinstance(found["reading"], str)
+
+
+@pytest.mark.gpu
+def test_steps_beside_the_peaks_that_were_measured(part):
+    found = part("steps")
     [row] = found["steps"]
-    assert row["floor_us"] > 0 and "cuBLAS" in found["doors"][0]
+    assert row["floor_us"] > 0 and "cuBLAS" in found["doors"][0] and not found["skipped"]
     assert found["peaks"]["memory"] > 0 and found["peaks"]["cache"] > 0 and found["peaks"]["products"]["float32"] > 0
 
 
 @pytest.mark.gpu
-def test_every_kernel_is_measured():
-    kernels = gpu_kernels.Kernels(TINY)
-    [shape] = kernels.shapes
-    rows = kernels.measure("float16", shape)
+def test_every_kernel_is_measured(part):
+    found = part("kernels")
     updates = {f"update {functor_name(rule)}" for rule in RULES}
     expected = set(heads()) - {"update", "compare", "train_epoch"} | updates
-    assert sorted(gpu_kernels.kind(row["kernel"]) for row in rows) == sorted(expected)
-    assert kernels.left_out() == [
-        "compare",  # which runs once for a plan
-        "train_epoch",  # whose work is arithmetic: it has no share of a bandwidth
+    assert sorted(gpu_kernels.kind(row["kernel"]) for row in found["kernels"]) == sorted(expected)
+    # The one runs once for a plan, and the other's work is arithmetic.
+    assert [one["what"] for one in found["skipped"]] == ["kernel compare", "kernel train_epoch"]
+    for row in found["kernels"]:
+        assert row["us"] > 0 and row["percent_of_copy"]["least"] >= 0 and "sm_mhz" in row
+    assert found["copies_gb_s"]["16 × 64"] > 0
+
+
+@pytest.mark.gpu
+def test_epochs_in_one_launch_beside_ordinary_ones(part):
+    rows = part("one_launch")["one_launch"]
+    assert [(row["network"], row["models"]) for row in rows] == [
+        (name, models) for name in ("8-16-1", "64-64-64-10") for models in gpu_one_launch.TINY_MODELS
     ]
-    assert all(row["us"] > 0 and row["percent_of_copy"]["least"] >= 0 and "sm_mhz" in row for row in rows)
-    assert kernels.rates()["16 × 64"] > 0
+    for row in rows:
+        assert min(row[way]["ms_an_epoch"]["least"] for way in gpu_one_launch.WAYS) > 0
+        assert row["ordinary / one_launch"]["least"] > 0 and row["rows"] % row["batch"] == 0
+
+
+@pytest.mark.gpu
+def test_epochs_in_every_precision(part):
+    found = part("fits")
+    assert [row["precision"] for row in found["fits"]] == ["float32", "tf32", "bfloat16"]
+    assert all(row["gpu_backprop"]["samples_per_second"]["least"] > 0 for row in found["fits"]) and found["data"]
 
 
 @pytest.mark.gpu
@@ -96,16 +131,6 @@ def test_a_step_without_peaks_has_no_floor():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("models", [1, 2])
-def test_epochs_in_one_launch_beside_ordinary_ones(models):
-    for task in gpu_one_launch.tasks(TINY):
-        row = gpu_one_launch.measure(task, models, TINY)
-        assert row["models"] == models and row["rows"] % row["batch"] == 0
-        assert min(row[way]["ms_an_epoch"]["least"] for way in gpu_one_launch.WAYS) > 0
-        assert row["ordinary / one_launch"]["least"] > 0
-
-
-@pytest.mark.gpu
 def test_epochs_in_one_launch_that_learn_something_else_are_not_timed(monkeypatch):
     task = next(gpu_one_launch.tasks(TINY))
     monkeypatch.setattr(gpu_one_launch, "CLOSE", {"float32": 0.0})
@@ -115,12 +140,6 @@ def test_epochs_in_one_launch_that_learn_something_else_are_not_timed(monkeypatc
     )
     with pytest.raises(RuntimeError, match="differ by up to .* in their losses"):
         gpu_one_launch.measure(task, 1, TINY)
-
-
-@pytest.mark.gpu
-def test_the_machine():
-    found = gpu_machine.machine()
-    assert found["device"] and float(found["compute_capability"]) >= 7.0 and float(found["cuda"]) >= 12
 
 
 # Peers ----------------------------------------------------------------------------------------------------------------
