@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from lib import markdown, record
+from lib.cuda_plan import CudaLikeDevice
 from lib.device_trace import DeviceTrace, allocations, queued
 from lib.plain_step import Counted, PlainStep, counted
 
@@ -82,7 +83,8 @@ class Step:
 
 
 def build(case: Case, device: str, dtype: str = "float32", *, tf32: bool = False, steps: int = STEPS) -> Step:
-    """Our plan for a network, data for so many steps, and what PlainStep needs to do the same."""
+    """Our plan for a network, data for so many steps, and what PlainStep needs to do the same. On a CPU the plan is
+    there to look at, joined as CUDA joins it."""
     layers = [*(gb.Dense(n, "relu") for n in case.widths[1:-1]), gb.Dense(case.widths[-1], "softmax")]
     net = gb.Network(case.widths[0], layers, dtype=dtype, device=device, tf32=tf32)
     rng = np.random.default_rng(0)
@@ -93,7 +95,9 @@ def build(case: Case, device: str, dtype: str = "float32", *, tf32: bool = False
     trainer = gb.Trainer(net, "cross_entropy", gb.Adam(), batch_size=case.batch)
     data = DataSet(net, Samples(x, labels, None))
     start = [(net.device.to_host(layer.weight), net.device.to_host(layer.bias)) for layer in net.layers]
-    return Step(case, net, trainer.training_step.build(data, case.batch, total), total, x, labels, start, data)
+    looked_at = CudaLikeDevice(net.device) if device == "cpu" else None
+    plan = trainer.training_step.build(data, case.batch, total, device=looked_at)
+    return Step(case, net, plan, total, x, labels, start, data)
 
 
 def plain_step(step: Step, xp: Any, place: Callable[[Array], Any]) -> PlainStep:
@@ -177,7 +181,7 @@ def account(case: Case, trace: DeviceTrace | None) -> dict[str, Any]:
     cupy_seen, cupy_allocated = observe(cupy_step, trace)
     agree(step, cupy_step)
     moved = plain_bytes(step)
-    assert moved["products"] == plan["bytes"]["products"]
+    assert moved["products"] > plan["bytes"]["products"]  # of which the head takes two over
     return {
         "network": str(case),
         "batch": case.batch,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lib.cuda_plan import CudaLikeDevice
 
 import gpu_backprop as gb
 from gpu_backprop.network.samples import Samples
@@ -24,9 +25,10 @@ WIDTHS = pytest.mark.parametrize(
 )
 
 
-def plan_of(widths_or_layers, loss="cross_entropy", optimizer="adam", *, output="softmax", hidden="relu", **form):
-    """A step of fit: gathered, trained on, advanced."""
-    form = {"rows": 12, "seed": 0, "dtype": "float32", "labels": None, "weighted": False, "reduction": "mean"} | form
+def plan_of(widths_or_layers, loss="cross_entropy", optimizer="adam", *, output="softmax", hidden="relu", **given):
+    """A step of fit: gathered, trained on, advanced; joined: as CUDA joins its operations."""
+    defaults = {"rows": 12, "seed": 0, "dtype": "float32", "labels": None, "weighted": False, "reduction": "mean"}
+    form = {**defaults, "joined": False} | given
     inputs, *layers = widths_or_layers
     if isinstance(layers[-1], int):
         layers = [*(gb.Dense(n, hidden) for n in layers[:-1]), gb.Dense(layers[-1], output)]
@@ -34,9 +36,11 @@ def plan_of(widths_or_layers, loss="cross_entropy", optimizer="adam", *, output=
     loss = type(gb.LOSSES[loss])(reduction=form["reduction"])
     trainer = gb.Trainer(net, loss, optimizer)
     labels = loss.labels if form["labels"] is None else form["labels"]
+    looked_at = CudaLikeDevice(net.device) if form["joined"] else None
     target = np.zeros(40, np.int64) if labels else np.full((40, net.outputs), 1 / net.outputs)
     data = DataSet(net, Samples(np.zeros((40, inputs)), target, np.ones(40) if form["weighted"] else None))
-    return trainer.training_step.build(data, form["rows"], net.device.zeros((*net.models_shape, 3), np.float64))
+    total = net.device.zeros((*net.models_shape, 3), np.float64)
+    return trainer.training_step.build(data, form["rows"], total, device=looked_at)
 
 
 def launches(*args, **form):
@@ -70,6 +74,42 @@ def test_a_plain_step(widths, output, loss, optimizer):
         "column_sum": 1, "activation_gradient": depth - 1, update: 1, "advance": 1,
     }  # fmt: skip
     assert count == {name: number for name, number in expected.items() if number}
+
+
+@WIDTHS
+@pytest.mark.parametrize(("output", "loss"), FUSED)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_plain_step_on_cuda(widths, output, loss, dtype):
+    """5L − 2: z of the last layer, the loss, ∇b, ∇y of the layer below and its ∇z with ∇b are the head; 5 where there
+    is no layer below, with which two of these are not there."""
+    depth = len(widths) - 1
+    plan = plan_of(widths, loss, output=output, dtype=dtype, joined=True)
+    assert plan.cost()["launches"] == (5 * depth - 2 if depth > 1 else 5)
+    names = [o.name for o in plan.operations]
+    assert names.count("head") == 1 and names.count("matmul") == 3 * depth - 1 - min(depth, 2)
+    assert not {"column_sum", f"{output}_cross_entropy"} & {*names}
+
+
+@pytest.mark.parametrize(("layers", "form", "launched"), [
+    ([7, gb.Dense(6, "relu"), gb.Dense(32, "softmax")], {}, 8),
+    ([7, gb.Dense(6, "relu"), gb.Dense(33, "softmax")], {}, 12),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3, "softmax", bias=False)], {}, 8),
+    ([7, gb.Dense(6), gb.Dense(3, "softmax")], {}, 8),
+    ([7, gb.Dense(6, "gelu", bias=False), gb.Dense(3, "softmax")], {}, 8),
+    ([7, gb.Dense(6, "softmax"), gb.Dense(3, "softmax")], {}, 10),
+    ([7, gb.Dense(6, "relu"), gb.Dropout(0.5), gb.Dense(3, "softmax")], {}, 11),
+    ([7, gb.Dense(6, "relu", trainable=False), gb.Dense(3, "softmax")], {}, 7),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3, "softmax", trainable=False)], {}, 7),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3)], {"loss": "huber"}, 8),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3, "tanh")], {"loss": "huber"}, 13),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"loss": "focal"}, 8),
+    ([7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"seed": [1, 2, 3], "weighted": True}, 9),
+    ([7, gb.Dense(9_000, "relu"), gb.Dense(10, "softmax")], {}, 12),
+], ids=str)  # fmt: skip
+def test_what_a_head_takes_in(layers, form, launched):
+    """A Dense of at most 32 outputs with its loss, and of the layer below what is done by elements; where its weights
+    do not fit a block's memory, nothing."""
+    assert launches(layers, **form, joined=True) == launched
 
 
 def plan_names(plan):
@@ -112,7 +152,7 @@ def test_a_loss_that_is_not_fused(output, loss):
 
 EXTRAS = {
     "a Dropout": (2, [7, gb.Dense(6, "relu"), gb.Dropout(0.5), gb.Dense(3, "softmax")], {}),
-    "a Dropout of the inputs": (2, [7, gb.Dropout(0.5), gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {}),
+    "a Dropout of the inputs": (1, [7, gb.Dropout(0.5), gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {}),
     "sample weights": (1, [7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"weighted": True}),
     "targets that are probabilities": (0, [7, gb.Dense(6, "relu"), gb.Dense(3, "softmax")], {"labels": False}),
     "a Bias layer": (3, [7, gb.Dense(6, "relu"), gb.Bias("tanh"), gb.Dense(3, "softmax")], {}),
@@ -145,9 +185,9 @@ def test_a_second_dropout():
     assert row_of_the_page("a second Dropout", 2) in PAGE
 
 
-def test_a_step_by_hand_neither_gathers_nor_advances():
+def test_a_step_by_hand_does_not_gather():
     net = gb.Network(5, [gb.Dense(8, "relu"), gb.Dense(3, "softmax")], device="cpu")
-    assert gb.Trainer(net).plan().cost()["launches"] == 5 * 2 + 2 - 2
+    assert gb.Trainer(net).plan().cost()["launches"] == 5 * 2 + 2 - 1
 
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
@@ -171,7 +211,9 @@ def test_elementwise_bytes(widths, models, dtype, labels):
     smoothing = 8  # the only number of this loss
     order = 8 * rows  # which rows the minibatch has
     cursor = 3 * 8  # read by gather, and counted up by advance
-    expected = models * (activations + biases + targets + totals + smoothing + order) + cursor
+    step = 2 * 8  # counted up by it too
+    expected = models * (activations + biases + targets + totals + smoothing + order + step) + cursor
+    expected += 8 * models * (models > 1)  # which members run
     assert elementwise_bytes(plan) == expected
     equal = set(widths) == {widths[0]}
     assert (activations == 5 * s * rows * widths[0] * (len(widths) - 1)) is equal
@@ -208,11 +250,11 @@ def test_bytes_of_dropout():
 
 
 def test_bytes_of_sample_weights():
-    """w is gathered, added up, and read by the loss, and so are whether its sum is 0 and 1/Σw; the optimizer looks at
-    the former."""
+    """w is gathered, added up, and read by the loss, and so are whether its sum is 0 and 1/Σw; what counts the step and
+    the optimizer look at the former."""
     plain, weighted = (plan_of((7, 6, 3), weighted=w) for w in (False, True))
     gathered, read, total = 2 * 4 * 12, 2 * 4 * 12, 3 * 8
-    assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 2 * 8
+    assert elementwise_bytes(weighted) - elementwise_bytes(plain) == gathered + read + total + 8 + 3 * 8
     assert bytes_of(weighted, "update") - bytes_of(plain, "update") == 8
 
 
@@ -235,7 +277,7 @@ def test_optimizer_bytes(optimizer, each, dtype):
     (operation,) = [o for o in plan.operations if o.name == "update"]
     hyper = 8 * (1 + len(optimizer.settings))
     parameters = plan.buffers["parameters"].size
-    assert operation.bytes == each * np.dtype(dtype).itemsize // 4 * parameters + 2 * hyper
+    assert operation.bytes == each * np.dtype(dtype).itemsize // 4 * parameters + hyper
 
 
 @pytest.mark.parametrize(
