@@ -78,7 +78,7 @@ class Run:
         schedule: what settings follow; None: nothing.
 
     Attributes:
-        number, done: of the running epoch or the one that has just ended, its number and how many of `batches` are done.
+        number, done: of the running epoch or the one that has just ended, its number and how much of `batches` is done.
         epoch_start: the state at the beginning of the running epoch.
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
         batches, steps: how many rows each step of an epoch has, and the steps by their rows. In one launch, what is
@@ -420,7 +420,8 @@ class Run:
         if (epoch, step) == (self._first, begin + 1) and what == "loss":
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.in_one_launch:  # which keeps no state within a launch
-            kept = f"those that {'epoch' if len(self.batches) == 1 else 'the last launch of epoch'} {epoch - 1} began with"
+            whole = "" if len(self.batches) == 1 else "the last launch of "
+            kept = f"those that {whole}epoch {epoch - 1} began with"
         return what, step, kept, first
 
     def _find_layer(self, plan: Plan, rows: int, before: Snapshot) -> str:
