@@ -49,7 +49,7 @@ class Processors(NamedTuple):
     """What a device computes with: how many multiprocessors, how many products and sums of its dtype each begins in a
     cycle, and how many million cycles a second it has at least when it is busy."""
 
-    count: int
+    multiprocessors: int
     lanes: float
     megahertz: float
 

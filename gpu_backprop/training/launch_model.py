@@ -13,20 +13,21 @@ from gpu_backprop.backend.device import Processors
 from gpu_backprop.backend.plan import Plan
 
 NODE, LEAST, BYTES = 1.0, 1.2, 3e6
-"""Of ordinary steps: µs between the launches of a captured graph, µs that the shortest takes, bytes a µs (an H100's)."""
+"""Of ordinary steps, on an H100: µs between the launches of a captured graph, µs of the shortest, bytes a µs."""
 
 TALL, WIDE = 4, 2
 """The tiles of kernels/train_epoch.cu."""
 
 THREADS, WARP, SCHEDULERS = 256, 32, 4
 BARRIER, REDUCTION, GLOBAL = 100, 800, 600
-"""Cycles: from a barrier to the first result behind it, the loss of a row by the lanes of a warp, a read from outside."""
+"""Cycles from a barrier to the first result behind it, of four rows' loss by the lanes of a warp, and of a read from
+outside the block."""
 
 
 def ordinary_step(plan: Plan, processors: Processors) -> float:
     """µs of a step, as a graph: no operation is faster than its launch, its traffic and its arithmetic allow. It is
     meant to be less than a step takes."""
-    peak = 2 * processors.count * processors.lanes * processors.megahertz
+    peak = 2 * processors.multiprocessors * processors.lanes * processors.megahertz
     return sum(o.launches * NODE + max(o.launches * LEAST, o.bytes / BYTES, o.flops / peak) for o in plan.operations)
 
 
@@ -47,7 +48,7 @@ def resident_step(layout: BlockLayout, models: int, rows: int, memory: int, proc
     cycles += math.ceil(micro * WARP / THREADS) * REDUCTION / 4 + 2 * GLOBAL
     places = math.ceil(layout.parameters / THREADS)
     update = places * (40 + 20 * layout.moments) * size + math.ceil(places / 4) * (100 if held else GLOBAL)
-    return math.ceil(models / processors.count) * (times * cycles + update) / processors.megahertz
+    return math.ceil(models / processors.multiprocessors) * (times * cycles + update) / processors.megahertz
 
 
 def _product(rows: int, cols: int, length: int, wide: int, size: int, lanes: float) -> float:

@@ -1,8 +1,8 @@
 """Training in one launch: an epoch of small networks as one operation, a network a block of the device.
 
 It gives what the ordinary steps give, to rounding. Steps of such networks are so short that launches, and the ways to
-the device's memory and back, would take most of the time; here a network stays in the memory of its block. An epoch that
-would keep the device for long is cut into several launches.
+the device's memory and back, would take most of the time; here a network stays in the memory of its block. An epoch
+that would keep the device for long is cut into several launches.
 """
 
 from __future__ import annotations
@@ -84,13 +84,8 @@ def _obstacles(
             return
         fused = layer is network.last and loss.fused == layer.activation.name
         if layer.activation.rowwise and not fused:
-            yield (
-                (
-                    f"{layer.activation.name} can only be the output's, with {_partner(layer.activation.name)}, but layer "
-                    f"{layer.number} is {layer!r} and the loss is {loss.name}"
-                ),
-                change,
-            )
+            only = f"{layer.activation.name} can only be the output's, with {_partner(layer.activation.name)}"
+            yield f"{only}, but layer {layer.number} is {layer!r} and the loss is {loss.name}", change
         if fused and loss.operation is not None:
             yield f"of the losses with {layer.activation.name}, {loss.name} has no such epoch", change
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
@@ -100,13 +95,8 @@ def _obstacles(
     needs, memory = layout(network, loss).needs, device.block_memory
     if (total := sum(needs.values())) > memory:
         told = ", ".join(f"{size:,} for {kind}" for kind, size in needs.items())
-        yield (
-            (
-                f"the network takes {total:,} bytes of a block's memory ({told}), and a block of {device.name} has "
-                f"{memory:,}"
-            ),
-            "Use fewer units",
-        )
+        has = f"a block of {device.name} has {memory:,}"
+        yield f"the network takes {total:,} bytes of a block's memory ({told}), and {has}", "Use fewer units"
 
 
 def obstacle_of_layers(network: Network) -> str:
@@ -168,8 +158,8 @@ def decide(
     if before is None and (resident > GAIN * ordinary or saved < LEAST_SAVED):
         return False
     LOG.info(
-        "%s: epochs of %s rows run in one launch each, or in some, by the model %.0f µs a step, and %.0f µs by ordinary "
-        "steps; one_launch=False has these", network.device.name, f"{data.rows:,}", resident, ordinary,
+        "%s: epochs of %s rows run in one launch each, or in some: by the model %.0f µs a step, not %.0f as with "
+        "one_launch=False", network.device.name, f"{data.rows:,}", resident, ordinary,
     )  # fmt: skip
     return CHOSEN
 

@@ -438,9 +438,8 @@ class Run:
         if (epoch, step) == (self._first, begin + 1) and what == "loss":
             kept = "those that fit began with"
         elif step == 1 and what == "loss" and self.in_one_launch:  # which keeps no state within a launch
-            kept = (
-                f"those that {'epoch' if len(self.batches) == 1 else 'the last launch of epoch'} {epoch - 1} began with"
-            )
+            whole = "" if len(self.batches) == 1 else "the last launch of "
+            kept = f"those that {whole}epoch {epoch - 1} began with"
         return what, step, kept, first
 
     def _find_layer(self, plan: Plan, rows: int, before: Snapshot) -> str:

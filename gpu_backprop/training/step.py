@@ -124,10 +124,8 @@ class TrainingStep:
     def beside_updates(self) -> dict[str, Any]:
         """Returns what steps do besides the update of an optimizer, by the names that a trainer has for it; None each
         that they do not."""
-        parts = self.accumulation.parts
-        return {
-            "clip_norm": self.clipping.norm, "average": self.averaging.decay, "accumulate": None if parts == 1 else parts
-        }  # fmt: skip
+        parts = None if self.accumulation.parts == 1 else self.accumulation.parts
+        return {"clip_norm": self.clipping.norm, "average": self.averaging.decay, "accumulate": parts}
 
     @property
     def measured_parameters(self) -> Array:

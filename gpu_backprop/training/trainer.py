@@ -67,7 +67,10 @@ class Trainer(FixedAttributes):
             they do not fit on the device.
         one_launch: whether whole epochs run in one launch, a network a block, with its parameters in the block's own
             memory: for small networks of Dense layers on CUDA, in float32 or float64, without sample weights. It gives
-            what the ordinary steps give, to rounding. No epoch ends before its last step.
+            what the ordinary steps give, to rounding. "auto": in each fit, where it can be and a model of the device
+            says that it is faster; shapes, settings and the device decide, so that the same seed gives the same bits.
+            The logger "gpu_backprop" tells. True: it is an error where it cannot be. False: never. A launch lasts some
+            100 ms at most, and no epoch ends before its launch does.
         clip_value: every number of the gradient is clipped to ±clip_value, one number or one a member, before the
             penalties of the optimizer are added; None: not. It is `trainer.optimizer.clip_value` then, and can be set.
         metrics: what is measured besides the loss, of validation data and by `evaluate`: names out of gb.METRICS, and

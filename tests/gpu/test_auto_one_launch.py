@@ -99,15 +99,15 @@ def test_what_it_is_decided_by():
     found = trainer.device.processors
     attribute = cupy.cuda.runtime.deviceGetAttribute
     capability = attribute(75, 0), attribute(76, 0)
-    assert (found.count, (found.lanes, found.megahertz)) == (
+    assert (found.multiprocessors, (found.lanes, found.megahertz)) == (
         attribute(16, 0), (setup.PROCESSORS[capability][0], setup.PROCESSORS[capability][2])
     )  # fmt: skip
     double = gb.Network(2, [gb.Dense(1)], device="cuda", dtype="float64").device.processors
     assert double.lanes == setup.PROCESSORS[capability][1]
     layout = one_launch.layout(trainer.network, trainer.loss, 2)
-    of = [launch_model.resident_step(layout, n * found.count, BATCH, 60_000, found) for n in (1, 2, 3)]
+    of = [launch_model.resident_step(layout, n * found.multiprocessors, BATCH, 60_000, found) for n in (1, 2, 3)]
     assert of == pytest.approx([of[0], 2 * of[0], 3 * of[0]])
-    assert launch_model.resident_step(layout, found.count + 1, BATCH, 60_000, found) == of[1]
+    assert launch_model.resident_step(layout, found.multiprocessors + 1, BATCH, 60_000, found) == of[1]
 
 
 def test_the_same_seed_gives_the_same_bits(eager, runs):

@@ -44,9 +44,9 @@ PROCESSORS = {
     (10, 0): (128, 64, 1700),
     (12, 0): (128, 2, 2000),
 }
-"""By compute capability: multiply-adds that a multiprocessor begins in a cycle, in float32 and float64 (CUDA Programming
-Guide, throughput of native arithmetic instructions), and MHz, somewhat below what such devices reach when they are
-busy (data sheets)."""
+"""By compute capability: multiply-adds that a multiprocessor begins in a cycle, in float32 and in float64 (CUDA
+Programming Guide, throughput of native arithmetic instructions), and MHz, somewhat below what the data sheets of such
+devices promise."""
 
 NO_DEVICE = 100
 """cudaErrorNoDevice."""
