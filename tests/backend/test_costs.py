@@ -67,6 +67,7 @@ def test_a_plain_step(widths, output, loss, optimizer):
     depth = len(widths) - 1
     plan = plan_of(widths, loss, optimizer, output=output)
     assert plan.cost()["launches"] == 5 * depth + 2
+    assert plan.cost()["path"] == 4 * depth + 1
     count = {name: sum(o.launches for o in plan.operations if o.name == name) for name in plan_names(plan)}
     update = plan.operations[-1].name
     expected = {
