@@ -154,7 +154,6 @@ class DataSet(BatchSource):
             self.start(shuffling.draw_order(self.rows))
             return
         assert self._coming is not None
-        self._coming.acquire(0)
         self.device.copy_in(self.permutation, self._coming.arrays[0].reshape(self.permutation.shape))
         self._coming.release(0)
 
@@ -182,7 +181,7 @@ class DataSet(BatchSource):
             if self._chosen is not None:
                 np.copyto(order, self._chosen[order])
             self._coming.send(0, len(pinned))
-            self._coming.pinned(0)  # waits, so that no copy is on its way where this has ended
+            self._coming.pinned(0)  # waits until it is there: nobody else has to, nor when the memory is used again
         return True
 
 
