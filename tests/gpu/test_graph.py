@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -295,6 +298,19 @@ def test_a_capture_records_what_an_eager_step_submits():
     recorded = [(e.what, e.number) for e in events if e.event == "capture"]
     assert sorted(recorded) == sorted((e.what, e.number) for e in eager)
     assert {e.event for e in events} == {"capture"}
+
+
+def test_nothing_is_compiled_or_loaded_while_capturing(tmp_path):
+    """In a process that has done nothing before, and with none of CuPy's kernels in its cache: CUDA would refuse it."""
+    program = f"""
+import sys
+sys.path[:] = {sys.path!r}
+from graph_cases import EVERYTHING, STEPPING, Case
+Case(*EVERYTHING, dtype="float16", weighted=True, options=STEPPING).fit(True, validation=True)
+"""
+    environment = {**os.environ, "CUPY_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @traced
