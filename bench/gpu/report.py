@@ -192,22 +192,27 @@ def kernels(rows: Sequence[Measured], copies: Mapping[str, float]) -> str:
 
 
 def summary(measured: Measured, file: Path) -> str:
-    """What there is to know at once, in at most MOST characters: each list has a fair share of them."""
-    lists = [(title, lines) for title, lines in summary_lists(measured) if lines]
-    told: list[str] = []
-    left = MOST - 2 * WIDEST
-    for k, (title, lines) in enumerate(lists):
-        room, shown = left // (len(lists) - k) - len(title) - 60, [title]
-        for line in map(cut, lines):
-            room -= len(line) + 3
-            if room < 0:
-                shown.append(f"  … and {len(lines) - len(shown) + 1} more")
-                break
-            shown.append(f"  {line}")
-        block = "\n".join(shown)
-        left -= len(block) + 1
-        told.append(block)
-    return "\n".join([*told, f"All of it: {cut(str(file))}, .json and gpu-check.log"])
+    """What there is to know at once, in at most MOST characters: what is too long for all has a fair share each."""
+    lists = [(title, [*map(cut, lines)]) for title, lines in summary_lists(measured) if lines]
+    needs = [len(title) + 40 + sum(len(line) + 3 for line in lines) for title, lines in lists]
+    left, told = MOST - 2 * WIDEST, dict[int, str]()
+    for done, k in enumerate(sorted(range(len(lists)), key=needs.__getitem__)):
+        room = min(needs[k], left // (len(lists) - done))
+        left -= room
+        told[k] = block(*lists[k], room)
+    return "\n".join([*(told[k] for k in sorted(told)), f"All of it: {cut(str(file))}, .json and gpu-check.log"])
+
+
+def block(title: str, lines: Sequence[str], room: int) -> str:
+    """A title, and as many lines as there is room for, in characters."""
+    shown, room = [title], room - len(title) - 40
+    for line in lines:
+        room -= len(line) + 3
+        if room < 0:
+            shown.append(f"  … and {len(lines) - len(shown) + 1} more")
+            break
+        shown.append(f"  {line}")
+    return "\n".join(shown)
 
 
 def cut(line: str) -> str:
@@ -229,7 +234,7 @@ def summary_lists(measured: Measured) -> Iterator[tuple[str, list[str]]]:
     for title, name in (("Measurements that failed", "failed"), ("Left out", "skipped")):
         yield title, [f"{one['what']}: {one['reason']}" for one in measured[name]]
     if found := measured["peaks"]:
-        products = ", ".join(f"{name} {peak:.0f} TFLOP/s" for name, peak in found["products"].items())
+        products = ", ".join(f"{name} {number(peak)} TFLOP/s" for name, peak in found["products"].items())
         copies = (
             f"copies {found['memory']:.0f} GB/s, in L2 {found['cache']:.0f} GB/s; {number(found['node_us'])} µs a node"
         )
