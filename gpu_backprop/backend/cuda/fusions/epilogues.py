@@ -72,7 +72,7 @@ def _relu_and_gradient(plan: Plan, operations: list[Operation], place: int) -> l
         mask = empty(shape)
         return [_forward(plan, operations, forward, mask), *_backward(plan, backward, mask)]
 
-    name = plan.name_of(forward[0].arguments["out"])
+    name = forward[0].formula.partition(" = ")[0]
     pairs = (place, after), found
     return _chosen(plan, operations, "relu_aux_bias and drelu", pairs, build, f"[{name} ≥ 0]")
 
