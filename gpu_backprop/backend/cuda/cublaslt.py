@@ -135,10 +135,13 @@ class CublasLt:
         values["workspace"] = self._cublas.workspace(self._cublas.stream).nbytes
         preference = self._new("MatmulPreference", PREFERENCE, values)
         found, count = _Result(), ctypes.c_int()
-        self._function("cublasLtMatmulAlgoGetHeuristic")(
-            self._handle, description, *matrices, matrices[-1], preference, ctypes.c_int(1), ctypes.byref(found),
-            ctypes.byref(count),
-        )  # fmt: skip
+        try:
+            self._function("cublasLtMatmulAlgoGetHeuristic")(
+                self._handle, description, *matrices, matrices[-1], preference, ctypes.c_int(1), ctypes.byref(found),
+                ctypes.byref(count),
+            )  # fmt: skip
+        except DeviceError as error:  # by one status or another
+            raise UnsupportedEpilogueError(str(error)) from error
         if not count.value or found.state:
             raise UnsupportedEpilogueError("cuBLASLt has no such product for this device")
         return found

@@ -25,7 +25,7 @@ from gpu_backprop.backend.operation import Operation
 VARIABLE = "GPU_BACKPROP_EPILOGUES"
 MODES = "auto", "on", "off"
 SERVES, PLAIN = "epilogue", "plain"
-NOT_FASTER = "not faster"
+NOT_FASTER, NO_MEMORY, NOT_REMEMBERED = "not faster", "no memory to try it", "no choice can be remembered"
 
 Empty = Callable[[tuple[int, ...]], Array]
 """Allocates bytes."""
@@ -68,16 +68,15 @@ class Choices:
 
     def add(self, key: str, why: str) -> str:
         """Remembers a choice, and returns the one that counts: plain operations where nothing can be remembered."""
-        lost = "no choice can be remembered"
         if self.path is None:
-            return lost
+            return NOT_REMEMBERED
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 # one write to the end, which does not mix with that of another process
                 file.write(f"\n{key}\t{PLAIN if why else SERVES}\t{why}\n")
         except OSError:
-            return lost
-        return self.read().get(key, lost)
+            return NOT_REMEMBERED
+        return self.read().get(key, NOT_REMEMBERED)
 
 
 class Epilogues:
@@ -173,8 +172,8 @@ class Epilogues:
                 return self._choices.add(key, other or ("" if trial.is_faster() else NOT_FASTER))
         except UnsupportedEpilogueError as error:
             return one_line(error)
-        except OutOfMemoryError:
-            return "no memory to try it"
+        except OutOfMemoryError:  # remembered too, so that other processes do the same
+            return self._choices.add(key, NO_MEMORY) if mode() == "auto" else NO_MEMORY
         except Exception as error:  # of the library, or of the comparison
             self._warn(key, error)
             return one_line(error)
