@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.branches import Node
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, Array, Call
 from gpu_backprop.backend.operation import Operation, account_of
@@ -92,7 +93,7 @@ class _Side:
         if self._graph is None:
             once = self._timed(self.run)
             self._repeats = max(1, min(REPEATS, int(MILLISECOND / max(once, 1))))
-            self._graph = device.capture(self.operations * self._repeats)
+            self._graph = device.capture([Node(operation) for operation in self.operations * self._repeats])
             self._graph()
         return self._timed(self._graph) / self._repeats
 
