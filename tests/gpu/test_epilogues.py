@@ -176,6 +176,18 @@ def test_launches(monkeypatch, f, dtype, count):
     assert not {*JOINED} & {*names(plain)}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_launches_with_the_head(monkeypatch, dtype, count):
+    """The formulas of docs/cost.md: 5L − 2, 4L − 1 without the mask of relu, 3L + 1 with it."""
+    monkeypatch.setattr(epilogue_trial.Trial, "is_faster", lambda _: True)
+    found = []
+    for mode in ("off", "auto", "on"):
+        monkeypatch.setenv(VARIABLE, mode)
+        found.append(step(*layers("relu", count, 3), dtype=dtype).plan.cost()["launches"])
+    assert found == [5 * count - 2, 4 * count - 1, 3 * count + 1]
+
+
 def test_in_float16_relu_stays_apart():
     """Where a sum that overflows would no longer be seen."""
     assert "matmul_activate" not in names(step(*layers("relu", 3), dtype="float16").plan)
