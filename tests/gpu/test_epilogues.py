@@ -16,7 +16,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.cuda import epilogue_trial
 from gpu_backprop.backend.cuda.cublaslt import CublasLt, UnsupportedEpilogueError, mask_bytes
 from gpu_backprop.backend.cuda.epilogue_trial import AT_ZERO
-from gpu_backprop.backend.cuda.epilogues import NOT_FASTER, VARIABLE, Epilogues
+from gpu_backprop.backend.cuda.epilogues import LONG, NOT_FASTER, VARIABLE, Epilogues
 from gpu_backprop.backend.cuda.fusions.epilogues import join_epilogues
 from gpu_backprop.backend.errors import DeviceError, InputError
 from gpu_backprop.backend.open_device import open_device
@@ -44,6 +44,7 @@ def timed(monkeypatch):
     """As users have it; on an emulated device times mean nothing, so here an epilogue is faster."""
     monkeypatch.setenv(VARIABLE, "auto")
     monkeypatch.setattr(epilogue_trial.Trial, "is_faster", lambda _: True)
+    monkeypatch.setattr(epilogue_trial, "LONG", float("inf"))
 
 
 def device_of(dtype):
@@ -178,9 +179,8 @@ def test_launches(monkeypatch, f, dtype, count):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_launches_with_the_head(monkeypatch, dtype, count):
+def test_launches_with_the_head(monkeypatch, timed, dtype, count):
     """The formulas of docs/cost.md: 5L − 2, 4L − 1 without the mask of relu, 3L + 1 with it."""
-    monkeypatch.setattr(epilogue_trial.Trial, "is_faster", lambda _: True)
     found = []
     for mode in ("off", "auto", "on"):
         monkeypatch.setenv(VARIABLE, mode)
@@ -396,24 +396,24 @@ def garbage_for_nan(out, bias):
 
 
 FAULTS = {
-    "the last number": (last_is_off, layers("relu", 3)),
-    "another axis": (another_axis, layers("relu", 3)),
-    "no sum": (no_sum, layers("relu", 1)),
-    "another each time": (another_each_time, layers("relu", 3)),
-    "NaN that spreads": (garbage_for_nan, layers("gelu_tanh", 3)),
+    "the last number": (last_is_off, layers("relu", 3), JOINED),
+    "another axis": (another_axis, layers("relu", 3), JOINED[:2]),
+    "no sum": (no_sum, layers("relu", 1), JOINED[2:]),
+    "no sum of a gradient": (no_sum, layers("relu", 3), JOINED[1:]),
+    "another each time": (another_each_time, layers("relu", 3), JOINED),
+    "NaN that spreads": (garbage_for_nan, layers("gelu_tanh", 3), JOINED),
 }
+"""What is wrong, where, and the operations that do not serve for it."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_difference_is_found(monkeypatch, epilogues, fault):
     """One warning says so, and the plain operations serve."""
-    change, network = FAULTS[fault]
+    change, network, absent = FAULTS[fault]
     monkeypatch.setattr(CublasLt, "bind", on_host(change))
     with pytest.warns(RuntimeWarning, match=r"are separate launches, .* the results (differ|of two)") as warned:
         plan = step(*network, rows=8).plan
-    assert len(warned) == 1 and (
-        not {*JOINED[:2]} & {*names(plan)} if len(network) > 1 else "column_sum" in names(plan)
-    )
+    assert len(warned) == 1 and not {*absent} & {*names(plan)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         step(*network, rows=12)
@@ -489,8 +489,7 @@ def no_trial(*_):
 
 
 @pytest.mark.parametrize("faster", [True, False])
-def test_a_choice_is_remembered(monkeypatch, epilogues, faster):
-    monkeypatch.setenv(VARIABLE, "auto")
+def test_a_choice_is_remembered(monkeypatch, timed, epilogues, faster):
     monkeypatch.setattr(epilogue_trial.Trial, "is_faster", lambda _: faster)
     first = names(step(*layers("relu", 3)).plan)
     assert bool({*JOINED} & {*first}) == faster
@@ -515,6 +514,13 @@ def test_without_a_folder_the_plain_operations_serve(monkeypatch, timed):
     fresh = again(monkeypatch)
     assert not {*JOINED} & {*names(step(*layers("relu", 3)).plan)}
     assert "no choice can be remembered" in fresh.report()
+
+
+def test_long_products_are_not_tried(monkeypatch, timed, epilogues):
+    monkeypatch.setattr(epilogue_trial, "LONG", 0.0)
+    monkeypatch.setattr(epilogue_trial.Trial, "compare", no_trial)
+    assert not {*JOINED} & {*names(step(*layers("relu", 3)).plan)}
+    assert f"not: {LONG}" in epilogues.report()
 
 
 def test_times_decide(monkeypatch, epilogues):

@@ -33,6 +33,9 @@ REPEATS, ROUNDS, MILLISECOND = 20, 5, 1e3
 GAIN = 0.98
 """What part of the time of plain operations an epilogue may take: a smaller gain is not told from chance."""
 
+LONG = 50 * MILLISECOND
+"""The µs of a product that is long: beside its sums one more pass over its result is less than what GAIN leaves."""
+
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 AT_ZERO = "its relu′(0) is 1"
@@ -91,13 +94,14 @@ class _Side:
         """Returns the time of one run on the device, where a graph has several of them."""
         device = self.device
         if self._graph is None:
-            once = self._timed(self.run)
+            once = self.timed(self.run)
             self._repeats = max(1, min(REPEATS, int(MILLISECOND / max(once, 1))))
             self._graph = device.capture([Node(operation) for operation in self.operations * self._repeats])
             self._graph()
-        return self._timed(self._graph) / self._repeats
+        return self.timed(self._graph) / self._repeats
 
-    def _timed(self, call: Call) -> float:
+    def timed(self, call: Call) -> float:
+        """Returns the µs on the device from before a call to behind what it has queued."""
         begin = self.device.mark()
         call()
         return float(self.device.microseconds(begin, self.device.mark()))
@@ -120,6 +124,12 @@ class Trial:
         self._rounding = 0.0 if functions <= {"relu"} else 16 * EPSILON[dtype]
         slopes = [a for o in plain if o.name == "activation_gradient" for a in o.writes.values()]
         self._gradients = {device.address(array) for array in slopes} if self._relu else set()
+
+    def is_long(self) -> bool:
+        """Tells whether the plain operations take so long that none of it can be gained."""
+        self._plain.fill(ALL_DIFFERENT)
+        self._plain.run()  # compiles and loads
+        return self._plain.timed(self._plain.run) > LONG
 
     def compare(self) -> str:
         """Compares the results, also where z is 0 and where it is NaN, and those of several runs bit by bit.

@@ -25,7 +25,8 @@ from gpu_backprop.backend.operation import Operation
 VARIABLE = "GPU_BACKPROP_EPILOGUES"
 MODES = "auto", "on", "off"
 SERVES, PLAIN = "epilogue", "plain"
-NOT_FASTER, NO_MEMORY, NOT_REMEMBERED = "not faster", "no memory to try it", "no choice can be remembered"
+NOT_FASTER, LONG = "not faster", "its sums take nearly all of the time"
+NO_MEMORY, NOT_REMEMBERED = "no memory to try it", "no choice can be remembered"
 
 Empty = Callable[[tuple[int, ...]], Array]
 """Allocates bytes."""
@@ -166,8 +167,11 @@ class Epilogues:
             self._library  # noqa: B018, opens it
             with device.computing():
                 trial = Trial(device, plain, build(lambda shape: device.empty(shape, "uint8")))
+                timed = mode() == "auto"
+                if timed and trial.is_long():
+                    return self._choices.add(key, LONG)
                 other = trial.compare()
-                if mode() == "on":
+                if not timed:
                     return ""
                 return self._choices.add(key, other or ("" if trial.is_faster() else NOT_FASTER))
         except UnsupportedEpilogueError as error:
