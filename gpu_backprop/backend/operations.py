@@ -292,3 +292,28 @@ class CudaOperations(EpochOperations[D], Protocol[D]):
         """z = y@W + b, ∇z and the loss of it as the operation `kind` has them, ∇b = Σ∇z; and of the layer below, whose
         output y is, grad_below = ∇z@Wᵀ ⊙ f′(s), and its sum over the rows. grad_z may have longer rows than z: what is
         in them beyond stays. The sums of both products are float32 or wider."""
+
+    # Products with an epilogue, which is what follows them in the same launch -----------------------------------------
+
+    @account(writes=["y", "aux"], flops=lambda a, y: 2 * (a.shape[-1] + 1) * y.size)
+    def matmul_activate(
+        self, device: D, a: Array, b: Array, bias: Array, f: Activation, y: Array, aux: Array | None
+    ) -> Calls:
+        """y = f(a@b + bias), where f is relu or gelu_tanh, the bias is of y's dtype, and a NaN may become 0 in relu.
+
+        aux is what `matmul_activation_gradient` reads: of relu, and optional, the bits [a@b + bias ≥ 0], uint8 (...,
+        rows, bytes); of gelu_tanh a@b + bias.
+        """
+
+    @account(
+        writes=["grad_z", "grad_bias"],
+        flops=lambda a, grad_z, grad_bias: (2 * a.shape[-1] + 2 + (grad_bias is not None)) * grad_z.size,
+    )
+    def matmul_activation_gradient(
+        self, device: D, a: Array, b: Array, aux: Array, f: Activation, grad_z: Array, grad_bias: Array | None
+    ) -> Calls:
+        """∇z = a@b ⊙ f′(aux), and with it ∇b = Σ∇z over the rows, of ∇z's dtype."""
+
+    @account(writes=["out", "grad_bias"], flops=lambda a, b, out: 2 * a.shape[-1] * out.size + b.size)
+    def matmul_column_sum(self, device: D, a: Array, b: Array, out: Array, grad_bias: Array) -> Calls:
+        """out = a@b, and grad_bias = Σb over the rows: ∇W = xᵀ@∇z and ∇b = Σ∇z."""

@@ -20,9 +20,11 @@ import pytest
 
 from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.backend.cuda.cublas import CublasLibrary
+from gpu_backprop.backend.cuda.epilogues import VARIABLE
 from gpu_backprop.backend.errors import DeviceError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
+os.environ.setdefault(VARIABLE, "off")  # which ones serve depends on times; tests/gpu/test_epilogues.py has them all
 pytest.register_assert_rewrite("operation_pairs")
 
 

@@ -148,6 +148,14 @@ CASES = {
     "accuracy": lambda: measuring_step("softmax", "cross_entropy"),
     "R² and MAE": lambda: measuring_step("identity", "half_squared_error"),
 }
+GEMM = {
+    "matmul": ["gemm"],
+    "matmul_activate": ["gemm+relu_bias", "gemm+relu_aux_bias", "gemm+gelu_aux_bias"],
+    "matmul_activation_gradient": ["gemm+drelu", "gemm+drelu_bgrad", "gemm+dgelu", "gemm+dgelu_bgrad"],
+    "matmul_column_sum": ["gemm+bgrada"],
+}
+"""The products, with the epilogues that tests/gpu/test_epilogues.py asks for."""
+
 SOFTMAX = {
     "bias_activate": [["bias_activate"], ["softmax"]],
     "activation_gradient": [["activation_gradient"], ["softmax_gradient"], ["softmax_gradient", "column_sum"]],
@@ -168,8 +176,8 @@ def kernel(what: str) -> str:
 
 def expected(operation) -> list[list[str]]:
     """The launches that an operation may be."""
-    if operation.name == "matmul":
-        return [["gemm"]]
+    if operation.name.startswith("matmul"):
+        return [[name] for name in GEMM[operation.name]]
     return SOFTMAX.get(operation.name, [["bias_activate" if operation.name == "add_bias" else operation.name]])
 
 
@@ -186,7 +194,8 @@ def check_trace(step: Step) -> None:
         assert len(operation.calls) == operation.launches
         names, seen = seen[: operation.launches], seen[operation.launches :]
         assert names in expected(operation), operation
-        assert names == [getattr(c, "kernel", "gemm").partition("<")[0] for c in operation.calls]
+        kernels = [getattr(c, "kernel", "gemm").partition("<")[0] for c in operation.calls]
+        assert [name.partition("+")[0] for name in names] == kernels
 
 
 def check_allocations(step: Step) -> None:

@@ -16,7 +16,7 @@ from gpu_backprop.commands import doctor, usual_kernels
 pytestmark = pytest.mark.gpu
 
 NAMES = ["gpu-backprop", "Python", "NumPy", "CPU", "CuPy", "driver", "device", "memory", "NVRTC", "cuBLAS"]
-TRAINED = ["products", "kernels", "training"]
+TRAINED = ["products", "epilogues", "kernels", "training"]
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])

@@ -22,6 +22,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu_backprop.backend.cache_folder import cache_folder
 from gpu_backprop.backend.errors import DeviceError
 
 LOG = logging.getLogger("gpu_backprop.compiler")
@@ -208,20 +209,11 @@ def _processor() -> str:
 
 
 def _folder() -> Path:
-    """Returns a folder that only this user can write to."""
-    wanted = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(wanted if os.path.isabs(wanted) else os.path.expanduser("~/.cache")) / "gpu_backprop"
-    if not folder.is_absolute():  # a user without a home
-        return _temporary_folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            folder.chmod(0o700)
-            if os.access(folder, os.W_OK | os.X_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
-                return folder
-    except OSError:  # a home that is not there or cannot be written to
-        pass
+    """Returns a folder that only this user can write to, from which libraries can be loaded."""
+    folder = cache_folder()
+    with suppress(OSError):
+        if folder is not None and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            return folder
     return _temporary_folder()
 
 

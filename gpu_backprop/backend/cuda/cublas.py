@@ -116,7 +116,7 @@ class CublasLibrary:
     def __init__(self, library: Any, stream: int, workspace: Array) -> None:
         self._library, self._workspace = library, workspace
         self._handles: dict[int, ctypes.c_void_p] = {}
-        self._stream = stream
+        self.stream = stream
         handle, version = self._handle(stream), ctypes.c_int()
         self._function("cublasGetVersion_v2")(handle, ctypes.byref(version))
         self.version = f"{version.value // 10000}.{version.value // 100 % 100}.{version.value % 100}"
@@ -140,6 +140,10 @@ class CublasLibrary:
             self._function("cublasSetMathMode")(handle, DISALLOW_REDUCED_PRECISION_REDUCTION)
             self._handles[stream] = handle
         return self._handles[stream]
+
+    def workspace(self, stream: int) -> Array:
+        """Returns the memory that products on a stream may use while they run."""
+        return vars(self._handle(stream))["workspace"]  # type: ignore[no-any-return]
 
     def _function(self, name: str) -> Any:
         function = getattr(self._library, name)
@@ -168,7 +172,7 @@ class CublasLibrary:
         def on(stream: int) -> Call:
             return partial(function, self._handle(stream), *arguments)
 
-        call = on(self._stream)
+        call = on(self.stream)
         vars(call)["on"] = lambda stream: on(stream.ptr)
         return call
 

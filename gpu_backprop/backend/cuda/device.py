@@ -17,6 +17,7 @@ from gpu_backprop.backend.branches import Node, in_a_row
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup
 from gpu_backprop.backend.cuda.double_buffer import CudaDoubleBuffer
+from gpu_backprop.backend.cuda.epilogues import Epilogues
 from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_arguments import GRID_LIMITS, common_stride
@@ -66,6 +67,7 @@ class _Shared:
         self.tickets: dict[int, Array] = {}  # by branch
         self._products: Products | None = None
         self._graphs: GraphCapture | None = None
+        self.epilogues = Epilogues(cupy, index, lambda: self.products.direct_library())
 
     @property
     def opened(self) -> bool:
@@ -131,6 +133,11 @@ class CudaDevice(Device):
     def blas(self) -> Products:
         """The one door for matrix products; opened, and compared with CuPy's, when it is first asked for."""
         return self._shared.products
+
+    @property
+    def epilogues(self) -> Epilogues:
+        """The products that do what follows them in the same launch."""
+        return self._shared.epilogues
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -396,6 +403,7 @@ class CudaDevice(Device):
         again = "" if direct else f"results are as good, but steps take longer; {setup.INSTALL}"
         tf32 = "; TF32 on request" if direct and not setup.precision_obstacle("TF32", self.index) else ""
         yield Check("products", True, self.blas.reason + tf32, again)
+        yield Check("epilogues", True, self.epilogues.report())
         yield Check("kernels", True, f"{compiled} compiled, or found compiled, and run, in {seconds:.1f} s")
 
     def address(self, array: Array) -> int:

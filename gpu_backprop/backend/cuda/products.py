@@ -112,6 +112,16 @@ class Products:
         with self._cupy.cuda.Device(self._index), self._stream:
             return [self._on_stream(self._backend.bind(a, b, out))]
 
+    def direct_library(self) -> CublasLibrary:
+        """Returns cuBLAS.
+
+        Raises:
+            DeviceError: it is not called directly.
+        """
+        if not isinstance(self._backend, CublasLibrary):
+            raise DeviceError(self.reason)
+        return self._backend
+
     def _on_stream(self, calls: Sequence[Call]) -> Call:
         """Joins CuPy's calls, which go to the current device and stream, into one on ours."""
 

@@ -159,7 +159,8 @@ def _with_aligned_rows(plan: Plan, grad_z: Array, loss: Operation) -> Array:
     places = -(-cols // each) * each
     if places == cols:
         return grad_z
-    name = f"{next(iter(loss.writes))} in rows of {places}"
+    # parts of a minibatch share one where they have as many rows; a name ends with the number of its layer
+    name = f"{'×'.join(map(str, (*shape, places)))} {next(iter(loss.writes))}"
     plan.phase, before = loss.phase, plan.phase
     padded = plan.empty(name, (*shape, places))
     plan.phase = before
