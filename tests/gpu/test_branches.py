@@ -136,8 +136,8 @@ def test_where_each_step_is_waited_for_it_is_a_graph_of_its_own(why, captured):
 
 @traced
 def test_the_graphs_of_a_long_epoch():
-    """Eight steps twice, and the others one by one; the first of an epoch that another follows is one of these, since its
-    order is drawn meanwhile. What is checked is replayed as well."""
+    """Eight steps twice, and the others one by one; the first of an epoch that another follows is one of these, since
+    its order is drawn meanwhile. What is checked is replayed as well."""
     trainer = Case(count=MANY).trainer(True)
     x, y, _ = Case(count=MANY).data(3)
     events = TRACE.of(lambda: trainer.fit(x, y, 2, progress=False))

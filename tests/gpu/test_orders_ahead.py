@@ -1,7 +1,7 @@
 """A thread draws the order of the next epoch and brings it to the device; every bit stays what it is without it.
 
-With CUDASIM_STREAMS=lazy an emulated device does all work as late as it may: an order that comes before the one ahead of
-it has been copied shows.
+With CUDASIM_STREAMS=lazy an emulated device does all work as late as it may: an order that comes before the one ahead
+of it has been copied shows.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def test_the_figures_of_the_docs():
 
 def test_more_work_takes_longer():
     least = resident([16, 32, 4], 32, "H100")
-    for widths, batch, dtype in (([64, 32, 4], 32, "float32"), ([16, 64, 4], 32, "float32"), ([16, 32, 32, 4], 32, "float32"),
-                                 ([16, 32, 4], 64, "float32"), ([16, 32, 4], 32, "float64")):  # fmt: skip
+    more = ([64, 32, 4], 32, "float32"), ([16, 64, 4], 32, "float32"), ([16, 32, 32, 4], 32, "float32")
+    for widths, batch, dtype in (*more, ([16, 32, 4], 64, "float32"), ([16, 32, 4], 32, "float64")):
         assert resident(widths, batch, "H100", dtype=dtype) > least
 
 
