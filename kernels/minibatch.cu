@@ -35,23 +35,23 @@ __global__ void __launch_bounds__(256) gather(
   }
 }
 
-// A step is counted: cursor += rows, position += 1, and of each of `count` models random += 1, step += 1, the latter but
-// where `counted` is 0.
+// A step is counted: cursor += rows, position += 1, random += 1 in each of `streams`, and step += 1 of each of `count`
+// models but where `counted` is 0.
 __global__ void advance(
     i64* cursor,            // [1]?
     i64* position,          // [1]?
-    u64* random,            // [count]?
+    u64* random,            // [streams]?
     double* step,           // [count]?
     const double* counted,  // [count]?
-    i64 random_stride, i64 step_stride, i64 rows, i64 count) {
-  const i64 first = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+    i64 random_stride, i64 step_stride, i64 rows, i64 streams, i64 count) {
+  const i64 first = i64(blockIdx.x) * blockDim.x + threadIdx.x, apart = i64(gridDim.x) * blockDim.x;
   if (first == 0 && cursor) *cursor += rows;
   if (first == 0 && position) *position += 1;
   BP_ROLLED
-  for (i64 i = first; i < count; i += i64(gridDim.x) * blockDim.x) {
-    if (random) random[i * random_stride] += 1;
-    if (step && !(counted && counted[i] == 0)) step[i * step_stride] += 1;
-  }
+  for (i64 i = first; i < streams; i += apart) random[i * random_stride] += 1;
+  BP_ROLLED
+  for (i64 i = first; i < count; i += apart)
+    if (!(counted && counted[i] == 0)) step[i * step_stride] += 1;
 }
 
 // destination = source, in another type

@@ -150,11 +150,12 @@ def advance(d: Draw) -> Case:
         return base[:, column] if d.flip(0.7) else None
 
     made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
-    made |= {"random": counters(count, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
-    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip() else None
+    made |= {"random": counters(count * d.pick(1, 2), "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
+    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if made["step"] is not None and d.flip() else None
     after = {name: None if array is None else np.array(array) for name, array in made.items()}
     reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
-    parameters = {**made, "counted": counted, "rows": rows, "count": count}
+    sizes = {n: 0 if made[a] is None else made[a].size for n, a in (("streams", "random"), ("count", "step"))}
+    parameters = {**made, "counted": counted, "rows": rows, **sizes}
     return d.case((d.groups, 1), parameters, {name: Exactly(a) for name, a in after.items() if a is not None})
 
 
