@@ -11,7 +11,7 @@
 enum { OF_FORMULA = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2, OF_FOCAL = 3 };  // how the loss comes from z: K
 
 // How many rows a warp has at a time, of C outputs each, a power of two: as many as its registers hold.
-template<class T, int C> struct RowsOf { enum { count = C > 8 ? 32 / C : 4 }; };
+template<class T, int C> struct RowsOf { enum { count = C > 16 ? 1 : C > 8 || sizeof(T) == 2 ? 2 : 4 }; };
 template<int C> struct RowsOf<double, C> { enum { count = C > 8 ? 1 : 2 }; };
 
 // The sums over all lanes of S numbers that each of them has, S a power of two up to 32: lane l gets that of the number
@@ -136,8 +136,13 @@ __global__ void __launch_bounds__(256, 2) head(
     BP_UNROLLED
     for (int i = 0; i < S; i++)
       if (narrow) of[i] = __shfl_sync(0xffffffffu, grad, i);
+    BP_ROLLED
     for (int from = lane * V; from < units + lane * V; from += 32 * V) {  // of all lanes equally often
       const int n = from < units ? from : 0;
+      Vec<T, V> at_s[R];
+      BP_UNROLLED
+      for (int r = 0; r < R; r++)
+        if (s) at_s[r] = load<V>(s + at[r] * units + n);
       A back[R][V];
       BP_UNROLLED
       for (int r = 0; r < R; r++)
@@ -158,10 +163,7 @@ __global__ void __launch_bounds__(256, 2) head(
       for (int r = 0; r < R; r++) {
         if (first + r >= rows) break;
         Vec<T, V> out;
-        if (s) {
-          const Vec<T, V> ss = load<V>(s + at[r] * units + n);
-          for (int k = 0; k < V; k++) back[r][k] *= F::slope(A(to_acc(ss.at[k])));
-        }
+        for (int k = 0; k < V && s; k++) back[r][k] *= F::slope(A(to_acc(at_s[r].at[k])));
         for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(back[r][k]), column.at[k] += back[r][k];
         store(grad_below + at[r] * units + n, out);
       }

@@ -4,7 +4,7 @@ the one instance that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gpu_backprop.backend.cuda.kernel_instance import INTEGERS, Argument, Instance, Key, accepted_types, accepted_widths
 from gpu_backprop.backend.cuda.kernel_library import OPTIONS, KernelLibrary
@@ -18,15 +18,13 @@ from gpu_backprop.backend.update_rule import UpdateRule
 Tables = Mapping[str, Sequence[Argument]]
 """The formulas of each formula parameter."""
 
-SLOWER = {"V": 2, "K": 4}
-"""How many samples of an instance have the same value of these parameters, one after the other."""
-
 
 def instances(
     activations: Iterable[Activation], losses: Iterable[LossFormula], rules: Iterable[UpdateRule]
 ) -> Iterator[Instance]:
     """Yields every kernel with every argument that its parameters accept; one with Functions, of which there are
-    infinitely many, or with several formulas, with as few as have each argument together with each type.
+    infinitely many, with as few as have each argument together with each accumulator type, and one with formulas of an
+    activation and a loss with a few of each type.
 
     Raises:
         MissingExtraError: ml_dtypes, which brings bfloat16, is not installed.
@@ -36,8 +34,12 @@ def instances(
     tables: Tables = {"F": rows, "E": tuple(losses), "N": tuple(map(Functions, three)), "U": tuple(rules)}
     for head in heads().values():
         names = [name for _, name in head.template]
-        for chosen in (_sample if "N" in names or {"E", "F"} <= {*names} else _choices)(names, {}, tables):
+        for chosen in _form(names)(names, {}, tables):
             yield Instance(head, tuple(chosen.values()))
+
+
+def _form(names: list[str]) -> Callable[[list[str], dict[str, Argument], Tables], Iterator[dict[str, Argument]]]:
+    return _sample if "N" in names else _spread if {"E", "F"} <= {*names} else _choices
 
 
 def _choices(names: list[str], chosen: dict[str, Argument], tables: Tables) -> Iterator[dict[str, Argument]]:
@@ -50,13 +52,23 @@ def _choices(names: list[str], chosen: dict[str, Argument], tables: Tables) -> I
 
 
 def _sample(names: list[str], chosen: dict[str, Argument], tables: Tables) -> Iterator[dict[str, Argument]]:
-    """Yields, for each value of the first name, the fewest choices that have all values of every other name; those
-    of SLOWER do not change together with the types."""
+    """Yields, for each value of the first name, the fewest choices that have all values of every other name."""
     first, *rest = names
     for value in _values(first, chosen, tables):
         values = {name: _values(name, {first: value}, tables) for name in rest}
         for k in range(max(map(len, values.values()))):
-            yield {first: value} | {name: of[k // SLOWER.get(name, 1) % len(of)] for name, of in values.items()}
+            yield {first: value} | {name: of[k % len(of)] for name, of in values.items()}
+
+
+def _spread(names: list[str], chosen: dict[str, Argument], tables: Tables) -> Iterator[dict[str, Argument]]:
+    """Yields, for each value of the first name, eight choices that have all values of K with both widths and both types
+    of targets; over all of them the values of every other name are spread."""
+    first, *rest = names
+    for start, value in enumerate(_values(first, chosen, tables)):
+        values = {name: _values(name, {first: value}, tables) for name in rest}
+        for k in range(8):
+            places = {"K": k, "V": k // 4, "L": k + k // 4}
+            yield {first: value} | {name: of[places.get(name, 8 * start + k) % len(of)] for name, of in values.items()}
 
 
 def _values(name: str, chosen: Mapping[str, Argument], tables: Tables) -> Sequence[Argument]:

@@ -23,8 +23,8 @@ BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
 ADAM, ADAMW = "update<float, update_adam, 1>", "update<bf16, update_adamw, 1>"
 RMSPROP = "update<float, update_rmsprop, 4>"
-HEAD = "head<float, loss_cross_entropy, float, activation_relu, 0, 8, 4>"
-HEAD_OF_LABELS = "head<float, loss_mean_squared_error, i64, activation_tanh, 0, 4, 4>"
+HEAD = "head<float, loss_binary_cross_entropy, float, activation_leaky_relu, 0, 16, 4>"
+HEAD_OF_LABELS = "head<float, loss_half_squared_error, i64, activation_identity, 0, 1, 1>"
 EPOCH = "train_epoch<float, f16, i64, functions_selu_or_softplus_or_softsign, loss_huber, update_adamw>"
 
 

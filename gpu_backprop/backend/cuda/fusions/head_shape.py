@@ -53,9 +53,7 @@ class HeadShape(NamedTuple):
 
 def _rows_of_a_warp(item: int, outputs: int) -> int:
     """As many as the registers hold: RowsOf of the kernel."""
-    if item == 8:
-        return 1 if outputs > 8 else 2
-    return min(4, WARP // outputs)
+    return min(4 if item == 4 else 2, (8 if outputs > 8 and item == 8 else 32) // outputs or 1)
 
 
 def _padded(number: int, unit: int) -> int:
