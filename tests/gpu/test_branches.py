@@ -51,6 +51,9 @@ def touched(call):
         given = [p for p, slot in zip(pointers, slots, strict=True) if p.pointer and slot.any()]
         pairs = list(zip(given, map(on_host, arrays), strict=True))
         return [a for p, a in pairs if p.constant], [a for p, a in pairs if not p.constant]
+    if hasattr(call, "holds"):  # of cuBLASLt: bias and aux are read or written, as the epilogue has it
+        a, b, *rest = (on_host(array) for array in call.holds if array is not None)
+        return [a, b], rest
     handle, *arguments = call.args
     a, b, out = (on_host(argument.array) for argument in arguments if hasattr(argument, "array"))
     return [a, b], [out, on_host(handle.workspace)]
