@@ -89,7 +89,7 @@ def test_what_shares_memory_keeps_its_order(form):
 
 
 def outcome(plan, nodes, waits, seed):
-    """What is left behind in all buffers after the nodes ran in some order that the waits allow, None where that failed;
+    """What is left behind in all buffers after the nodes ran in an order that the waits allow, None where that failed;
     the plan is where it was before."""
     device, arrays, rng = plan.device, plan.outputs(), np.random.default_rng(seed)
     saved = {name: device.copy(array) for name, array in arrays.items()}
