@@ -102,7 +102,8 @@ def peaks(measured: Measured) -> str:
 def steps(rows: Sequence[Measured]) -> str:
     head = (
         "network", "rows", "precision", "launches", "nodes", "MB", "floor, µs", "replayed, µs", "times the floor",
-        "products alone, µs", "eager, µs", "host, µs a launch", "`fit`, µs a step", "plain CuPy / ours", "MHz SM",
+        "all in a row, µs", "products alone, µs", "eager, µs", "host, µs a launch", "`fit`, µs a step",
+        "plain CuPy / ours", "MHz SM",
     )  # fmt: skip
     cells = [
         (
@@ -122,11 +123,11 @@ def steps(rows: Sequence[Measured]) -> str:
     return section("The step", about, head, cells)
 
 
-def replayed(row: Measured) -> tuple[str, str, str]:
+def replayed(row: Measured) -> tuple[str, str, str, str]:
     if "replayed" not in row:
-        return f"not replayed: {row['not replayed']}", "-", "-"
-    one = row["replayed"]
-    return ranged(one["us"]), number(one.get("times_the_floor")), ranged(row["products alone"]["us"])
+        return f"not replayed: {row['not replayed']}", "-", "-", "-"
+    one, others = row["replayed"], (row["in a row"], row["products alone"])
+    return ranged(one["us"]), number(one.get("times_the_floor")), *(ranged(other["us"]) for other in others)
 
 
 def operations(rows: Sequence[Measured], doors: Sequence[str]) -> str:

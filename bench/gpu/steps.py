@@ -1,7 +1,7 @@
 """How long a training step takes, as a whole and operation by operation, for bench/gpu_check.py.
 
-As a whole: its operations launched one by one and as one CUDA graph, its matrix products alone, the same step in plain
-CuPy, and epochs of `fit`. Beside it stands the least that it could take.
+As a whole: its operations launched one by one and as one CUDA graph, with branches and all in a row, products alone,
+the same step in plain CuPy, and epochs of `fit`. Beside it stands the least that it could take.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from throughput import products_alone
 import gpu_backprop as gb
 from gpu.peaks import Peaks, Precision
 from gpu.timing import Extent, GraphClock, clocks_up
+from gpu_backprop.backend.branches import in_a_row
 from gpu_backprop.backend.errors import one_line
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.training.replay import Replay
@@ -48,7 +49,7 @@ def measure(case: Case, precision: Precision, extent: Extent, peaks: Peaks | Non
     device, plan, cost = step.net.device, step.plan, step.plan.cost()
     row: dict[str, Any] = {
         "network": str(case), "batch": case.batch, "precision": precision.name,
-        "launches": cost["launches"], "memory": cost["memory"],
+        "launches": cost["launches"], "path": cost["path"], "memory": cost["memory"],
     }  # fmt: skip
     runs: dict[str, Run] = {"eager": plan.run}
     with device.computing():
@@ -56,7 +57,8 @@ def measure(case: Case, precision: Precision, extent: Extent, peaks: Peaks | Non
         try:
             replay = Replay(plan, graph=True)
             replay.run()  # eagerly and as a graph, and compares the two
-            runs |= {"replayed": replay.run, "products alone": products_alone(replay)}
+            runs |= {"replayed": replay.run, "in a row": device.capture(in_a_row(plan.nodes()))}
+            runs["products alone"] = products_alone(replay)
             row["nodes"] = nodes(replay.run)
         except gb.GpuBackpropError as error:
             row["not replayed"] = str(error)

@@ -5,14 +5,15 @@ the memory itself, byte by byte, so that views, and buffers that take each other
 
 There are two branches. The main one has a longest path: in a training step forward, then backward to the first layer,
 then the update. What does not lie on it goes aside: the gradients of the weights above the first layer, the rows of the
-next minibatch. Each branch runs in the order of the plan; what one needs of the other it waits for.
+next minibatch. What one branch needs of the other it waits for.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from gpu_backprop.backend.formula import Array
@@ -44,9 +45,7 @@ def assign_branches(operations: Sequence[Operation], address: Address) -> list[i
     only the first one has to wait, does not lie on it. Of two that are as long it is the one that moves more bytes."""
     count = len(operations)
     waits = _dependencies(operations, address, 3)
-    depth: list[int] = []  # the launches on the longest path that ends with an operation
-    for place, before in enumerate(waits):
-        depth.append(operations[place % count].launches + max((depth[b] for b in before), default=0))
+    depth = _depths(operations, waits)
     branches, place = [ASIDE] * count, max(range(2 * count, 3 * count), key=lambda p: depth[p], default=-1)
     while place >= count:
         if place < 2 * count:
@@ -57,15 +56,20 @@ def assign_branches(operations: Sequence[Operation], address: Address) -> list[i
 
 def arrange(operations: Sequence[Operation], address: Address, repeats: int = 1) -> list[Node]:
     """Returns the nodes of a graph that does all operations so often, in the order in which they are to be captured.
-    Where both branches could go on, the main one comes first: a graph keeps to the stream of what follows first."""
-    waits, order, aside = _dependencies(operations, address, repeats), list[int](), list[int]()
-    for place, before in enumerate(waits):
-        if operations[place % len(operations)].branch == ASIDE:
-            aside.append(place)
-            continue
-        needed = max((k + 1 for k, p in enumerate(aside) if p in before), default=0)
-        order += [*aside[:needed], place, *aside[needed:]]
-        aside.clear()
+    What lies aside goes by how soon it could begin. Where both branches could go on, the main one comes first: a graph
+    keeps to the stream of what follows first."""
+    waits = _dependencies(operations, address, repeats)
+    main = [p for p in range(len(waits)) if operations[p % len(operations)].branch == MAIN]
+    for before, place in pairwise(main):
+        waits[place].add(before)
+    depth, in_main, order = _depths(operations, waits), set(main), list[int]()
+    aside = deque(sorted(set(range(len(waits))) - in_main, key=lambda p: (depth[p], p)))
+    for place in main:
+        while not waits[place].isdisjoint(aside):
+            order.append(aside.popleft())
+        order.append(place)
+        while aside and all(p < place for p in waits[aside[0]] & in_main):
+            order.append(aside.popleft())
     order += aside
     nodes, position = list[Node](), {place: k for k, place in enumerate(order)}
     waited = [-1, -1]  # the last node of the other branch that each branch has waited for
@@ -91,6 +95,14 @@ def longest_path(nodes: Sequence[Node]) -> int:
         ends[branch] = max(ends[branch], 0 if after is None else done[after]) + operation.launches
         done.append(ends[branch])
     return max(ends)
+
+
+def _depths(operations: Sequence[Operation], waits: Sequence[set[int]]) -> list[int]:
+    """Returns for each operation of some runs how many launches the longest path has that ends with it."""
+    depths = list[int]()
+    for place, before in enumerate(waits):
+        depths.append(operations[place % len(operations)].launches + max((depths[b] for b in before), default=0))
+    return depths
 
 
 def _dependencies(operations: Sequence[Operation], address: Address, repeats: int) -> list[set[int]]:

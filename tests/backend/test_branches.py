@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -88,19 +89,19 @@ def test_what_shares_memory_keeps_its_order(form):
 
 
 def outcome(plan, nodes, waits, seed):
-    """What is left behind in all buffers after the nodes ran in some order that the waits allow; the plan is where it
-    was before."""
+    """What is left behind in all buffers after the nodes ran in an order that the waits allow, None where that failed;
+    the plan is where it was before."""
     device, arrays, rng = plan.device, plan.outputs(), np.random.default_rng(seed)
     saved = {name: device.copy(array) for name, array in arrays.items()}
     left, done = set(range(len(nodes))), set()
-    with device.computing():
+    with device.computing(), suppress(ZeroDivisionError):  # of Adam, where no step was counted before
         while left:
             chosen = rng.choice(sorted(k for k in left if waits[k] <= done))
             for call in nodes[chosen].operation.calls:
                 call()
             left.remove(chosen)
             done.add(chosen)
-    found = {name: array.tobytes() for name, array in arrays.items()}
+    found = {name: array.tobytes() for name, array in arrays.items()} if not left else None
     for name, array in arrays.items():
         device.copy_in(array, saved[name])
     return found
@@ -136,6 +137,7 @@ def test_the_gradients_of_weights_go_aside_and_the_next_minibatch_too():
     plan = plan_of()
     aside = [o for o in plan.operations if o.branch == ASIDE]
     assert [o.name for o in aside] == ["gather", "column_sum", "matmul", "matmul", "advance"]
+    assert [n.operation.name for n in plan.nodes() if n.branch == ASIDE][:2] == ["gather", "advance"]  # by how soon
     assert [list(o.writes) for o in aside[1:4]] == [["∇b3"], ["∇W3"], ["∇W2"]]
 
 
