@@ -83,11 +83,11 @@ def _factors(one: Instruction) -> set[str]:
 def wrong_sums(made: Instance, code: list[Instruction]) -> list[str]:
     """What is wrong where blocks add up what others left: a ticket without a fence on either side, or a load of another
     block's sums that the cache may answer."""
-    order = ["fence" if one.what in VISIBLE else "ticket" for one in code if one.what in VISIBLE or _counts(one)]
-    wrong = [] if order == ["fence", "ticket", "fence"] * (len(order) // 3) else [f"in this order: {order}"]
-    names = [p.name for p in made.kernel.parameters]
-    if "tickets" in names and not order:
-        wrong.append("no ticket")
+    wrong, names = [], [p.name for p in made.kernel.parameters]
+    if "tickets" in names:
+        order = ["fence" if one.what in VISIBLE else "ticket" for one in code if one.what in VISIBLE or _counts(one)]
+        if not order or order != ["fence", "ticket", "fence"] * (len(order) // 3):
+            wrong.append(f"in this order: {order}")
     if "partial" in names:
         own = derived(code, [str(names.index("partial"))])
         loads = [one.what for one in code if one.what.startswith("ld.") and one.address & own]
