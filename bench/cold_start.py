@@ -30,22 +30,24 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 from lib import record
+from lib.cuda_plan import BLOCK_MEMORY
 from lib.kernel_instances import text_of
 from lib.timing import spread
 from lib.workload import Workload, widths
 
 import kernels
-from gpu_backprop.backend.cuda import ops
+from gpu_backprop.backend.cuda import kernel_library, ops
 from gpu_backprop.backend.cuda.dry_run import CudaDryRunDevice
+from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
 from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.threads import threads
-from gpu_backprop.network import network
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training.memory import make_fit
 
@@ -64,7 +66,10 @@ class Outlined(Device):
 
     on_host = False
     gathered_dtypes = TYPES["S"]
-    workspace = ticket_count = 0
+    fusions = FUSIONS
+    workspace = 0
+    ticket_counts: ClassVar = {}
+    epilogues = SimpleNamespace(expected=lambda key: False)  # each is tried on a device first
 
     def __init__(self) -> None:
         super().__init__("cuda:0", "an outline", "float32", np, ops)
@@ -72,13 +77,10 @@ class Outlined(Device):
 
 
 def needed(work: Workload) -> list[Instance]:
-    """The kernels of a fit with validation, in the order in which they are bound."""
-    dry_run = CudaDryRunDevice(Outlined())  # type: ignore[arg-type]
-    opened, network.open_device = network.open_device, lambda *_: dry_run  # type: ignore[assignment]
-    try:
-        trainer = work.trainer()
-    finally:
-        network.open_device = opened
+    """The kernels of a fit with validation, in the order in which they are bound; the network itself is on the CPU."""
+    trainer, dry_run = work.trainer(), CudaDryRunDevice(Outlined())  # type: ignore[arg-type]
+    vars(dry_run.kernels)["block_memory"] = BLOCK_MEMORY
+    kernel_library.address = dry_run.address
     data, held_out = (
         samples(trainer.network, trainer.loss, *work.data(rows), None, values=False) for rows in (ROWS, HELD_OUT)
     )
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one round; writes no results")
     parser.add_argument("--way", choices=("each", *WAYS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    work, architecture = Workload(widths(options.network)), int(options.arch.removeprefix("sm_"))
+    work, architecture = Workload(widths(options.network), device="cpu"), int(options.arch.removeprefix("sm_"))
     started = time.perf_counter()
     try:
         version, _ = kernels.nvrtc()

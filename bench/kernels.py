@@ -170,7 +170,7 @@ def usages(made: Sequence[Instance], architecture: int, text: str = "") -> Itera
         entry = entries.get(mangled[instance.name])
         if entry is None:
             raise RuntimeError(f"the log of NVRTC does not tell what {instance.name} takes")
-        stored = next((name for name in "TAC" if name in instance.chosen), "double")  # of a kernel that is no template
+        stored = next((name for name in "TAI" if name in instance.chosen), "double")  # of a kernel that is no template
         yield Usage(
             instance.kernel.name, instance.dtype(stored).name, instance.name, architecture, int(entry["registers"]),
             int(entry["shared"] or 0), int(entry["stack"]), int(entry["stored"]) + int(entry["loaded"]),

@@ -18,9 +18,13 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.memory import make_fit
 
-EVEN, ODD, OUTPUTS = 64, 33, 10
+EVEN, ODD = 64, 33
 """Widths that are a multiple of what a thread reads at once, and others: these are different kernels."""
 
+OUTPUTS = 1, 2, 4, 8, 16, 32, 100
+"""Each stands for all from the one before it on; of the last layer there is a kernel for each but the last."""
+
+CLASSES, MANY = 10, OUTPUTS[-1]
 BATCH, ROWS = 128, 300
 
 
@@ -49,30 +53,38 @@ def usual_kernels(device: str, dtype: str) -> dict[Any, Any]:
 
 
 def usual_fits(device: str, dtype: str) -> Iterator[tuple[gb.Trainer, Samples]]:
-    """Yield fits that have, among them, every activation, loss and optimizer, and whatever else a fit may have: they
-    go into different kernels, so that not every one is needed with every other."""
+    """Yield fits that have, among them, every activation, loss and optimizer, each with what is usual besides, and
+    whatever else a fit may have."""
 
     def fit(
-        *hidden: Layer, output: str = "softmax", loss: str = "cross_entropy", dense: bool = False,
-        weighted: bool = False, inputs: int = EVEN, pixels: bool = False, **options: Any,
+        *hidden: Layer, outputs: int = CLASSES, output: str = "softmax", loss: str = "cross_entropy",
+        dense: bool = False, weighted: bool = False, inputs: int = EVEN, pixels: bool = False, **options: Any,
     ) -> tuple[gb.Trainer, Samples]:  # fmt: skip
-        layers = [*(hidden or (gb.Dense(EVEN, "relu"),)), gb.Dense(OUTPUTS, output)]
+        layers = [*(hidden or (gb.Dense(EVEN, "relu"),)), gb.Dense(outputs, output)]
         net = gb.Network(inputs, layers, device=device, dtype=dtype)
-        trainer = gb.Trainer(net, loss, batch_size=BATCH, **options)
+        trainer = gb.Trainer(net, loss, batch_size=BATCH, one_launch=False, **options)
         labels = trainer.loss.labels and not dense
-        target = np.zeros(ROWS, np.int64) if labels else np.zeros((ROWS, OUTPUTS), net.device.master)
+        target = np.zeros(ROWS, np.int64) if labels else np.zeros((ROWS, outputs), net.device.master)
         weights = np.ones(ROWS, net.device.master) if weighted else None
         return trainer, Samples(np.zeros((ROWS, inputs), np.uint8 if pixels else net.device.dtype), target, weights)
 
     for activation in gb.ACTIVATIONS:
+        yield fit(gb.Dense(EVEN, activation))
         yield fit(gb.Dense(EVEN, activation), gb.Dense(ODD, activation))
-    for name, loss in gb.LOSSES.items():
+        yield fit(gb.Dense(EVEN, activation), outputs=1, output="identity", loss="half_squared_error")
+        yield fit(gb.Dense(EVEN, activation), outputs=1, output="sigmoid", loss="binary_cross_entropy")
+    for units, outputs in itertools.product((EVEN, ODD), OUTPUTS[:-1]):
+        yield fit(gb.Dense(units, "relu"), outputs=outputs, output="identity", loss="half_squared_error")
+        if outputs > 1:
+            yield fit(gb.Dense(units, "relu"), outputs=outputs)
+    for (name, loss), outputs in itertools.product(gb.LOSSES.items(), (CLASSES, MANY)):
         for output in loss.needs or ("identity",):
-            yield fit(output=output, loss=name)
-            yield fit(output=output, loss=name, dense=True, weighted=True)
+            yield fit(outputs=outputs, output=output, loss=name)
+            yield fit(outputs=outputs, output=output, loss=name, dense=True, weighted=True)
     for optimizer in (*gb.OPTIMIZERS, gb.SGD(0.1, 0.9), gb.SGD(0.1, 0.9, True)):
         yield fit(optimizer=optimizer)
-    for inputs, pixels, dense in itertools.product((EVEN, ODD), (False, True), (False, True)):
-        yield fit(inputs=inputs, pixels=pixels, dense=dense)
+    for inputs, pixels in itertools.product((EVEN, ODD), (False, True)):
+        yield fit(inputs=inputs, pixels=pixels)
+        yield fit(inputs=inputs, pixels=pixels, output="identity", loss="half_squared_error")
     bounded = gb.Dense(EVEN, "relu", max_norm=1.0), gb.Dropout(0.5), gb.Dense(ODD, "relu"), gb.Dropout(0.5)
     yield fit(*bounded, weighted=True, clip_norm=1.0, average=0.9, accumulate=2, optimizer=gb.Adam(schedule="cosine"))

@@ -58,17 +58,18 @@ def test_an_index_that_does_not_exist(capsys):
 # Kernels compiled ahead -----------------------------------------------------------------------------------------------
 
 HIDDEN = {
-    "plain": [gb.Dense(12, "relu")],
+    "plain": [gb.Dense(16, "relu")],
     "dropout": [gb.Dropout(0.2), gb.Dense(7, "gelu"), gb.Dropout(0.5), gb.Dense(16, "tanh")],
-    "bounded": [gb.Dense(12, "relu", max_norm=1.0)],
+    "bounded": [gb.Dense(16, "relu", max_norm=1.0)],
 }
 FITS = [
     ("plain", gb.Dense(3, "softmax"), {}),
-    ("dropout", gb.Dense(3, "softmax"), {"optimizer": "adamw"}),
+    ("dropout", gb.Dense(10, "softmax"), {"optimizer": "adamw"}),
     ("plain", gb.Dense(1), {"optimizer": gb.SGD(0.1, 0.9)}),
-    ("plain", gb.Dense(4, "sigmoid"), {"optimizer": "rmsprop"}),
+    ("plain", gb.Dense(1, "sigmoid"), {"optimizer": "rmsprop"}),
+    ("plain", gb.Dense(50, "softmax"), {"optimizer": "lion"}),
     ("bounded", gb.Dense(3, "softmax"), {"clip_norm": 1.0, "average": 0.9, "accumulate": 2}),
-    ("plain", gb.Dense(2, "sigmoid"), {"loss": "focal", "optimizer": gb.Adam(schedule="cosine")}),
+    ("plain", gb.Dense(9, "sigmoid"), {"loss": "focal", "optimizer": gb.Adam(schedule="cosine")}),
 ]
 
 
@@ -80,7 +81,7 @@ def test_the_usual_kernels_are_all_that_usual_fits_need(dtype, monkeypatch):
     rng = np.random.default_rng(0)
     for inputs, (hidden, last, options) in zip((8, 5) * len(FITS), FITS, strict=False):
         net = gb.Network(inputs, [*HIDDEN[hidden], last], device="cuda", dtype=dtype)
-        trainer = gb.Trainer(net, batch_size=16, **options)
+        trainer = gb.Trainer(net, batch_size=16, one_launch=False, **options)
         x = rng.integers(0, 2, (61, inputs), np.uint8) if inputs == 8 else rng.normal(size=(61, inputs))
         y = rng.integers(0, 3, 61) if last.activation.name == "softmax" else rng.uniform(size=(61, net.outputs))
         kernels.functions.clear()
@@ -98,7 +99,7 @@ def test_kernels_are_compiled_ahead(capsys, monkeypatch):
         assert main(["doctor", "--device", "cuda", "--compile"]) == 0
         line = r"^compiled +ok +(\d+) kernels of usual float32 networks, (\d+) now, in \d+\.\d s$"
         found = re.search(line, capsys.readouterr().out, re.MULTILINE)
-        assert int(found[1]) > 8 and (int(found[2]) > 0) != again
+        assert int(found[1]) > 5 and (int(found[2]) > 0) != again
 
     def broken(*arguments):
         raise DeviceError("the kernel does not compile")

@@ -40,7 +40,7 @@ def nvrtc(script):
     """The script, where all that it needs is installed."""
     try:
         script.nvrtc()
-        list(script.usages([instance("advance", "int64")], 90))
+        list(script.usages([instance("advance")], 90))
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"kernels cannot be compiled, which needs CuPy, ml_dtypes, NVRTC and the CUDA headers: {error}")
     return script
