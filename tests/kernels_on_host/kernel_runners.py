@@ -141,7 +141,7 @@ def gather(d: Draw) -> Case:
 
 def advance(d: Draw) -> Case:
     """Each counter by itself, those of models in columns of longer rows, or none."""
-    count, rows = d.models * d.cols, int(d.random.integers(1, 2**40))
+    count, randoms, rows = d.models * d.cols, d.models * d.rows, int(d.random.integers(1, 2**40))
     d.models = 1
 
     def counters(n: int, dtype: str, stride: int) -> Array | None:
@@ -150,11 +150,11 @@ def advance(d: Draw) -> Case:
         return base[:, column] if d.flip(0.7) else None
 
     made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
-    made |= {"random": counters(count, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
+    made |= {"random": counters(randoms, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
     counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip() else None
     after = {name: None if array is None else np.array(array) for name, array in made.items()}
     reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
-    parameters = {**made, "counted": counted, "rows": rows, "count": count}
+    parameters = {**made, "counted": counted, "rows": rows, "randoms": randoms, "count": count}
     return d.case((d.groups, 1), parameters, {name: Exactly(a) for name, a in after.items() if a is not None})
 
 

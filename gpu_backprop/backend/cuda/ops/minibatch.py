@@ -34,9 +34,10 @@ def advance(
     device: CudaDevice, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
     step: Array | None = None, counted: Array | None = None,
 ) -> Calls:  # fmt: skip
-    count = max(array.size for array in (cursor, position, random, step) if array is not None)
-    launch = flat(count)
+    randoms, count = (0 if array is None else array.size for array in (random, step))
+    launch = flat(max(randoms, count, 1))
     yield device.kernels.launch(
         "advance", (), *launch,
-        cursor=cursor, position=position, random=random, step=step, counted=counted, rows=rows, count=count,
+        cursor=cursor, position=position, random=random, step=step, counted=counted, rows=rows, randoms=randoms,
+        count=count,
     )  # fmt: skip
