@@ -184,7 +184,7 @@ def follow_schedule(d: Draw) -> Case:
     """Factors of all models or of each; settings and values that lie in longer rows; positions beyond the last."""
     steps, pairs, own = d.pick(1, 5), d.flip(), d.models if d.flip() else 1
     table = d.numbers((steps, own * d.cols), np.float64, 0, 1)
-    position = d.memory.holding([d.random.integers(0, steps + 2)], d.chosen["C"])
+    position = d.memory.holding([d.random.integers(0, steps + 2)], "i8")
     settings = d.per_model(d.cols, np.float64, 0, 0.9)
     values = d.memory.models(d.models, d.cols * (1 + pairs), np.float64, gap=d.pick(0, 3))
     expected = np.empty((d.models, d.cols, 2) if pairs else (d.models, d.cols))
