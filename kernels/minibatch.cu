@@ -35,23 +35,23 @@ __global__ void __launch_bounds__(256) gather(
   }
 }
 
-// A step is counted: cursor += rows, position += 1, random += 1 in each of `streams`, and step += 1 of each of `count`
-// models but where `counted` is 0.
+// A step is counted: cursor += rows, position += 1, random += 1 of each layer and model, and of each of `count` models
+// step += 1, but where `counted` is 0.
 __global__ void advance(
     i64* cursor,            // [1]?
     i64* position,          // [1]?
-    u64* random,            // [streams]?
+    u64* random,            // [randoms]?
     double* step,           // [count]?
     const double* counted,  // [count]?
-    i64 random_stride, i64 step_stride, i64 rows, i64 streams, i64 count) {
-  const i64 first = i64(blockIdx.x) * blockDim.x + threadIdx.x, apart = i64(gridDim.x) * blockDim.x;
+    i64 random_stride, i64 step_stride, i64 rows, i64 randoms, i64 count) {
+  const i64 first = i64(blockIdx.x) * blockDim.x + threadIdx.x;
   if (first == 0 && cursor) *cursor += rows;
   if (first == 0 && position) *position += 1;
   BP_ROLLED
-  for (i64 i = first; i < streams; i += apart) random[i * random_stride] += 1;
-  BP_ROLLED
-  for (i64 i = first; i < count; i += apart)
-    if (!(counted && counted[i] == 0)) step[i * step_stride] += 1;
+  for (i64 i = first; i < randoms || i < count; i += i64(gridDim.x) * blockDim.x) {
+    if (random && i < randoms) random[i * random_stride] += 1;
+    if (step && i < count && !(counted && counted[i] == 0)) step[i * step_stride] += 1;
+  }
 }
 
 // destination = source, in another type

@@ -19,7 +19,8 @@ from comparison.worker import end_with_parent
 from lib.device_trace import DeviceTrace
 
 from gpu.timing import FULL, TINY, Extent
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.errors import InputError, one_line
+from gpu_backprop.backend.open_device import open_device
 
 T = TypeVar("T")
 
@@ -64,15 +65,21 @@ class Run:
         gc.collect()  # what the last one held is free for this one
         try:
             return measure(*arguments)
-        except InputError as error:  # a device that does not have this
-            self.add(skipped=[{"what": what, "reason": " ".join(str(error).split())}])
-            return None
         except KeyboardInterrupt:
             self.last, reason = 0.0, "it was interrupted: the time was up"
         except Exception as error:  # whatever a library or the device raises: the other measurements go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self.add(failed=[{"what": what, "reason": reason}])
         return None
+
+    def has(self, name: str, dtype: str, tf32: bool = False) -> bool:
+        """Whether the device takes a dtype, in products too; that it does not is told."""
+        try:
+            open_device("cuda", dtype, tf32)
+        except InputError as error:
+            self.add(skipped=[{"what": name, "reason": one_line(error)}])
+            return False
+        return True
 
     def attempts(self, name: str, calls: Iterable[tuple[Any, ...]]) -> None:
         """Attempts what is given as (what, measure, arguments …); each gives a row of the list of that name, or more.
@@ -101,7 +108,8 @@ def steps(run: Run) -> None:
     from gpu import peaks, steps
 
     found = run.attempt("copies", peaks.measure_copies, run.extent)
-    for precision in peaks.PRECISIONS:
+    precisions = [one for one in peaks.PRECISIONS if run.has(one.name, one.dtype, one.tf32)]
+    for precision in precisions:
         product = run.attempt(f"a square product, {precision.name}", peaks.measure_product, precision, run.extent)
         if product and found:
             found = replace(found, products={**found.products, precision.name: round(product[0], 3)})
@@ -113,7 +121,7 @@ def steps(run: Run) -> None:
         (
             (f"step, {case}, {case.batch} rows, {precision.name}", steps.measure, case, precision, run.extent, found)
             for case in steps.cases(run.extent)
-            for precision in peaks.PRECISIONS
+            for precision in precisions
         ),
     )
 
@@ -135,6 +143,7 @@ def kernels(run: Run) -> None:
         (
             (f"kernels, {dtype}, {shape.rows} × {shape.cols}", measure, dtype, shape)
             for dtype in DTYPES
+            if run.has(dtype, dtype)
             for shape in kernels.shapes
         ),
     )

@@ -347,15 +347,20 @@ def test_what_is_interrupted_fails_and_what_there_is_no_time_for_is_named():
 def test_what_raises_is_told_with_its_reason():
     told = []
     run = measure.Run(measure.TINY, 600, tell=told.append)
+    assert run.attempt("a division", lambda: 1 / 0) is None
+    assert told == [{"add": {"failed": [{"what": "a division", "reason": "ZeroDivisionError: division by zero"}]}}]
 
-    def refused():
-        raise InputError("tf32 is not for this device")
 
-    assert run.attempt("a division", lambda: 1 / 0) is None and run.attempt("a product", refused) is None
-    assert told == [
-        {"add": {"failed": [{"what": "a division", "reason": "ZeroDivisionError: division by zero"}]}},
-        {"add": {"skipped": [{"what": "a product", "reason": "tf32 is not for this device"}]}},
-    ]
+def test_what_a_device_does_not_take_is_named_and_left_out(monkeypatch):
+    def refuse(name, dtype, tf32):
+        if tf32:
+            raise InputError("tf32 is not\nfor this device")
+
+    told = []
+    monkeypatch.setattr(measure, "open_device", refuse)
+    run = measure.Run(measure.TINY, 600, tell=told.append)
+    assert run.has("float16", "float16") and not run.has("tf32", "float32", tf32=True)
+    assert told == [{"add": {"skipped": [{"what": "tf32", "reason": "tf32 is not for this device"}]}}]
 
 
 def test_the_page_has_the_parts_and_their_minutes():

@@ -141,7 +141,7 @@ def gather(d: Draw) -> Case:
 
 def advance(d: Draw) -> Case:
     """Each counter by itself, those of models in columns of longer rows, or none."""
-    count, rows = d.models * d.cols, int(d.random.integers(1, 2**40))
+    count, randoms, rows = d.models * d.cols, d.models * d.rows, int(d.random.integers(1, 2**40))
     d.models = 1
 
     def counters(n: int, dtype: str, stride: int) -> Array | None:
@@ -150,12 +150,11 @@ def advance(d: Draw) -> Case:
         return base[:, column] if d.flip(0.7) else None
 
     made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
-    made |= {"random": counters(count * d.pick(1, 2), "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
-    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if made["step"] is not None and d.flip() else None
+    made |= {"random": counters(randoms, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
+    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip() else None
     after = {name: None if array is None else np.array(array) for name, array in made.items()}
     reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
-    sizes = {n: 0 if made[a] is None else made[a].size for n, a in (("streams", "random"), ("count", "step"))}
-    parameters = {**made, "counted": counted, "rows": rows, **sizes}
+    parameters = {**made, "counted": counted, "rows": rows, "randoms": randoms, "count": count}
     return d.case((d.groups, 1), parameters, {name: Exactly(a) for name, a in after.items() if a is not None})
 
 
@@ -185,7 +184,7 @@ def follow_schedule(d: Draw) -> Case:
     """Factors of all models or of each; settings and values that lie in longer rows; positions beyond the last."""
     steps, pairs, own = d.pick(1, 5), d.flip(), d.models if d.flip() else 1
     table = d.numbers((steps, own * d.cols), np.float64, 0, 1)
-    position = d.memory.holding([d.random.integers(0, steps + 2)], d.chosen["I"])
+    position = d.memory.holding([d.random.integers(0, steps + 2)], "i8")
     settings = d.per_model(d.cols, np.float64, 0, 0.9)
     values = d.memory.models(d.models, d.cols * (1 + pairs), np.float64, gap=d.pick(0, 3))
     expected = np.empty((d.models, d.cols, 2) if pairs else (d.models, d.cols))

@@ -27,9 +27,8 @@ TYPES = {
     "T": ("float32", "float64", "float16", "bfloat16"),
     "S": ("uint8", "float16", "bfloat16", "float32", "float64"),
     "A": ("float32", "float64"),
-    "I": ("int64", "uint64"),
 }
-"""The dtypes of each template parameter: stored values (T), a source that is converted (S), sums (A), a counter (I)."""
+"""The dtypes of each template parameter: stored values (T), a source that is converted (S), and sums (A)."""
 
 SPELLING = {
     "float32": "float", "float64": "double", "float16": "f16", "bfloat16": "bf16",

@@ -34,10 +34,10 @@ def advance(
     device: CudaDevice, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
     step: Array | None = None, counted: Array | None = None,
 ) -> Calls:  # fmt: skip
-    streams, count = (0 if array is None else array.size for array in (random, step))
-    launch = flat(max(streams, count, 1))
+    randoms, count = (0 if array is None else array.size for array in (random, step))
+    launch = flat(max(randoms, count, 1))
     yield device.kernels.launch(
         "advance", (), *launch,
-        cursor=cursor, position=position, random=random, step=step, counted=counted, rows=rows, streams=streams,
+        cursor=cursor, position=position, random=random, step=step, counted=counted, rows=rows, randoms=randoms,
         count=count,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from gpu_backprop.backend.formula import Array, Calls
 def follow_schedule(device: CudaDevice, table: Array, position: Array, settings: Array, values: Array) -> Calls:
     models, columns = flat_sizes(settings)
     yield device.kernels.launch(
-        "follow_schedule", (position.dtype,), *flat(columns, models), table=table, position=position,
+        "follow_schedule", (), *flat(columns, models), table=table, position=position,
         settings=settings, values=values, steps=len(table), row=table[0].size, n=columns,
         size=values.size // models,
     )  # fmt: skip
