@@ -25,10 +25,11 @@ outside the block."""
 
 
 def ordinary_step(plan: Plan, processors: Processors) -> float:
-    """µs of a step, as a graph: no operation is faster than its launch, its traffic and its arithmetic allow. It is
-    meant to be less than a step takes."""
+    """µs of a step, as a graph: its launches one after another, of those that have to be, and what traffic or
+    arithmetic take beyond that. It is meant to be less than a step takes."""
     peak = 2 * processors.multiprocessors * processors.lanes * processors.megahertz
-    return sum(o.launches * NODE + max(o.launches * LEAST, o.bytes / BYTES, o.flops / peak) for o in plan.operations)
+    beyond = (max(o.bytes / BYTES, o.flops / peak) - o.launches * LEAST for o in plan.operations)
+    return float(plan.cost()["path"] * (NODE + LEAST) + sum(max(0.0, more) for more in beyond))
 
 
 def resident_step(layout: BlockLayout, models: int, rows: int, memory: int, processors: Processors) -> float:

@@ -42,11 +42,15 @@ def test_the_figures_of_the_docs():
             assert figure == ("does not fit" if found is None else f"{found:.1f}"), (widths, batch, models, name)
 
 
-def test_more_work_takes_longer():
-    least = resident([16, 32, 4], 32, "H100")
-    more = ([64, 32, 4], 32, "float32"), ([16, 64, 4], 32, "float32"), ([16, 32, 32, 4], 32, "float32")
-    for widths, batch, dtype in (*more, ([16, 32, 4], 64, "float32"), ([16, 32, 4], 32, "float64")):
-        assert resident(widths, batch, "H100", dtype=dtype) > least
+@pytest.mark.parametrize(
+    ("widths", "batch", "dtype"),
+    [
+        ([64, 32, 4], 32, "float32"), ([16, 64, 4], 32, "float32"), ([16, 32, 32, 4], 32, "float32"),
+        ([16, 32, 4], 64, "float32"), ([16, 32, 4], 32, "float64"),
+    ],
+)  # fmt: skip
+def test_more_work_takes_longer(widths, batch, dtype):
+    assert resident(widths, batch, "H100", dtype=dtype) > resident([16, 32, 4], 32, "H100")
 
 
 def test_moments_outside_the_block_are_waited_for():
@@ -60,9 +64,9 @@ def test_moments_outside_the_block_are_waited_for():
 def test_an_ordinary_step_takes_its_launches_at_least():
     trainer = gb.Trainer(gb.Network(8, [gb.Dense(16, "tanh"), gb.Dense(1)], device="cpu"), batch_size=4)
     processors, _ = device("H100")
-    launches = trainer.plan().cost()["launches"]
-    assert ordinary_step(trainer.plan(), processors) == pytest.approx(launches * (NODE + LEAST))
+    path = trainer.plan().cost()["path"]
+    assert ordinary_step(trainer.plan(), processors) == pytest.approx(path * (NODE + LEAST))
     wide = trainer.plan(1_000_000)
-    assert ordinary_step(wide, processors) > wide.cost()["bytes"] / BYTES
+    assert ordinary_step(wide, processors) > wide.cost()["bytes"] / BYTES > path * LEAST * 10
     slow = Processors(1, 1, 1)
     assert ordinary_step(trainer.plan(), slow) > trainer.plan().cost()["flops"] / 2
