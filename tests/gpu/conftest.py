@@ -40,6 +40,7 @@ if os.environ.get("GPU_BACKPROP_PRODUCTS") == "varied":
             alpha.value = 1 + units * (2.0**-52 if out.array.dtype == "float64" else 2.0**-23)
         return call
 
+    varied.plain = bind
     CublasLibrary.bind = varied
 
 
