@@ -44,8 +44,8 @@ template<class A, class S, class N, class E> __global__ void whole(int n) {}
 template<class T, class U> __global__ void move(
     acc<T>* w,  // [n]
     i64 n) {}
-template<class C> __global__ void count(
-    C* counter) { // [1]
+template<class A> __global__ void count(
+    A* counter) { // [1]
 }
 __global__ void plain(
     double* total,  // [3]
@@ -72,7 +72,7 @@ def test_the_name_is_that_of_cplusplus(folder):
     assert instance("apply", np.float64, TANH, 1).name == "apply<double, activation_tanh, 1>"
     assert instance("judge", np.dtype("float16"), HUBER, "int64").name == "judge<f16, loss_huber, i64>"
     assert instance("cast", "uint8", "float32", 4).name == "cast<u8, float, 4>"
-    assert instance("count", "uint64").name == "count<u64>"
+    assert instance("count", "float64").name == "count<double>"
     assert instance("plain").name == "plain"
 
 
@@ -132,7 +132,7 @@ BAD = {
     "too many": (("plain", "float32"), "plain has the template parameters none; got 1 arguments"),
     "dtype": (("apply", "int32", TANH, 1), "T must be one of float32, float64, float16, bfloat16, got 'int32'"),
     "no dtype": (("apply", "fl", TANH, 1), "T must be one of float32.*got 'fl'"),
-    "formula for a dtype": (("count", TANH), "C must be one of int64, uint64, got Activation"),
+    "formula for a dtype": (("count", TANH), "A must be one of float32, float64, got Activation"),
     "labels": (("judge", "float64", HUBER, "float32"), "L must be one of int64, float64, got 'float32'"),
     "width": (("apply", "float32", TANH, 2), r"V must be one of \(1, 4\), got 2"),
     "width of A": (("cast", "uint8", "float64", 4), r"V must be one of \(1, 2\), got 4"),
