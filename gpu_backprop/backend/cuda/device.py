@@ -7,7 +7,7 @@ import gc
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from gpu_backprop.backend.cuda.fusions import FUSIONS
 from gpu_backprop.backend.cuda.graph import GraphCapture
 from gpu_backprop.backend.cuda.kernel_arguments import GRID_LIMITS, common_stride
 from gpu_backprop.backend.cuda.kernel_instance import TYPES, Instance
-from gpu_backprop.backend.cuda.kernel_library import KernelLibrary, NeededKernels
+from gpu_backprop.backend.cuda.kernel_library import KernelLibrary
 from gpu_backprop.backend.cuda.products import Products, workspace
 from gpu_backprop.backend.cuda.staging import BLOCK_BYTES, OUT_OF_MEMORY, Staging
 from gpu_backprop.backend.device import (
@@ -115,6 +115,7 @@ class CudaDevice(Device):
         kernels: the KernelLibrary of the device.
         tf32: whether float32 products may round their operands to TF32 (False unless set).
         side_by_side: whether graphs have branches (True unless set); if not, their nodes run one after another.
+        make_dry_run: makes a stand-in of it.
     """
 
     on_host = False
@@ -122,6 +123,7 @@ class CudaDevice(Device):
     counts_memory = streams = has_graphs = trains_epochs_in_one_launch = compiles_kernels = True
     fusions = FUSIONS
     side_by_side = True
+    make_dry_run: Callable[[CudaDevice], Any]
 
     def __init__(self, index: int, reason: str, dtype: str, cupy: Any, ops: Operations[CudaDevice]) -> None:
         super().__init__(f"cuda:{index}", reason, dtype, cupy, ops)
@@ -368,12 +370,11 @@ class CudaDevice(Device):
         ]
 
     def prepare(self, operations: Sequence[Operation]) -> None:
-        noting = copy.copy(self)
-        noting.kernels = needed = NeededKernels(self.kernels)
+        dry_run = self.make_dry_run(self)  # where binding takes no memory
         for operation in operations:
             if binder := getattr(self.ops, operation.name, None):  # none: of an operation that is no device's
-                deque(binder(noting.on_branch(operation.branch), *operation.arguments.values()), maxlen=0)
-        self.compile(needed.instances.values())
+                deque(binder(dry_run.on_branch(operation.branch), *operation.arguments.values()), maxlen=0)
+        self.compile(dry_run.needed_kernels.values())
 
     def compile(self, kernels: Iterable[Instance]) -> int:
         return self.kernels.compile(kernels)
