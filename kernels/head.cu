@@ -10,9 +10,9 @@
 
 enum { OF_FORMULA = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2, OF_FOCAL = 3 };  // how the loss comes from z: K
 
-// How many rows a warp has at a time, of C outputs each, a power of two: as many as its registers hold.
-template<class T, int C> struct RowsOf { enum { count = C > 16 ? 1 : C > 8 || sizeof(T) == 2 ? 2 : 4 }; };
-template<int C> struct RowsOf<double, C> { enum { count = C > 8 ? 1 : 2 }; };
+// How many rows a warp has at a time, of O outputs each, a power of two: as many as its registers hold.
+template<class T, int O> struct RowsOf { enum { count = O > 16 ? 1 : O > 8 || sizeof(T) == 2 ? 2 : 4 }; };
+template<int O> struct RowsOf<double, O> { enum { count = O > 8 ? 1 : 2 }; };
 
 // The sums over all lanes of S numbers that each of them has, S a power of two up to 32: lane l gets that of the number
 // l % S. LEFT are still to be exchanged: of those, a lane keeps one half and gives the other to one that keeps it.
@@ -54,7 +54,7 @@ BP_DEV A head_loss(
 
 // z = y@W + b, grad_z = factor de/dz, total += w e, grad_bias = sum of grad_z, grad_below = grad_z@W^T . f'(s), and
 // grad_bias_below = its sum
-template<class T, class E, class L, class F, int K, int C, int V>
+template<class T, class E, class L, class F, int K, int O, int V>
 __global__ void __launch_bounds__(256, 2) head(
     const T* y,               // [models, rows, units]
     const T* w,               // [models, units, cols]
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(256, 2) head(
     i64 w_step, i64 b_step, i64 scales_step, i64 grad_bias_step, i64 grad_bias_below_step, i64 rows, int units,
     int cols, int places, int pitch, int sums, int target_cols, int count, acc<T> scale, acc<T> share, int accuracy) {
   typedef acc<T> A;
-  enum { R = RowsOf<T, C>::count, S = R * C, W = 16 / sizeof(A) < V ? 16 / sizeof(A) : V, BATCH = 16 };
+  enum { R = RowsOf<T, O>::count, S = R * O, W = 16 / sizeof(A) < V ? 16 / sizeof(A) : V, BATCH = 16 };
   constexpr bool narrow = sizeof(A) == 4;  // whether registers hold a warp's grad_z while f' is worked out
   const int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
   A* const sums_of_block = static_cast<A*>(block_memory());  // [warps, sums]: of grad_below's columns, then of grad_z's
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(256, 2) head(
   for (int i = thread(); i < warps * sums; i += threads()) sums_of_block[i] = A(0);
   __syncthreads();
 
-  const int row = lane / C % R, c = lane % C, below = grad_bias_below ? units : 0;  // of lane's output; some have one
+  const int row = lane / O % R, c = lane % O, below = grad_bias_below ? units : 0;  // of lane's output; some have one
   const double* const own = numbers + i64(blockIdx.z) * count;
   const A bias = b && c < cols ? b[blockIdx.z * b_step + c] : A(0);
   const A factor = factor_of(scale, scales, scales_step) * share;
@@ -106,12 +106,12 @@ __global__ void __launch_bounds__(256, 2) head(
       BP_UNROLLED
       for (int r = 0; r < R; r++) ys[r] = load<V>(y + at[r] * units + n);
       BP_UNROLLED
-      for (int j = 0; j < C; j++) {
+      for (int j = 0; j < O; j++) {
         if (j >= cols) break;
         const Vec<T, V> ws = load<V>(transposed + j * pitch + n);
         BP_UNROLLED
         for (int r = 0; r < R; r++)
-          for (int k = 0; k < V; k++) of[r * C + j] += to_acc(ys[r].at[k]) * to_acc(ws.at[k]);
+          for (int k = 0; k < V; k++) of[r * O + j] += to_acc(ys[r].at[k]) * to_acc(ws.at[k]);
       }
     }
     const A z = sum_over_lanes(of, lane) + bias;
@@ -124,9 +124,9 @@ __global__ void __launch_bounds__(256, 2) head(
     Answer<A> answer(accuracy, K == OF_FORMULA ? A(0.5) : A(0));
     A grad = A(0);
     const A e = weight_of * share * head_loss<K, A, L, E>(
-        c, C, cols, target_of, own, cols, answer, [&](int) { return z; },
+        c, O, cols, target_of, own, cols, answer, [&](int) { return z; },
         [&](int, A slope) { grad = bad ? A(0) : factor * weight_of * slope; });
-    const bool right = answer.is_right(C) && !bad;
+    const bool right = answer.is_right(O) && !bad;
     if (gives && c == 0) loss.at[0] += bad ? not_a_number<double>() : double(e), loss.at[1] += right;
     const T rounded = from_acc<T>(grad);
     grad = c < cols ? A(to_acc(rounded)) : A(0);
@@ -148,12 +148,12 @@ __global__ void __launch_bounds__(256, 2) head(
       for (int r = 0; r < R; r++)
         for (int k = 0; k < V; k++) back[r][k] = A(0);
       BP_UNROLLED
-      for (int j = 0; j < C; j++) {
+      for (int j = 0; j < O; j++) {
         if (j >= cols) break;
         const Vec<T, V> ws = load<V>(transposed + j * pitch + n);
         BP_UNROLLED
         for (int r = 0; r < R; r++) {
-          const A g = narrow ? of[r * C + j] : __shfl_sync(0xffffffffu, grad, r * C + j);
+          const A g = narrow ? of[r * O + j] : __shfl_sync(0xffffffffu, grad, r * O + j);
           for (int k = 0; k < V; k++) back[r][k] += g * to_acc(ws.at[k]);
         }
       }
@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(256, 2) head(
         }
     }
   }
-  for (int offset = C; offset < S; offset *= 2) grad_sum += __shfl_xor_sync(0xffffffffu, grad_sum, offset);
-  if (lane < C && c < cols) sums_of_warp[below + c] = grad_sum;
+  for (int offset = O; offset < S; offset *= 2) grad_sum += __shfl_xor_sync(0xffffffffu, grad_sum, offset);
+  if (lane < O && c < cols) sums_of_warp[below + c] = grad_sum;
   __syncthreads();
 
   // the sums of a block, then of all of them

@@ -50,7 +50,7 @@ def test_every_instance(dtype, rows, models, weighted):
     """Of every loss, hidden activation and number of outputs; the same bits again."""
     device, rng = open_device("cuda", dtype), np.random.default_rng(0)
     for made in made_for(dtype):
-        kind, outputs, f = KINDS[made.chosen["K"]], made.chosen["C"] - (made.chosen["C"] > 8), made.chosen["F"]
+        kind, outputs, f = KINDS[made.chosen["K"]], made.chosen["O"] - (made.chosen["O"] > 8), made.chosen["F"]
         loss = LOSSES["focal"].formula if kind == "softmax_focal" else made.chosen["E"]
         loss = dataclasses.replace(loss, accuracy="argmax", smooths=False)
         units = 3 * made.width * 8 if made.width > 1 else 39
@@ -141,7 +141,7 @@ def test_training_is_that_of_a_cpu(name, options):
             if trainer.loss.labels
             else np.cos(np.outer(x[:, 0], range(net.outputs))) ** 2
         )
-        trainer.fit(x, np.arange(41) % net.outputs if trainer.loss.labels else target, sample_weight=w, epochs=3,
+        trainer.fit(x, np.arange(41) % net.outputs if trainer.loss.labels else target, weights=w, epochs=3,
                     shuffle=False, progress=False)  # fmt: skip
         if device == "cuda":
             assert "head" in {o.name for o in trainer.plan(7).operations}

@@ -23,7 +23,7 @@ KINDS = {number: name for name, number in FROM_Z.items()}
 
 def head(d: Draw) -> Case:
     """Forward and backward, with and without a layer below, a bias, sums; ∇z in rows that may be longer than z's."""
-    kind, most, f = KINDS[d.chosen["K"]], d.chosen["C"], d.chosen["F"]
+    kind, most, f = KINDS[d.chosen["K"]], d.chosen["O"], d.chosen["F"]
     units, outputs = d.cols, int(d.random.integers(most // 2 + 1, most + 1))
     shape = d.models, d.rows, outputs
     row = {"softmax_focal": LOSSES["focal"].formula, "softmax_cross_entropy": ANY}.get(kind, d.chosen["E"])

@@ -36,8 +36,8 @@ SPELLING = {
 }  # fmt: skip
 """The names of dtypes in the kernel texts."""
 
-INTEGERS = {"K": (0, 1, 2, 3), "C": (1, 2, 4, 8, 16, 32)}
-"""The values of other integer parameters: how the head gets its loss from z (K), and of how many outputs it is (C)."""
+INTEGERS = {"K": (0, 1, 2, 3), "O": (1, 2, 4, 8, 16, 32)}
+"""The values of other integer parameters: how the head gets its loss from z (K), and of how many outputs it is (O)."""
 
 ACCEPTED: Mapping[str, tuple[type[Row], str]] = {
     "F": (Activation, "an Activation that is not rowwise"),

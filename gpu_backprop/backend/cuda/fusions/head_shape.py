@@ -53,7 +53,8 @@ class HeadShape(NamedTuple):
 
 def _rows_of_a_warp(item: int, outputs: int) -> int:
     """As many as the registers hold: RowsOf of the kernel."""
-    return min(4 if item == 4 else 2, (8 if outputs > 8 and item == 8 else 32) // outputs or 1)
+    sums = 16 if item == 8 else WARP
+    return max(1, min(4 if item == 4 else 2, sums // outputs))
 
 
 def _padded(number: int, unit: int) -> int:
