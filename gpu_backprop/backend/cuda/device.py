@@ -369,6 +369,7 @@ class CudaDevice(Device):
 
     def prepare(self, operations: Sequence[Operation]) -> None:
         noting = copy.copy(self)
+        noting.scratch = dict(self.scratch)  # what is taken here is not kept: plans take it as their dry runs say
         noting.kernels = needed = NeededKernels(self.kernels)
         for operation in operations:
             if binder := getattr(self.ops, operation.name, None):  # none: of an operation that is no device's
