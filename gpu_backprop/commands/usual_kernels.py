@@ -70,7 +70,7 @@ def usual_fits(device: str, dtype: str) -> Iterator[tuple[gb.Trainer, Samples]]:
 
     for activation in gb.ACTIVATIONS:
         yield fit(gb.Dense(EVEN, activation))
-        yield fit(gb.Dense(EVEN, activation), gb.Dense(ODD, activation))
+        yield fit(*(gb.Dense(units, activation) for units in (EVEN, ODD, EVEN)))
         yield fit(gb.Dense(EVEN, activation), outputs=1, output="identity", loss="half_squared_error")
         yield fit(gb.Dense(EVEN, activation), outputs=1, output="sigmoid", loss="binary_cross_entropy")
     for units, outputs in itertools.product((EVEN, ODD), OUTPUTS[:-1]):
