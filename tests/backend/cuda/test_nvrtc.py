@@ -226,8 +226,8 @@ def test_optimizers_from_outside_compile(nvrtc):
 @pytest.mark.nvrtc
 @pytest.mark.parametrize(("dtype", "suffix", "widest"), [("float32", "f32", 16 / 8), ("float64", "f64", 8 / 6)])
 def test_an_epoch_reads_an_operand_once_for_a_tile(nvrtc, dtype, suffix, widest):
-    """The loops of the products, by multiply-adds for each read of shared memory: of tiles of 4 × 4, but in float64,
-    where registers do not suffice, of 4 × 2 and of 4."""
+    """The loops of the products, by multiply-adds for each read of shared memory: of tiles of 4 × 4, of 4 × 2 and
+    of 4; in float64, where registers do not suffice, the gradients have the last alone."""
     made = instance("train_epoch", dtype, dtype, "int64", Functions((ACTIVATIONS["relu"],)), FORMULAS[0], ADAM)
     loops = re.split(r"\n\$L__BB", assembly([made])[made.name])
     products = [len(re.findall(rf"\bfma\.rn(?:\.ftz)?\.{suffix}", loop)) for loop in loops]
