@@ -14,7 +14,7 @@ enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, o
 // A thread works out a tile of outputs at once, and reads each operand once for all that share it: TALL numbers along
 // one axis, and along the other TALL, WIDE or, where so few tiles would leave most threads idle, 1. Threads beside each
 // other have outputs beside each other, whose operands lie in different banks or are the same number.
-enum { TALL = 4, WIDE = 2 };
+enum { TALL = 4, WIDE = 2 };  // in float64 registers do not suffice for more than TALL
 // So many parameters of a thread are on the way to it while it waits for the first, as registers allow.
 template<class A> constexpr int at_once = sizeof(A) == 4 ? 4 : 2;
 
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       __syncthreads();
       for (int l = 0; l < layers; l++) {
         const Layer at(places + l * 8);
-        if (enough<TALL, WIDE>(some, at.units)) forward<WIDE, N>(memory, at, some);
+        if (enough<TALL, NARROW>(some, at.units)) forward<NARROW, N>(memory, at, some);
         else forward<1, N>(memory, at, some);
         __syncthreads();
       }

@@ -40,7 +40,7 @@ def resident_step(layout: BlockLayout, models: int, rows: int, memory: int, proc
     broad, narrow = (TALL, WIDE) if size == 1 else (1, 1)
     cycles = 0.0
     for number, layer in enumerate(layout.layers):
-        products = [(micro, layer.units, layer.inputs, WIDE), (layer.inputs, layer.units, micro, broad)]
+        products = [(micro, layer.units, layer.inputs, narrow), (layer.inputs, layer.units, micro, broad)]
         if number:
             products.append((micro, layer.inputs, layer.units, narrow))
         cycles += sum(_product(*product, size, processors.lanes) for product in products)
