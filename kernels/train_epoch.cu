@@ -14,8 +14,9 @@ enum { OF_Y = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2 };  // what the loss takes: y, o
 // A thread works out a tile of outputs at once, and reads each operand once for all that share it: TALL numbers along
 // one axis, and along the other TALL, WIDE or, where so few tiles would leave most threads idle, 1. Threads beside each
 // other have outputs beside each other, whose operands lie in different banks or are the same number.
-enum { TALL = 4, WIDE = 2 };
-enum { AT_ONCE = 4 };  // so many parameters of a thread are on the way to it while it waits for the first
+enum { TALL = 4, WIDE = 2 };  // in float64 registers do not suffice for more than TALL
+// So many parameters of a thread are on the way to it while it waits for the first, as registers allow.
+template<class A> constexpr int at_once = sizeof(A) == 4 ? 4 : 2;
 
 // How many blocks should fit on a multiprocessor, as far as registers go.
 template<class A> constexpr int blocks_per_sm = 3;
@@ -192,6 +193,7 @@ template<class E, class L, class A> struct BlockLoss {
 template<class U, class Rule, class A>
 BP_DEV void optimize(
     const Rule& rule, bool learns, A* w, A* g, A* moments, i64 apart, const A* groups, i64 blocks, int n, A* kept) {
+  constexpr int AT_ONCE = at_once<A>;
   BP_ROLLED
   for (int first = thread(); first < n; first += AT_ONCE * threads()) {
     A grad[AT_ONCE], weight[AT_ONCE], moment[AT_ONCE][U::moments + 1];
@@ -245,7 +247,8 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
   const i64 between = i64(gridDim.z) * n;  // from one moment to the next, outside
   A* const ms = held ? memory + 2 * n : moments + mine;
   const i64 apart = held ? n : between;
-  constexpr int BROAD = sizeof(A) == 4 ? int(TALL) : int(WIDE);  // as registers allow
+  constexpr bool single = sizeof(A) == 4;
+  constexpr int BROAD = single ? int(TALL) : 1, NARROW = single ? int(WIDE) : 1;  // as registers allow
   const bool learns = !running || running[blockIdx.z] != 0;
   const Layer bottom(places), top(places + (layers - 1) * 8);
   BlockLoss<E, L, A> block_loss(
@@ -273,7 +276,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
       __syncthreads();
       for (int l = 0; l < layers; l++) {
         const Layer at(places + l * 8);
-        if (enough<TALL, WIDE>(some, at.units)) forward<WIDE, N>(memory, at, some);
+        if (enough<TALL, NARROW>(some, at.units)) forward<NARROW, N>(memory, at, some);
         else forward<1, N>(memory, at, some);
         __syncthreads();
       }
@@ -286,7 +289,7 @@ __global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
         __syncthreads();
         if (l == 0) break;
         const Layer below(places + (l - 1) * 8);
-        if (enough<TALL, WIDE>(some, at.inputs)) input_gradient<WIDE, N>(memory, at, below, some);
+        if (enough<TALL, NARROW>(some, at.inputs)) input_gradient<NARROW, N>(memory, at, below, some);
         else input_gradient<1, N>(memory, at, below, some);
         __syncthreads();
       }

@@ -37,12 +37,12 @@ def resident_step(layout: BlockLayout, models: int, rows: int, memory: int, proc
     one multiprocessor are taken as one after another."""
     micro, held = layout.fit(rows, memory)
     times, size = math.ceil(rows / micro), layout.itemsize // 4
-    broad = TALL if size == 1 else WIDE
+    broad, narrow = (TALL, WIDE) if size == 1 else (1, 1)
     cycles = 0.0
     for number, layer in enumerate(layout.layers):
-        products = [(micro, layer.units, layer.inputs, WIDE), (layer.inputs, layer.units, micro, broad)]
+        products = [(micro, layer.units, layer.inputs, narrow), (layer.inputs, layer.units, micro, broad)]
         if number:
-            products.append((micro, layer.inputs, layer.units, WIDE))
+            products.append((micro, layer.inputs, layer.units, narrow))
         cycles += sum(_product(*product, size, processors.lanes) for product in products)
         cycles += math.ceil(layer.units / THREADS) * micro * 8 + BARRIER  # the sums of the bias
     cycles += math.ceil(micro * layout.layers[0].inputs / THREADS) * 32 + 2 * GLOBAL

@@ -64,7 +64,7 @@ def parameters(trainer):
 
 
 def test_it_is_the_default_and_chosen_for_long_epochs_alone(runs, caplog):
-    """By the model such an epoch is shorter by 1 ms from some 40 steps on."""
+    """By the model such an epoch is shorter by 1 ms from some 100 steps on."""
     caplog.set_level(logging.INFO, "gpu_backprop")
     trainer = made()
     assert trainer.one_launch == "auto"
@@ -75,7 +75,7 @@ def test_it_is_the_default_and_chosen_for_long_epochs_alone(runs, caplog):
     for one in (other, asked):
         one.fit(*many, 1, progress=False)
     assert runs[2:] == [True, True]
-    assert "cuda:0: epochs of 800 rows run in one launch each, or in some, by the model" in caplog.text
+    assert "cuda:0: epochs of 800 rows run in one launch each, or in some: by the model" in caplog.text
     np.testing.assert_array_equal(parameters(other), parameters(asked))
 
 
