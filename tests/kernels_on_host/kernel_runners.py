@@ -151,7 +151,7 @@ def advance(d: Draw) -> Case:
 
     made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
     made |= {"random": counters(randoms, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
-    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip() else None
+    counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip(0.7) else None
     after = {name: None if array is None else np.array(array) for name, array in made.items()}
     reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
     parameters = {**made, "counted": counted, "rows": rows, "randoms": randoms, "count": count}

@@ -110,7 +110,6 @@ BUGS = {
     "a row beyond the last in the sums below": Bug("head(", "if (first + r >= rows) break;", "", HEAD),
     "lanes exchanged": Bug("sum_over_lanes(", "upper ? of[k] : of[k + half]", "upper ? of[k + half] : of[k]", HEAD),
     "the gradient of a label out of range": Bug("head(", "bad ? A(0) : factor", "factor", HEAD_OF_LABELS, "grad_z"),
-    "columns of the last stride left out": Bug("head(", "units + lane * V", "units", HEAD),
     "grad_z without its pitch": Bug("head(", "index * places + c", "index * cols + c", HEAD, "grad_z"),
     "a race between warps of a head": Bug("head(", BARRIER, "", HEAD, "data race", "thread", 1),
     **{
