@@ -286,7 +286,7 @@ class StepExplanation:
                     for (name, before), after in zip(moments.items(), written.get("moments", ()), strict=True)
                 }
                 g, scaled = self._unscaled(grad.cell(*at), at)
-                step = round(float(written["hyper"][0]))
+                step = round(float(self.known["t"]))
                 lines += ["", *scaled]
                 cells = old.cell(*at), g, new.cell(*at)
                 lines += spell_update(self.trainer.optimizer, *cells, here, step, rate, *factors)
