@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 from gpu_backprop.backend import kernel_text
+from gpu_backprop.backend.cuda.kernel_instance import INTEGERS as CHOICES
 from gpu_backprop.backend.cuda.kernel_instance import TYPES
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.kernel_text import FORMULAS, read_text
@@ -15,7 +16,7 @@ from gpu_backprop.backend.signatures import HEAD, NUMBERS, heads_in, without_com
 MARK = re.compile(r"(?<!#define )\b(?:__global__|BP_CPU)\b")
 INTEGERS = "int", "i64", "u32", "u64"
 GRID = "models", "gridDim.x", "gridDim.y", "gridDim.z"
-TEMPLATE = {**dict.fromkeys([*TYPES, "L", *FORMULAS], "class"), "V": "int"}
+TEMPLATE = {**dict.fromkeys([*TYPES, "L", *FORMULAS], "class"), **dict.fromkeys(["V", *CHOICES], "int")}
 """The template parameters that a kernel may have, and their kinds."""
 
 DEPENDENT = "L", "V"

@@ -24,6 +24,10 @@ MAIN, ASIDE = range(2)
 Span = tuple[int, int]
 """Where a piece of memory begins, and where it ends."""
 
+MOST_PIECES = 1024
+"""Of one array, such as the parts of as many models. With more of them, what lies between counts as its own too, so that
+operations may wait for each other needlessly: rows of data with gaps may be millions."""
+
 Address = Callable[[Array], int]
 
 
@@ -136,7 +140,7 @@ def _spans(array: Array, start: int) -> Iterator[Span]:
         return
     inner = sum((n - 1) * s for n, s in zip(array.shape[1:], array.strides[1:], strict=True)) + array.itemsize
     count, step = (array.shape[0], array.strides[0]) if array.ndim else (1, 0)
-    if step <= inner:
+    if step <= inner or count > MOST_PIECES:
         yield start, start + (count - 1) * step + inner
     else:
         yield from ((start + k * step, start + k * step + inner) for k in range(count))

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.branches import ASIDE, MAIN, Node, arrange, assign_branches, in_a_row, longest_path
+from gpu_backprop.backend.branches import (
+    ASIDE,
+    MAIN,
+    MOST_PIECES,
+    Node,
+    _spans,
+    arrange,
+    assign_branches,
+    in_a_row,
+    longest_path,
+)
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.minibatches import DataSet
 
@@ -187,3 +197,10 @@ def test_nothing_is_no_graph():
     address = plan_of().device.address
     assert arrange([], address) == assign_branches([], address) == []
     assert longest_path([]) == 0
+
+
+def test_rows_with_gaps_are_one_piece_where_there_are_many():
+    data = np.zeros((MOST_PIECES + 1, 8))
+    address = lambda array: array.__array_interface__["data"][0]  # noqa: E731
+    assert len([*_spans(data[:, :4], address(data))]) == 1
+    assert len([*_spans(data[1:, :4], address(data[1:]))]) == MOST_PIECES

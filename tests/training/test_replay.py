@@ -178,7 +178,7 @@ def run(plan: Plan) -> None:
 
 def test_what_a_state_holds():
     assert set(CASES["everything"]().outputs()) == {
-        "E", "parameters", "moments", "hyper", "cursor", "random step",
+        "E", "parameters", "moments", "t", "cursor", "random step",
         *(f"∇{name}" for name in ("W2", "b2", "b4", "W5", "W6", "b6")),
     }  # fmt: skip
     assert set(CASES["R² and MAE"]().outputs()) == {"E", "sums", "cursor"}
