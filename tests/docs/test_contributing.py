@@ -190,7 +190,9 @@ def test_what_the_guide_says_is_enough(tmp_path):
     copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=NOT_COPIED)
     for _, addition in ADDITIONS.values():
         add(copy, addition)
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    # a run of its own, which shares no folder with the workers of this one
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**kept, "PYTHONPATH": str(copy)}
     subprocess.run([sys.executable, "docs/list_optimizers.py"], cwd=copy, env=environment, check=True)
     chosen = " or ".join(command(kind).replace("NAME", name) for kind, (name, _) in ADDITIONS.items())
     parts = "network", "training", "explanation", "backend", "docs/test_docs.py", "kernels_on_host/test_kernels.py"
