@@ -25,8 +25,8 @@ Span = tuple[int, int]
 """Where a piece of memory begins, and where it ends."""
 
 MOST_PIECES = 1024
-"""Of one array, such as the parts of as many models. With more of them, what lies between counts as its own too, so that
-operations may wait for each other needlessly: rows of data with gaps may be millions."""
+"""Of one array, such as the parts of as many models. With more of them, as rows of data with gaps may be, what lies
+between counts as its own too, so that operations may wait for each other needlessly."""
 
 Address = Callable[[Array], int]
 
