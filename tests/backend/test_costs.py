@@ -86,6 +86,7 @@ def test_a_plain_step_on_cuda(widths, output, loss, dtype):
     depth = len(widths) - 1
     plan = plan_of(widths, loss, output=output, dtype=dtype, joined=True)
     assert plan.cost()["launches"] == (5 * depth - 2 if depth > 1 else 5)
+    assert plan.cost()["path"] == (4 * depth - 2 if depth > 1 else 4)
     names = [o.name for o in plan.operations]
     assert names.count("head") == 1 and names.count("matmul") == 3 * depth - 1 - min(depth, 2)
     assert not {"column_sum", f"{output}_cross_entropy"} & {*names}
