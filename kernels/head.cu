@@ -12,7 +12,7 @@ enum { OF_FORMULA = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2, OF_FOCAL = 3 };  // how t
 
 // How many rows a warp has at a time, of O outputs each, a power of two: as many as its registers hold.
 template<class T, int O> struct RowsOf { enum { count = O > 16 ? 1 : O > 8 || sizeof(T) == 2 ? 2 : 4 }; };
-template<int O> struct RowsOf<double, O> { enum { count = O > 8 ? 1 : 2 }; };
+template<int O> struct RowsOf<double, O> { enum { count = O == 1 || O > 8 ? 1 : 2 }; };
 
 // The sums over all lanes of S numbers that each of them has, S a power of two up to 32: lane l gets that of the number
 // l % S. LEFT are still to be exchanged: of those, a lane keeps one half and gives the other to one that keeps it.

@@ -19,8 +19,7 @@ enum { TALL = 4, WIDE = 2 };  // in float64 registers do not suffice for more th
 template<class A> constexpr int at_once = sizeof(A) == 4 ? 4 : 2;
 
 // How many blocks should fit on a multiprocessor, as far as registers go.
-template<class A> constexpr int blocks_per_sm = 3;
-template<> constexpr int blocks_per_sm<double> = 2;
+constexpr int blocks_per_sm = 2;
 
 // A row of activations takes an odd number of places, so that rows begin in different banks.
 BP_DEV int pitch(int cols) { return cols | 1; }
@@ -221,7 +220,7 @@ BP_DEV void optimize(
 // update. grad_W and grad_b of the last minibatch are left in g, but where the rate of a group is 0. A model that is not
 // running is measured, and learns nothing.
 template<class A, class S, class L, class N, class E, class U>
-__global__ void __launch_bounds__(256, blocks_per_sm<A>) train_epoch(
+__global__ void __launch_bounds__(256, blocks_per_sm) train_epoch(
     const S* x,             // [samples, inputs]
     const L* target,        // [samples, target_cols], 1 for labels
     const i64* order,       // [models, length]

@@ -262,14 +262,15 @@ def fit_events(batches, epochs, dtype):
 def test_an_epoch_is_its_steps_and_a_little_that_does_not_grow(dtype):
     """Twice the minibatches are so many more launches, and no other event more."""
     epochs = 2
-    for _ in range(4):  # until the pools have what it takes, and each pinned buffer had its turn
+    for _ in range(8):  # until the pools have what it takes, and each pinned buffer had its turn
         fit_events(12, epochs, dtype)
     few, many = ([(e.event, kernel(e.what)) for e in fit_events(batches, epochs, dtype)] for batches in (6, 12))
     launched = {("submit", name) for name in ("gemm", *heads())}
     launched -= {("submit", "copy"), ("submit", "sum_of_squares")}  # before the first step, and after the last
     each = training_step(dtype=dtype).plan.cost()["launches"]
     assert [sum(e in launched for e in seen) for seen in (few, many)] == [epochs * 6 * each, epochs * 12 * each]
-    assert [e for e in few if e not in launched] == [e for e in many if e not in launched]
+    # in any order: a thread draws the next epoch's order, and brings it to the device, between any of these
+    assert sorted(e for e in few if e not in launched) == sorted(e for e in many if e not in launched)
 
 
 @traced

@@ -51,7 +51,7 @@ def doors(cupy, stream):
     direct = Products(cupy, 0, stream)
     assert direct.direct and direct.reason.startswith("cuBLAS 1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctypes, "CDLL", no_library)
+        patch.setattr(ctypes, "PyDLL", no_library)
         with pytest.warns(RuntimeWarning, match="cannot open shared object"):
             indirect = Products(cupy, 0, stream)
     assert not indirect.direct
@@ -313,9 +313,9 @@ def absent(name):
 @pytest.mark.parametrize(
     ("what", "patched", "why"),
     [
-        (ctypes, ("CDLL", no_library), "cannot open shared object file"),
+        (ctypes, ("PyDLL", no_library), "cannot open shared object file"),
         (importlib, ("import_module", absent), "No module named 'cuda.pathfinder'"),
-        (ctypes, ("CDLL", lambda path: object()), "no attribute 'cublasCreate_v2'"),
+        (ctypes, ("PyDLL", lambda path: object()), "no attribute 'cublasCreate_v2'"),
         (
             "gpu_backprop.backend.cuda.products",
             ("CublasLibrary", Transposing),

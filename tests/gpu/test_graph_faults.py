@@ -14,7 +14,6 @@ from tracing import TRACE, traced
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.plan import Plan
 from gpu_backprop.training import replay as replay_module
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.step import TrainingStep
@@ -246,11 +245,12 @@ def test_an_interrupt_leaves_the_state_of_a_step(moment, monkeypatch):
     def interrupt(*args, **more):
         raise KeyboardInterrupt
 
+    replay = Replay(plan, True)
     with monkeypatch.context() as patch:
         if moment == "copying":
             patch.setattr(type(device), "copy", interrupt)
         elif moment == "running":
-            patch.setattr(Plan, "run", interrupt)
+            patch.setattr(replay, "_eagerly", interrupt)
         elif moment == "launching":
             patch.setattr(type(device), "capture", lambda self, operations: interrupt)
         elif moment == "comparing":
@@ -259,7 +259,6 @@ def test_an_interrupt_leaves_the_state_of_a_step(moment, monkeypatch):
             call = plan.operations[-1].calls[0]
             where = interrupt if moment == "binding" else lambda stream: interrupt
             patch.setitem(vars(call), "on", where)
-        replay = Replay(plan, True)
         with device.computing(), pytest.raises(KeyboardInterrupt):
             replay.run()
     if moment not in ("copying", "running"):

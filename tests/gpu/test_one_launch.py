@@ -288,7 +288,8 @@ def test_an_epoch_is_two_launches_whatever_its_steps_and_members():
         names = [e.what for e in events if e.event == "submit"]
         assert sum(bool(re.match(r"_Z11train_epoch", name)) for name in names) == 2
         assert not any("gemm" in name or "gather" in name for name in names)
-    few, more, members = ([(e.event, e.what) for e in events if e.event != "alloc"] for events in seen)
+    # in any order: a thread draws the next epoch's order, and brings it to the device, between any of these
+    few, more, members = (sorted((e.event, e.what) for e in events if e.event != "alloc") for events in seen)
     assert few == more and len(members) == len(few)
 
 
