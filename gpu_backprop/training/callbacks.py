@@ -27,7 +27,8 @@ class FitState(NamedTuple):
       steps are done again to find the one, and not told again; but only if each callback with this method has the
       attribute `only_reads = True`, which promises that it changes nothing that a step reads. Such callbacks are called
       after all others. One that has a method `is_due()` is asked by it, after each step, whether to be called: cheaper
-      than a state.
+      than a state. One with the attribute `each_step = False` need not be called after every step: it is after as many
+      as the device is given at once, on CUDA eight in a graph or those of one launch, and stands in the way of neither.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
@@ -75,6 +76,7 @@ class Callbacks(ExitStack):
     Attributes:
         asked_by_callback: by which of them the fit was asked to end, and why; None: by none.
         have_on_step: whether any of them has that method; if none has, nothing need be called after a step.
+        each_step: the names of those that have to be called after each step.
         repeatable: whether steps leave the same when they are done again: no callback changes anything after a step.
         set_rate: whether any of them says that it sets the learning rate.
         resumed: the states that a fit goes on from in another process, named as in `states`.
@@ -90,9 +92,10 @@ class Callbacks(ExitStack):
         checked = [_checked(number, callback) for number, callback in enumerate(given, 1)]
         self._callbacks = sorted(checked, key=lambda callback: callback.only_reads)  # which see what the others did
         with_step = [callback for callback in self._callbacks if ON_STEP in callback.methods]
-        if with_step and trainer.one_launch is True:
+        self.each_step = [callback.name for callback in with_step if getattr(callback.given, "each_step", True)]
+        if self.each_step and trainer.one_launch is True:
             raise InputError(
-                f"one_launch=True cannot be: no step ends before its epoch does, but {with_step[0].name} has on_step. "
+                f"one_launch=True cannot be: no step ends before its epoch does, but {self.each_step[0]} has on_step. "
                 "Use on_epoch, or use one_launch=False."
             )
         self.have_on_step = bool(with_step)

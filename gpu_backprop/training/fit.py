@@ -59,7 +59,7 @@ class Fit:
         self.schedule = schedule = FitSchedule(self.network, trainer.optimizer, first, epochs, steps)
         halves = on_divergence == HALVE_RATE
         before = None if self.resumed is None else self.resumed.record.get("in_one_launch")
-        chosen = decide(self.step, trainer.settings, data, loss_every, bool(schedule), told.have_on_step, before)
+        chosen = decide(self.step, trainer.settings, data, loss_every, bool(schedule), bool(told.each_step), before)
         settings = trainer.settings._replace(one_launch=chosen)
         rooms = memory.require_fit(self.step, settings, data, held_out, shuffle, self.keeps_best, halves, schedule)
         if chosen == CHOSEN and is_streamed(self.step.device, data, trainer.stream, rooms[0]):
@@ -70,7 +70,7 @@ class Fit:
         self.step.averaging.begin(anew=self.resumed is None)
         self.run = Run(
             self.step, source, settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
-            schedule, told.have_on_step,
+            schedule, bool(told.each_step),
         )  # fmt: skip
         self.running = RunningFit(trainer, self.run, told, data, held_out, on_divergence, first)
         if self.resumed is not None:

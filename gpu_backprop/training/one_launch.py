@@ -60,6 +60,7 @@ def check(network: Network, loss: Loss, steps: Mapping[str, Any], **modes: bool 
     of the trainer that only ordinary steps follow, None where they are not given; `modes` are `graph` and `stream`, as
     the trainer has them."""
     _refuse(_obstacles(network, loss, steps, modes))
+    _refuse(_obstacles_of_layers(network))
 
 
 def _obstacles(
@@ -90,13 +91,16 @@ def _obstacles(
             yield f"of the losses with {layer.activation.name}, {loss.name} has no such epoch", change
         if named.setdefault(functor_name(layer.activation), layer.activation) != layer.activation:
             yield f"two activations are called {layer.activation.name!r}; give one of them another name", change
-    if why := obstacle_of_layers(network):
-        yield why, change
     needs, memory = layout(network, loss).needs, device.block_memory
     if (total := sum(needs.values())) > memory:
         told = ", ".join(f"{size:,} for {kind}" for kind, size in needs.items())
         has = f"a block of {device.name} has {memory:,}"
         yield f"the network takes {total:,} bytes of a block's memory ({told}), and {has}", "Use fewer units"
+
+
+def _obstacles_of_layers(network: Network) -> Iterator[Obstacle]:
+    if why := obstacle_of_layers(network):
+        yield why, "Change that"
 
 
 def obstacle_of_layers(network: Network) -> str:
@@ -140,7 +144,8 @@ def decide(
     Args:
         settings: of the trainer, a Settings.
         after_steps: whether something is to be called after each step.
-        before: what was decided when a fit began that goes on; None: it begins.
+        before: what was decided when a fit began that goes on, whose layers may be set otherwise since, and again;
+            None: it begins.
     """
     if settings.one_launch != AUTO:
         return bool(settings.one_launch)
@@ -149,6 +154,7 @@ def decide(
     network, loss, modes = step.network, step.loss, {"graph": settings.graph, "stream": settings.stream}
     obstacles = [
         *islice(_obstacles(network, loss, step.beside_updates(), modes), 1),
+        *(_obstacles_of_layers(network) if before is None else ()),
         *_obstacles_of_data(True, data.weights is not None, loss_every, scheduled),
     ]
     if obstacles:
@@ -212,8 +218,7 @@ def build_launch(step: TrainingStep, data: BatchSource, batch_size: int, rows: i
     operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
-    if why := obstacle_of_layers(network):
-        _refuse(iter([(why, "Change that")]))
+    _refuse(_obstacles_of_layers(network))
     assert loss.numbers is not None
     plan = Plan(device, training=True)
     network.emit_parameters(plan)

@@ -87,7 +87,7 @@ class Run:
         last_finite: the state before the last step of the epoch before: the latest whose loss is known to be finite.
         batches, steps: how many rows each step of an epoch has, and the steps by their rows. In one launch, what is
             called a step here is a launch: all of the epoch, or as many minibatches as take some 100 ms.
-        in_one_launch: whether it is so.
+        in_one_launch: whether it is so in the running epoch.
         sums: what the epoch adds up on the device: the loss's total, Σw² of the parameters, the loss scaling.
         started: when the running epoch began, by time.perf_counter.
         whole: whether what is on the device is what the steps until now made: not in the middle of a step, and not
@@ -110,7 +110,7 @@ class Run:
         self._drawn_from: Any = None
         self._following: Shuffling | None = None  # what draws the next epoch's order
         device, network, scaling = data.device, step.network, step.scaling.state
-        self.in_one_launch = settings.one_launch in (True, CHOSEN)
+        self.in_one_launch = self.one_launch
         self._launch_rows = data.rows
         if self.in_one_launch:
             check_data(data, loss_every, bool(schedule))
@@ -137,6 +137,11 @@ class Run:
     def steps_done(self) -> int:
         """How many steps of the running epoch, or the one that has just ended, are done."""
         return -(-sum(self.batches[: self.done]) // self.settings.batch_size)
+
+    @property
+    def one_launch(self) -> bool:
+        """Whether epochs run in one launch, but for those whose layers are set to what it has not."""
+        return self.settings.one_launch in (True, CHOSEN)
 
     def _settings_of_steps(self) -> tuple[Any, ...]:
         """Returns what steps are built for: the layers' settings, and the row where an epoch goes on, in one launch,

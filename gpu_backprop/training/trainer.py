@@ -69,8 +69,9 @@ class Trainer(FixedAttributes):
             memory: for small networks of Dense layers on CUDA, in float32 or float64, without sample weights. It gives
             what the ordinary steps give, to rounding. "auto": in each fit, where it can be and a model of the device
             says that it is faster; shapes, settings and the device decide, so that the same seed gives the same bits.
-            The logger "gpu_backprop" tells. True: it is an error where it cannot be. False: never. A launch lasts some
-            100 ms at most, and no epoch ends before its launch does.
+            Where `loss_every` or a callback asks after each step, steps are ordinary, with other last bits. The logger
+            "gpu_backprop" tells. True: it is an error where it cannot be. False: never. A launch lasts some 100 ms at
+            most, and no epoch ends before its launch does.
         clip_value: every number of the gradient is clipped to ±clip_value, one number or one a member, before the
             penalties of the optimizer are added; None: not. It is `trainer.optimizer.clip_value` then, and can be set.
         metrics: what is measured besides the loss, of validation data and by `evaluate`: names out of gb.METRICS, and

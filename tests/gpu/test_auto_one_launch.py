@@ -151,6 +151,11 @@ def test_steps_are_ordinary_where_it_cannot_be(eager, runs, case, tmp_path):
     assert runs and not any(runs)
 
 
+def test_a_timed_checkpoint_leaves_it_one_launch(eager, runs, tmp_path):
+    fit(made(), callbacks=[gb.Checkpoint(tmp_path, every_seconds=60)])
+    assert runs == [True, True]
+
+
 def test_each_fit_decides_anew(eager, runs):
     trainer = made()
     fit(trainer, 1)
@@ -240,6 +245,49 @@ def test_a_fit_that_goes_on_does_what_it_did(eager, runs, monkeypatch, tmp_path,
     resumed.resume(tmp_path)
     fit(resumed, 4)
     assert len(runs) > 4 + 3 and set(runs) == {chosen}
+    np.testing.assert_array_equal(parameters(resumed), parameters(whole))
+
+
+ASKING = {
+    "loss_every": ({"loss_every": 2}, ", for loss_every=2"),
+    "on_step": ({"callbacks": [SimpleNamespace(on_step=lambda _: None)]}, ", for on_step of SimpleNamespace"),
+    "weights": ({"weights": np.ones(ROWS) + np.arange(ROWS) / ROWS}, ""),
+}
+
+
+@pytest.mark.parametrize("case", ASKING)
+def test_a_fit_that_can_go_on_in_ordinary_steps_alone_says_so(eager, runs, tmp_path, case):
+    options, why = ASKING[case]
+    trainer = made()
+    killed(tmp_path, made())
+    trainer.resume(tmp_path)
+    match = f"not go on .*epochs have ordinary steps here{why}, and ran in one launch in the checkpoint.*force=True"
+    with pytest.raises(gb.InputError, match=match):
+        fit(trainer, 4, **options)
+    trainer.resume(tmp_path, force=True)
+    fit(trainer, 4, **options)
+    assert len(trainer.history) == 4 and runs[:3] == [True] * 3 and runs[3:] and not any(runs[3:])
+
+
+def test_a_layer_that_was_set_when_the_checkpoint_was_written(eager, runs, tmp_path):
+    """To what one launch has not, and is set back later: nothing differs."""
+    whole, resumed = made(), made()
+
+    def bound(state):
+        state.trainer.network.layers[0].max_norm = {2: 0.5}.get(state.epoch)
+
+    fit(whole, 4, callbacks=[bound])
+
+    def kill(state):
+        if state.epoch == 2:
+            raise Killed
+
+    kill.only_reads = True
+    with pytest.raises(Killed):
+        fit(made(), 4, callbacks=[bound, gb.Checkpoint(tmp_path), kill])
+    resumed.resume(tmp_path)
+    fit(resumed, 4, callbacks=[bound])
+    assert runs == [True, True, False, True, True, True, False, True]
     np.testing.assert_array_equal(parameters(resumed), parameters(whole))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.training import streaming
+from gpu_backprop.training.run import STEPS_AT_ONCE
 
 pytestmark = pytest.mark.gpu
 
@@ -95,6 +98,34 @@ def test_in_one_launch(tmp_path):
         fit(made(), [gb.Checkpoint(tmp_path), kill], **options)
     trainer.resume(tmp_path)
     fit(trainer, **options)
+    assert left(trainer) == left(whole)
+
+
+def test_a_timed_one_between_graphs_of_several_steps(tmp_path):
+    """Which it leaves as they are."""
+    x, labels = np.tile(X, (4, 1)).astype(np.float32), np.tile(LABELS, 4)
+
+    def go_on(trainer, *callbacks):
+        trainer.fit(x, labels, EPOCHS, progress=False, callbacks=callbacks)
+
+    def kill(state):
+        seen.append(state.step)
+        if len(seen) == 12:
+            raise Killed
+
+    seen, folder = [], tmp_path / "run"
+    seldom = SimpleNamespace(on_step=kill, each_step=False, only_reads=True)
+    whole, trainer = trainer_of(graph=True), trainer_of(graph=True)
+    go_on(whole)
+    with pytest.raises(Killed):
+        timed = gb.Checkpoint(folder, every_seconds=1e-9)
+        timed.on_end = lambda state: timed._release()  # as where the process is killed
+        go_on(trainer_of(graph=True), timed, seldom)
+    assert max(np.diff(seen)) == STEPS_AT_ONCE
+    trainer.resume(folder)
+    position = trainer.resumed.position
+    assert position.done == seen[-1] and position.epoch == 2
+    go_on(trainer, gb.Checkpoint(folder, every_seconds=60))
     assert left(trainer) == left(whole)
 
 

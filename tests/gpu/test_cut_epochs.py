@@ -152,6 +152,28 @@ def test_it_goes_on_where_no_launch_would_begin(cut, monkeypatch, tmp_path, step
     np.testing.assert_allclose(history["loss"], whole.history["loss"], rtol=1e-13)
 
 
+@pytest.mark.parametrize("steps", [3, 11], ids=["cut", "whole"])
+@pytest.mark.parametrize("after", [2, 5])
+def test_a_timed_checkpoint_is_gone_on_from(cut, monkeypatch, tmp_path, steps, after):
+    """It is written between launches: with an epoch that is cut, in the middle of it."""
+    whole, killed, resumed = made(), made(), made()
+    cut(whole, steps)
+    expected = whole.fit(X, LABELS, 5, progress=False)
+    rows = after_launches(monkeypatch, after, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        timed = gb.Checkpoint(tmp_path, every_seconds=1e-9)
+        monkeypatch.setattr(timed, "on_end", lambda state: timed._release())  # as where the process is killed
+        killed.fit(X, LABELS, 5, progress=False, callbacks=[timed])
+    monkeypatch.undo()
+    cut(resumed, steps)
+    resumed.resume(tmp_path)
+    position = resumed.resumed.position
+    assert (position.epoch - 1) * ROWS + min(position.done * BATCH, ROWS) == sum(rows[:-1])
+    history = resumed.fit(X, LABELS, 5, progress=False, callbacks=[gb.Checkpoint(tmp_path, every_seconds=60)])
+    same_bits(resumed, whole)
+    assert history["loss"] == expected["loss"]
+
+
 def diverged(one_launch, rate, epochs=4):
     layers = [gb.Dense(4), gb.Dense(1)]
     net = gb.Network(INPUTS, layers, device="cuda", dtype="float64", seed=1)

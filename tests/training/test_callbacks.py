@@ -403,6 +403,17 @@ def test_steps_cannot_be_told_where_an_epoch_is_one_launch():
     callbacks_module.Callbacks(trainer, [print])
     with pytest.raises(gb.InputError, match=r"one_launch=True cannot be: no step ends .*, but Watch has on_step\. Use"):
         callbacks_module.Callbacks(trainer, [print, Watch()])
+    seldom = Watch()
+    seldom.each_step = False
+    assert callbacks_module.Callbacks(trainer, [seldom]).each_step == []
+
+
+def test_which_callbacks_are_called_after_each_step(tmp_path):
+    timed, counted = gb.Checkpoint(tmp_path, every_seconds=60), gb.Checkpoint(tmp_path, every_steps=2)
+    both, neither = gb.Checkpoint(tmp_path, every_steps=2, every_seconds=60), gb.Checkpoint(tmp_path)
+    told = [callbacks_module.Callbacks(trainer_of(), [one]) for one in (timed, counted, both, neither, Watch())]
+    assert [bool(one.each_step) for one in told] == [False, True, True, False, True]
+    assert [one.have_on_step for one in told] == [True, True, True, False, True]
 
 
 class Spoil:

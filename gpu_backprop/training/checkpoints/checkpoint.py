@@ -32,7 +32,8 @@ class Checkpoint:
     Args:
         folder: made where it is not there. One that holds checkpoints must have been resumed from.
         every_steps, every_seconds: how often, counted in steps, or in seconds since the last one; within an epoch as
-            well. Neither: after every epoch.
+            well. Neither: after every epoch. Seconds are looked at whenever the device was given work: on CUDA, that
+            may be eight steps at once or a launch of them; to count steps, each has to be a launch of its own.
         keep: how many of them, the newest.
         best: whether the network with the best val_loss, or loss where nothing is held out, is saved as
             best.safetensors too, which `gpu_backprop.load` reads; or the name of another column of the history.
@@ -56,6 +57,7 @@ class Checkpoint:
         self._steps, self._next = 0, math.inf
         if every_steps is not None or every_seconds is not None:
             self.on_step = self._write_unless_impossible
+            self.each_step = every_steps is not None
 
     def on_start(self, state: FitState) -> None:
         """Writes the first one, or raises InputError."""
@@ -81,7 +83,7 @@ class Checkpoint:
         trainer.checkpoint_folders.add(self.folder.resolve())
 
     def is_due(self) -> bool:
-        """Counts a step, and tells whether one is to be written after it."""
+        """Counts a call, which is a step where steps count, and tells whether one is to be written after it."""
         self._steps += 1
         if self.every_steps is not None and self._steps % self.every_steps == 0:
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Resumed(NamedTuple):
             *recipe.differences(record["given"], fit.given),
             *tell_data(record["data"], fit.fingerprints, "training"),
             *tell_data(record["validation"], fit.held_out_fingerprints, "validation"),
+            *self._other_steps(fit),
             *(f"there was no callback {name}" for name in settings if name not in was),
             *(f"there is no callback {name}, as there was" for name in was if name not in settings),
             *(said for name in was if name in settings for said in recipe.differences(was[name], settings[name], name)),
@@ -77,6 +78,15 @@ class Resumed(NamedTuple):
             name: state for name, state in record["callbacks"].items() if was.get(name) == settings.get(name)
         }
         callbacks.asked_by_callback = record["asked"]
+
+    def _other_steps(self, fit: RunningFit) -> Iterator[str]:
+        """Says where epochs ran in one launch, and do not here: ordinary steps come to other last bits."""
+        run, device = fit.run, fit.trainer.device.name.partition(":")[0]
+        if self.record.get("in_one_launch") and not run.one_launch and device == self.record["device"]:
+            asked = [] if run.loss_every is None else [f"loss_every={run.loss_every}"]
+            asked += [f"on_step of {name}" for name in fit.callbacks.each_step]
+            why = f", for {' and '.join(asked)}" if asked else ""
+            yield f"epochs have ordinary steps here{why}, and ran in one launch in the checkpoint"
 
 
 def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:

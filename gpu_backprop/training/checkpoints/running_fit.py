@@ -49,7 +49,7 @@ class RunningFit:
             "validation": self.held_out_fingerprints,
             "first": self.first,
             "position": position._asdict(),
-            "in_one_launch": run.in_one_launch,
+            "in_one_launch": run.one_launch,
             "arrays": state.arrays,
             "host": host,
             "history": history,
