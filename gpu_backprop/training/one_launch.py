@@ -212,6 +212,7 @@ def build_launch(step: TrainingStep, data: BatchSource, batch_size: int, rows: i
     operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
+    network.check_trainable()
     if why := obstacle_of_layers(network):
         _refuse(iter([(why, "Change that")]))
     assert loss.numbers is not None
