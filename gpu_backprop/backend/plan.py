@@ -48,6 +48,7 @@ class Plan:
     def __init__(self, device: Device, training: bool = True, fuse: bool = True) -> None:
         self.device, self.training, self.fuse = device, training, fuse
         self.operations: list[Operation] = []
+        self._emitted: Sequence[Operation] = self.operations  # as they were before any of them were joined
         self.buffers: dict[str, Array] = {}
         self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
         self._own: set[int] = set()
@@ -172,6 +173,7 @@ class Plan:
         """Ends the building: operations that the device can do at once become one, those of a training step get their
         branches, and all are bound, so that what a run needs is compiled and allocated. Returns the plan, to which
         nothing is added any more."""
+        self._emitted = self.operations
         if self.fuse:
             for fusion in self.device.fusions:
                 self.operations = fusion(self, self.operations)
@@ -206,9 +208,10 @@ class Plan:
         for call in (call for o in self.operations for call in o.calls):
             getattr(call, "reset", lambda: None)()
 
-    def trace(self) -> Iterator[tuple[Operation, dict[str, Array]]]:
-        """Runs one operation at a time and yields it with host copies of what it wrote, by name."""
-        for operation in self.operations:
+    def trace(self, joined: bool = True) -> Iterator[tuple[Operation, dict[str, Array]]]:
+        """Runs one operation at a time and yields it with host copies of what it wrote, by name. With joined=False it
+        runs what was joined in `finish` as it was before, in the same buffers: all that is written in between shows."""
+        for operation in self.operations if joined else self._emitted:
             try:
                 with self.device.computing():
                     for call in operation.calls:

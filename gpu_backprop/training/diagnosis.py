@@ -281,7 +281,7 @@ def find_first_nonfinite(network: Network, operations: Iterator[tuple[Operation,
     """Runs a traced step up to the operation that first wrote a number that is not finite; names that and its layer."""
     for _, arrays in operations:
         for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if not np.isfinite(array).all():
                 return name_nonfinite(network, array) if name == "parameters" else _of_layer(network, name)
     return ""
 

@@ -218,6 +218,7 @@ def build_launch(step: TrainingStep, data: BatchSource, batch_size: int, rows: i
     operation, and the cursor's."""
     network, device, loss = step.network, data.device, step.loss
     optimizer, batch = step.optimizer, min(batch_size, data.rows)
+    network.check_trainable()
     _refuse(_obstacles_of_layers(network))
     assert loss.numbers is not None
     plan = Plan(device, training=True)

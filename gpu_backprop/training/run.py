@@ -448,12 +448,13 @@ class Run:
         return what, step, kept, first
 
     def _find_layer(self, plan: Plan, rows: int, before: Snapshot) -> str:
-        """Repeats the step just done, an operation at a time, and names what is the first that is not finite."""
+        """Repeats the step just done, an operation at a time and none joined, and names what is the first that is not
+        finite."""
         before.restore()
         self.step.network.refresh()
         cursor = self.data.cursor
         self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - rows)
-        return find_first_nonfinite(self.step.network, plan.trace())
+        return find_first_nonfinite(self.step.network, plan.trace(joined=False))
 
 
 def finite_loss(total: Array) -> bool:

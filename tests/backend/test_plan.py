@@ -441,3 +441,5 @@ def test_a_plan_is_bound_when_it_is_finished_and_what_a_device_fuses_is_never_bo
     assert done == ["first+second"] and [operation.name for operation in plan.operations] == done
     plan.run()
     assert done == ["first+second"]
+    assert [operation.name for operation, _ in plan.trace()] == ["first+second"]
+    assert [operation.name for operation, _ in plan.trace(joined=False)] == done[1:] == ["first", "second"]

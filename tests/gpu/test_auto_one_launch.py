@@ -298,3 +298,16 @@ def test_a_fit_that_goes_on_on_the_cpu(eager, runs, tmp_path):
         trainer.resume(tmp_path)
     fit(trainer, 4)
     assert runs[:3] == [True] * 3 and runs[3:] and not any(runs[3:])
+
+
+@pytest.mark.parametrize("mode", ["auto", True, False])
+def test_a_network_that_a_callback_freezes_is_refused_in_every_mode(eager, mode):
+    trainer = made(one_launch=mode)
+
+    def freeze(state):
+        for layer in trainer.network.layers:
+            layer.trainable = False
+
+    with pytest.raises(gb.InputError, match="no layer is trainable"):
+        fit(trainer, callbacks=[freeze])
+    assert len(trainer.history) == 1

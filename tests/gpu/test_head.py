@@ -160,3 +160,19 @@ def test_a_divergence_is_seen():
         x = np.ones((5, 3), np.float32)
         x[2, 1] = spoilt
         assert not np.isfinite(float(trainer.step(x, np.zeros(5, int))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layer"), [(dtype, layer) for dtype in EPSILON for layer in (1, 2) if (dtype, layer) != ("float16", 2)]
+)
+def test_what_diverges_first_is_named(dtype, layer):
+    """z of the last layer too, which the head keeps to itself: in float32, which nothing of float16 overflows."""
+    net = gb.Network(6, [gb.Dense(9, "relu"), gb.Dense(5, "softmax")], device="cuda", dtype=dtype, seed=1)
+    trainer = gb.Trainer(net, optimizer=gb.SGD(1e-30), batch_size=10, one_launch=False)
+    assert "head" in {o.name for o in trainer.plan(10).operations}
+    net.layers[0].weight[...] = 1
+    weight = net.layers[layer - 1].weight
+    weight[...] = float(np.finfo("float32" if dtype == "bfloat16" else dtype).max) / 4
+    weight[:, 0] *= -1
+    with pytest.raises(gb.DivergedError, match=f"first in z{layer}, of layer {layer}, Dense"):
+        trainer.fit(np.ones((20, 6)), np.arange(20) % 5, 1, progress=False)
