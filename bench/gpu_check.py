@@ -38,10 +38,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu import report
-from gpu.machine import commit
-from gpu.measure import MARK
-from lib import record
+try:
+    from gpu import report
+    from gpu.machine import commit
+    from gpu.measure import MARK
+    from lib import record
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"gpu-check needs {error.name}, which {sys.executable} does not have: make gpu-env installs all that it needs, "
+        "then make gpu-check PYTHON=.venv/bin/python"
+    )
 
 ROOT = Path(__file__).parents[1]
 
@@ -299,6 +305,18 @@ def minutes(text: str) -> float:
     return value
 
 
+def folder(text: str) -> Path:
+    if not (path := Path(text).resolve()).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def program(text: str) -> str:
+    if shutil.which(text) is None:
+        raise argparse.ArgumentTypeError(f"{text} is no program that can be run")
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -308,13 +326,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--minutes", type=minutes, metavar="M", help=f"for all of it (default: {MINUTES:.0f})")
     add("--quick", action="store_true", help=f"{', '.join(QUICK)} in {QUICK_MINUTES:.0f} minutes")
     add("--out", type=Path, default=ROOT / "gpu-check", metavar="DIR", help="for the files (default: gpu-check)")
-    add("--data", type=Path, metavar="FOLDER", help="the IDX files of MNIST, or .gz; else the digits")
-    add("--peers", default=sys.executable, metavar="PYTHON", help="a Python that has PyTorch and JAX")
+    add("--data", type=folder, metavar="FOLDER", help="the IDX files of MNIST, or .gz; else the digits")
+    add("--peers", type=program, default=sys.executable, metavar="PYTHON", help="a Python that has PyTorch and JAX")
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given)
     seconds = 60 * (options.minutes or (QUICK_MINUTES if options.quick else MINUTES))
     parts = options.parts or (QUICK if options.quick else tuple(PARTS))
-    further = ["--peers", options.peers, *(["--data", str(options.data.resolve())] if options.data else [])]
+    further = ["--peers", options.peers, *(["--data", str(options.data)] if options.data else [])]
     about = f'make gpu-check ARGS="{" ".join(given)}"' if given else "make gpu-check"
     check = Check(options.out, seconds, parts, about, further)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

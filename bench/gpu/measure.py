@@ -99,7 +99,10 @@ class Run:
 def machine(run: Run) -> None:
     from gpu import machine as here
 
-    run.set(**here.machine(), reading=here.management().reading())
+    try:
+        run.set(**here.machine(), reading=here.management().reading())
+    except Exception as error:  # what is missing, doctor says
+        print(f"which device it is could not be found out: {one_line(error)}", flush=True)
 
 
 def steps(run: Run) -> None:

@@ -41,10 +41,11 @@ def doctor(options: argparse.Namespace) -> int:
             why = f", since {obstacles[0]}"
         else:
             failures, chosen = obstacles or _failures(_cuda(f"cuda:{index}", trained)), f"cuda:{index}"
-    if options.compile:
-        failures = failures or _failures(_compiled(chosen, why, options.compile))
-    end = f"does not work: {failures[0]}" if failures else "works"
-    print(f"\n--device {options.device} takes {chosen}{why}. It {end}.")
+    end = f"It does not work: {failures[0].rstrip('.')}" if failures else "It works"
+    if options.compile and not failures:
+        failures = _failures(_compiled(chosen, options.compile))
+        end += ", but no kernels were compiled" if failures else ""
+    print(f"\n--device {options.device} takes {chosen}{why}. {end}.")
     return 1 if failures else 0
 
 
@@ -116,11 +117,11 @@ def _cuda(name: str, expected: Array | None) -> Iterator[Check]:
         yield Check("training", False, found, "report this, with all lines above")
 
 
-def _compiled(chosen: str, why: str, dtype: str) -> Iterator[Check]:
+def _compiled(chosen: str, dtype: str) -> Iterator[Check]:
     """Compile kernels ahead, where the device that was chosen has any."""
     if chosen != "the CPU":
         return compile_usual(chosen, dtype)
-    found = f"--compile is for a CUDA device, the one that is to run the kernels{why}"
+    found = "--compile is for a CUDA device, and here the CPU was chosen"
     return iter([Check("compiled", False, found, "run it where the device is; a container is started with its GPUs")])
 
 

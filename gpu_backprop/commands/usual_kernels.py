@@ -32,8 +32,13 @@ def compile_usual(device: str, dtype: str) -> Iterator[Check]:
     """Compile them for a CUDA device, and tell how many there are and how long it took."""
     begin = time.perf_counter()
     try:
+        opened = open_device(device, dtype)
+    except gb.GpuBackpropError as error:
+        yield Check("compiled", False, str(error), "name another dtype, as in --compile float32")
+        return
+    try:
         needed = usual_kernels(device, dtype)
-        new = open_device(device, dtype).compile(needed.values())
+        new = opened.compile(needed.values())
     except gb.GpuBackpropError as error:
         yield Check("compiled", False, str(error), "report this, with all lines above")
         return

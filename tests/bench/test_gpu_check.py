@@ -133,6 +133,9 @@ def test_the_command_line(tmp_path, monkeypatch, arguments, parts, seconds):
         (["--minutes", "0"], "minutes have to be a number above 0"),
         (["--minutes", "nan"], "minutes have to be a number above 0"),
         (["--minutes", "soon"], "invalid minutes value"),
+        (["--data", "not/there"], "argument --data: there is no folder not/there"),
+        (["--data", __file__], "argument --data: there is no folder"),
+        (["--peers", "not/there"], "argument --peers: not/there is no program that can be run"),
     ],
 )
 def test_a_wrong_command_line(arguments, reason, capsys):
@@ -378,6 +381,23 @@ def test_make_installs_nothing(tmp_path):
     [line] = told.stdout.splitlines()
     environment, python, script = shlex.split(line)
     assert environment.startswith(f"PYTHONPATH={ROOT}") and [python, script] == ["some-python", "bench/gpu_check.py"]
+
+
+def test_what_python_does_not_have_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['numpy'] = None\n", encoding="utf-8")
+    words, paths = [sys.executable, str(BENCH / "gpu_check.py")], os.pathsep.join([str(tmp_path), str(ROOT)])
+    told = subprocess.run(words, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert told.returncode == 1 and told.stdout == ""
+    assert told.stderr.startswith("gpu-check needs numpy, which ") and told.stderr.count("\n") == 1
+    assert "make gpu-env installs" in told.stderr
+
+
+def test_a_machine_without_a_device_is_no_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "machine", lambda: exec("import no_such_cupy"))
+    assert measure.main(["machine", "60"]) == 0
+    told = capsys.readouterr()
+    said = "which device it is could not be found out: No module named 'no_such_cupy'\n"
+    assert (told.out, told.err) == (said, "")
 
 
 # Floors, clocks -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.cli import main
-from gpu_backprop.commands import doctor
+from gpu_backprop.commands import doctor, usual_kernels
 
 FINE = Check("CuPy", True, "14.2.0, built for CUDA 13.2")
 OFF = Check("driver", False, "there is no NVIDIA driver", "install one")
@@ -133,10 +133,10 @@ def test_kernels_are_compiled_for_a_device_only(capsys, found, device):
     found(OFF)
     assert main(["doctor", "--device", device, "--compile"]) == 1
     why = ", since there is no NVIDIA driver" if device == "auto" else ""
-    said = f"--compile is for a CUDA device, the one that is to run the kernels{why}"
     output = capsys.readouterr().out
-    assert f"\ncompiled      OFF  {said}\n" in output
-    assert output.endswith(f"\n\n--device {device} takes the CPU{why}. It does not work: {said}.\n")
+    assert "\ncompiled      OFF  --compile is for a CUDA device, and here the CPU was chosen\n" in output
+    end = f"\n\n--device {device} takes the CPU{why}. It works, but no kernels were compiled.\n"
+    assert output.endswith(end)
 
 
 def test_what_does_not_work_compiles_nothing(capsys, found, trained_on_cuda, monkeypatch):
@@ -149,3 +149,27 @@ def test_what_does_not_work_compiles_nothing(capsys, found, trained_on_cuda, mon
     assert main(["doctor", "--device", "cuda:1", "--compile", "bfloat16"]) == 0
     assert asked == [("cuda:1", "bfloat16")]
     assert "\ncompiled      ok   9\n" in capsys.readouterr().out
+
+
+def test_a_device_that_works_and_does_not_take_the_dtype(capsys, found, trained_on_cuda, monkeypatch):
+    """The limit is told with what to do about it; nothing is to be reported, and the device does work."""
+
+    def refuse(*asked):
+        raise gb.DeviceError("dtype bfloat16 cannot be used: it begins at 8.0. Use float16, or float32.")
+
+    found(FINE)
+    trained_on_cuda(Check("training", True, "fine"))
+    monkeypatch.setattr(usual_kernels, "open_device", refuse)
+    assert main(["doctor", "--device", "cuda", "--compile", "bfloat16"]) == 1
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "compiled      OFF  dtype bfloat16 cannot be used: it begins at 8.0. Use float16, or float32.",
+        "                   → name another dtype, as in --compile float32",
+        "",
+        "--device cuda takes cuda:0. It works, but no kernels were compiled.",
+    ]
+
+
+def test_what_fails_ends_with_one_dot(capsys, found):
+    found(Check("driver", False, "there is none. Install one."))
+    assert main(["doctor", "--device", "cuda"]) == 1
+    assert capsys.readouterr().out.endswith("It does not work: there is none. Install one.\n")

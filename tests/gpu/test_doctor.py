@@ -104,5 +104,8 @@ def test_kernels_are_compiled_ahead(capsys, monkeypatch):
     def broken(*arguments):
         raise DeviceError("the kernel does not compile")
 
-    monkeypatch.setattr(kernels, "compile", broken)
+    monkeypatch.setattr(usual_kernels, "usual_kernels", broken)
     assert main(["doctor", "--device", "cuda", "--compile"]) == 1
+    output = capsys.readouterr().out
+    assert "→ report this, with all lines above\n" in output
+    assert output.endswith("--device cuda takes cuda:0. It works, but no kernels were compiled.\n")

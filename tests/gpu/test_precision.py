@@ -61,8 +61,10 @@ def test_no_other_dtype_is_scaled(dtype):
     assert not {"loss_scale", "skipped"} & set(row)
 
 
-def test_a_step_of_float16_is_one_launch_more():
-    half, single = trainer_of(), trainer_of(dtype="float32")
+@pytest.mark.parametrize("outputs", [3, 33], ids=["head", "no head"])
+def test_a_step_of_float16_is_one_launch_more(outputs):
+    layers = [gb.Dense(8, "tanh"), gb.Dense(outputs, "softmax")]
+    half, single = trainer_of(layers), trainer_of(layers, dtype="float32")
     assert half.plan().cost()["launches"] == single.plan().cost()["launches"] + 1
     assert half.plan(weights=True).cost()["launches"] == single.plan(weights=True).cost()["launches"] + 1
 
