@@ -38,15 +38,15 @@ template<int K> BP_DEV int tiles(int size) { return (size + K - 1) / K; }
 // Whether tiles of R x C outputs employ half the threads or more.
 template<int R, int C> BP_DEV bool enough(int rows, int cols) { return tiles<R>(rows) * tiles<C>(cols) * 2 >= threads(); }
 
-// The places of a tile along an axis, each as far from the next as there are tiles. Beyond the end stands the last
-// place, whose result nobody writes.
+// The places of a tile along an axis, each as far from the next as there are tiles. Beyond the end stands the first one
+// once more, which no other thread writes; its result is left.
 template<int K> struct Tile {
   int at[K], some;
   BP_DEV Tile(int number, int size) : some(0) {
     for (int k = 0; k < K; k++) {
       const int place = number + k * tiles<K>(size);
       some += place < size;
-      at[k] = place < size ? place : size - 1;
+      at[k] = place < size ? place : number;
     }
   }
 };
@@ -198,7 +198,7 @@ BP_DEV void optimize(
     A grad[AT_ONCE], weight[AT_ONCE], moment[AT_ONCE][U::moments + 1];
     Group<A> group[AT_ONCE];
     for (int k = 0; k < AT_ONCE; k++) {
-      const int place = first + k * threads(), i = place < n ? place : n - 1;
+      const int place = first + k * threads(), i = place < n ? place : first;  // which no other thread writes
       grad[k] = g[i], weight[k] = w[i], group[k] = Group<A>(groups, blocks, i);
       for (int m = 0; m < U::moments; m++) moment[k][m] = moments[m * apart + i];
     }

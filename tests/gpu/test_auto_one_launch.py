@@ -6,7 +6,6 @@ import logging
 import warnings
 from types import SimpleNamespace
 
-import cupy
 import numpy as np
 import pytest
 
@@ -97,7 +96,7 @@ def test_what_it_is_decided_by():
     """The device, as it says of itself; more members than multiprocessors take turns."""
     trainer = made(seed=range(3))
     found = trainer.device.processors
-    attribute = cupy.cuda.runtime.deviceGetAttribute
+    attribute = trainer.device.xp.cuda.runtime.deviceGetAttribute
     capability = attribute(75, 0), attribute(76, 0)
     assert (found.multiprocessors, (found.lanes, found.megahertz)) == (
         attribute(16, 0), (setup.PROCESSORS[capability][0], setup.PROCESSORS[capability][2])

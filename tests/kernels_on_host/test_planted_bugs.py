@@ -79,7 +79,7 @@ BUGS = {
     "a sign in a rule": Bug("update_nesterov {", "+ g;", "- g;", "update<f16, update_nesterov, 8>"),
     "a setting in place of another": Bug("update_rmsprop {", "setting[2]", "setting[1]", RMSPROP),
     "a moment in place of another": Bug("update(", "moments[m].at[k] = moment", "moments[0].at[k] = moment", ADAM),
-    "gradients that are not scaled": Bug("update(", "factor * of.g.at[k]", "of.g.at[k]", ADAM),
+    "gradients that are not scaled": Bug("update(", "factor * of.g.at[k]", "of.g.at[k] + A(0) * factor", ADAM),
     "a step that is not skipped": Bug("update(", "factor[blockIdx.z] == 0", "factor[blockIdx.z] < 0", ADAM),
     "a group that is not frozen": Bug("update(", "group.rate != A(0)", "true", ADAM),
     "a step that is counted where none was taken": Bug("advance(", "counted[i] == 0", "false", "advance"),

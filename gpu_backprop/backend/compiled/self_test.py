@@ -268,6 +268,7 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
     position, random, steps = np.array([7]), np.array([2, 3], np.uint64), some(2, 3, dtype=np.float64)
     for counted in (None, np.array([0, 0.5])):
         yield "advance", [None, 0, position, random, steps[:, 0], counted], [position, random, steps]
+    yield "advance", [None, 0, None, None, steps[0, :1], None], [steps]
     yield "copy", [source, to], [to]
 
 
