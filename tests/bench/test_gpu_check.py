@@ -377,7 +377,8 @@ def test_the_page_has_the_parts_and_their_minutes():
 
 
 def test_make_installs_nothing(tmp_path):
-    told = subprocess.run(["make", "--no-print-directory", "-n", "gpu-check", "PYTHON=some-python"], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "-n", "gpu-check", "PYTHON=some-python"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     [line] = told.stdout.splitlines()
     environment, python, script = shlex.split(line)
     assert environment.startswith(f"PYTHONPATH={ROOT}") and [python, script] == ["some-python", "bench/gpu_check.py"]
