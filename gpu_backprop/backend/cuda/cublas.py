@@ -56,6 +56,13 @@ def _fit(a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]) -> bool:
     return a == (*out[: len(a) - 2], out[-2], a[-1]) and b == (*out[: len(b) - 2], a[-1], out[-1])
 
 
+def computed_in(dtype: str, tf32: bool) -> tuple[int, Any]:
+    """Returns the compute type of products of a dtype, and the C type of their factors."""
+    if dtype == "float64":
+        return COMPUTE_64F, ctypes.c_double
+    return COMPUTE_32F_FAST_TF32 if dtype == "float32" and tf32 else COMPUTE_32F, ctypes.c_float
+
+
 class Layout:
     """The layout of a matrix, the last two axes of an array: its rows or its columns have to be contiguous.
 
@@ -154,11 +161,7 @@ class CublasLibrary:
         """Binds out = a@b, its arguments converted once; `shape` comes from `sizes`. `.on(stream)` binds the
         call to another stream."""
         models, rows, inner, cols = shape
-        dtype, compute, number = a.array.dtype.name, COMPUTE_32F, ctypes.c_float
-        if dtype == "float64":
-            compute, number = COMPUTE_64F, ctypes.c_double  # type: ignore[assignment]
-        elif dtype == "float32" and tf32:
-            compute = COMPUTE_32F_FAST_TF32
+        compute, number = computed_in(a.array.dtype.name, tf32)
         many = models > 1
         arguments = (
             ctypes.c_int(b.columns), ctypes.c_int(a.columns),

@@ -13,15 +13,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from gpu_backprop.backend.cuda.cublas import (
-    COMPUTE_32F,
-    COMPUTE_32F_FAST_TF32,
-    COMPUTE_64F,
-    DATA_TYPES,
-    STATUS,
-    CublasLibrary,
-    Layout,
-)  # fmt: skip
+from gpu_backprop.backend.cuda.cublas import DATA_TYPES, STATUS, CublasLibrary, Layout, computed_in
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Array, Call
 
@@ -86,12 +78,8 @@ class CublasLt:
             UnsupportedEpilogueError: the library has no such product.
             DeviceError: it reports another error.
         """
-        models, dtype = shape[0], a.array.dtype.name
-        compute, scale, number = COMPUTE_32F, DATA_TYPES["float32"], ctypes.c_float
-        if dtype == "float64":
-            compute, scale, number = COMPUTE_64F, DATA_TYPES["float64"], ctypes.c_double  # type: ignore[assignment]
-        elif dtype == "float32" and tf32:
-            compute = COMPUTE_32F_FAST_TF32
+        models, (compute, number) = shape[0], computed_in(a.array.dtype.name, tf32)
+        scale = DATA_TYPES["float64" if number is ctypes.c_double else "float32"]
         values = {"transpose_a": int(b.columns), "transpose_b": int(a.columns), "epilogue": epilogue}
         if bias is not None:
             values |= {"bias": _address(bias), "bias_stride": _stride(bias, models)}
