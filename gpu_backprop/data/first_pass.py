@@ -14,6 +14,7 @@ import numpy as np
 from gpu_backprop.data.array_inputs import ArrayInputs, how_scaled, pixels, refuse_unusable
 from gpu_backprop.data.categories import MOST_INPUTS, spelled
 from gpu_backprop.data.cells import composed
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, shown
@@ -60,6 +61,7 @@ class Wanted:
     hashed: Mapping[str, int] = field(default_factory=dict)
     standardise: bool = True
     weights: str | None = None
+    encoding: Encoding = PLAIN
 
 
 class _TextAfterAll(Exception):

@@ -13,6 +13,7 @@ from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
 from gpu_backprop.data.categories import MOST_CATEGORIES
 from gpu_backprop.data.cells import MISSING, composed
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed, nearest, shown
@@ -77,7 +78,7 @@ class Preprocessing:
     def fit(
         cls, data: Table | Arrays, target: str | None = None, *, task: str = "auto", impute: str | None = None,
         rows: npt.ArrayLike | None = None, ignore: Collection[str] = (), standardise_target: bool = True,
-        hashed: Mapping[str, int] | None = None,
+        hashed: Mapping[str, int] | None = None, encoding: Encoding = PLAIN,
     ) -> Preprocessing:  # fmt: skip
         """Fits to the training rows; other rows have no part in it, but are checked as well.
 
@@ -94,6 +95,7 @@ class Preprocessing:
                 their own, such as poisson, binary_cross_entropy or sigmoid, they had better not be.
             hashed: columns that are text, of so many categories that each text is hashed to one of so many inputs
                 instead of being one of its own: {"city": 256}.
+            encoding: how columns become inputs.
 
         Raises:
             DataError: the data cannot be learned from, or an argument is not what is accepted.
@@ -114,7 +116,9 @@ class Preprocessing:
         inputs: Inputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.fit(data, input_names(data, target, ignore), training, impute, findings, hashed)
+            inputs = TableInputs.fit(
+                data, input_names(data, target, ignore), training, impute, findings, hashed, encoding
+            )
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:

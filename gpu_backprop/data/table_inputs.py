@@ -11,6 +11,7 @@ import numpy as np
 from gpu_backprop.data import stored
 from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS, buckets, codes, distinct, spelled
 from gpu_backprop.data.cells import composed
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
@@ -82,13 +83,14 @@ class TableInputs:
     @classmethod
     def fit(
         cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, findings: Mapping[str, Finding],
-        hashed: Mapping[str, int],
+        hashed: Mapping[str, int], encoding: Encoding = PLAIN,
     ) -> TableInputs:  # fmt: skip
         """Fits the columns to the given rows; refuses values that cannot be used in any row.
 
         Args:
             findings: the numbers that were found in columns of text.
             hashed: the columns of text that are hashed, and the inputs of each.
+            encoding: how columns become inputs.
         """
         if impute is None:
             _refuse_missing(table, names)
