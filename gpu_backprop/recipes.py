@@ -1,16 +1,31 @@
-"""Recipes: tables of settings that are good where nothing else was asked for, for one kind of data each.
+"""Recipes: tables of settings that are good where nothing else was asked for, each for one kind of data.
 
-`gb.recipes.tabular(task, rows, columns)` returns one; `recipe.replace(epochs=50)` overrides entries, and
-`recipe.build_network` and `recipe.build_trainer` make what it describes. `gpu-backprop train` takes them by name.
+`gb.recipes.tabular(task, rows, columns)` returns one, `recipe.replace(epochs=50)` overrides entries of it, and
+`gpu-backprop train --recipe NAME` takes it by name. Each entry was chosen on twelve tables by bench/tables.py, which
+measures the recipe on twelve others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_backprop.data.encoding import PLAIN, Encoding
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layers import Dense, Dropout, Scale
+from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizers import OPTIMIZERS
+
+MANY_ROWS = 10_000
+"""With more rows, fewer epochs of larger minibatches are enough."""
+
+SMALL_TABLE = 300
+"""A table of at most so many rows, or of more columns than rows, is small."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +37,19 @@ class Recipe:
         encoding: how the columns of a table become inputs.
         layers: the units of each hidden layer.
         activation: of the hidden layers.
-        dropout: the share of hidden units that is left out of each step.
-        optimizer, learning_rate, schedule: names, and the rate; None: the optimizer's own.
-        batch_size, epochs: rows a step, and passes over the training rows at most.
-        patience: of early stopping; None: it trains to the end, and keeps the best epoch all the same.
+        init: of the weights of hidden layers; None: what suits the activation.
+        output_init: of the weights of the output layer.
+        scale: by what the learning rate of a Scale layer in front is multiplied; 0: there is none.
+        bias_rate: by what the learning rate of biases is multiplied.
+        dropout, dropout_schedule: the share of hidden units that is left out of each step, and what it follows.
+        optimizer, learning_rate, schedule: None: the optimizer's own rate.
+        beta2, weight_decay, decay_schedule: None: the optimizer's own.
+        batch_size: rows a step; a few more or fewer, so that the last minibatch of an epoch is no small one.
+        epochs: passes over the training rows, at most.
+        patience: the epochs without an improvement after which training ends; None: never. The best epoch is kept.
+        monitor, ties: the column of the history by which the best epoch is found, and which of equals it is.
+        validation: the share of the training rows that it is measured on.
         label_smoothing: of cross entropy.
-        monitor: the column of the history by which the best epoch is found.
         calibrate: whether the temperature of the probabilities is fitted to the validation rows.
     """
 
@@ -35,22 +57,158 @@ class Recipe:
     encoding: Encoding = PLAIN
     layers: tuple[int, ...] = (256,)
     activation: str = "relu"
+    init: str | None = None
+    output_init: str | None = None
+    scale: float = 0.0
+    bias_rate: float = 1.0
     dropout: float = 0.4
+    dropout_schedule: str | None = None
     optimizer: str = "adam"
     learning_rate: float | None = 0.003
     schedule: str = "constant"
+    beta2: float | None = None
+    weight_decay: float | None = None
+    decay_schedule: str | None = None
     batch_size: int = 32
     epochs: int = 120
     patience: int | None = 20
-    label_smoothing: float = 0.0
     monitor: str = "val_loss"
+    ties: str = "first"
+    validation: float = 0.1
+    label_smoothing: float = 0.0
     calibrate: bool = False
 
     def replace(self, **entries: Any) -> Recipe:
-        """Returns the recipe with other entries."""
+        """Returns the recipe with other entries.
+
+        Raises:
+            InputError: there is no such entry.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        if unknown := [name for name in entries if name not in known]:
+            raise InputError(f"a recipe has no entry {', '.join(map(repr, unknown))}; it has {', '.join(known)}.")
         return dataclasses.replace(self, **entries)
+
+    def __str__(self) -> str:
+        default = Encoding()
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+        told["encoding"] = ", ".join(
+            f"{field.name}={value!r}" if not isinstance(value, bool) else field.name
+            for field in dataclasses.fields(Encoding)
+            if (value := getattr(self.encoding, field.name)) != getattr(default, field.name)
+        ) or "plain"
+        return "\n".join(f"  {name:17} {value}" for name, value in told.items() if value is not None)
+
+    def hidden_layers(self, activations: list[str] | None = None, max_norm: float | None = None) -> list[Layer]:
+        """Makes the layers in front of the output layer; `activations`: of each hidden layer, None: all alike."""
+        made: list[Layer] = [Scale(learning_rate_factor=self.scale)] if self.scale else []
+        for units, name in zip(self.layers, activations or [self.activation] * len(self.layers), strict=True):
+            made.append(Dense(units, name, init=self.init, max_norm=max_norm, **self._rates()))
+            if self.dropout:
+                made.append(Dropout(self.dropout, schedule=self.dropout_schedule))
+        return made
+
+    def output_layer(self, outputs: int, activation: str) -> Dense:
+        """Makes the output layer."""
+        return Dense(outputs, activation, init=self.output_init, **self._rates())
+
+    def _rates(self) -> dict[str, Any]:
+        return {} if self.bias_rate == 1 else {"learning_rate_factor": {"bias": self.bias_rate}}
+
+    def make_optimizer(self) -> Optimizer:
+        """Makes the optimizer."""
+        names = "learning_rate", "beta2", "weight_decay"
+        made = OPTIMIZERS[self.optimizer](**{name: one for name in names if (one := getattr(self, name)) is not None})
+        schedules = {"learning_rate": self.schedule, "weight_decay": self.decay_schedule}
+        made.schedule = {name: one for name, one in schedules.items() if one not in (None, "constant")}
+        return made
+
+    def rows_a_step(self, rows: int) -> int:
+        """Returns the rows of a minibatch, where there are so many rows: about `batch_size`."""
+        return -(-rows // max(1, round(rows / self.batch_size)))
+
+    def early_stopping(self) -> EarlyStopping:
+        """Makes the callback that keeps the best epoch."""
+        return EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
+
+
+def tabular(task: str, rows: int, columns: int) -> Recipe:
+    """For tables: what RealMLP-TD-S is (Holzmüller et al. 2024, "Better by default"), but for what the measurement
+    found better: the best epoch by cross entropy after temperature, calibrated probabilities."""
+    classes = task == "classification"
+    return Recipe(
+        "tabular", encoding=TABULAR, layers=(256, 256, 256), activation="selu" if classes else "mish", init="ntp",
+        output_init="zeros", scale=6.0, bias_rate=0.1, dropout=0.0, learning_rate=0.04 if classes else 0.07,
+        schedule="coslog4", beta2=0.95, batch_size=256, epochs=256, patience=None, ties="last",
+        monitor="val_calibrated_log_loss" if classes else "val_loss", validation=0.2,
+        label_smoothing=0.1 if classes else 0.0, calibrate=classes,
+    )  # fmt: skip
+
+
+def small_table(task: str, rows: int, columns: int) -> Recipe:
+    """For tables of few rows, or of more columns than rows."""
+    return tabular(task, rows, columns).replace(name="small-table")
+
+
+def images(task: str, rows: int, columns: int) -> Recipe:
+    """For images, whose pixels are all of one kind."""
+    few = rows <= MANY_ROWS
+    epochs = 2 * max(20, min(60, 60 * MANY_ROWS // max(rows, 1)))
+    validation = max(0.1, min(0.2, 100 / max(rows, 1)))
+    return Recipe("images", batch_size=32 if few else 128, epochs=epochs, validation=validation)
 
 
 def plain(task: str, rows: int, columns: int) -> Recipe:
-    """What `train` did before there were recipes: one hidden layer with dropout."""
-    return Recipe("plain")
+    """One hidden layer with dropout, and columns at mean 0 and standard deviation 1: what tables had before."""
+    return images(task, rows, columns).replace(name="plain")
+
+
+RECIPES: Mapping[str, Callable[[str, int, int], Recipe]] = {
+    "tabular": tabular, "small-table": small_table, "images": images, "plain": plain,
+}  # fmt: skip
+"""By name: functions of the task, the rows to learn from and the columns, which return a Recipe."""
+
+
+def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads entries that are text: "none", "true", "false", numbers, and whole numbers with commas between them for
+    `layers`; returns those of a recipe, and those of its encoding.
+
+    Raises:
+        InputError: there is no such entry.
+    """
+    of_recipe, of_encoding = ({field.name for field in dataclasses.fields(one)} for one in (Recipe, Encoding))
+    own, encoding = {}, {}
+    for name, text in words.items():
+        if name not in (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}:
+            known = ", ".join(sorted((of_recipe | of_encoding) - {"name", "encoding", "ordinal"}))
+            raise InputError(f"a recipe has no entry {name!r}; it has {known}.")
+        value = _units(text) if name == "layers" else _value(text)
+        (own if name in of_recipe else encoding)[name] = value
+    return own, encoding
+
+
+def _units(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(units) for units in text.split(",")) if text != "none" else ()
+    except ValueError:
+        raise InputError(f"layers must be whole numbers with commas between them, or none, got {text!r}.") from None
+
+
+def _value(text: str) -> Any:
+    if text in (words := {"none": None, "true": True, "false": False}):
+        return words[text]
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            return value
+    return text
+
+
+def choose(images: bool, rows: int, columns: int) -> str:
+    """Returns the name of the recipe for data of which nothing else is known."""
+    if images:
+        return "images"
+    return "small-table" if rows <= SMALL_TABLE or columns > rows else "tabular"

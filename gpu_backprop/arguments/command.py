@@ -161,7 +161,8 @@ class Command:
         """Add --loss; `default` describes the loss that is taken without it."""
         self.add("--loss", f"{', '.join(LOSSES)} (default: {default})", type=one_of("loss", LOSSES), metavar="NAME")
 
-    def add_optimizer(self, default: str) -> None:
-        """Add --optimizer."""
+    def add_optimizer(self, default: str | None, otherwise: str = "") -> None:
+        """Add --optimizer; `otherwise` says what is taken where there is no default."""
         known = one_of("optimizer", OPTIMIZERS)
-        self.add("--optimizer", ", ".join(OPTIMIZERS), type=known, default=default, metavar="NAME")
+        names = f"{', '.join(OPTIMIZERS)} {otherwise}".rstrip()
+        self.add("--optimizer", names, type=known, default=default, metavar="NAME")

@@ -8,6 +8,7 @@ from gpu_backprop import ACTIVATIONS, SCHEDULES
 from gpu_backprop.arguments.command import DATA, Command
 from gpu_backprop.arguments.values import (
     at_least_0,
+    entry_of_recipe,
     hashed,
     interval,
     one_of,
@@ -23,8 +24,11 @@ from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.target import TASKS
+from gpu_backprop.recipes import RECIPES, SMALL_TABLE
 from gpu_backprop.training.row_weights import BALANCED
 from gpu_backprop.training.run import ON_DIVERGENCE
+
+BY_RECIPE = "(default: the recipe's)"
 
 EXAMPLES = (
     ("train", "the digits: seconds on a CPU"),
@@ -124,23 +128,28 @@ def _add_data(command: Command) -> None:
 
 def _add_network(command: Command) -> None:
     command.under("the network")
-    command.add(
-        "--layers", "units of each hidden layer, as in 300,100, or none", type=units, default="256", metavar="UNITS"
+    recipe = (
+        f"the settings that hold where no option says otherwise: {', '.join(RECIPES)} (default: images for images, else "
+        f"tabular, or small-table for at most {SMALL_TABLE} rows or more columns than rows); train prints them"
     )
+    command.add("--recipe", recipe, type=one_of("recipe", RECIPES), metavar="NAME")
+    entry = "another value of an entry of the recipe, as in numbers=quantile or bias_rate=1; can be repeated"
+    command.add("--set", entry, action="append", default=[], type=entry_of_recipe, metavar="ENTRY=VALUE")
+    command.add("--layers", f"units of each hidden layer, as in 300,100, or none {BY_RECIPE}", type=units, metavar="UNITS")
     command.add(
         "--activation",
-        "of all hidden layers, or one for each, as in tanh,relu; one more is the output's, which otherwise suits the "
-        f"loss: {', '.join(ACTIVATIONS)} (default: relu)",
+        "of all hidden layers, or one for each, as in tanh,relu; with --layers, one more is the output's, which otherwise "
+        f"suits the loss: {', '.join(ACTIVATIONS)} {BY_RECIPE}",
         type=some_of("activation", ACTIVATIONS),
         metavar="NAMES",
     )
-    command.add("--dropout", "share of hidden units left out of each step", type=share, default=0.4, metavar="SHARE")
+    command.add("--dropout", f"share of hidden units left out of each step {BY_RECIPE}", type=share, metavar="SHARE")
     norm = "the most that the norm of the weights which lead to a hidden unit may be (default: any)"
     command.add("--max-norm", norm, type=rate, metavar="C")
 
 
 def _add_penalties(command: Command) -> None:
-    decay = "share of all parameters, times the learning rate, that they lose in a step (default: 0; 0.01 for adamw)"
+    decay = f"share of all parameters, times the learning rate, that they lose in a step {BY_RECIPE}"
     command.add("--weight-decay", decay, type=at_least_0, metavar="L")
     l2 = "penalty on large weights, L/2 times the sum of their squares (default: 0)"
     command.add("--l2", l2, type=at_least_0, metavar="L")
@@ -152,17 +161,14 @@ def _add_penalties(command: Command) -> None:
 
 def _add_training(command: Command) -> None:
     command.under("training")
-    epochs = (
-        "passes over the training rows (default: at most 120; fewer with more than 10,000 rows, down to 40; half of it "
-        "without early stopping)"
-    )
+    epochs = f"passes over the training rows, at most {BY_RECIPE}"
     command.add("--epochs", epochs, type=whole(1), metavar="N")
-    batch_size = "rows per step (default: 32; 128 with more than 10,000 rows)"
+    batch_size = f"rows per step, or a few more or less, so that the last one of an epoch is no small one {BY_RECIPE}"
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
     command.add_loss("cross_entropy for classes, half_squared_error for numbers")
     command.share("--metrics")
-    command.add_optimizer("adam")
-    size = "size of a step (default: 0.003 for adam and adamw, the usual one for the others)"
+    command.add_optimizer(None, BY_RECIPE)
+    size = f"size of a step {BY_RECIPE[:-1]}; the usual one for another optimizer than its)"
     command.add("--learning-rate", size, type=rate, metavar="R")
     _add_schedule(command)
     _add_penalties(command)
@@ -180,7 +186,7 @@ def _add_training(command: Command) -> None:
 def _add_stopping(command: Command) -> None:
     patience = (
         "end when the validation loss has not improved for so many epochs; the network is that of the best epoch "
-        "(default: 20)"
+        f"{BY_RECIPE}"
     )
     command.add_either(
         ("--patience", patience, {"type": whole(1), "metavar": "N"}),
@@ -188,7 +194,7 @@ def _add_stopping(command: Command) -> None:
     )
     validation = (
         "share of the training rows, and of every class, that is kept from learning to find the best epoch by "
-        "(default: 0.1, or up to 0.2 for 100 rows; without early stopping 0, and the held-out rows are shown)"
+        f"{BY_RECIPE[:-1]}; without early stopping 0, and the held-out rows are shown)"
     )
     command.add("--validation", validation, type=share, metavar="SHARE")
     balanced = "balanced: all classes count alike, however many rows they have"
@@ -215,9 +221,9 @@ def _add_steps(command: Command) -> None:
 def _add_schedule(command: Command) -> None:
     schedule = (
         f"what the learning rate follows over the training: {', '.join(SCHEDULES)}; or plateau, a tenth of it whenever "
-        "the validation loss has not improved for 10 epochs (default: constant)"
+        f"the validation loss has not improved for 10 epochs {BY_RECIPE}"
     )
     known = one_of("schedule", {**SCHEDULES, "plateau": None})
-    command.add("--schedule", schedule, type=known, default="constant", metavar="NAME")
+    command.add("--schedule", schedule, type=known, metavar="NAME")
     warmup = "share of the training in which the learning rate rises to what it is or follows (default: 0)"
     command.add("--warmup", warmup, type=share, default=0.0, metavar="SHARE")

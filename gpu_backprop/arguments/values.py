@@ -15,6 +15,7 @@ from gpu_backprop.data.categories import BUCKETS
 from gpu_backprop.data.cells import composed
 from gpu_backprop.data.limits import size_of
 from gpu_backprop.data.messages import shown
+from gpu_backprop.recipes import read_entries
 from gpu_backprop.training.metrics import metric_named
 
 
@@ -83,6 +84,18 @@ def hashed(text: str) -> tuple[str, int]:
     """Read a column and the number of inputs that it is hashed to: "city=64", or "city" for the usual one."""
     name, equals, number = text.rpartition("=")
     return (composed(name), int(number)) if equals and number.isdecimal() else (composed(text), BUCKETS)
+
+
+def entry_of_recipe(text: str) -> tuple[str, str]:
+    """Read an entry of a recipe and its value: "bias_rate=1"."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an entry of a recipe with its value, as in bias_rate=1")
+    try:
+        read_entries({name: value})
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, value
 
 
 def units(text: str) -> list[int]:

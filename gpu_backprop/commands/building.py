@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
 import gpu_backprop as gb
+from gpu_backprop import recipes
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.sources import DIGITS
 from gpu_backprop.data import Preprocessing
+from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.recipes import Recipe
 from gpu_backprop.training.metrics import default_metrics
 from gpu_backprop.training.optimizer import PENALTIES
 
-ADAM_RATE, EPOCHS, BATCH = 0.003, 60, 32
-"""Together with the other defaults these did well on fifteen data sets of 150 to 8,000 rows. Other optimizers have
-default rates of their own."""
+LEAST_VALIDATION = 10
+"""With fewer validation rows, chance would choose the best epoch, and there are none."""
 
-MANY_ROWS, LEAST_EPOCHS, LARGE_BATCH = 10_000, 20, 128
-"""With more rows, fewer epochs of larger minibatches are enough; on MNIST they do better."""
-
-PATIENCE, LONGER = 20, 2
-"""Of early stopping: the epochs without an improvement, and how many times as many epochs there may be with it."""
-
-VALIDATION, MOST_VALIDATION, VALIDATION_ROWS, LEAST_VALIDATION = 0.1, 0.2, 100, 10
-"""The share of the training rows that early stopping is decided by, and the most, where that makes fewer than so many
-rows; with fewer than the last, chance would choose the epoch, and there is none. bench/tables.py measures all of it."""
+OVERRIDDEN = (
+    "layers", "dropout", "optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "epochs", "patience",
+    "validation",
+)  # fmt: skip
+"""The options that are entries of a recipe, too."""
 
 BOTH_WAYS = ("identity", "leaky_relu")
 """The activations with which an output can be as far below 0 as above it."""
@@ -41,12 +40,12 @@ class Design:
     """The activations and the loss that --activation and --loss ask for.
 
     Attributes:
-        hidden: the activation of each hidden layer.
-        output: that of the output layer; None: the one that suits the task.
+        activations: as given: one for all hidden layers or one for each, and maybe one for the output.
+        output: of the output layer; None: the one that suits the task.
         loss: None: the one that suits the output.
     """
 
-    hidden: list[str]
+    activations: tuple[str, ...]
     output: str | None
     loss: gb.Loss | None
 
@@ -55,89 +54,121 @@ class Design:
         """Whether outputs may be any numbers, so that a target can be scaled."""
         return (self.output or "identity") in BOTH_WAYS and (self.loss is None or self.loss.low == -math.inf)
 
+    def hidden(self, layers: int, usual: str = "relu") -> list[str]:
+        """Return the activation of each of so many hidden layers."""
+        given = list(self.activations) or [usual] * layers
+        return given * layers if len(given) == 1 else given[:layers]
+
 
 def read_design(options: argparse.Namespace) -> Design:
-    """Read --activation and --loss."""
+    """Read --activation and --loss; --layers, where it is given, says which activation is the output's."""
     loss = None if options.loss is None else gb.LOSSES[options.loss]
     output = loss.needs[0] if loss is not None and loss.needs else None
-    given, layers = list(options.activation or ["relu"] * len(options.layers)), len(options.layers)
-    if len(given) == 1 and layers > 1:
-        given *= layers
-    if len(given) == layers + 1:
-        output = given.pop()
-    if len(given) != layers:
+    given, layers = tuple(options.activation or ()), options.layers
+    if layers is None:
+        return Design(given, output, loss)
+    if len(given) == len(layers) + 1 and (len(given) > 1 or not layers):
+        *hidden, output = given
+        given = tuple(hidden)
+    if len(given) not in (0, 1, len(layers)):
         raise Misuse(
-            f"--activation names {len(given)} functions for {layers} hidden layers; give one for all of them, one for "
-            "each, or one for each and one for the output"
+            f"--activation names {len(given)} functions for {len(layers)} hidden layers; give one for all of them, one "
+            "for each, or one for each and one for the output"
         )
     return Design(given, output, loss)
 
 
-def build_network(options: argparse.Namespace, design: Design, preprocessing: Preprocessing) -> gb.Network:
-    """Build hidden layers with dropout and an output for each class or number; the network keeps its preprocessing."""
+def choose_encoding(options: argparse.Namespace) -> Encoding:
+    """Choose how the columns of a table become inputs."""
+    _, entries = recipes.read_entries(dict(options.set))
+    encoding = PLAIN if options.recipe in ("plain", "images") else TABULAR
+    return replace(encoding, **entries)
+
+
+def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Preprocessing, rows: int) -> Recipe:
+    """Choose the recipe for so many rows to learn from, and override what the options say otherwise."""
+    columns = len(preprocessing.columns) or preprocessing.inputs
+    name = options.recipe or recipes.choose(options.data == DIGITS or preprocessing.images, rows, columns)
+    recipe = recipes.RECIPES[name](preprocessing.task, rows, columns)
+    entries = {entry: value for entry in OVERRIDDEN if (value := getattr(options, entry)) is not None}
+    if entries.get("optimizer", recipe.optimizer) != recipe.optimizer:
+        recipe = recipe.replace(learning_rate=None, beta2=None, weight_decay=None)
+    if design.loss is not None or design.output is not None:
+        recipe = recipe.replace(monitor="val_loss", label_smoothing=0.0, calibrate=False)
+    if options.no_early_stopping and recipe.patience is not None:
+        recipe = recipe.replace(epochs=recipe.epochs // 2)  # since none is lost by stopping later than at the best one
+    own, _ = recipes.read_entries(dict(options.set))
+    if options.layers is not None:
+        entries["layers"] = tuple(options.layers)
+    if len(design.activations) == 1:
+        own["activation"] = design.activations[0]
+    return recipe.replace(**{**entries, **own})
+
+
+def build_network(
+    options: argparse.Namespace, design: Design, recipe: Recipe, preprocessing: Preprocessing
+) -> gb.Network:
+    """Build the recipe's layers and an output for each class or number; the network keeps its preprocessing."""
     classes = preprocessing.task == "classification"
     if design.loss is not None and design.loss.labels and not classes:
         raise Misuse(
             f"--loss {design.loss.name} is for classes, and this is regression; choose another, or --task "
             "classification"
         )
-    layers: list[gb.Dense | gb.Dropout] = []
-    for units, activation in zip(options.layers, design.hidden, strict=True):
-        layers.append(gb.Dense(units, activation, max_norm=options.max_norm))
-        if options.dropout:
-            layers.append(gb.Dropout(options.dropout))
-    layers.append(gb.Dense(preprocessing.outputs, design.output or ("softmax" if classes else "identity")))
+    hidden = recipe.hidden_layers(design.hidden(len(recipe.layers), recipe.activation), options.max_norm)
+    output = recipe.output_layer(preprocessing.outputs, design.output or ("softmax" if classes else "identity"))
     net = gb.Network(
-        preprocessing.inputs, layers, dtype=options.dtype, device=options.device, tf32=options.tf32, seed=options.seed
-    )
+        preprocessing.inputs, [*hidden, output], dtype=options.dtype, device=options.device, tf32=options.tf32,
+        seed=options.seed,
+    )  # fmt: skip
     net.preprocessing, net.classes = preprocessing, preprocessing.classes
     return net
 
 
-def build_trainer(options: argparse.Namespace, design: Design, net: gb.Network, rows: int) -> gb.Trainer:
+def build_trainer(
+    options: argparse.Namespace, design: Design, recipe: Recipe, net: gb.Network, rows: int
+) -> gb.Trainer:
     """Build a trainer of the network for so many rows."""
-    penalties = {name: value for name in PENALTIES if (value := getattr(options, name)) is not None}
-    optimizer = gb.OPTIMIZERS[options.optimizer](**penalties)
-    if options.learning_rate is not None:
-        optimizer.learning_rate = options.learning_rate
-    elif options.optimizer in ("adam", "adamw"):
-        optimizer.learning_rate = ADAM_RATE
-    named = options.schedule not in ("constant", "plateau")
+    optimizer = recipe.make_optimizer()
+    for name in PENALTIES:
+        if (value := getattr(options, name)) is not None:
+            setattr(optimizer, name, value)
+    if recipe.schedule == "plateau":
+        optimizer.schedule = None
     if options.warmup:
-        optimizer.schedule = gb.Warmup(options.warmup, options.schedule if named else "constant")
-    elif named:
-        optimizer.schedule = options.schedule
-    batch_size = options.batch_size or (BATCH if rows <= MANY_ROWS else LARGE_BATCH)
+        named = recipe.schedule if recipe.schedule != "plateau" else "constant"
+        optimizer.schedule = gb.Warmup(options.warmup, named)
+    loss = design.loss
+    if loss is None and recipe.label_smoothing and net.last.activation.name == "softmax":
+        loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing)
     steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
-    trainer = gb.Trainer(net, design.loss, optimizer, batch_size=batch_size, **steps)
-    trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *options.metrics]))
+    trainer = gb.Trainer(net, loss, optimizer, batch_size=recipe.rows_a_step(rows), **steps)
+    monitored = [recipe.monitor.removeprefix("val_")] if recipe.monitor not in ("val_loss", "loss") else []
+    trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *monitored, *options.metrics]))
     return trainer
 
 
-def choose_callbacks(options: argparse.Namespace, validated: bool) -> list[gb.ReduceOnPlateau | gb.TensorBoard]:
-    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, and what
-    --tensorboard asks for."""
-    callbacks: list[gb.ReduceOnPlateau | gb.TensorBoard] = []
-    if options.schedule == "plateau":
+def choose_callbacks(
+    options: argparse.Namespace, recipe: Recipe, validated: bool
+) -> list[Any]:
+    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, what
+    --tensorboard asks for, and what calibrates the network at the end."""
+    callbacks: list[Any] = []
+    if recipe.schedule == "plateau":
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))
+    if recipe.calibrate and validated:
+        callbacks.append(gb.TemperatureScaling())
     return callbacks
 
 
-def choose_stopping(options: argparse.Namespace, rows: int) -> dict[str, Any]:
+def choose_stopping(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:
     """Return what Trainer.fit is told of early stopping, with so many rows to learn from."""
     early, share = not options.no_early_stopping, options.validation
     if share is None:
-        share = max(VALIDATION, min(MOST_VALIDATION, VALIDATION_ROWS / rows))
-        share = share if early and share * rows >= LEAST_VALIDATION else 0.0
-    stopping = gb.EarlyStopping(patience=options.patience or PATIENCE) if early and share else None
-    return {"validation_split": share, "early_stopping": stopping}
-
-
-def choose_epochs(rows: int, early_stopping: bool) -> int:
-    """Choose the number of epochs for so many rows, at most."""
-    return max(LEAST_EPOCHS, min(EPOCHS, EPOCHS * MANY_ROWS // rows)) * (LONGER if early_stopping else 1)
+        share = recipe.validation if early and recipe.validation * rows >= LEAST_VALIDATION else 0.0
+    return {"validation_split": share, "early_stopping": recipe.early_stopping() if early and share else None}
 
 
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:

@@ -26,6 +26,7 @@ from gpu_backprop.commands.sources import (
     load,
 )
 from gpu_backprop.data import Arrays, Preprocessing, Table, stratified_split
+from gpu_backprop.data.encoding import Encoding
 from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.row_blocks import larger_than_memory
 from gpu_backprop.data.split import is_held_out
@@ -88,23 +89,26 @@ class TrainTestData:
         return isinstance(self.training.x, LazyRows)
 
 
-def load_train_test(options: argparse.Namespace, scale_target: bool, windows: bool | None = None) -> TrainTestData:
+def load_train_test(
+    options: argparse.Namespace, scale_target: bool, encoding: Encoding, windows: bool | None = None
+) -> TrainTestData:
     """Read and prepare the rows that the command line names.
 
     Args:
         scale_target: whether quantities are scaled.
+        encoding: how columns become inputs.
         windows: whether rows are read in windows, as by the run that goes on; None: where they do not fit in memory.
     """
     if options.data == DIGITS:
         return _digits(options)
     if larger_than_memory(options.data) if windows is None else windows:
-        return _in_windows(options, scale_target)
+        return _in_windows(options, scale_target, encoding)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)
     if options.drop_missing_target:
         data = drop_missing_target(data, options.target)
     settings = {"impute": options.impute, "ignore": options.ignore, "hashed": dict(options.hash)}
-    settings["standardise_target"] = scale_target
+    settings |= {"standardise_target": scale_target, "encoding": encoding}
     fit = partial(Preprocessing.fit, data, options.target, **settings)
     whole = fit(task=options.task)
     for warning in whole.warnings:
@@ -127,7 +131,7 @@ def load_train_test(options: argparse.Namespace, scale_target: bool, windows: bo
     return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
 
 
-def _in_windows(options: argparse.Namespace, scale_target: bool) -> TrainTestData:
+def _in_windows(options: argparse.Namespace, scale_target: bool, encoding: Encoding) -> TrainTestData:
     """Prepare rows that take more memory than they may, in a temporary file."""
     print(f"{options.data}: more than the memory limit, so that its rows are prepared on the disk, and read in windows")
     other = options.held_out_file is not None or (options.held_out is None and has_test_part(options.data))
@@ -136,7 +140,7 @@ def _in_windows(options: argparse.Namespace, scale_target: bool) -> TrainTestDat
     rows = open_rows(
         options.data, target=options.target, held_out=share, seed=options.seed, task=options.task, **form,
         impute=options.impute, ignore=options.ignore, hashed=dict(options.hash), text=options.text,
-        missing=options.missing, standardise_target=scale_target,
+        missing=options.missing, standardise_target=scale_target, encoding=encoding,
     )  # fmt: skip
     learned, held_out = rows.preprocessing, rows.held_out
     assert learned is not None

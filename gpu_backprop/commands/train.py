@@ -19,7 +19,8 @@ from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
     choose_callbacks,
-    choose_epochs,
+    choose_encoding,
+    choose_recipe,
     choose_stopping,
     read_design,
     targets,
@@ -32,6 +33,7 @@ from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, Ru
 from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
+from gpu_backprop.recipes import Recipe
 from gpu_backprop.training.history import History
 
 KEPT = 2
@@ -47,13 +49,14 @@ def train(options: argparse.Namespace) -> int:
         options.resume = run
     design, windows = read_design(options), None if options.resume is None else options.settings.windows
     with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
-        data = load_train_test(options, design.any_number, windows)
-    net = build_network(options, design, data.preprocessing)
-    trainer = build_trainer(options, design, net, len(data.training))
+        data = load_train_test(options, design.any_number, choose_encoding(options), windows)
+    recipe = choose_recipe(options, design, data.preprocessing, len(data.training))
+    net = build_network(options, design, recipe, data.preprocessing)
+    trainer = build_trainer(options, design, recipe, net, len(data.training))
     with _before_training():
         folder = _find_folder(options, data)
     with folder.lock:
-        return _train_in(folder, options, trainer, data)
+        return _train_in(folder, options, recipe, trainer, data)
 
 
 def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
@@ -69,10 +72,11 @@ def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
     return reopen(options.resume)
 
 
-def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Trainer, data: TrainTestData) -> int:
+def _train_in(
+    folder: RunFolder, options: argparse.Namespace, recipe: Recipe, trainer: gb.Trainer, data: TrainTestData
+) -> int:
     """Train, and write what was learned; return the exit code."""
-    stopping = choose_stopping(options, len(data.training))
-    epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
+    stopping, epochs = choose_stopping(options, recipe, len(data.training)), recipe.epochs
     with _before_training(folder):
         more = options.checkpoint_every is not None and not folder.begun
         folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
@@ -88,12 +92,12 @@ def _train_in(folder: RunFolder, options: argparse.Namespace, trainer: gb.Traine
         )
         write_settings(folder.place, settings, data.split)
         if not options.quiet:
-            _introduce(trainer, data, epochs, stopping["validation_split"])
+            _introduce(trainer, data, recipe, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)
         if data.held_out is not None and not stopping["validation_split"]:
             stopping["validation"] = _x_and_y(trainer, data.held_out)
         validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
-        callbacks = choose_callbacks(options, validated)
+        callbacks = choose_callbacks(options, recipe, validated)
 
     log, when = folder.place / HISTORY, options.checkpoint_every
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
@@ -165,17 +169,17 @@ def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
         raise
 
 
-def _introduce(trainer: gb.Trainer, data: TrainTestData, epochs: int, validation: float) -> None:
+def _introduce(trainer: gb.Trainer, data: TrainTestData, recipe: Recipe, validation: float) -> None:
     """Print what is about to be trained, on what, and how."""
     held_out = 0 if data.held_out is None else len(data.held_out)
     print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out")
     if validation:
         rows = round(validation * len(data.training))
         print(f"of the {len(data.training):,}, {rows:,} are validation {data.things}, which tell the best epoch")
-    print()
+    print(f"\nrecipe {recipe.name}:\n{recipe}\n")
     if data.things != "rows":
         return
-    print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs} epochs, {trainer.batch_size} rows a step")
+    print(f"{trainer.loss.name}, {trainer.optimizer!r}, {recipe.epochs} epochs, {trainer.batch_size} rows a step")
     if data.preprocessing.task == "regression":
         one = np.ones((1, data.preprocessing.outputs))
         if (data.preprocessing.inverse(one) != one).any():

@@ -67,6 +67,11 @@ class Preprocessing:
         self._last = _LastTransform()
 
     @property
+    def images(self) -> bool:
+        """Whether the inputs are the pixels of images."""
+        return isinstance(self._inputs, ByteInputs)
+
+    @property
     def unseen(self) -> dict[str, int]:
         return self._last.unseen
 

@@ -1,0 +1,156 @@
+"""Recipes: what they make is what they say, from Python and on the command line; every entry can be overridden."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop import recipes
+from gpu_backprop.arguments.parser import parse
+from gpu_backprop.commands.building import (
+    build_network,
+    build_trainer,
+    choose_encoding,
+    choose_recipe,
+    choose_stopping,
+    read_design,
+)
+from gpu_backprop.data import Arrays, Preprocessing, Table
+from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+
+RANDOM = np.random.default_rng(0)
+
+
+def table(rows=60, columns=3, classes=2):
+    values = {f"x{k}": RANDOM.normal(size=rows) for k in range(columns)}
+    label = np.array([f"c{k % classes}" for k in range(rows)], object)
+    return Table("a table", {**values, "sort": RANDOM.choice(["a", "b", "c"], rows).astype(object), "y": label})
+
+
+def chosen(*words, data=None, target="y", rows=None):
+    """The options, the recipe and what is made of it, as `train` makes them."""
+    options = parse(["train", "table.csv", "--device", "cpu", *words])
+    design = read_design(options)
+    prepared = Preprocessing.fit(table() if data is None else data, target, encoding=choose_encoding(options))
+    rows = 60 if rows is None else rows
+    recipe = choose_recipe(options, design, prepared, rows)
+    net = build_network(options, design, recipe, prepared)
+    return argparse.Namespace(
+        options=options, recipe=recipe, net=net, prepared=prepared,
+        trainer=build_trainer(options, design, recipe, net, rows), stopping=choose_stopping(options, recipe, rows),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(("rows", "columns"), [(20, 5), (20, 100), (2_000, 10), (200_000, 30)])
+def test_a_recipe_makes_layers_and_an_optimizer(name, task, rows, columns):
+    recipe = recipes.RECIPES[name](task, rows, columns)
+    assert recipe.name == name
+    output = recipe.output_layer(3, "softmax" if task == "classification" else "identity")
+    net = gb.Network(columns, [*recipe.hidden_layers(), output], device="cpu")
+    loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing) if task == "classification" else None
+    trainer = gb.Trainer(net, loss, recipe.make_optimizer(), batch_size=recipe.rows_a_step(rows))
+    x, y = RANDOM.normal(size=(20, columns)), RANDOM.integers(0, 3, 20)
+    trainer.fit(x, y if task == "classification" else np.eye(3)[y], 2, progress=False)
+    assert np.isfinite(net.predict(x)).all()
+    assert recipe.epochs >= 1 and recipe.early_stopping().monitor == recipe.monitor
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 256])
+def test_the_last_minibatch_is_no_small_one(batch_size):
+    for rows in range(1, 2000, 7):
+        size = recipes.Recipe("r", batch_size=batch_size).rows_a_step(rows)
+        steps = -(-rows // size)
+        last = rows - (steps - 1) * size
+        assert size - last < steps  # as even as whole numbers can be
+        assert rows <= batch_size or batch_size / 2 < size < 1.5 * batch_size + 1
+
+
+@pytest.mark.parametrize(
+    ("images", "rows", "columns", "name"),
+    [(True, 50_000, 784, "images"), (False, 1_000, 10, "tabular"), (False, 300, 10, "small-table"),
+     (False, 301, 10, "tabular"), (False, 400, 500, "small-table")],
+)  # fmt: skip
+def test_the_data_choose_the_recipe(images, rows, columns, name):
+    assert recipes.choose(images, rows, columns) == name
+
+
+def test_the_command_takes_the_recipe_of_the_data():
+    made = chosen()
+    assert made.recipe == recipes.small_table("classification", 60, 4)
+    assert chosen(rows=5_000).recipe == recipes.tabular("classification", 5_000, 4)
+    assert chosen("--recipe", "plain", rows=5_000).recipe == recipes.plain("classification", 5_000, 4)
+    images = Arrays("images", np.zeros((60, 16), np.uint8), np.arange(60) % 2, images=True)
+    assert chosen(data=images, target=None).recipe.name == "images"
+
+
+def test_options_override_entries():
+    words = ["--layers", "8,4", "--epochs", "7", "--batch-size", "30", "--dropout", "0.5", "--learning-rate", "0.5"]
+    made = chosen(*words, "--schedule", "cosine", "--validation", "0.25", "--patience", "3")
+    assert made.recipe.layers == (8, 4) and made.recipe.epochs == 7 and made.recipe.dropout == 0.5
+    assert [layer.units for layer in made.net.layers if isinstance(layer, gb.Dense)] == [8, 4, 2]
+    assert made.trainer.optimizer.learning_rate == 0.5 and made.trainer.batch_size == 30
+    assert made.stopping["validation_split"] == 0.25 and made.stopping["early_stopping"].patience == 3
+
+
+def test_another_optimizer_has_its_own_rate():
+    made = chosen("--optimizer", "sgd")
+    assert made.trainer.optimizer.learning_rate == gb.SGD().learning_rate
+    assert chosen("--optimizer", "adamw", "--weight-decay", "0.5").trainer.optimizer.weight_decay == 0.5
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(recipes.Recipe)[2:], ids=lambda field: field.name)
+def test_every_entry_can_be_set(field):
+    text = {"layers": "7,5", "init": "he_normal", "output_init": "glorot_normal", "activation": "tanh",
+            "dropout_schedule": "cosine", "decay_schedule": "cosine", "optimizer": "adamw", "schedule": "step",
+            "monitor": "val_accuracy", "ties": "first", "calibrate": "false"}.get(field.name, "0.5")  # fmt: skip
+    if field.name in ("batch_size", "epochs", "patience"):
+        text = "9"
+    (own, of_encoding), name = recipes.read_entries({field.name: text}), field.name
+    assert not of_encoding
+    changed = recipes.tabular("classification", 1000, 5).replace(**own)
+    assert getattr(changed, name) != field.default or text in ("false", "first")
+    options = parse(["train", "table.csv", "--set", f"{name}={text}"])
+    assert options.set == [(name, text)]
+
+
+def test_entries_of_the_encoding_can_be_set():
+    assert choose_encoding(parse(["train", "t.csv", "--set", "numbers=quantile"])).numbers == "quantile"
+    assert choose_encoding(parse(["train", "t.csv"])) == TABULAR
+    assert choose_encoding(parse(["train", "t.csv", "--recipe", "plain"])) == PLAIN
+    assert recipes.read_entries({"clip": "false", "rare": "4"}) == ({}, {"clip": False, "rare": 4})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [("numbers", "is not an entry of a recipe with its value"), ("depth=3", "a recipe has no entry 'depth'"),
+     ("name=mine", "a recipe has no entry 'name'"), ("layers=a", "layers must be whole numbers")],
+)  # fmt: skip
+def test_no_such_entry(capsys, entry, message):
+    with pytest.raises(SystemExit):
+        parse(["train", "table.csv", "--set", entry])
+    assert message in capsys.readouterr().err
+
+
+def test_no_such_entry_in_python():
+    with pytest.raises(gb.InputError, match="a recipe has no entry 'depth'; it has name, encoding, layers"):
+        recipes.plain("regression", 10, 2).replace(depth=3)
+
+
+def test_a_recipe_is_shown_entry_by_entry():
+    shown = str(recipes.tabular("classification", 1000, 5))
+    for entry in ("layers", "activation", "learning_rate", "schedule", "batch_size", "epochs"):
+        assert f"\n  {entry} " in f"\n{shown}"
+    assert "numbers='robust', clip" in shown
+    assert "encoding          plain" in str(recipes.Recipe("r", encoding=Encoding()))
+
+
+def test_another_loss_has_no_smoothing_and_no_temperature():
+    made = chosen("--loss", "binary_cross_entropy", rows=5_000)
+    assert made.recipe.monitor == "val_loss" and not made.recipe.calibrate
+    assert made.trainer.loss.name == "binary_cross_entropy"
