@@ -22,7 +22,7 @@ from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
-from gpu_backprop.network.layers import Bias, Dense, Dropout
+from gpu_backprop.network.layers import Bias, Dense, Dropout, Scale
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import (
     LOSSES,
@@ -44,6 +44,7 @@ from gpu_backprop.network.schedules import (
     Cosine,
     Coslog4,
     Exponential,
+    FlatCosine,
     OneCycle,
     Polynomial,
     Schedule,
@@ -93,6 +94,7 @@ __all__ = [
     "EarlyStopping",
     "Exponential",
     "FitState",
+    "FlatCosine",
     "Focal",
     "GpuBackpropError",
     "GradientError",
@@ -121,6 +123,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "ReduceOnPlateau",
+    "Scale",
     "Schedule",
     "SquaredError",
     "StateError",

@@ -60,6 +60,30 @@ template<class A> BP_DEV A gated_slope(A zw, A w) {  // zw: z w'
   return part * below * (part * (A(1) + clamped * (other * other * below)));
 }
 
+// z t and its slope t + z s (1 - t t), where t = tanh(log(1 + e^z)) and s = 1/(1 + e^-z): t is part part over / below, of
+// e = e^-|z|, and s (1 - t t) is part part 4 (1 + e) / (below below), times e e where z >= 0.
+template<class A> struct SoftplusTanh {
+  bool negative;
+  A e, part, over, below;
+  BP_DEV SoftplusTanh(A z) : negative(z < A(0)) {
+    const A root = exp(A(-0.5) * fabs(z));
+    e = root * root;
+    part = negative ? root : A(1);
+    over = negative ? e + A(2) : fma(A(2), e, A(1));
+    below = negative ? fma(e, over, A(2)) : fma(A(2) * e, e, over);
+  }
+};
+template<class A> BP_DEV A mish(A z) {
+  const SoftplusTanh<A> t(z);
+  return z * t.part * (t.part * (t.over / t.below));
+}
+template<class A> BP_DEV A mish_slope(A z) {
+  const SoftplusTanh<A> t(z);
+  const A clamped = z > A(1e5) ? A(1e5) : z < A(-1e5) ? A(-1e5) : z;  // infinity times 0 would be no number
+  const A rest = A(4) * clamped * (A(1) + t.e) * (t.negative ? A(1) : t.e * t.e) / t.below;
+  return t.part * (t.part * ((t.over + rest) / t.below));
+}
+
 // w of gelu's tanh form, z (1 + tanh(w/2))/2 = z/(1 + e^-w), and z w'
 template<class A> BP_DEV A cubic(A z) {
   const A a = up_to_40(z), w = A(1.5957691216057308) * a * (A(1) + A(0.044715) * a * a);

@@ -76,6 +76,57 @@ __global__ void __launch_bounds__(256) column_sum(
   if (grid_sum<AlongY>(sum, partial, tickets, c, cols)) store(grad_bias + blockIdx.z * grad_bias_step + c, sum);
 }
 
+// z = x . s
+template<class T, int V>
+__global__ void __launch_bounds__(256) scale_columns(
+    const T* x,             // [models, rows, cols]
+    const acc<T>* factors,  // [models, cols]
+    T* z,                   // [models, rows, cols], may be x
+    i64 factors_step, i64 rows, int cols) {
+  const int c = column<V>();
+  if (c >= cols) return;
+  const i64 first = blockIdx.z * rows * cols + c;
+  const Vec<acc<T>, V> s = load<V>(factors + blockIdx.z * factors_step + c);
+  BP_ROLLED
+  for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
+    Vec<T, V> xs = load<V>(x + first + r * cols);
+    for (int k = 0; k < V; k++) xs.at[k] = from_acc<T>(to_acc(xs.at[k]) * s.at[k]);
+    store(z + first + r * cols, xs);
+  }
+}
+
+// grad_factors = the sum of x . grad_z over the rows, and on the way grad_x = grad_z . s
+template<class T, int V>
+__global__ void __launch_bounds__(256) scale_columns_gradient(
+    const T* x,             // [models, rows, cols]
+    const T* grad_z,        // [models, rows, cols]
+    const acc<T>* factors,  // [models, cols]? null where there is no grad_x
+    T* grad_x,              // [models, rows, cols]? may be grad_z
+    acc<T>* grad_factors,   // [models, cols]
+    acc<T>* partial,        // [models, gridDim.y, cols]
+    u32* tickets,           // [models, gridDim.x]
+    i64 factors_step, i64 grad_factors_step, i64 rows, int cols) {
+  typedef acc<T> A;
+  const int c = column<V>();
+  const i64 first = blockIdx.z * rows * cols + c;
+  Vec<A, V> sum = filled<V>(A(0));
+  if (c < cols) {
+    const Vec<A, V> s = grad_x ? load<V>(factors + blockIdx.z * factors_step + c) : sum;
+    BP_ROLLED
+    for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
+      const Vec<T, V> xs = load<V>(x + first + r * cols);
+      Vec<T, V> grad = load<V>(grad_z + first + r * cols);
+      for (int k = 0; k < V; k++) {
+        const A a = to_acc(grad.at[k]);
+        sum.at[k] += to_acc(xs.at[k]) * a;
+        grad.at[k] = from_acc<T>(a * s.at[k]);
+      }
+      if (grad_x) store(grad_x + first + r * cols, grad);
+    }
+  }
+  if (grid_sum<AlongY>(sum, partial, tickets, c, cols)) store(grad_factors + blockIdx.z * grad_factors_step + c, sum);
+}
+
 // out = a . b
 template<class T, int V>
 __global__ void __launch_bounds__(256) multiply(

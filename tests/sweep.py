@@ -88,6 +88,12 @@ def gated_slope(w, zw, rounded=0):
     return sum(terms), (terms[0] + abs(terms[1])) * (1 + rounded * np.minimum(abs(w), 2000))
 
 
+def mish_slope(z):
+    e = np.exp(-abs(z))  # 1 − tanh² log(1 + eᶻ) = 4(1 + eᶻ)²/((1 + eᶻ)² + 1)²
+    rest = z * np.where(z < 0, e * (1 + e) / ((1 + e) ** 2 + 1) ** 2, e**2 * (1 + e) / ((1 + e) ** 2 + e**2) ** 2)
+    return np.tanh(softplus(z)) + 4 * rest, np.tanh(softplus(z)) + 4 * abs(rest)
+
+
 VALUES = {
     "identity": lambda z: (z,),
     "sigmoid": lambda z: (sigma(z),),
@@ -101,6 +107,7 @@ VALUES = {
     "gelu": gelu,
     "gelu_tanh": lambda z: gated(z, cubic(z), 1),
     "silu": lambda z: gated(z, z),
+    "mish": lambda z: (z * np.tanh(softplus(z)),),
     "exp": lambda z: (np.exp(z),),
 }  # fmt: skip
 SLOPES = {
@@ -118,6 +125,7 @@ SLOPES = {
     "gelu": gelu_slope,
     "gelu_tanh": lambda z: gated_slope(cubic(z), cubic(z, 3), 1),
     "silu": lambda z: gated_slope(z, z),
+    "mish": mish_slope,
     "exp": lambda y: (y,),
 }  # fmt: skip
 """By activation; a slope is one of what it is written in, y or z."""

@@ -391,8 +391,8 @@ def test_seed(classes, value):
     [
         ([], ("layers must be a list of at least one layer", "such as [Dense(10, 'softmax')]", "got []")),
         (gb.Dense(3), ("layers must be a list of at least one layer", "got Dense(3, 'identity')")),
-        ([gb.Dense(3), "relu"], ("layer 2 must be a Dense, Bias or Dropout", "got str 'relu'")),
-        ([gb.Dense], ("layer 1 must be a Dense, Bias or Dropout", "got the class Dense")),
+        ([gb.Dense(3), "relu"], ("layer 2 must be one of Dense, Bias, ", "got str 'relu'")),
+        ([gb.Dense], ("layer 1 must be one of Dense, Bias, ", "got the class Dense")),
     ],
 )
 def test_layers(layers, parts):

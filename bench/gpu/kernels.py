@@ -61,7 +61,13 @@ def shapes(device: CudaDevice, extent: Extent) -> list[Shape]:
 
 def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
     """What makes each plan; only one of them lives at a time."""
-    several = (gb.Bias("tanh"), gb.Dropout(0.5), gb.Dense(shape.cols, "softmax", bias=False), gb.Bias("softmax"))
+    several = (
+        gb.Bias("tanh"),
+        gb.Scale(),
+        gb.Dropout(0.5),
+        gb.Dense(shape.cols, "softmax", bias=False),
+        gb.Bias("softmax"),
+    )
     yield partial(training, dtype, shape, several, "cross_entropy")
     yield partial(training, dtype, shape, (gb.Dense(shape.cols, "relu"), gb.Dense(CLASSES, "softmax")), "cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")

@@ -98,6 +98,17 @@ class Operations(Protocol[D]):
     def column_sum(self, device: D, grad_z: Array, grad_bias: Array) -> Calls:
         """∇b = Σ∇z over the rows."""
 
+    @account(writes=["z"], flops=lambda z: z.size)
+    def scale_columns(self, device: D, x: Array, factors: Array, z: Array) -> Calls:
+        """z = x ⊙ s, a factor s_j for each unit. z may be x."""
+
+    @account(writes=["grad_x", "grad_factors"], flops=lambda x, grad_x: (2 if grad_x is None else 3) * x.size)
+    def scale_columns_gradient(
+        self, device: D, x: Array, grad_z: Array, factors: Array | None, grad_x: Array | None, grad_factors: Array
+    ) -> Calls:
+        """∇s = Σ x ⊙ ∇z over the rows, and, where factors and grad_x are given, with it ∇x = ∇z ⊙ s. grad_x may be
+        grad_z."""
+
     @account(writes=["y", "mask"], flops=lambda y: 2 * y.size)
     def dropout(
         self, device: D, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0

@@ -19,7 +19,6 @@ from gpu_backprop.explanation.board import WIDTH, Board, Cell, Rule, side_by_sid
 from gpu_backprop.explanation.rules import loss_rule
 from gpu_backprop.explanation.update import spell_update
 from gpu_backprop.explanation.worked import OPERATIONS, Batch, fused, work_out_loss
-from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense, Dropout
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
@@ -41,6 +40,8 @@ WHY = {
     "ᵀ@": "∂z_j/∂w_ij = x_i: a weight is to blame in proportion to its input. The samples add up.",
     "@ᵀ": "∂z_j/∂x_i = w_ij: the blame of every z_j comes back over the weights by which x_i reached it.",
     "add_bias": "The bias shifts every sample alike.",
+    "scale_columns": "Every unit gets a factor of its own, the same for all samples.",
+    "scale_columns_gradient": "∂z_j/∂s_j = x_j: a factor is to blame in proportion to its input. The samples add up.",
     "bias_activate": "b shifts all samples alike, and f bends: without it, many layers would do no more than one.",
     "activate": "f bends: without it, many layers would do no more than one.",
     "dropout": "Chance leaves some numbers out of this step. The others are divided by 1 − rate: the mean stays.",
@@ -270,7 +271,7 @@ class StepExplanation:
             return
         lines, spelled = [operation.formula], False
         for layer, name, shape, start in self.network.places:
-            symbol, (rate, *factors) = _symbol(layer, name), layer.factors(name)
+            symbol, (rate, *factors) = layer.symbol(name), layer.factors(name)
             if not rate:
                 why = "the factor of its learning rate is 0" if layer.trainable else "its layer is not trainable"
                 lines += ["", *wrapped(f"{symbol} stays as it is: {why}.")]
@@ -299,10 +300,6 @@ class StepExplanation:
         scale = self.batch.loss_scale.cell()
         g = Board("g", np.full((1,) * len(at), grad.value / scale.value)).cell(*at)
         return g, spell(g, Rule("{grad}/{scale}", lambda grad, scale: grad / scale), {"grad": grad, "scale": scale})
-
-
-def _symbol(layer: Layer, name: str) -> str:
-    return {"weight": "W", "bias": "b"}[name] + str(layer.number)
 
 
 def _number(name: str) -> int:

@@ -43,8 +43,13 @@ def _gelu_tanh_slope(z: float) -> float:
     return 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * 0.7978845608 * (1 + 0.134145 * z**2)
 
 
+def _softplus_tanh(z: float) -> float:
+    return math.tanh(max(z, 0.0) + math.log1p(math.exp(-abs(z))))
+
+
 _TANH = "tanh(0.7978845608·({z} + 0.044715·{z}³))"
 _SIGMA = "1/(1 + exp(−{z}))"
+_SOFTPLUS_TANH = "tanh(log(1 + exp({z})))"
 
 ACTIVATIONS: Mapping[str, tuple[Rule, Rule]] = {
     "identity": (Rule("{z}", lambda z: z), Rule("1", lambda: 1.0)),
@@ -92,6 +97,13 @@ ACTIVATIONS: Mapping[str, tuple[Rule, Rule]] = {
         Rule("{z}/(1 + exp(−{z}))", lambda z: z * _sigmoid(z)),
         Rule(
             f"({_SIGMA}·(1 + {{z}}·(1 − {_SIGMA})))", lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))
+        ),
+    ),
+    "mish": (
+        Rule("{z}·" + _SOFTPLUS_TANH, lambda z: z * _softplus_tanh(z)),
+        Rule(
+            f"({_SOFTPLUS_TANH} + {{z}}·{_SIGMA}·(1 − {_SOFTPLUS_TANH}²))",
+            lambda z: _softplus_tanh(z) + z * _sigmoid(z) * (1 - _softplus_tanh(z) ** 2),
         ),
     ),
     "exp": (Rule("exp({z})", _exp), Rule("{y}", lambda y: y)),

@@ -94,6 +94,15 @@ def _activation_gradient(operation: Operation, f: Activation, reads: Boards, wri
     return f"activation_gradient {f.name}", lines
 
 
+def _scale_columns_gradient(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (x, grad_z, *factors), (*grad_x, grad_factors) = reads.values(), writes.values()
+    lines = []
+    for below, s in zip(grad_x, factors, strict=True):
+        lines = spell(below.cell(0, 0), _PRODUCT, {"a": grad_z.cell(0, 0), "b": s.cell(0)})
+    operands = cells("a", column(x)) | cells("b", column(grad_z))
+    return "scale_columns_gradient", lines + spell(grad_factors.cell(0), product(len(x.values)), operands)
+
+
 def _column_sum(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
     (grad_z,), (grad_bias,) = reads.values(), writes.values()
     return "column_sum", spell(grad_bias.cell(0), total(len(grad_z.values)), cells("a", column(grad_z)))
@@ -114,6 +123,8 @@ OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worke
     "matmul": _matmul,
     "add_bias": _two(_SUM),
     "bias_activate": _bias_activate,
+    "scale_columns": _two(_PRODUCT),
+    "scale_columns_gradient": _scale_columns_gradient,
     "dropout": _dropout,
     "multiply": _two(_PRODUCT),
     "activation_gradient": _activation_gradient,

@@ -15,7 +15,16 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, named
 from gpu_backprop.backend.formula import IDENTITY, Activation, Array, Call, Work, call, row_sum
-from gpu_backprop.network.gelu import gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient, silu, silu_gradient
+from gpu_backprop.network.gelu import (
+    gelu,
+    gelu_gradient,
+    gelu_tanh,
+    gelu_tanh_gradient,
+    mish,
+    mish_gradient,
+    silu,
+    silu_gradient,
+)
 
 Formula = Iterator[Call]
 
@@ -221,6 +230,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
             "gated(z, cubic(z))", "gated_slope(cubic_slope(s), cubic(s))",
         ),
         Activation("silu", "z", silu, silu_gradient, "gated(z, z)", "gated_slope(s, s)"),
+        Activation("mish", "z", mish, mish_gradient, "mish(z)", "mish_slope(s)"),
         Activation("exp", "y", _exp, _exp_gradient, "exp(z)", "s"),
         Activation("softmax", "y", _softmax, _softmax_gradient, rowwise=True),
     )

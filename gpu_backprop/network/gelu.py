@@ -1,5 +1,5 @@
 """gelu in both forms: y = z·Φ(z), Φ the normal distribution (Hendrycks and Gimpel 2016), and its tanh approximation;
-and silu, which has the same form as the latter.
+silu, which has the same form as the latter; and mish, z·tanh(log(1 + eᶻ)) (Misra 2019).
 
 NumPy has no erf, so Φ is computed here from ½·erfc(x) = exp(−x²)·P(t)/(2 + 4x), t = (x − 3)/(x + 3), x ≥ 0: one
 polynomial for the whole half-line (the form of Shepherd and Laframboise 1981), fitted for this file by Chebyshev
@@ -141,6 +141,59 @@ def silu_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Iterato
     w = work.full()
     yield partial(np.copyto, w, z)
     yield from _gated_gradient(grad_y, w, w, grad_z, work)
+
+
+def _softplus_tanh(z: Array, e: Array, part: Array, above: Array, below: Array, work: Work) -> Iterator[Call]:
+    """tanh(log(1 + eᶻ)) = (e²ᶻ + 2eᶻ)/(e²ᶻ + 2eᶻ + 2) = part²·above/below, of e = e^−|z|: part is 1 where z ≥ 0, else
+    the root of e, which is normal where e is not. Leaves [z ≥ 0] in work.mask(), and uses work.full(4) and (5)."""
+    positive, other, square = work.mask(), work.full(4), work.full(5)
+    yield call(np.absolute, z, out=part)
+    yield call(np.multiply, part, -0.5, out=part)
+    yield call(np.exp, part, out=part)
+    yield call(np.multiply, part, part, out=e)
+    yield call(np.greater_equal, z, 0.0, out=positive)
+    yield call(np.add, e, 2.0, out=above)  # where z < 0: (e + 2)/(e² + 2e + 2)
+    yield call(np.multiply, above, e, out=below)
+    yield call(np.add, below, 2.0, out=below)
+    yield call(np.multiply, e, 2.0, out=other)  # else, with all of it divided by e²ᶻ: (1 + 2e)/(1 + 2e + 2e²)
+    yield call(np.multiply, other, e, out=square)
+    yield call(np.add, other, 1.0, out=other)
+    yield call(np.add, square, other, out=square)
+    yield partial(np.copyto, above, other, where=positive)
+    yield partial(np.copyto, below, square, where=positive)
+    yield partial(np.copyto, part, 1.0, where=positive)
+
+
+def mish(z: Array, y: Array, work: Work) -> Iterator[Call]:
+    """y = z·tanh(log(1 + eᶻ))"""
+    e, part, above, below = (work.full(k) for k in range(4))
+    yield from _softplus_tanh(z, e, part, above, below, work)
+    yield call(np.divide, above, below, out=above)
+    yield call(np.multiply, above, part, out=above)
+    yield call(np.multiply, z, part, out=y)
+    yield call(np.multiply, y, above, out=y)
+
+
+def mish_gradient(grad_y: Array, z: Array, grad_z: Array, work: Work) -> Iterator[Call]:
+    """f′ = τ + zσ(1 − τ²), τ = tanh(log(1 + eᶻ)), σ = σ(z): part²·(above + 4z(1 + e)·s/below)/below, s = 1, or e² where
+    z ≥ 0, since σ = eᶻ/(1 + eᶻ) and 1 − τ² = 4(1 + eᶻ)²/(e²ᶻ + 2eᶻ + 2)²"""
+    e, part, above, below = (work.full(k) for k in range(4))
+    other, square = work.full(4), work.full(5)
+    yield from _softplus_tanh(z, e, part, above, below, work)
+    yield partial(square.fill, 1.0)
+    yield call(np.multiply, e, e, out=other)
+    yield partial(np.copyto, square, other, where=work.mask())
+    yield call(np.clip, z, -1e5, 1e5, out=other)  # infinity times 0 would be no number
+    yield call(np.multiply, other, 4.0, out=other)
+    yield call(np.add, e, 1.0, out=e)
+    yield call(np.multiply, other, e, out=other)
+    yield call(np.multiply, other, square, out=other)
+    yield call(np.divide, other, below, out=other)
+    yield call(np.add, above, other, out=above)
+    yield call(np.divide, above, below, out=above)
+    yield call(np.multiply, above, part, out=above)
+    yield call(np.multiply, above, part, out=above)
+    yield call(np.multiply, grad_y, above, out=grad_z)
 
 
 def _cubic(z: Array, square: Array, factor: float, out: Array) -> Iterator[Call]:

@@ -46,6 +46,14 @@ class Initializer:
             )
         return weight
 
+    def fill_bias(self, generator: np.random.Generator, units: int) -> Array | None:
+        """Draws b, float64 (units,); None: it begins at 0."""
+        return None
+
+    def rate_factor(self, inputs: int) -> float:
+        """Returns what the learning rate of W is multiplied by."""
+        return 1.0
+
     def spec(self) -> str | dict[str, object]:
         """Returns it as plain data, from which `initializer` makes it again. Of your own function the name alone is
         kept: files hold data, never code, and the weights that it drew are among the data."""
@@ -92,6 +100,19 @@ def _orthogonal(generator: np.random.Generator, shape: Shape) -> Array:
     return q if shape[0] >= shape[1] else q.T
 
 
+@dataclass(frozen=True)
+class _NeuralTangent(Initializer):
+    """The neural tangent parametrization, z = x@V/√d + b with V and b ~ N(0, 1), of d inputs (Jacot et al. 2018), as a
+    layer with W = V/√d: W ~ N(0, 1/d). Adam moves V by the same at any width; so W moves by d^(−½) of it, which is the
+    factor of its learning rate. (It is exact but for ε, which is not multiplied by √d. SGD's factor would be 1/d.)"""
+
+    def fill_bias(self, generator: np.random.Generator, units: int) -> Array | None:
+        return generator.standard_normal(units)
+
+    def rate_factor(self, inputs: int) -> float:
+        return 1 / math.sqrt(inputs)
+
+
 def _zeros(generator: np.random.Generator, shape: Shape) -> Array:
     return np.zeros(shape)
 
@@ -109,13 +130,14 @@ INITIALIZERS: Mapping[str, Initializer] = {
         Initializer("he_normal", _Scaled("normal", _he)),
         Initializer("lecun_uniform", _Scaled("uniform", _lecun)),
         Initializer("lecun_normal", _Scaled("normal", _lecun)),
+        _NeuralTangent("ntp", _Scaled("normal", _lecun)),
         Initializer("orthogonal", _orthogonal),
         Initializer("zeros", _zeros),
     )
 }
 """By name. `zeros` is for an output layer: in a hidden one it would leave all units alike for ever."""
 
-RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
+RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus")
 
 
 def constant(value: float) -> Initializer:

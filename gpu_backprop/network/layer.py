@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, ClassVar, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -126,9 +126,11 @@ class Layer(FixedAttributes):
         weight, bias, grad_weight, grad_bias: views of the network's flat buffers; None where the layer has none.
         inputs, units: how many numbers a sample has on the way in and out; 0 until the layer is part of a network.
         number: 1 for the first layer of its network; its buffers are called z1, y1, ∇W1 …
+        symbols: what formulas call each parameter.
     """
 
     activation: Activation = ACTIVATIONS["identity"]
+    symbols: ClassVar[Mapping[str, str]] = {"weight": "W", "bias": "b"}
     weight, bias, grad_weight, grad_bias = _View(), _View(), _View(), _View()
     views: Mapping[str, Array] = MappingProxyType({})
     device: Device
@@ -164,6 +166,10 @@ class Layer(FixedAttributes):
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Returns the shape of each parameter of one model, by attribute name."""
         return {}
+
+    def symbol(self, name: str) -> str:
+        """Returns what formulas call a parameter: "W1" of the first layer's weight."""
+        return f"{self.symbols[name]}{self.number}"
 
     def initial(self, name: str, generator: np.random.Generator) -> Array | None:
         """Draws the initial values of a parameter; None: zeros."""

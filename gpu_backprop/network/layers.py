@@ -1,4 +1,4 @@
-"""The layers: Dense, Bias and Dropout."""
+"""The layers: Dense, Bias, Scale and Dropout."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ class Dense(Layer):
         activation: the name of f, see `gpu_backprop.ACTIVATIONS`.
         bias: whether b is there (N2 has none).
         init: the initial W: the name of an initializer, an Initializer, or None for one that suits f. b begins at 0.
+            "ntp" is the neural tangent parametrization of d inputs, for Adam and its kin: W ~ N(0, 1/d), b ~ N(0, 1),
+            and the learning rate of W, but not its weight decay, is multiplied by d^(−½), so that one learning rate
+            suits all widths.
         trainable: whether steps change W and b.
         learning_rate_factor, weight_decay_factor: ≥ 0, what the optimizer's learning rate and weight decay are
             multiplied by here. A mapping such as {"bias": 0} has a factor for W, for b, or for both.
@@ -84,7 +87,16 @@ class Dense(Layer):
         return {"weight": (self.inputs, self.units)} | ({"bias": (self.units,)} if self.has_bias else {})
 
     def initial(self, name: str, generator: np.random.Generator) -> Array | None:
-        return self.initializer.fill(generator, (self.inputs, self.units)) if name == "weight" else None
+        if name == "bias":
+            return self.initializer.fill_bias(generator, self.units)
+        return self.initializer.fill(generator, (self.inputs, self.units))
+
+    def factors(self, name: str) -> tuple[float, float, float]:
+        """As of any layer, and that of the learning rate by the initializer's. An update multiplies the weight decay by
+        it too, which is taken back here."""
+        rate, decay, penalty = super().factors(name)
+        by = self.initializer.rate_factor(self.inputs) if name == "weight" else 1.0
+        return rate * by, decay / by, penalty
 
     def describe(self) -> Mapping[str, Any]:
         init, f = self.initializer.spec(), self.activation.name
@@ -176,6 +188,67 @@ class Bias(Layer):
         return plan.named(self.grad_x_name(), grad_z) if grad_x else None
 
 
+class Scale(Layer):
+    """y = x ⊙ s: every input times a factor of its own, which is learned and begins at 1. In front of the first Dense
+    layer it weighs the columns of a table (Holzmüller et al. 2024, RealMLP, where its learning rate is 6 times that of
+    the others).
+
+    The parameter s is `weight`, (inputs,). Of s it is 1 that changes nothing, while weight decay and penalties pull it
+    to 0, where its input is left out: they choose inputs, and {"weight": 0} keeps them from it.
+
+    Args:
+        trainable, learning_rate_factor, weight_decay_factor, penalty_factor: as of `Dense`.
+    """
+
+    symbols: ClassVar[Mapping[str, str]] = {"weight": "s"}
+
+    def __init__(
+        self, *, trainable: bool = True, learning_rate_factor: Factor = 1.0, weight_decay_factor: Factor = 1.0,
+        penalty_factor: Factor = WEIGHTS_ALONE,
+    ) -> None:  # fmt: skip
+        self.trainable, self.penalty_factor = trainable, penalty_factor
+        self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
+
+    def __repr__(self) -> str:
+        return f"Scale({_options(self._training.describe()).removeprefix(', ')})"
+
+    @property
+    def product_weight(self) -> Array:
+        """s as it is kept, in a 16-bit network too: as a bias, it is no operand of a product."""
+        return self.views["weight"]
+
+    def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"weight": (self.inputs,)}
+
+    def initial(self, name: str, generator: np.random.Generator) -> Array | None:
+        return np.ones(self.inputs)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"kind": "scale", **self._training.describe()}
+
+    def linear(self, plan: Plan, x: Array) -> Array:
+        """z = x ⊙ s, in a buffer of its own, because ∇s reads x."""
+        n, plan.saved(self).x = self.number, x
+        z = plan.empty(f"z{n}", x.shape)
+        plan.add(Operations.scale_columns, f"z{n} = {plan.name_of(x)} ⊙ s{n}", {}, x, self.product_weight, z)
+        return z
+
+    def linear_backward(self, plan: Plan, grad_z: Array, grad_x: bool) -> Array | None:
+        """z_j = x_j s_j, so ∂z_j/∂s_j = x_j and ∂z_j/∂x_j = s_j: ∇s = Σ x ⊙ ∇z over the rows, and ∇x = ∇z ⊙ s, in ∇z's
+        place."""
+        n, s, name, grad_s = self.number, self.product_weight, self.grad_x_name(), self.gradient_of("weight")
+        out = None if not grad_x else grad_z if plan.fuse else plan.empty(name, grad_z.shape)
+        x, formula = plan.saved(self).x, f"{name} = ∇z{n} ⊙ s{n}"
+        if grad_s is not None:
+            told = f"∇s{n} = Σ {plan.name_of(x)} ⊙ ∇z{n}" + (f", {formula}" if grad_x else "")
+            names = {"grad_x": name} if grad_x else {}
+            factors = s if grad_x else None
+            plan.add(Operations.scale_columns_gradient, told, names, x, grad_z, factors, out, grad_s)
+        elif out is not None:
+            plan.add(Operations.scale_columns, formula, {"z": name}, grad_z, s, out)
+        return out
+
+
 class Dropout(Layer):
     """While training, each number of x is set to 0 with the probability `rate` and the others are divided by 1 − rate,
     so that the expected value stays (Srivastava et al. 2014); else y = x.
@@ -261,7 +334,7 @@ class Dropout(Layer):
         return out
 
 
-LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "dropout": Dropout}
+LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "scale": Scale, "dropout": Dropout}
 
 
 def layer_from(description: Mapping[str, Any]) -> Layer:

@@ -20,7 +20,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.layer import Layer
-from gpu_backprop.network.layers import Dense, Dropout, layer_from
+from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar
 from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
@@ -31,8 +31,8 @@ class Network(FixedAttributes):
 
     Args:
         inputs: how many numbers a sample has.
-        layers: Dense, Bias and Dropout; the network works on copies of them, `net.layers`, whose `rate`, `trainable`
-            and factors may be set.
+        layers: Dense, Bias, Scale and Dropout; the network works on copies of them, `net.layers`, whose `rate`,
+            `trainable` and factors may be set.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
             bfloat16 takes compute capability 8.0.
@@ -106,7 +106,8 @@ class Network(FixedAttributes):
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
                 got = f"the class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r}"
-                raise InputError(f"layer {number} must be a Dense, Bias or Dropout, got {got}.")
+                known = ", ".join(kind.__name__ for kind in LAYERS.values())
+                raise InputError(f"layer {number} must be one of {known}, got {got}.")
             layer = copy.copy(layer)
             layer.attach(number, units, self.models_shape)
             units = layer.units
@@ -201,7 +202,7 @@ class Network(FixedAttributes):
         if self.half_parameters is not None:
             plan.named(f"parameters ({self.dtype.name})", self.half_parameters)
         for layer, name, _, _ in self.places:
-            symbol = {"weight": "W", "bias": "b"}[name] + str(layer.number)
+            symbol = layer.symbol(name)
             plan.named(symbol, layer.product_weight if name == "weight" else getattr(layer, name))
             plan.named("∇" + symbol, getattr(layer, f"grad_{name}"))
         for layer in self.layers:

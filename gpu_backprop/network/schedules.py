@@ -215,6 +215,17 @@ class Coslog4(Schedule):
 
 
 @dataclass(frozen=True)
+class FlatCosine(Schedule):
+    """½(1 + cos π·max(2·step/steps − 1, 0)): 1 for the first half, then along a cosine to 0 (Holzmüller et al. 2024,
+    RealMLP, for dropout and weight decay)."""
+
+    name: ClassVar[str] = "flat_cosine"
+
+    def __call__(self, step: Any, steps: int) -> Any:
+        return _cosine(1, 0, np.maximum(2 * np.divide(step, steps) - 1, 0))
+
+
+@dataclass(frozen=True)
 class Warmup(Schedule):
     """A straight line up to where another schedule begins, which then takes the steps that are left: of n steps, step k
     has (k + 1)/(n + 1) of that, so that none has 0.
@@ -262,7 +273,7 @@ class Unknown(Schedule):
 
 KINDS: Mapping[str, type[Schedule]] = {
     kind.name: kind
-    for kind in (Constant, StepDecay, Exponential, Polynomial, Cosine, OneCycle, Coslog4, Warmup)
+    for kind in (Constant, StepDecay, Exponential, Polynomial, Cosine, OneCycle, Coslog4, FlatCosine, Warmup)
 }  # fmt: skip
 
 SCHEDULES: Mapping[str, Callable[[], Schedule]] = {

@@ -146,7 +146,7 @@ def _layer_figures(
     for of, name, shape, start in network.places:
         if of is layer and name == "weight" and layer.trainable:
             place = np.s_[..., start : start + math.prod(shape)]
-            weight = rms(arrays[f"∇W{n}"].astype(np.float64) / scale[..., None, None])
+            weight = rms(arrays["∇" + layer.symbol(name)].astype(np.float64) / scale[..., None, None])
             ratio = rms(after[place].astype(np.float64) - before[place]) / (rms(before[place]) or 1.0)
     dead, saturated = 0.0, 0.0
     if layer is not network.last and found is not None and f"∇y{n}" in arrays:
@@ -290,7 +290,7 @@ def name_nonfinite(network: Network, parameters: Array) -> str:
     """Names the first array of the parameters, on the host, that is not finite, and its layer; "" if all are."""
     for layer, name, shape, start in network.places:
         if not np.isfinite(parameters[..., start : start + math.prod(shape)]).all():
-            return _of_layer(network, f"{'W' if name == 'weight' else 'b'}{layer.number}")
+            return _of_layer(network, layer.symbol(name))
     return ""
 
 

@@ -20,7 +20,7 @@ BP_DEV i64 rows_at_once(i64 cols, i64 rows) {
   return k;
 }
 
-// each(element, bias) for all elements of some rows
+// each(element, bias) for all elements of some rows; the bias may be a factor too
 template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias, Each each) {
   const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
   float block[BLOCK];

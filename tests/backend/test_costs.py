@@ -171,6 +171,8 @@ EXTRAS = {
     "a Bias layer": ([UNITS, gb.Bias("tanh")], {}, {}),
     "a Bias layer without activation": ([UNITS, gb.Bias()], {}, {}),
     "a Bias layer of the inputs": ([gb.Bias("tanh"), UNITS], {}, {}),
+    "a Scale layer": ([UNITS, gb.Scale(), UNITS], {}, {}),
+    "a Scale layer of the inputs": ([gb.Scale(), UNITS], {}, {}),
     "a hidden Dense without bias": ([gb.Dense(6, "relu", bias=False)], {}, {}),
     "a hidden Dense without bias and activation": ([gb.Dense(6, bias=False), UNITS], {}, {}),
     "the last hidden Dense without bias and activation": ([UNITS, gb.Dense(6, bias=False)], {}, {}),

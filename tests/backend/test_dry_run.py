@@ -25,6 +25,7 @@ LAYERS = {
     "plain": [gb.Dense(7, "tanh")],
     "deep": [gb.Dense(7, "gelu"), gb.Dropout(0.5), gb.Dense(5, "relu", bias=False)],
     "bias": [gb.Bias("sigmoid"), gb.Dense(6)],
+    "scale": [gb.Scale(), gb.Dense(6, "mish", init="ntp"), gb.Scale(trainable=False)],
 }
 
 

@@ -414,6 +414,7 @@ def test_the_scale_of_the_loss(weights: Any) -> None:
         [gb.Bias("tanh"), gb.Dense(2, "softmax")],  # N4
         [gb.Bias(), gb.Dense(2)],
         [gb.Dense(2), gb.Bias("gelu")],
+        [gb.Scale(), gb.Dense(2, "mish"), gb.Scale()],
         [gb.Dense(2), gb.Dense(2), gb.Bias()],
         [gb.Dense(4, "relu"), gb.Dropout(0.5), gb.Dense(2)],
         [gb.Dropout(0.3), gb.Dense(4, "silu"), gb.Dropout(0.0), gb.Dense(2)],

@@ -126,6 +126,7 @@ CASES = {
     "sigmoid, kept apart": lambda: training_step(gb.Dense(8, "relu"), gb.Dense(3, "sigmoid"), fuse=False),
     "sigmoid": lambda: training_step(gb.Dense(8, "relu"), gb.Dense(3, "sigmoid")),
     **{dtype: lambda dtype=dtype: training_step(dtype=dtype) for dtype in ("float64", "float16", "bfloat16")},
+    "scales": lambda: training_step(gb.Scale(), gb.Dense(8, "mish", init="ntp"), gb.Scale(), gb.Dense(3, "softmax")),
     "everything, float16": lambda: training_step(*EVERYTHING, dtype="float16"),
     **{f"{f} hidden": lambda f=f: training_step(gb.Dense(8, f), gb.Dense(3, "softmax")) for f in gb.ACTIVATIONS},
     **{name: lambda name=name: training_step(optimizer=name) for name in OPTIMIZERS},

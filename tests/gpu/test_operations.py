@@ -129,6 +129,23 @@ def test_large_and_strange_arguments(name, dtype):
 
 
 @dtypes
+def test_scale_columns(dtype):
+    """Both ways, in place and not, and the gradient of the factors alone."""
+    for shape, models_shape in BOTH:
+        rng = random(dtype, shape, models_shape)
+        x, grad = rng.normal(size=(2, *models_shape, *shape))
+        for aligned in (True, False):
+            how = strided(models_shape, aligned)
+            factors = a(rng.normal(size=(*models_shape, shape[1])), **how)
+            out = to_be_written((*models_shape, shape[1]), "A", **how)
+            check(dtype, "scale_columns", t(x), factors, to_be_written(x.shape))
+            check(dtype, "scale_columns_gradient", t(x), t(grad), factors, to_be_written(x.shape), out)
+            here = t(grad, out=True)
+            check(dtype, "scale_columns_gradient", t(x), here, factors, here, out)
+            check(dtype, "scale_columns_gradient", t(x), t(grad), None, None, out)
+
+
+@dtypes
 def test_column_sum(dtype):
     for shape, models_shape in [*BOTH, ((20_000, 1), ())]:
         rng = random(dtype, shape, models_shape)

@@ -211,6 +211,7 @@ NETWORKS = {
     "one layer": [gb.Dense(OUTPUTS, "softmax")],
     "no bias": [gb.Dense(7, "relu", bias=False), gb.Dense(OUTPUTS, "softmax", bias=False)],
     "Bias layers": [gb.Bias("softplus"), gb.Dense(6), gb.Bias("tanh"), gb.Dense(OUTPUTS), gb.Bias("softmax")],
+    "Scale layers": [gb.Scale(), gb.Dense(8, "mish", init="ntp"), gb.Scale(), gb.Dense(OUTPUTS, "softmax", init="ntp")],
     "odd widths": [gb.Dense(33, "gelu"), gb.Dense(1, "identity"), gb.Dense(OUTPUTS, "softmax")],
     "Dropout": [gb.Dropout(0.2), gb.Dense(8, "silu"), gb.Dropout(0.5), gb.Dense(OUTPUTS, "softmax")],
     "frozen": [

@@ -82,6 +82,34 @@ def column_sum(d: Draw) -> Case:
     return d.case((d.column_groups, d.groups), parameters, {"grad_bias": near})
 
 
+def scale_columns(d: Draw) -> Case:
+    x, factors = d.numbers(d.shape, d.T), d.per_model(d.cols, d.A)
+    z = x if d.flip(0.4) else d.empty(d.shape, d.T)
+    product = exact(x) * exact(factors)[:, None, :]
+    parameters = {"x": x, "factors": factors, "z": z, "rows": d.rows, "cols": d.cols}
+    return d.case((d.column_groups, d.groups), parameters, {"z": Near(product, d.tolerance() * abs(product))})
+
+
+def scale_columns_gradient(d: Draw) -> Case:
+    x, grad_z, factors, grad_x = d.numbers(d.shape, d.T), d.numbers(d.shape, d.T), None, None
+    grad_factors = d.memory.models(d.models, d.cols, d.A, gap=d.pick(0, 3))
+    sums, of_x, near = np.empty((d.models, d.cols)), None, {}
+    terms = abs(exact(x) * exact(grad_z)).sum(1)
+    if d.flip(0.7):
+        factors, of_x = d.per_model(d.cols, d.A), np.empty(d.shape)
+        grad_x = grad_z if d.flip() else d.empty(d.shape, d.T)
+    reference(numpy_ops.scale_columns_gradient, exact(x), exact(grad_z), exact(factors), of_x, sums)
+    if of_x is not None:
+        near["grad_x"] = Near(of_x, d.tolerance() * abs(of_x))
+    parameters = {
+        "x": x, "grad_z": grad_z, "factors": factors, "grad_x": grad_x, "grad_factors": grad_factors,
+        "partial": d.empty((d.models, d.groups, d.cols), d.A), "tickets": d.tickets(d.models, d.column_groups),
+        "rows": d.rows, "cols": d.cols,
+    }  # fmt: skip
+    near["grad_factors"] = Near(sums, d.tolerance(d.rows) * terms)
+    return d.case((d.column_groups, d.groups), parameters, near)
+
+
 def flat(d: Draw) -> tuple[tuple[int, int], int]:
     """The grid and the size of a kernel that has no models of its own."""
     n, d.models = d.models * d.cols, 1

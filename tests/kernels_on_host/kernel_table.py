@@ -14,6 +14,8 @@ RUNNERS = {
     "activation_gradient": (other.activation_gradient, "columns"),
     "column_sum": (other.column_sum, "columns"),
     "multiply": (other.multiply, "flat"),
+    "scale_columns": (other.scale_columns, "columns"),
+    "scale_columns_gradient": (other.scale_columns_gradient, "columns"),
     "dropout": (other.dropout, "columns"),
     "softmax": (other.softmax, "rows"),
     "softmax_gradient": (other.softmax_gradient, "rows"),

@@ -17,7 +17,7 @@ from gpu_backprop.training.optimizers import RULES
 
 RELATIVE = {"float32": 16 * 2.0**-23, "float64": 1e-12}
 
-UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slope": 1}
+UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slope": 1, "mish_slope": 1}
 """Formulas that take small differences of numbers near 1, and by how many roundings of 1 their two texts may differ."""
 
 EDGES = [np.nan, 0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]

@@ -33,6 +33,10 @@ def cubic(z):
     return ROOT * (z + 0.044715 * z**3)
 
 
+def tau(z):
+    return math.tanh(max(z, 0.0) + math.log1p(math.exp(-abs(z))))
+
+
 def gelu_tanh_slope(z):
     t = math.tanh(cubic(z))
     return (1 + t) / 2 + z / 2 * (1 - t * t) * ROOT * (1 + 3 * 0.044715 * z**2)
@@ -54,6 +58,7 @@ PLAIN = {  # f and f′ of one number
     "gelu": (lambda z: z * Phi(z), lambda z: Phi(z) + z * phi(z)),
     "gelu_tanh": (lambda z: z / 2 * (1 + math.tanh(cubic(z))), gelu_tanh_slope),
     "silu": (lambda z: z * sigma(z), lambda z: sigma(z) * (1 + z * sigma(-z))),
+    "mish": (lambda z: z * tau(z), lambda z: tau(z) + z * sigma(z) * (1 - tau(z)) * (1 + tau(z))),
     "exp": (math.exp, math.exp),
 }
 LIMITS = {  # f(−1e4), f(1e4), f′(−1e4), f′(1e4)
@@ -69,6 +74,7 @@ LIMITS = {  # f(−1e4), f(1e4), f′(−1e4), f′(1e4)
     "gelu": (0, 1e4, 0, 1),
     "gelu_tanh": (0, 1e4, 0, 1),
     "silu": (0, 1e4, 0, 1),
+    "mish": (0, 1e4, 0, 1),
     "exp": (0, math.inf, 0, math.inf),
 }
 PLACES = [s * z for z in (0.0, 1e-30, 1e-8, 1e-3, 0.25, 0.5, 1.0, 1.75, 3.0, 5.5, 9.0, 17.0, 36.0) for s in (1, -1)]

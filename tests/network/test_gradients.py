@@ -39,7 +39,10 @@ def targets(loss, shape, rng):
 
 
 def draw_biases(net, rng):
+    """And factors, which are 1 otherwise."""
     for layer in net.layers:
+        if isinstance(layer, gb.Scale):
+            layer.weight[...] = rng.normal(0, 1, layer.weight.shape)
         if layer.bias is not None:
             layer.bias[...] = rng.normal(0, 0.5, layer.bias.shape)
 
@@ -76,6 +79,7 @@ def test_bias_and_dropout_layers(activation):
         layers = [
             gb.Bias(activation),
             gb.Dense(4, "tanh", bias=False),
+            gb.Scale(),
             gb.Dropout(0.3),
             gb.Bias(output_for(loss, activation)),
         ]
@@ -121,7 +125,8 @@ def problems(draw):
     """A network of one to four layers, one of them at least with parameters, with data that fit."""
     activations, widths = st.sampled_from(list(gb.ACTIVATIONS)), st.integers(1, 5)
     dense = st.builds(gb.Dense, widths, activations, bias=st.booleans())
-    layers = draw(st.lists(st.one_of(dense, st.builds(gb.Bias, activations), st.just(gb.Dropout(0.4))), max_size=3))
+    others = st.builds(gb.Bias, activations), st.just(gb.Scale()), st.just(gb.Dropout(0.4))
+    layers = draw(st.lists(st.one_of(dense, *others), max_size=3))
     loss = draw(st.sampled_from(SETTINGS))
     output = output_for(loss, draw(activations))
     layers.append(draw(st.one_of(st.just(gb.Bias(output)), st.builds(gb.Dense, widths, st.just(output)))))

@@ -47,6 +47,17 @@ def test_orthogonal_is_spread_evenly_over_the_rotations():
     assert abs(sum(signs)) < 5 * math.sqrt(200)  # LAPACK's Q alone has the same sign in all 200
 
 
+def test_ntp_draws_a_bias_too_and_slows_the_weight():
+    generator, ntp = np.random.default_rng(0), INITIALIZERS["ntp"]
+    weight, bias = ntp.fill(generator, SHAPE), ntp.fill_bias(generator, 40_000)
+    assert weight.var() == pytest.approx(1 / 600, rel=0.015) and bias.shape == (40_000,)
+    assert bias.mean() == pytest.approx(0, abs=0.025) and bias.var() == pytest.approx(1, rel=0.04)
+    assert ntp.rate_factor(64) == 1 / 8
+    for other in INITIALIZERS.values():
+        if other is not ntp:
+            assert other.fill_bias(generator, 3) is None and other.rate_factor(64) == 1
+
+
 def test_zeros_and_constant():
     assert not fill("zeros").any()
     assert (constant(0.1).fill(np.random.default_rng(0), (3, 2)) == np.full((3, 2), 0.1)).all()
@@ -62,7 +73,7 @@ def test_a_seed_decides_and_float64_comes_out(row):
 
 @pytest.mark.parametrize(
     ("activation", "name"),
-    [(a, "he_uniform") for a in ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")]
+    [(a, "he_uniform") for a in ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus")]
     + [(a, "glorot_uniform") for a in ("identity", "sigmoid", "tanh", "softsign", "exp", "softmax")]
     + [("selu", "lecun_normal")],
 )

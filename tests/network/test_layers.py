@@ -1,4 +1,4 @@
-"""Dense, Bias and Dropout: forward and backward against the same written out in NumPy."""
+"""Dense, Bias, Scale and Dropout: forward and backward against the same written out in NumPy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ def numbers(*shape, seed=0):
 
 
 def network(*layers, inputs=4, seed=0, dtype="float64"):
-    """A network whose biases are not 0, where a mistake would not show."""
+    """A network whose biases are not 0, and factors not 1, where a mistake would not show."""
     net = gb.Network(inputs, list(layers), seed=seed, dtype=dtype)
     for layer in net.layers:
         if layer.bias is not None:
             layer.bias[...] = numbers(*layer.bias.shape, seed=layer.number)
+        if isinstance(layer, gb.Scale):
+            layer.weight[...] = numbers(*layer.weight.shape, seed=layer.number)
     return net
 
 
@@ -81,11 +83,47 @@ def test_bias(activation):
     close(layer.grad_bias, grad_z.sum(axis=0))
 
 
+@pytest.mark.parametrize("units", [4, 300])
+@pytest.mark.parametrize("seed", [0, [1, 2]], ids=["one", "members"])
+def test_scale(units, seed):
+    """y = x ⊙ s: ∇x = ∇y ⊙ s, ∇s = Σ x ⊙ ∇y, and x and ∇y themselves are left alone."""
+    net = network(gb.Scale(), inputs=units, seed=seed)
+    (layer,) = net.layers
+    rows = (*net.models_shape, ROWS, units)
+    x, grad_y, s = numbers(*rows), numbers(*rows, seed=1), layer.weight[..., None, :]
+    given, grad_given = x.copy(), grad_y.copy()
+    assert layer.bias is None and layer.inputs == layer.units == net.outputs == units
+    close(net.forward(x), x * s)
+    close(net.backward(grad_y), grad_y * s)
+    close(layer.grad_weight, (x * grad_y).sum(axis=-2))
+    np.testing.assert_array_equal(x, given)
+    np.testing.assert_array_equal(grad_y, grad_given)
+
+
+def test_scale_begins_at_1_and_does_only_what_is_needed():
+    """∇x where a layer below learns, and ∇s where this one does."""
+    net = gb.Network(4, [gb.Scale(), gb.Dense(3), gb.Scale()], dtype="float64")
+    assert (net.layers[0].weight == 1).all() and (net.layers[2].weight == 1).all()
+
+    def formulas():
+        return [o.formula for o in gb.Trainer(net).plan(6).operations if "s" in o.formula]
+
+    forward, below, above = ["z1 = x ⊙ s1", "z3 = y2 ⊙ s3"], "∇s1 = Σ x ⊙ ∇z1", "∇s3 = Σ y2 ⊙ ∇z3, ∇y2 = ∇z3 ⊙ s3"
+    assert formulas() == [*forward, above, below]
+    net.layers[2].trainable = False
+    assert formulas() == [*forward, "∇y2 = ∇z3 ⊙ s3", below]
+    net.layers[0].trainable = net.layers[1].trainable = False
+    net.layers[2].trainable = True
+    assert formulas() == [*forward, "∇s3 = Σ y2 ⊙ ∇z3"]
+
+
 @pytest.mark.parametrize("first", ["tanh", "identity", "silu"])
 @pytest.mark.parametrize("second", ["softmax", "identity", "silu"])
 def test_layers_in_a_row(first, second):
     """Every pair of who may share whose buffers: ∂E/∂x and all gradients are those of the layers one by one."""
-    layers = [gb.Dense(5, first), gb.Bias(second), gb.Bias(first), gb.Dense(3, second, bias=False)]
+    layers = [
+        gb.Scale(), gb.Dense(5, first), gb.Bias(second), gb.Scale(), gb.Bias(first), gb.Dense(3, second, bias=False),
+    ]  # fmt: skip
     net, x, grad_y = network(*layers), numbers(ROWS, 4), numbers(ROWS, 3, seed=1)
     singles = []
     flowing = x
@@ -123,10 +161,11 @@ def test_one_object_in_two_places():
 
 
 def test_layers_say_what_they_are():
-    layers = [gb.Dense(3, "relu", bias=False), gb.Bias("tanh"), gb.Dropout(0.25), gb.Dense(2)]
+    layers = [gb.Dense(3, "relu", bias=False), gb.Bias("tanh"), gb.Scale(), gb.Dropout(0.25), gb.Dense(2)]
     assert [repr(layer) for layer in layers] == [
         "Dense(3, 'relu', bias=False)",
         "Bias('tanh')",
+        "Scale()",
         "Dropout(0.25)",
         "Dense(2, 'identity')",
     ]

@@ -25,7 +25,10 @@ OPTIMIZERS = {
 
 
 def layers(activation="tanh", output="identity"):
-    return [gb.Dense(5, activation), gb.Dropout(0.4), gb.Bias(activation), gb.Dense(OUTPUTS, output, bias=False)]
+    return [
+        gb.Dense(5, activation, init="ntp"), gb.Dropout(0.4), gb.Bias(activation), gb.Scale(),
+        gb.Dense(OUTPUTS, output, bias=False),
+    ]  # fmt: skip
 
 
 def networks(*arguments, **settings):

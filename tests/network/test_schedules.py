@@ -84,6 +84,13 @@ def test_coslog4_is_the_papers_formula():
     assert one(2, steps) == pytest.approx(0.5 * (1 - np.cos(2 * np.pi * np.log2(3))))
 
 
+def test_flat_cosine_is_the_papers_formula():
+    """Holzmüller et al. 2024: ½(1 + cos π(max(1, 2t) − 1))."""
+    one, t = gb.FlatCosine(), np.arange(12) / 12
+    np.testing.assert_allclose(one(np.arange(12), 12), (1 + np.cos(np.pi * (np.maximum(1, 2 * t) - 1))) / 2, atol=1e-15)
+    assert (one(np.arange(7), 12) == 1).all() and one(9, 12) == pytest.approx(0.5) and one(12, 12) == 0
+
+
 @pytest.mark.parametrize("one", ALL, ids=repr)
 @pytest.mark.parametrize("steps", [1, 2, 10, 97])
 def test_one_step_and_many_give_the_same(one, steps):

@@ -57,8 +57,9 @@ SETTINGS = [
 @pytest.mark.parametrize(("given", "written", "told"), SETTINGS)
 def test_what_a_layer_tells_of_itself(given, written, told):
     """Only what is not the default, so that files of ordinary networks keep their bytes; and it is made again of it."""
-    for made, name in ((gb.Dense(3, **given), "Dense(3, 'identity'"), (gb.Bias("tanh", **given), "Bias('tanh'")):
-        assert repr(made) == f"{name}{written})"
+    made_of = {"Dense(3, 'identity'": gb.Dense(3, **given), "Bias('tanh'": gb.Bias("tanh", **given)}
+    for name, made in {**made_of, "Scale(": gb.Scale(**given)}.items():
+        assert repr(made) == f"{name}{written})".replace("(, ", "(")
         assert {
             k: v for k, v in made.describe().items() if k in ("trainable", "penalty_factor", *SETTINGS[3][0])
         } == told

@@ -58,6 +58,10 @@ F: dict[str, tuple[Function, Function]] = {  # f(z) and f′(z), both written in
         ),
     ),
     "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) + z * sigmoid(z) * sigmoid(-z)),
+    "mish": (
+        lambda z: z * math.tanh(math.log1p(math.exp(z))),
+        lambda z: math.tanh(math.log1p(math.exp(z))) + z * sigmoid(z) / math.cosh(math.log1p(math.exp(z))) ** 2,
+    ),
     "exp": (math.exp, math.exp),
 }
 

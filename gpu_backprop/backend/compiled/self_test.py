@@ -235,6 +235,14 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "add_bias", [x, some.strided(models, units), z], [z]
         yield "column_sum", [z, grad], [grad]
         yield "multiply", [z, z + 1, z], [z]
+        yield "scale_columns", [z, some.strided(models, units), z], [z]
+        grad_z, of_factors = some(*models, rows, units), some.strided(models, units)
+        yield (
+            "scale_columns_gradient",
+            [z, grad_z, some.strided(models, units), grad_z, of_factors],
+            [grad_z, of_factors],
+        )
+        yield "scale_columns_gradient", [z, grad_z, None, None, grad], [grad]
     z, grad = some.edges(), some(len(EDGES), 3)
     yield "column_sum", [z, grad], [grad]
 

@@ -12,6 +12,8 @@ from gpu_backprop.backend.numpy_ops.layers import (
     dropout,
     matmul,
     multiply,
+    scale_columns,
+    scale_columns_gradient,
 )
 from gpu_backprop.backend.numpy_ops.losses import (
     loss_gradient,

@@ -68,6 +68,24 @@ def column_sum(device: Device, grad_z: Array, grad_bias: Array) -> Calls:
     yield partial(np.dot if grad_z.ndim == 2 else np.matmul, ones, grad_z, grad_bias)
 
 
+def scale_columns(device: Device, x: Array, factors: Array, z: Array) -> Calls:
+
+    def formula(work: Scratch, z: Array, x: Array, factors: Array) -> Calls:
+        yield from broadcast(np.multiply, x, factors, z, work)
+
+    yield from in_blocks(device, formula, z, x, as_row(factors))
+
+
+def scale_columns_gradient(
+    device: Device, x: Array, grad_z: Array, factors: Array | None, grad_x: Array | None, grad_factors: Array
+) -> Calls:
+    products = device.work(grad_z.shape, grad_z.dtype)
+    yield from multiply(device, x, grad_z, products)
+    yield from column_sum(device, products, grad_factors)
+    if factors is not None and grad_x is not None:
+        yield from scale_columns(device, grad_z, factors, grad_x)
+
+
 def dropout(device: Device, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0) -> Calls:
 
     def formula(work: Scratch, mask: Array, x: Array, y: Array, rates: Array, random: Array) -> Calls:

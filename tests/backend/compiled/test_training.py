@@ -20,10 +20,11 @@ LAYERS = {
     "classes": lambda: [gb.Dense(40, "tanh"), gb.Dense(30, "relu"), gb.Dense(5, "softmax")],
     "yes or no": lambda: [gb.Dense(40, "gelu"), gb.Dense(5, "sigmoid")],
     "numbers": lambda: [gb.Bias("softplus"), gb.Dense(40, "silu", bias=False), gb.Dense(5)],
+    "scales": lambda: [gb.Scale(), gb.Dense(40, "mish", init="ntp"), gb.Scale(), gb.Dense(5)],
     "dropout": lambda: [gb.Dense(40, "relu"), gb.Dropout(0.3), gb.Dense(5, "softmax")],
     "softmax inside": lambda: [gb.Dense(40, "softmax"), gb.Dense(5, "identity")],
 }
-TARGETS = {"classes": LABELS, "dropout": LABELS, "yes or no": Y > 0, "numbers": Y, "softmax inside": Y}
+TARGETS = {"classes": LABELS, "dropout": LABELS, "yes or no": Y > 0, "numbers": Y, "scales": Y, "softmax inside": Y}
 
 
 def trained(kind, optimizer="adam", weights=None, seed=0, epochs=3):

@@ -1,6 +1,14 @@
 """The operations as compiled kernels for this machine's CPU; what they do not cover is NumPy's."""
 
-from gpu_backprop.backend.compiled.ops.layers import activation_gradient, add_bias, bias_activate, column_sum, multiply
+from gpu_backprop.backend.compiled.ops.layers import (
+    activation_gradient,
+    add_bias,
+    bias_activate,
+    column_sum,
+    multiply,
+    scale_columns,
+    scale_columns_gradient,
+)
 from gpu_backprop.backend.compiled.ops.losses import loss_gradient, sigmoid_cross_entropy, softmax_cross_entropy
 from gpu_backprop.backend.compiled.ops.minibatch import advance, copy, gather
 from gpu_backprop.backend.compiled.ops.optimizers import blend, clip_factor, limit_norms, sum_of_squares, update

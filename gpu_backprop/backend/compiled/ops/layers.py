@@ -65,6 +65,23 @@ def column_sum(device: CpuDevice, grad_z: Array, grad_bias: Array) -> Calls:
 
 
 @or_numpy
+def scale_columns(device: CpuDevice, x: Array, factors: Array, z: Array) -> Calls:
+    yield KernelCall(device, "scale_columns", work(z.size), x=x, factors=factors, z=z, **sizes(z))
+
+
+@or_numpy
+def scale_columns_gradient(
+    device: CpuDevice, x: Array, grad_z: Array, factors: Array | None, grad_x: Array | None, grad_factors: Array
+) -> Calls:
+    cost = work(grad_z.size) * (1 if grad_x is None else 2)
+    yield KernelCall(
+        device, "scale_columns_gradient", cost,
+        x=x, grad_z=grad_z, factors=factors, grad_x=grad_x,
+        **_sums(device, grad_z, grad_factors, "grad_factors"), **sizes(grad_z),
+    )  # fmt: skip
+
+
+@or_numpy
 def multiply(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
     if not a.shape == b.shape == out.shape:
         raise UnsupportedArguments("nothing is broadcast")
@@ -76,12 +93,10 @@ def _check(f: Activation) -> None:
         raise UnsupportedArguments(f"{f.name} mixes the units of a row")
 
 
-def _sums(device: CpuDevice, grad_z: Array, grad_bias: Array | None) -> dict[str, Any]:
-    """Where the parts of an operation add up columns, each in memory of its own."""
+def _sums(device: CpuDevice, grad_z: Array, sums: Array | None, name: str = "grad_bias") -> dict[str, Any]:
+    """Where the parts of an operation add up columns, each in memory of its own; the kernel calls the sums `name`."""
     models, width = sizes(grad_z)["models"], padded(grad_z.shape[-1])
     partial = ticket = None
-    if grad_bias is not None:
+    if sums is not None:
         partial, ticket = device.empty((device.threads, models, width)), device.zeros((1,), np.int64)
-    return {
-        "grad_bias": grad_bias, "partial": partial, "ticket": ticket, "threads": device.threads, "width": width,
-    }  # fmt: skip
+    return {name: sums, "partial": partial, "ticket": ticket, "threads": device.threads, "width": width}

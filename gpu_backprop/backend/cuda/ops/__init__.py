@@ -11,6 +11,8 @@ from gpu_backprop.backend.cuda.ops.layers import (
     dropout,
     matmul,
     multiply,
+    scale_columns,
+    scale_columns_gradient,
 )
 from gpu_backprop.backend.cuda.ops.losses import (
     loss_gradient,

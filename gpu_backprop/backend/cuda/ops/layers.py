@@ -87,6 +87,29 @@ def column_sum(device: CudaDevice, grad_z: Array, grad_bias: Array) -> Calls:
     )  # fmt: skip
 
 
+def scale_columns(device: CudaDevice, x: Array, factors: Array, z: Array) -> Calls:
+    models, rows, cols = sizes(x)
+    width = device.kernels.width(x.dtype, cols, x, factors, z)
+    yield device.kernels.launch(
+        "scale_columns", (x.dtype, width), *columns(rows, cols, models, width),
+        x=x, factors=factors, z=z, rows=rows, cols=cols,
+    )  # fmt: skip
+
+
+def scale_columns_gradient(
+    device: CudaDevice, x: Array, grad_z: Array, factors: Array | None, grad_x: Array | None, grad_factors: Array
+) -> Calls:
+    models, rows, cols = sizes(x)
+    width = device.kernels.width(x.dtype, cols, x, grad_z, factors, grad_x, grad_factors)
+    launch = column_sums(rows, cols, models, width)
+    yield device.kernels.launch(
+        "scale_columns_gradient", (x.dtype, width), *launch,
+        x=x, grad_z=grad_z, factors=factors, grad_x=grad_x, grad_factors=grad_factors,
+        partial=device.work((models, launch.grid[1], cols), accumulator(x.dtype)),
+        tickets=device.tickets(models * launch.grid[0]), rows=rows, cols=cols,
+    )  # fmt: skip
+
+
 def dropout(
     device: CudaDevice, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0
 ) -> Calls:
