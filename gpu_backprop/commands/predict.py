@@ -112,7 +112,7 @@ def _quantities(net: gb.Network, y: Array) -> Array:
     """Write numbers with the digits of the predictions' dtype; with more where rounding would move a prediction by more
     than a negligible part of the target's spread."""
     values = net.preprocessing.inverse(y)
-    zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1))
+    zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1), clip=False)
     with np.errstate(over="ignore"):
         rounded = values.astype(y.dtype)
     near = np.abs(rounded - values) <= NEGLIGIBLE * np.abs(one - zero)

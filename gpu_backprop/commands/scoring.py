@@ -88,7 +88,7 @@ def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence
         rows = Outputs(np, y, target, multi_label=LABELS in tasks)
         suiting = ("label_accuracy", "exact_match") if rows.multi_label else ("accuracy",)
         return Scores(_with([], (*suiting, "f1_macro", "roc_auc", "log_loss", "calibration_error", *asked), rows))
-    true, predicted = (net.preprocessing.inverse(values) for values in (target, y))
+    true, predicted = net.preprocessing.inverse(target, clip=False), net.preprocessing.inverse(y)
     rows = Outputs(np, predicted, true, quantile=getattr(trainer.loss, "q", None))
     figures = _with([], ("r2", "mae", "rmse", "median_absolute_error", *asked), rows)
     return Scores(figures, baseline=_mean_baseline(true, predicted))

@@ -14,7 +14,7 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Arrays, Preprocessing, Table, load_digits, read
 from gpu_backprop.data.array_inputs import ArrayInputs
-from gpu_backprop.data.scaling import Scaling
+from gpu_backprop.data.scaling import StandardScaling
 from gpu_backprop.data.table import missing
 from gpu_backprop.data.target import Classes
 
@@ -88,7 +88,7 @@ def digits_preprocessing() -> Preprocessing:
     """Make the preprocessing of the bundled digits: pixels become numbers from 0 to 1; nothing is fitted."""
     x, labels = load_digits()
     pixels = x.shape[1]
-    inputs = ArrayInputs(Scaling(np.zeros(pixels), np.full(pixels, float(DARKEST))), None)
+    inputs = ArrayInputs(StandardScaling(np.zeros(pixels), np.full(pixels, float(DARKEST))), None)
     return Preprocessing(inputs, Classes(None, tuple(np.unique(labels).tolist())))
 
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gpu_backprop.data import stored
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted
-from gpu_backprop.data.scaling import IMPUTE, Scaling
+from gpu_backprop.data.scaling import IMPUTE, Scaling, StandardScaling, fit_scaling, stored_scaling
 from gpu_backprop.data.table import Arrays, Table
-from gpu_backprop.data.table_inputs import FILL_IN
+from gpu_backprop.data.table_inputs import FILL_IN, INDICATED, one, stored_one
 
 BLOCK = 1 << 20
 """Values that are scaled at one time."""
 
 WHITE, DARK = 255, 128
 """The largest uint8; and of what images have only less, the largest pixel is taken for white."""
+
+
+BROUGHT_TO = {
+    "standard": "mean 0 and standard deviation 1",
+    "robust": "median 0 and a distance of 1 between the quartiles",
+    "quantile": "a normal distribution, by its ranks",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,49 +65,66 @@ class ByteInputs:
 
 @dataclass(frozen=True, eq=False)
 class ArrayInputs:
-    """Arrays of numbers, each feature scaled by itself."""
+    """Arrays of numbers, each feature scaled by itself.
+
+    Attributes:
+        indicated: the features that are followed by another input, which is `one` where they are missing, int64.
+    """
 
     scaling: Scaling
     impute: str | None
+    indicated: Array = field(default_factory=lambda: np.arange(0))
+    one: float = 1.0
 
     @classmethod
-    def fit(cls, data: Arrays, rows: Array, impute: str | None) -> ArrayInputs:
+    def fit(cls, data: Arrays, rows: Array, impute: str | None, encoding: Encoding = PLAIN) -> ArrayInputs:
         """Fits the scaling to the given rows; refuses values that cannot be used in any row."""
         refuse_unusable(data, missing=impute is None)
         step = max(1, BLOCK // len(rows))
-        parts = [
-            Scaling.fit(data.x[:, first : first + step][rows].astype(np.float64), impute)
-            for first in range(0, data.x.shape[1], step)
-        ]
-        scaling = Scaling.concatenate(parts)
+        parts, gone = list[Scaling](), list[Array]()
+        for first in range(0, data.x.shape[1], step):
+            values = data.x[:, first : first + step][rows].astype(np.float64)
+            parts.append(fit_scaling(values, impute, encoding))
+            gone.append(np.asarray(np.isnan(values).any(axis=0)))
+        scaling = parts[0].concatenate(parts)
         if not scaling.sound.all():
             raise DataError(
                 f"{data.source}: x[{int(scaling.sound.argmin())}] has no values to learn from, or numbers too large to "
                 "be scaled; leave this feature out"
             )
-        return cls(scaling, impute)
+        return cls.of(scaling, impute, np.concatenate(gone), encoding)
 
-    @property
-    def inputs(self) -> int:
-        return len(self.scaling.mean)
+    @classmethod
+    def of(cls, scaling: Scaling, impute: str | None, gone: Array, encoding: Encoding) -> ArrayInputs:
+        """Makes them of what was fitted; `gone`: of which features training rows lacked some, bool (k,)."""
+        return cls(scaling, impute, np.flatnonzero(gone & encoding.indicator), one(encoding))
 
     @property
     def features(self) -> list[str]:
-        return _features(self.inputs)
+        names, indicated = _features(len(self.scaling)), set(self.indicated.tolist())
+        return [
+            name
+            for k, feature in enumerate(names)
+            for name in ([feature, f"{feature} missing"] if k in indicated else [feature])
+        ]
 
     def describe(self) -> list[tuple[str, str]]:
         """Says of each feature what becomes of it, or of all together where that is the same."""
         formulas = self.scaling.describe()
+        for k in self.indicated.tolist():
+            formulas[k] += INDICATED
         if len(set(formulas)) == 1:
-            return [(f"all {self.inputs:,} features", formulas[0])]
-        return list(zip(self.features, formulas, strict=True))
+            return [(f"all {len(formulas):,} features", formulas[0])]
+        return list(zip(_features(len(formulas)), formulas, strict=True))
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
         """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
-        data = _fitting(data, self.inputs)
+        data = _fitting(data, len(self.scaling))
         given = data.x
         refuse_unusable(data, missing=self.impute is None)
-        x = np.empty(given.shape, np.float32)
+        columns = np.arange(len(self.scaling))
+        places = columns + np.searchsorted(self.indicated, columns)
+        x = np.empty((len(given), len(columns) + len(self.indicated)), np.float32)
         for block in _blocks(given):
             scaled = self.scaling.apply(given[block].astype(np.float64))
             beyond = np.abs(scaled) > np.finfo(np.float32).max
@@ -107,38 +132,48 @@ class ArrayInputs:
                 row, feature = map(int, np.argwhere(beyond)[0])
                 raise DataError(
                     f"{data.source}, {data.place(block.start + row)}: {given[block][row, feature]:g} in x[{feature}] "
-                    f"is too far from the training data, whose mean is {self.scaling.mean[feature]:g}; correct it"
+                    f"is too far from the training data, whose {self.scaling.middle(feature)}; correct it"
                 )
-            x[block] = scaled
+            x[block, places] = scaled
+            x[block, places[self.indicated] + 1] = np.isnan(given[block][:, self.indicated]) * self.one
         return x, {}
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "arrays", "impute": self.impute, **self.scaling.to_dict()}
+        indicated = {"indicated": self.indicated.tolist(), "one": self.one} if len(self.indicated) else {}
+        return {"kind": "arrays", "impute": self.impute, **self.scaling.to_dict(), **indicated}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> ArrayInputs:
         impute = stored.choice(given, "impute", (None, *IMPUTE))
-        return cls(Scaling.from_dict(given, None, filled=impute is not None), impute)
+        scaling = stored_scaling(given, None, filled=impute is not None)
+        if "indicated" not in given:
+            return cls(scaling, impute)
+        indicated = stored.entries(given, "indicated")
+        sound = impute is not None and all(type(k) is int and 0 <= k < len(scaling) for k in indicated)
+        stored.require(sound and indicated == sorted(set(indicated)), "indicated are no features")
+        return cls(scaling, impute, np.array(indicated), stored_one(given))
 
 
-def fit_arrays(data: Arrays, rows: Array, impute: str | None) -> tuple[ArrayInputs | ByteInputs, str]:
+def fit_arrays(
+    data: Arrays, rows: Array, impute: str | None, encoding: Encoding = PLAIN
+) -> tuple[ArrayInputs | ByteInputs, str]:
     """Fits the inputs to the given rows; returns them, and in words how x is scaled."""
     if not data.images:
-        return ArrayInputs.fit(data, rows, impute), how_scaled(data)
+        return ArrayInputs.fit(data, rows, impute, encoding), how_scaled(data, encoding)
     return pixels(data.x.shape[1], int(data.x.max(axis=1)[rows].max()))
 
 
-def how_scaled(data: Arrays) -> str:
+def how_scaled(data: Arrays, encoding: Encoding) -> str:
     """Says how features that are no pixels are scaled."""
     hint = " (for pixels, give x the axes rows, height, width)" if data.x.dtype == np.uint8 else ""
-    return f"each brought to mean 0 and standard deviation 1{hint}"
+    return f"each brought to {BROUGHT_TO[encoding.numbers]}{', and clipped smoothly' if encoding.clip else ''}{hint}"
 
 
 def pixels(inputs: int, largest: int) -> tuple[ArrayInputs | ByteInputs, str]:
     """Returns what images become inputs by, where the training rows' largest pixel is this; and how, in words."""
     if largest >= DARK:
         return ByteInputs(inputs), f"pixels, divided by {WHITE}"
-    scaling = Scaling(np.zeros(inputs), np.full(inputs, float(largest)))
+    scaling = StandardScaling(np.zeros(inputs), np.full(inputs, float(largest)))
     return ArrayInputs(scaling, None), "pixels, divided by the largest among the rows to learn from"
 
 

@@ -45,6 +45,13 @@ class Encoding:
     dates: bool = False
     clip_target: bool = False
 
+    def imputing(self, impute: str | None) -> str | None:
+        """Returns what takes the place of missing numbers: where none was given and they are indicated, the mean of
+        the column, or what else it is centred on, the median."""
+        if impute is not None or not self.indicator:
+            return impute
+        return "mean" if self.numbers == "standard" else "median"
+
     def __post_init__(self) -> None:
         for name, accepted in (("numbers", NUMBERS), ("binary", BINARY), ("many", MANY)):
             if (value := getattr(self, name)) not in accepted:

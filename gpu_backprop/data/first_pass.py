@@ -7,7 +7,7 @@ the numbers of a column (55 %, $1,745), the first block decides; where a later b
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from gpu_backprop.data.messages import counted, listed, shown
 from gpu_backprop.data.number_format import NumberFormat, find_numbers, read_numbers
 from gpu_backprop.data.preprocessing import Inputs, Preprocessing, checked_hashes, input_names
 from gpu_backprop.data.row_blocks import RowBlocks, first_block, numbered
-from gpu_backprop.data.scaling import IMPUTE, RunningScaling, Scaling
+from gpu_backprop.data.running_scaling import RunningScaling
+from gpu_backprop.data.scaling import IMPUTE
 from gpu_backprop.data.split import is_held_out
 from gpu_backprop.data.table import Arrays, Table, missing
 from gpu_backprop.data.table_inputs import (
@@ -33,6 +34,7 @@ from gpu_backprop.data.table_inputs import (
     TableInputs,
     TextColumn,
     categories,
+    one,
     refuse_infinite,
 )
 from gpu_backprop.data.target import column_or_y, fit_target
@@ -70,19 +72,15 @@ class _TextAfterAll(Exception):
 
 def fit_blocks(blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> tuple[Preprocessing, RowBlocks]:
     """Fits a preprocessing to the rows that are not held out; returns it, and the blocks as they have to be read."""
-    if wanted.impute == "median":
-        raise DataError(
-            f"{blocks.path}: a median needs all values at once, and these are too many for the memory; choose another "
-            "--impute, mean or constant (impute= in Python)"
-        )
     if wanted.impute not in (None, *IMPUTE):
         raise DataError(f"impute is {shown(wanted.impute)}; choose one of {listed(IMPUTE)}")
+    wanted = replace(wanted, impute=wanted.encoding.imputing(wanted.impute))
     head = first_block(blocks)
     if isinstance(head, Arrays):
         if wanted.ignore or wanted.hashed or wanted.target is not None:
             given = listed([*wanted.ignore, *wanted.hashed, *filter(None, [wanted.target])])
             raise DataError(f"{head.source} holds arrays, which have no columns; leave {given} out")
-        counts: _Counts = _ArrayCounts(head)
+        counts: _Counts = _ArrayCounts(head, wanted)
         counts.add_all(blocks, wanted, held_out)
         return counts.finish(blocks, wanted, held_out), blocks
     ignore = [composed(name) for name in wanted.ignore]
@@ -135,11 +133,11 @@ class _Counts:
         else:
             data = Table(source, {column: y}, text=blocks.text, missing=blocks.missing)
         found = find_numbers(data, [column]).get(column) if isinstance(data, Table) and column is not None else None
-        rows = np.arange(len(y))
-        target, why = fit_target(data, column, rows, wanted.task, wanted.standardise, found)
+        rows, clip = np.arange(len(y)), wanted.encoding.clip_target
+        target, why = fit_target(data, column, rows, wanted.task, wanted.standardise, found, clip)
         if target.task == "regression" and held_out.fraction:
             training = np.flatnonzero(~held_out.among(0, len(y)))
-            target, _ = fit_target(data, column, training, target.task, wanted.standardise, found)
+            target, _ = fit_target(data, column, training, target.task, wanted.standardise, found, clip)
         inputs, how = self._inputs(blocks, wanted)
         fitted = Preprocessing(inputs, target)
         fitted.why, fitted.how, fitted.missing = why, how, blocks.missing
@@ -149,10 +147,11 @@ class _Counts:
 class _ArrayCounts(_Counts):
     """Of arrays: each feature's scaling, and of images the largest pixel."""
 
-    def __init__(self, head: Arrays) -> None:
+    def __init__(self, head: Arrays, wanted: Wanted) -> None:
         super().__init__()
         self.images, self.labelled = head.images, head.labelled
-        self._running, self._largest, self._how = RunningScaling(head.x.shape[1]), 0, how_scaled(head)
+        self._largest, self._how = 0, how_scaled(head, wanted.encoding)
+        self._running = RunningScaling(head.x.shape[1], wanted.impute, wanted.encoding)
 
     def _add(self, block: Table | Arrays, training: Array, wanted: Wanted) -> None:
         assert isinstance(block, Arrays)
@@ -165,10 +164,11 @@ class _ArrayCounts(_Counts):
     def _inputs(self, blocks: RowBlocks, wanted: Wanted) -> tuple[Inputs, str]:
         if self.images:
             return pixels(len(self._running.mean), self._largest)
-        scaling = self._running.scaling(wanted.impute)
+        gone, scaling = self._running.gone > 0, self._running.scaling()
         if not scaling.sound.all():
             raise DataError(f"{blocks.path}: x[{int(scaling.sound.argmin())}] has no values, or numbers too large")
-        return ArrayInputs(scaling, wanted.impute), self._how
+        how = f", by a sample of {scaling.sample:,} rows" if scaling.sample else ""
+        return ArrayInputs.of(scaling, wanted.impute, gone, wanted.encoding), self._how + how
 
 
 class _TableCounts(_Counts):
@@ -208,7 +208,8 @@ class _TableCounts(_Counts):
             if len(known) > MOST_INPUTS + 1:
                 categories(block, name, known)  # which says what is wrong, and what to do
         if self._numbers is None:
-            self._numbers, self._running = list(numbers), RunningScaling(len(numbers))
+            self._numbers = list(numbers)
+            self._running = RunningScaling(len(numbers), wanted.impute, wanted.encoding)
         if set(self._numbers) != set(numbers):
             raise _TextAfterAll(next(iter(set(self._numbers) ^ set(numbers))))
         if numbers:
@@ -222,7 +223,7 @@ class _TableCounts(_Counts):
                 f"{blocks.path}: column {shown(name)} has {counted(number, 'missing value')}, the first in {place}"
                 f"{more}; {FILL_IN}"
             )
-        scaling, columns = self._running.scaling(wanted.impute), list[Column]()
+        gone, scaling, columns = self._running.gone > 0, self._running.scaling(), list[Column]()
         table, numbers = Table(str(blocks.path)), self._numbers or []
         for name in self._names:
             if name in self._hashed:
@@ -230,11 +231,10 @@ class _TableCounts(_Counts):
             elif name in self._texts:
                 columns.append(TextColumn(name, categories(table, name, self._texts[name])))
             else:
-                at = [numbers.index(name)]
-                fill = None if scaling.fill is None else scaling.fill[at]
-                own = Scaling(scaling.mean[at], scaling.std[at], fill)
+                k = numbers.index(name)
+                own, indicator = scaling.column(k), wanted.encoding.indicator and bool(gone[k])
                 if not own.sound.all():
                     why = "has no values to learn from, or numbers too large to be scaled"
                     raise DataError(f"{blocks.path}: column {shown(name)} {why}; {LEAVE_OUT}")
-                columns.append(NumberColumn(name, own, self._formats.get(name)))
-        return TableInputs(tuple(columns), wanted.impute), ""
+                columns.append(NumberColumn(name, own, self._formats.get(name), indicator))
+        return TableInputs(tuple(columns), wanted.impute, one(wanted.encoding)), ""

@@ -93,7 +93,8 @@ class Preprocessing:
             task: "classification", "regression" or "auto": text, at most 20 different whole numbers of which there are
                 two rows each, one-hot rows, and what is labelled as such, as in IDX files, are classes.
             impute: what takes the place of missing values: the "mean" or "median" of a column, or "constant", which is
-                0; missing texts are a category of their own. None: they are an error. Targets must not be missing.
+                0; missing texts are a category of their own. None: they are an error, unless encoding.indicator is
+                true: then the mean (of "standard" numbers) or the median. Targets must not be missing.
             rows: the training rows, as indices or a mask; None: all.
             ignore: columns that are not to be used.
             standardise_target: whether quantities are scaled; with losses or activations that give them a range of
@@ -108,6 +109,7 @@ class Preprocessing:
         if impute not in (None, *IMPUTE):
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
         _refuse_others(data)
+        impute = encoding.imputing(impute)
         training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
         hashed = checked_hashes(data, hashed)
         findings: dict[str, Finding] = {}
@@ -117,7 +119,7 @@ class Preprocessing:
                 data = data.again([*numbers, *data.text], data.missing)
             findings = find_numbers(data, [name for name in data.columns if name not in {*ignore, *hashed}])
         found = None if target is None else findings.get(target)
-        chosen_target, why = fit_target(data, target, training, task, standardise_target, found)
+        chosen_target, why = fit_target(data, target, training, task, standardise_target, found, encoding.clip_target)
         inputs: Inputs
         how = ""
         if isinstance(data, Table):
@@ -127,7 +129,7 @@ class Preprocessing:
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
-            inputs, how = fit_arrays(data, training, impute)
+            inputs, how = fit_arrays(data, training, impute, encoding)
         fitted = cls(inputs, chosen_target)
         fitted.why, fitted.how = why, how
         fitted.missing = data.missing if isinstance(data, Table) else MISSING
@@ -197,16 +199,18 @@ class Preprocessing:
         text = [name for name in self.text_columns(data) if name in data.columns and data.columns[name].dtype != object]
         return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
 
-    def inverse(self, y: npt.ArrayLike) -> Array:
+    def inverse(self, y: npt.ArrayLike, clip: bool = True) -> Array:
         """Converts y, as `targets` or a network gives it, back to the classes or units of the data.
 
         Args:
             y: labels (rows,) or probabilities (rows, outputs) in a classification, else (rows, outputs).
+            clip: whether quantities are kept within the range of the training rows, if that was wanted; True targets,
+                unlike predictions, are not to be.
 
         Returns:
             The names of the classes, int64 or an object array of str (rows,), or quantities, float64 (rows, outputs).
         """
-        return self._target.inverse(np.asarray(y))
+        return self._target.inverse(np.asarray(y), clip)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all that was fitted as plain data for JSON."""

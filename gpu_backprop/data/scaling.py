@@ -1,149 +1,354 @@
-"""Numbers brought to mean 0 and standard deviation 1, and missing ones filled in."""
+"""Numbers brought to one size, in one of three ways, and missing ones filled in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from gpu_backprop.data import stored
+from gpu_backprop.data.encoding import NUMBERS, PLAIN, Encoding
 from gpu_backprop.data.files import Array
 
 IMPUTE = ("mean", "median", "constant")
 """What takes a missing number's place: the mean or median of the training rows that have one, or 0."""
 
+BOUND = 3.0
+"""Smooth clipping keeps everything within ± this."""
+
+QUANTILES, MOST_QUANTILES = 256, 2000
+"""Points that are kept of a column's distribution, and of how many columns: a model file has room for these."""
+
+NORMAL = NormalDist()
+
+
+def smooth_clip(x: Array) -> Array:
+    """Returns x/√(1 + (x/3)²), float64: nearly x about 0, and never beyond ±3; NaN stays (RealMLP: Holzmüller et al.,
+    "Better by default", 2024)."""
+    x = np.clip(x, -stored.LARGEST, stored.LARGEST)
+    clipped: Array = x / np.hypot(1, x / BOUND)
+    return clipped
+
 
 @dataclass(frozen=True, eq=False)
-class Scaling:
-    """Of k columns of numbers, float64 each (k,): (v − mean)/std, where std is 0 simply 0.
+class Scaling(ABC):
+    """What is done to k columns of numbers, each by itself.
 
     Attributes:
-        fill: what takes a missing value's place before that; None where none was provided for.
+        fill: (k,), what takes a missing value's place before anything else; None where none was provided for.
+        clip: whether `smooth_clip` follows.
+        sample: of how many rows, drawn from all, the quantiles are; 0: of all, or there are none.
     """
 
-    mean: Array
-    std: Array
-    fill: Array | None = None
+    fill: Array | None = field(default=None, kw_only=True)
+    clip: bool = field(default=False, kw_only=True)
+    sample: int = field(default=0, kw_only=True)
+
+    numbers: ClassVar[str]
+    """What `Encoding.numbers` calls it."""
 
     @classmethod
-    def fit(cls, values: Array, impute: str | None = None) -> Scaling:
-        """Fits the scaling of float64 values (rows, k), in which NaN is a missing one.
-
-        Nothing is checked: mean or std are not finite where the values are too large, or none can be filled in.
-        """
-        fill = None
-        missing = np.isnan(values)
-        with np.errstate(all="ignore"):
-            if impute is not None:
-                fill = _fill(values, missing, impute)
-                values = np.where(missing, fill, values)
-            same = values.min(axis=0) == values.max(axis=0)
-            mean = np.where(same, values[0], values.mean(axis=0))  # the mean of equal numbers may be off by a rounding
-            std = np.where(same, 0, values.std(axis=0))
-        return cls(mean, std, fill)
+    @abstractmethod
+    def fit(cls, values: Array, fill: Array | None = None, clip: bool = False) -> Self:
+        """Fits the scaling to float64 values (rows, k), in which NaN is a missing one. Nothing is checked: `sound`
+        tells whether the values are not too large, and some are there."""
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Scaling]) -> Scaling:
+    @abstractmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Joins the scalings of columns that stand side by side."""
-        fills = [part.fill for part in parts if part.fill is not None]
-        return cls(
-            np.concatenate([part.mean for part in parts]),
-            np.concatenate([part.std for part in parts]),
-            np.concatenate(fills) if fills else None,
-        )
+
+    @abstractmethod
+    def column(self, k: int) -> Self:
+        """Returns the scaling of one column, (1,)."""
+
+    @abstractmethod
+    def _scale(self, values: Array) -> Array:
+        """Returns the scaled numbers, float64 (rows, k), before any clipping."""
+
+    @abstractmethod
+    def _formula(self, k: int) -> str:
+        """Writes what becomes of v in a column."""
+
+    @abstractmethod
+    def middle(self, k: int) -> str:
+        """Says about where the training rows of a column are: mean is 3."""
+
+    @property
+    @abstractmethod
+    def sound(self) -> Array:
+        """Whether each column can be scaled at all, bool (k,)."""
+
+    @property
+    @abstractmethod
+    def constant(self) -> Array:
+        """Whether each column had one value in all training rows, and becomes 0, bool (k,)."""
+
+    @abstractmethod
+    def _to_dict(self) -> dict[str, Any]:
+        """Returns what was fitted as plain data for JSON."""
+
+    @classmethod
+    @abstractmethod
+    def _from_dict(cls, given: object) -> Self:
+        """Reads what _to_dict gave."""
+
+    def __len__(self) -> int:
+        return len(self.constant)
 
     def apply(self, values: Array) -> Array:
         """Returns the scaled numbers, float64 (rows, k)."""
         if self.fill is not None:
             values = np.where(np.isnan(values), self.fill, values)
-        scaled = np.zeros(values.shape)
         with np.errstate(all="ignore"):
-            np.divide(values - self.mean, self.std, out=scaled, where=self.std > 0)
-        return scaled
+            scaled = self._scale(values)
+        return smooth_clip(scaled) if self.clip else scaled
 
     def describe(self) -> list[str]:
         """Writes the formula of each column."""
         formulas = []
-        for k, (mean, std) in enumerate(zip(self.mean.tolist(), self.std.tolist(), strict=True)):
-            difference = f"v − {mean:.4g}" if mean > 0 else f"v + {-mean:.4g}" if mean < 0 else "v"
-            divided = difference if std == 1 else f"({difference})/{std:.4g}" if mean else f"v/{std:.4g}"
+        for k, constant in enumerate(self.constant.tolist()):
+            clipped = f", then x/√(1 + (x/{BOUND:g})²)" if self.clip and not constant else ""
             filled = "" if self.fill is None else f"; where it is missing, v = {self.fill[k]:.4g}"
-            formulas.append((divided if std else f"0, since all rows had {mean:.4g}") + filled)
+            sample = f", by a sample of {self.sample:,} rows" if self.sample else ""
+            formulas.append(self._formula(k) + clipped + filled + sample)
         return formulas
+
+    def to_dict(self) -> dict[str, Any]:
+        numbers = {} if self.numbers == "standard" else {"numbers": self.numbers}
+        fill = {} if self.fill is None else {"fill": self.fill.tolist()}
+        given = {"clip": self.clip, "sample": self.sample}
+        return {**numbers, **self._to_dict(), **fill, **{name: value for name, value in given.items() if value}}
+
+
+@dataclass(frozen=True, eq=False)
+class _LinearScaling(Scaling):
+    """(v − center)/spread, where the spread is 0 simply 0; float64 each (k,)."""
+
+    center: Array
+    spread: Array
+
+    names: ClassVar[tuple[str, str]]
+    """What the two are called."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        center, spread = (np.concatenate(arrays) for arrays in zip(*((p.center, p.spread) for p in parts), strict=True))
+        return cls(center, spread, fill=_joined(parts), clip=parts[0].clip)
+
+    def column(self, k: int) -> Self:
+        at = slice(k, k + 1)
+        return replace(self, center=self.center[at], spread=self.spread[at], fill=_part(self.fill, at))
+
+    def _scale(self, values: Array) -> Array:
+        scaled = np.zeros(values.shape)
+        np.divide(values - self.center, self.spread, out=scaled, where=self.spread > 0)
+        return scaled
+
+    def _formula(self, k: int) -> str:
+        center, spread = float(self.center[k]), float(self.spread[k])
+        if not spread:
+            return f"0, since all rows had {center:.4g}"
+        difference = f"v − {center:.4g}" if center > 0 else f"v + {-center:.4g}" if center < 0 else "v"
+        return difference if spread == 1 else f"({difference})/{spread:.4g}" if center else f"v/{spread:.4g}"
+
+    def middle(self, k: int) -> str:
+        return f"{self.names[0]} is {self.center[k]:g}"
 
     @property
     def sound(self) -> Array:
-        """Whether each column can be scaled at all, bool (k,)."""
-        return np.isfinite(self.mean) & np.isfinite(self.std) & (True if self.fill is None else np.isfinite(self.fill))
+        return np.isfinite(self.center) & np.isfinite(self.spread) & _filled(self.fill)
 
-    def to_dict(self) -> dict[str, Any]:
-        fill = {} if self.fill is None else {"fill": self.fill.tolist()}
-        return {"mean": self.mean.tolist(), "std": self.std.tolist(), **fill}
+    @property
+    def constant(self) -> Array:
+        constant: Array = self.spread == 0
+        return constant
+
+    def _to_dict(self) -> dict[str, Any]:
+        return dict(zip(self.names, (self.center.tolist(), self.spread.tolist()), strict=True))
 
     @classmethod
-    def from_dict(cls, given: object, columns: int | None, filled: bool = False) -> Scaling:
-        """Reads what to_dict gave: of so many columns, None: of any number; `filled`: with a fill."""
-        mean, std = stored.numbers(given, "mean"), stored.numbers(given, "std")
-        fill = stored.numbers(given, "fill") if filled else None
-        wanted = len(mean) if columns is None else columns
-        lengths = {len(mean), len(std), wanted if fill is None else len(fill), wanted}
-        stored.require(len(lengths) == 1, "mean, std and fill have other lengths than belong there")
-        stored.require(bool((std >= 0).all()), "a standard deviation is below 0")
-        return cls(mean, std, fill)
+    def _from_dict(cls, given: object) -> Self:
+        center, spread = (stored.numbers(given, name) for name in cls.names)
+        stored.require(len(center) == len(spread), f"{cls.names[0]} and {cls.names[1]} have other lengths")
+        stored.require(bool((spread >= 0).all()), f"a {cls.names[1]} is below 0")
+        return cls(center, spread)
 
 
-class RunningScaling:
-    """What `Scaling.fit` finds, of values that come a part at a time: counts, means and sums of squared deviations of
-    the numbers there, merged as in Chan, Golub and LeVeque (1979), and the least and largest of them."""
+@dataclass(frozen=True, eq=False)
+class StandardScaling(_LinearScaling):
+    """(v − mean)/std, of the training rows after missing values were filled in."""
 
-    def __init__(self, columns: int) -> None:
-        self.count, self.gone = np.zeros(columns), np.zeros(columns)
-        self.mean, self.squares = np.zeros(columns), np.zeros(columns)
-        self.low, self.high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    numbers: ClassVar[str] = "standard"
+    names: ClassVar[tuple[str, str]] = "mean", "std"
 
-    def add(self, values: Array) -> None:
-        """Adds values, float64 (rows, columns), in which NaN is a missing one."""
-        if not len(values):
-            return
-        there = ~np.isnan(values)
-        count = there.sum(axis=0)
+    @classmethod
+    def fit(cls, values: Array, fill: Array | None = None, clip: bool = False) -> Self:
         with np.errstate(all="ignore"):
-            known = np.where(there, values, 0)
-            mean = known.sum(axis=0) / np.maximum(count, 1)
-            self.gone += len(values) - count
-            self._merge(count, mean, (np.where(there, values - mean, 0) ** 2).sum(axis=0))
-        self.low = np.fmin(self.low, np.where(there, values, np.inf).min(axis=0))
-        self.high = np.fmax(self.high, np.where(there, values, -np.inf).max(axis=0))
+            if fill is not None:
+                values = np.where(np.isnan(values), fill, values)
+            same = values.min(axis=0) == values.max(axis=0)
+            mean = np.where(same, values[0], values.mean(axis=0))  # the mean of equal numbers may be off by a rounding
+            std = np.where(same, 0, values.std(axis=0))
+        return cls(mean, std, fill=fill, clip=clip)
 
-    def _merge(self, count: Array, mean: Array, squares: Array) -> None:
-        both, apart = self.count + count, mean - self.mean
-        share = count / np.maximum(both, 1)
-        self.squares += squares + apart**2 * self.count * share
-        self.mean, self.count = self.mean + apart * share, both
 
-    def scaling(self, impute: str | None) -> Scaling:
-        """Returns the scaling, where missing numbers are filled in with "mean" or "constant". What was added stays."""
-        fill = None
+@dataclass(frozen=True, eq=False)
+class RobustScaling(_LinearScaling):
+    """(v − median)/spread, where the spread is the distance of the quartiles, or where they are equal half of the range
+    (RealMLP). They are those of the values that are there, so that filling in many does not make it 0."""
+
+    numbers: ClassVar[str] = "robust"
+    names: ClassVar[tuple[str, str]] = "median", "spread"
+
+    @classmethod
+    def fit(cls, values: Array, fill: Array | None = None, clip: bool = False) -> Self:
         with np.errstate(all="ignore"):
-            if impute is not None:
-                fill = np.zeros_like(self.mean) if impute == "constant" else np.where(self.count, self.mean, np.nan)
-                gone = np.where(self.gone > 0, fill, np.nan)
-                self._merge(self.gone, fill, np.zeros_like(fill))
-                self.low, self.high = np.fmin(self.low, gone), np.fmax(self.high, gone)
-                self.gone = np.zeros_like(self.gone)
-            same = self.low == self.high
-            std = np.where(same, 0, np.sqrt(self.squares / self.count))
-            mean = np.where(same, self.low, np.where(self.count, self.mean, np.nan))
-        return Scaling(mean, std, fill)
+            points = [
+                np.quantile(there, [0, 0.25, 0.5, 0.75, 1]) if len(there) else np.full(5, np.nan)
+                for there in _columns(values)
+            ]
+            low, lower, median, upper, high = np.array(points).T
+            spread = np.where(upper > lower, upper - lower, high / 2 - low / 2)
+        return cls(median, spread, fill=fill, clip=clip)
 
 
-def _fill(values: Array, missing: Array, impute: str) -> Array:
+@dataclass(frozen=True, eq=False)
+class QuantileScaling(Scaling):
+    """The normal score of v's rank among the training rows: Φ⁻¹((r − ½)/n) for rank r of n, for equal values that of
+    the middle of their ranks. So the least and largest of n rows are at ∓Φ⁻¹(½/n), as of so many normal numbers, and
+    what is beyond them is taken for them. (scikit-learn's QuantileTransformer puts them at ±5.2, far from all others.)
+
+    Of each column up to `QUANTILES` values are kept, equally far from each other in their scores, and between them
+    the scores are interpolated. A constant column is 0, the score of its middle rank.
+
+    Attributes:
+        values, scores: of each column, ascending, float64 (points,).
+    """
+
+    values: tuple[Array, ...]
+    scores: tuple[Array, ...]
+
+    numbers: ClassVar[str] = "quantile"
+
+    @classmethod
+    def fit(cls, values: Array, fill: Array | None = None, clip: bool = False) -> Self:
+        points = [_normal_scores(there) for there in _columns(values)]
+        return cls(tuple(p[0] for p in points), tuple(p[1] for p in points), fill=fill, clip=clip)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        values, scores = (sum(tuples, ()) for tuples in zip(*((p.values, p.scores) for p in parts), strict=True))
+        return cls(values, scores, fill=_joined(parts), clip=parts[0].clip)
+
+    def column(self, k: int) -> Self:
+        at = slice(k, k + 1)
+        return replace(self, values=self.values[at], scores=self.scores[at], fill=_part(self.fill, at))
+
+    def _scale(self, values: Array) -> Array:
+        scaled = np.empty(values.shape)
+        for k, (points, scores) in enumerate(zip(self.values, self.scores, strict=True)):
+            scaled[:, k] = np.interp(values[:, k], points, scores).clip(scores[0], scores[-1])
+        return scaled
+
+    def _formula(self, k: int) -> str:
+        (low, *_), (*_, high) = self.values[k].tolist(), self.values[k].tolist()
+        if low == high:
+            return f"0, since all rows had {low:.4g}"
+        first, last = self.scores[k][0], self.scores[k][-1]
+        return f"the normal score of its rank, from {first:.4g} for v ≤ {low:.4g} to {last:.4g} for v ≥ {high:.4g}"
+
+    def middle(self, k: int) -> str:
+        return f"median is {np.interp(0, self.scores[k], self.values[k]):g}"
+
+    @property
+    def sound(self) -> Array:
+        with np.errstate(over="ignore"):
+            spans = [float(points[-1] - points[0]) if len(points) else np.nan for points in self.values]
+        return np.isfinite(spans) & _filled(self.fill)
+
+    @property
+    def constant(self) -> Array:
+        return np.array([len(points) == 1 for points in self.values], bool)
+
+    def _to_dict(self) -> dict[str, Any]:
+        return {"values": [v.tolist() for v in self.values], "scores": [s.tolist() for s in self.scores]}
+
+    @classmethod
+    def _from_dict(cls, given: object) -> Self:
+        values, scores = (
+            tuple(stored.numbers({name: part}, name) for part in stored.entries(given, name))
+            for name in ("values", "scores")
+        )
+        stored.require(list(map(len, values)) == list(map(len, scores)), "values and scores have other lengths")
+        stored.require(all(bool((p[1:] > p[:-1]).all()) for p in values), "values are not in their order")
+        stored.require(all(bool((p[1:] >= p[:-1]).all()) for p in scores), "scores are not in their order")
+        found = cls(values, scores)
+        stored.require(bool(found.sound.all()), "values are too far apart")
+        return found
+
+
+SCALINGS: dict[str, type[Scaling]] = {kind.numbers: kind for kind in (StandardScaling, RobustScaling, QuantileScaling)}
+
+
+def fit_scaling(values: Array, impute: str | None = None, encoding: Encoding = PLAIN) -> Scaling:
+    """Fits the scaling that was chosen to float64 values (rows, k), NaN where one is missing; see `Scaling.fit`."""
+    fill = None if impute is None else fill_of(values, impute)
+    return SCALINGS[encoding.numbers].fit(values, fill, encoding.clip)
+
+
+def stored_scaling(given: object, columns: int | None, filled: bool = False) -> Scaling:
+    """Reads what `Scaling.to_dict` gave: of so many columns, None: of any number; `filled`: with a fill."""
+    stored.require(isinstance(given, Mapping), "a scaling is none")
+    assert isinstance(given, Mapping)
+    numbers = stored.choice(given, "numbers", NUMBERS) if "numbers" in given else "standard"
+    found = SCALINGS[numbers]._from_dict(given)
+    fill = stored.numbers(given, "fill") if filled else None
+    lengths = {len(found) if columns is None else columns, len(found), len(found) if fill is None else len(fill)}
+    stored.require(len(lengths) == 1, "a scaling is of another number of columns than belongs there")
+    sample = stored.count(given, "sample") if "sample" in given else 0
+    return replace(found, fill=fill, clip=stored.flag(given, "clip"), sample=sample)
+
+
+def _columns(values: Array) -> list[Array]:
+    """Returns of each column the values that are there."""
+    return [column[~np.isnan(column)] for column in values.T]
+
+
+def fill_of(values: Array, impute: str) -> Array:
     """Computes what takes the place of a missing value in each column; NaN where the whole column is missing."""
     if impute == "constant":
         return np.zeros(values.shape[1])
     average = np.median if impute == "median" else np.mean
-    return np.array(
-        [average(column[~gone]) if not gone.all() else np.nan for column, gone in zip(values.T, missing.T, strict=True)]
-    )
+    with np.errstate(all="ignore"):
+        return np.array([average(there) if len(there) else np.nan for there in _columns(values)])
+
+
+def _normal_scores(there: Array) -> tuple[Array, Array]:
+    """Returns some of the values, ascending and different, and the normal score of each one's middle rank."""
+    values, counts = np.unique(there, return_counts=True)
+    levels = (np.cumsum(counts) - counts / 2) / max(1, len(there))
+    if len(values) > QUANTILES:
+        ends = NORMAL.inv_cdf(levels[0]), NORMAL.inv_cdf(levels[-1])
+        wanted = [NORMAL.cdf(score) for score in np.linspace(*ends, QUANTILES)[1:-1].tolist()]
+        kept = np.unique([0, *np.searchsorted(levels, wanted).tolist(), len(values) - 1])
+        values, levels = values[kept], levels[kept]
+    return values, np.array([round(NORMAL.inv_cdf(level), 4) for level in levels.tolist()])
+
+
+def _part(fill: Array | None, at: slice) -> Array | None:
+    return None if fill is None else fill[at]
+
+
+def _joined(parts: Sequence[Scaling]) -> Array | None:
+    fills = [part.fill for part in parts if part.fill is not None]
+    return np.concatenate(fills) if fills else None
+
+
+def _filled(fill: Array | None) -> Array | bool:
+    """Whether there is something finite to be filled in, bool (k,)."""
+    return True if fill is None else np.isfinite(fill)

@@ -61,6 +61,13 @@ def count(given: object, key: str) -> int:
     return int(value)
 
 
+def flag(given: Mapping[str, Any], key: str) -> bool:
+    """Reads a truth value, which is False where it is not there."""
+    value = given.get(key, False)
+    require(type(value) is bool, f"{key} is {shown(value)}")
+    return bool(value)
+
+
 def entries(given: object, key: str) -> list[Any]:
     """Reads a list that is not empty."""
     value = field(given, key)

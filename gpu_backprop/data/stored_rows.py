@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data.cells import MISSING, composed
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array, fill
 from gpu_backprop.data.first_pass import HeldOut, Wanted, fit_blocks
@@ -85,7 +86,7 @@ def open_rows(
     impute: str | None = None, ignore: Collection[str] = (), hashed: Mapping[str, int] | None = None,
     standardise_target: bool = True, preprocessing: Preprocessing | None = None, text: Collection[str] = (),
     missing: Collection[str] | None = None, drop_missing_target: bool = False, delimiter: str | None = None,
-    part: str = "train", folder: str | os.PathLike[str] | None = None,
+    part: str = "train", folder: str | os.PathLike[str] | None = None, encoding: Encoding = PLAIN,
 ) -> StoredRows:  # fmt: skip
     """Opens rows that need not fit in memory, for `trainer.fit(rows, epochs=3, validation=rows.held_out)`.
 
@@ -96,8 +97,8 @@ def open_rows(
     Args:
         source: a file of CSV or Parquet; x.npy with y.npy beside it; a folder of IDX files. Or x, an array that is a
             memory map, with y: nothing is prepared then, and nothing written.
-        target, task, impute, ignore, hashed, standardise_target: as `Preprocessing.fit` takes them, but that a median
-            is not to be had.
+        target, task, impute, ignore, hashed, standardise_target, encoding: as `Preprocessing.fit` takes them, but that
+            medians and quantiles of more than 100,000 rows are those of a sample of so many.
         weights: of a table, the column that says how much each row counts; of arrays, (rows,).
         held_out, seed: the share of the rows that is kept from training, each row by itself, and which.
         preprocessing: of a network that is trained already, in the place of one that is fitted.
@@ -128,7 +129,7 @@ def open_rows(
     )  # fmt: skip
     split = HeldOut(held_out, seed)
     if preprocessing is None:
-        wanted = Wanted(named, task, impute, ignore, hashed or {}, standardise_target, weights)
+        wanted = Wanted(named, task, impute, ignore, hashed or {}, standardise_target, weights, encoding)
         preprocessing, blocks = fit_blocks(blocks, wanted, split)
     else:
         blocks = as_in_training(blocks, preprocessing)

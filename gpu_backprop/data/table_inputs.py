@@ -16,27 +16,32 @@ from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
-from gpu_backprop.data.scaling import IMPUTE, Scaling
+from gpu_backprop.data.scaling import BOUND, IMPUTE, Scaling, fit_scaling, smooth_clip, stored_scaling
 from gpu_backprop.data.table import Arrays, Table, missing
 
 FILL_IN = "fill them in, or train with --impute mean, median or constant (impute= in Python)"
+INDICATED = ", and an input of its own is 1, else 0"
+"""What becomes of a missing number besides."""
+
 LEAVE_OUT = "leave it out with --ignore (ignore= in Python)"
 
 
 @dataclass(frozen=True, eq=False)
 class NumberColumn:
-    """A column of numbers, one feature; None is the format of programs."""
+    """A column of numbers, one feature, and with `indicator` another one, 1 where the number is missing; None is the
+    format of programs."""
 
     name: str
     scaling: Scaling
     format: NumberFormat | None = None
+    indicator: bool = False
 
     @property
     def features(self) -> list[str]:
-        return [self.name]
+        return [self.name, *([f"{self.name} missing"] if self.indicator else [])]
 
     def describe(self) -> str:
-        return self.scaling.describe()[0]
+        return self.scaling.describe()[0] + (INDICATED if self.indicator else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +80,16 @@ Column = NumberColumn | TextColumn | HashedColumn
 
 @dataclass(frozen=True, eq=False)
 class TableInputs:
-    """The columns of a table that make up x, whatever their order in a file."""
+    """The columns of a table that make up x, whatever their order in a file.
+
+    Attributes:
+        one: what an input is where it is 1, float32. Clipped, it is not 1: a category that few rows have becomes 2 by
+            robust scaling (the range is 1, so that the spread is ½), and smooth clipping makes 1.664 of it, as RealMLP.
+    """
 
     columns: tuple[Column, ...]
     impute: str | None
+    one: float = 1.0
 
     @classmethod
     def fit(
@@ -105,9 +116,10 @@ class TableInputs:
                 columns.append(TextColumn(name, categories(table, name, values[rows].tolist(), found)))
             else:
                 refuse_infinite(table, name, values)
-                scaling = _scaling(table, name, values[rows], impute)
-                columns.append(NumberColumn(name, scaling, None if found is None else found.format))
-        return cls(tuple(columns), impute)
+                scaling = _scaling(table, name, values[rows], impute, encoding)
+                indicator = encoding.indicator and bool(np.isnan(values[rows]).any())
+                columns.append(NumberColumn(name, scaling, None if found is None else found.format, indicator))
+        return cls(tuple(columns), impute, one(encoding))
 
     @property
     def features(self) -> list[str]:
@@ -148,8 +160,8 @@ class TableInputs:
             ) from None
 
     def pack(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """Returns x with one number for each column, float32 (rows, columns): of text the number of its category, or
-        −1, which `expand` makes features of; and what `apply` returns."""
+        """Returns x with one number for each column, float32 (rows, columns), which `expand` makes features of: of text
+        the number of its category, or −1, and NaN for a missing number that is indicated; and what `apply` returns."""
         if not isinstance(data, Table):
             raise DataError(
                 f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
@@ -177,14 +189,19 @@ class TableInputs:
         """Returns x, float32 (rows, inputs), of what `pack` gave; the very array where each column is one feature."""
         widths = [len(column.features) for column in self.columns]
         numbers = [isinstance(column, NumberColumn) for column in self.columns]
-        if all(numbers):
+        if all(numbers) and sum(widths) == len(widths):
             return packed
         first = np.cumsum([0, *widths[:-1]])
         x = np.zeros((len(packed), sum(widths)), np.float32)
         x[:, first[numbers]] = packed[:, numbers]
-        for place in np.flatnonzero(~np.array(numbers)).tolist():
-            known = np.flatnonzero(packed[:, place] >= 0)
-            x[known, first[place] + packed[known, place].astype(np.int64)] = 1
+        for place, column in enumerate(self.columns):
+            if not isinstance(column, NumberColumn):
+                known = np.flatnonzero(packed[:, place] >= 0)
+                x[known, first[place] + packed[known, place].astype(np.int64)] = self.one
+            elif column.indicator:
+                gone = np.isnan(packed[:, place])
+                x[gone, first[place]] = column.scaling.apply(np.array([[np.nan]]))[0, 0]
+                x[gone, first[place] + 1] = self.one
         return x
 
     def _refuse_absent(self, table: Table) -> None:
@@ -200,7 +217,8 @@ class TableInputs:
 
     def to_dict(self) -> dict[str, Any]:
         columns = [{"name": column.name, **_entry(column)} for column in self.columns]
-        return {"kind": "table", "impute": self.impute, "columns": columns}
+        one = {} if self.one == 1 else {"one": self.one}
+        return {"kind": "table", "impute": self.impute, "columns": columns, **one}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> TableInputs:
@@ -213,10 +231,12 @@ class TableInputs:
             elif "categories" in entry:
                 columns.append(TextColumn(name, stored.categories(entry, "categories", str, type(None))))
             else:
-                scaling = Scaling.from_dict(entry, 1, filled=impute is not None)
-                columns.append(NumberColumn(name, scaling, stored_format(entry)))
+                scaling = stored_scaling(entry, 1, filled=impute is not None)
+                indicator = stored.flag(entry, "indicator")
+                stored.require(impute is not None or not indicator, "what is missing is indicated and not filled in")
+                columns.append(NumberColumn(name, scaling, stored_format(entry), indicator))
         stored.require(len({column.name for column in columns}) == len(columns), "two columns have one name")
-        return cls(tuple(columns), impute)
+        return cls(tuple(columns), impute, stored_one(given))
 
 
 def _entry(column: Column) -> dict[str, Any]:
@@ -225,7 +245,22 @@ def _entry(column: Column) -> dict[str, Any]:
         return {"buckets": column.buckets}
     if isinstance(column, TextColumn):
         return {"categories": list(column.categories)}
-    return column.scaling.to_dict() | ({} if column.format is None else {"format": column.format.to_dict()})
+    format = {} if column.format is None else {"format": column.format.to_dict()}
+    return {**column.scaling.to_dict(), **format, **({"indicator": True} if column.indicator else {})}
+
+
+def one(encoding: Encoding) -> float:
+    """Returns what an input is where it is 1; see `TableInputs.one`."""
+    if not encoding.clip:
+        return 1.0
+    return float(np.float32(smooth_clip(np.array(2.0 if encoding.numbers == "robust" else 1.0))))
+
+
+def stored_one(given: Mapping[str, Any]) -> float:
+    """Reads what an input is where it is 1."""
+    value = given.get("one", 1.0)
+    stored.require(type(value) in (int, float) and 0 < value <= BOUND, f"one is {shown(value)}")
+    return float(value)
 
 
 def categories(
@@ -244,8 +279,8 @@ def categories(
     return (*different, *([None] if None in texts else []))
 
 
-def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scaling:
-    scaling = Scaling.fit(values[:, None], impute)
+def _scaling(table: Table, name: str, values: Array, impute: str | None, encoding: Encoding) -> Scaling:
+    scaling = fit_scaling(values[:, None], impute, encoding)
     if not scaling.sound.all():
         why = "has no values to learn from" if np.isnan(values).all() else "has numbers too large to be scaled"
         raise DataError(f"{table.source}: column {shown(name)} {why}; {LEAVE_OUT}")
@@ -253,7 +288,8 @@ def _scaling(table: Table, name: str, values: Array, impute: str | None) -> Scal
 
 
 def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
-    """Scales the numbers of a column, (rows,); refuses those that float32 cannot hold."""
+    """Scales the numbers of a column, (rows,), NaN where one is missing that is indicated; refuses those that float32
+    cannot hold."""
     values, wrong = read_numbers(values, column.format, table.missing)
     if wrong is not None:
         held = "numbers" if column.format is None else f"numbers such as {shown(column.format)}"
@@ -268,8 +304,10 @@ def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
         row = int(beyond.argmax())
         raise DataError(
             f"{table.source}, {table.place(row)}: {values[row]:g} in column {shown(column.name)} is too far from the "
-            f"training data, whose mean is {column.scaling.mean[0]:g}; correct it"
+            f"training data, whose {column.scaling.middle(0)}; correct it"
         )
+    if column.indicator:
+        scaled[np.isnan(values)] = np.nan
     return scaled
 
 

@@ -15,7 +15,7 @@ from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
-from gpu_backprop.data.scaling import Scaling
+from gpu_backprop.data.scaling import StandardScaling, stored_scaling
 from gpu_backprop.data.table import Arrays, Table, missing
 
 TASKS = ("auto", "classification", "regression")
@@ -88,7 +88,7 @@ class Classes:
             )
         return labels
 
-    def inverse(self, y: Array) -> Array:
+    def inverse(self, y: Array, clip: bool = True) -> Array:
         """Returns the class of each row, (rows,), from its probabilities (rows, classes) or its label (rows,)."""
         names: Array = np.array(self.classes, object if isinstance(self.classes[0], str) else np.int64)
         chosen: Array = names[y.argmax(axis=-1) if y.ndim == 2 else y.astype(np.int64)]
@@ -115,42 +115,49 @@ class RegressionTarget:
     Attributes:
         column: the column of a table; None: y of arrays.
         format: how its numbers are written, if not as programs write them.
+        range: the least and the largest number of the training rows, (2, k), within which predictions are kept; None:
+            they are not.
     """
 
     column: str | None
-    scaling: Scaling
+    scaling: StandardScaling
     format: NumberFormat | None = None
+    range: Array | None = None
 
     task = "regression"
     classes = None
 
     @classmethod
     def fit(
-        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None
-    ) -> RegressionTarget:
-        """Fits the scaling to the given rows; `finding`: the numbers that were found in text."""
+        cls, data: Table | Arrays, column: str | None, rows: Array, standardise: bool, finding: Finding | None,
+        clip: bool = False,
+    ) -> RegressionTarget:  # fmt: skip
+        """Fits the scaling to the given rows; `finding`: the numbers that were found in text; `clip`: whether
+        predictions are kept within the range of these rows."""
         format = None if finding is None else finding.format
         if finding is not None and finding.why not in ("stray", "stored"):
             _refuse_doubtful(data, column, finding)
         values = _quantities(data, column, format)[rows]
-        scaling = Scaling.fit(values)
+        scaling = StandardScaling.fit(values)
         if not scaling.sound.all():
             raise DataError(
                 f"{data.source}: {_name(column)} has numbers too large to be scaled; give it in other units"
             )
-        if not scaling.std.any():
+        if scaling.constant.all():
             where = " to float64" if abs(values[0, 0]) >= LARGEST_CLASS else ""
             raise DataError(
                 f"{data.source}: {_name(column)} is {_class(values[0, 0].item())} in every row{where}, which leaves "
                 f"nothing to learn; give rows that differ, or choose another target{where and f', or take it {EXACT}'}"
             )
+        mean, std = scaling.center, np.where(scaling.constant, 1, scaling.spread)
         if not standardise:
-            return cls(column, Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.std)), format)
-        return cls(column, Scaling(scaling.mean, np.where(scaling.std > 0, scaling.std, 1)), format)
+            mean, std = np.zeros_like(mean), np.ones_like(std)
+        range = np.stack([values.min(axis=0), values.max(axis=0)]) if clip else None
+        return cls(column, StandardScaling(mean, std), format, range)
 
     @property
     def outputs(self) -> int:
-        return len(self.scaling.mean)
+        return len(self.scaling)
 
     def text_columns(self, data: Table) -> list[str]:
         """Returns the column, if it has to be read as text, even where it looks like numbers."""
@@ -158,7 +165,11 @@ class RegressionTarget:
 
     def describe(self) -> str:
         """Says what becomes of it."""
-        return "; ".join(self.scaling.describe())
+        formulas = self.scaling.describe()
+        if self.range is not None:
+            kept = "{}, and predictions are kept within {:.4g} … {:.4g}"
+            formulas = [kept.format(*each) for each in zip(formulas, *self.range.tolist(), strict=True)]
+        return "; ".join(formulas)
 
     def targets(self, data: Table | Arrays) -> Array:
         """Returns the scaled numbers, float64 (rows, k)."""
@@ -170,39 +181,52 @@ class RegressionTarget:
             )
         return self.scaling.apply(values)
 
-    def inverse(self, y: Array) -> Array:
-        """Returns predictions (rows, k) in the units of the training data, float64."""
-        return np.asarray(y, np.float64) * self.scaling.std + self.scaling.mean
+    def inverse(self, y: Array, clip: bool = True) -> Array:
+        """Returns predictions (rows, k) in the units of the training data, float64, and with `clip` in their range, if
+        that is known."""
+        values = np.asarray(y, np.float64) * self.scaling.spread + self.scaling.center
+        return values if self.range is None or not clip else np.clip(values, *self.range)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as plain data for JSON."""
         format = {} if self.format is None else {"format": self.format.to_dict()}
-        return {"task": self.task, "column": self.column, **self.scaling.to_dict(), **format}
+        range = {} if self.range is None else {"low": self.range[0].tolist(), "high": self.range[1].tolist()}
+        return {"task": self.task, "column": self.column, **self.scaling.to_dict(), **format, **range}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> RegressionTarget:
         """Reads what to_dict gave."""
-        scaling = Scaling.from_dict(entry, None)
-        stored.require(bool((scaling.std > 0).all()), "a target has the standard deviation 0")
-        return cls(_stored_column(entry), scaling, stored_format(entry))
+        scaling = stored_scaling(entry, None)
+        stored.require(isinstance(scaling, StandardScaling) and not scaling.clip, "a target is scaled as inputs are")
+        assert isinstance(scaling, StandardScaling)
+        stored.require(not scaling.constant.any(), "a target has the standard deviation 0")
+        range = None
+        if "low" in entry or "high" in entry:
+            low, high = stored.numbers(entry, "low"), stored.numbers(entry, "high")
+            stored.require(len(low) == len(high) == len(scaling), "a target's low and high have other lengths")
+            stored.require(bool((low <= high).all()), "a target's low is above its high")
+            range = np.stack([low, high])
+        return cls(_stored_column(entry), scaling, stored_format(entry), range)
 
 
 Target = Classes | RegressionTarget
 
 
 def fit_target(
-    data: Table | Arrays, column: str | None, rows: Array, task: str, standardise: bool, finding: Finding | None
-) -> tuple[Target, str]:
+    data: Table | Arrays, column: str | None, rows: Array, task: str, standardise: bool, finding: Finding | None,
+    clip: bool = False,
+) -> tuple[Target, str]:  # fmt: skip
     """Fits the target to the given rows; returns it, and a sentence on why it is classification or regression.
 
     Args:
         finding: the numbers that were found in a target of text.
+        clip: whether predicted quantities are kept within the range of these rows.
     """
     task, why = _decide(data, column, rows, task, finding)
     if task == "classification":
         classes = Classes.fit(data, column, rows, finding)
         return classes, f"{why}, so this is classification into {classes.outputs:,} classes"
-    return RegressionTarget.fit(data, column, rows, standardise, finding), f"{why}, so this is regression"
+    return RegressionTarget.fit(data, column, rows, standardise, finding, clip), f"{why}, so this is regression"
 
 
 def _decide(

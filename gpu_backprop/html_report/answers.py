@@ -44,7 +44,7 @@ def tell_answers(trainer: Trainer, measured: Samples) -> Sections:
         if rows.multi_label:
             return _of_labels(rows)
     if preprocessing is not None:  # numbers in the units of the data
-        given, target = preprocessing.inverse(given), preprocessing.inverse(target)
+        given, target = preprocessing.inverse(given), preprocessing.inverse(target, clip=False)
     return _of_numbers(given, target, None if preprocessing is None else preprocessing.target)
 
 

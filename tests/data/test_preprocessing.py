@@ -868,9 +868,9 @@ def test_nothing_that_is_stored_is_trusted(learned, junk, choice, lose):
     [
         (["format"], 2, "format '2'"),
         (["inputs", "kind"], "code", "kind 'code'"),
-        (["inputs", "columns", 0, "std"], [-1.0], "a standard deviation is below 0"),
+        (["inputs", "columns", 0, "std"], [-1.0], "a std is below 0"),
         (["inputs", "columns", 0, "mean"], [float("nan")], "mean has something in it that is no number"),
-        (["inputs", "columns", 0, "mean"], [1.0, 2.0], "mean, std and fill have other lengths"),
+        (["inputs", "columns", 0, "mean"], [1.0, 2.0], "mean and std have other lengths"),
         (["inputs", "columns", 0, "name"], "sex", "two columns have one name"),
         (["inputs", "columns", 0, "name"], "says", "the target is an input as well"),
         (["inputs", "columns", 1, "categories"], ["a", "a"], "categories name one twice"),

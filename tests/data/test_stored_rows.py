@@ -11,8 +11,10 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.data import Preprocessing, csv_file, first_pass, idx, numpy_files, parquet_file, read
+from gpu_backprop.data.encoding import Encoding
 from gpu_backprop.data.errors import DataError
-from gpu_backprop.data.scaling import RunningScaling, Scaling
+from gpu_backprop.data.running_scaling import RunningScaling
+from gpu_backprop.data.scaling import fit_scaling
 from gpu_backprop.data.split import is_held_out
 from gpu_backprop.training import streaming
 
@@ -77,7 +79,7 @@ def test_a_table(name, target, tmp_path):
         np.testing.assert_array_equal(rows.weights, COLUMNS["w"])
 
 
-@pytest.mark.parametrize("impute", ["mean", "constant"])
+@pytest.mark.parametrize("impute", ["mean", "median", "constant"])
 def test_missing_values(impute, tmp_path):
     columns = COLUMNS | {"age": [value if row % 7 else None for row, value in enumerate(COLUMNS["age"])]}
     columns["city"] = [value if row % 5 else None for row, value in enumerate(COLUMNS["city"])]
@@ -86,8 +88,33 @@ def test_missing_values(impute, tmp_path):
         same(rows, path, impute=impute)
     with pytest.raises(DataError, match="column 'age' has 62 missing values, the first in line 2, and 1 more column"):
         gb.open_rows(path, target="class")
-    with pytest.raises(DataError, match="a median needs all values at once"):
-        gb.open_rows(path, target="class", impute="median")
+
+
+@pytest.mark.parametrize("numbers", ["standard", "robust", "quantile"])
+def test_an_encoding(numbers, tmp_path):
+    columns = COLUMNS | {"age": [value if row % 7 else None for row, value in enumerate(COLUMNS["age"])]}
+    path = write(tmp_path / "a.csv", columns)
+    encoding = Encoding(numbers=numbers, clip=True, indicator=True, clip_target=True)
+    for target in ("class", "pay"):
+        with gb.open_rows(path, target=target, encoding=encoding) as rows:
+            same(rows, path, target, encoding=encoding)
+            assert "age missing" in rows.preprocessing.features
+    x = _random.normal(0, 1, (ROWS, 5))
+    x[::9, 2] = np.nan
+    np.save(tmp_path / "d_x.npy", x)
+    np.save(tmp_path / "d_y.npy", _random.normal(0, 1, ROWS))
+    with gb.open_rows(tmp_path / "d_x.npy", encoding=encoding) as rows:
+        same(rows, tmp_path / "d_x.npy", None, encoding=encoding)
+        assert rows.preprocessing.features[3] == "x[2] missing"
+
+
+def test_quantiles_of_a_sample_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpu_backprop.data.running_scaling.SAMPLE_ROWS", 100)
+    path = write(tmp_path / "a.csv")
+    with gb.open_rows(path, target="class", encoding=Encoding(numbers="robust")) as rows:
+        assert rows.preprocessing.describe()[0][1].endswith(", by a sample of 100 rows")
+        again = gb.data.Preprocessing.from_dict(rows.preprocessing.to_dict())
+        assert again.describe() == rows.preprocessing.describe()
 
 
 def test_a_column_that_is_text_after_all(tmp_path):
@@ -246,20 +273,20 @@ def test_rows_by_their_indices(tmp_path):
         np.testing.assert_array_equal(rows.read(slice(None, None, 7)), x[::7])
 
 
-@pytest.mark.parametrize("impute", [None, "mean", "constant"])
+@pytest.mark.parametrize("impute", [None, "mean", "median", "constant"])
 def test_a_scaling_of_values_that_come_in_parts(impute):
     values = _random.normal(1e4, 3, (100, 4))
     values[:, 1] = 7.1
     if impute is not None:
         values[::3, :3] = np.nan
         values[:, 2] = np.nan
-    running = RunningScaling(4)
+    running = RunningScaling(4, impute)
     for part in np.array_split(values, 7):
         running.add(part)
     running.add(values[:0])
-    found, expected = running.scaling(impute), Scaling.fit(values, impute)
-    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-13)
-    np.testing.assert_allclose(found.std, expected.std, rtol=1e-9, atol=1e-12)
+    found, expected = running.scaling(), fit_scaling(values, impute)
+    np.testing.assert_allclose(found.center, expected.center, rtol=1e-13)
+    np.testing.assert_allclose(found.spread, expected.spread, rtol=1e-9, atol=1e-12)
     if impute is not None:
         np.testing.assert_allclose(found.fill, expected.fill, rtol=1e-13)
 
