@@ -51,6 +51,7 @@ from gpu_backprop.network.schedules import (
     StepDecay,
     Warmup,
 )
+from gpu_backprop.training.calibration import TemperatureScaling, calibrate
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.early_stopping import EarlyStopping
@@ -62,6 +63,7 @@ from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Ada
 from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.saving import load, save
+from gpu_backprop.training.temperature import fit_temperature
 from gpu_backprop.training.tensorboard import TensorBoard
 from gpu_backprop.training.trainer import Trainer
 
@@ -129,13 +131,16 @@ __all__ = [
     "StateError",
     "StepDecay",
     "StoredRows",
+    "TemperatureScaling",
     "TensorBoard",
     "Trainer",
     "UpdateRule",
     "Warmup",
+    "calibrate",
     "check_gradients",
     "constant",
     "fit_lbfgs",
+    "fit_temperature",
     "load",
     "one_hot",
     "open_rows",

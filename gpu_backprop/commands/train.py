@@ -34,7 +34,7 @@ from gpu_backprop.commands.scoring import score
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.recipes import Recipe
-from gpu_backprop.training.history import History
+from gpu_backprop.training.history import History, number
 
 KEPT = 2
 """Checkpoints of a run: should the newest be damaged, there is one more."""
@@ -137,6 +137,8 @@ def _train_in(
                 print(history.stopped)
             elif history.best_epoch is not None and not options.quiet:
                 print(f"the parameters are those of epoch {history.best_epoch}, whose val_loss is the least")
+            if history.temperature is not None and not options.quiet:
+                print(f"temperature {number(history.temperature)}: the logits are divided by it")
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
                 print(f"{folder.path} keeps the older run, since this one did not finish")

@@ -109,7 +109,7 @@ def samples(
             check_finite(x, "x", network.dtype)
             if weights is not None:
                 check_finite(weights, "weights", device.master if loss.reduction == "sum" else np.float64)
-                _check_bounds(weights, "weights", 0.0, np.inf)
+                check_bounds(weights, "weights", 0.0, np.inf)
         if weights is not None:
             if loss.reduction == "mean":
                 weights = _relative(weights, device, values)
@@ -148,7 +148,7 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
         raise InputError(f"y must have one target for each row of x, got y of shape {y.shape}, x of shape {x_shape}.")
     if y.ndim == len(rows):
         if loss.labels:
-            return _labels(y, outputs, f", because the network has {outputs} outputs", values)
+            return check_labels(y, outputs, f", because the network has {outputs} outputs", values)
         if outputs == 1:
             y = y[..., None]
     if y.shape != (*rows, outputs):
@@ -160,13 +160,13 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
         raise InputError(f"y must be {(*rows, outputs)} for a network with {outputs} outputs, got {y.shape}. {hint}")
     if values:
         check_finite(y, "y", network.device.master)
-        _check_bounds(y, "y", loss.low, loss.high, f" for {loss.name}")
+        check_bounds(y, "y", loss.low, loss.high, f" for {loss.name}")
         if loss.labels:
             _check_probabilities(y)
     return y
 
 
-def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
+def check_labels(y: Array, classes: int, why: str, values: bool) -> Array:
     """Returns class labels as int64."""
     if y.dtype.kind in "iu" and y.dtype.itemsize < 8:  # so that any number of classes can be compared with
         y = y.astype(np.int64)
@@ -178,11 +178,12 @@ def _labels(y: Array, classes: int, why: str, values: bool) -> Array:
         if fractional:
             raise InputError(f"labels must be whole numbers, but there is {label.item()!r} at {where}.")
     if values:
-        _check_bounds(y, "labels", 0, classes - 1, why)
+        check_bounds(y, "labels", 0, classes - 1, why)
     return y.astype(np.int64, copy=False)
 
 
-def _check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
+def check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
+    """Raises InputError if a value lies outside of bounds; `why` says where they are from."""
     wrong, value, where = search(array, lambda part: (part < low) | (part > high))
     if wrong:
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
@@ -216,10 +217,10 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
     if labels.ndim != 1:
         raise InputError(f"labels must have one axis, (rows,), got the shape {labels.shape}.")
     if classes is None:
-        labels = _labels(labels, MOST_CLASSES, "", values=True)
+        labels = check_labels(labels, MOST_CLASSES, "", values=True)
         classes = int(labels.max(initial=0)) + 1
     else:
-        labels = _labels(labels, positive("classes", classes), f", because classes={classes}", values=True)
+        labels = check_labels(labels, positive("classes", classes), f", because classes={classes}", values=True)
     matrix = np.zeros((len(labels), classes))
     matrix[np.arange(len(labels)), labels] = 1
     return matrix

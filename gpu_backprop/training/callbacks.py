@@ -35,6 +35,10 @@ class FitState(NamedTuple):
     method `state()`, as a dict of plain data and arrays, and is given by its `load_state(dict)`, after `on_start`. Its
     attribute `settings`, a tuple, names those of its attributes that must be what they were then.
 
+    `on_start` and the others are called in the order of the callbacks, `on_end` in the opposite one, and early stopping
+    is the first of all: at the end, each sees what the network was trained to last. One with the attribute
+    `ends_last = True` begins before all others instead, so that it ends with the best parameters.
+
     Where one has the attribute `sets_rate = True`, the history tells the learning rate of the last step of each epoch,
     as it does where the learning rate follows a schedule.
 
@@ -90,7 +94,7 @@ class Callbacks(ExitStack):
         self.trainer = trainer
         self.asked_by_callback: str | None = None
         checked = [_checked(number, callback) for number, callback in enumerate(given, 1)]
-        self._callbacks = sorted(checked, key=lambda callback: callback.only_reads)  # which see what the others did
+        self._callbacks = sorted(checked, key=lambda one: (one.only_reads, not getattr(one.given, "ends_last", False)))
         with_step = [callback for callback in self._callbacks if ON_STEP in callback.methods]
         self.each_step = [callback.name for callback in with_step if getattr(callback.given, "each_step", True)]
         if self.each_step and trainer.one_launch is True:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DivergedError, InputError
+from gpu_backprop.backend.errors import DivergedError, InputError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.snapshot import copy_members
 from gpu_backprop.network.numbers import switch
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.monitor import Monitor
+
+TIES = _, LAST = "first", "last"
 
 
 class EarlyStopping(Monitor):
@@ -32,20 +34,23 @@ class EarlyStopping(Monitor):
             the one with the best value all the same.
         restore_best: False: the parameters stay those of the last epoch.
         mode: "min" or "max", whether a small or a large value is good; None: as is known of the metric.
+        ties: "first" or "last", which of several epochs with the best value is the best one.
 
     Raises:
         InputError: a setting is wrong; when a fit begins, `monitor` is of validation data, and there are none, or
             nothing is known of its mode; after the first epoch, no such column was measured.
     """
 
-    settings = "monitor", "patience", "min_delta", "restore_best", "mode"
+    settings = "monitor", "patience", "min_delta", "restore_best", "mode", "ties"
     called = "early stopping"
 
     def __init__(
         self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True,
-        mode: str | None = None,
+        mode: str | None = None, ties: str = TIES[0],
     ) -> None:  # fmt: skip
         super().__init__(monitor, mode, patience, min_delta)
+        choose("ties", ties, dict.fromkeys(TIES))
+        self.ties = ties
         self.restore_best = switch("restore_best", restore_best)
         self._best: Array | None = None
         self._loaded: Mapping[str, Any] | None = None
@@ -83,7 +88,10 @@ class EarlyStopping(Monitor):
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
         value = self._value(state)
         numbers, running = self._numbers, self._numbers["running"]
-        better = running & (value < numbers["best"])
+        better = value < numbers["best"]
+        if self.ties == LAST:
+            better |= (value == numbers["best"]) & np.isfinite(value)
+        better &= running
         np.copyto(numbers["best"], value, where=better)
         np.copyto(numbers["best_epoch"], state.epoch, where=better)
         improved = running & (value < numbers["reference"] - self.min_delta)

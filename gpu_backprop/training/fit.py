@@ -117,7 +117,7 @@ class Fit:
         ):
             history.stopped = None
             if self.resumed is None:
-                history.best_epoch = None
+                history.best_epoch = history.temperature = None
             try:
                 self._run_epochs(log, shown)
             except KeyboardInterrupt:

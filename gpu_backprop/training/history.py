@@ -47,6 +47,8 @@ class History:
         stopped: of the last fit: None if it had its full length, else a sentence that says why it ended early.
         best_epoch: of the last fit with early stopping, the number of its best epoch, or a list of them, one a member;
             None where there was none.
+        temperature: of the last fit, by what its TemperatureScaling divided the logits, or a list, one a member; None
+            where there was none.
     """
 
     def __init__(self) -> None:
@@ -54,6 +56,7 @@ class History:
         self.steps: list[Row] = []
         self.stopped: str | None = None
         self.best_epoch: int | list[int] | None = None
+        self.temperature: float | list[float] | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds an epoch."""

@@ -29,9 +29,10 @@ def validation_share(split: Any, validation: Any, early_stopping: bool, callback
         return share
     if early_stopping and monitors[0] is callbacks[0]:
         return SHARE
+    what = f"monitors {monitors[0].monitor}" if hasattr(monitors[0], "monitor") else "is fitted to validation data"
     raise InputError(
-        f"{type(monitors[0]).__name__} monitors {monitors[0].monitor}, but there are no validation data. Give "
-        "validation=(x, y) or validation_split=0.1."
+        f"{type(monitors[0]).__name__} {what}, but there are no validation data. Give validation=(x, y) or "
+        "validation_split=0.1."
     )
 
 

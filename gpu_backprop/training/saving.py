@@ -42,9 +42,9 @@ def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = Fals
 
     Args:
         net: the network, or its trainer, which is then named in the file: as `net.trained_by`, `load` gives back name
-            and settings of the optimizer and of the loss, how many epochs there were, and with early stopping the best
-            one. Code is never in a file, nor is what training would go on from, such as an optimizer's moments: pickle
-            has that.
+            and settings of the optimizer and of the loss, how many epochs there were, with early stopping the best
+            one, and with TemperatureScaling the temperature. Code is never in a file, nor is what training would go on
+            from, such as an optimizer's moments: pickle has that.
         allow_nonfinite: whether parameters may be NaN or infinite; `load` then warns of them.
 
     Raises:
@@ -175,8 +175,8 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
 def _describe(trainer: Any) -> dict[str, Any]:
     """Names what trained a network."""
     optimizer, loss = describe_optimizer(trainer.optimizer), describe_loss(trainer.loss)
-    best = {"best_epoch": trainer.history.best_epoch} if trainer.history.best_epoch else {}
-    return {"optimizer": optimizer, "loss": loss, "epochs": len(trainer.history)} | best
+    told = {name: value for name in ("best_epoch", "temperature") if (value := getattr(trainer.history, name))}
+    return {"optimizer": optimizer, "loss": loss, "epochs": len(trainer.history)} | told
 
 
 def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, str]:

@@ -17,7 +17,7 @@ STREAM = np.random.default_rng(5)
 X = STREAM.normal(size=(ROWS, 3))
 WEIGHTS = STREAM.integers(0, 4, ROWS) / 2
 LABELS, YES, Y = STREAM.integers(0, 7, ROWS), STREAM.integers(0, 2, (ROWS, 2)), STREAM.normal(size=(ROWS, 2))
-ALL = ["accuracy", "roc_auc", "f1_weighted", "log_loss", "calibration_error"]
+ALL = ["accuracy", "roc_auc", "f1_weighted", "log_loss", "calibration_error", "calibrated_log_loss"]
 TASKS = {
     "softmax": (7, LABELS, [*ALL, "balanced_accuracy", "top_2_accuracy"]),
     "sigmoid": (2, YES, [*ALL, "label_accuracy"]),
@@ -41,7 +41,8 @@ def test_every_metric_as_scikit_learn():
         scores = Scores(cupy, *arrays, multi_label=task == "several labels")
         known = values()[name]
         if task != "numbers":
-            known["calibration_error"] = METRICS["calibration_error"].value(on_host)
+            for own in ("calibration_error", "calibrated_log_loss"):
+                known[own] = METRICS[own].value(on_host)
         for metric in map(metric_named, known):
             if metric.of_scores is not None:
                 assert metric.value(scores) == pytest.approx(known[metric.name], rel=1e-12), (name, metric.name)

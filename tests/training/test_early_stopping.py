@@ -65,6 +65,8 @@ def scripted(values, **settings):
         ([np.nan, 2, np.nan, 3], {"patience": 2, "monitor": "loss"}, (4, 2, 2)),
         ([np.nan, np.nan, np.nan], {"patience": 2}, (2, None, 2)),
         ([3, 1, 2, 2], {"patience": 2, "restore_best": False}, (4, 2, 4)),
+        ([3, 1, 2, 1], {"patience": 2, "ties": "last"}, (4, 4, 4)),  # the best, and no improvement
+        ([np.inf, np.inf, np.nan], {"patience": 3, "ties": "last"}, (3, None, 3)),
     ],
     ids=str,
 )  # fmt: skip
@@ -297,6 +299,7 @@ def test_a_fit_that_is_resumed_ends_as_one_that_was_not(tmp_path, seed):
         ),
         (lambda: gb.EarlyStopping(None), "monitor must be the name of a column .*, got None"),
         (lambda: gb.EarlyStopping(mode="most"), "unknown mode 'most'. Known: min, max"),
+        (lambda: gb.EarlyStopping(ties="newest"), "unknown ties 'newest'. Known: first, last"),
         (lambda: fit(trainer_of(), early_stopping=gb.EarlyStopping), "early_stopping must be True, False or a"),
         (
             lambda: fit(trainer_of(), callbacks=[gb.EarlyStopping()]),

@@ -9,6 +9,7 @@ from math import nan
 import numpy as np
 
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.training import temperature
 from gpu_backprop.training.metrics.scores import Scores
 
 BINS = 15
@@ -144,6 +145,13 @@ def log_loss(s: Scores) -> float:
     """The mean of −log p of the right class, p at least the epsilon of its dtype and at most 1 less that."""
     eps = float(np.finfo(s.p.dtype).eps)
     return s.mean(-s.xp.log(s.p_of_label.astype(np.float64).clip(eps, 1 - eps)))
+
+
+def calibrated_log_loss(s: Scores) -> float:
+    """The log loss after the temperature that is best for these rows, one for all labels; see
+    `gpu_backprop.fit_temperature`. It tells what a network knows, whatever it thinks of how sure it is."""
+    logits = temperature.Logits.of(s.xp, s.y, s.target, s.weights, multi_label=s.multi_label)
+    return float(temperature.fit(s.xp, logits)[1])
 
 
 @mean_over_labels

@@ -70,6 +70,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("roc_auc", BOTH, True, classes.roc_auc, undefined="it takes rows of a class and rows of others"),
         Metric("average_precision", BOTH, True, classes.average_precision, undefined="there are no rows of the class"),
         Metric("log_loss", BOTH, False, classes.log_loss),
+        Metric("calibrated_log_loss", BOTH, False, classes.calibrated_log_loss),
         Metric("brier_score", BOTH, False, classes.brier_score),
         Metric("calibration_error", BOTH, False, classes.calibration_error),
         Metric("label_accuracy", (LABELS,), True, classes.label_accuracy),

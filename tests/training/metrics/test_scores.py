@@ -29,7 +29,7 @@ def test_as_scikit_learn(name):
 
 def test_every_metric_that_scikit_learn_has_is_compared():
     compared = {name for found in EXPECTED.values() for name in found}
-    assert set(METRICS) - compared == {"top_5_accuracy", "calibration_error", "quantile_loss"}
+    assert set(METRICS) - compared == {"top_5_accuracy", "calibration_error", "calibrated_log_loss", "quantile_loss"}
 
 
 @EACH
@@ -53,6 +53,28 @@ def test_calibration_error(name):
                 error += w[here].sum() / w.sum() * abs(gap)
         errors.append(error)
     assert METRICS["calibration_error"].value(scores_of(name)) == pytest.approx(np.mean(errors), rel=1e-12)
+
+
+@EACH
+def test_calibrated_log_loss(name):
+    """The log loss of probabilities that are worked out again with every temperature of a fine grid, at the best."""
+    task, y, target, weights = CASES[name]
+    if task == "numbers":
+        return
+    several = task == "several labels"
+    p = np.stack([(1 - y).clip(2.0**-54), y], axis=-1) if several or y.shape[1] == 1 else y[:, None, :]
+    labels, w = target.reshape(len(y), -1).astype(int), np.ones(len(y)) if weights is None else weights
+    rows, n = np.repeat(w, p.shape[1]), w.sum() ** 2 / (w**2).sum() * p.shape[1]
+    z = np.log(p.clip(2.0**-1022, None)).reshape(-1, p.shape[-1])
+
+    def losses(temperature):
+        logs = z / temperature - np.log(np.exp(z / temperature).sum(axis=1, keepdims=True))
+        right = np.average(-np.take_along_axis(logs, labels.reshape(-1, 1), 1)[:, 0], weights=rows)
+        return right, (n * right - np.average(logs.mean(axis=1), weights=rows)) / (n + 1)  # and with one row more
+
+    best = min(np.geomspace(0.1, 10, 1_001), key=lambda t: losses(t)[1])
+    expected = min(losses(best)[0], losses(1.0)[0])
+    assert METRICS["calibrated_log_loss"].value(scores_of(name)) == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
 def test_quantile_loss_takes_the_quantile_of_the_loss():

@@ -29,7 +29,7 @@ def suiting(*args):
 
 
 EVERY_CLASS = {"accuracy", "f1_macro", "f1_weighted", "roc_auc", "average_precision", "log_loss", "brier_score"}
-EVERY_CLASS |= {"calibration_error"}
+EVERY_CLASS |= {"calibration_error", "calibrated_log_loss"}
 CLASSES = EVERY_CLASS | {"balanced_accuracy"}
 NUMBERS = {"r2", "mae", "rmse", "median_absolute_error", "quantile_0.9_loss"}
 

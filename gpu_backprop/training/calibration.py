@@ -1,0 +1,162 @@
+"""Calibration of a network with rows that it has not learned from: its temperature, divided out of its last layer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import HOST
+from gpu_backprop.network.arrays import loaded, on_host
+from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.losses import loss as loss_of
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import Samples, samples
+from gpu_backprop.training import temperature
+from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.streaming import given_rows
+
+PROBABILITIES = "softmax", "sigmoid"
+"""The activations whose z are logits."""
+
+BLOCK = 1 << 13
+"""Rows that are brought together at a time."""
+
+
+def calibrate(network: Network, x: Any, y: Any = None, weights: Any = None) -> Any:
+    """Finds the temperature of a network on some rows that it has not learned from, and divides its logits by it, for
+    good: W ← W/T and b ← b/T in the last layer, so that whatever computes or exports the network gives softmax(z/T), or
+    sigmoid(z/T). No answer changes, only how sure it is. See `fit_temperature`.
+
+    A second call starts from what the first has made, and finds 1 with the same rows; in `network.trained_by`, where
+    that is set, "temperature" is the product.
+
+    Args:
+        x: (rows, inputs), or what `gpu_backprop.open_rows` gives.
+        y: labels (rows,), or (rows, outputs).
+        weights: (rows,), ≥ 0 and not all 0: how much each row counts.
+
+    Returns:
+        T, a float; with a models axis a list, one a member, each of which has its own.
+
+    Raises:
+        InputError: the last layer gives no probabilities, or the rows are not what is accepted.
+        StateError: the network is being trained.
+    """
+    if not isinstance(network, Network):
+        raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
+    check_calibratable(network, "calibrate")
+    with network.exclusively("calibrate"):
+        data = samples(network, loss_of(None, network.last), *given_rows(x, y, weights), values=True, idle=False)
+        found = _fit(network, data)
+        if found is None:
+            raise InputError("the network has NaN or infinite outputs for these rows, so that nothing can be fitted.")
+        divide_logits(network, found)
+    if network.trained_by is not None:
+        before = network.trained_by.get("temperature", 1.0)
+        network.trained_by = network.trained_by | {"temperature": (found * before).tolist()}
+    return found.tolist()
+
+
+def check_calibratable(network: Network, who: str) -> None:
+    """Raises InputError unless the last layer is one whose logits can be divided."""
+    if not isinstance(network.last, Dense) or network.last.activation.name not in PROBABILITIES:
+        raise InputError(
+            f"{who} divides the logits of a last layer Dense(..., 'softmax') or Dense(..., 'sigmoid'), and this "
+            f"network's is {network.last!r}."
+        )
+
+
+def divide_logits(network: Network, temperatures: Array) -> None:
+    """Divides W and b of the last layer by T, one number, (), or one a member, (models,)."""
+    device, last = network.device, network.last
+    with device.computing():
+        for name in last.parameter_shapes():
+            array = getattr(last, name)
+            factors = np.reshape(temperatures, np.shape(temperatures) + (1,) * (array.ndim - np.ndim(temperatures)))
+            device.copy_in(array, array / device.from_host(factors.astype(device.master)))
+    network.refresh()
+
+
+def _fit(network: Network, data: Samples) -> Array | None:
+    """Finds T on some rows, one number or one a member; None where an output is not finite."""
+    p, target, weights = measure(network, data)
+    if not np.isfinite(p).all():
+        return None
+    several = network.last.activation.name == "sigmoid" and network.outputs > 1
+    dtype = network.dtype.name
+    found = [
+        float(temperature.fit(np, temperature.Logits.of(np, one, target, weights, multi_label=several, dtype=dtype))[0])
+        for one in p.reshape(-1, *p.shape[-2:])
+    ]
+    return np.reshape(found, p.shape[:-2])
+
+
+def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None]:
+    """Returns the outputs for all rows of some data, (..., rows, outputs), their targets and weights, on the host."""
+    device = network.device
+    places = np.arange(data.rows) if data.chosen is None else data.chosen
+
+    def at(array: Array, some: Array) -> Array:
+        return loaded(array, some) if isinstance(array, HOST) else array[device.from_host(some)]
+
+    with device.current():
+        parts = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
+        y = np.concatenate([network.predict(at(data.x, part)) for part in parts], axis=-2)
+        target = on_host(at(data.target, places), device)
+        weights = None if data.weights is None else on_host(at(data.weights, places), device).astype(np.float64)
+    return y, target, weights
+
+
+class TemperatureScaling:
+    """A callback that, at the end of a fit, finds the temperature of the network on the fit's validation data, and
+    divides its logits by it; see `gpu_backprop.calibrate`. With early stopping, the network is that of the best epoch
+    then, and with Trainer(average=...) the average. After an error nothing is done; after Ctrl-C it is. A further fit
+    goes on from the logits as they are, which is as good a beginning.
+
+    With Trainer(metrics=["calibrated_log_loss"]), `EarlyStopping("val_calibrated_log_loss")` chooses the epoch that is
+    best after it.
+
+    Attributes:
+        temperature: T of the last fit, or a list, one a member; None before its end. It is `history.temperature` too,
+            and in a file that `save(path, trainer)` writes.
+
+    Raises:
+        InputError: when a fit begins, the last layer gives no probabilities, or there are no validation data.
+    """
+
+    needs_validation = True
+    ends_last = True
+
+    def __init__(self) -> None:
+        self.temperature: float | list[float] | None = None
+        self._around: BaseException | None = None  # in whose handler fit was called
+
+    def __repr__(self) -> str:
+        return "TemperatureScaling()"
+
+    def on_start(self, state: FitState) -> None:
+        """Checks the last layer."""
+        self.temperature, self._around = None, sys.exception()
+        check_calibratable(state.trainer.network, "TemperatureScaling")
+
+    def on_end(self, state: FitState) -> None:
+        """Divides the logits, unless an error ended the fit."""
+        error = sys.exception()
+        if isinstance(error, Exception) and error is not self._around:
+            return
+        trainer, network = state.trainer, state.trainer.network
+        averaging = trainer.training_step.averaging
+        if averaging.begun and averaging.average is not None:  # which is about to take the parameters' place
+            network.parameters = averaging.average
+            network.refresh()
+        found = _fit(network, trainer.running.held_out)
+        if found is None:
+            return
+        divide_logits(network, found)
+        if averaging.begun and averaging.average is not None:
+            trainer.device.copy_in(averaging.average, network.parameters)
+        self.temperature = trainer.history.temperature = found.tolist()
