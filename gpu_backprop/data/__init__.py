@@ -6,7 +6,7 @@ from gpu_backprop.data.digits import load_digits
 from gpu_backprop.data.errors import DataError, MissingPyarrowError
 from gpu_backprop.data.preprocessing import Preprocessing
 from gpu_backprop.data.reading import read
-from gpu_backprop.data.split import stratified_split
+from gpu_backprop.data.split import stratified_folds, stratified_split
 from gpu_backprop.data.table import Arrays, Table
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Table",
     "load_digits",
     "read",
+    "stratified_folds",
     "stratified_split",
 ]

@@ -52,6 +52,33 @@ def stratified_split(
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
+def stratified_folds(labels: npt.ArrayLike, folds: int, seed: int) -> npt.NDArray[np.intp]:
+    """Divide the rows into folds, of every class alike: for each row the number of its fold, from 0.
+
+    Folds differ by at most one in how many rows they have, and in how many of each class: the rows, class by class and
+    shuffled within each, are dealt to them in turn. A class may have fewer rows than there are folds.
+
+    Args:
+        labels: (n,), the class of each row; numbers or strings.
+        folds: how many, at least 2.
+        seed: which rows; the same seed gives the same folds.
+
+    Raises:
+        ValueError: labels that are not one per row, less than two folds, or fewer rows than folds.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels have the shape {labels.shape}; give one label per row, (rows,)")
+    if not 2 <= folds <= len(labels):
+        raise ValueError(f"{len(labels)} rows cannot be {folds} folds; give at least 2 folds, and a row for each")
+    rng = np.random.default_rng([seed, SPLIT_STREAM])
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(np.unique(labels, return_inverse=True)[1][shuffled], kind="stable")]
+    fold = np.empty(len(labels), np.intp)
+    fold[by_class] = rng.permutation(folds)[np.arange(len(labels)) % folds]
+    return fold
+
+
 def is_held_out(first: int, count: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Tells of so many rows, from number `first` on, which are held out of data that are too many to be looked at as a
     whole: each by itself, with the probability `fraction`, by the bits that its number and the seed are mixed to

@@ -205,7 +205,7 @@ class Loss(FixedAttributes):
             plan.add(Operations.bias_activate, formula, {}, z, layer.activation_bias, IDENTITY, z)
         return z
 
-    def reduce(self, total: Array, rows: int) -> Array:
+    def reduce(self, total: Array, rows: int | Array) -> Array:
         """Returns the loss of all that a total, on the host, adds up: Σ w·e / Σ w, w is 1 unless given; or Σ w·e."""
         if self.reduction == "sum":
             return np.asarray(total[..., LOSS])

@@ -21,7 +21,7 @@ from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
-from gpu_backprop.network.numbers import positive, scalar
+from gpu_backprop.network.numbers import positive, scalar, switch
 from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
 
@@ -55,6 +55,8 @@ class Network(FixedAttributes):
             keep both, so that a model file is enough to make sense of new data.
         trained_by: name and settings of the optimizer and of the loss that trained it, the epochs and the best one,
             where it was loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
+        averaged: whether `predict`, and what measures it, give the mean of the members' outputs, and no longer those of
+            each member. May be set where there is a models axis; `save` and `load` keep it.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
@@ -83,9 +85,21 @@ class Network(FixedAttributes):
         self.preprocessing: Any = None
         self.classes: Sequence[str | int] | None = None
         self.trained_by: dict[str, Any] | None = None
+        self._averaged = False
         self._idle: list[Reader] = []  # readers that no call uses at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self.exclusively = ExclusiveChange()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether `predict` gives the mean of the members' outputs."""
+        return self._averaged
+
+    @averaged.setter
+    def averaged(self, value: bool) -> None:
+        if switch("averaged", value) and not self.models_shape:
+            raise InputError("averaged is for a network with a models axis, and this is one network without.")
+        self._averaged = bool(value)
 
     @property
     def last(self) -> Layer:
@@ -318,12 +332,25 @@ class Network(FixedAttributes):
         Args:
             x: (rows, inputs); any number of rows, also none.
             batch_size: how many rows are computed at once.
+
+        Returns:
+            (rows, outputs), of an `averaged` network the mean of its members; or (models, rows, outputs), where there
+            is a models axis: x may then have it too.
         """
+        return self._predict(x, batch_size, self._averaged)
+
+    @release_on_oom
+    def predict_members(self, x: Any, batch_size: int = 1024) -> Array:
+        """Does the same for each member, (models, rows, outputs), also where the network is `averaged`."""
+        return self._predict(x, batch_size, False)
+
+    def _predict(self, x: Any, batch_size: int, averaged: bool) -> Array:
         batch_size = positive("batch_size", batch_size)
-        x = check_features(x, self.inputs, self.device, (), self.models_shape, empty=True)
+        models_shape = () if averaged else self.models_shape
+        x = check_features(x, self.inputs, self.device, (), models_shape, empty=True)
         self.refresh()
         rows = x.shape[-2]
-        y = np.empty((*self.models_shape, rows, self.outputs), self.device.master)
+        y = np.empty((*models_shape, rows, self.outputs), self.device.master)
         try:
             reader = self._idle.pop()
         except IndexError:
@@ -332,7 +359,7 @@ class Network(FixedAttributes):
             part = x[..., start : start + batch_size, :]
             eager = reader.plan(self, part.shape[-2], False)
             eager.forward(part)
-            y[..., start : start + batch_size, :] = self.device.to_host(eager.y)
+            y[..., start : start + batch_size, :] = self.device.to_host(eager.mean() if averaged else eager.y)
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 
@@ -350,7 +377,7 @@ class Network(FixedAttributes):
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
-        twin.preprocessing, twin.classes, twin.trained_by = copy.deepcopy(self._known)
+        twin.preprocessing, twin.classes, twin.trained_by, twin.averaged = copy.deepcopy(self._known)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
@@ -364,7 +391,7 @@ class Network(FixedAttributes):
 
     @property
     def _known(self) -> tuple[Any, ...]:
-        return self.preprocessing, self.classes, self.trained_by
+        return self.preprocessing, self.classes, self.trained_by, self.averaged
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -418,7 +445,7 @@ def _rebuild(
     net = Network(inputs, layers, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)
-    net.preprocessing, net.classes, net.trained_by = known
+    net.preprocessing, net.classes, net.trained_by, net.averaged = known
     return net
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
@@ -69,6 +71,12 @@ class Eager:
         self.network.device.copy_in(self.x, x)
         with self.network.device.computing():
             self.plan.run("forward")
+
+    def mean(self) -> Array:
+        """The mean of y over the members, (batch, outputs), in float64."""
+        with self.network.device.computing():
+            mean: Array = self.y.mean(axis=0, dtype=np.float64)
+        return mean
 
     def backward(self, grad_y: Array) -> Array:
         device = self.network.device

@@ -34,17 +34,19 @@ MOST_CLASSES = 2**31
 class Samples:
     """x, target and weights, each on the host or on the network's device, of the right shapes and kinds:
     (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None. Where only some of these
-    rows are meant, `chosen` has their places, int64 on the host."""
+    rows are meant, `chosen` has their places, int64 on the host: (rows,), or (models, rows) where each member has rows
+    of its own. `counts` then says how many, (models,): what lies behind is the same ones over again."""
 
     x: Array
     target: Array
     weights: Array | None
     chosen: Array | None = None
+    counts: Array | None = None
 
     def on_host(self, device: Device) -> Samples:
         """Returns the same in NumPy arrays; `device` is the network's."""
         weights = None if self.weights is None else on_host(self.weights, device)
-        return Samples(on_host(self.x, device), on_host(self.target, device), weights, self.chosen)
+        return replace(self, x=on_host(self.x, device), target=on_host(self.target, device), weights=weights)
 
     def take(self, chosen: Array, device: Device) -> Samples:
         """Returns some of the rows: copies of them, or, of what a file holds, which may be more than memory does, their
@@ -74,9 +76,16 @@ class Samples:
                 found.append(on_host(ones.argmax(axis=-1) if several else ones[..., 0].astype(np.int64), device))
         return np.concatenate(found)
 
+    def places(self) -> list[Array | None]:
+        """Returns where the rows are, without those that are there again: of each member, where members have rows of
+        their own, else of all together; None: all are meant."""
+        if self.chosen is None or self.counts is None:
+            return [self.chosen]
+        return [places[:count] for places, count in zip(self.chosen, self.counts, strict=True)]
+
     @property
     def rows(self) -> int:
-        return int(self.x.shape[-2]) if self.chosen is None else len(self.chosen)
+        return int(self.x.shape[-2]) if self.chosen is None else int(self.chosen.shape[-1])
 
     @property
     def labelled(self) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.metrics import LABELS, Given, Metric, Residuals, Scores, choose_metrics, tasks_of
-from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of
+from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, minibatches
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.sums import Sums
 
@@ -36,6 +37,9 @@ class Evaluation:
 
     Where sums over the rows are enough for a metric, the plans form them; for any other, the outputs of all rows are
     kept on the device, and it is worked out there at the end. What no metric needs is not done.
+
+    Where members have rows of their own, and not all as many, the sums are read whenever one has done all of its own:
+    what the plans work out for it after that counts nothing.
     """
 
     def __init__(
@@ -54,7 +58,10 @@ class Evaluation:
         with self.device.kind("outputs"):
             self._kept = self.device.empty((*models_shape, kept, outputs), self.device.master)
         self._outputs: dict[int, Array] = {}  # of a minibatch, by its rows
-        self.batches = list(self.data.minibatches(batch_size))
+        self.counts = self.data.counts
+        self._ends = np.unique(self.counts).tolist()
+        stretches = [end - begin for begin, end in pairwise([0, *self._ends])]
+        self.batches = [rows for stretch in stretches for rows in minibatches(stretch, batch_size)]
         self.replays = {rows: Replay(self._plan(rows), graph) for rows in set(self.batches)}
 
     def _plan(self, rows: int) -> Plan:
@@ -88,17 +95,19 @@ class Evaluation:
         """
         self.network.refresh()
         self._sums.clear()
-        done = 0
+        done, sums = 0, dict[str, Array]()
         with self.device.computing(), closing(self.data.parts(self.batches)) as parts:
             for part in parts:
                 for rows in part:
                     self.replays[rows].run()
                     if self._outputs:
                         self.device.copy_in(self._kept[..., done : done + rows, :], self._outputs[rows])
-                        done += rows
-        sums = self._sums.read()
+                    done += rows
+                    if done in self._ends[:-1]:
+                        sums = self._joined(sums, done)
+        sums = self._joined(sums, done)
         total = sums["total"]
-        measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.rows).tolist()}
+        measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.counts).tolist()}
         members = self._members() if self._outputs else []
         own = any(metric.own for metric in self.metrics)
         on_host = [member.on_host(self.device.to_host) for member in members] if own else []
@@ -106,11 +115,19 @@ class Evaluation:
             if metric.of_sums is not None:
                 values = metric.of_sums(self._residuals(sums["residuals"]))
             elif self._counted(metric):
-                values = total[..., CORRECT] / self.rows
+                values = total[..., CORRECT] / self.counts
             else:
                 values = self._of_scores(metric, on_host if metric.own else members)
             measured[metric.name] = values.tolist()
         return measured
+
+    def _joined(self, sums: dict[str, Array], done: int) -> dict[str, Array]:
+        """Reads the sums, which waits; of members that had done all of their rows before, it returns those that are
+        given."""
+        read = self._sums.read()
+        for name, before in sums.items():
+            read[name][self.counts < done] = before[self.counts < done]
+        return read
 
     def _residuals(self, sums: Array) -> Residuals:
         absolute, squared = np.moveaxis(sums, -2, 0)
@@ -118,18 +135,18 @@ class Evaluation:
 
     def _members(self) -> list[Scores]:
         """Returns the scores of each member, on the device."""
-        target, weights = self._targets()
         xp, several = self.device.xp, LABELS in tasks_of(self.network, self.loss)
         members = self._kept.reshape(-1, *self._kept.shape[-2:])
         quantiles = np.broadcast_to(getattr(self.loss, "q", np.nan), self.network.models_shape).ravel().tolist()
+        targets = [self._targets(chosen) for chosen in self.samples.places()]
         return [
-            Scores(xp, y, target, weights, multi_label=several, quantile=q)
-            for y, q in zip(members, quantiles, strict=True)
+            Scores(xp, y[: len(target)], target, weights, multi_label=several, quantile=q)
+            for y, q, (target, weights) in zip(members, quantiles, cycle(targets), strict=False)
         ]
 
-    def _targets(self) -> tuple[Array, Array | None]:
+    def _targets(self, chosen: Array | None) -> tuple[Array, Array | None]:
         """Returns y* and, where there are any, w, on the device and in the order of the rows."""
-        device, chosen = self.device, self.samples.chosen
+        device = self.device
         _, *arrays = self.data.sources if isinstance(self.data, DataSet) else arrays_of(self.samples)
         if chosen is not None:
             arrays = [
@@ -149,11 +166,18 @@ class Evaluation:
         return values.reshape(self.network.models_shape)
 
     @cached_property
-    def _spread(self) -> tuple[float, Array]:
+    def _spread(self) -> tuple[float | Array, Array]:
+        """Σw, and Σw(y* − ȳ*)² of each output; where members have rows of their own, of each."""
+        found = [self._spread_of(chosen) for chosen in self.samples.places()]
+        if self.samples.counts is None:
+            return found[0]
+        weights, spreads = zip(*found, strict=True)
+        return np.array(weights)[:, None], np.stack(spreads)
+
+    def _spread_of(self, chosen: Array | None) -> tuple[float, Array]:
         """Σw, and Σw(y* − ȳ*)² of each output; read block by block, for the targets may be a file."""
         target, weights = on_host(self.samples.target, self.device), self.samples.weights
         w = np.ones(len(target)) if weights is None else np.asarray(on_host(weights, self.device), np.float64)
-        chosen = self.samples.chosen
         if chosen is not None:
             others = np.ones(len(w), np.bool_)
             others[chosen] = False

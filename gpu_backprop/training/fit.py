@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpu_backprop.backend.errors import choose
 from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.numbers import positive
@@ -18,6 +20,7 @@ from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
+from gpu_backprop.training.folds import choose_folds, of_members
 from gpu_backprop.training.history import History
 from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
@@ -35,7 +38,7 @@ class Fit:
         self, trainer: Any, x: Any, y: Any, epochs: int, *, weights: Any,
         class_weight: str | Mapping[Any, float] | None, validation: Any, validation_split: float, shuffle: bool,
         early_stopping: bool | EarlyStopping | None, csv: str | os.PathLike[str] | None, progress: bool,
-        loss_every: int | None, callbacks: Sequence[Any], on_divergence: str,
+        loss_every: int | None, callbacks: Sequence[Any], on_divergence: str, folds: Any,
     ) -> None:  # fmt: skip
         self.trainer, self.step, self.network = trainer, trainer.training_step, trainer.network
         self.history: History = trainer.history
@@ -50,8 +53,8 @@ class Fit:
         self.callbacks = told = Callbacks(trainer, callbacks)
         stopper = early_stopping_of(callbacks)
         self.keeps_best = stopper is not None and stopper.restore_best
-        share = validation_share(validation_split, validation, bool(early_stopping), callbacks)
-        data, held_out = self._divide(data, validation, share, class_weight)
+        share = validation_share(validation_split, validation, bool(early_stopping), callbacks, folds)
+        data, held_out = self._divide(data, validation, share, class_weight, folds)
 
         self.resumed = trainer.resumed
         first = len(self.history) + 1 if self.resumed is None else self.resumed.first
@@ -79,7 +82,7 @@ class Fit:
         self.evaluation = None if held_out is None else self._evaluation(held_out, rooms[1])
 
     def _divide(
-        self, data: Samples, validation: Any, share: float, class_weight: str | Mapping[Any, float] | None
+        self, data: Samples, validation: Any, share: float, class_weight: str | Mapping[Any, float] | None, folds: Any
     ) -> tuple[Samples, Samples | None]:
         """Returns the rows to learn from, weighted, and those to measure."""
         trainer = self.trainer
@@ -88,10 +91,15 @@ class Fit:
         held_out = held_out_samples(self.network, trainer.loss, validation)
         prepared = self.network.preprocessing is not None
         warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
+        unweighted = data
         if share:
             data, held_out = hold_out(self.network, data, share, self.step.seeds[0])
         if class_weight is not None:
             data = weighted_by_class(self.network, data, class_weight)
+        if folds is not None:
+            fold = choose_folds(folds, self.network, data, self.step.seeds[0])
+            outside = fold == np.arange(*self.network.models_shape)[:, None]
+            held_out, data = of_members(unweighted, outside), of_members(data, ~outside)
         return data, held_out
 
     def _evaluation(self, held_out: Samples, room: int) -> Evaluation:

@@ -31,7 +31,8 @@ class BatchSource(ABC):
     """Samples whose rows a plan gathers: what lies on the device, a permutation and a cursor choose.
 
     Attributes:
-        rows: how many samples there are.
+        rows: how many samples there are, for the member that has the most.
+        counts: how many there are, or of each member its own.
         sources: x, y* and, where there are any, w, on the device: (places, ...).
         kept: the dtypes of the sources, but for what the CPU reads from a file as it is.
         permutation: int64 (..., n): the order in which the places of the sources are used, one for each member.
@@ -44,6 +45,7 @@ class BatchSource(ABC):
     def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
         device = self.device = network.device if device is None else device
         self.rows, self.models_shape, self._chosen = data.rows, network.models_shape, data.chosen
+        self.counts = self.rows if data.counts is None else data.counts
         self.kept = kept_dtypes(data, device)
         self.cursor = device.zeros((1,), np.int64)
         self._beginning = device.zeros((1,), np.int64)  # there, so that nothing need be sent
@@ -72,7 +74,7 @@ class BatchSource(ABC):
         """Returns where the rows of an order lie among all that the data hold; None: side by side from the first on."""
         if self._chosen is None:
             return order
-        return self._chosen if order is None else self._chosen[order]
+        return self._chosen if order is None else _taken(self._chosen, order)
 
     def rewind(self) -> None:
         """Goes back to the first place."""
@@ -112,9 +114,7 @@ class BatchSource(ABC):
 
     def minibatches(self, batch_size: int) -> Iterator[int]:
         """Yields how many rows each minibatch of an epoch has; the last one has what is left."""
-        yield from [batch_size] * (self.rows // batch_size)
-        if self.rows % batch_size:
-            yield self.rows % batch_size
+        return minibatches(self.rows, batch_size)
 
 
 class DataSet(BatchSource):
@@ -151,7 +151,7 @@ class DataSet(BatchSource):
 
     def shuffle(self, shuffling: Shuffling) -> None:
         if shuffling.take() is None:
-            self.start(shuffling.draw_order(self.rows))
+            self.start(shuffling.draw_order(self.counts))
             return
         assert self._coming is not None
         self.device.copy_in(self.permutation, self._coming.arrays[0].reshape(self.permutation.shape))
@@ -177,12 +177,25 @@ class DataSet(BatchSource):
         assert self._coming is not None
         with self.device.computing():
             (pinned,) = self._coming.pinned(0)
-            order = shuffling.draw_order(self.rows, pinned.reshape(self.permutation.shape))
+            order = shuffling.draw_order(self.counts, pinned.reshape(self.permutation.shape))
             if self._chosen is not None:
-                np.copyto(order, self._chosen[order])
+                np.copyto(order, _taken(self._chosen, order))
             self._coming.send(0, len(pinned))
             self._coming.pinned(0)  # waits until it is there: nobody else has to, nor when the memory is used again
         return True
+
+
+def _taken(places: Array, order: Array) -> Array:
+    """Returns the places in an order, (..., rows), each member's own where members have such."""
+    taken: Array = places[order] if places.ndim == 1 else np.take_along_axis(places, order, -1)
+    return taken
+
+
+def minibatches(rows: int, batch_size: int) -> Iterator[int]:
+    """Yields how many rows each minibatch of so many rows has; the last one has what is left."""
+    yield from [batch_size] * (rows // batch_size)
+    if rows % batch_size:
+        yield rows % batch_size
 
 
 def arrays_of(data: Samples) -> list[Array]:

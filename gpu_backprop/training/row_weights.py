@@ -18,14 +18,19 @@ from gpu_backprop.network.samples import Samples
 BALANCED, SHARE = "balanced", 0.1
 
 
-def validation_share(split: Any, validation: Any, early_stopping: bool, callbacks: Sequence[Any]) -> float:
+def validation_share(
+    split: Any, validation: Any, early_stopping: bool, callbacks: Sequence[Any], folds: Any = None
+) -> float:
     """Decides which share of the rows a fit holds out: that of `validation_split`, or SHARE, where the argument
     `early_stopping` made the first of the callbacks, that needs validation data, and there are none."""
     share = number("validation_split", split, "a number in [0, 1)", lambda value: 0 <= value < 1)
+    if folds is not None and (share or validation is not None):
+        other = "validation data" if validation is not None else f"validation_split={share:g}"
+        raise InputError(f"folds hold rows out for validation, and {other} were given too. Give one of the two.")
     if share and validation is not None:
         raise InputError(f"validation data were given, and validation_split={share:g} too. Give one of the two.")
     monitors = [callback for callback in callbacks if getattr(callback, "needs_validation", False)]
-    if not monitors or validation is not None or share:
+    if not monitors or validation is not None or folds is not None or share:
         return share
     if early_stopping and monitors[0] is callbacks[0]:
         return SHARE

@@ -194,6 +194,8 @@ def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, 
         _check_learned(net, known.get("classes"))
         if (training := net.trained_by if training is None else training) is not None:
             known["trained_by"] = _checked_training(training)
+        if net.averaged:
+            known["averaged"] = True
         return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
     except (TypeError, ValueError) as error:
         wrong = "net.preprocessing, net.classes or net.trained_by"
@@ -210,6 +212,7 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
         _check_learned(net, net.classes)
         if "trained_by" in known:
             net.trained_by = _checked_training(known["trained_by"])
+        net.averaged = known.get("averaged", False)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"

@@ -51,18 +51,18 @@ class Shuffling:
         self._states = None
         return [int(generator.integers(1 << 63)) for generator in self._generators]
 
-    def draw_order(self, rows: int, out: Array | None = None) -> Array:
-        """Draws a new order of so many rows, int64 (..., rows), each member's own: into `out` where that is given."""
+    def draw_order(self, rows: int | Array, out: Array | None = None) -> Array:
+        """Draws a new order of so many rows, int64 (..., rows), each member's own: into `out` where that is given.
+        Where members have not all as many, (models,), one with fewer takes some of its own once more."""
         self._states = None
-        order: Array = np.empty((*self.models_shape, rows), np.int64) if out is None else out
-        order[...] = np.arange(rows)
-        members = order.reshape(math.prod(self.models_shape), rows)
-        if order.size < SHARED or len(members) == 1:
-            for generator, member in zip(self._generators, members, strict=True):
-                generator.shuffle(member)
+        counts = np.broadcast_to(rows, math.prod(self.models_shape))
+        order: Array = np.empty((*self.models_shape, counts.max()), np.int64) if out is None else out
+        drawn = self._generators, order.reshape(len(counts), -1), counts.tolist()
+        if order.size < SHARED or len(counts) == 1:
+            list(map(_fill, *drawn))
         else:
-            with ThreadPoolExecutor(min(len(members), threads()), "gpu_backprop shuffling") as several:
-                list(several.map(np.random.Generator.shuffle, self._generators, members))
+            with ThreadPoolExecutor(min(len(counts), threads()), "gpu_backprop shuffling") as several:
+                list(several.map(_fill, *drawn))
         return order
 
     # Ahead ------------------------------------------------------------------------------------------------------------
@@ -102,3 +102,14 @@ class Shuffling:
         self._generators, self._twin._generators = self._twin._generators, self._generators
         self._states = None
         return drawn
+
+
+def _fill(generator: np.random.Generator, order: Array, count: int) -> None:
+    """Fills an order with so many rows, shuffled, and again until it is full."""
+    for start in range(0, len(order), count):
+        part = order[start : start + count]
+        if len(part) == count:
+            part[...] = np.arange(count)
+            generator.shuffle(part)
+        else:
+            part[...] = generator.permutation(count)[: len(part)]

@@ -74,6 +74,7 @@ class StreamedData(BatchSource):
         self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
     ) -> None:
         super().__init__(network, data, device)
+        apart = apart or data.counts is not None
         device, models = self.device, math.prod(self.models_shape)
         self.host = arrays_of(data)
         self.orders = models if apart else 1
@@ -105,7 +106,7 @@ class StreamedData(BatchSource):
 
     def _draw(self, shuffling: Shuffling) -> Any:
         """Draws the order of an epoch."""
-        return self._order_of(shuffling.draw_order(self.rows))
+        return self._order_of(shuffling.draw_order(self.counts))
 
     def _order_of(self, order: Array | None) -> Array | None:
         places = self._places(order)
@@ -120,7 +121,7 @@ class StreamedData(BatchSource):
     ) -> Generator[Sequence[int]]:
         if done == len(batch_sizes):
             return
-        each = max(1, self.block_rows // batch_sizes[0])
+        each = max(1, self.block_rows // max(batch_sizes))
         ends = [done, *range(done - done % each + each, len(batch_sizes), each), len(batch_sizes)]
         blocks = [batch_sizes[start:end] for start, end in pairwise(ends)]
         begin = sum(batch_sizes[:done])

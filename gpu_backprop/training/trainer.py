@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
 from gpu_backprop.backend.operation import Operation
@@ -34,6 +34,7 @@ from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit import Fit
+from gpu_backprop.training.folds import measure_outputs, predict_mean, predict_out_of_fold
 from gpu_backprop.training.history import History
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
@@ -134,6 +135,7 @@ class Trainer(FixedAttributes):
         self.checkpoint_folders = set[Path]()
         self._running: RunningFit | None = None
         self._resumed: Resumed | None = None
+        self._folds: Samples | None = None  # of the last fit that had any
 
     @property
     def batch_size(self) -> int:
@@ -374,7 +376,7 @@ class Trainer(FixedAttributes):
         class_weight: str | Mapping[Any, float] | None = None, validation: Any = None, validation_split: float = 0.0,
         shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
         csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
-        callbacks: Sequence[Any] = (), on_divergence: str = "raise",
+        callbacks: Sequence[Any] = (), on_divergence: str = "raise", folds: Any = None,
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
@@ -404,6 +406,10 @@ class Trainer(FixedAttributes):
                 the epoch begins again with half the learning rate, from the parameters that the epoch with the least
                 loss began with; of the members whose loss it was, and at most 10 times. A warning says so, and
                 "rate_halved" in the row of the epoch how often.
+            folds: of a network with a models axis, as many as it has members: member m does not learn from the rows of
+                fold m, which are its validation data. Their number, for folds of every class alike, where there are
+                classes, which the seed says; or the fold of each row, integers (rows,). An epoch has as many rows as
+                the member with the most learns from; another one takes some of its own once more. See `out_of_fold`.
 
         Returns:
             `trainer.history`: loss and metrics of each epoch, of this fit and those before.
@@ -428,6 +434,7 @@ class Trainer(FixedAttributes):
                 self, x, y, epochs, weights=weights, class_weight=class_weight, validation=validation,
                 validation_split=validation_split, shuffle=shuffle, early_stopping=early_stopping, csv=csv,
                 progress=progress, loss_every=loss_every, callbacks=callbacks, on_divergence=on_divergence,
+                folds=folds,
             ).train()  # fmt: skip
 
     @contextmanager
@@ -436,6 +443,7 @@ class Trainer(FixedAttributes):
         if self._resumed is None:
             self.begun[1:] = [describe(self)]
         self._running, self._resumed = fit, None
+        self._folds = fit.held_out if fit.held_out is not None and fit.held_out.counts is not None else None
         try:
             yield
         finally:
@@ -478,7 +486,8 @@ class Trainer(FixedAttributes):
         """Measures the loss and the metrics of some data, without dropout. Any number of threads may call it at once,
         also while another one trains.
 
-        With a models axis each value is a list, one number a member.
+        With a models axis each value is a list, one number a member; or, where the network is `averaged`, one number,
+        of the mean of the members' outputs.
 
         Args:
             x, y, weights: as in `fit`.
@@ -490,6 +499,10 @@ class Trainer(FixedAttributes):
         """
         data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
         settings = self.settings if metrics is None else self.settings._replace(metrics=metrics)
+        if self.network.averaged:
+            return measure_outputs(
+                self.network, self.loss, settings.metrics, predict_mean(self.network, data.x), data.on_host(self.device)
+            )
         (room,) = memory.require_evaluation(self.training_step, settings, data)
         source = self.place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
@@ -498,6 +511,37 @@ class Trainer(FixedAttributes):
         return Evaluation(
             self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device
         ).run()
+
+    def out_of_fold(self) -> Array:
+        """Computes the outputs for the rows of the last fit, which had `folds`, each by the member that has not learned
+        from it.
+
+        Returns:
+            (rows, outputs), on the host.
+
+        Raises:
+            StateError: there was no such fit.
+        """
+        return predict_out_of_fold(self.network, self._folded("out_of_fold"))
+
+    def evaluate_out_of_fold(self, metrics: Sequence[Given] | None = None) -> dict[str, Any]:
+        """Measures `out_of_fold`: the loss and the metrics of all rows together, by name, and as "folds" the same of
+        the rows of each fold, in a list.
+
+        Args:
+            metrics: instead of the trainer's.
+        """
+        held_out, y = self._folded("evaluate_out_of_fold").on_host(self.device), self.out_of_fold()
+        metrics = self.metrics if metrics is None else metrics
+        measured = [
+            measure_outputs(self.network, self.loss, metrics, y, held_out, rows) for rows in [None, *held_out.places()]
+        ]
+        return measured[0] | {"folds": measured[1:]}
+
+    def _folded(self, what: str) -> Samples:
+        if self._folds is None:
+            raise StateError(f"{what} is of a fit with folds, and the last fit had none: trainer.fit(..., folds=8).")
+        return self._folds
 
     def place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
         """Puts data on the device, or lets them be streamed; see `place_data`."""

@@ -11,11 +11,11 @@ from gpu_backprop.backend.formula import Array
 
 class Residuals(NamedTuple):
     """What the rows of a data set add up to, on the host, float64: Σw|y − y*| and Σw(y − y*)², (..., outputs), Σw, and
-    Σw(y* − ȳ*)², (outputs,)."""
+    Σw(y* − ȳ*)², (outputs,); where members have rows of their own, (models, 1) and (models, outputs)."""
 
     absolute: Array
     squared: Array
-    weight: float
+    weight: float | Array
     spread: Array
 
     @classmethod
