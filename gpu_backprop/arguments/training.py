@@ -38,6 +38,7 @@ EXAMPLES = (
     ("train mnist/ --layers 300,100 --epochs 20", "a folder of IDX files"),
     ("train houses.csv --target price --layers 64,32 --activation tanh --loss huber", ""),
     ("train --resume runs/houses-001", "go on where it was stopped, or killed"),
+    ("train houses.csv --target price --ensemble 8", "the mean of 8 networks: slower, and better"),
     ("train --seed 1 --out runs/second", "another fifth held out"),
 )
 
@@ -116,7 +117,7 @@ def _add_data(command: Command) -> None:
     command.share("--drop-missing-target", "--delimiter")
     held_out = (
         "share of the rows, and of every class, that is kept from training to measure on; 0: none (default: 0.2, or "
-        "the test part of data that have one)"
+        "the test part of data that have one; 0 with --ensemble)"
     )
     file = "learn from all of DATA, and measure on the rows of this file"
     command.add_either(
@@ -176,6 +177,12 @@ def _add_training(command: Command) -> None:
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)
+    ensemble = (
+        "train so many networks side by side, each without one of as many folds of the rows, and predict their mean: "
+        "all rows are learned from, each is measured by the network that has not, and none need be held out (default: "
+        "one network)"
+    )
+    command.add("--ensemble", ensemble, type=whole(2), metavar="K")
     command.share("--device")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")

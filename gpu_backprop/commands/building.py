@@ -119,8 +119,10 @@ def build_network(
     output = recipe.output_layer(preprocessing.outputs, design.output or ("softmax" if classes else "identity"))
     net = gb.Network(
         preprocessing.inputs, [*hidden, output], dtype=options.dtype, device=options.device, tf32=options.tf32,
-        seed=options.seed,
+        seed=options.seed if options.ensemble is None else range(options.seed, options.seed + options.ensemble),
     )  # fmt: skip
+    if options.ensemble is not None:
+        net.averaged = True
     net.preprocessing, net.classes = preprocessing, preprocessing.classes
     return net
 
@@ -158,14 +160,19 @@ def choose_callbacks(
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))
-    if recipe.calibrate and validated:
+    if recipe.calibrate and validated and options.ensemble is None:
         callbacks.append(gb.TemperatureScaling())
     return callbacks
 
 
 def choose_stopping(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:
-    """Return what Trainer.fit is told of early stopping, with so many rows to learn from."""
+    """Return what Trainer.fit is told of early stopping, with so many rows to learn from; and of folds."""
     early, share = not options.no_early_stopping, options.validation
+    if options.ensemble is not None:
+        if share:
+            raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
+        stopping = recipe.early_stopping() if early else None
+        return {"validation_split": 0.0, "early_stopping": stopping, "folds": options.ensemble}
     if share is None:
         share = recipe.validation if early and recipe.validation * rows >= LEAST_VALIDATION else 0.0
     return {"validation_split": share, "early_stopping": recipe.early_stopping() if early and share else None}

@@ -273,7 +273,8 @@ def _check_target(data: Data, target: str | None) -> None:
 
 
 def _share(options: argparse.Namespace) -> float:
-    return HELD_OUT if options.held_out is None else float(options.held_out)
+    default = HELD_OUT if options.ensemble is None else 0.0  # whose members measure all rows, a fold each
+    return default if options.held_out is None else float(options.held_out)
 
 
 def _test_data(options: argparse.Namespace) -> Data | None:

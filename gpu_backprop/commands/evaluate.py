@@ -62,9 +62,9 @@ def _choose(options: argparse.Namespace, net: gb.Network, samples: Samples, sour
     if not (run / SETTINGS).exists() or run / MODEL not in (options.run, options.run / MODEL):
         if options.held_out is None:
             return samples, everything
-        assert isinstance(net.seed, int)
-        samples = samples.take(split(samples.y, options.held_out, net.seed, source)[1])
-        asked = f"--held-out {options.held_out:g} --seed {net.seed}"
+        seed = net.seed if isinstance(net.seed, int) else net.seed[0]
+        samples = samples.take(split(samples.y, options.held_out, seed, source)[1])
+        asked = f"--held-out {options.held_out:g} --seed {seed}"
         return samples, f"the {len(samples):,} rows that training with {asked} held out"
     known, found = read_settings(run).data, samples.fingerprint()
     if found != known[0]:

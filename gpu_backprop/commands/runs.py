@@ -279,9 +279,10 @@ def load_run(run: Path, device: str) -> gb.Network:
 def load_prepared(run: Path, device: str) -> gb.Network:
     """Load the network of a run; refuse one that does not know how its data were prepared."""
     net = load_run(run, device)
-    if net.models_shape:
+    if net.models_shape and not net.averaged:
         raise ModelFileError(
-            f"{run} holds {net.models_shape[0]} networks side by side, and this needs one; save a single one"
+            f"{run} holds {net.models_shape[0]} networks side by side, and this needs one: save a single one, or, if "
+            "their mean is meant, set net.averaged = True and save it again"
         )
     if net.preprocessing is None:
         raise ModelFileError(

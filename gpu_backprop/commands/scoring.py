@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -34,6 +35,18 @@ NAMES = {
 """What metrics are called, but for those whose names are words."""
 
 
+class Figure(str):
+    """A result in words, as in "accuracy: 0.9778", with the two of which it is made."""
+
+    def __new__(cls, name: str, value: float, told: str | None = None) -> Self:
+        figure = super().__new__(cls, f"{name}: {number(value) if told is None else told}")
+        figure.name, figure.value = name, value
+        return figure
+
+    name: str
+    value: float
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of a network.
@@ -44,41 +57,58 @@ class Scores:
         baseline: the score of an answer that needs no network, and what follows.
     """
 
-    figures: list[str]
+    figures: list[Figure]
     mistakes: str = ""
     baseline: str = ""
 
 
-def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> Scores:
+def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = (), y: Array | None = None) -> Scores:
     """Compute what suits the task: of classes accuracy, mistakes and, where some are rare, what says more; of numbers
     R² and errors, in the units of the data.
 
     Args:
         asked: names of metrics besides these.
+        y: the outputs for the rows, where they are not what the network predicts for them.
     """
-    net = trainer.network
-    y = net.predict(samples.x)
+    net, predicted = trainer.network, y is None
+    y = net.predict(samples.x) if y is None else y
     if samples.y.ndim > 1:
         return _score_columns(trainer, samples.y, y, asked)
     names = [str(name) for name in net.classes or range(net.outputs)]
     matrix = confusion_matrix(samples.y, labels(y), len(names))
     rows, often = Outputs(np, y, targets(trainer.loss, net, samples)[:]), matrix.sum(axis=1)
-    figures = [f"accuracy: {accuracy(matrix):.4f}"]
+    figures = [Figure("accuracy", accuracy(matrix), f"{accuracy(matrix):.4f}")]
     if unbalanced(often):
         figures += _of_rare_classes(rows, often, names)
     if net.last.activation.name == "softmax" or net.outputs == 1:
-        figures.append(_log_loss(trainer, samples, rows))
+        figures.append(_log_loss(trainer, samples, rows) if predicted else _figure("log_loss", rows))
         asked = "calibration_error", *(name for name in asked if name != "log_loss")
     return Scores(_with(figures, asked, rows), _mistakes(matrix, names), _baseline(matrix, names))
 
 
-def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> str:
+def score_out_of_fold(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> tuple[Scores, list[str]]:
+    """Score each row by the member of the network that has not learned from it; return the scores of all rows
+    together, and their figures with the least and the most that those of a fold are."""
+    y, figures = trainer.out_of_fold(), []
+    whole = score(trainer, samples, asked, y)
+    folds = [
+        {figure.name: figure.value for figure in score(trainer, samples.take(rows), asked, y[rows]).figures}
+        for rows in trainer.folds
+    ]
+    for figure in whole.figures:
+        values = [fold.get(figure.name, math.nan) for fold in folds]
+        told = f" ({number(values)} in the folds)" if np.isfinite(values).all() else ""
+        figures.append(f"{figure}{told}")
+    return whole, figures
+
+
+def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> Figure:
     """Write the log loss; where it is the network's loss, as that, which knows how near to 0 or 1 a probability is when
     its dtype no longer does."""
     if trainer.loss.fused != trainer.network.last.activation.name:
         return _figure("log_loss", rows)
     loss = trainer.evaluate(samples.x, targets(trainer.loss, trainer.network, samples), metrics=())["loss"]
-    return f"log loss: {number(loss)}"
+    return Figure("log loss", loss)
 
 
 def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence[str]) -> Scores:
@@ -94,7 +124,7 @@ def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence
     return Scores(figures, baseline=_mean_baseline(true, predicted))
 
 
-def _with(figures: Sequence[str], asked: Sequence[str], rows: Outputs) -> list[str]:
+def _with(figures: Sequence[Figure], asked: Sequence[str], rows: Outputs) -> list[Figure]:
     """Add what was asked for, each once."""
     return list(dict.fromkeys([*figures, *(_figure(name, rows) for name in asked)]))
 
@@ -105,23 +135,23 @@ def unbalanced(often: Array) -> bool:
     return bool(shares.max() > LARGEST or shares.min() < LEAST / len(often))
 
 
-def _of_rare_classes(rows: Outputs, often: Array, names: Sequence[str]) -> list[str]:
+def _of_rare_classes(rows: Outputs, often: Array, names: Sequence[str]) -> list[Figure]:
     """Score how well rare classes are recognised: of two, the rarer one."""
     figures = [_figure("balanced_accuracy", rows)]
     if len(often) > 2:
         return [*figures, _figure("f1_macro", rows), _figure("roc_auc", rows)]
     rarer = int(often.argmin())
     of_rarer = Outputs(np, rows.p[:, [1 - rarer, rarer]], (rows.labels == rarer).astype(np.int64))
-    figures += [f"{_figure(name, of_rarer, f' of {shown(names[rarer])}')}" for name in ("f1", "average_precision")]
+    figures += [_figure(name, of_rarer, f" of {shown(names[rarer])}") for name in ("f1", "average_precision")]
     return [*figures, _figure("roc_auc", rows)]
 
 
-def _figure(name: str, rows: Outputs, of: str = "") -> str:
+def _figure(name: str, rows: Outputs, of: str = "") -> Figure:
     """Compute a metric, and write it as in "ROC AUC: 0.9312"."""
     metric = metric_named(name)
     value = _value(metric, rows)
-    told = f"none, because {metric.undefined}" if not math.isfinite(value) and metric.undefined else number(value)
-    return f"{NAMES.get(name, name.replace('_', ' '))}{of}: {told}"
+    told = f"none, because {metric.undefined}" if not math.isfinite(value) and metric.undefined else None
+    return Figure(f"{NAMES.get(name, name.replace('_', ' '))}{of}", value, told)
 
 
 def _value(metric: Metric, rows: Outputs) -> float:

@@ -30,7 +30,7 @@ from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.run_settings import RunSettings, absolute_paths, write_settings
 from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
-from gpu_backprop.commands.scoring import score
+from gpu_backprop.commands.scoring import score, score_out_of_fold
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.recipes import Recipe
@@ -94,9 +94,10 @@ def _train_in(
         if not options.quiet:
             _introduce(trainer, data, recipe, stopping["validation_split"])
         x, y = _x_and_y(trainer, data.training)
-        if data.held_out is not None and not stopping["validation_split"]:
+        folds = "folds" in stopping
+        if data.held_out is not None and not stopping["validation_split"] and not folds:
             stopping["validation"] = _x_and_y(trainer, data.held_out)
-        validated = stopping.get("validation") is not None or bool(stopping["validation_split"])
+        validated = stopping.get("validation") is not None or bool(stopping["validation_split"]) or folds
         callbacks = choose_callbacks(options, recipe, validated)
 
     log, when = folder.place / HISTORY, options.checkpoint_every
@@ -123,7 +124,7 @@ def _train_in(
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
                 written += _curves(history, folder.place)
-                result, baseline = _score_held_out(trainer, data, options)
+                result, baseline = (_score_folds if folds else _score_held_out)(trainer, data, options)
                 written += _report(trainer, data, options, [*result, baseline], folder.place)
                 signals.writing()
         except (KeyboardInterrupt, OSError) as error:
@@ -136,7 +137,8 @@ def _train_in(
             if history.stopped:
                 print(history.stopped)
             elif history.best_epoch is not None and not options.quiet:
-                print(f"the parameters are those of epoch {history.best_epoch}, whose val_loss is the least")
+                best = "each member's epoch" if isinstance(history.best_epoch, list) else f"epoch {history.best_epoch}"
+                print(f"the parameters are those of {best}, whose {recipe.monitor} is the least")
             if history.temperature is not None and not options.quiet:
                 print(f"temperature {number(history.temperature)}: the logits are divided by it")
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
@@ -175,6 +177,10 @@ def _introduce(trainer: gb.Trainer, data: TrainTestData, recipe: Recipe, validat
     """Print what is about to be trained, on what, and how."""
     held_out = 0 if data.held_out is None else len(data.held_out)
     print(f"{trainer.network}\n\n{len(data.training):,} {data.things} to learn from, {held_out:,} held out")
+    if trainer.network.models_shape:
+        (members,) = trainer.network.models_shape
+        fold = len(data.training) // members
+        print(f"each of {members} networks learns from all but a fold of about {fold:,}, which is its validation data")
     if validation:
         rows = round(validation * len(data.training))
         print(f"of the {len(data.training):,}, {rows:,} are validation {data.things}, which tell the best epoch")
@@ -248,6 +254,21 @@ def _score_held_out(trainer: gb.Trainer, data: TrainTestData, options: argparse.
     if not options.quiet and scores.baseline and data.things == "rows":
         print(scores.baseline)
     return [f"test {figure}" for figure in scores.figures], scores.baseline
+
+
+def _score_folds(trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace) -> tuple[list[str], str]:
+    """Score the members of the network on the folds that they were not trained on, and their mean on what was held out
+    besides; return the same as `_score_held_out`."""
+    scores, figures = score_out_of_fold(trainer, data.training, options.metrics)
+    if not options.quiet:
+        print(f"\nall {data.things}, out of fold, {scores.mistakes}\n" if scores.mistakes else "")
+    if not options.quiet and scores.baseline and data.things == "rows":
+        print(scores.baseline)
+    result, baseline = [f"out-of-fold {figure}" for figure in figures], scores.baseline
+    if data.held_out is not None:
+        of_mean, baseline = _score_held_out(trainer, data, options)
+        result += of_mean
+    return result, baseline
 
 
 def _curves(history: History, folder: Path) -> list[str]:

@@ -68,7 +68,7 @@ def write_report(
     rows = None if x is None else samples(network, trainer.loss, *given_rows(x, y, None), values=True, idle=False)
     measured = {} if rows is None else trainer.evaluate(x, y)
     sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
-    if rows is not None and not network.models_shape:
+    if rows is not None and (network.averaged or not network.models_shape):
         sections += tell_answers(trainer, rows)
     sections.append(("Network", _network(trainer)))
     sections.append(("Data", join([_facts(given.pop("Data", {})), _preparation(trainer)])))

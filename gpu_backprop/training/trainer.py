@@ -512,6 +512,11 @@ class Trainer(FixedAttributes):
             self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device
         ).run()
 
+    @property
+    def folds(self) -> list[Array]:
+        """The rows of each fold of the last fit, which had `folds`."""
+        return [rows for rows in self._folded("folds").places() if rows is not None]
+
     def out_of_fold(self) -> Array:
         """Computes the outputs for the rows of the last fit, which had `folds`, each by the member that has not learned
         from it.
@@ -532,11 +537,8 @@ class Trainer(FixedAttributes):
             metrics: instead of the trainer's.
         """
         held_out, y = self._folded("evaluate_out_of_fold").on_host(self.device), self.out_of_fold()
-        metrics = self.metrics if metrics is None else metrics
-        measured = [
-            measure_outputs(self.network, self.loss, metrics, y, held_out, rows) for rows in [None, *held_out.places()]
-        ]
-        return measured[0] | {"folds": measured[1:]}
+        how = self.network, self.loss, self.metrics if metrics is None else metrics, y, held_out
+        return measure_outputs(*how) | {"folds": [measure_outputs(*how, rows) for rows in self.folds]}
 
     def _folded(self, what: str) -> Samples:
         if self._folds is None:
