@@ -1,4 +1,4 @@
-"""stratified_split: every class by the fraction, the total right, the seed decisive."""
+"""stratified_split: every class by the fraction, the total right, the seed decisive; stratified_folds: the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_backprop.data import load_digits, stratified_split
+from gpu_backprop.data import load_digits, stratified_folds, stratified_split
 
 
 def test_the_digits_by_a_fifth():
@@ -97,3 +97,37 @@ def test_classes_are_named_where_there_are_some(labels, said):
 def test_labels_of_more_than_one_column():
     with pytest.raises(ValueError, match=r"shape \(4, 2\).*one label per row"):
         stratified_split(np.eye(4, 2), 0.5, seed=0)
+
+
+# Folds ----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(2, 9), st.integers(0, 2**63))
+def test_folds_differ_by_one_row_at_most_and_by_one_of_each_class(labels, folds, seed):
+    if folds > len(labels):
+        with pytest.raises(ValueError, match=f"{len(labels)} rows cannot be {folds} folds"):
+            stratified_folds(labels, folds, seed)
+        return
+    fold = stratified_folds(labels, folds, seed)
+    assert np.ptp(np.bincount(fold, minlength=folds)) <= 1
+    for label in set(labels):
+        assert np.ptp(np.bincount(fold[np.array(labels) == label], minlength=folds)) <= 1
+    np.testing.assert_array_equal(stratified_folds(np.array(labels).astype(str), folds, seed), fold)
+
+
+def test_the_seed_decides_the_folds():
+    labels = np.arange(100) % 4
+    first, again, other = (stratified_folds(labels, 5, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_no_fold_is_the_larger_one_more_often_than_another():
+    larger = [stratified_folds(np.zeros(9), 8, seed) for seed in range(80)]
+    assert len({int(np.bincount(fold).argmax()) for fold in larger}) == 8
+
+
+@pytest.mark.parametrize(("labels", "folds"), [([[1], [2]], 2), ([1, 2, 3], 1), ([1, 2, 3], 0)])
+def test_what_has_no_folds(labels, folds):
+    with pytest.raises(ValueError, match="give"):
+        stratified_folds(labels, folds, 0)
