@@ -92,11 +92,14 @@ class Recipe:
     def __str__(self) -> str:
         default = Encoding()
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
-        told["encoding"] = ", ".join(
-            f"{field.name}={value!r}" if not isinstance(value, bool) else field.name
-            for field in dataclasses.fields(Encoding)
-            if (value := getattr(self.encoding, field.name)) != getattr(default, field.name)
-        ) or "plain"
+        told["encoding"] = (
+            ", ".join(
+                f"{field.name}={value!r}" if not isinstance(value, bool) else field.name
+                for field in dataclasses.fields(Encoding)
+                if (value := getattr(self.encoding, field.name)) != getattr(default, field.name)
+            )
+            or "plain"
+        )
         return "\n".join(f"  {name:17} {value}" for name, value in told.items() if value is not None)
 
     def hidden_layers(self, activations: list[str] | None = None, max_norm: float | None = None) -> list[Layer]:
@@ -177,7 +180,8 @@ def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, An
         InputError: there is no such entry.
     """
     of_recipe, of_encoding = ({field.name for field in dataclasses.fields(one)} for one in (Recipe, Encoding))
-    own, encoding = {}, {}
+    own: dict[str, Any] = {}
+    encoding: dict[str, Any] = {}
     for name, text in words.items():
         if name not in (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}:
             known = ", ".join(sorted((of_recipe | of_encoding) - {"name", "encoding", "ordinal"}))

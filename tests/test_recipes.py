@@ -85,8 +85,15 @@ def test_the_command_takes_the_recipe_of_the_data():
     assert made.recipe == recipes.small_table("classification", 60, 4)
     assert chosen(rows=5_000).recipe == recipes.tabular("classification", 5_000, 4)
     assert chosen("--recipe", "plain", rows=5_000).recipe == recipes.plain("classification", 5_000, 4)
-    images = Arrays("images", np.zeros((60, 16), np.uint8), np.arange(60) % 2, images=True)
+
+
+@pytest.mark.parametrize("largest", [255, 16, 1])
+def test_images_have_their_recipe_be_they_ever_so_dark(largest):
+    pixels = RANDOM.integers(0, largest + 1, (60, 16), np.uint8)
+    images = Arrays("images", pixels, np.arange(60) % 2, images=True)
     assert chosen(data=images, target=None).recipe.name == "images"
+    numbers = Arrays("numbers", pixels.astype(float), np.arange(60) % 2)
+    assert chosen(data=numbers, target=None).recipe.name == "small-table"
 
 
 def test_options_override_entries():

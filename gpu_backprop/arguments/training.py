@@ -130,17 +130,19 @@ def _add_data(command: Command) -> None:
 def _add_network(command: Command) -> None:
     command.under("the network")
     recipe = (
-        f"the settings that hold where no option says otherwise: {', '.join(RECIPES)} (default: images for images, else "
-        f"tabular, or small-table for at most {SMALL_TABLE} rows or more columns than rows); train prints them"
+        f"the settings that hold where no option says otherwise: {', '.join(RECIPES)} (default: images for images, "
+        f"else tabular, or small-table for at most {SMALL_TABLE} rows or more columns than rows); train prints them"
     )
     command.add("--recipe", recipe, type=one_of("recipe", RECIPES), metavar="NAME")
     entry = "another value of an entry of the recipe, as in numbers=quantile or bias_rate=1; can be repeated"
     command.add("--set", entry, action="append", default=[], type=entry_of_recipe, metavar="ENTRY=VALUE")
-    command.add("--layers", f"units of each hidden layer, as in 300,100, or none {BY_RECIPE}", type=units, metavar="UNITS")
+    command.add(
+        "--layers", f"units of each hidden layer, as in 300,100, or none {BY_RECIPE}", type=units, metavar="UNITS"
+    )
     command.add(
         "--activation",
-        "of all hidden layers, or one for each, as in tanh,relu; with --layers, one more is the output's, which otherwise "
-        f"suits the loss: {', '.join(ACTIVATIONS)} {BY_RECIPE}",
+        "of all hidden layers, or one for each, as in tanh,relu; with --layers, one more is the output's, which "
+        f"otherwise suits the loss: {', '.join(ACTIVATIONS)} {BY_RECIPE}",
         type=some_of("activation", ACTIVATIONS),
         metavar="NAMES",
     )

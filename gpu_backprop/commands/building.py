@@ -15,7 +15,6 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.sources import DIGITS
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 from gpu_backprop.recipes import Recipe
@@ -88,7 +87,7 @@ def choose_encoding(options: argparse.Namespace) -> Encoding:
 def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Preprocessing, rows: int) -> Recipe:
     """Choose the recipe for so many rows to learn from, and override what the options say otherwise."""
     columns = len(preprocessing.columns) or preprocessing.inputs
-    name = options.recipe or recipes.choose(options.data == DIGITS or preprocessing.images, rows, columns)
+    name = options.recipe or recipes.choose(preprocessing.images, rows, columns)
     recipe = recipes.RECIPES[name](preprocessing.task, rows, columns)
     entries = {entry: value for entry in OVERRIDDEN if (value := getattr(options, entry)) is not None}
     if entries.get("optimizer", recipe.optimizer) != recipe.optimizer:
@@ -150,9 +149,7 @@ def build_trainer(
     return trainer
 
 
-def choose_callbacks(
-    options: argparse.Namespace, recipe: Recipe, validated: bool
-) -> list[Any]:
+def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool) -> list[Any]:
     """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, what
     --tensorboard asks for, and what calibrates the network at the end."""
     callbacks: list[Any] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class ByteInputs:
     """Images of uint8: x = v/255."""
 
     inputs: int
+    pixels: ClassVar[bool] = True
 
     @property
     def features(self) -> list[str]:
@@ -75,6 +76,14 @@ class ArrayInputs:
     impute: str | None
     indicated: Array = field(default_factory=lambda: np.arange(0))
     one: float = 1.0
+
+    @property
+    def pixels(self) -> bool:
+        """Whether they are pixels: then nothing is subtracted, and all are divided by one number."""
+        scaling = self.scaling
+        if not isinstance(scaling, StandardScaling) or scaling.center.any():
+            return False
+        return len(set(scaling.spread.tolist())) == 1
 
     @classmethod
     def fit(cls, data: Arrays, rows: Array, impute: str | None, encoding: Encoding = PLAIN) -> ArrayInputs:

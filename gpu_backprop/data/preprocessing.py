@@ -68,8 +68,8 @@ class Preprocessing:
 
     @property
     def images(self) -> bool:
-        """Whether the inputs are the pixels of images."""
-        return isinstance(self._inputs, ByteInputs)
+        """Whether the inputs are the pixels of images, all divided by one number."""
+        return not isinstance(self._inputs, TableInputs) and self._inputs.pixels
 
     @property
     def unseen(self) -> dict[str, int]:
