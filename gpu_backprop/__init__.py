@@ -19,6 +19,7 @@ from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.html_report.page import write_report
 from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.data_initialization import initialize_from_data
 from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
@@ -141,6 +142,7 @@ __all__ = [
     "constant",
     "fit_lbfgs",
     "fit_temperature",
+    "initialize_from_data",
     "load",
     "one_hot",
     "open_rows",

@@ -150,9 +150,9 @@ class Network(FixedAttributes):
         if seed is None:
             return self._seeds
         words = self.device.to_host(self.random)
-        words[..., 0], words[..., 2] = _one_seed(seed), 0
+        words[..., 0], words[..., 2] = one_seed(seed), 0
         self.device.copy_in(self.random, words)
-        return [_one_seed(seed)] * len(self._seeds)
+        return [one_seed(seed)] * len(self._seeds)
 
     def refresh(self) -> None:
         """Copies the parameters of a 16-bit network to the buffer that products read. Whatever runs a plan calls this
@@ -453,11 +453,12 @@ def _seed(seed: Any) -> int | list[int]:
     if isinstance(seed, (list, tuple, range)) or (isinstance(seed, np.ndarray) and seed.ndim):
         if len(seed) == 0:
             raise InputError("seed is an empty list: a network needs at least one member.")
-        return [_one_seed(s) for s in seed]
-    return _one_seed(seed, ", or a list of them")
+        return [one_seed(s) for s in seed]
+    return one_seed(seed, ", or a list of them")
 
 
-def _one_seed(seed: Any, more: str = "") -> int:
+def one_seed(seed: Any, more: str = "") -> int:
+    """Checks one seed; `more`: what else may be given in its place."""
     plain = scalar(seed)
     if isinstance(plain, bool) or not isinstance(plain, int) or not 0 <= plain < 2**64:
         raise InputError(f"seed must be an integer from 0 to 2**64 − 1{more}, got {seed!r}.")
