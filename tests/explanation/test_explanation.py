@@ -30,11 +30,13 @@ OUTPUT_FOR = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "po
 
 
 def network(*layers: Any, dtype: str = "float64", inputs: int = 2, seed: int = 3) -> gb.Network:
-    """A network whose biases are not 0, so that they show."""
+    """A network whose biases are not 0, and factors not 1, so that they show."""
     net = gb.Network(inputs, layers, dtype=dtype, device="cpu", seed=seed)
     for layer in net.layers:
         if layer.bias is not None:
             layer.bias[...] = np.linspace(-0.2, 0.3, layer.bias.size)
+        if isinstance(layer, gb.Scale):
+            layer.weight[...] = np.linspace(0.5, 1.25, layer.weight.size)
     return net
 
 
@@ -161,9 +163,8 @@ def engine(trainer: gb.Trainer, x: Any, y: Any, weights: Any) -> tuple[dict[str,
 
 
 def _parameters(net: gb.Network) -> tuple[list[str], list[Any]]:
-    letters = {"weight": "W", "bias": "b"}
     return (
-        [f"{letters[name]}{layer.number}" for layer, name, _, _ in net.places],
+        [layer.symbol(name) for layer, name, _, _ in net.places],
         [getattr(layer, name).copy() for layer, name, _, _ in net.places],
     )
 
