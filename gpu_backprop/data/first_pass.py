@@ -18,7 +18,7 @@ from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, shown
-from gpu_backprop.data.number_format import NumberFormat, find_numbers, read_numbers
+from gpu_backprop.data.number_format import NumberFormat, decimal_mark, find_numbers, read_numbers
 from gpu_backprop.data.preprocessing import Inputs, Preprocessing, checked_hashes, input_names
 from gpu_backprop.data.row_blocks import RowBlocks, first_block, numbered
 from gpu_backprop.data.running_scaling import RunningScaling
@@ -92,6 +92,7 @@ def fit_blocks(blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> tuple[Pr
     while True:
         read = blocks.as_text(text) if blocks.kind == "csv" else blocks.as_text(hashed)
         counts = _TableCounts(names, hashed, formats)
+        counts.mark = decimal_mark(head, findings)
         try:
             counts.add_all(read, wanted, held_out)
         except _TextAfterAll as error:
@@ -107,6 +108,7 @@ class _Counts:
     def __init__(self) -> None:
         self.targets: list[Array] = []
         self.images = self.labelled = False
+        self.mark = ""
 
     def add_all(self, blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> None:
         """Adds all rows; those that are held out are checked only."""
@@ -132,7 +134,9 @@ class _Counts:
             data = Arrays(source, np.zeros((len(y), 1), np.uint8), y, labelled=self.labelled)
         else:
             data = Table(source, {column: y}, text=blocks.text, missing=blocks.missing)
-        found = find_numbers(data, [column]).get(column) if isinstance(data, Table) and column is not None else None
+        found = None
+        if isinstance(data, Table) and column is not None:
+            found = find_numbers(data, [column], self.mark).get(column)
         rows, clip = np.arange(len(y)), wanted.encoding.clip_target
         target, why = fit_target(data, column, rows, wanted.task, wanted.standardise, found, clip)
         if target.task == "regression" and held_out.fraction:

@@ -171,13 +171,33 @@ def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str
     return f"{table.source}: column {shown(name)} has numbers {said}"
 
 
-def find_numbers(table: Table, names: Collection[str]) -> dict[str, Finding]:
-    """Finds the columns of text, where text was not asked for, in which most cells look like numbers."""
+def find_numbers(table: Table, names: Collection[str], mark: str = "") -> dict[str, Finding]:
+    """Finds the columns of text, where text was not asked for, in which most cells look like numbers.
+
+    Args:
+        mark: the decimal mark of the file; "": that which other columns of the table have, if they tell. It decides
+            whether 5,041 is 5041 or 5.041.
+    """
     texts = [name for name in names if table.columns[name].dtype == object and name not in table.text]
-    return {name: found for name in texts if (found := _find(table.columns[name].tolist())) is not None}
+    findings = {name: found for name in texts if (found := _find(table.columns[name].tolist())) is not None}
+    doubtful = [name for name, found in findings.items() if len(found.readings) > 1]
+    if doubtful and (mark := mark or decimal_mark(table, findings)):
+        settled = {name: _find(table.columns[name].tolist(), mark) for name in doubtful}
+        findings |= {name: found for name, found in settled.items() if found is not None}
+    return findings
 
 
-def _find(cells: list[str | None]) -> Finding | None:
+def decimal_mark(table: Table, findings: Mapping[str, Finding]) -> str:
+    """Tells by the columns beyond doubt whether a file has decimal points or commas; "" if they don't, or disagree."""
+    formats = [found.readings[0] for found in findings.values() if not found.why]
+    marks = {"." for format in formats if format.group == ","} | {"," for format in formats if format.decimal == ","}
+    fractions = (values[np.isfinite(values)] % 1 for values in table.columns.values() if values.dtype != object)
+    if table.lines is not None and any(part.any() for part in fractions):  # which were read by their decimal point
+        marks.add(".")
+    return marks.pop() if len(marks) == 1 else ""
+
+
+def _find(cells: list[str | None], mark: str = "") -> Finding | None:
     times = Counter(cell for cell in cells if cell is not None)
     if all(ADDRESS.fullmatch(text) for text in times):
         return None
@@ -188,6 +208,7 @@ def _find(cells: list[str | None]) -> Finding | None:
     values = {format: {text: _value(format, text) for text in times} for format in readings}
     whole = tuple(format for format in readings if None not in values[format].values())
     readings = whole or readings
+    readings = tuple(format for format in readings if format.decimal == mark) or readings
     why, text = _doubt(values[readings[0]], readings)
     found = None if why else np.array([np.nan if cell is None else values[readings[0]][cell] for cell in cells])
     strays = [other for other, value in values[readings[0]].items() if value is None]

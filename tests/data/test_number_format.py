@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_backprop.data import DataError, Preprocessing, Table
+from gpu_backprop import open_rows
+from gpu_backprop.data import DataError, Preprocessing, Table, read
 from gpu_backprop.data.number_format import NumberFormat, describe_finding, find_numbers
 
 
@@ -174,6 +175,39 @@ def test_what_may_be_a_name_is_no_target_of_a_regression(text):
     learned = Preprocessing.fit(Table("t", {"a": np.arange(30.0), "y": cells}), "y")
     assert learned.task == "classification"
     assert any("column 'y' has numbers such as" in warning for warning in learned.warnings)
+
+
+@pytest.mark.parametrize(
+    ("other", "number", "why"),
+    [
+        (["0.5", "2"], 5041, ""),
+        (["$1,745.50", "$2.00"], 5041, ""),
+        (["1,000,000", "2"], 5041, ""),
+        (["3,5 €", "1 €"], 5.041, ""),
+        (["1.055,50", "2,00"], 5.041, ""),
+        (["5", "2"], None, "doubtful"),
+        (["55 %", "2 %"], None, "doubtful"),
+        (["a", "b"], None, "doubtful"),
+        (["$7,045", "$3,100"], None, "doubtful"),
+    ],
+)
+def test_the_decimal_mark_of_other_columns_settles_doubt(other, number, why, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;b;y\n" + "".join(f"5,041;{cell};{cell}\n1,200;{cell};{cell}\n" for cell in other))
+    table = read(path)
+    found = find_numbers(table, list(table.columns))["a"]
+    assert found.why == why and (number is None or found.numbers[0] == number)
+    with open_rows(path, target="a", task="auto" if number else "classification") as rows:
+        learned = Preprocessing.fit(table, "a", task="auto" if number else "classification")
+        assert rows.preprocessing.to_dict()["target"] == learned.to_dict()["target"]
+    with open_rows(path, target="y") as rows:
+        assert rows.preprocessing.features == Preprocessing.fit(table, "y").features
+
+
+def test_disagreeing_decimal_marks_settle_nothing():
+    columns = {"a": ["5,041", "1,200"], "b": ["1,000.5", "2"], "c": ["1.000,5", "2"]}
+    table = Table("t", {name: np.array(cells, object) for name, cells in columns.items()})
+    assert find_numbers(table, list(columns))["a"].why == "doubtful"
 
 
 def test_text_that_was_asked_for_is_left_alone():
