@@ -212,7 +212,7 @@ class RobustScaling(_LinearScaling):
                 np.quantile(there, [0, 0.25, 0.5, 0.75, 1]) if len(there) else np.full(5, np.nan)
                 for there in _columns(values)
             ]
-            low, lower, median, upper, high = np.array(points).T
+            low, lower, median, upper, high = np.reshape(points, (-1, 5)).T
             spread = np.where(upper > lower, upper - lower, high / 2 - low / 2)
         return cls(median, spread, fill=fill, clip=clip)
 

@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpu_backprop.data import Arrays, DataError, Preprocessing, Table, load_digits, read, stratified_split
+from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 
 
 def table(source="people.csv", **columns) -> Table:
@@ -35,6 +37,12 @@ def people() -> Table:
         city=["Bonn", "Ulm", "Bonn", "Ulm"],
         says=["yes", "no", "no", "yes"],
     )
+
+
+def lacking(data: Table) -> Table:
+    """The same without an age in the third row."""
+    data.columns["age"][2] = np.nan
+    return data
 
 
 def refuses(message):
@@ -767,19 +775,31 @@ def tables(draw, least=2, most=8) -> Table:
     return Table("t", columns | {"y": np.array(y, np.float64)})
 
 
+def _columns_without(data, rows) -> bool:
+    """Whether a column of numbers has none in these rows."""
+    return any(column.dtype != object and np.isnan(column[rows]).all() for column in data.columns.values())
+
+
+ENCODINGS = st.sampled_from([
+    PLAIN, TABULAR, Encoding(numbers="robust"), Encoding(numbers="quantile", indicator=True),
+    Encoding(clip=True, indicator=True), Encoding(numbers="quantile", clip=True, clip_target=True),
+])  # fmt: skip
+
+
 @given(
-    data=tables(), impute=st.sampled_from(["mean", "median", "constant"]), task=st.sampled_from(["auto", "regression"])
+    data=tables(),
+    impute=st.sampled_from(["mean", "median", "constant"]),
+    task=st.sampled_from(["auto", "regression"]),
+    encoding=ENCODINGS,
 )
-def test_what_is_stored_transforms_alike(data, impute, task):
-    assume(
-        impute == "constant"
-        or not any(column.dtype != object and np.isnan(column).all() for column in data.columns.values())
-    )
-    learned = Preprocessing.fit(data, "y", impute=impute, task=task)
+def test_what_is_stored_transforms_alike(data, impute, task, encoding):
+    assume((impute, encoding.numbers) == ("constant", "standard") or not _columns_without(data, slice(None)))
+    learned = Preprocessing.fit(data, "y", impute=impute, task=task, encoding=encoding)
     again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict(), allow_nan=False)))
     np.testing.assert_array_equal(again.transform(data), learned.transform(data))
     np.testing.assert_array_equal(again.targets(data), learned.targets(data))
-    assert again.to_dict() == learned.to_dict()
+    assert again.to_dict() == learned.to_dict() and again.describe() == learned.describe()
+    np.testing.assert_array_equal(learned.unpack(learned.pack(data)[0]), learned.transform(data))
     for name in "task", "classes", "inputs", "outputs", "features", "columns", "target", "unseen", "extra":
         assert getattr(again, name) == getattr(learned, name)
 
@@ -794,15 +814,17 @@ def test_no_order_of_columns_matters(data, order):
     )
 
 
-@given(data=tables(6, 6), other=st.data())
-def test_held_out_rows_have_no_influence(data, other):
+@given(data=tables(6, 6), other=st.data(), encoding=ENCODINGS)
+def test_held_out_rows_have_no_influence(data, other, encoding):
     changed = {}
     for name, column in data.columns.items():
         kind = "texts" if column.dtype == object else "numbers"
         changed[name] = column.copy()
         changed[name][4:] = other.draw(st.lists(CELLS[kind] if name != "y" else st.just(1), min_size=2, max_size=2))
     rows = [0, 1, 2, 3]
-    one, two = (Preprocessing.fit(t, "y", impute="constant", rows=rows) for t in (data, Table("t", changed)))
+    settings = {"impute": "constant", "rows": rows, "encoding": encoding}
+    assume(encoding.numbers == "standard" or not _columns_without(data, rows))
+    one, two = (Preprocessing.fit(t, "y", **settings) for t in (data, Table("t", changed)))
     assert one.to_dict() == two.to_dict()
     np.testing.assert_array_equal(one.transform(data)[:4], two.transform(Table("t", changed))[:4])
 
@@ -831,6 +853,9 @@ LEARNED = [
     Preprocessing.fit(people(), "age").to_dict(),
     Preprocessing.fit(Arrays("a", np.eye(3), np.array([1, 2, 2])), impute="median").to_dict(),
     Preprocessing.fit(Arrays("a", np.full((3, 3, 1), 255, np.uint8), np.eye(3) * 2)).to_dict(),
+    Preprocessing.fit(lacking(people()), "height", task="regression", encoding=TABULAR).to_dict(),
+    Preprocessing.fit(lacking(people()), "says", encoding=replace(TABULAR, numbers="quantile")).to_dict(),
+    Preprocessing.fit(Arrays("a", np.array([[1, np.nan, 3], [1, 2, 4]]), np.arange(2)), encoding=TABULAR).to_dict(),
 ]
 JUNK = st.one_of(
     st.none(),

@@ -108,6 +108,14 @@ def test_an_encoding(numbers, tmp_path):
         assert rows.preprocessing.features[3] == "x[2] missing"
 
 
+@pytest.mark.parametrize("numbers", ["robust", "quantile"])
+def test_an_encoding_of_no_numbers(numbers, tmp_path):
+    path = write(tmp_path / "a.csv", {"city": COLUMNS["city"], "class": COLUMNS["class"]})
+    encoding = Encoding(numbers=numbers, clip=True)
+    with gb.open_rows(path, target="class", impute="median", encoding=encoding) as rows:
+        same(rows, path, impute="median", encoding=encoding)
+
+
 def test_quantiles_of_a_sample_are_said(tmp_path, monkeypatch):
     monkeypatch.setattr("gpu_backprop.data.running_scaling.SAMPLE_ROWS", 100)
     path = write(tmp_path / "a.csv")
