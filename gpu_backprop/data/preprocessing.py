@@ -32,10 +32,11 @@ TARGETS: dict[str, type[Target]] = {"classification": Classes, "regression": Reg
 class Preprocessing:
     """The conversion of rows of data to x and y: scaling, categories, imputation, and the names of the classes.
 
-    A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. A column of
-    text becomes one feature for each category, 1 for the one that a row is and else 0; text that is numbers in one
-    format throughout, such as $1,745 or 55 %, is a numeric column. Features of arrays are numeric columns; images of
-    uint8 become v/255, or v over the largest pixel where all are dark.
+    A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. `Encoding`
+    lists the other ways, and what else can be done. A column of text becomes one feature for each category, 1 for the
+    one that a row is and else 0; text that is numbers in one format throughout, such as $1,745.50 or 55 %, is a numeric
+    column. Features of arrays are numeric columns; images of uint8 become v/255, or v over the largest pixel where all
+    are dark.
     A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
 
     Attributes:
