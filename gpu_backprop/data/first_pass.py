@@ -22,7 +22,7 @@ from gpu_backprop.data.number_format import NumberFormat, decimal_mark, find_num
 from gpu_backprop.data.preprocessing import Inputs, Preprocessing, checked_hashes, input_names
 from gpu_backprop.data.row_blocks import RowBlocks, first_block, numbered
 from gpu_backprop.data.running_scaling import RunningScaling
-from gpu_backprop.data.scaling import IMPUTE
+from gpu_backprop.data.scaling import IMPUTE, refuse_too_wide
 from gpu_backprop.data.split import is_held_out
 from gpu_backprop.data.table import Arrays, Table, missing
 from gpu_backprop.data.table_inputs import (
@@ -76,6 +76,7 @@ def fit_blocks(blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> tuple[Pr
         raise DataError(f"impute is {shown(wanted.impute)}; choose one of {listed(IMPUTE)}")
     wanted = replace(wanted, impute=wanted.encoding.imputing(wanted.impute))
     head = first_block(blocks)
+    refuse_too_wide(head, wanted.encoding)
     if isinstance(head, Arrays):
         if wanted.ignore or wanted.hashed or wanted.target is not None:
             given = listed([*wanted.ignore, *wanted.hashed, *filter(None, [wanted.target])])

@@ -18,7 +18,7 @@ from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.number_format import Finding, find_numbers
-from gpu_backprop.data.scaling import IMPUTE
+from gpu_backprop.data.scaling import IMPUTE, refuse_too_wide
 from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
 from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
@@ -114,6 +114,7 @@ class Preprocessing:
         training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
         hashed = checked_hashes(data, hashed)
         findings: dict[str, Finding] = {}
+        refuse_too_wide(data, encoding)
         if isinstance(data, Table):
             numbers = [name for name in hashed if data.columns[name].dtype != object]
             if numbers and data.reread is not None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from gpu_backprop.data import stored
 from gpu_backprop.data.encoding import NUMBERS, PLAIN, Encoding
+from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
+from gpu_backprop.data.table import Arrays, Table
 
 IMPUTE = ("mean", "median", "constant")
 """What takes a missing number's place: the mean or median of the training rows that have one, or 0."""
@@ -20,7 +22,7 @@ IMPUTE = ("mean", "median", "constant")
 BOUND = 3.0
 """Smooth clipping keeps everything within ± this."""
 
-QUANTILES, MOST_QUANTILES = 256, 2000
+QUANTILES, MOST_COLUMNS = 256, 1500
 """Points that are kept of a column's distribution, and of how many columns: a model file has room for these."""
 
 NORMAL = NormalDist()
@@ -293,6 +295,16 @@ class QuantileScaling(Scaling):
 
 
 SCALINGS: dict[str, type[Scaling]] = {kind.numbers: kind for kind in (StandardScaling, RobustScaling, QuantileScaling)}
+
+
+def refuse_too_wide(data: Table | Arrays, encoding: Encoding) -> None:
+    """Raises DataError where a model file has no room for the quantiles of so many columns."""
+    columns = len(data.columns) if isinstance(data, Table) else 0 if data.images else data.x.shape[1]
+    if encoding.numbers == "quantile" and columns > MOST_COLUMNS:
+        raise DataError(
+            f"{data.source}: numbers='quantile' stores up to {QUANTILES} values of each column, and {columns:,} columns are "
+            f"more than the {MOST_COLUMNS:,} for which a model file has room; choose 'robust', or leave columns out"
+        )
 
 
 def fit_scaling(values: Array, impute: str | None = None, encoding: Encoding = PLAIN) -> Scaling:

@@ -123,9 +123,21 @@ def test_what_the_mean_would_do(gain, learned, conclusion):
 class Scaled:
     """Stands for a preprocessing that scaled the target."""
 
-    @staticmethod
-    def inverse(y, clip=True):
-        return 100 + 10 * np.asarray(y)
+    def __init__(self, low=-np.inf, high=np.inf):
+        self.range = low, high
+
+    def inverse(self, y, clip=True):
+        values = 100 + 10 * np.asarray(y)
+        return np.clip(values, *self.range) if clip else values
+
+
+def test_predictions_and_not_the_truth_are_kept_in_the_range_that_was_seen():
+    net = gb.Network(1, [gb.Dense(1)], dtype="float64", device="cpu")
+    net.layers[0].weight[...] = 1
+    net.preprocessing = Scaled(90, 110)
+    x = np.array([[-3.0], [0], [0.5], [2]])
+    scores = score(gb.Trainer(net), Samples(x, np.array([[-3.0], [0], [0.5], [9]])))
+    assert "MAE: 25.0000" in scores.figures  # 20, 0, 0 and 80
 
 
 def test_a_constant_target_has_no_r2():

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_backprop.data import Arrays, DataError, Preprocessing, Table
+from gpu_backprop import open_rows
+from gpu_backprop.data import Arrays, DataError, Preprocessing, Table, read
 from gpu_backprop.data import scaling as scaling_module
 from gpu_backprop.data.encoding import NUMBERS, TABULAR, Encoding
 from gpu_backprop.data.running_scaling import RunningScaling
@@ -292,9 +293,21 @@ def test_features_of_arrays_are_as_columns_of_tables(numbers):
         Preprocessing.from_dict(damaged)
 
 
+def test_quantiles_of_too_many_columns_for_a_model_file(tmp_path):
+    data = Arrays("a", np.eye(3, 1501), np.arange(3) / 2)
+    said = "numbers='quantile' stores up to 256 values .* 1,501 columns .* choose 'robust'"
+    with pytest.raises(DataError, match=said):
+        Preprocessing.fit(data, encoding=Encoding(numbers="quantile"))
+    np.save(tmp_path / "x.npy", data.x)
+    np.save(tmp_path / "y.npy", data.y)
+    with pytest.raises(DataError, match=said):
+        open_rows(tmp_path / "x.npy", encoding=Encoding(numbers="quantile"))
+
+
 def test_images_are_pixels_in_every_encoding():
-    data = Arrays("a", np.full((4, 2, 2), 255, np.uint8), np.array([0, 1, 0, 1]))
-    np.testing.assert_array_equal(Preprocessing.fit(data, encoding=TABULAR).transform(data), 1)
+    data = Arrays("a", np.full((4, 40, 40), 255, np.uint8), np.array([0, 1, 0, 1]))
+    for encoding in TABULAR, Encoding(numbers="quantile"):
+        np.testing.assert_array_equal(Preprocessing.fit(data, encoding=encoding).transform(data), 1)
 
 
 # The target -------------------------------------------------------------------------------------------------------
@@ -330,3 +343,38 @@ def test_a_stored_range_that_is_damaged(change, message):
     stored["target"].update(change)
     with pytest.raises(DataError, match=message):
         Preprocessing.from_dict(stored)
+
+
+# Numbers that people wrote ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_numbers_that_people_wrote_are_scaled_clipped_and_indicated(numbers, tmp_path):
+    draw = np.random.default_rng(4).integers
+    rows = [(draw(1, 99), 1000 + draw(1, 9999) / 100, draw(1, 99), draw(1000, 9999), draw(1, 9) / 2) for _ in range(60)]
+    written, plain = ["kg;area;share;price;rent"], ["kg;area;share;price;rent"]
+    for row, (kg, area, share, price, rent) in enumerate(rows):
+        shown = [f"{kg} kg", f"{area:,.2f}", f"{share} %", f"${price:,}", f"{rent} €"]
+        bare = [str(value) for value in (kg, area, share, price, rent)]
+        for column in range(4):
+            if row % (column + 5) == 0:
+                shown[column], bare[column] = "", "n/a"
+        written.append(";".join(shown))
+        plain.append(";".join(bare))
+    (tmp_path / "written.csv").write_text("\n".join(written))
+    (tmp_path / "plain.csv").write_text("\n".join(plain))
+    encoding = Encoding(numbers=numbers, clip=True, indicator=True, clip_target=True)
+    tables = [read(tmp_path / f"{name}.csv") for name in ("written", "plain")]
+    learned, expected = (Preprocessing.fit(table, "rent", task="regression", encoding=encoding) for table in tables)
+    assert learned.features == expected.features
+    assert learned.features == [
+        f"{name}{more}" for name in ("kg", "area", "share", "price") for more in ("", " missing")
+    ]
+    np.testing.assert_array_equal(learned.transform(tables[0]), expected.transform(tables[1]))
+    np.testing.assert_array_equal(learned.targets(tables[0]), expected.targets(tables[1]))
+    assert sum("which is read as" in warning for warning in learned.warnings) == 5
+    again = Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict())))
+    np.testing.assert_array_equal(again.transform(read(tmp_path / "written.csv")), learned.transform(tables[0]))
+    with open_rows(tmp_path / "written.csv", target="rent", task="regression", encoding=encoding) as streamed:
+        assert streamed.preprocessing.features == learned.features
+        np.testing.assert_allclose(streamed.read(slice(0, 60)), learned.transform(tables[0]), rtol=1e-5, atol=1e-6)
