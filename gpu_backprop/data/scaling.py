@@ -302,8 +302,8 @@ def refuse_too_wide(data: Table | Arrays, encoding: Encoding) -> None:
     columns = len(data.columns) if isinstance(data, Table) else 0 if data.images else data.x.shape[1]
     if encoding.numbers == "quantile" and columns > MOST_COLUMNS:
         raise DataError(
-            f"{data.source}: numbers='quantile' stores up to {QUANTILES} values of each column, and {columns:,} columns "
-            f"are more than the {MOST_COLUMNS:,} for which a model file has room; choose 'robust', or leave columns out"
+            f"{data.source}: numbers='quantile' stores up to {QUANTILES} values of each column, and {columns:,} columns"
+            f" are more than the {MOST_COLUMNS:,} that a model file has room for; choose 'robust', or leave some out"
         )
 
 
