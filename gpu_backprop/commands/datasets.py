@@ -118,7 +118,7 @@ def load_train_test(
         testing = whole.as_in_training(testing)
         if options.drop_missing_target:
             testing = drop_missing_target(testing, options.target)
-        _print_data(whole, whole, data, np.arange(data.rows), options.quiet)
+        _print_data(whole, whole, data, options.quiet)
         training = prepare(whole, data, options.ignore)
         nothing = np.zeros(len(training), np.bool_)
         held_out_file = prepare(whole, testing, options.ignore)
@@ -127,7 +127,7 @@ def load_train_test(
     override = "" if isinstance((whole.classes or [""])[0], str) else "; --task regression if these are quantities"
     rows, held_out = split(whole.targets(data), _share(options), options.seed, data.source, override)
     fitted = fit(task=whole.task, rows=rows)
-    _print_data(whole, fitted, data, rows, options.quiet)
+    _print_data(whole, fitted, data, options.quiet)
     return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
 
 
@@ -150,6 +150,8 @@ def _in_windows(options: argparse.Namespace, scale_target: bool, encoding: Encod
     count = len(rows) + (0 if rows.held_out is None else len(rows.held_out))
     if not options.quiet:
         print(f"{options.data}: {count:,} rows\n{learned.why}\ninputs: {learned.inputs:,}\n")
+    for warning in learned.warnings:
+        warn(warning)
     for warning in warnings_of(rows.unseen):
         warn(f"{options.data}: {warning}")
     training, split = stored_samples(rows), is_held_out(0, count, share, options.seed)
@@ -286,7 +288,7 @@ def _test_data(options: argparse.Namespace) -> Data | None:
     return None
 
 
-def _print_data(whole: Preprocessing, preprocessing: Preprocessing, data: Data, rows: Array, quiet: bool) -> None:
+def _print_data(whole: Preprocessing, preprocessing: Preprocessing, data: Data, quiet: bool) -> None:
     """Print what was read: the task and classes of all rows, and the inputs that the training rows make."""
     if quiet:
         return
@@ -296,18 +298,11 @@ def _print_data(whole: Preprocessing, preprocessing: Preprocessing, data: Data, 
         shares = [f"{name} ({times[label]:,})" for label, name in enumerate(whole.classes[:SHOWN])]
         print(f"classes (rows): {_cut(shares, len(whole.classes))}")
     if isinstance(data, Table):
-        columns = [_input(name, preprocessing, data.columns[name][rows]) for name in preprocessing.columns[:SHOWN]]
-        print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.columns))}")
+        columns = preprocessing.summaries[:SHOWN]
+        print(f"inputs: {preprocessing.inputs:,}, from {_cut(columns, len(preprocessing.summaries))}")
     else:
         print(f"inputs: {preprocessing.inputs:,}, {preprocessing.how}")
     print()
-
-
-def _input(name: str, preprocessing: Preprocessing, column: Array) -> str:
-    if name in preprocessing.features:
-        return name
-    hashed = f"{name} hashed to 0" in preprocessing.features
-    return f"{name} (hashed)" if hashed else f"{name} ({len(set(column.tolist())):,} categories)"
 
 
 def _cut(names: list[str], there: int) -> str:

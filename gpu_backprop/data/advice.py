@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from gpu_backprop.data.categories import BUCKETS
 from gpu_backprop.data.cells import folded, is_number
+from gpu_backprop.data.dates import FoundDates
 from gpu_backprop.data.files import Array
-from gpu_backprop.data.messages import listed
+from gpu_backprop.data.messages import listed, shown
 from gpu_backprop.data.number_format import Finding, describe_finding
 from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, RegressionTarget, Target, class_values
@@ -40,6 +42,19 @@ def warnings(
         yield from _about_features(data, rows)
     if isinstance(target, Classes) and not doubted:
         yield from _about_classes(data, target)
+
+
+def about_encoding(source: str, hashed: Collection[str], dates: Mapping[str, FoundDates]) -> Iterator[str]:
+    """Yields what is to be said of columns that were hashed though nobody asked for it, and of dates that are text."""
+    for name, found in dates.items():
+        if found.format is None:
+            yield f"{source}: column {shown(name)} has {found.why}"
+    if hashed:
+        have = f"{_columns(sorted(hashed))} too many different texts for an input each"
+        yield (
+            f"{source}: {have}, so that each text is hashed to one of {BUCKETS} inputs; --hash names another number "
+            f"(hashed= in Python), and {IGNORE} leaves such a column out"
+        )
 
 
 def _about_names(table: Table, names: Sequence[str]) -> Iterator[str]:

@@ -13,9 +13,10 @@ from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted
+from gpu_backprop.data.number_columns import INDICATED
 from gpu_backprop.data.scaling import IMPUTE, Scaling, StandardScaling, fit_scaling, stored_scaling
 from gpu_backprop.data.table import Arrays, Table
-from gpu_backprop.data.table_inputs import FILL_IN, INDICATED, one, stored_one
+from gpu_backprop.data.table_inputs import FILL_IN, one, stored_one
 
 BLOCK = 1 << 20
 """Values that are scaled at one time."""

@@ -17,6 +17,9 @@ BINARY = ("one_hot", "sign")
 MANY = ("error", "hash")
 """What is done with a column of more different texts than can be inputs of their own."""
 
+DATES = (False, True, "day_first", "month_first")
+"""Whether dates are read, and which of two ways to read them is right."""
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -26,12 +29,13 @@ class Encoding:
         numbers: "standard": (v − mean)/std. "robust": (v − median)/(quartile distance), or twice over the range where
             the quartiles are one. "quantile": the normal score of v's rank. A constant column is 0 in all of them.
         clip: whether every input x, of categories too, becomes x/√(1 + (x/3)²), which is within ±3.
-        binary: of a column of two categories, and of no missing ones: "one_hot" or "sign".
+        binary: of a column of two categories, and of no missing ones: "one_hot" or "sign", which is ±1, clipped or not.
         indicator: whether a column with missing numbers in training gets one more input, 1 where the number is missing.
-        rare: categories of fewer training rows are pooled in one input; 0: none are.
+        rare: categories of fewer training rows are pooled in one input, where unseen texts go too; 0: none are.
         many: of columns of too many different texts: "error", or "hash", which `hashed=` does by name.
         ordinal: columns whose texts have an order, as one number each: {"size": ["small", "medium", "large"]}.
-        dates: whether a column of dates or times in one format becomes year, month, weekday, hour and elapsed days.
+        dates: whether a column of dates or times in one format becomes year, month, weekday, hour and elapsed days;
+            "day_first" or "month_first" where 1/2/2026 can be read in two ways, and no row tells which is right.
         clip_target: whether predicted quantities are kept within the range of the training rows.
     """
 
@@ -42,7 +46,7 @@ class Encoding:
     rare: int = 0
     many: str = "error"
     ordinal: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    dates: bool = False
+    dates: bool | str = False
     clip_target: bool = False
 
     def imputing(self, impute: str | None) -> str | None:
@@ -53,7 +57,7 @@ class Encoding:
         return "mean" if self.numbers == "standard" else "median"
 
     def __post_init__(self) -> None:
-        for name, accepted in (("numbers", NUMBERS), ("binary", BINARY), ("many", MANY)):
+        for name, accepted in (("numbers", NUMBERS), ("binary", BINARY), ("many", MANY), ("dates", DATES)):
             if (value := getattr(self, name)) not in accepted:
                 raise DataError(f"{name} is {shown(value)}; choose one of {listed(accepted)}")
 

@@ -6,38 +6,47 @@ the numbers of a column (55 %, $1,745), the first block decides; where a later b
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gpu_backprop.data import advice
 from gpu_backprop.data.array_inputs import ArrayInputs, how_scaled, pixels, refuse_unusable
 from gpu_backprop.data.categories import MOST_INPUTS, spelled
 from gpu_backprop.data.cells import composed
+from gpu_backprop.data.dates import AS_TEXT, DateFormat, FoundDates, find_dates, read_dates
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, shown
+from gpu_backprop.data.number_columns import (
+    LEAVE_OUT,
+    DateColumn,
+    NumberColumn,
+    OrdinalColumn,
+    checked_orders,
+    fit_order,
+    refuse_infinite,
+)
 from gpu_backprop.data.number_format import NumberFormat, decimal_mark, find_numbers, read_numbers
 from gpu_backprop.data.preprocessing import Inputs, Preprocessing, checked_hashes, input_names
 from gpu_backprop.data.row_blocks import RowBlocks, first_block, numbered
 from gpu_backprop.data.running_scaling import RunningScaling
-from gpu_backprop.data.scaling import IMPUTE, refuse_too_wide
+from gpu_backprop.data.scaling import IMPUTE, Scaling, refuse_too_wide
 from gpu_backprop.data.split import is_held_out
 from gpu_backprop.data.table import Arrays, Table, missing
 from gpu_backprop.data.table_inputs import (
     FILL_IN,
-    LEAVE_OUT,
     Column,
-    HashedColumn,
-    NumberColumn,
     TableInputs,
-    TextColumn,
-    categories,
     one,
-    refuse_infinite,
+    text_column,
 )
 from gpu_backprop.data.target import column_or_y, fit_target
+from gpu_backprop.data.text_columns import MOST_COUNTED, HashedColumn, count_texts
 
 
 @dataclass(frozen=True)
@@ -86,21 +95,32 @@ def fit_blocks(blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> tuple[Pr
         return counts.finish(blocks, wanted, held_out), blocks
     ignore = [composed(name) for name in wanted.ignore]
     hashed = checked_hashes(head, wanted.hashed)
-    text = {*hashed, *(name for name, values in head.columns.items() if values.dtype == object)}
-    findings = find_numbers(head, [name for name in head.columns if name not in {*ignore, *hashed}])
+    orders = checked_orders(head, wanted.encoding.ordinal, [name for name in head.names if name not in ignore])
+    text = {*hashed, *orders, *(name for name, values in head.columns.items() if values.dtype == object)}
+    free = [name for name in head.columns if name not in {*ignore, *hashed, *orders}]
+    findings = find_numbers(head, free)
+    found = find_dates(head, [name for name in free if name != wanted.target], wanted.encoding.dates)
+    dates = {name: date.format for name, date in found.items() if date.format is not None}
     formats = {name: found.format for name, found in findings.items() if found.format is not None}
     names = input_names(head, wanted.target, [*ignore, *filter(None, [wanted.weights])])
     while True:
-        read = blocks.as_text(text) if blocks.kind == "csv" else blocks.as_text(hashed)
-        counts = _TableCounts(names, hashed, formats)
-        counts.mark = decimal_mark(head, findings)
+        read = blocks.as_text(text if blocks.kind == "csv" else {*hashed, *orders})
+        table_counts = _TableCounts(names, hashed, formats, orders, dates)
+        table_counts.mark = decimal_mark(head, findings)
         try:
-            counts.add_all(read, wanted, held_out)
+            table_counts.add_all(read, wanted, held_out)
         except _TextAfterAll as error:
-            text.add(error.args[0])
-            formats.pop(error.args[0], None)
+            text.add(name := error.args[0])
+            formats.pop(name, None)
+            if (format := dates.pop(name, None)) is not None:
+                found[name] = FoundDates(
+                    None, f"dates such as {format} in its first rows and other texts later, {AS_TEXT}"
+                )
         else:
-            return counts.finish(blocks, wanted, held_out), read
+            fitted = table_counts.finish(blocks, wanted, held_out)
+            unasked = table_counts.hashed.keys() - hashed
+            fitted.warnings = list(advice.about_encoding(str(blocks.path), unasked, found))
+            return fitted, read
 
 
 class _Counts:
@@ -179,12 +199,16 @@ class _ArrayCounts(_Counts):
 class _TableCounts(_Counts):
     """Of a table: the scaling of each column of numbers, the different texts of each other, what is missing."""
 
-    def __init__(self, names: list[str], hashed: Mapping[str, int], formats: Mapping[str, NumberFormat]) -> None:
+    def __init__(
+        self, names: list[str], hashed: Mapping[str, int], formats: Mapping[str, NumberFormat],
+        orders: Mapping[str, tuple[str, ...]], dates: Mapping[str, DateFormat],
+    ) -> None:  # fmt: skip
         super().__init__()
-        self._names, self._hashed, self._formats = names, hashed, formats
-        self._numbers: list[str] | None = None
+        self.hashed = dict(hashed)
+        self._names, self._formats, self._orders, self._dates = names, formats, orders, dates
+        self._numbers: dict[str, int] | None = None  # how many each column makes
         self._running = RunningScaling(0)
-        self._texts: dict[str, set[str | None]] = {}
+        self._texts: dict[str, Counter[str | None]] = {}
         self._missing: dict[str, tuple[int, str]] = {}
 
     def _add(self, block: Table | Arrays, training: Array, wanted: Wanted) -> None:
@@ -200,25 +224,33 @@ class _TableCounts(_Counts):
                 values, wrong = read_numbers(values, self._formats[name], block.missing)
                 if wrong is not None:
                     raise _TextAfterAll(name)
-            if name in self._hashed:
+            if name in self.hashed:
+                continue
+            if name in self._orders:
+                numbers[name] = fit_order(block, name, self._orders[name])[:, None]
+                continue
+            if name in self._dates:
+                numbers[name], wrong = read_dates(values, self._dates[name])
+                if wrong is not None:
+                    raise _TextAfterAll(name)
                 continue
             if values.dtype != object:
                 refuse_infinite(block, name, values)
-                numbers[name] = values
+                numbers[name] = values[:, None]
                 continue
             if self._numbers is not None and name in self._numbers:
                 raise _TextAfterAll(name)
-            known = self._texts.setdefault(name, set())
+            known = self._texts.setdefault(name, Counter())
             known.update(spelled(values)[training].tolist())
-            if len(known) > MOST_INPUTS + 1:
-                categories(block, name, known)  # which says what is wrong, and what to do
+            if len(known) > (MOST_COUNTED if wanted.encoding.rare else MOST_INPUTS) + 1:
+                self._text_column(block, name, wanted)  # which is hashed from here on, or says what is wrong
         if self._numbers is None:
-            self._numbers = list(numbers)
-            self._running = RunningScaling(len(numbers), wanted.impute, wanted.encoding)
+            self._numbers = {name: values.shape[1] for name, values in numbers.items()}
+            self._running = RunningScaling(sum(self._numbers.values()), wanted.impute, wanted.encoding)
         if set(self._numbers) != set(numbers):
             raise _TextAfterAll(next(iter(set(self._numbers) ^ set(numbers))))
         if numbers:
-            self._running.add(np.stack([numbers[name] for name in self._numbers], axis=1)[training])
+            self._running.add(np.concatenate([numbers[name] for name in self._numbers], axis=1)[training])
 
     def _inputs(self, blocks: RowBlocks, wanted: Wanted) -> tuple[Inputs, str]:
         if self._missing and wanted.impute is None:
@@ -229,17 +261,31 @@ class _TableCounts(_Counts):
                 f"{more}; {FILL_IN}"
             )
         gone, scaling, columns = self._running.gone > 0, self._running.scaling(), list[Column]()
-        table, numbers = Table(str(blocks.path)), self._numbers or []
+        table, widths = Table(str(blocks.path)), self._numbers or {}
+        ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
         for name in self._names:
-            if name in self._hashed:
-                columns.append(HashedColumn(name, self._hashed[name]))
+            if name in self.hashed:
+                columns.append(HashedColumn(name, self.hashed[name]))
             elif name in self._texts:
-                columns.append(TextColumn(name, categories(table, name, self._texts[name])))
+                columns.append(self._text_column(table, name, wanted))
             else:
-                k = numbers.index(name)
-                own, indicator = scaling.column(k), wanted.encoding.indicator and bool(gone[k])
+                at = range(ends[name] - widths[name], ends[name])
+                own, indicator = scaling.columns(at), wanted.encoding.indicator and bool(gone[at].any())
                 if not own.sound.all():
                     why = "has no values to learn from, or numbers too large to be scaled"
                     raise DataError(f"{blocks.path}: column {shown(name)} {why}; {LEAVE_OUT}")
-                columns.append(NumberColumn(name, own, self._formats.get(name), indicator))
+                columns.append(self._number_column(name, own, indicator))
         return TableInputs(tuple(columns), wanted.impute, one(wanted.encoding)), ""
+
+    def _text_column(self, table: Table, name: str, wanted: Wanted) -> Column:
+        column = text_column(table, name, count_texts(self._texts[name]), wanted.encoding)
+        if isinstance(column, HashedColumn):
+            self.hashed[name] = column.buckets
+        return column
+
+    def _number_column(self, name: str, scaling: Scaling, indicator: bool) -> Column:
+        if name in self._orders:
+            return OrdinalColumn(name, self._orders[name], scaling, indicator)
+        if name in self._dates:
+            return DateColumn.of(name, self._dates[name], scaling, indicator)
+        return NumberColumn(name, scaling, self._formats.get(name), indicator)

@@ -13,14 +13,16 @@ from gpu_backprop.data import advice, limits, stored
 from gpu_backprop.data.array_inputs import ArrayInputs, ByteInputs, fit_arrays
 from gpu_backprop.data.categories import MOST_CATEGORIES
 from gpu_backprop.data.cells import MISSING, composed
+from gpu_backprop.data.dates import FoundDates, find_dates
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import listed, nearest, shown
+from gpu_backprop.data.number_columns import LEAVE_OUT, checked_orders
 from gpu_backprop.data.number_format import Finding, find_numbers
 from gpu_backprop.data.scaling import IMPUTE, refuse_too_wide
 from gpu_backprop.data.table import Arrays, Table
-from gpu_backprop.data.table_inputs import LEAVE_OUT, TableInputs
+from gpu_backprop.data.table_inputs import TableInputs
 from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
 
 FORMAT = 1
@@ -45,6 +47,7 @@ class Preprocessing:
         inputs, outputs: how many numbers a row of x has, and how many outputs a network for this task has.
         features: what each input is, such as "age", "sex=female" or "x[7]".
         columns: the columns that a table must have for `transform`; empty for arrays.
+        summaries: each of them with what it is where it is not numbers, such as "sex (2 categories)".
         target: the column of the target; None for arrays.
         why: a sentence that says why the task is what it is; empty in what from_dict gives.
         how: of arrays, how the inputs were scaled, in words; empty for tables, and likewise.
@@ -62,6 +65,7 @@ class Preprocessing:
         self.task, self.target = target.task, target.column
         self.classes: list[str | int] | None = list(target.classes) if isinstance(target, Classes) else None
         self.columns = inputs.names if isinstance(inputs, TableInputs) else []
+        self.summaries = inputs.summaries if isinstance(inputs, TableInputs) else []
         self.why = self.how = ""
         self.warnings: list[str] = []
         self.missing = MISSING
@@ -113,21 +117,29 @@ class Preprocessing:
         impute = encoding.imputing(impute)
         training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
         hashed = checked_hashes(data, hashed)
-        findings: dict[str, Finding] = {}
+        findings, dates, orders = dict[str, Finding](), dict[str, FoundDates](), dict[str, tuple[str, ...]]()
         refuse_too_wide(data, encoding)
         if isinstance(data, Table):
-            numbers = [name for name in hashed if data.columns[name].dtype != object]
+            free = [name for name in data.names if name not in ignore]
+            orders = checked_orders(data, encoding.ordinal, [name for name in free if name != target])
+            free = [name for name in free if name in data.columns and name not in {*hashed, *orders}]
+            numbers = [name for name in (*hashed, *orders) if data.columns[name].dtype != object]
             if numbers and data.reread is not None:
                 data = data.again([*numbers, *data.text], data.missing)
-            findings = find_numbers(data, [name for name in data.columns if name not in {*ignore, *hashed}])
+            findings = find_numbers(data, free)
+            dates = find_dates(data, [name for name in free if name != target], encoding.dates)
+            findings = {name: numbers for name, numbers in findings.items() if name not in dates}
+        elif encoding.ordinal:
+            columns = listed(encoding.ordinal)
+            raise DataError(f"{data.source} holds arrays, which have no columns of texts in order; leave {columns} out")
         found = None if target is None else findings.get(target)
         chosen_target, why = fit_target(data, target, training, task, standardise_target, found, encoding.clip_target)
         inputs: Inputs
         how = ""
         if isinstance(data, Table):
-            inputs = TableInputs.fit(
-                data, input_names(data, target, ignore), training, impute, findings, hashed, encoding
-            )
+            formats = {name: found.format for name, found in dates.items() if found.format is not None}
+            names = input_names(data, target, ignore)
+            inputs = TableInputs.fit(data, names, training, impute, findings, hashed, encoding, orders, formats)
         elif ignore:
             raise DataError(f"{data.source} holds arrays, which have no columns to ignore; leave {listed(ignore)} out")
         else:
@@ -135,8 +147,10 @@ class Preprocessing:
         fitted = cls(inputs, chosen_target)
         fitted.why, fitted.how = why, how
         fitted.missing = data.missing if isinstance(data, Table) else MISSING
-        doubted = [name for name in fitted.columns if name not in hashed]
+        doubted = [name for name in fitted.columns if name not in hashed and name not in dates]
         fitted.warnings = list(advice.warnings(data, doubted, training, chosen_target, findings))
+        if isinstance(inputs, TableInputs):
+            fitted.warnings += advice.about_encoding(data.source, inputs.hashed.difference(hashed), dates)
         return fitted
 
     def describe(self) -> list[tuple[str, str]]:
@@ -164,8 +178,8 @@ class Preprocessing:
         return x
 
     def pack(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """Returns what `unpack` makes x of, float32 (rows, columns), which of columns of text takes one number and no
-        more, and `unseen`; the columns are as in the training data."""
+        """Returns what `unpack` makes x of, float32 (rows, numbers), which of columns of categories takes one number
+        and no more, and `unseen`; the columns are as in the training data."""
         return self._inputs.pack(data) if isinstance(self._inputs, TableInputs) else self._inputs.apply(data)
 
     def unpack(self, packed: Array) -> Array:

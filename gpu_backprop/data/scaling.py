@@ -65,8 +65,8 @@ class Scaling(ABC):
         """Joins the scalings of columns that stand side by side."""
 
     @abstractmethod
-    def column(self, k: int) -> Self:
-        """Returns the scaling of one column, (1,)."""
+    def columns(self, at: Sequence[int]) -> Self:
+        """Returns the scaling of some of the columns."""
 
     @abstractmethod
     def _scale(self, values: Array) -> Array:
@@ -142,8 +142,7 @@ class _LinearScaling(Scaling):
         center, spread = (np.concatenate(arrays) for arrays in zip(*((p.center, p.spread) for p in parts), strict=True))
         return cls(center, spread, fill=_joined(parts), clip=parts[0].clip)
 
-    def column(self, k: int) -> Self:
-        at = slice(k, k + 1)
+    def columns(self, at: Sequence[int]) -> Self:
         return replace(self, center=self.center[at], spread=self.spread[at], fill=_part(self.fill, at))
 
     def _scale(self, values: Array) -> Array:
@@ -247,9 +246,9 @@ class QuantileScaling(Scaling):
         values, scores = (sum(tuples, ()) for tuples in zip(*((p.values, p.scores) for p in parts), strict=True))
         return cls(values, scores, fill=_joined(parts), clip=parts[0].clip)
 
-    def column(self, k: int) -> Self:
-        at = slice(k, k + 1)
-        return replace(self, values=self.values[at], scores=self.scores[at], fill=_part(self.fill, at))
+    def columns(self, at: Sequence[int]) -> Self:
+        values, scores = (tuple(points[k] for k in at) for points in (self.values, self.scores))
+        return replace(self, values=values, scores=scores, fill=_part(self.fill, at))
 
     def _scale(self, values: Array) -> Array:
         scaled = np.empty(values.shape)
@@ -352,7 +351,7 @@ def _normal_scores(there: Array) -> tuple[Array, Array]:
     return values, np.array([round(NORMAL.inv_cdf(level), 4) for level in levels.tolist()])
 
 
-def _part(fill: Array | None, at: slice) -> Array | None:
+def _part(fill: Array | None, at: Sequence[int]) -> Array | None:
     return None if fill is None else fill[at]
 
 

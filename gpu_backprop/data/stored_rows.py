@@ -91,8 +91,8 @@ def open_rows(
     """Opens rows that need not fit in memory, for `trainer.fit(rows, epochs=3, validation=rows.held_out)`.
 
     A file is gone through twice, a block of rows at a time, and its rows are prepared in a temporary file: four bytes a
-    row and column, and eight for the target. They are trained on in windows; `training.streaming.WindowedData` says in
-    what order.
+    row and number (a column of categories is one, one of dates several), and eight for the target. They are trained
+    on in windows; `training.streaming.WindowedData` says in what order.
 
     Args:
         source: a file of CSV or Parquet; x.npy with y.npy beside it; a folder of IDX files. Or x, an array that is a

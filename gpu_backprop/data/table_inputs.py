@@ -2,80 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS, buckets, codes, distinct, spelled
+from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS
 from gpu_backprop.data.cells import composed
+from gpu_backprop.data.dates import DateFormat, read_dates
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, listed, nearest, shown
-from gpu_backprop.data.number_format import Finding, NumberFormat, describe_finding, read_numbers, stored_format
-from gpu_backprop.data.scaling import BOUND, IMPUTE, Scaling, fit_scaling, smooth_clip, stored_scaling
+from gpu_backprop.data.number_columns import (
+    LEAVE_OUT,
+    DateColumn,
+    NumberColumn,
+    OrdinalColumn,
+    fit_column,
+    fit_order,
+    refuse_infinite,
+)
+from gpu_backprop.data.number_format import Finding, describe_finding
+from gpu_backprop.data.scaling import BOUND, IMPUTE, smooth_clip
 from gpu_backprop.data.table import Arrays, Table, missing
+from gpu_backprop.data.text_columns import HashedColumn, SignColumn, TextColumn, Times, count_texts, fit_text
 
 FILL_IN = "fill them in, or train with --impute mean, median or constant (impute= in Python)"
-INDICATED = ", and an input of its own is 1, else 0"
-"""What becomes of a missing number besides."""
+TEXT: dict[str, type[HashedColumn | TextColumn | SignColumn]] = {
+    "buckets": HashedColumn,
+    "categories": TextColumn,
+    "signs": SignColumn,
+}
+NUMBERS: dict[str, type[OrdinalColumn | DateColumn | NumberColumn]] = {"order": OrdinalColumn, "dates": DateColumn}
+"""Columns by the key that tells them apart where they are stored."""
 
-LEAVE_OUT = "leave it out with --ignore (ignore= in Python)"
+ONE_HOT = TextColumn, HashedColumn
+"""These are packed as the number of the input that is 1, others as their inputs."""
 
-
-@dataclass(frozen=True, eq=False)
-class NumberColumn:
-    """A column of numbers, one feature, and with `indicator` another one, 1 where the number is missing; None is the
-    format of programs."""
-
-    name: str
-    scaling: Scaling
-    format: NumberFormat | None = None
-    indicator: bool = False
-
-    @property
-    def features(self) -> list[str]:
-        return [self.name, *([f"{self.name} missing"] if self.indicator else [])]
-
-    def describe(self) -> str:
-        return self.scaling.describe()[0] + (INDICATED if self.indicator else "")
-
-
-@dataclass(frozen=True, eq=False)
-class TextColumn:
-    """A column of text, a feature for each category: 1 for the one that it is, else 0. None is a missing text."""
-
-    name: str
-    categories: tuple[str | None, ...]
-
-    @property
-    def features(self) -> list[str]:
-        return [f"{self.name} missing" if c is None else f"{self.name}={c}" for c in self.categories]
-
-    def describe(self) -> str:
-        names = listed("none" if c is None else c for c in self.categories)
-        return f"{counted(len(self.categories), 'input')}, 1 for the category that it is, else 0: {names}"
-
-
-@dataclass(frozen=True, eq=False)
-class HashedColumn:
-    """A column of text, a feature for each of so many buckets: 1 for the one that its text is hashed to, else 0."""
-
-    name: str
-    buckets: int
-
-    @property
-    def features(self) -> list[str]:
-        return [f"{self.name} hashed to {bucket}" for bucket in range(self.buckets)]
-
-    def describe(self) -> str:
-        return f"{counted(self.buckets, 'input')}, 1 for the one that the text is hashed to, else 0"
-
-
-Column = NumberColumn | TextColumn | HashedColumn
+Column = NumberColumn | OrdinalColumn | DateColumn | TextColumn | SignColumn | HashedColumn
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +61,8 @@ class TableInputs:
     @classmethod
     def fit(
         cls, table: Table, names: Sequence[str], rows: Array, impute: str | None, findings: Mapping[str, Finding],
-        hashed: Mapping[str, int], encoding: Encoding = PLAIN,
+        hashed: Mapping[str, int], encoding: Encoding = PLAIN, orders: Mapping[str, tuple[str, ...]] | None = None,
+        dates: Mapping[str, DateFormat] | None = None,
     ) -> TableInputs:  # fmt: skip
         """Fits the columns to the given rows; refuses values that cannot be used in any row.
 
@@ -102,22 +70,28 @@ class TableInputs:
             findings: the numbers that were found in columns of text.
             hashed: the columns of text that are hashed, and the inputs of each.
             encoding: how columns become inputs.
+            orders: the columns whose texts have an order.
+            dates: the columns of dates, and how these are written.
         """
         if impute is None:
             _refuse_missing(table, names)
         columns: list[Column] = []
         for name in names:
-            if name in hashed:
-                columns.append(HashedColumn(name, hashed[name]))
-                continue
             found = findings.get(name)
             values = table.columns[name] if found is None or found.numbers is None else found.numbers
-            if values.dtype == object:
-                columns.append(TextColumn(name, categories(table, name, values[rows].tolist(), found)))
+            if name in hashed:
+                columns.append(HashedColumn(name, hashed[name]))
+            elif orders and name in orders:
+                places = fit_order(table, name, orders[name])[rows, None]
+                columns.append(OrdinalColumn(name, orders[name], *fit_column(table, name, places, impute, encoding)))
+            elif dates and name in dates:
+                parts, _ = read_dates(values[rows], dates[name])
+                columns.append(DateColumn.of(name, dates[name], *fit_column(table, name, parts, impute, encoding)))
+            elif values.dtype == object:
+                columns.append(text_column(table, name, count_texts(values[rows].tolist()), encoding, found))
             else:
                 refuse_infinite(table, name, values)
-                scaling = _scaling(table, name, values[rows], impute, encoding)
-                indicator = encoding.indicator and bool(np.isnan(values[rows]).any())
+                scaling, indicator = fit_column(table, name, values[rows, None], impute, encoding)
                 columns.append(NumberColumn(name, scaling, None if found is None else found.format, indicator))
         return cls(tuple(columns), impute, one(encoding))
 
@@ -128,6 +102,15 @@ class TableInputs:
     def describe(self) -> list[tuple[str, str]]:
         """Says of each column what becomes of it."""
         return [(column.name, column.describe()) for column in self.columns]
+
+    @property
+    def summaries(self) -> list[str]:
+        """The name of each column, and where it is not of numbers what it is."""
+        return [column.summary for column in self.columns]
+
+    @property
+    def hashed(self) -> set[str]:
+        return {column.name for column in self.columns if isinstance(column, HashedColumn)}
 
     @property
     def names(self) -> list[str]:
@@ -160,48 +143,43 @@ class TableInputs:
             ) from None
 
     def pack(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """Returns x with one number for each column, float32 (rows, columns), which `expand` makes features of: of text
-        the number of its category, or −1, and NaN for a missing number that is indicated; and what `apply` returns."""
+        """Returns what `expand` makes x of, float32 (rows, numbers): of a column of categories the number of the one
+        that it is, or −1, and of others the inputs; and what `apply` returns."""
         if not isinstance(data, Table):
             raise DataError(
                 f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
                 f"{listed(self.names)}"
             )
         self._refuse_absent(data)
-        packed = np.empty((data.rows, len(self.columns)), np.float32)
+        packed = np.empty((data.rows, sum(map(_packed_width, self.columns))), np.float32)
         unseen: dict[str, int] = {}
-        for place, column in enumerate(self.columns):
+        place = 0
+        for column in self.columns:
             if self.impute is None:
                 _refuse_missing(data, [column.name])
-            values = data.columns[column.name]
-            if isinstance(column, NumberColumn):
-                packed[:, place] = _scaled(data, column, values)
-            elif isinstance(column, HashedColumn):
-                packed[:, place] = buckets(spelled(values), column.buckets)
-            else:
-                code = codes(values, column.categories)
-                packed[:, place] = code
-                if (code < 0).any():
-                    unseen[column.name] = int((code < 0).sum())
+            width = _packed_width(column)
+            packed[:, place : place + width], unknown = column.pack(data, self.one)
+            place += width
+            if unknown:
+                unseen[column.name] = unknown
         return packed, unseen
 
     def expand(self, packed: Array) -> Array:
-        """Returns x, float32 (rows, inputs), of what `pack` gave; the very array where each column is one feature."""
-        widths = [len(column.features) for column in self.columns]
-        numbers = [isinstance(column, NumberColumn) for column in self.columns]
-        if all(numbers) and sum(widths) == len(widths):
+        """Returns x, float32 (rows, inputs), of what `pack` gave; the very array where that has all inputs."""
+        if not any(isinstance(column, ONE_HOT) for column in self.columns):
             return packed
-        first = np.cumsum([0, *widths[:-1]])
+        widths = [len(column.features) for column in self.columns]
         x = np.zeros((len(packed), sum(widths)), np.float32)
-        x[:, first[numbers]] = packed[:, numbers]
-        for place, column in enumerate(self.columns):
-            if not isinstance(column, NumberColumn):
+        given, made, place, first = list[int](), list[int](), 0, 0
+        for column, width in zip(self.columns, widths, strict=True):
+            if isinstance(column, ONE_HOT):
                 known = np.flatnonzero(packed[:, place] >= 0)
-                x[known, first[place] + packed[known, place].astype(np.int64)] = self.one
-            elif column.indicator:
-                gone = np.isnan(packed[:, place])
-                x[gone, first[place]] = column.scaling.apply(np.array([[np.nan]]))[0, 0]
-                x[gone, first[place] + 1] = self.one
+                x[known, first + packed[known, place].astype(np.int64)] = self.one
+            else:
+                given += range(place, place + width)
+                made += range(first, first + width)
+            place, first = place + _packed_width(column), first + width
+        x[:, made] = packed[:, given]
         return x
 
     def _refuse_absent(self, table: Table) -> None:
@@ -216,7 +194,7 @@ class TableInputs:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        columns = [{"name": column.name, **_entry(column)} for column in self.columns]
+        columns = [{"name": column.name, **column.to_dict()} for column in self.columns]
         one = {} if self.one == 1 else {"one": self.one}
         return {"kind": "table", "impute": self.impute, "columns": columns, **one}
 
@@ -226,27 +204,14 @@ class TableInputs:
         columns: list[Column] = []
         for entry in stored.entries(given, "columns"):
             name = composed(stored.text(entry, "name"))
-            if "buckets" in entry:
-                columns.append(HashedColumn(name, stored.count(entry, "buckets")))
-            elif "categories" in entry:
-                columns.append(TextColumn(name, stored.categories(entry, "categories", str, type(None))))
+            text = next((kind for key, kind in TEXT.items() if key in entry), None)
+            numbers = next((kind for key, kind in NUMBERS.items() if key in entry), NumberColumn)
+            if text is not None:
+                columns.append(text.from_dict(name, entry))
             else:
-                scaling = stored_scaling(entry, 1, filled=impute is not None)
-                indicator = stored.flag(entry, "indicator")
-                stored.require(impute is not None or not indicator, "what is missing is indicated and not filled in")
-                columns.append(NumberColumn(name, scaling, stored_format(entry), indicator))
+                columns.append(numbers.from_dict(name, entry, filled=impute is not None))
         stored.require(len({column.name for column in columns}) == len(columns), "two columns have one name")
         return cls(tuple(columns), impute, stored_one(given))
-
-
-def _entry(column: Column) -> dict[str, Any]:
-    """Returns what is stored of a column, besides its name."""
-    if isinstance(column, HashedColumn):
-        return {"buckets": column.buckets}
-    if isinstance(column, TextColumn):
-        return {"categories": list(column.categories)}
-    format = {} if column.format is None else {"format": column.format.to_dict()}
-    return {**column.scaling.to_dict(), **format, **({"indicator": True} if column.indicator else {})}
 
 
 def one(encoding: Encoding) -> float:
@@ -263,52 +228,25 @@ def stored_one(given: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def categories(
-    table: Table, name: str, texts: Collection[str | None], found: Finding | None = None
-) -> tuple[str | None, ...]:
-    """Sorts the texts in a column, with None at the end if some are missing."""
-    different = distinct(text for text in texts if text is not None)
-    if len(different) > MOST_INPUTS:
-        if found is not None:
-            raise DataError(describe_finding(table, name, found, "category"))
-        raise DataError(
-            f"{table.source}: column {shown(name)} has {len(different):,} different texts, each of which would be an "
-            f"input of the network, and more than {MOST_INPUTS:,} of one column say little; {LEAVE_OUT}, or hash it "
-            f"to {BUCKETS} inputs with --hash (hashed= in Python)"
-        )
-    return (*different, *([None] if None in texts else []))
+def text_column(
+    table: Table, name: str, times: Times, encoding: Encoding, found: Finding | None = None
+) -> TextColumn | SignColumn | HashedColumn:
+    """Fits a column of text; raises DataError where it has too many different ones, which are not to be hashed."""
+    if (column := fit_text(name, times, encoding)) is not None:
+        return column
+    if found is not None:
+        raise DataError(describe_finding(table, name, found, "category"))
+    if encoding.many == "hash":
+        return HashedColumn(name, BUCKETS)
+    raise DataError(
+        f"{table.source}: column {shown(name)} has {len(times) - (None in times):,} different texts, each of which "
+        f"would be an input of the network, and more than {MOST_INPUTS:,} of one column say little; {LEAVE_OUT}, or "
+        f"hash it to {BUCKETS} inputs with --hash (hashed= in Python)"
+    )
 
 
-def _scaling(table: Table, name: str, values: Array, impute: str | None, encoding: Encoding) -> Scaling:
-    scaling = fit_scaling(values[:, None], impute, encoding)
-    if not scaling.sound.all():
-        why = "has no values to learn from" if np.isnan(values).all() else "has numbers too large to be scaled"
-        raise DataError(f"{table.source}: column {shown(name)} {why}; {LEAVE_OUT}")
-    return scaling
-
-
-def _scaled(table: Table, column: NumberColumn, values: Array) -> Array:
-    """Scales the numbers of a column, (rows,), NaN where one is missing that is indicated; refuses those that float32
-    cannot hold."""
-    values, wrong = read_numbers(values, column.format, table.missing)
-    if wrong is not None:
-        held = "numbers" if column.format is None else f"numbers such as {shown(column.format)}"
-        raise DataError(
-            f"{table.source}, {table.place(wrong)}: {shown(values[wrong])} in column {shown(column.name)}, which held "
-            f"{held} in the training data; correct it, or leave the field empty if it is missing"
-        )
-    refuse_infinite(table, column.name, values)
-    scaled = column.scaling.apply(values[:, None])[:, 0]
-    beyond = np.abs(scaled) > np.finfo(np.float32).max
-    if beyond.any():
-        row = int(beyond.argmax())
-        raise DataError(
-            f"{table.source}, {table.place(row)}: {values[row]:g} in column {shown(column.name)} is too far from the "
-            f"training data, whose {column.scaling.middle(0)}; correct it"
-        )
-    if column.indicator:
-        scaled[np.isnan(values)] = np.nan
-    return scaled
+def _packed_width(column: Column) -> int:
+    return 1 if isinstance(column, ONE_HOT) else len(column.features)
 
 
 def _refuse_missing(table: Table, names: Sequence[str]) -> None:
@@ -324,15 +262,4 @@ def _refuse_missing(table: Table, names: Sequence[str]) -> None:
         raise DataError(
             f"{table.source}: column {shown(name)} has {counted(number, 'missing value')}, the first in "
             f"{table.place(row)}{more}; {FILL_IN}{table.taken_for_missing(name)}"
-        )
-
-
-def refuse_infinite(table: Table, name: str, values: Array) -> None:
-    """Raises DataError for the first infinite value."""
-    infinite = np.isinf(values)
-    if infinite.any():
-        row = int(infinite.argmax())
-        raise DataError(
-            f"{table.source}, {table.place(row)}: {values[row]} in column {shown(name)}, which no network can use; "
-            "correct it, or leave the field empty if it is missing"
         )

@@ -219,11 +219,11 @@ def test_rows_of_a_trained_network_that_lack_what_no_training_row_lacked():
     assert learned.unseen == {"town": 1}
 
 
-def test_packed_rows_are_one_number_a_column():
+def test_packed_rows_have_one_number_for_all_categories_of_a_column():
     learned = Preprocessing.fit(flats(), "rent", encoding=ROBUST)
     packed, _ = learned.pack(flats())
-    assert packed.shape == (5, 3) and packed.dtype == np.float32
-    assert np.isnan(packed[:, 0]).tolist() == [False, False, True, False, False]
+    assert packed.shape == (5, 4) and packed.dtype == np.float32  # m2 and whether it is missing, town, built
+    assert packed[:, 1].astype(bool).tolist() == [False, False, True, False, False]
     np.testing.assert_array_equal(learned.unpack(packed), learned.transform(flats()))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.data import Preprocessing, csv_file, first_pass, idx, numpy_files, parquet_file, read
+from gpu_backprop.data import Preprocessing, csv_file, first_pass, idx, numpy_files, parquet_file, read, text_columns
 from gpu_backprop.data.encoding import Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.running_scaling import RunningScaling
@@ -301,7 +301,7 @@ def test_a_scaling_of_values_that_come_in_parts(impute):
 
 def test_too_many_categories_are_found_on_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(first_pass, "MOST_INPUTS", 100)
-    monkeypatch.setattr("gpu_backprop.data.table_inputs.MOST_INPUTS", 100)
+    monkeypatch.setattr(text_columns, "MOST_INPUTS", 100)
     path = write(tmp_path / "a.csv", COLUMNS | {"id": [f"no-{row}x" for row in range(ROWS)]})
     said = "column 'id' has 1.. different texts, each of which would be an input .* --ignore .* --hash"
     with pytest.raises(DataError, match=said):
