@@ -12,6 +12,7 @@ from gpu_backprop.arguments.values import (
     hashed,
     interval,
     one_of,
+    ordinal,
     path,
     rate,
     share,
@@ -109,6 +110,11 @@ def _add_data(command: Command) -> None:
         "input of its own; can be repeated"
     )
     command.add("--hash", hash, action="append", default=[], type=hashed, metavar="COLUMN[=K]")
+    order = (
+        "a column whose texts have an order, the least first, as in 'size=small<medium<large': it becomes one number; "
+        "can be repeated"
+    )
+    command.add("--ordinal", order, action="append", default=[], type=ordinal, metavar="COLUMN=A<B<C")
     missing = (
         "a text that stands for a missing value, beside an empty field; can be repeated (default: NA, N/A, NaN and "
         "null, in small or large letters; '' for none but the empty field)"

@@ -86,6 +86,17 @@ def hashed(text: str) -> tuple[str, int]:
     return (composed(name), int(number)) if equals and number.isdecimal() else (composed(text), BUCKETS)
 
 
+def ordinal(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read a column and the order of its texts: "size=small<medium<large"."""
+    name, _, order = text.partition("=")
+    texts = tuple(part.strip() for part in order.split("<"))
+    if not name or len(texts) < 2 or "" in texts:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no column with the order of its texts, the least first, as in 'size=small<medium<large'"
+        )
+    return composed(name), texts
+
+
 def entry_of_recipe(text: str) -> tuple[str, str]:
     """Read an entry of a recipe and its value: "bias_rate=1"."""
     name, equals, value = text.partition("=")

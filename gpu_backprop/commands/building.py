@@ -81,7 +81,7 @@ def choose_encoding(options: argparse.Namespace) -> Encoding:
     """Choose how the columns of a table become inputs."""
     _, entries = recipes.read_entries(dict(options.set))
     encoding = PLAIN if options.recipe in ("plain", "images") else TABULAR
-    return replace(encoding, **entries)
+    return replace(encoding, ordinal=dict(options.ordinal), **entries)
 
 
 def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Preprocessing, rows: int) -> Recipe:

@@ -152,7 +152,7 @@ def _in_windows(options: argparse.Namespace, scale_target: bool, encoding: Encod
         print(f"{options.data}: {count:,} rows\n{learned.why}\ninputs: {learned.inputs:,}\n")
     for warning in learned.warnings:
         warn(warning)
-    for warning in warnings_of(rows.unseen):
+    for warning in warnings_of(learned, rows.unseen):
         warn(f"{options.data}: {warning}")
     training, split = stored_samples(rows), is_held_out(0, count, share, options.seed)
     testing = None if held_out is None else stored_samples(held_out)
@@ -187,11 +187,16 @@ def _in_order(training: Array, held_out: Array, split: Array) -> Array:
     return cast(Array, LazyRows((len(split), *training.shape[1:]), training.dtype, read))
 
 
-def warnings_of(unseen: Mapping[str, int]) -> Iterator[str]:
+def warnings_of(preprocessing: Preprocessing, unseen: Mapping[str, int]) -> Iterator[str]:
     """Yield a sentence for each column in which some rows have a text that no training row had."""
     for column, number in unseen.items():
-        unknown = "a text that no training row had; to the network it is none of the categories that it knows"
+        unknown = f"a text that no training row had; to the network it is {_taken_for(preprocessing, column)}"
         yield f"{number:,} rows have in column {shown(column)} {unknown}"
+
+
+def _taken_for(preprocessing: Preprocessing, column: str) -> str:
+    rare = f"{column}=(rare)" in preprocessing.features
+    return "one of the rare categories" if rare else "none of the categories that it knows"
 
 
 def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Samples:
@@ -210,10 +215,8 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
         ):
             if number:
                 has = "has" if number == 1 else "have"
-                warn(
-                    f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is none of the "
-                    "categories that it knows"
-                )
+                known = _taken_for(preprocessing, column)
+                warn(f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is {known}")
     extra = [column for column in preprocessing.extra if column not in ignored]
     if extra:
         warn(f"{data.source}: not used, because the network was not trained on it: {listed(extra)}")
@@ -249,9 +252,9 @@ def warn(message: str) -> None:
 def _digits(options: argparse.Namespace) -> TrainTestData:
     given = {
         "--target": options.target, "--delimiter": options.delimiter, "--impute": options.impute,
-        "--ignore": options.ignore, "--hash": options.hash, "--text": options.text, "--missing": options.missing,
-        "--drop-missing-target": options.drop_missing_target, "--held-out-file": options.held_out_file,
-        "--task": None if options.task == "auto" else options.task,
+        "--ignore": options.ignore, "--hash": options.hash, "--ordinal": options.ordinal, "--text": options.text,
+        "--missing": options.missing, "--drop-missing-target": options.drop_missing_target,
+        "--held-out-file": options.held_out_file, "--task": None if options.task == "auto" else options.task,
     }  # fmt: skip
     if meaningless := [name for name, value in given.items() if value]:
         raise Misuse(f"{', '.join(meaningless)}: about data of your own, but none are given: gpu-backprop train DATA …")

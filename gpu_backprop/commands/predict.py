@@ -71,7 +71,7 @@ def _blocks(options: argparse.Namespace, preprocessing: Preprocessing) -> Iterat
     for block in as_in_training(blocks, preprocessing):
         yield preprocessing.transform(block)
         unseen.update(preprocessing.unseen)
-    for warning in warnings_of(unseen):
+    for warning in warnings_of(preprocessing, unseen):
         warn(f"{options.data}: {warning}")
 
 

@@ -244,7 +244,7 @@ def _find(table: Table, name: str, wanted: bool | str) -> FoundDates | None:
         return FoundDates(
             None,
             f"dates such as {shown(texts[0])} in {table.place(cells.index(texts[0]))}, and in every row the day may be "
-            f"the month, {AS_TEXT}; say which it is with --dates day-first or --dates month-first (dates= of an "
+            f"the month, {AS_TEXT}; say which it is with --set dates=day_first or month_first (dates= of an "
             "Encoding in Python), or write the year first, as in 2026-11-30",
         )
     return FoundDates(None, _mixed(table, cells, readings))

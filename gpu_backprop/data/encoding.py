@@ -57,9 +57,13 @@ class Encoding:
         return "mean" if self.numbers == "standard" else "median"
 
     def __post_init__(self) -> None:
-        for name, accepted in (("numbers", NUMBERS), ("binary", BINARY), ("many", MANY), ("dates", DATES)):
+        either = dict.fromkeys(("clip", "indicator", "clip_target"), (False, True))
+        named = {"numbers": NUMBERS, "binary": BINARY, "many": MANY, "dates": DATES}
+        for name, accepted in {**named, **either}.items():
             if (value := getattr(self, name)) not in accepted:
                 raise DataError(f"{name} is {shown(value)}; choose one of {listed(accepted)}")
+        if type(self.rare) is not int or self.rare < 0:
+            raise DataError(f"rare is {shown(self.rare)}; give a whole number of rows, 0 for no category to be rare")
 
 
 PLAIN = Encoding()

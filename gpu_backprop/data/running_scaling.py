@@ -70,7 +70,8 @@ class RunningScaling:
             if self.impute == "median":
                 fill = fill_of(self._sampled_values(), "median")
             elif self.impute is not None:
-                fill = np.zeros_like(self.mean) if self.impute == "constant" else self.mean
+                mean = np.clip(self.mean, self.low, self.high)  # that of equal numbers may be off by a rounding
+                fill = np.zeros_like(self.mean) if self.impute == "constant" else mean
                 fill = np.where(self.count > 0, fill, np.nan) if self.impute == "mean" else fill
             if self.encoding.numbers != "standard":
                 scaling = SCALINGS[self.encoding.numbers].fit(self._sampled_values(), fill, self.encoding.clip)

@@ -336,7 +336,10 @@ def fill_of(values: Array, impute: str) -> Array:
         return np.zeros(values.shape[1])
     average = np.median if impute == "median" else np.mean
     with np.errstate(all="ignore"):
-        return np.array([average(there) if len(there) else np.nan for there in _columns(values)])
+        averages = (  # that of equal numbers may be off by a rounding
+            np.clip(average(there), there.min(), there.max()) if len(there) else np.nan for there in _columns(values)
+        )
+        return np.array(list(averages))
 
 
 def _normal_scores(there: Array) -> tuple[Array, Array]:

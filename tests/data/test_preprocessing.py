@@ -246,6 +246,9 @@ def test_a_column_of_one_value_is_0_whatever_comes_later():
     assert learned.warnings == ["people.csv: column 'a' has one value in every row, from which nothing can be learned"]
     assert (learned.transform(data)[:, 0] == 0).all()
     assert learned.transform(table(a=[1e30], b=[2]))[0, 0] == 0
+    gaps = table(a=[0.1] * 6 + [None], b=[*range(6), 0], y=[0.5, 1, 2, 3, 4, 5, 6])  # the mean of six is 0.0999…
+    for impute in "mean", "median":
+        assert (Preprocessing.fit(gaps, "y", impute=impute).transform(gaps)[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize(
