@@ -23,6 +23,7 @@ from gpu_backprop.network.data_initialization import initialize_from_data
 from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.gradient_check import GradientReport, check_gradients
 from gpu_backprop.network.initializers import INITIALIZERS, Initializer, constant
+from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layers import Bias, Dense, Dropout, Scale
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import (
@@ -52,7 +53,7 @@ from gpu_backprop.network.schedules import (
     StepDecay,
     Warmup,
 )
-from gpu_backprop.training.calibration import TemperatureScaling, calibrate
+from gpu_backprop.training.calibration import ConformalIntervals, TemperatureScaling, calibrate
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.early_stopping import EarlyStopping
@@ -86,6 +87,7 @@ __all__ = [
     "Bias",
     "BinaryCrossEntropy",
     "Checkpoint",
+    "ConformalIntervals",
     "Constant",
     "Cosine",
     "Coslog4",
@@ -107,6 +109,7 @@ __all__ = [
     "Huber",
     "Initializer",
     "InputError",
+    "Intervals",
     "JsonLines",
     "Lion",
     "Loss",

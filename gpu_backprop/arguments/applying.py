@@ -57,12 +57,18 @@ def add_predict(commands: Any) -> None:
         (
             ("predict runs/flowers new.csv", ""),
             ("predict runs/flowers new.csv --output predictions.csv", ""),
+            ("predict runs/houses new.csv --interval 0.9", "low and high: nine out of ten prices lie between them"),
             ("predict runs/flowers new.csv | paste -d, new.csv - | head", ""),
         ),
     )  # fmt: skip
     command.add_run_and_data()
     output = "file to write to, replaced if it is there (default: standard output)"
     command.add("--output", output, type=path, metavar="FILE")
+    interval = (
+        "add two columns, low and high, between which the right number lies with that probability, such as 0.9: as "
+        "far from the prediction as the validation rows say"
+    )
+    command.add("--interval", interval, type=between, metavar="P")
     safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
     command.add("--spreadsheet-safe", safe, action="store_true")
     command.share("--device", "--debug")

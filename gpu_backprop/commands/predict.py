@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -45,15 +45,36 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
+    widths = None if options.interval is None else _half_widths(net, options)
     parts = _parts(options, net.preprocessing)
     written = spreadsheet_safe if options.spreadsheet_safe else plain
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(written, header(net)))
+        writer.writerow(map(written, [*header(net), *([] if widths is None else _interval_header(net))]))
         for x in parts:
             for first in range(0, len(x), BLOCK):
-                writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written))
+                writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written, widths))
     return 0
+
+
+def _half_widths(net: gb.Network, options: argparse.Namespace) -> Array:
+    """Return how far intervals go to both sides of a prediction, of each output."""
+    if net.intervals is None:
+        why = "it predicts classes, whose probabilities say how sure it is"
+        if net.classes is None:
+            why = "train measures them for numbers, on validation rows; this one had none, or is older"
+        raise InputError(f"{options.run} has no prediction intervals: {why}. Leave --interval out")
+    return net.intervals.half_widths(options.interval)
+
+
+def _interval_header(net: gb.Network) -> list[str]:
+    """Return the names of the two columns of each output's interval."""
+    return [f"{end}{number}" for number in _numbers(net) for end in ("low", "high")]
+
+
+def _numbers(net: gb.Network) -> list[str]:
+    """Return what follows the names of columns of quantities, of which each output has one."""
+    return [""] if net.outputs == 1 else [f" {number}" for number in range(1, net.outputs + 1)]
 
 
 def _parts(options: argparse.Namespace, preprocessing: Preprocessing) -> Iterable[Array]:
@@ -83,7 +104,7 @@ def header(net: gb.Network) -> Sequence[str]:
         while other in names:
             other = f"probability of {other}"
         return [PREDICTION, *(other if name == PREDICTION else name for name in names)]
-    return [PREDICTION] if net.outputs == 1 else [f"{PREDICTION} {number}" for number in range(1, net.outputs + 1)]
+    return [f"{PREDICTION}{number}" for number in _numbers(net)]
 
 
 def plain(name: object) -> str:
@@ -97,10 +118,18 @@ def spreadsheet_safe(name: object) -> str:
     return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text
 
 
-def lines(net: gb.Network, y: Array, written: Callable[[object], str]) -> Iterator[Sequence[str]]:
-    """Yield the fields of each row; `written` writes the name of a class."""
+def lines(
+    net: gb.Network, y: Array, written: Callable[[object], str], widths: Array | None = None
+) -> Iterator[Sequence[str]]:
+    """Yield the fields of each row; `written` writes the name of a class. With the half widths of intervals, their low
+    and high ends follow."""
     if net.classes is None:
-        yield from _quantities(net, y).tolist()
+        values = net.preprocessing.inverse(y)
+        fields = _quantities(net, values, y.dtype)
+        if widths is not None:
+            ends = [_quantities(net, end, y.dtype) for end in (values - widths, values + widths)]
+            fields = np.hstack([fields, np.stack(ends, axis=2).reshape(len(y), -1)])
+        yield from fields.tolist()
         return
     names = [written(name) for name in net.classes]
     probabilities = y if y.shape[1] > 1 else np.hstack([1 - y, y])
@@ -108,13 +137,12 @@ def lines(net: gb.Network, y: Array, written: Callable[[object], str]) -> Iterat
         yield [names[label], *row]
 
 
-def _quantities(net: gb.Network, y: Array) -> Array:
+def _quantities(net: gb.Network, values: Array, dtype: np.dtype[Any]) -> Array:
     """Write numbers with the digits of the predictions' dtype; with more where rounding would move a prediction by more
     than a negligible part of the target's spread."""
-    values = net.preprocessing.inverse(y)
     zero, one = net.preprocessing.inverse(np.array([[0.0], [1.0]]).repeat(net.outputs, axis=1), clip=False)
     with np.errstate(over="ignore"):
-        rounded = values.astype(y.dtype)
+        rounded = values.astype(dtype)
     near = np.abs(rounded - values) <= NEGLIGIBLE * np.abs(one - zero)
     texts: Array = np.where(near, rounded.astype(str), values.astype(str))
     return texts

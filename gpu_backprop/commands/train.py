@@ -99,6 +99,8 @@ def _train_in(
             stopping["validation"] = _x_and_y(trainer, data.held_out)
         validated = stopping.get("validation") is not None or bool(stopping["validation_split"]) or folds
         callbacks = choose_callbacks(options, recipe, validated)
+        if validated and data.preprocessing.task == "regression":
+            callbacks.append(gb.ConformalIntervals())
 
     log, when = folder.place / HISTORY, options.checkpoint_every
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]

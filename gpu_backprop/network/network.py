@@ -19,6 +19,7 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
+from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar, switch
@@ -57,12 +58,14 @@ class Network(FixedAttributes):
             where it was loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
         averaged: whether `predict`, and what measures it, give the mean of the members' outputs, and no longer those of
             each member. May be set where there is a models axis; `save` and `load` keep it.
+        intervals: what `predict_interval` adds to predictions, a `gpu_backprop.Intervals`, in the units of the data; or
+            None. Kept in the file too.
 
     Raises:
         InputError, DeviceError: an argument is not what is accepted; the message says what is.
     """
 
-    settable = "preprocessing", "classes", "trained_by"
+    settable = "preprocessing", "classes", "trained_by", "intervals"
     instead: ClassVar[Mapping[str, str]] = {"dtype": "net.copy(dtype=...)"}
 
     def __init__(
@@ -86,6 +89,7 @@ class Network(FixedAttributes):
         self.classes: Sequence[str | int] | None = None
         self.trained_by: dict[str, Any] | None = None
         self._averaged = False
+        self.intervals: Intervals | None = None
         self._idle: list[Reader] = []  # readers that no call uses at the moment
         self._of_thread = threading.local()  # the reader with which a thread calls forward and backward
         self.exclusively = ExclusiveChange()
@@ -363,6 +367,33 @@ class Network(FixedAttributes):
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 
+    def predict_interval(self, x: Any, coverage: float = 0.9, batch_size: int = 1024) -> tuple[Array, Array]:
+        """Predicts between which two numbers the target of each row is, in the units of the data: those of
+        `preprocessing.inverse(predict(x))`, where there is a preprocessing, else of `predict(x)`, which lies in the
+        middle. For rows like those that `intervals` was made of, it is there with the probability `coverage` or more,
+        of each output by itself.
+
+        Args:
+            x, batch_size: as `predict` takes them.
+            coverage: between 0 and 1.
+
+        Returns:
+            The low ends and the high ends, each float64 (rows, outputs).
+
+        Raises:
+            StateError: the network has no intervals.
+            InputError: the coverage is no such number, or more than so few rows can promise.
+        """
+        if self.intervals is None:
+            raise StateError(
+                "the network has no intervals: fit it with gpu_backprop.ConformalIntervals() among the callbacks, or "
+                "set net.intervals = gpu_backprop.Intervals.fit(residuals)."
+            )
+        width = self.intervals.half_widths(coverage)
+        y = self.predict(x, batch_size)
+        middle = y.astype(np.float64) if self.preprocessing is None else self.preprocessing.inverse(y)
+        return middle - width, middle + width
+
     def copy(self, dtype: str | None = None) -> Network:
         """Makes a copy with the same weights, the same dropout masks to come, and all that it knows of its data
         and training.
@@ -377,7 +408,7 @@ class Network(FixedAttributes):
         for (_, to, _), (_, of, _) in zip(twin.parameter_arrays(), self.parameter_arrays(), strict=True):
             twin.device.copy_in(to, of)
         twin.device.copy_in(twin.random, self.random)
-        twin.preprocessing, twin.classes, twin.trained_by, twin.averaged = copy.deepcopy(self._known)
+        twin.preprocessing, twin.classes, twin.trained_by, twin.averaged, twin.intervals = copy.deepcopy(self._known)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
@@ -391,7 +422,7 @@ class Network(FixedAttributes):
 
     @property
     def _known(self) -> tuple[Any, ...]:
-        return self.preprocessing, self.classes, self.trained_by, self.averaged
+        return self.preprocessing, self.classes, self.trained_by, self.averaged, self.intervals
 
     # Description ------------------------------------------------------------------------------------------------------
 
@@ -445,7 +476,7 @@ def _rebuild(
     net = Network(inputs, layers, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)
-    net.preprocessing, net.classes, net.trained_by, net.averaged = known
+    net.preprocessing, net.classes, net.trained_by, net.averaged, net.intervals = known
     return net
 
 

@@ -1,4 +1,5 @@
-"""Calibration of a network with rows that it has not learned from: its temperature, divided out of its last layer."""
+"""What a network owes to rows that it has not learned from: its temperature, which is divided out of its last layer,
+and its prediction intervals."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import HOST
 from gpu_backprop.network.arrays import loaded, on_host
+from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import temperature
 from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.metrics import NUMBERS, tasks_of
 from gpu_backprop.training.streaming import given_rows
 
 PROBABILITIES = "softmax", "sigmoid"
@@ -111,7 +114,49 @@ def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None
     return y, target, weights
 
 
-class TemperatureScaling:
+class AfterFit:
+    """A callback that, at the end of a fit, looks at what the network gives for the fit's validation data: with early
+    stopping it is that of the best epoch then, and with Trainer(average=...) the average. After an error nothing is
+    done; after Ctrl-C it is."""
+
+    needs_validation = True
+    ends_last = True
+
+    def __init__(self) -> None:
+        self._around: BaseException | None = None  # in whose handler fit was called
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def on_start(self, state: FitState) -> None:
+        """Checks the network."""
+        self._around = sys.exception()
+        self._begin(state.trainer)
+
+    def on_end(self, state: FitState) -> None:
+        """Looks at it, unless an error ended the fit."""
+        error = sys.exception()
+        if isinstance(error, Exception) and error is not self._around:
+            return
+        network, averaging = state.trainer.network, state.trainer.training_step.averaging
+        average = averaging.average if averaging.begun else None
+        if average is not None:  # which is about to take the parameters' place
+            network.parameters = average
+            network.refresh()
+        self._finish(state.trainer)
+        if average is not None:
+            network.device.copy_in(average, network.parameters)
+
+    def _begin(self, trainer: Any) -> None:
+        """Raises InputError where the network is none for it."""
+        raise NotImplementedError
+
+    def _finish(self, trainer: Any) -> None:
+        """Does it; nothing where outputs are not finite."""
+        raise NotImplementedError
+
+
+class TemperatureScaling(AfterFit):
     """A callback that, at the end of a fit, finds the temperature of the network on the fit's validation data, and
     divides its logits by it; see `gpu_backprop.calibrate`. With early stopping, the network is that of the best epoch
     then, and with Trainer(average=...) the average. After an error nothing is done; after Ctrl-C it is. A further fit
@@ -128,35 +173,62 @@ class TemperatureScaling:
         InputError: when a fit begins, the last layer gives no probabilities, or there are no validation data.
     """
 
-    needs_validation = True
-    ends_last = True
-
     def __init__(self) -> None:
+        super().__init__()
         self.temperature: float | list[float] | None = None
-        self._around: BaseException | None = None  # in whose handler fit was called
 
-    def __repr__(self) -> str:
-        return "TemperatureScaling()"
+    def _begin(self, trainer: Any) -> None:
+        self.temperature = None
+        check_calibratable(trainer.network, "TemperatureScaling")
 
-    def on_start(self, state: FitState) -> None:
-        """Checks the last layer."""
-        self.temperature, self._around = None, sys.exception()
-        check_calibratable(state.trainer.network, "TemperatureScaling")
+    def _finish(self, trainer: Any) -> None:
+        found = _fit(trainer.network, trainer.running.held_out)
+        if found is not None:
+            divide_logits(trainer.network, found)
+            self.temperature = trainer.history.temperature = found.tolist()
 
-    def on_end(self, state: FitState) -> None:
-        """Divides the logits, unless an error ended the fit."""
-        error = sys.exception()
-        if isinstance(error, Exception) and error is not self._around:
-            return
-        trainer, network = state.trainer, state.trainer.network
-        averaging = trainer.training_step.averaging
-        if averaging.begun and averaging.average is not None:  # which is about to take the parameters' place
-            network.parameters = averaging.average
-            network.refresh()
-        found = _fit(network, trainer.running.held_out)
-        if found is None:
-            return
-        divide_logits(network, found)
-        if averaging.begun and averaging.average is not None:
-            trainer.device.copy_in(averaging.average, network.parameters)
-        self.temperature = trainer.history.temperature = found.tolist()
+
+class ConformalIntervals(AfterFit):
+    """A callback that, at the end of a fit, gives the network its prediction intervals, `network.intervals`: of how far
+    its predictions are from the targets of the fit's validation data, in the units of the data. Then
+    `network.predict_interval(x, 0.9)` says between which two numbers a target is, nine times out of ten. A further fit
+    begins by forgetting them.
+
+    Where the validation data have chosen the epoch, the predictions suit them a little better than other rows, and
+    intervals are a little too narrow; those of rows that had no part in it, by `Intervals.fit`, are not. Weights of
+    rows are not heeded.
+
+    Raises:
+        InputError: when a fit begins, the outputs are no numbers, or those of several members; or there are no
+            validation data.
+    """
+
+    def _begin(self, trainer: Any) -> None:
+        network = trainer.network
+        if NUMBERS not in tasks_of(network, trainer.loss) or network.classes is not None:
+            raise InputError(
+                "ConformalIntervals is for numbers, and the outputs of this network are probabilities of classes: "
+                "TemperatureScaling is for those."
+            )
+        if network.models_shape:
+            raise InputError(
+                "ConformalIntervals is for one network, and this one has a models axis, whose members differ. Give "
+                "the network whose predictions you take net.intervals = gpu_backprop.Intervals.fit(residuals)."
+            )
+
+    def _finish(self, trainer: Any) -> None:
+        network = trainer.network
+        y, target, _ = measure(network, trainer.running.held_out)
+        found = residuals(network, y, target)
+        if np.isfinite(found).all():
+            network.intervals = Intervals.fit(found)
+
+
+def residuals(network: Network, y: Array, target: Array) -> Array:
+    """Returns y* − y, (rows, outputs), in the units of the data: of outputs and targets as the network has them."""
+    prepared = network.preprocessing
+    with np.errstate(all="ignore"):  # such as the overflow of a network that predicts nothing of use
+        if prepared is None:
+            return target.astype(np.float64) - y
+        differences: Array = prepared.inverse(target) - prepared.inverse(y)
+    return differences

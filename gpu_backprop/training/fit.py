@@ -45,7 +45,7 @@ class Fit:
         self.csv, self.progress = csv, progress
         epochs = positive("epochs", epochs)
         data = samples(self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False)
-        self.network.trained_by = None  # it says no longer what trained these weights
+        self.network.trained_by = self.network.intervals = None  # they say nothing of the weights that come
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
         choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))

@@ -226,7 +226,7 @@ def fit_lbfgs(
         held_out = held_out_samples(network, loss, validation)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
         evaluation = None if held_out is None else Evaluation(network, objective.loss, held_out, batch_size)
-        network.trained_by = None
+        network.trained_by = network.intervals = None
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))
         options = {"maxiter": iterations, "maxfun": MANY, "maxcor": memory, "gtol": tolerance, "ftol": least_fall}
         with CsvLog(csv, history) as log, open_progress(progress, iterations, data.rows, history) as shown:

@@ -20,7 +20,7 @@ from gpu_backprop.data.files import fill, native
 from gpu_backprop.network.layers import layer_from
 
 PROGRAM, FORMAT = "gpu_backprop", "1"
-LEARNED = "preprocessing", "classes", "trained_by", "averaged"
+LEARNED = "preprocessing", "classes", "trained_by", "averaged", "intervals"
 """What a file may hold besides, in its metadata, each as JSON."""
 
 HEADER_LIMIT = 1 << 24

@@ -2,9 +2,10 @@
 
 A file holds the parameters by name (`layers.0.weight`, `layers.0.bias` ...), the state of the dropout generator
 (`random`), and in its metadata, as JSON, the architecture and, where the network knows them, the preprocessing of its
-data, the names of its classes and what trained it, with a SHA-256 over all of it. Whoever reads it trusts nothing:
-before a network is built, the tensors in the file are exactly those that the architecture calls for, so that no file
-can ask for more memory than it brings along, nor for more than a limit, and the digest is right.
+data, the names of its classes, what trained it and its prediction intervals, with a SHA-256 over all of it. Whoever
+reads it trusts nothing: before a network is built, the tensors in the file are exactly those that the architecture
+calls for, so that no file can ask for more memory than it brings along, nor for more than a limit, and the digest is
+right.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gpu_backprop.data import DataError, Preprocessing, limits
 from gpu_backprop.data.errors import MemoryLimitError
 from gpu_backprop.data.messages import counted
 from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import scalar
 from gpu_backprop.training.description import describe_loss, describe_optimizer
@@ -35,7 +37,8 @@ from gpu_backprop.training.step import TrainingStep
 
 def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
-    `net.preprocessing`, `net.classes` and `net.trained_by` where they are set. The same network gives the same bytes.
+    `net.preprocessing`, `net.classes`, `net.trained_by` and `net.intervals` where they are set. The same network gives
+    the same bytes.
 
     The file appears whole or not at all; whatever happens on the way, an older file at `path` stays as it was until
     the new one is safe on the disk. The new one has its permissions.
@@ -196,9 +199,11 @@ def _learned(net: Network, training: dict[str, Any] | None = None) -> dict[str, 
             known["trained_by"] = _checked_training(training)
         if net.averaged:
             known["averaged"] = True
+        if net.intervals is not None:
+            known["intervals"] = _checked_intervals(net, net.intervals).to_dict()
         return {name: json.dumps(value, allow_nan=False) for name, value in known.items()}
     except (TypeError, ValueError) as error:
-        wrong = "net.preprocessing, net.classes or net.trained_by"
+        wrong = "net.preprocessing, net.classes, net.trained_by or net.intervals"
         raise ModelFileError(f"cannot save the network: {error}; correct {wrong}.") from error
 
 
@@ -212,7 +217,7 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
         _check_learned(net, net.classes)
         if "trained_by" in known:
             net.trained_by = _checked_training(known["trained_by"])
-        net.averaged = known.get("averaged", False)
+        net.averaged, net.intervals = known.get("averaged, net.intervals", False)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"
@@ -247,6 +252,17 @@ def _checked_training(training: Any) -> dict[str, Any]:
     if not plain:
         raise DataError(f"the training is not a dict of text, numbers, lists and such dicts: {training!r:.100}")
     return dict(training)
+
+
+def _checked_intervals(net: Network, intervals: Any) -> Intervals:
+    """Returns them; raises DataError unless they fit the network."""
+    if not isinstance(intervals, Intervals):
+        raise DataError(f"net.intervals is of type {type(intervals).__name__}, not Intervals")
+    if intervals.outputs != net.outputs:
+        raise DataError(
+            f"the intervals are of {counted(intervals.outputs, 'output')}, and the network has {net.outputs}"
+        )
+    return intervals
 
 
 def _no_number(word: str) -> NoReturn:

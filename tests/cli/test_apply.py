@@ -121,6 +121,39 @@ class TestPredict:
         predicted = np.array(capsys.readouterr().out.split()[1:], float)
         assert np.corrcoef(predicted / unit, a)[0, 1] > 0.9
 
+    def test_intervals(self, capsys):
+        """Of the shares that were asked for, about as many lie between the two ends; the prediction in the middle."""
+        generator = np.random.default_rng(3)
+        a = generator.normal(size=700)
+        noise = generator.normal(size=700) * 10
+        write("noisy.csv", ["a,t", *(f"{v:.4f},{t:.4f}" for v, t in zip(a, 1000 + 50 * a + noise, strict=True))])
+        options = ["--epochs", "15", "--layers", "8", "--dropout", "0", "--validation", "0.4", "--quiet"]
+        assert main(["train", "noisy.csv", "--target", "t", *options, "--out", "noisy"]) == 0
+        true = read("noisy.csv").columns["t"]
+        for coverage in (0.5, 0.9):
+            capsys.readouterr()
+            assert main(["predict", "noisy", "noisy.csv", "--interval", str(coverage)]) == 0
+            found = table(capsys.readouterr().out)
+            low, y, high = (np.array([line[name] for line in found], float) for name in ("low", "prediction", "high"))
+            assert ((low < true) & (true < high)).mean() == pytest.approx(coverage, abs=0.06)
+            np.testing.assert_allclose((low + high) / 2, y, rtol=1e-6)
+        assert main(["predict", "noisy", "noisy.csv", "--interval", "0.9999"]) == 1
+        assert "a coverage of 0.9999 takes 9,999 rows that were not learned from, and there were" in said(capsys)
+        net = gb.load("two/model.safetensors")
+        net.intervals = gb.Intervals.fit(np.arange(20).reshape(10, 2))
+        gb.save("two/model.safetensors", net)
+        assert main(["predict", "two", "two.npz", "--interval", "0.5"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "prediction 1,prediction 2,low 1,high 1,low 2,high 2"
+        one, two, *ends = map(float, lines[1].split(","))
+        np.testing.assert_allclose(ends, [one - 10, one + 10, two - 11, two + 11], rtol=1e-5)
+
+    def test_no_intervals(self, capsys):
+        assert main(["predict", "flowers", "flowers.csv", "--interval", "0.9"]) == 1
+        assert "flowers has no prediction intervals: it predicts classes, whose probabilities say" in said(capsys)
+        assert main(["predict", "two", "two.npz", "--interval", "0.9"]) == 1
+        assert "two has no prediction intervals: train measures them for numbers, on validation rows" in said(capsys)
+
     def test_several_quantities(self, capsys):
         assert main(["predict", "two", "two.npz"]) == 0
         lines = capsys.readouterr().out.splitlines()

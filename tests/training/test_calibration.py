@@ -1,4 +1,5 @@
-"""Temperature scaling: the temperature that is found, and that it is in the network, for whatever computes that."""
+"""Temperature scaling: the temperature that is found, and that it is in the network, for whatever computes that; and
+intervals of predicted numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.data import Preprocessing, Table
 from gpu_backprop.training.calibration import BLOCK
 
 RNG = np.random.default_rng(11)
@@ -243,3 +245,61 @@ def test_the_epoch_by_the_loss_after_it():
     values = history["val_calibrated_log_loss"]
     assert history.best_epoch == int(np.argmin(values)) + 1
     assert trainer.evaluate(x, y)["loss"] == pytest.approx(min(values), rel=1e-9)
+
+
+# Prediction intervals -------------------------------------------------------------------------------------------------
+
+
+def regression(rows, seed=0, **options):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(rows, 3))
+    y = np.stack([x.sum(axis=1) + generator.normal(size=rows), x[:, 0] + 5 * generator.normal(size=rows)], axis=1)
+    net = gb.Network(3, [gb.Dense(8, "tanh"), gb.Dense(2)], seed=options.pop("members", 0))
+    return gb.Trainer(net, optimizer=gb.Adam(0.02), batch_size=32, **options), x, y
+
+
+@pytest.mark.parametrize("options", [{}, {"average": 0.9}], ids=["plain", "averaged"])
+def test_intervals_of_the_validation_rows(options, tmp_path):
+    trainer, x, y = regression(3000, seed=1, **options)
+    stopping, net = gb.EarlyStopping(patience=2), trainer.network
+    validation = x[500:1000], y[500:1000]
+    trainer.fit(
+        x[:500], y[:500], 6, validation=validation, early_stopping=stopping, callbacks=[gb.ConformalIntervals()],
+        progress=False,
+    )  # fmt: skip
+    residuals = np.sort(abs(validation[1] - net.predict(validation[0])), axis=0)
+    np.testing.assert_allclose(net.intervals.residuals, residuals.T, atol=1e-6)
+    for coverage in (0.5, 0.9):
+        low, high = net.predict_interval(x[1000:], coverage)
+        inside = ((low <= y[1000:]) & (y[1000:] <= high)).mean(axis=0)
+        assert inside == pytest.approx(coverage, abs=0.05)
+    trainer.fit(x[:500], y[:500], 1, progress=False)
+    assert net.intervals is None  # it is another network now
+
+
+def test_intervals_are_in_the_units_of_the_data():
+    _, x, y = regression(60)
+    table = Table("t", {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": y[:, 0] * 1000 + 5000})
+    prepared = Preprocessing.fit(table, "y")
+    net = gb.Network(3, [gb.Dense(1)], seed=1)
+    net.preprocessing = prepared
+    inputs, target = prepared.transform(table), prepared.targets(table)
+    trainer = gb.Trainer(net)
+    validation = inputs[40:], target[40:]
+    trainer.fit(inputs[:40], target[:40], 3, validation=validation, callbacks=[gb.ConformalIntervals()], progress=False)
+    off = abs(table.columns["y"][40:] - prepared.inverse(net.predict(inputs[40:]))[:, 0])
+    np.testing.assert_allclose(net.intervals.residuals[0], np.sort(off), rtol=1e-6)
+    low, high = net.predict_interval(inputs, 0.5)
+    np.testing.assert_allclose((low + high) / 2, prepared.inverse(net.predict(inputs)), rtol=1e-6)
+
+
+def test_where_there_are_no_intervals():
+    trainer, x, y = sure()
+    with pytest.raises(gb.InputError, match="ConformalIntervals is for numbers, .* TemperatureScaling is for those"):
+        trainer.fit(x, y, 1, validation_split=0.2, callbacks=[gb.ConformalIntervals()], progress=False)
+    trainer, x, y = regression(40, members=[0, 1])
+    with pytest.raises(gb.InputError, match="is for one network, and this one has a models axis"):
+        trainer.fit(x, y, 1, validation_split=0.2, callbacks=[gb.ConformalIntervals()], progress=False)
+    with pytest.raises(gb.InputError, match="ConformalIntervals is fitted to validation data, but there are no"):
+        trainer.fit(x, y, 1, callbacks=[gb.ConformalIntervals()], progress=False)
+    assert repr(gb.ConformalIntervals()) == "ConformalIntervals()"

@@ -563,6 +563,8 @@ def test_a_network_that_knows_nothing_is_saved_as_before(whole, path):
         ("trained_by", {"loss": print}, "the training is not a dict of text.*"),
         ("trained_by", {1: 2}, "the training is not a dict of text.*"),
         ("trained_by", {"rates": (1, 2)}, "the training is not a dict of text.*"),
+        ("intervals", [0.1, 0.2], "net.intervals is of type list, not Intervals"),
+        ("intervals", gb.Intervals.fit(np.ones((3, 1))), "the intervals are of 1 output, and the network has 2"),
     ],
 )
 def test_what_does_not_fit_the_network_is_not_saved(path, name, value, match):
@@ -665,6 +667,37 @@ def test_junk_anywhere_in_a_preprocessing(taught, path):
             except DataError:  # such as a missing value, when no imputation is left
                 continue
         holder[key] = kept
+
+
+def test_intervals_come_back(path):
+    net = small()
+    net.intervals = gb.Intervals.fit(np.random.default_rng(0).normal(size=(5000, 2)))
+    gb.save(path, net)
+    again = gb.load(path)
+    assert again.intervals.rows == 5000 and again.intervals.residuals.shape == (2, 1000)
+    np.testing.assert_array_equal(again.intervals.residuals, net.intervals.residuals)
+    for one in (again, net.copy(), pickle.loads(pickle.dumps(net))):
+        for end, expected in zip(one.predict_interval(X), net.predict_interval(X), strict=True):
+            np.testing.assert_array_equal(end, expected)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rows": 4}, {"rows": -1}, {"rows": 1e309}, {"rows": True}, {"residuals": []}, {"residuals": [[1, 0, 2]] * 2},
+        {"residuals": [[-1, 0, 2]] * 2}, {"residuals": [[0, 1, 1e999]] * 2}, {"residuals": [[0, 1, 10**400]] * 2},
+        {"residuals": [[0, 1, "a"]] * 2}, {"residuals": [[0, 1], [0]]}, {"residuals": [[0, 1, 2]]}, {"residuals": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_intervals(path, damage):
+    net = small()
+    net.intervals = gb.Intervals.fit(np.arange(6).reshape(3, 2))
+    gb.save(path, net)
+    whole = path.read_bytes()
+    good = json.loads(metadata_of(whole)["intervals"])
+    changed = json.dumps(good | damage)
+    refused(path, resealed(whole, intervals=changed), "what it says about its data or training cannot be used")
 
 
 def test_a_preprocessing_of_another_network(taught, path):
