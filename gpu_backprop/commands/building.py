@@ -157,7 +157,7 @@ def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: boo
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))
-    if recipe.calibrate and validated and options.ensemble is None:
+    if recipe.calibrate and validated:
         callbacks.append(gb.TemperatureScaling())
     return callbacks
 

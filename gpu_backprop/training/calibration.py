@@ -19,6 +19,7 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import temperature
 from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.folds import predict_out_of_fold
 from gpu_backprop.training.metrics import NUMBERS, tasks_of
 from gpu_backprop.training.streaming import given_rows
 
@@ -99,8 +100,12 @@ def _fit(network: Network, data: Samples) -> Array | None:
 
 
 def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None]:
-    """Returns the outputs for all rows of some data, (..., rows, outputs), their targets and weights, on the host."""
+    """Returns the outputs for all rows of some data, (..., rows, outputs), their targets and weights, on the host.
+    Where members hold out a fold each, the outputs for a row are those of the one that has not learned from it."""
     device = network.device
+    if data.counts is not None:
+        weights = None if data.weights is None else on_host(data.weights, device).astype(np.float64)
+        return predict_out_of_fold(network, data), on_host(data.target, device), weights
     places = np.arange(data.rows) if data.chosen is None else data.chosen
 
     def at(array: Array, some: Array) -> Array:
@@ -160,7 +165,8 @@ class TemperatureScaling(AfterFit):
     """A callback that, at the end of a fit, finds the temperature of the network on the fit's validation data, and
     divides its logits by it; see `gpu_backprop.calibrate`. With early stopping, the network is that of the best epoch
     then, and with Trainer(average=...) the average. After an error nothing is done; after Ctrl-C it is. A further fit
-    goes on from the logits as they are, which is as good a beginning.
+    goes on from the logits as they are, which is as good a beginning. With folds, all rows are measured, each by the
+    member that has not learned from it, and all members get the same temperature.
 
     With Trainer(metrics=["calibrated_log_loss"]), `EarlyStopping("val_calibrated_log_loss")` chooses the epoch that is
     best after it.
@@ -195,8 +201,9 @@ class ConformalIntervals(AfterFit):
     begins by forgetting them.
 
     Where the validation data have chosen the epoch, the predictions suit them a little better than other rows, and
-    intervals are a little too narrow; those of rows that had no part in it, by `Intervals.fit`, are not. Weights of
-    rows are not heeded.
+    intervals are a little too narrow; of rows that had no part in it, `Intervals.fit` makes others. With folds, all
+    rows are measured, each by the member that has not learned from it, which is off by more than the mean of all
+    members, so that intervals are wide enough. Weights of rows are not heeded.
 
     Raises:
         InputError: when a fit begins, the outputs are no numbers, or those of several members; or there are no
@@ -210,10 +217,10 @@ class ConformalIntervals(AfterFit):
                 "ConformalIntervals is for numbers, and the outputs of this network are probabilities of classes: "
                 "TemperatureScaling is for those."
             )
-        if network.models_shape:
+        if network.models_shape and not network.averaged:
             raise InputError(
-                "ConformalIntervals is for one network, and this one has a models axis, whose members differ. Give "
-                "the network whose predictions you take net.intervals = gpu_backprop.Intervals.fit(residuals)."
+                "ConformalIntervals is for one network or the mean of its members, and the members of this one are "
+                "several: set net.averaged = True, or net.intervals = gpu_backprop.Intervals.fit(residuals) of one."
             )
 
     def _finish(self, trainer: Any) -> None:
@@ -230,5 +237,5 @@ def residuals(network: Network, y: Array, target: Array) -> Array:
     with np.errstate(all="ignore"):  # such as the overflow of a network that predicts nothing of use
         if prepared is None:
             return target.astype(np.float64) - y
-        differences: Array = prepared.inverse(target) - prepared.inverse(y)
+        differences: Array = prepared.inverse(target, clip=False) - prepared.inverse(y)
     return differences

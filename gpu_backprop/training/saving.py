@@ -217,7 +217,9 @@ def _teach(net: Network, learned: Mapping[str, str]) -> None:
         _check_learned(net, net.classes)
         if "trained_by" in known:
             net.trained_by = _checked_training(known["trained_by"])
-        net.averaged, net.intervals = known.get("averaged, net.intervals", False)
+        net.averaged = known.get("averaged", False)
+        if "intervals" in known:
+            net.intervals = _checked_intervals(net, Intervals.from_dict(known["intervals"]))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"what it says about its data or training cannot be used ({str(error)[:300]}); {AGAIN}"

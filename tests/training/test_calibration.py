@@ -10,6 +10,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.data import Preprocessing, Table
+from gpu_backprop.data.encoding import TABULAR
 from gpu_backprop.training.calibration import BLOCK
 
 RNG = np.random.default_rng(11)
@@ -247,6 +248,18 @@ def test_the_epoch_by_the_loss_after_it():
     assert trainer.evaluate(x, y)["loss"] == pytest.approx(min(values), rel=1e-9)
 
 
+def test_with_folds_all_rows_have_one_temperature():
+    trainer, x, y = sure(seed=[0, 1, 2])
+    twin, weights = sure(seed=[0, 1, 2])[0], np.arange(len(x)) % 3 + 1.0
+    options = {"folds": 3, "weights": weights, "progress": False}
+    twin.fit(x, y, 2, **options)
+    trainer.fit(x, y, 2, callbacks=[gb.TemperatureScaling()], **options)
+    found = trainer.history.temperature
+    assert found == pytest.approx(gb.fit_temperature(twin.out_of_fold(), y, weights))
+    np.testing.assert_allclose(trainer.network.last.weight * found, twin.network.last.weight, rtol=1e-12)
+    assert gb.fit_temperature(trainer.out_of_fold(), y, weights) == pytest.approx(1, abs=1e-6)
+
+
 # Prediction intervals -------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +293,7 @@ def test_intervals_of_the_validation_rows(options, tmp_path):
 def test_intervals_are_in_the_units_of_the_data():
     _, x, y = regression(60)
     table = Table("t", {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": y[:, 0] * 1000 + 5000})
-    prepared = Preprocessing.fit(table, "y")
+    prepared = Preprocessing.fit(table, "y", rows=np.arange(40), encoding=TABULAR)
     net = gb.Network(3, [gb.Dense(1)], seed=1)
     net.preprocessing = prepared
     inputs, target = prepared.transform(table), prepared.targets(table)
@@ -293,12 +306,23 @@ def test_intervals_are_in_the_units_of_the_data():
     np.testing.assert_allclose((low + high) / 2, prepared.inverse(net.predict(inputs)), rtol=1e-6)
 
 
+def test_intervals_of_all_rows_with_folds():
+    trainer, x, y = regression(50, members=[0, 1])
+    trainer.network.averaged = True
+    trainer.fit(x, y, 2, folds=2, callbacks=[gb.ConformalIntervals()], progress=False)
+    intervals = trainer.network.intervals
+    off = np.sort(abs(y - trainer.out_of_fold()), axis=0)
+    np.testing.assert_allclose(intervals.residuals, off.T, rtol=1e-6)
+    low, high = trainer.network.predict_interval(x, 0.9)
+    np.testing.assert_allclose((low + high) / 2, trainer.network.predict(x), rtol=1e-5)
+
+
 def test_where_there_are_no_intervals():
     trainer, x, y = sure()
     with pytest.raises(gb.InputError, match="ConformalIntervals is for numbers, .* TemperatureScaling is for those"):
         trainer.fit(x, y, 1, validation_split=0.2, callbacks=[gb.ConformalIntervals()], progress=False)
     trainer, x, y = regression(40, members=[0, 1])
-    with pytest.raises(gb.InputError, match="is for one network, and this one has a models axis"):
+    with pytest.raises(gb.InputError, match="is for one network or the mean of its members, and"):
         trainer.fit(x, y, 1, validation_split=0.2, callbacks=[gb.ConformalIntervals()], progress=False)
     with pytest.raises(gb.InputError, match="ConformalIntervals is fitted to validation data, but there are no"):
         trainer.fit(x, y, 1, callbacks=[gb.ConformalIntervals()], progress=False)
