@@ -61,7 +61,7 @@ def test_a_member_is_as_a_network_that_never_saw_its_fold(options, dtype):
     fit(ensemble, y, x=x, folds=EVEN, early_stopping=gb.EarlyStopping(patience=1), **options)
     weights = options.pop("weights", None)
     for member, seed in enumerate(SEEDS):
-        rest, out = EVEN != member, EVEN == member
+        rest, out = member != EVEN, member == EVEN
         alone, given = trainer_of(dtype=dtype, seed=seed), {}
         outside = [x[out], y[out]]
         if weights is not None:
@@ -129,7 +129,7 @@ def test_each_member_is_measured_on_all_of_its_fold_and_nothing_else(folds, acti
     out_of_fold = trainer.evaluate_out_of_fold()
     for member, rows in enumerate(trainer.folds):
         if not isinstance(folds, int):
-            np.testing.assert_array_equal(rows, np.flatnonzero(UNEQUAL == member))
+            np.testing.assert_array_equal(rows, np.flatnonzero(member == UNEQUAL))
         of_fold = trainer.evaluate(X[rows], y[rows], None if weights is None else weights[rows])
         for name, value in of_fold.items():
             tolerance = 1e-9 if dtype == "float64" else 2e-6
@@ -148,7 +148,7 @@ def test_functions_are_given_the_rows_of_the_fold():
     trainer.metrics = [largest]
     history = fit(trainer, NUMBERS, folds=UNEQUAL, weights=WEIGHTS, epochs=1)
     assert seen == [(n, n, n) for n in np.bincount(UNEQUAL)]
-    assert history[0]["val_largest"] == [pytest.approx(NUMBERS[UNEQUAL == m].max()) for m in range(3)]
+    assert history[0]["val_largest"] == [pytest.approx(NUMBERS[m == UNEQUAL].max()) for m in range(3)]
 
 
 @pytest.mark.parametrize("activation", METRICS)
