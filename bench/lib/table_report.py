@@ -1,0 +1,162 @@
+"""What bench/tables.py found: Markdown for the terminal and docs/tables.md, and the plot of the ranks; from its JSON alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lib.growth_plots import STYLE
+from lib.markdown import table as markdown_table
+from lib.real_tables import find
+from lib.table_scores import SHIFT, holm, mean_ranks, ranks, shifted_mean, signed_rank
+
+MEASURES = {
+    "error": "error", "log_loss": "log loss", "calibration": "calibration error", "rmse": "RMSE/σ", "loss": "loss",
+    "seconds": "seconds",
+}  # fmt: skip
+"""The figures of a learner; "loss" is the log loss of classes and RMSE/σ of quantities, which all tables have."""
+
+Means = dict[str, dict[str, dict[str, float]]]
+"""table → learner → measure → mean over the splits."""
+
+Rows = dict[str, list[float]]
+
+table = partial(markdown_table, numbers="---:")
+
+
+def means(measured: dict[str, Any], splits: int) -> Means:
+    """Averages over the splits; a learner that lacks one of them on a table is left out there."""
+    seeds = [str(seed) for seed in range(splits)]
+    return {
+        name: {
+            learner: _mean([figures[seed] for seed in seeds])
+            for learner, figures in learners.items()
+            if all(seed in figures for seed in seeds)
+        }
+        for name, learners in measured.items()
+    }
+
+
+def _mean(splits: list[dict[str, float]]) -> dict[str, float]:
+    mean = {measure: fmean(split[measure] for split in splits) for measure in splits[0]}
+    return mean | {"loss": mean["rmse"] if "rmse" in mean else mean["log_loss"]}
+
+
+def learners_of(found: Means) -> list[str]:
+    """Names the learners, ours first."""
+    names = dict.fromkeys(learner for of_table in found.values() for learner in of_table)
+    return sorted(names, key=lambda name: not name.startswith("ours"))
+
+
+def of_both(found: Means, measure: str, *learners: str) -> Rows:
+    """Returns a measure of some learners, of the tables where all of them have it."""
+    tables = [one for one in found.values() if all(measure in one.get(learner, ()) for learner in learners)]
+    return {learner: [one[learner][measure] for one in tables] for learner in learners}
+
+
+def every_table(found: Means) -> str:
+    """Makes the table of all figures: of classes the log loss and the error, of quantities RMSE/σ."""
+    names = learners_of(found)
+    cells = []
+    for name, of_table in found.items():
+        least = min(figures["loss"] for figures in of_table.values())
+        row = [name]
+        for learner in names:
+            figures = of_table.get(learner)
+            if figures is None:
+                row.append("-")
+                continue
+            loss = f"{figures['loss']:.3f}"
+            error = f" ({100 * figures['error']:.1f} %)" if find(name).classes else ""
+            row.append((f"**{loss}**" if figures["loss"] == least else loss) + error)
+        cells.append(row)
+    return table(("log loss (error), or RMSE/σ", *names), cells)
+
+
+def ratios(found: Means) -> str:
+    """Makes the table of ours over each other learner: ratios of shifted geometric means, wins, p-values, the worst."""
+    names = learners_of(found)
+    lines = []
+    for place, ours in enumerate(name for name in names if name.startswith("ours")):
+        others = [name for at, name in enumerate(names) if at > place]
+        p = {}
+        for other in others:
+            both = of_both(found, "loss", ours, other)
+            if len(both[ours]) > 1:
+                p[other] = signed_rank(both[ours], both[other])
+        corrected = holm(p)
+        for other in others:
+            both = of_both(found, "loss", ours, other)
+            if not both[ours]:
+                continue
+            wins = sum(a < b for a, b in zip(both[ours], both[other], strict=True))
+            worst = max(_each(found, ours, other), key=lambda one: one[1])
+            lines.append(
+                (f"{ours} / {other}", *(_ratio(found, measure, ours, other) for measure in MEASURES),
+                 f"{wins} of {len(both[ours])}", f"{corrected[other]:.3f}" if other in corrected else "-",
+                 f"{worst[1]:.2f} ({worst[0]})")
+            )  # fmt: skip
+    return table(("", *MEASURES.values(), "less loss on", "p, Holm", "most loss"), lines)
+
+
+def _ratio(found: Means, measure: str, ours: str, other: str) -> str:
+    both = of_both(found, measure, ours, other)
+    return f"{shifted_mean(both[ours]) / shifted_mean(both[other]):.3f}" if both[ours] else "-"
+
+
+def _each(found: Means, ours: str, other: str) -> Iterator[tuple[str, float]]:
+    """Yields of each table how many times the loss of another one ours is."""
+    for name, of_table in found.items():
+        if ours in of_table and other in of_table:
+            yield name, (of_table[ours]["loss"] + SHIFT) / (of_table[other]["loss"] + SHIFT)
+
+
+def places(found: Means) -> str:
+    """Makes the table of mean ranks and of times."""
+    names = learners_of(found)
+    rows = {measure: _complete(found, measure, names) for measure in MEASURES if measure != "seconds"}
+    cells = []
+    by_measure = {measure: mean_ranks(values) for measure, values in rows.items() if values[names[0]]}
+    for name in names:
+        times = of_both(found, "seconds", name)[name]
+        cells.append((name, *(f"{one[name]:.2f}" for one in by_measure.values()),
+                      f"{shifted_mean(times):.2f}", f"{sum(times):.1f}"))  # fmt: skip
+    heads = ("mean rank by", *(MEASURES[measure] for measure in by_measure), "seconds, geometric mean", "all tables")
+    return table(heads, cells)
+
+
+def _complete(found: Means, measure: str, names: list[str]) -> Rows:
+    return of_both(found, measure, *names)
+
+
+def text(measured: dict[str, Any], splits: int) -> str:
+    """Makes the part of docs/tables.md: every table, ours over the others, and the ranks."""
+    found = means(measured, splits)
+    return "\n\n".join([every_table(found), ratios(found), places(found)])
+
+
+def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
+    """Plots each learner's rank by loss: a small point for each table, a large one for the mean."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found = means(measured, splits)
+    values = _complete(found, "loss", learners_of(found))
+    of_table, mean = ranks(values), mean_ranks(values)
+    names = sorted(mean, key=mean.__getitem__)
+    with mpl.rc_context(STYLE):
+        figure = Figure((6, 0.5 + 0.4 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        for at, name in enumerate(names):
+            colour = "#e15759" if name.startswith("ours") else "#4e79a7"
+            axes.plot(of_table[name], [at] * len(of_table[name]), "o", ms=9, color=colour, alpha=0.12, mew=0)
+            axes.plot(mean[name], at, "o", ms=6, color=colour)
+            axes.annotate(f"{mean[name]:.2f}", (mean[name], at), (0, 6), textcoords="offset points", ha="center")
+        axes.set(yticks=range(len(names)), yticklabels=names, xticks=range(1, len(names) + 1))
+        axes.set_xlabel("rank by log loss or RMSE/σ; 1 is the best of a table")
+        axes.invert_yaxis()
+        axes.grid(axis="x", lw=0.3)
+        figure.savefig(path, metadata={"Date": None})
