@@ -22,6 +22,7 @@ help:
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
 	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and scikit-learn, and how that grows; half an hour"
+	@echo "make tables  how good the networks are that train makes of twelve tables, beside what others make; an hour"
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
 	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"
 	@echo "make wheel   build the package into dist/"
@@ -52,6 +53,11 @@ bench: $(VENV)/have-torch $(VENV)/have-plot,bench
 	$(BIN)/python bench/levers.py $(filter --quick,$(ARGS))
 	$(BIN)/python bench/blas.py $(filter --quick,$(ARGS))
 	$(BIN)/python bench/denormals.py $(filter --quick,$(ARGS))
+	$(BIN)/python bench/plot.py
+
+# The machine should do nothing else meanwhile. ARGS is handed on: make tables ARGS="--choose --splits 2".
+tables: $(VENV)/have-torch $(VENV)/have-plot,tables
+	$(BIN)/python bench/tables.py $(ARGS)
 	$(BIN)/python bench/plot.py
 
 # Where this fails, PyTorch comes with the other peers, from wherever pip takes things.
@@ -93,5 +99,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof bench gpu-check gpu-env kernels nvrtc wheel clean
+.PHONY: help train test lint proof bench tables gpu-check gpu-env kernels nvrtc wheel clean
 .PRECIOUS: $(VENV)/have-%

@@ -1,7 +1,7 @@
 """Puts what was measured where people read it: python bench/plot.py
 
-From the files of bench/results and nothing else it makes the plot compare.svg there, the table of README.md and the
-tables of docs/performance.md, each between two comments:
+From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the table of
+README.md and the tables of docs/performance.md and docs/tables.md, each between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from comparison import mnist_seconds, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
+from lib import table_report
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
 from lib.timing import ranged
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "compare.json"
 PLOT = RESULTS.with_suffix(".svg")
+TABLES = RESULTS.with_name("tables.json")
 
 BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
 """The comments around a part of a text that is made here; {} is its name."""
@@ -265,6 +267,8 @@ def parts() -> Iterator[tuple[Path, str, str]]:
     ):  # fmt: skip
         if (one := read(RESULTS.with_name(f"{file}.json"))) is not None:
             yield page, name, make(one)
+    if (one := read(TABLES)) is not None:
+        yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
 
 
 def main() -> int:
@@ -273,6 +277,8 @@ def main() -> int:
         print(f"plot.py: {RESULTS.relative_to(ROOT)} is not there: run python bench/compare.py", file=sys.stderr)
         return 1
     draw(results, PLOT)
+    if (tables := read(TABLES)) is not None:
+        table_report.draw(tables["tables"], tables["splits"], TABLES.with_suffix(".svg"))
     for path, name, made in parts():
         try:
             text = put(path.read_text(encoding="utf-8"), name, made)

@@ -36,37 +36,41 @@ def main() -> int:
         os.environ[name] = str(options.threads)
     from lib import record, table_report
     from lib.real_tables import CHOOSING, FINAL, MADE_UP
-    from lib.table_learners import OTHER, installed, with_words
+    from lib.table_learners import OTHER, installed, versions, with_words
 
     started = time.perf_counter()
-    tables = MADE_UP if options.quick else CHOOSING if options.choose else FINAL
-    words = tuple(word for key, value in options.set for word in (f"--{key.replace('_', '-')}", value))
+    tables = options.tables or list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
     learners = installed()
-    if words:
-        learners = {OTHER: with_words(*words), **learners}
-    chosen = [OTHER] if words else [name for name in learners if options.only is None or name in options.only]
+    if options.only is not None:
+        if unknown := set(options.only) - set(learners):
+            sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
+        learners = {name: learners[name] for name in options.only}
+    if options.set:
+        learners = {OTHER: with_words(*(word for words in options.set for word in words))}
     splits = 1 if options.quick else options.splits
-    store = options.store or STORES / (
-        "quick.json" if options.quick else "choose.json" if options.choose else "final.json"
-    )
-    measured: Measured = {} if options.quick or not store.exists() else json.loads(store.read_text(encoding="utf-8"))
-    for table in options.tables or tables:
+    store = None if options.quick else options.store or STORES / ("choose.json" if options.choose else "final.json")
+    measured: Measured = json.loads(store.read_text(encoding="utf-8")) if store and store.exists() else {}
+    if not options.quick:
+        for name in MADE_UP:  # what is imported and compiled once counts nowhere
+            for learner in learners.values():
+                measure(name, 0, learner, options.threads)
+    for table in tables:
         for seed in range(splits):
-            for name in chosen:
-                if options.missing and str(seed) in measured.get(table, {}).get(name, {}):
+            for name, learner in learners.items():
+                of_learner = measured.setdefault(table, {}).setdefault(name, {})
+                if options.missing and str(seed) in of_learner:
                     continue
-                figures = measure(table, seed, learners[name], options.threads)
-                measured.setdefault(table, {}).setdefault(name, {})[str(seed)] = figures
+                figures = of_learner[str(seed)] = measure(table, seed, learner, options.threads)
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
                 print(f"{table}, split {seed}, {name}: {told}", file=sys.stderr, flush=True)
-                if name != OTHER:  # other settings are tried, and not kept
+                if store is not None and not options.set:  # settings that are tried are not kept
                     store.parent.mkdir(parents=True, exist_ok=True)
                     store.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    print(table_report.text({name: measured[name] for name in options.tables or tables if name in measured}, splits))
-    if not (options.quick or options.choose or options.tables or options.only or options.set):
-        seconds = time.perf_counter() - started
-        facts = {"threads": options.threads, "splits": splits, "tables": measured}
-        record.write(RESULTS, "python bench/tables.py", seconds, facts)
+    measured = {name: measured[name] for name in tables}
+    print(table_report.text(measured, splits))
+    if tables == list(FINAL) and not options.set:
+        facts = {"threads": options.threads, "splits": splits, "peers": versions(), "tables": measured}
+        record.write(RESULTS, "python bench/tables.py", time.perf_counter() - started, facts)
     return 0
 
 
@@ -93,17 +97,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these tables")
     parser.add_argument("--only", nargs="+", metavar="LEARNER", help="measure these; the others come from the store")
     parser.add_argument("--missing", action="store_true", help="measure only what is not in the store")
-    parser.add_argument("--set", action="append", default=[], type=_setting, metavar="KEY=VALUE",
-                        help="an option of gpu-backprop train for ours; nothing of it is kept")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], type=_words, metavar="KEY[=VALUE]",
+                        help="ours alone, with an option of gpu-backprop train; it is not kept")  # fmt: skip
     parser.add_argument("--store", type=Path, metavar="FILE")
     return parser.parse_args()
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _words(text: str) -> list[str]:
+    """Reads learning_rate=0.01 as --learning-rate 0.01, and no_early_stopping as --no-early-stopping."""
     key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text} is no KEY=VALUE, such as learning_rate=0.01")
-    return key, value
+    return [f"--{key.replace('_', '-')}", *([value] if equals else [])]
 
 
 if __name__ == "__main__":

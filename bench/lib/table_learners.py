@@ -1,7 +1,7 @@
 """What bench/tables.py measures: ours, and each peer as its users call it, with everybody's defaults.
 
-A learner reads the training rows and the rows to predict from CSV files. It returns probabilities (rows, classes) in the
-order of the sorted classes, or numbers (rows,).
+A learner reads the rows to learn from and the rows to predict from CSV files. It returns probabilities (rows, classes)
+in the order of the sorted classes, or numbers (rows,).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from lib.real_tables import Split, Table
 
 from gpu_backprop.arguments.parser import parse
 from gpu_backprop.commands.building import (
@@ -28,14 +28,15 @@ from gpu_backprop.commands.building import (
 )
 from gpu_backprop.commands.datasets import load_train_test
 from gpu_backprop.data import read
+from lib.real_tables import Split, Table
 
 Array = npt.NDArray[Any]
 
 
 class Learner(NamedTuple):
-    """A name, the package that it needs beside ours, and what learns: (table, split, seed, threads) to predictions."""
+    """The package that it is from, and what learns: (table, split, seed, threads) to predictions."""
 
-    package: str | None
+    package: str
     learn: Callable[[Table, Split, int, int], Array]
 
 
@@ -145,9 +146,12 @@ def real_mlp(table: Table, split: Split, seed: int, threads: int, variant: str =
 
 OURS, OTHER, ENSEMBLE = "ours", "ours, other settings", "ours, ensemble of 8"
 SCIKIT_LEARN, BOOSTING, LIGHTGBM, REALMLP = "scikit-learn MLP", "HistGradientBoosting", "LightGBM", "RealMLP-TD-S"
+PACKAGES = {"scikit-learn": "sklearn", "lightgbm": "lightgbm", "pytabkit": "pytabkit", "torch": "torch"}
+"""Each package of the peers, and what it is imported as."""
+
 PEERS = {
-    SCIKIT_LEARN: Learner("sklearn", scikit_learn_mlp),
-    BOOSTING: Learner("sklearn", boosting),
+    SCIKIT_LEARN: Learner("scikit-learn", scikit_learn_mlp),
+    BOOSTING: Learner("scikit-learn", boosting),
     LIGHTGBM: Learner("lightgbm", lightgbm),
     REALMLP: Learner("pytabkit", real_mlp),
 }
@@ -155,12 +159,20 @@ PEERS = {
 
 def with_words(*words: str) -> Learner:
     """Returns ours with more words of the command line."""
-    return Learner(None, lambda table, split, seed, threads: ours(table, split, seed, words))
+    return Learner("gpu-backprop", lambda table, split, seed, threads: ours(table, split, seed, words))
 
 
 def installed() -> dict[str, Learner]:
     """Returns ours, and the peers whose packages are there."""
-    return {OURS: with_words(), **{name: peer for name, peer in PEERS.items() if find_spec(peer.package or "")}}
+    mine = {OURS: with_words()}
+    if hasattr(parse(["train", "data.csv"]), "ensemble"):
+        mine[ENSEMBLE] = with_words("--ensemble", "8")
+    return mine | {name: peer for name, peer in PEERS.items() if find_spec(PACKAGES[peer.package])}
+
+
+def versions() -> dict[str, str]:
+    """Returns the version of each package that is there."""
+    return {name: version(name) for name, module in PACKAGES.items() if find_spec(module)}
 
 
 def quietly(learner: Learner, table: Table, split: Split, seed: int, threads: int) -> Array:

@@ -1,4 +1,4 @@
-"""What bench/tables.py found: Markdown for the terminal and docs/tables.md, and the plot of the ranks; from its JSON alone."""
+"""What bench/tables.py found, in Markdown, and the plot of the ranks; from its JSON alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
 from lib.real_tables import find
+from lib.table_learners import BOOSTING, ENSEMBLE, OURS, REALMLP, SCIKIT_LEARN
 from lib.table_scores import SHIFT, holm, mean_ranks, ranks, shifted_mean, signed_rank
 
 MEASURES = {
@@ -117,7 +118,7 @@ def _each(found: Means, ours: str, other: str) -> Iterator[tuple[str, float]]:
 def places(found: Means) -> str:
     """Makes the table of mean ranks and of times."""
     names = learners_of(found)
-    rows = {measure: _complete(found, measure, names) for measure in MEASURES if measure != "seconds"}
+    rows = {measure: of_both(found, measure, *names) for measure in MEASURES if measure != "seconds"}
     cells = []
     by_measure = {measure: mean_ranks(values) for measure, values in rows.items() if values[names[0]]}
     for name in names:
@@ -128,14 +129,53 @@ def places(found: Means) -> str:
     return table(heads, cells)
 
 
-def _complete(found: Means, measure: str, names: list[str]) -> Rows:
-    return of_both(found, measure, *names)
-
-
 def text(measured: dict[str, Any], splits: int) -> str:
-    """Makes the part of docs/tables.md: every table, ours over the others, and the ranks."""
+    """Makes what the terminal shows: every table, ours over the others, and the ranks."""
     found = means(measured, splits)
     return "\n\n".join([every_table(found), ratios(found), places(found)])
+
+
+GOALS = (
+    (OURS, REALMLP, "error", 1.00), (OURS, REALMLP, "log_loss", 0.88), (OURS, REALMLP, "rmse", 1.00),
+    (OURS, REALMLP, "seconds", 0.5),
+    (ENSEMBLE, REALMLP, "error", 0.96), (ENSEMBLE, REALMLP, "log_loss", 0.82), (ENSEMBLE, REALMLP, "rmse", 0.96),
+    (ENSEMBLE, OURS, "seconds", 4.0),
+    (OURS, SCIKIT_LEARN, "log_loss", 0.85), (OURS, SCIKIT_LEARN, "rmse", 0.85), (OURS, BOOSTING, "log_loss", 1.00),
+)  # fmt: skip
+"""Ours, another, a measure, and what their ratio should be at most."""
+
+
+def goals(found: Means) -> str:
+    """Makes the table of what was aimed at."""
+    cells = []
+    for ours, other, measure, most in GOALS:
+        both = of_both(found, measure, ours, other)
+        if both[ours]:
+            ratio = shifted_mean(both[ours]) / shifted_mean(both[other])
+            cells.append((f"{ours} / {other}", MEASURES[measure], f"{most:.2f}", f"{ratio:.3f}", _met(ratio <= most)))
+    if wins := list(_each(found, OURS, BOOSTING)):
+        share = sum(ratio < 1 for _, ratio in wins) / len(wins)
+        cells.append((f"{OURS} / {BOOSTING}", "less loss on", "half of them", f"{share:.0%}", _met(share >= 0.5)))
+    if worst := list(_each(found, OURS, SCIKIT_LEARN)):
+        name, most = max(worst, key=lambda one: one[1])
+        cells.append((f"{OURS} / {SCIKIT_LEARN}", "loss of any", "1.05", f"{most:.2f} ({name})", _met(most <= 1.05)))
+    return table(("", "", "at most", "found", ""), cells)
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def page(results: dict[str, Any]) -> str:
+    """Makes the part of docs/tables.md: the goals, ours over the others, the ranks, every table, and where."""
+    found, versions = means(results["tables"], results["splits"]), results["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in results["peers"].items())
+    where = (
+        f"Measured on {results['processor']}, {results['threads']} threads, {results['system']}, Python "
+        f"{versions['python']}, NumPy {versions['numpy']}, {packages} ({results['date']}); means of "
+        f"{results['splits']} splits."
+    )
+    return "\n\n".join([where, goals(found), ratios(found), places(found), every_table(found)])
 
 
 def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
@@ -144,7 +184,7 @@ def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
     from matplotlib.figure import Figure
 
     found = means(measured, splits)
-    values = _complete(found, "loss", learners_of(found))
+    values = of_both(found, "loss", *learners_of(found))
     of_table, mean = ranks(values), mean_ranks(values)
     names = sorted(mean, key=mean.__getitem__)
     with mpl.rc_context(STYLE):

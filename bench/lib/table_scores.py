@@ -56,7 +56,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def signed_rank(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The two-sided p-value of Wilcoxon's signed rank test over tables, of the differences of the shifted logarithms."""
+    """The two-sided p-value of Wilcoxon's signed rank test over tables, of the shifted logarithms' differences."""
     from scipy.stats import wilcoxon
 
     differences = np.log(np.array(ours) + SHIFT) - np.log(np.array(theirs) + SHIFT)
