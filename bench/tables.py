@@ -36,11 +36,11 @@ def main() -> int:
         os.environ[name] = str(options.threads)
     from lib import record, table_report
     from lib.real_tables import CHOOSING, FINAL, MADE_UP
-    from lib.table_learners import OTHER, installed, versions, with_words
+    from lib.table_learners import OTHER, ablations, installed, versions, with_words
 
     started = time.perf_counter()
     tables = options.tables or list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
-    learners = installed()
+    learners = ablations() if options.ablations else installed()
     if options.only is not None:
         if unknown := set(options.only) - set(learners):
             sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
@@ -49,8 +49,8 @@ def main() -> int:
         learners = {OTHER: with_words(*(word for words in options.set for word in words))}
     splits = 1 if options.quick else options.splits
     store = None if options.quick else options.store or STORES / ("choose.json" if options.choose else "final.json")
-    measured: Measured = json.loads(store.read_text(encoding="utf-8")) if store and store.exists() else {}
-    if not options.quick:
+    measured = _kept(store) if store else {}
+    if not (options.quick or options.choose):
         for name in MADE_UP:  # what is imported and compiled once counts nowhere
             for learner in learners.values():
                 measure(name, 0, learner, options.threads)
@@ -64,11 +64,10 @@ def main() -> int:
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
                 print(f"{table}, split {seed}, {name}: {told}", file=sys.stderr, flush=True)
                 if store is not None and not options.set:  # settings that are tried are not kept
-                    store.parent.mkdir(parents=True, exist_ok=True)
-                    store.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+                    _keep(store, table, name, seed, figures)
     measured = {name: measured[name] for name in tables}
-    print(table_report.text(measured, splits))
-    if tables == list(FINAL) and not options.set:
+    print(table_report.ablations(measured, splits) if options.ablations else table_report.text(measured, splits))
+    if tables == list(FINAL) and not (options.set or options.ablations):
         facts = {"threads": options.threads, "splits": splits, "peers": versions(), "tables": measured}
         record.write(RESULTS, "python bench/tables.py", time.perf_counter() - started, facts)
     return 0
@@ -88,10 +87,25 @@ def measure(name: str, seed: int, learner: Any, threads: int) -> dict[str, float
     return {**score(predicted, files.y, files.classes), "seconds": seconds}
 
 
+def _kept(store: Path) -> Measured:
+    return json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+
+
+def _keep(store: Path, table: str, learner: str, seed: int, figures: dict[str, float]) -> None:
+    """Adds figures to the file, which other processes may have changed meanwhile."""
+    measured = _kept(store)
+    measured.setdefault(table, {}).setdefault(learner, {})[str(seed)] = figures
+    store.parent.mkdir(parents=True, exist_ok=True)
+    new = store.with_suffix(".new")
+    new.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    new.replace(store)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", action="store_true", help="the tables for choosing settings")
     parser.add_argument("--quick", action="store_true", help="two tiny tables, one split, whatever is installed")
+    parser.add_argument("--ablations", action="store_true", help="RealMLP-TD, and without each of its pieces")
     parser.add_argument("--splits", type=int, default=5, metavar="N")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these tables")

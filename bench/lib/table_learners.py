@@ -157,6 +157,28 @@ PEERS = {
 }
 
 
+TD = "RealMLP-TD"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    TD: {},
+    "without parametric activation": {"use_parametric_act": False},
+    "without data-driven initial values": {"bias_init_mode": "normal", "weight_init_mode": "normal"},
+    "without dropout": {"p_drop": 0.0},
+    "without decay": {"wd": 0.0},
+    "without PBLD": {"num_emb_type": "none"},
+}
+"""RealMLP-TD, and what is left of it without one of the pieces that TD-S does not have."""
+
+
+def ablations() -> dict[str, Learner]:
+    """Returns RealMLP-TD-S, RealMLP-TD, and it without its pieces."""
+
+    def of(settings: dict[str, Any]) -> Learner:
+        learn = lambda table, split, seed, threads: real_mlp(table, split, seed, threads, "TD", **settings)  # noqa: E731
+        return Learner("pytabkit", learn)
+
+    return {REALMLP: PEERS[REALMLP], **{name: of(settings) for name, settings in ABLATIONS.items()}}
+
+
 def with_words(*words: str) -> Learner:
     """Returns ours with more words of the command line."""
     return Learner("gpu-backprop", lambda table, split, seed, threads: ours(table, split, seed, words))

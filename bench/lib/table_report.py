@@ -11,7 +11,7 @@ from typing import Any
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
 from lib.real_tables import find
-from lib.table_learners import BOOSTING, ENSEMBLE, OURS, REALMLP, SCIKIT_LEARN
+from lib.table_learners import ABLATIONS, BOOSTING, ENSEMBLE, OURS, REALMLP, SCIKIT_LEARN, TD
 from lib.table_scores import SHIFT, holm, mean_ranks, ranks, shifted_mean, signed_rank
 
 MEASURES = {
@@ -78,29 +78,35 @@ def every_table(found: Means) -> str:
 
 
 def ratios(found: Means) -> str:
-    """Makes the table of ours over each other learner: ratios of shifted geometric means, wins, p-values, the worst."""
+    """Makes the table of ours over each other learner, and of other settings of ours over ours."""
     names = learners_of(found)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for place, ours in enumerate(name for name in names if name.startswith("ours")):
-        others = [name for at, name in enumerate(names) if at > place]
-        p = {}
-        for other in others:
-            both = of_both(found, "loss", ours, other)
-            if len(both[ours]) > 1:
-                p[other] = signed_rank(both[ours], both[other])
-        corrected = holm(p)
-        for other in others:
-            both = of_both(found, "loss", ours, other)
-            if not both[ours]:
-                continue
-            wins = sum(a < b for a, b in zip(both[ours], both[other], strict=True))
-            worst = max(_each(found, ours, other), key=lambda one: one[1])
-            lines.append(
-                (f"{ours} / {other}", *(_ratio(found, measure, ours, other) for measure in MEASURES),
-                 f"{wins} of {len(both[ours])}", f"{corrected[other]:.3f}" if other in corrected else "-",
-                 f"{worst[1]:.2f} ({worst[0]})")
-            )  # fmt: skip
-    return table(("", *MEASURES.values(), "less loss on", "p, Holm", "most loss"), lines)
+        lines += _over(found, [(ours, other) for other in names[place + 1 :]])
+    return table(HEADS, lines)
+
+
+HEADS = ("", *MEASURES.values(), "less loss on", "p, Holm", "most loss")
+
+
+def _over(found: Means, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, ...]]:
+    """Yields of each pair the ratios of the shifted geometric means, wins, the p-value, and the worst table."""
+    losses = {pair: of_both(found, "loss", *pair) for pair in pairs}
+    losses = {pair: both for pair, both in losses.items() if both[pair[0]]}
+    p = holm({pair: signed_rank(both[pair[0]], both[pair[1]]) for pair, both in losses.items()})
+    for (ours, other), both in losses.items():
+        wins = sum(a < b for a, b in zip(both[ours], both[other], strict=True))
+        worst, most = max(_each(found, ours, other), key=lambda one: one[1])
+        yield (
+            f"{ours} / {other}", *(_ratio(found, measure, ours, other) for measure in MEASURES),
+            f"{wins} of {len(both[ours])}", f"{p[ours, other]:.3f}", f"{most:.2f} ({worst})",
+        )  # fmt: skip
+
+
+def ablations(measured: dict[str, Any], splits: int) -> str:
+    """Makes the table of RealMLP-TD-S, and of RealMLP-TD without its pieces, over RealMLP-TD."""
+    found = means(measured, splits)
+    return table(HEADS, _over(found, [(name, TD) for name in (REALMLP, *ABLATIONS) if name != TD]))
 
 
 def _ratio(found: Means, measure: str, ours: str, other: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,13 @@ def shifted_mean(values: Sequence[float]) -> float:
     return math.exp(np.mean(np.log(np.array(values) + SHIFT)))
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+Name = TypeVar("Name")
+
+
+def holm(p: Mapping[Name, float]) -> dict[Name, float]:
     """Corrects p-values for their number (Holm 1979): the k-th smallest of m times m − k + 1, ascending."""
-    corrected, most = {}, 0.0
+    corrected: dict[Name, float] = {}
+    most = 0.0
     for place, name in enumerate(sorted(p, key=p.__getitem__)):
         most = max(most, min(1.0, (len(p) - place) * p[name]))
         corrected[name] = most
