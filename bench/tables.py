@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -40,13 +41,14 @@ def main() -> int:
 
     started = time.perf_counter()
     tables = options.tables or list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
-    learners = ablations() if options.ablations else installed()
+    learners = ablations() if options.ablations else installed(*(["--epochs", "20"] if options.quick else []))
     if options.only is not None:
         if unknown := set(options.only) - set(learners):
             sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
         learners = {name: learners[name] for name in options.only}
-    if options.set:
-        learners = {OTHER: with_words(*(word for words in options.set for word in words))}
+    words = [*shlex.split(options.words), *(word for entry in options.set for word in ("--set", entry))]
+    if words:
+        learners = {OTHER: with_words(*words)}
     splits = 1 if options.quick else options.splits
     store = None if options.quick else options.store or STORES / ("choose.json" if options.choose else "final.json")
     measured = _kept(store) if store else {}
@@ -63,11 +65,11 @@ def main() -> int:
                 figures = of_learner[str(seed)] = measure(table, seed, learner, options.threads)
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
                 print(f"{table}, split {seed}, {name}: {told}", file=sys.stderr, flush=True)
-                if store is not None and not options.set:  # settings that are tried are not kept
+                if store is not None and not words:  # settings that are tried are not kept
                     _keep(store, table, name, seed, figures)
     measured = {name: measured[name] for name in tables}
     print(table_report.ablations(measured, splits) if options.ablations else table_report.text(measured, splits))
-    if tables == list(FINAL) and not (options.set or options.ablations):
+    if tables == list(FINAL) and not (words or options.ablations):
         facts = {"threads": options.threads, "splits": splits, "peers": versions(), "tables": measured}
         record.write(RESULTS, "python bench/tables.py", time.perf_counter() - started, facts)
     return 0
@@ -111,16 +113,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these tables")
     parser.add_argument("--only", nargs="+", metavar="LEARNER", help="measure these; the others come from the store")
     parser.add_argument("--missing", action="store_true", help="measure only what is not in the store")
-    parser.add_argument("--set", action="append", default=[], type=_words, metavar="KEY[=VALUE]",
-                        help="ours alone, with an option of gpu-backprop train; it is not kept")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="ENTRY=VALUE",
+                        help="ours alone, with another value of an entry of the recipe; it is not kept")  # fmt: skip
+    parser.add_argument("--words", default="", help='more words of gpu-backprop train: --words="--recipe plain"')
     parser.add_argument("--store", type=Path, metavar="FILE")
     return parser.parse_args()
-
-
-def _words(text: str) -> list[str]:
-    """Reads learning_rate=0.01 as --learning-rate 0.01, and no_early_stopping as --no-early-stopping."""
-    key, equals, value = text.partition("=")
-    return [f"--{key.replace('_', '-')}", *([value] if equals else [])]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from gpu_backprop.arguments.parser import parse
 from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
-    choose_epochs,
+    choose_callbacks,
+    choose_encoding,
+    choose_recipe,
     choose_stopping,
     read_design,
     targets,
@@ -42,17 +44,19 @@ class Learner(NamedTuple):
 
 def ours(table: Table, split: Split, seed: int, words: tuple[str, ...] = ()) -> Array:
     """Trains as `gpu-backprop train TRAINING --target TARGET` does with these words, and predicts the other rows."""
-    given = ["train", str(split.training), "--target", table.target, "--held-out", "0", "--impute", "median"]
-    options = parse([*given, "--seed", str(seed), "--device", "cpu", "--quiet", *words])
+    given = ["train", str(split.training), "--target", table.target, "--held-out", "0", "--seed", str(seed)]
+    options = parse([*given, "--device", "cpu", "--quiet", *words])
     design = read_design(options)
     with redirect_stderr(io.StringIO()):  # its advice on the columns
-        data = load_train_test(options, scale_target=design.any_number)
-        net = build_network(options, design, data.preprocessing)
-        trainer = build_trainer(options, design, net, len(data.training))
-        stopping = choose_stopping(options, len(data.training))
-        epochs = options.epochs or choose_epochs(len(data.training), stopping["early_stopping"] is not None)
-        y = targets(trainer.loss, net, data.training)
-        trainer.fit(data.training.x, y, epochs, **stopping, progress=False)
+        data = load_train_test(options, design.any_number, choose_encoding(options))
+        x, rows = data.training.x, len(data.training)
+        recipe = choose_recipe(options, design, data.preprocessing, rows)
+        net = build_network(options, design, recipe, data.preprocessing)
+        trainer = build_trainer(options, design, recipe, net, rows)
+        stopping = choose_stopping(options, recipe, rows)
+        validated = bool(stopping["validation_split"]) or "folds" in stopping
+        stopping["callbacks"] = choose_callbacks(options, recipe, validated)
+        trainer.fit(x, targets(trainer.loss, net, data.training), recipe.epochs, **stopping, progress=False)
         predicted = np.asarray(net.predict(data.preprocessing.transform(read(split.testing))), np.float64)
     if net.classes is None:
         return np.asarray(data.preprocessing.inverse(predicted))[:, 0]
@@ -184,12 +188,10 @@ def with_words(*words: str) -> Learner:
     return Learner("gpu-backprop", lambda table, split, seed, threads: ours(table, split, seed, words))
 
 
-def installed() -> dict[str, Learner]:
-    """Returns ours, and the peers whose packages are there."""
-    mine = {OURS: with_words()}
-    if hasattr(parse(["train", "data.csv"]), "ensemble"):
-        mine[ENSEMBLE] = with_words("--ensemble", "8")
-    return mine | {name: peer for name, peer in PEERS.items() if find_spec(PACKAGES[peer.package])}
+def installed(*words: str) -> dict[str, Learner]:
+    """Returns ours, with more words of the command line, and the peers whose packages are there."""
+    peers = {name: peer for name, peer in PEERS.items() if find_spec(PACKAGES[peer.package])}
+    return {OURS: with_words(*words), ENSEMBLE: with_words("--ensemble", "8", *words), **peers}
 
 
 def versions() -> dict[str, str]:

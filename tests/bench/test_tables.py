@@ -129,5 +129,3 @@ def test_it_measures_ours_without_peers(module):
     figures = script.measure("made-up classes", 0, learners.with_words("--epochs", "2"), 1)
     assert set(figures) == {"error", "log_loss", "calibration", "seconds"}
     assert set(script.measure("made-up numbers", 0, learners.with_words("--epochs", "2"), 1)) == {"rmse", "seconds"}
-    assert script._words("learning_rate=0.01") == ["--learning-rate", "0.01"]
-    assert script._words("no_early_stopping") == ["--no-early-stopping"]
