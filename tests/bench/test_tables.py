@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import math
 from pathlib import Path
@@ -124,8 +125,8 @@ def test_the_ranks_are_drawn(module, tmp_path):
 
 
 def test_it_measures_ours_without_peers(module):
-    script = module("tables")
-    learners = module("lib.table_learners")
-    figures = script.measure("made-up classes", 0, learners.with_words("--epochs", "2"), 1)
+    script, learners = module("tables"), module("lib.table_learners")
+    learner, options = learners.with_words("--epochs", "2"), argparse.Namespace(rows=100, threads=1)
+    figures = script.measure("made-up classes", 0, learner, options)
     assert set(figures) == {"error", "log_loss", "calibration", "seconds"}
-    assert set(script.measure("made-up numbers", 0, learners.with_words("--epochs", "2"), 1)) == {"rmse", "seconds"}
+    assert set(script.measure("made-up numbers", 0, learner, options)) == {"rmse", "seconds"}
