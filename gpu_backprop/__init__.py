@@ -18,6 +18,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.html_report.page import write_report
+from gpu_backprop.inspection import Inspection, inspect_model
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.data_initialization import initialize_from_data
 from gpu_backprop.network.focal import Focal
@@ -109,6 +110,7 @@ __all__ = [
     "Huber",
     "Initializer",
     "InputError",
+    "Inspection",
     "Intervals",
     "JsonLines",
     "Lion",
@@ -146,6 +148,7 @@ __all__ = [
     "fit_lbfgs",
     "fit_temperature",
     "initialize_from_data",
+    "inspect_model",
     "load",
     "one_hot",
     "open_rows",

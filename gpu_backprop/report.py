@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,7 @@ def confusion_text(matrix: Counts, names: Sequence[str] | None = None, width: in
 
     Where lines may have only `width` characters, and names would make them longer, the columns are numbered instead.
     """
-    rows = heads = [_short(name) for name in (names or range(len(matrix)))]
+    rows = heads = [shortened(name) for name in (names or range(len(matrix)))]
     text = _confusion_table(matrix, rows, heads)
     if width is not None and cells(text.partition("\n")[0]) > width:
         heads = [str(number) for number in range(1, len(matrix) + 1)]
@@ -61,7 +62,7 @@ def _right(text: str, width: int) -> str:
 def frequent_mistakes(matrix: Counts, names: Sequence[str], most: int = 10) -> str:
     """List the pairs of classes that are confused most often, a line each."""
     pairs = top_mistakes(matrix, most)
-    lines = [f"  {count:,}: {_short(names[i])} taken for {_short(names[j])}" for count, i, j in pairs]
+    lines = [f"  {count:,}: {shortened(names[i])} taken for {shortened(names[j])}" for count, i, j in pairs]
     return "\n".join(lines) or "  none"
 
 
@@ -77,6 +78,14 @@ def accuracy(matrix: Counts) -> float:
     return float(np.trace(matrix) / matrix.sum())
 
 
-def _short(name: object) -> str:
+def shortened(name: object) -> str:
+    """Write a name on one line, in at most so many characters as a table has room for."""
     text = escaped(" ".join(str(name).split()))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def aligned(values: Sequence[float]) -> list[str]:
+    """Write numbers that stand below each other with so many decimals that the largest has four digits."""
+    largest = max(map(abs, values), default=0.0)
+    decimals = max(0, 3 - math.floor(math.log10(largest))) if largest else 0
+    return [f"{value:,.{decimals}f}" for value in values]

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
-from gpu_backprop.arguments.values import between, one_of, path, whole
+from gpu_backprop.arguments.values import between, one_of, path, source, whole
 from gpu_backprop.backend.open_device import DTYPES
 
 SUITS = "the one that suits the output"
@@ -72,6 +72,31 @@ def add_predict(commands: Any) -> None:
     safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
     command.add("--spreadsheet-safe", safe, action="store_true")
     command.share("--device", "--debug")
+
+
+def add_report(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands, "report", "write a page about a run: which columns matter, how answers follow them, the worst rows",
+        (
+            "Write report.html, the page about a run, anew, with what its network makes of the data: the permutation "
+            "importance of each column (by how much the loss rises when its values are shuffled), the partial "
+            "dependence on the most important ones (the mean answer as one column changes), calibration or residuals, "
+            "and the rows that it gets most wrong. The most important columns are printed.",
+            "It is about the rows that the run held out, which are read again from where they were; where nothing was "
+            "held out, about all rows, and says so.",
+            "RUN is the folder that train wrote.",
+        ),
+        (
+            ("report runs/flowers", "writes runs/flowers/report.html"),
+            ("report runs/flowers --data newer.csv --out newer.html", "about other rows"),
+        ),
+    )  # fmt: skip
+    command.add("run", "the run", type=path, metavar="RUN")
+    command.add("--data", "other rows, with the target, or the same from another place", type=source, metavar="DATA")
+    out = "file to write to, replaced if it is there (default: report.html in RUN)"
+    command.add("--out", out, type=path, metavar="FILE")
+    command.share("--delimiter", "--part", "--memory-limit", "--device", "--quiet", "--debug")
 
 
 def add_check(commands: Any) -> None:

@@ -52,6 +52,7 @@ def _parser() -> Parser:
     training.add_train(commands)
     applying.add_evaluate(commands)
     applying.add_predict(commands)
+    applying.add_report(commands)
     applying.add_check(commands)
     applying.add_diagnose(commands)
     applying.add_explain(commands)

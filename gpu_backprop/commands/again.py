@@ -1,13 +1,15 @@
-"""train --resume: the options of a run that goes on are those that it was begun with."""
+"""The options that a run was begun with: train --resume goes on with them, report reads its data by them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.errors import Misuse
-from gpu_backprop.commands.run_settings import PATHS, read_settings
+from gpu_backprop.commands.run_settings import PATHS, RunSettings, read_settings
 from gpu_backprop.commands.runs import resumable
 
 FREE = "resume", "epochs", "quiet", "debug", "device", "memory_limit", "checkpoint_every", *PATHS
@@ -17,10 +19,7 @@ FREE = "resume", "epochs", "quiet", "debug", "device", "memory_limit", "checkpoi
 def options_of_before(options: argparse.Namespace) -> argparse.Namespace:
     """Return the options that the run of --resume was begun with, with those that may be given anew."""
     settings = read_settings(resumable(options.resume))
-    try:
-        before: argparse.Namespace = options.parse(["train", *settings.words])
-    except SystemExit as error:
-        raise InputError(f"{options.resume} was begun with options that this version does not take") from error
+    before = options_of(settings, options.resume, options.parse)
     vars(before).update(settings.paths)
     for action in options.parser._actions:
         name, now = action.dest, getattr(options, action.dest, None)
@@ -34,6 +33,16 @@ def options_of_before(options: argparse.Namespace) -> argparse.Namespace:
     before.given += [] if options.epochs is None else ["--epochs", str(options.epochs)]
     before.settings = settings
     return before
+
+
+def options_of(
+    settings: RunSettings, run: Path, parse: Callable[[list[str]], argparse.Namespace]
+) -> argparse.Namespace:
+    """Return the options that a run was begun with, its data as they were named then."""
+    try:
+        return parse(["train", *settings.words])
+    except SystemExit as error:
+        raise InputError(f"{run} was begun with options that this version does not take") from error
 
 
 def _is_given(action: argparse.Action, value: Any, words: list[str]) -> bool:

@@ -22,7 +22,7 @@ def diagnose(options: argparse.Namespace) -> int:
     data = load_rows(options, net.preprocessing)
     samples = prepare(net.preprocessing, data)
     trainer = gb.Trainer(net, options.loss, _optimizer(net, options.optimizer))
-    for row in _history(options.run / HISTORY):
+    for row in read_history(options.run / HISTORY):
         trainer.history.append(row)
     trainer.history.best_epoch = (net.trained_by or {}).get("best_epoch")
     learned, held_out = (
@@ -63,7 +63,7 @@ def _optimizer(net: gb.Network, name: str | None) -> gb.Optimizer:
     return optimizer
 
 
-def _history(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path) -> list[dict[str, float]]:
     """Read the epochs of a run, where they are there and can be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -25,7 +25,13 @@ WIDEST = 20
 GOOD, BAD = "26, 127, 55", "207, 34, 46"
 """The colours of right and wrong answers: red, green, blue."""
 
+FEWEST, MOST_BINS = 10, 10
+"""Rows in a bin of a calibration curve, where there are that many, and bins."""
+
 MOST_DOTS = 1000
+MOST_BARS = 40
+"""Of a histogram."""
+
 MOST_OUTPUTS = 6
 QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 
@@ -54,8 +60,9 @@ def _of_classes(classes: Sequence[object] | None, rows: Scores) -> Sections:
     matrix = confusion_matrix(rows.labels, rows.answers, len(names))
     sections = [("Confusion matrix", _confusion(matrix, names))]
     if rows.p.min() >= 0 and rows.p.max() <= 1:
-        drawn = _calibration(rows.p.max(axis=1), rows.labels == rows.answers, "of the class that is given")
-        sections.append(("Calibration", drawn))
+        given, right = rows.p.max(axis=1), rows.labels == rows.answers
+        curve = (rows.p[:, 1], rows.labels == 1, f"of {names[1]}") if len(names) == 2 else None
+        sections.append(("Calibration", _calibration(given, right, "of the class that is given", curve)))
     return sections
 
 
@@ -83,24 +90,32 @@ def _confusion(matrix: Array, names: Sequence[str]) -> Html:
     return join([said, table(body, head, class_="confusion")])
 
 
-def _calibration(p: Array, right: Array, whose: str) -> Html:
-    """Compares a probability with how often it is right, in bins of it: those of the calibration error."""
+def _calibration(p: Array, right: Array, whose: str, curve: tuple[Array, Array, str] | None = None) -> Html:
+    """Compares a probability with how often it is right, drawn in bins of equally many rows. The error is that
+    of the metric, whose bins are equally wide.
+
+    Args:
+        whose: of what the probability is.
+        curve: another probability that is drawn in its place, when it is right, and whose.
+    """
     bins = np.ceil(p.astype(np.float64) * BINS).astype(int).clip(1, BINS) - 1
-    found, rows = [], []
-    for k in np.unique(bins).tolist():
-        inside = bins == k
-        found.append((p[inside].mean(dtype=np.float64), right[inside].mean(), inside.sum()))
-        figures = f"{found[-1][2]:,}", f"{found[-1][0]:.3f}", f"{found[-1][1]:.3f}"
-        rows.append((f"{k / BINS:.2f} to {(k + 1) / BINS:.2f}", *figures))
-    mean, share, count = np.array(found).T
-    error = (count * np.abs(mean - share)).sum() / count.sum()
+    error = np.abs(np.bincount(bins, right - p.astype(np.float64))).sum() / len(p)
+    p, right, drawn_of = (p, right, whose) if curve is None else curve
+    order = np.argsort(p, kind="stable")
+    parts = np.array_split(order, min(MOST_BINS, max(1, len(p) // FEWEST)))
+    found = [(p[part].mean(dtype=np.float64), right[part].mean(), len(part)) for part in parts]
+    rows = [
+        (f"{p[part[0]]:.3f} to {p[part[-1]]:.3f}", f"{count:,}", f"{mean:.3f}", f"{share:.3f}")
+        for part, (mean, share, count) in zip(parts, found, strict=True)
+    ]
+    mean, share, _ = np.array(found).T
     curves = [
         Curve(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "ideal", "as it should be"),
         Curve(mean, share, "validation"), Curve(mean, share, "validation", "the network", dots=True),
     ]  # fmt: skip
     said = tag("p", f"The probability {whose} is off by {error:.3f} in the mean (expected calibration error).")
-    drawn = chart(curves, f"probability {whose}", "share that is right")
-    listed = table(rows, ("probability", "rows", "mean", "right"))
+    drawn = chart(curves, f"probability {drawn_of}", "share that is right" if curve is None else "share of rows")
+    listed = table(rows, ("probability", "rows", "mean", "right" if curve is None else "share"))
     return join([said, tag("div", drawn, listed, class_="charts")])
 
 
@@ -129,6 +144,7 @@ def _of_numbers(y: Array, target: Array, column: str | None) -> Sections:
             charts.append(chart([ideal, Curve(true, predicted, "training", dots=True)], f"{name}, true", "predicted"))
             off_by = Curve(predicted, off[some], "training", dots=True)
             charts.append(chart([off_by], f"{name}, predicted", "predicted − true"))
+            charts.append(_histogram(off, f"{name}, predicted − true"))
     head = ("", "R²", "MAE", "RMSE", *(f"{share:.0%}" for share in QUANTILES))
     said = f"The last {len(QUANTILES)} columns are quantiles of predicted − true."
     if len(some) < len(y):
@@ -136,3 +152,12 @@ def _of_numbers(y: Array, target: Array, column: str | None) -> Sections:
     return [
         ("Residuals", join([table(rows, head), tag("p", said, class_="quiet"), tag("div", *charts, class_="charts")]))
     ]
+
+
+def _histogram(values: Array, name: str) -> Html:
+    """Draws how many rows have about which value."""
+    values = values[np.isfinite(values)]
+    bins = np.histogram_bin_edges(values, min(MOST_BARS, max(5, round(len(values) ** 0.5))))
+    counts, edges = np.histogram(values, bins)
+    steps = np.concatenate([[0], np.repeat(counts, 2), [0]])
+    return chart([Curve(np.repeat(edges, 2), steps, "training area")], name, "rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,12 @@ from gpu_backprop.html_report.html import Html, join, tag
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 12, 44
 """Units of the drawing, and what is left of them for the axes' numbers and names."""
+
+NAMES, BAR, GAP = 150, 13, 9
+"""What is left for the names of bars, how thick a bar is, and what is between those of two names."""
+
+LONGEST = 22, 48
+"""Characters of a name beside a bar, and along an axis."""
 
 MOST_POINTS = 1500
 """Points of a curve; of more, some are left out, as evenly as it goes."""
@@ -71,7 +77,7 @@ class Axis:
 
 def chart(
     curves: Sequence[Curve], x_name: str, y_name: str, *, logarithmic: bool = False, whole: bool = False,
-    marked: float | None = None,
+    marked: float | None = None, rug: Array | None = None, y_span: Sequence[float] = (),
 ) -> Html:  # fmt: skip
     """Draws curves in one frame, with a legend.
 
@@ -79,10 +85,13 @@ def chart(
         logarithmic: whether y has a logarithmic scale.
         whole: whether only whole numbers are written along x.
         marked: an x at which a line stands; the caption says what it is.
+        rug: each x at which a small line stands on the axis, to show where rows are.
+        y_span: what the axis of y has room for besides, so that charts side by side have one scale.
     """
     x = Axis(np.concatenate([curve.x for curve in curves]).astype(float), LEFT, WIDTH - RIGHT, whole=whole)
-    y = Axis(np.concatenate([curve.y for curve in curves]).astype(float), HEIGHT - BOTTOM, TOP, logarithmic)
-    inside = []
+    of_y = np.concatenate([*(curve.y for curve in curves), np.array(y_span)]).astype(float)
+    y = Axis(of_y, HEIGHT - BOTTOM, TOP, logarithmic)
+    inside = [tag("title", f"{y_name} over {x_name}")]
     for tick in x.ticks:
         at = _written(x.place(np.array(tick)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
@@ -91,19 +100,81 @@ def chart(
         at = _written(y.place(np.array(tick)))
         inside.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
         inside.append(tag("text", _tick(tick), x=LEFT - 7, y=at, dy="0.32em", text_anchor="end"))
-    inside.append(tag("text", x_name, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 8, text_anchor="middle"))
+    inside.append(tag("text", _cut(x_name, 1), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 8, text_anchor="middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    inside.append(tag("text", y_name, transform=f"translate(12 {middle}) rotate(-90)", text_anchor="middle"))
+    inside.append(tag("text", _cut(y_name, 1), transform=f"translate(12 {middle}) rotate(-90)", text_anchor="middle"))
     if marked is not None:
         at = _written(x.place(np.array(marked)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="best"))
+    for place in x.place(np.array([]) if rug is None else rug).tolist():
+        at = _written(place)
+        inside.append(tag("line", x1=at, x2=at, y1=HEIGHT - BOTTOM - 7, y2=HEIGHT - BOTTOM, class_="rug"))
     inside += [_draw(curve, x, y) for curve in curves]
     drawing = tag("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{y_name} over {x_name}")
-    named = {curve.label: curve.style for curve in curves if curve.label}
-    legend = [tag("span", tag("i", class_=style), label) for label, style in named.items()]
+    legend = _legend({curve.label: curve.style for curve in curves if curve.label})
     if marked is not None:
         legend.append(tag("span", tag("i", class_="best"), f"best: epoch {marked:g}"))
     return tag("figure", drawing, tag("figcaption", *legend))
+
+
+def bars(
+    names: Sequence[str], lengths: Array, value_name: str, styles: Mapping[str, str], *, begin: float = 0.0,
+    spreads: Array | None = None, span: Sequence[float] = (),
+) -> Html:  # fmt: skip
+    """Draws bars from left to right, one below the other, with their names at the left.
+
+    Args:
+        lengths: (names, series), where each bar ends.
+        value_name: what the axis is called.
+        styles: the class in the style sheet of each series, by its label.
+        begin: where bars begin.
+        spreads: how far to both sides of its end a thin line goes, of the same shape; None: there is none.
+        span: what the axis has room for besides.
+    """
+    series = lengths.shape[1]
+    thick = BAR if series == 1 else BAR * 2 / 3
+    bottom = TOP + len(names) * (series * thick + GAP)
+    spread = np.zeros(lengths.shape) if spreads is None else spreads
+    ends = np.concatenate([(lengths - spread).ravel(), (lengths + spread).ravel(), [begin, *span]])
+    x = Axis(ends, NAMES, WIDTH - RIGHT)
+    told = f"{value_name} of {len(names)}: " + ", ".join(
+        f"{name} {' / '.join(map(_tick, row.tolist()))}" for name, row in zip(names, lengths, strict=True)
+    )
+    inside = [tag("title", value_name)]
+    for tick in x.ticks[:: 1 + (len(x.ticks) > 6)]:  # numbers have less room than in other charts
+        at = _written(x.place(np.array(tick)))
+        inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=_written(bottom), class_="grid"))
+        inside.append(tag("text", _tick(tick), x=at, y=_written(bottom + 16), text_anchor="middle"))
+    inside.append(tag("text", _cut(value_name, 1), x=(NAMES + WIDTH - RIGHT) / 2, y=_written(bottom + 36),
+                      text_anchor="middle"))  # fmt: skip
+    start = float(x.place(np.array(begin)))
+    for row, name in enumerate(names):
+        top = TOP + GAP / 2 + row * (series * thick + GAP)
+        middle = _written(top + series * thick / 2)
+        inside.append(tag("text", _cut(name, 0), x=NAMES - 7, y=middle, dy="0.32em", text_anchor="end"))
+        for k, style in enumerate(styles.values()):
+            value, wide = float(lengths[row, k]), float(spread[row, k])
+            low, end, high = x.place(np.array([value - wide, value, value + wide])).tolist()
+            y = top + k * thick
+            said = tag("title", f"{name}: {_tick(value)}" + (f" ± {_tick(wide)}" if spreads is not None else ""))
+            inside.append(tag("rect", said, x=_written(min(start, end)), width=_written(abs(end - start)),
+                              y=_written(y), height=_written(thick - 1), class_=style))  # fmt: skip
+            if spreads is not None:
+                at = _written(y + (thick - 1) / 2)
+                inside.append(tag("line", x1=_written(low), x2=_written(high), y1=at, y2=at, class_="spread"))
+    at = _written(start)
+    inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=_written(bottom), class_="begin"))
+    drawing = tag("svg", *inside, viewBox=f"0 0 {WIDTH} {_written(bottom + BOTTOM)}", role="img", aria_label=told)
+    return tag("figure", drawing, tag("figcaption", *_legend({label: styles[label] for label in styles if label})))
+
+
+def _legend(styles: Mapping[str, str]) -> list[Html]:
+    return [tag("span", tag("i", class_=style), label) for label, style in styles.items()]
+
+
+def _cut(name: str, where: int) -> str:
+    """Shortens a name to what there is room for."""
+    return name if len(name) <= LONGEST[where] else name[: LONGEST[where] - 1] + "…"
 
 
 def _draw(curve: Curve, x: Axis, y: Axis) -> Html:
@@ -140,6 +211,8 @@ def _powers(low: float, high: float) -> list[float]:
 
 
 def _tick(value: float) -> str:
+    if 1e4 <= abs(value) < 1e9:  # in full they would not fit beside an axis
+        return f"{value / 1e6:.6g}M" if abs(value) >= 1e6 else f"{value / 1e3:.6g}k"
     return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 

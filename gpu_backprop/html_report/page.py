@@ -16,6 +16,8 @@ from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.html_report.answers import tell_answers
 from gpu_backprop.html_report.charts import Curve, chart
 from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.html_report.inspected import tell_inspection
+from gpu_backprop.inspection import Inspection
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.figures import spans_decades
@@ -46,6 +48,7 @@ MOST_CURVES = 12
 def write_report(
     path: str | os.PathLike[str], trainer: Trainer, x: Any = None, y: Any = None, *, title: str = "Training report",
     command: str = "", remarks: Sequence[str] = (), facts: Mapping[str, Mapping[str, object]] | None = None,
+    inspection: Inspection | None = None,
 ) -> None:  # fmt: skip
     """Writes a page about a training: results, curves, confusion matrix or residuals, calibration, the network, the
     data, the settings, how long it took, and where. Any browser shows it, in light and in dark; it holds all it needs.
@@ -59,6 +62,7 @@ def write_report(
         command: that made it.
         remarks: sentences below it, such as what the result means.
         facts: by section, such as "Data" or "Settings", more that is known: {"Data": {"file": "flowers.csv"}}.
+        inspection: what `inspect_model` found: importance of the columns, partial dependence, and the worst rows.
 
     Raises:
         InputError: the file can't be written, or x and y can't be measured.
@@ -70,6 +74,8 @@ def write_report(
     sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
     if rows is not None and (network.averaged or not network.models_shape):
         sections += tell_answers(trainer, rows)
+    if inspection is not None:
+        sections += tell_inspection(inspection)
     sections.append(("Network", _network(trainer)))
     sections.append(("Data", join([_facts(given.pop("Data", {})), _preparation(trainer)])))
     sections.append(("Settings", _facts(_settings(trainer) | given.pop("Settings", {}))))
