@@ -154,9 +154,12 @@ def inspect_model(
             "the network does not say how rows of data become inputs; set net.preprocessing, a Preprocessing, first."
         )
     data = preprocessing.as_in_training(data)
-    chosen = np.arange(data.rows)[slice(None) if rows is None else np.asarray(rows)]
-    if not len(chosen):
-        raise InputError("rows chooses no row; give one at least.")
+    try:
+        chosen: Array = np.arange(data.rows) if rows is None else np.arange(data.rows)[rows]  # type: ignore[index]
+    except IndexError as error:
+        raise InputError(f"rows must be indices, or a mask, of the {data.rows:,} rows of the data: {error}") from None
+    if chosen.ndim != 1 or not len(chosen):
+        raise InputError("rows must be indices, or a mask, of one row at least.")
     x, target = preprocessing.transform(data)[chosen], preprocessing.targets(data)[chosen]
     y = network.predict(x)
     if y.ndim != 2:
@@ -211,12 +214,13 @@ def _inspect_columns(
     inputs = _inputs_of(preprocessing, data, chosen[some], x)
     before = loss.mean(network.predict(x), target)
     shuffles = [np.random.default_rng(seed).permutation(len(x)) for seed in range(REPEATS)]
-    found = []
+    found, moved = [], x.copy()
     for name in names:
-        moved, rises = x.copy(), []
+        rises = []
         for shuffle in shuffles:
-            moved[:, inputs[name]] = x[shuffle][:, inputs[name]]
+            moved[:, inputs[name]] = x[shuffle[:, None], inputs[name]]
             rises.append(loss.mean(network.predict(moved), target) - before)
+        moved[:, inputs[name]] = x[:, inputs[name]]
         found.append(Importance(name, float(np.mean(rises)), float(np.std(rises, ddof=1))))
     found.sort(key=lambda each: -each.rise)  # equal ones stay in the order of the file
 

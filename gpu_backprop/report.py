@@ -84,8 +84,8 @@ def shortened(name: object) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def aligned(values: Sequence[float]) -> list[str]:
-    """Write numbers that stand below each other with so many decimals that the largest has four digits."""
-    largest = max(map(abs, values), default=0.0)
+def aligned(rows: Sequence[Sequence[float]]) -> list[list[str]]:
+    """Write rows of numbers that stand below each other, all with so many decimals that the largest has four digits."""
+    largest = max((abs(value) for row in rows for value in row), default=0.0)
     decimals = max(0, 3 - math.floor(math.log10(largest))) if largest else 0
-    return [f"{value:,.{decimals}f}" for value in values]
+    return [[f"{value:,.{decimals}f}" for value in row] for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_backprop.data.messages import cells
-from gpu_backprop.report import accuracy, confusion_matrix, confusion_text
+from gpu_backprop.report import accuracy, aligned, confusion_matrix, confusion_text
 
 LABELS = [0, 0, 0, 1, 1, 3]
 PREDICTED = [0, 0, 1, 1, 1, 0]
@@ -44,3 +44,9 @@ def test_what_a_class_is_called_cannot_command_a_terminal():
     text = confusion_text(np.eye(2, dtype=int), ["\x1b[2J", "\u202ereversed"])
     assert "\\x1b[2J" in text and "\\u202e" in text
     assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_numbers_below_each_other_have_the_same_decimals():
+    assert aligned([(73321.53, 3899.5), (-4.7, 0)]) == [["73,322", "3,900"], ["-5", "0"]]
+    assert aligned([(1.064, 0.0759), (0.00098, -0.5)]) == [["1.064", "0.076"], ["0.001", "-0.500"]]
+    assert aligned([(0.0, 0.0)]) == [["0", "0"]] and aligned([]) == []

@@ -132,10 +132,10 @@ def _refuse_inputs(out: Path, read: list[Path]) -> None:
 def _summary(found: Inspection) -> list[str]:
     """Write the most important columns as a table."""
     if found.columns is None:
-        return []
+        return ["the columns are pixels, of which none says anything by itself", ""]
     head = "column", f"rise of the {found.loss_name} when it is shuffled", "±"
     top = found.columns.importances[:SHOWN]
-    figures = aligned([figure for each in top for figure in (each.rise, each.spread)])
-    rows = zip([shortened(each.column) for each in top], figures[::2], figures[1::2], strict=True)
+    figures = aligned([(each.rise, each.spread) for each in top])
+    rows = [(shortened(each.column), *written) for each, written in zip(top, figures, strict=True)]
     left = len(found.columns.importances) - len(top)
     return [*columns([head, *rows], 1), *([f"and {counted(left, 'more column')}"] if left else []), ""]

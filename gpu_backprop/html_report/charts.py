@@ -141,7 +141,8 @@ def bars(
         f"{name} {' / '.join(map(_tick, row.tolist()))}" for name, row in zip(names, lengths, strict=True)
     )
     inside = [tag("title", value_name)]
-    for tick in x.ticks[:: 1 + (len(x.ticks) > 6)]:  # numbers have less room than in other charts
+    zero, every = int(np.abs(x.ticks).argmin()), 1 + (len(x.ticks) > 6)  # there is less room than in other charts
+    for tick in x.ticks[zero % every :: every]:
         at = _written(x.place(np.array(tick)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=_written(bottom), class_="grid"))
         inside.append(tag("text", _tick(tick), x=at, y=_written(bottom + 16), text_anchor="middle"))

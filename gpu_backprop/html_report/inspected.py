@@ -52,8 +52,8 @@ def _importance(found: Inspection, columns: ColumnFindings) -> Html:
         [each.column for each in top], np.array([[each.rise] for each in top]), f"rise of the {found.loss_name}",
         {"": "training"}, spreads=np.array([[each.spread] for each in top]),
     )  # fmt: skip
-    rises, spreads = (aligned(figures) for figures in zip(*(each[1:] for each in columns.importances), strict=True))
-    rows = list(zip((each.column for each in columns.importances), rises, spreads, strict=True))
+    figures = aligned([(each.rise, each.spread) for each in columns.importances])
+    rows = [(each.column, *written) for each, written in zip(columns.importances, figures, strict=True)]
     listed = table(rows, ("column", f"rise of the {found.loss_name}", "standard deviation"))
     numbers = tag("details", tag("summary", f"the numbers of all {len(rows):,}"), listed)
     return join([tag("p", said), tag("p", caveat, class_="quiet"), tag("div", drawn, class_="charts"), numbers])
@@ -107,7 +107,7 @@ def _worst(found: Inspection) -> Html:
     if found.task == "regression":
         columns["predicted − true"] = list(map(_difference, found.worst))
     elif found.worst[0].probability is not None:
-        columns["probability of the true class"] = [f"{row.probability:.2g}" for row in found.worst]
+        columns["probability"] = [f"{row.probability:.2g}" for row in found.worst]
     if found.worst[0].values:
         columns["columns, the most important first"] = [tag("td", _values(row), class_="values") for row in found.worst]
     head = [name if k < 4 else tag("th", name) for k, name in enumerate(columns)]
@@ -116,6 +116,7 @@ def _worst(found: Inspection) -> Html:
         f"Of {found.rows:,} rows, those with the largest {what}: either the network is wrong there, or the data are. "
         "They are counted as in the file."
     )
+    said += " The probability is that of the true class." if "probability" in columns else ""
     return join([tag("p", said), table(zip(*columns.values(), strict=True), head, left=3, class_="rows")])
 
 
