@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -130,7 +130,7 @@ class Inspection(NamedTuple):
 
 
 def inspect_model(
-    network: Network, data: Table | Arrays, rows: npt.ArrayLike | None = None, *, pixels: bool | None = None
+    network: Network, data: Table | Arrays, rows: npt.ArrayLike | None = None, *, folds: npt.ArrayLike | None = None
 ) -> Inspection:
     """Finds out what a network makes of the columns of data, by asking it about rows that were changed.
 
@@ -142,10 +142,12 @@ def inspect_model(
         network: one that knows its preprocessing, as one that `gpu-backprop train` wrote does.
         data: a table or arrays with the target, as `gpu_backprop.data.read` gives them.
         rows: which of them, as indices or a mask, best such as were not trained on; None: all.
-        pixels: whether the columns are pixels, of which nothing is said one by one; None: those of images are.
+        folds: of a network with a models axis that was trained with folds, the fold of each row of the data: the member
+            that has not learned from a row answers for it.
 
     Raises:
-        InputError: the network does not know how data become inputs, or gives several answers to a row; or no rows.
+        InputError: the network does not know how data become inputs, or gives several answers to a row; or no rows, or
+            folds that are not those of the network.
         DataError: the data are not as the network needs them.
     """
     preprocessing: Preprocessing | None = network.preprocessing
@@ -161,19 +163,44 @@ def inspect_model(
     if chosen.ndim != 1 or not len(chosen):
         raise InputError("rows must be indices, or a mask, of one row at least.")
     x, target = preprocessing.transform(data)[chosen], preprocessing.targets(data)[chosen]
-    y = network.predict(x)
-    if y.ndim != 2:
-        raise InputError(
-            f"the network is {len(y)} networks side by side, which give as many answers to a row; inspect one of them."
-        )
+    fold = _checked_folds(network, data.rows, folds)[chosen]
+    y = _asked(network, fold)(x)
     loss, columns = _Loss(preprocessing, y), None
-    if not ((isinstance(data, Arrays) and data.images) if pixels is None else pixels):
-        columns = _inspect_columns(network, data, chosen, x, target, loss)
+    if not preprocessing.images:
+        columns = _inspect_columns(network, fold, data, chosen, x, target, loss)
     names = [] if columns is None else [each.column for each in columns.importances[:VALUES]]
     return Inspection(
         preprocessing.task, len(chosen), loss.name, loss.mean(y, target),
         _worst_rows(preprocessing, data, chosen, y, target, loss, names), columns,
     )  # fmt: skip
+
+
+def _checked_folds(network: Network, rows: int, folds: npt.ArrayLike | None) -> Array:
+    """Returns the fold of each row, int64 (rows,); −1 for all where none are given, and the network answers itself."""
+    members = network.models_shape[0] if network.models_shape else 0
+    if folds is None:
+        if members and not network.averaged:
+            raise InputError(
+                f"the network is {members} networks side by side, which give as many answers to a row; inspect one of "
+                "them, or their mean: net.averaged = True."
+            )
+        return np.full(rows, -1)
+    if not members:
+        raise InputError("folds are for a network with a models axis, and this is one network without; leave them out.")
+    found = np.asarray(folds)
+    if found.shape != (rows,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= members:
+        raise InputError(
+            f"folds must be, for each of the {rows:,} rows of the data, an integer from 0 to {members - 1}: the member "
+            "of the network that has not learned from it."
+        )
+    return found.astype(np.int64)
+
+
+def _asked(network: Network, fold: Array) -> Callable[[Array], Array]:
+    """Returns what answers rows of these folds: y, (rows, outputs), of x, (rows, inputs)."""
+    if (fold < 0).any():
+        return network.predict
+    return lambda x: np.asarray(network.predict_members(x)[fold, np.arange(len(x))])
 
 
 class _Loss:
@@ -188,7 +215,7 @@ class _Loss:
     def of_rows(self, y: Array, target: Array) -> Array:
         """Returns the loss of each row, (rows,); of quantities its square."""
         if self.name == RMSE:
-            squares: Array = ((self.inverse(y) - self.inverse(target)) ** 2).mean(axis=1)
+            squares: Array = ((self.inverse(y) - self.inverse(target, clip=False)) ** 2).mean(axis=1)
             return squares
         scores = Scores(np, y, target)
         if self.name == ERROR_RATE:
@@ -203,7 +230,7 @@ class _Loss:
 
 
 def _inspect_columns(
-    network: Network, data: Table | Arrays, chosen: Array, x: Array, target: Array, loss: _Loss
+    network: Network, fold: Array, data: Table | Arrays, chosen: Array, x: Array, target: Array, loss: _Loss
 ) -> ColumnFindings:
     """Shuffles each column, and follows the most important ones."""
     preprocessing: Preprocessing = network.preprocessing
@@ -212,19 +239,21 @@ def _inspect_columns(
     x, target = x[some], target[some]
     columns = _raw_columns(preprocessing, data, chosen[some])
     inputs = _inputs_of(preprocessing, data, chosen[some], x)
-    before = loss.mean(network.predict(x), target)
+    ask = _asked(network, fold[some])
+    before = loss.mean(ask(x), target)
     shuffles = [np.random.default_rng(seed).permutation(len(x)) for seed in range(REPEATS)]
     found, moved = [], x.copy()
     for name in names:
         rises = []
         for shuffle in shuffles:
             moved[:, inputs[name]] = x[shuffle[:, None], inputs[name]]
-            rises.append(loss.mean(network.predict(moved), target) - before)
+            rises.append(loss.mean(ask(moved), target) - before)
         moved[:, inputs[name]] = x[:, inputs[name]]
         found.append(Importance(name, float(np.mean(rises)), float(np.std(rises, ddof=1))))
     found.sort(key=lambda each: -each.rise)  # equal ones stay in the order of the file
 
     few = _some(len(x), AVERAGED)
+    ask = _asked(network, fold[some][few])
     outputs = _choose_outputs(preprocessing, target)
     followed = []
     for name, *_ in found[:DEPENDENCES]:
@@ -232,9 +261,9 @@ def _inspect_columns(
         mean, moved = np.empty((len(values), len(outputs))), x[few]
         for point, row in enumerate(at):  # a row that has the value tells what inputs it makes
             moved[:, inputs[name]] = x[row, inputs[name]]
-            mean[point] = _mean_answer(network, moved, list(outputs))
+            mean[point] = _mean_answer(preprocessing, ask(moved), list(outputs))
         followed.append(Dependence(name, values, mean, deciles, others))
-    mean = _mean_answer(network, x[few], list(outputs))
+    mean = _mean_answer(preprocessing, ask(x[few]), list(outputs))
     return ColumnFindings(len(x), before, found, len(few), list(outputs.values()), mean, followed)
 
 
@@ -316,11 +345,10 @@ def _names(preprocessing: Preprocessing) -> list[str]:
     return [f"y[{k}]" for k in range(preprocessing.outputs)]
 
 
-def _mean_answer(network: Network, x: Array, outputs: list[int]) -> Array:
+def _mean_answer(preprocessing: Preprocessing, y: Array, outputs: list[int]) -> Array:
     """Returns the mean over rows of some outputs: probabilities, or quantities in the units of the data."""
-    y = network.predict(x)
-    if network.preprocessing.classes is None:
-        y = network.preprocessing.inverse(y)
+    if preprocessing.classes is None:
+        y = preprocessing.inverse(y)
     elif y.shape[1] == 1:
         y = np.concatenate([1 - y, y], axis=1)
     mean: Array = y[:, outputs].mean(axis=0, dtype=np.float64)
@@ -336,7 +364,7 @@ def _worst_rows(
     rows = [row for row in np.argsort(-losses, kind="stable")[:WORST].tolist() if losses[row] > 0]
     scores, probability = Scores(np, y[rows], target[rows]), [None] * len(rows)
     answers = y[rows] if loss.name == RMSE else scores.answers
-    true, predicted = preprocessing.inverse(target[rows]), preprocessing.inverse(answers)
+    true, predicted = preprocessing.inverse(target[rows], clip=False), preprocessing.inverse(answers)
     if loss.name == LOG_LOSS:
         probability = scores.p_of_label.tolist()
     places = {name: k for k, name in enumerate(preprocessing.features)}

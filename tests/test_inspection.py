@@ -195,7 +195,29 @@ def test_the_pixels_of_images_say_nothing_one_by_one():
     net = network(data, lambda _: [0, 0], "softmax", target=None)
     found = gb.inspect_model(net, data)
     assert found.columns is None and found.loss == pytest.approx(np.log(2)) and found.worst[0].values == []
-    assert gb.inspect_model(net, data, pixels=False).columns is not None
+
+
+def test_the_member_that_did_not_learn_from_a_row_answers_for_it():
+    """Two members, one of which answers a and the other −a: alone each is right in its fold, their mean is 0."""
+    fold = np.arange(300) % 2
+    signed = np.where(fold == 0, A - A.mean(), A.mean() - A)
+    table = Table("t", {"a": A, "noise": NOISE, "t": signed})
+    preprocessing = Preprocessing.fit(table, "t", standardise_target=False)
+    net = gb.Network(2, [gb.Dense(1)], device="cpu", seed=[0, 1])
+    net.layers[0].weight[:] = A.std() * np.array([[[1], [0]], [[-1], [0]]])
+    net.layers[0].bias[:] = 0
+    net.preprocessing, net.averaged = preprocessing, True
+    found, mean = gb.inspect_model(net, table, folds=fold), gb.inspect_model(net, table)
+    assert found.loss == pytest.approx(0, abs=1e-5) and mean.loss == pytest.approx(A.std())
+    assert found.columns.importances[0].column == "a" and found.columns.importances[1].rise == pytest.approx(
+        0, abs=1e-6
+    )
+    for wrong in (fold[:5], fold + 1, fold / 2):
+        with pytest.raises(gb.InputError, match="folds must be, for each of the 300 rows"):
+            gb.inspect_model(net, table, folds=wrong)
+    single, table = linear()
+    with pytest.raises(gb.InputError, match="folds are for a network with a models axis"):
+        gb.inspect_model(single, table, folds=fold)
 
 
 def test_networks_that_cannot_be_inspected():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,13 +64,19 @@ def _optimizer(net: gb.Network, name: str | None) -> gb.Optimizer:
     return optimizer
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the epochs of a run, where they are there and can be read."""
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Read the epochs of a run, where they are there and can be read; values of several networks are lists."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [
-                {name: float(value) for name, value in row.items() if value} | {"epoch": int(row["epoch"])}
+                {name: _figures(value) for name, value in row.items() if value} | {"epoch": int(row["epoch"])}
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _figures(text: str) -> float | list[float]:
+    if text.startswith("["):
+        return [float(part) for part in text.strip("[]").split(",")]
+    return float(text)

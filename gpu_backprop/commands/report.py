@@ -13,7 +13,7 @@ from gpu_backprop.backend.errors import InputError, ModelFileError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.text_table import columns
 from gpu_backprop.commands.again import options_of
-from gpu_backprop.commands.building import build_trainer, read_design, targets
+from gpu_backprop.commands.building import build_trainer, choose_recipe, read_design, targets
 from gpu_backprop.commands.datasets import Samples, prepare
 from gpu_backprop.commands.diagnose import read_history
 from gpu_backprop.commands.errors import Misuse
@@ -24,7 +24,9 @@ from gpu_backprop.commands.sources import DIGITS, Data, drop_missing_target, has
 from gpu_backprop.data.messages import counted
 from gpu_backprop.data.row_blocks import larger_than_memory
 from gpu_backprop.inspection import Inspection
+from gpu_backprop.network.samples import samples as check_samples
 from gpu_backprop.report import aligned, shortened
+from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import number
 
 SHOWN = 10
@@ -40,18 +42,23 @@ def report(options: argparse.Namespace) -> int:
     before = options_of(settings, options.run, options.parse)
     data = _load_data(options, before, settings, net)
     samples = prepare(net.preprocessing, data, before.ignore)
-    rows, which = _choose(options, settings, samples, data.source)
+    rows, which, out_of_fold = _choose(options, settings, before, samples, data.source)
     out = options.out or options.run / REPORT
     _refuse_inputs(out, [options.run / MODEL, *map(Path, settings.paths.values()), Path(options.data or out.parent)])
 
-    found = gb.inspect_model(net, data, rows, pixels=True if data.source == DIGITS else None)
     measured, trainer = samples.take(rows), _trainer(options.run, net, before, settings)
-    scores = score(trainer, measured, before.metrics)
-    remarks = [f"{which[0].upper()}{which[1:]} are measured here.", *scores.figures, scores.baseline]
+    x, y, folds, outputs = measured.x, targets(trainer.loss, net, measured), None, None
+    if out_of_fold:  # as training chose them
+        checked = check_samples(net, trainer.loss, x, y, None, values=True)
+        folds = choose_folds(before.ensemble, net, checked, trainer.training_step.seeds[0])
+        outputs = net.predict_members(x)[folds, np.arange(len(x))]
+    found = gb.inspect_model(net, data, rows, folds=folds)
+    scores = score(trainer, measured, before.metrics, outputs)
+    remarks = [f"Measured here: {which}.", *scores.figures, scores.baseline]
     if (options.run / CHECKPOINTS).exists():
         remarks.append("The training was stopped before its end.")
     gb.write_report(
-        out, trainer, measured.x, targets(trainer.loss, net, measured), title=f"{run_name(before.data)}: report",
+        out, trainer, x, y, outputs=outputs, title=f"{run_name(before.data)}: report",
         command=shlex.join(["gpu-backprop", "train", *settings.words]), remarks=remarks, inspection=found,
         facts={"Data": {"data": options.data or before.data, "measured here": which, "task": net.preprocessing.task}},
     )  # fmt: skip
@@ -92,30 +99,37 @@ def _load_data(options: argparse.Namespace, before: argparse.Namespace, settings
     return drop_missing_target(data, net.preprocessing.target) if before.drop_missing_target else data
 
 
-def _choose(options: argparse.Namespace, settings: RunSettings, samples: Samples, source: str) -> tuple[Array, str]:
-    """Choose the rows that the run held out, else all; return their indices, and say which these are."""
+def _choose(
+    options: argparse.Namespace, settings: RunSettings, before: argparse.Namespace, samples: Samples, source: str
+) -> tuple[Array, str, bool]:
+    """Choose the rows that the run held out, else all; return their indices, say which these are, and whether each is
+    to be answered by the member of an ensemble that has not learned from it."""
     known, found, run = settings.data, samples.fingerprint(), options.run
-    everything = f"all {counted(len(samples), 'row')}"
+    everything, whole = np.arange(len(samples)), f"all {counted(len(samples), 'row')}"
     if found == known[0]:
         held_out = np.flatnonzero(read_split(run, len(samples)))
         if len(held_out):
-            return held_out, f"the {counted(len(held_out), 'row')} that {run} held out"
+            return held_out, f"the {counted(len(held_out), 'row')} that {run} held out", False
+        if before.ensemble is not None:
+            return everything, f"{whole}, each answered by the member of {run} that did not learn from it", True
         why = "it learned from them, and looks better than it is"
-        return np.arange(len(samples)), f"{everything}, because {run} held none of them out: {why}"
+        return everything, f"{whole}, because {run} held none of them out: {why}", False
     if found == known[-1]:
-        return np.arange(len(samples)), f"{everything}, all of which {run} held out"
+        return everything, f"{whole}, all of which {run} held out", False
     if options.data is None:
         raise InputError(
             f"{source} is not any more, row for row, what {run} was trained on; name a file with these rows with "
             "--data, or one with others that have the target"
         )
-    return np.arange(len(samples)), f"{everything}, which are not those of {run}: it may have learned from some of them"
+    return everything, f"{whole}, which are not those of {run}: it may have learned from some of them", False
 
 
 def _trainer(run: Path, net: gb.Network, before: argparse.Namespace, settings: RunSettings) -> gb.Trainer:
     """Build the trainer of the run again, with its history."""
     learned = settings.data[0]["rows"] - np.count_nonzero(read_split(run, settings.data[0]["rows"]))
-    trainer = build_trainer(before, read_design(before), net, learned)
+    design = read_design(before)
+    recipe = choose_recipe(before, design, net.preprocessing, learned)
+    trainer = build_trainer(before, design, recipe, net, learned)
     for row in read_history(run / HISTORY):
         trainer.history.append(row)
     trainer.history.best_epoch = (net.trained_by or {}).get("best_epoch")

@@ -285,18 +285,20 @@ def _report(
     trainer: gb.Trainer, data: TrainTestData, options: argparse.Namespace, remarks: list[str], folder: Path
 ) -> list[str]:
     """Write the report; return its name, or print why there is none."""
-    x, y = (None, None) if data.held_out is None else _x_and_y(trainer, data.held_out)
-    held_out = 0 if data.held_out is None else len(data.held_out)
+    measured, outputs, how = data.held_out, None, "held out, and measured here"
+    if measured is None and options.ensemble is not None:
+        measured, outputs, how = data.training, trainer.out_of_fold(), "measured here, out of fold"
+    x, y = (None, None) if measured is None else _x_and_y(trainer, measured)
     facts = {
         "data": options.data, "learned from": f"{len(data.training):,} {data.things}",
-        "held out, and measured here": f"{held_out:,} {data.things}", "inputs": f"{trainer.network.inputs:,}",
+        how: f"{0 if measured is None else len(measured):,} {data.things}", "inputs": f"{trainer.network.inputs:,}",
         "task": data.preprocessing.task,
     }  # fmt: skip
     return _written(
         REPORT,
         lambda: gb.write_report(
             folder / REPORT, trainer, x, y, title=f"{run_name(options.data)}: training report", remarks=remarks,
-            command=shlex.join(["gpu-backprop", *options.given]), facts={"Data": facts},
+            command=shlex.join(["gpu-backprop", *options.given]), facts={"Data": facts}, outputs=outputs,
         ),
     )  # fmt: skip
 

@@ -38,10 +38,10 @@ QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 Sections = list[tuple[str, Html]]
 
 
-def tell_answers(trainer: Trainer, measured: Samples) -> Sections:
-    """Makes the sections about the answers for some rows; for one network, without a models axis."""
+def tell_answers(trainer: Trainer, measured: Samples, given: Array) -> Sections:
+    """Makes the sections about the answers that one network, or the mean of several, has given for some rows."""
     network, loss = trainer.network, trainer.loss
-    given, target = network.predict(measured.x), on_host(measured.target, trainer.device)
+    target = on_host(measured.target, trainer.device)
     tasks, preprocessing = tasks_of(network, loss), network.preprocessing
     if target.ndim == 1 or ((target == 0) | (target == 1)).all():
         rows = Scores(np, given, target, multi_label=LABELS in tasks)

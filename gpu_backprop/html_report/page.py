@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import GpuBackpropError, InputError
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.html_report.answers import tell_answers
 from gpu_backprop.html_report.charts import Curve, chart
@@ -21,6 +22,7 @@ from gpu_backprop.inspection import Inspection
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.figures import spans_decades
+from gpu_backprop.training.folds import measure_outputs
 from gpu_backprop.training.history import (
     NO_METRICS,
     History,
@@ -48,7 +50,7 @@ MOST_CURVES = 12
 def write_report(
     path: str | os.PathLike[str], trainer: Trainer, x: Any = None, y: Any = None, *, title: str = "Training report",
     command: str = "", remarks: Sequence[str] = (), facts: Mapping[str, Mapping[str, object]] | None = None,
-    inspection: Inspection | None = None,
+    inspection: Inspection | None = None, outputs: Array | None = None,
 ) -> None:  # fmt: skip
     """Writes a page about a training: results, curves, confusion matrix or residuals, calibration, the network, the
     data, the settings, how long it took, and where. Any browser shows it, in light and in dark; it holds all it needs.
@@ -63,6 +65,7 @@ def write_report(
         remarks: sentences below it, such as what the result means.
         facts: by section, such as "Data" or "Settings", more that is known: {"Data": {"file": "flowers.csv"}}.
         inspection: what `inspect_model` found: importance of the columns, partial dependence, and the worst rows.
+        outputs: what is measured in the place of what the network predicts for x, such as `trainer.out_of_fold()`.
 
     Raises:
         InputError: the file can't be written, or x and y can't be measured.
@@ -70,10 +73,14 @@ def write_report(
     network, history = trainer.network, trainer.history
     given = {section: dict(more) for section, more in (facts or {}).items()}
     rows = None if x is None else samples(network, trainer.loss, *given_rows(x, y, None), values=True, idle=False)
-    measured = {} if rows is None else trainer.evaluate(x, y)
+    measured: dict[str, Any] = {}
+    if rows is not None and outputs is not None:
+        measured = measure_outputs(network, trainer.loss, trainer.metrics, outputs, rows.on_host(trainer.device))
+    elif rows is not None:
+        measured = trainer.evaluate(x, y)
     sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
     if rows is not None and (network.averaged or not network.models_shape):
-        sections += tell_answers(trainer, rows)
+        sections += tell_answers(trainer, rows, network.predict(rows.x) if outputs is None else outputs)
     if inspection is not None:
         sections += tell_inspection(inspection)
     sections.append(("Network", _network(trainer)))

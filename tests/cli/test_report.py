@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def trained(tmp_path_factory):
             ("file", ["d.csv", "--target", "kind", "--held-out-file", "other.csv"]),
             ("price", ["p.csv", "--target", "price"]),
             ("parts", ["parts.npz"]),
+            ("several", ["d.csv", "--target", "kind", "--ensemble", "3"]),
             ("digits", ["digits"]),
         ):
             assert main(["train", *data, *SMALL, "--out", name]) == 0
@@ -76,7 +78,8 @@ def test_the_rows_that_were_held_out(capsys):
     for part in ("Curves", "Confusion matrix", "Calibration", "Permutation importance", "Worst rows", "Settings"):
         assert f"<h2>{part}</h2>" in shown
     assert (
-        "gpu-backprop train d.csv --target kind --ignore noise" in shown and "The 40 rows that held held out" in shown
+        "gpu-backprop train d.csv --target kind --ignore noise" in shown
+        and "Measured here: the 40 rows that held held out." in shown
     )
     assert "learning_rate=0.05" in shown  # the settings are those of the run
 
@@ -98,7 +101,7 @@ def test_quantities(capsys):
 
 def test_where_nothing_was_held_out_it_says_so(capsys):
     assert "all 200 rows, because none held none of them out: it learned from them" in said(capsys, 0, "none")
-    assert "All 200 rows, because none held none of them out" in page("none/report.html")
+    assert "Measured here: all 200 rows, because none held none of them out" in page("none/report.html")
 
 
 def test_rows_of_another_file_that_were_held_out(capsys):
@@ -116,11 +119,24 @@ def test_digits_are_images(capsys):
     assert printed.startswith("digits, the 359 rows that digits held out") and "the columns are pixels" in printed
 
 
+def test_each_row_of_an_ensemble_is_answered_by_the_member_that_did_not_learn_from_it(capsys):
+    trained, printed = page("several/report.html"), said(capsys, 0, "several")
+    assert "d.csv, all 200 rows, each answered by the member of several that did not learn from it" in printed
+    found = {
+        shown: re.findall(r"<b>([^<]*)</b><span>(?:loss|accuracy) of 200 rows", shown)
+        for shown in (trained, page("several/report.html"))
+    }
+    first, again = found.values()
+    assert first == again and len(first) == 2  # out of fold, as training measured them
+    assert f"log loss: {float(re.search(r'log loss: ([0-9.]+)', printed)[1]):.4f}" in page("several/report.html")
+    assert "<h2>Curves</h2>" in page("several/report.html")
+
+
 class TestOtherData:
     def test_of_other_rows_all(self, capsys):
         printed = said(capsys, 0, "held", "--data", "other.csv", "--out", "new.html")
         assert "other.csv, all 50 rows, which are not those of held: it may have learned from some" in printed
-        assert "All 50 rows" in page("new.html") and "Permutation importance" not in page()
+        assert "Measured here: all 50 rows" in page("new.html") and "Permutation importance" not in page()
 
     def test_of_the_same_rows_in_another_place_those_that_were_held_out(self, capsys, trained):
         shutil.copy("d.csv", "moved.csv")
