@@ -111,12 +111,15 @@ class Recipe:
                 made.append(Dropout(self.dropout, schedule=self.dropout_schedule))
         return made
 
-    def output_layer(self, outputs: int, activation: str) -> Dense:
-        """Makes the output layer."""
-        return Dense(outputs, activation, init=self.output_init, **self._rates())
+    def output_layer(self, inputs: int, outputs: int, activation: str) -> Dense:
+        """Makes the output layer of a network with so many inputs."""
+        below = self.layers[-1] if self.layers else inputs
+        own = self.init == "ntp" and self.output_init != "ntp"  # whose rate it has all the same
+        return Dense(outputs, activation, init=self.output_init, **self._rates(below**-0.5 if own else 1.0))
 
-    def _rates(self) -> dict[str, Any]:
-        return {} if self.bias_rate == 1 else {"learning_rate_factor": {"bias": self.bias_rate}}
+    def _rates(self, weight: float = 1.0) -> dict[str, Any]:
+        factors = {name: one for name, one in (("weight", weight), ("bias", self.bias_rate)) if one != 1}
+        return {"learning_rate_factor": factors} if factors else {}
 
     def make_optimizer(self) -> Optimizer:
         """Makes the optimizer."""

@@ -51,7 +51,7 @@ def chosen(*words, data=None, target="y", rows=None):
 def test_a_recipe_makes_layers_and_an_optimizer(name, task, rows, columns):
     recipe = recipes.RECIPES[name](task, rows, columns)
     assert recipe.name == name
-    output = recipe.output_layer(3, "softmax" if task == "classification" else "identity")
+    output = recipe.output_layer(columns, 3, "softmax" if task == "classification" else "identity")
     net = gb.Network(columns, [*recipe.hidden_layers(), output], device="cpu")
     loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing) if task == "classification" else None
     trainer = gb.Trainer(net, loss, recipe.make_optimizer(), batch_size=recipe.rows_a_step(rows))

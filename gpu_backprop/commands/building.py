@@ -115,7 +115,8 @@ def build_network(
             "classification"
         )
     hidden = recipe.hidden_layers(design.hidden(len(recipe.layers), recipe.activation), options.max_norm)
-    output = recipe.output_layer(preprocessing.outputs, design.output or ("softmax" if classes else "identity"))
+    suiting = "softmax" if classes else "identity"
+    output = recipe.output_layer(preprocessing.inputs, preprocessing.outputs, design.output or suiting)
     net = gb.Network(
         preprocessing.inputs, [*hidden, output], dtype=options.dtype, device=options.device, tf32=options.tf32,
         seed=options.seed if options.ensemble is None else range(options.seed, options.seed + options.ensemble),

@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
         (folder / "two.npz", ["--held-out", "0"]),
         ("digits", []),
     ):
-        assert main(["train", str(data), *more, *options, "--out", str(folder / Path(data).stem)]) == 0
+        assert main(["train", str(data), "--recipe", "plain", *more, *options, "--out", str(folder / Path(data).stem)]) == 0
     return folder
 
 

@@ -16,7 +16,7 @@ def run(tmp_path, monkeypatch):
     a = rng.normal(size=200)
     lines = [f"{x:.3f},{y:.3f},{'yes' if n < 20 else 'no'}" for n, (x, y) in enumerate(zip(a, a[::-1], strict=True))]
     (tmp_path / "d.csv").write_text("\n".join(["a,b,c", *lines]))
-    assert main(["train", "d.csv", "--target", "c", "--layers", "8", "--epochs", "2", "--out", "r", "--quiet"]) == 0
+    assert main(["train", "d.csv", "--recipe", "plain", "--target", "c", "--layers", "8", "--epochs", "2", "--out", "r", "--quiet"]) == 0
     return tmp_path / "r"
 
 
@@ -55,7 +55,7 @@ def test_the_rows_that_were_learned_are_compared_with_those_that_were_held_out(t
     lines = [f"{a:.3f},{b:.3f},{c}" for (a, b), c in zip(rng.normal(size=(60, 2)), rng.integers(0, 2, 60), strict=True)]
     (tmp_path / "d.csv").write_text("\n".join(["a,b,c", *lines]))
     long = ["--epochs", "300", "--layers", "64", "--dropout", "0", "--no-early-stopping", "--learning-rate", "0.03"]
-    assert main(["train", "d.csv", "--target", "c", *long, "--out", "r", "--quiet"]) == 0
+    assert main(["train", "d.csv", "--recipe", "plain", "--target", "c", *long, "--out", "r", "--quiet"]) == 0
     capsys.readouterr()
     assert main(["diagnose", "r", "d.csv"]) == 0
     printed = capsys.readouterr().out

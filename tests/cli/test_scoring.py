@@ -151,7 +151,7 @@ def test_questions_of_yes_or_no(capsys):
     x = STREAM.normal(size=(80, 3))
     np.savez("yes.npz", x=x, y=(x > 0).astype(float))
     options = "--task", "regression", "--loss", "binary_cross_entropy", "--epochs", "5", "--out", "run", "--quiet"
-    assert main(["train", "yes.npz", *options]) == 0
+    assert main(["train", "yes.npz", "--recipe", "plain", *options]) == 0
     names = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
     figures = ["label accuracy", "exact match", "mean F1", "ROC AUC", "log loss", "calibration error"]
     assert names[:-1] == [f"test {figure}" for figure in figures]
@@ -164,7 +164,7 @@ def test_metrics_that_are_asked_for(capsys):
     x = STREAM.normal(size=(60, 2))
     np.savez("two.npz", x=x, y=(x[:, 0] > 0).astype(int))
     options = "--epochs", "2", "--layers", "4", "--out", "run", "--quiet"
-    assert main(["train", "two.npz", *options, "--metrics", "roc_auc, f1"]) == 0
+    assert main(["train", "two.npz", "--recipe", "plain", *options, "--metrics", "roc_auc, f1"]) == 0
     assert "\ntest ROC AUC: " in capsys.readouterr().out
     with open("run/history.csv") as file:
         assert file.readline().startswith("epoch,loss,accuracy,val_loss,val_accuracy,val_roc_auc,val_f1,")
@@ -173,7 +173,7 @@ def test_metrics_that_are_asked_for(capsys):
     assert main(["evaluate", "run", "two.npz", "--metrics", "r2"]) == 1
     assert "metric 'r2' is for numbers, but the outputs of this network" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "two.npz", *options, "--metrics", "auc"])
+        main(["train", "two.npz", "--recipe", "plain", *options, "--metrics", "auc"])
     assert "unknown metric 'auc'. Did you mean 'roc_auc'?" in capsys.readouterr().err
 
 
@@ -181,6 +181,6 @@ def test_the_quantile_of_the_loss(capsys):
     x = STREAM.normal(size=(60, 2))
     np.savez("numbers.npz", x=x, y=x[:, 0] * 100)
     options = "--loss", "quantile", "--epochs", "2", "--out", "run", "--quiet"
-    assert main(["train", "numbers.npz", *options, "--metrics", "quantile_loss,quantile_0.5_loss"]) == 0
+    assert main(["train", "numbers.npz", "--recipe", "plain", *options, "--metrics", "quantile_loss,quantile_0.5_loss"]) == 0
     lines = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if " loss: " in line]
     assert len(lines) == 2 and lines[0] == lines[1]

@@ -28,7 +28,7 @@ def working_folder(tmp_path, monkeypatch):
 
 
 def train(*options: str) -> int:
-    return main(["train", "table.csv", "--target", "kind", "--layers", "32", "--out", "run", *options])
+    return main(["train", "table.csv", "--recipe", "plain", "--target", "kind", "--layers", "32", "--out", "run", *options])
 
 
 def history() -> list[dict[str, str]]:
@@ -120,7 +120,7 @@ def steep():
     lines = [f"{a:.6f},{b:.6f},{3 * a - b:.6f}\n" for a, b, _ in x]
     Path("steep.csv").write_text("a,b,v\n" + "".join(lines))
     options = ("--layers", "32,32", "--epochs", "3", "--optimizer", "sgd", "--dropout", "0", "--learning-rate", "10")
-    return ["train", "steep.csv", "--target", "v", *options, "--out", "run"]
+    return ["train", "steep.csv", "--recipe", "plain", "--target", "v", *options, "--out", "run"]
 
 
 @pytest.mark.filterwarnings("ignore:the loss became NaN or infinite:RuntimeWarning")
