@@ -80,8 +80,8 @@ template<class A> BP_DEV A mish(A z) {
 template<class A> BP_DEV A mish_slope(A z) {
   const SoftplusTanh<A> t(z);
   const A clamped = z > A(1e5) ? A(1e5) : z < A(-1e5) ? A(-1e5) : z;  // infinity times 0 would be no number
-  const A rest = A(4) * clamped * (A(1) + t.e) * (t.negative ? A(1) : t.e * t.e) / t.below;
-  return t.part * (t.part * ((t.over + rest) / t.below));
+  const A each = A(1) / t.below, rest = A(4) * clamped * (A(1) + t.e) * (t.negative ? A(1) : t.e * t.e) * each;
+  return t.part * (t.part * ((t.over + rest) * each));
 }
 
 // w of gelu's tanh form, z (1 + tanh(w/2))/2 = z/(1 + e^-w), and z w'

@@ -387,6 +387,7 @@ REFUSED = {
         r"all layers have to be Dense, but layer 1 is Dropout\(0.1\)",
     ),
     "bias": (lambda: gb.Trainer(network([gb.Bias(), *PLAIN]), one_launch=True), "all layers have to be Dense"),
+    "scale": (lambda: gb.Trainer(network([gb.Scale(), *PLAIN]), one_launch=True), r"but layer 1 is Scale\(\)"),
     "softmax below": (
         lambda: gb.Trainer(network([gb.Dense(4, "softmax"), *PLAIN]), one_launch=True),
         r"softmax can only be the output's, with cross_entropy or focal, but layer 1 is Dense\(4, 'softmax'\)",

@@ -116,6 +116,27 @@ def test_activation_gradient_of_all_shapes(device, shape, models_shape, bias):
     assert (flat[..., -3:] == 7).all()
 
 
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("both", [True, False], ids=["both", "factors alone"])
+def test_scale_columns_of_all_shapes(device, shape, models_shape, both):
+    x, grad_z = numbers(*models_shape, *shape), numbers(*models_shape, *shape, seed=1)
+    s = numbers(*models_shape, shape[1] + 2, seed=2)[..., :-2] if both else None
+    flat = np.full((*models_shape, shape[1] + 3), 7, np.float32)
+    sums, grad_x = flat[..., :-3], grad_z if both else None
+    *_, wanted_x, wanted_sums = exactly("scale_columns_gradient", x, grad_z, s, grad_x, sums)
+    given = grad_z.copy()
+    for _ in range(2):  # what the parts add up in is as good the second time
+        grad_z[...] = given
+        run(device, "scale_columns_gradient", x, grad_z, s, grad_x, sums)
+    near(sums, wanted_sums, 16 * shape[0])
+    assert (flat[..., -3:] == 7).all()
+    if both:
+        near(grad_x, wanted_x, 4)
+        run(device, "scale_columns", x, s, x)
+        near(x, exactly("scale_columns", numbers(*models_shape, *shape), s, x)[-1], 4)
+
+
 def test_the_same_call_again_adds_up_anew(device):
     """The ticket of the parts is 0 again after each."""
     grad, sums = numbers(40, 17), np.empty(17, np.float32)

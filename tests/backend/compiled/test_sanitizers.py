@@ -48,6 +48,9 @@ for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 1
     run("activation_gradient", z, y, ACTIVATIONS["tanh"], z, flat)
     run("column_sum", z, flat)
     run("multiply", z, y, y)
+    run("scale_columns", z, b, y)
+    run("scale_columns_gradient", z, y, b, y, flat)
+    run("scale_columns_gradient", z, y, None, None, flat)
     smoothed, huber = CrossEntropy(label_smoothing=0.1), LOSSES["huber"]
     cross, binary = (smoothed.formula, smoothed.rows(models)), LOSSES["binary_cross_entropy"].formula
     run("loss_gradient", y, labels, weights, *cross, 1.0, scales, z, total)

@@ -214,11 +214,11 @@ class TestTheSameInSlabs:
 
         same(monkeypatch, size, case)
 
-    @pytest.mark.parametrize("name", ["add_bias", "multiply"])
+    @pytest.mark.parametrize("name", ["add_bias", "multiply", "scale_columns"])
     def test_what_takes_two_operands(self, monkeypatch, size, models_shape, name):
         def case(device, rng):
             x, out = of(rng, *models_shape, ROWS, UNITS), np.empty((*models_shape, ROWS, UNITS), np.float32)
-            other = of(rng, *models_shape, UNITS) if name == "add_bias" else of(rng, *models_shape, ROWS, UNITS)
+            other = of(rng, *models_shape, UNITS) if name != "multiply" else of(rng, *models_shape, ROWS, UNITS)
             return getattr(numpy_ops, name)(device, x, other, out), [out]
 
         same(monkeypatch, size, case)
