@@ -40,6 +40,7 @@ from gpu_backprop.network.losses import (
     SquaredError,
 )
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.periodic import Periodic
 from gpu_backprop.network.samples import one_hot
 from gpu_backprop.network.schedules import (
     SCHEDULES,
@@ -124,6 +125,7 @@ __all__ = [
     "Operation",
     "Optimizer",
     "OutOfMemoryError",
+    "Periodic",
     "Plan",
     "Poisson",
     "Polynomial",

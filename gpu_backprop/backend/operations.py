@@ -63,6 +63,11 @@ def _epoch_bytes(
     return int(moved + 2 * (hyper.nbytes + total.nbytes))
 
 
+def _periodic_flops(y: Array, weight: Array, of_frequency: int, of_unit: int) -> int:
+    """So many of each frequency, and of each of its units, in every row."""
+    return int(y.shape[-2] * weight[..., 0].size * (of_frequency + of_unit * (weight.shape[-1] - 1)))
+
+
 class Operations(Protocol[D]):
     """What a module has to have to be the operations of a device of class D."""
 
@@ -120,6 +125,28 @@ class Operations(Protocol[D]):
     @account(writes=["out"], flops=lambda out: out.size)
     def multiply(self, device: D, a: Array, b: Array, out: Array) -> Calls:
         """out = a ⊙ b"""
+
+    @account(writes=["y"], flops=lambda y, weight: _periodic_flops(y, weight, 3, 2))
+    def periodic(self, device: D, x: Array, weight: Array, bias: Array, y: Array) -> Calls:
+        """y = (e, x) of each of the first numbers in a row, and the rest of it behind them as it is: e_k = a_k +
+        Σ_h A_hk·cos u_h, where u_h = 2π·w_h·x + b_h.
+
+        weight is (..., numbers, frequencies, 1 + units), of each number and frequency (w, A); bias (..., numbers,
+        frequencies + units), of each number (b, a). Both are in the master dtype. x may be without the models axis.
+        """
+
+    @account(writes=["grad_weight", "grad_bias"], flops=lambda grad_y, weight: _periodic_flops(grad_y, weight, 8, 4))
+    def periodic_gradient(
+        self, device: D, x: Array, weight: Array, bias: Array, grad_y: Array, grad_weight: Array, grad_bias: Array
+    ) -> Calls:
+        """Of each number, with g the gradient of e and δ = −sin u ⊙ (A·g), summed over the rows: ∇w = 2π·Σxδ,
+        ∇A = Σcos u·gᵀ, ∇b = Σδ, ∇a = Σg."""
+
+    @account(writes=["grad_x"], flops=lambda grad_y, weight: _periodic_flops(grad_y, weight, 6, 2))
+    def periodic_gradient_x(
+        self, device: D, x: Array, weight: Array, bias: Array, grad_y: Array, grad_x: Array
+    ) -> Calls:
+        """∇x = γ + 2π·Σ_h w_h·δ_h of each number, with γ the gradient of the x in y; of the rest it is that of y."""
 
     # Losses: value, gradient, weights and the count of right answers --------------------------------------------------
 

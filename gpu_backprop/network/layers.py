@@ -1,4 +1,4 @@
-"""The layers: Dense, Bias, Scale and Dropout."""
+"""The layers: Dense, Bias, Scale and Dropout, and the table of all of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gpu_backprop.network.activations import activation
 from gpu_backprop.network.initializers import Initializer, initializer
 from gpu_backprop.network.layer import WEIGHTS_ALONE, Factor, Layer
 from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
+from gpu_backprop.network.periodic import Periodic
 from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
 
@@ -334,7 +335,13 @@ class Dropout(Layer):
         return out
 
 
-LAYERS: Mapping[str, type[Layer]] = {"dense": Dense, "bias": Bias, "scale": Scale, "dropout": Dropout}
+LAYERS: Mapping[str, type[Layer]] = {
+    "dense": Dense,
+    "bias": Bias,
+    "scale": Scale,
+    "dropout": Dropout,
+    "periodic": Periodic,
+}
 
 
 def layer_from(description: Mapping[str, Any]) -> Layer:

@@ -32,8 +32,8 @@ class Network(FixedAttributes):
 
     Args:
         inputs: how many numbers a sample has.
-        layers: Dense, Bias, Scale and Dropout; the network works on copies of them, `net.layers`, whose `rate`,
-            `trainable` and factors may be set.
+        layers: Dense, Bias, Scale, Dropout and Periodic; the network works on copies of them, `net.layers`, whose
+            `rate`, `trainable` and factors may be set.
         dtype: "float32", or "float64" for checking; "float16" and "bfloat16" on CUDA only, where parameters, gradients
             and the optimizer's moments stay float32, and only what products read and activations are is 16-bit.
             bfloat16 takes compute capability 8.0.

@@ -146,7 +146,8 @@ def _layer_figures(
     for of, name, shape, start in network.places:
         if of is layer and name == "weight" and layer.trainable:
             place = np.s_[..., start : start + math.prod(shape)]
-            weight = rms(arrays["∇" + layer.symbol(name)].astype(np.float64) / scale[..., None, None])
+            gradient = arrays["∇" + layer.symbol(name)].astype(np.float64)
+            weight = rms(gradient / scale.reshape(*scale.shape, *[1] * len(shape)))
             ratio = rms(after[place].astype(np.float64) - before[place]) / (rms(before[place]) or 1.0)
     dead, saturated = 0.0, 0.0
     if layer is not network.last and found is not None and f"∇y{n}" in arrays:

@@ -9,9 +9,28 @@
 #define BP_LANES _Pragma("GCC ivdep")
 #endif
 
+static const i64 LANES = 16;
 static const i64 ENOUGH = 128;  // numbers that fill the vectors; a row of fewer is taken together with others
 
 BP_DEV i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
+
+// The sum of n numbers, the same whatever the width of the processor's vectors: LANES of them side by side.
+template<i64 half> BP_DEV void fold(float (&lanes)[LANES]) {
+  for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
+}
+BP_DEV float sum_of(const float* v, i64 n) {
+  float sum = 0.0f;
+  i64 i = 0;
+  if (n >= LANES) {
+    float lanes[LANES] = {};
+    for (; i + LANES <= n; i += LANES)
+      for (i64 k = 0; k < LANES; k++) lanes[k] += v[i + k];
+    fold<8>(lanes), fold<4>(lanes), fold<2>(lanes), fold<1>(lanes);
+    sum = lanes[0];
+  }
+  for (; i < n; i++) sum += v[i];
+  return sum;
+}
 
 // How many rows are taken at a time: a power of two, so that they are whole vectors if that is possible.
 BP_DEV i64 rows_at_once(i64 cols, i64 rows) {
@@ -64,6 +83,15 @@ BP_DEV bool last_part(i64* ticket, i64 parts) {
   return true;
 }
 
+// sum = the sum of `parts` times n numbers, which lie `step` apart
+BP_DEV void add_parts(float* sum, const float* from, i64 step, i64 n, i64 parts) {
+  for (i64 c = 0; c < n; c++) sum[c] = from[c];
+  for (i64 p = 1; p < parts; p++) {
+    from += step;
+    for (i64 c = 0; c < n; c++) sum[c] += from[c];
+  }
+}
+
 // The sums of the columns of all models: each part writes its own to `partial`, and the part that arrives last adds up.
 struct ColumnSums {
   float* grad_bias;  // null: not wanted
@@ -76,14 +104,6 @@ struct ColumnSums {
   }
   BP_DEV void finish() const {
     if (parts == 1 || !grad_bias || !last_part(ticket, parts)) return;
-    for (i64 m = 0; m < models; m++) {
-      float* const sum = grad_bias + m * step;
-      const float* from = partial + m * width;
-      for (i64 c = 0; c < cols; c++) sum[c] = from[c];
-      for (i64 p = 1; p < parts; p++) {
-        from += models * width;
-        for (i64 c = 0; c < cols; c++) sum[c] += from[c];
-      }
-    }
+    for (i64 m = 0; m < models; m++) add_parts(grad_bias + m * step, partial + m * width, models * width, cols, parts);
   }
 };

@@ -108,6 +108,23 @@ BP_DEV float tanh(float x) {
   return choose((fabs(x) > 9.02f) | (fabs(y) > 1.0f), copysign(1.0f, x), y);
 }
 
+// cos(2 pi t) and sin(2 pi t), right to 2e-7. Half turns are taken off exactly, so that no t is too large, until floats
+// lie so far apart that neither means anything; what is left is a quarter of a turn at most.
+struct CosSin {
+  float cosine, sine;
+};
+BP_DEV CosSin cos_sin_turns(float t) {
+  const float shifted = fma(2.0f, t, 12582912.0f);  // how many half turns: a whole number, in its last bits
+  const float r = t - choose(fabs(t) < 2097152.0f, 0.5f * (shifted - 12582912.0f), t), u = r * r;
+  const u32 sign = bits_of(shifted) << 31;  // which an odd number of them changes
+  float p = -24.982237f, q = 39.536705f;
+  p = fma(p, u, 60.144016f), q = fma(q, u, -76.54978f);
+  p = fma(p, u, -85.453575f), q = fma(q, u, 81.601006f);
+  p = fma(p, u, 64.93935f), q = fma(q, u, -41.341656f);
+  p = fma(p, u, -19.739208f), q = fma(q, u, 6.283185f);
+  return {from_bits(bits_of(fma(p, u, 1.0f)) ^ sign), from_bits(bits_of(q * r) ^ sign)};
+}
+
 #include "../formulas.cuh"
 
 BP_DEV float erfc(float x) {

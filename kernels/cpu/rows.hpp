@@ -3,25 +3,6 @@
 
 enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
 enum { NOTHING = 0, ARGMAX = 1, THRESHOLD = 2 };  // what counts as a right answer
-static const i64 LANES = 16;
-
-// The sum of n numbers, the same whatever the width of the processor's vectors: LANES of them side by side.
-template<i64 half> BP_DEV void fold(float (&lanes)[LANES]) {
-  for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
-}
-BP_DEV float sum_of(const float* v, i64 n) {
-  float sum = 0.0f;
-  i64 i = 0;
-  if (n >= LANES) {
-    float lanes[LANES] = {};
-    for (; i + LANES <= n; i += LANES)
-      for (i64 k = 0; k < LANES; k++) lanes[k] += v[i + k];
-    fold<8>(lanes), fold<4>(lanes), fold<2>(lanes), fold<1>(lanes);
-    sum = lanes[0];
-  }
-  for (; i < n; i++) sum += v[i];
-  return sum;
-}
 
 // The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it.
 BP_DEV i64 place_of_largest(const float* v, i64 n) {

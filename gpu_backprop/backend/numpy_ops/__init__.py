@@ -25,4 +25,5 @@ from gpu_backprop.backend.numpy_ops.losses import (
 )
 from gpu_backprop.backend.numpy_ops.minibatch import advance, gather
 from gpu_backprop.backend.numpy_ops.optimizers import update
+from gpu_backprop.backend.numpy_ops.periodic import periodic, periodic_gradient, periodic_gradient_x
 from gpu_backprop.backend.numpy_ops.schedules import follow_schedule

@@ -24,5 +24,6 @@ from gpu_backprop.backend.cuda.ops.losses import (
 )
 from gpu_backprop.backend.cuda.ops.minibatch import advance, gather
 from gpu_backprop.backend.cuda.ops.optimizers import update
+from gpu_backprop.backend.cuda.ops.periodic import periodic, periodic_gradient, periodic_gradient_x
 from gpu_backprop.backend.cuda.ops.schedules import follow_schedule
 from gpu_backprop.backend.cuda.ops.train_epoch import train_epoch
