@@ -4,6 +4,9 @@
 // Angles are in half turns, for cospi and its like: they need no slow path for large ones.
 #include "columns.cuh"
 
+BP_DEV void sine_and_cosine(float half_turns, float* sine, float* cosine) { sincospif(half_turns, sine, cosine); }
+BP_DEV void sine_and_cosine(double half_turns, double* sine, double* cosine) { sincospi(half_turns, sine, cosine); }
+
 // The parameters of number i.
 template<class A> struct OfNumber {
   const A *weight, *bias;
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(256) periodic_gradient(
       A sine = A(0), cosine = A(1);
       if (!constant) {
         const A at = to_acc(x[(blockIdx.z * rows + r) * inputs + i]);
-        sincospi(of.half_turns(h, at), &sine, &cosine);
+        sine_and_cosine(of.half_turns(h, at), &sine, &cosine);
         if (pass == 0) {
           const A delta = -sine * of.times(h, g);
           sum.at[0] += delta;
@@ -134,8 +137,10 @@ __global__ void __launch_bounds__(256) periodic_gradient_x(
     }
     const OfNumber<A> of(weight + blockIdx.z * weight_step, bias + blockIdx.z * bias_step, i, frequencies, width, terms);
     const T* const g = gs + i * width;
+    const A at = to_acc(xs[i]);
     A sum = A(0);
-    for (int h = 0; h < frequencies; h++) sum += of.w(h) * (sinpi(of.half_turns(h, to_acc(xs[i]))) * of.times(h, g));
+    BP_ROLLED
+    for (int h = 0; h < frequencies; h++) sum += of.w(h) * (sinpi(of.half_turns(h, at)) * of.times(h, g));
     to[i] = from_acc<T>(to_acc(g[width - 1]) - A(6.283185307179586) * sum);
   }
 }

@@ -32,7 +32,7 @@ class Board:
 
     Args:
         name: as in the formulas.
-        values: a number, a row of them, or a matrix.
+        values: a number, a row of them, a matrix, or several, which are written one below the other.
         column: whether one axis is written downwards, one number a sample.
     """
 
@@ -73,7 +73,7 @@ class Board:
 
     def lines(self) -> list[str]:
         """Writes the name, and below it the rows in brackets."""
-        rows = self.values.reshape(-1, 1) if self.column else np.atleast_2d(self.values)
+        rows = self.values.reshape(-1, 1 if self.column else self.values.shape[-1] if self.values.ndim else 1)
         shown = [[self.text(float(v)) for v in row[: _shown(row.size)]] for row in rows[: _shown(len(rows))]]
         width = max(len(text) for row in shown for text in row)
         fitting = (WIDTH.get() - len("[ …]") + 1) // (width + 1)

@@ -142,6 +142,69 @@ def total(terms: int) -> Rule:
     return _over("a", terms, lambda a: a, "", "", lambda **n: _sum(n.values()))
 
 
+def periodic(frequencies: int) -> Rule:
+    """Makes the rule {a} + {A0}·cos(2π·{w0}·{x} + {b0}) …: one unit of a number's embedding."""
+
+    def value(**n: float) -> float:
+        return n["a"] + _sum(n[f"A{k}"] * math.cos(_angle(n, f"w{k}", "x", f"b{k}")) for k in range(frequencies))
+
+    return _over("Awb", frequencies, lambda a, w, b: f"{a}·cos(2·π·{w}·{{x}} + {b})", "{a} + ", "", value)
+
+
+def periodic_weight(rows: int) -> Rule:
+    """Makes the rule cos(2π·{w}·{x0} + {b})·{g0} …: ∂E by one of A, from a column of g."""
+
+    def value(**n: float) -> float:
+        return _sum(math.cos(_angle(n, "w", f"x{k}", "b")) * n[f"g{k}"] for k in range(rows))
+
+    return _over("xg", rows, lambda x, g: f"cos(2·π·{{w}}·{x} + {{b}})·{g}", "", "", value)
+
+
+def periodic_bias(rows: int, units: int) -> Rule:
+    """Makes the rule −(sin(2π·{w}·{x0} + {b})·({A0}·{g0_0} + {A1}·{g0_1} …) …): ∂E by one of b."""
+    terms = [f"sin(2·π·{{w}}·{{x{k}}} + {{b}})·{_product('A', f'g{k}_', units)}" for k in range(rows)]
+    silent = frozenset(f"g{k}_{unit}" for k in range(rows) for unit in range(units)) | _numbered("x", rows)
+
+    def value(**n: float) -> float:
+        return -_sum(
+            math.sin(_angle(n, "w", f"x{k}", "b")) * n[f"A{unit}"] * n[f"g{k}_{unit}"]
+            for k in range(rows) for unit in range(units)
+        )  # fmt: skip
+
+    return Rule(f"−({join_terms(terms)})", value, silent | _numbered("A", units))
+
+
+def periodic_x(frequencies: int, units: int) -> Rule:
+    """Makes the rule {g} − 2π·({w0}·sin(2π·{w0}·{x} + {b0})·({A0_0}·{g0} + {A0_1}·{g1} …) …): ∂E by one of x."""
+    terms = [
+        f"{{w{k}}}·sin(2·π·{{w{k}}}·{{x}} + {{b{k}}})·{_product(f'A{k}_', 'g', units)}" for k in range(frequencies)
+    ]
+    silent = frozenset(f"A{k}_{unit}" for k in range(frequencies) for unit in range(units)) | _numbered("g", units)
+
+    def value(**n: float) -> float:
+        return n["g"] - 2 * math.pi * _sum(
+            n[f"w{k}"] * math.sin(_angle(n, f"w{k}", "x", f"b{k}")) * n[f"A{k}_{unit}"] * n[f"g{unit}"]
+            for k in range(frequencies) for unit in range(units)
+        )  # fmt: skip
+
+    return Rule(
+        f"{{g}} − 2·π·({join_terms(terms)})", value,
+        silent | _numbered("w", frequencies) | _numbered("b", frequencies),
+    )  # fmt: skip
+
+
+def _product(a: str, b: str, terms: int) -> str:
+    return f"({join_terms([f'{{{a}{k}}}·{{{b}{k}}}' for k in range(terms)])})"
+
+
+def _numbered(name: str, count: int) -> frozenset[str]:
+    return frozenset(f"{name}{k}" for k in range(count))
+
+
+def _angle(n: Mapping[str, float], w: str, x: str, b: str) -> float:
+    return 2 * math.pi * n[w] * n[x] + n[b]
+
+
 def _over(
     names: str, count: int, term: Callable[..., str], before: str, after: str, value: Callable[..., float]
 ) -> Rule:

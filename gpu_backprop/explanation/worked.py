@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
-from gpu_backprop.explanation.rules import ACTIVATIONS, LossRule, product, softmax, softmax_gradient, total
+from gpu_backprop.explanation.rules import (
+    ACTIVATIONS,
+    LossRule,
+    periodic,
+    periodic_bias,
+    periodic_weight,
+    periodic_x,
+    product,
+    softmax,
+    softmax_gradient,
+    total,
+)
 from gpu_backprop.network.activations import ACTIVATIONS as KNOWN
 
 Boards = Mapping[str, Board]
@@ -108,6 +119,36 @@ def _column_sum(operation: Operation, f: Activation, reads: Boards, writes: Boar
     return "column_sum", spell(grad_bias.cell(0), total(len(grad_z.values)), cells("a", column(grad_z)))
 
 
+def _periodic(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (x, weight, bias), (z,) = reads.values(), writes.values()
+    every = range(frequencies := weight.values.shape[1])
+    operands = cells("A", [weight.cell(0, h, 1) for h in every]) | cells("w", [weight.cell(0, h, 0) for h in every])
+    operands |= cells("b", [bias.cell(0, h) for h in every]) | {"x": x.cell(0, 0), "a": bias.cell(0, frequencies)}
+    return "periodic", spell(z.cell(0, 0), periodic(frequencies), operands)
+
+
+def _periodic_gradient(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (x, weight, bias, grad_z), (grad_weight, grad_bias) = reads.values(), writes.values()
+    rows, units = len(x.values), weight.values.shape[2] - 1
+    here = {"w": weight.cell(0, 0, 0), "b": bias.cell(0, 0)} | cells("x", column(x))
+    lines = spell(grad_weight.cell(0, 0, 1), periodic_weight(rows), here | cells("g", column(grad_z)))
+    here |= cells("A", [weight.cell(0, 0, 1 + unit) for unit in range(units)])
+    for k in range(rows):
+        here |= cells(f"g{k}_", [grad_z.cell(k, unit) for unit in range(units)])
+    return "periodic_gradient", lines + spell(grad_bias.cell(0, 0), periodic_bias(rows, units), here)
+
+
+def _periodic_gradient_x(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
+    (x, weight, bias, grad_z), (grad_x,) = reads.values(), writes.values()
+    _, frequencies, width = weight.values.shape
+    every, units = range(frequencies), range(width - 1)
+    here = cells("w", [weight.cell(0, h, 0) for h in every]) | cells("b", [bias.cell(0, h) for h in every])
+    for h in every:
+        here |= cells(f"A{h}_", [weight.cell(0, h, 1 + unit) for unit in units])
+    here |= cells("g", [grad_z.cell(0, unit) for unit in units]) | {"g": grad_z.cell(0, width - 1), "x": x.cell(0, 0)}
+    return "periodic_gradient_x", spell(grad_x.cell(0, 0), periodic_x(frequencies, width - 1), here)
+
+
 def _normalize_weights(operation: Operation, f: Activation, reads: Boards, writes: Boards) -> Worked:
     (w, *loss_scale), (total_weight, *scales) = reads.values(), writes.values()
     lines = spell(total_weight.cell(), total(len(w.values)), cells("a", column(w)))
@@ -129,6 +170,9 @@ OPERATIONS: Mapping[str, Callable[[Operation, Activation, Boards, Boards], Worke
     "multiply": _two(_PRODUCT),
     "activation_gradient": _activation_gradient,
     "column_sum": _column_sum,
+    "periodic": _periodic,
+    "periodic_gradient": _periodic_gradient,
+    "periodic_gradient_x": _periodic_gradient_x,
     "normalize_weights": _normalize_weights,
 }
 

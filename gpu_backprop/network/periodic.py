@@ -46,8 +46,9 @@ class Periodic(Layer):
         self.learning_rate_factor, self.weight_decay_factor = learning_rate_factor, weight_decay_factor
 
     def __repr__(self) -> str:
-        told = {name: value for name, value in self.describe().items() if name != "kind"}
-        return f"Periodic({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+        (_, numbers), *told = ((name, value) for name, value in self.describe().items() if name != "kind")
+        first = [] if numbers is None else [repr(numbers)]
+        return f"Periodic({', '.join([*first, *(f'{name}={value!r}' for name, value in told)])})"
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         super().attach(number, inputs, models_shape)

@@ -65,6 +65,14 @@ inline void* block_memory() {
 
 inline void __threadfence() {}  // blocks share one thread, or one order of memory
 
+// Of half turns.
+inline double cospi(double a) { return cos(M_PI * remainder(a, 2)); }
+inline double sinpi(double a) { return sin(M_PI * remainder(a, 2)); }
+inline float cospi(float a) { return float(cospi(double(a))); }
+inline float sinpi(float a) { return float(sinpi(double(a))); }
+inline void sincospi(double a, double* sine, double* cosine) { *sine = sinpi(a), *cosine = cospi(a); }
+inline void sincospif(float a, float* sine, float* cosine) { *sine = sinpi(a), *cosine = cospi(a); }
+
 inline unsigned atomicAdd(unsigned* at, unsigned by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }
 
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {

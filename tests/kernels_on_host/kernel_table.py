@@ -5,6 +5,7 @@ from __future__ import annotations
 import kernel_runners as other
 import kernel_runners_losses as losses
 import kernel_runners_optimizers as optimizers
+import kernel_runners_periodic as embeddings
 import kernel_runners_weights as of_weights
 from kernel_runners_head import head
 from kernel_runners_train_epoch import train_epoch
@@ -17,6 +18,9 @@ RUNNERS = {
     "scale_columns": (other.scale_columns, "columns"),
     "scale_columns_gradient": (other.scale_columns_gradient, "columns"),
     "dropout": (other.dropout, "columns"),
+    "periodic": (embeddings.periodic, "columns"),
+    "periodic_gradient": (embeddings.periodic_gradient, "columns"),
+    "periodic_gradient_x": (embeddings.periodic_gradient_x, "columns"),
     "softmax": (other.softmax, "rows"),
     "softmax_gradient": (other.softmax_gradient, "rows"),
     "gather": (other.gather, "columns"),
