@@ -38,6 +38,10 @@ CLASSES = 10
 """That there are labels of, and outputs of a network whose last layer and loss are one kernel."""
 
 
+NUMBERS = 16
+"""Inputs that are embedded, of those that a row has: as many as a table may have columns."""
+
+
 class Shape(NamedTuple):
     """Rows and columns of the arrays; optimizers get as many parameters."""
 
@@ -70,6 +74,9 @@ def plans(dtype: str, shape: Shape) -> Iterator[Callable[[], Planned]]:
     )
     yield partial(training, dtype, shape, several, "cross_entropy")
     yield partial(training, dtype, shape, (gb.Dense(shape.cols, "relu"), gb.Dense(CLASSES, "softmax")), "cross_entropy")
+    yield partial(
+        training, dtype, shape, (gb.Bias(), gb.Periodic(NUMBERS), gb.Dense(CLASSES, "softmax")), "cross_entropy"
+    )
     yield partial(training, dtype, shape, (gb.Bias("sigmoid"),), "binary_cross_entropy")
     yield partial(training, dtype, shape, (gb.Bias("softmax"),), "focal")
     yield partial(training, dtype, shape, (gb.Bias(),), "huber")

@@ -91,5 +91,6 @@ def usual_fits(device: str, dtype: str) -> Iterator[tuple[gb.Trainer, Samples]]:
     for inputs, pixels in itertools.product((EVEN, ODD), (False, True)):
         yield fit(inputs=inputs, pixels=pixels)
         yield fit(inputs=inputs, pixels=pixels, output="identity", loss="half_squared_error")
+    yield fit(gb.Periodic(), gb.Dense(EVEN, "relu"))
     bounded = gb.Dense(EVEN, "relu", max_norm=1.0), gb.Dropout(0.5), gb.Dense(ODD, "relu"), gb.Dropout(0.5)
     yield fit(*bounded, weighted=True, clip_norm=1.0, average=0.9, accumulate=2, optimizer=gb.Adam(schedule="cosine"))

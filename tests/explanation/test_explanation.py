@@ -107,7 +107,7 @@ def worked_out(numbers: str) -> float:
     for sign, python in (("−", "-"), ("·", "*"), ("²", "**2"), ("³", "**3"), ("^", "**"), ("½", "0.5"), ("√", "sqrt"),
                          ("π", "pi"), ("≤", "<=")):  # fmt: skip
         text = text.replace(sign, python)
-    functions = {name: getattr(math, name) for name in ("exp", "log", "tanh", "erf", "sqrt", "pi")}
+    functions = {name: getattr(math, name) for name in ("exp", "log", "tanh", "erf", "sqrt", "pi", "sin", "cos")}
     functions |= FUNCTIONS
     functions |= {
         "max": max,
@@ -421,6 +421,9 @@ def test_the_scale_of_the_loss(weights: Any) -> None:
         [gb.Dropout(0.3), gb.Dense(4, "silu"), gb.Dropout(0.0), gb.Dense(2)],
         [gb.Dense(2), gb.Dropout(0.5)],
         [gb.Dense(1), gb.Dense(1, "tanh"), gb.Dense(2)],
+        [gb.Periodic(1, 2, 2), gb.Dense(2)],
+        [gb.Dense(3, "tanh"), gb.Periodic(2), gb.Dense(2)],
+        [gb.Dense(2), gb.Periodic(1, 8, 1), gb.Dense(2)],
     ],
     ids=repr,
 )

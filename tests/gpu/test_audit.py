@@ -158,6 +158,10 @@ CASES = {
     "a schedule": lambda: training_step(optimizer=gb.Adam(schedule="cosine")),
     "in parts, clipped, averaged and bounded": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING),
     "the same, members": lambda: training_step(*BOUNDED, weighted=True, options=STEPPING, seed=[1, 2], dtype="float16"),
+    "periodic": lambda: training_step(gb.Periodic(5), *PLAIN),
+    "periodic inside, members, float16": lambda: training_step(
+        gb.Dense(6, "tanh"), gb.Periodic(4, 3, 7), gb.Dense(3, "softmax"), seed=[1, 2], dtype="float16"
+    ),
     "one_launch": one_launch_epochs,
     "one_launch, members": lambda: one_launch_epochs(seed=[1, 2, 3]),
     "accuracy": lambda: measuring_step("softmax", "cross_entropy"),

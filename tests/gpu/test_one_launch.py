@@ -386,6 +386,10 @@ REFUSED = {
         lambda: gb.Trainer(network([gb.Dropout(0.1), *PLAIN]), one_launch=True),
         r"all layers have to be Dense, but layer 1 is Dropout\(0.1\)",
     ),
+    "periodic": (
+        lambda: gb.Trainer(network([gb.Periodic(), *PLAIN]), one_launch=True),
+        "all layers have to be Dense, but layer 1 is Periodic",
+    ),
     "bias": (lambda: gb.Trainer(network([gb.Bias(), *PLAIN]), one_launch=True), "all layers have to be Dense"),
     "scale": (lambda: gb.Trainer(network([gb.Scale(), *PLAIN]), one_launch=True), r"but layer 1 is Scale\(\)"),
     "softmax below": (

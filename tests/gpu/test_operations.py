@@ -40,7 +40,7 @@ def shapes_for(f):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    compile_kernels("layers.cu", "softmax.cu", "dropout.cu")
+    compile_kernels("layers.cu", "softmax.cu", "dropout.cu", "periodic.cu")
 
 
 @dtypes
@@ -184,6 +184,28 @@ def test_multiply(dtype):
         check(dtype, "multiply", t(left), t(right), to_be_written(left.shape))
         here = t(left, out=True)
         check(dtype, "multiply", here, t(right), here)
+
+
+@dtypes
+def test_periodic(dtype):
+    """All inputs or some of them, in rows and units of every number; parameters that lie among others."""
+    for rows, inputs, numbers, frequencies, units in (
+        (1, 1, 1, 1, 1),
+        (150, 33, 7, 16, 3),
+        (0, 3, 2, 4, 2),
+        (700, 5, 5, 3, 13),
+    ):
+        for models_shape in MODELS_SHAPES:
+            rng = random(dtype, rows, models_shape)
+            x, grad_y = (rng.normal(size=(*models_shape, rows, k)) for k in (inputs, inputs + numbers * units))
+            w = rng.normal(0, 0.2, (*models_shape, numbers, frequencies, 1 + units))
+            b = rng.normal(size=(*models_shape, numbers, frequencies + units))
+            apart = strided(models_shape, aligned=False)
+            given = t(x), a(w, **apart), a(b, **apart)
+            check(dtype, "periodic", *given, to_be_written(grad_y.shape))
+            check(dtype, "periodic_gradient_x", *given, t(grad_y), to_be_written(x.shape))
+            grads = (to_be_written(like.shape, "A", **apart) for like in (w, b))
+            check(dtype, "periodic_gradient", *given, t(grad_y), *grads)
 
 
 def test_more_elements_than_threads():

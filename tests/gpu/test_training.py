@@ -214,6 +214,8 @@ NETWORKS = {
     "Scale layers": [gb.Scale(), gb.Dense(8, "mish", init="ntp"), gb.Scale(), gb.Dense(OUTPUTS, "softmax", init="ntp")],
     "odd widths": [gb.Dense(33, "gelu"), gb.Dense(1, "identity"), gb.Dense(OUTPUTS, "softmax")],
     "Dropout": [gb.Dropout(0.2), gb.Dense(8, "silu"), gb.Dropout(0.5), gb.Dense(OUTPUTS, "softmax")],
+    "Periodic": [gb.Periodic(2, learning_rate_factor=0.5), gb.Dense(8, "silu"), gb.Dense(OUTPUTS, "softmax")],
+    "Periodic inside": [gb.Dense(5, "tanh"), gb.Periodic(3, 5, 7), gb.Dense(OUTPUTS, "softmax")],
     "frozen": [
         gb.Dense(8, "silu", trainable=False),
         gb.Dropout(0.2),

@@ -188,6 +188,7 @@ def cases(row: Row | None) -> Iterator[Case]:
     else:
         yield from _of_products(some)
         yield from _of_layers(some)
+        yield from _of_embeddings(some)
         yield from _of_buffers(some)
         yield from _of_minibatches(some)
         yield from _of_schedules(some)
@@ -245,6 +246,21 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "scale_columns_gradient", [z, grad_z, None, None, grad], [grad]
     z, grad = some.edges(), some(len(EDGES), 3)
     yield "column_sum", [z, grad], [grad]
+
+
+def _of_embeddings(some: _Numbers) -> Iterator[Case]:
+    """Yields numbers that are all of the inputs or some, one unit of each or more than are worked out together."""
+    for *models, rows, inputs in (*SHAPES[1:], LONG):
+        for numbers, frequencies, units in ((1, 3, 1), (min(inputs, 5), 16, 3), (min(inputs, 40), 2, 6)):
+            x, outputs, form = some(rows, inputs, low=-1, high=1), inputs + numbers * units, (numbers, frequencies)
+            weight, grad_weight = (some.strided(models, *form, 1 + units) for _ in range(2))
+            bias, grad_bias = (some.strided(models, numbers, frequencies + units) for _ in range(2))
+            grad_y, y = (some(*models, rows, outputs, low=-0.2, high=0.2) for _ in range(2))
+            weight *= np.float32(0.1)
+            yield "periodic", [x, weight, bias, y], [y]
+            yield "periodic_gradient", [x, weight, bias, grad_y, grad_weight, grad_bias], [grad_weight, grad_bias]
+            grad_x = some(*models, rows, inputs)
+            yield "periodic_gradient_x", [x, weight, bias, grad_y, grad_x], [grad_x]
 
 
 def _of_buffers(some: _Numbers) -> Iterator[Case]:

@@ -48,6 +48,8 @@ TEXT = """
   _Pragma("GCC ivdep") for (i64 i = 0; i < n; i++) y[i] = f(x[i]); }
 #define TWO(f) extern "C" void f##_of(const float* x, const float* z, float* y, i64 n) { \\
   for (i64 i = 0; i < n; i++) y[i] = f(x[i], z[i]); }
+static float cosine(float turns) { return cos_sin_turns(turns).cosine; }
+static float sine(float turns) { return cos_sin_turns(turns).sine; }
 """
 
 
@@ -61,7 +63,9 @@ def function():
     except compiler.NoCompilerError as error:
         pytest.skip(f"kernels cannot be compiled: {error}")
     text = source("cpu/math.hpp") + TEXT
-    text += "".join(f"ONE({name})\n" for name in [*ONE, *OTHERS]) + "".join(f"TWO({name})\n" for name in PAIRS)
+    text += "".join(f"ONE({name})\n" for name in [*ONE, *OTHERS, "cosine", "sine"]) + "".join(
+        f"TWO({name})\n" for name in PAIRS
+    )
     library = made_by.load(text).functions
 
     def run(name, x, z=None):
@@ -121,3 +125,19 @@ def test_functions_of_two_numbers(function, name):
     x, z = np.random.default_rng(2).uniform(0.1, 3, (2, 100)).astype(np.float32)
     z[::3] *= -1
     np.testing.assert_allclose(function(name, x, z), PAIRS[name](x.astype(np.float64), z), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("cosine", np.cos), ("sine", np.sin)])
+def test_angles_in_turns(function, name, wanted):
+    """Right to 2e-7 of 1 also where there are many turns; of what is not finite NaN; the same in a vector and alone."""
+    stream = np.random.default_rng(0)
+    for most in (0.25, 1, 100, 1e6):
+        x = stream.uniform(-most, most, N).astype(np.float32)
+        x[:5] = 0, 0.25, -0.5, 0.75, most
+        turns = np.remainder(x.astype(np.float64), 1)
+        np.testing.assert_allclose(function(name, x), wanted(2 * np.pi * turns), rtol=0, atol=2e-7)
+    huge = np.array([2.0**21, 3e7, -1e9, 3e38], np.float32)
+    assert (abs(function(name, huge)) <= 1).all()
+    assert np.isnan(function(name, np.array([np.nan, np.inf, -np.inf]))).all()
+    some = np.append(x[:333], huge)
+    np.testing.assert_array_equal(function(name, some), np.concatenate([function(name, one[None]) for one in some]))
