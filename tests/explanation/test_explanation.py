@@ -34,7 +34,7 @@ def network(*layers: Any, dtype: str = "float64", inputs: int = 2, seed: int = 3
     net = gb.Network(inputs, layers, dtype=dtype, device="cpu", seed=seed)
     for layer in net.layers:
         if layer.bias is not None:
-            layer.bias[...] = np.linspace(-0.2, 0.3, layer.bias.size)
+            layer.bias[...] = np.linspace(-0.2, 0.3, layer.bias.size).reshape(layer.bias.shape)
         if isinstance(layer, gb.Scale):
             layer.weight[...] = np.linspace(0.5, 1.25, layer.weight.size)
     return net
@@ -217,7 +217,9 @@ def check(make: Any, x: Any, y: Any, weights: Any = None, *, numbers: bool = Tru
                 assert any(abs(number - value(result)) <= half_a_digit(result) for number in found), (what, symbols)
             label, _, index = what.partition("[")
             if label in shown:
-                place = [int(k) for k in index.rstrip("]").split(",")] if index else [0]
+                place = (
+                    [int(k) for k in index.rstrip("]").split(",")][-2:] if index else [0]
+                )  # of several matrices in the first
                 rows = shown[label][-1]
                 cell = (
                     rows[place[0]][place[1]]
@@ -241,6 +243,7 @@ def arrays(name: str, operation: SimpleNamespace) -> list[Any]:
 def compare(what: str, rows: list[list[str]], array: Any) -> None:
     array = np.asarray(array, np.float64)
     array = array.reshape(1, 1) if array.size == 1 else array.reshape(1, -1) if array.ndim == 1 else array
+    array = array.reshape(-1, array.shape[-1])  # matrices stand below each other
     if len(rows) > 1 and len(array) == 1:
         array = array.T  # one number a sample
     for i, row in enumerate(rows):

@@ -25,7 +25,6 @@ FRACTIONS = {
 WHOLE = {
     "inputs": (lambda v: gb.Network(v, [gb.Dense(1)]), lambda made: made.inputs),
     "units": (lambda v: gb.Dense(v), lambda made: made.outputs),
-    "numbers": (lambda v: gb.Periodic(v), lambda made: made.numbers),
     "frequencies": (lambda v: gb.Periodic(frequencies=v), lambda made: made.frequencies),
     "units of each number": (lambda v: gb.Periodic(units=v), lambda made: made.embedding),
     "seed": (lambda v: gb.Network(1, [gb.Dense(1)], seed=v), lambda made: made.seed),

@@ -15,7 +15,7 @@ SUMS, UNITS = 8, 6
 
 def periodic(device: CudaDevice, x: Array, weight: Array, bias: Array, y: Array) -> Calls:
     models, rows, inputs = sizes(x)
-    launch = columns(inputs, rows, models)  # threads of a warp have rows side by side
+    launch = columns(inputs, max(rows, 1), models)  # threads of a warp have rows side by side
     yield device.kernels.launch(
         "periodic", (x.dtype,), *launch, x=x, weight=weight, bias=bias, y=y, **_sizes(x, weight, bias, y)
     )  # fmt: skip
@@ -40,7 +40,7 @@ def periodic_gradient_x(
     device: CudaDevice, x: Array, weight: Array, bias: Array, grad_y: Array, grad_x: Array
 ) -> Calls:
     models, rows, inputs = sizes(x)
-    launch = columns(inputs, rows, models)
+    launch = columns(inputs, max(rows, 1), models)
     yield device.kernels.launch(
         "periodic_gradient_x", (x.dtype,), *launch,
         x=x, weight=weight, bias=bias, grad_y=grad_y, grad_x=grad_x, **_sizes(x, weight, bias, grad_y),
