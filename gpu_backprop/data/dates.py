@@ -65,6 +65,11 @@ ISO = re.compile(
 )
 """Lines of such dates as NumPy reads quickly and as they are meant here."""
 
+SHORT = re.compile(
+    r"(?:[12]?[0-9]|0[1-9]|3[01])([./-])(?:[12]?[0-9]|0[1-9]|3[01])\1[0-9]{2}(?:[ ,t].*)?", re.IGNORECASE
+)
+"""A date with a year of two digits, such as 30/11/26, or 26/11/30."""
+
 FIRST = {"day_first": ("30/11/2026", "30-11-2026"), "month_first": ("11/30/2026", "11-30-2026")}
 """What `Encoding.dates` says of dates that can be read in two ways."""
 
@@ -231,7 +236,11 @@ def _find(table: Table, name: str, wanted: bool | str) -> FoundDates | None:
     sample = texts[:: 1 + len(texts) // SAMPLE]
     seen = [formats for text in sample if (formats := _reading(text, FORMATS))]
     if 2 * len(seen) <= len(sample):
-        return None
+        short = [text for text in sample if SHORT.fullmatch(text)]
+        if 2 * len(short) <= len(sample):
+            return None
+        such = f"such as {shown(short[0])} in {table.place(cells.index(short[0]))}"
+        return FoundDates(None, f"what may be dates with years of two digits, {such}, {AS_TEXT}; write the whole year")
     usual = [format for format in FORMATS if any(format in formats for formats in seen)]
     if ISO_FORMAT in usual and _read_iso(texts) is not None:
         return FoundDates(ISO_FORMAT)

@@ -150,6 +150,14 @@ def test_one_text_that_is_no_date_is_told():
     assert found([None, None]) is None
 
 
+def test_years_of_two_digits_are_told():
+    assert found(["30/11/26", "29/11/26 10:00", "?"]) == (
+        "what may be dates with years of two digits, such as '30/11/26' in line 2, so that they are text here, each a "
+        "category; write the whole year"
+    )
+    assert found(["30/11-26", "1.2.3", "192.168.1.10", "12:30:45", "45-67-89"]) is None
+
+
 def test_columns_that_are_no_dates_stay_what_they_are():
     assert found(["2026-11-30", "2026-11-29"], wanted=False) is None
     assert fit(["2026-11-30", "2026-11-29"], Encoding()).features == ["when=2026-11-29", "when=2026-11-30"]
