@@ -171,7 +171,7 @@ def date_parts(clock: Array, offset: Array) -> Array:
     year, month = months // 12 - 30, months % 12 + 1  # both count from 1970
     weekday, hour = (day + EPOCH.weekday()) % 7, (clock - DAY * day) / 3600
     circles = [
-        np.stack([value, np.sin(turn), np.cos(turn)])
+        np.stack([value, *np.round([np.sin(turn), np.cos(turn)], 12)])  # so that sin π is 0, and nothing to scale up
         for value, turn in (
             (month, 2 * np.pi * (month - 1) / 12),
             (weekday, 2 * np.pi * weekday / 7),
@@ -227,6 +227,9 @@ def _time(text: str) -> tuple[float, float | None] | None:
 
 
 def _reading(text: str, formats: Iterable[DateFormat]) -> list[DateFormat]:
+    """Returns those of the formats that read a text; no date has fewer than five digits."""
+    if sum(map(str.isdecimal, text[:LONGEST])) < 5:
+        return []
     return [format for format in formats if format.read(text) is not None]
 
 

@@ -137,9 +137,12 @@ class DateColumn:
         return f"{self.name} (dates)"
 
     def describe(self) -> str:
-        formulas = (f"{part} {how}" for part, how in zip(self.parts, self.scaling.describe(), strict=True))
-        said = f"{counted(len(self.features), 'input')} of dates such as {self.format}: {'; '.join(formulas)}"
-        return said + (INDICATED if self.indicator else "")
+        first, *others = self.parts
+        said = (
+            f"{counted(len(self.parts), 'input')} of dates such as {self.format}: {first}, {self.scaling.describe()[0]}"
+        )
+        likewise = f"; likewise {', '.join(others)}" if others else ""
+        return said + likewise + (INDICATED if self.indicator else "")
 
     def pack(self, table: Table, one: float) -> tuple[Array, int]:
         """Returns what NumberColumn.pack does; refuses texts that are no such dates."""

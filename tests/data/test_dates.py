@@ -173,11 +173,14 @@ def test_the_parts_that_differ_become_inputs():
     np.testing.assert_allclose(
         learned.transform(table(["2026-11-02", "2026-11-23"]))[:, 0], [-np.sqrt(1.5), 2 * np.sqrt(1.5)], rtol=1e-6
     )
-    assert learned.describe()[0][1] == "1 input of dates such as 2026-11-30: days (v − 9809)/5.715"
+    assert learned.describe()[0][1] == "1 input of dates such as 2026-11-30: days, (v − 9809)/5.715"
     assert learned.summaries == ["when (dates)"] and learned.warnings == []
     assert fit(["2026-11-02", "2026-11-02"]).features == ["when days"]
     hours = fit(["2026-11-02 10:00", "2026-11-02 12:00", "2026-11-02 13:30"])
     assert hours.features == ["when days", "when hour", "when sin(hour)", "when cos(hour)"]
+    assert hours.describe()[0][1].endswith("; likewise hour, sin(hour), cos(hour)")
+    opposite = fit(["2026-11-02 00:00", "2026-11-02 12:00"])  # where a sine is 0, and that of π is not quite
+    assert opposite.features == ["when days", "when hour", "when cos(hour)"]
     assert len(fit(["2025-11-02 10:00", "2026-12-08 12:00", "2026-05-02 13:30"]).features) == len(PARTS)
 
 
