@@ -34,6 +34,7 @@ from gpu_backprop.commands.scoring import score, score_out_of_fold
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.recipes import Recipe
+from gpu_backprop.training.calibration import predicts_numbers
 from gpu_backprop.training.history import History, number
 
 KEPT = 2
@@ -99,7 +100,7 @@ def _train_in(
             stopping["validation"] = _x_and_y(trainer, data.held_out)
         validated = stopping.get("validation") is not None or bool(stopping["validation_split"]) or folds
         callbacks = choose_callbacks(options, recipe, validated)
-        if validated and data.preprocessing.task == "regression":
+        if validated and predicts_numbers(trainer.network, trainer.loss):
             callbacks.append(gb.ConformalIntervals())
 
     log, when = folder.place / HISTORY, options.checkpoint_every

@@ -14,6 +14,7 @@ from gpu_backprop.backend.lazy_rows import HOST
 from gpu_backprop.network.arrays import loaded, on_host
 from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
@@ -212,7 +213,7 @@ class ConformalIntervals(AfterFit):
 
     def _begin(self, trainer: Any) -> None:
         network = trainer.network
-        if NUMBERS not in tasks_of(network, trainer.loss) or network.classes is not None:
+        if not predicts_numbers(network, trainer.loss):
             raise InputError(
                 "ConformalIntervals is for numbers, and the outputs of this network are probabilities of classes: "
                 "TemperatureScaling is for those."
@@ -229,6 +230,11 @@ class ConformalIntervals(AfterFit):
         found = residuals(network, y, target)
         if np.isfinite(found).all():
             network.intervals = Intervals.fit(found)
+
+
+def predicts_numbers(network: Network, loss: Loss) -> bool:
+    """Tells whether the outputs are numbers, of which there are intervals, and no probabilities of classes."""
+    return network.classes is None and NUMBERS in tasks_of(network, loss)
 
 
 def residuals(network: Network, y: Array, target: Array) -> Array:

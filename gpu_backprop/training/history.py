@@ -138,10 +138,10 @@ class History:
                 marker = "." if len(rows) <= FEW else None  # one epoch makes no line
                 line, *_ = axes.plot(epochs, values, color=colour, marker=marker)
                 line.set_label(label if name != "learning_rate" else "")
-        if isinstance(best, list):
+        if isinstance(best, list) and values.ndim > 1:  # a rate may be one of all members
             points = [(epoch, values[epochs.index(epoch), k]) for k, epoch in enumerate(best) if epoch in epochs]
             axes.plot(*zip(*points, strict=True), "*", color="black", label="best")
-        elif best is not None:
+        elif isinstance(best, int):
             axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: epoch {best}")
         if name == "loss" and spans_decades(drawn):
             axes.set_yscale("log")

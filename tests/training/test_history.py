@@ -186,6 +186,13 @@ class TestPlot:
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["validation", "best"]
         assert best.get_xydata().tolist() == [[1, 0.5], [1, 0.25], [2, 0.5]]
 
+    def test_a_rate_of_all_members_is_one_line(self, tmp_path):
+        history = History()
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "val_loss": [0.5, 1 / epoch], "learning_rate": 0.1 / epoch})
+        _, axes = history.plot(tmp_path / "curves.png").axes
+        assert [line.get_ydata().tolist() for line in axes.lines] == [[0.1, 0.05]]
+
     @pytest.mark.parametrize("name", ["loss", "accuracy"])
     def test_the_best_epoch_is_marked(self, history, name):
         history.best_epoch = 2
