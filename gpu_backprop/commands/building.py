@@ -131,6 +131,10 @@ def build_trainer(
     options: argparse.Namespace, design: Design, recipe: Recipe, net: gb.Network, rows: int
 ) -> gb.Trainer:
     """Build a trainer of the network for so many rows."""
+    if options.ensemble is not None and options.validation is not None:
+        raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
+    if options.ensemble is not None and options.ensemble > rows:
+        raise Misuse(f"--ensemble {options.ensemble}: there is not a row for each fold, but {rows:,} to learn from")
     optimizer = recipe.make_optimizer()
     for name in PENALTIES:
         if (value := getattr(options, name)) is not None:
@@ -167,8 +171,6 @@ def choose_stopping(options: argparse.Namespace, recipe: Recipe, rows: int) -> d
     """Return what Trainer.fit is told of early stopping, with so many rows to learn from; and of folds."""
     early, share = not options.no_early_stopping, options.validation
     if options.ensemble is not None:
-        if share:
-            raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
         stopping = recipe.early_stopping() if early else None
         return {"validation_split": 0.0, "early_stopping": stopping, "folds": options.ensemble}
     if share is None:
