@@ -38,19 +38,11 @@ def main() -> int:
         os.environ[name] = str(options.threads)
     from lib import record, table_report
     from lib.real_tables import CHOOSING, FINAL, MADE_UP
-    from lib.table_learners import OTHER, ablations, installed, versions, with_words
+    from lib.table_learners import OTHER, versions
 
     started = time.perf_counter()
-    tables = options.tables or list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
-    learners = ablations() if options.ablations else installed(*(["--epochs", "20"] if options.quick else []))
-    if options.only is not None:
-        if unknown := set(options.only) - set(learners):
-            sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
-        learners = {name: learners[name] for name in options.only}
-    words = [*shlex.split(options.words), *(word for entry in options.set for word in ("--set", entry))]
-    if words:
-        learners = {OTHER: with_words(*words)}
-    splits = 1 if options.quick else options.splits
+    listed = list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
+    tables, learners, splits = options.tables or listed, _learners(options), 1 if options.quick else options.splits
     store = None if options.quick else options.store or STORES / ("choose.json" if options.choose else "final.json")
     measured = _kept(store) if store else {}
     if not (options.quick or options.choose):
@@ -66,22 +58,29 @@ def main() -> int:
                 figures = of_learner[str(seed)] = measure(table, seed, learner, options)
                 told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
                 print(f"{table}, split {seed}, {name}: {told}", file=sys.stderr, flush=True)
-                if store is not None and not words:  # settings that are tried are not kept
+                if store is not None and name != OTHER:  # settings that are tried are not kept
                     _keep(store, table, name, seed, figures)
     measured = {name: measured[name] for name in tables}
-    print(table_report.ablations(measured, splits) if options.ablations else table_report.text(measured, splits))
-    pieces = options.ablations and tables == list(CHOOSING)
-    if pieces or (tables == list(FINAL) and not (words or options.ablations)):
-        facts = {
-            "threads": options.threads,
-            "rows": options.rows,
-            "splits": splits,
-            "peers": versions(),
-            "tables": measured,
-        }
-        command = f"python bench/tables.py{' --choose --ablations' if pieces else ''}"
-        record.write(PIECES if pieces else RESULTS, command, time.perf_counter() - started, facts)
+    print((table_report.ablations if options.ablations else table_report.text)(measured, splits))
+    if tables == listed and OTHER not in learners and options.choose == options.ablations and not options.quick:
+        facts = {"threads": options.threads, "rows": options.rows, "splits": splits, "peers": versions()}
+        command = f"python bench/tables.py{' --choose --ablations' if options.ablations else ''}"
+        place = PIECES if options.ablations else RESULTS
+        record.write(place, command, time.perf_counter() - started, {**facts, "tables": measured})
     return 0
+
+
+def _learners(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what is measured."""
+    from lib.table_learners import OTHER, ablations, installed, with_words
+
+    words = [*shlex.split(options.words), *(word for entry in options.set for word in ("--set", entry))]
+    if words:
+        return {OTHER: with_words(*words)}
+    learners = ablations() if options.ablations else installed(*(["--epochs", "20"] if options.quick else []))
+    if unknown := set(options.only or ()) - set(learners):
+        sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
+    return {name: learners[name] for name in options.only or learners}
 
 
 def measure(name: str, seed: int, learner: Any, options: argparse.Namespace) -> dict[str, float]:
