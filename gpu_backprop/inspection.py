@@ -15,8 +15,6 @@ import numpy.typing as npt
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data import Arrays, Preprocessing, Table
-from gpu_backprop.data.categories import spelled
-from gpu_backprop.data.number_format import find_numbers
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.metrics import Scores
 
@@ -237,8 +235,13 @@ def _inspect_columns(
     names = preprocessing.columns or preprocessing.features
     some = _some(len(x), min(ROWS, max(FEWEST, WORK // (REPEATS * len(names)))))
     x, target = x[some], target[some]
-    columns = _raw_columns(preprocessing, data, chosen[some])
-    inputs = _inputs_of(preprocessing, data, chosen[some], x)
+    if isinstance(data, Arrays):
+        columns = {name: data.x[chosen[some], k].astype(np.float64) for k, name in enumerate(names)}
+        inputs = {name: np.array([k]) for k, name in enumerate(names)}
+    else:
+        table = replace(data.take(chosen[some]), reread=None)
+        columns = {name: preprocessing.read_column(table, name) for name in names}
+        inputs = _inputs_of(preprocessing, table, x)
     ask = _asked(network, fold[some])
     before = loss.mean(ask(x), target)
     shuffles = [np.random.default_rng(seed).permutation(len(x)) for seed in range(REPEATS)]
@@ -272,39 +275,19 @@ def _some(rows: int, most: int) -> Array:
     return np.sort(np.random.default_rng(0).permutation(rows)[:most])
 
 
-def _inputs_of(preprocessing: Preprocessing, data: Table | Arrays, rows: Array, x: Array) -> dict[str, Array]:
+def _inputs_of(preprocessing: Preprocessing, table: Table, x: Array) -> dict[str, Array]:
     """Finds the inputs that each column makes, of those that differ among the rows.
 
-    Of a table they are found by holding columns still: in the pass of bit b, all columns whose number, from 1 on, has
+    They are found by holding columns still: in the pass of bit b, all columns whose number, from 1 on, has
     that bit set, have the value of the first row in all rows. An input that moves is that of the column with exactly
     the bits of the passes in which it stood still.
     """
-    if isinstance(data, Arrays):
-        return {name: np.array([k]) for k, name in enumerate(preprocessing.features)}
     names, still = preprocessing.columns, np.zeros(x.shape[1], np.int64)
-    table = replace(data.take(rows), reread=None)
     for bit in range(len(names).bit_length()):
-        held = {name: table.columns[name][[0] * len(rows)] for k, name in enumerate(names, 1) if k >> bit & 1}
+        held = {name: table.columns[name][[0] * len(x)] for k, name in enumerate(names, 1) if k >> bit & 1}
         other = preprocessing.transform(replace(table, columns={**table.columns, **held}))
         still |= (other != x).any(axis=0).astype(np.int64) << bit
     return {name: np.flatnonzero(still == k) for k, name in enumerate(names, 1)}
-
-
-def _raw_columns(preprocessing: Preprocessing, data: Table | Arrays, rows: Array) -> dict[str, Array]:
-    """Returns each column as it is in the file: numbers, float64 (rows,), also where they are written as in $1,745; or
-    texts, an object array (rows,)."""
-    if isinstance(data, Arrays):
-        return {name: data.x[rows, k].astype(np.float64) for k, name in enumerate(preprocessing.features)}
-    columns = {}
-    for name in preprocessing.columns:
-        column = data.columns[name]
-        if name not in preprocessing.features:  # whose input is called as the column is: a number
-            column = spelled(column)
-        elif column.dtype == object:
-            found = find_numbers(Table(data.source, {name: column}, missing=data.missing), [name]).get(name)
-            column = column if found is None or found.numbers is None else found.numbers
-        columns[name] = column[rows]
-    return columns
 
 
 def _grid(column: Array) -> tuple[Array, list[int], Array, int]:

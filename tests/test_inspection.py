@@ -8,6 +8,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop import inspection
 from gpu_backprop.data import Arrays, Preprocessing, Table, read
+from gpu_backprop.data.encoding import TABULAR
 
 RNG = np.random.default_rng(0)
 A, NOISE = RNG.normal(5, 2, 300), RNG.normal(size=300)
@@ -69,8 +70,7 @@ class TestImportance:
         }
         table = Table("t", columns)
         fitted = Preprocessing.fit(table, "t", impute="mean", hashed={"city": 8})
-        rows = np.arange(300)
-        inputs = inspection._inputs_of(fitted, table, rows, fitted.transform(table))
+        inputs = inspection._inputs_of(fitted, table, fitted.transform(table))
         for name, places in inputs.items():
             own = [k for k, feature in enumerate(fitted.features) if feature.split("=")[0].split(" ")[0] == name]
             moving = [k for k in own if np.ptp(fitted.transform(table)[:, k]) > 0]
@@ -131,6 +131,14 @@ class TestDependence:
         net = network(table := read(path), lambda _: [1.0])
         cost = gb.inspect_model(net, table).columns.dependences[0]
         np.testing.assert_allclose(cost.y[:, 0], cost.values / 100, rtol=1e-3)
+
+    def test_dates_are_years(self):
+        days = np.arange("2020-01-01", "2026-01-01", 10, "M8[D]")
+        table = Table("t", {"day": days, "t": np.arange(len(days)) * 10.0})
+        net = network(table, lambda name: [float(name == "day days")], encoding=TABULAR)
+        day = gb.inspect_model(net, table).columns.dependences[0]
+        assert day.values[0] == pytest.approx(2020.1, abs=0.05) and day.values[-1] == pytest.approx(2025.9, abs=0.05)
+        assert (np.diff(day.y[:, 0]) > 0).all()
 
     def test_numbers_that_are_categories_are_texts(self):
         table = Table("t", {"code": np.array(["1", "2", "1", "3"] * 9, object), "t": A[:36]}, text=["code"])

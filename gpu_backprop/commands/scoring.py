@@ -104,8 +104,9 @@ def score_out_of_fold(trainer: gb.Trainer, samples: Samples, asked: Sequence[str
 
 def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> Figure:
     """Write the log loss; where it is the network's loss, as that, which knows how near to 0 or 1 a probability is when
-    its dtype no longer does."""
-    if trainer.loss.fused != trainer.network.last.activation.name:
+    its dtype no longer does. Of smoothed labels it would be another one."""
+    smoothed = np.any(getattr(trainer.loss, "label_smoothing", 0))
+    if trainer.loss.fused != trainer.network.last.activation.name or smoothed:
         return _figure("log_loss", rows)
     loss = trainer.evaluate(samples.x, targets(trainer.loss, trainer.network, samples), metrics=())["loss"]
     return Figure("log loss", loss)

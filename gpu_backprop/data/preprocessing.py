@@ -186,6 +186,15 @@ class Preprocessing:
         """Returns x, float32 (rows, inputs)."""
         return self._inputs.expand(packed) if isinstance(self._inputs, TableInputs) else packed
 
+    def read_column(self, table: Table, name: str) -> Array:
+        """Returns a column before it is scaled: numbers, float64 (rows,), NaN where one is missing, also where they are
+        written as in $1,745, and dates as years, such as 2026.5; or texts, an object array (rows,), None where one is.
+
+        The columns of the table are as in the training data, as `as_in_training` gives them.
+        """
+        assert isinstance(self._inputs, TableInputs)
+        return self._inputs.read_column(table, name)
+
     def text_columns(self, table: Table) -> list[str]:
         """Returns the columns that have to be read as text, as in the training data, even where they look like
         numbers."""

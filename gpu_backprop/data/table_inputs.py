@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.data import stored
-from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS
+from gpu_backprop.data.categories import BUCKETS, MOST_INPUTS, spelled
 from gpu_backprop.data.cells import composed
-from gpu_backprop.data.dates import DateFormat, read_dates
+from gpu_backprop.data.dates import EPOCH, DateFormat, read_dates
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
@@ -25,12 +25,14 @@ from gpu_backprop.data.number_columns import (
     fit_order,
     refuse_infinite,
 )
-from gpu_backprop.data.number_format import Finding, describe_finding
+from gpu_backprop.data.number_format import Finding, describe_finding, read_numbers
 from gpu_backprop.data.scaling import BOUND, IMPUTE, smooth_clip
 from gpu_backprop.data.table import Arrays, Table, missing
 from gpu_backprop.data.text_columns import HashedColumn, SignColumn, TextColumn, Times, count_texts, fit_text
 
 FILL_IN = "fill them in, or train with --impute mean, median or constant (impute= in Python)"
+DAYS_A_YEAR = 365.2425
+"""In the mean, in the Gregorian calendar."""
 TEXT: dict[str, type[HashedColumn | TextColumn | SignColumn]] = {
     "buckets": HashedColumn,
     "categories": TextColumn,
@@ -122,6 +124,16 @@ class TableInputs:
         most, column = max((len(column.features), column.name) for column in self.columns)
         fewer = " (--ignore leaves it out, --hash makes fewer)" if most > 1 else ""
         return f"column {shown(column)} makes {most:,} of them{fewer}"
+
+    def read_column(self, data: Table, name: str) -> Array:
+        """Does what `Preprocessing.read_column` says."""
+        column, values = next(one for one in self.columns if one.name == name), data.columns[name]
+        if isinstance(column, NumberColumn):
+            return read_numbers(values, column.format, data.missing)[0]
+        if isinstance(column, DateColumn):
+            days = read_dates(values, column.format)[0][:, 0]
+            return EPOCH.year + days / DAYS_A_YEAR
+        return spelled(values)
 
     def text_columns(self, data: Table) -> list[str]:
         """Returns the columns that have to be read as text, even where they look like numbers."""

@@ -138,7 +138,7 @@ def bars(
     ends = np.concatenate([(lengths - spread).ravel(), (lengths + spread).ravel(), [begin, *span]])
     x = Axis(ends, NAMES, WIDTH - RIGHT)
     told = f"{value_name} of {len(names)}: " + ", ".join(
-        f"{name} {' / '.join(map(_tick, row.tolist()))}" for name, row in zip(names, lengths, strict=True)
+        f"{name} {' / '.join(f'{value:.4g}' for value in row.tolist())}" for name, row in zip(names, lengths, strict=True)
     )
     inside = [tag("title", value_name)]
     zero, every = int(np.abs(x.ticks).argmin()), 1 + (len(x.ticks) > 6)  # there is less room than in other charts
@@ -157,7 +157,7 @@ def bars(
             value, wide = float(lengths[row, k]), float(spread[row, k])
             low, end, high = x.place(np.array([value - wide, value, value + wide])).tolist()
             y = top + k * thick
-            said = tag("title", f"{name}: {_tick(value)}" + (f" ± {_tick(wide)}" if spreads is not None else ""))
+            said = tag("title", f"{name}: {value:.4g}" + (f" ± {wide:.2g}" if spreads is not None else ""))
             inside.append(tag("rect", said, x=_written(min(start, end)), width=_written(abs(end - start)),
                               y=_written(y), height=_written(thick - 1), class_=style))  # fmt: skip
             if spreads is not None:
@@ -214,7 +214,7 @@ def _powers(low: float, high: float) -> list[float]:
 def _tick(value: float) -> str:
     if 1e4 <= abs(value) < 1e9:  # in full they would not fit beside an axis
         return f"{value / 1e6:.6g}M" if abs(value) >= 1e6 else f"{value / 1e3:.6g}k"
-    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.6g}"
 
 
 def _written(place: float | Array) -> str:

@@ -89,7 +89,7 @@ def _answers(found: Inspection, columns: ColumnFindings, one: Dependence, span: 
     if one.values.dtype == object:
         begin = 0.0 if classes else float(columns.mean.mean())
         drawn = bars(one.values.tolist(), one.y, name, styles, begin=begin, span=span)
-        notes = [] if classes else [f"Bars begin at the mean prediction, {begin:,.6g}."]
+        notes = [] if classes else [f"Bars begin at the mean prediction, {begin:,.4g}."]
         notes += [f"{one.others:,} less frequent texts are left out."] if one.others else []
         return tag("div", tag("h3", one.column), drawn, *(tag("p", note, class_="quiet") for note in notes))
     curves = [Curve(one.values, one.y[:, k], style, label) for k, (label, style) in enumerate(styles.items())]

@@ -62,6 +62,14 @@ def test_a_log_loss_that_no_probability_shows():
     assert scores.figures[1] == "log loss: 100.0000"
 
 
+def test_the_log_loss_is_of_the_labels_as_they_are_also_where_training_smooths_them():
+    net = gb.Network(1, [gb.Dense(2, "softmax")], device="cpu")
+    net.layers[0].weight[...] = [[0, 2]]
+    samples = Samples(np.ones((4, 1)), np.array([0, 1, 1, 1]))
+    plain, smoothed = (score(gb.Trainer(net, gb.CrossEntropy(label_smoothing=s)), samples).figures for s in (0.0, 0.1))
+    assert smoothed == plain
+
+
 @pytest.mark.parametrize("rare", [0, 1])
 def test_of_two_unbalanced_classes_the_rarer_one(rare):
     y, target = answers(60, 2), (np.arange(60) % 6 == 0).astype(int)
