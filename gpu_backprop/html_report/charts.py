@@ -138,7 +138,8 @@ def bars(
     ends = np.concatenate([(lengths - spread).ravel(), (lengths + spread).ravel(), [begin, *span]])
     x = Axis(ends, NAMES, WIDTH - RIGHT)
     told = f"{value_name} of {len(names)}: " + ", ".join(
-        f"{name} {' / '.join(f'{value:.4g}' for value in row.tolist())}" for name, row in zip(names, lengths, strict=True)
+        f"{name} {' / '.join(f'{value:.4g}' for value in row.tolist())}"
+        for name, row in zip(names, lengths, strict=True)
     )
     inside = [tag("title", value_name)]
     zero, every = int(np.abs(x.ticks).argmin()), 1 + (len(x.ticks) > 6)  # there is less room than in other charts
