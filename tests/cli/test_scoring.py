@@ -189,6 +189,7 @@ def test_the_quantile_of_the_loss(capsys):
     x = STREAM.normal(size=(60, 2))
     np.savez("numbers.npz", x=x, y=x[:, 0] * 100)
     options = "--loss", "quantile", "--epochs", "2", "--out", "run", "--quiet"
-    assert main(["train", "numbers.npz", "--recipe", "plain", *options, "--metrics", "quantile_loss,quantile_0.5_loss"]) == 0
+    words = ["train", "numbers.npz", "--recipe", "plain", *options, "--metrics", "quantile_loss,quantile_0.5_loss"]
+    assert main(words) == 0
     lines = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if " loss: " in line]
     assert len(lines) == 2 and lines[0] == lines[1]

@@ -28,7 +28,8 @@ def working_folder(tmp_path, monkeypatch):
 
 
 def train(*options: str) -> int:
-    return main(["train", "table.csv", "--recipe", "plain", "--target", "kind", "--layers", "32", "--out", "run", *options])
+    words = ["train", "table.csv", "--recipe", "plain", "--target", "kind", "--layers", "32", "--out", "run"]
+    return main([*words, *options])
 
 
 def history() -> list[dict[str, str]]:
