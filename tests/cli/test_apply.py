@@ -50,7 +50,8 @@ def trained(tmp_path_factory):
         (folder / "two.npz", ["--held-out", "0"]),
         ("digits", []),
     ):
-        assert main(["train", str(data), "--recipe", "plain", *more, *options, "--out", str(folder / Path(data).stem)]) == 0
+        out = ["--out", str(folder / Path(data).stem)]
+        assert main(["train", str(data), "--recipe", "plain", *more, *options, *out]) == 0
     return folder
 
 

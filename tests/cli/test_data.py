@@ -53,7 +53,8 @@ def houses(path: str = "houses.csv", rows: int = 120) -> str:
 
 
 def train(*options: str) -> int:
-    return main(["train", "--recipe", "plain", "--epochs", "30", "--layers", "16", "--dropout", "0", "--out", "run", *options])
+    words = ["--epochs", "30", "--layers", "16", "--dropout", "0", "--out", "run"]
+    return main(["train", "--recipe", "plain", *words, *options])
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -452,9 +453,10 @@ class TestOptions:
 
     def test_many_rows_are_seen_less_often(self, capsys):
         np.savez("many.npz", x=np.zeros((15_001, 1), np.uint8), y=np.arange(15_001) % 2)
-        assert main(["train", "many.npz", "--recipe", "plain", "--layers", "none", "--held-out", "0"]) == 0
+        words = ["train", "many.npz", "--recipe", "plain", "--layers", "none", "--held-out", "0"]
+        assert main(words) == 0
         assert ", 78 epochs, 128 rows a step\n" in capsys.readouterr().out
-        assert main(["train", "many.npz", "--recipe", "plain", "--layers", "none", "--held-out", "0", "--no-early-stopping"]) == 0
+        assert main([*words, "--no-early-stopping"]) == 0
         assert ", 39 epochs, 128 rows a step\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def run(tmp_path, monkeypatch):
     a = rng.normal(size=200)
     lines = [f"{x:.3f},{y:.3f},{'yes' if n < 20 else 'no'}" for n, (x, y) in enumerate(zip(a, a[::-1], strict=True))]
     (tmp_path / "d.csv").write_text("\n".join(["a,b,c", *lines]))
-    assert main(["train", "d.csv", "--recipe", "plain", "--target", "c", "--layers", "8", "--epochs", "2", "--out", "r", "--quiet"]) == 0
+    words = ["--recipe", "plain", "--target", "c", "--layers", "8", "--epochs", "2", "--out", "r", "--quiet"]
+    assert main(["train", "d.csv", *words]) == 0
     return tmp_path / "r"
 
 
