@@ -99,6 +99,19 @@ def test_float32_agrees_with_float64_after_some_steps():
         np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_member_learns_as_it_would_alone(dtype):
+    def trained(seed):
+        net = gb.Network(4, [gb.Periodic(3, 5, 2), gb.Dense(2)], dtype=dtype, device="cpu", seed=seed)
+        trainer = gb.Trainer(net, "mean_squared_error", gb.Adam(0.01), batch_size=7)
+        trainer.fit(numbers(20, 4), numbers(20, 2, seed=1), epochs=2, progress=False)
+        return net.parameters
+
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    for member, alone in zip(trained([5, 2]), (trained(5), trained(2)), strict=True):
+        np.testing.assert_allclose(member, alone, tolerance, tolerance / 10)
+
+
 def test_how_it_begins():
     """As Holzmüller et al. begin it, in every dtype and member alike."""
     layer = gb.Network(400, [gb.Periodic(units=4)], dtype="float64", seed=3).layers[0]

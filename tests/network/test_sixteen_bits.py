@@ -52,6 +52,16 @@ def test_products_read_the_low_weights_and_everything_else_the_parameters():
         assert set(read.values()) <= {"float16" if operation.name == "matmul" else "float32"}
 
 
+def test_a_periodic_reads_its_parameters_in_full():
+    """A frequency of 16 bits would be off by whole turns where numbers are large."""
+    net = gb.Network(3, [gb.Periodic(2), gb.Dense(2, "softmax")], device="cpu", dtype="float16")
+    trainer = gb.Trainer(net)
+    reads = {o.name: {name: a.dtype.name for name, a in o.reads.items()} for o in trainer.plan().operations}
+    assert reads["periodic"] == {"x": "float16", "W1 (float32)": "float32", "b1": "float32"}
+    assert reads["periodic_gradient"] == reads["periodic"] | {"∇z1": "float16"}
+    assert np.isfinite(float(trainer.step(X, LABELS))) and "W1 (float32)" in explain(trainer, X, LABELS)
+
+
 def test_offsets_are_those_of_a_float32_network():
     half, single = network(), network("float32")
     half.refresh()

@@ -114,6 +114,7 @@ def test_a_network_with_preprocessing(again, tmp_path):
 PARTS = {
     "layer": lambda: gb.Dense(3, "relu", bias=False, init="lecun_normal"),
     "layer of a network": lambda: classifier("float32").network.layers[0],
+    "periodic": lambda: gb.Periodic(3, units=2, penalty_factor=2),
     "frozen layer": lambda: gb.Dense(3, trainable=False, weight_decay_factor={"bias": 0}),
     "dropout": lambda: gb.Dropout(0.25),
     "dropout of members": lambda: gb.Dropout([0.25, 0.5]),

@@ -75,6 +75,7 @@ NETWORKS = {
     "one layer": lambda **s: gb.Network(4, [gb.Dense(1)], **s),
     "dropout and no bias": small,
     "bias layers": lambda **s: gb.Network(4, [gb.Bias("sigmoid"), gb.Dense(3, bias=False), gb.Bias("softmax")], **s),
+    "periodic": lambda **s: gb.Network(4, [gb.Periodic(2, 3, learning_rate_factor=0.1), gb.Dense(2)], **s),
     "scale": lambda **s: gb.Network(4, [gb.Scale(weight_decay_factor=0), gb.Dense(2, "mish", init="ntp")], **s),
     "dropout alone": lambda **s: gb.Network(4, [gb.Dropout(0.25)], **s),
     "initializers": lambda **s: gb.Network(4, [gb.Dense(3, init="orthogonal"), gb.Dense(2, init=constant(0.5))], **s),
