@@ -38,6 +38,11 @@ from gpu_backprop.training.streaming import given_rows
 HELD_OUT = 0.2
 """The share of the rows that is held out unless another was asked for."""
 
+FILLED_IN = (
+    "nothing in column {}, and every training row had something; it is filled in, of which the network is not told"
+)
+"""What is said of rows that lack a number or a date."""
+
 SHOWN = 20
 """How many classes or columns are named; the rest is counted."""
 
@@ -188,8 +193,11 @@ def _in_order(training: Array, held_out: Array, split: Array) -> Array:
 
 
 def warnings_of(preprocessing: Preprocessing, unseen: Mapping[str, int]) -> Iterator[str]:
-    """Yield a sentence for each column in which some rows have a text that no training row had."""
+    """Yield a sentence for each column in which some rows have a text that no training row had, or no number."""
     for column, number in unseen.items():
+        if column in preprocessing.numeric:
+            yield f"{number:,} rows have {FILLED_IN.format(shown(column))}"
+            continue
         unknown = f"a text that no training row had; to the network it is {_taken_for(preprocessing, column)}"
         yield f"{number:,} rows have in column {shown(column)} {unknown}"
 
@@ -208,6 +216,10 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
     """Return x of data; warn of what is not as in the training data and was not to be ignored."""
     x = preprocessing.transform(data)
     for column, rows in preprocessing.unseen.items():
+        if column in preprocessing.numeric:
+            has = "has" if rows == 1 else "have"
+            warn(f"{data.source}: {rows:,} of {data.rows:,} rows {has} {FILLED_IN.format(shown(column))}")
+            continue
         lacking = _count_without_text(preprocessing, data, column)
         for number, what in (
             (rows - lacking, f"a text in column {shown(column)} that no training row had"),
@@ -238,8 +250,8 @@ def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tup
 
 
 def _count_without_text(preprocessing: Preprocessing, data: Data, column: str) -> int:
-    """Count the rows without a text in a column, unless that is a category."""
-    if not isinstance(data, Table) or f"{column} missing" in preprocessing.features:
+    """Count the rows without a text in a column, unless that is a category, or filled in as in training."""
+    if not isinstance(data, Table) or {column, f"{column} missing"}.intersection(preprocessing.features):
         return 0
     return int(missing(data.columns[column]).sum())
 

@@ -270,7 +270,7 @@ class _TableCounts(_Counts):
                 columns.append(self._text_column(table, name, wanted))
             else:
                 at = range(ends[name] - widths[name], ends[name])
-                own, indicator = scaling.columns(at), wanted.encoding.indicator and bool(gone[at].any())
+                own, indicator = scaling.columns(at), bool(gone[at].any()) if wanted.encoding.indicator else None
                 if not own.sound.all():
                     why = "has no values to learn from, or numbers too large to be scaled"
                     raise DataError(f"{blocks.path}: column {shown(name)} {why}; {LEAVE_OUT}")
@@ -283,7 +283,7 @@ class _TableCounts(_Counts):
             self.hashed[name] = column.buckets
         return column
 
-    def _number_column(self, name: str, scaling: Scaling, indicator: bool) -> Column:
+    def _number_column(self, name: str, scaling: Scaling, indicator: bool | None) -> Column:
         if name in self._orders:
             return OrdinalColumn(name, self._orders[name], scaling, indicator)
         if name in self._dates:

@@ -29,13 +29,18 @@ CORRECT = "correct it, or leave the field empty if it is missing"
 
 @dataclass(frozen=True, eq=False)
 class NumberColumn:
-    """A column of numbers, one feature, and with `indicator` another one, 1 where the number is missing; None is the
-    format of programs."""
+    """A column of numbers, one feature.
+
+    Attributes:
+        format: how they are written; None: as programs write them.
+        indicator: whether another feature is 1 where the number is missing. False: there is none because no training
+            row lacked a number; None: because none was asked for.
+    """
 
     name: str
     scaling: Scaling
     format: NumberFormat | None = None
-    indicator: bool = False
+    indicator: bool | None = None
 
     @property
     def features(self) -> list[str]:
@@ -49,14 +54,14 @@ class NumberColumn:
         return self.scaling.describe()[0] + (INDICATED if self.indicator else "")
 
     def pack(self, table: Table, one: float) -> tuple[Array, int]:
-        """Returns the features, float64 (rows, features), and how many rows have an unseen text; `one` is what an input
-        is where it is 1. Refuses numbers that float32 cannot hold."""
+        """Returns the features, float64 (rows, features), and how many rows lack a number where no training row did;
+        `one` is what an input is where it is 1. Refuses numbers that float32 cannot hold."""
         values, wrong = read_numbers(table.columns[self.name], self.format, table.missing)
         if wrong is not None:
             held = "numbers" if self.format is None else f"numbers such as {shown(self.format)}"
             raise DataError(f"{_cell(table, self.name, wrong)}, which held {held} in the training data; {CORRECT}")
         refuse_infinite(table, self.name, values)
-        return _packed(self, table, values[:, None], one), 0
+        return _packed(self, table, values[:, None], one), _lacking(self, values)
 
     def to_dict(self) -> dict[str, Any]:
         format = {} if self.format is None else {"format": self.format.to_dict()}
@@ -76,7 +81,7 @@ class OrdinalColumn:
     name: str
     order: tuple[str, ...]
     scaling: Scaling
-    indicator: bool = False
+    indicator: bool | None = None
 
     @property
     def features(self) -> list[str]:
@@ -91,7 +96,7 @@ class OrdinalColumn:
         return f"{self.scaling.describe()[0]}{INDICATED if self.indicator else ''}, where v is of {places}"
 
     def pack(self, table: Table, one: float) -> tuple[Array, int]:
-        """Returns what NumberColumn.pack does."""
+        """Returns the features, and how many rows have an unseen text; see NumberColumn.pack."""
         values = table.columns[self.name]
         places = read_places(values, self.order)
         packed = _packed(self, table, places[:, None], one)
@@ -120,10 +125,10 @@ class DateColumn:
     format: DateFormat
     parts: tuple[str, ...]
     scaling: Scaling
-    indicator: bool = False
+    indicator: bool | None = None
 
     @classmethod
-    def of(cls, name: str, format: DateFormat, scaling: Scaling, indicator: bool) -> DateColumn:
+    def of(cls, name: str, format: DateFormat, scaling: Scaling, indicator: bool | None) -> DateColumn:
         """Makes the column of the scaling of all PARTS."""
         kept = np.flatnonzero(~scaling.constant).tolist() or [0]
         return cls(name, format, tuple(PARTS[k] for k in kept), scaling.columns(kept), indicator)
@@ -150,7 +155,8 @@ class DateColumn:
         if wrong is not None:
             held = f"dates such as {self.format}"
             raise DataError(f"{_cell(table, self.name, wrong)}, which held {held} in the training data; {CORRECT}")
-        return _packed(self, table, values[:, [PARTS.index(part) for part in self.parts]], one), 0
+        packed = _packed(self, table, values[:, [PARTS.index(part) for part in self.parts]], one)
+        return packed, _lacking(self, values[:, 0])
 
     def to_dict(self) -> dict[str, Any]:
         return {"dates": self.format.to_dict(), "parts": list(self.parts), **self.scaling.to_dict(), **_flag(self)}
@@ -202,13 +208,16 @@ def fit_order(table: Table, name: str, order: tuple[str, ...]) -> Array:
     return places
 
 
-def fit_column(table: Table, name: str, values: Array, impute: str | None, encoding: Encoding) -> tuple[Scaling, bool]:
-    """Fits the scaling of the numbers (rows, k) that a column becomes, and says whether missing ones are indicated."""
+def fit_column(
+    table: Table, name: str, values: Array, impute: str | None, encoding: Encoding
+) -> tuple[Scaling, bool | None]:
+    """Fits the scaling of the numbers (rows, k) that a column becomes, and says whether missing ones are indicated; see
+    NumberColumn.indicator."""
     scaling, gone = fit_scaling(values, impute, encoding), np.isnan(values).any(axis=1)
     if not scaling.sound.all():
         why = "has no values to learn from" if gone.all() else "has numbers too large to be scaled"
         raise DataError(f"{table.source}: column {shown(name)} {why}; {LEAVE_OUT}")
-    return scaling, encoding.indicator and bool(gone.any())
+    return scaling, bool(gone.any()) if encoding.indicator else None
 
 
 def refuse_infinite(table: Table, name: str, values: Array) -> None:
@@ -245,11 +254,16 @@ def _indicating(column: NumberColumn | OrdinalColumn | DateColumn) -> list[str]:
     return [f"{column.name} missing"] if column.indicator else []
 
 
+def _lacking(column: NumberColumn | DateColumn, values: Array) -> int:
+    """Counts the missing ones of numbers (rows,), if no training row lacked one."""
+    return int(np.isnan(values).sum()) if column.indicator is False else 0
+
+
 def _flag(column: NumberColumn | OrdinalColumn | DateColumn) -> dict[str, Any]:
-    return {"indicator": True} if column.indicator else {}
+    return {} if column.indicator is None else {"indicator": column.indicator}
 
 
-def _indicator(given: Mapping[str, Any], filled: bool) -> bool:
+def _indicator(given: Mapping[str, Any], filled: bool) -> bool | None:
     indicator = stored.flag(given, "indicator")
     stored.require(filled or not indicator, "what is missing is indicated and not filled in")
-    return indicator
+    return indicator if "indicator" in given else None

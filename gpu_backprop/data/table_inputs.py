@@ -111,6 +111,11 @@ class TableInputs:
         return [column.summary for column in self.columns]
 
     @property
+    def numeric(self) -> set[str]:
+        """The columns of numbers, and those of dates."""
+        return {column.name for column in self.columns if isinstance(column, NumberColumn | DateColumn)}
+
+    @property
     def hashed(self) -> set[str]:
         return {column.name for column in self.columns if isinstance(column, HashedColumn)}
 
@@ -144,7 +149,7 @@ class TableInputs:
         ]
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """Returns x, float32 (rows, inputs), and of each text column how many values are no known category, if any."""
+        """Returns x, float32 (rows, inputs), and what of each column no training row had: how many values, if any."""
         try:
             packed, unseen = self.pack(data)
             return self.expand(packed), unseen

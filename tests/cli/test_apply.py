@@ -16,6 +16,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.cli import main
+from gpu_backprop.commands.datasets import warnings_of
 from gpu_backprop.commands.predict import spreadsheet_safe
 from gpu_backprop.data import Preprocessing, read
 from gpu_backprop.network import layers
@@ -208,8 +209,12 @@ class TestPredict:
         assert first == second
 
     def test_missing_numbers_that_training_had_not(self, capsys):
-        assert main(["predict", "houses", write("new.csv", ["area", "50", "NA", "60"])]) == 1
-        assert "column 'area' has 1 missing value, the first in line 3; " in said(capsys)
+        new = write("new.csv", ["area", "50", "NA", "60"])
+        filled_in = "nothing in column 'area', and every training row had something; it is filled in, of which the netw"
+        assert main(["predict", "houses", new]) == 0
+        assert f"warning: new.csv: 1 of 3 rows has {filled_in}" in capsys.readouterr().err
+        learned = gb.load("houses/model.safetensors").preprocessing
+        assert next(warnings_of(learned, {"area": 2})).startswith(f"2 rows have {filled_in}")  # of rows in blocks
 
     def test_a_column_that_is_not_there(self, capsys):
         assert main(["predict", "flowers", write("new.csv", ["lenght,width,colour", "1,2,red"])]) == 1

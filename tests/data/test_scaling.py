@@ -216,6 +216,9 @@ def test_rows_of_a_trained_network_that_lack_what_no_training_row_lacked():
     x = learned.transform(rows)
     assert x[:, 0].tolist() == [0, 0] and x[0, 1] > 0 and x[1, 1] == 0
     assert x[:, 5].tolist() == [0, 3]
+    assert learned.unseen == {"town": 1, "built": 1}  # not m2, which training rows lacked
+    learned = Preprocessing.fit(flats(), "rent", impute="median", encoding=Encoding(clip=True))  # tells nothing apart
+    learned.transform(rows)
     assert learned.unseen == {"town": 1}
 
 
