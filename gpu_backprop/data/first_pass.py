@@ -87,21 +87,21 @@ def fit_blocks(blocks: RowBlocks, wanted: Wanted, held_out: HeldOut) -> tuple[Pr
     head = first_block(blocks)
     refuse_too_wide(head, wanted.encoding)
     if isinstance(head, Arrays):
-        if wanted.ignore or wanted.hashed or wanted.target is not None:
-            given = listed([*wanted.ignore, *wanted.hashed, *filter(None, [wanted.target])])
-            raise DataError(f"{head.source} holds arrays, which have no columns; leave {given} out")
+        if given := [*wanted.ignore, *wanted.hashed, *wanted.encoding.ordinal, *filter(None, [wanted.target])]:
+            raise DataError(f"{head.source} holds arrays, which have no columns; leave {listed(given)} out")
         counts: _Counts = _ArrayCounts(head, wanted)
         counts.add_all(blocks, wanted, held_out)
         return counts.finish(blocks, wanted, held_out), blocks
     ignore = [composed(name) for name in wanted.ignore]
     hashed = checked_hashes(head, wanted.hashed)
-    orders = checked_orders(head, wanted.encoding.ordinal, [name for name in head.names if name not in ignore])
+    names = [name for name in head.names if name not in ignore and name != wanted.target]
+    orders = checked_orders(head, wanted.encoding.ordinal, names)
     text = {*hashed, *orders, *(name for name, values in head.columns.items() if values.dtype == object)}
     free = [name for name in head.columns if name not in {*ignore, *hashed, *orders}]
-    findings = find_numbers(head, free)
     found = find_dates(head, [name for name in free if name != wanted.target], wanted.encoding.dates)
+    findings = {name: numbers for name, numbers in find_numbers(head, free).items() if name not in found}
     dates = {name: date.format for name, date in found.items() if date.format is not None}
-    formats = {name: found.format for name, found in findings.items() if found.format is not None}
+    formats = {name: numbers.format for name, numbers in findings.items() if numbers.format is not None}
     names = input_names(head, wanted.target, [*ignore, *filter(None, [wanted.weights])])
     while True:
         read = blocks.as_text(text if blocks.kind == "csv" else {*hashed, *orders})

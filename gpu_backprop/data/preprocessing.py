@@ -37,7 +37,7 @@ class Preprocessing:
     A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. `Encoding`
     lists the other ways, and what else can be done. A column of text becomes one feature for each category, 1 for the
     one that a row is and else 0; text that is numbers in one format throughout, such as $1,745.50 or 55 %, is a numeric
-    column. Features of arrays are numeric columns; images of uint8 become v/255, or v over the largest pixel where all
+    column, and dates in one format can be several. Features of arrays are numeric columns; images of uint8 become v/255, or v over the largest pixel where all
     are dark.
     A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
 
@@ -54,8 +54,9 @@ class Preprocessing:
         warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
         numeric: the columns of numbers, and those of dates.
         unseen: of this thread's last transform, by column, how many rows have a text that is no known category, or
-            none where no training row lacked one; the features of the column are all 0 there. In `numeric` columns how
-            many rows lack a number where, as an Encoding with `indicator` tells, no training row did.
+            none where no training row lacked one; the features of the column are all 0 there, or it is a rare one. In
+            `numeric` columns how many rows lack a number where, as an Encoding with `indicator` tells, no training row
+            did.
         extra: of this thread's last transform, the columns that were not used; the target is not among them.
         missing: the texts that stood for a missing value in the training data, and do in others.
     """
@@ -129,9 +130,8 @@ class Preprocessing:
             numbers = [name for name in (*hashed, *orders) if data.columns[name].dtype != object]
             if numbers and data.reread is not None:
                 data = data.again([*numbers, *data.text], data.missing)
-            findings = find_numbers(data, free)
             dates = find_dates(data, [name for name in free if name != target], encoding.dates)
-            findings = {name: numbers for name, numbers in findings.items() if name not in dates}
+            findings = {name: found for name, found in find_numbers(data, free).items() if name not in dates}
         elif encoding.ordinal:
             columns = listed(encoding.ordinal)
             raise DataError(f"{data.source} holds arrays, which have no columns of texts in order; leave {columns} out")

@@ -113,6 +113,18 @@ def test_stored_columns_that_are_damaged(change):
         Preprocessing.from_dict(learned)
 
 
+def test_columns_that_cannot_have_an_order_in_blocks(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("size,y\nsmall,1.5\nlarge,2\n")
+    for name in "y", "sizes":
+        with pytest.raises(DataError, match=f"column '{name}', whose texts are to have an order, is none"):
+            gb.open_rows(path, target="y", encoding=Encoding(ordinal={name: SIZES}))
+    np.save(tmp_path / "x.npy", np.eye(4))
+    np.save(tmp_path / "y.npy", np.arange(4.0))
+    with pytest.raises(DataError, match="x.npy holds arrays, which have no columns; leave 'size' out"):
+        gb.open_rows(tmp_path / "x.npy", encoding=Encoding(ordinal={"size": SIZES}))
+
+
 def test_rows_that_are_read_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("gpu_backprop.data.csv_file.BLOCK", 60)
     sizes = [SIZES[n * n % 3] if n % 7 else "" for n in range(100)]
