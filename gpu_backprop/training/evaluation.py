@@ -25,6 +25,9 @@ from gpu_backprop.training.minibatches import BatchSource, DataSet, arrays_of, m
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.sums import Sums
 
+FEW = 1 << 17
+"""Outputs, with which some hundred NumPy calls take about as long as as many launches."""
+
 
 class Evaluation:
     """Measures one data set, as often as wanted.
@@ -109,15 +112,16 @@ class Evaluation:
         total = sums["total"]
         measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.counts).tolist()}
         members = self._members() if self._outputs else []
-        own = any(metric.own for metric in self.metrics)
-        on_host = [member.on_host(self.device.to_host) for member in members] if own else []
+        few = not self.device.on_host and self._kept.size <= FEW
+        brought = {metric.name for metric in self.metrics if metric.own or (metric.iterates and few)}
+        on_host = [member.on_host(self.device.to_host) for member in members] if brought else []
         for metric in self.metrics:
             if metric.of_sums is not None:
                 values = metric.of_sums(self._residuals(sums["residuals"]))
             elif self._counted(metric):
                 values = total[..., CORRECT] / self.counts
             else:
-                values = self._of_scores(metric, on_host if metric.own else members)
+                values = self._of_scores(metric, on_host if metric.name in brought else members)
             measured[metric.name] = values.tolist()
         return measured
 

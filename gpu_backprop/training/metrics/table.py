@@ -37,6 +37,7 @@ class Metric(NamedTuple):
         number: that in its name, k or q.
         undefined: when it is NaN.
         own: the user's function: it takes host arrays, the outputs as y_pred.
+        iterates: whether it takes hundreds of operations one after the other, so that the host does few rows sooner.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric(NamedTuple):
     number: float | None = None
     undefined: str = ""
     own: Callable[..., Any] | None = None
+    iterates: bool = False
 
     def value(self, scores: Scores) -> float:
         """Works it out; NaN where an output is not finite."""
@@ -70,7 +72,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("roc_auc", BOTH, True, classes.roc_auc, undefined="it takes rows of a class and rows of others"),
         Metric("average_precision", BOTH, True, classes.average_precision, undefined="there are no rows of the class"),
         Metric("log_loss", BOTH, False, classes.log_loss),
-        Metric("calibrated_log_loss", BOTH, False, classes.calibrated_log_loss),
+        Metric("calibrated_log_loss", BOTH, False, classes.calibrated_log_loss, iterates=True),
         Metric("brier_score", BOTH, False, classes.brier_score),
         Metric("calibration_error", BOTH, False, classes.calibration_error),
         Metric("label_accuracy", (LABELS,), True, classes.label_accuracy),
