@@ -154,15 +154,20 @@ def build_trainer(
     return trainer
 
 
-def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool) -> list[Any]:
+def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool, scored: bool) -> list[Any]:
     """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, what
-    --tensorboard asks for, and what calibrates the network at the end."""
+    --tensorboard asks for, and what calibrates the network at the end.
+
+    Args:
+        validated: whether there are rows to validate on.
+        scored: whether these are the held-out rows, which the network is scored on, so that nothing is fitted to them.
+    """
     callbacks: list[Any] = []
     if recipe.schedule == "plateau":
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))
-    if recipe.calibrate and validated:
+    if recipe.calibrate and validated and not scored:
         callbacks.append(gb.TemperatureScaling())
     return callbacks
 

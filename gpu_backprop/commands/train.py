@@ -98,8 +98,9 @@ def _train_in(
         folds = "folds" in stopping
         if data.held_out is not None and not stopping["validation_split"] and not folds:
             stopping["validation"] = _x_and_y(trainer, data.held_out)
-        validated = stopping.get("validation") is not None or bool(stopping["validation_split"]) or folds
-        callbacks = choose_callbacks(options, recipe, validated)
+        scored = stopping.get("validation") is not None
+        validated = scored or bool(stopping["validation_split"]) or folds
+        callbacks = choose_callbacks(options, recipe, validated, scored)
         if validated and predicts_numbers(trainer.network, trainer.loss):
             callbacks.append(gb.ConformalIntervals())
 

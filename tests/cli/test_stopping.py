@@ -138,3 +138,17 @@ def test_after_a_divergence_the_best_is_what_is_kept(capsys, steep):
     steep[steep.index("--learning-rate") + 1] = "0.5"
     assert main(steep) == 1
     assert "The parameters of epoch 1, the best one, are in run" in capsys.readouterr().err
+
+
+def test_probabilities_are_calibrated_by_rows_that_are_not_scored(capsys):
+    """With validation rows the log loss has a temperature; without, the held-out rows are shown, and none is fitted."""
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    np.savez("three.npz", x=x, y=(x + np.random.default_rng(1).normal(size=x.shape)).argmax(axis=1))
+    for more, calibrated in ((["--validation", "0.3"], True), (["--no-early-stopping"], False)):
+        assert main(["train", "three.npz", "--layers", "8", "--epochs", "9", "--out", f"run{calibrated}", *more]) == 0
+        output = capsys.readouterr().out
+        assert ("\ntemperature " in output) == calibrated
+        trained_by = gb.load(f"run{calibrated}/model.safetensors").trained_by
+        assert ("temperature" in trained_by) == calibrated
+        if calibrated:
+            assert f"\ntemperature {trained_by['temperature']:.4f}: the logits are divided by it\n" in output
