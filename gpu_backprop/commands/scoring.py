@@ -20,6 +20,7 @@ from gpu_backprop.report import accuracy, confusion_matrix, confusion_text, freq
 from gpu_backprop.training.history import number
 from gpu_backprop.training.metrics import LABELS, NUMBERS, Metric, Residuals, metric_named, tasks_of
 from gpu_backprop.training.metrics import Scores as Outputs
+from gpu_backprop.training.temperature import temper
 
 WIDEST_TABLE = 20
 """Classes; of more, the most frequent mistakes are listed instead."""
@@ -88,8 +89,11 @@ def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = (), y: A
 
 def score_out_of_fold(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> tuple[Scores, list[str]]:
     """Score each row by the member of the network that has not learned from it; return the scores of all rows
-    together, and their figures with the least and the most that those of a fold are."""
+    together, and their figures with the least and the most that those of a fold are. Where the mean of the members is
+    calibrated, each by itself is too sure: they are scored at the temperature that is theirs."""
     y, figures = trainer.out_of_fold(), []
+    if trainer.history.temperature is not None:
+        y = temper(y, gb.fit_temperature(y, samples.y))
     whole = score(trainer, samples, asked, y)
     folds = [
         {figure.name: figure.value for figure in score(trainer, samples.take(rows), asked, y[rows]).figures}

@@ -10,8 +10,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.lazy_rows import HOST
-from gpu_backprop.network.arrays import loaded, on_host
+from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.loss import Loss
@@ -20,7 +19,7 @@ from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import temperature
 from gpu_backprop.training.callbacks import FitState
-from gpu_backprop.training.folds import predict_out_of_fold
+from gpu_backprop.training.folds import predict_out_of_fold, rows_at
 from gpu_backprop.training.metrics import NUMBERS, tasks_of
 from gpu_backprop.training.streaming import given_rows
 
@@ -29,6 +28,9 @@ PROBABILITIES = "softmax", "sigmoid"
 
 BLOCK = 1 << 13
 """Rows that are brought together at a time."""
+
+ROWS = 2000
+"""By which it is found out how much less sure the mean of members is than they are, at most."""
 
 
 def calibrate(network: Network, x: Any, y: Any = None, weights: Any = None) -> Any:
@@ -93,10 +95,16 @@ def _fit(network: Network, data: Samples) -> Array | None:
         return None
     several = network.last.activation.name == "sigmoid" and network.outputs > 1
     dtype = network.dtype.name
-    found = [
-        float(temperature.fit(np, temperature.Logits.of(np, one, target, weights, multi_label=several, dtype=dtype))[0])
-        for one in p.reshape(-1, *p.shape[-2:])
-    ]
+
+    def logits(p: Array, target: Array, weights: Array | None) -> temperature.Logits:
+        return temperature.Logits.of(np, p, target, weights, multi_label=several, dtype=dtype)
+
+    found = [float(temperature.fit(np, logits(one, target, weights))[0]) for one in p.reshape(-1, *p.shape[-2:])]
+    if data.counts is not None and network.averaged:  # whose members have been measured one by one
+        some = np.unique(np.linspace(0, len(target) - 1, ROWS).round().astype(np.int64))
+        members = network.predict_members(rows_at(data.x, some, network.device))
+        z = np.stack([logits(one, target[some], None).z for one in members])
+        found = [temperature.fit_mean(z, found[0])]
     return np.reshape(found, p.shape[:-2])
 
 
@@ -109,14 +117,12 @@ def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None
         return predict_out_of_fold(network, data), on_host(data.target, device), weights
     places = np.arange(data.rows) if data.chosen is None else data.chosen
 
-    def at(array: Array, some: Array) -> Array:
-        return loaded(array, some) if isinstance(array, HOST) else array[device.from_host(some)]
-
     with device.current():
         parts = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
-        y = np.concatenate([network.predict(at(data.x, part)) for part in parts], axis=-2)
-        target = on_host(at(data.target, places), device)
-        weights = None if data.weights is None else on_host(at(data.weights, places), device).astype(np.float64)
+        y = np.concatenate([network.predict(rows_at(data.x, part, device)) for part in parts], axis=-2)
+        target = on_host(rows_at(data.target, places, device), device)
+        weights = None if data.weights is None else on_host(rows_at(data.weights, places, device), device)
+        weights = None if weights is None else weights.astype(np.float64)
     return y, target, weights
 
 

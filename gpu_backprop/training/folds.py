@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import LOSS, Array
+from gpu_backprop.backend.lazy_rows import HOST
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.data import stratified_folds
 from gpu_backprop.network.arrays import as_array, blocks, loaded, on_host
@@ -71,15 +73,15 @@ def predict_out_of_fold(network: Network, held_out: Samples) -> Array:
     y = np.empty((held_out.x.shape[0], network.outputs), network.device.master)
     for start in range(0, chosen.shape[1], BLOCK):
         places = chosen[:, start : start + BLOCK]
-        y[places] = network.predict_members(_rows(held_out.x, places, network))
+        x = rows_at(held_out.x, places.ravel(), network.device)
+        y[places] = network.predict_members(x.reshape(*places.shape, -1))
     return y
 
 
-def _rows(x: Array, places: Array, network: Network) -> Array:
-    """Returns the rows at places, (..., rows, inputs), where x lies."""
-    at = places.ravel()
-    found = loaded(x, at) if isinstance(x, np.ndarray) else x[network.device.from_host(at)]
-    return found.reshape(*places.shape, *x.shape[1:])
+def rows_at(array: Array, places: Array, device: Device) -> Array:
+    """Returns the rows at some places, where the array lies."""
+    rows: Array = loaded(array, places) if isinstance(array, HOST) else array[device.from_host(places)]
+    return rows
 
 
 def predict_mean(network: Network, x: Array) -> Array:

@@ -18,6 +18,9 @@ LOWEST, HIGHEST = 0.1, 10.0
 STEPS, CLOSE = 16, 1e-10
 """Newton steps at most, and the one after which the host needs no other; a device would have to be waited for."""
 
+HALVINGS, TINY = 20, 1e-300
+"""Of the interval of the temperature of a mean; and what stands for a probability of 0 in its logarithm."""
+
 EDGES = {"float16": (2.0**-24, 2.0**-12), "bfloat16": (2.0**-126, 2.0**-9),
          "float32": (2.0**-126, 2.0**-25), "float64": (2.0**-1022, 2.0**-54)}  # fmt: skip
 """What stands for a probability of 0, the least that the dtype has, and for 1 − p where p was rounded to 1, half of the
@@ -110,6 +113,38 @@ def fit(xp: Any, logits: Logits) -> tuple[Array, Array]:
     unscaled, scaled = logits.loss(xp, 1.0), logits.loss(xp, beta)
     better = scaled < unscaled
     return xp.where(better, 1 / beta, 1.0), xp.where(better, scaled, unscaled)
+
+
+def temper(p: Array, temperature: float) -> Array:
+    """Returns softmax(z/T) for softmax(z), (rows, classes); or σ(z/T) for σ(z), where rows do not add up to 1."""
+    powers = p.astype(np.float64) ** (1 / temperature)
+    if p.shape[-1] > 1 and (np.abs(p.sum(axis=-1, dtype=np.float64) - 1) < 1e-2).all():
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    return np.asarray(powers / (powers + (1 - p.astype(np.float64)) ** (1 / temperature)))
+
+
+def fit_mean(z: Array, temperature: float) -> float:
+    """Finds the temperature at which the mean of some members' probabilities is as sure as each of them is, on average,
+    at its own: the entropies of both, averaged over the rows, are equal. The mean of probabilities that are calibrated
+    is less sure than it may be (Gneiting and Ranjan 2013), for its entropy is never below the mean entropy; so what is
+    found is never above `temperature`.
+
+    Args:
+        z: the logits of each member, (models, rows, classes).
+    """
+
+    def probabilities(temperature: float) -> Array:
+        p = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
+        return np.asarray(p / p.sum(axis=-1, keepdims=True))
+
+    def entropy(p: Array) -> float:
+        return float(-(p * np.log(p.clip(TINY, None))).sum(axis=-1).mean())
+
+    wanted, low, high = entropy(probabilities(temperature)), LOWEST, temperature
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if entropy(probabilities(middle).mean(axis=0)) > wanted else (middle, high)
+    return high
 
 
 def fit_temperature(probabilities: Any, y: Any, weights: Any = None) -> Any:

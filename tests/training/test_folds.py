@@ -17,6 +17,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.folds import of_members
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.shuffling import Shuffling
+from gpu_backprop.training.temperature import fit_mean, temper
 
 ROWS, SEEDS = 61, [5, 2, 9]
 RNG = np.random.default_rng(4)
@@ -314,3 +315,39 @@ def test_a_loss_with_a_number_for_each_member_has_no_mean():
     net.averaged = True
     with pytest.raises(InputError, match="Huber's delta"):
         gb.Trainer(net, gb.Huber([0.5, 1.0])).evaluate(X, NUMBERS)
+
+
+# Temperature ----------------------------------------------------------------------------------------------------------
+
+
+def test_with_one_temperature_for_all_members_their_mean_is_as_sure_as_they_are_at_theirs():
+    y = (X[:, :3] + 0.5 * RNG.normal(size=(ROWS, 3))).argmax(axis=1)
+    plain, scaled = trainer_of(), trainer_of()
+    scaled.network.averaged = True
+    fit(plain, y, epochs=20)
+    fit(scaled, y, epochs=20, callbacks=[gb.TemperatureScaling()])
+    of_members, found = gb.fit_temperature(plain.out_of_fold(), y), scaled.history.temperature
+    np.testing.assert_allclose(scaled.network.last.weight, plain.network.last.weight / found)
+    assert 0.1 < found < of_members < 10
+
+    def entropy(p):
+        return -(p * np.log(p)).sum(axis=-1).mean()
+
+    z = np.log(plain.network.predict(X)) / of_members
+    members = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    assert entropy(scaled.network.predict(X)) == pytest.approx(entropy(members), 1e-4)
+
+
+def test_the_mean_of_members_that_are_one_has_their_temperature():
+    z = RNG.normal(size=(1, 20, 3)).repeat(4, axis=0)
+    assert fit_mean(z, 1.7) == pytest.approx(1.7, 1e-4)
+    assert fit_mean(z + RNG.normal(size=z.shape), 1.7) < 1.5
+
+
+def test_probabilities_at_another_temperature():
+    z = RNG.normal(size=(20, 3))
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    expected = np.exp(z / 3) / np.exp(z / 3).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(temper(p, 3.0), expected)
+    np.testing.assert_allclose(temper(1 / (1 + np.exp(-z)), 0.5), 1 / (1 + np.exp(-2 * z)))
+    np.testing.assert_array_equal(temper(np.array([[0.0], [1.0]]), 2.0), [[0.0], [1.0]])
