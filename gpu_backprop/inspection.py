@@ -98,6 +98,7 @@ class WorstRow(NamedTuple):
         true, predicted: a class, or numbers in the units of the data, one for each target.
         probability: of the true class; None where there is none.
         values: some of its columns, the most important first: name and value, None where it is missing.
+        pixels: of images that are square and grey, (height, width) from 0 to 1; else None.
     """
 
     place: str
@@ -105,6 +106,7 @@ class WorstRow(NamedTuple):
     predicted: tuple[object, ...]
     probability: float | None
     values: Sequence[tuple[str, object]]
+    pixels: Array | None = None
 
 
 class Inspection(NamedTuple):
@@ -350,17 +352,23 @@ def _worst_rows(
     true, predicted = preprocessing.inverse(target[rows], clip=False), preprocessing.inverse(answers)
     if loss.name == LOG_LOSS:
         probability = scores.p_of_label.tolist()
-    places = {name: k for k, name in enumerate(preprocessing.features)}
+    places, side = {name: k for k, name in enumerate(preprocessing.features)}, math.isqrt(preprocessing.inputs)
 
     def value(name: str, row: int) -> object:
         found = data.x[row, places[name]] if isinstance(data, Arrays) else data.columns[name][row]
         found = getattr(found, "item", lambda: found)()
         return None if found != found else found
 
+    def pixels(row: int) -> Array | None:
+        if isinstance(data, Table) or not preprocessing.images or side**2 != preprocessing.inputs:
+            return None
+        image: Array = data.x[row].reshape(side, side) / max(1, data.x[row].max())
+        return image
+
     return [
         WorstRow(
             data.place(at), tuple(np.ravel(true[k]).tolist()), tuple(np.ravel(predicted[k]).tolist()), probability[k],
-            [(name, value(name, at)) for name in names],
+            [(name, value(name, at)) for name in names], pixels(at),
         )
         for k, at in enumerate(chosen[rows].tolist())
     ]  # fmt: skip

@@ -203,6 +203,10 @@ def test_the_pixels_of_images_say_nothing_one_by_one():
     net = network(data, lambda _: [0, 0], "softmax", target=None)
     found = gb.inspect_model(net, data)
     assert found.columns is None and found.loss == pytest.approx(np.log(2)) and found.worst[0].values == []
+    image = found.worst[0].pixels
+    assert image.shape == (4, 4) and image.max() == 1
+    color = Arrays("images", RNG.integers(0, 256, (20, 2, 3, 2)).astype(np.uint8), np.arange(20) % 2)
+    assert gb.inspect_model(network(color, lambda _: [0, 0], "softmax", target=None), color).worst[0].pixels is None
 
 
 def test_the_member_that_did_not_learn_from_a_row_answers_for_it():

@@ -21,6 +21,9 @@ NAMES, BAR, GAP = 150, 13, 9
 LONGEST = 22, 48
 """Characters of a name beside a bar, and along an axis."""
 
+SHADES = 8
+"""Greys of a picture, besides white."""
+
 MOST_POINTS = 1500
 """Points of a curve; of more, some are left out, as evenly as it goes."""
 
@@ -168,6 +171,18 @@ def bars(
     inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=_written(bottom), class_="begin"))
     drawing = tag("svg", *inside, viewBox=f"0 0 {WIDTH} {_written(bottom + BOTTOM)}", role="img", aria_label=told)
     return tag("figure", drawing, tag("figcaption", *_legend({label: styles[label] for label in styles if label})))
+
+
+def picture(pixels: Array, told: str) -> Html:
+    """Draws an image, (height, width) from 0 to 1, in as many greys as there are SHADES: 0 is the page, 1 its ink."""
+    height, width = pixels.shape
+    shades = np.round(np.clip(pixels, 0, 1) * SHADES).astype(int)
+    inside = [tag("title", told)]
+    for shade in range(1, SHADES + 1):
+        squares = "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(shades == shade).tolist())
+        if squares:
+            inside.append(tag("path", d=squares, fill_opacity=f"{shade / SHADES:g}", class_="ink"))
+    return tag("svg", *inside, viewBox=f"0 0 {width} {height}", role="img", aria_label=told, class_="picture")
 
 
 def _legend(styles: Mapping[str, str]) -> list[Html]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpu_backprop.html_report.charts import Curve, bars, chart
+from gpu_backprop.html_report.charts import Curve, bars, chart, picture
 from gpu_backprop.html_report.html import Html, join, table, tag
 from gpu_backprop.inspection import REPEATS, ColumnFindings, Dependence, Inspection, WorstRow
 from gpu_backprop.report import aligned
@@ -110,6 +110,9 @@ def _worst(found: Inspection) -> Html:
         columns["probability"] = [f"{row.probability:.2g}" for row in found.worst]
     if found.worst[0].values:
         columns["columns, the most important first"] = [tag("td", _values(row), class_="values") for row in found.worst]
+    drawn = [(row.place, row.pixels) for row in found.worst if row.pixels is not None]
+    if drawn:
+        columns["image"] = [tag("td", picture(pixels, f"image of {place}")) for place, pixels in drawn]
     head = [name if k < 4 else tag("th", name) for k, name in enumerate(columns)]
     what = "squared error" if found.task == "regression" else found.loss_name
     said = (

@@ -93,6 +93,16 @@ def test_of_pixels_it_says_why_there_is_nothing():
     assert "columns" not in found["Worst rows"]
 
 
+def test_the_worst_images_are_drawn():
+    found = inspected(columns=False)
+    seen = found._replace(worst=[found.worst[0]._replace(pixels=np.array([[0.0, 1.0], [0.5, 0.49]]))])
+    section = dict(tell_inspection(seen))["Worst rows"]
+    svg = ET.fromstring(f"<div>{section}</div>").find(".//svg")
+    assert svg.get("viewBox") == "0 0 2 2" and svg.get("aria-label") == "image of line 7"
+    paths = {path.get("fill-opacity"): path.get("d") for path in svg.findall("path")}
+    assert paths == {"0.5": "M0 1h1v1h-1zM1 1h1v1h-1z", "1": "M1 0h1v1h-1z"}
+
+
 def test_no_row_is_wrong():
     assert (
         dict(tell_inspection(inspected()._replace(worst=[])))["Worst rows"]
