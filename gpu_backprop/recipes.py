@@ -17,12 +17,16 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense, Dropout, Scale
+from gpu_backprop.network.periodic import Periodic
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS
 
 MANY_ROWS = 10_000
 """With more rows, fewer epochs of larger minibatches are enough."""
+
+PLATEAU = "plateau"
+"""The schedule that is a callback, `gb.ReduceOnPlateau`."""
 
 SMALL_TABLE = 300
 """A table of at most so many rows, or of more columns than rows, is small."""
@@ -39,12 +43,15 @@ class Recipe:
         activation: of the hidden layers.
         init: of the weights of hidden layers; None: what suits the activation.
         output_init: of the weights of the output layer.
-        scale: by what the learning rate of a Scale layer in front is multiplied; 0: there is none.
+        periodic: how many frequencies a Periodic layer in front has for each number of a table; 0: there is none.
+        periodic_rate: by what its learning rate is multiplied.
+        scale: by what the learning rate of a Scale layer before the hidden ones is multiplied; 0: there is none.
         bias_rate: by what the learning rate of biases is multiplied.
         dropout, dropout_schedule: the share of hidden units that is left out of each step, and what it follows.
         optimizer, learning_rate, schedule: None: the optimizer's own rate.
         beta2, weight_decay, decay_schedule: None: the optimizer's own.
-        batch_size: rows a step; a few more or fewer, so that the last minibatch of an epoch is no small one.
+        batch_size: rows a step.
+        even_batches: whether a few more or fewer are taken, so that the last minibatch of an epoch is no small one.
         epochs: passes over the training rows, at most.
         patience: the epochs without an improvement after which training ends; None: never. The best epoch is kept.
         monitor, ties: the column of the history by which the best epoch is found, and which of equals it is.
@@ -59,6 +66,8 @@ class Recipe:
     activation: str = "relu"
     init: str | None = None
     output_init: str | None = None
+    periodic: int = 0
+    periodic_rate: float = 0.1
     scale: float = 0.0
     bias_rate: float = 1.0
     dropout: float = 0.4
@@ -70,6 +79,7 @@ class Recipe:
     weight_decay: float | None = None
     decay_schedule: str | None = None
     batch_size: int = 32
+    even_batches: bool = False
     epochs: int = 120
     patience: int | None = 20
     monitor: str = "val_loss"
@@ -102,9 +112,21 @@ class Recipe:
         )
         return "\n".join(f"  {name:17} {value}" for name, value in told.items() if value is not None)
 
-    def hidden_layers(self, activations: list[str] | None = None, max_norm: float | None = None) -> list[Layer]:
-        """Makes the layers in front of the output layer; `activations`: of each hidden layer, None: all alike."""
-        made: list[Layer] = [Scale(learning_rate_factor=self.scale)] if self.scale else []
+    def hidden_layers(
+        self, numbers: int = 0, activations: list[str] | None = None, max_norm: float | None = None
+    ) -> list[Layer]:
+        """Makes the layers in front of the output layer.
+
+        Args:
+            numbers: how many of the inputs, from the first on, are numbers, see `Preprocessing.numbers`.
+            activations: of each hidden layer; None: the recipe's.
+            max_norm: as of `Dense`.
+        """
+        made: list[Layer] = []
+        if self.periodic and numbers:
+            made.append(Periodic(numbers, self.periodic, learning_rate_factor=self.periodic_rate))
+        if self.scale:
+            made.append(Scale(learning_rate_factor=self.scale))
         for units, name in zip(self.layers, activations or [self.activation] * len(self.layers), strict=True):
             made.append(Dense(units, name, init=self.init, max_norm=max_norm, **self._rates()))
             if self.dropout:
@@ -121,17 +143,18 @@ class Recipe:
         factors = {name: one for name, one in (("weight", weight), ("bias", self.bias_rate)) if one != 1}
         return {"learning_rate_factor": factors} if factors else {}
 
-    def make_optimizer(self) -> Optimizer:
-        """Makes the optimizer."""
+    def make_optimizer(self, **settings: Any) -> Optimizer:
+        """Makes the optimizer, with further settings."""
         names = "learning_rate", "beta2", "weight_decay"
-        made = OPTIMIZERS[self.optimizer](**{name: one for name in names if (one := getattr(self, name)) is not None})
+        own = {name: one for name in names if (one := getattr(self, name)) is not None}
+        made = OPTIMIZERS[self.optimizer](**{**own, **settings})
         schedules = {"learning_rate": self.schedule, "weight_decay": self.decay_schedule}
-        made.schedule = {name: one for name, one in schedules.items() if one not in (None, "constant")}
+        made.schedule = {name: one for name, one in schedules.items() if one not in (None, "constant", PLATEAU)}
         return made
 
     def rows_a_step(self, rows: int) -> int:
-        """Returns the rows of a minibatch, where there are so many rows: about `batch_size`."""
-        return -(-rows // max(1, round(rows / self.batch_size)))
+        """Returns the rows of a minibatch, where there are so many rows to learn from."""
+        return -(-rows // max(1, round(rows / self.batch_size))) if self.even_batches else self.batch_size
 
     def early_stopping(self) -> EarlyStopping:
         """Makes the callback that keeps the best epoch."""
@@ -145,7 +168,7 @@ def tabular(task: str, rows: int, columns: int) -> Recipe:
     return Recipe(
         "tabular", encoding=TABULAR, layers=(256, 256, 256), activation="selu" if classes else "mish", init="ntp",
         output_init="zeros", scale=6.0, bias_rate=0.1, dropout=0.0, learning_rate=0.04 if classes else 0.07,
-        schedule="coslog4", beta2=0.95, batch_size=256, epochs=256, patience=None, ties="last",
+        schedule="coslog4", beta2=0.95, batch_size=256, even_batches=True, epochs=256, patience=None, ties="last",
         monitor="val_calibrated_log_loss" if classes else "val_loss", validation=0.2,
         label_smoothing=0.1 if classes else 0.0, calibrate=classes,
     )  # fmt: skip

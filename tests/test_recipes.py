@@ -61,10 +61,15 @@ def test_a_recipe_makes_layers_and_an_optimizer(name, task, rows, columns):
     assert recipe.epochs >= 1 and recipe.early_stopping().monitor == recipe.monitor
 
 
+def test_a_batch_size_that_is_asked_for_is_kept():
+    assert chosen("--batch-size", "50").trainer.batch_size == 50
+    assert chosen("--recipe", "plain").trainer.batch_size == 32
+
+
 @pytest.mark.parametrize("batch_size", [1, 32, 256])
 def test_the_last_minibatch_is_no_small_one(batch_size):
     for rows in range(1, 2000, 7):
-        size = recipes.Recipe("r", batch_size=batch_size).rows_a_step(rows)
+        size = recipes.Recipe("r", batch_size=batch_size, even_batches=True).rows_a_step(rows)
         steps = -(-rows // size)
         last = rows - (steps - 1) * size
         assert size - last < steps  # as even as whole numbers can be

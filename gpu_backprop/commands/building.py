@@ -17,7 +17,7 @@ from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
-from gpu_backprop.recipes import Recipe
+from gpu_backprop.recipes import PLATEAU, Recipe
 from gpu_backprop.training.metrics import default_metrics
 from gpu_backprop.training.optimizer import PENALTIES
 
@@ -90,13 +90,17 @@ def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Pr
     name = options.recipe or recipes.choose(preprocessing.images, rows, columns)
     recipe = recipes.RECIPES[name](preprocessing.task, rows, columns)
     entries = {entry: value for entry in OVERRIDDEN if (value := getattr(options, entry)) is not None}
-    if entries.get("optimizer", recipe.optimizer) != recipe.optimizer:
-        recipe = recipe.replace(learning_rate=None, beta2=None, weight_decay=None)
+    if (optimizer := entries.get("optimizer", recipe.optimizer)) != recipe.optimizer:
+        alike = {optimizer, recipe.optimizer} == {"adam", "adamw"}
+        recipe = recipe.replace(weight_decay=None, decay_schedule=None)
+        recipe = recipe if alike else recipe.replace(learning_rate=None, beta2=None)
     if design.loss is not None or design.output is not None:
         recipe = recipe.replace(monitor="val_loss", label_smoothing=0.0, calibrate=False)
     if options.no_early_stopping and recipe.patience is not None:
         recipe = recipe.replace(epochs=recipe.epochs // 2)  # since none is lost by stopping later than at the best one
     own, _ = recipes.read_entries(dict(options.set))
+    if options.batch_size is not None:
+        entries["even_batches"] = False
     if options.layers is not None:
         entries["layers"] = tuple(options.layers)
     if len(design.activations) == 1:
@@ -114,7 +118,8 @@ def build_network(
             f"--loss {design.loss.name} is for classes, and this is regression; choose another, or --task "
             "classification"
         )
-    hidden = recipe.hidden_layers(design.hidden(len(recipe.layers), recipe.activation), options.max_norm)
+    activations = design.hidden(len(recipe.layers), recipe.activation)
+    hidden = recipe.hidden_layers(preprocessing.numbers, activations, options.max_norm)
     suiting = "softmax" if classes else "identity"
     output = recipe.output_layer(preprocessing.inputs, preprocessing.outputs, design.output or suiting)
     net = gb.Network(
@@ -135,15 +140,12 @@ def build_trainer(
         raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
     if options.ensemble is not None and options.ensemble > rows:
         raise Misuse(f"--ensemble {options.ensemble}: there is not a row for each fold, but {rows:,} to learn from")
-    optimizer = recipe.make_optimizer()
-    for name in PENALTIES:
-        if (value := getattr(options, name)) is not None:
-            setattr(optimizer, name, value)
-    if recipe.schedule == "plateau":
-        optimizer.schedule = None
+    optimizer = recipe.make_optimizer(
+        **{name: value for name in PENALTIES if (value := getattr(options, name)) is not None}
+    )
     if options.warmup:
-        named = recipe.schedule if recipe.schedule != "plateau" else "constant"
-        optimizer.schedule = gb.Warmup(options.warmup, named)
+        named = "constant" if recipe.schedule == PLATEAU else recipe.schedule
+        optimizer.schedule = {**optimizer.schedule, "learning_rate": gb.Warmup(options.warmup, named)}
     loss = design.loss
     if loss is None and recipe.label_smoothing and net.last.activation.name == "softmax":
         loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing)
@@ -163,7 +165,7 @@ def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: boo
         scored: whether these are the held-out rows, which the network is scored on, so that nothing is fitted to them.
     """
     callbacks: list[Any] = []
-    if recipe.schedule == "plateau":
+    if recipe.schedule == PLATEAU:
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))

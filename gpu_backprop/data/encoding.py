@@ -36,6 +36,7 @@ class Encoding:
         ordinal: columns whose texts have an order, as one number each: {"size": ["small", "medium", "large"]}.
         dates: whether a column of dates or times in one format becomes year, month, weekday, hour and elapsed days;
             "day_first" or "month_first" where 1/2/2026 can be read in two ways, and no row tells which is right.
+        numbers_first: whether the inputs of numbers, dates and orders come before those of texts, as Periodic wants.
         clip_target: whether predicted quantities are kept within the range of the training rows.
     """
 
@@ -47,6 +48,7 @@ class Encoding:
     many: str = "error"
     ordinal: Mapping[str, Sequence[str]] = field(default_factory=dict)
     dates: bool | str = False
+    numbers_first: bool = False
     clip_target: bool = False
 
     def imputing(self, impute: str | None) -> str | None:
@@ -68,6 +70,14 @@ class Encoding:
 
 PLAIN = Encoding()
 TABULAR = Encoding(
-    numbers="robust", clip=True, binary="sign", indicator=True, rare=2, many="hash", dates=True, clip_target=True
+    numbers="robust",
+    clip=True,
+    binary="sign",
+    indicator=True,
+    rare=2,
+    many="hash",
+    dates=True,
+    numbers_first=True,
+    clip_target=True,
 )
 """What the recipes for tables take; see recipes.py."""

@@ -42,6 +42,7 @@ from gpu_backprop.data.table_inputs import (
     FILL_IN,
     Column,
     TableInputs,
+    in_order,
     one,
     text_column,
 )
@@ -275,7 +276,7 @@ class _TableCounts(_Counts):
                     why = "has no values to learn from, or numbers too large to be scaled"
                     raise DataError(f"{blocks.path}: column {shown(name)} {why}; {LEAVE_OUT}")
                 columns.append(self._number_column(name, own, indicator))
-        return TableInputs(tuple(columns), wanted.impute, one(wanted.encoding)), ""
+        return TableInputs(in_order(columns, wanted.encoding), wanted.impute, one(wanted.encoding)), ""
 
     def _text_column(self, table: Table, name: str, wanted: Wanted) -> Column:
         column = text_column(table, name, count_texts(self._texts[name]), wanted.encoding)

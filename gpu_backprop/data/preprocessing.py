@@ -37,8 +37,8 @@ class Preprocessing:
     A numeric column becomes (v − mean)/std, of the training rows; 0 if it has one value in all of them. `Encoding`
     lists the other ways, and what else can be done. A column of text becomes one feature for each category, 1 for the
     one that a row is and else 0; text that is numbers in one format throughout, such as $1,745.50 or 55 %, is a numeric
-    column, and dates in one format can be several. Features of arrays are numeric columns; images of uint8 become v/255, or v over the largest pixel where all
-    are dark.
+    column, and dates in one format can be several. Features of arrays are numeric columns; images of uint8 become
+    v/255, or v over the largest pixel where all are dark.
     A class becomes its number in `classes`; quantities are scaled as columns are, unless that was not wanted.
 
     Attributes:
@@ -74,6 +74,11 @@ class Preprocessing:
         self.warnings: list[str] = []
         self.missing = MISSING
         self._last = _LastTransform()
+
+    @property
+    def numbers(self) -> int:
+        """How many of the inputs, from the first on, are of numbers, dates or texts that have an order."""
+        return self._inputs.numbers if isinstance(self._inputs, TableInputs) else self.inputs
 
     @property
     def images(self) -> bool:

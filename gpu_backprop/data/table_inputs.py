@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ NUMBERS: dict[str, type[OrdinalColumn | DateColumn | NumberColumn]] = {"order": 
 ONE_HOT = TextColumn, HashedColumn
 """These are packed as the number of the input that is 1, others as their inputs."""
 
-Column = NumberColumn | OrdinalColumn | DateColumn | TextColumn | SignColumn | HashedColumn
+TEXTS = TextColumn | SignColumn | HashedColumn
+Column = NumberColumn | OrdinalColumn | DateColumn | TEXTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ class TableInputs:
                 refuse_infinite(table, name, values)
                 scaling, indicator = fit_column(table, name, values[rows, None], impute, encoding)
                 columns.append(NumberColumn(name, scaling, None if found is None else found.format, indicator))
-        return cls(tuple(columns), impute, one(encoding))
+        return cls(in_order(columns, encoding), impute, one(encoding))
 
     @property
     def features(self) -> list[str]:
@@ -109,6 +111,12 @@ class TableInputs:
     def summaries(self) -> list[str]:
         """The name of each column, and where it is not of numbers what it is."""
         return [column.summary for column in self.columns]
+
+    @property
+    def numbers(self) -> int:
+        """How many of the features, from the first on, are of numbers, dates or orders."""
+        leading = itertools.takewhile(lambda column: not isinstance(column, TEXTS), self.columns)
+        return sum(len(column.features) for column in leading)
 
     @property
     def numeric(self) -> set[str]:
@@ -229,6 +237,11 @@ class TableInputs:
                 columns.append(numbers.from_dict(name, entry, filled=impute is not None))
         stored.require(len({column.name for column in columns}) == len(columns), "two columns have one name")
         return cls(tuple(columns), impute, stored_one(given))
+
+
+def in_order(columns: Iterable[Column], encoding: Encoding) -> tuple[Column, ...]:
+    """Returns the columns in the order of their inputs: those of numbers first, if that is wanted."""
+    return tuple(sorted(columns, key=lambda column: encoding.numbers_first and isinstance(column, TEXTS)))
 
 
 def one(encoding: Encoding) -> float:

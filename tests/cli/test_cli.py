@@ -55,7 +55,7 @@ class TestTrain:
         assert re.search(r"on (cpu|cuda:0) \(auto: .+\)$", output, re.MULTILINE)
         assert re.search(r"^epoch +loss +accuracy +val_loss +val_accuracy +seconds +samples/s$", output, re.MULTILINE)
         assert re.search(r"^  2/2( +[0-9.,]+){6} \*$", output, re.MULTILINE)
-        assert output.count("relu") == 1  # in the network's summary
+        assert output.count("relu") == 2  # in the network's summary, and in the recipe
         assert re.search(r"^ +true( +\d){10}   recall$", output, re.MULTILINE)
         assert re.search(r"^test accuracy: 0\.\d{4}$", output, re.MULTILINE)
         folder = tmp_path / "runs" / "digits-001"
@@ -338,7 +338,7 @@ class TestUsage:
             assert option in text
         assert "--tf32" in text
         assert "examples:" in text
-        assert "(default: at most 120; fewer with more than 10,000 rows" in " ".join(text.split())
+        assert "passes over the training rows, at most (default: the recipe's)" in " ".join(text.split())
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stopped:

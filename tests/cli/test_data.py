@@ -332,7 +332,7 @@ class TestTextAndNumbers:
         [
             (
                 lambda v: f'"{v * 40:,}"',
-                "such as '2,200' in line 2, which may be 2.2 or 2200, so that they are text here",
+                "such as '2,200' in line 2, which is read as 2200",
             ),
             (lambda v: f"{v}%", "such as '55%' in line 2, which is read as 55"),
             (lambda v: f"${v}", "such as '$55' in line 2, which is read as 55"),

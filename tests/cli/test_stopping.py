@@ -79,7 +79,7 @@ def test_a_run_of_full_length_says_which_epoch_it_is(capsys):
 def test_without_it_all_epochs_count_and_the_held_out_rows_are_shown(capsys):
     assert train("--epochs", "5", "--no-early-stopping") == 0
     output = capsys.readouterr().out
-    assert "validation" not in output
+    assert "are validation" not in output
     assert "stopped" not in output
     shown = float(history()[-1]["val_accuracy"])
     assert f"test accuracy: {shown:.4f}" in output
