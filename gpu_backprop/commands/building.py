@@ -135,7 +135,9 @@ def build_network(
 def build_trainer(
     options: argparse.Namespace, design: Design, recipe: Recipe, net: gb.Network, rows: int
 ) -> gb.Trainer:
-    """Build a trainer of the network for so many rows."""
+    """Build a trainer of the network for so many rows, of which some may be validated on."""
+    stopping = choose_stopping(options, recipe, rows)
+    apart = 1 / stopping["folds"] if "folds" in stopping else stopping["validation_split"]
     if options.ensemble is not None and options.validation is not None:
         raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
     if options.ensemble is not None and options.ensemble > rows:
@@ -150,7 +152,7 @@ def build_trainer(
     if loss is None and recipe.label_smoothing and net.last.activation.name == "softmax":
         loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing)
     steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
-    trainer = gb.Trainer(net, loss, optimizer, batch_size=recipe.rows_a_step(rows), **steps)
+    trainer = gb.Trainer(net, loss, optimizer, batch_size=recipe.rows_a_step(rows - round(apart * rows)), **steps)
     monitored = [recipe.monitor.removeprefix("val_")] if recipe.monitor not in ("val_loss", "loss") else []
     trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *monitored, *options.metrics]))
     return trainer

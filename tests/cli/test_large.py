@@ -12,10 +12,11 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.cli import main
 from gpu_backprop.data import csv_file, numpy_files, parquet_file, row_blocks
+from gpu_backprop.network import intervals
 from gpu_backprop.training import streaming
 from gpu_backprop.training.history import History
 
-FEW, MANY = ["--memory-limit", "60KB"], ["--memory-limit", "1GB"]
+FEW, MANY = ["--memory-limit", "62KB"], ["--memory-limit", "1GB"]
 TRAIN = ["--epochs", "3", "--layers", "8", "--dropout", "0", "--overwrite"]
 
 
@@ -24,6 +25,7 @@ def little(monkeypatch, tmp_path):
     """Blocks and windows are small, and so may the limit be; each test has a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(row_blocks, "LEAST", 1)
+    monkeypatch.setattr(intervals, "KEPT", 20)
     for module, name, value in (
         (csv_file, "BLOCK", 200), (parquet_file, "BATCH", 200), (numpy_files, "BLOCK", 200),
         (streaming, "WINDOW", 10_000), (streaming, "STRETCH", 500),

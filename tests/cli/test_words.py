@@ -257,7 +257,8 @@ class TestCounts:
     def test_inputs_are_those_of_the_network(self, capsys):
         rows = [[i, f"town {i}", "xy"[i % 2]] for i in range(60)]
         write("towns.csv", ["a", "town", "kind"], rows)
-        assert main(["train", "towns.csv", "--target", "kind", "--epochs", "1", "--out", "towns", "--layers", "3"]) == 0
+        words = ["--recipe", "plain", "--epochs", "1", "--out", "towns", "--layers", "3"]
+        assert main(["train", "towns.csv", "--target", "kind", *words]) == 0
         output = capsys.readouterr().out
         inputs, categories = re.search(r"^inputs: (\d+), from a, town \((\d+) categories\)$", output, re.M).groups()
         assert re.search(rf"^1 +Dense\(3, 'relu'\) +{inputs} ", output, re.M)
