@@ -71,7 +71,7 @@ def test_train_evaluate_predict(people, target, capsys):
         assert "rows that run held out" in again
         assert measured == [f"test {line}" for line in figures(again, "accuracy", "R²", "MAE")]
     found = [ran(capsys, "predict", "run", people, *limit).splitlines() for limit in (FEW, MANY)]
-    assert [len(lines) for lines in found] == [3001, 3001] and found[0][0] == found[1][0]
+    assert [len(lines) for lines in found] == [4001, 4001] and found[0][0] == found[1][0]
     answers = [[line.split(",")[0] for line in lines[1:]] for lines in found]
     if "answer" in target[:1]:
         assert answers[0] == answers[1]
