@@ -102,4 +102,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {8 * 7 * 12 + 8 * 6 * 2 + 8 * (2 * len(RULES) + 14)}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {8 * 7 * 15 + 8 * 6 * 2 + 8 * (2 * len(RULES) + 14)}\n", done.stderr[-3000:]
