@@ -1,10 +1,9 @@
 // Periodic embeddings of numbers (network/periodic.py). Rows are worked on side by side, a few units at a time.
 #include "columns.hpp"
 
-static const i64 SIDE = 256;            // rows at a time: what is kept of them stays in the cache
-static const i64 TOGETHER = 4;          // units at a time, for which the cosines are worked out
-static const float TURNS = 0.15915494f;  // in a radian
-static const float TURN = 6.2831853f;
+static const i64 SIDE = 256;    // rows at a time: what is kept of them stays in the cache
+static const i64 TOGETHER = 4;  // units at a time, for which the cosines are worked out
+static const float TURNS = 0.15915494f, TURN = 6.2831853f;  // in a radian; radians of one
 
 // The parameters of a number: rows (w, A) of the weight, one a frequency; b of each of these in the bias, then a of each
 // unit. A and a are 0 beyond the last unit.
