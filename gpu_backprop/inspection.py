@@ -165,6 +165,8 @@ def inspect_model(
     x, target = preprocessing.transform(data)[chosen], preprocessing.targets(data)[chosen]
     fold = _checked_folds(network, data.rows, folds)[chosen]
     y = _asked(network, fold)(x)
+    if not np.isfinite(y).all():
+        raise InputError("the network answers NaN or infinity, of which nothing can be said; train it again.")
     loss, columns = _Loss(preprocessing, y), None
     if not preprocessing.images:
         columns = _inspect_columns(network, fold, data, chosen, x, target, loss)
@@ -213,10 +215,12 @@ class _Loss:
         self.name = RMSE if preprocessing.classes is None else LOG_LOSS if probabilities else ERROR_RATE
 
     def of_rows(self, y: Array, target: Array) -> Array:
-        """Returns the loss of each row, (rows,); of quantities its square."""
+        """Returns the loss of each row, (rows,); of quantities its squared error over that of all, the mean of them."""
         if self.name == RMSE:
-            squares: Array = ((self.inverse(y) - self.inverse(target, clip=False)) ** 2).mean(axis=1)
-            return squares
+            squares = self._squares(y, target)
+            means = squares.mean(axis=0)
+            parts: Array = (squares / np.where(means > 0, means, 1)).mean(axis=1)
+            return parts
         scores = Scores(np, y, target)
         if self.name == ERROR_RATE:
             return np.asarray(scores.answers != scores.labels, np.float64)
@@ -225,8 +229,14 @@ class _Loss:
         return losses
 
     def mean(self, y: Array, target: Array) -> float:
-        mean = float(self.of_rows(y, target).mean())
-        return math.sqrt(mean) if self.name == RMSE else mean
+        """Returns the loss of all rows; of several quantities the mean of their RMSE, as the metric has it."""
+        if self.name == RMSE:
+            return float(np.sqrt(self._squares(y, target).mean(axis=0)).mean())
+        return float(self.of_rows(y, target).mean())
+
+    def _squares(self, y: Array, target: Array) -> Array:
+        squares: Array = (self.inverse(y) - self.inverse(target, clip=False)) ** 2
+        return squares
 
 
 def _inspect_columns(

@@ -188,6 +188,16 @@ class TestWorstRows:
         assert [row.place for row in worst[:2]] == ["row 6", "row 4"] and worst[0].probability is None
         assert worst[0].true[0] - worst[0].predicted[0] == pytest.approx(-2000, rel=1e-3)
 
+    def test_several_targets_are_compared_by_their_own_errors(self):
+        data = Arrays("a", NOISE[:, None], np.stack([1000 * A, A], axis=1))
+        net = network(data, lambda _: [0, 0], target=None)
+        far = data.y.copy()
+        far[4] += [0, 50]  # beside which 1,000 times the spread of a is much, but usual
+        found = gb.inspect_model(net, Arrays("a", data.x, far))
+        assert found.worst[0].place == "row 5"
+        expected = np.sqrt(((far - data.y.mean(axis=0)) ** 2).mean(axis=0)).mean()
+        assert found.loss == pytest.approx(expected, rel=1e-5)  # the metric rmse
+
     def test_of_one_output_the_second_class_is_above_a_half(self):
         data = Arrays("a", A[:, None], (A > 5).astype(np.int64))
         preprocessing = Preprocessing.fit(data)
@@ -237,6 +247,9 @@ def test_networks_that_cannot_be_inspected():
     for rows, why in (([], "one row at least"), ([300], "of the 300 rows"), ([True], "of the 300 rows")):
         with pytest.raises(gb.InputError, match=f"rows must be indices, or a mask, .*{why}"):
             gb.inspect_model(net, table, rows=rows)
+    net.layers[0].bias[:] = np.nan
+    with pytest.raises(gb.InputError, match="answers NaN or infinity"):
+        gb.inspect_model(net, table)
     several = gb.Network(net.inputs, [gb.Dense(1)], device="cpu", seed=[0, 1])
     with pytest.raises(gb.InputError, match=r"set net\.preprocessing"):
         gb.inspect_model(several, table)

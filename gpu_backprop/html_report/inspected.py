@@ -74,25 +74,32 @@ def _dependence(found: Inspection, columns: ColumnFindings) -> Html:
         "Where columns go together, some of these rows are such as never occur, and there the curve says what the "
         "network makes of them, not what would be."
     )
-    told = [each for each in columns.dependences if len(each.values)]
-    span = [float(end) for each in told for end in (each.y.min(), each.y.max())]
-    charts = [_answers(found, columns, each, span) for each in told]
+    told, outputs = [each for each in columns.dependences if len(each.values)], range(len(columns.outputs))
+    together = [list(outputs)] if found.task == "classification" else [[k] for k in outputs]  # what has one unit
+    charts = []
+    for chosen in together:
+        span = [float(end) for each in told for end in (each.y[:, chosen].min(), each.y[:, chosen].max())]
+        charts += [_answers(found, columns, each, chosen, span) for each in told]
     return join([tag("p", said), tag("p", caveat, class_="quiet"), tag("div", *charts, class_="charts")])
 
 
-def _answers(found: Inspection, columns: ColumnFindings, one: Dependence, span: Sequence[float]) -> Html:
-    """Draws numbers as lines, categories as bars, all on one scale of answers, so that columns can be compared."""
-    several, classes = len(columns.outputs) > 1, found.task == "classification"
+def _answers(
+    found: Inspection, columns: ColumnFindings, one: Dependence, chosen: list[int], span: Sequence[float]
+) -> Html:
+    """Draws some outputs, over numbers as lines, of categories as bars, all on one scale, so that columns can be
+    compared."""
+    several, classes = len(chosen) > 1, found.task == "classification"
     kind = "probability" if classes else "prediction"
-    name = kind if several else f"{kind}{' of' if classes else ','} {columns.outputs[0]}"
-    styles = {output if several else "": f"series{k}" for k, output in enumerate(columns.outputs, 1)}
+    name = kind if several else f"{kind}{' of' if classes else ','} {columns.outputs[chosen[0]]}"
+    styles = {columns.outputs[k] if several else "": f"series{place}" for place, k in enumerate(chosen, 1)}
+    y = one.y[:, chosen]
     if one.values.dtype == object:
-        begin = 0.0 if classes else float(columns.mean.mean())
-        drawn = bars(one.values.tolist(), one.y, name, styles, begin=begin, span=span)
+        begin = 0.0 if classes else float(columns.mean[chosen[0]])
+        drawn = bars(one.values.tolist(), y, name, styles, begin=begin, span=span)
         notes = [] if classes else [f"Bars begin at the mean prediction, {begin:,.4g}."]
         notes += [f"{one.others:,} less frequent texts are left out."] if one.others else []
         return tag("div", tag("h3", one.column), drawn, *(tag("p", note, class_="quiet") for note in notes))
-    curves = [Curve(one.values, one.y[:, k], style, label) for k, (label, style) in enumerate(styles.items())]
+    curves = [Curve(one.values, y[:, k], style, label) for k, (label, style) in enumerate(styles.items())]
     return tag("div", tag("h3", one.column), chart(curves, one.column, name, rug=one.deciles, y_span=span))
 
 

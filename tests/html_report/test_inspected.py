@@ -80,6 +80,12 @@ def test_the_bars_of_a_regression_begin_at_the_mean():
     assert "RMSE, in the units of the data, of 20" in found["Permutation importance"]
 
 
+def test_targets_have_charts_of_their_own():
+    found = ET.fromstring(f"<div>{sections('regression', ['p', 'q'])['Partial dependence']}</div>")
+    names = [svg.get("aria-label") for svg in found.findall("div/div/figure/svg")]
+    assert names[0] == "prediction, p over a" and names[2] == "prediction, q over a" and len(names) == 4
+
+
 def test_the_worst_rows_with_their_values():
     found = texts(sections()["Worst rows"])
     assert found[-5:] == ["line 7", EVIL, "no", "0.01", f"{EVIL}: missing · a: 1"]
