@@ -1137,3 +1137,16 @@ def test_what_becomes_of_each_column_is_described():
     ]  # fmt: skip
     pixels = Arrays("a.npz", np.full((2, 2, 2), 255, np.uint8), np.array([0, 1]))
     assert Preprocessing.fit(pixels, task="classification").describe()[0] == ("4 pixels", "v/255")
+
+
+def test_a_column_is_read_before_it_is_scaled():
+    columns = {
+        "cost": ["$1,745.00", "$2.50", None],
+        "day": ["2026-07-02", None, "2000-01-01"],
+        "kind": ["a", None, "b"],
+    }
+    table = Table("t", {**{name: np.array(column, object) for name, column in columns.items()}, "y": np.arange(3.0)})
+    fitted = Preprocessing.fit(table, "y", impute="mean", encoding=TABULAR)
+    np.testing.assert_array_equal(fitted.read_column(table, "cost"), [1745, 2.5, np.nan])
+    np.testing.assert_allclose(fitted.read_column(table, "day"), [2026.5, np.nan, 2000], atol=0.002)
+    assert fitted.read_column(table, "kind").tolist() == ["a", None, "b"]
