@@ -210,10 +210,15 @@ class TestPredict:
 
     def test_missing_numbers_that_training_had_not(self, capsys):
         new = write("new.csv", ["area", "50", "NA", "60"])
+        assert main(["predict", "houses", new]) == 1
+        assert "column 'area' has 1 missing value, the first in line 3; " in said(capsys)
+        quick = ["--set", "indicator=true", "--layers", "4", "--epochs", "1", "--out", "filled", "--quiet"]
+        assert main(["train", "houses.csv", "--target", "price", "--recipe", "plain", *quick]) == 0
+        capsys.readouterr()
         filled_in = "nothing in column 'area', and every training row had something; it is filled in, of which the netw"
-        assert main(["predict", "houses", new]) == 0
+        assert main(["predict", "filled", new]) == 0
         assert f"warning: new.csv: 1 of 3 rows has {filled_in}" in capsys.readouterr().err
-        learned = gb.load("houses/model.safetensors").preprocessing
+        learned = gb.load("filled/model.safetensors").preprocessing
         assert next(warnings_of(learned, {"area": 2})).startswith(f"2 rows have {filled_in}")  # of rows in blocks
 
     def test_a_column_that_is_not_there(self, capsys):
