@@ -196,3 +196,19 @@ def test_rows_that_are_read_in_blocks(encoding, tmp_path, monkeypatch):
         assert rows.preprocessing.features == whole.features
         assert rows.preprocessing.warnings == [text for text in whole.warnings if "hashed" in text]
         np.testing.assert_allclose(rows.read(slice(0, 200)), whole.transform(data), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"binary": "two"}, "binary is 'two'; choose one of 'one_hot', 'sign'"),
+        ({"many": None}, "many is 'None'; choose one of 'error', 'hash'"),
+        ({"dates": "dayfirst"}, "dates is 'dayfirst'; choose one of 'False', 'True', 'day_first', 'month_first'"),
+        ({"indicator": "yes"}, "indicator is 'yes'; choose one of 'False', 'True'"),
+        ({"rare": -1}, "rare is '-1'; give a whole number of rows, 0 for no category to be rare"),
+        ({"rare": 1.5}, "rare is '1.5'; give a whole number of rows"),
+    ],
+)
+def test_an_encoding_of_other_values(entry, message):
+    with pytest.raises(DataError, match=message):
+        Encoding(**entry)
