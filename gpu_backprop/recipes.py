@@ -43,6 +43,7 @@ class Recipe:
         activation: of the hidden layers.
         init: of the weights of hidden layers; None: what suits the activation.
         output_init: of the weights of the output layer.
+        data_driven: whether weights and biases are then fitted to the rows, see `gb.initialize_from_data`.
         periodic: how many frequencies a Periodic layer in front has for each number of a table; 0: there is none.
         periodic_rate: by what its learning rate is multiplied.
         scale: by what the learning rate of a Scale layer before the hidden ones is multiplied; 0: there is none.
@@ -66,6 +67,7 @@ class Recipe:
     activation: str = "relu"
     init: str | None = None
     output_init: str | None = None
+    data_driven: bool = False
     periodic: int = 0
     periodic_rate: float = 0.1
     scale: float = 0.0

@@ -35,10 +35,11 @@ def chosen(*words, data=None, target="y", rows=None):
     """The options, the recipe and what is made of it, as `train` makes them."""
     options = parse(["train", "table.csv", "--device", "cpu", *words])
     design = read_design(options)
-    prepared = Preprocessing.fit(table() if data is None else data, target, encoding=choose_encoding(options))
+    data = table() if data is None else data
+    prepared = Preprocessing.fit(data, target, encoding=choose_encoding(options))
     rows = 60 if rows is None else rows
     recipe = choose_recipe(options, design, prepared, rows)
-    net = build_network(options, design, recipe, prepared)
+    net = build_network(options, design, recipe, prepared, prepared.transform(data))
     return argparse.Namespace(
         options=options, recipe=recipe, net=net, prepared=prepared,
         trainer=build_trainer(options, design, recipe, net, rows), stopping=choose_stopping(options, recipe, rows),

@@ -51,11 +51,11 @@ def ours(table: Table, split: Split, seed: int, words: tuple[str, ...] = ()) -> 
         data = load_train_test(options, design.any_number, choose_encoding(options))
         x, rows = data.training.x, len(data.training)
         recipe = choose_recipe(options, design, data.preprocessing, rows)
-        net = build_network(options, design, recipe, data.preprocessing)
+        net = build_network(options, design, recipe, data.preprocessing, x)
         trainer = build_trainer(options, design, recipe, net, rows)
         stopping = choose_stopping(options, recipe, rows)
         validated = bool(stopping["validation_split"]) or "folds" in stopping
-        stopping["callbacks"] = choose_callbacks(options, recipe, validated)
+        stopping["callbacks"] = choose_callbacks(options, recipe, validated, scored=False)
         trainer.fit(x, targets(trainer.loss, net, data.training), recipe.epochs, **stopping, progress=False)
         predicted = np.asarray(net.predict(data.preprocessing.transform(read(split.testing))), np.float64)
     if net.classes is None:

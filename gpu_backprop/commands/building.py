@@ -24,6 +24,9 @@ from gpu_backprop.training.optimizer import PENALTIES
 LEAST_VALIDATION = 10
 """With fewer validation rows, chance would choose the best epoch, and there are none."""
 
+LOOKED_AT = 10_000
+"""How many rows a network is begun with, at most, where it depends on them."""
+
 OVERRIDDEN = (
     "layers", "dropout", "optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "epochs", "patience",
     "validation",
@@ -109,9 +112,10 @@ def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Pr
 
 
 def build_network(
-    options: argparse.Namespace, design: Design, recipe: Recipe, preprocessing: Preprocessing
+    options: argparse.Namespace, design: Design, recipe: Recipe, preprocessing: Preprocessing, x: Array
 ) -> gb.Network:
-    """Build the recipe's layers and an output for each class or number; the network keeps its preprocessing."""
+    """Build the recipe's layers and an output for each class or number; the network keeps its preprocessing. What it
+    begins with may depend on the rows x that it will learn from."""
     classes = preprocessing.task == "classification"
     if design.loss is not None and design.loss.labels and not classes:
         raise Misuse(
@@ -129,6 +133,8 @@ def build_network(
     if options.ensemble is not None:
         net.averaged = True
     net.preprocessing, net.classes = preprocessing, preprocessing.classes
+    if recipe.data_driven:
+        gb.initialize_from_data(net, x[:LOOKED_AT])
     return net
 
 

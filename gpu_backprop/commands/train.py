@@ -52,7 +52,7 @@ def train(options: argparse.Namespace) -> int:
     with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
         data = load_train_test(options, design.any_number, choose_encoding(options), windows)
     recipe = choose_recipe(options, design, data.preprocessing, len(data.training))
-    net = build_network(options, design, recipe, data.preprocessing)
+    net = build_network(options, design, recipe, data.preprocessing, data.training.x)
     trainer = build_trainer(options, design, recipe, net, len(data.training))
     with _before_training():
         folder = _find_folder(options, data)
