@@ -96,7 +96,7 @@ def _answers(
     if one.values.dtype == object:
         begin = 0.0 if classes else float(columns.mean[chosen[0]])
         drawn = bars(one.values.tolist(), y, name, styles, begin=begin, span=span)
-        notes = [] if classes else [f"Bars begin at the mean prediction, {begin:,.4g}."]
+        notes = [] if classes else [f"Bars begin at the mean prediction, {aligned([[begin]])[0][0]}."]
         notes += [f"{one.others:,} less frequent texts are left out."] if one.others else []
         return tag("div", tag("h3", one.column), drawn, *(tag("p", note, class_="quiet") for note in notes))
     curves = [Curve(one.values, y[:, k], style, label) for k, (label, style) in enumerate(styles.items())]
@@ -120,7 +120,7 @@ def _worst(found: Inspection) -> Html:
     drawn = [(row.place, row.pixels) for row in found.worst if row.pixels is not None]
     if drawn:
         columns["image"] = [tag("td", picture(pixels, f"image of {place}")) for place, pixels in drawn]
-    head = [name if k < 4 else tag("th", name) for k, name in enumerate(columns)]
+    head = [name if k < 4 else tag("th", name, class_="values") for k, name in enumerate(columns)]
     what = "squared error" if found.task == "regression" else found.loss_name
     said = (
         f"Of {found.rows:,} rows, those with the largest {what}: either the network is wrong there, or the data are. "

@@ -76,7 +76,7 @@ def test_several_classes_have_a_legend_and_dashes_of_their_own():
 
 def test_the_bars_of_a_regression_begin_at_the_mean():
     found = sections("regression", ["price"])
-    assert "Bars begin at the mean prediction, 0.5." in texts(found["Partial dependence"])
+    assert "Bars begin at the mean prediction, 0.5000." in texts(found["Partial dependence"])
     assert "RMSE, in the units of the data, of 20" in found["Permutation importance"]
 
 
