@@ -1,29 +1,40 @@
 """Recipes: tables of settings that are good where nothing else was asked for, each for one kind of data.
 
-`gb.recipes.tabular(task, rows, columns)` returns one, `recipe.replace(epochs=50)` overrides entries of it, and
-`gpu-backprop train --recipe NAME` takes it by name. Each entry was chosen on twelve tables by bench/tables.py, which
-measures the recipe on twelve others.
+`gb.recipes.tabular(task, rows, columns)` returns one, `recipe.replace(epochs=50)` overrides entries of it, and its
+methods make the network, the trainer and the options of fit. `gpu-backprop train --recipe NAME` takes it by name. Each
+entry was chosen on twelve tables by bench/tables.py, which measures the recipe on twelve others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.network.data_initialization import initialize_from_data
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense, Dropout, Scale
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.losses import CrossEntropy
+from gpu_backprop.network.network import Network
 from gpu_backprop.network.periodic import Periodic
+from gpu_backprop.training.calibration import TemperatureScaling
 from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.metrics import Given, default_metrics
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.trainer import Trainer
 
 MANY_ROWS = 10_000
 """With more rows, fewer epochs of larger minibatches are enough."""
+
+LOOKED_AT = 10_000
+"""How many rows a network is begun with, at most, where it depends on them."""
 
 PLATEAU = "plateau"
 """The schedule that is a callback, `gb.ReduceOnPlateau`."""
@@ -57,6 +68,7 @@ class Recipe:
         patience: the epochs without an improvement after which training ends; None: never. The best epoch is kept.
         monitor, ties: the column of the history by which the best epoch is found, and which of equals it is.
         validation: the share of the training rows that it is measured on.
+        least_validation: with fewer rows in that share, chance would choose the epoch, and all are trained on.
         label_smoothing: of cross entropy.
         calibrate: whether the temperature of the probabilities is fitted to the validation rows.
     """
@@ -87,6 +99,7 @@ class Recipe:
     monitor: str = "val_loss"
     ties: str = "first"
     validation: float = 0.1
+    least_validation: int = 10
     label_smoothing: float = 0.0
     calibrate: bool = False
 
@@ -114,36 +127,68 @@ class Recipe:
         )
         return "\n".join(f"  {name:17} {value}" for name, value in told.items() if value is not None)
 
-    def hidden_layers(
-        self, numbers: int = 0, activations: list[str] | None = None, max_norm: float | None = None
-    ) -> list[Layer]:
-        """Makes the layers in front of the output layer.
+    def make_network(
+        self, inputs: int, outputs: int, output: str, *, x: Array | None = None, numbers: int = 0,
+        activations: Sequence[str] | None = None, max_norm: float | None = None, **settings: Any,
+    ) -> Network:  # fmt: skip
+        """Makes a network.
 
         Args:
+            output: the activation of the output layer: softmax for classes, identity for numbers.
+            x: the rows that it will learn from, (rows, inputs), for what depends on them; at most 10,000 are looked at.
             numbers: how many of the inputs, from the first on, are numbers, see `Preprocessing.numbers`.
             activations: of each hidden layer; None: the recipe's.
-            max_norm: as of `Dense`.
+            max_norm: of the hidden layers, as of `Dense`.
+            settings: as of `Network`.
         """
-        made: list[Layer] = []
+        layers: list[Layer] = []
         if self.periodic and numbers:
-            made.append(Periodic(numbers, self.periodic, learning_rate_factor=self.periodic_rate))
+            layers.append(Periodic(numbers, self.periodic, learning_rate_factor=self.periodic_rate))
         if self.scale:
-            made.append(Scale(learning_rate_factor=self.scale))
+            layers.append(Scale(learning_rate_factor=self.scale))
         for units, name in zip(self.layers, activations or [self.activation] * len(self.layers), strict=True):
-            made.append(Dense(units, name, init=self.init, max_norm=max_norm, **self._rates()))
+            layers.append(Dense(units, name, init=self.init, max_norm=max_norm, **self._rates()))
             if self.dropout:
-                made.append(Dropout(self.dropout, schedule=self.dropout_schedule))
-        return made
-
-    def output_layer(self, inputs: int, outputs: int, activation: str) -> Dense:
-        """Makes the output layer of a network with so many inputs."""
+                layers.append(Dropout(self.dropout, schedule=self.dropout_schedule))
         below = self.layers[-1] if self.layers else inputs
-        own = self.init == "ntp" and self.output_init != "ntp"  # whose rate it has all the same
-        return Dense(outputs, activation, init=self.output_init, **self._rates(below**-0.5 if own else 1.0))
+        weight = (
+            below**-0.5 if self.init == "ntp" != self.output_init else 1.0
+        )  # the rate of ntp, whatever it begins with
+        layers.append(Dense(outputs, output, init=self.output_init, **self._rates(weight)))
+        net = Network(inputs, layers, **settings)
+        if self.data_driven and x is not None:
+            initialize_from_data(net, x[:LOOKED_AT])
+        return net
 
     def _rates(self, weight: float = 1.0) -> dict[str, Any]:
         factors = {name: one for name, one in (("weight", weight), ("bias", self.bias_rate)) if one != 1}
         return {"learning_rate_factor": factors} if factors else {}
+
+    def make_trainer(
+        self, network: Network, rows: int, *, loss: Loss | None = None, optimizer: Optimizer | None = None,
+        folds: int | None = None, metrics: Sequence[Given] = (), **settings: Any,
+    ) -> Trainer:  # fmt: skip
+        """Makes a trainer of the network.
+
+        Args:
+            rows: how many there are to train on, those included that the best epoch is measured on.
+            loss: None: cross entropy with the recipe's smoothing for softmax, else the Trainer's own choice.
+            optimizer: None: the recipe's.
+            folds: as of `fit_options`.
+            metrics: what is measured besides what suits the loss.
+            settings: as of `Trainer`.
+        """
+        if loss is None and self.label_smoothing and network.last.activation.name == "softmax":
+            loss = CrossEntropy(label_smoothing=self.label_smoothing)
+        apart = 1 / folds if folds else self.validation_share(rows)
+        batch_size, learned = self.batch_size, rows - round(apart * rows)
+        if self.even_batches:
+            batch_size = -(-learned // max(1, round(learned / batch_size)))
+        optimizer = self.make_optimizer() if optimizer is None else optimizer
+        trainer = Trainer(network, loss, optimizer, batch_size=batch_size, **settings)
+        monitored = [self.monitor.removeprefix("val_")] if self.monitor not in ("val_loss", "loss") else []
+        trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *monitored, *metrics]))
+        return trainer
 
     def make_optimizer(self, **settings: Any) -> Optimizer:
         """Makes the optimizer, with further settings."""
@@ -154,13 +199,23 @@ class Recipe:
         made.schedule = {name: one for name, one in schedules.items() if one not in (None, "constant", PLATEAU)}
         return made
 
-    def rows_a_step(self, rows: int) -> int:
-        """Returns the rows of a minibatch, where there are so many rows to learn from."""
-        return -(-rows // max(1, round(rows / self.batch_size))) if self.even_batches else self.batch_size
+    def validation_share(self, rows: int) -> float:
+        """Returns the share of so many rows that the best epoch is measured on: 0 where they are too few."""
+        return self.validation if self.validation * rows >= self.least_validation else 0.0
 
-    def early_stopping(self) -> EarlyStopping:
-        """Makes the callback that keeps the best epoch."""
-        return EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
+    def fit_options(self, rows: int, folds: int | None = None) -> dict[str, Any]:
+        """Returns what `Trainer.fit` is told besides x and y, of which there are so many rows.
+
+        Args:
+            folds: of an ensemble, whose members hold out a fold each; None: there is none.
+        """
+        share = 0.0 if folds else self.validation_share(rows)
+        how: dict[str, Any] = {"epochs": self.epochs, "validation_split": share}
+        if not share and not folds:
+            return how
+        how["early_stopping"] = EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
+        how["callbacks"] = [TemperatureScaling()] if self.calibrate else []
+        return how | ({"folds": folds} if folds else {})
 
 
 def tabular(task: str, rows: int, columns: int) -> Recipe:

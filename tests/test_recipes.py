@@ -15,8 +15,8 @@ from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
     choose_encoding,
+    choose_fit_options,
     choose_recipe,
-    choose_stopping,
     read_design,
 )
 from gpu_backprop.data import Arrays, Preprocessing, Table
@@ -42,7 +42,7 @@ def chosen(*words, data=None, target="y", rows=None):
     net = build_network(options, design, recipe, prepared, prepared.transform(data))
     return argparse.Namespace(
         options=options, recipe=recipe, net=net, prepared=prepared,
-        trainer=build_trainer(options, design, recipe, net, rows), stopping=choose_stopping(options, recipe, rows),
+        trainer=build_trainer(options, design, recipe, net, rows), how=choose_fit_options(options, recipe, rows),
     )  # fmt: skip
 
 
@@ -52,14 +52,15 @@ def chosen(*words, data=None, target="y", rows=None):
 def test_a_recipe_makes_layers_and_an_optimizer(name, task, rows, columns):
     recipe = recipes.RECIPES[name](task, rows, columns)
     assert recipe.name == name
-    output = recipe.output_layer(columns, 3, "softmax" if task == "classification" else "identity")
-    net = gb.Network(columns, [*recipe.hidden_layers(), output], device="cpu")
-    loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing) if task == "classification" else None
-    trainer = gb.Trainer(net, loss, recipe.make_optimizer(), batch_size=recipe.rows_a_step(rows))
     x, y = RANDOM.normal(size=(20, columns)), RANDOM.integers(0, 3, 20)
-    trainer.fit(x, y if task == "classification" else np.eye(3)[y], 2, progress=False)
+    classes = task == "classification"
+    output = "softmax" if classes else "identity"
+    net = recipe.make_network(columns, 3, output, x=x, numbers=2, device="cpu")
+    how = recipe.fit_options(rows)
+    assert ("early_stopping" in how) == (rows >= 100)
+    how |= {"epochs": 2, "validation_split": 0.3}
+    recipe.make_trainer(net, rows).fit(x, y if classes else np.eye(3)[y], **how, progress=False)
     assert np.isfinite(net.predict(x)).all()
-    assert recipe.epochs >= 1 and recipe.early_stopping().monitor == recipe.monitor
 
 
 def test_a_batch_size_that_is_asked_for_is_kept():
@@ -68,13 +69,17 @@ def test_a_batch_size_that_is_asked_for_is_kept():
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 256])
-def test_the_last_minibatch_is_no_small_one(batch_size):
-    for rows in range(1, 2000, 7):
-        size = recipes.Recipe("r", batch_size=batch_size, even_batches=True).rows_a_step(rows)
-        steps = -(-rows // size)
-        last = rows - (steps - 1) * size
+@pytest.mark.parametrize("folds", [None, 4])
+def test_the_last_minibatch_is_no_small_one(batch_size, folds):
+    recipe = recipes.Recipe("r", batch_size=batch_size, even_batches=True, validation=0.2)
+    net = recipe.make_network(1, 2, "softmax", device="cpu")
+    for rows in range(2, 1500, 37):
+        size = recipe.make_trainer(net, rows, folds=folds).batch_size
+        learned = rows - round(rows * (1 / folds if folds else recipe.validation_share(rows)))
+        steps = -(-learned // size)
+        last = learned - (steps - 1) * size
         assert size - last < steps  # as even as whole numbers can be
-        assert rows <= batch_size or batch_size / 2 < size < 1.5 * batch_size + 1
+        assert learned <= batch_size or batch_size / 2 < size < 1.5 * batch_size + 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_options_override_entries():
     assert made.recipe.layers == (8, 4) and made.recipe.epochs == 7 and made.recipe.dropout == 0.5
     assert [layer.units for layer in made.net.layers if isinstance(layer, gb.Dense)] == [8, 4, 2]
     assert made.trainer.optimizer.learning_rate == 0.5 and made.trainer.batch_size == 30
-    assert made.stopping["validation_split"] == 0.25 and made.stopping["early_stopping"].patience == 3
+    assert made.how["validation_split"] == 0.25 and made.how["early_stopping"].patience == 3
 
 
 def test_another_optimizer_has_its_own_rate():

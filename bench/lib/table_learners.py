@@ -21,10 +21,9 @@ from gpu_backprop.arguments.parser import parse
 from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
-    choose_callbacks,
     choose_encoding,
+    choose_fit_options,
     choose_recipe,
-    choose_stopping,
     read_design,
     targets,
 )
@@ -53,10 +52,8 @@ def ours(table: Table, split: Split, seed: int, words: tuple[str, ...] = ()) -> 
         recipe = choose_recipe(options, design, data.preprocessing, rows)
         net = build_network(options, design, recipe, data.preprocessing, x)
         trainer = build_trainer(options, design, recipe, net, rows)
-        stopping = choose_stopping(options, recipe, rows)
-        validated = bool(stopping["validation_split"]) or "folds" in stopping
-        stopping["callbacks"] = choose_callbacks(options, recipe, validated, scored=False)
-        trainer.fit(x, targets(trainer.loss, net, data.training), recipe.epochs, **stopping, progress=False)
+        how = choose_fit_options(options, recipe, rows)
+        trainer.fit(x, targets(trainer.loss, net, data.training), **how, progress=False)
         predicted = np.asarray(net.predict(data.preprocessing.transform(read(split.testing))), np.float64)
     if net.classes is None:
         return np.asarray(data.preprocessing.inverse(predicted))[:, 0]

@@ -21,12 +21,6 @@ from gpu_backprop.recipes import PLATEAU, Recipe
 from gpu_backprop.training.metrics import default_metrics
 from gpu_backprop.training.optimizer import PENALTIES
 
-LEAST_VALIDATION = 10
-"""With fewer validation rows, chance would choose the best epoch, and there are none."""
-
-LOOKED_AT = 10_000
-"""How many rows a network is begun with, at most, where it depends on them."""
-
 OVERRIDDEN = (
     "layers", "dropout", "optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "epochs", "patience",
     "validation",
@@ -101,6 +95,8 @@ def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Pr
         recipe = recipe.replace(monitor="val_loss", label_smoothing=0.0, calibrate=False)
     if options.no_early_stopping and recipe.patience is not None:
         recipe = recipe.replace(epochs=recipe.epochs // 2)  # since none is lost by stopping later than at the best one
+    if options.no_early_stopping or options.validation is not None:
+        recipe = recipe.replace(validation=0.0, least_validation=0)
     own, _ = recipes.read_entries(dict(options.set))
     if options.batch_size is not None:
         entries["even_batches"] = False
@@ -122,19 +118,16 @@ def build_network(
             f"--loss {design.loss.name} is for classes, and this is regression; choose another, or --task "
             "classification"
         )
-    activations = design.hidden(len(recipe.layers), recipe.activation)
-    hidden = recipe.hidden_layers(preprocessing.numbers, activations, options.max_norm)
-    suiting = "softmax" if classes else "identity"
-    output = recipe.output_layer(preprocessing.inputs, preprocessing.outputs, design.output or suiting)
-    net = gb.Network(
-        preprocessing.inputs, [*hidden, output], dtype=options.dtype, device=options.device, tf32=options.tf32,
+    output = design.output or ("softmax" if classes else "identity")
+    net = recipe.make_network(
+        preprocessing.inputs, preprocessing.outputs, output, x=x, numbers=preprocessing.numbers,
+        activations=design.hidden(len(recipe.layers), recipe.activation), max_norm=options.max_norm,
+        dtype=options.dtype, device=options.device, tf32=options.tf32,
         seed=options.seed if options.ensemble is None else range(options.seed, options.seed + options.ensemble),
     )  # fmt: skip
     if options.ensemble is not None:
         net.averaged = True
     net.preprocessing, net.classes = preprocessing, preprocessing.classes
-    if recipe.data_driven:
-        gb.initialize_from_data(net, x[:LOOKED_AT])
     return net
 
 
@@ -142,55 +135,33 @@ def build_trainer(
     options: argparse.Namespace, design: Design, recipe: Recipe, net: gb.Network, rows: int
 ) -> gb.Trainer:
     """Build a trainer of the network for so many rows, of which some may be validated on."""
-    stopping = choose_stopping(options, recipe, rows)
-    apart = 1 / stopping["folds"] if "folds" in stopping else stopping["validation_split"]
-    if options.ensemble is not None and options.validation is not None:
-        raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
-    if options.ensemble is not None and options.ensemble > rows:
-        raise Misuse(f"--ensemble {options.ensemble}: there is not a row for each fold, but {rows:,} to learn from")
     optimizer = recipe.make_optimizer(
         **{name: value for name in PENALTIES if (value := getattr(options, name)) is not None}
     )
     if options.warmup:
         named = "constant" if recipe.schedule == PLATEAU else recipe.schedule
         optimizer.schedule = {**optimizer.schedule, "learning_rate": gb.Warmup(options.warmup, named)}
-    loss = design.loss
-    if loss is None and recipe.label_smoothing and net.last.activation.name == "softmax":
-        loss = gb.CrossEntropy(label_smoothing=recipe.label_smoothing)
     steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
-    trainer = gb.Trainer(net, loss, optimizer, batch_size=recipe.rows_a_step(rows - round(apart * rows)), **steps)
-    monitored = [recipe.monitor.removeprefix("val_")] if recipe.monitor not in ("val_loss", "loss") else []
-    trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *monitored, *options.metrics]))
-    return trainer
+    return recipe.make_trainer(
+        net, rows, loss=design.loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps
+    )
 
 
-def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool, scored: bool) -> list[Any]:
-    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, what
-    --tensorboard asks for, and what calibrates the network at the end.
-
-    Args:
-        validated: whether there are rows to validate on.
-        scored: whether these are the held-out rows, which the network is scored on, so that nothing is fitted to them.
-    """
+def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool) -> list[Any]:
+    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, and what
+    --tensorboard asks for."""
     callbacks: list[Any] = []
     if recipe.schedule == PLATEAU:
         callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
     if options.tensorboard is not None:
         callbacks.append(gb.TensorBoard(options.tensorboard))
-    if recipe.calibrate and validated and not scored:
-        callbacks.append(gb.TemperatureScaling())
     return callbacks
 
 
-def choose_stopping(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:
-    """Return what Trainer.fit is told of early stopping, with so many rows to learn from; and of folds."""
-    early, share = not options.no_early_stopping, options.validation
-    if options.ensemble is not None:
-        stopping = recipe.early_stopping() if early else None
-        return {"validation_split": 0.0, "early_stopping": stopping, "folds": options.ensemble}
-    if share is None:
-        share = recipe.validation if early and recipe.validation * rows >= LEAST_VALIDATION else 0.0
-    return {"validation_split": share, "early_stopping": recipe.early_stopping() if early and share else None}
+def choose_fit_options(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:
+    """Return what Trainer.fit is told besides x and y, of which there are so many rows."""
+    how = recipe.fit_options(rows, options.ensemble)
+    return how | {"early_stopping": None, "callbacks": []} if options.no_early_stopping else how
 
 
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:

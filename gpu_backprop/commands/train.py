@@ -21,7 +21,7 @@ from gpu_backprop.commands.building import (
     choose_callbacks,
     choose_encoding,
     choose_recipe,
-    choose_stopping,
+    choose_fit_options,
     read_design,
     targets,
 )
@@ -77,15 +77,15 @@ def _train_in(
     folder: RunFolder, options: argparse.Namespace, recipe: Recipe, trainer: gb.Trainer, data: TrainTestData
 ) -> int:
     """Train, and write what was learned; return the exit code."""
-    stopping, epochs = choose_stopping(options, recipe, len(data.training)), recipe.epochs
+    how = choose_fit_options(options, recipe, len(data.training))
     with _before_training(folder):
         more = options.checkpoint_every is not None and not folder.begun
         folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
         if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
-            if epochs < (done := len(trainer.history)):
+            if recipe.epochs < (done := len(trainer.history)):
                 raise Misuse(
-                    f"--epochs is {epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
+                    f"--epochs is {recipe.epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
                     "least, or leave it out"
                 )
         settings = RunSettings(
@@ -93,14 +93,13 @@ def _train_in(
         )
         write_settings(folder.place, settings, data.split)
         if not options.quiet:
-            _introduce(trainer, data, recipe, stopping["validation_split"])
+            _introduce(trainer, data, recipe, how["validation_split"])
         x, y = _x_and_y(trainer, data.training)
-        folds = "folds" in stopping
-        if data.held_out is not None and not stopping["validation_split"] and not folds:
-            stopping["validation"] = _x_and_y(trainer, data.held_out)
-        scored = stopping.get("validation") is not None
-        validated = scored or bool(stopping["validation_split"]) or folds
-        callbacks = choose_callbacks(options, recipe, validated, scored)
+        apart = bool(how["validation_split"]) or "folds" in how
+        if data.held_out is not None and not apart:
+            how["validation"] = _x_and_y(trainer, data.held_out)
+        validated = apart or "validation" in how
+        callbacks = [*how.get("callbacks", []), *choose_callbacks(options, recipe, validated)]
         if validated and predicts_numbers(trainer.network, trainer.loss):
             callbacks.append(gb.ConformalIntervals())
 
@@ -108,9 +107,9 @@ def _train_in(
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
-        how = {"class_weight": options.class_weight, "on_divergence": options.on_divergence, **stopping}
+        how |= {"class_weight": options.class_weight, "on_divergence": options.on_divergence}
         how["callbacks"] = [*callbacks, gb.JsonLines(folder.place / LINES), *checkpoints]
-        failure = _run_to_end(signals, lambda: trainer.fit(x, y, epochs, **how, csv=log, progress=not options.quiet))
+        failure = _run_to_end(signals, lambda: trainer.fit(x, y, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first
         if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
@@ -128,7 +127,7 @@ def _train_in(
             if not isinstance(failure, KeyboardInterrupt):  # the second signal, which leaves out the rest
                 signals.written()
                 written += _curves(history, folder.place)
-                result, baseline = (_score_folds if folds else _score_held_out)(trainer, data, options)
+                result, baseline = (_score_folds if "folds" in how else _score_held_out)(trainer, data, options)
                 written += _report(trainer, data, options, [*result, baseline], folder.place)
                 signals.writing()
         except (KeyboardInterrupt, OSError) as error:
