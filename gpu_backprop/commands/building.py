@@ -18,7 +18,6 @@ from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 from gpu_backprop.recipes import PLATEAU, Recipe
-from gpu_backprop.training.metrics import default_metrics
 from gpu_backprop.training.optimizer import PENALTIES
 
 OVERRIDDEN = (

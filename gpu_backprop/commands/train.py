@@ -20,8 +20,8 @@ from gpu_backprop.commands.building import (
     build_trainer,
     choose_callbacks,
     choose_encoding,
-    choose_recipe,
     choose_fit_options,
+    choose_recipe,
     read_design,
     targets,
 )
@@ -85,8 +85,8 @@ def _train_in(
             trainer.resume(folder.checkpoints)
             if recipe.epochs < (done := len(trainer.history)):
                 raise Misuse(
-                    f"--epochs is {recipe.epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as many at "
-                    "least, or leave it out"
+                    f"--epochs is {recipe.epochs}, and {counted(done, 'epoch')} of {options.resume} are done: give as "
+                    "many at least, or leave it out"
                 )
         settings = RunSettings(
             options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprints
