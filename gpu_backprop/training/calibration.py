@@ -4,6 +4,7 @@ and its prediction intervals."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def divide_logits(network: Network, temperatures: Array) -> None:
 
 def _fit(network: Network, data: Samples) -> Array | None:
     """Finds T on some rows, one number or one a member; None where an output is not finite."""
-    p, target, weights = measure(network, data)
+    p, target, weights = measure(network, data, network.predict_members)
     if not np.isfinite(p).all():
         return None
     several = network.last.activation.name == "sigmoid" and network.outputs > 1
@@ -99,8 +100,14 @@ def _fit(network: Network, data: Samples) -> Array | None:
     def logits(p: Array, target: Array, weights: Array | None) -> temperature.Logits:
         return temperature.Logits.of(np, p, target, weights, multi_label=several, dtype=dtype)
 
+    if data.counts is None and network.averaged:
+
+        def loss(t: float) -> float:
+            return float(logits(temperature.temper(p, t).mean(axis=0), target, weights).loss(np, 1.0))
+
+        return np.array(temperature.minimize(loss))
     found = [float(temperature.fit(np, logits(one, target, weights))[0]) for one in p.reshape(-1, *p.shape[-2:])]
-    if data.counts is not None and network.averaged:  # whose members have been measured one by one
+    if network.averaged:  # whose members have been measured one by one
         some = np.unique(np.linspace(0, len(target) - 1, ROWS).round().astype(np.int64))
         members = network.predict_members(rows_at(data.x, some, network.device))
         z = np.stack([logits(one, target[some], None).z for one in members])
@@ -108,9 +115,16 @@ def _fit(network: Network, data: Samples) -> Array | None:
     return np.reshape(found, p.shape[:-2])
 
 
-def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None]:
+def measure(
+    network: Network, data: Samples, predict: Callable[[Array], Array] | None = None
+) -> tuple[Array, Array, Array | None]:
     """Returns the outputs for all rows of some data, (..., rows, outputs), their targets and weights, on the host.
-    Where members hold out a fold each, the outputs for a row are those of the one that has not learned from it."""
+    Where members hold out a fold each, the outputs for a row are those of the one that has not learned from it.
+
+    Args:
+        predict: what gives the outputs; None: `network.predict`.
+    """
+    predict = network.predict if predict is None else predict
     device = network.device
     if data.counts is not None:
         weights = None if data.weights is None else on_host(data.weights, device).astype(np.float64)
@@ -119,7 +133,7 @@ def measure(network: Network, data: Samples) -> tuple[Array, Array, Array | None
 
     with device.current():
         parts = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
-        y = np.concatenate([network.predict(rows_at(data.x, part, device)) for part in parts], axis=-2)
+        y = np.concatenate([predict(rows_at(data.x, part, device)) for part in parts], axis=-2)
         target = on_host(rows_at(data.target, places, device), device)
         weights = None if data.weights is None else on_host(rows_at(data.weights, places, device), device)
         weights = None if weights is None else weights.astype(np.float64)

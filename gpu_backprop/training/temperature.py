@@ -3,6 +3,8 @@ is right (Guo et al. 2017)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ LOWEST, HIGHEST = 0.1, 10.0
 STEPS, CLOSE = 16, 1e-10
 """Newton steps at most, and the one after which the host needs no other; a device would have to be waited for."""
 
-HALVINGS, TINY = 20, 1e-300
+HALVINGS, SECTIONS, TINY = 20, 30, 1e-300
 """Of the interval of the temperature of a mean; and what stands for a probability of 0 in its logarithm."""
 
 EDGES = {"float16": (2.0**-24, 2.0**-12), "bfloat16": (2.0**-126, 2.0**-9),
@@ -121,6 +123,16 @@ def temper(p: Array, temperature: float) -> Array:
     if p.shape[-1] > 1 and (np.abs(p.sum(axis=-1, dtype=np.float64) - 1) < 1e-2).all():
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
     return np.asarray(powers / (powers + (1 - p.astype(np.float64)) ** (1 / temperature)))
+
+
+def minimize(loss: Callable[[float], float]) -> float:
+    """Finds the temperature with the least loss, by golden sections of log T; 1 where no other is better."""
+    low, high, golden = math.log(LOWEST), math.log(HIGHEST), (math.sqrt(5) - 1) / 2
+    for _ in range(SECTIONS):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if loss(math.exp(left)) < loss(math.exp(right)) else (left, high)
+    found = math.exp((low + high) / 2)
+    return found if loss(found) < loss(1.0) else 1.0
 
 
 def fit_mean(z: Array, temperature: float) -> float:

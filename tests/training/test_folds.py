@@ -351,3 +351,18 @@ def test_probabilities_at_another_temperature():
     np.testing.assert_allclose(temper(p, 3.0), expected)
     np.testing.assert_allclose(temper(1 / (1 + np.exp(-z)), 0.5), 1 / (1 + np.exp(-2 * z)))
     np.testing.assert_array_equal(temper(np.array([[0.0], [1.0]]), 2.0), [[0.0], [1.0]])
+
+
+def test_rows_that_no_member_has_learned_from_calibrate_the_mean():
+    y = (X[:, :3] + 0.5 * RNG.normal(size=(ROWS, 3))).argmax(axis=1)
+    trainer = trainer_of()
+    fit(trainer, y, epochs=20)
+    net = trainer.network
+    net.averaged = True
+    before = trainer.evaluate(X, y)["loss"]
+    members = net.predict_members(X)
+    found = gb.calibrate(net, X, y)
+    assert trainer.evaluate(X, y)["loss"] < before
+    losses = [-np.log(temper(members, t).mean(axis=0)[np.arange(ROWS), y]).mean() for t in (0.99 * found, found)]
+    assert trainer.evaluate(X, y)["loss"] == pytest.approx(losses[1]) and losses[1] < losses[0]
+    assert gb.calibrate(net, X, y) == pytest.approx(1, 1e-3)
