@@ -29,9 +29,10 @@ table = partial(markdown_table, numbers="---:")
 
 
 def means(measured: dict[str, Any], splits: int) -> Means:
-    """Averages over the splits; a learner that lacks one of them on a table is left out there."""
+    """Averages over the splits; a learner that lacks one of them on a table is left out there, and a table without
+    any as well."""
     seeds = [str(seed) for seed in range(splits)]
-    return {
+    found = {
         name: {
             learner: _mean([figures[seed] for seed in seeds])
             for learner, figures in learners.items()
@@ -39,6 +40,7 @@ def means(measured: dict[str, Any], splits: int) -> Means:
         }
         for name, learners in measured.items()
     }
+    return {name: of_table for name, of_table in found.items() if of_table}
 
 
 def _mean(splits: list[dict[str, float]]) -> dict[str, float]:

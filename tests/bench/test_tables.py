@@ -110,6 +110,7 @@ def test_a_learner_without_all_splits_is_left_out_of_a_table(module):
     text = module("lib.table_report").text(figures, 2)
     assert "| credit | **0.300** (10.0 %) | - |" in text
     assert "2 of 2" in text
+    assert "credit" not in module("lib.table_report").text({"credit": {"LightGBM": {"0": {}}}}, 2)
 
 
 def test_goals_are_met_or_missed(module):
