@@ -269,8 +269,6 @@ def parts() -> Iterator[tuple[Path, str, str]]:
             yield page, name, make(one)
     if (one := read(TABLES)) is not None:
         yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
-    if (one := read(TABLES.with_name("table_pieces.json"))) is not None:
-        yield ROOT / "docs" / "tables.md", "pieces", table_report.ablations(one["tables"], one["splits"])
 
 
 def main() -> int:

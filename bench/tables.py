@@ -25,7 +25,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "tables.json"
-PIECES = RESULTS.with_name("table_pieces.json")
 STORES = ROOT / "runs" / "tables"
 
 Measured = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -41,8 +40,8 @@ def main() -> int:
     from lib.table_learners import OTHER, versions
 
     started = time.perf_counter()
-    listed = list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
-    tables, learners, splits = options.tables or listed, _learners(options), 1 if options.quick else options.splits
+    tables = options.tables or list(MADE_UP if options.quick else CHOOSING if options.choose else FINAL)
+    learners, splits = _learners(options), 1 if options.quick else options.splits
     store = None if options.quick else options.store or STORES / ("choose.json" if options.choose else "final.json")
     measured = _kept(store) if store else {}
     if not (options.quick or options.choose):
@@ -61,23 +60,22 @@ def main() -> int:
                 if store is not None and name != OTHER:  # settings that are tried are not kept
                     _keep(store, table, name, seed, figures)
     measured = {name: measured[name] for name in tables}
-    print((table_report.ablations if options.ablations else table_report.text)(measured, splits))
-    if tables == listed and OTHER not in learners and options.choose == options.ablations and not options.quick:
+    print(table_report.text(measured, splits))
+    if tables == list(FINAL) and OTHER not in learners:
         facts = {"threads": options.threads, "rows": options.rows, "splits": splits, "peers": versions()}
-        command = f"python bench/tables.py{' --choose --ablations' if options.ablations else ''}"
-        place = PIECES if options.ablations else RESULTS
-        record.write(place, command, time.perf_counter() - started, {**facts, "tables": measured})
+        seconds = time.perf_counter() - started
+        record.write(RESULTS, "python bench/tables.py", seconds, {**facts, "tables": measured})
     return 0
 
 
 def _learners(options: argparse.Namespace) -> dict[str, Any]:
     """Returns what is measured."""
-    from lib.table_learners import OTHER, ablations, installed, with_words
+    from lib.table_learners import OTHER, installed, with_words
 
     words = [*shlex.split(options.words), *(word for entry in options.set for word in ("--set", entry))]
     if words:
         return {OTHER: with_words(*words)}
-    learners = ablations() if options.ablations else installed(*(["--epochs", "20"] if options.quick else []))
+    learners = installed(*(["--epochs", "20"] if options.quick else []))
     if unknown := set(options.only or ()) - set(learners):
         sys.exit(f"tables.py: no {', '.join(sorted(unknown))} here; there are {', '.join(learners)}")
     return {name: learners[name] for name in options.only or learners}
@@ -115,7 +113,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", action="store_true", help="the tables for choosing settings")
     parser.add_argument("--quick", action="store_true", help="two tiny tables, one split, whatever is installed")
-    parser.add_argument("--ablations", action="store_true", help="RealMLP-TD, and without each of its pieces")
     parser.add_argument("--splits", type=int, default=5, metavar="N")
     parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="at most so many of a table")
     parser.add_argument("--threads", type=int, default=2, metavar="N")

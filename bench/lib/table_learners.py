@@ -129,7 +129,7 @@ def lightgbm(table: Table, split: Split, seed: int, threads: int) -> Array:
     return _predict(kind(random_state=seed, n_jobs=threads, verbose=-1).fit(x, y), other, table)
 
 
-def real_mlp(table: Table, split: Split, seed: int, threads: int, variant: str = "TD_S", **settings: Any) -> Array:
+def real_mlp(table: Table, split: Split, seed: int, threads: int) -> Array:
     """RealMLP-TD-S (Holzmüller et al. 2024) as in pytabkit; it takes categories, and numbers without gaps: medians."""
     import pytabkit
     from sklearn.impute import SimpleImputer
@@ -140,8 +140,8 @@ def real_mlp(table: Table, split: Split, seed: int, threads: int, variant: str =
     if numbers:
         medians = SimpleImputer(strategy="median").set_output(transform="pandas").fit(x[numbers])
         x[numbers], other[numbers] = medians.transform(x[numbers]), medians.transform(other[numbers])
-    kind = getattr(pytabkit, f"RealMLP_{variant}_{'Classifier' if table.classes else 'Regressor'}")
-    model = kind(device="cpu", random_state=seed, n_threads=threads, verbosity=0, **settings)
+    kind = getattr(pytabkit, f"RealMLP_TD_S_{'Classifier' if table.classes else 'Regressor'}")
+    model = kind(device="cpu", random_state=seed, n_threads=threads, verbosity=0)
     return _predict(model.fit(x, y, cat_col_names=names), other, table)
 
 
@@ -156,28 +156,6 @@ PEERS = {
     LIGHTGBM: Learner("lightgbm", lightgbm),
     REALMLP: Learner("pytabkit", real_mlp),
 }
-
-
-TD = "RealMLP-TD"
-ABLATIONS: dict[str, dict[str, Any]] = {
-    TD: {},
-    "without parametric activation": {"use_parametric_act": False},
-    "without data-driven initial values": {"bias_init_mode": "normal", "weight_init_mode": "normal"},
-    "without dropout": {"p_drop": 0.0},
-    "without decay": {"wd": 0.0},
-    "without PBLD": {"num_emb_type": "none"},
-}
-"""RealMLP-TD, and what is left of it without one of the pieces that TD-S does not have."""
-
-
-def ablations() -> dict[str, Learner]:
-    """Returns RealMLP-TD-S, RealMLP-TD, and it without its pieces."""
-
-    def of(settings: dict[str, Any]) -> Learner:
-        learn = lambda table, split, seed, threads: real_mlp(table, split, seed, threads, "TD", **settings)  # noqa: E731
-        return Learner("pytabkit", learn)
-
-    return {REALMLP: PEERS[REALMLP], **{name: of(settings) for name, settings in ABLATIONS.items()}}
 
 
 def with_words(*words: str) -> Learner:

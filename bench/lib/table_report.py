@@ -11,7 +11,7 @@ from typing import Any
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
 from lib.real_tables import find
-from lib.table_learners import ABLATIONS, BOOSTING, ENSEMBLE, OURS, REALMLP, SCIKIT_LEARN, TD
+from lib.table_learners import BOOSTING, ENSEMBLE, OURS, REALMLP, SCIKIT_LEARN
 from lib.table_scores import SHIFT, holm, mean_ranks, ranks, shifted_mean, signed_rank
 
 MEASURES = {
@@ -103,12 +103,6 @@ def _over(found: Means, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, ...
             f"{ours} / {other}", *(_ratio(found, measure, ours, other) for measure in MEASURES),
             f"{wins} of {len(both[ours])}", f"{p[ours, other]:.3f}", f"{most:.2f} ({worst})",
         )  # fmt: skip
-
-
-def ablations(measured: dict[str, Any], splits: int) -> str:
-    """Makes the table of RealMLP-TD-S, and of RealMLP-TD without its pieces, over RealMLP-TD."""
-    found = means(measured, splits)
-    return table(HEADS, _over(found, [(name, TD) for name in (REALMLP, *ABLATIONS) if name != TD]))
 
 
 def _ratio(found: Means, measure: str, ours: str, other: str) -> str:
