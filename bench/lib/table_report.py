@@ -122,7 +122,7 @@ def places(found: Means) -> str:
     names = learners_of(found)
     rows = {measure: of_both(found, measure, *names) for measure in MEASURES if measure != "seconds"}
     cells = []
-    by_measure = {measure: mean_ranks(values) for measure, values in rows.items() if values[names[0]]}
+    by_measure = {measure: mean_ranks(values) for measure, values in rows.items() if any(values.values())}
     for name in names:
         times = of_both(found, "seconds", name)[name]
         cells.append((name, *(f"{one[name]:.2f}" for one in by_measure.values()),
