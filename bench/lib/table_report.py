@@ -177,7 +177,8 @@ def page(results: dict[str, Any]) -> str:
         f"{versions['python']}, NumPy {versions['numpy']}, {packages} ({results['date']}); means of "
         f"{results['splits']} splits."
     )
-    return "\n\n".join([where, goals(found), ratios(found), places(found), every_table(found)])
+    plot = "![The rank of each learner on each table, and its mean](../bench/results/tables.svg)"
+    return "\n\n".join([where, goals(found), ratios(found), plot, places(found), every_table(found)])
 
 
 def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
