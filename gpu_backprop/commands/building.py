@@ -82,6 +82,10 @@ def choose_encoding(options: argparse.Namespace) -> Encoding:
 
 def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Preprocessing, rows: int) -> Recipe:
     """Choose the recipe for so many rows to learn from, and override what the options say otherwise."""
+    if options.ensemble is not None and options.validation is not None:
+        raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
+    if options.ensemble is not None and options.ensemble > rows:
+        raise Misuse(f"--ensemble {options.ensemble}: there is not a row for each fold, but {rows:,} to learn from")
     columns = len(preprocessing.columns) or preprocessing.inputs
     name = options.recipe or recipes.choose(preprocessing.images, rows, columns)
     recipe = recipes.RECIPES[name](preprocessing.task, rows, columns)
