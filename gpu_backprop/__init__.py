@@ -1,6 +1,7 @@
 """gpu_backprop: multi-layer perceptrons, trained by back-propagation with every gradient derived by hand."""
 
 import gpu_backprop.starting  # noqa: F401 (first of all)
+from gpu_backprop import recipes
 from gpu_backprop.backend.errors import (
     DeviceError,
     DivergedError,
@@ -154,6 +155,7 @@ __all__ = [
     "load",
     "one_hot",
     "open_rows",
+    "recipes",
     "save",
     "write_report",
 ]
