@@ -17,7 +17,7 @@ from gpu_backprop.training import streaming
 from gpu_backprop.training.history import History
 
 FEW, MANY = ["--memory-limit", "78KB"], ["--memory-limit", "1GB"]
-TRAIN = ["--epochs", "3", "--layers", "8", "--dropout", "0", "--overwrite"]
+TRAIN = ["--set", "periodic=0", "--epochs", "3", "--layers", "8", "--dropout", "0", "--overwrite"]
 
 
 @pytest.fixture(autouse=True)
