@@ -16,7 +16,7 @@ from gpu_backprop.network import intervals
 from gpu_backprop.training import streaming
 from gpu_backprop.training.history import History
 
-FEW, MANY = ["--memory-limit", "78KB"], ["--memory-limit", "1GB"]
+FEW, MANY = ["--memory-limit", "115KB"], ["--memory-limit", "1GB"]
 TRAIN = ["--set", "periodic=0", "--epochs", "3", "--layers", "8", "--dropout", "0", "--overwrite"]
 
 
@@ -39,7 +39,7 @@ def people(tmp_path):
     with open("people.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["age", "city", "user", "pay", "answer"])
-        for _ in range(4000):
+        for _ in range(6000):
             age, city = draw.randint(18, 90), draw.choice(["Bern", "Chur"])
             answer = "yes" if age + 20 * (city == "Bern") > 60 else "no"
             writer.writerow([age, city, f"u{draw.randint(0, 400)}", 3 * age + draw.random(), answer])
@@ -63,7 +63,7 @@ def figures(out, *names):
 def test_train_evaluate_predict(people, target, capsys):
     out = ran(capsys, *train(people, "--target", *target, "--hash", "user=6", "--out", "run"))
     assert f"{people}: more than the memory limit, so that its rows are prepared on the disk, and read in window" in out
-    assert "people.csv: 4,000 rows\n" in out and "training data: " in out and "read from disk in windows of " in out
+    assert "people.csv: 6,000 rows\n" in out and "training data: " in out and "read from disk in windows of " in out
     measured = figures(out, "test accuracy", "test R²", "test MAE")
     assert 0.8 < float(measured[0].split()[-1]) < 1
     for limit in (FEW, MANY):
@@ -71,7 +71,7 @@ def test_train_evaluate_predict(people, target, capsys):
         assert "rows that run held out" in again
         assert measured == [f"test {line}" for line in figures(again, "accuracy", "R²", "MAE")]
     found = [ran(capsys, "predict", "run", people, *limit).splitlines() for limit in (FEW, MANY)]
-    assert [len(lines) for lines in found] == [4001, 4001] and found[0][0] == found[1][0]
+    assert [len(lines) for lines in found] == [6001, 6001] and found[0][0] == found[1][0]
     answers = [[line.split(",")[0] for line in lines[1:]] for lines in found]
     if "answer" in target[:1]:
         assert answers[0] == answers[1]
@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_in_windows(people, limit, capsys, monkey
 def test_a_loss_without_labels_and_rows_of_another_file(people, capsys):
     out = ran(capsys, *train(people, "--target", "answer", "--loss", "half_squared_error", "--ignore", "user", "--out",
                              "run", "--held-out-file", people))  # fmt: skip
-    assert "4,000 rows to learn from" in out and "4,000 held out" in out
+    assert "6,000 rows to learn from" in out and "6,000 held out" in out
     assert float(figures(out, "test accuracy")[0].split()[-1]) > 0.8
 
 
