@@ -1,7 +1,7 @@
 """Puts what was measured where people read it: python bench/plot.py
 
-From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the table of
-README.md and the tables of docs/performance.md and docs/tables.md, each between two comments:
+From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the
+tables of README.md, docs/performance.md and docs/tables.md, each between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -268,6 +268,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
         if (one := read(RESULTS.with_name(f"{file}.json"))) is not None:
             yield page, name, make(one)
     if (one := read(TABLES)) is not None:
+        yield ROOT / "README.md", "tables", table_report.short(one)
         yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
 
 

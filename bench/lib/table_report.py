@@ -141,7 +141,7 @@ GOALS = (
     (OURS, REALMLP, "error", 1.00), (OURS, REALMLP, "log_loss", 0.88), (OURS, REALMLP, "rmse", 1.00),
     (OURS, REALMLP, "seconds", 0.5),
     (ENSEMBLE, REALMLP, "error", 0.96), (ENSEMBLE, REALMLP, "log_loss", 0.82), (ENSEMBLE, REALMLP, "rmse", 0.96),
-    (ENSEMBLE, OURS, "seconds", 4.0),
+    (ENSEMBLE, REALMLP, "seconds", 4.0),
     (OURS, SCIKIT_LEARN, "log_loss", 0.85), (OURS, SCIKIT_LEARN, "rmse", 0.85), (OURS, BOOSTING, "log_loss", 1.00),
 )  # fmt: skip
 """Ours, another, a measure, and what their ratio should be at most."""
@@ -179,6 +179,11 @@ def page(results: dict[str, Any]) -> str:
     )
     plot = "![The rank of each learner on each table, and its mean](../bench/results/tables.svg)"
     return "\n\n".join([where, goals(found), ratios(found), plot, places(found), every_table(found)])
+
+
+def short(results: dict[str, Any]) -> str:
+    """Makes the part of README.md: ours over the others."""
+    return ratios(means(results["tables"], results["splits"]))
 
 
 def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
