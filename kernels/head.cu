@@ -12,7 +12,7 @@ enum { OF_FORMULA = 0, OF_SOFTMAX = 1, OF_SIGMOID = 2, OF_FOCAL = 3 };  // how t
 
 // How many rows a warp has at a time, of O outputs each, a power of two: as many as its registers hold.
 template<class T, int O> struct RowsOf { enum { count = O > 16 ? 1 : O > 8 || sizeof(T) == 2 ? 2 : 4 }; };
-template<int O> struct RowsOf<double, O> { enum { count = O == 1 || O > 8 ? 1 : 2 }; };
+template<int O> struct RowsOf<double, O> { enum { count = O < 4 || O > 8 ? 1 : 2 }; };
 
 // The sums over all lanes of S numbers that each of them has, S a power of two up to 32: lane l gets that of the number
 // l % S. LEFT are still to be exchanged: of those, a lane keeps one half and gives the other to one that keeps it.
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(256, 2) head(
     i64 w_step, i64 b_step, i64 scales_step, i64 grad_bias_step, i64 grad_bias_below_step, i64 rows, int units,
     int cols, int places, int pitch, int sums, int target_cols, int count, acc<T> scale, acc<T> share, int accuracy) {
   typedef acc<T> A;
-  enum { R = RowsOf<T, O>::count, S = R * O, W = 16 / sizeof(A) < V ? 16 / sizeof(A) : V, BATCH = 16 };
+  enum { R = RowsOf<T, O>::count, S = R * O, W = 16 / sizeof(A) < V ? 16 / sizeof(A) : V, BATCH = 64 / sizeof(A) };
   constexpr bool narrow = sizeof(A) == 4;  // whether registers hold a warp's grad_z while f' is worked out
   const int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
   A* const sums_of_block = static_cast<A*>(block_memory());  // [warps, sums]: of grad_below's columns, then of grad_z's

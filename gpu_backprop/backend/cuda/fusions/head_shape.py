@@ -54,7 +54,7 @@ class HeadShape(NamedTuple):
 def _rows_of_a_warp(item: int, outputs: int) -> int:
     """As many as the registers hold: RowsOf of the kernel."""
     if item == 8:
-        return 2 if 1 < outputs <= 8 else 1
+        return 2 if 2 < outputs <= 8 else 1
     return max(1, min(4 if item == 4 else 2, WARP // outputs))
 
 
