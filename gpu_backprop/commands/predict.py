@@ -47,14 +47,27 @@ def predict(options: argparse.Namespace) -> int:
     net = load_prepared(options.run, options.device)
     widths = None if options.interval is None else _half_widths(net, options)
     parts = _parts(options, net.preprocessing)
-    written = spreadsheet_safe if options.spreadsheet_safe else plain
+    written, kept = spreadsheet_safe if options.spreadsheet_safe else plain, 0
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(written, [*header(net), *([] if widths is None else _interval_header(net))]))
         for x in parts:
             for first in range(0, len(x), BLOCK):
-                writer.writerows(lines(net, net.predict(x[first : first + BLOCK]), written, widths))
+                y = net.predict(x[first : first + BLOCK])
+                writer.writerows(lines(net, y, written, widths))
+                kept += _kept_within_range(net, y)
+    if kept:
+        were = "prediction was" if kept == 1 else "predictions were"
+        warn(f"{options.data}: {kept:,} {were} kept within the range of the target that was seen in training")
     return 0
+
+
+def _kept_within_range(net: gb.Network, y: Array) -> int:
+    """Count the rows for which the network predicts less or more than the target ever was in training."""
+    if net.classes is not None:
+        return 0
+    moved = net.preprocessing.inverse(y) != net.preprocessing.inverse(y, clip=False)
+    return int((moved & ~np.isnan(y)).any(axis=1).sum())
 
 
 def _half_widths(net: gb.Network, options: argparse.Namespace) -> Array:

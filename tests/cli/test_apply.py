@@ -111,6 +111,23 @@ class TestPredict:
         assert predicted.shape == prices.shape
         assert np.abs(predicted / prices - 1).mean() < 0.2
 
+    def test_what_was_kept_within_the_range_seen_in_training_is_counted(self, capsys):
+        options = "--target", "price", "--epochs", "20", "--layers", "8", "--quiet", "--out", "kept"
+        assert main(["train", "houses.csv", *options]) == 0
+        net = gb.load("kept/model.safetensors")
+        write("far.csv", ["area", *(str(100 + k) for k in range(1500))])
+        capsys.readouterr()
+        assert main(["predict", "kept", "far.csv"]) == 0
+        printed = capsys.readouterr()
+        y = net.predict(net.preprocessing.transform(read("far.csv")))
+        kept = int((net.preprocessing.inverse(y) != net.preprocessing.inverse(y, clip=False)).sum())
+        assert kept > 1
+        warning = f"far.csv: {kept:,} predictions were kept within the range of the target that was seen in training"
+        assert printed.err.count("warning: ") == 1 and warning in printed.err
+        write("near.csv", ["area", "100", "120"])
+        assert main(["predict", "kept", "near.csv"]) == 0
+        assert not capsys.readouterr().err
+
     @pytest.mark.parametrize("unit", [1e-39, 1.0, 1e39], ids=["tiny", "time stamps", "huge"])
     def test_quantities_far_from_0_keep_their_differences(self, capsys, unit):
         """As a time stamp, of which float32 holds every 128th second only; or beyond what float32 holds at all."""
