@@ -11,10 +11,13 @@ from gpu_backprop.data.categories import BUCKETS
 from gpu_backprop.data.cells import folded, is_number
 from gpu_backprop.data.dates import FoundDates
 from gpu_backprop.data.files import Array
-from gpu_backprop.data.messages import listed, shown
+from gpu_backprop.data.messages import MOST, counted, listed, shown
 from gpu_backprop.data.number_format import Finding, describe_finding
 from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.target import EXACT, LARGEST_CLASS, Classes, RegressionTarget, Target, class_values
+
+FAR = 20
+"""Quartile distances from the median, from which on a target is an outlier."""
 
 IGNORE = "--ignore (ignore= in Python)"
 
@@ -42,6 +45,8 @@ def warnings(
         yield from _about_features(data, rows)
     if isinstance(target, Classes) and not doubted:
         yield from _about_classes(data, target)
+    if isinstance(target, RegressionTarget):
+        yield from _about_outliers(data, target, rows)
 
 
 def about_encoding(source: str, hashed: Collection[str], dates: Mapping[str, FoundDates]) -> Iterator[str]:
@@ -109,6 +114,23 @@ def _about_classes(data: Table | Arrays, target: Classes) -> Iterator[str]:
         yield (
             f"{data.source}: {'the class' if len(once) == 1 else 'the classes'} {names} {_has(once)} one row only, the "
             f"first in {data.place(values.index(once[0]))}, which can be learned from or tested on, not both; add rows"
+        )
+
+
+def _about_outliers(data: Table | Arrays, target: RegressionTarget, rows: Array) -> Iterator[str]:
+    """Warns of targets so far from all others that squared errors see nothing else; not where half of them are one
+    number, of which nothing can be told."""
+    y = target.targets(data)[rows]
+    low, median, high = np.quantile(y, [0.25, 0.5, 0.75], axis=0)
+    far = rows[((np.abs(y - median) > FAR * (high - low)) & (high > low)).any(axis=1)]
+    if len(far):
+        name = "y" if target.column is None else f"column {shown(target.column)}"
+        places = ", ".join(data.place(row) for row in far[:MOST].tolist())
+        more = f" and {len(far) - MOST:,} more" if len(far) > MOST else ""
+        yield (
+            f"{data.source}: {name}, the target, is more than {FAR} times its quartile distance away from its median "
+            f"in {counted(len(far), 'row')}, {places}{more}, which squared errors heed more than all others; correct "
+            'them if they are wrong, else take --loss huber (loss="huber" in Python)'
         )
 
 

@@ -753,6 +753,30 @@ def test_a_class_with_one_row():
     )
 
 
+def test_targets_that_decide_all_by_themselves():
+    y = np.arange(300) / 7
+    y[[10, 200]] = 1e5, -4e4
+    learned = Preprocessing.fit(table(y=y.tolist(), a=[1.5, 2, 2] * 100), "y")
+    assert learned.warnings == [
+        "people.csv: column 'y', the target, is more than 20 times its quartile distance away from its median in 2 "
+        "rows, line 12, line 202, which squared errors heed more than all others; correct them if they are wrong, else "
+        'take --loss huber (loss="huber" in Python)'
+    ]
+    two = Arrays("a.npz", np.arange(600.0).reshape(300, 2), np.stack([np.arange(300) / 7, y], axis=1))
+    (said,) = Preprocessing.fit(two).warnings
+    assert said.startswith("a.npz: y, the target, is more than 20 times its quartile distance")
+    assert "in 2 rows, row 11, row 201, which" in said
+    (said,) = Preprocessing.fit(two, rows=np.arange(100, 300)).warnings
+    assert "in 1 row, row 201, which" in said  # of the training rows
+
+
+def test_targets_that_differ_widely_are_no_outliers():
+    normal = np.random.default_rng(0).normal(size=1000)
+    mostly_zero = np.where(np.arange(1000) % 10, 0, normal)
+    for y in (normal, np.exp(normal), mostly_zero):
+        assert Preprocessing.fit(Arrays("a.npz", normal[:, None], y)).warnings == []
+
+
 # Stored -----------------------------------------------------------------------------------------------------------
 
 
