@@ -31,6 +31,7 @@ from gpu_backprop.training.history import (
     main_metric,
     number,
 )
+from gpu_backprop.training.metrics import METRICS, Given
 from gpu_backprop.training.streaming import given_rows
 from gpu_backprop.training.trainer import Trainer
 
@@ -75,9 +76,9 @@ def write_report(
     rows = None if x is None else samples(network, trainer.loss, *given_rows(x, y, None), values=True, idle=False)
     measured: dict[str, Any] = {}
     if rows is not None and outputs is not None:
-        measured = measure_outputs(network, trainer.loss, trainer.metrics, outputs, rows.on_host(trainer.device))
+        measured = measure_outputs(network, trainer.loss, _scores(trainer), outputs, rows.on_host(trainer.device))
     elif rows is not None:
-        measured = trainer.evaluate(x, y)
+        measured = trainer.evaluate(x, y, metrics=_scores(trainer))
     sections: list[tuple[str, Html]] = [("Curves", _curves(history))] if history.rows else []
     if rows is not None and (network.averaged or not network.models_shape):
         sections += tell_answers(trainer, rows, network.predict(rows.x) if outputs is None else outputs)
@@ -114,13 +115,22 @@ def _facts(facts: Facts) -> Html:
     return table(facts.items(), left=2, class_="facts") if facts else Html()
 
 
+def _scores(trainer: Trainer) -> Sequence[Given] | None:
+    """The trainer's metrics, with the log loss in the place of one that is fitted to the rows it is measured on."""
+    if trainer.metrics is None:
+        return None
+    fitted = {name for name, metric in METRICS.items() if metric.fitted}
+    return list(dict.fromkeys("log_loss" if metric in fitted else metric for metric in trainer.metrics))
+
+
 def _tiles(trainer: Trainer, measured: Mapping[str, Any], measured_on: Samples | None) -> Html:
     """The figures that matter most."""
     history, preprocessing = trainer.history, trainer.network.preprocessing
     rows = "" if measured_on is None else f" of {measured_on.rows:,} rows"
     if preprocessing is not None and preprocessing.task == "regression":
         rows += ", the target scaled as below"
-    tiles = [(number(value), f"{name}{rows}") for name, value in measured.items()]
+    smoothed = " with smoothed labels" if np.any(getattr(trainer.loss, "label_smoothing", 0)) else ""
+    tiles = [(number(value), f"{name}{smoothed * (name == 'loss')}{rows}") for name, value in measured.items()]
     best = find_best(history)
     if isinstance(best, int):
         tiles.append((str(best), f"best epoch of {len(history)}"))

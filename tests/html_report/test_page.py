@@ -87,6 +87,19 @@ def test_the_calibration_error_is_that_of_the_metric(tmp_path):
     assert f"is off by {error:.3f} in the mean" in written(tmp_path, trainer, X, LABELS).source
 
 
+def test_cards_are_scores_and_a_smoothed_loss_is_called_so(tmp_path):
+    how = {"loss": gb.CrossEntropy(label_smoothing=0.1), "metrics": ["calibrated_log_loss", "accuracy"]}
+    trainer = trained(3, "softmax", LABELS, **how)
+    loss = trainer.evaluate(X, LABELS, metrics=["log_loss"])["log_loss"]
+    for outputs in (None, trainer.network.predict(X)):
+        page = written(tmp_path, trainer, X, LABELS, outputs=outputs)
+        cards = page.sections["Training report"]
+        assert cards[cards.index("log_loss of 60 rows") - 1] == f"{loss:.4f}"
+        assert "loss with smoothed labels of 60 rows" in cards
+        assert not any("calibrated" in said for said in cards)
+    assert "val_calibrated_log_loss" in page.source  # in the history
+
+
 def test_of_two_classes_with_one_output(tmp_path):
     labels = (LABELS > 0).astype(np.int64)
     page = written(tmp_path, trained(1, "sigmoid", labels[:, None]), X, labels[:, None])

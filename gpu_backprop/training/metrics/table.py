@@ -38,6 +38,7 @@ class Metric(NamedTuple):
         undefined: when it is NaN.
         own: the user's function: it takes host arrays, the outputs as y_pred.
         iterates: whether it takes hundreds of operations one after the other, so that the host does few rows sooner.
+        fitted: whether it is fitted to the rows that it is measured on: it compares epochs, and is no score.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric(NamedTuple):
     undefined: str = ""
     own: Callable[..., Any] | None = None
     iterates: bool = False
+    fitted: bool = False
 
     def value(self, scores: Scores) -> float:
         """Works it out; NaN where an output is not finite."""
@@ -72,7 +74,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("roc_auc", BOTH, True, classes.roc_auc, undefined="it takes rows of a class and rows of others"),
         Metric("average_precision", BOTH, True, classes.average_precision, undefined="there are no rows of the class"),
         Metric("log_loss", BOTH, False, classes.log_loss),
-        Metric("calibrated_log_loss", BOTH, False, classes.calibrated_log_loss, iterates=True),
+        Metric("calibrated_log_loss", BOTH, False, classes.calibrated_log_loss, iterates=True, fitted=True),
         Metric("brier_score", BOTH, False, classes.brier_score),
         Metric("calibration_error", BOTH, False, classes.calibration_error),
         Metric("label_accuracy", (LABELS,), True, classes.label_accuracy),
