@@ -80,8 +80,8 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
     network = trainer.network
     if network.models_shape:
         raise InputError(
-            f"explain shows one network, but this one has {network.models_shape[0]} members: make it with one seed, "
-            "not a list of them."
+            f"explain shows one network, but this one has {network.models_shape[0]} members: train one without "
+            "--ensemble, or in Python with seed=0 in the place of a list of seeds."
         )
     if trainer.clip_norm is not None:
         raise InputError(

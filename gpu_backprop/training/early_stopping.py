@@ -11,6 +11,7 @@ import numpy as np
 from gpu_backprop.backend.errors import DivergedError, InputError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.snapshot import copy_members
+from gpu_backprop.data.messages import counted
 from gpu_backprop.network.numbers import switch
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.monitor import Monitor
@@ -127,7 +128,7 @@ class EarlyStopping(Monitor):
     def _reason(self) -> str:
         since = self._numbers["improved"]
         if since.ndim:
-            return f"{self.monitor} of no member has improved for {self.patience} epochs"
+            return f"{self.monitor} of no member has improved for {counted(self.patience, 'epoch')}"
         if not self._numbers["best_epoch"]:
             return f"{self.monitor} was NaN or infinite in every epoch"
         return f"{self.monitor} has not improved since epoch {since}"
