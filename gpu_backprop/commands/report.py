@@ -19,13 +19,14 @@ from gpu_backprop.commands.diagnose import read_history
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.run_settings import RunSettings, read_settings, read_split
 from gpu_backprop.commands.runs import CHECKPOINTS, HISTORY, MODEL, REPORT, SETTINGS, load_prepared, resumable, run_name
-from gpu_backprop.commands.scoring import score
+from gpu_backprop.commands.scoring import flattery, score, tempered
 from gpu_backprop.commands.sources import DIGITS, Data, drop_missing_target, has_test_part, load_rows
 from gpu_backprop.data.messages import counted
 from gpu_backprop.data.row_blocks import larger_than_memory
 from gpu_backprop.inspection import Inspection
 from gpu_backprop.network.samples import samples as check_samples
 from gpu_backprop.report import aligned, shortened
+from gpu_backprop.training.calibration import divide_logits
 from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import number
 
@@ -51,10 +52,14 @@ def report(options: argparse.Namespace) -> int:
     if out_of_fold:  # as training chose them
         checked = check_samples(net, trainer.loss, x, y, None, values=True)
         folds = choose_folds(before.ensemble, net, checked, trainer.training_step.seeds[0])
-        outputs = net.predict_members(x)[folds, np.arange(len(x))]
+        outputs, temperature = tempered(trainer, net.predict_members(x)[folds, np.arange(len(x))], measured)
+        if temperature != 1:
+            divide_logits(net, np.array(temperature))  # so that the inspection asks members that are as sure
     found = gb.inspect_model(net, data, rows, folds=folds)
     scores = score(trainer, measured, before.metrics, outputs)
     remarks = [f"Measured here: {which}.", *scores.figures, scores.baseline]
+    if out_of_fold:
+        remarks += flattery(trainer)
     if (options.run / CHECKPOINTS).exists():
         remarks.append("The training was stopped before its end.")
     gb.write_report(
@@ -132,7 +137,8 @@ def _trainer(run: Path, net: gb.Network, before: argparse.Namespace, settings: R
     trainer = build_trainer(before, design, recipe, net, learned)
     for row in read_history(run / HISTORY):
         trainer.history.append(row)
-    trainer.history.best_epoch = (net.trained_by or {}).get("best_epoch")
+    for name in ("best_epoch", "temperature"):
+        setattr(trainer.history, name, (net.trained_by or {}).get(name))
     return trainer
 
 

@@ -35,6 +35,11 @@ NAMES = {
 }  # fmt: skip
 """What metrics are called, but for those whose names are words."""
 
+FLATTERED = (
+    "out of fold: each member's best epoch was chosen by the rows that it is scored on here, which flatters it; "
+    "--held-out 0.2 scores on rows that decide nothing"
+)
+
 
 class Figure(str):
     """A result in words, as in "accuracy: 0.9778", with the two of which it is made."""
@@ -69,12 +74,13 @@ def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = (), y: A
 
     Args:
         asked: names of metrics besides these.
-        y: the outputs for the rows, where they are not what the network predicts for them.
+        y: the outputs for the rows out of fold; None: what the network predicts for them. Of those that are flattered
+            it is not said that they do better than the baseline.
     """
-    net, predicted = trainer.network, y is None
+    net, predicted, judged = trainer.network, y is None, y is None or not flattery(trainer)
     y = net.predict(samples.x) if y is None else y
     if samples.y.ndim > 1:
-        return _score_columns(trainer, samples.y, y, asked)
+        return _score_columns(trainer, samples.y, y, asked, judged)
     names = [str(name) for name in net.classes or range(net.outputs)]
     matrix = confusion_matrix(samples.y, labels(y), len(names))
     rows, often = Outputs(np, y, targets(trainer.loss, net, samples)[:]), matrix.sum(axis=1)
@@ -84,16 +90,13 @@ def score(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = (), y: A
     if net.last.activation.name == "softmax" or net.outputs == 1:
         figures.append(_log_loss(trainer, samples, rows) if predicted else _figure("log_loss", rows))
         asked = "calibration_error", *(name for name in asked if name != "log_loss")
-    return Scores(_with(figures, asked, rows), _mistakes(matrix, names), _baseline(matrix, names))
+    return Scores(_with(figures, asked, rows), _mistakes(matrix, names), _baseline(matrix, names, judged))
 
 
 def score_out_of_fold(trainer: gb.Trainer, samples: Samples, asked: Sequence[str] = ()) -> tuple[Scores, list[str]]:
     """Score each row by the member of the network that has not learned from it; return the scores of all rows
-    together, and their figures with the least and the most that those of a fold are. Where the mean of the members is
-    calibrated, each by itself is too sure: they are scored at the temperature that is theirs."""
-    y, figures = trainer.out_of_fold(), []
-    if trainer.history.temperature is not None:
-        y = temper(y, gb.fit_temperature(y, samples.y))
+    together, and their figures with the least and the most that those of a fold are."""
+    y, figures = tempered(trainer, trainer.out_of_fold(), samples)[0], []
     whole = score(trainer, samples, asked, y)
     folds = [
         {figure.name: figure.value for figure in score(trainer, samples.take(rows), asked, y[rows]).figures}
@@ -106,6 +109,20 @@ def score_out_of_fold(trainer: gb.Trainer, samples: Samples, asked: Sequence[str
     return whole, figures
 
 
+def tempered(trainer: gb.Trainer, y: Array, samples: Samples) -> tuple[Array, float]:
+    """Return outputs out of fold as they are scored, and the temperature that was divided out of them: where the mean
+    of the members is calibrated, each by itself is too sure, and gets the temperature that is theirs."""
+    if trainer.history.temperature is None:
+        return y, 1.0
+    temperature: float = gb.fit_temperature(y, samples.y)
+    return temper(y, temperature).astype(y.dtype), temperature
+
+
+def flattery(trainer: gb.Trainer) -> list[str]:
+    """Say what flatters scores out of fold, in one line or none."""
+    return [] if trainer.history.best_epoch is None else [FLATTERED]
+
+
 def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> Figure:
     """Write the log loss; where it is the network's loss, as that, which knows how near to 0 or 1 a probability is when
     its dtype no longer does. Of smoothed labels it would be another one."""
@@ -116,7 +133,7 @@ def _log_loss(trainer: gb.Trainer, samples: Samples, rows: Outputs) -> Figure:
     return Figure("log loss", loss)
 
 
-def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence[str]) -> Scores:
+def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence[str], judged: bool) -> Scores:
     """Score numbers, or the answers to a question of yes or no in each column."""
     net, tasks = trainer.network, tasks_of(trainer.network, trainer.loss)
     if NUMBERS not in tasks and ((target == 0) | (target == 1)).all():
@@ -126,7 +143,7 @@ def _score_columns(trainer: gb.Trainer, target: Array, y: Array, asked: Sequence
     true, predicted = net.preprocessing.inverse(target, clip=False), net.preprocessing.inverse(y)
     rows = Outputs(np, predicted, true, quantile=getattr(trainer.loss, "q", None))
     figures = _with([], ("r2", "mae", "rmse", "median_absolute_error", *asked), rows)
-    return Scores(figures, baseline=_mean_baseline(true, predicted))
+    return Scores(figures, baseline=_mean_baseline(true, predicted) if judged else "")
 
 
 def _with(figures: Sequence[Figure], asked: Sequence[str], rows: Outputs) -> list[Figure]:
@@ -146,16 +163,19 @@ def _of_rare_classes(rows: Outputs, often: Array, names: Sequence[str]) -> list[
     if len(often) > 2:
         return [*figures, _figure("f1_macro", rows), _figure("roc_auc", rows)]
     rarer = int(often.argmin())
-    of_rarer = Outputs(np, rows.p[:, [1 - rarer, rarer]], (rows.labels == rarer).astype(np.int64))
-    figures += [_figure(name, of_rarer, f" of {shown(names[rarer])}") for name in ("f1", "average_precision")]
+    of, is_rarer = f" of {shown(names[rarer])}", (rows.labels == rarer).astype(np.int64)
+    answers = np.eye(2)[(rows.answers == rarer).astype(np.int64)]  # which of two equal ones is the answer stays so
+    figures.append(_figure("f1", Outputs(np, answers, is_rarer), of))
+    figures.append(_figure("average_precision", Outputs(np, rows.p[:, [1 - rarer, rarer]], is_rarer), of))
     return [*figures, _figure("roc_auc", rows)]
 
 
 def _figure(name: str, rows: Outputs, of: str = "") -> Figure:
     """Compute a metric, and write it as in "ROC AUC: 0.9312"."""
     metric = metric_named(name)
-    value = _value(metric, rows)
-    told = f"none, because {metric.undefined}" if not math.isfinite(value) and metric.undefined else None
+    why = "it is fitted to the rows that it is measured on" if metric.fitted else metric.undefined
+    value = math.nan if metric.fitted else _value(metric, rows)
+    told = f"none, because {why}" if not math.isfinite(value) and why else None
     return Figure(f"{NAMES.get(name, name.replace('_', ' '))}{of}", value, told)
 
 
@@ -188,13 +208,14 @@ def labels(y: Array) -> Array:
     return y.argmax(axis=-1) if y.shape[-1] > 1 else (y[..., 0] > 0.5).astype(np.int64)
 
 
-def _baseline(matrix: Array, names: list[str]) -> str:
-    """Say how often the most frequent class is right, and whether the network does better than always giving it."""
+def _baseline(matrix: Array, names: list[str], judged: bool) -> str:
+    """Say how often the most frequent class is right, and, if `judged`, whether the network does better than always
+    giving it."""
     often, rows = matrix.sum(axis=1), matrix.sum()
     share, right = often.max() / rows, accuracy(matrix)
     doubt = math.sqrt(share * (1 - share) / rows)  # the standard error of such a share
-    conclusion = _conclusion(right - share, doubt, int(rows))
-    return f"always answering {shown(names[often.argmax()])} would be right for {share:.4f}: {conclusion}"
+    conclusion = f": {_conclusion(right - share, doubt, int(rows))}" if judged else ""
+    return f"always answering {shown(names[often.argmax()])} would be right for {share:.4f}{conclusion}"
 
 
 def _mistakes(matrix: Array, names: list[str]) -> str:

@@ -30,7 +30,7 @@ from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.run_settings import RunSettings, absolute_paths, write_settings
 from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
-from gpu_backprop.commands.scoring import score, score_out_of_fold
+from gpu_backprop.commands.scoring import flattery, score, score_out_of_fold, tempered
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
 from gpu_backprop.recipes import Recipe
@@ -140,9 +140,10 @@ def _train_in(
             if history.stopped:
                 print(history.stopped)
             elif history.best_epoch is not None and not options.quiet:
-                best = "each member's epoch" if isinstance(history.best_epoch, list) else f"epoch {history.best_epoch}"
+                several = isinstance(history.best_epoch, list)
+                best = "each member's best epoch" if several else f"epoch {history.best_epoch}"
                 print(f"the parameters are those of {best}, whose {recipe.monitor} is the least")
-            if history.temperature is not None and not options.quiet:
+            if history.temperature not in (None, 1.0) and not options.quiet:
                 print(f"temperature {number(history.temperature)}: the logits are divided by it")
             print("\n".join([*result, f"written to {folder.place}: {', '.join(written)}"]))
             if folder.place != folder.path:
@@ -190,7 +191,8 @@ def _introduce(trainer: gb.Trainer, data: TrainTestData, recipe: Recipe, validat
     print(f"\nrecipe {recipe.name}:\n{recipe}\n")
     if data.things != "rows":
         return
-    print(f"{trainer.loss.name}, {trainer.optimizer!r}, {recipe.epochs} epochs, {trainer.batch_size} rows a step")
+    epochs = counted(recipe.epochs, "epoch")
+    print(f"{trainer.loss.name}, {trainer.optimizer!r}, {epochs}, {trainer.batch_size} rows a step")
     if data.preprocessing.task == "regression":
         one = np.ones((1, data.preprocessing.outputs))
         if (data.preprocessing.inverse(one, clip=False) != one).any():
@@ -267,7 +269,7 @@ def _score_folds(trainer: gb.Trainer, data: TrainTestData, options: argparse.Nam
         print(f"\nall {data.things}, out of fold, {scores.mistakes}\n" if scores.mistakes else "")
     if not options.quiet and scores.baseline and data.things == "rows":
         print(scores.baseline)
-    result, baseline = [f"out-of-fold {figure}" for figure in figures], scores.baseline
+    result, baseline = [f"out-of-fold {figure}" for figure in figures] + flattery(trainer), scores.baseline
     if data.held_out is not None:
         of_mean, baseline = _score_held_out(trainer, data, options)
         result += of_mean
@@ -288,7 +290,8 @@ def _report(
     """Write the report; return its name, or print why there is none."""
     measured, outputs, how = data.held_out, None, "held out, and measured here"
     if measured is None and options.ensemble is not None:
-        measured, outputs, how = data.training, trainer.out_of_fold(), "measured here, out of fold"
+        measured, how = data.training, "measured here, out of fold"
+        outputs, _ = tempered(trainer, trainer.out_of_fold(), measured)
     x, y = (None, None) if measured is None else _x_and_y(trainer, measured)
     facts = {
         "data": options.data, "learned from": f"{len(data.training):,} {data.things}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 import signal
@@ -48,7 +49,7 @@ def test_classes(capsys):
     assert "50 rows to learn from, 0 held out" in told
     assert "each of 3 networks learns from all but a fold of about 16, which is its validation data" in told
     assert "all rows, out of fold, how often each class (row) was taken for which (column)" in told
-    assert "the parameters are those of each member's epoch, whose val_calibrated_log_loss is the least" in told
+    assert "the parameters are those of each member's best epoch, whose val_calibrated_log_loss is the least" in told
     assert "temperature " in told
     found = re.search(r"out-of-fold accuracy: (\S+) \((\S+) to (\S+) in the folds\)", told)
     assert found is not None
@@ -91,6 +92,51 @@ def test_numbers_and_a_part_that_is_held_out(capsys):
     MODEL.rename("model.safetensors")
     assert main(["evaluate", "model.safetensors", "rows.csv", "--held-out", "0.2"]) == 0
     assert "the 10 rows that training with --held-out 0.2 --seed 7 held out" in capsys.readouterr().out
+
+
+FLATTERED = "each member's best epoch was chosen by the rows that it is scored on here, which flatters it; --held-out"
+
+
+def test_scores_of_rows_that_chose_the_epochs_are_said_to_flatter(capsys):
+    for target in (np.where(SIZES[:, 0] > 0, "yes", "no"), PRICES):
+        write(target)
+        assert main([*RUN, "--target", "y", "--overwrite", "--epochs", "20"]) == 0
+        trained = capsys.readouterr().out
+        assert FLATTERED in trained and "the network does" not in trained
+        shown = Path("run/report.html").read_text()
+        assert html.escape(FLATTERED) in shown and "the network does better" not in shown
+        assert main(["report", "run"]) == 0
+        shown = Path("run/report.html").read_text()
+        assert html.escape(FLATTERED) in shown and "the network does better" not in shown
+    write(PRICES)
+    assert main([*RUN, "--target", "y", "--overwrite", "--held-out", "0.2"]) == 0
+    assert "R² of 0: the network does" in capsys.readouterr().out  # said of the rows that were held out
+    assert main([*RUN, "--target", "y", "--overwrite", "--no-early-stopping"]) == 0
+    told = capsys.readouterr().out
+    assert "the network does" in told and "flatters" not in told
+
+
+def test_train_and_report_measure_the_same(capsys):
+    write(KINDS)
+    assert main([*RUN, "--target", "y", "--epochs", "30", "--learning-rate", "0.05"]) == 0
+    trained = capsys.readouterr().out
+    loss = re.search(r"out-of-fold log loss: (\S+)", trained)[1]
+    assert re.search(r"^temperature (?!1\.0000)", trained, re.M)
+    cards = re.findall(r"<b>([^<]*)</b><span>([^<]* of 50 rows)", Path("run/report.html").read_text())
+    assert (loss, "log_loss of 50 rows") in cards
+    assert not any("calibrated" in name for _, name in cards)
+    assert main(["report", "run"]) == 0
+    assert f"log loss: {loss}\n" in capsys.readouterr().out
+    shown = Path("run/report.html").read_text()
+    assert f"log loss: {loss}<" in shown
+    assert cards == re.findall(r"<b>([^<]*)</b><span>([^<]* of 50 rows)", shown)
+
+
+def test_an_ensemble_cannot_be_explained(capsys):
+    write(KINDS)
+    assert main([*RUN, "--target", "y", "--quiet"]) == 0
+    assert main(["explain", "run", "rows.csv"]) == 1
+    assert "train one without --ensemble" in " ".join(capsys.readouterr().err.split())
 
 
 def test_it_goes_on_where_it_was_stopped(capsys, monkeypatch):

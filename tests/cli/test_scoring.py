@@ -86,6 +86,22 @@ def test_of_two_unbalanced_classes_the_rarer_one(rare):
     assert figures["ROC AUC"] == as_written(METRICS["roc_auc"].value(Outputs(np, y, target)))
 
 
+@pytest.mark.parametrize("rare", [0, 1])
+def test_which_of_two_equal_answers_counts_is_the_same_for_all_figures(rare):
+    target = np.array([rare, *[1 - rare] * 7])
+    y = np.full((8, 2), 0.5)
+    y[target == 1] = [0.25, 0.75]
+    figures, _ = figures_of(y, target)
+    name = "ab"[rare]
+    assert figures["accuracy"] == figures["ROC AUC"] == figures[f"F1 of '{name}'"] == "1.0000"
+    assert figures[f"average precision of '{name}'"] == "1.0000"
+
+
+def test_a_metric_that_is_fitted_to_the_rows_is_no_score_of_them():
+    figures, _ = figures_of(answers(30, 3), np.arange(30) % 3, ["calibrated_log_loss"])
+    assert figures["calibrated log loss"] == "none, because it is fitted to the rows that it is measured on"
+
+
 def test_more_than_two_unbalanced_classes():
     y, target = answers(60, 4), np.minimum(np.arange(60) % 20, 3)
     figures, _ = figures_of(y, target)
