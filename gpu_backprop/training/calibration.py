@@ -224,7 +224,7 @@ class ConformalIntervals(AfterFit):
     Where the validation data have chosen the epoch, the predictions suit them a little better than other rows, and
     intervals are a little too narrow; of rows that had no part in it, `Intervals.fit` makes others. With folds, all
     rows are measured, each by the member that has not learned from it, which is off by more than the mean of all
-    members, so that intervals are wide enough. Weights of rows are not heeded.
+    members: that makes up for some of it, not for all. Weights of rows are not heeded.
 
     Raises:
         InputError: when a fit begins, the outputs are no numbers, or those of several members; or there are no

@@ -531,7 +531,8 @@ class Trainer(FixedAttributes):
 
     def evaluate_out_of_fold(self, metrics: Sequence[Given] | None = None) -> dict[str, Any]:
         """Measures `out_of_fold`: the loss and the metrics of all rows together, by name, and as "folds" the same of
-        the rows of each fold, in a list.
+        the rows of each fold, in a list. Where early stopping chose each member's best epoch by the same rows, this
+        flatters; rows that decide nothing tell more.
 
         Args:
             metrics: instead of the trainer's.
