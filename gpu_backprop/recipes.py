@@ -13,34 +13,65 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpu_backprop.backend import errors
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.data_initialization import initialize_from_data
+from gpu_backprop.network.initializers import INITIALIZERS
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense, Dropout, Scale
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import CrossEntropy
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import number, positive, scalar, switch
 from gpu_backprop.network.periodic import Periodic
+from gpu_backprop.network.schedules import SCHEDULES
 from gpu_backprop.training.calibration import TemperatureScaling
-from gpu_backprop.training.early_stopping import EarlyStopping
-from gpu_backprop.training.metrics import Given, default_metrics
-from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.early_stopping import TIES, EarlyStopping
+from gpu_backprop.training.metrics import Given, default_metrics, metric_named
+from gpu_backprop.training.optimizer import BOUNDS, Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS
+from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.trainer import Trainer
+
+__all__ = ["RECIPES", "Recipe", "images", "plain", "small_table", "tabular"]
 
 MANY_ROWS = 10_000
 """With more rows, fewer epochs of larger minibatches are enough."""
-
-LOOKED_AT = 10_000
-"""How many rows a network is begun with, at most, where it depends on them."""
 
 PLATEAU = "plateau"
 """The schedule that is a callback, `gb.ReduceOnPlateau`."""
 
 SMALL_TABLE = 300
 """A table of at most so many rows, or of more columns than rows, is small."""
+
+_AT_LEAST_0: tuple[str, Callable[[float], bool]] = ("a finite number ≥ 0", lambda value: 0 <= value < math.inf)
+_SHARE: tuple[str, Callable[[float], bool]] = ("a number in [0, 1)", lambda value: 0 <= value < 1)
+_NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(("periodic_rate", "scale", "bias_rate"), _AT_LEAST_0),
+    **dict.fromkeys(("dropout", "validation", "label_smoothing"), _SHARE),
+    **{name: BOUNDS[name] for name in ("learning_rate", "beta2", "weight_decay")},
+}
+_NAMES: Mapping[str, Mapping[str, Any]] = {
+    "init": INITIALIZERS, "output_init": INITIALIZERS, "optimizer": OPTIMIZERS, "ties": dict.fromkeys(TIES),
+    "schedule": {**SCHEDULES, PLATEAU: None}, "dropout_schedule": SCHEDULES, "decay_schedule": SCHEDULES,
+}  # fmt: skip
+_SWITCHES = "data_driven", "even_batches", "calibrate"
+_FROM_1 = "batch_size", "epochs", "patience"
+_FROM_0 = "periodic", "least_validation"
+_OPTIONAL = (
+    "init",
+    "output_init",
+    "dropout_schedule",
+    "learning_rate",
+    "beta2",
+    "weight_decay",
+    "decay_schedule",
+    "patience",
+)
+"""The entries that may be None."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +82,7 @@ class Recipe:
         name: that of the recipe.
         encoding: how the columns of a table become inputs.
         layers: the units of each hidden layer.
-        activation: of the hidden layers.
+        activation: of all hidden layers, or one for each.
         init: of the weights of hidden layers; None: what suits the activation.
         output_init: of the weights of the output layer.
         data_driven: whether weights and biases are then fitted to the rows, see `gb.initialize_from_data`.
@@ -60,7 +91,8 @@ class Recipe:
         scale: by what the learning rate of a Scale layer before the hidden ones is multiplied; 0: there is none.
         bias_rate: by what the learning rate of biases is multiplied.
         dropout, dropout_schedule: the share of hidden units that is left out of each step, and what it follows.
-        optimizer, learning_rate, schedule: None: the optimizer's own rate.
+        optimizer, learning_rate, schedule: None: the optimizer's own rate. The schedule may be "plateau" too, which is
+            `gb.ReduceOnPlateau`, of the validation loss, or of the training loss where nothing is validated on.
         beta2, weight_decay, decay_schedule: None: the optimizer's own.
         batch_size: rows a step.
         even_batches: whether a few more or fewer are taken, so that the last minibatch of an epoch is no small one.
@@ -71,12 +103,15 @@ class Recipe:
         least_validation: with fewer rows in that share, chance would choose the epoch, and all are trained on.
         label_smoothing: of cross entropy.
         calibrate: whether the temperature of the probabilities is fitted to the validation rows.
+
+    Raises:
+        InputError: an entry is not what is accepted.
     """
 
     name: str
     encoding: Encoding = PLAIN
     layers: tuple[int, ...] = (256,)
-    activation: str = "relu"
+    activation: str | tuple[str, ...] = "relu"
     init: str | None = None
     output_init: str | None = None
     data_driven: bool = False
@@ -103,15 +138,29 @@ class Recipe:
     label_smoothing: float = 0.0
     calibrate: bool = False
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name))
+        if not isinstance(self.activation, str) and len(self.activation) != len(self.layers):
+            raise InputError(
+                f"activation names {len(self.activation)} functions for {len(self.layers)} hidden layers; give one for "
+                "all of them, or one for each."
+            )
+
     def replace(self, **entries: Any) -> Recipe:
-        """Returns the recipe with other entries.
+        """Returns the recipe with other entries. Another optimizer has its own learning rate, beta2 and weight decay
+        where these are not among them; Adam and AdamW share the first two.
 
         Raises:
-            InputError: there is no such entry.
+            InputError: there is no such entry, or it is not what is accepted.
         """
         known = [field.name for field in dataclasses.fields(self)]
         if unknown := [name for name in entries if name not in known]:
             raise InputError(f"a recipe has no entry {', '.join(map(repr, unknown))}; it has {', '.join(known)}.")
+        if (optimizer := entries.get("optimizer", self.optimizer)) != self.optimizer:
+            entries = {"weight_decay": None, "decay_schedule": None, **entries}
+            if {optimizer, self.optimizer} != {"adam", "adamw"}:
+                entries = {"learning_rate": None, "beta2": None, **entries}
         return dataclasses.replace(self, **entries)
 
     def __str__(self) -> str:
@@ -129,15 +178,14 @@ class Recipe:
 
     def make_network(
         self, inputs: int, outputs: int, output: str, *, x: Array | None = None, numbers: int = 0,
-        activations: Sequence[str] | None = None, max_norm: float | None = None, **settings: Any,
+        max_norm: float | None = None, **settings: Any,
     ) -> Network:  # fmt: skip
         """Makes a network.
 
         Args:
             output: the activation of the output layer: softmax for classes, identity for numbers.
-            x: the rows that it will learn from, (rows, inputs), for what depends on them; at most 10,000 are looked at.
+            x: the rows that it will learn from, (rows, inputs), for what depends on them.
             numbers: how many of the inputs, from the first on, are numbers, see `Preprocessing.numbers`.
-            activations: of each hidden layer; None: the recipe's.
             max_norm: of the hidden layers, as of `Dense`.
             settings: as of `Network`.
         """
@@ -146,18 +194,20 @@ class Recipe:
             layers.append(Periodic(numbers, self.periodic, learning_rate_factor=self.periodic_rate))
         if self.scale:
             layers.append(Scale(learning_rate_factor=self.scale))
-        for units, name in zip(self.layers, activations or [self.activation] * len(self.layers), strict=True):
+        of_all = self.activation
+        activations = [of_all] * len(self.layers) if isinstance(of_all, str) else of_all
+        for units, name in zip(self.layers, activations, strict=True):
             layers.append(Dense(units, name, init=self.init, max_norm=max_norm, **self._rates()))
             if self.dropout:
                 layers.append(Dropout(self.dropout, schedule=self.dropout_schedule))
         below = self.layers[-1] if self.layers else inputs
-        weight = (
-            below**-0.5 if self.init == "ntp" != self.output_init else 1.0
-        )  # the rate of ntp, whatever it begins with
+        weight = 1.0
+        if self.init == "ntp" and self.output_init != "ntp":  # the output layer has ntp's rate, whatever it begins with
+            weight = below**-0.5
         layers.append(Dense(outputs, output, init=self.output_init, **self._rates(weight)))
         net = Network(inputs, layers, **settings)
         if self.data_driven and x is not None:
-            initialize_from_data(net, x[:LOOKED_AT])
+            initialize_from_data(net, x)
         return net
 
     def _rates(self, weight: float = 1.0) -> dict[str, Any]:
@@ -210,12 +260,46 @@ class Recipe:
             folds: of an ensemble, whose members hold out a fold each; None: there is none.
         """
         share = 0.0 if folds else self.validation_share(rows)
-        how: dict[str, Any] = {"epochs": self.epochs, "validation_split": share}
-        if not share and not folds:
-            return how
-        how["early_stopping"] = EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
-        how["callbacks"] = [TemperatureScaling()] if self.calibrate else []
+        validated = bool(share or folds)
+        callbacks: list[Any] = []
+        how: dict[str, Any] = {"epochs": self.epochs, "validation_split": share, "callbacks": callbacks}
+        if self.schedule == PLATEAU:
+            callbacks.append(ReduceOnPlateau("val_loss" if validated else "loss"))
+        if validated:
+            how["early_stopping"] = EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
+            callbacks += [TemperatureScaling()] if self.calibrate else []
         return how | ({"folds": folds} if folds else {})
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises InputError where an entry of this name cannot be that."""
+    if value is None and name in _OPTIONAL:
+        return
+    if name == "encoding" and not isinstance(value, Encoding):
+        raise InputError(f"encoding must be an Encoding, got {value!r}.")
+    if name == "layers":
+        if not isinstance(value, (tuple, list)):
+            raise InputError(f"layers must be the units of each hidden layer, as in (300, 100), got {value!r}.")
+        for units in value:
+            positive("the units of each of the layers", units)
+    if name == "activation":
+        for one in value if isinstance(value, (tuple, list)) else [value]:
+            errors.choose(name, one, ACTIVATIONS)
+    if name == "monitor" and (not isinstance(value, str) or value.removeprefix("val_") != "loss"):
+        try:
+            metric_named(str(value).removeprefix("val_"))
+        except InputError as error:
+            raise InputError(f"monitor must be loss or a metric, with val_ before it or not: {error}") from None
+    if name in _NAMES:
+        errors.choose(name, value, _NAMES[name])
+    if name in _SWITCHES:
+        switch(name, value)
+    if name in _NUMBERS:
+        number(name, value, *_NUMBERS[name])
+    if name in _FROM_1:
+        positive(name, value)
+    if name in _FROM_0 and (isinstance(value, bool) or not isinstance(plain := scalar(value), int) or plain < 0):
+        raise InputError(f"{name} must be an integer ≥ 0, got {value!r}.")
 
 
 def tabular(task: str, rows: int, columns: int) -> Recipe:
@@ -226,7 +310,11 @@ def tabular(task: str, rows: int, columns: int) -> Recipe:
         task: "classification" or "regression".
         rows: how many there are to train on.
         columns: of the table.
+
+    Raises:
+        InputError: there is no such task, or no row.
     """
+    _check_data(task, rows)
     classes = task == "classification"
     return Recipe(
         "tabular", encoding=TABULAR, periodic=16, scale=6.0, layers=(256, 256, 256),
@@ -247,15 +335,21 @@ def small_table(task: str, rows: int, columns: int) -> Recipe:
 
 def images(task: str, rows: int, columns: int) -> Recipe:
     """For images, whose pixels are all of one kind."""
+    _check_data(task, rows)
     few = rows <= MANY_ROWS
-    epochs = 2 * max(20, min(60, 60 * MANY_ROWS // max(rows, 1)))
-    validation = max(0.1, min(0.2, 100 / max(rows, 1)))
+    epochs = 2 * max(20, min(60, 60 * MANY_ROWS // rows))
+    validation = max(0.1, min(0.2, 100 / rows))
     return Recipe("images", batch_size=32 if few else 128, epochs=epochs, validation=validation)
 
 
 def plain(task: str, rows: int, columns: int) -> Recipe:
     """One hidden layer with dropout, and columns at mean 0 and standard deviation 1: what tables had before."""
     return images(task, rows, columns).replace(name="plain")
+
+
+def _check_data(task: str, rows: int) -> None:
+    errors.choose("task", task, dict.fromkeys(("classification", "regression")))
+    positive("rows", rows)
 
 
 RECIPES: Mapping[str, Callable[[str, int, int], Recipe]] = {
@@ -265,11 +359,11 @@ RECIPES: Mapping[str, Callable[[str, int, int], Recipe]] = {
 
 
 def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads entries that are text: "none", "true", "false", numbers, and whole numbers with commas between them for
-    `layers`; returns those of a recipe, and those of its encoding.
+    """Reads entries that are text: "none", "true", "false", in small or large letters, numbers, and for `layers` and
+    `activation` one or more with commas between them; returns those of a recipe, and those of its encoding.
 
     Raises:
-        InputError: there is no such entry.
+        InputError: there is no such entry, or it is not what is accepted.
     """
     of_recipe, of_encoding = ({field.name for field in dataclasses.fields(one)} for one in (Recipe, Encoding))
     own: dict[str, Any] = {}
@@ -278,24 +372,34 @@ def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, An
         if name not in (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}:
             known = ", ".join(sorted((of_recipe | of_encoding) - {"name", "encoding", "ordinal"}))
             raise InputError(f"a recipe has no entry {name!r}; it has {known}.")
-        value = _units(text) if name == "layers" else _value(text)
-        (own if name in of_recipe else encoding)[name] = value
+        if name in of_encoding:
+            encoding[name] = _value(text)
+            continue
+        readers: Mapping[str, Callable[[str], Any]] = {"layers": _units, "activation": _activations}
+        own[name] = readers.get(name, _value)(text)
+        _check(name, own[name])
+    Encoding(**encoding)
     return own, encoding
+
+
+def _activations(text: str) -> str | tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    return names if len(names) > 1 else names[0]
 
 
 def _units(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(units) for units in text.split(",")) if text != "none" else ()
+        return tuple(int(units) for units in text.split(",")) if text.lower() != "none" else ()
     except ValueError:
         raise InputError(f"layers must be whole numbers with commas between them, or none, got {text!r}.") from None
 
 
 def _value(text: str) -> Any:
-    if text in (words := {"none": None, "true": True, "false": False}):
-        return words[text]
-    for number in (int, float):
+    if text.lower() in (words := {"none": None, "true": True, "false": False}):
+        return words[text.lower()]
+    for kind in (int, float):
         try:
-            value = number(text)
+            value = kind(text)
         except ValueError:
             continue
         if math.isfinite(value):

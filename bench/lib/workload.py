@@ -49,7 +49,9 @@ class Workload:
         *hidden, outputs = self.widths[1:]
         wanted = read_design(argparse.Namespace(loss=self.loss, activation=self.activation, layers=hidden))
         layers: list[gb.Dense | gb.Dropout] = []
-        for units, activation in zip(hidden, wanted.hidden(len(hidden)), strict=True):
+        activations = wanted.activations or ("relu",)
+        each = activations * len(hidden) if len(activations) == 1 else activations
+        for units, activation in zip(hidden, each, strict=True):
             layers.append(gb.Dense(units, activation))
             if self.dropout:
                 layers.append(gb.Dropout(self.dropout))

@@ -104,7 +104,7 @@ def entry_of_recipe(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{shown(text)} is not an entry of a recipe with its value, as in bias_rate=1")
     try:
         read_entries({name: value})
-    except InputError as error:
+    except (InputError, DataError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return name, value
 

@@ -16,15 +16,15 @@ from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.data import Preprocessing
-from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.recipes import PLATEAU, Recipe
 from gpu_backprop.training.optimizer import PENALTIES
 
 OVERRIDDEN = (
-    "layers", "dropout", "optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "epochs", "patience",
+    "dropout", "optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "epochs", "patience",
     "validation",
 )  # fmt: skip
-"""The options that are entries of a recipe, too."""
+"""The options that are entries of a recipe, too, as they are."""
 
 BOTH_WAYS = ("identity", "leaky_relu")
 """The activations with which an output can be as far below 0 as above it."""
@@ -49,10 +49,10 @@ class Design:
         """Whether outputs may be any numbers, so that a target can be scaled."""
         return (self.output or "identity") in BOTH_WAYS and (self.loss is None or self.loss.low == -math.inf)
 
-    def hidden(self, layers: int, usual: str = "relu") -> list[str]:
-        """Return the activation of each of so many hidden layers."""
-        given = list(self.activations) or [usual] * layers
-        return given * layers if len(given) == 1 else given[:layers]
+    @property
+    def usual(self) -> bool:
+        """Whether classes have cross entropy of softmax, as where nothing is asked for."""
+        return self.output in (None, "softmax") and (self.loss is None or self.loss.name == "cross_entropy")
 
 
 def read_design(options: argparse.Namespace) -> Design:
@@ -74,40 +74,57 @@ def read_design(options: argparse.Namespace) -> Design:
 
 
 def choose_encoding(options: argparse.Namespace) -> Encoding:
-    """Choose how the columns of a table become inputs."""
+    """Choose how the columns of a table become inputs: by the recipe that is named, or else by those for tables."""
+    recipe = recipes.RECIPES[options.recipe or "tabular"]("regression", 1, 1)
     _, entries = recipes.read_entries(dict(options.set))
-    encoding = PLAIN if options.recipe in ("plain", "images") else TABULAR
-    return replace(encoding, ordinal=dict(options.ordinal), **entries)
+    return replace(recipe.encoding, ordinal=dict(options.ordinal), **entries)
 
 
 def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Preprocessing, rows: int) -> Recipe:
     """Choose the recipe for so many rows to learn from, and override what the options say otherwise."""
-    if options.ensemble is not None and options.validation is not None:
-        raise Misuse("--validation: the members of an --ensemble are validated on a fold each; leave it out")
+    given = _given_entries(options, design)
+    if options.ensemble is not None and "validation" in given:
+        named = "--set validation" if options.validation is None else "--validation"
+        raise Misuse(f"{named}: the members of an --ensemble are validated on a fold each; leave it out")
     if options.ensemble is not None and options.ensemble > rows:
         raise Misuse(f"--ensemble {options.ensemble}: there is not a row for each fold, but {rows:,} to learn from")
     columns = len(preprocessing.columns) or preprocessing.inputs
     name = options.recipe or recipes.choose(preprocessing.images, rows, columns)
     recipe = recipes.RECIPES[name](preprocessing.task, rows, columns)
-    entries = {entry: value for entry in OVERRIDDEN if (value := getattr(options, entry)) is not None}
-    if (optimizer := entries.get("optimizer", recipe.optimizer)) != recipe.optimizer:
-        alike = {optimizer, recipe.optimizer} == {"adam", "adamw"}
-        recipe = recipe.replace(weight_decay=None, decay_schedule=None)
-        recipe = recipe if alike else recipe.replace(learning_rate=None, beta2=None)
-    if design.loss is not None or design.output is not None:
-        recipe = recipe.replace(monitor="val_loss", label_smoothing=0.0, calibrate=False)
-    if options.no_early_stopping and recipe.patience is not None:
-        recipe = recipe.replace(epochs=recipe.epochs // 2)  # since none is lost by stopping later than at the best one
-    if options.no_early_stopping or options.validation is not None:
-        recipe = recipe.replace(validation=0.0, least_validation=0)
-    own, _ = recipes.read_entries(dict(options.set))
-    if options.batch_size is not None:
-        entries["even_batches"] = False
+    names, layers = design.activations, given.get("layers", recipe.layers)
+    if len(names) > 1 and len(names) != len(layers):
+        raise Misuse(
+            f"--activation names {len(names)} functions for the {len(layers)} hidden layers of recipe {name}; give one "
+            "for all of them, or one for each; with --layers, one more is the output's"
+        )
+    implied: dict[str, Any] = {"encoding": PLAIN if preprocessing.images else choose_encoding(options)}
+    if not design.usual:
+        implied |= {"monitor": "val_loss", "label_smoothing": 0.0, "calibrate": False}
+    if options.no_early_stopping:
+        implied["calibrate"] = False
+        if recipe.patience is not None:
+            implied["epochs"] = recipe.epochs // 2  # since none is lost by stopping later than at the best one
+    if options.no_early_stopping or "validation" in given:
+        implied |= {"validation": 0.0, "least_validation": 0}
+    if "batch_size" in given:
+        implied["even_batches"] = False
+    return recipe.replace(**{**implied, **given})
+
+
+def _given_entries(options: argparse.Namespace, design: Design) -> dict[str, Any]:
+    """Return the entries of the recipe that options give, and --set; refuse two values of one."""
+    given = {name: value for name in OVERRIDDEN if (value := getattr(options, name)) is not None}
     if options.layers is not None:
-        entries["layers"] = tuple(options.layers)
-    if len(design.activations) == 1:
-        own["activation"] = design.activations[0]
-    return recipe.replace(**{**entries, **own})
+        given["layers"] = tuple(options.layers)
+    if design.activations:
+        given["activation"] = design.activations if len(design.activations) > 1 else design.activations[0]
+    texts = dict(options.set)
+    entries, _ = recipes.read_entries(texts)
+    for name, value in entries.items():
+        if given.get(name, value) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise Misuse(f"{option} and --set {name}={texts[name]} contradict each other; leave one of them out")
+    return given | entries
 
 
 def build_network(
@@ -124,8 +141,7 @@ def build_network(
     output = design.output or ("softmax" if classes else "identity")
     net = recipe.make_network(
         preprocessing.inputs, preprocessing.outputs, output, x=x, numbers=preprocessing.numbers,
-        activations=design.hidden(len(recipe.layers), recipe.activation), max_norm=options.max_norm,
-        dtype=options.dtype, device=options.device, tf32=options.tf32,
+        max_norm=options.max_norm, dtype=options.dtype, device=options.device, tf32=options.tf32,
         seed=options.seed if options.ensemble is None else range(options.seed, options.seed + options.ensemble),
     )  # fmt: skip
     if options.ensemble is not None:
@@ -145,26 +161,20 @@ def build_trainer(
         named = "constant" if recipe.schedule == PLATEAU else recipe.schedule
         optimizer.schedule = {**optimizer.schedule, "learning_rate": gb.Warmup(options.warmup, named)}
     steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
+    loss = None if design.usual else design.loss
     return recipe.make_trainer(
-        net, rows, loss=design.loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps
+        net, rows, loss=loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps
     )
-
-
-def choose_callbacks(options: argparse.Namespace, recipe: Recipe, validated: bool) -> list[Any]:
-    """Return what the schedule "plateau" is, which looks at training data where there are none to validate on, and what
-    --tensorboard asks for."""
-    callbacks: list[Any] = []
-    if recipe.schedule == PLATEAU:
-        callbacks.append(gb.ReduceOnPlateau("val_loss" if validated else "loss"))
-    if options.tensorboard is not None:
-        callbacks.append(gb.TensorBoard(options.tensorboard))
-    return callbacks
 
 
 def choose_fit_options(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:
     """Return what Trainer.fit is told besides x and y, of which there are so many rows."""
     how = recipe.fit_options(rows, options.ensemble)
-    return how | {"early_stopping": None, "callbacks": []} if options.no_early_stopping else how
+    if options.no_early_stopping:
+        how["early_stopping"] = None
+    if options.tensorboard is not None:
+        how["callbacks"].append(gb.TensorBoard(options.tensorboard))
+    return how
 
 
 def targets(loss: gb.Loss, net: gb.Network, samples: Samples) -> Array:

@@ -18,7 +18,6 @@ from gpu_backprop.commands.announcing import printed_log
 from gpu_backprop.commands.building import (
     build_network,
     build_trainer,
-    choose_callbacks,
     choose_encoding,
     choose_fit_options,
     choose_recipe,
@@ -77,8 +76,8 @@ def _train_in(
     folder: RunFolder, options: argparse.Namespace, recipe: Recipe, trainer: gb.Trainer, data: TrainTestData
 ) -> int:
     """Train, and write what was learned; return the exit code."""
-    how = choose_fit_options(options, recipe, len(data.training))
     with _before_training(folder):
+        how = choose_fit_options(options, recipe, len(data.training))
         more = options.checkpoint_every is not None and not folder.begun
         folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
         if folder.has_checkpoint:
@@ -98,17 +97,15 @@ def _train_in(
         apart = bool(how["validation_split"]) or "folds" in how
         if data.held_out is not None and not apart:
             how["validation"] = _x_and_y(trainer, data.held_out)
-        validated = apart or "validation" in how
-        callbacks = [*how.get("callbacks", []), *choose_callbacks(options, recipe, validated)]
-        if validated and predicts_numbers(trainer.network, trainer.loss):
-            callbacks.append(gb.ConformalIntervals())
+        if apart and predicts_numbers(trainer.network, trainer.loss):  # not by the rows that it is tested on
+            how["callbacks"].append(gb.ConformalIntervals())
 
     log, when = folder.place / HISTORY, options.checkpoint_every
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
     with StopOnSignal(trainer) as signals, shown:
         how |= {"class_weight": options.class_weight, "on_divergence": options.on_divergence}
-        how["callbacks"] = [*callbacks, gb.JsonLines(folder.place / LINES), *checkpoints]
+        how["callbacks"] += [gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = _run_to_end(signals, lambda: trainer.fit(x, y, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first

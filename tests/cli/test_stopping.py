@@ -85,6 +85,20 @@ def test_without_it_all_epochs_count_and_the_held_out_rows_are_shown(capsys):
     assert f"test accuracy: {shown:.4f}" in output
 
 
+@pytest.mark.parametrize(("options", "monitor"), [([], "loss"), (["--validation", "0.25"], "val_loss")])
+def test_what_is_held_out_steers_nothing(monkeypatch, options, monitor):
+    """Neither the rate, where it is shown epoch by epoch, nor the width of prediction intervals."""
+    given = []
+    monkeypatch.setattr(gb, "ReduceOnPlateau", None)  # there is one place that makes it
+    fit = gb.Trainer.fit
+    monkeypatch.setattr(gb.Trainer, "fit", lambda *words, **how: given.append(how) or fit(*words, **how))
+    words = ["--target", "a", "--schedule", "plateau", "--no-early-stopping", "--epochs", "2", *options]
+    assert main(["train", "table.csv", "--recipe", "plain", "--layers", "3", "--out", "run", *words]) == 0
+    assert given[0]["callbacks"][0].monitor == monitor
+    assert ("validation" in given[0]) == (not options)
+    assert (gb.load("run/model.safetensors").intervals is not None) == bool(options)
+
+
 @pytest.mark.parametrize("options", [[], ["--no-early-stopping"]], ids=["", "without"])
 def test_another_share(capsys, options):
     assert train("--epochs", "2", "--validation", "0.25", *options) == 0
