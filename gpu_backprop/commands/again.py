@@ -30,6 +30,7 @@ def options_of_before(options: argparse.Namespace) -> argparse.Namespace:
         elif now != (was := getattr(before, name)):
             called = action.option_strings[0] if action.option_strings else action.metavar
             raise Misuse(f"{called} is {now}, and was {was} when the run was begun: leave it out, or begin a new run")
+    before.set = _without_epochs(before)
     before.given += [] if options.epochs is None else ["--epochs", str(options.epochs)]
     before.settings = settings
     return before
@@ -40,9 +41,16 @@ def options_of(
 ) -> argparse.Namespace:
     """Return the options that a run was begun with, its data as they were named then."""
     try:
-        return parse(["train", *settings.words])
+        options = parse(["train", *settings.words])
     except SystemExit as error:
         raise InputError(f"{run} was begun with options that this version does not take") from error
+    options.set = _without_epochs(options)
+    return options
+
+
+def _without_epochs(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return what --set says, less its epochs where --epochs was given later, with --resume."""
+    return [entry for entry in options.set if options.epochs is None or entry[0] != "epochs"]
 
 
 def _is_given(action: argparse.Action, value: Any, words: list[str]) -> bool:

@@ -272,3 +272,14 @@ def test_another_process_is_refused(capsys, monkeypatch):
             assert main(["train", *words]) == 1
             assert "'run' is being written to by another process" in said(capsys)
     assert main(["train", "--resume", "run", "--quiet"]) == 0
+
+
+def test_epochs_beside_resume_are_more_than_those_that_were_set(capsys, monkeypatch):
+    """Also once more, and in a report."""
+    monkeypatch.setitem(globals(), "SHORT", ["--layers", "16", "--quiet"])
+    stopped(monkeypatch, 3, flowers(), "--target", "species", "--out", "run", "--set", "epochs=4")
+    before = json.loads(Path("run/settings.json").read_text())
+    assert main(["train", "--resume", "run", "--epochs", "6"]) == 0
+    assert len(rows("run")) == 6
+    assert before["words"] != json.loads(Path("run/settings.json").read_text())["words"]
+    assert main(["report", "run", "--out", "again.html"]) == 0
