@@ -52,8 +52,8 @@ def add_train(commands: Any) -> None:
             "Learn to predict a column of a table, or the y of arrays, and measure the result on rows that were held "
             "out; without DATA, learn to read handwritten digits.",
             DATA,
-            "A column of text becomes an input for each category, numbers are brought to mean 0 and standard "
-            "deviation 1, images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
+            "A column of text becomes an input for each category, numbers are brought to one size as the recipe says, "
+            "images to 0 … 1. All of it is learned from the training rows, and stored with the network.",
             "A new folder under runs/ gets model.safetensors (the network), history.csv and history.jsonl (a line an "
             "epoch, while it runs), curves.png, and report.html, which shows all of it in a browser; and which rows "
             "were held out. Ctrl-C, SIGTERM and SIGHUP end training early and keep what was learned; the exit code is "
@@ -100,7 +100,8 @@ def _add_data(command: Command) -> None:
     command.add("--task", task, choices=TASKS, default="auto", metavar="TASK")
     impute = (
         "what takes the place of missing numbers: mean or median, of the column, or constant, which is 0; a missing "
-        "text becomes a category of its own (default: missing values are an error)"
+        "text becomes a category of its own (default: with a recipe for tables the median, and one more input that "
+        "tells of it; with the others, missing values are an error)"
     )
     command.add("--impute", impute, choices=IMPUTE, metavar="HOW")
     text = "a column that is text though it looks like numbers, such as a postcode; can be repeated"
@@ -172,7 +173,10 @@ def _add_training(command: Command) -> None:
     command.under("training")
     epochs = f"passes over the training rows, at most {BY_RECIPE}"
     command.add("--epochs", epochs, type=whole(1), metavar="N")
-    batch_size = f"rows per step, or a few more or less, so that the last one of an epoch is no small one {BY_RECIPE}"
+    batch_size = (
+        f"rows per step {BY_RECIPE[:-1]}, of which those for tables take a few more or less, so that the last step of "
+        "an epoch is no small one)"
+    )
     command.add("--batch-size", batch_size, type=whole(1), metavar="B")
     command.add_loss("cross_entropy for classes, half_squared_error for numbers")
     command.share("--metrics")
@@ -236,7 +240,8 @@ def _add_steps(command: Command) -> None:
 def _add_schedule(command: Command) -> None:
     schedule = (
         f"what the learning rate follows over the training: {', '.join(SCHEDULES)}; or plateau, a tenth of it whenever "
-        f"the validation loss has not improved for 10 epochs {BY_RECIPE}"
+        "the validation loss, or the training loss where nothing is validated on, has not improved for 10 epochs "
+        f"{BY_RECIPE}"
     )
     known = one_of("schedule", {**SCHEDULES, "plateau": None})
     command.add("--schedule", schedule, type=known, metavar="NAME")
