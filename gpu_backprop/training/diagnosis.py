@@ -34,7 +34,8 @@ VANISHING = 1e-3
 """∇z of the first layer beside that of the last; its inverse is exploding."""
 
 RATIOS = 1e-6, 0.1
-"""|ΔW|/|W| of one step; about 1e-3 is usual, and beyond these something is wrong with the learning rate."""
+"""|ΔW|/|W| of one step; about 1e-3 is usual, and beyond these something is wrong with the learning rate. A layer's own
+factor on it is meant, and taken off; weights that begin at 0 are small for a while, and measured by usual ones."""
 
 UNBALANCED = 2 / 3
 """The share of the rows in one class from which accuracy says little."""
@@ -63,7 +64,7 @@ class LayerFigures:
     Attributes:
         layer: its number and what it is.
         y, grad_z, grad_weight: of y, ∇z and ∇W; None of what no step works out, as in frozen layers.
-        ratio: |ΔW|/|W| of the step.
+        ratio: |ΔW|/|W| of the step; None too where W is 0, as it may begin.
         dead, saturated: shares of the units that learn from no row, and from next to none.
     """
 
@@ -74,6 +75,7 @@ class LayerFigures:
     ratio: float | None
     dead: float
     saturated: float
+    step: float | None = None  # the ratio that tells whether the learning rate is too large, see RATIOS
 
 
 class Diagnosis:
@@ -139,7 +141,7 @@ def examine_step(
 def _layer_figures(
     network: Network, layer: Layer, arrays: Mapping[str, Array], before: Array, after: Array, scale: Array
 ) -> LayerFigures:
-    n, grad_z, weight, ratio = layer.number, None, None, None
+    n, grad_z, weight, ratio, step = layer.number, None, None, None, None
     y = arrays.get(f"y{n}", arrays[f"z{n}"])
     if (found := arrays.get(f"∇z{n}")) is not None:
         grad_z = rms(found.astype(np.float64) / scale[..., None, None])
@@ -148,11 +150,18 @@ def _layer_figures(
             place = np.s_[..., start : start + math.prod(shape)]
             gradient = arrays["∇" + layer.symbol(name)].astype(np.float64)
             weight = rms(gradient / scale.reshape(*scale.shape, *[1] * len(shape)))
-            ratio = rms(after[place].astype(np.float64) - before[place]) / (rms(before[place]) or 1.0)
+            change, size = rms(after[place].astype(np.float64) - before[place]), rms(before[place])
+            ratio = change / size if size else None
+            step = change / (max(size, _usual_size(shape)) or 1.0) / max(1.0, layer.factors("weight")[0])
     dead, saturated = 0.0, 0.0
     if layer is not network.last and found is not None and f"∇y{n}" in arrays:
         dead, saturated = _idle(y, arrays[f"∇y{n}"], found)
-    return LayerFigures(f"{n} {layer!r}", rms(y), grad_z, weight, ratio, dead, saturated)
+    return LayerFigures(f"{n} {layer!r}", rms(y), grad_z, weight, ratio, dead, saturated, step)
+
+
+def _usual_size(shape: tuple[int, ...]) -> float:
+    """Returns the size of weights that make numbers neither larger nor smaller: of a Scale 1, of a Dense 1/√inputs."""
+    return 0.0 if len(shape) > 2 else 1.0 if len(shape) == 1 else shape[0] ** -0.5
 
 
 def _idle(y: Array, grad_y: Array, grad_z: Array) -> tuple[float, float]:
@@ -188,7 +197,8 @@ def _units(figures: list[LayerFigures]) -> Iterator[Finding]:
 
 def _gradients(figures: list[LayerFigures]) -> Iterator[Finding]:
     sizes = [(of.layer, of.grad_z) for of in figures if of.grad_z is not None]
-    if len(sizes) < 2 or not sizes[-1][1]:
+    begins = any(of.ratio is None and of.step is not None for of in figures)  # W of 0 lets nothing through
+    if len(sizes) < 2 or not sizes[-1][1] or (begins and not sizes[0][1]):
         return
     (first, size), (last, size_of_last) = sizes[0], sizes[-1]
     share = size / size_of_last
@@ -206,10 +216,11 @@ def _gradients(figures: list[LayerFigures]) -> Iterator[Finding]:
 def _steps(figures: list[LayerFigures]) -> Iterator[Finding]:
     ratios = {of.layer: of.ratio for of in figures if of.ratio is not None}
     low, high = RATIOS
-    large = next((layer for layer, ratio in ratios.items() if not ratio <= high), None)  # NaN is none that fits
+    large = next((of for of in figures if of.step is not None and not of.step <= high), None)  # NaN is none that fits
     if large is not None:
+        size = "from 0" if large.ratio is None else f"by {large.ratio:.1%} of its size"
         yield Finding(
-            "steps too large", f"one step changes W of layer {large} by {ratios[large]:.1%} of its size",
+            "steps too large", f"one step changes W of layer {large.layer} {size}",
             "Lower the learning rate, about 0.1% is usual",
         )  # fmt: skip
     if ratios and max(ratios.values()) < low:

@@ -61,6 +61,37 @@ def test_steps_of_the_wrong_size(rate, kind):
     assert kinds(found) == [kind]
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_the_recipe_for_tables_has_steps_of_the_right_size(task, epochs):
+    recipe = gb.recipes.small_table(task, len(X), 6)
+    classes = task == "classification"
+    y = (X[:, 0] * X[:, 1] + X[:, 2] > 0).astype(int) if classes else X[:, :1] * X[:, 1:2] + X[:, 2:3]
+    net = recipe.make_network(
+        6, 1 + classes, "softmax" if classes else "identity", x=X, numbers=6, seed=0, device="cpu", dtype="float64"
+    )
+    one = recipe.make_trainer(net, len(X))
+    if epochs:
+        one.fit(X, y, epochs, progress=False)
+    assert kinds(one.diagnose(X, y)) == []
+    large = gb.Trainer(net, one.loss, recipe.make_optimizer(), batch_size=256)
+    large.optimizer.learning_rate, large.optimizer.schedule = 5.0, {}
+    assert "steps too large" in kinds(large.diagnose(X, y))
+
+
+def test_weights_that_begin_at_0_have_no_ratio():
+    found = trainer(gb.Dense(8, "relu", init="zeros"), optimizer=gb.Adam(1e-3)).diagnose(X, LABELS)
+    assert found.layers[0].ratio is None and "steps too large" not in kinds(found)
+    found = trainer(gb.Dense(8, "tanh"), gb.Dense(8, "tanh", init="zeros"), optimizer=gb.Adam(3.0)).diagnose(X, LABELS)
+    (large,) = (finding for finding in found.findings if finding.kind == "steps too large")
+    assert large.seen == "one step changes W of layer 2 Dense(8, 'tanh') from 0"
+
+
+def test_a_learning_rate_factor_is_meant():
+    layers = gb.Scale(learning_rate_factor=6), gb.Dense(8, "relu")
+    assert not trainer(*layers, optimizer=gb.Adam(0.03)).diagnose(X, LABELS)
+
+
 def test_the_ratio_is_that_of_the_step():
     one = trainer(gb.Dense(8, "relu"), optimizer=gb.SGD(0.5))
     before = one.network.layers[0].weight.copy()
