@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_backprop.data.categories import BUCKETS
 from gpu_backprop.data.cells import folded, is_number
-from gpu_backprop.data.dates import FoundDates
+from gpu_backprop.data.dates import FoundDates, are_dates
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import MOST, counted, listed, shown
 from gpu_backprop.data.number_format import Finding, describe_finding
@@ -31,7 +31,7 @@ def warnings(
         findings: the numbers that were found in columns of text, the target among them.
     """
     goal = findings.get(target.column or "")
-    doubted = goal is not None and goal.why in ("stray", "doubtful", "unknown")
+    doubted = goal is not None and goal.why in ("stray", "doubtful", "unknown", "mixed")
     if isinstance(data, Table):
         numbers = {name: found.numbers for name, found in findings.items() if found.numbers is not None}
         yield from _about_names(data, names)
@@ -79,7 +79,7 @@ def _about_spread(table: Table, columns: dict[str, Array], findings: Collection[
         different = len(set(column.tolist())) if column.dtype == object else len(np.unique(column))
         if different == 1:
             constant.append(name)
-        elif name in findings:
+        elif name in findings or are_dates(column):
             continue
         elif different == len(column) and (column.dtype == object or (column == np.floor(column)).all()):
             unique.append(name)
@@ -94,6 +94,16 @@ def _about_spread(table: Table, columns: dict[str, Array], findings: Collection[
         yield (
             f"{table.source}: {_columns(unique)} another value in every row, as a row number or a name has; leave such "
             f"a column out with {IGNORE}"
+        )
+
+
+def about_dates(table: Table, names: Sequence[str]) -> Iterator[str]:
+    """Yields what is to be said of numbers that are dates."""
+    if dates := [name for name in names if are_dates(table.columns[name])]:
+        such = shown(f"{table.columns[dates[0]][0]:.15g}")
+        yield (
+            f"{table.source}: {_columns(dates)} numbers that are all dates, such as {such} in {table.place(0)}, and "
+            f"are learned from as numbers; --text {shown(dates[0])} reads them as dates (text= in Python)"
         )
 
 

@@ -28,6 +28,9 @@ December lies beside January."""
 
 DAY, EPOCH = 86_400, date(2000, 1, 1)
 
+LEAST_DAYS = 10
+"""Different numbers of eight digits from which it is no accident that all are dates."""
+
 SAMPLE, LONGEST = 1000, 60
 """Different texts of a column by which its formats are chosen, and characters of a date."""
 
@@ -117,7 +120,7 @@ class FoundDates:
     why: str = ""
 
 
-ISO_FORMAT = DateFormat("2026-11-30")
+ISO_FORMAT, DIGITS = DateFormat("2026-11-30"), DateFormat("20261130")
 FORMATS = tuple(DateFormat(order, zone) for order in ORDERS for zone in (False, True))
 
 
@@ -125,16 +128,30 @@ AS_TEXT = "so that they are text here, each a category"
 
 
 def find_dates(table: Table, names: Collection[str], wanted: bool | str) -> dict[str, FoundDates]:
-    """Finds the columns of text, where text was not asked for, in which most texts are dates.
+    """Finds the columns of text in which most texts are dates. Where text was asked for, these are dates of eight
+    digits alone, which would be numbers otherwise.
 
     Args:
         wanted: `Encoding.dates`.
     """
     if not wanted:
         return {}
-    texts = [name for name in names if table.columns[name].dtype == object and name not in table.text]
+    texts = [name for name in names if table.columns[name].dtype == object]
     found = {name: _find(table, name, wanted) for name in texts}
-    return {name: dates for name, dates in found.items() if dates is not None}
+    asked = {name for name in table.text if name in found}
+    return {
+        name: dates
+        for name, dates in found.items()
+        if dates is not None and (name not in asked or dates.format == DIGITS)
+    }
+
+
+def are_dates(values: Array) -> bool:
+    """Tells whether all numbers of a column are dates of eight digits from 1900 to 2100, of ten days or more."""
+    if values.dtype == object or not ((values >= 1900_01_01) & (values <= 2100_12_31)).all():
+        return False
+    different = np.unique(values)
+    return len(different) >= LEAST_DAYS and all(DIGITS.read(f"{value:.15g}") is not None for value in different)
 
 
 def read_dates(values: Array, format: DateFormat) -> tuple[Array, int | None]:

@@ -129,6 +129,7 @@ class Finding:
         why: why it is left as text; empty: it is not.
         strays: how many cells are no such numbers, if they are the reason.
         word: whether these are one and the same text without a digit.
+        other: the first cell in another currency, or with % or without, if that is the reason.
         numbers: the numbers of the column, float64 (rows,), NaN where one is missing, if they are beyond doubt.
     """
 
@@ -139,6 +140,7 @@ class Finding:
     numbers: Array | None
     strays: int = 0
     word: bool = False
+    other: str = ""
 
     @property
     def format(self) -> NumberFormat | None:
@@ -155,6 +157,8 @@ REMEDY = {
 def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str:
     """Says what was found in a column, and what becomes of it: each text a category, or a class."""
     text, place = shown(found.text), table.place(found.row)
+    cells = table.columns[name].tolist()
+    other = f"{shown(found.other)} in {table.place(cells.index(found.other))}" if found.other else ""
     values = [f"{value + 0:.15g}" for format in found.readings if (value := _value(format, found.text)) is not None]
     here = f"text here, each a {thing}"
     said = {
@@ -165,6 +169,8 @@ def describe_finding(table: Table, name: str, found: Finding, thing: str) -> str
         "stored": f"in every row, which are {here}, because the file stores text; store numbers if they are quantities",
         "unknown": f"such as {text} in {place}, in a way that is not known, so that they are {here}; if they are "
         "quantities, write them as programs do",
+        "mixed": f"in more than one currency or unit, such as {text} in {place} and {other}, so that they are {here}; "
+        "if they are quantities, convert all to one",
         "stray": f"in all but {counted(found.strays, 'row')}, which are {here}, because {place} has {text}; correct "
         + (f"it, or {REMEDY[thing].format(text)}" if found.word else "it" if found.strays == 1 else "them"),
     }[found.why]
@@ -203,6 +209,8 @@ def _find(cells: list[str | None], mark: str = "") -> Finding | None:
         return None
     readings = _readings(times)
     if not readings:
+        if mixed := _mixed(times):
+            return Finding((), cells.index(mixed[0]), mixed[0], "mixed", None, other=mixed[1])
         like = _like_numbers(times)
         return None if like is None else Finding((), cells.index(like), like, "unknown", None)
     values = {format: {text: _value(format, text) for text in times} for format in readings}
@@ -267,6 +275,18 @@ def _readings(times: Mapping[str, int]) -> tuple[NumberFormat, ...]:
         elif read == most and best:
             best.setdefault(values, format)
     return tuple(best.values())
+
+
+def _mixed(times: Mapping[str, int]) -> list[str]:
+    """Finds a text of each of the ways, such as $5 and €5, or 5% and 0.05, in which most texts have a symbol or none
+    around a number; nothing if there is one way."""
+    sample = _with_digits(list(itertools.islice(times, 0, None, 1 + len(times) // SAMPLE)))
+    around = {text: _affixes(parts) for text in sample if (parts := _parts(text)) is not None}
+    around = {text: ways for text, ways in around.items() if not any(map(str.isalpha, "".join(ways)))}
+    first: dict[tuple[str, str], str] = {}
+    for text, ways in around.items():
+        first.setdefault(ways, text)
+    return list(first.values()) if len(first) > 1 and 2 * len(around) > len(sample) else []
 
 
 def _has_digit(text: str) -> bool:

@@ -158,6 +158,9 @@ class Preprocessing:
         doubted = [name for name in fitted.columns if name not in hashed and name not in dates]
         fitted.warnings = list(advice.warnings(data, doubted, training, chosen_target, findings))
         if isinstance(inputs, TableInputs):
+            assert isinstance(data, Table)
+            if encoding.dates:
+                fitted.warnings += advice.about_dates(data, doubted)
             fitted.warnings += advice.about_encoding(data.source, inputs.hashed.difference(hashed), dates)
         return fitted
 

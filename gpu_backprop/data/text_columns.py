@@ -46,7 +46,9 @@ class TextColumn:
 
     @property
     def summary(self) -> str:
-        return f"{self.name} ({len(self.categories) + self.rare:,} categories)"
+        pooled = [f"{counted(self.rare, 'rare text')} pooled"] if self.rare else []
+        own = [counted(len(self.categories), "category", "categories")] if self.categories or not pooled else []
+        return f"{self.name} ({', '.join([*own, *pooled])})"
 
     def describe(self) -> str:
         names = listed("none" if c is None else c for c in self.categories)

@@ -163,8 +163,31 @@ def test_columns_that_are_no_dates_stay_what_they_are():
     assert fit(["2026-11-30", "2026-11-29"], Encoding()).features == ["when=2026-11-29", "when=2026-11-30"]
     asked = Table("a", {"when": np.array(["2026-11-30"], object)}, text=["when"])
     assert find_dates(asked, ["when"], True) == {}  # text was asked for
+    digits = Table("a", {"when": np.array(["20261130", "20261129"], object)}, text=["when"])
+    assert find_dates(digits, ["when"], True)["when"].format == DateFormat("20261130")  # they would be numbers
     data = Table("a", {"n": np.array([20261130.0, 20261129]), "y": np.array([0.5, 1])})
     assert Preprocessing.fit(data, "y", encoding=DATES).features == ["n"]
+
+
+def test_numbers_that_are_dates_are_told_and_text_makes_dates_of_them(tmp_path):
+    days = [20240125 + n for n in range(7)] + [20240201 + n for n in range(7)]
+    (path := tmp_path / "a.csv").write_text("when,y\n" + "".join(f"{day},{day % 3}.5\n" for day in days))
+    learned = Preprocessing.fit(read(path), "y", encoding=DATES)
+    assert learned.features == ["when"] and learned.warnings == [
+        f"{path}: column 'when' has numbers that are all dates, such as '20240125' in line 2, and are learned from as "
+        "numbers; --text 'when' reads them as dates (text= in Python)"
+    ]
+    again = Preprocessing.fit(read(path, text=["when"]), "y", encoding=DATES)
+    assert "when days" in again.features and again.warnings == []
+    assert Preprocessing.from_dict(again.to_dict()).transform(read(path)).shape == (14, again.inputs)
+    assert "all dates" not in "".join(Preprocessing.fit(read(path), "y").warnings)
+
+
+@pytest.mark.parametrize("stray", [20240230, 20241301, 20240100, 18991231, 21010101, 5, np.nan, 20240101.5])
+def test_numbers_that_are_no_dates_are_not_told(stray):
+    days = np.array([*range(20240101, 20240116), stray], float)
+    data = Table("a", {"n": days, "y": np.arange(16) % 5 + 0.5})
+    assert "all dates" not in "".join(Preprocessing.fit(data, "y", impute="mean", encoding=DATES).warnings)
 
 
 def test_the_parts_that_differ_become_inputs():

@@ -74,7 +74,7 @@ def test_rare_categories_share_an_input_with_unseen_ones():
         found = x(network, ["a", "b", "c", "d", "e"])
         np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
         assert network.unseen == {"t": 1}
-    assert learned.summaries == ["t (4 categories)"]
+    assert learned.summaries == ["t (2 categories, 2 rare texts pooled)"]
 
 
 def test_without_a_rare_category_there_is_no_input_for_them():
