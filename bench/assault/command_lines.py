@@ -38,6 +38,7 @@ JUNK = (
 SOUND = (
     "1", "2", "3", "8", "0.1", "0.25", "tanh", "relu", "sgd", "adam", "huber", "cross_entropy", "a", "t", "out", "cpu",
     "cosine", "balanced", "1GB", ";", "accuracy", "run", "epoch", "t=4",
+    "plain", "small-table", "t=b<a", "numbers=quantile", "scale=0", "optimizer=sgd",
 )  # fmt: skip
 """Values that suit one option or another: an option gets those that it takes."""
 
