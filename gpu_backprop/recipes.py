@@ -366,12 +366,12 @@ def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, An
         InputError: there is no such entry, or it is not what is accepted.
     """
     of_recipe, of_encoding = ({field.name for field in dataclasses.fields(one)} for one in (Recipe, Encoding))
+    settable = (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}
     own: dict[str, Any] = {}
     encoding: dict[str, Any] = {}
     for name, text in words.items():
-        if name not in (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}:
-            known = ", ".join(sorted((of_recipe | of_encoding) - {"name", "encoding", "ordinal"}))
-            raise InputError(f"a recipe has no entry {name!r}; it has {known}.")
+        if name not in settable:
+            raise InputError(f"a recipe has no entry {name!r}; it has {', '.join(sorted(settable))}.")
         if name in of_encoding:
             encoding[name] = _value(text)
             continue

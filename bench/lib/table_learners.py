@@ -18,15 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.arguments.parser import parse
-from gpu_backprop.commands.building import (
-    build_network,
-    build_trainer,
-    choose_encoding,
-    choose_fit_options,
-    choose_recipe,
-    read_design,
-    targets,
-)
+from gpu_backprop.commands.building import build, choose_encoding, choose_fit_options, read_design, targets
 from gpu_backprop.commands.datasets import load_train_test
 from gpu_backprop.data import read
 from lib.real_tables import Split, Table
@@ -48,12 +40,9 @@ def ours(table: Table, split: Split, seed: int, words: tuple[str, ...] = ()) -> 
     design = read_design(options)
     with redirect_stderr(io.StringIO()):  # its advice on the columns
         data = load_train_test(options, design.any_number, choose_encoding(options))
-        x, rows = data.training.x, len(data.training)
-        recipe = choose_recipe(options, design, data.preprocessing, rows)
-        net = build_network(options, design, recipe, data.preprocessing, x)
-        trainer = build_trainer(options, design, recipe, net, rows)
-        how = choose_fit_options(options, recipe, rows)
-        trainer.fit(x, targets(trainer.loss, net, data.training), **how, progress=False)
+        recipe, trainer = build(options, design, data.preprocessing, data.training.x)
+        net, how = trainer.network, choose_fit_options(options, recipe, len(data.training))
+        trainer.fit(data.training.x, targets(trainer.loss, net, data.training), **how, progress=False)
         predicted = np.asarray(net.predict(data.preprocessing.transform(read(split.testing))), np.float64)
     if net.classes is None:
         return np.asarray(data.preprocessing.inverse(predicted))[:, 0]

@@ -127,6 +127,15 @@ def _given_entries(options: argparse.Namespace, design: Design) -> dict[str, Any
     return given | entries
 
 
+def build(
+    options: argparse.Namespace, design: Design, preprocessing: Preprocessing, x: Array
+) -> tuple[Recipe, gb.Trainer]:
+    """Choose the recipe for the rows x to learn from, and build the network and its trainer."""
+    recipe = choose_recipe(options, design, preprocessing, len(x))
+    net = build_network(options, design, recipe, preprocessing, x)
+    return recipe, build_trainer(options, design, recipe, net, len(x))
+
+
 def build_network(
     options: argparse.Namespace, design: Design, recipe: Recipe, preprocessing: Preprocessing, x: Array
 ) -> gb.Network:

@@ -15,15 +15,7 @@ import gpu_backprop as gb
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.again import options_of_before
 from gpu_backprop.commands.announcing import printed_log
-from gpu_backprop.commands.building import (
-    build_network,
-    build_trainer,
-    choose_encoding,
-    choose_fit_options,
-    choose_recipe,
-    read_design,
-    targets,
-)
+from gpu_backprop.commands.building import build, choose_encoding, choose_fit_options, read_design, targets
 from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_test
 from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
@@ -50,9 +42,7 @@ def train(options: argparse.Namespace) -> int:
     design, windows = read_design(options), None if options.resume is None else options.settings.windows
     with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
         data = load_train_test(options, design.any_number, choose_encoding(options), windows)
-    recipe = choose_recipe(options, design, data.preprocessing, len(data.training))
-    net = build_network(options, design, recipe, data.preprocessing, data.training.x)
-    trainer = build_trainer(options, design, recipe, net, len(data.training))
+    recipe, trainer = build(options, design, data.preprocessing, data.training.x)
     with _before_training():
         folder = _find_folder(options, data)
     with folder.lock:
