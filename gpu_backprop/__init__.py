@@ -1,5 +1,7 @@
 """gpu_backprop: multi-layer perceptrons, trained by back-propagation with every gradient derived by hand."""
 
+from typing import Any
+
 import gpu_backprop.starting  # noqa: F401 (first of all)
 from gpu_backprop import recipes
 from gpu_backprop.backend.errors import (
@@ -159,3 +161,18 @@ __all__ = [
     "save",
     "write_report",
 ]
+
+_ESTIMATORS = "MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"
+"""Of interop/sklearn.py: where the first is asked for, scikit-learn is imported, which not everybody has."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ESTIMATORS:
+        from gpu_backprop.interop import sklearn
+
+        return getattr(sklearn, name)
+    raise AttributeError(f"module 'gpu_backprop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_ESTIMATORS]

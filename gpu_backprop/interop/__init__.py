@@ -1,0 +1,1 @@
+"""What meets other libraries on their own ground; each module needs the extra that it names."""

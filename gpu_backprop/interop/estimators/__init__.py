@@ -1,0 +1,1 @@
+"""The estimators of interop/sklearn.py, which import scikit-learn."""

@@ -1,0 +1,12 @@
+"""Estimators for scikit-learn, with the extra sklearn.
+
+MLPClassifier and MLPRegressor have the parameters, defaults, attributes and behaviour of scikit-learn's own, and more;
+TabularClassifier and TabularRegressor take a data frame as it is. They are also names of gpu_backprop.
+"""
+
+from gpu_backprop.backend.errors import MissingExtraError, install
+
+try:
+    import sklearn.base  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError(f"the estimators need scikit-learn: {install('sklearn')}") from error
