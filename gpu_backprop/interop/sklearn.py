@@ -10,3 +10,7 @@ try:
     import sklearn.base  # noqa: F401
 except ImportError as error:
     raise MissingExtraError(f"the estimators need scikit-learn: {install('sklearn')}") from error
+
+from gpu_backprop.interop.estimators.mlp import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

@@ -39,7 +39,7 @@ LEAST_FALL = 2.2e-9
 """Relative, how much an iteration has to lower the objective, or as much as the dtype can tell."""
 
 MANY = 1 << 30
-"""Evaluations: the iterations are limited instead."""
+"""Evaluations: unless it is asked for, the iterations are limited instead."""
 
 
 class FullBatch:
@@ -170,8 +170,9 @@ class Iterations:
 
 def fit_lbfgs(
     network: Network, x: Any, y: Any, loss: str | Loss | None = None, *, iterations: int = 200, l2: float = 0.0,
-    tolerance: float = 1e-5, memory: int = 10, weights: Any = None, validation: Any = None, patience: int | None = None,
-    batch_size: int = 8192, csv: str | os.PathLike[str] | None = None, progress: bool = True,
+    tolerance: float = 1e-5, memory: int = 10, evaluations: int = MANY, weights: Any = None, validation: Any = None,
+    patience: int | None = None, batch_size: int = 8192, csv: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> History:  # fmt: skip
     """Trains a network on all rows at once by L-BFGS (Liu and Nocedal 1989), the limited-memory form of scipy: each
     iteration goes along a line until the loss has fallen, which takes one or more passes over the data. It needs the
@@ -185,6 +186,7 @@ def fit_lbfgs(
         l2: the penalty ½·l2·ΣW² is added to the loss, with the factors of `penalty_factor`; scikit-learn's alpha, over
             the number of rows.
         tolerance: it ends where no number of the gradient is larger.
+        evaluations: after how many of the loss it ends too, ≥ 1.
         memory: how many past steps it makes the curvature of; it keeps twice as many arrays like the parameters, on the
             host, in float64.
         patience: it ends when val_loss has not improved for so many iterations, and the parameters are those of the
@@ -215,6 +217,7 @@ def fit_lbfgs(
     _check(network)
     loss = loss_of(loss, network.last)
     iterations, memory = positive("iterations", iterations), positive("memory", memory)
+    evaluations = positive("evaluations", evaluations)
     batch_size, l2 = positive("batch_size", batch_size), number("l2", l2, "a finite number ≥ 0", _at_least_0)
     tolerance = number("tolerance", tolerance, "a finite number ≥ 0", _at_least_0)
     if patience is not None and validation is None:
@@ -228,7 +231,13 @@ def fit_lbfgs(
         evaluation = None if held_out is None else Evaluation(network, objective.loss, held_out, batch_size)
         network.trained_by = network.intervals = None
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))
-        options = {"maxiter": iterations, "maxfun": MANY, "maxcor": memory, "gtol": tolerance, "ftol": least_fall}
+        options = {
+            "maxiter": iterations,
+            "maxfun": evaluations,
+            "maxcor": memory,
+            "gtol": tolerance,
+            "ftol": least_fall,
+        }
         with CsvLog(csv, history) as log, open_progress(progress, iterations, data.rows, history) as shown:
             run = Iterations(objective, evaluation, history, patience, log, shown)
             try:

@@ -1,0 +1,384 @@
+"""What MLPClassifier and MLPRegressor have in common: scikit-learn's way in and out, with a Trainer between."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from gpu_backprop.backend.errors import DivergedError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.interop.estimators.iterations import Iterations
+from gpu_backprop.interop.estimators.options import (
+    CONSTRAINTS,
+    LBFGS,
+    OF_SCIKIT_LEARN,
+    divisor,
+    hidden_layers,
+    make_loss,
+    make_optimizer,
+)
+from gpu_backprop.interop.estimators.random_state import draw_seed
+from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.network import Network
+from gpu_backprop.network.samples import samples
+from gpu_backprop.training.full_batch import FullBatch, fit_lbfgs
+from gpu_backprop.training.trainer import Trainer
+
+MOST_ROWS = 200
+"""Of a minibatch, where batch_size is "auto"."""
+
+NON_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+
+
+def keep(estimator: Any, parameters: Mapping[str, Any]) -> None:
+    """Sets what a constructor was given, as it is: scikit-learn clones an estimator by that."""
+    vars(estimator).update({name: value for name, value in parameters.items() if name != "self"})
+
+
+def is_stochastic(estimator: Any) -> bool:
+    """Tells whether an estimator has a partial_fit; else, why it has none."""
+    if estimator.solver == LBFGS:
+        raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+    return True
+
+
+class BaseMLP(BaseEstimator, ABC):
+    """The base of both. Other arrays may be put in the place of coefs_ and intercepts_, or of what is in these lists:
+    what is done next goes on from them."""
+
+    _parameter_constraints: dict[str, Any] = {**CONSTRAINTS}  # noqa: RUF012 (as scikit-learn has it)
+
+    # What differs -----------------------------------------------------------------------------------------------------
+
+    _best: Any = None  # the parameters of the best score
+    _metric: ClassVar[Any]
+    """What early stopping goes by: a metric, as `Trainer` takes it."""
+
+    @abstractmethod
+    def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
+        """Checks X and y by scikit-learn's rules, and returns y as `Trainer.fit` takes it.
+
+        Args:
+            reset: whether the features are those that come; else they have to be those that came before.
+            classes: to which of all labels y may belong; None: those of y are all.
+        """
+
+    @property
+    @abstractmethod
+    def _output(self) -> tuple[int, str]:
+        """How many outputs there are, and their activation."""
+
+    def _row_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
+        """Returns the weights of the rows to learn from."""
+        return sample_weight
+
+    def _offset_of(self, y: Array, weights: Array | None) -> float:
+        """Returns what scikit-learn's loss is more than ours, whatever the outputs are."""
+        return 0.0
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> Any:
+        """Fits the model.
+
+        Args:
+            X: (samples, features): an array, a data frame of numbers or a sparse matrix.
+            y: (samples,) or (samples, outputs): class labels, rows of 0 and 1 for several labels, or numbers.
+            sample_weight: (samples,), how much each counts.
+            eval_set: (X, y) or (X, y, sample_weight) that is only measured, after every iteration, and that
+                early_stopping then goes by, in place of a share of the training data.
+
+        Returns:
+            The estimator.
+        """
+        return self._fit(X, y, sample_weight, eval_set, incremental=False)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any, incremental: bool, classes: Any = None) -> Any:
+        goes_on = incremental and hasattr(self, "_trainer")
+        if not goes_on and not get_config()["skip_parameter_validation"]:
+            self._validate_params()
+            self._refuse_of_lbfgs()
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=int)).tolist()
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        if incremental and self.early_stopping and eval_set is None:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True, unless it is given validation data: eval_set=(X, y)."
+            )
+        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        X, y = self._check_input(X, y, first, classes)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+        held_out = None if eval_set is None else self._check_eval_set(eval_set)
+        if goes_on and self.early_stopping and self.stopped_:
+            return self
+        self._random_state = check_random_state(self.random_state)
+        self.n_outputs_, self.out_activation_ = self._output
+        if first:
+            self._begin([X.shape[1], *sizes, self.n_outputs_])
+        if self.early_stopping and held_out is None and self.solver != LBFGS:
+            X, y, weights, held_out = self._hold_out(X, y, weights)
+        weights = self._row_weights(y, weights)
+        batch = self._rows_of_a_batch(X.shape[0])
+        together = X.shape[0] if self.solver == LBFGS else batch
+        penalty = self.alpha / (together * (1.0 if weights is None else float(weights.mean()) or 1.0))
+        if not goes_on:
+            self._make_trainer(X, sizes, batch, penalty)
+        self._adopt_parameters()
+        self._offset = self._offset_of(y, weights)
+        self._begin_scores(held_out)
+        if self.solver == LBFGS:
+            self._fit_full_batch(X, y, weights, held_out, penalty)
+        elif incremental:
+            self._go_through(X, y, weights, held_out, batch, penalty)
+        else:
+            self._fit_minibatches(X, y, weights, held_out)
+        if self._best is not None and self.early_stopping and (self.stopped_ or not incremental):
+            self.network_.parameters = self._best
+        self._show_parameters()
+        if not np.isfinite(self.network_.device.to_host(self.network_.parameters)).all():
+            raise ValueError(NON_FINITE)
+        return self
+
+    def _refuse_of_lbfgs(self) -> None:
+        """Raises ValueError for what only the steps of other solvers know."""
+        for name in ("callbacks", "clip_norm", "clip_value", "dropout"):
+            if self.solver == LBFGS and getattr(self, name):
+                raise ValueError(f"{name} is for steps on minibatches, which solver='lbfgs' has none of. Leave it out.")
+
+    def _begin(self, units: list[int]) -> None:
+        """Draws the parameters, as scikit-learn draws them, and sets all else to what it is at the beginning."""
+        self.n_iter_ = self.t_ = self._no_improvement_count = 0
+        self.n_layers_ = len(units)
+        self.coefs_: list[Array] = []
+        self.intercepts_: list[Array] = []
+        for inputs, outputs in pairwise(units):
+            bound = math.sqrt((2.0 if self.activation == "logistic" else 6.0) / (inputs + outputs))
+            self.coefs_.append(self._random_state.uniform(-bound, bound, (inputs, outputs)))
+            self.intercepts_.append(self._random_state.uniform(-bound, bound, outputs))
+        self.loss_curve_: list[float] = []
+        self.best_loss_ = None if self.early_stopping else math.inf
+        self.validation_scores_: list[float] | None = None
+        self.validation_loss_curve_: list[float] | None = None
+        self.best_validation_score_: float | None = None
+        self._best = None
+
+    def _begin_scores(self, held_out: Any) -> None:
+        self.n_iter_, self.stopped_ = 0, ""
+        if held_out is not None and getattr(self, "validation_scores_", None) is None:
+            self.validation_scores_, self.validation_loss_curve_ = [], []
+            self.best_validation_score_ = -math.inf
+
+    def _make_trainer(self, X: Any, sizes: list[int], batch: int, penalty: float) -> None:
+        layers = hidden_layers(sizes, self.activation, self.dropout)
+        layers.append(Dense(self.n_outputs_, OF_SCIKIT_LEARN.get(self.out_activation_, self.out_activation_)))
+        dtype, seed = self.dtype or X.dtype.name, draw_seed(self._random_state)
+        self.network_ = Network(X.shape[1], layers, dtype=dtype, device=self.device, seed=seed, draw=False)
+        self._name_classes()
+        solver = "sgd" if self.solver == LBFGS else make_optimizer(self, penalty)
+        self._trainer = Trainer(
+            self.network_, make_loss(self.loss), solver, batch_size=batch, clip_norm=self.clip_norm,
+            clip_value=self.clip_value, metrics=[self._metric],
+        )  # fmt: skip
+        self._optimizer, self.history_ = self._trainer.optimizer, self._trainer.history
+        self._shown: list[tuple[Array, Array]] = []
+
+    def _name_classes(self) -> None:
+        """Tells the network what its outputs stand for."""
+
+    def _rows_of_a_batch(self, rows: int) -> int:
+        if isinstance(self.batch_size, str):
+            return min(MOST_ROWS, rows)
+        if self.batch_size > rows and self.solver != LBFGS:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
+            )
+        return int(min(self.batch_size, rows))
+
+    def _check_eval_set(self, eval_set: Any) -> tuple[Any, ...]:
+        if isinstance(eval_set, list) and len(eval_set) == 1:
+            (eval_set,) = eval_set
+        if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
+            raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {type(eval_set).__name__}.")
+        X, y, *weights = eval_set
+        X, y = self._check_input(X, y, False, getattr(self, "classes_", None))
+        return X, y, *(_check_sample_weight(one, X) for one in weights if one is not None)
+
+    def _hold_out(self, X: Any, y: Array, weights: Array | None) -> tuple[Any, ...]:
+        """Splits rows off as scikit-learn does; returns X, y and weights of the others, and these."""
+        stratify = y.astype(bool) if is_classifier(self) and self.n_outputs_ == 1 else None
+        arrays = [X, y] if weights is None else [X, y, weights]
+        parts = train_test_split(
+            *arrays, random_state=self._random_state, test_size=self.validation_fraction, stratify=stratify
+        )
+        held_out = tuple(parts[1::2])
+        if held_out[0].shape[0] < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return parts[0], parts[2], None if weights is None else parts[4], held_out
+
+    def _fit_minibatches(self, X: Any, y: Array, weights: Array | None, held_out: Any) -> None:
+        """Lets the trainer run the epochs."""
+        rules, interrupted = self._rules(X), False
+        try:
+            with _scaled_by_others():
+                history = self._trainer.fit(
+                    X, y, self.max_iter, weights=weights, validation=held_out, shuffle=self.shuffle, progress=False,
+                    callbacks=[rules, *(self.callbacks or ())],
+                )  # fmt: skip
+            interrupted = (history.stopped or "").startswith("interrupted")
+        except KeyboardInterrupt:
+            interrupted = True
+        except DivergedError as error:
+            if not self.early_stopping:
+                raise ValueError(f"{NON_FINITE} {error}") from error
+            assert self.validation_scores_ is not None
+            self.validation_scores_.append(math.nan)
+            self.stopped_ = str(error)
+            warnings.warn(f"Training ended early, and the best parameters are kept: {error}", ConvergenceWarning, 4)
+        if interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        elif self.n_iter_ == self.max_iter and not self.stopped_:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet.", ConvergenceWarning, stacklevel=4,
+            )  # fmt: skip
+
+    def _go_through(
+        self, X: Any, y: Array, weights: Array | None, held_out: Any, batch: int, penalty: float
+    ) -> None:  # fmt: skip
+        """Takes a step on each minibatch, once: what `Trainer.fit` prepares for many epochs would be more work."""
+        trainer, rows = self._trainer, X.shape[0]
+        if isinstance(self.solver, str) and "l2" in trainer.optimizer.settings:
+            trainer.optimizer.l2 = penalty
+        order = self._random_state.permutation(rows) if self.shuffle else np.arange(rows)
+        losses = []
+        for start in range(0, rows, batch):
+            chosen = order[start : start + batch]
+            losses.append(trainer.step(X[chosen], y[chosen], None if weights is None else weights[chosen]))
+        counts = [min(batch, rows - start) for start in range(0, rows, batch)]
+        row = {"loss": float(np.dot([float(loss) for loss in losses], counts)) / rows}
+        if held_out is not None:
+            row |= {f"val_{name}": value for name, value in trainer.evaluate(*held_out).items()}
+        self._rules(X).end_iteration(trainer, row)
+
+    def _rules(self, X: Any) -> Iterations:
+        metric = self._metric
+        return Iterations(self, X.shape[0], metric if isinstance(metric, str) else metric.__name__)
+
+    def _fit_full_batch(self, X: Any, y: Array, weights: Array | None, held_out: Any, penalty: float) -> None:
+        trainer = self._trainer
+        patience = self.n_iter_no_change if self.early_stopping and held_out is not None else None
+        try:
+            with _scaled_by_others():
+                self.history_ = history = fit_lbfgs(
+                    self.network_, X, y, trainer.loss, iterations=self.max_iter, evaluations=self.max_fun, l2=penalty,
+                    tolerance=self.tol, weights=weights, validation=held_out, patience=patience, progress=False,
+                )  # fmt: skip
+        except DivergedError as error:
+            raise ValueError(f"{NON_FINITE} {error}") from error
+        self.n_iter_, self.stopped_ = len(history), history.stopped or ""
+        losses = history["loss"] or [trainer.evaluate(X, y, weights)["loss"]]
+        self.loss_curve_ += [self._reported(loss) for loss in losses]
+        self.loss_ = self.loss_curve_[-1] + penalty / 2 * self._sum_of_squares()
+        if not self.stopped_.startswith(("converged", "val_loss")):
+            why = self.stopped_ or "the limit of max_iter iterations or max_fun evaluations was reached"
+            warnings.warn(
+                f"lbfgs failed to converge after {self.n_iter_} iteration(s): {why}. Increase max_iter or max_fun, or "
+                "scale the data.", ConvergenceWarning, stacklevel=4,
+            )  # fmt: skip
+
+    def _reported(self, loss: float) -> float:
+        """Returns a loss of ours as scikit-learn reports it, with its penalty."""
+        of_data = loss / divisor(self._trainer.loss, self.n_outputs_) + self._offset
+        l2 = self._trainer.optimizer.settings.get("l2", 0.0)
+        return of_data + l2 / 2 * self._sum_of_squares() if l2 else of_data
+
+    def _sum_of_squares(self) -> float:
+        return sum(float(w.ravel() @ w.ravel()) for w in (layer.weight for layer in self._dense))
+
+    # Parameters -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _dense(self) -> list[Any]:
+        return [layer for layer in self.network_.layers if isinstance(layer, Dense)]
+
+    def _adopt_parameters(self) -> None:
+        """Copies into the network what was put in the place of its parameters."""
+        shown = [*self._shown, *[(None, None)] * len(self.coefs_)]
+        for layer, W, b, (own_W, own_b) in zip(self._dense, self.coefs_, self.intercepts_, shown, strict=False):
+            if W is not own_W:
+                layer.weight = W
+            if b is not own_b:
+                layer.bias = b
+
+    def _show_parameters(self) -> None:
+        """Makes coefs_ and intercepts_ those of the network."""
+        on_host = isinstance(self.network_.parameters, np.ndarray)
+        get = (lambda array: array) if on_host else self.network_.device.to_host
+        self._shown = [(get(layer.weight), get(layer.bias)) for layer in self._dense]
+        self.coefs_, self.intercepts_ = [W for W, _ in self._shown], [b for _, b in self._shown]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        return state | {"_shown": []} if "_shown" in state else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "network_" in state:
+            self._adopt_parameters()
+            self._show_parameters()
+
+    def _loss_grad_lbfgs(
+        self, packed: Array, X: Any, y: Array, sample_weight: Any, *unused: Any
+    ) -> tuple[float, Array]:  # fmt: skip
+        """Returns the loss and its gradient where all parameters, one after the other, are these: weights, then biases,
+        as scikit-learn's method of this name does; it has a use for more arrays."""
+        net = self.network_.copy(dtype="float64")
+        layers = [layer for layer in net.layers if isinstance(layer, Dense)]
+        names = [(layer, name) for name in ("weight", "bias") for layer in layers]
+        ends = np.cumsum([getattr(layer, name).size for layer, name in names])
+        for (layer, name), part in zip(names, np.split(np.asarray(packed, np.float64), ends[:-1]), strict=True):
+            setattr(layer, name, part.reshape(getattr(layer, name).shape))
+        data = samples(net, self._trainer.loss, X, y, sample_weight, values=False)
+        total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight))
+        objective = FullBatch(net, self._trainer.loss, data, X.shape[0], self.alpha / total)
+        loss, net.gradients = objective(net.device.to_host(net.parameters))
+        grads = [net.device.to_host(getattr(layer, f"grad_{name}")).ravel() for layer, name in names]
+        return loss, np.concatenate(grads)
+
+    # Prediction -------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, X: Any) -> Array:
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        self._adopt_parameters()
+        return self.network_.predict(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+@contextmanager
+def _scaled_by_others() -> Iterator[None]:
+    """Keeps the warning of columns that nobody has scaled from who has a pipeline for that, as scikit-learn does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* is not scaled", RuntimeWarning)
+        yield

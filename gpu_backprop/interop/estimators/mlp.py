@@ -1,0 +1,251 @@
+"""MLPClassifier and MLPRegressor, with the parameters of scikit-learn 1.9's, and more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import xlogy
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import validate_data
+
+from gpu_backprop.backend.formula import Activation, Array
+from gpu_backprop.interop.estimators.base import BaseMLP, is_stochastic, keep
+from gpu_backprop.interop.estimators.options import losses
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.losses import Poisson
+from gpu_backprop.network.schedules import OwnSchedule, Schedule
+from gpu_backprop.training.optimizer import Optimizer
+
+FLOATS = np.float64, np.float32
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):
+    """scikit-learn's MLPClassifier, trained by this package: its parameters, defaults, attributes and behaviour, and
+    what it does not have. The same random_state draws the same initial weights as there; the order of the rows is
+    another.
+
+    Args:
+        hidden_layer_sizes: the units of each hidden layer; an integer is one layer, () is none.
+        activation: of the hidden layers: "relu", "logistic" (sigmoid), "tanh", "identity" or any of gb.ACTIVATIONS, or
+            an Activation; or a list with one for each layer.
+        solver: "adam", "sgd", "lbfgs", any of gb.OPTIMIZERS such as "adamw", or an Optimizer, which then decides the
+            learning rate, its schedule and all penalties by itself.
+        alpha: the factor of the penalty ½ΣW², over the rows of a minibatch; with "adamw", its weight_decay.
+        batch_size: rows of a minibatch; "auto" is min(200, samples).
+        learning_rate: "constant"; "invscaling", learning_rate_init/(t_ + 1)^power_t, or "adaptive", a fifth each time
+            that nothing has improved any more, both with solver="sgd" alone; or, with any solver, one of gb.SCHEDULES
+            or a Schedule, over max_iter iterations.
+        learning_rate_init, power_t, momentum, nesterovs_momentum, beta_1, beta_2, epsilon: of the solvers that have
+            them.
+        max_iter: the most iterations, which are epochs unless the solver is "lbfgs".
+        max_fun: of "lbfgs", the most evaluations of the loss.
+        shuffle: whether the rows have another order in each iteration.
+        random_state: decides initial weights, the rows held out, the order of rows and dropout.
+        tol: an iteration improves if the loss falls, or the score rises, by this.
+        n_iter_no_change: training ends after more iterations than this without an improvement; math.inf: never.
+        verbose: whether each iteration prints a line.
+        warm_start: whether `fit` goes on from the parameters that there are.
+        early_stopping: whether the score of held-out rows decides when training ends, and which parameters are kept:
+            of a share of the rows, or those of `eval_set`.
+        validation_fraction: that share.
+        loss: "log_loss", which is cross entropy; "focal" or another of gb.LOSSES that suits, or a Loss such as
+            gb.CrossEntropy(label_smoothing=0.1).
+        dropout: the rate after each hidden layer, or a list with one for each.
+        class_weight: {class: weight} or "balanced", as for scikit-learn's other classifiers.
+        clip_norm, clip_value: as of `gb.Trainer`.
+        callbacks: a list, as of `gb.Trainer.fit`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: of the network; None: that of X, float32 or float64. float32 is the faster.
+
+    Attributes:
+        classes_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_: as in scikit-learn.
+        coefs_, intercepts_: as in scikit-learn; on a CPU they are the network's own arrays.
+        loss_, best_loss_, loss_curve_, n_iter_, t_: as in scikit-learn; with "lbfgs" there is a loss_curve_ too.
+        validation_scores_, best_validation_score_: as in scikit-learn, and also with an `eval_set`.
+        validation_loss_curve_: the loss of the validation data after each iteration; None where there are none.
+        stopped_: why training ended before max_iter; "" if it did not.
+        network_: the `gb.Network`, which `gb.save` writes.
+        history_: the `gb.History` of the last fit.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        **BaseMLP._parameter_constraints,
+        "loss": losses("log_loss"),
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+    _metric = "accuracy"
+
+    def __init__(
+        self, hidden_layer_sizes: Any = (100,), activation: str | Activation | Sequence[str | Activation] = "relu", *,
+        solver: str | Optimizer = "adam", alpha: float = 0.0001, batch_size: int | str = "auto",
+        learning_rate: str | Schedule | OwnSchedule = "constant", learning_rate_init: float = 0.001,
+        power_t: float = 0.5, max_iter: int = 200, shuffle: bool = True, random_state: Any = None, tol: float = 1e-4,
+        verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9, nesterovs_momentum: bool = True,
+        early_stopping: bool = False, validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
+        epsilon: float = 1e-8, n_iter_no_change: float = 10, max_fun: int = 15000, loss: str | Loss = "log_loss",
+        dropout: float | Sequence[float] = 0.0, class_weight: Mapping[Any, float] | str | None = None,
+        clip_norm: float | None = None, clip_value: float | None = None, callbacks: Sequence[Any] | None = None,
+        device: str = "auto", dtype: str | None = None,
+    ) -> None:  # fmt: skip
+        keep(self, locals())
+
+    @available_if(is_stochastic)
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, eval_set: Any = None
+    ) -> MLPClassifier:  # fmt: skip
+        """Goes through some rows once, from where the model is.
+
+        Args:
+            X, y, sample_weight, eval_set: as of `fit`. With early_stopping and an eval_set, the call after which the
+                score has not improved for n_iter_no_change calls brings the best parameters back, and later ones
+                learn nothing.
+            classes: of the first call, all the labels that will come.
+        """
+        if _check_partial_fit_first_call(self, classes):
+            self._label_binarizer = LabelBinarizer()
+            self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
+        self._fit(X, y, sample_weight, eval_set, incremental=True, classes=self.classes_)
+        return self
+
+    def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", multi_output=True, dtype=self.dtype if self.dtype in ("float32", "float64")
+            else FLOATS, reset=reset,
+        )  # fmt: skip
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        found = unique_labels(y)
+        if classes is not None:
+            if len(np.setdiff1d(found, classes)):
+                raise ValueError(
+                    f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. 'y' has {found}."
+                )
+        elif reset or not hasattr(self, "classes_"):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        elif set(found) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {found}"
+            )
+        if self._output[1] == "softmax":
+            return X, np.searchsorted(self.classes_, y)
+        return X, self._label_binarizer.transform(y).astype(X.dtype)
+
+    @property
+    def _output(self) -> tuple[int, str]:
+        kind, classes = self._label_binarizer.y_type_, len(self.classes_)
+        if kind == "multiclass":
+            return classes, "softmax"
+        return classes if kind.startswith("multilabel") else 1, "logistic"
+
+    def _row_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
+        if self.class_weight is None:
+            return sample_weight
+        labels = y if y.ndim == 2 and y.shape[1] > 1 else self.classes_[y.ravel().astype(int)]
+        weights: Array = compute_sample_weight(self.class_weight, labels)
+        return weights if sample_weight is None else weights * sample_weight
+
+    def _name_classes(self) -> None:
+        classes = self.classes_.tolist()
+        if self._output[1] == "softmax" and all(isinstance(one, str) or type(one) is int for one in classes):
+            self.network_.classes = classes
+
+    def predict(self, X: Any) -> Array:
+        """Predicts the class of each row, (samples,), or 0 and 1 for each of several labels, (samples, labels)."""
+        y = self._outputs(X)
+        labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:
+        """Predicts probabilities, (samples, classes), in the order of classes_; of several labels, each by itself."""
+        y = self._outputs(X)
+        return np.hstack([1 - y, y]) if self.n_outputs_ == 1 else y
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Predicts the logarithms of the probabilities, (samples, classes)."""
+        y = self.predict_proba(X)
+        return np.log(y, out=y)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):
+    """scikit-learn's MLPRegressor, trained by this package: its parameters, defaults, attributes and behaviour, and
+    what it does not have. See `MLPClassifier`, whose parameters and attributes it has but for those of classes.
+
+    Args:
+        loss: "squared_error", "poisson", whose outputs are exp(z); "absolute_error", "huber", "quantile" or another of
+            gb.LOSSES that suits numbers, or a Loss such as gb.Quantile(0.9). As in scikit-learn, "squared_error" is
+            half of it.
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        **BaseMLP._parameter_constraints,
+        "loss": losses("squared_error"),
+    }
+
+    def __init__(
+        self, loss: str | Loss = "squared_error", hidden_layer_sizes: Any = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu", *, solver: str | Optimizer = "adam",
+        alpha: float = 0.0001, batch_size: int | str = "auto",
+        learning_rate: str | Schedule | OwnSchedule = "constant", learning_rate_init: float = 0.001,
+        power_t: float = 0.5, max_iter: int = 200, shuffle: bool = True, random_state: Any = None, tol: float = 1e-4,
+        verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9, nesterovs_momentum: bool = True,
+        early_stopping: bool = False, validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
+        epsilon: float = 1e-8, n_iter_no_change: float = 10, max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0, clip_norm: float | None = None, clip_value: float | None = None,
+        callbacks: Sequence[Any] | None = None, device: str = "auto", dtype: str | None = None,
+    ) -> None:  # fmt: skip
+        keep(self, locals())
+
+    @available_if(is_stochastic)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> MLPRegressor:
+        """Goes through some rows once, from where the model is.
+
+        Args:
+            X, y, sample_weight, eval_set: as of `MLPClassifier.partial_fit`.
+        """
+        self._fit(X, y, sample_weight, eval_set, incremental=True)
+        return self
+
+    @staticmethod
+    def _metric(target: Array, y: Array, weights: Array | None) -> float:
+        """Returns R² as scikit-learn has it, also where all targets are equal."""
+        return float(r2_score(target, y, sample_weight=weights)) if np.isfinite(y).all() else float("nan")
+
+    def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=True, reset=reset,
+            dtype=self.dtype if self.dtype in ("float32", "float64") else FLOATS,
+        )  # fmt: skip
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._columns = y.shape[1] if y.ndim == 2 else 1
+        return X, y
+
+    @property
+    def _output(self) -> tuple[int, str]:
+        poisson = self.loss == "poisson" or isinstance(self.loss, Poisson)
+        return self._columns, "exp" if poisson else "identity"
+
+    def _offset_of(self, y: Array, weights: Array | None) -> float:
+        if self._output[1] != "exp":
+            return 0.0
+        return float(np.average(xlogy(y, y) - y, axis=0, weights=weights).mean())
+
+    def predict(self, X: Any) -> Array:
+        """Predicts numbers, (samples,) or, of several outputs, (samples, outputs)."""
+        y = self._outputs(X)
+        return y.ravel() if y.shape[1] == 1 else y

@@ -1,0 +1,131 @@
+"""What the parameters of scikit-learn's MLP are called here, and what they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from gpu_backprop.backend.formula import Activation
+from gpu_backprop.network.activations import ACTIVATIONS
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layers import Dense, Dropout
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.losses import LOSSES, HalfSquaredError
+from gpu_backprop.network.schedules import SCHEDULES, Schedule
+from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizers import OPTIMIZERS
+
+LBFGS = "lbfgs"
+RATES = INVSCALING, ADAPTIVE = "invscaling", "adaptive"
+"""scikit-learn's rules for the learning rate of sgd, besides a constant one."""
+
+OF_SCIKIT_LEARN: Mapping[str, str] = {"logistic": "sigmoid", "squared_error": "half_squared_error"}
+"""Activations and losses that it calls otherwise."""
+
+_MOMENTS = {"beta1": "beta_1", "beta2": "beta_2", "epsilon": "epsilon"}
+"""The settings of Adam and its kin, and the parameters that they come from."""
+
+_FROM_0 = Interval(Real, 0, None, closed="left")
+_ABOVE_0 = Interval(Real, 0, None, closed="neither")
+_FROM_1 = Interval(Integral, 1, None, closed="left")
+_SHARE = Interval(Real, 0, 1, closed="left")
+
+CONSTRAINTS: Mapping[str, Sequence[Any]] = {
+    "hidden_layer_sizes": ["array-like", _FROM_1],
+    "activation": [StrOptions({*ACTIVATIONS, "logistic"}), Activation, list, tuple],
+    "solver": [StrOptions({LBFGS, *OPTIMIZERS}), Optimizer],
+    "alpha": [_FROM_0],
+    "batch_size": [StrOptions({"auto"}), _FROM_1],
+    "learning_rate": [StrOptions({*RATES, *SCHEDULES}), Schedule, callable],
+    "learning_rate_init": [_ABOVE_0],
+    "power_t": [_FROM_0],
+    "max_iter": [_FROM_1],
+    "shuffle": ["boolean"],
+    "random_state": ["random_state"],
+    "tol": [_FROM_0],
+    "verbose": ["verbose"],
+    "warm_start": ["boolean"],
+    "momentum": [Interval(Real, 0, 1, closed="both")],
+    "nesterovs_momentum": ["boolean"],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [_SHARE],
+    "beta_1": [_SHARE],
+    "beta_2": [_SHARE],
+    "epsilon": [_ABOVE_0],
+    "n_iter_no_change": [_FROM_1, Options(Real, {np.inf})],
+    "max_fun": [_FROM_1],
+    "dropout": [_SHARE, list, tuple],
+    "clip_norm": [None, _ABOVE_0],
+    "clip_value": [None, _ABOVE_0],
+    "callbacks": [None, list, tuple],
+    "device": [str],
+    "dtype": [None, StrOptions({"float16", "bfloat16", "float32", "float64"})],
+}
+
+
+def losses(*own: str) -> Sequence[Any]:
+    """Returns what the parameter `loss` may be: these names, those of LOSSES, or a Loss."""
+    return [StrOptions({*own, *LOSSES}), Loss]
+
+
+def hidden_layers(sizes: Sequence[int], activation: Any, dropout: Any) -> list[Layer]:
+    """Makes the hidden layers.
+
+    Args:
+        activation: of all of them, or one for each.
+        dropout: the rate after each of them, or one for each.
+    """
+    layers: list[Layer] = []
+    activations, rates = (_of_each(name, given, sizes) for name, given in zip(
+        ("activation", "dropout"), (activation, dropout), strict=True
+    ))  # fmt: skip
+    for units, f, rate in zip(sizes, activations, rates, strict=True):
+        layers.append(Dense(units, OF_SCIKIT_LEARN.get(f, f) if isinstance(f, str) else f))
+        if rate:
+            layers.append(Dropout(rate))
+    return layers
+
+
+def _of_each(name: str, given: Any, sizes: Sequence[int]) -> Sequence[Any]:
+    if not isinstance(given, (list, tuple)):
+        return [given] * len(sizes)
+    if len(given) != len(sizes):
+        raise ValueError(
+            f"{name} has {len(given)} entries for {len(sizes)} hidden layers. Give one for all of them, or one each."
+        )
+    return given
+
+
+def make_loss(loss: str | Loss) -> str | Loss | None:
+    """Returns the loss as `Trainer` takes it; None is the one that suits the output layer."""
+    if not isinstance(loss, str) or loss == "log_loss":
+        return None if loss == "log_loss" else loss
+    return OF_SCIKIT_LEARN.get(loss, loss)
+
+
+def divisor(loss: Loss, outputs: int) -> int:
+    """Returns what scikit-learn divides a loss of several outputs by when it reports it, which is a sum here."""
+    return outputs if isinstance(loss, HalfSquaredError) or loss.name == "poisson" else 1
+
+
+def make_optimizer(estimator: Any, penalty: float) -> Optimizer:
+    """Makes the optimizer that an estimator's parameters describe.
+
+    Args:
+        penalty: alpha over the rows of a minibatch: the factor of ½ΣW² in the loss of a row.
+    """
+    solver, rate, follows = estimator.solver, estimator.learning_rate_init, estimator.learning_rate
+    if isinstance(solver, Optimizer):
+        return solver
+    settings: dict[str, Any] = {"schedule": None if follows in (*RATES, "constant") else follows}
+    settings["weight_decay" if solver == "adamw" else "l2"] = estimator.alpha if solver == "adamw" else penalty
+    if solver == "sgd":
+        momentum = min(estimator.momentum, 1 - 2**-53)
+        settings |= {"momentum": momentum, "nesterov": estimator.nesterovs_momentum and momentum > 0}
+    elif _MOMENTS.keys() <= OPTIMIZERS[solver]().settings.keys():
+        settings |= {ours: getattr(estimator, theirs) for ours, theirs in _MOMENTS.items()}
+    return OPTIMIZERS[solver](rate, **settings)
