@@ -16,7 +16,8 @@ def test_estimator(estimator, check):
     try:
         check(estimator)
     except SkipTest as reason:
-        assert str(reason).startswith(NOT_FOR_THEM)
+        if not str(reason).startswith(NOT_FOR_THEM):
+            raise
 
 
 @pytest.mark.parametrize(
