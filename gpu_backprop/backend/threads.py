@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 LIMITS = "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"
@@ -21,7 +22,7 @@ GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 def threads() -> int:
     """Counts a thread for each core of this process, or as LIMITS or a container's quota say where that is less; half a
     core counts as none, since threads that spin while they wait would use it up."""
-    return max(1, min([cores(), *_limits()[:1], *_quotas()]))
+    return max(1, min([cores(), *_limits()[:1], *_quotas(GROUPS, OWN_GROUPS)]))
 
 
 def cores() -> int:
@@ -37,17 +38,24 @@ def _limits() -> list[int]:
     return [int(begin[0]) for begin in begins if begin and int(begin[0]) > 0]
 
 
-def _quotas() -> Iterator[int]:
-    """Yields the whole cores that each control group of this process may use, where there is a limit."""
+@cache
+def _quotas(groups: Path, own_groups: Path) -> tuple[int, ...]:
+    """Finds the whole cores that each control group of this process may use, where there is a limit. They are read
+    once: each network asks, and to read them takes as long as to build it."""
     try:
-        lines = OWN_GROUPS.read_text("utf-8", "replace").splitlines()
+        lines = own_groups.read_text("utf-8", "replace").splitlines()
     except OSError:
-        return
+        return ()
+    return tuple(_quotas_of(groups, lines))
+
+
+def _quotas_of(groups: Path, lines: Iterable[str]) -> Iterator[int]:
+    """Yields those of the control groups that such lines name."""
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if not controllers:  # version 2, beside version 1 in "unified"
-            roots, files = (GROUPS, GROUPS / "unified"), ["cpu.max"]
+            roots, files = (groups, groups / "unified"), ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            roots, files = (GROUPS / "cpu", GROUPS / controllers), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            roots, files = (groups / "cpu", groups / controllers), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         for root in roots:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,6 +125,7 @@ class UpdateRule:
         except Exception:
             return True
 
+    @lru_cache(64)  # noqa: B019, every optimizer that is made asks for one or two, which are checked as they are made
     def with_settings(self, *names: str) -> UpdateRule:
         """Returns this rule with some settings of OPTIONAL besides its own."""
         added = {name: OPTIONAL[name] for name in names if name not in self.settings}

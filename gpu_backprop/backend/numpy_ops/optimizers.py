@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,15 @@ from gpu_backprop.backend.update_rule import UpdateRule, largest_gradient
 
 CHANGE, GRADIENT = 6, 7
 """Slots of scratch memory: a rule may use those below."""
+
+
+class Section(NamedTuple):
+    """Parameters of a run, from where to where, with the factors of their decay and penalties."""
+
+    start: int
+    end: int
+    decay: float
+    penalty: float
 
 
 def update(
@@ -63,27 +72,30 @@ def _step(
     if factor is not None:
         scale = device.empty((*factor.shape, 1) if factor.ndim else (), w.dtype)
         yield partial(np.copyto, scale, factor[..., None] if factor.ndim else factor, "same_kind")
-    for part, rate, decay, penalty in _runs(groups, w):
-        keep = None
-        if rule.decays:
-            keep = device.empty(hyper.shape[:-1] + (1,) * (w.ndim - 1), w.dtype)
+    for part, rate, sections in _runs(groups, w):
+        keeps: dict[float, Array] = {}
+        for decay in {section.decay for section in sections} - {0} if rule.decays else ():
+            keep = keeps[decay] = device.empty(hyper.shape[:-1] + (1,) * (w.ndim - 1), w.dtype)
             eta, lam = (hyper[..., 1 + [*rule.settings].index(name)] for name in ("learning_rate", "weight_decay"))
             yield partial(_keep, eta, lam, rate * decay, keep)
         half = None if half_parameters is None else half_parameters[..., part]
         found = () if moments is None else moments[..., part]
-        formula = partial(_change, rule, rate, penalty)
+        formula = partial(_change, rule, rate, sections, [*keeps])
         yield from in_blocks(
-            device, formula, w[..., part], g[..., part], scale, keep, half, *found, *columns, axes=w.ndim
+            device, formula, w[..., part], g[..., part], scale, half, *keeps.values(), *found, *columns, axes=w.ndim
         )
 
 
 def _change(
-    rule: UpdateRule, rate: float, penalty: float, work: Scratch, w: Array, g: Array, scale: Array | None,
-    keep: Array | None, half_parameters: Array | None, *arrays: Array,
+    rule: UpdateRule, rate: float, sections: Sequence[Section], decays: Sequence[float], work: Scratch, w: Array,
+    g: Array, scale: Array | None, half_parameters: Array | None, *arrays: Array,
 ) -> Calls:  # fmt: skip
     """W ← keep·W − rate·change of a block, and its copy."""
     change, own = work.full(CHANGE), work.full(GRADIENT)
+    keeps, arrays = dict(zip(decays, arrays, strict=False)), arrays[len(decays) :]
     named = dict(zip((*rule.moments, *rule.coefficients, *rule.of_gradient), arrays, strict=True))
+    places = [(slice(max(0, s.start - work.row), max(0, s.end - work.row)), s) for s in sections]
+    parts = [(part, section) for part, section in places if w[..., part].size]
     if scale is not None:
         yield call(np.multiply, g, scale, out=own)
         g = own
@@ -92,18 +104,24 @@ def _change(
         yield call(np.minimum, own, named.pop("clip_above"), out=own)
         g = own
     for name in ("penalty_l2", "penalty_l1"):
-        if (coefficient := named.pop(name, None)) is None or not penalty:
+        if (coefficient := named.pop(name, None)) is None or not any(section.penalty for _, section in parts):
             continue
-        if name == "penalty_l1":
-            yield call(np.sign, w, out=change)
-        yield call(np.multiply, change if name == "penalty_l1" else w, coefficient, out=change)
-        if penalty != 1:
-            yield call(np.multiply, change, penalty, out=change)
-        yield call(np.add, g, change, out=own)
+        for part, (*_, penalty) in parts:
+            one, slope, into = w[..., part], change[..., part], own[..., part]
+            if penalty:
+                if name == "penalty_l1":
+                    yield call(np.sign, one, out=slope)
+                yield call(np.multiply, slope if name == "penalty_l1" else one, coefficient, out=slope)
+                if penalty != 1:
+                    yield call(np.multiply, slope, penalty, out=slope)
+                yield call(np.add, g[..., part], slope, out=into)
+            elif g is not own:
+                yield partial(np.copyto, into, g[..., part])
         g = own
     yield from rule.numpy(w, g, change, work, **named)
-    if keep is not None:
-        yield call(np.multiply, w, keep, out=w)
+    for part, section in parts:
+        if section.decay in keeps:
+            yield call(np.multiply, w[..., part], keeps[section.decay], out=w[..., part])
     if rate != 1:
         yield call(np.multiply, change, rate, out=change)
     yield call(np.subtract, w, change, out=w)
@@ -131,15 +149,22 @@ def _keep(eta: Array, lam: Array, factor: float, keep: Array) -> None:
     keep[...] = (1 - eta * lam * factor).reshape(keep.shape)
 
 
-def _runs(groups: Array | None, w: Array) -> Iterator[tuple[slice, float, float, float]]:
-    """Yields runs of neighbouring blocks whose factors are the same, as a place among the parameters, the factor of the
-    rate, which is not 0, that of the decay, and that of the penalties."""
+def _runs(groups: Array | None, w: Array) -> Iterator[tuple[slice, float, list[Section]]]:
+    """Yields runs of neighbouring blocks whose factor of the rate is the same, and not 0, as a place among the
+    parameters, that factor, and their sections, whose other factors are the same. A rule does all of a run at once: for
+    small parameters a call of NumPy costs more than what it does."""
     if groups is None:
-        yield slice(None), 1.0, 1.0, 1.0
+        yield slice(None), 1.0, [Section(0, w.shape[-1], 1.0, 1.0)]
         return
     size = ALIGNMENT // w.itemsize
-    starts = [0, *(np.flatnonzero(np.any(np.diff(groups), axis=0)) + 1).tolist(), math.ceil(w.shape[-1] / size)]
-    for start, end in pairwise(starts):
-        rate, decay, penalty = groups[:, start].tolist()
-        if rate:
-            yield slice(start * size, end * size), rate, decay, penalty
+    for start, end in _alike(groups[:1]):
+        others = groups[1:, start:end]
+        sections = [Section(a * size, b * size, *others[:, a].tolist()) for a, b in _alike(others)]
+        if rate := groups[0, start].item():
+            yield slice(start * size, end * size), rate, sections
+
+
+def _alike(columns: Array) -> Iterable[tuple[int, int]]:
+    """Finds from where to where neighbouring columns are the same."""
+    changes = np.flatnonzero(np.any(np.diff(columns), axis=0)) + 1
+    return pairwise([0, *changes.tolist(), columns.shape[-1]])
