@@ -323,7 +323,7 @@ class Network(FixedAttributes):
         grad_y = check_real(grad_y, "grad_y")
         with self.exclusively("backward"):
             try:
-                return eager.backward(grad_y)
+                return eager.backward(self, grad_y)
             except BaseException:
                 del self._of_thread.reader  # its plan may be half built
                 raise

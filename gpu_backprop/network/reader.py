@@ -55,10 +55,11 @@ class Reader:
 
 
 class Eager:
-    """forward and backward as one plan in two phases, so that a caller can stand between them."""
+    """forward and backward as one plan in two phases, so that a caller can stand between them. It does not hold on to
+    the network, which holds on to it: memory is free as soon as nobody has the network any more."""
 
     def __init__(self, network: Network, device: Device, rows: int, training: bool) -> None:
-        self.network, self.key = network, network.plan_key
+        self.key = network.plan_key
         self.plan = plan = Plan(device, training)
         network.emit_parameters(plan)
         self.x = plan.empty("x", (*network.models_shape, rows, network.inputs))
@@ -68,22 +69,22 @@ class Eager:
         self.grad_x: Array | None = None
 
     def forward(self, x: Array) -> None:
-        self.network.device.copy_in(self.x, x)
-        with self.network.device.computing():
+        self.plan.device.copy_in(self.x, x)
+        with self.plan.device.computing():
             self.plan.run("forward")
 
     def mean(self) -> Array:
         """The mean of y over the members, (batch, outputs), in float64."""
-        with self.network.device.computing():
+        with self.plan.device.computing():
             mean: Array = self.y.mean(axis=0, dtype=np.float64)
         return mean
 
-    def backward(self, grad_y: Array) -> Array:
-        device = self.network.device
+    def backward(self, network: Network, grad_y: Array) -> Array:
+        device = self.plan.device
         if self.grad_y is None:
             self.plan.phase = "backward"
-            self.grad_y = self.plan.empty(f"∇y{self.network.last.number}", self.y.shape)
-            self.grad_x = self.network.emit_backward(self.plan, self.grad_y, grad_x=True)
+            self.grad_y = self.plan.empty(f"∇y{network.last.number}", self.y.shape)
+            self.grad_x = network.emit_backward(self.plan, self.grad_y, grad_x=True)
         assert self.grad_x is not None
         device.copy_in(self.grad_y, grad_y)
         with device.computing():

@@ -382,8 +382,9 @@ class Run:
     def _finite(self, sums: Mapping[str, Array]) -> bool:
         """Tells whether all losses of the running epoch are finite, and the parameters too."""
         device, parameters = self.step.device, self.step.network.parameters
-        if not finite_loss(sums["total"]) or np.isfinite(sums["squares"]).all():
-            return finite_loss(sums["total"])
+        finite = finite_loss(sums["total"])
+        if not finite or np.isfinite(sums["squares"]).all():
+            return finite
         with device.computing():  # the squares of finite numbers can be more than float64 holds
             return bool(device.xp.isfinite(parameters).all())
 

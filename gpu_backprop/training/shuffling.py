@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,9 +54,9 @@ class Shuffling:
         """Draws a new order of so many rows, int64 (..., rows), each member's own: into `out` where that is given.
         Where members have not all as many, (models,), one with fewer takes some of its own once more."""
         self._states = None
-        counts = np.broadcast_to(rows, math.prod(self.models_shape))
-        order: Array = np.empty((*self.models_shape, counts.max()), np.int64) if out is None else out
-        drawn = self._generators, order.reshape(len(counts), -1), counts.tolist()
+        counts = [rows] * len(self._generators) if isinstance(rows, int) else rows.tolist()
+        order: Array = np.empty((*self.models_shape, max(counts)), np.int64) if out is None else out
+        drawn = self._generators, order.reshape(len(counts), -1), counts
         if order.size < SHARED or len(counts) == 1:
             list(map(_fill, *drawn))
         else:

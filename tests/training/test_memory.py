@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import traceback
 import weakref
 
@@ -50,6 +51,36 @@ def test_few_batch_sizes_are_looked_at():
 
 def trainer_of():
     return gb.Trainer(gb.Network(4, [gb.Dense(5, "tanh"), gb.Dense(3, "softmax")], device="cpu", seed=1), batch_size=8)
+
+
+USES = {
+    "predict": lambda trainer: trainer.network.predict(X),
+    "forward and backward": lambda trainer: trainer.network.backward(trainer.network.forward(X, training=True)),
+    "evaluate": lambda trainer: trainer.evaluate(X, LABELS),
+    "step": lambda trainer: trainer.step(X[:8], LABELS[:8]),
+    "diagnose": lambda trainer: trainer.diagnose(X, LABELS),
+    "fit": lambda trainer: trainer.fit(X, LABELS, 2, validation=(X, LABELS), early_stopping=True, progress=False),
+    "fit that is stopped": lambda trainer: trainer.fit(X, LABELS, 2, callbacks=[lambda _: True], progress=False),
+    "pickle": lambda trainer: pickle.loads(pickle.dumps(trainer)).network.predict(X),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nobody has scaled")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_no_circle_keeps_a_network(use, dtype):
+    """A search makes thousands of them; what waits for the garbage collector takes memory until then."""
+    net = gb.Network(4, [gb.Dense(5, "tanh"), gb.Dense(3, "softmax")], dtype=dtype, device="cpu")
+    trainer = gb.Trainer(net, batch_size=8)
+    use(trainer)
+    alive = [weakref.ref(net), weakref.ref(trainer)]
+    gc.collect()
+    gc.disable()
+    try:
+        del net, trainer
+        assert [one() for one in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("failing", [0, 3, 8])
