@@ -17,6 +17,7 @@ from gpu_backprop.data.dates import FoundDates, find_dates
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
+from gpu_backprop.data.frames import add_target, as_data, with_target
 from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.number_columns import LEAVE_OUT, checked_orders
 from gpu_backprop.data.number_format import Finding, find_numbers
@@ -95,15 +96,17 @@ class Preprocessing:
 
     @classmethod
     def fit(
-        cls, data: Table | Arrays, target: str | None = None, *, task: str = "auto", impute: str | None = None,
+        cls, data: Any, target: Any = None, *, task: str = "auto", impute: str | None = None,
         rows: npt.ArrayLike | None = None, ignore: Collection[str] = (), standardise_target: bool = True,
         hashed: Mapping[str, int] | None = None, encoding: Encoding = PLAIN,
     ) -> Preprocessing:  # fmt: skip
         """Fits to the training rows; other rows have no part in it, but are checked as well.
 
         Args:
-            data: a table, or arrays with y.
-            target: the column to be predicted; None for arrays.
+            data: what `read` returns; a data frame of pandas or polars, a table of pyarrow or a dict of columns, which
+                are read as CSV is; or a NumPy array (rows, ...).
+            target: the column to be predicted; or the targets themselves, (rows,), where they are not among the
+                columns. None for arrays that have y.
             task: "classification", "regression" or "auto": text, at most 20 different whole numbers of which there are
                 two rows each, one-hot rows, and what is labelled as such, as in IDX files, are classes.
             impute: what takes the place of missing values: the "mean" or "median" of a column, or "constant", which is
@@ -122,9 +125,9 @@ class Preprocessing:
         """
         if impute not in (None, *IMPUTE):
             raise DataError(f"impute is {shown(impute)}; choose one of {listed(IMPUTE)}")
-        _refuse_others(data)
+        data, target = with_target(data, target)
         impute = encoding.imputing(impute)
-        training, target, ignore = _rows(data, rows), target and composed(target), [composed(name) for name in ignore]
+        training, ignore = _rows(data, rows), [composed(str(name)) for name in ignore]
         hashed = checked_hashes(data, hashed)
         findings, dates, orders = dict[str, Finding](), dict[str, FoundDates](), dict[str, tuple[str, ...]]()
         refuse_too_wide(data, encoding)
@@ -169,10 +172,11 @@ class Preprocessing:
         target = "the target" if self.target is None else self.target
         return [*self._inputs.describe(), (target, self._target.describe())]
 
-    def transform(self, data: Table | Arrays, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
+    def transform(self, data: Any, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
         """Returns x, float32 (rows, inputs); the columns of a table may be in any order, and the target may be absent.
 
         Args:
+            data: as `fit` takes them.
             memory_limit: how much memory x may take, in bytes or as in "4GB"; None: half of what this program may use.
 
         Raises:
@@ -212,15 +216,21 @@ class Preprocessing:
         inputs = self._inputs.text_columns(table) if isinstance(self._inputs, TableInputs) else []
         return [*self._target.text_columns(table), *inputs]
 
-    def targets(self, data: Table | Arrays) -> Array:
+    def targets(self, data: Any, y: Any = None) -> Array:
         """Returns y: labels, int64 (rows,), or quantities, float64 (rows, outputs).
+
+        Args:
+            data: as `fit` takes them.
+            y: the targets, where they are not among the columns.
 
         Raises:
             DataError: the target is absent, or a value is missing, of another kind, or no known class.
         """
+        if y is not None:
+            data = add_target(as_data(data, self.target, self.missing), y, self.target or "")
         return self._target.targets(self.as_in_training(data))
 
-    def as_in_training(self, data: Table | Arrays) -> Table | Arrays:
+    def as_in_training(self, data: Any) -> Table | Arrays:
         """Returns the data with each column read as that of the training data was.
 
         A file is read again where a column that was text looks like numbers, or where other texts stood for a missing
@@ -229,11 +239,12 @@ class Preprocessing:
         Raises:
             DataError: the file has changed since it was read, or is no longer there.
         """
-        _refuse_others(data)
-        if not isinstance(data, Table) or data.reread is None:
-            return data
-        text = [name for name in self.text_columns(data) if name in data.columns and data.columns[name].dtype != object]
-        return data.again([*text, *data.text], self.missing) if text or data.missing != self.missing else data
+        given = as_data(data, self.target, self.missing)
+        if not isinstance(given, Table) or given.reread is None:
+            return given
+        found = given.columns
+        text = [name for name in self.text_columns(given) if name in found and found[name].dtype != object]
+        return given.again([*text, *given.text], self.missing) if text or given.missing != self.missing else given
 
     def inverse(self, y: npt.ArrayLike, clip: bool = True) -> Array:
         """Converts y, as `targets` or a network gives it, back to the classes or units of the data.
@@ -283,14 +294,6 @@ class _LastTransform(threading.local):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (), vars(self)
-
-
-def _refuse_others(data: object) -> None:
-    if not isinstance(data, (Table, Arrays)):
-        raise DataError(
-            f"what was given is of type {type(data).__name__}; give what read() returns, or make a Table(source, "
-            "columns) or Arrays(source, x, y) of it"
-        )
 
 
 def _rows(data: Table | Arrays, rows: npt.ArrayLike | None) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import os
 import re
 import stat
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.csv_file import read_csv
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import explained, unpacked
+from gpu_backprop.data.frames import as_table, is_frame
 from gpu_backprop.data.idx import read_idx_folder
 from gpu_backprop.data.messages import escaped, listed, nearest, shown
 from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
@@ -63,14 +63,15 @@ FOREIGN_TEXTS = {
 
 
 def read(
-    path: str | os.PathLike[str], *, delimiter: str | None = None, part: str = "train", text: Collection[str] = (),
+    path: Any, *, delimiter: str | None = None, part: str = "train", text: Collection[str] = (),
     missing: Collection[str] | None = None, memory_limit: int | str | None = None,
 ) -> Table | Arrays:  # fmt: skip
-    """Reads a file or folder of data.
+    """Reads a file or folder of data, or a data frame.
 
     Args:
         path: a CSV file, plain or gzipped; a Parquet file; an .npz file with the arrays x and y, or x_train, y_train,
-            x_test and y_test; one of two .npy files NAME_x.npy and NAME_y.npy; a folder of IDX files, as MNIST has.
+            x_test and y_test; one of two .npy files NAME_x.npy and NAME_y.npy; a folder of IDX files, as MNIST has; or
+            a data frame of pandas or polars, a table of pyarrow, a dict of columns.
         delimiter: what separates the fields of a CSV file; None finds out.
         part: "train" or "test", of data that have both.
         text: columns of a table that are text though they look like numbers: what they say are categories or classes.
@@ -84,13 +85,15 @@ def read(
     """
     if part not in PARTS:
         raise DataError(f"part is {shown(part)}; data have the parts 'train' and 'test'")
+    words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
+    names = [composed(name) for name in _listed(text)]
+    if is_frame(path):
+        return as_table(path, names, words)
     path = Path(path)
     with limits.memory_limit(memory_limit):
         with explained(path):
             kind = kind_of(path)
         if kind in ("parquet", "csv"):
-            words = MISSING if missing is None else frozenset(["", *(word.strip() for word in _listed(missing))])
-            names = [composed(name) for name in _listed(text)]
             return _read_table(path, kind, delimiter, _signature(path), names, words)
         if text or missing is not None:
             raise DataError(f"{path} holds arrays, which have neither columns of text nor texts for what is missing")

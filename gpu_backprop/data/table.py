@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpu_backprop.data.cells import MISSING, composed
+from gpu_backprop.data.columns import as_column, describe_mixture, is_text
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import escaped, shown
@@ -25,7 +26,8 @@ class Table:
         source: the file, as messages name it.
         columns: by name, in the order of the file; each (rows,), either float64 with NaN where a value is missing, or
             an object array of str with None where one is missing. Lists, arrays of other numbers, of str, bool or dates
-            and the columns of a data frame become such; True is the text "True" and a date that of CSV, as from files.
+            and the columns of a data frame become such; True is the text "True" and a date that of CSV, as from files,
+            and a duration is days.
         lines: the line of the file where each row begins, counted from 1; None where the file has no lines.
         unusable: further columns of the file, that no network can read, by name, and what is wrong with each of them.
         text: the columns that are text because that was asked for.
@@ -33,6 +35,7 @@ class Table:
         reread: reads the file again, with other columns as text and other texts for missing values; None where there
             is no file. It alone knows how a column's numbers were written.
         kept: the rows of the file that are left, where some were taken out; None: all.
+        labels: what a data frame calls its rows, its index; None: it has none.
 
     Raises:
         DataError: columns of other types, or of different lengths.
@@ -46,6 +49,7 @@ class Table:
     missing: frozenset[str] = field(default=MISSING, repr=False)
     reread: Callable[[Collection[str], frozenset[str]], Table] | None = field(default=None, repr=False)
     kept: Array | None = None
+    labels: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str):
@@ -55,7 +59,7 @@ class Table:
             )
         columns = dict(self.columns.items())  # len() of a data frame counts rows
         named = {
-            composed(name) if isinstance(name, str) else name: _as_array(column) for name, column in columns.items()
+            composed(name) if isinstance(name, str) else name: as_column(column) for name, column in columns.items()
         }
         if len(named) < len(columns):
             raise DataError(f"{self.source}: two columns have one name, in other forms of its letters; rename one")
@@ -69,10 +73,11 @@ class Table:
                     f"{self.source}: column {shown(name)} has the shape {column.shape}; every column of a table must "
                     f"have one value for each of its {self.rows} rows"
                 )
-            if column.dtype != np.float64 and not (column.dtype == object and _is_text(column)):
+            if column.dtype != np.float64 and not (column.dtype == object and is_text(column)):
+                mixture = f" and {describe_mixture(column)}" if column.dtype == object else ""
                 raise DataError(
-                    f"{self.source}: column {shown(name)} has the dtype {column.dtype}; give float64 numbers (NaN: "
-                    "missing) or an object array of str (None: missing)"
+                    f"{self.source}: column {shown(name)} has the dtype {column.dtype}{mixture}; give float64 numbers "
+                    "(NaN: missing) or an object array of str (None: missing)"
                 )
 
     def refuse_unusable(self, names: Iterable[str], remedy: str = "") -> None:
@@ -96,7 +101,10 @@ class Table:
         return row + 1 if self.lines is None else int(self.lines[row])
 
     def place(self, row: int) -> str:
-        """Says the same in words: line 7, row 7."""
+        """Says the same in words: line 7, row 7; or by what a data frame calls the row: index 7, index 'Oslo'."""
+        if self.labels is not None:
+            label = self.labels[row if self.kept is None else int(self.kept[row])]
+            return f"index {label if isinstance(label, Integral) else shown(label)}"
         return f"{'row' if self.lines is None else 'line'} {self.line(row)}"
 
     def take(self, rows: npt.ArrayLike) -> Table:
@@ -172,7 +180,7 @@ class Arrays:
             )
         if y.dtype.kind == "U" and y.ndim == 1:
             y = y.astype(object)
-        if y.dtype.kind not in "biuf" and not (y.dtype == object and y.ndim == 1 and _is_text(y)):
+        if y.dtype.kind not in "biuf" and not (y.dtype == object and y.ndim == 1 and is_text(y)):
             raise DataError(f"{self.source}: y has the dtype {y.dtype}; it must be numbers, or one text a row")
         return y
 
@@ -185,63 +193,8 @@ class Arrays:
         return f"row {self.first + row + 1}"
 
 
-def _as_array(column: Any) -> Array:
-    """Converts a list, an array or a column of a data frame to what a table holds; leaves other types as they are."""
-    array = column if isinstance(column, np.ndarray) else _array_of(column)
-    if array.ndim != 1 or array.dtype.kind not in "iufbUMO":
-        return array
-    if array.dtype.kind in "iuf":
-        return array.astype(np.float64, copy=False)
-    if array.dtype.kind == "M":
-        array = _dates(array)
-    cells = array.tolist()
-    if set(map(type, cells)) <= {str, type(None)}:
-        return array.astype(object, copy=False)
-    gone = [_is_nothing(cell) for cell in cells]
-    found = [cell for cell, no in zip(cells, gone, strict=True) if not no]
-    if found and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in found):
-        return np.array([np.nan if no else cell for cell, no in zip(cells, gone, strict=True)], np.float64)
-    texts = np.empty(len(cells), object)
-    texts[:] = [None if no else _as_text(cell) for cell, no in zip(cells, gone, strict=True)]
-    return texts
-
-
-def _array_of(column: Any) -> Array:
-    """Makes an array of anything; of objects where there is text, so that 1 and "a" do not become "1" and "a"."""
-    try:
-        array = np.asarray(column)
-    except ValueError:  # lists of different lengths
-        return np.array([str(column)])[:, None]
-    return np.asarray(column, object) if array.dtype.kind == "U" else array
-
-
-def _dates(array: Array) -> Array:
-    """Writes dates and times as CSV has them: no time where none is needed, nor fractions of a second."""
-    gone, exact = np.isnat(array), array
-    for unit in "D", "s":
-        if ((shorter := array.astype(f"M8[{unit}]")) == array)[~gone].all():
-            exact = shorter
-            break
-    texts = np.char.replace(exact.astype(str), "T", " ").astype(object)
-    texts[gone] = None
-    return texts
-
-
-def _is_nothing(cell: object) -> bool:
-    return cell is None or (isinstance(cell, float) and cell != cell) or type(cell).__name__ in ("NAType", "NaTType")
-
-
-def _as_text(cell: object) -> object:
-    """Writes truth values and dates as files have them; leaves others as they are."""
-    return str(cell) if isinstance(cell, (bool, np.bool_, datetime.date, datetime.time)) else cell
-
-
 def missing(values: Array) -> Array:
     """Marks the values that are missing, bool of the same shape: None among texts, NaN among numbers."""
     if values.dtype == object:
         return np.array([value is None for value in values.tolist()], bool)
     return np.isnan(values)
-
-
-def _is_text(column: Array) -> bool:
-    return all(value is None or isinstance(value, str) for value in column.tolist())

@@ -172,8 +172,8 @@ class TableInputs:
         that it is, or −1, and of others the inputs; and what `apply` returns."""
         if not isinstance(data, Table):
             raise DataError(
-                f"{data.source} holds arrays, and the training data were a table; give CSV or Parquet with the columns "
-                f"{listed(self.names)}"
+                f"{data.source} holds arrays, and the training data were a table; give CSV, Parquet or a data frame "
+                f"with the columns {listed(self.names)}"
             )
         self._refuse_absent(data)
         packed = np.empty((data.rows, sum(map(_packed_width, self.columns))), np.float32)
