@@ -38,5 +38,33 @@ class LazyRows:
         return found
 
 
+class SparseRows(LazyRows):
+    """A sparse matrix (rows, columns), of which only the rows that are read are made dense.
+
+    Args:
+        matrix: of scipy, in CSR form, with each place at most once.
+
+    Attributes:
+        values: what is stored; all else is 0.
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix, self.values = matrix, matrix.data
+        super().__init__(matrix.shape, matrix.dtype, lambda rows: matrix[rows].toarray())
+
+    def fill(self, out: Array, rows: slice | Array) -> None:
+        """Sets out = self[rows]; `out` is contiguous, and may have another dtype."""
+        found = self._matrix[rows]
+        if out.dtype.name in ("float16", "bfloat16"):  # which scipy has not
+            np.copyto(out, found.toarray(), casting="unsafe")
+        else:
+            found.astype(out.dtype, copy=False).toarray(out=out)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Returns the row and column of one of the `values`."""
+        row = np.searchsorted(self._matrix.indptr, number, "right") - 1
+        return int(row), int(self._matrix.indices[number])
+
+
 HOST = (np.ndarray, LazyRows)
 """The types of what lies on the host."""

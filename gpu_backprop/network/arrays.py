@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import mmap
 import os
 import sys
@@ -20,13 +21,16 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.lazy_rows import HOST, LazyRows
+from gpu_backprop.backend.lazy_rows import HOST, LazyRows, SparseRows
 
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
 
 BLOCK = 1 << 18
 """The most elements of a host array in one block, unless a single row has more."""
+
+SMALL = 64 << 20
+"""Bytes of a dense matrix that is made of a sparse one at once: no more than two blocks of a larger one take."""
 
 PLACES, TOGETHER = 1024, 1 << 30
 """Places in memory, and bytes, that Linux copies from in one call."""
@@ -53,12 +57,15 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ndarray):
         check_file(value)
         return np.asarray(value)
-    if hasattr(type(value), "toarray"):
+    sparse = type(value).__module__.startswith("scipy.sparse")
+    if hasattr(type(value), "toarray") and not sparse:
         raise InputError(
             f"{name} is a {type(value).__name__}, which leaves zeros out, and a network reads them all: give "
             f"{name}.toarray(), or some of its rows at a time where that takes too much memory."
         )
     try:
+        if sparse:
+            return _sparse(value)
         if hasattr(type(value), "columns"):
             return _side_by_side(value, name)
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not hasattr(value, "to_numpy"):
@@ -69,6 +76,23 @@ def host_array(value: Any, name: str) -> Array:
         raise
     except Exception as error:  # other libraries raise anything when they cannot share their memory
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
+
+
+def _sparse(matrix: Any) -> Array:
+    """Makes a small matrix of scipy dense; of a larger one only rows, when they are read."""
+    if matrix.ndim != 2 or math.prod(matrix.shape) * matrix.dtype.itemsize <= SMALL:
+        dense: Array = matrix.toarray(order="C")
+        return dense
+    rows = matrix.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy() if rows is matrix else rows
+        rows.sum_duplicates()
+    return SparseRows(rows)  # type: ignore[return-value]
+
+
+def whole(array: Array) -> Array:
+    """Returns all rows as an array: those of a minibatch."""
+    return array[:] if isinstance(array, LazyRows) else array
 
 
 def _side_by_side(frame: Any, name: str) -> Array:
@@ -223,7 +247,7 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
         return bool(part.min().item() >= -largest and part.max().item() <= largest)
 
     with np.errstate(all="ignore"):  # NumPy warns of NaN in min and max
-        if all(within(part) for _, part in blocks(array)):
+        if all(within(part) for _, part in blocks(_stored(array))):
             return
     what, advice = "NaN or infinite", "Remove or replace them."
     count, value, where = search(array, lambda part: ~np.isfinite(part))
@@ -250,16 +274,23 @@ def blocks(array: Array) -> Iterator[tuple[int, Array]]:
 
 
 def search(array: Array, wrong: Callable[[Array], Array]) -> tuple[int, Array, str]:
-    """Counts the elements, or rows, of an array of which `wrong` is true, and returns the first and its place too."""
+    """Counts the elements, or rows, of an array of which `wrong` is true, and returns the first and its place too. Of 0
+    in a sparse one it is false."""
     count, at = 0, tuple[int, ...]()
-    for start, part in blocks(array):
+    for start, part in blocks(_stored(array)):
         found = wrong(part)
         here = int(found.sum())
         if here and not count:
             row, *rest = first(found)
             at = (start + row, *rest)
         count += here
+    if count and isinstance(array, SparseRows):
+        at = array.place(*at)
     return count, array[at], place(at)
+
+
+def _stored(array: Array) -> Array:
+    return array.values if isinstance(array, SparseRows) else array
 
 
 def first(wrong: Array) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan, forget_oldest
+from gpu_backprop.network.arrays import whole
 
 if TYPE_CHECKING:
     from gpu_backprop.network.network import Network
@@ -69,7 +70,7 @@ class Eager:
         self.grad_x: Array | None = None
 
     def forward(self, x: Array) -> None:
-        self.plan.device.copy_in(self.x, x)
+        self.plan.device.copy_in(self.x, whole(x))
         with self.plan.device.computing():
             self.plan.run("forward")
 

@@ -29,10 +29,11 @@ from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.description import describe_loss
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import History
-from gpu_backprop.training.minibatches import DataSet
+from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.streaming import place_data
 from gpu_backprop.training.unscaled import warn_of_unscaled
 
 LEAST_FALL = 2.2e-9
@@ -54,7 +55,7 @@ class FullBatch:
         device, n = network.device, network.parameters.shape[-1]
         self.network, self.loss, self.rows, self.device = network, loss.bind(network), data.rows, device
         self._summed = replace(loss, reduction="sum").bind(network)
-        self._data = DataSet(network, data)
+        self._data = _placed(network, data, "training data", batch_size)
         self._total = device.zeros((3,), np.float64)
         self._gradient, self._plain_sum = device.zeros((n,), device.master), device.from_host(np.array([1.0, 0.0]))
         self._nothing = {3: device.zeros((3,), np.float64), n: device.zeros((n,), device.master)}
@@ -228,7 +229,10 @@ def fit_lbfgs(
         warn_of_unscaled(data, loss, network.device, network.preprocessing is not None, stacklevel=3)
         held_out = held_out_samples(network, loss, validation)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
-        evaluation = None if held_out is None else Evaluation(network, objective.loss, held_out, batch_size)
+        evaluation = None
+        if held_out is not None:
+            source = _placed(network, held_out, "validation data", batch_size)
+            evaluation = Evaluation(network, objective.loss, held_out, batch_size, source=source)
         network.trained_by = network.intervals = None
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))
         options = {
@@ -254,6 +258,10 @@ def fit_lbfgs(
         settings = {"name": "lbfgs", "l2": l2, "tolerance": tolerance, "memory": memory}
         network.trained_by = {"optimizer": settings, "loss": describe_loss(loss), "epochs": len(history)}
         return history
+
+
+def _placed(network: Network, data: Samples, name: str, batch_size: int) -> BatchSource:
+    return place_data(network, data, name, batch_size, stream=False, room=0, shuffled=False)
 
 
 def _at_least_0(value: float) -> bool:

@@ -16,7 +16,7 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network.arrays import check_file, memory_map
+from gpu_backprop.network.arrays import check_file, memory_map, whole
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.shuffling import Shuffling
@@ -259,4 +259,4 @@ class ManualBatch:
         """Copies a minibatch into the buffers of a plan."""
         for name, array in (("x", data.x), ("y*", data.target), ("w", data.weights)):
             if array is not None:
-                plan.device.copy_in(plan.buffers.get(f"{ALL}{name}", plan.buffers[name]), array)
+                plan.device.copy_in(plan.buffers.get(f"{ALL}{name}", plan.buffers[name]), whole(array))

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import HOST
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.figures import new_figure
@@ -117,7 +118,7 @@ def _minibatches(data: Samples, rows: int, seed: int, device: Device) -> Iterato
 def _rows(data: Samples, chosen: Array, device: Device) -> Samples:
     with device.current():
         x, target, weights = (
-            None if a is None else a[chosen if isinstance(a, np.ndarray) else device.from_host(chosen)]
+            None if a is None else a[chosen if isinstance(a, HOST) else device.from_host(chosen)]
             for a in (data.x, data.target, data.weights)
         )
     assert x is not None and target is not None

@@ -21,7 +21,7 @@ import numpy as np
 from gpu_backprop.backend.device import BUFFERS, Device, memory_size
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.lazy_rows import HOST, LazyRows
+from gpu_backprop.backend.lazy_rows import HOST, LazyRows, SparseRows
 from gpu_backprop.data.limits import memory
 from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.arrays import check_file, let_go, loaded, memory_map
@@ -272,7 +272,7 @@ def place_data(
     """
     device = network.device
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
-    in_files = any(isinstance(array, LazyRows) or memory_map(array) is not None for array in arrays)
+    in_files = any(_made(array) or memory_map(array) is not None for array in arrays)
     held = "a memory map" if in_files else "host memory"
     if in_windows(data):
         windows = WindowedData(network, data.on_host(device), batch_size, apart=shuffled)
@@ -281,12 +281,17 @@ def place_data(
         LOG.info(told, name, f"{data.rows:,}", rows, size)
         return windows
     told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
+    if not device.streams and isinstance(data.x, SparseRows):
+        streamed = StreamedData(network, data, batch_size, apart=shuffled)
+        size, rows = memory_size(sum(array.nbytes for array in streamed.sources)), f"{streamed.block_rows:,}"
+        LOG.info("%s: %s sparse rows, made dense in blocks of %s; two take %s", name, f"{data.rows:,}", rows, size)
+        return streamed
     if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
         return DataSet(network, data, shuffled=shuffled)
     if not is_streamed(device, data, stream, room):
-        given = "" if isinstance(data.x, np.ndarray) else ", where they were given"
+        given = "" if isinstance(data.x, HOST) else ", where they were given"
         LOG.info("%s, on %s (%s free)%s", told, device.name, memory_size(device.memory()[0]), given)
         return DataSet(network, data, shuffled=shuffled)
     streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
@@ -300,7 +305,11 @@ def in_windows(data: Samples) -> bool:
     more than half of the memory that this process may have."""
     arrays = arrays_of(data)
     mapped = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray) and memory_map(array) is not None)
-    return any(isinstance(array, LazyRows) for array in arrays) or mapped > memory() // 2
+    return any(map(_made, arrays)) or mapped > memory() // 2
+
+
+def _made(array: Array) -> bool:
+    return isinstance(array, LazyRows) and not isinstance(array, SparseRows)
 
 
 def is_streamed(device: Device, data: Samples, stream: bool | str, room: int) -> bool:
@@ -317,6 +326,9 @@ def _size(device: Device, data: Samples) -> int:
 
 def _bring(source: Array, rows: Array | slice, out: Array) -> None:
     """Sets out = source[rows], without a copy of the source or a second one of the rows."""
+    if isinstance(source, SparseRows):
+        source.fill(out, rows)
+        return
     mapped = isinstance(source, LazyRows) or memory_map(source) is not None
     if isinstance(rows, slice) and not mapped:
         np.copyto(out, source[rows], casting="unsafe")

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.lazy_rows import SparseRows
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.samples import Samples
@@ -21,7 +22,8 @@ ROWS, LEAST, NUMBERS = 1000, 32, 1 << 18
 
 RARE = 10
 """How many standard deviations lie between the least and the largest number of a column that is hardly ever anything
-but 0: the deviation then says how rare that is, and not how large."""
+but 0: the deviation then says how rare that is, and not how large. In few rows that does not show: there a column is of
+small numbers where more than half are not 0, or all are small."""
 
 
 def describe_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool) -> str:
@@ -44,6 +46,11 @@ def warn_of_unscaled(data: Samples, loss: Loss, device: Device, prepared: bool, 
         "Train on (v − mean)/std of each column, and do the same to new rows (gpu_backprop.data.Preprocessing does "
         "both, and brings predictions back)"
     )
+    if isinstance(data.x, SparseRows) and "x is not scaled" in found:
+        advice = (
+            "Divide each column of x by the largest of its absolute values, which leaves its zeros (scikit-learn's "
+            "MaxAbsScaler does)"
+        )
     if math.isfinite(loss.low) and "y is not scaled" in found:
         advice += f"; {loss.name} needs y ≥ {loss.low:g}: divide it by a constant, such as its mean"
     said = f"{found}. From such numbers networks learn slowly or not at all. {advice}."
@@ -60,6 +67,7 @@ def _described(name: str, array: Array, device: Device, small: bool = True) -> s
         mean, deviation, spread = values.mean(axis=0), values.std(axis=0), np.ptp(values, axis=0)
         large = (np.abs(mean) > LARGE) | (deviation > LARGE)
         near = (spread > 0) & (spread < RARE * deviation) & (deviation < SMALL) & (len(values) >= RARE)
+        near &= (spread < SMALL) | (2 * np.count_nonzero(values, axis=0) > len(values))
     unscaled = np.flatnonzero(large | near if small else large)
     if not len(unscaled):
         return ""

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.cuda import device
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network import arrays
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
 from gpu_backprop.training.memory import fit_needs
@@ -128,6 +130,25 @@ def test_minibatches_in_parts(seed, graph):
 def test_memory_maps(x, shuffle, tmp_path):
     both(on_disk(tmp_path, x), on_disk(tmp_path, LABELS), weights=on_disk(tmp_path, WEIGHTS), shuffle=shuffle)
     both(on_disk(tmp_path, x), on_disk(tmp_path, NUMBERS), shuffle=shuffle)
+
+
+@pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "x", [np.where(X > 0, X, 0).astype(np.float64), BYTES * (BYTES > 99)], ids=["float64", "uint8"]
+)
+def test_sparse_matrices(x, dtype, seed, monkeypatch):
+    """On the device, where they are made dense a block at a time, and streamed there."""
+    sparse = pytest.importorskip("scipy.sparse")
+    monkeypatch.setattr(arrays, "SMALL", 0)
+    monkeypatch.setattr(device, "BLOCK_BYTES", 7 * INPUTS * x.itemsize)
+    results = []
+    for given, stream in (x, False), (sparse.csr_array(x), False), (sparse.csc_matrix(x), True):
+        trainer = trainer_of(stream, seed=seed, dtype=dtype)
+        history = trainer.fit(given, LABELS, 2, weights=WEIGHTS, validation_split=0.2, progress=False)
+        measured = trainer.evaluate(given, LABELS), trainer.network.predict(given).tobytes()
+        results.append((*left(trainer, history), *measured, np.asarray(trainer.step(given[:9], LABELS[:9])).tobytes()))
+    assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.parametrize("seed", [1, [1, 2, 3]], ids=["one", "members"])

@@ -10,6 +10,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.commands.datasets import prepare
 from gpu_backprop.data import Preprocessing, load_digits, read
+from gpu_backprop.network import arrays
 
 RNG = np.random.default_rng(4)
 ROWS = 200
@@ -72,6 +73,21 @@ def test_inputs_that_are_not_scaled(x):
 @pytest.mark.parametrize("x", SCALED.values(), ids=SCALED)
 def test_inputs_that_are(x):
     assert warned(x, LABELS[: len(x)]) == []
+
+
+@pytest.mark.parametrize(("size", "filled", "columns"), [(0.002, 20, 0), (0.002, 50, 1), (1e-4, 20, 1), (1e5, 20, 1)])
+def test_columns_of_zeros_and_some_numbers(size, filled, columns):
+    """Rows so wide that 32 are looked at: their deviation does not show how rare those numbers are."""
+    x = np.zeros((32, 20_000), np.float32)
+    x[: 32 * filled // 64, 5] = size * np.linspace(0.5, 1, 32 * filled // 64)
+    assert len(warned(x, LABELS[:32])) == columns
+
+
+def test_a_sparse_matrix_is_to_keep_its_zeros(monkeypatch):
+    sparse = pytest.importorskip("scipy.sparse")
+    monkeypatch.setattr(arrays, "SMALL", 0)
+    (message,) = warned(sparse.csr_array(with_column(X[:, 2] * 1e6)), LABELS)
+    assert "x is not scaled: in 1 of its 4 columns" in message and "MaxAbsScaler" in message and "mean)" not in message
 
 
 def test_targets_too_and_in_one_warning():

@@ -37,6 +37,7 @@ from gpu_backprop.backend.device import (
 )
 from gpu_backprop.backend.errors import InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 
@@ -243,7 +244,12 @@ class CudaDevice(Device):
         if here and array.dtype == dtype and array.flags.c_contiguous:
             return array
         out = self.empty(array.shape, dtype)
-        self.copy_in(out, array)
+        if isinstance(array, LazyRows):
+            each = max(1, BLOCK_BYTES * len(array) // array.nbytes)
+            for start in range(0, len(array), each):
+                self.copy_in(out[start : start + each], array[start : start + each])
+        else:
+            self.copy_in(out, array)
         return out
 
     def to_host(self, array: Array) -> Array:
