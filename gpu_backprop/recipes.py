@@ -17,6 +17,7 @@ from gpu_backprop.backend import errors
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.display.html import cell_output, table
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.data_initialization import initialize_from_data
 from gpu_backprop.network.initializers import INITIALIZERS
@@ -164,6 +165,12 @@ class Recipe:
         return dataclasses.replace(self, **entries)
 
     def __str__(self) -> str:
+        return "\n".join(f"  {name:17} {value}" for name, value in self._told().items())
+
+    def _repr_html_(self) -> str:
+        return cell_output(table(self._told().items(), left=2, class_="facts"))
+
+    def _told(self) -> dict[str, object]:
         default = Encoding()
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
         told["encoding"] = (
@@ -174,7 +181,7 @@ class Recipe:
             )
             or "plain"
         )
-        return "\n".join(f"  {name:17} {value}" for name, value in told.items() if value is not None)
+        return {name: value for name, value in told.items() if value is not None}
 
     def make_network(
         self, inputs: int, outputs: int, output: str, *, x: Array | None = None, numbers: int = 0,

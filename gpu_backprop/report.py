@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gpu_backprop.data.messages import cells, escaped
+from gpu_backprop.data.messages import cells
+from gpu_backprop.display.escapes import escaped
 
 Counts = npt.NDArray[np.int64]
 

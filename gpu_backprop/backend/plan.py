@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec
 
@@ -20,11 +22,14 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.operation import Operation, account_of
 from gpu_backprop.backend.text_table import format_table, terminal_width
+from gpu_backprop.display.html import cell_output, table, tag
 
 P = ParamSpec("P")
 
 MINIBATCH = "x", "y*", "w", "all x", "all y*", "all w"
 """The buffers that hold rows of data."""
+
+HEADS = "operation", "formula", "shapes", "flops", "bytes"
 
 KEPT_PLANS = 8
 """How many plans are kept where each number of rows needs one."""
@@ -249,19 +254,30 @@ class Plan:
         return self._table(None)
 
     def _table(self, width: int | None) -> str:
-        def shapes(buffers: Mapping[str, Array]) -> str:
-            return ", ".join("×".join(map(str, a.shape)) or "1" for a in buffers.values())
+        return format_table([HEADS, *map(_row, self.operations), self._sums()], 3, width)
 
+    def _sums(self) -> tuple[str, ...]:
         cost = self.cost()
-        rows = [
-            ("operation", "formula", "shapes", "flops", "bytes"),
-            *(
-                (o.name, o.formula, f"{shapes(o.reads)} → {shapes(o.writes)}", f"{o.flops:,}", f"{o.bytes:,}")
-                for o in self.operations
-            ),
-            (f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"),
-        ]
-        return format_table(rows, 3, width)
+        return f"{cost['operations']} operations", "", "", f"{cost['flops']:,}", f"{cost['bytes']:,}"
+
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self.operations)} operations>"
+
+    def _repr_html_(self) -> str:
+        rows: list[Sequence[object]] = []
+        for phase, operations in groupby(self.operations, attrgetter("phase")):
+            rows += [(tag("th", phase, colspan=len(HEADS), class_="group"),), *map(_row, operations)]
+        return cell_output(table([*rows, self._sums()], HEADS, left=3))
+
+
+def _row(operation: Operation) -> tuple[str, ...]:
+    """Tells of an operation what a plan prints below HEADS."""
+
+    def shapes(buffers: Mapping[str, Array]) -> str:
+        return ", ".join("×".join(map(str, a.shape)) or "1" for a in buffers.values())
+
+    o = operation
+    return o.name, o.formula, f"{shapes(o.reads)} → {shapes(o.writes)}", f"{o.flops:,}", f"{o.bytes:,}"
 
 
 def forget_oldest(plans: dict[Any, Any]) -> None:

@@ -11,6 +11,12 @@ from itertools import pairwise
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.text_table import format_table, terminal_width
+from gpu_backprop.display.html import cell_output, table, tag
+
+BAR = 6
+"""The width of the longest bar, in letters."""
+
+HEADS = "operation", "formula", "µs", "share", "GB/s", "GFLOP/s"
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,29 @@ class Profile:
         return self._table(None)
 
     def _table(self, width: int | None) -> str:
+        return format_table([HEADS, *self._rows(), self._sums()], 2, width)
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
         whole = self.microseconds or 1.0
-        rows = [("operation", "formula", "µs", "share", "GB/s", "GFLOP/s")]
         for timing in self.timings:
             o, time = timing.operation, timing.microseconds or 1e-3
             rates = f"{o.bytes / time / 1e3:,.1f}", f"{o.flops / time / 1e3:,.1f}"
-            rows.append((o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates))
-        rows.append((f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""))
-        return format_table(rows, 2, width)
+            yield o.name, o.formula, f"{time:,.1f}", f"{time / whole:.0%}", *rates
+
+    def _sums(self) -> tuple[str, ...]:
+        return f"{len(self)} operations", "", f"{self.microseconds:,.1f}", "", "", ""
+
+    def __repr__(self) -> str:
+        return f"<Profile of {len(self)} operations: {self.microseconds:,.1f} µs>"
+
+    def _repr_html_(self) -> str:
+        longest = max((timing.microseconds for timing in self.timings), default=0.0) or 1.0
+        bars = (
+            tag("td", tag("i", class_="share", style=f"width: {BAR * timing.microseconds / longest:.2f}em"))
+            for timing in self.timings
+        )
+        rows = [(*row, bar) for row, bar in zip(self._rows(), bars, strict=True)]
+        return cell_output(table([*rows, self._sums()], (*HEADS, ""), left=2))
 
 
 def profile(plan: Plan, runs: int) -> Profile:

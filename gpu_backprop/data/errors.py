@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu_backprop.data.messages import escaped
+from gpu_backprop.display.escapes import escaped
 
 
 class DataError(ValueError):

@@ -25,6 +25,7 @@ from gpu_backprop.data.scaling import IMPUTE, refuse_too_wide
 from gpu_backprop.data.table import Arrays, Table
 from gpu_backprop.data.table_inputs import TableInputs
 from gpu_backprop.data.target import Classes, RegressionTarget, Target, fit_target
+from gpu_backprop.display.html import cell_output, folded_table, tag
 
 FORMAT = 1
 Inputs = TableInputs | ArrayInputs | ByteInputs
@@ -171,6 +172,15 @@ class Preprocessing:
         """Says of each column, or of the arrays, and of the target, what becomes of it."""
         target = "the target" if self.target is None else self.target
         return [*self._inputs.describe(), (target, self._target.describe())]
+
+    def __repr__(self) -> str:
+        of = "arrays" if self.target is None else f"{len(self.columns):,} columns"
+        return f"<Preprocessing of {of} to {self.inputs:,} inputs, for a {self.task}>"
+
+    def _repr_html_(self) -> str:
+        *inputs, target = self.describe()
+        whole = f"{self.inputs:,} inputs, for a {self.task} of {target[0]}: {target[1]}"
+        return cell_output(folded_table(inputs, ("column", "what the network sees"), "columns"), tag("p", whole))
 
     def transform(self, data: Any, memory_limit: int | str | None = None) -> npt.NDArray[np.float32]:
         """Returns x, float32 (rows, inputs); the columns of a table may be in any order, and the target may be absent.

@@ -18,10 +18,11 @@ from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import explained, unpacked
 from gpu_backprop.data.frames import as_table, is_frame
 from gpu_backprop.data.idx import read_idx_folder
-from gpu_backprop.data.messages import escaped, listed, nearest, shown
+from gpu_backprop.data.messages import listed, nearest, shown
 from gpu_backprop.data.numpy_files import NPY_MAGIC, read_npy, read_npz, zip_archive
 from gpu_backprop.data.parquet_file import read_parquet
 from gpu_backprop.data.table import Arrays, Table
+from gpu_backprop.display.escapes import escaped
 
 ACCEPTED = "CSV, Parquet, .npz, .npy, or a folder of IDX files"
 PARTS = ("train", "test")

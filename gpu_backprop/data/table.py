@@ -15,7 +15,8 @@ from gpu_backprop.data.cells import MISSING, composed
 from gpu_backprop.data.columns import as_column, describe_mixture, is_text
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
-from gpu_backprop.data.messages import escaped, shown
+from gpu_backprop.data.messages import shown
+from gpu_backprop.display.escapes import escaped
 
 
 @dataclass(frozen=True, eq=False)

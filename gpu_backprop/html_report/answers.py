@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.html_report.charts import Curve, chart
-from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.display.charts import Curve, chart
+from gpu_backprop.display.html import Html, join, table, tag
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.report import confusion_matrix, top_mistakes

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpu_backprop.html_report.charts import Curve, bars, chart, picture
-from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.display.charts import Curve, bars, chart, picture
+from gpu_backprop.display.html import Html, join, table, tag
 from gpu_backprop.inspection import REPEATS, ColumnFindings, Dependence, Inspection, WorstRow
 from gpu_backprop.report import aligned
 from gpu_backprop.training.history import number

@@ -14,22 +14,23 @@ import numpy as np
 from gpu_backprop.backend.errors import GpuBackpropError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.display.html import Html, folded_table, join, parts_style, table, tag
 from gpu_backprop.html_report.answers import tell_answers
-from gpu_backprop.html_report.charts import Curve, chart
-from gpu_backprop.html_report.html import Html, join, table, tag
 from gpu_backprop.html_report.inspected import tell_inspection
 from gpu_backprop.inspection import Inspection
 from gpu_backprop.network.samples import Samples, samples
-from gpu_backprop.training.checkpoints.recipe import describe
-from gpu_backprop.training.figures import spans_decades
+from gpu_backprop.network.summary import network_html
+from gpu_backprop.training.checkpoints.recipe import settings_told
 from gpu_backprop.training.folds import measure_outputs
 from gpu_backprop.training.history import (
     NO_METRICS,
     History,
-    describe_best,
+    cell_text,
+    draw_column,
     find_best,
     main_metric,
     number,
+    tell_result,
 )
 from gpu_backprop.training.metrics import METRICS, Given
 from gpu_backprop.training.streaming import given_rows
@@ -40,12 +41,7 @@ Facts = dict[str, object]
 RUNS, LONGEST_STEP = 5, 0.2
 """How often a step is measured for the table of its operations, and how many seconds it may take to be measured."""
 
-ELSEWHERE = "inputs", "layers", "dtype", "loss", "optimizer"
-"""What of a trainer's description is not among its settings."""
-
 MOST_OPERATIONS = 15
-MOST_CURVES = 12
-"""Members that are drawn; there may be more."""
 
 
 def write_report(
@@ -84,13 +80,13 @@ def write_report(
         sections += tell_answers(trainer, rows, network.predict(rows.x) if outputs is None else outputs)
     if inspection is not None:
         sections += tell_inspection(inspection)
-    sections.append(("Network", _network(trainer)))
+    sections.append(("Network", network_html(network)))
     sections.append(("Data", join([_facts(given.pop("Data", {})), _preparation(trainer)])))
-    sections.append(("Settings", _facts(_settings(trainer) | given.pop("Settings", {}))))
+    sections.append(("Settings", _facts(settings_told(trainer) | given.pop("Settings", {}))))
     sections.append(("Time", join([_facts(_times(history)), _operations(trainer, rows)])))
     sections.append(("Environment", _facts(_environment(trainer) | given.pop("Environment", {}))))
     sections += [(name, _facts(more)) for name, more in given.items()]
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    style = parts_style() + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     head = (
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
@@ -143,10 +139,8 @@ def _curves(history: History) -> Html:
     """Loss, metrics and whatever else changed, over the epochs; a line a member."""
     first = ["loss", main_metric(history.columns)]
     names = [name for name in dict.fromkeys([*first, *_others(history)]) if name is not None]
-    charts = [_panel(history, name) for name in names]
-    stopped = [tag("p", f"It ended early: {history.stopped}.")] if history.stopped else []
-    best = [tag("p", f"Best: {describe_best(history)}.")] if describe_best(history) else []
-    return join([*best, *stopped, tag("div", *charts, class_="charts"), _epochs(history)])
+    charts = [draw_column(history, name) for name in names]
+    return join([tell_result(history), tag("div", *charts, class_="charts"), _epochs(history)])
 
 
 def _others(history: History) -> Iterator[str]:
@@ -157,42 +151,13 @@ def _others(history: History) -> Iterator[str]:
             yield name
 
 
-def _panel(history: History, name: str) -> Html:
-    curves, drawn = [], []
-    for column, label in ((name, "training"), (f"val_{name}", "validation")):
-        rows = [row for row in history if column in row]
-        if not rows:
-            continue
-        epochs, values = np.array([row["epoch"] for row in rows]), np.array([row[column] for row in rows], np.float64)
-        drawn.append(values)
-        members = values.reshape(len(rows), -1).T[:MOST_CURVES]
-        curves += [Curve(epochs, member, label, label if name != "learning_rate" else "") for member in members]
-    best = find_best(history)
-    return chart(
-        curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name == "loss" and spans_decades(drawn),
-        marked=best if isinstance(best, int) else None,
-    )  # fmt: skip
-
-
 def _epochs(history: History) -> Html:
     """The rows of the history, of which a long one leaves some out, folded away."""
     every = -(-len(history) // 100)
     columns = history.columns
-    rows = [[number(row[name]) if name in row else "" for name in columns] for row in history[::every]]
+    rows = [[cell_text(name, row[name]) if name in row else "" for name in columns] for row in history[::every]]
     said = "all epochs" if every == 1 else f"one epoch in {every}"
     return tag("details", tag("summary", f"the numbers of {said}"), table(rows, columns, left=0))
-
-
-def _network(trainer: Trainer) -> Html:
-    network = trainer.network
-    counts = [sum(int(np.prod(shape)) for shape in layer.parameter_shapes().values()) for layer in network.layers]
-    rows = [
-        (layer.number, repr(layer), f"{layer.inputs:,}", f"{layer.units:,}", f"{count:,}")
-        for layer, count in zip(network.layers, counts, strict=True)
-    ]
-    members = f"{network.models_shape[0]} networks side by side, each with " if network.models_shape else ""
-    end = tag("p", f"{members}{sum(counts):,} parameters, {network.dtype.name}")
-    return join([table(rows, ("", "layer", "inputs", "outputs", "parameters"), left=2), end])
 
 
 def _preparation(trainer: Trainer) -> Html:
@@ -200,20 +165,7 @@ def _preparation(trainer: Trainer) -> Html:
     preprocessing = trainer.network.preprocessing
     if preprocessing is None:
         return tag("p", "The network takes its inputs as they are given to it: no preprocessing is stored with it.")
-    rows = preprocessing.describe()
-    shown, hidden = table(rows[:30], ("column", "what the network sees"), left=2), rows[30:]
-    more = [tag("details", tag("summary", f"{len(hidden):,} more columns"), table(hidden, left=2))] if hidden else []
-    return join([shown, *more])
-
-
-def _settings(trainer: Trainer) -> Facts:
-    """All that a trainer is told, but for the network, of which there is a table."""
-    told = {
-        name.replace("_", " "): value
-        for name, value in describe(trainer).items()
-        if name not in ELSEWHERE and value not in (None, False)
-    }
-    return {"loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "epochs": len(trainer.history)} | told
+    return folded_table(preprocessing.describe(), ("column", "what the network sees"), "columns")
 
 
 def _times(history: History) -> Facts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.backend.text_table import columns
+from gpu_backprop.display.html import cell_output
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layer import Layer
@@ -25,6 +24,7 @@ from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar, switch
 from gpu_backprop.network.parameters import FlatBuffers, group_factors
 from gpu_backprop.network.reader import ExclusiveChange, Reader
+from gpu_backprop.network.summary import network_html, network_text
 
 
 class Network(FixedAttributes):
@@ -452,16 +452,10 @@ class Network(FixedAttributes):
         print(f"net.parameters has the shape {self._parameters.shape}: zeros fill the space between the arrays")
 
     def __str__(self) -> str:
-        rows = [("", "layer", "in", "out", "parameters")]
-        for layer in self.layers:
-            count = sum(math.prod(shape) for shape in layer.parameter_shapes().values())
-            rows.append((str(layer.number), repr(layer), str(layer.inputs), str(layer.units), f"{count:,}"))
-        total = sum(math.prod(shape) for _, _, shape, _ in self.places)
-        models = f"{self.models_shape[0]} models of " if self.models_shape else ""
-        kept = "" if self.half_parameters is None else f" (kept in {self.device.master.name})"
-        kept += " (products in TF32)" if self.device.tf32 else ""
-        where = f"on {self.device.name} ({self.device.reason})"
-        return "\n".join([*columns(rows, 2), f"{models}{total:,} parameters, {self.dtype.name}{kept}, {where}"])
+        return network_text(self)
+
+    def _repr_html_(self) -> str:
+        return cell_output(network_html(self))
 
     def __repr__(self) -> str:
         tf32 = "tf32=True, " if self.device.tf32 else ""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from gpu_backprop.backend.text_table import terminal_width
-from gpu_backprop.data.messages import escaped
+from gpu_backprop.display.escapes import escaped
 
 
 class Readable:

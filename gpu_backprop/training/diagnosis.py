@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.text_table import format_table, terminal_width
+from gpu_backprop.display.html import cell_output, table, tag
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import Samples
@@ -39,6 +41,8 @@ factor on it is meant, and taken off; weights that begin at 0 are small for a wh
 
 UNBALANCED = 2 / 3
 """The share of the rows in one class from which accuracy says little."""
+
+HEADS = "layer", "|y|", "|∇z|", "|∇W|", "|ΔW|/|W|", "dead", "saturated"
 
 OVERFIT, WORSE = 1.5, 1.05
 """How much larger a validation loss is than the training's, or than the best one before, where new rows are another
@@ -100,9 +104,13 @@ class Diagnosis:
         """Prints it, fitted to the width of a terminal."""
         print(self._text(terminal_width(sys.stdout)))
 
-    def _text(self, width: int | None) -> str:
-        heads = ("layer", "|y|", "|∇z|", "|∇W|", "|ΔW|/|W|", "dead", "saturated")
-        told = [
+    def _repr_html_(self) -> str:
+        of = tag("p", f"one step of {self.rows:,} rows")
+        found = tag("ul", *map(partial(tag, "li"), self.findings or ("nothing is wrong",)))
+        return cell_output(table(self._cells(), HEADS), of, found)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
             (
                 of.layer,
                 *map(_figure, (of.y, of.grad_z, of.grad_weight, of.ratio)),
@@ -110,12 +118,14 @@ class Diagnosis:
             )
             for of in self.layers
         ]
+
+    def _text(self, width: int | None) -> str:
         rows = (f"one step of {self.rows:,} rows", *[""] * 6)
         said = [
             textwrap.fill(f"- {finding}", width or 100, subsequent_indent="  ", break_on_hyphens=False)
             for finding in self.findings
         ]
-        return "\n".join([format_table([heads, *told, rows], 1, width), "", *(said or ["nothing is wrong"])])
+        return "\n".join([format_table([HEADS, *self._cells(), rows], 1, width), "", *(said or ["nothing is wrong"])])
 
 
 def _figure(value: float | None) -> str:

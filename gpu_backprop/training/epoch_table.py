@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_backprop.training.history import main_metric, number
+from gpu_backprop.training.history import cell_text, main_metric
 
 GAP = "  "
 HEADS = {"samples_per_second": "samples/s"}
@@ -67,9 +67,7 @@ class EpochTable:
         value = row[name]
         if name == "epoch":
             return f"{value}/{self.last}"
-        if name in ("seconds", "samples_per_second"):
-            return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
-        return number(value)
+        return cell_text(name, value)
 
 
 def _head(name: str) -> str:

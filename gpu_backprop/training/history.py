@@ -7,12 +7,15 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.whole_file import new_file
+from gpu_backprop.display.charts import Curve, chart
+from gpu_backprop.display.html import Html, cell_output, join, table, tag
 from gpu_backprop.training.figures import new_figure, spans_decades
 
 if TYPE_CHECKING:
@@ -31,6 +34,12 @@ NO_METRICS = (
 
 FEW = 30
 """Up to so many epochs, a curve has a dot for each."""
+
+LAST = 8
+"""The last epochs, that a notebook shows besides the first and the best."""
+
+MOST_CURVES = 12
+"""Members that are drawn in HTML; there may be more."""
 
 
 class History:
@@ -90,6 +99,24 @@ class History:
         epochs = f"{len(self)} epoch{'' if len(self) == 1 else 's'}"
         measured = f": {describe_row(self.rows[-1])}" if self.rows else ""
         return f"<History of {epochs}{measured}{f'; {self.stopped}' if self.stopped else ''}>"
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return cell_output(tag("p", "no epochs yet"))
+        drawn = tag("div", draw_column(self, "loss"), class_="charts")
+        return cell_output(tell_result(self), table(self._lines(), self.columns, left=0), drawn)
+
+    def _lines(self) -> Iterator[Sequence[object]]:
+        """Yields the cells of the first, the best and the last epochs, with dots for those that are left out."""
+        found = find_best(self)
+        best = set(found if isinstance(found, list) else [found])
+        places = [0, *[k for k, row in enumerate(self.rows) if row["epoch"] in best][:LAST], *range(len(self))[-LAST:]]
+        for before, place in pairwise([-1, *sorted(set(places))]):
+            if place > before + 1:
+                yield ["⋮"] * len(self.columns)
+            row = self.rows[place]
+            cells = [cell_text(name, row[name]) if name in row else "" for name in self.columns]
+            yield [*(tag("b", cell) for cell in cells), tag("b", "best")] if row["epoch"] in best else cells
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes one line an epoch, under a line of column names; what was not measured is left blank. A file already
@@ -151,6 +178,30 @@ class History:
             axes.legend()
 
 
+def tell_result(history: History) -> Html:
+    """Returns a paragraph on the best epoch and one on what ended the last fit early, where there are such."""
+    said = {"Best": describe_best(history), "It ended early": history.stopped}
+    return join(tag("p", f"{what}: {told}.") for what, told in said.items() if told)
+
+
+def draw_column(history: History, name: str) -> Html:
+    """Draws a column and its val_ twin over the epochs, a line a member, as HTML; the best epoch is marked."""
+    curves, drawn = [], []
+    for column, label in ((name, "training"), (f"val_{name}", "validation")):
+        rows = [row for row in history if column in row]
+        if not rows:
+            continue
+        epochs, values = np.array([row["epoch"] for row in rows]), np.array([row[column] for row in rows], np.float64)
+        drawn.append(values)
+        members = values.reshape(len(rows), -1).T[:MOST_CURVES]
+        curves += [Curve(epochs, member, label, label if name != "learning_rate" else "") for member in members]
+    best = find_best(history)
+    return chart(
+        curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name == "loss" and spans_decades(drawn),
+        marked=best if isinstance(best, int) else None,
+    )  # fmt: skip
+
+
 @contextmanager
 def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes an InputError of an OSError in opening or writing a file."""
@@ -207,6 +258,13 @@ def describe_row(row: Mapping[str, Any]) -> str:
     """Losses and metrics of an epoch on one line: "loss 0.0312, accuracy 0.9912, val_loss 0.0871"."""
     hidden = ("epoch", "step", "seconds", "samples_per_second")
     return ", ".join(f"{name} {number(value)}" for name, value in row.items() if name not in hidden)
+
+
+def cell_text(name: str, value: Any) -> str:
+    """Writes what a column of the History has, as `number` does; of seconds and samples a second, three digits."""
+    if name in ("seconds", "samples_per_second"):
+        return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    return number(value)
 
 
 def number(value: float | Sequence[float]) -> str:

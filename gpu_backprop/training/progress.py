@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from gpu_backprop.backend.text_table import terminal_width
-from gpu_backprop.data.messages import escaped
+from gpu_backprop.display.escapes import escaped
 from gpu_backprop.training.console import Readable
 from gpu_backprop.training.epoch_table import EpochTable
 from gpu_backprop.training.history import History, describe_best, describe_row, find_best

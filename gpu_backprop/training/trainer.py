@@ -21,13 +21,15 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.data.stored_rows import StoredRows
+from gpu_backprop.display.html import cell_output, table
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import number, positive, switch
 from gpu_backprop.network.samples import Samples, samples
+from gpu_backprop.network.summary import network_html
 from gpu_backprop.training import diagnosis, memory
-from gpu_backprop.training.checkpoints.recipe import describe
+from gpu_backprop.training.checkpoints.recipe import describe, settings_told
 from gpu_backprop.training.checkpoints.resuming import Resumed, resume
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
 from gpu_backprop.training.diagnosis import Diagnosis
@@ -35,7 +37,7 @@ from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit import Fit
 from gpu_backprop.training.folds import measure_outputs, predict_mean, predict_out_of_fold
-from gpu_backprop.training.history import History
+from gpu_backprop.training.history import History, describe_best, describe_row
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
@@ -218,6 +220,17 @@ class Trainer(FixedAttributes):
         state = State({name: self.device.to_host(array) for name, array in own.items()}, host)
         options |= self.settings._asdict()
         return _rebuild, (self.network, self.loss, self.optimizer, options, state, self.history)
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.network!r}, {self.loss!r}, {self.optimizer!r}, batch_size={self.batch_size})"
+
+    def _repr_html_(self) -> str:
+        told = settings_told(self)
+        if self.history.rows:
+            told |= {"last epoch": describe_row(self.history[-1]), "best": describe_best(self.history)}
+        told |= {"ended early": self.history.stopped}
+        facts = table([fact for fact in told.items() if fact[1] not in (None, "")], left=2, class_="facts")
+        return cell_output(facts, network_html(self.network))
 
     @property
     def settings(self) -> Settings:

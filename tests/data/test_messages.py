@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gpu_backprop.data import Arrays, DataError, Table, read
-from gpu_backprop.data.messages import escaped, shown
+from gpu_backprop.data.messages import shown
+from gpu_backprop.display.escapes import escaped
 
 HOSTILE = {
     "red\x1b[31m": "red\\x1b[31m",

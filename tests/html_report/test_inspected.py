@@ -8,7 +8,7 @@ from html import unescape
 
 import numpy as np
 
-from gpu_backprop.html_report.charts import LONGEST, NAMES, RIGHT, WIDTH, bars
+from gpu_backprop.display.charts import LONGEST, NAMES, RIGHT, WIDTH, bars
 from gpu_backprop.html_report.inspected import tell_inspection
 from gpu_backprop.inspection import ColumnFindings, Dependence, Importance, Inspection, WorstRow
 

@@ -151,7 +151,7 @@ def test_of_numbers_in_the_units_of_the_data(tmp_path):
 def test_of_members(tmp_path, epochs):
     page = written(tmp_path, trained(1, "identity", NUMBERS[:, :1], epochs, seed=[0, 1]), X, NUMBERS[:, :1])
     assert "Residuals" not in page.sections and ("Curves" in page.sections) is (epochs > 0)
-    assert "2 networks side by side" in page.source
+    assert "2 models of" in page.source
 
 
 def test_without_rows_nothing_is_measured(tmp_path):

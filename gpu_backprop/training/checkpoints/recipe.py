@@ -11,6 +11,9 @@ from gpu_backprop.training.description import describe_loss, describe_optimizer
 OF_TRAINER = "clip_norm", "average"
 """The settings of a trainer itself that may change while it trains, one number or one a member each."""
 
+ELSEWHERE = "inputs", "layers", "dtype", "loss", "optimizer"
+"""What of a trainer's description is not told as one of its settings."""
+
 OF_LAYERS = "rate", "trainable", "learning_rate_factor", "weight_decay_factor", "penalty_factor", "max_norm"
 """Those of a layer."""
 
@@ -27,6 +30,16 @@ def describe(trainer: Any) -> dict[str, Any]:
         "accumulate": trainer.accumulate,
         **{name: [*value] if isinstance(value, tuple) else value for name, value in numbers.items()},
     }
+
+
+def settings_told(trainer: Any) -> dict[str, object]:
+    """Returns what a reader is told of a trainer besides its network: loss, optimizer, epochs, and settings in use."""
+    told = {
+        name.replace("_", " "): value
+        for name, value in describe(trainer).items()
+        if name not in ELSEWHERE and value not in (None, False)
+    }
+    return {"loss": repr(trainer.loss), "optimizer": repr(trainer.optimizer), "epochs": len(trainer.history)} | told
 
 
 def shapes(network: Any) -> list[list[int]]:

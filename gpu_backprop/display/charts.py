@@ -1,15 +1,19 @@
-"""Charts as SVG within a page, drawn with the colours of its style sheet."""
+"""Charts as SVG, drawn with the colours of parts.css or of the page that holds them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from gpu_backprop.backend.formula import Array
-from gpu_backprop.html_report.html import Html, join, tag
+from gpu_backprop.display.html import Html, join, tag
+
+Array = npt.NDArray[Any]
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 12, 44
@@ -24,8 +28,8 @@ LONGEST = 22, 48
 SHADES = 8
 """Greys of a picture, besides white."""
 
-MOST_POINTS = 1500
-"""Points of a curve; of more, some are left out, as evenly as it goes."""
+MOST_POINTS, LEAST_POINTS = 2000, 60
+"""Points of all curves of a chart together, and of each curve at least; of more, some are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +116,8 @@ def chart(
     for place in x.place(np.array([]) if rug is None else rug).tolist():
         at = _written(place)
         inside.append(tag("line", x1=at, x2=at, y1=HEIGHT - BOTTOM - 7, y2=HEIGHT - BOTTOM, class_="rug"))
-    inside += [_draw(curve, x, y) for curve in curves]
+    most = max(LEAST_POINTS, MOST_POINTS // len(curves))
+    inside += [_draw(curve, x, y, most) for curve in curves]
     drawing = tag("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{y_name} over {x_name}")
     legend = _legend({curve.label: curve.style for curve in curves if curve.label})
     if marked is not None:
@@ -194,9 +199,9 @@ def _cut(name: str, where: int) -> str:
     return name if len(name) <= LONGEST[where] else name[: LONGEST[where] - 1] + "…"
 
 
-def _draw(curve: Curve, x: Axis, y: Axis) -> Html:
-    step = -(-len(curve.x) // MOST_POINTS)
-    places = zip(x.place(curve.x[::step]).tolist(), y.place(curve.y[::step]).tolist(), strict=True)
+def _draw(curve: Curve, x: Axis, y: Axis, most: int) -> Html:
+    kept = np.arange(0, len(curve.x), -(-len(curve.x) // most)) if curve.dots else _extremes(curve.y, most)
+    places = zip(x.place(curve.x[kept]).tolist(), y.place(curve.y[kept]).tolist(), strict=True)
     if curve.dots or len(curve.x) == 1:
         dots = (tag("circle", cx=_written(a), cy=_written(b), r=2.5) for a, b in places if math.isfinite(a + b))
         return tag("g", join(dots), class_=f"{curve.style} dots")
@@ -206,6 +211,23 @@ def _draw(curve: Curve, x: Axis, y: Axis) -> Html:
             words.append(f"{pen}{_written(a)} {_written(b)}")
         pen = "L" if math.isfinite(a + b) else "M"
     return tag("path", d="".join(words), class_=curve.style)
+
+
+def _extremes(values: Array, most: int) -> Array:
+    """Chooses about so many points of a line, in their order: of each stretch the lowest, the highest and what is not
+    finite, so that no peak and no gap is lost, and the last of all."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    kept = {len(values) - 1}
+    for begin, end in itertools.pairwise(np.linspace(0, len(values), most // 2 + 1).astype(int).tolist()):
+        stretch = values[begin:end]
+        finite = np.isfinite(stretch)
+        if finite.any():
+            low, high = np.where(finite, stretch, np.inf).argmin(), np.where(finite, stretch, -np.inf).argmax()
+            kept |= {begin + int(low), begin + int(high)}
+        if not finite.all():
+            kept.add(begin + int(finite.argmin()))
+    return np.array(sorted(kept))
 
 
 def _rounds(low: float, high: float, whole: bool) -> list[float]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
-from gpu_backprop.data.messages import escaped
+from gpu_backprop.display.escapes import escaped
+
+SHOWN, MOST = 30, 500
+"""Rows of a long table that are seen at once, and that there are at all."""
 
 
 class Html(str):
@@ -38,6 +43,29 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), left: i
     body = [tag("thead", row("th", head))] if head else []
     body.append(tag("tbody", *(row("td", cells) for cells in rows)))
     return tag("div", tag("table", *body, **attributes), class_="wide")
+
+
+def folded_table(rows: Sequence[Sequence[object]], head: Sequence[object], of_what: str) -> Html:
+    """Makes a table of texts; rows beyond SHOWN are folded away, and beyond MOST are only counted."""
+    some = [table(rows[:SHOWN], head, left=len(head))]
+    if folded := rows[SHOWN:MOST]:
+        count = tag("summary", f"{len(folded):,} more {of_what}")
+        some.append(tag("details", count, table(folded, left=len(head))))
+    if len(rows) > MOST:
+        some.append(tag("p", f"{len(rows) - MOST:,} further {of_what} are not listed", class_="quiet"))
+    return join(some)
+
+
+@cache
+def parts_style() -> str:
+    """Returns the style sheet of tables and charts."""
+    return Path(__file__).with_name("parts.css").read_text(encoding="utf-8")
+
+
+def cell_output(*pieces: object) -> str:
+    """Makes what a notebook shows of an object: pieces in a frame that brings its own style sheet, for light and dark
+    themes alike. It needs nothing from elsewhere, and runs nothing."""
+    return tag("div", Html(f"<style>.gpu-backprop {{\n{parts_style()}}}</style>"), *pieces, class_="gpu-backprop")
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from gpu_backprop.html_report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Curve, chart
+from gpu_backprop.display.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Curve, chart
 
 NAN = math.nan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu_backprop.html_report.html import Html, join, table, tag
+from gpu_backprop.display.html import Html, join, table, tag
 
 
 def test_texts_are_escaped_and_elements_are_not():
