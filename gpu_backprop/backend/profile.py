@@ -85,8 +85,8 @@ class Profile:
             tag("td", tag("i", class_="share", style=f"width: {BAR * timing.microseconds / longest:.2f}em"))
             for timing in self.timings
         )
-        rows = [(*row, bar) for row, bar in zip(self._rows(), bars, strict=True)]
-        return cell_output(table([*rows, self._sums()], (*HEADS, ""), left=2))
+        rows = [(*row[:4], bar, *row[4:]) for row, bar in zip(self._rows(), bars, strict=True)]
+        return cell_output(table([*rows, self._sums()], (*HEADS[:4], "", *HEADS[4:]), left=2))
 
 
 def profile(plan: Plan, runs: int) -> Profile:

@@ -104,6 +104,9 @@ class Diagnosis:
         """Prints it, fitted to the width of a terminal."""
         print(self._text(terminal_width(sys.stdout)))
 
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.rows:,} rows: {', '.join(of.kind for of in self.findings) or 'nothing is wrong'}>"
+
     def _repr_html_(self) -> str:
         of = tag("p", f"one step of {self.rows:,} rows")
         found = tag("ul", *map(partial(tag, "li"), self.findings or ("nothing is wrong",)))

@@ -1,4 +1,4 @@
-"""Showing how training goes: a line an epoch, above a bar where someone watches; or nothing."""
+"""Showing how training goes: a line an epoch, above a bar where someone watches; in a notebook a bar; or nothing."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from gpu_backprop.backend.text_table import terminal_width
 from gpu_backprop.display.escapes import escaped
-from gpu_backprop.training.console import Readable
+from gpu_backprop.display.html import tag
+from gpu_backprop.training.console import Readable, in_notebook
 from gpu_backprop.training.epoch_table import EpochTable
 from gpu_backprop.training.history import History, describe_best, describe_row, find_best
 
 if TYPE_CHECKING:  # rich takes half as long to import as NumPy, and `import gpu_backprop` can do without it
-    from IPython.display import HTML
     from rich.console import Console
     from rich.progress import ProgressColumn
 
 REFRESH = 0.1
 """Seconds between two looks of a bar: often enough for the eye, too seldom to cost anything."""
+
+NOTEBOOK_REFRESH = 0.2
+"""The same in a notebook, where each look is a message to a page."""
 
 LINES, PAUSE = 200, 60.0
 """Of more epochs than so many, every 2nd, 5th, 10th ... has a line, and one at least every so many seconds."""
@@ -207,50 +209,71 @@ class BarProgress(LineProgress):
         self._bar.console.print(Text.assemble((escaped(text), style), (escaped(mark), "bold green")), soft_wrap=True)
 
 
-class NotebookProgress(BarProgress):
-    """The lines in the output of a notebook's cell, below a bar that the page draws."""
+class NotebookProgress(Progress):
+    """A bar in the output of a notebook's cell, which the page draws, with the newest epoch beside it; at the end that
+    line stays, and names the best epoch. A line an epoch is what the History shows."""
 
-    _handle: Any = None
+    def __init__(self, epochs: int, samples: int, history: History) -> None:
+        self._history = history
+        self._first, self._last = len(history) + 1, len(history) + epochs
+        self._samples, self._all = 0, epochs * samples
+        self._epoch, self._measured = self._first, ""
+        self._begun = self._next_look = time.monotonic()
+        self._handle: Any = None
 
     def __enter__(self) -> Progress:
         from IPython.display import display
 
-        self._handle = display(self._html(), display_id=True)
+        self._handle = display(self._line(), raw=True, display_id=True)
         return self
 
-    def _draw(self) -> None:
-        super()._draw()
+    def advance(self, samples: int) -> None:
+        self._samples += samples
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + NOTEBOOK_REFRESH
+            speed = self._samples / max(now - self._begun, 1e-9)
+            self._show(f"{speed:,.0f} samples/s", f"{_clock((self._all - self._samples) / speed)} left")
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        self._measured = describe_row(row)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self._epoch, self._measured = min(int(row["epoch"]) + 1, self._last), describe_row(row)
+
+    def close(self) -> None:
+        seconds, best = time.monotonic() - self._begun, ""
+        if len(self._history) >= self._first:  # it may have rows that this was not told of
+            self._epoch, self._measured = len(self._history), describe_row(self._history[-1])
+            best = describe_best(self._history)
+        speed = self._samples / max(seconds, 1e-9)
+        self._show(f"{speed:,.0f} samples/s", f"in {_clock(seconds)}", best and f"best: {best}")
+
+    def _show(self, *told: str) -> None:
         if self._handle is not None:
-            self._handle.update(self._html())
+            self._handle.update(self._line(*told), raw=True)
 
-    def _html(self) -> HTML:
-        from IPython.display import HTML
-
-        task, texts = self._bar.tasks[0], " · ".join(text for text in self._texts.values() if text)
-        bar = f'<progress value="{self._samples}" max="{task.total:.0f}" style="vertical-align: middle"></progress>'
-        return HTML(f'<div style="font-family: monospace">{bar} {escape(texts)}</div>')
-
-    def _width(self) -> int:
-        return WIDTH
-
-    def _print(self, text: str, style: str = "", mark: str = "") -> None:
-        print(text + mark, flush=True)
+    def _line(self, *told: str) -> dict[str, str]:
+        """Returns the line as a page shows it, and as text for what has no page."""
+        text = " · ".join(filter(None, (f"epoch {self._epoch}/{self._last}", self._measured, *told)))
+        bar = tag("progress", value=self._samples, max=self._all, style="vertical-align: middle")
+        return {"text/html": tag("div", bar, " ", text, style="font-family: monospace"), "text/plain": escaped(text)}
 
 
 def open_progress(progress: bool, epochs: int, samples: int, history: History) -> Progress:
     """Opens the display of a run of so many epochs of so many samples each, whose rows the history gets; a context
     manager.
 
-    In a terminal and in Jupyter there is a bar beside the lines. Elsewhere, also in a terminal without cursor control,
+    In a notebook there is a bar, in a terminal a bar below lines. Elsewhere, also in a terminal without cursor control,
     there are plain lines: a bar would fill a log with control characters. Without `progress` nothing is shown.
     """
     if not progress:
         return Progress()
+    if in_notebook():
+        return NotebookProgress(epochs, samples, history)
     from rich.console import Console
 
     console = Console(file=sys.stdout.stream if isinstance(sys.stdout, Readable) else None)
-    if console.is_jupyter:
-        return NotebookProgress(console, epochs, samples, history)
     # rich also takes FORCE_COLOR for a terminal
     watched = console.is_interactive and sys.stdout is not None and sys.stdout.isatty()
     return BarProgress(console, epochs, samples, history) if watched else LineProgress(epochs, history)

@@ -1,18 +1,19 @@
-"""Progress: lines that stay, above a bar in a terminal and below one in a notebook; or nothing."""
+"""Progress: lines that stay, above a bar in a terminal; a bar alone in a notebook; or nothing."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from gpu_backprop.training import progress
 from gpu_backprop.training.epoch_table import HEAD_EVERY
-from gpu_backprop.training.history import History
+from gpu_backprop.training.history import History, describe_row
 from gpu_backprop.training.progress import BarProgress, LineProgress, NotebookProgress, Progress, open_progress
 
 HEAD = "epoch       loss   accuracy   val_loss  val_accuracy    seconds  samples/s"
@@ -244,37 +245,72 @@ def test_a_name_cannot_command_the_terminal(terminal):
 
 
 class TestNotebook:
-    """Jupyter, of which a stand-in is enough here."""
+    """Jupyter, of which a stand-in is enough here; tests/docs/test_notebook.py has a real one."""
 
     @pytest.fixture
     def page(self, monkeypatch):
-        """What the page shows: each state of the bar."""
+        """What the page shows: each state of the bar, as HTML and as text."""
         states = []
 
         class Handle:
-            def update(self, html):
-                states.append(html)
+            def update(self, line, raw):
+                assert raw is True
+                states.append(line)
 
-        def display(html, display_id):
-            assert display_id is True
-            states.append(html)
+        def display(line, raw, display_id):
+            assert raw is True and display_id is True
+            states.append(line)
             return Handle()
 
-        module = ModuleType("IPython.display")
-        module.display, module.HTML = display, str
-        monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+        ipython, module = ModuleType("IPython"), ModuleType("IPython.display")
+        ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+        module.display = display
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
         monkeypatch.setitem(sys.modules, "IPython.display", module)
-        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
         return states
 
-    def test_lines_stay_below_a_bar(self, page, capsys):
+    def test_a_bar_ends_as_one_line(self, page, capsys):
         history = History()
         shown = open_progress(True, 4, 100, history)
         assert type(shown) is NotebookProgress
         run(shown, history, 4)
-        assert capsys.readouterr().out.splitlines()[0] == HEAD
-        assert 'value="0" max="400"' in page[0] and "epoch 1/4" in page[0]
-        assert 'value="400" max="400"' in page[-1] and "epoch 4/4" in page[-1] and "in 0:00:00" in page[-1]
+        assert capsys.readouterr().out == ""
+        assert 'value="0" max="400"' in page[0]["text/html"] and page[0]["text/plain"] == "epoch 1/4"
+        assert 'value="400" max="400"' in page[-1]["text/html"]
+        told = page[-1]["text/plain"].split(" · ")
+        assert told[:2] == ["epoch 4/4", describe_row(history[-1])] and told[3] == "in 0:00:00"
+        assert told[2].endswith(" samples/s") and told[4].startswith("best: epoch ")
+        assert all(f" {state['text/plain']}</div>" in state["text/html"] for state in page)
+
+    def test_it_tells_how_fast_it_goes_and_how_long_it_takes(self, page, monkeypatch):
+        clock = [0.0]
+        monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+        with open_progress(True, 10, 100, History()) as shown:
+            clock[0] = 10.0
+            shown.step({"epoch": 1, "step": 3, "loss": 0.5})
+            shown.advance(50)
+            assert page[-1]["text/plain"] == "epoch 1/10 · loss 0.5000 · 5 samples/s · 0:03:10 left"
+
+    def test_it_looks_seldom_however_often_it_is_told(self, page, monkeypatch):
+        clock = itertools.count()
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) / 1000)
+        with open_progress(True, 1, 10_000, History()) as shown:
+            for _ in range(1000):
+                shown.advance(10)
+        assert len(page) == 1 + 5 + 1
+
+    def test_a_run_that_fails_or_goes_on_tells_what_was_done(self, page):
+        history = History()
+        history.append({"epoch": 1, "loss": 0.25})
+        with pytest.raises(ZeroDivisionError), open_progress(True, 4, 100, history):
+            raise ZeroDivisionError
+        assert page[-1]["text/plain"].startswith("epoch 2/5 · 0 samples/s")
+
+    def test_a_name_is_no_element(self, page):
+        history = History()
+        with open_progress(True, 1, 100, history):
+            history.append({"epoch": 1, "<script>\x1b": 0.5})
+        assert "&lt;script&gt;\\x1b 0.5" in page[-1]["text/html"] and "\x1b" not in page[-1]["text/plain"]
 
 
 def test_a_bar_lets_the_cursor_go_when_training_fails(terminal):
