@@ -7,7 +7,7 @@ from sklearn.utils.estimator_checks import check_sample_weight_equivalence_on_de
 
 from gpu_backprop import MLPClassifier, MLPRegressor
 
-pytestmark = pytest.mark.filterwarnings("default::sklearn.exceptions.ConvergenceWarning", "default::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::UserWarning")
 NOT_FOR_THEM = "SCIPY_ARRAY_API is not set", "MLPClassifier does not have a decision_function"
 
 
