@@ -16,6 +16,7 @@ from typing import Any
 from gpu_backprop.backend import errors
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 from gpu_backprop.display.html import cell_output, table
 from gpu_backprop.network.activations import ACTIVATIONS
@@ -164,6 +165,14 @@ class Recipe:
                 entries = {"learning_rate": None, "beta2": None, **entries}
         return dataclasses.replace(self, **entries)
 
+    def override(self, entries: Mapping[str, Any]) -> Recipe:
+        """Returns the recipe with the entries that a user asked for, as `replace` does, and with what they imply: a
+        batch size is just that, and a share of validation rows is kept however few rows that is."""
+        implied: dict[str, Any] = {"even_batches": False} if "batch_size" in entries else {}
+        if "validation" in entries:
+            implied["least_validation"] = 0
+        return self.replace(**{**implied, **entries})
+
     def __str__(self) -> str:
         return "\n".join(f"  {name:17} {value}" for name, value in self._told().items())
 
@@ -217,6 +226,28 @@ class Recipe:
             initialize_from_data(net, x)
         return net
 
+    def make_prepared_network(
+        self, preprocessing: Preprocessing, x: Array, *, output: str | None = None, seed: int = 0,
+        members: int | None = None, **settings: Any,
+    ) -> Network:  # fmt: skip
+        """Makes a network for the rows x that a preprocessing gave, which it keeps, with the names of the classes.
+
+        Args:
+            output: the activation of the output layer; None: the one that suits the task.
+            members: of an ensemble, whose mean is predicted and which have the seeds from `seed` on; None: there is one
+                network.
+            settings: as of `make_network`.
+        """
+        suits = "softmax" if preprocessing.task == "classification" else "identity"
+        net = self.make_network(
+            preprocessing.inputs, preprocessing.outputs, output or suits, x=x, numbers=preprocessing.numbers,
+            seed=seed if members is None else range(seed, seed + members), **settings,
+        )  # fmt: skip
+        if members is not None:
+            net.averaged = True
+        net.preprocessing, net.classes = preprocessing, preprocessing.classes
+        return net
+
     def _rates(self, weight: float = 1.0) -> dict[str, Any]:
         factors = {name: one for name, one in (("weight", weight), ("bias", self.bias_rate)) if one != 1}
         return {"learning_rate_factor": factors} if factors else {}
@@ -260,14 +291,16 @@ class Recipe:
         """Returns the share of so many rows that the best epoch is measured on: 0 where they are too few."""
         return self.validation if self.validation * rows >= self.least_validation else 0.0
 
-    def fit_options(self, rows: int, folds: int | None = None) -> dict[str, Any]:
+    def fit_options(self, rows: int, folds: int | None = None, validation: Any = None) -> dict[str, Any]:
         """Returns what `Trainer.fit` is told besides x and y, of which there are so many rows.
 
         Args:
             folds: of an ensemble, whose members hold out a fold each; None: there is none.
+            validation: the rows that the best epoch is measured on, as `Trainer.fit` takes them; None: the recipe's
+                share of the others.
         """
-        share = 0.0 if folds else self.validation_share(rows)
-        validated = bool(share or folds)
+        share = 0.0 if folds or validation is not None else self.validation_share(rows)
+        validated = bool(share or folds or validation is not None)
         callbacks: list[Any] = []
         how: dict[str, Any] = {"epochs": self.epochs, "validation_split": share, "callbacks": callbacks}
         if self.schedule == PLATEAU:
@@ -275,7 +308,8 @@ class Recipe:
         if validated:
             how["early_stopping"] = EarlyStopping(self.monitor, self.patience or self.epochs, ties=self.ties)
             callbacks += [TemperatureScaling()] if self.calibrate else []
-        return how | ({"folds": folds} if folds else {})
+        given = {"folds": folds or None, "validation": validation}
+        return how | {name: value for name, value in given.items() if value is not None}
 
 
 def _check(name: str, value: Any) -> None:
@@ -365,6 +399,15 @@ RECIPES: Mapping[str, Callable[[str, int, int], Recipe]] = {
 """By name: functions of the task, the rows to learn from and the columns, which return a Recipe."""
 
 
+BOTH_WAYS = ("identity", "leaky_relu")
+"""The activations with which an output can be as far below 0 as above it."""
+
+
+def any_number(output: str | None, loss: Loss | None) -> bool:
+    """Tells whether outputs of this activation, by this loss, may be any numbers, so that a target can be scaled."""
+    return (output or "identity") in BOTH_WAYS and (loss is None or loss.low == -math.inf)
+
+
 def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads entries that are text: "none", "true", "false", in small or large letters, numbers, and for `layers` and
     `activation` one or more with commas between them; returns those of a recipe, and those of its encoding.
@@ -372,19 +415,28 @@ def read_entries(words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, An
     Raises:
         InputError: there is no such entry, or it is not what is accepted.
     """
+    readers: Mapping[str, Callable[[str], Any]] = {"layers": _units, "activation": _activations}
+    return divide_entries({name: readers.get(name, _value)(text) for name, text in words.items()})
+
+
+def divide_entries(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Checks entries; returns those of a recipe, and those of its encoding.
+
+    Raises:
+        InputError: there is no such entry, or it is not what is accepted.
+    """
     of_recipe, of_encoding = ({field.name for field in dataclasses.fields(one)} for one in (Recipe, Encoding))
-    settable = (of_recipe | of_encoding) - {"name", "encoding", "ordinal"}
+    settable = (of_recipe | of_encoding) - {"name", "encoding"}
     own: dict[str, Any] = {}
     encoding: dict[str, Any] = {}
-    for name, text in words.items():
+    for name, value in entries.items():
         if name not in settable:
             raise InputError(f"a recipe has no entry {name!r}; it has {', '.join(sorted(settable))}.")
         if name in of_encoding:
-            encoding[name] = _value(text)
+            encoding[name] = value
             continue
-        readers: Mapping[str, Callable[[str], Any]] = {"layers": _units, "activation": _activations}
-        own[name] = readers.get(name, _value)(text)
-        _check(name, own[name])
+        own[name] = value
+        _check(name, value)
     Encoding(**encoding)
     return own, encoding
 

@@ -145,6 +145,25 @@ def test_entries_of_the_encoding_can_be_set():
     assert choose_encoding(parse(["train", "t.csv"])) == TABULAR
     assert choose_encoding(parse(["train", "t.csv", "--recipe", "plain"])) == PLAIN
     assert recipes.read_entries({"clip": "false", "rare": "4"}) == ({}, {"clip": False, "rare": 4})
+    given = {"layers": (8,), "rare": 4, "ordinal": {"size": ["small", "large"]}}
+    own, of_encoding = recipes.divide_entries(given)
+    assert (own, of_encoding) == ({"layers": (8,)}, {"rare": 4, "ordinal": given["ordinal"]})
+
+
+def test_what_a_user_asks_for_implies_other_entries():
+    recipe = recipes.tabular("classification", 40, 5)
+    assert recipe.override({}) == recipe
+    assert not recipe.override({"batch_size": 30}).even_batches
+    assert recipe.validation_share(40) == 0
+    assert recipe.override({"validation": 0.1}).validation_share(40) == 0.1
+
+
+def test_validation_rows_that_are_given_take_the_place_of_a_share():
+    recipe, rows = recipes.tabular("classification", 40, 5), (np.zeros((9, 5)), np.zeros(9))
+    how = recipe.fit_options(1000, validation=rows)
+    assert (how["validation"], how["validation_split"]) == (rows, 0)
+    assert how["early_stopping"].monitor == recipe.monitor
+    assert not {"validation", "folds"}.intersection(recipe.fit_options(1000))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -26,9 +25,6 @@ OVERRIDDEN = (
 )  # fmt: skip
 """The options that are entries of a recipe, too, as they are."""
 
-BOTH_WAYS = ("identity", "leaky_relu")
-"""The activations with which an output can be as far below 0 as above it."""
-
 
 @dataclass(frozen=True)
 class Design:
@@ -47,7 +43,7 @@ class Design:
     @property
     def any_number(self) -> bool:
         """Whether outputs may be any numbers, so that a target can be scaled."""
-        return (self.output or "identity") in BOTH_WAYS and (self.loss is None or self.loss.low == -math.inf)
+        return recipes.any_number(self.output, self.loss)
 
     @property
     def usual(self) -> bool:
@@ -104,11 +100,9 @@ def choose_recipe(options: argparse.Namespace, design: Design, preprocessing: Pr
         implied["calibrate"] = False
         if recipe.patience is not None:
             implied["epochs"] = recipe.epochs // 2  # since none is lost by stopping later than at the best one
-    if options.no_early_stopping or "validation" in given:
+    if options.no_early_stopping:
         implied |= {"validation": 0.0, "least_validation": 0}
-    if "batch_size" in given:
-        implied["even_batches"] = False
-    return recipe.replace(**{**implied, **given})
+    return recipe.replace(**implied).override(given)
 
 
 def _given_entries(options: argparse.Namespace, design: Design) -> dict[str, Any]:
@@ -147,16 +141,10 @@ def build_network(
             f"--loss {design.loss.name} is for classes, and this is regression; choose another, or --task "
             "classification"
         )
-    output = design.output or ("softmax" if classes else "identity")
-    net = recipe.make_network(
-        preprocessing.inputs, preprocessing.outputs, output, x=x, numbers=preprocessing.numbers,
-        max_norm=options.max_norm, dtype=options.dtype, device=options.device, tf32=options.tf32,
-        seed=options.seed if options.ensemble is None else range(options.seed, options.seed + options.ensemble),
+    return recipe.make_prepared_network(
+        preprocessing, x, output=design.output, seed=options.seed, members=options.ensemble, max_norm=options.max_norm,
+        dtype=options.dtype, device=options.device, tf32=options.tf32,
     )  # fmt: skip
-    if options.ensemble is not None:
-        net.averaged = True
-    net.preprocessing, net.classes = preprocessing, preprocessing.classes
-    return net
 
 
 def build_trainer(

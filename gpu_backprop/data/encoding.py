@@ -64,6 +64,9 @@ class Encoding:
         for name, accepted in {**named, **either}.items():
             if (value := getattr(self, name)) not in accepted:
                 raise DataError(f"{name} is {shown(value)}; choose one of {listed(accepted)}")
+        if not isinstance(self.ordinal, Mapping):
+            example = '{"size": ["small", "medium", "large"]}'
+            raise DataError(f"ordinal is {shown(self.ordinal)}; give columns and their texts in order, as in {example}")
         if type(self.rare) is not int or self.rare < 0:
             raise DataError(f"rare is {shown(self.rare)}; give a whole number of rows, 0 for no category to be rare")
 

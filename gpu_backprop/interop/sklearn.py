@@ -12,5 +12,6 @@ except ImportError as error:
     raise MissingExtraError(f"the estimators need scikit-learn: {install('sklearn')}") from error
 
 from gpu_backprop.interop.estimators.mlp import MLPClassifier, MLPRegressor
+from gpu_backprop.interop.estimators.tabular import TabularClassifier, TabularRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"]
