@@ -104,7 +104,7 @@ class History:
         if not self.rows:
             return cell_output(tag("p", "no epochs yet"))
         drawn = tag("div", draw_column(self, "loss"), class_="charts")
-        return cell_output(tell_result(self), table(self._lines(), self.columns, left=0), drawn)
+        return cell_output(tell_result(self), table(self._lines(), [*self.columns, ""], left=0), drawn)
 
     def _lines(self) -> Iterator[Sequence[object]]:
         """Yields the cells of the first, the best and the last epochs, with dots for those that are left out."""
@@ -113,10 +113,10 @@ class History:
         places = [0, *[k for k, row in enumerate(self.rows) if row["epoch"] in best][:LAST], *range(len(self))[-LAST:]]
         for before, place in pairwise([-1, *sorted(set(places))]):
             if place > before + 1:
-                yield ["⋮"] * len(self.columns)
+                yield [*["⋮"] * len(self.columns), ""]
             row = self.rows[place]
             cells = [cell_text(name, row[name]) if name in row else "" for name in self.columns]
-            yield [*(tag("b", cell) for cell in cells), tag("b", "best")] if row["epoch"] in best else cells
+            yield [*(tag("b", cell) for cell in cells), tag("b", "best")] if row["epoch"] in best else [*cells, ""]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes one line an epoch, under a line of column names; what was not measured is left blank. A file already

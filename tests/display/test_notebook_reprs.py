@@ -92,7 +92,7 @@ def test_a_history_shows_first_best_and_last_epochs_and_a_curve(epochs, members)
     made = history(epochs, members)
     root = parsed(made)
     rows = cells(root)
-    assert cells(root, "thead/tr") == [["epoch", "loss", "val_loss", "seconds", "samples_per_second"]]
+    assert cells(root, "thead/tr") == [["epoch", "loss", "val_loss", "seconds", "samples_per_second", ""]]
     assert rows[0][0] == "1" and rows[-1][:1] == [str(epochs)] and rows[-1][3:5] == ["0.0123", "123,457"]
     assert len(rows) == (epochs if epochs <= 9 else 10)
     assert [row[0] for row in rows if row[-1] == "best"] == [str(epochs)]
