@@ -77,11 +77,13 @@ class Worker:
         environment: variables that it finds set, besides ours.
         checkout: of this project, whose program and package it runs.
         patience: seconds that it has for an answer.
+        script: another program to run, which takes a name too.
     """
 
     def __init__(
         self, name: str, log: Path, *, python: str = sys.executable, threads: int = 0,
         environment: Mapping[str, str] | None = None, checkout: Path = ROOT, patience: float | None = None,
+        script: Path | None = None,
     ) -> None:  # fmt: skip
         self.name, self.patience = name, patience
         pools = dict.fromkeys(POOLS, str(threads)) if threads else {}
@@ -92,7 +94,7 @@ class Worker:
         self._log = log.open("w+", encoding="utf-8")
         with on_processors(threads):
             self._process = subprocess.Popen(
-                [python, str(program(checkout)), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [python, str(script or program(checkout)), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=self._log, text=True, env=environment, start_new_session=CAN_STOP,
             )  # fmt: skip
 

@@ -97,9 +97,9 @@ class Commands:
         return {"us": 1e6 * seconds / done, "steps": done, **busy.Clocks.now().since(before)}
 
 
-def main(name: str) -> int:
+def serve(commands: object) -> int:
+    """Answers commands by the methods of an object, until there are no more."""
     end_with_parent()
-    commands = Commands(name)
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -119,4 +119,4 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(serve(Commands(*sys.argv[1:])))
