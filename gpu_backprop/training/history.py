@@ -103,7 +103,7 @@ class History:
     def _repr_html_(self) -> str:
         if not self.rows:
             return cell_output(tag("p", "no epochs yet"))
-        drawn = tag("div", draw_column(self, "loss"), class_="charts")
+        drawn = tag("div", draw_column(self, "loss"), class_="charts") if "loss" in self.columns else ""
         return cell_output(tell_result(self), table(self._lines(), [*self.columns, ""], left=0), drawn)
 
     def _lines(self) -> Iterator[Sequence[object]]:

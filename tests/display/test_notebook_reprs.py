@@ -114,6 +114,20 @@ def test_a_long_history_is_small_and_loses_no_peak():
     assert training.rpartition("L")[2].split()[0] == validation.rpartition("L")[2].split()[0]  # the last epoch
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf, [math.nan, 1.0]])
+def test_a_history_of_what_diverged(loss):
+    made = History()
+    for epoch in (1, 2):
+        made.append({"epoch": epoch, "loss": loss, "val_loss": loss})
+    assert len(cells(parsed(made))) == 2 and parsed(made).findall(".//svg")
+
+
+def test_a_history_without_a_loss():
+    made = History()
+    made.append({"epoch": 1, "accuracy": 0.5})
+    assert cells(parsed(made)) == [["1", "0.5000", ""]]
+
+
 def test_a_plan_is_a_table_by_phases():
     plan = trainer().plan()
     rows = cells(parsed(plan))
