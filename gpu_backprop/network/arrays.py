@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import HOST, LazyRows, SparseRows
+from gpu_backprop.network.frames import FILL_IN, TO_NUMBERS, columns_of, is_frame, read_column, read_frame
 
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 """The largest bfloat16: NumPy's finfo does not know the type."""
@@ -66,12 +66,11 @@ def host_array(value: Any, name: str) -> Array:
     try:
         if sparse:
             return _sparse(value)
-        if hasattr(type(value), "columns"):
-            return _side_by_side(value, name)
+        if is_frame(value):
+            return read_frame(value, name)
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not hasattr(value, "to_numpy"):
             return np.from_dlpack(value)
-        array = np.asarray(value)
-        return _numbers(value, name) if array.dtype == object and hasattr(value, "to_numpy") else array
+        return read_column(value, name) if hasattr(value, "to_numpy") else np.asarray(value)
     except InputError:
         raise
     except Exception as error:  # other libraries raise anything when they cannot share their memory
@@ -93,41 +92,6 @@ def _sparse(matrix: Any) -> Array:
 def whole(array: Array) -> Array:
     """Returns all rows as an array: those of a minibatch."""
     return array[:] if isinstance(array, LazyRows) else array
-
-
-def _side_by_side(frame: Any, name: str) -> Array:
-    """Stacks the columns of a data frame of pandas, polars or pyarrow, whose types may be its library's own."""
-    dtypes = getattr(frame, "dtypes", None)
-    if dtypes is not None and all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in dtypes):
-        return np.asarray(frame)
-    labels = getattr(frame, "column_names", frame.columns)
-    columns = frame.items() if hasattr(frame, "items") else ((label, frame[label]) for label in labels)
-    return np.stack([_numbers(column, f"column {label!r} of {name}") for label, column in columns], axis=1)
-
-
-def _numbers(column: Any, name: str) -> Array:
-    """Reads a column of a data frame; raises InputError where a value is missing or no number."""
-    values = np.asarray(column)
-    if values.dtype.kind in "iub":
-        return values
-    cells = values.tolist() if values.dtype == object else []
-    if values.dtype.kind == "f" and not isinstance(getattr(column, "dtype", None), np.dtype):
-        missing = np.flatnonzero(np.isnan(values))
-    else:
-        missing = np.array([row for row, cell in enumerate(cells) if cell is None or type(cell).__name__ == "NAType"])
-    if len(missing):
-        raise InputError(
-            f"{_counted(len(missing), 'missing')} in {name}, the first one at row {missing[0]}. Fill in what is "
-            "missing, or take these rows out."
-        )
-    other = [row for row, cell in enumerate(cells) if not isinstance(cell, Real) and type(cell).__name__ != "Decimal"]
-    if other or values.dtype.kind not in "fO":
-        what = f"there is {repr(cells[other[0]])[:60]} at row {other[0]}" if other else f"its dtype is {values.dtype}"
-        raise InputError(
-            f"{name} must hold real numbers (floats, integers or booleans), and {what}. Turn it into numbers first, "
-            "or leave it out."
-        )
-    return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 
 def memory_map(array: Any) -> np.memmap[Any, Any] | mmap.mmap | None:
@@ -212,8 +176,7 @@ def check_real(array: Array, name: str) -> Array:
     """Raises InputError unless the array holds real numbers."""
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # which has no kind in NumPy
         raise InputError(
-            f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. "
-            "Text and objects have to be turned into numbers first."
+            f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. {TO_NUMBERS}."
         )
     return array
 
@@ -236,8 +199,9 @@ def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, .
     return x
 
 
-def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
-    """Raises InputError, with the count and first place, if there is NaN, infinity or what `dtype` cannot hold."""
+def check_finite(array: Array, name: str, dtype: Any = np.float64, given: Any = None) -> None:
+    """Raises InputError, with the count and first place, if there is NaN, infinity or what `dtype` cannot hold; `given`
+    is what the array was read from, whose columns may have names."""
     dtype = np.dtype(dtype)
     largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
@@ -249,12 +213,15 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64) -> None:
     with np.errstate(all="ignore"):  # NumPy warns of NaN in min and max
         if all(within(part) for _, part in blocks(_stored(array))):
             return
-    what, advice = "NaN or infinite", "Remove or replace them."
+    what, advice = "NaN or infinite", FILL_IN if is_frame(given) else "Remove or replace them."
     count, value, where = search(array, lambda part: ~np.isfinite(part))
     if not count:
         wider = "float32" if dtype.name == "float16" else "float64"
         what, advice = f"too large for {dtype.name}", f"Scale them down, or use a network with dtype={wider!r}."
         count, value, where = search(array, lambda part: np.abs(part) > largest)
+    if is_frame(given):
+        at = int(where.rpartition(" ")[2])
+        where = f"{where.partition(',')[0]}, column {columns_of(given)[at][0]!r}"
     raise InputError(f"{_counted(count, what)} in {name}, the first one ({value.item()}) at {where}. {advice}")
 
 

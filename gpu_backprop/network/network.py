@@ -19,6 +19,7 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.display.html import cell_output
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.intervals import Intervals
+from gpu_backprop.network.labels import class_of
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar, switch
@@ -52,8 +53,9 @@ class Network(FixedAttributes):
         layers, inputs, outputs, dtype, device, seed: as given; tf32 is `device.tf32`.
         models_shape: () or (models,), the shape in front of every array.
         preprocessing: what turns rows of data into x, a `gpu_backprop.data.Preprocessing`, or None.
-        classes: the name of the class that each output stands for, text or whole numbers, or None. `save` and `load`
-            keep both, so that a model file is enough to make sense of new data.
+        classes: the name of the class that each output stands for, text or whole numbers, or None. A fit on labels that
+            are text learns them, and `predict_labels` gives them. `save` and `load` keep both, so that a model file is
+            enough to make sense of new data. Labels that are numbers are those of outputs, whatever `classes` are.
         trained_by: name and settings of the optimizer and of the loss that trained it, the epochs and the best one,
             where it was loaded from what `save(path, trainer)` wrote; else None. It is plain data, which may say more.
         averaged: whether `predict`, and what measures it, give the mean of the members' outputs, and no longer those of
@@ -366,6 +368,23 @@ class Network(FixedAttributes):
             y[..., start : start + batch_size, :] = self.device.to_host(eager.mean() if averaged else eager.y)
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
+
+    def predict_labels(self, x: Any, batch_size: int = 1024) -> Array:
+        """Predicts the class of each row: that of the largest output of a softmax; or of one sigmoid output, the second
+        class from ½ on.
+
+        Args:
+            x, batch_size: as `predict` takes them.
+
+        Returns:
+            Names out of `classes`, an array of str or int, or where there are none the numbers of the outputs, int64:
+            (rows,), or (models, rows) where `predict` gives (models, rows, outputs).
+
+        Raises:
+            StateError: the network ends otherwise, and its outputs do not tell one class.
+            InputError: `classes` are not as many as the classes.
+        """
+        return class_of(self.predict(x, batch_size), self.last, self.classes)
 
     def predict_interval(self, x: Any, coverage: float = 0.9, batch_size: int = 1024) -> tuple[Array, Array]:
         """Predicts between which two numbers the target of each row is, in the units of the data: those of

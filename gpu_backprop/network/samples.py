@@ -23,6 +23,8 @@ from gpu_backprop.network.arrays import (
     search,
     whole,
 )
+from gpu_backprop.network.frames import only_column
+from gpu_backprop.network.labels import Classes, number_labels, read_text
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import positive
@@ -36,13 +38,15 @@ class Samples:
     """x, target and weights, each on the host or on the network's device, of the right shapes and kinds:
     (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None. Where only some of these
     rows are meant, `chosen` has their places, int64 on the host: (rows,), or (models, rows) where each member has rows
-    of its own. `counts` then says how many, (models,): what lies behind is the same ones over again."""
+    of its own. `counts` then says how many, (models,): what lies behind is the same ones over again. Where targets were
+    labels of text, `names` has those of the classes that they are the numbers of."""
 
     x: Array
     target: Array
     weights: Array | None
     chosen: Array | None = None
     counts: Array | None = None
+    names: Classes | None = None
 
     def on_host(self, device: Device) -> Samples:
         """Returns the same in NumPy arrays; `device` is the network's."""
@@ -96,7 +100,7 @@ class Samples:
 
 def samples(
     network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, per_member: bool = False,
-    idle: bool = True,
+    idle: bool = True, learn: bool = False, names: Classes | None = None,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
@@ -104,10 +108,17 @@ def samples(
         values: whether NaN, infinity, label range and the like are looked for.
         per_member: whether x may have the models axis, and each member then its own rows; else all share them.
         idle: whether all weights may be 0; without `values` they may.
+        learn: whether labels of text tell the names of the classes, where the network has none.
+        names: those of the classes; None: `network.classes`.
     """
-    device = network.device
+    device, given = network.device, x
     with device.current():
         x = check_features(x, network.inputs, device, (), network.models_shape if per_member else ())
+        if (text := read_text(y)) is None:
+            names = None
+        else:
+            known = network.classes if names is None else names
+            y, names = number_labels(text, network.last, known, loss.labels, learn)
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)
@@ -116,7 +127,7 @@ def samples(
                     f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
                 )
         if values:
-            check_finite(x, "x", network.dtype)
+            check_finite(x, "x", network.dtype, given)
             if weights is not None:
                 check_finite(weights, "weights", device.master if loss.reduction == "sum" else np.float64)
                 check_bounds(weights, "weights", 0.0, np.inf)
@@ -125,7 +136,7 @@ def samples(
                 weights = _relative(weights, device, values)
             if values and not idle and not weights.any(axis=-1).all():
                 raise InputError("all weights are 0, so that no row counts. Give a weight > 0 to those that should.")
-        return Samples(x, target, weights)
+        return Samples(x, target, weights, names=names)
 
 
 def _relative(weights: Array, device: Device, values: bool) -> Array:
@@ -147,7 +158,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
-    array = check_real(as_array(value, name, device), name)
+    array = check_real(as_array(only_column(value), name, device), name)
     array = whole(array) if isinstance(array, SparseRows) else array
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # bfloat16 cannot be compared
 
@@ -189,17 +200,17 @@ def check_labels(y: Array, classes: int, why: str, values: bool) -> Array:
         if fractional:
             raise InputError(f"labels must be whole numbers, but there is {label.item()!r} at {where}.")
     if values:
-        check_bounds(y, "labels", 0, classes - 1, why)
+        check_bounds(y, "labels", 0, classes - 1, why, " np.unique(y, return_inverse=True) numbers others from 0 on.")
     return y.astype(np.int64, copy=False)
 
 
-def check_bounds(array: Array, name: str, low: float, high: float, why: str = "") -> None:
-    """Raises InputError if a value lies outside of bounds; `why` says where they are from."""
+def check_bounds(array: Array, name: str, low: float, high: float, why: str = "", hint: str = "") -> None:
+    """Raises InputError if a value lies outside of bounds; `why` says where they are from, `hint` what helps."""
     wrong, value, where = search(array, lambda part: (part < low) | (part > high))
     if wrong:
         bounds = f"≥ {low:g}" if high == np.inf else f"from {low:g} to {high:.15g}"
         found = f"there is {value.item()!r} at {where} ({wrong} such in all)"
-        raise InputError(f"{name} must be {bounds}{why}, but {found}.")
+        raise InputError(f"{name} must be {bounds}{why}, but {found}.{hint}")
 
 
 def _check_probabilities(y: Array) -> None:

@@ -200,14 +200,14 @@ class Evaluation:
             return weight, moment(2, mean)
 
 
-def held_out_samples(network: Network, loss: Loss, validation: Any) -> Samples | None:
-    """Checks what `fit` was given as validation data."""
+def held_out_samples(network: Network, loss: Loss, validation: Any, data: Samples) -> Samples | None:
+    """Checks what `fit` was given as validation data beside `data`."""
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
     x, y, weights = (*validation, None)[:3]
     try:
-        return samples(network, loss, x, y, weights, values=True, idle=False)
+        return samples(network, loss, x, y, weights, values=True, idle=False, names=data.names)
     except InputError as error:
         raise InputError(f"validation data: {error}") from None

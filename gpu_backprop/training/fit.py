@@ -44,7 +44,7 @@ class Fit:
         self.history: History = trainer.history
         self.csv, self.progress = csv, progress
         epochs = positive("epochs", epochs)
-        data = samples(self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False)
+        data = samples(self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True)
         self.network.trained_by = self.network.intervals = None  # they say nothing of the weights that come
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
@@ -80,6 +80,7 @@ class Fit:
             self.resumed.go_on(self.running)
         self.first, self.last = first, first + epochs - 1
         self.evaluation = None if held_out is None else self._evaluation(held_out, rooms[1])
+        self.network.classes = self.network.classes if data.names is None else data.names
 
     def _divide(
         self, data: Samples, validation: Any, share: float, class_weight: str | Mapping[Any, float] | None, folds: Any
@@ -88,7 +89,7 @@ class Fit:
         trainer = self.trainer
         if isinstance(validation, StoredRows):
             validation = given_rows(validation, None, None)
-        held_out = held_out_samples(self.network, trainer.loss, validation)
+        held_out = held_out_samples(self.network, trainer.loss, validation, data)
         prepared = self.network.preprocessing is not None
         warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
         unweighted = data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def of_members(data: Samples, which: Array) -> Samples:
     """Returns the rows of each member: `which` is bool (models, rows)."""
     counts = which.sum(axis=1)
     chosen = np.stack([np.resize(np.flatnonzero(member), counts.max()) for member in which])
-    return Samples(data.x, data.target, data.weights, chosen, counts)
+    return replace(data, chosen=chosen, counts=counts)
 
 
 def predict_out_of_fold(network: Network, held_out: Samples) -> Array:

@@ -225,15 +225,16 @@ def fit_lbfgs(
         raise InputError("patience is for the loss of validation data, and there are none: give validation=(x, y).")
     patience = None if patience is None else positive("patience", patience)
     with network.exclusively("fit_lbfgs"):
-        data = samples(network, loss, x, y, weights, values=True, idle=False)
+        data = samples(network, loss, x, y, weights, values=True, idle=False, learn=True)
         warn_of_unscaled(data, loss, network.device, network.preprocessing is not None, stacklevel=3)
-        held_out = held_out_samples(network, loss, validation)
+        held_out = held_out_samples(network, loss, validation, data)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
         evaluation = None
         if held_out is not None:
             source = _placed(network, held_out, "validation data", batch_size)
             evaluation = Evaluation(network, objective.loss, held_out, batch_size, source=source)
         network.trained_by = network.intervals = None
+        network.classes = network.classes if data.names is None else data.names
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))
         options = {
             "maxiter": iterations,

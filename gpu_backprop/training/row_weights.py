@@ -57,7 +57,7 @@ def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Sam
 
     Args:
         class_weight: "balanced": n/(k·count) for n rows of k classes, as in scikit-learn; or {class: weight}, where a
-            class is its label, or, where network.classes is set, its name.
+            class is its label, or, where the classes have names, its name.
     """
     classes = data.classes(network.device)
     if classes is None:
@@ -68,7 +68,8 @@ def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Sam
     outputs = network.outputs if network.outputs > 1 else 2
     counts = np.bincount(classes if data.chosen is None else classes[data.chosen], minlength=outputs)
     if isinstance(class_weight, Mapping):
-        factors = _given(class_weight, [*(network.classes or range(outputs))])
+        names = next(known for known in (data.names, network.classes, range(outputs)) if known is not None)
+        factors = _given(class_weight, [*names])
     elif class_weight == BALANCED:
         there = counts > 0
         factors = np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)

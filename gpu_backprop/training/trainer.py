@@ -324,7 +324,7 @@ class Trainer(FixedAttributes):
         if positive("steps", steps) < LEAST_STEPS:
             raise InputError(f"steps must be an integer ≥ {LEAST_STEPS}, got {steps!r}: with fewer, no slope is seen.")
         with self.network.exclusively("find_learning_rate"):
-            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True)
             prepared = self.network.preprocessing is not None
             warn_of_unscaled(data, self.loss, self.device, prepared, stacklevel=4)
             return run_range_test(self.manual_steps, data, self.batch_size, lowest, highest, steps)
@@ -340,7 +340,7 @@ class Trainer(FixedAttributes):
             validation: (x, y) or (x, y, weights), whose loss is compared.
         """
         with self.network.exclusively("diagnose"):
-            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
+            data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True)
             prepared = self.network.preprocessing is not None
             unscaled = describe_unscaled(data, self.loss, self.device, prepared)
             part = diagnosis.spread(data)
@@ -394,8 +394,10 @@ class Trainer(FixedAttributes):
         """Trains for some epochs.
 
         Args:
-            x: (rows, inputs), finite; or what `gpu_backprop.open_rows` gives, which has y and weights with it.
-            y: labels (rows,), or (rows, outputs).
+            x: (rows, inputs), finite, an array or a data frame of numbers; or what `gpu_backprop.open_rows` gives,
+                which has y and weights with it.
+            y: labels (rows,), the numbers of outputs or text; or (rows, outputs). Labels of text are numbered by
+                `network.classes`; where these are None, they become the different labels, sorted.
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
             weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
             class_weight: {class: weight}, by which the weights of its rows are multiplied, 1 where it is not named. A

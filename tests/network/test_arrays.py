@@ -171,12 +171,15 @@ def test_a_data_frame_of_one_plain_type_is_not_copied():
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        (Column(1, None, own=True), "1 value is missing in {}, the first one at row 1. Fill in what is missing, or"),
+        (Column(1, None, own=True), "1 value is missing in {}, the first one at row 1. Take these rows out, or fill"),
         (Column(NAType(), NAType(), own=True), "2 values are missing in {}, the first one at row 0."),
-        (Column(1, "7"), "{} must hold real numbers .*, and there is '7' at row 1. Turn it into numbers first, or"),
-        (Column("a", "b", own=True), "{} must hold real numbers .*, and there is 'a' at row 0"),
-        (Column(np.datetime64(1, "s"), 2, own=True), "{} must hold real .*, and there is .*datetime64.* at row 0"),
-        (Column(1j, 2), "{} must hold real numbers .*, and there is 1j at row 0"),
+        (
+            Column(1, "7"),
+            "{} must hold real numbers .*, and it holds text, '7' at row 1. gpu_backprop.data.Pre",
+        ),
+        (Column("a", "b", own=True), "{} must hold real numbers .*, and it holds text, 'a' at row 0"),
+        (Column(np.datetime64(1, "s"), 2, own=True), "{} must hold real .*, and it holds datetime64, .* at row 0"),
+        (Column(1j, 2), "{} must hold real numbers .*, and it holds complex, 1j at row 0"),
     ],
 )
 def test_a_column_that_holds_other_things_than_numbers_is_named(column, said):
@@ -192,15 +195,82 @@ def test_a_column_that_holds_other_things_than_numbers_is_named(column, said):
         (Column(1, np.nan, dtype=float, own=True), "1 value is missing in column 'b' of x, the first one at row 1"),
         (
             Column("a", "b", dtype="<U1"),
-            "column 'b' of x must hold real numbers .*, and its dtype is <U1. Turn it into",
+            "column 'b' of x must hold real numbers .*, and it holds text. gpu_backprop.data.Pre",
         ),
-        (Column(1, 2, dtype="M8[s]"), r"column 'b' of x must hold real .*, and its dtype is datetime64\[s\]"),
+        (Column(1, 2, dtype="M8[s]"), "column 'b' of x must hold real .*, and it holds dates. "),
     ],
 )
 def test_a_column_of_another_dtype_is_named(column, said):
     for frame in Frame, FrameWithTypes:
         with pytest.raises(InputError, match=f"^{said}"):
             host_array(frame(a=Column(1.5, 2, dtype=float), b=column), "x")
+
+
+LIBRARIES = ["float64", "Float64", "boolean", "Int64", "double[pyarrow]", "Sparse[float]", "object", "polars", "arrow"]
+
+
+def frame_of(array, how):
+    """A data frame of pandas, of polars or of pyarrow."""
+    if how in ("polars", "arrow"):
+        made = pytest.importorskip("polars").DataFrame(array, list("abc"))
+        return made if how == "polars" else made.to_arrow()
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in how:
+        pytest.importorskip("pyarrow")
+    made = pandas.DataFrame(array, range(7, 7 + len(array)), list("abc"))
+    return made.assign(b=made.b.astype(how)) if how in ("boolean", "Int64") else made.astype(how)
+
+
+@pytest.mark.parametrize("how", LIBRARIES)
+def test_a_frame_of_any_library_trains_as_its_numbers(how):
+    x = np.where(np.arange(12).reshape(4, 3) % 3 == 1, X > 1, X)  # in the second column truth values
+    frame, w = frame_of(x, how), [1.0, 2.0, 0.5, 1.0]
+
+    def learned(x, y, w):
+        net = gb.Network(3, [gb.Dense(1)])
+        history = gb.Trainer(net).fit(x, y, 2, weights=w, validation=(x, y, w), progress=False)
+        return history[-1]["val_loss"], net.predict(x).tobytes(), net.forward(x).tobytes()
+
+    column = frame["a"] if how != "arrow" else frame.column("a")
+    weights = frame_of(np.array([w] * 3).T, how if how in ("polars", "arrow") else "float64")
+    only = weights.select(["c"]) if how in ("polars", "arrow") else weights[["c"]]
+    assert learned(frame, column, only) == learned(x, x[:, 0], w)
+
+
+@pytest.mark.parametrize("how", ["float64", "polars", "arrow"])
+def test_columns_of_one_name_are_both_read(how):
+    if how == "polars":
+        frame = Frame(a=Column(1.5, 2, dtype=float), b=Column(True, False, dtype=bool))
+    elif how == "arrow":
+        arrow = pytest.importorskip("pyarrow")
+        frame = arrow.table([arrow.array([1.5, 2]), arrow.array([True, False])], names=["a", "a"])
+    else:
+        frame = (
+            pytest.importorskip("pandas").DataFrame({"a": [1.5, 2], "b": [True, False]}).set_axis(["a", "a"], axis=1)
+        )
+    np.testing.assert_array_equal(host_array(frame, "x"), [[1.5, 1], [2, 0]])
+
+
+def test_what_is_missing_in_a_dictionary_of_pyarrow_is_told():
+    arrow = pytest.importorskip("pyarrow")
+    column = arrow.array([1, None, 1]).dictionary_encode()
+    for given, name in (arrow.table({"b": column}), "column 'b' of x"), (arrow.chunked_array([column]), "x"):
+        with pytest.raises(InputError, match=f"^1 value is missing in {name}, the first one at row 1"):
+            host_array(given, "x")
+
+
+def test_a_lazy_frame_is_to_be_collected():
+    lazy = pytest.importorskip("polars").DataFrame({"a": [1.0]}).lazy()
+    with pytest.raises(InputError, match=r"^x is a LazyFrame, which has no rows yet: give x\.collect\(\)\.$"):
+        host_array(lazy, "x")
+
+
+def test_the_column_of_nan_is_named():
+    frame = pytest.importorskip("pandas").DataFrame(X, columns=list("abc"))
+    frame.loc[2, "b"] = np.nan
+    said = r"^1 value is NaN or infinite in x, the first one \(nan\) at row 2, column 'b'\. Take these rows out"
+    with pytest.raises(InputError, match=said):
+        gb.Trainer(gb.Network(3, [gb.Dense(1)])).fit(frame, X[:, 0], 1, progress=False)
 
 
 def test_a_frame_without_columns_is_an_empty_array():

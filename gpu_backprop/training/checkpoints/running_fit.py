@@ -64,7 +64,8 @@ class RunningFit:
         trainer = self.trainer
         metrics = choose_metrics(trainer.metrics, trainer.network, trainer.loss)
         names = ", ".join(metric.name for metric in metrics)
-        return {"shuffle": self.run.shuffle, "on_divergence": self.on_divergence, "metrics": names}
+        given = {"shuffle": self.run.shuffle, "on_divergence": self.on_divergence, "metrics": names}
+        return given if self.data.names is None else given | {"classes": [*self.data.names]}
 
     @cached_property
     def fingerprints(self) -> dict[str, Any]:
