@@ -130,6 +130,18 @@ def test_other_columns_are_refused(classifier, names, message):
         classifier.predict(NEW[names])
 
 
+def test_arrays_of_texts_and_categories_that_are_numbers():
+    array = FRAME[["sex", "city"]].astype(object).to_numpy()
+    model = gb.TabularClassifier(**TINY).fit(array, BUYS)
+    assert not hasattr(model, "feature_names_in_")
+    assert {"x[0]=male", "x[1]=York"} <= {*model.network_.preprocessing.features}
+    assert set(model.predict(array)) <= {"no", "yes"}
+    model.fit(FRAME.assign(visits=FRAME.visits.astype("category")), BUYS)
+    assert "visits=8" in model.network_.preprocessing.features
+    with pytest.raises(ValueError, match="make a data frame of it"):
+        model.predict({"sex": ["male"]})
+
+
 # What y may be --------------------------------------------------------------------------------------------------------
 
 TRUE = (FRAME.visits.fillna(0) > 3).to_numpy()
@@ -220,6 +232,8 @@ def test_an_eval_set_chooses_the_best_epoch():
     assert model.history_.best_epoch == 1 + int(np.argmin(losses))
     p = model.predict_proba(NEW)[np.arange(60), (NEW_BUYS == "yes").astype(int)]
     assert -np.log(p).mean() == pytest.approx(min(losses), rel=1e-4)
+    same = clone(model).fit(FRAME, BUYS, eval_set=[(NEW, NEW_BUYS, np.full(60, 2.0))])
+    np.testing.assert_array_equal(same.predict_proba(NEW), model.predict_proba(NEW))
     array = gb.TabularRegressor(**TINY).fit(NEW[["age"]].fillna(0).to_numpy(), NEW_SPENT, eval_set=([[1], [2]], [3, 4]))
     assert array.network_.intervals.rows == 2
 
@@ -228,8 +242,8 @@ def test_an_eval_set_chooses_the_best_epoch():
     ("options", "eval_set", "message"),
     [({"ensemble": 2}, (NEW, NEW_BUYS), "eval_set: the members of an ensemble"),
      ({"ensemble": 2, "validation_fraction": 0.1}, None, "validation_fraction: the members of an ensemble"),
-     ({"validation_fraction": 0.1}, (NEW, NEW_BUYS), "leave one of them out"), ({}, NEW, "must be a pair"),
-     ({}, (NEW, ["maybe"] * 60), "eval_set, row 1: column 'buys' is 'maybe', which is none of the classes")],
+     ({"validation_fraction": 0.1}, (NEW, NEW_BUYS), "leave one of them out"), ({}, NEW, "eval_set must be"),
+     ({}, (NEW, ["maybe"] * 60), "eval_set, index 0: column 'buys' is 'maybe', which is none of the classes")],
 )  # fmt: skip
 def test_validation_rows_that_are_none(options, eval_set, message):
     with pytest.raises(ValueError, match=message):
@@ -298,5 +312,9 @@ def test_callbacks_and_metrics():
 
 
 def test_not_fitted():
-    with pytest.raises(NotFittedError):
-        gb.TabularClassifier().predict(FRAME)
+    model = gb.TabularClassifier()
+    for _ in "before", "after a fit that failed":
+        with pytest.raises(NotFittedError):
+            model.predict(FRAME)
+        with pytest.raises(ValueError, match="in every row"):
+            model.fit(FRAME, ["no"] * 240)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -48,6 +48,15 @@ NON_FINITE = (
 def keep(estimator: Any, parameters: Mapping[str, Any]) -> None:
     """Sets what a constructor was given, as it is: scikit-learn clones an estimator by that."""
     vars(estimator).update({name: value for name, value in parameters.items() if name != "self"})
+
+
+def unpack_eval_set(eval_set: Any) -> Sequence[Any]:
+    """Returns (X, y) or (X, y, sample_weight); of others' lists of such, the only one."""
+    if isinstance(eval_set, list) and len(eval_set) == 1:
+        (eval_set,) = eval_set
+    if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
+        raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {type(eval_set).__name__}.")
+    return eval_set
 
 
 def is_stochastic(estimator: Any) -> bool:
@@ -210,11 +219,7 @@ class BaseMLP(BaseEstimator, ABC):
         return int(min(self.batch_size, rows))
 
     def _check_eval_set(self, eval_set: Any) -> tuple[Any, ...]:
-        if isinstance(eval_set, list) and len(eval_set) == 1:
-            (eval_set,) = eval_set
-        if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
-            raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {type(eval_set).__name__}.")
-        X, y, *weights = eval_set
+        X, y, *weights = unpack_eval_set(eval_set)
         X, y = self._check_input(X, y, False, getattr(self, "classes_", None))
         return X, y, *(_check_sample_weight(one, X) for one in weights if one is not None)
 

@@ -22,11 +22,15 @@ from gpu_backprop import recipes
 from gpu_backprop.backend.errors import InputError, StateError, named
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data import Arrays, Preprocessing, Table
+from gpu_backprop.data.frames import as_table, is_frame
+from gpu_backprop.interop.estimators.base import keep, unpack_eval_set
+from gpu_backprop.interop.estimators.options import CONSTRAINTS
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.recipes import Recipe
 from gpu_backprop.training.calibration import ConformalIntervals, predicts_numbers
+from gpu_backprop.training.metrics import Given
 
 OWN_ENTRIES = {"epochs": "epochs", "validation_fraction": "validation"}
 """The parameters that are entries of a recipe, by their names there."""
@@ -39,28 +43,16 @@ class Tabular(BaseEstimator):
     """What both estimators do; they differ in their targets."""
 
     task: ClassVar[str]
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "recipe": [StrOptions({"auto", *recipes.RECIPES}), Recipe],
         "settings": [Mapping, None],
         "ensemble": [Interval(Integral, 1, None, closed="left"), None],
         "epochs": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="left"), None],
         "metrics": [list, tuple, None],
-        "callbacks": [list, tuple, None],
-        "device": [str],
+        **{name: CONSTRAINTS[name] for name in ("callbacks", "device", "random_state", "verbose")},
         "dtype": [StrOptions({"float32", "float64", "float16", "bfloat16"})],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
-
-    def __init__(
-        self, *, recipe: Any = "auto", settings: Any = None, ensemble: Any = 1, epochs: Any = None,
-        validation_fraction: Any = None, metrics: Any = None, callbacks: Any = None, device: str = "auto",
-        dtype: str = "float32", random_state: Any = None, verbose: Any = False,
-    ) -> None:  # fmt: skip
-        self.recipe, self.settings, self.ensemble, self.epochs = recipe, settings, ensemble, epochs
-        self.validation_fraction, self.metrics, self.callbacks = validation_fraction, metrics, callbacks
-        self.device, self.dtype, self.random_state, self.verbose = device, dtype, random_state, verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> Self:
         """Fits the preprocessing to all rows, and trains.
@@ -71,7 +63,8 @@ class Tabular(BaseEstimator):
                 of all these.
             y: (rows,), none missing. The name that a Series has is that of the target in a model file.
             sample_weight: (rows,), ≥ 0: how much each row counts in training, not in the preprocessing. None: alike.
-            eval_set: (X, y), the rows that the best epoch is measured on. None: a share of the others.
+            eval_set: (X, y) or (X, y, sample_weight), the rows that the best epoch is measured on. None: a share of the
+                others.
 
         Returns:
             The estimator.
@@ -85,10 +78,12 @@ class Tabular(BaseEstimator):
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         rows, members = _num_samples(X), self._members(eval_set)
         recipe, (output, loss) = self._choose_recipe(rows, eval_set), self._output_and_loss()
-        checked, name = self._checked(y), _target_name(y, self._names)
-        data = _read(X, self._names, checked, name)
+        checked = self._checked(y)
+        data = _read(X, None, checked, getattr(y, "name", None))
+        names: list[Any] = [*data.columns] if isinstance(data, Table) else [None]
+        self._columns, column = names[:-1], names[-1]
         preprocessing = Preprocessing.fit(
-            data, name if isinstance(data, Table) else None, task=self.task, encoding=recipe.encoding,
+            data, column, task=self.task, encoding=recipe.encoding,
             impute=dataclasses.replace(recipe.encoding, indicator=True).imputing(None),
             standardise_target=recipes.any_number(output, loss),
         )  # fmt: skip
@@ -108,12 +103,6 @@ class Tabular(BaseEstimator):
         self.recipe_, self.network_, self.history_ = recipe, net, trainer.history
         self.n_iter_ = len(self.history_)
         return self
-
-    @property
-    def _names(self) -> list[str]:
-        """The names of the columns; of an array what its inputs are called."""
-        names = getattr(self, "feature_names_in_", [f"x[{k}]" for k in range(self.n_features_in_)])
-        return [str(name) for name in names]
 
     def _members(self, eval_set: Any) -> int | None:
         """Returns how many members an ensemble has; None where there is one network."""
@@ -146,27 +135,28 @@ class Tabular(BaseEstimator):
             own["validation"] = 0.0
         return recipe.override({**own, "encoding": dataclasses.replace(recipe.encoding, **of_encoding)})
 
-    def _validation(self, preprocessing: Preprocessing, eval_set: Any) -> tuple[Array, Array] | None:
-        """Returns x and y of the rows that were given for the best epoch."""
+    def _validation(self, preprocessing: Preprocessing, eval_set: Any) -> tuple[Array, ...] | None:
+        """Returns x and y, and maybe weights, of the rows that were given for the best epoch."""
         if eval_set is None:
             return None
-        if not isinstance(eval_set, Sequence) or len(eval_set) != 2:
-            raise InputError(f"eval_set must be a pair, eval_set=(X, y), got {type(eval_set).__name__}.")
-        X, y = self._checked_x(eval_set[0]), eval_set[1]
+        X, y, *weights = unpack_eval_set(eval_set)
+        X = self._checked_x(X)
         check_consistent_length(X, y)
-        target, table = preprocessing.target or TARGET, bool(preprocessing.columns)
-        data = _read(X, self._names, self._checked(y), target, table=table, source="eval_set")
-        return preprocessing.transform(data), preprocessing.targets(data)
+        data = _read(X, self._columns, self._checked(y), preprocessing.target, "eval_set")
+        weights = [_check_sample_weight(one, X, ensure_non_negative=True) for one in weights if one is not None]
+        return preprocessing.transform(data), preprocessing.targets(data), *weights
 
     def _prepare(self, X: Any) -> Array:
         """Returns x, what the network reads, of rows like those of fit."""
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         preprocessing: Preprocessing = self.network_.preprocessing
-        return preprocessing.transform(_read(self._checked_x(X), self._names, table=bool(preprocessing.columns)))
+        return preprocessing.transform(_read(self._checked_x(X), self._columns))
 
     def _checked_x(self, X: Any, reset: bool = False, **target: Any) -> Any:
         """Returns a data frame as it is, and anything else as an array; `reset`: they are the columns to be learned."""
-        if _columns(X) is None:
+        if type(X) is dict:
+            raise InputError("X is a dict; make a data frame of it, such as pandas.DataFrame(X).")
+        if isinstance(X, Mapping) or not is_frame(X):  # some sparse matrices are mappings, too
             fewest = 2 if reset else 1
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=fewest, estimator=self)
         validate_data(self, X, **target, reset=reset, skip_check_array=True)
@@ -213,7 +203,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
             probabilities is the answer; they train side by side. 1 or None: one network.
         epochs: at most; None: as many as the recipe has.
         validation_fraction: the share of the rows that the best epoch and the temperature of the probabilities are
-            found by, and which are not trained on; 0: none. None: the recipe's, and none of a small table.
+            found by, and which are not trained on; 0: none. None: the recipe's, where that is 10 rows or more.
         class_weight: {class: weight}, "balanced" or None, as in scikit-learn.
         metrics: what `history_` has besides, as `gb.Trainer` takes it.
         callbacks: as `Trainer.fit` takes them.
@@ -229,25 +219,23 @@ class TabularClassifier(ClassifierMixin, Tabular):
         network_: the `gb.Network`, with its preprocessing and the names of its classes.
         history_: the `gb.History`, a row an epoch.
         recipe_: the `gb.recipes.Recipe` that was used, with all that was overridden.
-        n_iter_: how many epochs there were; the network is that of the best one, `history_.best_epoch`.
+        n_iter_: how many epochs there were; where there are validation rows, the network is that of the best one,
+            `history_.best_epoch`.
     """
 
     task = "classification"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Tabular._parameter_constraints, "class_weight": [StrOptions({"balanced"}), Mapping, None],
     }  # fmt: skip
 
     def __init__(
-        self, *, recipe: Any = "auto", settings: Any = None, ensemble: Any = 1, epochs: Any = None,
-        validation_fraction: Any = None, class_weight: Any = None, metrics: Any = None, callbacks: Any = None,
-        device: str = "auto", dtype: str = "float32", random_state: Any = None, verbose: Any = False,
+        self, *, recipe: str | Recipe = "auto", settings: Mapping[str, Any] | None = None, ensemble: int | None = 1,
+        epochs: int | None = None, validation_fraction: float | None = None,
+        class_weight: Mapping[Any, float] | str | None = None, metrics: Sequence[Given] | None = None,
+        callbacks: Sequence[Any] | None = None, device: str = "auto", dtype: str = "float32", random_state: Any = None,
+        verbose: bool | int = False,
     ) -> None:  # fmt: skip
-        super().__init__(
-            recipe=recipe, settings=settings, ensemble=ensemble, epochs=epochs, validation_fraction=validation_fraction,
-            metrics=metrics, callbacks=callbacks, device=device, dtype=dtype, random_state=random_state,
-            verbose=verbose,
-        )  # fmt: skip
-        self.class_weight = class_weight
+        keep(self, locals())
 
     def predict(self, X: Any) -> Array:
         """Returns the class of each row, (rows,): the most probable one."""
@@ -297,7 +285,8 @@ class TabularRegressor(RegressorMixin, Tabular):
         low, high = model.predict_interval(others, 0.9)
 
     X, what is not said here, and the attributes are as those of `TabularClassifier`, but for `classes_`. y is numbers,
-    (rows,), or where X is an array (rows, outputs). Losses and errors in `history_` are in standard deviations of it.
+    (rows,), or where X is an array (rows, outputs). Losses and errors in `history_` are in standard deviations of it,
+    but for losses of numbers ≥ 0. The validation rows make the intervals, too.
 
     Args:
         loss: a name, such as "absolute_error", "huber", "quantile" or "poisson", or an object, `gb.Quantile(0.9)`.
@@ -307,21 +296,18 @@ class TabularRegressor(RegressorMixin, Tabular):
     """
 
     task = "regression"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Tabular._parameter_constraints, "loss": [str, Loss, None],
     }  # fmt: skip
 
     def __init__(
-        self, *, loss: Any = None, recipe: Any = "auto", settings: Any = None, ensemble: Any = 1, epochs: Any = None,
-        validation_fraction: Any = None, metrics: Any = None, callbacks: Any = None, device: str = "auto",
-        dtype: str = "float32", random_state: Any = None, verbose: Any = False,
+        self, *, loss: str | Loss | None = None, recipe: str | Recipe = "auto",
+        settings: Mapping[str, Any] | None = None, ensemble: int | None = 1, epochs: int | None = None,
+        validation_fraction: float | None = None, metrics: Sequence[Given] | None = None,
+        callbacks: Sequence[Any] | None = None, device: str = "auto", dtype: str = "float32", random_state: Any = None,
+        verbose: bool | int = False,
     ) -> None:  # fmt: skip
-        super().__init__(
-            recipe=recipe, settings=settings, ensemble=ensemble, epochs=epochs, validation_fraction=validation_fraction,
-            metrics=metrics, callbacks=callbacks, device=device, dtype=dtype, random_state=random_state,
-            verbose=verbose,
-        )  # fmt: skip
-        self.loss = loss
+        keep(self, locals())
 
     def predict(self, X: Any) -> Array:
         """Returns what the target of each row is thought to be, float64 (rows,), or (rows, outputs) of several."""
@@ -368,50 +354,31 @@ def _flat(values: Array) -> Array:
     return values[:, 0] if values.shape[1] == 1 else values
 
 
-def _target_name(y: Any, columns: Sequence[str]) -> str:
-    """Returns the name that y has, or another one that is no column's."""
-    name = getattr(y, "name", None)
-    name = name if isinstance(name, str) else TARGET
-    while name in columns:
-        name += "_"
-    return name
-
-
 def _read(
-    X: Any, names: Sequence[str], y: Array | None = None, target: str = TARGET, *, table: bool | None = None,
-    source: str = "X",
-) -> Table | Arrays:  # fmt: skip
-    """Returns X and y as data.
+    X: Any, columns: Sequence[str] | None, y: Array | None = None, target: Any = None, source: str = "X"
+) -> Table | Arrays:
+    """Returns X and y as data: a table of a data frame, or of an array with other things than numbers, else arrays.
 
     Args:
-        names: of the columns.
-        target: what y is called in a table.
-        table: whether it is to be a table; None: where X is a data frame, or an array not of numbers.
+        columns: what those of the table of fit are called; none where it was arrays. None: this is fit.
+        target: the name of y, the last column; where it has none, or that of another column, it gets one.
         source: what messages call it.
     """
-    columns = _columns(X)
-    if columns is None:
-        if not table and X.dtype.kind in "biuf":
+    if not is_frame(X):
+        if not columns and X.dtype.kind in "biuf":
             return Arrays(source, X, y)
-        columns = list(X.T)
-    read = Table(source, dict(zip(names, columns, strict=True)))
-    if table is False:
-        return Arrays(source, np.stack(list(read.columns.values()), axis=1), y)
+        X = dict(zip(columns or [f"x[{k}]" for k in range(X.shape[1])], X.T, strict=True))
+    table = as_table(X, source=source)
+    if columns is not None and not columns:
+        return Arrays(source, np.stack([*table.columns.values()], axis=1), y)
     if y is None:
-        return read
+        return table
     if y.ndim == 2:
         raise InputError(
             f"y has {y.shape[1]} columns, and from a data frame one number a row can be learned: give one of them, or "
             "take sklearn.multioutput.MultiOutputRegressor(TabularRegressor(...))."
         )
-    return Table(source, {**read.columns, target: y})
-
-
-def _columns(X: Any) -> list[Any] | None:
-    """Returns the columns of a data frame; None of anything else."""
-    if hasattr(X, "iloc") and hasattr(X, "columns"):  # pandas
-        return [X.iloc[:, k] for k in range(X.shape[1])]
-    for method in "get_columns", "itercolumns":  # polars, pyarrow
-        if hasattr(X, method):
-            return list(getattr(X, method)())
-    return None
+    name = target if isinstance(target, str) else TARGET
+    while name in table.names:
+        name += "_"
+    return dataclasses.replace(table, columns={**table.columns, name: y}, reread=None)
