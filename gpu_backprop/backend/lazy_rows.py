@@ -10,6 +10,9 @@ import numpy as np
 
 from gpu_backprop.backend.formula import Array
 
+SMALL = 64 << 20
+"""Bytes of the dense matrix that is made of a sparse one at once: what two blocks of a larger one take."""
+
 
 class LazyRows:
     """What data larger than memory have in the place of an array (rows, ...): its shape and dtype, and its rows where
@@ -64,6 +67,22 @@ class SparseRows(LazyRows):
         """Returns the row and column of one of the `values`."""
         row = np.searchsorted(self._matrix.indptr, number, "right") - 1
         return int(row), int(self._matrix.indices[number])
+
+
+def is_sparse(value: Any) -> bool:
+    """Tells whether something is a sparse matrix or array of scipy, which need not be there to find out."""
+    return type(value).__module__.startswith("scipy.sparse")
+
+
+def keep_sparse(value: Any) -> Any:
+    """Returns SparseRows of a sparse matrix that is large when it is dense, and anything else as it is."""
+    if not is_sparse(value) or value.ndim != 2 or math.prod(value.shape) * value.dtype.itemsize <= SMALL:
+        return value
+    rows = value.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy() if rows is value else rows
+        rows.sum_duplicates()
+    return SparseRows(rows)
 
 
 HOST = (np.ndarray, LazyRows)

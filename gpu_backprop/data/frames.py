@@ -15,7 +15,7 @@ from gpu_backprop.data.columns import as_column, as_text, describe_mixture, is_c
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import counted, shown
-from gpu_backprop.data.table import Arrays, Table
+from gpu_backprop.data.table import Arrays, Table, refuse_sparse
 
 FRAME = "the data frame"
 UNUSABLE = "{}; make it all numbers or all text"
@@ -74,6 +74,7 @@ def as_data(data: Any, target: str | None = None, missing: frozenset[str] = MISS
     Raises:
         DataError: it is nothing that can be read.
     """
+    refuse_sparse(data)
     if isinstance(data, np.ndarray):
         return Arrays("the array", data)
     if is_frame(data):

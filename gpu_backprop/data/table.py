@@ -155,6 +155,7 @@ class Arrays:
     first: int = 0
 
     def __post_init__(self) -> None:
+        refuse_sparse(self.x)
         for name, given in ("x", self.x), ("y", self.y):
             if given is not None and not isinstance(given, np.ndarray):
                 raise DataError(
@@ -192,6 +193,16 @@ class Arrays:
     def place(self, row: int) -> str:
         """Says where a row (counted from 0) stands: row 7, counted from 1."""
         return f"row {self.first + row + 1}"
+
+
+def refuse_sparse(given: object) -> None:
+    """Raises DataError for a sparse matrix of scipy."""
+    if type(given).__module__.startswith("scipy.sparse"):
+        raise DataError(
+            f"what was given is a {type(given).__name__}, and to centre its columns would fill in its zeros; divide "
+            "them by their largest absolute values (scikit-learn's MaxAbsScaler does) and train on the sparse matrix, "
+            "without a Preprocessing, or give x.toarray() where that fits in memory"
+        )
 
 
 def missing(values: Array) -> Array:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import math
 import mmap
 import os
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.lazy_rows import HOST, LazyRows, SparseRows
+from gpu_backprop.backend.lazy_rows import HOST, LazyRows, SparseRows, is_sparse, keep_sparse
 from gpu_backprop.network.frames import FILL_IN, TO_NUMBERS, columns_of, is_frame, read_column, read_frame
 
 BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
@@ -28,9 +27,6 @@ BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 
 BLOCK = 1 << 18
 """The most elements of a host array in one block, unless a single row has more."""
-
-SMALL = 64 << 20
-"""Bytes of a dense matrix that is made of a sparse one at once: no more than two blocks of a larger one take."""
 
 PLACES, TOGETHER = 1024, 1 << 30
 """Places in memory, and bytes, that Linux copies from in one call."""
@@ -57,15 +53,14 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ndarray):
         check_file(value)
         return np.asarray(value)
-    sparse = type(value).__module__.startswith("scipy.sparse")
-    if hasattr(type(value), "toarray") and not sparse:
+    if hasattr(type(value), "toarray") and not is_sparse(value):
         raise InputError(
             f"{name} is a {type(value).__name__}, which leaves zeros out, and a network reads them all: give "
             f"{name}.toarray(), or some of its rows at a time where that takes too much memory."
         )
     try:
-        if sparse:
-            return _sparse(value)
+        if is_sparse(value):
+            return np.asarray(value.toarray(order="C"))
         if is_frame(value):
             return read_frame(value, name)
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__") and not hasattr(value, "to_numpy"):
@@ -75,18 +70,6 @@ def host_array(value: Any, name: str) -> Array:
         raise
     except Exception as error:  # other libraries raise anything when they cannot share their memory
         raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
-
-
-def _sparse(matrix: Any) -> Array:
-    """Makes a small matrix of scipy dense; of a larger one only rows, when they are read."""
-    if matrix.ndim != 2 or math.prod(matrix.shape) * matrix.dtype.itemsize <= SMALL:
-        dense: Array = matrix.toarray(order="C")
-        return dense
-    rows = matrix.tocsr()
-    if not rows.has_canonical_format:
-        rows = rows.copy() if rows is matrix else rows
-        rows.sum_duplicates()
-    return SparseRows(rows)  # type: ignore[return-value]
 
 
 def whole(array: Array) -> Array:
@@ -184,7 +167,7 @@ def check_real(array: Array, name: str) -> Array:
 def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, ...], empty: bool = False) -> Array:
     """Returns x as an array of real numbers, (..., rows, inputs), or raises InputError. `leads` are the shapes that may
     stand in front of the rows; `empty`: there may be no rows."""
-    x = check_real(as_array(value, "x", device), "x")
+    x = check_real(as_array(keep_sparse(value), "x", device), "x")
     if x.ndim < 2 or x.shape[:-2] not in leads:
         axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
         hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""

@@ -336,7 +336,7 @@ class Network(FixedAttributes):
         of threads may call it at once, also while another one trains the network.
 
         Args:
-            x: (rows, inputs); any number of rows, also none.
+            x: (rows, inputs), as an array or a sparse matrix of scipy; any number of rows, also none.
             batch_size: how many rows are computed at once.
 
         Returns:

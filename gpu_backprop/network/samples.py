@@ -10,7 +10,7 @@ import numpy as np
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.backend.lazy_rows import LazyRows, SparseRows
+from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.network.arrays import (
     as_array,
     blocks,
@@ -21,7 +21,6 @@ from gpu_backprop.network.arrays import (
     memory_map,
     on_host,
     search,
-    whole,
 )
 from gpu_backprop.network.frames import only_column
 from gpu_backprop.network.labels import Classes, number_labels, read_text
@@ -159,7 +158,6 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
     array = check_real(as_array(only_column(value), name, device), name)
-    array = whole(array) if isinstance(array, SparseRows) else array
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # bfloat16 cannot be compared
 
 

@@ -394,8 +394,8 @@ class Trainer(FixedAttributes):
         """Trains for some epochs.
 
         Args:
-            x: (rows, inputs), finite, an array or a data frame of numbers; or what `gpu_backprop.open_rows` gives,
-                which has y and weights with it.
+            x: (rows, inputs), finite, an array, a data frame of numbers or a sparse matrix of scipy, whose rows become
+                dense as they are needed; or what `gpu_backprop.open_rows` gives, which has y and weights with it.
             y: labels (rows,), the numbers of outputs or text; or (rows, outputs). Labels of text are numbered by
                 `network.classes`; where these are None, they become the different labels, sorted.
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.

@@ -983,6 +983,14 @@ def test_arrays_of_other_types_and_shapes(x, y, message):
         Arrays("a", x, y)
 
 
+def test_a_sparse_matrix():
+    sparse = pytest.importorskip("scipy.sparse")
+    fitted = Preprocessing.fit(np.eye(3), np.arange(3.0))
+    for make in (Preprocessing.fit, fitted.transform, lambda x: Arrays("a", x)):
+        with refuses("what was given is a csr_array, and to centre its columns .*MaxAbsScaler"):
+            make(sparse.csr_array(np.eye(3)))
+
+
 class Series:
     """A column of a data frame."""
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend import lazy_rows
 from gpu_backprop.backend.cuda import device
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.backend.plan import Plan
-from gpu_backprop.network import arrays
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
 from gpu_backprop.training.memory import fit_needs
@@ -140,7 +140,7 @@ def test_memory_maps(x, shuffle, tmp_path):
 def test_sparse_matrices(x, dtype, seed, monkeypatch):
     """On the device, where they are made dense a block at a time, and streamed there."""
     sparse = pytest.importorskip("scipy.sparse")
-    monkeypatch.setattr(arrays, "SMALL", 0)
+    monkeypatch.setattr(lazy_rows, "SMALL", 0)
     monkeypatch.setattr(device, "BLOCK_BYTES", 7 * INPUTS * x.itemsize)
     results = []
     for given, stream in (x, False), (sparse.csr_array(x), False), (sparse.csc_matrix(x), True):

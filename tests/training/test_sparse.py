@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend import lazy_rows
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.lazy_rows import SparseRows
-from gpu_backprop.network import arrays
-from gpu_backprop.network.arrays import host_array
+from gpu_backprop.backend.lazy_rows import SparseRows, keep_sparse
+from gpu_backprop.network.arrays import check_features
 from gpu_backprop.training import streaming
 from gpu_backprop.training.checkpoints.fingerprint import fingerprint
 
@@ -35,7 +35,7 @@ FORMATS = "bsr", "coo", "csc", "csr", "dia", "dok", "lil"
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Nothing is small enough to be made dense, and an epoch goes around the buffer more than once."""
-    monkeypatch.setattr(arrays, "SMALL", 0)
+    monkeypatch.setattr(lazy_rows, "SMALL", 0)
     monkeypatch.setattr(streaming, "BLOCK", 2 * BATCH * (4 * INPUTS + 8))
 
 
@@ -59,7 +59,7 @@ def fitted(x, y=LABELS, *, form=None, held_out=None, **how):
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format(form, kind):
     given = getattr(sparse, f"{form}_{kind}")(X)
-    assert isinstance(host_array(given, "x"), SparseRows)
+    assert isinstance(keep_sparse(given), SparseRows)
     assert fitted(given) == fitted(X)
     assert abs(given - sparse.csr_array(X)).nnz == 0
 
@@ -78,7 +78,7 @@ def test_every_dtype(x, dtype):
 
 @pytest.mark.parametrize("out", ["float16", "float32", "float64", "uint8"])
 def test_rows_become_dense_in_any_dtype(out):
-    rows = host_array(sparse.csr_array(BYTES), "x")
+    rows = keep_sparse(sparse.csr_array(BYTES))
     for some in (slice(3, 9), slice(1, None, 5), np.array([4, 0, 52, 4]), slice(2, 2)):
         filled = np.full(BYTES[some].shape, 7, out)
         rows.fill(filled, some)
@@ -153,19 +153,28 @@ def test_a_matrix_that_is_not_in_order():
     indptr = np.array([0, 1, 4, 5])
     csr = sparse.csr_array((values[[1, 0, 2, 3, 4]], columns[[1, 0, 2, 3, 4]], indptr), shape=(3, INPUTS))
     for matrix in (given, csr):
-        assert np.array_equal(host_array(matrix, "x")[:], given.toarray())
+        assert np.array_equal(keep_sparse(matrix)[:], given.toarray())
     assert csr.nnz == 5 and csr.indices.tolist() == [3, 2, 0, 2, 1]
 
 
 def test_a_small_one_is_made_dense_at_once(monkeypatch):
-    monkeypatch.setattr(arrays, "SMALL", X.nbytes)
-    x = host_array(sparse.csc_matrix(X), "x")
+    monkeypatch.setattr(lazy_rows, "SMALL", X.nbytes)
+    given, network = sparse.csc_matrix(X), trainer_of().network
+    x = check_features(given, INPUTS, network.device, ())
     assert isinstance(x, np.ndarray) and x.flags.c_contiguous and np.array_equal(x, X)
-    assert isinstance(host_array(sparse.csc_matrix(np.vstack([X, X])), "x"), SparseRows)
+    assert isinstance(check_features(sparse.vstack([given, given]), INPUTS, network.device, ()), SparseRows)
+
+
+def test_what_is_not_x_is_made_dense():
+    network = gb.Network(INPUTS, [gb.Dense(3)], device="cpu")
+    network.layers[0].weight = sparse.csr_array(X[:INPUTS, :3])
+    assert np.array_equal(network.layers[0].weight, X[:INPUTS, :3].astype(np.float32))
+    y = network.forward(X)
+    assert np.array_equal(network.backward(sparse.csr_array(TAGS)), network.backward(TAGS)) and y.shape == TAGS.shape
 
 
 def test_a_checkpoint_of_the_dense_matrix_knows_it():
-    assert fingerprint([host_array(sparse.csr_array(X), "x")]) == fingerprint([X])
+    assert fingerprint([keep_sparse(sparse.csr_array(X))]) == fingerprint([X])
 
 
 def test_what_is_not_finite_is_named():

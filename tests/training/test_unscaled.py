@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend import lazy_rows
 from gpu_backprop.commands.datasets import prepare
 from gpu_backprop.data import Preprocessing, load_digits, read
-from gpu_backprop.network import arrays
 
 RNG = np.random.default_rng(4)
 ROWS = 200
@@ -85,7 +85,7 @@ def test_columns_of_zeros_and_some_numbers(size, filled, columns):
 
 def test_a_sparse_matrix_is_to_keep_its_zeros(monkeypatch):
     sparse = pytest.importorskip("scipy.sparse")
-    monkeypatch.setattr(arrays, "SMALL", 0)
+    monkeypatch.setattr(lazy_rows, "SMALL", 0)
     (message,) = warned(sparse.csr_array(with_column(X[:, 2] * 1e6)), LABELS)
     assert "x is not scaled: in 1 of its 4 columns" in message and "MaxAbsScaler" in message and "mean)" not in message
 
