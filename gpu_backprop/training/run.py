@@ -131,6 +131,7 @@ class Run:
             arrays = step.state().arrays
             self.epoch_start, self.last_finite, self._spare = (Snapshot(device, arrays) for _ in range(3))
             self._best_start = Snapshot(device, arrays) if halves else None
+        self._has_accuracy = bool(step.loss.formula.accuracy)
         self._least_loss, self._unhalved = np.full(network.models_shape, np.inf), self._halvings
 
     @property
@@ -198,9 +199,10 @@ class Run:
             self._go_to_begin()
             if self.done:
                 shown.advance(sum(self.batches[: self.done]))
-            if not self._train(shown):
-                return None
-            sums = self._read()
+            with self.step.device.computing():
+                if not self._train(shown):
+                    return None
+                sums = self._read()
             if self._finite(sums):
                 break
             if not self._halvings:
@@ -256,7 +258,9 @@ class Run:
 
     def is_finite(self) -> bool:
         """Tells whether the losses of the running epoch and the parameters are finite; waits for the device."""
-        return self._finite(self._read())
+        with self.step.device.computing():
+            sums = self._read()
+        return self._finite(sums)
 
     def _follow_settings(self) -> None:
         """Builds the steps anew where they were built for something else."""
@@ -268,7 +272,7 @@ class Run:
     def roll_back_if_diverged(self) -> str:
         """Goes back to the epoch before if the loss of one that ended early is no longer finite, and says so. Whoever
         stopped the run is not kept waiting until the very step is found."""
-        if self._finite(self._read()):
+        if self.is_finite():
             return ""
         return f", after its loss became NaN or infinite: the parameters are {self._roll_back()}"
 
@@ -280,10 +284,11 @@ class Run:
         return f"those of epoch {epochs}" if epochs >= self._first else "those that fit began with"
 
     def _train(self, shown: Progress) -> bool:
-        """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped."""
+        """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped. To be
+        used inside device.computing()."""
         step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
         device, launched = self.data.device, None
-        with self.step.device.computing(), closing(self.data.parts(self.batches, step, self._following)) as parts:
+        with closing(self.data.parts(self.batches, step, self._following)) as parts:
             for part in parts:
                 for rows, count in self._at_once(part, step):
                     step += count
@@ -328,11 +333,11 @@ class Run:
         return finite_loss(total)
 
     def _read(self) -> dict[str, Array]:
-        """Reads all that the epoch has added up so far, and Σw², which tells whether W and b are finite: one wait."""
+        """Reads all that the epoch has added up so far, and Σw², which tells whether W and b are finite: one wait. To be
+        used inside device.computing()."""
         device, scaling = self.step.device, self.step.scaling.state
-        with device.computing():
-            for call in self._add_squares:
-                call()
+        for call in self._add_squares:
+            call()
         if scaling is not None:
             device.copy_in(self.sums["scaling"], scaling)
         return self.sums.read()
@@ -340,7 +345,7 @@ class Run:
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]
         row: dict[str, Any] = {"loss": loss.reduce(total, self.data.rows).tolist()}
-        if loss.formula.accuracy:
+        if self._has_accuracy:
             row["accuracy"] = (total[..., CORRECT] / self.data.rows).tolist()
         if scaling.state is not None:
             row |= scaling.measured(sums["scaling"], len(self.batches))
