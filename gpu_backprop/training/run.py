@@ -333,8 +333,8 @@ class Run:
         return finite_loss(total)
 
     def _read(self) -> dict[str, Array]:
-        """Reads all that the epoch has added up so far, and Σw², which tells whether W and b are finite: one wait. To be
-        used inside device.computing()."""
+        """Reads all that the epoch has added up so far, and Σw², which tells whether W and b are finite: one wait. To
+        be used inside device.computing()."""
         device, scaling = self.step.device, self.step.scaling.state
         for call in self._add_squares:
             call()
