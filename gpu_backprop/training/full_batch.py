@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.description import describe_loss
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.history import History
+from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.replay import Replay
@@ -173,7 +175,7 @@ def fit_lbfgs(
     network: Network, x: Any, y: Any, loss: str | Loss | None = None, *, iterations: int = 200, l2: float = 0.0,
     tolerance: float = 1e-5, memory: int = 10, evaluations: int = MANY, weights: Any = None, validation: Any = None,
     patience: int | None = None, batch_size: int = 8192, csv: str | os.PathLike[str] | None = None,
-    progress: bool = True,
+    progress: bool = True, metrics: Sequence[Given] | None = None,
 ) -> History:  # fmt: skip
     """Trains a network on all rows at once by L-BFGS (Liu and Nocedal 1989), the limited-memory form of scipy: each
     iteration goes along a line until the loss has fallen, which takes one or more passes over the data. It needs the
@@ -182,7 +184,7 @@ def fit_lbfgs(
     Args:
         network: it is trained in place, in float32 or float64, without a models axis, dropout and max_norm. Layers that
             are not trainable stay.
-        x, y, loss, weights, validation, csv, progress: as `Trainer` and `Trainer.fit` take them.
+        x, y, loss, weights, validation, csv, progress, metrics: as `Trainer` and `Trainer.fit` take them.
         iterations: the most, ≥ 1.
         l2: the penalty ½·l2·ΣW² is added to the loss, with the factors of `penalty_factor`; scikit-learn's alpha, over
             the number of rows.
@@ -232,7 +234,7 @@ def fit_lbfgs(
         evaluation = None
         if held_out is not None:
             source = _placed(network, held_out, "validation data", batch_size)
-            evaluation = Evaluation(network, objective.loss, held_out, batch_size, source=source)
+            evaluation = Evaluation(network, objective.loss, held_out, batch_size, source=source, metrics=metrics)
         network.trained_by = network.intervals = None
         network.classes = network.classes if data.names is None else data.names
         least_fall = max(LEAST_FALL, float(np.finfo(network.dtype).eps))

@@ -125,6 +125,19 @@ def test_a_row_for_each_iteration(tmp_path):
     assert told["loss"]["name"] == "cross_entropy"
 
 
+def test_metrics_of_validation_data():
+    def largest(y_true, y_pred):
+        return float(y_pred.max())
+
+    net = gb.Network(X.shape[1], [gb.Dense(3, "softmax")], dtype="float64")
+    labels = np.arange(len(X)) % 3
+    history = gb.fit_lbfgs(
+        net, X, labels, validation=(X, labels), iterations=2, metrics=[largest, "f1_macro"], progress=False
+    )
+    assert history[-1]["val_largest"] == net.predict(X).max()
+    assert 0 < history[-1]["val_f1_macro"] < 1 and "val_accuracy" not in history[-1]
+
+
 def test_ctrl_c_keeps_the_last_iteration(monkeypatch):
     net, twin, measure = network(), network(), Evaluation.run
     runs = []

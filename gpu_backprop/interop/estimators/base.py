@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
@@ -54,8 +54,10 @@ def unpack_eval_set(eval_set: Any) -> Sequence[Any]:
     """Returns (X, y) or (X, y, sample_weight); of others' lists of such, the only one."""
     if isinstance(eval_set, list) and len(eval_set) == 1:
         (eval_set,) = eval_set
-    if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
-        raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {type(eval_set).__name__}.")
+    of = [type(one) for one in eval_set] if isinstance(eval_set, (tuple, list)) else []
+    if len(of) not in (2, 3) or tuple in of:
+        given = f"a {type(eval_set).__name__}" + (f" of {', '.join(one.__name__ for one in of)}" if of else "")
+        raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {given}.")
     return eval_set
 
 
@@ -75,8 +77,10 @@ class BaseMLP(BaseEstimator, ABC):
     # What differs -----------------------------------------------------------------------------------------------------
 
     _best: Any = None  # the parameters of the best score
-    _metric: ClassVar[Any]
-    """What early stopping goes by: a metric, as `Trainer` takes it."""
+
+    @abstractmethod
+    def _metric(self, weighted: bool) -> Any:
+        """Returns what early stopping goes by: a metric, as `Trainer` takes it, of rows with weights or without."""
 
     @abstractmethod
     def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
@@ -137,8 +141,14 @@ class BaseMLP(BaseEstimator, ABC):
             return self
         self._random_state = check_random_state(self.random_state)
         self.n_outputs_, self.out_activation_ = self._output
+        units = [X.shape[1], *sizes, self.n_outputs_]
         if first:
-            self._begin([X.shape[1], *sizes, self.n_outputs_])
+            self._begin(units)
+        elif units != (learned := [*map(len, self.coefs_), self.coefs_[-1].shape[1]]):
+            raise ValueError(
+                f"coefs_ are those of layers of {learned} units, but hidden_layer_sizes and the data ask for {units}. "
+                "Go on with the layers that there are, or begin anew: fit with warm_start=False."
+            )
         if self.early_stopping and held_out is None and self.solver != LBFGS:
             X, y, weights, held_out = self._hold_out(X, y, weights)
         weights = self._row_weights(y, weights)
@@ -188,6 +198,7 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _begin_scores(self, held_out: Any) -> None:
         self.n_iter_, self.stopped_ = 0, ""
+        self._trainer.metrics = [self._metric(held_out is not None and len(held_out) == 3)]
         if held_out is not None and getattr(self, "validation_scores_", None) is None:
             self.validation_scores_, self.validation_loss_curve_ = [], []
             self.best_validation_score_ = -math.inf
@@ -196,14 +207,14 @@ class BaseMLP(BaseEstimator, ABC):
         layers = hidden_layers(sizes, self.activation, self.dropout)
         layers.append(Dense(self.n_outputs_, OF_SCIKIT_LEARN.get(self.out_activation_, self.out_activation_)))
         dtype, seed = self.dtype or X.dtype.name, draw_seed(self._random_state)
-        self.network_ = Network(X.shape[1], layers, dtype=dtype, device=self.device, seed=seed, draw=False)
-        self._name_classes()
+        network = Network(X.shape[1], layers, dtype=dtype, device=self.device, seed=seed, draw=False)
         solver = "sgd" if self.solver == LBFGS else make_optimizer(self, penalty)
         self._trainer = Trainer(
-            self.network_, make_loss(self.loss), solver, batch_size=batch, clip_norm=self.clip_norm,
-            clip_value=self.clip_value, metrics=[self._metric],
+            network, make_loss(self.loss), solver, batch_size=batch, clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
         )  # fmt: skip
-        self._optimizer, self.history_ = self._trainer.optimizer, self._trainer.history
+        self.network_, self._optimizer, self.history_ = network, self._trainer.optimizer, self._trainer.history
+        self._name_classes()
         self._shown: list[tuple[Array, Array]] = []
 
     def _name_classes(self) -> None:
@@ -283,8 +294,13 @@ class BaseMLP(BaseEstimator, ABC):
         self._rules(X).end_iteration(trainer, row)
 
     def _rules(self, X: Any) -> Iterations:
-        metric = self._metric
-        return Iterations(self, X.shape[0], metric if isinstance(metric, str) else metric.__name__)
+        return Iterations(self, X.shape[0], self._score)
+
+    @property
+    def _score(self) -> str:
+        """The name of the metric that early stopping goes by."""
+        (metric,) = self._trainer.metrics or ()
+        return metric if isinstance(metric, str) else metric.__name__
 
     def _fit_full_batch(self, X: Any, y: Array, weights: Array | None, held_out: Any, penalty: float) -> None:
         trainer = self._trainer
@@ -294,10 +310,16 @@ class BaseMLP(BaseEstimator, ABC):
                 self.history_ = history = fit_lbfgs(
                     self.network_, X, y, trainer.loss, iterations=self.max_iter, evaluations=self.max_fun, l2=penalty,
                     tolerance=self.tol, weights=weights, validation=held_out, patience=patience, progress=False,
+                    metrics=trainer.metrics,
                 )  # fmt: skip
         except DivergedError as error:
             raise ValueError(f"{NON_FINITE} {error}") from error
         self.n_iter_, self.stopped_ = len(history), history.stopped or ""
+        if held_out is not None:
+            assert self.validation_loss_curve_ is not None and self.validation_scores_ is not None
+            self.validation_loss_curve_ += history["val_loss"]
+            self.validation_scores_ += history[f"val_{self._score}"]
+            self.best_validation_score_ = max(self.validation_scores_, default=None)
         losses = history["loss"] or [trainer.evaluate(X, y, weights)["loss"]]
         self.loss_curve_ += [self._reported(loss) for loss in losses]
         self.loss_ = self.loss_curve_[-1] + penalty / 2 * self._sum_of_squares()
@@ -315,7 +337,8 @@ class BaseMLP(BaseEstimator, ABC):
         return of_data + l2 / 2 * self._sum_of_squares() if l2 else of_data
 
     def _sum_of_squares(self) -> float:
-        return sum(float(w.ravel() @ w.ravel()) for w in (layer.weight for layer in self._dense))
+        with np.errstate(over="ignore"):  # of what diverges, which is told
+            return sum(float(w.ravel() @ w.ravel()) for w in (layer.weight for layer in self._dense))
 
     # Parameters -------------------------------------------------------------------------------------------------------
 
@@ -370,7 +393,7 @@ class BaseMLP(BaseEstimator, ABC):
     # Prediction -------------------------------------------------------------------------------------------------------
 
     def _outputs(self, X: Any) -> Array:
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         self._adopt_parameters()
         return self.network_.predict(X)

@@ -18,13 +18,24 @@ from sklearn.utils.validation import validate_data
 
 from gpu_backprop.backend.formula import Activation, Array
 from gpu_backprop.interop.estimators.base import BaseMLP, is_stochastic, keep
-from gpu_backprop.interop.estimators.options import losses
+from gpu_backprop.interop.estimators.options import losses, make_loss
 from gpu_backprop.network.loss import Loss
-from gpu_backprop.network.losses import Poisson
+from gpu_backprop.network.losses import LOSSES, Poisson
 from gpu_backprop.network.schedules import OwnSchedule, Schedule
 from gpu_backprop.training.optimizer import Optimizer
 
 FLOATS = np.float64, np.float32
+
+
+def accuracy(target: Array, y: Array, weights: Array | None) -> float:
+    """Returns the weighted share of the rows that are answered rightly, of several labels in all."""
+    right = y.argmax(axis=1) == target if target.ndim == 1 else ((y > 0.5) == (target > 0.5)).all(axis=1)
+    return float(np.average(right, weights=weights))
+
+
+def r2(target: Array, y: Array, weights: Array | None) -> float:
+    """Returns R² as scikit-learn has it, also where all targets are equal."""
+    return float(r2_score(target, y, sample_weight=weights)) if np.isfinite(y).all() else float("nan")
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -81,7 +92,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         "loss": losses("log_loss"),
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
-    _metric = "accuracy"
 
     def __init__(
         self, hidden_layer_sizes: Any = (100,), activation: str | Activation | Sequence[str | Activation] = "relu", *,
@@ -137,6 +147,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 f"got {self.classes_}, `y` has {found}"
             )
         if self._output[1] == "softmax":
+            loss = make_loss(self.loss)
+            if loss is not None and not (LOSSES[loss] if isinstance(loss, str) else loss).labels:
+                raise ValueError(
+                    f"{self.loss!r} is no loss of several classes: take 'log_loss', 'focal' or gb.CrossEntropy."
+                )
             return X, np.searchsorted(self.classes_, y)
         return X, self._label_binarizer.transform(y).astype(X.dtype)
 
@@ -146,6 +161,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if kind == "multiclass":
             return classes, "softmax"
         return classes if kind.startswith("multilabel") else 1, "logistic"
+
+    def _metric(self, weighted: bool) -> Any:
+        return accuracy if weighted else "accuracy"  # counted where the loss is worked out, but without weights
 
     def _row_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
         if self.class_weight is None:
@@ -220,10 +238,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self._fit(X, y, sample_weight, eval_set, incremental=True)
         return self
 
-    @staticmethod
-    def _metric(target: Array, y: Array, weights: Array | None) -> float:
-        """Returns R² as scikit-learn has it, also where all targets are equal."""
-        return float(r2_score(target, y, sample_weight=weights)) if np.isfinite(y).all() else float("nan")
+    def _metric(self, weighted: bool) -> Any:
+        return r2
 
     def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
         X, y = validate_data(
