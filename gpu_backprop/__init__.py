@@ -171,7 +171,9 @@ def __getattr__(name: str) -> Any:
         from gpu_backprop.interop import sklearn
 
         return getattr(sklearn, name)
-    raise AttributeError(f"module 'gpu_backprop' has no attribute {name!r}")
+    from gpu_backprop.backend.suggestions import suggest_attribute
+
+    raise AttributeError(f"module 'gpu_backprop' has no attribute {name!r}.{suggest_attribute('gpu_backprop', name)}")
 
 
 def __dir__() -> list[str]:

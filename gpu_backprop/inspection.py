@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.data import Arrays, Preprocessing, Table
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.metrics import Scores
@@ -129,6 +130,7 @@ class Inspection(NamedTuple):
     columns: ColumnFindings | None
 
 
+@explain_arguments
 def inspect_model(
     network: Network, data: Table | Arrays, rows: npt.ArrayLike | None = None, *, folds: npt.ArrayLike | None = None
 ) -> Inspection:

@@ -16,6 +16,7 @@ from typing import Any
 from gpu_backprop.backend import errors
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import argument_error, explain_arguments
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
 from gpu_backprop.display.html import cell_output, table
@@ -158,7 +159,7 @@ class Recipe:
         """
         known = [field.name for field in dataclasses.fields(self)]
         if unknown := [name for name in entries if name not in known]:
-            raise InputError(f"a recipe has no entry {', '.join(map(repr, unknown))}; it has {', '.join(known)}.")
+            raise argument_error(type(self), unknown, known)
         if (optimizer := entries.get("optimizer", self.optimizer)) != self.optimizer:
             entries = {"weight_decay": None, "decay_schedule": None, **entries}
             if {optimizer, self.optimizer} != {"adam", "adamw"}:
@@ -343,6 +344,7 @@ def _check(name: str, value: Any) -> None:
         raise InputError(f"{name} must be an integer ≥ 0, got {value!r}.")
 
 
+@explain_arguments
 def tabular(task: str, rows: int, columns: int) -> Recipe:
     """For tables: RealMLP (Holzmüller et al. 2024, "Better by default") without its parametric activations, and with
     the best epoch by cross entropy after temperature, calibrated probabilities, and fewer epochs of many rows.
@@ -368,12 +370,14 @@ def tabular(task: str, rows: int, columns: int) -> Recipe:
     )  # fmt: skip
 
 
+@explain_arguments
 def small_table(task: str, rows: int, columns: int) -> Recipe:
     """For tables of few rows, or of more columns than rows: more dropout where there are classes."""
     recipe = tabular(task, rows, columns).replace(name="small-table")
     return recipe.replace(dropout=0.3) if task == "classification" else recipe
 
 
+@explain_arguments
 def images(task: str, rows: int, columns: int) -> Recipe:
     """For images, whose pixels are all of one kind."""
     _check_data(task, rows)
@@ -383,6 +387,7 @@ def images(task: str, rows: int, columns: int) -> Recipe:
     return Recipe("images", batch_size=32 if few else 128, epochs=epochs, validation=validation)
 
 
+@explain_arguments
 def plain(task: str, rows: int, columns: int) -> Recipe:
     """One hidden layer with dropout, and columns at mean 0 and standard deviation 1: what tables had before."""
     return images(task, rows, columns).replace(name="plain")

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import save as safetensors_bytes
 
 import gpu_backprop as gb
-from gpu_backprop.backend.errors import SYNONYMS
 
 ROWS, INPUTS, CLASSES = 12, 4, 3
 STREAM = np.random.default_rng(1)
@@ -274,12 +273,6 @@ def test_a_message_cannot_command_a_terminal(tmp_path):
         with pytest.raises(gb.GpuBackpropError) as raised:
             call("no\x1b[31m\u202e\udcff")
         assert "no\\x1b[31m\\u202e\\udcff" in str(raised.value)
-
-
-def test_every_name_from_elsewhere_stands_for_one_of_ours():
-    ours = {*gb.LOSSES, *gb.ACTIVATIONS, *gb.OPTIMIZERS, *gb.INITIALIZERS}
-    assert set(SYNONYMS.values()) <= ours | {*gb.METRICS}
-    assert not set(SYNONYMS) & ours
 
 
 def test_none_is_no_activation():

@@ -196,7 +196,7 @@ def test_no_such_entry(capsys, entry, message):
 
 
 def test_no_such_entry_in_python():
-    with pytest.raises(gb.InputError, match="a recipe has no entry 'depth'; it has name, encoding, layers"):
+    with pytest.raises(gb.InputError, match="Recipe has no argument depth. It takes name, encoding, layers"):
         recipes.plain("regression", 10, 2).replace(depth=3)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from gpu_backprop import LOSSES, METRICS, OPTIMIZERS
 from gpu_backprop.arguments.values import device, metrics, one_of, path, size, source
+from gpu_backprop.backend.foreign_names import OPTIONS, meanings
 from gpu_backprop.data.messages import nearest
 
 DATA = (
@@ -42,16 +43,6 @@ SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
     "--debug": ("show where an error came from, and what the compiler is told", {"action": "store_true"}),
 }  # fmt: skip
 """The options that several commands take, with their help."""
-
-ELSEWHERE = {
-    "lr": "--learning-rate", "rate": "--learning-rate", "bs": "--batch-size", "hidden": "--layers",
-    "units": "--layers", "iterations": "--epochs", "max-iter": "--epochs", "label": "--target", "y": "--target",
-    "test-size": "--held-out", "validation-split": "--validation", "gpu": "--device", "cuda": "--device",
-    "random-state": "--seed", "sep": "--delimiter", "drop": "--ignore", "exclude": "--ignore", "force": "--overwrite",
-    "criterion": "--loss", "precision": "--dtype", "fillna": "--impute",
-    "alpha": "--l2", "wd": "--weight-decay", "clip": "--clip-value",
-}  # fmt: skip
-"""What other programs call options of ours."""
 
 FOR_ONE_MORE = {"train": ("target", "to learn this column"), "predict": ("output", "to write to this file")}
 """Of a command, the option for which one argument too many may have been meant, and what for."""
@@ -108,7 +99,9 @@ class Parser(argparse.ArgumentParser):
         ours = [name for name in self._option_string_actions if name.startswith("--")]
         if len(option) == 2:
             return next((f"did you mean '{name}'?" for name in ours if name[2] == option[1]), "")
-        return nearest(ELSEWHERE.get(option.lstrip("-"), option), ours)
+        foreign = [*meanings(OPTIONS, option.lstrip("-").replace("_", "-").lower())]
+        meant = next((name for name in foreign if name in ours), None)
+        return nearest(meant or option, ours) if meant or not foreign else ""
 
 
 class Command:

@@ -1,21 +1,39 @@
-"""Objects that refuse to have an attribute set where that would do nothing: an unknown one, or one that is fixed."""
+"""Objects that refuse to have an attribute set where that would do nothing: an unknown one, or one that is fixed; and
+that say what to write in place of an argument or attribute that other libraries have."""
 
 from __future__ import annotations
 
 from abc import ABCMeta
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpu_backprop.backend.errors import SettingError
+from gpu_backprop.backend.suggestions import explain_call, suggest_attribute
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 
 class _Closing(ABCMeta):
     """Closes an object as soon as its constructor has returned."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = super().__call__(*args, **kwargs)
+        try:
+            made = super().__call__(*args, **kwargs)
+        except TypeError as error:
+            explain_call(error, cls, kwargs)
+            raise
         made.close()
         return made
+
+    @property
+    def __signature__(cls) -> Signature:
+        """Its constructor's, for help and completion, which would else show that of __call__."""
+        from inspect import Signature, signature  # not above, as it is slow to import
+
+        constructor: Any = type.__getattribute__(cls, "__init__")
+        _, *parameters = signature(constructor).parameters.values()
+        return Signature() if constructor is object.__init__ else Signature(parameters)
 
 
 class FixedAttributes(metaclass=_Closing):
@@ -38,10 +56,18 @@ class FixedAttributes(metaclass=_Closing):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_closed" in vars(self) and name[0] != "_" and name not in self.settable:
-            of_class, ours = getattr(type(self), name, None), type(self).__module__.startswith("gpu_backprop.")
-            if not (callable(of_class) or _has_setter(of_class) or (not ours and name in vars(self))):
+            of_class = getattr(type(self), name, None)
+            if not (callable(of_class) or _has_setter(of_class) or (name in vars(self) and not _is_ours(type(self)))):
                 raise SettingError(self._refusal(name))
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # for which every name would be an attribute then
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property, which has failed
+                return object.__getattribute__(self, name)
+            said = f"{type(self).__name__} has no attribute {name!r}.{suggest_attribute(type(self), name)}"
+            raise AttributeError(said, name=name, obj=self)
 
     def _refusal(self, name: str) -> str:
         import difflib  # not above: the first mistake can wait for it, every start of a program need not
@@ -56,8 +82,13 @@ class FixedAttributes(metaclass=_Closing):
             decided = "is decided when it is made, and setting it would change nothing. Make a new one."
             return f"{name} of {one} {decided}{can}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"{one} has no attribute {name!r}.{hint}{can}"
+        hint = suggest_attribute(kind, name) or (f" Did you mean {near[0]}?" if near else "")
+        own = "" if _is_ours(kind) else " An attribute of its own is first set in its constructor."
+        return f"{one} has no attribute {name!r}.{hint}{can}{own}"
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("gpu_backprop.")
 
 
 def _has_setter(of_class: object) -> bool:

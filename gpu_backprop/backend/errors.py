@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from gpu_backprop.backend.foreign_names import VALUES, meanings
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,6 +29,10 @@ def _rebuild(kind: type[GpuBackpropError], args: tuple[Any, ...]) -> GpuBackprop
 
 class InputError(GpuBackpropError, ValueError):
     """An argument, an array or a setting is not what is accepted."""
+
+
+class ArgumentError(InputError, TypeError):
+    """A keyword argument does not exist."""
 
 
 class SettingError(InputError, AttributeError):
@@ -83,22 +89,6 @@ class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-SYNONYMS: Mapping[str, str] = {
-    "mse": "mean_squared_error", "l2": "mean_squared_error", "mae": "absolute_error", "l1": "absolute_error",
-    "smoothl1": "huber", "pinball": "quantile", "poissonnll": "poisson",
-    "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "logloss": "binary_cross_entropy",
-    "ce": "cross_entropy", "nll": "cross_entropy", "logits": "cross_entropy", "softmaxcrossentropy": "cross_entropy",
-    "categoricalcrossentropy": "cross_entropy", "sparsecategoricalcrossentropy": "cross_entropy",
-    "swish": "silu", "linear": "identity", "none": "identity", "logistic": "sigmoid", "logsoftmax": "softmax",
-    "exponential": "exp", "gd": "sgd", "momentum": "sgd", "nesterov": "sgd",
-    "xavier": "glorot_uniform", "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal",
-    "kaiming": "he_uniform", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal", "he": "he_uniform",
-    "lecun": "lecun_normal", "zero": "zeros",
-    "auc": "roc_auc", "aucroc": "roc_auc", "auroc": "roc_auc", "prauc": "average_precision", "ece": "calibration_error",
-}  # fmt: skip
-"""Other libraries' names of ours, in small letters, without separators and without "loss" at the end."""
-
-
 def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
     if isinstance(name, str) and name in table:
@@ -106,9 +96,12 @@ def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
     text = str(name).lower()
-    ours = SYNONYMS.get(re.sub("[^a-z0-9]", "", text).removesuffix("loss"))
-    nearest = [ours] if ours in table else difflib.get_close_matches(text, table, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    bare = re.sub("[^a-z0-9]", "", text)
+    foreign = [*meanings(VALUES, bare), *meanings(VALUES, bare.removesuffix("loss"))]
+    code = next((meant for meant in foreign if "(" in meant), "")
+    known = [meant for meant in foreign if meant in table]
+    nearest = known or [*([] if code else difflib.get_close_matches(text, table, n=1, cutoff=0.5))]
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else code and f" Use {code}."
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
 
 

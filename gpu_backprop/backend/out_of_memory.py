@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from gpu_backprop.backend.device import Device, memory_table
 from gpu_backprop.backend.errors import OutOfMemoryError
+from gpu_backprop.backend.suggestions import explain_call
 
 
 class OnDevice(Protocol):
@@ -22,7 +23,8 @@ T = TypeVar("T", bound=OnDevice)
 
 
 def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
-    """Releases all that `method` has allocated where it runs out of memory, whatever the caller keeps of the error.
+    """Releases all that `method` has allocated where it runs out of memory, whatever the caller keeps of the error. As
+    it stands around the methods that are called most, it explains an unknown keyword too, at no cost to other calls.
 
     The frames of a traceback hold their functions' arrays. So the error is raised again, without them.
     """
@@ -33,6 +35,9 @@ def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatena
         device.needed, scratch = {}, dict(device.scratch)
         try:
             return method(self, *args, **kwargs)
+        except TypeError as error:
+            explain_call(error, method, kwargs)
+            raise
         except MemoryError as error:
             device.scratch = scratch
             failure = _without_frames(error, device.needed)

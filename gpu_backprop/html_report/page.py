@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import GpuBackpropError, InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.display.html import Html, folded_table, join, parts_style, table, tag
 from gpu_backprop.html_report.answers import tell_answers
@@ -44,6 +45,7 @@ RUNS, LONGEST_STEP = 5, 0.2
 MOST_OPERATIONS = 15
 
 
+@explain_arguments
 def write_report(
     path: str | os.PathLike[str], trainer: Trainer, x: Any = None, y: Any = None, *, title: str = "Training report",
     command: str = "", remarks: Sequence[str] = (), facts: Mapping[str, Mapping[str, object]] | None = None,

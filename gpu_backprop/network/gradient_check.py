@@ -10,6 +10,7 @@ import numpy as np
 from gpu_backprop.backend.errors import GradientError, InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
@@ -46,6 +47,7 @@ class GradientReport:
     kinks: list[str] = field(default_factory=list)
 
 
+@explain_arguments
 def check_gradients(
     network: Network, loss: str | Loss | None, x: Any, y: Any, weights: Any = None, *,
     tolerance: float = 1e-5, inputs: bool = True, at_most: int | None = 2000,

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.numbers import number
 
 Shape = tuple[int, int]
@@ -140,6 +141,7 @@ INITIALIZERS: Mapping[str, Initializer] = {
 RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "softplus")
 
 
+@explain_arguments
 def constant(value: float) -> Initializer:
     """Makes an initializer that fills a weight with `value`, a finite number."""
     value = number("constant's value", value, "a finite number", hint=": every weight gets it")

@@ -16,6 +16,7 @@ from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.display.html import cell_output
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.intervals import Intervals
@@ -151,6 +152,7 @@ class Network(FixedAttributes):
                 layer.max_norm = layer.max_norm
             layer.close()
 
+    @explain_arguments
     def reseed(self, seed: int | None) -> list[int]:
         """Gives dropout another seed and a new beginning; None leaves it as it is. Returns the seed of each member."""
         if seed is None:
@@ -369,6 +371,7 @@ class Network(FixedAttributes):
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 
+    @explain_arguments
     def predict_labels(self, x: Any, batch_size: int = 1024) -> Array:
         """Predicts the class of each row: that of the largest output of a softmax; or of one sigmoid output, the second
         class from ½ on.
@@ -386,6 +389,7 @@ class Network(FixedAttributes):
         """
         return class_of(self.predict(x, batch_size), self.last, self.classes)
 
+    @explain_arguments
     def predict_interval(self, x: Any, coverage: float = 0.9, batch_size: int = 1024) -> tuple[Array, Array]:
         """Predicts between which two numbers the target of each row is, in the units of the data: those of
         `preprocessing.inverse(predict(x))`, where there is a preprocessing, else of `predict(x)`, which lies in the
@@ -413,6 +417,7 @@ class Network(FixedAttributes):
         middle = y.astype(np.float64) if self.preprocessing is None else self.preprocessing.inverse(y)
         return middle - width, middle + width
 
+    @explain_arguments
     def copy(self, dtype: str | None = None) -> Network:
         """Makes a copy with the same weights, the same dropout masks to come, and all that it knows of its data
         and training.

@@ -11,6 +11,7 @@ from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import LazyRows
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.arrays import (
     as_array,
     blocks,
@@ -221,6 +222,7 @@ def _check_probabilities(y: Array) -> None:
         )
 
 
+@explain_arguments
 def one_hot(labels: Any, classes: int | None = None) -> Array:
     """Writes class labels as rows of a matrix: 1 in the column of the label, else 0.
 

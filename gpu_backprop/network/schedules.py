@@ -10,7 +10,7 @@ A length of time is an int, so many steps, or a float in (0, 1], a share of all 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.network.numbers import number, scalar
 
@@ -38,7 +39,7 @@ NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 
 
 @dataclass(frozen=True)
-class Schedule(ABC):
+class Schedule(FixedAttributes):
     """The base of all schedules."""
 
     name: ClassVar[str]

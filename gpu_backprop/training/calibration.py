@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.arrays import on_host
 from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.layers import Dense
@@ -34,6 +36,7 @@ ROWS = 2000
 """By which it is found out how much less sure the mean of members is than they are, at most."""
 
 
+@explain_arguments
 def calibrate(network: Network, x: Any, y: Any = None, weights: Any = None) -> Any:
     """Finds the temperature of a network on some rows that it has not learned from, and divides its logits by it, for
     good: W ← W/T and b ← b/T in the last layer, so that whatever computes or exports the network gives softmax(z/T), or
@@ -140,7 +143,7 @@ def measure(
     return y, target, weights
 
 
-class AfterFit:
+class AfterFit(FixedAttributes):
     """A callback that, at the end of a fit, looks at what the network gives for the fit's validation data: with early
     stopping it is that of the best epoch then, and with Trainer(average=...) the average. After an error nothing is
     done; after Ctrl-C it is."""
@@ -199,6 +202,8 @@ class TemperatureScaling(AfterFit):
     Raises:
         InputError: when a fit begins, the last layer gives no probabilities, or there are no validation data.
     """
+
+    settable = ("temperature",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class EarlyStopping(Monitor):
             nothing is known of its mode; after the first epoch, no such column was measured.
     """
 
-    settings = "monitor", "patience", "min_delta", "restore_best", "mode", "ties"
+    settings = settable = "monitor", "patience", "min_delta", "restore_best", "mode", "ties"
     called = "early stopping"
 
     def __init__(

@@ -19,6 +19,7 @@ from gpu_backprop.backend.errors import DivergedError, InputError, MissingExtraE
 from gpu_backprop.backend.formula import CORRECT, WEIGHT, Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.layers import Dense, Dropout
 from gpu_backprop.network.loss import Loss
@@ -171,6 +172,7 @@ class Iterations:
         self.history.stopped = self.history.stopped or ended.get(status)
 
 
+@explain_arguments
 def fit_lbfgs(
     network: Network, x: Any, y: Any, loss: str | Loss | None = None, *, iterations: int = 200, l2: float = 0.0,
     tolerance: float = 1e-5, memory: int = 10, evaluations: int = MANY, weights: Any = None, validation: Any = None,
@@ -228,7 +230,7 @@ def fit_lbfgs(
     patience = None if patience is None else positive("patience", patience)
     with network.exclusively("fit_lbfgs"):
         data = samples(network, loss, x, y, weights, values=True, idle=False, learn=True)
-        warn_of_unscaled(data, loss, network.device, network.preprocessing is not None, stacklevel=3)
+        warn_of_unscaled(data, loss, network.device, network.preprocessing is not None, stacklevel=4)
         held_out = held_out_samples(network, loss, validation, data)
         objective, history = FullBatch(network, loss, data, batch_size, l2), History()
         evaluation = None

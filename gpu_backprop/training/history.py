@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.display.charts import Curve, chart
 from gpu_backprop.display.html import Html, cell_output, join, table, tag
@@ -42,7 +44,7 @@ MOST_CURVES = 12
 """Members that are drawn in HTML; there may be more."""
 
 
-class History:
+class History(FixedAttributes):
     """The epochs that a trainer has trained, in all its fits, oldest first.
 
     `history[-1]["loss"]` is the loss of the last epoch; `history["loss"]` is the list of all of them, with None for an
@@ -59,6 +61,8 @@ class History:
         temperature: of the last fit, by what its TemperatureScaling divided the logits, or a list, one a member; None
             where there was none.
     """
+
+    settable = "rows", "steps", "stopped", "best_epoch", "temperature"
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -118,6 +122,7 @@ class History:
             cells = [cell_text(name, row[name]) if name in row else "" for name in self.columns]
             yield [*(tag("b", cell) for cell in cells), tag("b", "best")] if row["epoch"] in best else [*cells, ""]
 
+    @explain_arguments
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes one line an epoch, under a line of column names; what was not measured is left blank. A file already
         there is replaced when the new one is whole.
@@ -128,6 +133,7 @@ class History:
         with explained(path), new_file(path) as file:
             file.write(csv_lines(self.rows, self.columns, header=True))
 
+    @explain_arguments
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the loss and the metric over the epochs, of training and validation data, and the learning rate where
         it changed; the best epoch is marked. Losses have a logarithmic scale where all are above 0 and the largest is

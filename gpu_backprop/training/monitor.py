@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import number, positive
@@ -20,7 +21,7 @@ MODES = {"min": 1.0, "max": -1.0}
 """What a monitored value is multiplied by, so that smaller is better."""
 
 
-class Monitor:
+class Monitor(FixedAttributes):
     """A callback that watches a column.
 
     Attributes:

@@ -20,6 +20,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.rule_text import write_formula
+from gpu_backprop.backend.suggestions import accepted_arguments, argument_error, suggest_attribute
 from gpu_backprop.backend.update_rule import OPTIONAL, UpdateRule
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import is_zero, one_a_member, one_or_several
@@ -110,8 +111,6 @@ class Optimizer(FixedAttributes):
     """
 
     instead: ClassVar[Mapping[str, str]] = {
-        "lr": "learning_rate",
-        "rate": "learning_rate",
         **{name: f"it when an optimizer is made, as in Adam(0.001, {name}=0.0001)" for name in PENALTIES},
         "clip_value": "Trainer(clip_value=1.0): it is decided when a trainer is made",
     }
@@ -134,8 +133,10 @@ class Optimizer(FixedAttributes):
 
     def _take(self, given: Mapping[str, Setting]) -> None:
         """Takes settings, those of OPTIONAL too, which the rule then has; a penalty of 0 is none."""
-        for name in given:
-            choose(f"setting of {self.rule.name}", name, {**self.rule.settings, **OPTIONAL})
+        known = {**self.rule.settings, **OPTIONAL}
+        if unknown := [name for name in given if name not in known]:
+            accepted = dict.fromkeys((*accepted_arguments(type(self)), *self.rule.settings, *PENALTIES, "schedule"))
+            raise argument_error(type(self), unknown, accepted)
         own = self.rule.settings
         settings = {k: v for k, v in given.items() if k in own or k not in PENALTIES or not is_zero(v)}
         self._rule = rule = self.rule.with_settings(*(name for name in OPTIONAL if name in settings))
@@ -206,7 +207,9 @@ class Optimizer(FixedAttributes):
         if name in settings:
             return settings[name]
         hint = f" Its settings are {', '.join(settings)}." if settings else ""
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.{hint}")
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}.{suggest_attribute(type(self), name)}{hint}"
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in vars(self).get("_settings", ()):

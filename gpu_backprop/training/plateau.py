@@ -36,7 +36,7 @@ class ReduceOnPlateau(Monitor):
 
     sets_rate = True
     called = "ReduceOnPlateau"
-    settings = "monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode"
+    settings = settable = "monitor", "factor", "patience", "min_delta", "cooldown", "minimum", "mode"
 
     def __init__(
         self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10, min_delta: float = 0.0,

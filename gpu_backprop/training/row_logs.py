@@ -12,6 +12,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import Any, Self
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.whole_file import descriptor_of, new_file
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.history import History, Row, csv_lines, explained
@@ -121,7 +122,7 @@ class CsvLog(RowLog):
             self._give_up(error)
 
 
-class JsonLines:
+class JsonLines(FixedAttributes):
     """A callback that writes the history to a file as JSON lines, an object an epoch, as soon as the epoch is over:
     `trainer.fit(x, y, callbacks=[gb.JsonLines("history.jsonl")])`. NaN and infinity, which JSON lacks, are null. A file
     already there is replaced; the rows of fits before are written at once.
@@ -130,6 +131,7 @@ class JsonLines:
     """
 
     only_reads = True
+    settable = ("path",)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path

@@ -23,6 +23,7 @@ import numpy as np
 from gpu_backprop.backend.errors import InputError, ModelFileError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.data import DataError, Preprocessing, limits
 from gpu_backprop.data.errors import MemoryLimitError
 from gpu_backprop.data.messages import counted
@@ -35,6 +36,7 @@ from gpu_backprop.training.model_file import AGAIN, GIVE, read, write
 from gpu_backprop.training.step import TrainingStep
 
 
+@explain_arguments
 def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = False) -> None:
     """Writes a network to a file in the safetensors format: architecture, parameters, the state of dropout, and
     `net.preprocessing`, `net.classes`, `net.trained_by` and `net.intervals` where they are set. The same network gives
@@ -90,6 +92,7 @@ def file_size(net: Network) -> int:
     return int(net.parameters.nbytes + net.random.nbytes) + 2 * described + 1024 * (1 + len(net.layers))
 
 
+@explain_arguments
 def load(
     path: str | os.PathLike[str], device: str = "auto", dtype: str | None = None, tf32: bool = False,
     memory_limit: int | str | None = None,
@@ -128,7 +131,7 @@ def load(
     for name, array in _arrays(net):
         net.device.copy_in(array, tensors[name])
     if found := _nonfinite(tensors):
-        warnings.warn(f"{os.fspath(path)}: {found}: the network predicts nothing of use.", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{os.fspath(path)}: {found}: the network predicts nothing of use.", RuntimeWarning, stacklevel=3)
     return net
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.arrays import check_finite, check_real, host_array
 from gpu_backprop.network.samples import check_bounds, check_labels
 
@@ -159,6 +160,7 @@ def fit_mean(z: Array, temperature: float) -> float:
     return high
 
 
+@explain_arguments
 def fit_temperature(probabilities: Any, y: Any, weights: Any = None) -> Any:
     """Finds the temperature T for which softmax(z/T), or sigmoid(z/T), has the least log loss on some rows, which the
     network should not have learned from: log p are the logits z, but for a constant (Guo et al. 2017).

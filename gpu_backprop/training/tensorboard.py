@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import MissingExtraError, install
 from gpu_backprop.training.callbacks import FitState
 
 
-class TensorBoard:
+class TensorBoard(FixedAttributes):
     """A callback that writes each epoch of the history to event files, which `tensorboard --logdir FOLDER` shows while
     the training runs: `trainer.fit(x, y, callbacks=[gb.TensorBoard("events/first")])`.
 
@@ -20,6 +21,7 @@ class TensorBoard:
     """
 
     only_reads = True
+    settable = ("folder",)
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:

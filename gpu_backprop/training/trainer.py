@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from gpu_backprop.backend.out_of_memory import release_on_oom
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.profile import Profile, profile
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.display.html import cell_output, table
 from gpu_backprop.network.loss import Loss
@@ -101,12 +102,6 @@ class Trainer(FixedAttributes):
     """
 
     settable = ("stopping",)
-    instead: ClassVar[Mapping[str, str]] = {
-        "learning_rate": "trainer.optimizer.learning_rate",
-        "lr": "trainer.optimizer.learning_rate",
-        "schedule": "trainer.optimizer.schedule",
-        "epochs": "trainer.fit(x, y, epochs=...)",
-    }
 
     def __init__(
         self, network: Network, loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", *,
@@ -365,6 +360,7 @@ class Trainer(FixedAttributes):
             found += diagnosis.examine_losses(inside, outside)
         return Diagnosis(part.rows, figures, found)
 
+    @explain_arguments
     def plan(
         self, rows: int | None = None, *, labels: bool | None = None, weights: bool = False, fuse: bool = True
     ) -> Plan:
@@ -464,6 +460,7 @@ class Trainer(FixedAttributes):
         finally:
             self._running = None
 
+    @explain_arguments
     def resume(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
         """Goes on from the newest good checkpoint of a folder, that a `Checkpoint` among the callbacks of `fit` wrote.
         This trainer was made, and the next `fit` is called, as then: it finishes that fit, whose epochs count from its
@@ -544,6 +541,7 @@ class Trainer(FixedAttributes):
         """
         return predict_out_of_fold(self.network, self._folded("out_of_fold"))
 
+    @explain_arguments
     def evaluate_out_of_fold(self, metrics: Sequence[Given] | None = None) -> dict[str, Any]:
         """Measures `out_of_fold`: the loss and the metrics of all rows together, by name, and as "folds" the same of
         the rows of each fold, in a list. Where early stopping chose each member's best epoch by the same rows, this

@@ -29,8 +29,8 @@ OWNERS = {
 }
 
 REFUSED = [
-    ("trainer", "learning_rate", 0.1, "Write trainer.optimizer.learning_rate"),
-    ("trainer", "lr", 0.1, "Write trainer.optimizer.learning_rate"),
+    ("trainer", "learning_rate", 0.1, "Use trainer.optimizer.learning_rate"),
+    ("trainer", "lr", 0.1, "Use trainer.optimizer.learning_rate"),
     ("trainer", "bach_size", 3, "has no attribute 'bach_size'. Did you mean batch_size"),
     ("trainer", "loss", "huber", "loss of a Trainer is decided when it is made"),
     ("trainer", "optimizer", "sgd", "is decided"),
@@ -41,7 +41,7 @@ REFUSED = [
     ("trainer", "batch_size", 0, "batch_size must be an integer ≥ 1"),
     ("trainer", "batch_size", 2.5, "batch_size must be an integer ≥ 1"),
     ("trainer", "stream", "yes", "stream must be 'auto', True or False"),
-    ("optimizer", "lr", 0.1, "Write learning_rate"),
+    ("optimizer", "lr", 0.1, "Use optimizer.learning_rate"),
     ("optimizer", "learning_rat", 0.1, "Did you mean learning_rate"),
     ("optimizer", "learning_rate", 0, "must be a finite number > 0"),
     ("optimizer", "momentum", 1.0, "must be a number in [0, 1)"),
@@ -50,7 +50,7 @@ REFUSED = [
     ("optimizer", "settings", {}, "is decided"),
     ("unbound", "weight_decay", -1, "must be a finite number ≥ 0"),
     ("plain", "momentum", 0.9, "Write SGD(0.1, momentum=0.9): one without momentum keeps no velocity"),
-    ("unbound", "lr", 0.9, "Write learning_rate"),
+    ("unbound", "lr", 0.9, "Use optimizer.learning_rate"),
     ("network", "dtype", "float64", "Write net.copy(dtype=...)"),
     ("network", "layers", [], "is decided"),
     ("network", "seed", 3, "is decided"),

@@ -202,7 +202,7 @@ def test_settings_may_change_between_steps(own, dtype):
     ("name", "value", "says"),
     [
         ("beat1", 0.5, "a Lion has no attribute 'beat1'. Did you mean beta1? What can be set: beta1, beta2, learn"),
-        ("lr", 0.5, "Write learning_rate"),
+        ("lr", 0.5, "Use optimizer.learning_rate"),
         ("beta1", 1.0, r"beta1 of Lion must be a number in [0, 1), got 1.0"),
         ("beta1", [0.5, np.nan], r"beta1 of Lion must be a number in [0, 1), got [0.5, nan]"),
         ("beta1", [0.5, 0.6, 0.7], "beta1 must be one number, or 2, one a member, got (0.5, 0.6, 0.7)"),
@@ -362,8 +362,8 @@ class Forgetful(gb.Optimizer):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: gb.Optimizer(LION, beat1=0.5), "unknown setting of lion 'beat1'. Did you mean 'beta1'"),
-        (lambda: gb.Optimizer(LION, momentum=0.5), "unknown setting of lion 'momentum'"),
+        (lambda: gb.Optimizer(LION, beat1=0.5), "Optimizer has no argument beat1; did you mean beta1"),
+        (lambda: gb.Optimizer(LION, momentum=0.5), "Optimizer has no argument momentum; use beta1=0.9"),
         (lambda: gb.Optimizer(LION, beta1=2), r"beta1 of lion must be a number in \[0, 1\), got 2"),
         (lambda: gb.Optimizer(LION, beta1=[]), r"beta1 of lion must be a number in .*, or one a member, got \[\]"),
         (lambda: gb.Optimizer(DIVIDES, kappa=[2, 1, 3]), "rate = .* cannot be worked out of .*kappa=1.0: float div"),

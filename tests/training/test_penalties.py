@@ -172,7 +172,7 @@ def test_they_can_be_set_where_they_are_there():
         (lambda: gb.Adam(l2=-0.1), "l2 of Adam must be a finite number ≥ 0, got -0.1"),
         (lambda: gb.SGD(0.1, l1=False), "l1 of SGD must be a finite number ≥ 0, got False"),
         (lambda: gb.Lion(l1=math.inf), "l1 of Lion must be a finite number ≥ 0, got inf"),
-        (lambda: gb.Adam(l3=1), "unknown setting of adam 'l3'"),
+        (lambda: gb.Adam(l3=1), "Adam has no argument l3; did you mean l2"),
         (
             lambda: gb.Adam(schedule={"l1": "cosine"}),
             "l1 of adam is not set, .*: give it when .*, l1=0.0001",

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, ModelFileError
 from gpu_backprop.backend.folder_lock import FolderLock
 from gpu_backprop.network.numbers import number, positive
@@ -21,7 +22,7 @@ from gpu_backprop.training.saving import save
 BEST = "best.safetensors"
 
 
-class Checkpoint:
+class Checkpoint(FixedAttributes):
     """A callback that writes all that training goes on from to a folder, so that `trainer.resume(folder)` goes on after
     whatever ends the process, to the same bits.
 
@@ -40,6 +41,7 @@ class Checkpoint:
     """
 
     only_reads = True
+    settable = "keep", "best", "figure"
 
     def __init__(
         self, folder: str | os.PathLike[str], *, every_steps: int | None = None, every_seconds: float | None = None,

@@ -108,7 +108,7 @@ def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
                 f"{path} was written on {record['device']}, and this is {here}: it goes on to the same numbers within "
                 "rounding, not to the same bits",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return _apply(trainer, path, record, force, found)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -134,7 +134,7 @@ def _newest(place: Path) -> tuple[Path, dict[str, Any]]:
             continue
         if bad:
             warnings.warn(
-                f"{'; '.join(bad)}. The newest good checkpoint, {path.name}, is used", RuntimeWarning, stacklevel=4
+                f"{'; '.join(bad)}. The newest good checkpoint, {path.name}, is used", RuntimeWarning, stacklevel=5
             )
         return path, record
     raise ModelFileError(f"there is no checkpoint to go on from: {'; '.join(bad) or f'{place} holds none'}.")
