@@ -21,7 +21,7 @@ HELD = {"U": "text", "T": "text", "S": "bytes", "M": "dates", "m": "durations", 
 
 def is_frame(value: object) -> bool:
     """Tells whether it has named columns."""
-    return hasattr(type(value), "columns")
+    return not isinstance(value, np.ndarray) and hasattr(type(value), "columns")
 
 
 def columns_of(frame: Any) -> list[tuple[Any, Any]]:
