@@ -235,8 +235,8 @@ def test_the_same_warnings(settings, warns):
 
 NAN = np.where(np.arange(40) == 3, np.nan, X[:, 0])
 BAD_SETTINGS = [
-    {"hidden_layer_sizes": -1}, {"hidden_layer_sizes": (5, 0)}, {"hidden_layer_sizes": "5"}, {"activation": "ghost"},
-    {"solver": "hadoken"}, {"alpha": -1}, {"batch_size": 0}, {"batch_size": "all"}, {"batch_size": 2.5},
+    {"hidden_layer_sizes": -1}, {"hidden_layer_sizes": (5, 0)}, {"hidden_layer_sizes": "5"},
+    {"hidden_layer_sizes": (5.5,)}, {"activation": "ghost"}, {"solver": "hadoken"}, {"alpha": -1}, {"batch_size": 0}, {"batch_size": "all"}, {"batch_size": 2.5},
     {"learning_rate": "converging"}, {"learning_rate_init": 0.0}, {"learning_rate_init": "high"}, {"max_iter": 0},
     {"max_iter": -1}, {"max_iter": 1.5}, {"shuffle": "true"}, {"random_state": "x"}, {"tol": -1}, {"verbose": "loud"},
     {"momentum": 2}, {"momentum": -0.5}, {"nesterovs_momentum": "yes"}, {"early_stopping": "yes"},
@@ -303,6 +303,13 @@ def test_bad_data_raise_the_same_class(case):
     one, other, _ = both("words", max_iter=2)
     expected, found = (exception(lambda each=each: BAD_DATA[case](each)) for each in (one, other))
     assert type(found) is type(expected), found
+
+
+def test_weights_below_0_are_an_error():
+    """Theirs walks uphill for them."""
+    for options in ({"sample_weight": -WEIGHTS}, {"eval_set": (X, WORDS, -WEIGHTS)}):
+        with pytest.raises(ValueError, match="Negative values.*sample_weight"):
+            both("words")[1].fit(X, WORDS, **options)
 
 
 def test_what_diverges_is_an_error_that_says_what_to_do():

@@ -87,8 +87,14 @@ def test_dropout_of_all_layers_and_of_each():
     assert [type(layer).__name__ for layer in one.network_.layers] == ["Dense", "Dense", "Dropout", "Dense"]
     with pytest.raises(ValueError, match="dropout has 3 entries for 2 hidden layers"):
         classifier(dropout=[0.1, 0.1, 0.1]).fit(X, WORDS)
-    with pytest.raises(ValueError, match="solver='lbfgs'"):
-        classifier(dropout=0.3, solver="lbfgs").fit(X, WORDS)
+
+
+@pytest.mark.parametrize(
+    "steps", [{"dropout": 0.3}, {"clip_norm": 1.0}, {"callbacks": [print]}, {"learning_rate": "cosine"}], ids=str
+)
+def test_what_belongs_to_steps_is_not_for_lbfgs(steps):
+    with pytest.raises(ValueError, match=f"{next(iter(steps))} is for .*solver='lbfgs'"):
+        classifier(solver="lbfgs", **steps).fit(X, WORDS)
 
 
 # Weights of classes ---------------------------------------------------------------------------------------------------
@@ -120,6 +126,16 @@ def test_class_weights_of_two_classes_and_of_labels():
     labels = (Z > 0).astype(int)
     weighted = classifier(class_weight=[{0: 1, 1: 2}, {0: 1, 1: 1}, {0: 1, 1: 1}]).fit(X, labels)
     assert_equal_bits(weighted, classifier().fit(X, labels, 1.0 + labels[:, 0]))
+
+
+def test_class_weights_of_rows_that_lack_the_class():
+    mlp = classifier(class_weight={"red": 2.0}).partial_fit(X, WORDS, classes=CLASSES)
+    by_hand = classifier().partial_fit(X, WORDS, np.where(WORDS == "red", 2.0, 1.0), classes=CLASSES)
+    for each in (mlp, by_hand):
+        each.partial_fit(X[WORDS != "red"], WORDS[WORDS != "red"])
+    assert_equal_bits(mlp, by_hand)
+    with pytest.raises(ValueError, match="compute_class_weight"):
+        classifier(class_weight="balanced").partial_fit(X, WORDS, classes=CLASSES)
 
 
 def test_a_class_that_is_not_there_has_no_weight():

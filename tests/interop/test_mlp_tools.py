@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
+from scipy import sparse
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -208,6 +209,21 @@ def test_frames_of_polars():
     np.testing.assert_array_equal(mlp.predict(frame), classifier().fit(X, WORDS).predict(X))
     with pytest.raises(ValueError, match="feature names"):
         mlp.predict(frame.rename({"a": "z"}))
+
+
+@pytest.mark.parametrize("form", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping": True}, {"solver": "lbfgs"}, {"dtype": "float32", "batch_size": 16}], ids=str
+)
+def test_sparse_matrices(form, settings):
+    x = np.where(X > 0.5, X, 0.0)
+    for make, y in ((classifier, WORDS), (classifier, LABELS), (regressor, NUMBER)):
+        one = make(**settings).fit(x, y, eval_set=(x[:20], y[:20]))
+        other = make(**settings).fit(form(x), y, eval_set=(form(x[:20]), y[:20]))
+        for W, V in zip(one.coefs_, other.coefs_, strict=True):
+            np.testing.assert_allclose(W, V, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one.validation_loss_curve_, other.validation_loss_curve_, rtol=1e-6)
+        assert other.predict(form(x)).shape == y.shape
 
 
 @pytest.mark.parametrize(

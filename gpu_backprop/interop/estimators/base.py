@@ -25,6 +25,7 @@ from gpu_backprop.interop.estimators.options import (
     CONSTRAINTS,
     LBFGS,
     OF_SCIKIT_LEARN,
+    RATES,
     divisor,
     hidden_layers,
     make_loss,
@@ -58,7 +59,7 @@ def unpack_eval_set(eval_set: Any) -> Sequence[Any]:
     if len(of) not in (2, 3) or tuple in of:
         given = f"a {type(eval_set).__name__}" + (f" of {', '.join(one.__name__ for one in of)}" if of else "")
         raise ValueError(f"eval_set must be (X, y) or (X, y, sample_weight), got {given}.")
-    return eval_set
+    return tuple(eval_set)
 
 
 def is_stochastic(estimator: Any) -> bool:
@@ -126,7 +127,9 @@ class BaseMLP(BaseEstimator, ABC):
         if not goes_on and not get_config()["skip_parameter_validation"]:
             self._validate_params()
             self._refuse_of_lbfgs()
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=int)).tolist()
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes)).tolist()
+        if not all(isinstance(size, int) for size in sizes):
+            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         if incremental and self.early_stopping and eval_set is None:
@@ -135,7 +138,7 @@ class BaseMLP(BaseEstimator, ABC):
             )
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._check_input(X, y, first, classes)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+        weights = None if sample_weight is None else _check_weights(sample_weight, X)
         held_out = None if eval_set is None else self._check_eval_set(eval_set)
         if goes_on and self.early_stopping and self.stopped_:
             return self
@@ -175,8 +178,10 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _refuse_of_lbfgs(self) -> None:
         """Raises ValueError for what only the steps of other solvers know."""
-        for name in ("callbacks", "clip_norm", "clip_value", "dropout"):
-            if self.solver == LBFGS and getattr(self, name):
+        steps = {name: bool(getattr(self, name)) for name in ("callbacks", "clip_norm", "clip_value", "dropout")}
+        steps["learning_rate"] = self.learning_rate not in (*RATES, "constant")  # these scikit-learn lets pass
+        for name, given in steps.items():
+            if self.solver == LBFGS and given:
                 raise ValueError(f"{name} is for steps on minibatches, which solver='lbfgs' has none of. Leave it out.")
 
     def _begin(self, units: list[int]) -> None:
@@ -232,7 +237,7 @@ class BaseMLP(BaseEstimator, ABC):
     def _check_eval_set(self, eval_set: Any) -> tuple[Any, ...]:
         X, y, *weights = unpack_eval_set(eval_set)
         X, y = self._check_input(X, y, False, getattr(self, "classes_", None))
-        return X, y, *(_check_sample_weight(one, X) for one in weights if one is not None)
+        return X, y, *(_check_weights(one, X) for one in weights if one is not None)
 
     def _hold_out(self, X: Any, y: Array, weights: Array | None) -> tuple[Any, ...]:
         """Splits rows off as scikit-learn does; returns X, y and weights of the others, and these."""
@@ -402,6 +407,11 @@ class BaseMLP(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _check_weights(weights: Any, X: Any) -> Array:
+    checked: Array = _check_sample_weight(weights, X, ensure_non_negative=True)
+    return checked
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from scipy.special import xlogy
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
@@ -119,6 +119,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 learn nothing.
             classes: of the first call, all the labels that will come.
         """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not for partial_fit, which sees only some rows at a time: give "
+                "{class: weight}, by sklearn.utils.class_weight.compute_class_weight of all of them."
+            )
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
@@ -169,7 +174,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.class_weight is None:
             return sample_weight
         labels = y if y.ndim == 2 and y.shape[1] > 1 else self.classes_[y.ravel().astype(int)]
-        weights: Array = compute_sample_weight(self.class_weight, labels)
+        given = self.class_weight
+        if isinstance(given, Mapping):  # of classes that need not all be among these rows
+            of_class = compute_class_weight(given, classes=self.classes_, y=labels)
+            weights: Array = of_class[np.searchsorted(self.classes_, labels)]
+        else:
+            weights = compute_sample_weight(given, labels)
         return weights if sample_weight is None else weights * sample_weight
 
     def _name_classes(self) -> None:
