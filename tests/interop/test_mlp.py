@@ -236,13 +236,14 @@ def test_the_same_warnings(settings, warns):
 NAN = np.where(np.arange(40) == 3, np.nan, X[:, 0])
 BAD_SETTINGS = [
     {"hidden_layer_sizes": -1}, {"hidden_layer_sizes": (5, 0)}, {"hidden_layer_sizes": "5"},
-    {"hidden_layer_sizes": (5.5,)}, {"activation": "ghost"}, {"solver": "hadoken"}, {"alpha": -1}, {"batch_size": 0}, {"batch_size": "all"}, {"batch_size": 2.5},
-    {"learning_rate": "converging"}, {"learning_rate_init": 0.0}, {"learning_rate_init": "high"}, {"max_iter": 0},
-    {"max_iter": -1}, {"max_iter": 1.5}, {"shuffle": "true"}, {"random_state": "x"}, {"tol": -1}, {"verbose": "loud"},
-    {"momentum": 2}, {"momentum": -0.5}, {"nesterovs_momentum": "yes"}, {"early_stopping": "yes"},
-    {"validation_fraction": 1}, {"validation_fraction": -0.1}, {"beta_1": 1}, {"beta_2": -0.5}, {"epsilon": -1},
-    {"n_iter_no_change": -1}, {"n_iter_no_change": 0}, {"max_fun": 0}, {"warm_start": 5}, {"power_t": -1},
-    {"loss": "ghost"}, {"early_stopping": True, "validation_fraction": 0.01},
+    {"hidden_layer_sizes": (5.5,)}, {"activation": "ghost"}, {"solver": "hadoken"}, {"alpha": -1}, {"batch_size": 0},
+    {"batch_size": "all"}, {"batch_size": 2.5}, {"learning_rate": "converging"}, {"learning_rate_init": 0.0},
+    {"learning_rate_init": "high"}, {"max_iter": 0}, {"max_iter": -1}, {"max_iter": 1.5}, {"shuffle": "true"},
+    {"random_state": "x"}, {"tol": -1}, {"verbose": "loud"}, {"momentum": 2}, {"momentum": -0.5},
+    {"nesterovs_momentum": "yes"}, {"early_stopping": "yes"}, {"validation_fraction": 1},
+    {"validation_fraction": -0.1}, {"beta_1": 1}, {"beta_2": -0.5}, {"epsilon": -1}, {"n_iter_no_change": -1},
+    {"n_iter_no_change": 0}, {"max_fun": 0}, {"warm_start": 5}, {"power_t": -1}, {"loss": "ghost"},
+    {"early_stopping": True, "validation_fraction": 0.01},
 ]  # fmt: skip
 
 

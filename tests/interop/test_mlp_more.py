@@ -316,6 +316,14 @@ def test_what_is_no_validation_data(eval_set, match):
         classifier().fit(X, WORDS, eval_set=eval_set)
 
 
+def test_validation_data_have_the_columns_of_the_training_data():
+    for make, y, other, match in (
+        (regressor, NUMBER, Z, "has 3 columns.* has 1"), (regressor, Z, NUMBER, "has 1 columns.* has 3"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"eval_set {match}"):
+            make().fit(X, y, eval_set=(X2, other[40:]))
+
+
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_partial_fit_stops_and_brings_the_best_back(make):
     y, y2 = (WORDS, WORDS2) if make is classifier else (NUMBER, NUMBER[40:])

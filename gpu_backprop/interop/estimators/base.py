@@ -138,12 +138,12 @@ class BaseMLP(BaseEstimator, ABC):
             )
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._check_input(X, y, first, classes)
+        self.n_outputs_, self.out_activation_ = self._output
         weights = None if sample_weight is None else _check_weights(sample_weight, X)
         held_out = None if eval_set is None else self._check_eval_set(eval_set)
         if goes_on and self.early_stopping and self.stopped_:
             return self
         self._random_state = check_random_state(self.random_state)
-        self.n_outputs_, self.out_activation_ = self._output
         units = [X.shape[1], *sizes, self.n_outputs_]
         if first:
             self._begin(units)
@@ -237,6 +237,9 @@ class BaseMLP(BaseEstimator, ABC):
     def _check_eval_set(self, eval_set: Any) -> tuple[Any, ...]:
         X, y, *weights = unpack_eval_set(eval_set)
         X, y = self._check_input(X, y, False, getattr(self, "classes_", None))
+        expected = 1 if self.out_activation_ == "softmax" else self.n_outputs_
+        if (given := y.shape[1] if y.ndim == 2 else 1) != expected:
+            raise ValueError(f"y of eval_set has {given} columns, but that of the training data has {expected}.")
         return X, y, *(_check_weights(one, X) for one in weights if one is not None)
 
     def _hold_out(self, X: Any, y: Array, weights: Array | None) -> tuple[Any, ...]:
