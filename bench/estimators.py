@@ -32,12 +32,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comparison import estimator_report, estimator_worker
-from comparison.estimator_tasks import (
-    DTYPES, FOLDS, GRID, LOSS_TOLERANCE, MODULES, OURS, SCORE_TOLERANCE, TABLES, THEIRS, Task, fault, mnist, tasks,
-)  # fmt: skip
-from comparison.processes import ROOT, Worker, WorkerError
 from compare import in_rounds, ratio
+from comparison import estimator_report, estimator_tasks, estimator_worker
+from comparison.estimator_tasks import DTYPES, MODULES, OURS, TABLES, THEIRS, Task, mnist, tasks
+from comparison.processes import ROOT, Worker, WorkerError
 from lib import record
 from lib.busy import processors
 from lib.timing import spread
@@ -70,7 +68,7 @@ def measure(task: Task, workers: Workers, options: argparse.Namespace) -> dict[s
             not_timed[name] = str(trouble)
         finally:
             worker.pause()
-    if not not_timed and (wrong := fault(work[OURS], work[THEIRS])):
+    if not not_timed and (wrong := estimator_tasks.fault(work[OURS], work[THEIRS])):
         not_timed[OURS] = wrong
     found: dict[str, Any] = {**asdict(task), "name": str(task), "work": work, "not timed": not_timed}
     if not_timed:
@@ -175,8 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, Any] = {
         "commit": record.git(ROOT, "rev-parse", "--short", "HEAD"), "threads": options.threads,
         "contenders": estimator_worker.VERSIONS, "rounds": options.rounds, "window_s": options.window,
-        "grid": GRID, "folds": FOLDS,
-        "tolerances": {"loss": LOSS_TOLERANCE, "scores": SCORE_TOLERANCE}, "tasks": [], "accuracy": [],
+        "grid": estimator_tasks.GRID, "folds": estimator_tasks.FOLDS,
+        "tolerances": {"loss": estimator_tasks.LOSS_TOLERANCE, "scores": estimator_tasks.SCORE_TOLERANCE},
+        "tasks": [], "accuracy": [],
     }  # fmt: skip
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))

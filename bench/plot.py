@@ -1,7 +1,7 @@
 """Puts what was measured where people read it: python bench/plot.py
 
-From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the
-tables of README.md, docs/performance.md and docs/tables.md, each between two comments:
+From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the tables of
+README.md, docs/performance.md, docs/tables.md and docs/from-scikit-learn.md, each between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comparison import mnist_seconds, summary
+from comparison import estimator_report, mnist_seconds, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
 from lib import table_report
@@ -270,6 +270,8 @@ def parts() -> Iterator[tuple[Path, str, str]]:
     if (one := read(TABLES)) is not None:
         yield ROOT / "README.md", "tables", table_report.short(one)
         yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
+    if (one := read(RESULTS.with_name("estimators.json"))) is not None:
+        yield ROOT / "docs" / "from-scikit-learn.md", "estimators", estimator_report.page(one)
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ table = partial(markdown_table, numbers="---:")
 def compared(ours: Sequence[float], theirs: Sequence[float]) -> Results:
     """Compares scores of the same seeds: means, standard deviations, the mean difference, its standard error, and the
     p-value of the paired t-test."""
-    from scipy.stats import ttest_rel
+    from scipy.stats import ttest_1samp
 
     apart = np.subtract(ours, theirs)
     return {
@@ -35,7 +35,7 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> Results:
         "deviation": {OURS: statistics.stdev(ours), THEIRS: statistics.stdev(theirs)},
         "difference": float(apart.mean()),
         "standard error": float(apart.std(ddof=1) / len(apart) ** 0.5),
-        "p": float(ttest_rel(ours, theirs).pvalue) if apart.any() else 1.0,
+        "p": float(ttest_1samp(apart, 0.0).pvalue) if apart.any() else 1.0,
     }
 
 
@@ -147,12 +147,13 @@ def page(results: Results) -> str:
     where = (
         f"Measured on {results['processor']}, {results['threads']} threads, {results['system']}, Python "
         f"{results['versions']['python']}, NumPy {results['versions']['numpy']}, scikit-learn "
-        f"{results['contenders'][THEIRS]} ({results['date']}); medians of {results['rounds']} rounds, from the least to "
-        f"the most. Something else was at work in {repeated} rounds, which were repeated, and in {disturbed} that stay."
+        f"{results['contenders'][THEIRS]} ({results['date']}); medians of {results['rounds']} rounds, from the least "
+        f"to the most. Something else was at work in {repeated} rounds, which were repeated, and in {disturbed} that "
+        "stay."
     )
     scores = (
-        "Scores on a quarter of the rows, mean ± standard deviation over seeds, each of which splits the rows and begins "
-        "the network for both alike; R² of the regression. The limit of the iterations is the default, 200, on the two "
-        "small tables, and 10 on the others. p is that of the paired t-test."
+        "Scores on a quarter of the rows, mean ± standard deviation over seeds, each of which splits the rows and "
+        "begins the network for both alike; R² of the regression. The limit of the iterations is the default, 200, on "
+        "the two small tables, and 10 on the others. p is that of the paired t-test."
     )
     return "\n\n".join([where, goals(results), times(results), *not_timed(results), scores, accuracies(results)])

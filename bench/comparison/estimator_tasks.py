@@ -145,7 +145,7 @@ def rows(task: Task, folder: Path | None) -> tuple[Any, Array]:
 
 
 def scaled(x: Any, other: Any = None) -> tuple[Any, Any]:
-    """Scales the columns of x, and of others as those, to a deviation of 1; where they are not sparse, to a mean of 0."""
+    """Scales the columns of x, and of another one by these, to a deviation of 1; of a dense x also to a mean of 0."""
     scaler = StandardScaler(with_mean=isinstance(x, np.ndarray)).fit(x)
     return scaler.transform(x), None if other is None else scaler.transform(other)
 

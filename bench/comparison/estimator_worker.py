@@ -64,7 +64,9 @@ class Commands:
 
     def _facts(self, model: Any) -> dict[str, Any]:
         size = sum(array.size for array in (*model.coefs_, *model.intercepts_))
-        equal = {"dtype": model.coefs_[0].dtype.name, "parameters": size, "t_": int(model.t_), "n_iter_": model.n_iter_}
+        equal = {"parameters": size, "t_": int(model.t_), "n_iter_": model.n_iter_}
+        if self.task.way != tasks.FULL_BATCH:  # of which scikit-learn makes float64
+            equal["dtype"] = model.coefs_[0].dtype.name
         return {
             "version": VERSIONS[self.name], "equal": equal, "loss": float(model.loss_),
             "first loss": float(getattr(model, "loss_curve_", [model.loss_])[0]),  # scikit-learn's lbfgs keeps no curve
@@ -110,7 +112,7 @@ class Commands:
         return {"call": {"ms": 1e3 * seconds / done, "calls": done, **disturbance}}
 
     def score(self, folder: str | None, table: str, dtype: str, seed: int, quick: bool) -> dict[str, float]:
-        """Fits by default settings until scikit-learn's rule or the limit ends it; scores the rows that were held out."""
+        """Fits with all defaults but the limit of the iterations, and scores the rows that were held out."""
         x, y = tasks.TABLES[table].load(folder and Path(folder))
         x, y = (x[:500], y[:500]) if quick else (x, y)
         x, test_x, y, test_y = train_test_split(x, y, test_size=0.25, random_state=seed)
