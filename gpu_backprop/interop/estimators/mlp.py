@@ -137,28 +137,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         )  # fmt: skip
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        found = unique_labels(y)
-        if classes is not None:
-            if len(np.setdiff1d(found, classes)):
-                raise ValueError(
-                    f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. 'y' has {found}."
-                )
-        elif reset or not hasattr(self, "classes_"):
+        if classes is None and (reset or not hasattr(self, "classes_")):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
-        elif set(found) != set(self.classes_):
-            raise ValueError(
-                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {found}"
-            )
+        else:
+            self._check_classes(unique_labels(y), classes)
         if self._output[1] == "softmax":
             loss = make_loss(self.loss)
             if loss is not None and not (LOSSES[loss] if isinstance(loss, str) else loss).labels:
                 raise ValueError(
                     f"{self.loss!r} is no loss of several classes: take 'log_loss', 'focal' or gb.CrossEntropy."
                 )
-            return X, np.searchsorted(self.classes_, y)
-        return X, self._label_binarizer.transform(y).astype(X.dtype)
+        if y.ndim == 2:
+            return X, self._label_binarizer.transform(y).astype(X.dtype)
+        labels = np.searchsorted(self.classes_, y)
+        return X, labels if self._output[1] == "softmax" else labels.astype(X.dtype)[:, None]
+
+    def _check_classes(self, found: Array, classes: Any) -> None:
+        """Raises ValueError unless the labels that were found are of those that may come; None: are those of before."""
+        if classes is not None:
+            if len(np.setdiff1d(found, classes)):
+                raise ValueError(
+                    f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. 'y' has {found}."
+                )
+        elif set(found) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {found}"
+            )
 
     @property
     def _output(self) -> tuple[int, str]:
@@ -190,8 +196,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def predict(self, X: Any) -> Array:
         """Predicts the class of each row, (samples,), or 0 and 1 for each of several labels, (samples, labels)."""
         y = self._outputs(X)
-        labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
-        return labels
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
+            return labels
+        chosen = y.argmax(axis=1) if self._output[1] == "softmax" else (y.ravel() > 0.5).astype(int)
+        return self.classes_.take(chosen, mode="clip")  # where there is one class alone, nothing is beyond it
 
     def predict_proba(self, X: Any) -> Array:
         """Predicts probabilities, (samples, classes), in the order of classes_; of several labels, each by itself."""
