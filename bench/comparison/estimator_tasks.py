@@ -33,6 +33,7 @@ GRID = {
 }
 FOLDS = 5
 ROWS_A_CALL, CALLS = 200, 10
+FULL_BATCH_ITERATIONS = 20
 
 LOSS_TOLERANCE = 0.05, 0.01
 """How far apart two final losses may be: this share of one, and this of the loss that the fit began with. The order of
@@ -88,7 +89,7 @@ class Table:
 
     Attributes:
         load: given the folder of MNIST.
-        iterations: epochs of each fit that is timed.
+        iterations: of each fit that is timed.
         seeds: how many fits are scored, on a quarter of the rows that is another for each.
         until: the most epochs of these fits, which may end earlier by scikit-learn's own rule.
     """
@@ -127,6 +128,8 @@ class Task:
 
     @property
     def iterations(self) -> int:
+        if self.way == FULL_BATCH:  # with more, float32 can tell no progress any more, and scikit-learn's float64 can
+            return 2 if self.quick else FULL_BATCH_ITERATIONS
         return 2 if self.quick else TABLES[self.table].iterations
 
 

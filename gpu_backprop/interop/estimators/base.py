@@ -203,7 +203,9 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _begin_scores(self, held_out: Any) -> None:
         self.n_iter_, self.stopped_ = 0, ""
-        self._trainer.metrics = [self._metric(held_out is not None and len(held_out) == 3)]
+        metrics = [self._metric(held_out is not None and len(held_out) == 3)]
+        if metrics != list(self._trainer.metrics or ()):  # checking them is a tenth of a partial_fit
+            self._trainer.metrics = metrics
         if held_out is not None and getattr(self, "validation_scores_", None) is None:
             self.validation_scores_, self.validation_loss_curve_ = [], []
             self.best_validation_score_ = -math.inf
@@ -288,7 +290,7 @@ class BaseMLP(BaseEstimator, ABC):
     ) -> None:  # fmt: skip
         """Takes a step on each minibatch, once: what `Trainer.fit` prepares for many epochs would be more work."""
         trainer, rows = self._trainer, X.shape[0]
-        if isinstance(self.solver, str) and "l2" in trainer.optimizer.settings:
+        if isinstance(self.solver, str) and trainer.optimizer.settings.get("l2", penalty) != penalty:
             trainer.optimizer.l2 = penalty
         order = self._random_state.permutation(rows) if self.shuffle else np.arange(rows)
         losses = []

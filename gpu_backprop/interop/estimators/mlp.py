@@ -200,7 +200,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
             return labels
         chosen = y.argmax(axis=1) if self._output[1] == "softmax" else (y.ravel() > 0.5).astype(int)
-        return self.classes_.take(chosen, mode="clip")  # where there is one class alone, nothing is beyond it
+        labels = self.classes_.take(chosen, mode="clip")  # of one class alone there is no other
+        return labels
 
     def predict_proba(self, X: Any) -> Array:
         """Predicts probabilities, (samples, classes), in the order of classes_; of several labels, each by itself."""
