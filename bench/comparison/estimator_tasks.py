@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def regression(folder: Path | None) -> tuple[Any, Array]:
 def mnist(folder: Path | None) -> tuple[Any, Array]:
     assert folder is not None
     pixels, labels = read_idx_folder(folder, "train")
-    return pixels.reshape(len(pixels), -1).astype(np.float64), labels.astype(np.int64)
+    return pixels.reshape(len(pixels), -1), labels.astype(np.int64)
 
 
 def words(folder: Path | None) -> tuple[Any, Array]:
@@ -139,11 +140,16 @@ def tasks(quick: bool, with_mnist: bool) -> Iterator[Task]:
             yield from (Task(name, dtype, way, quick) for way in table.ways for dtype in DTYPES)
 
 
+@lru_cache(maxsize=1)
+def load(table: str, folder: Path | None, quick: bool) -> tuple[Any, Array]:
+    """Returns the rows of a table as they are; of a quick task the first 500. One table is kept for the next task."""
+    x, y = TABLES[table].load(folder)
+    return (x[:500], y[:500]) if quick else (x, y)
+
+
 def rows(task: Task, folder: Path | None) -> tuple[Any, Array]:
-    """Returns the rows of a task, scaled and of its dtype; of a quick one some hundred."""
-    x, y = TABLES[task.table].load(folder)
-    if task.quick:
-        x, y = x[:500], y[:500]
+    """Returns the rows of a task, scaled and of its dtype."""
+    x, y = load(task.table, folder, task.quick)
     return scaled(x)[0].astype(task.dtype), y
 
 

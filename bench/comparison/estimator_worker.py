@@ -44,7 +44,7 @@ class Commands:
         self.call = int
         gc.collect()  # what the task before held is free for this one
         self.task = task = tasks.Task(**task)
-        x, y = tasks.rows(task, folder and Path(folder))
+        x, y = tasks.rows(task, Path(folder) if folder else None)
         if task.way in tasks.SEARCHES:
             return self._search(task, x, y)
         if task.way == tasks.PARTIAL_FIT:
@@ -113,8 +113,7 @@ class Commands:
 
     def score(self, folder: str | None, table: str, dtype: str, seed: int, quick: bool) -> dict[str, float]:
         """Fits with all defaults but the limit of the iterations, and scores the rows that were held out."""
-        x, y = tasks.TABLES[table].load(folder and Path(folder))
-        x, y = (x[:500], y[:500]) if quick else (x, y)
+        x, y = tasks.load(table, Path(folder) if folder else None, quick)
         x, test_x, y, test_y = train_test_split(x, y, test_size=0.25, random_state=seed)
         x, test_x = (part.astype(dtype) for part in tasks.scaled(x, test_x))
         cls = getattr(self.module, tasks.TABLES[table].estimator)
