@@ -62,7 +62,7 @@ def _refusal(called: Any, name: str, accepted: Collection[str]) -> str:
         return f"{refusal}; {_instruction(meant)}."
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
 
-    near = difflib.get_close_matches(name, accepted, n=1)
+    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
     return f"{refusal}; did you mean {near[0]}?" if near else f"{refusal}."
 
 

@@ -16,25 +16,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gpu_backprop as gb
 from gpu_backprop.cli import main
 
 SMALL = {"settings": {"layers": (32,), "periodic": 4}, "epochs": 20, "device": "cpu", "random_state": 0}
 TINY = {"settings": {"layers": (8,), "periodic": 2}, "epochs": 3, "device": "cpu", "random_state": 0}
-UNEQUAL = {
-    "check_sample_weight_equivalence_on_dense_data": "rows that count double or not at all are in minibatches, in the "
-    "validation share and in the preprocessing once, as other rows"
-}
-
-
-@parametrize_with_checks(
-    [gb.TabularClassifier(**SMALL), gb.TabularRegressor(**SMALL)], expected_failed_checks=lambda _: UNEQUAL
-)
-def test_checks_of_scikit_learn(estimator, check):
-    check(estimator)
-
 
 # A data frame as it is ------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -31,11 +31,11 @@ from gpu_backprop.interop.estimators.options import (
     make_loss,
     make_optimizer,
 )
+from gpu_backprop.interop.estimators.parameters import ShownParameters
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.samples import samples
-from gpu_backprop.training.full_batch import FullBatch, fit_lbfgs
+from gpu_backprop.training.full_batch import fit_lbfgs
 from gpu_backprop.training.trainer import Trainer
 
 MOST_ROWS = 200
@@ -69,9 +69,8 @@ def is_stochastic(estimator: Any) -> bool:
     return True
 
 
-class BaseMLP(BaseEstimator, ABC):
-    """The base of both. Other arrays may be put in the place of coefs_ and intercepts_, or of what is in these lists:
-    what is done next goes on from them."""
+class BaseMLP(ShownParameters, ABC):
+    """The base of both; the parameters of a subclass are set by its constructor."""
 
     _parameter_constraints: dict[str, Any] = {**CONSTRAINTS}  # noqa: RUF012 (as scikit-learn has it)
 
@@ -188,8 +187,7 @@ class BaseMLP(BaseEstimator, ABC):
         """Draws the parameters, as scikit-learn draws them, and sets all else to what it is at the beginning."""
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
         self.n_layers_ = len(units)
-        self.coefs_: list[Array] = []
-        self.intercepts_: list[Array] = []
+        self.coefs_, self.intercepts_ = [], []
         for inputs, outputs in pairwise(units):
             bound = math.sqrt((2.0 if self.activation == "logistic" else 6.0) / (inputs + outputs))
             self.coefs_.append(self._random_state.uniform(-bound, bound, (inputs, outputs)))
@@ -222,7 +220,7 @@ class BaseMLP(BaseEstimator, ABC):
         )  # fmt: skip
         self.network_, self._optimizer, self.history_ = network, self._trainer.optimizer, self._trainer.history
         self._name_classes()
-        self._shown: list[tuple[Array, Array]] = []
+        self._shown = []
 
     def _name_classes(self) -> None:
         """Tells the network what its outputs stand for."""
@@ -349,56 +347,6 @@ class BaseMLP(BaseEstimator, ABC):
     def _sum_of_squares(self) -> float:
         with np.errstate(over="ignore"):  # of what diverges, which is told
             return sum(float(w.ravel() @ w.ravel()) for w in (layer.weight for layer in self._dense))
-
-    # Parameters -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _dense(self) -> list[Any]:
-        return [layer for layer in self.network_.layers if isinstance(layer, Dense)]
-
-    def _adopt_parameters(self) -> None:
-        """Copies into the network what was put in the place of its parameters."""
-        shown = [*self._shown, *[(None, None)] * len(self.coefs_)]
-        for layer, W, b, (own_W, own_b) in zip(self._dense, self.coefs_, self.intercepts_, shown, strict=False):
-            if W is not own_W:
-                layer.weight = W
-            if b is not own_b:
-                layer.bias = b
-
-    def _show_parameters(self) -> None:
-        """Makes coefs_ and intercepts_ those of the network."""
-        on_host = isinstance(self.network_.parameters, np.ndarray)
-        get = (lambda array: array) if on_host else self.network_.device.to_host
-        self._shown = [(get(layer.weight), get(layer.bias)) for layer in self._dense]
-        self.coefs_, self.intercepts_ = [W for W, _ in self._shown], [b for _, b in self._shown]
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        return state | {"_shown": []} if "_shown" in state else state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "network_" in state:
-            self._adopt_parameters()
-            self._show_parameters()
-
-    def _loss_grad_lbfgs(
-        self, packed: Array, X: Any, y: Array, sample_weight: Any, *unused: Any
-    ) -> tuple[float, Array]:  # fmt: skip
-        """Returns the loss and its gradient where all parameters, one after the other, are these: weights, then biases,
-        as scikit-learn's method of this name does; it has a use for more arrays."""
-        net = self.network_.copy(dtype="float64")
-        layers = [layer for layer in net.layers if isinstance(layer, Dense)]
-        names = [(layer, name) for name in ("weight", "bias") for layer in layers]
-        ends = np.cumsum([getattr(layer, name).size for layer, name in names])
-        for (layer, name), part in zip(names, np.split(np.asarray(packed, np.float64), ends[:-1]), strict=True):
-            setattr(layer, name, part.reshape(getattr(layer, name).shape))
-        data = samples(net, self._trainer.loss, X, y, sample_weight, values=False)
-        total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight))
-        objective = FullBatch(net, self._trainer.loss, data, X.shape[0], self.alpha / total)
-        loss, net.gradients = objective(net.device.to_host(net.parameters))
-        grads = [net.device.to_host(getattr(layer, f"grad_{name}")).ravel() for layer, name in names]
-        return loss, np.concatenate(grads)
 
     # Prediction -------------------------------------------------------------------------------------------------------
 
