@@ -118,6 +118,7 @@ def samples(
             names = None
         else:
             known = network.classes if names is None else names
+            _check_rows(text.shape, x.shape)
             y, names = number_labels(text, network.last, known, loss.labels, learn)
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
@@ -165,8 +166,7 @@ def _numbers(value: Any, name: str, device: Device) -> Array:
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:
     """Returns the target in one of its two forms: labels as int64, (..., rows), or numbers, (..., rows, outputs)."""
     *rows, outputs = *x_shape[:-1], network.outputs
-    if y.shape[: len(rows)] != tuple(rows):
-        raise InputError(f"y must have one target for each row of x, got y of shape {y.shape}, x of shape {x_shape}.")
+    _check_rows(y.shape, x_shape)
     if y.ndim == len(rows):
         if loss.labels:
             return check_labels(y, outputs, f", because the network has {outputs} outputs", values)
@@ -185,6 +185,13 @@ def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], va
         if loss.labels:
             _check_probabilities(y)
     return y
+
+
+def _check_rows(shape: tuple[int, ...], x_shape: tuple[int, ...]) -> None:
+    """Raises InputError unless y of this shape has the rows of x."""
+    rows = x_shape[:-1]
+    if shape[: len(rows)] != rows:
+        raise InputError(f"y must have one target for each row of x, got y of shape {shape}, x of shape {x_shape}.")
 
 
 def check_labels(y: Array, classes: int, why: str, values: bool) -> Array:

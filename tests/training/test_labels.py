@@ -176,6 +176,7 @@ def test_class_weight_and_folds_know_the_names():
             network(),
             r"^y must be \(60, 3\) .* got \(60, 1\)\. Labels are one axis less",
         ),
+        (TEXT[:1], network(2), r"^y must have one target for each row of x, got y of shape \(1,\)"),
         (TEXT[:-1], network(), r"^y must have one target for each row of x, got y of shape \(59,\)"),
     ],
 )
