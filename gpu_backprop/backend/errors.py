@@ -89,8 +89,9 @@ class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
-    """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise."""
+def choose(kind: str, name: object, table: Mapping[str, T], instead: Mapping[str, str] | None = None) -> T:
+    """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise, or what
+    `instead` has in its place."""
     if isinstance(name, str) and name in table:
         return table[name]
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
@@ -101,12 +102,14 @@ def choose(kind: str, name: object, table: Mapping[str, T]) -> T:
     code = next((meant for meant in foreign if "(" in meant), "")
     known = [meant for meant in foreign if meant in table]
     nearest = known or [*([] if code else difflib.get_close_matches(text, table, n=1, cutoff=0.5))]
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else code and f" Use {code}."
+    hint = f" Did you mean {(instead or {}).get(nearest[0], nearest[0])!r}?" if nearest else code and f" Use {code}."
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
 
 
-def named(kind: str, spec: object, base: type[T], table: Mapping[str, R]) -> T | R:
-    """Returns `spec` if it is an object of the class `base`, else the row of `table` that it names."""
+def named(
+    kind: str, spec: object, base: type[T], table: Mapping[str, R], instead: Mapping[str, str] | None = None
+) -> T | R:
+    """Returns `spec` if it is an object of the class `base`, else the row of `table` that it names; see `choose`."""
     if isinstance(spec, base):
         return spec
     name = base.__name__
@@ -115,7 +118,7 @@ def named(kind: str, spec: object, base: type[T], table: Mapping[str, R]) -> T |
     if not isinstance(spec, str):
         one = f"an {name}" if name[0] in "AEIOU" else f"a {name}"
         raise InputError(f"{kind} must be a name or {one}, got {type(spec).__name__} {spec!r}.")
-    return choose(kind, spec, table)
+    return choose(kind, spec, table, instead)
 
 
 def one_line(error: BaseException) -> str:
