@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from inspect import Signature
 
 
-class _Closing(ABCMeta):
-    """Closes an object as soon as its constructor has returned."""
+class Explaining(ABCMeta):
+    """The metaclass of a class that says what to write where its constructor has not an argument."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         try:
-            made = super().__call__(*args, **kwargs)
+            return super().__call__(*args, **kwargs)
         except TypeError as error:
             explain_call(error, cls, kwargs)
             raise
-        made.close()
-        return made
 
     @property
     def __signature__(cls) -> Signature:
@@ -34,6 +32,15 @@ class _Closing(ABCMeta):
         constructor: Any = type.__getattribute__(cls, "__init__")
         _, *parameters = signature(constructor).parameters.values()
         return Signature() if constructor is object.__init__ else Signature(parameters)
+
+
+class _Closing(Explaining):
+    """Closes an object as soon as its constructor has returned."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made.close()
+        return made
 
 
 class FixedAttributes(metaclass=_Closing):

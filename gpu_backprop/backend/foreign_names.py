@@ -57,6 +57,10 @@ ARGUMENTS: Names = {
     "seed=0": "random_state random_seed rng generator rand_seed data_seed",
     "x": "X inputs input data features train_data dataset train_dataloaders",
     "y": "Y target targets label labels y_true",
+    "eval_set=(X, y)":
+        "validation_data validation val_data valid_data eval_dataset validation_split X_val x_val valid_ds val_set",
+    "sample_weight=w": "weights sample_weights weight",
+    "random_state=0": "seed random_seed",
     "weights=w": "sample_weight sample_weights weight row_weights",
     "validation=(x, y)":
         "validation_data valid_data val_data eval_set valid_set valid_sets validation_set val_set val valid "
@@ -108,6 +112,25 @@ ARGUMENTS: Names = {
 """Arguments of whatever takes the one that is written here."""
 
 ARGUMENTS_OF: Mapping[str, Names] = {
+    "BaseMLP": {
+        "learning_rate_init=0.01": "lr learning_rate_ eta rate",
+        "max_iter=200": "epochs n_epochs num_epochs max_epochs",
+        "hidden_layer_sizes=(100,)": "hidden hidden_units hidden_dims layers units n_hidden",
+        "solver='adamw'": "optimizer optim", "alpha=0.0001": "weight_decay wd l2",
+        "early_stopping=True, n_iter_no_change=10": "patience",
+        "learning_rate='cosine'": "schedule scheduler lr_scheduler",
+        "gb.TabularClassifier(recipe='tabular')": "recipe settings",
+    },
+    "Tabular": {
+        "settings={'learning_rate': 0.01}": "lr learning_rate learning_rate_init",
+        "settings={'layers': (64, 64)}": "hidden_layer_sizes layers hidden units",
+        "settings={'dropout': 0.3}": "dropout", "settings={'activation': 'relu'}": "activation",
+        "settings={'batch_size': 256}": "batch_size", "epochs=100": "max_iter n_epochs num_epochs max_epochs",
+        "settings={'patience': 20}": "patience n_iter_no_change",
+    },
+    "BaseMLP.fit": {
+        "gb.MLPClassifier(max_iter=100)": "epochs n_epochs", "gb.MLPClassifier(verbose=True)": "verbose progress",
+    },
     "Trainer": {
         "optimizer=gb.Adam(0.01)": "lr learning_rate learning_rate_init eta0 optimizer__ optimizer__lr base_lr",
         "optimizer=gb.AdamW(0.001, weight_decay=0.01)": "weight_decay wd optimizer__weight_decay",

@@ -183,10 +183,13 @@ def test_losses_of_classes(loss):
 @pytest.mark.parametrize(
     ("mlp", "y", "match"),
     [
-        (classifier(loss="huber"), WORDS, "'log_loss', 'focal' or gb.CrossEntropy"),
-        (classifier(loss=gb.Poisson()), WORDS, "'log_loss', 'focal' or gb.CrossEntropy"),
-        (classifier(loss="cross_entropy"), NUMBER > 0, "another loss"),
-        (regressor(loss="cross_entropy"), NUMBER, "another loss"), (regressor(loss="focal"), NUMBER, "another loss"),
+        (classifier(loss="huber"), WORDS, "unknown loss 'huber'. Known: log_loss, cross_entropy"),
+        (classifier(loss=gb.Poisson()), WORDS, "none of several classes. Take one of log_loss, cross_entropy"),
+        (classifier(loss="binary_cross_entropy"), WORDS, "none of several classes"),
+        (classifier(loss=gb.Huber()), NUMBER > 0, "none of two classes or several labels. Take one of log_loss"),
+        (regressor(loss="mae"), NUMBER, "Did you mean 'absolute_error'"),
+        (regressor(loss="focal"), NUMBER, "unknown loss 'focal'. Known: squared_error"),
+        (regressor(loss=gb.Focal()), NUMBER, "is one of classes. Take one of squared_error"),
     ],
 )  # fmt: skip
 def test_a_loss_that_does_not_suit_is_an_error_that_says_what_does(mlp, y, match):
@@ -194,6 +197,38 @@ def test_a_loss_that_does_not_suit_is_an_error_that_says_what_does(mlp, y, match
         mlp.fit(X, y)
     with pytest.raises(NotFittedError):
         mlp.predict(X)
+
+
+def test_two_classes_are_smoothed_as_several_are():
+    """Cross entropy of two outputs and of one, with targets between 0 and 1, is the same loss."""
+    Y = NUMBER > 0
+    one = classifier(loss=gb.CrossEntropy(label_smoothing=0.2), max_iter=3).fit(X, Y)
+    target = np.where(Y, 0.9, 0.1)[:, None]
+    net = classifier(max_iter=1).fit(X, Y).network_
+    net.parameters = one.network_.parameters
+    p = net.predict(X).astype(float)
+    by_hand = -(target * np.log(p) + (1 - target) * np.log1p(-p)).mean()
+    trained = one._trainer.evaluate(X, target)["loss"]
+    assert trained == pytest.approx(by_hand, rel=1e-6)
+    for loss in ("cross_entropy", gb.CrossEntropy()):
+        same = classifier(loss=loss, max_iter=3).fit(X, Y)
+        np.testing.assert_array_equal(same.coefs_[0], classifier(max_iter=3).fit(X, Y).coefs_[0])
+    assert not np.array_equal(one.coefs_[0], same.coefs_[0])
+
+
+def test_dropout_of_no_layer_and_a_schedule_of_parts_are_errors():
+    with pytest.raises(ValueError, match="hidden_layer_sizes names none"):
+        classifier(hidden_layer_sizes=(), dropout=0.1).fit(X, WORDS)
+    with pytest.raises(ValueError, match="leave learning_rate out"):
+        classifier(learning_rate="cosine").partial_fit(X, WORDS, classes=np.unique(WORDS))
+
+
+def test_the_rate_is_set_between_parts():
+    mlp = classifier(solver="sgd", learning_rate_init=0.1)
+    mlp.partial_fit(X, WORDS, classes=np.unique(WORDS))
+    mlp.learning_rate_init = 1e-9
+    before = mlp.coefs_[0].copy()
+    np.testing.assert_allclose(mlp.set_params(momentum=0.0).partial_fit(X, WORDS).coefs_[0], before, atol=1e-6)
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

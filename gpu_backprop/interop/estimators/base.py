@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,8 +18,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from gpu_backprop.backend.errors import DivergedError
+from gpu_backprop.backend.attributes import Explaining
+from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.interop.estimators.iterations import Iterations
 from gpu_backprop.interop.estimators.options import (
     CONSTRAINTS,
@@ -28,18 +30,21 @@ from gpu_backprop.interop.estimators.options import (
     RATES,
     divisor,
     hidden_layers,
-    make_loss,
     make_optimizer,
 )
 from gpu_backprop.interop.estimators.parameters import ShownParameters
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.network.layers import Dense
+from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.full_batch import fit_lbfgs
 from gpu_backprop.training.trainer import Trainer
 
 MOST_ROWS = 200
 """Of a minibatch, where batch_size is "auto"."""
+
+OF_FIT = "validation=(x, y) or validation_split=0.1"
+"""What errors of `Trainer.fit` tell to give, and an estimator's fit has otherwise."""
 
 NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -69,7 +74,7 @@ def is_stochastic(estimator: Any) -> bool:
     return True
 
 
-class BaseMLP(ShownParameters, ABC):
+class BaseMLP(ShownParameters, metaclass=Explaining):
     """The base of both; the parameters of a subclass are set by its constructor."""
 
     _parameter_constraints: dict[str, Any] = {**CONSTRAINTS}  # noqa: RUF012 (as scikit-learn has it)
@@ -91,6 +96,10 @@ class BaseMLP(ShownParameters, ABC):
             classes: to which of all labels y may belong; None: those of y are all.
         """
 
+    @abstractmethod
+    def _loss(self) -> Loss | None:
+        """Returns the loss, as `Trainer` takes it."""
+
     @property
     @abstractmethod
     def _output(self) -> tuple[int, str]:
@@ -100,12 +109,17 @@ class BaseMLP(ShownParameters, ABC):
         """Returns the weights of the rows to learn from."""
         return sample_weight
 
+    def _learned(self, y: Array) -> Array:
+        """Returns the targets that are learned in the place of y."""
+        return y
+
     def _offset_of(self, y: Array, weights: Array | None) -> float:
         """Returns what scikit-learn's loss is more than ours, whatever the outputs are."""
         return 0.0
 
     # Training ---------------------------------------------------------------------------------------------------------
 
+    @explain_arguments
     def fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> Any:
         """Fits the model.
 
@@ -140,6 +154,11 @@ class BaseMLP(ShownParameters, ABC):
         self.n_outputs_, self.out_activation_ = self._output
         weights = None if sample_weight is None else _check_weights(sample_weight, X)
         held_out = None if eval_set is None else self._check_eval_set(eval_set)
+        if incremental and self.learning_rate not in (*RATES, "constant"):
+            raise ValueError(
+                "a schedule goes over the max_iter iterations of fit, and partial_fit is one of nobody knows how many: "
+                "leave learning_rate out, and set learning_rate_init between the calls."
+            )
         if goes_on and self.early_stopping and self.stopped_:
             return self
         self._random_state = check_random_state(self.random_state)
@@ -153,7 +172,7 @@ class BaseMLP(ShownParameters, ABC):
             )
         if self.early_stopping and held_out is None and self.solver != LBFGS:
             X, y, weights, held_out = self._hold_out(X, y, weights)
-        weights = self._row_weights(y, weights)
+        y, weights = self._learned(y), self._row_weights(y, weights)
         batch = self._rows_of_a_batch(X.shape[0])
         together = X.shape[0] if self.solver == LBFGS else batch
         penalty = self.alpha / (together * (1.0 if weights is None else float(weights.mean()) or 1.0))
@@ -215,7 +234,7 @@ class BaseMLP(ShownParameters, ABC):
         network = Network(X.shape[1], layers, dtype=dtype, device=self.device, seed=seed, draw=False)
         solver = "sgd" if self.solver == LBFGS else make_optimizer(self, penalty)
         self._trainer = Trainer(
-            network, make_loss(self.loss), solver, batch_size=batch, clip_norm=self.clip_norm,
+            network, self._loss(), solver, batch_size=batch, clip_norm=self.clip_norm,
             clip_value=self.clip_value,
         )  # fmt: skip
         self.network_, self._optimizer, self.history_ = network, self._trainer.optimizer, self._trainer.history
@@ -230,7 +249,7 @@ class BaseMLP(ShownParameters, ABC):
             return min(MOST_ROWS, rows)
         if self.batch_size > rows and self.solver != LBFGS:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
             )
         return int(min(self.batch_size, rows))
 
@@ -263,33 +282,38 @@ class BaseMLP(ShownParameters, ABC):
             with _scaled_by_others():
                 history = self._trainer.fit(
                     X, y, self.max_iter, weights=weights, validation=held_out, shuffle=self.shuffle, progress=False,
-                    callbacks=[rules, *(self.callbacks or ())],
+                    callbacks=[*(self.callbacks or ()), rules],
                 )  # fmt: skip
             interrupted = (history.stopped or "").startswith("interrupted")
         except KeyboardInterrupt:
             interrupted = True
+        except InputError as error:
+            raise InputError(str(error).replace(OF_FIT, "eval_set=(X, y)")) from None
         except DivergedError as error:
             if not self.early_stopping:
                 raise ValueError(f"{NON_FINITE} {error}") from error
             assert self.validation_scores_ is not None
             self.validation_scores_.append(math.nan)
             self.stopped_ = str(error)
-            warnings.warn(f"Training ended early, and the best parameters are kept: {error}", ConvergenceWarning, 4)
+            warnings.warn(f"Training ended early, and the best parameters are kept: {error}", ConvergenceWarning, 5)
         if interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         elif self.n_iter_ == self.max_iter and not self.stopped_:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                "converged yet.", ConvergenceWarning, stacklevel=4,
+                "converged yet.", ConvergenceWarning, stacklevel=5,
             )  # fmt: skip
 
     def _go_through(
         self, X: Any, y: Array, weights: Array | None, held_out: Any, batch: int, penalty: float
     ) -> None:  # fmt: skip
         """Takes a step on each minibatch, once: what `Trainer.fit` prepares for many epochs would be more work."""
-        trainer, rows = self._trainer, X.shape[0]
-        if isinstance(self.solver, str) and trainer.optimizer.settings.get("l2", penalty) != penalty:
-            trainer.optimizer.l2 = penalty
+        trainer, rows, rate = self._trainer, X.shape[0], self.learning_rate_init
+        if isinstance(self.solver, str):
+            if trainer.optimizer.settings.get("l2", penalty) != penalty:
+                trainer.optimizer.l2 = penalty
+            if self.learning_rate == "constant" and trainer.optimizer.settings["learning_rate"] != rate:
+                trainer.optimizer.learning_rate = rate
         order = self._random_state.permutation(rows) if self.shuffle else np.arange(rows)
         losses = []
         for start in range(0, rows, batch):
@@ -335,7 +359,7 @@ class BaseMLP(ShownParameters, ABC):
             why = self.stopped_ or "the limit of max_iter iterations or max_fun evaluations was reached"
             warnings.warn(
                 f"lbfgs failed to converge after {self.n_iter_} iteration(s): {why}. Increase max_iter or max_fun, or "
-                "scale the data.", ConvergenceWarning, stacklevel=4,
+                "scale the data.", ConvergenceWarning, stacklevel=5,
             )  # fmt: skip
 
     def _reported(self, loss: float) -> float:

@@ -20,6 +20,8 @@ class Iterations:
         score: the metric that early stopping goes by.
     """
 
+    ends_last = True  # and so comes first: other callbacks find the attributes as they are after the iteration
+
     def __init__(self, estimator: Any, rows: int, score: str) -> None:
         self.estimator, self.rows, self.score = estimator, rows, f"val_{score}"
         self.sets_rate = estimator.solver == "sgd" and estimator.learning_rate in RATES

@@ -17,10 +17,11 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from gpu_backprop.backend.formula import Activation, Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.interop.estimators.base import BaseMLP, is_stochastic, keep
-from gpu_backprop.interop.estimators.options import losses, make_loss
+from gpu_backprop.interop.estimators.options import OF_CLASSES, OF_NUMBERS, choose_loss
 from gpu_backprop.network.loss import Loss
-from gpu_backprop.network.losses import LOSSES, Poisson
+from gpu_backprop.network.losses import CrossEntropy, Poisson
 from gpu_backprop.network.schedules import OwnSchedule, Schedule
 from gpu_backprop.training.optimizer import Optimizer
 
@@ -89,7 +90,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     _parameter_constraints = {  # noqa: RUF012
         **BaseMLP._parameter_constraints,
-        "loss": losses("log_loss"),
+        "loss": [str, Loss],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
@@ -108,6 +109,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         keep(self, locals())
 
     @available_if(is_stochastic)
+    @explain_arguments
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, eval_set: Any = None
     ) -> MLPClassifier:  # fmt: skip
@@ -142,12 +144,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y), classes)
-        if self._output[1] == "softmax":
-            loss = make_loss(self.loss)
-            if loss is not None and not (LOSSES[loss] if isinstance(loss, str) else loss).labels:
-                raise ValueError(
-                    f"{self.loss!r} is no loss of several classes: take 'log_loss', 'focal' or gb.CrossEntropy."
-                )
+        self._loss()  # for its errors
         if y.ndim == 2:
             return X, self._label_binarizer.transform(y).astype(X.dtype)
         labels = np.searchsorted(self.classes_, y)
@@ -175,6 +172,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _metric(self, weighted: bool) -> Any:
         return accuracy if weighted else "accuracy"  # counted where the loss is worked out, but without weights
+
+    def _loss(self) -> Loss | None:
+        loss, several = choose_loss(self.loss, OF_CLASSES), self._output[1] == "softmax"
+        if isinstance(loss, CrossEntropy) and not several:
+            return None
+        if loss is not None and not (loss.labels if several else "sigmoid" in loss.needs):
+            what = "several classes" if several else "two classes or several labels"
+            raise ValueError(f"loss={self.loss!r} is none of {what}. Take one of {', '.join(OF_CLASSES)}.")
+        return loss
+
+    def _learned(self, y: Array) -> Array:
+        """Of two classes, or of several labels, each is a yes or no: what cross entropy smooths among classes, these
+        smooth between both."""
+        if not isinstance(self.loss, CrossEntropy) or self._output[1] == "softmax":
+            return y
+        smoothing = np.asarray(self.loss.label_smoothing, y.dtype)
+        smoothed: Array = y * (1 - smoothing) + smoothing / 2
+        return smoothed
 
     def _row_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
         if self.class_weight is None:
@@ -231,7 +246,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     _parameter_constraints = {  # noqa: RUF012
         **BaseMLP._parameter_constraints,
-        "loss": losses("squared_error"),
+        "loss": [str, Loss],
     }
 
     def __init__(
@@ -249,6 +264,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         keep(self, locals())
 
     @available_if(is_stochastic)
+    @explain_arguments
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> MLPRegressor:
         """Goes through some rows once, from where the model is.
 
@@ -270,6 +286,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         self._columns = y.shape[1] if y.ndim == 2 else 1
         return X, y
+
+    def _loss(self) -> Loss | None:
+        loss = choose_loss(self.loss, OF_NUMBERS)
+        if loss is not None and loss.needs and not isinstance(loss, Poisson):
+            raise ValueError(f"loss={self.loss!r} is one of classes. Take one of {', '.join(OF_NUMBERS)}.")
+        return loss
 
     @property
     def _output(self) -> tuple[int, str]:

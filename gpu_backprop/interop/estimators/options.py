@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 
+from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layer import Layer
@@ -19,12 +20,31 @@ from gpu_backprop.network.schedules import SCHEDULES, Schedule
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS
 
+T = TypeVar("T")
+
 LBFGS = "lbfgs"
 RATES = INVSCALING, ADAPTIVE = "invscaling", "adaptive"
 """scikit-learn's rules for the learning rate of sgd, besides a constant one."""
 
-OF_SCIKIT_LEARN: Mapping[str, str] = {"logistic": "sigmoid", "squared_error": "half_squared_error"}
-"""Activations and losses that it calls otherwise."""
+OF_SCIKIT_LEARN: Mapping[str, str] = {"logistic": "sigmoid"}
+"""Activations that it calls otherwise."""
+
+NAMED_ACTIVATIONS: Mapping[str, Activation] = {
+    **ACTIVATIONS, **{theirs: ACTIVATIONS[ours] for theirs, ours in OF_SCIKIT_LEARN.items()},
+}  # fmt: skip
+
+OF_CLASSES: Mapping[str, Loss | None] = {
+    "log_loss": None, "cross_entropy": None, **{name: LOSSES[name] for name in ("binary_cross_entropy", "focal")},
+}  # fmt: skip
+OF_NUMBERS: Mapping[str, Loss] = {
+    "squared_error": LOSSES["half_squared_error"],
+    "poisson": LOSSES["poisson"],
+    **{
+        name: LOSSES[name]
+        for name in ("absolute_error", "huber", "quantile", "mean_squared_error", "half_squared_error")
+    },
+}
+"""The losses by name, and what they are here; None is cross entropy, of two classes or of several."""
 
 _MOMENTS = {"beta1": "beta_1", "beta2": "beta_2", "epsilon": "epsilon"}
 """The settings of Adam and its kin, and the parameters that they come from."""
@@ -36,7 +56,7 @@ _SHARE = Interval(Real, 0, 1, closed="left")
 
 CONSTRAINTS: Mapping[str, Sequence[Any]] = {
     "hidden_layer_sizes": ["array-like", _FROM_1],
-    "activation": [StrOptions({*ACTIVATIONS, "logistic"}), Activation, list, tuple],
+    "activation": [str, Activation, list, tuple],
     "solver": [StrOptions({LBFGS, *OPTIMIZERS}), Optimizer],
     "alpha": [_FROM_0],
     "batch_size": [StrOptions({"auto"}), _FROM_1],
@@ -67,11 +87,6 @@ CONSTRAINTS: Mapping[str, Sequence[Any]] = {
 }
 
 
-def losses(*own: str) -> Sequence[Any]:
-    """Returns what the parameter `loss` may be: these names, those of LOSSES, or a Loss."""
-    return [StrOptions({*own, *LOSSES}), Loss]
-
-
 def hidden_layers(sizes: Sequence[int], activation: Any, dropout: Any) -> list[Layer]:
     """Makes the hidden layers.
 
@@ -80,11 +95,13 @@ def hidden_layers(sizes: Sequence[int], activation: Any, dropout: Any) -> list[L
         dropout: the rate after each of them, or one for each.
     """
     layers: list[Layer] = []
+    if not sizes and dropout:
+        raise ValueError(f"dropout={dropout!r} is for hidden layers, and hidden_layer_sizes names none.")
     activations, rates = (_of_each(name, given, sizes) for name, given in zip(
         ("activation", "dropout"), (activation, dropout), strict=True
     ))  # fmt: skip
     for units, f, rate in zip(sizes, activations, rates, strict=True):
-        layers.append(Dense(units, OF_SCIKIT_LEARN.get(f, f) if isinstance(f, str) else f))
+        layers.append(Dense(units, _named("activation", f, NAMED_ACTIVATIONS) if isinstance(f, str) else f))
         if rate:
             layers.append(Dropout(rate))
     return layers
@@ -100,11 +117,17 @@ def _of_each(name: str, given: Any, sizes: Sequence[int]) -> Sequence[Any]:
     return given
 
 
-def make_loss(loss: str | Loss) -> str | Loss | None:
-    """Returns the loss as `Trainer` takes it; None is the one that suits the output layer."""
-    if not isinstance(loss, str) or loss == "log_loss":
-        return None if loss == "log_loss" else loss
-    return OF_SCIKIT_LEARN.get(loss, loss)
+def choose_loss(loss: str | Loss, names: Mapping[str, Loss | None]) -> Loss | None:
+    """Returns the loss that is given or, of these, named; None is the one that suits the output layer."""
+    return _named("loss", loss, names) if isinstance(loss, str) else loss
+
+
+def _named(parameter: str, name: str, table: Mapping[str, T]) -> T:
+    """Returns the row of a table; scikit-learn's error of a parameter, and the nearest name, where there is none."""
+    try:
+        return choose(parameter, name, table)
+    except InputError as error:
+        raise InvalidParameterError(str(error)) from None
 
 
 def divisor(loss: Loss, outputs: int) -> int:

@@ -19,8 +19,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
 from gpu_backprop import recipes
+from gpu_backprop.backend.attributes import Explaining
 from gpu_backprop.backend.errors import InputError, StateError, named
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.data import Arrays, Preprocessing, Table
 from gpu_backprop.data.frames import as_table, is_frame
 from gpu_backprop.interop.estimators.base import keep, unpack_eval_set
@@ -39,7 +41,7 @@ TARGET = "target"
 """What the target is called in a model file, where y has no name."""
 
 
-class Tabular(BaseEstimator):
+class Tabular(BaseEstimator, metaclass=Explaining):
     """What both estimators do; they differ in their targets."""
 
     task: ClassVar[str]
@@ -54,6 +56,7 @@ class Tabular(BaseEstimator):
         "dtype": [StrOptions({"float32", "float64", "float16", "bfloat16"})],
     }
 
+    @explain_arguments
     def fit(self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None) -> Self:
         """Fits the preprocessing to all rows, and trains.
 
