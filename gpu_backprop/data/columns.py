@@ -14,6 +14,9 @@ from gpu_backprop.data.files import Array
 from gpu_backprop.data.messages import shown
 
 DAY = datetime.timedelta(days=1)
+MOST_TYPES = 5
+"""Types of cells that a message names."""
+
 CATEGORICAL = ("CategoricalDtype", "Categorical", "Enum")
 """The types of columns that are declared to be categories, in pandas and polars. A dictionary of pyarrow is a way to
 store any column."""
@@ -40,7 +43,8 @@ def as_column(column: Any) -> Array:
     found = [cell for cell in cells if cell is not None]
     if found and all(map(_is_number, found)):
         return np.array([np.nan if cell is None else _number(cell) for cell in cells], np.float64)
-    return _objects([_as_text(cell) for cell in cells])
+    texts = _objects([_as_text(cell) for cell in cells])
+    return texts if is_text(texts) else _objects(cells)
 
 
 def as_text(column: Any) -> Array:
@@ -64,11 +68,15 @@ def is_text(column: Array) -> bool:
 
 
 def describe_mixture(column: Array) -> str:
-    """Says what is in a column that is neither numbers nor text: the first cells of two types, or of one."""
+    """Says what is in a column that is neither numbers nor text: the first cell of each type."""
     if column.dtype != object or column.ndim != 1:
         return f"has the dtype {column.dtype}" if column.ndim == 1 else f"has the shape {column.shape}"
-    first = {type(cell).__name__: cell for cell in reversed(column.tolist()) if cell is not None}
-    return "holds " + " beside ".join(f"{shown(first[kind])} ({kind})" for kind in [*first][::-1][:2])
+    first = dict[str, object]()
+    for cell in column.tolist():
+        if cell is not None:
+            first.setdefault(type(cell).__name__, cell)
+    *others, last = [f"{shown(cell)} ({kind})" for kind, cell in first.items()][:MOST_TYPES]
+    return f"holds {', '.join(others)} beside {last}" if others else f"holds {last}"
 
 
 def _type(column: Any) -> Any:

@@ -97,8 +97,9 @@ def with_target(data: Any, target: Any) -> tuple[Table | Arrays, str | None]:
     data = as_data(data)
     if isinstance(data, Arrays):
         return add_target(data, target, ""), None
-    name = str(given) if (given := getattr(target, "name", None)) is not None else "target"
-    while given is None and name in data.names:
+    unnamed = (given := getattr(target, "name", None)) in (None, "")  # "" is polars' name for none
+    name = "target" if unnamed else str(given)
+    while unnamed and name in data.names:
         name += "_"
     if name in data.names:
         raise DataError(

@@ -109,7 +109,8 @@ def test_targets_by_themselves():
         learned = Preprocessing.fit(x, targets, impute="mean")
         assert (learned.classes, learned.target) == (["no", "yes"], getattr(targets, "name", "target"))
         np.testing.assert_array_equal(learned.targets(x, targets), [1, 0, 1, 0, 1, 0])
-    assert Preprocessing.fit(x.assign(target=1.0), list(y), impute="mean").target == "target_"
+    for unnamed in (list(y), y.rename(""), pytest.importorskip("polars").Series(list(y))):
+        assert Preprocessing.fit(x.assign(target=1.0), unnamed, impute="mean").target == "target_"
     numbers = Preprocessing.fit(x, pandas.Series([3, 1, 3, 1, 3, 1], dtype="category"), impute="mean")
     assert numbers.classes == [1, 3]
     assert Preprocessing.fit(x, np.arange(6.0)[:, None] + 0.5, impute="mean").task == "regression"
@@ -184,6 +185,18 @@ def test_what_is_wrong_is_named_by_column_and_row():
         Preprocessing.fit(frame, "y")
     with refuses("^the data frame: column 'c' holds '.1.' .list.; make it all numbers or all text, or leave it out"):
         Preprocessing.fit(frame, "y", ignore=["b"])
+    for cells, held in {
+        (1, 0, True): "'1' .int. beside 'True' .bool.;",
+        (
+            1,
+            True,
+            "z",
+            None,
+            (1, 2),
+        ): "'1' .int., 'True' .bool., 'z' .str. beside '.1, 2.' .tuple.; make it all",
+    }.items():
+        with refuses(f"column 'b' holds {held}"):
+            Preprocessing.fit({"b": pandas.Series(cells, dtype=object), "y": [*range(len(cells))]}, "y")
     with refuses("^the data frame: column 'a' has 1 missing value, the first in index 'Bonn'; fill them in, or"):
         Preprocessing.fit(frame, "y", ignore=["b", "c"])
     learned = Preprocessing.fit(frame, "y", ignore=["b", "c"], impute="mean")
