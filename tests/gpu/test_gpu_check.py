@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import sys
+import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpu_backprop.backend.kernel_text import functor_name
+from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.training.optimizers import RULES
 
@@ -240,3 +244,17 @@ def test_every_batch_divides_the_rows():
     assert images.name == "the bundled 8×8 digits, repeated: 4,096"
     np.testing.assert_array_equal(images.x[1797:3594], images.x[:1797])
     np.testing.assert_array_equal(images.labels[1797:3594], images.labels[:1797])
+
+
+@pytest.mark.gpu
+def test_what_is_timed_keeps_its_arrays():
+    """A graph has their addresses alone: who launches it later writes into what others got meanwhile."""
+    device = open_device("cuda", "float32")
+    with device.computing():
+        a, b = device.zeros((8,), np.float32), device.zeros((8,), np.float32)
+        copy = partial(b.data.copy_from_device_async, a.data, a.nbytes, device.stream)
+        kept = weakref.ref(copy)
+        reference = gpu_timing.Reference(gpu_timing.GraphClock(device, 1), [copy], 1.0, 1.0)
+    del a, b, copy
+    gc.collect()
+    assert kept() is not None and reference.rates == []
