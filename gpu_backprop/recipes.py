@@ -15,10 +15,12 @@ from typing import Any
 
 from gpu_backprop.backend import errors
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.foreign_names import ARGUMENTS, meanings
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import argument_error, explain_arguments
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, TABULAR, Encoding
+from gpu_backprop.data.messages import nearest
 from gpu_backprop.display.html import cell_output, table
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.data_initialization import initialize_from_data
@@ -436,7 +438,9 @@ def divide_entries(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     encoding: dict[str, Any] = {}
     for name, value in entries.items():
         if name not in settable:
-            raise InputError(f"a recipe has no entry {name!r}; it has {', '.join(sorted(settable))}.")
+            meant = (argument.split("=")[0] for argument in meanings(ARGUMENTS, name))
+            near = nearest(next((word for word in meant if word in settable), name), settable)
+            raise InputError(f"a recipe has no entry {name!r}; {near}it has {', '.join(sorted(settable))}.")
         if name in of_encoding:
             encoding[name] = value
             continue

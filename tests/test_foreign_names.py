@@ -184,7 +184,8 @@ FROM_ELSEWHERE = [
     (TRAINER.fit, "patience", "early_stopping=gb.EarlyStopping(patience=10)"), (gb.fit_lbfgs, "tol", "tolerance=1e-5"),
     (TRAINER.fit, "n_iter_no_change", "early_stopping="), (TRAINER.fit, "X", "use x"),
     (gb.fit_lbfgs, "max_iter", "iterations=200"), (TRAINER.fit, "validation_fraction", "validation_split=0.1"),
-    (gb.EarlyStopping, "tol", "min_delta=0.0001"),
+    (gb.EarlyStopping, "tol", "min_delta=0.0001"), (TRAINER.fit, "train_dataloader", "use x"),
+    (TRAINER.fit, "valid_ds", "validation=(x, y)"),
     # Optax, XGBoost, fastai, Transformers
     (gb.Lion, "b1", "beta1=0.9"), (gb.Exponential, "decay_rate", "factor=0.1"),
     (TRAINER.fit, "eval_set", "validation=("), (TRAINER.fit, "early_stopping_rounds", "early_stopping="),
@@ -289,7 +290,8 @@ def test_help_shows_the_arguments_of_a_class():
     ("of", "name", "meant"),
     [
         (TRAINER, "lr", "trainer.optimizer.learning_rate"), (TRAINER, "score", "trainer.evaluate(x, y)"),
-        (TRAINER, "epochs", "trainer.fit(x, y, epochs=100)"), (TRAINER.optimizer, "lr", "optimizer.learning_rate"),
+        (TRAINER, "optimiser", "trainer.optimizer"), (TRAINER, "epochs", "trainer.fit(x, y, epochs=100)"),
+        (TRAINER.optimizer, "lr", "optimizer.learning_rate"),
         (NET, "weights", "net.parameters"), (NET, "fit", "gb.Trainer(net).fit(x, y)"),
         (NET, "compile", "gb.Trainer(net)"), (NET, "to", "device='cuda'"), (NET, "eval", "net.predict(x)"),
         (NET, "state_dict", "net.parameters"), (NET.layers[0], "kernel", "layer.weight"),
@@ -380,6 +382,18 @@ def test_a_name_whose_like_is_no_name(table, given, meant):
     with pytest.raises(gb.InputError) as raised:
         choose("thing", given, table)
     assert f"Use {meant}. Known: " in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["log_loss", "nll", "BCELoss", "categorical_crossentropy"])
+@pytest.mark.parametrize(("activation", "meant"), [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")])
+def test_the_loss_that_is_meant_suits_the_last_layer(given, activation, meant):
+    with pytest.raises(gb.InputError, match=f"Did you mean '{meant}'"):
+        gb.Trainer(gb.Network(4, [gb.Dense(3, activation)], device="cpu"), given)
+
+
+def test_a_device_called_gpu():
+    with pytest.raises(gb.InputError, match=r"got 'gpu'\. Did you mean 'cuda'\?"):
+        gb.Network(4, [gb.Dense(3)], device="gpu")
 
 
 # The command line -----------------------------------------------------------------------------------------------------

@@ -169,6 +169,7 @@ def test_validation_rows_that_are_given_take_the_place_of_a_share():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [("numbers", "is not an entry of a recipe with its value"), ("depth=3", "a recipe has no entry 'depth'"),
+     ("lr=3", "no entry 'lr'; did you mean 'learning_rate'? it has"), ("epoch=3", "did you mean 'epochs'?"),
      ("name=mine", "a recipe has no entry 'name'"), ("layers=a", "layers must be whole numbers"),
      ("layers=0", "the units of each of the layers must be"), ("batch_size=0", "batch_size must be an integer ≥ 1"),
      ("batch_size=-3", "batch_size must be an integer ≥ 1"), ("batch_size=10.5", "batch_size must be an integer ≥ 1"),
@@ -196,8 +197,8 @@ def test_no_such_entry(capsys, entry, message):
 
 
 def test_no_such_entry_in_python():
-    with pytest.raises(gb.InputError, match="Recipe has no argument depth. It takes name, encoding, layers"):
-        recipes.plain("regression", 10, 2).replace(depth=3)
+    with pytest.raises(gb.InputError, match="Recipe has no argument zzz. It takes name, encoding, layers"):
+        recipes.plain("regression", 10, 2).replace(zzz=3)
 
 
 @pytest.mark.parametrize(

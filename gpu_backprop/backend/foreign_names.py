@@ -55,7 +55,9 @@ ARGUMENTS: Names = {
     "memory=10": "history_size maxcor memory_size",
     "batch_size=128": "bs batch minibatch_size mini_batch_size train_batch_size per_device_train_batch_size",
     "seed=0": "random_state random_seed rng generator rand_seed data_seed",
-    "x": "X inputs input data features train_data dataset train_dataloaders",
+    "x":
+        "X inputs input data features train_data dataset train_dataloaders train_dataloader train_loader train_ds "
+        "train_dl train_dataset",
     "y": "Y target targets label labels y_true",
     "eval_set=(X, y)":
         "validation_data validation val_data valid_data eval_dataset validation_split X_val x_val valid_ds val_set",
@@ -64,7 +66,8 @@ ARGUMENTS: Names = {
     "weights=w": "sample_weight sample_weights weight row_weights",
     "validation=(x, y)":
         "validation_data valid_data val_data eval_set valid_set valid_sets validation_set val_set val valid "
-        "val_dataloaders eval_dataset evals X_val y_val x_val",
+        "val_dataloaders val_dataloader val_loader val_ds valid_ds valid_dl valid_loader eval_dataset evals X_val "
+        "y_val x_val",
     "validation_split=0.1": "validation_fraction train_split val_split valid_pct test_size validation_size",
     "patience=10": "n_iter_no_change early_stopping_rounds stopping_rounds rounds n_iter_without_progress",
     "early_stopping=gb.EarlyStopping(patience=10)":
@@ -267,6 +270,7 @@ ATTRIBUTES: Mapping[str, Names] = {
         "trainer.optimizer.learning_rate": "lr learning_rate eta", "trainer.optimizer.schedule": "schedule scheduler",
         "trainer.fit(x, y, epochs=100)":
             "epochs max_epochs n_epochs num_epochs max_iter train fit_one_cycle partial_fit",
+        "trainer.optimizer": "optimiser optim opt optimizer_",
         "trainer.step(x, y)": "train_on_batch train_step", "trainer.network": "model module net module_ model_",
         "trainer.loss": "criterion criterion_ loss_fn", "trainer.history": "history_ logger",
         "trainer.history['loss']": "loss_curve_ losses", "trainer.history.best_epoch": "best_epoch best_epoch_",

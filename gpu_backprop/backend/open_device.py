@@ -35,7 +35,8 @@ def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) 
         MissingExtraError: bfloat16 without ml_dtypes.
     """
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
+        hint = " Did you mean 'cuda'?" if str(name).lower().startswith("gpu") else ""
+        raise InputError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.{hint}")
     dtype = _dtype_name(dtype)
     device = _open(name, dtype)
     if not isinstance(tf32, bool):
