@@ -272,7 +272,7 @@ class Recipe:
         if loss is None and self.label_smoothing and network.last.activation.name == "softmax":
             loss = CrossEntropy(label_smoothing=self.label_smoothing)
         apart = 1 / folds if folds else self.validation_share(rows)
-        batch_size, learned = self.batch_size, rows - round(apart * rows)
+        batch_size, learned = self.batch_size, max(1, rows - round(apart * rows))  # fit refuses 0
         if self.even_batches:
             batch_size = -(-learned // max(1, round(learned / batch_size)))
         optimizer = self.make_optimizer() if optimizer is None else optimizer
