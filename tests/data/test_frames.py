@@ -187,13 +187,7 @@ def test_what_is_wrong_is_named_by_column_and_row():
         Preprocessing.fit(frame, "y", ignore=["b"])
     for cells, held in {
         (1, 0, True): "'1' .int. beside 'True' .bool.;",
-        (
-            1,
-            True,
-            "z",
-            None,
-            (1, 2),
-        ): "'1' .int., 'True' .bool., 'z' .str. beside '.1, 2.' .tuple.; make it all",
+        (1, True, "z", None, (1, 2)): "'1' .int., 'True' .bool., 'z' .str. beside '.1, 2.' .tuple.; make it",
     }.items():
         with refuses(f"column 'b' holds {held}"):
             Preprocessing.fit({"b": pandas.Series(cells, dtype=object), "y": [*range(len(cells))]}, "y")

@@ -19,6 +19,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 import gpu_backprop as gb
 from gpu_backprop.cli import main
+from gpu_backprop.data.errors import DataError
+from gpu_backprop.data.limits import MORE
+from gpu_backprop.data.number_columns import LEAVE_OUT
+from gpu_backprop.data.target import CHOOSE, EXACT
+from gpu_backprop.interop.estimators.tables import in_words_of_x
 
 SMALL = {"settings": {"layers": (32,), "periodic": 4}, "epochs": 20, "device": "cpu", "random_state": 0}
 TINY = {"settings": {"layers": (8,), "periodic": 2}, "epochs": 3, "device": "cpu", "random_state": 0}
@@ -129,6 +134,98 @@ def test_arrays_of_texts_and_categories_that_are_numbers():
         model.predict({"sex": ["male"]})
 
 
+def test_columns_without_any_value_are_left_out():
+    empty = {"gone": np.nan, "none": None, "which": pd.Categorical([None] * 240, ["a"])}
+    frame, filled = FRAME.assign(**empty), FRAME.assign(gone=1e9, none="some", which="a")
+    known = gb.TabularClassifier(**TINY).fit(FRAME, BUYS).predict_proba(FRAME)
+    for convert in pd.DataFrame, pl.from_pandas, lambda frame: pa.Table.from_pandas(frame, preserve_index=False):
+        with pytest.warns(UserWarning, match="^X: 3 columns have no value in .* left out: 'gone', 'none', 'which'.$"):
+            model = gb.TabularClassifier(**TINY).fit(convert(frame), BUYS)
+        for given in frame, filled:
+            np.testing.assert_array_equal(model.predict_proba(convert(given)), known)
+
+
+@pytest.mark.parametrize("recipe", ["plain", "tabular", "small-table"])
+@pytest.mark.parametrize("dtype", [float, object])
+def test_columns_of_arrays_without_any_value_are_left_out(recipe, dtype):
+    x = np.c_[FRAME.age.fillna(0), np.full(240, np.nan)].astype(dtype)
+    with pytest.warns(UserWarning, match=r"1 column has no value .*: 'x\[1\]'"):
+        model = gb.TabularRegressor(**{**TINY, "settings": {"layers": (8,)}}, recipe=recipe).fit(x, SPENT)
+    for other in 0, -3, 1e6, np.nan:
+        np.testing.assert_array_equal(model.predict(np.c_[x[:, 0], np.full(240, other)]), model.predict(x))
+    with pytest.raises(ValueError, match="^X has no value in any column"):
+        model.fit(x[:, 1:], SPENT)
+
+
+def test_nested_lists_keep_their_types():
+    rows = [[1, 2.5, "x"], [3, 4, "y"], [5, None, "x"]] * 20
+    for nested in rows, [row for row in rows if None not in row] + [[9, 9, "y"]] * 20, [tuple(row) for row in rows]:
+        model = gb.TabularClassifier(**TINY).fit(nested, ["no", "yes", "no"] * 20)
+        assert model.network_.preprocessing.numeric == {"x[0]", "x[1]"}
+        assert len(model.predict(nested)) == 60
+
+
+# Messages: what was given is X and y, and there is no command line ----------------------------------------------------
+
+
+def refusal(model, X, y, **options):
+    with pytest.raises((ValueError, TypeError)) as raised:
+        model(**TINY | options).fit(X, y)
+    assert not any(word in str(raised.value) for word in ("--", "in Python", "'target'", "validation_split"))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [(FRAME.assign(m=[1, "z"] * 120), "X: column 'm' holds '1' (int) beside 'z' (str); make it all numbers or all "
+      "text, or leave it out"),
+     (FRAME.assign(m=np.inf), "X, index 0: inf in column 'm', which no network can use; correct it, or make it NaN or "
+      "None if it is missing"),
+     (pl.from_pandas(FRAME).lazy(), "X is a LazyFrame, which has no rows yet; give X.collect()."),
+     (FRAME[:0], "Found array with 0 sample(s) (shape=(0, 6)) while a minimum of 2 is required by TabularClassifier.")],
+)  # fmt: skip
+def test_messages_about_x(X, message):
+    assert refusal(gb.TabularClassifier, X, BUYS[: None if hasattr(X, "collect") else len(X)]) == message
+
+
+@pytest.mark.parametrize("X", [FRAME, FRAME[["visits"]].to_numpy(float, na_value=np.nan)], ids=["frame", "array"])
+def test_messages_about_y(X):
+    for y in ["no"] * 240, pd.Series(["no"] * 240, name="buys"):
+        assert refusal(gb.TabularClassifier, X, y).startswith("y is 'no' in every row, which leaves nothing to tell")
+    assert refusal(gb.TabularRegressor, X, [1.5] * 240).startswith("y is 1.5 in every row, which leaves nothing to")
+    assert refusal(gb.TabularClassifier, X, [None, *BUYS[1:]]).endswith("or leave these rows out of X and y")
+    said = refusal(gb.TabularClassifier, X, BUYS, validation_fraction=0.999)
+    assert said.startswith("validation_fraction=0.999: 240 rows in 2") and said.endswith("or eval_set=(X, y).")
+
+
+def test_messages_about_settings_and_what_is_too_much():
+    for texts in ["male"], ["male", "other"]:
+        said = refusal(gb.TabularClassifier, FRAME, BUYS, settings={"ordinal": {"sex": texts}})
+        assert "settings={'ordinal': {column: texts}}" in said
+    for said in LEAVE_OUT, MORE, EXACT, CHOOSE.format("regression"), CHOOSE.format("classification"):
+        with pytest.raises(DataError) as raised, in_words_of_x(None):
+            raise DataError(said)
+        assert "--" in said and "--" not in str(raised.value) and "in Python" not in str(raised.value)
+
+
+def test_an_unnamed_series_of_polars_is_the_target():
+    assert gb.TabularClassifier(**TINY).fit(FRAME, pl.Series([*BUYS])).network_.preprocessing.target == "target"
+
+
+DAYS = pd.date_range("2020", periods=240)
+
+
+@pytest.mark.parametrize(
+    "y", [DAYS, DAYS.tz_localize("UTC"), DAYS - DAYS[0], [*DAYS.date], pl.Series([*DAYS]), DAYS.to_numpy(),
+          pl.Series([*DAYS]) - DAYS[0].to_pydatetime(), [*(DAYS - DAYS[0]).to_pytimedelta()]],
+)  # fmt: skip
+def test_dates_and_durations_are_no_numbers(y):
+    said = refusal(gb.TabularRegressor, FRAME, y)
+    assert said.startswith("y holds d")
+    days = eval(said.partition("example: ")[2].rstrip("."), {"numpy": np, "y": y})
+    np.testing.assert_array_equal(np.diff(days), 1)
+
+
 # What y may be --------------------------------------------------------------------------------------------------------
 
 TRUE = (FRAME.visits.fillna(0) > 3).to_numpy()
@@ -230,7 +327,7 @@ def test_an_eval_set_chooses_the_best_epoch():
     [({"ensemble": 2}, (NEW, NEW_BUYS), "eval_set: the members of an ensemble"),
      ({"ensemble": 2, "validation_fraction": 0.1}, None, "validation_fraction: the members of an ensemble"),
      ({"validation_fraction": 0.1}, (NEW, NEW_BUYS), "leave one of them out"), ({}, NEW, "eval_set must be"),
-     ({}, (NEW, ["maybe"] * 60), "eval_set, index 0: column 'buys' is 'maybe', which is none of the classes")],
+     ({}, (NEW, ["maybe"] * 60), "eval_set, index 0: y is 'maybe', which is none of the classes")],
 )  # fmt: skip
 def test_validation_rows_that_are_none(options, eval_set, message):
     with pytest.raises(ValueError, match=message):

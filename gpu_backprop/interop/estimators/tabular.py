@@ -23,11 +23,12 @@ from gpu_backprop.backend.attributes import Explaining
 from gpu_backprop.backend.errors import InputError, StateError, named
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
-from gpu_backprop.data import Arrays, Preprocessing, Table
-from gpu_backprop.data.frames import as_table, is_frame
+from gpu_backprop.data import Preprocessing, Table
+from gpu_backprop.data.frames import is_frame
 from gpu_backprop.interop.estimators.base import keep, unpack_eval_set
 from gpu_backprop.interop.estimators.options import CONSTRAINTS
 from gpu_backprop.interop.estimators.random_state import draw_seed
+from gpu_backprop.interop.estimators.tables import in_words_of_x, leave_out_empty, read_rows, refuse_dates
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.recipes import Recipe
@@ -36,9 +37,6 @@ from gpu_backprop.training.metrics import Given
 
 OWN_ENTRIES = {"epochs": "epochs", "validation_fraction": "validation"}
 """The parameters that are entries of a recipe, by their names there."""
-
-TARGET = "target"
-"""What the target is called in a model file, where y has no name."""
 
 
 class Tabular(BaseEstimator, metaclass=Explaining):
@@ -73,7 +71,13 @@ class Tabular(BaseEstimator, metaclass=Explaining):
             The estimator.
 
         Raises:
-            ValueError: the data cannot be learned from, or a parameter is not what is accepted.
+            ValueError: the data cannot be learned from, or a parameter is not what is accepted. Nor can a y that is
+                the same in every row, one class or one number, which scikit-learn's MLPs fit: there is nothing to
+                tell apart, and no scale to measure errors by.
+            TypeError: y of a regression holds dates or durations.
+
+        Warns:
+            UserWarning: columns of X have no value in any row; they are left out, also of what predict is given.
         """
         self._validate_params()
         X = self._checked_x(X, reset=True, y=y)
@@ -82,27 +86,29 @@ class Tabular(BaseEstimator, metaclass=Explaining):
         rows, members = _num_samples(X), self._members(eval_set)
         recipe, (output, loss) = self._choose_recipe(rows, eval_set), self._output_and_loss()
         checked = self._checked(y)
-        data = _read(X, None, checked, getattr(y, "name", None))
+        data = read_rows(X, None, checked, getattr(y, "name", None))
         names: list[Any] = [*data.columns] if isinstance(data, Table) else [None]
         self._columns, column = names[:-1], names[-1]
-        preprocessing = Preprocessing.fit(
-            data, column, task=self.task, encoding=recipe.encoding,
-            impute=dataclasses.replace(recipe.encoding, indicator=True).imputing(None),
-            standardise_target=recipes.any_number(output, loss),
-        )  # fmt: skip
-        x, target = preprocessing.transform(data), preprocessing.targets(data)
-        self._learn_classes(checked, target)
-        net = recipe.make_prepared_network(
-            preprocessing, x, output=output, seed=draw_seed(self.random_state), members=members, dtype=self.dtype,
-            device=self.device,
-        )  # fmt: skip
-        trainer = recipe.make_trainer(net, rows, loss=loss, folds=members, metrics=self.metrics or ())
-        how = recipe.fit_options(rows, members, self._validation(preprocessing, eval_set))
-        how["callbacks"] += self.callbacks or ()
-        if "early_stopping" in how and predicts_numbers(net, trainer.loss):
-            how["callbacks"].append(ConformalIntervals())
-        how["class_weight"] = self._class_weights(net.classes)
-        trainer.fit(x, target, weights=weights, progress=bool(self.verbose), **how)
+        with in_words_of_x(column):
+            data, ignored = leave_out_empty(data, self._columns)
+            preprocessing = Preprocessing.fit(
+                data, column, task=self.task, encoding=recipe.encoding, ignore=ignored,
+                impute=dataclasses.replace(recipe.encoding, indicator=True).imputing(None),
+                standardise_target=recipes.any_number(output, loss),
+            )  # fmt: skip
+            x, target = preprocessing.transform(data), preprocessing.targets(data)
+            self._learn_classes(checked, target)
+            net = recipe.make_prepared_network(
+                preprocessing, x, output=output, seed=draw_seed(self.random_state), members=members, dtype=self.dtype,
+                device=self.device,
+            )  # fmt: skip
+            trainer = recipe.make_trainer(net, rows, loss=loss, folds=members, metrics=self.metrics or ())
+            how = recipe.fit_options(rows, members, self._validation(preprocessing, eval_set))
+            how["callbacks"] += self.callbacks or ()
+            if "early_stopping" in how and predicts_numbers(net, trainer.loss):
+                how["callbacks"].append(ConformalIntervals())
+            how["class_weight"] = self._class_weights(net.classes)
+            trainer.fit(x, target, weights=weights, progress=bool(self.verbose), **how)
         self.recipe_, self.network_, self.history_ = recipe, net, trainer.history
         self.n_iter_ = len(self.history_)
         return self
@@ -145,7 +151,7 @@ class Tabular(BaseEstimator, metaclass=Explaining):
         X, y, *weights = unpack_eval_set(eval_set)
         X = self._checked_x(X)
         check_consistent_length(X, y)
-        data = _read(X, self._columns, self._checked(y), preprocessing.target, "eval_set")
+        data = read_rows(X, self._columns, self._checked(y), preprocessing.target, "eval_set")
         weights = [_check_sample_weight(one, X, ensure_non_negative=True) for one in weights if one is not None]
         return preprocessing.transform(data), preprocessing.targets(data), *weights
 
@@ -153,15 +159,26 @@ class Tabular(BaseEstimator, metaclass=Explaining):
         """Returns x, what the network reads, of rows like those of fit."""
         check_is_fitted(self, "network_")
         preprocessing: Preprocessing = self.network_.preprocessing
-        return preprocessing.transform(_read(self._checked_x(X), self._columns))
+        X = self._checked_x(X)
+        with in_words_of_x(preprocessing.target):
+            return preprocessing.transform(read_rows(X, self._columns))
 
     def _checked_x(self, X: Any, reset: bool = False, **target: Any) -> Any:
         """Returns a data frame as it is, and anything else as an array; `reset`: they are the columns to be learned."""
         if type(X) is dict:
             raise InputError("X is a dict; make a data frame of it, such as pandas.DataFrame(X).")
+        fewest = 2 if reset else 1
         if isinstance(X, Mapping) or not is_frame(X):  # some sparse matrices are mappings, too
-            fewest = 2 if reset else 1
+            if hasattr(X, "collect"):
+                raise InputError(f"X is a {type(X).__name__}, which has no rows yet; give X.collect().")
+            if isinstance(X, (list, tuple)) and np.asarray(X).dtype.kind == "U":
+                X = np.array(X, object)  # else its numbers would be texts, too
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=fewest, estimator=self)
+        elif (rows := _num_samples(X)) < fewest:
+            raise ValueError(
+                f"Found array with {rows} sample(s) (shape={X.shape}) while a minimum of {fewest} is required by "
+                f"{type(self).__name__}."
+            )
         validate_data(self, X, **target, reset=reset, skip_check_array=True)
         return X
 
@@ -195,7 +212,8 @@ class TabularClassifier(ClassifierMixin, Tabular):
         gb.save("species.safetensors", model.network_)  # with the preprocessing, for gb.load and gpu-backprop predict
 
     A text that no training row had is one of the rare categories, or none; `model.network_.preprocessing.unseen` counts
-    them. Columns have the names and the order that they had in fit.
+    them. Columns have the names and the order that they had in fit; one without any value there is left out, with a
+    warning.
 
     Args:
         recipe: "auto": what suits the number of rows and columns; the name of one, "tabular", "small-table", "images"
@@ -335,6 +353,7 @@ class TabularRegressor(RegressorMixin, Tabular):
         return _flat(low), _flat(high)
 
     def _checked(self, y: Any) -> Array:
+        refuse_dates(y)
         values: Array = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         return column_or_1d(values, warn=True) if values.ndim != 2 or values.shape[1] == 1 else values
 
@@ -355,33 +374,3 @@ class TabularRegressor(RegressorMixin, Tabular):
 def _flat(values: Array) -> Array:
     """Returns (rows, outputs) as (rows,), where there is one output."""
     return values[:, 0] if values.shape[1] == 1 else values
-
-
-def _read(
-    X: Any, columns: Sequence[str] | None, y: Array | None = None, target: Any = None, source: str = "X"
-) -> Table | Arrays:
-    """Returns X and y as data: a table of a data frame, or of an array with other things than numbers, else arrays.
-
-    Args:
-        columns: what those of the table of fit are called; none where it was arrays. None: this is fit.
-        target: the name of y, the last column; where it has none, or that of another column, it gets one.
-        source: what messages call it.
-    """
-    if not is_frame(X):
-        if not columns and X.dtype.kind in "biuf":
-            return Arrays(source, X, y)
-        X = dict(zip(columns or [f"x[{k}]" for k in range(X.shape[1])], X.T, strict=True))
-    table = as_table(X, source=source)
-    if columns is not None and not columns:
-        return Arrays(source, np.stack([*table.columns.values()], axis=1), y)
-    if y is None:
-        return table
-    if y.ndim == 2:
-        raise InputError(
-            f"y has {y.shape[1]} columns, and from a data frame one number a row can be learned: give one of them, or "
-            "take sklearn.multioutput.MultiOutputRegressor(TabularRegressor(...))."
-        )
-    name = target if isinstance(target, str) else TARGET
-    while name in table.names:
-        name += "_"
-    return dataclasses.replace(table, columns={**table.columns, name: y}, reread=None)
