@@ -355,7 +355,7 @@ def test_a_property_that_fails_says_why():
 @pytest.mark.parametrize(
     ("table", "given", "meant"),
     [
-        (gb.LOSSES, "logloss", "binary_cross_entropy"), (gb.LOSSES, "log_loss", "binary_cross_entropy"),
+        (gb.LOSSES, "logloss", "cross_entropy"), (gb.LOSSES, "log_loss", "cross_entropy"),
         (gb.METRICS, "logloss", "log_loss"), (gb.METRICS, "neg_log_loss", "log_loss"), (gb.METRICS, "mse", "rmse"),
         (gb.LOSSES, "squared_error_", "squared_error"), (gb.LOSSES, "BinaryFocalCrossentropy", "focal"),
         (gb.LOSSES, "sparse_categorical_crossentropy", "cross_entropy"), (gb.LOSSES, "PoissonNLLLoss", "poisson"),
@@ -384,7 +384,7 @@ def test_a_name_whose_like_is_no_name(table, given, meant):
     assert f"Use {meant}. Known: " in str(raised.value)
 
 
-@pytest.mark.parametrize("given", ["log_loss", "nll", "BCELoss", "categorical_crossentropy"])
+@pytest.mark.parametrize("given", ["log_loss", "logloss", "LogLoss"])
 @pytest.mark.parametrize(("activation", "meant"), [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy")])
 def test_the_loss_that_is_meant_suits_the_last_layer(given, activation, meant):
     with pytest.raises(gb.InputError, match=f"Did you mean '{meant}'"):

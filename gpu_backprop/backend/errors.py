@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from gpu_backprop.backend.foreign_names import VALUES, meanings
@@ -89,9 +89,9 @@ class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-def choose(kind: str, name: object, table: Mapping[str, T], instead: Mapping[str, str] | None = None) -> T:
-    """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise, or what
-    `instead` has in its place."""
+def choose(kind: str, name: object, table: Mapping[str, T], suited: Collection[str] = ()) -> T:
+    """Returns the row of `table` called `name`; InputError with the known names and the nearest one otherwise: of
+    several, one of `suited`."""
     if isinstance(name, str) and name in table:
         return table[name]
     import difflib  # not above: the first mistake can wait for it, every start of a program need not
@@ -100,15 +100,13 @@ def choose(kind: str, name: object, table: Mapping[str, T], instead: Mapping[str
     bare = re.sub("[^a-z0-9]", "", text)
     foreign = [*meanings(VALUES, bare), *meanings(VALUES, bare.removesuffix("loss"))]
     code = next((meant for meant in foreign if "(" in meant), "")
-    known = [meant for meant in foreign if meant in table]
+    known = sorted((meant for meant in foreign if meant in table), key=lambda meant: meant not in suited)
     nearest = known or [*([] if code else difflib.get_close_matches(text, table, n=1, cutoff=0.5))]
-    hint = f" Did you mean {(instead or {}).get(nearest[0], nearest[0])!r}?" if nearest else code and f" Use {code}."
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else code and f" Use {code}."
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
 
 
-def named(
-    kind: str, spec: object, base: type[T], table: Mapping[str, R], instead: Mapping[str, str] | None = None
-) -> T | R:
+def named(kind: str, spec: object, base: type[T], table: Mapping[str, R], suited: Collection[str] = ()) -> T | R:
     """Returns `spec` if it is an object of the class `base`, else the row of `table` that it names; see `choose`."""
     if isinstance(spec, base):
         return spec
@@ -118,7 +116,7 @@ def named(
     if not isinstance(spec, str):
         one = f"an {name}" if name[0] in "AEIOU" else f"a {name}"
         raise InputError(f"{kind} must be a name or {one}, got {type(spec).__name__} {spec!r}.")
-    return choose(kind, spec, table, instead)
+    return choose(kind, spec, table, suited)
 
 
 def one_line(error: BaseException) -> str:

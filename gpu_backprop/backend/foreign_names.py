@@ -16,7 +16,7 @@ VALUES: Names = {
     "mean_squared_error": "mse l2 regsquarederror", "absolute_error": "mae l1 meanabsoluteerror regabsoluteerror",
     "huber": "smoothl1 pseudohuber", "quantile": "pinball", "quantile_loss": "pinball", "poisson": "poissonnll",
     "cross_entropy":
-        "ce nll logits categoricalcrossentropy sparsecategoricalcrossentropy softmaxcrossentropy multisoftmax",
+        "ce nll logits logloss categoricalcrossentropy sparsecategoricalcrossentropy softmaxcrossentropy multisoftmax",
     "binary_cross_entropy":
         "bce bcewithlogits sigmoidcrossentropy sigmoidbinarycrossentropy binarylogistic logistic logloss",
     "focal": "sigmoidfocal sigmoidfocalcrossentropy binaryfocalcrossentropy categoricalfocalcrossentropy",

@@ -381,8 +381,6 @@ FORMULAS: Sequence[LossFormula] = (
 def loss(spec: str | Loss | None, layer: Layer) -> Loss:
     """Returns the loss that `spec` names or is, checked against the last layer; None chooses one for its activation."""
     by_activation = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
-    usual = by_activation.get(layer.activation.name)
-    suited = dict.fromkeys(by_activation.values(), usual) if usual else {}  # both are "log_loss" elsewhere
-    spec = (usual or "half_squared_error") if spec is None else spec
-    chosen = named("loss", spec, Loss, LOSSES, suited)  # type: ignore[type-abstract]
+    usual = by_activation.get(layer.activation.name, "half_squared_error")
+    chosen = named("loss", usual if spec is None else spec, Loss, LOSSES, [usual])  # type: ignore[type-abstract]
     return chosen.suited_to(layer)
