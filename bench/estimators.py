@@ -2,6 +2,7 @@
 
     python bench/estimators.py --data FOLDER     everything; FOLDER holds the files of MNIST; a quarter of an hour
     python bench/estimators.py --only "fit"      what has these words in its name, again for more; printed, not kept
+    python bench/estimators.py --only "fit" --more   … and put among what the file has
     python bench/estimators.py --quick           some hundred rows, one round, to see that it runs; printed, not kept
 
 Each library works in a process of its own, stopped while the other one works, on the same rows with the same
@@ -21,6 +22,7 @@ with all defaults but a limit of the iterations; the same seed splits the rows a
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -118,6 +120,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="WORDS",
                         help=f"tasks whose names have these words, or {SCORES!r}; again")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="few rows and one round, to see that it runs")
+    parser.add_argument("--more", action="store_true", help="put what is measured among what the file of results has")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--window", type=float, default=WINDOW, metavar="S", help=f"default: {WINDOW} s")
     parser.add_argument("--threads", type=int, default=len(processors()), metavar="N", help="default: all processors")
@@ -161,6 +164,7 @@ def command(options: argparse.Namespace) -> str:
     """Tells the command as it was given, but for names of files and folders."""
     told = ["--data FOLDER"] * (options.data is not None)
     told += [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
+    told += ["--more"] * options.more
     usual = {} if options.quick else {"rounds": ROUNDS, "window": WINDOW}
     usual["threads"] = len(processors())
     told += [f"--{name} {getattr(options, name)}" for name, value in usual.items() if getattr(options, name) != value]
@@ -192,9 +196,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for table, dtype in scored:
             found["accuracy"].append(scores(table, dtype, workers, options))
             print(estimator_report.score_line(found["accuracy"][-1]), flush=True)
+    told, seconds = command(options), time.perf_counter() - started
+    if options.more and RESULTS.exists():
+        before = json.loads(RESULTS.read_text("utf-8"))
+        told, seconds = f"{before['command']}; {told}", before["seconds"] + seconds
+        for part, names in (("tasks", ("name",)), ("accuracy", ("table", "dtype"))):
+            rows = {tuple(row[name] for name in names): row for row in [*before[part], *found[part]]}
+            found[part] = list(rows.values())
     print("\n" + estimator_report.text(found))
-    if kept := options.json or (None if options.quick or options.only else RESULTS):
-        record.write(kept, command(options), time.perf_counter() - started, found)
+    if kept := options.json or (RESULTS if options.more or not (options.quick or options.only) else None):
+        record.write(kept, told, seconds, found)
         print(f"written to {kept}")
     return 0
 

@@ -196,3 +196,12 @@ def test_a_difference_beyond_noise_misses_the_goal():
     worse = report.compared((0.9 + seeds + 1e-4 * np.sin(7 * seeds * 100)).tolist(), (0.92 + seeds).tolist())
     results = {"tasks": [], "accuracy": [{"table": "digits", "dtype": "float32", **worse}]}
     assert "(digits, float32) | missed |" in report.goals(results)
+
+
+def test_more_is_put_among_what_the_file_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimators, "RESULTS", tmp_path / "results.json")
+    for words in ("digits, float32, partial_fit", "digits, float64, partial_fit"):
+        assert estimators.main(["--quick", "--more", "--only", words]) == 0
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert [row["dtype"] for row in found["tasks"]] == ["float32", "float64"]
+    assert found["command"].count("--more") == 2
