@@ -15,7 +15,7 @@ from sklearn import get_config
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from gpu_backprop.backend.attributes import Explaining
@@ -26,7 +26,7 @@ from gpu_backprop.interop.estimators.iterations import Iterations
 from gpu_backprop.interop.estimators.options import (
     CONSTRAINTS,
     LBFGS,
-    OF_SCIKIT_LEARN,
+    NAMED_ACTIVATIONS,
     RATES,
     divisor,
     hidden_layers,
@@ -42,6 +42,9 @@ from gpu_backprop.training.trainer import Trainer
 
 MOST_ROWS = 200
 """Of a minibatch, where batch_size is "auto"."""
+
+FLOATS = np.float64, np.float32
+"""What X may be where no dtype is asked for; anything else becomes the first."""
 
 OF_FIT = "validation=(x, y) or validation_split=0.1"
 """What errors of `Trainer.fit` tell to give, and an estimator's fit has otherwise."""
@@ -229,7 +232,7 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
 
     def _make_trainer(self, X: Any, sizes: list[int], batch: int, penalty: float) -> None:
         layers = hidden_layers(sizes, self.activation, self.dropout)
-        layers.append(Dense(self.n_outputs_, OF_SCIKIT_LEARN.get(self.out_activation_, self.out_activation_)))
+        layers.append(Dense(self.n_outputs_, NAMED_ACTIVATIONS[self.out_activation_]))
         dtype, seed = self.dtype or X.dtype.name, draw_seed(self._random_state)
         network = Network(X.shape[1], layers, dtype=dtype, device=self.device, seed=seed, draw=False)
         solver = "sgd" if self.solver == LBFGS else make_optimizer(self, penalty)
@@ -252,6 +255,12 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
             )
         return int(min(self.batch_size, rows))
+
+    def _check_arrays(self, X: Any, y: Any, reset: bool, **how: bool) -> tuple[Any, Any]:
+        """Checks X and y by scikit-learn's rules, `how` being validate_data's; a y of one column becomes (samples,)."""
+        dtype = self.dtype if self.dtype in ("float32", "float64") else FLOATS
+        X, y = validate_data(self, X, y, accept_sparse="csr", multi_output=True, dtype=dtype, reset=reset, **how)
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _check_eval_set(self, eval_set: Any) -> tuple[Any, ...]:
         X, y, *weights = unpack_eval_set(eval_set)

@@ -10,11 +10,10 @@ from scipy.special import xlogy
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 
 from gpu_backprop.backend.formula import Activation, Array
 from gpu_backprop.backend.suggestions import explain_arguments
@@ -24,8 +23,6 @@ from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import CrossEntropy, Poisson
 from gpu_backprop.network.schedules import OwnSchedule, Schedule
 from gpu_backprop.training.optimizer import Optimizer
-
-FLOATS = np.float64, np.float32
 
 
 def accuracy(target: Array, y: Array, weights: Array | None) -> float:
@@ -133,12 +130,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self
 
     def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, dtype=self.dtype if self.dtype in ("float32", "float64")
-            else FLOATS, reset=reset,
-        )  # fmt: skip
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        X, y = self._check_arrays(X, y, reset)
         if classes is None and (reset or not hasattr(self, "classes_")):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -278,12 +270,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return r2
 
     def _check_input(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=True, reset=reset,
-            dtype=self.dtype if self.dtype in ("float32", "float64") else FLOATS,
-        )  # fmt: skip
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        X, y = self._check_arrays(X, y, reset, y_numeric=True)
         self._columns = y.shape[1] if y.ndim == 2 else 1
         return X, y
 

@@ -26,12 +26,8 @@ LBFGS = "lbfgs"
 RATES = INVSCALING, ADAPTIVE = "invscaling", "adaptive"
 """scikit-learn's rules for the learning rate of sgd, besides a constant one."""
 
-OF_SCIKIT_LEARN: Mapping[str, str] = {"logistic": "sigmoid"}
-"""Activations that it calls otherwise."""
-
-NAMED_ACTIVATIONS: Mapping[str, Activation] = {
-    **ACTIVATIONS, **{theirs: ACTIVATIONS[ours] for theirs, ours in OF_SCIKIT_LEARN.items()},
-}  # fmt: skip
+NAMED_ACTIVATIONS: Mapping[str, Activation] = {**ACTIVATIONS, "logistic": ACTIVATIONS["sigmoid"]}
+"""The activations by name, scikit-learn's among them."""
 
 OF_CLASSES: Mapping[str, Loss | None] = {
     "log_loss": None, "cross_entropy": None, **{name: LOSSES[name] for name in ("binary_cross_entropy", "focal")},
