@@ -68,6 +68,7 @@ from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
 from gpu_backprop.training.plateau import ReduceOnPlateau
+from gpu_backprop.training.population import Population
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.saving import load, save
 from gpu_backprop.training.temperature import fit_temperature
@@ -132,6 +133,7 @@ __all__ = [
     "Plan",
     "Poisson",
     "Polynomial",
+    "Population",
     "Quantile",
     "RAdam",
     "RMSprop",

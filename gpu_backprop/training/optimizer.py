@@ -239,11 +239,21 @@ class Optimizer(FixedAttributes):
 
         return ", ".join(f"{name_of(name)} {sign} {write_formula(text, name_of)}" for name, sign, text in lines)
 
-    def bind(self, network: Network, **settings: Setting) -> Optimizer:
+    def with_settings(self, *, schedule: Scheduled = None, **settings: Any) -> Optimizer:
+        """Makes a copy of this optimizer, bound to no network, with other settings, or more."""
+        made = copy.copy(self)
+        vars(made).update(self.__getstate__())
+        made.open()
+        made._take({**self.settings, **settings})
+        if schedule is not None:
+            made.schedule = schedule
+        made.close()
+        return made
+
+    def bind(self, network: Network, **settings: Any) -> Optimizer:
         """Makes a copy of this optimizer with a fresh state for `network`, and with other settings, or more."""
-        bound = copy.copy(self)
+        bound = self.with_settings(**settings)
         bound.open()
-        bound._take({**self.settings, **settings})
         bound.network, device = network, network.device
         columns = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
         hyper = np.stack([np.zeros(network.models_shape), *columns], axis=-1)

@@ -1,0 +1,199 @@
+"""Population: many networks of one shape in one pass, each with its own settings and its own rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.attributes import FixedAttributes
+from gpu_backprop.backend.errors import StateError
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.suggestions import explain_arguments
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.losses import loss as loss_of
+from gpu_backprop.network.network import Network
+from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.history import History
+from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
+from gpu_backprop.training.metrics import Given
+from gpu_backprop.training.optimizer import Optimizer
+from gpu_backprop.training.optimizers import optimizer as optimizer_of
+from gpu_backprop.training.trainer import Trainer
+
+
+class Population(FixedAttributes):
+    """Several networks of the same layers, its members, which train side by side, each with settings and rows of its
+    own. Member m learns what a Network of its seed would learn alone under a Trainer of its settings, to rounding.
+
+    Args:
+        inputs, layers: of every network, as `Network` takes them.
+        settings: a dict for each member, of what is its own. What it does not name is as the other arguments say.
+
+            - seed: of initial weights, the order of rows and dropout; 0 unless given.
+            - any setting of the optimizer: learning_rate, beta1, weight_decay, l1, l2, clip_value …
+            - schedule: what the learning rate, or other settings by name, follow.
+            - clip_norm, average: as `Trainer` takes them.
+            - any number of the loss: label_smoothing, delta …
+            - dropout: the rate of every Dropout layer, or a list of rates, one for each.
+            - initial_scale: by what the initial weights, not the biases, are multiplied.
+            - class_weight: as `Trainer.fit` takes it.
+        loss, optimizer, batch_size, metrics, graph, stream, one_launch, accumulate: as `Trainer` takes them.
+        dtype, device, tf32: as `Network` takes them.
+
+    Raises:
+        InputError: a member has a setting that nothing takes, or one that cannot be; there are no members.
+
+    Attributes:
+        settings: as given, a dict a member.
+        network: all members, a Network with a models axis.
+        trainer: what trains it; its `history` has one number a member in each column. A member that has stopped keeps
+            the last that was measured of it.
+    """
+
+    def __init__(
+        self, inputs: int, layers: Sequence[Layer], settings: Sequence[Settings], *, loss: str | Loss | None = None,
+        optimizer: str | Optimizer = "adam", batch_size: int = 128, metrics: Sequence[Given] | None = None,
+        dtype: str = "float32", device: str = "auto", tf32: bool = False, graph: bool | str = "auto",
+        stream: bool | str = "auto", one_launch: bool | str = "auto", accumulate: int = 1,
+    ) -> None:  # fmt: skip
+        seeds = read_seeds(settings)
+        self.settings = [dict(one) for one in settings]
+        self.network = network = Network(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seeds)
+        found = read_settings(settings, network.layers, optimizer_of(optimizer), loss_of(loss, network.last))
+        found.apply(network)
+        self._class_weights = found.class_weights
+        self.trainer = Trainer(
+            self.network, found.loss, found.optimizer, batch_size=batch_size, metrics=metrics, graph=graph,
+            stream=stream, one_launch=one_launch, accumulate=accumulate, **found.trainer,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    @property
+    def history(self) -> History:
+        """Loss and metrics of each epoch, a list with one number a member in each column."""
+        return self.trainer.history
+
+    @property
+    def running(self) -> Array:
+        """Which members have not stopped, bool (members,)."""
+        step = self.trainer.training_step
+        assert step.running is not None
+        found: Array = step.device.to_host(step.running) != 0
+        return found
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    @explain_arguments
+    def fit(
+        self, x: Any, y: Any = None, epochs: int = 10, *, rows: Any = None, weights: Any = None, validation: Any = None,
+        validation_split: float = 0.0, shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
+        csv: str | os.PathLike[str] | None = None, progress: bool = True,
+        callbacks: Sequence[Callable[[Population], object]] = (), on_divergence: str = "stop",
+    ) -> Population:  # fmt: skip
+        """Trains all members for some epochs.
+
+        Args:
+            x, y, epochs, shuffle, csv, progress: as of `Trainer.fit`; all members share the data.
+            rows: which of them each member learns from: bool (members, rows), as `~folds` of cross-validation; or a
+                list of the numbers of rows of each member, as bootstrap samples. None: all.
+            weights: (rows,), or (members, rows): how much each row counts.
+            validation: (x, y) or (x, y, weights), which all are measured on after every epoch; or "rest": each member
+                is measured on the rows that it does not learn from; or bool (members, rows), which these are.
+            validation_split: the share of its rows that each member holds out, as its seed says.
+            early_stopping: as of `Trainer.fit`. A member that has stopped keeps its best parameters, and soon costs
+                nothing: where half of them have stopped, the others go on as a smaller population.
+            callbacks: functions that are called with the population after every epoch; a true value ends the fit. They
+                may call `stop`, `change` and `copy_member`.
+            on_divergence: "stop": a member whose loss becomes NaN or infinite stops by itself. Or as of `Trainer.fit`.
+
+        Returns:
+            The population.
+        """
+        trainer, told = self.trainer, {"rows": rows, "class_weight": self._class_weights}
+        chosen = {name: value for name, value in told.items() if value is not None}
+        trainer.fit(
+            x, y, epochs, weights=weights, validation=validation, validation_split=validation_split, shuffle=shuffle,
+            early_stopping=early_stopping, csv=csv, progress=progress,
+            callbacks=[lambda state: any([callback(self) for callback in callbacks])], **chosen,
+        )  # fmt: skip
+        return self
+
+    def stop(self, members: int | Sequence[int]) -> None:
+        """Stops some members: they change no more. For callbacks of `fit`."""
+        running = self.running
+        running[members] = False
+        self.trainer.training_step.running = running
+
+    def change(self, member: int, **settings: float) -> None:
+        """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
+        optimizer = self.trainer.optimizer
+        for name, value in settings.items():
+            numbers = np.broadcast_to(np.asarray(optimizer.settings[name]), len(self)).tolist()
+            numbers[member] = value
+            setattr(optimizer, name, numbers)
+
+    def copy_member(self, source: int, destination: int) -> None:
+        """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
+        seed stay its own. For callbacks of `fit`."""
+        raise NotImplementedError
+
+    # What came of it --------------------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Array:
+        """The loss of each member, float64 (members,): val_loss, or loss where nothing was held out, of the epoch whose
+        parameters it has; NaN of one that has diverged.
+
+        Raises:
+            StateError: nothing was trained yet.
+        """
+        if not self.history.rows:
+            raise StateError("the population has no scores before it was trained: call fit first.")
+        column = "val_loss" if "val_loss" in self.history.columns else "loss"
+        values = np.array(self.history[column], np.float64)
+        best = self.history.best_epoch
+        if not isinstance(best, list):
+            last: Array = values[-1]
+            return last
+        epochs = [row["epoch"] for row in self.history]
+        return np.array([values[epochs.index(epoch) if epoch else -1, m] for m, epoch in enumerate(best)])
+
+    @property
+    def best(self) -> int:
+        """The member with the least of `scores`."""
+        scores = self.scores
+        return int(np.where(np.isnan(scores), np.inf, scores).argmin())
+
+    @explain_arguments
+    def member(self, m: int) -> Network:
+        """Returns a member as an ordinary network, a copy, which knows what trained it: `save` keeps that."""
+        network = self.network
+        told = network.architecture()
+        layers = [
+            {name: value[m] if isinstance(value, list) else value for name, value in layer.items()}
+            for layer in told["layers"]
+        ]
+        one = told | {"layers": layers, "seed": told["seed"][m]}
+        made = Network.from_architecture(one, device=network.device.name, tf32=network.device.tf32, draw=False)
+        made.device.copy_in(made.parameters, network.parameters[m])
+        made.device.copy_in(made.random, network.random[m])
+        made.preprocessing, made.classes = network.preprocessing, network.classes
+        return made
+
+    @explain_arguments
+    def predict(self, x: Any, batch_size: int = 1024) -> Array:
+        """Computes the outputs of all members, (members, rows, outputs), as `Network.predict` does."""
+        return self.network.predict_members(x, batch_size)
+
+    @explain_arguments
+    def evaluate(
+        self, x: Any, y: Any = None, weights: Any = None, metrics: Sequence[Given] | None = None
+    ) -> dict[str, list[float]]:
+        """Measures the loss and the metrics of some data, one number a member each, as `Trainer.evaluate` does."""
+        return self.trainer.evaluate(x, y, weights, metrics)
