@@ -120,7 +120,7 @@ class Population(FixedAttributes):
         trainer.fit(
             x, y, epochs, weights=weights, validation=validation, validation_split=validation_split, shuffle=shuffle,
             early_stopping=early_stopping, csv=csv, progress=progress,
-            callbacks=[lambda state: any([callback(self) for callback in callbacks])], **chosen,
+            callbacks=[lambda state: any(callback(self) for callback in callbacks)], **chosen,
         )  # fmt: skip
         return self
 
