@@ -219,8 +219,9 @@ def _add_stopping(command: Command) -> None:
     balanced = "balanced: all classes count alike, however many rows they have"
     command.add("--class-weight", balanced, choices=(BALANCED,), metavar="HOW")
     divergence = (
-        "what to do when the loss becomes NaN or infinite: raise, which ends training, or halve_rate, which begins the "
-        "epoch again with half the learning rate, at most 10 times (default: raise)"
+        "what to do when the loss becomes NaN or infinite: raise, which ends training; halve_rate, which begins the "
+        "epoch again with half the learning rate, at most 10 times; or stop, which ends the training of those networks "
+        "of an --ensemble alone (default: raise)"
     )
     command.add("--on-divergence", divergence, choices=ON_DIVERGENCE, default="raise", metavar="HOW")
 

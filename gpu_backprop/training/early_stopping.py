@@ -25,8 +25,9 @@ class EarlyStopping(Monitor):
     `trainer.fit(x, y, early_stopping=True)` makes one with these defaults.
 
     Where there is a models axis, each member has a best epoch and a stop of its own, after which it changes no more;
-    the fit ends when all have stopped. With Trainer(average=...) the best parameters are averages, which are what is
-    measured. An epoch whose measurement is NaN is no improvement. Each fit begins anew.
+    the fit ends when all have stopped, or diverged under fit(on_divergence="stop"). With Trainer(average=...) the best
+    parameters are averages, which are what is measured. An epoch whose measurement is NaN is no improvement. Each fit
+    begins anew.
 
     Args:
         monitor: a column of the history: "val_loss", "val_accuracy", "loss" ...
@@ -87,8 +88,9 @@ class EarlyStopping(Monitor):
 
     def on_epoch(self, state: FitState) -> str | None:
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
-        value = self._value(state)
+        value, diverged = self._value(state), self._trainer.training_step.diverged
         numbers, running = self._numbers, self._numbers["running"]
+        np.copyto(running, False, where=diverged)
         better = value < numbers["best"]
         if self.ties == LAST:
             better |= (value == numbers["best"]) & np.isfinite(value)
@@ -103,7 +105,7 @@ class EarlyStopping(Monitor):
             copy_members(step.device, better, step.measured_parameters, self._best)
         np.logical_and(running, state.epoch - numbers["improved"] < self.patience, out=running)
         self._tell()
-        return None if running.any() else self._reason()
+        return None if running.any() else self._reason(bool(diverged.any()))
 
     def on_end(self, state: FitState) -> None:
         """Gives the network the best parameters; those of a member that has none yet stay."""
@@ -125,10 +127,11 @@ class EarlyStopping(Monitor):
         if isinstance(error := sys.exception(), DivergedError):
             error.add_note(f"Then early stopping brought back the best parameters: {whose} those {told}.")
 
-    def _reason(self) -> str:
+    def _reason(self, diverged: bool) -> str:
         since = self._numbers["improved"]
         if since.ndim:
-            return f"{self.monitor} of no member has improved for {counted(self.patience, 'epoch')}"
+            which = " that has not diverged" if diverged else ""
+            return f"{self.monitor} of no member{which} has improved for {counted(self.patience, 'epoch')}"
         if not self._numbers["best_epoch"]:
             return f"{self.monitor} was NaN or infinite in every epoch"
         return f"{self.monitor} has not improved since epoch {since}"

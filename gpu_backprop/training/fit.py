@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import choose
+from gpu_backprop.backend.errors import InputError, choose
 from gpu_backprop.data.stored_rows import StoredRows
 from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import Samples, samples
@@ -26,7 +26,7 @@ from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
-from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, Run
+from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, STOP, Run
 from gpu_backprop.training.streaming import given_rows, is_streamed
 from gpu_backprop.training.unscaled import warn_of_unscaled
 
@@ -49,6 +49,10 @@ class Fit:
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
         choose("on_divergence", on_divergence, dict.fromkeys(ON_DIVERGENCE))
+        if on_divergence == STOP and not self.network.models_shape:
+            raise InputError(
+                "on_divergence='stop' stops the members that diverge, and there is no models axis: use 'raise'."
+            )
         callbacks = with_early_stopping(early_stopping, callbacks)
         self.callbacks = told = Callbacks(trainer, callbacks)
         stopper = early_stopping_of(callbacks)
@@ -73,7 +77,7 @@ class Fit:
         self.step.averaging.begin(anew=self.resumed is None)
         self.run = Run(
             self.step, source, settings, self.history, shuffle, loss_every, after_step, told.repeatable, halves,
-            schedule, bool(told.each_step),
+            schedule, bool(told.each_step), on_divergence == STOP,
         )  # fmt: skip
         self.running = RunningFit(trainer, self.run, told, data, held_out, on_divergence, first)
         if self.resumed is not None:
@@ -126,7 +130,8 @@ class Fit:
         ):
             history.stopped = None
             if self.resumed is None:
-                history.best_epoch = history.temperature = None
+                history.best_epoch = history.diverged = history.temperature = None
+            self.step.diverged = np.broadcast_to(np.array(history.diverged or 0) > 0, self.network.models_shape)
             try:
                 self._run_epochs(log, shown)
             except KeyboardInterrupt:
@@ -144,6 +149,7 @@ class Fit:
                 raise
             finally:
                 self.schedule.end()
+                self.step.diverged = np.zeros(self.network.models_shape, np.bool_)
         return history
 
     def _run_epochs(self, log: CsvLog, shown: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,17 +59,20 @@ class History(FixedAttributes):
         stopped: of the last fit: None if it had its full length, else a sentence that says why it ended early.
         best_epoch: of the last fit with early stopping, the number of its best epoch, or a list of them, one a member;
             None where there was none.
+        diverged: of the last fit with on_divergence="stop", the number of the epoch in which each member diverged, 0 of
+            those that did not; None where none did. From that epoch on, what was measured of its training is NaN.
         temperature: of the last fit, by what its TemperatureScaling divided the logits, or a list, one a member; None
             where there was none.
     """
 
-    settable = "rows", "steps", "stopped", "best_epoch", "temperature"
+    settable = "rows", "steps", "stopped", "best_epoch", "diverged", "temperature"
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.steps: list[Row] = []
         self.stopped: str | None = None
         self.best_epoch: int | list[int] | None = None
+        self.diverged: list[int] | None = None
         self.temperature: float | list[float] | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -275,9 +279,10 @@ def cell_text(name: str, value: Any) -> str:
 
 def number(value: float | Sequence[float]) -> str:
     """Writes four decimals where they say enough, else four digits and an exponent; a count as it is; of many members
-    the least and the most."""
+    the least and the most, without those that are NaN."""
     if isinstance(value, Sequence):
-        return f"{number(min(value))} to {number(max(value))}"
+        known = [one for one in value if not math.isnan(one)] or value
+        return f"{number(min(known))} to {number(max(known))}"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3e}"

@@ -28,7 +28,7 @@ from gpu_backprop.training.shuffling import Shuffling
 from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.sums import Sums
 
-ON_DIVERGENCE = _, HALVE_RATE = "raise", "halve_rate"
+ON_DIVERGENCE = _, HALVE_RATE, STOP = "raise", "halve_rate", "stop"
 STEPS_AT_ONCE = 8
 """In one graph, where nothing has to be done after each: the next minibatch is gathered while a step still updates."""
 
@@ -57,7 +57,8 @@ class Position(NamedTuple):
         total: on the host, what the losses of its steps have added up to.
         window: the same when the loss was read last within the epoch, and the rows until then.
         seconds: how long it has taken.
-        halving: what an epoch that diverges begins again from, where it does.
+        epoch_start: the state that it began with, where what diverges goes back there.
+        halving: what else an epoch that diverges begins again from, where it does.
     """
 
     epoch: int
@@ -66,6 +67,7 @@ class Position(NamedTuple):
     total: Any = None
     window: Sequence[Any] = ()
     seconds: float = 0.0
+    epoch_start: Any = None
     halving: Any = None
 
 
@@ -80,6 +82,7 @@ class Run:
         repeats: whether steps may be done again, to find the one that diverged.
         halves: whether an epoch that diverges begins again with half the learning rate, see `_halve_rate`.
         schedule: what settings follow; None: nothing.
+        stops: whether members that diverge stop by themselves, see `_go_on_without`.
 
     Attributes:
         number, done: of the running epoch or the one that has just ended, its number and how many `batches` are done.
@@ -98,10 +101,11 @@ class Run:
         self, step: TrainingStep, data: BatchSource, settings: Settings, history: History, shuffle: bool,
         loss_every: int | None = None, after_step: Callable[[Run], bool] = lambda _: False,
         repeats: bool = True, halves: bool = False, schedule: FitSchedule | None = None, by_step: bool = True,
+        stops: bool = False,
     ) -> None:  # fmt: skip
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
-        self.repeats, self._halvings = repeats, MOST_HALVINGS if halves else 0
+        self.repeats, self._stops, self._halvings = repeats, stops, MOST_HALVINGS if halves else 0
         self._by_step = by_step or loss_every is not None or settings.graph is False or not data.device.has_graphs
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
@@ -192,9 +196,10 @@ class Run:
             scaling.start_epoch()
         self.epoch_start.take()
         self._again, self._unhalved = begin, self._halvings
+        if begin.done and begin.epoch_start is not None:
+            self.epoch_start.load(begin.epoch_start)
         if begin.done and begin.halving is not None:
             self._again, self._unhalved = Position(epoch), begin.halving["unhalved"]
-            self.epoch_start.load(begin.halving["epoch_start"])
         while True:
             self._go_to_begin()
             if self.done:
@@ -203,11 +208,15 @@ class Run:
                 if not self._train(shown):
                     return None
                 sums = self._read()
-            if self._finite(sums):
+            finite = self._finite(sums)
+            if finite.all():
+                break
+            if self._stops:
+                self._go_on_without(finite)
                 break
             if not self._halvings:
                 self._report_divergence()
-            self._halve_rate(sums, shown)
+            self._halve_rate(~finite, shown)
         row = {"epoch": epoch} | self._measured(sums)
         if self._best_start is not None:
             better = np.asarray(row["loss"]) < self._least_loss
@@ -243,11 +252,12 @@ class Run:
         halving = None
         if self._best_start is not None:
             halving = {"left": self._halvings, "unhalved": self._unhalved, "least_loss": self._least_loss}
-            halving |= {"best_start": self._best_start.copies, "epoch_start": self.epoch_start.copies}
+            halving |= {"best_start": self._best_start.copies}
         if len(self.history) >= self.number:
             return Position(self.number + 1, halving=halving)
         seconds, total = time.perf_counter() - self.started, self.step.device.to_host(self.total)
-        return Position(self.number, self.steps_done, self._drawn_from, total, self._window, seconds, halving)
+        start = self.epoch_start.copies if halving or self._stops else None
+        return Position(self.number, self.steps_done, self._drawn_from, total, self._window, seconds, start, halving)
 
     def go_on(self, position: Position) -> None:
         """Lets the next epoch begin there. The state of the step is what it was there, but for `shuffling`."""
@@ -257,10 +267,14 @@ class Run:
             self._best_start.load(position.halving["best_start"])
 
     def is_finite(self) -> bool:
-        """Tells whether the losses of the running epoch and the parameters are finite; waits for the device."""
+        """Tells whether the losses of the running epoch and the parameters are finite, of some member where members
+        stop by themselves; waits for the device."""
+        finite = self._finite_now()
+        return bool(finite.any() if self._stops else finite.all())
+
+    def _finite_now(self) -> Array:
         with self.step.device.computing():
-            sums = self._read()
-        return self._finite(sums)
+            return self._finite(self._read())
 
     def _follow_settings(self) -> None:
         """Builds the steps anew where they were built for something else."""
@@ -272,8 +286,12 @@ class Run:
     def roll_back_if_diverged(self) -> str:
         """Goes back to the epoch before if the loss of one that ended early is no longer finite, and says so. Whoever
         stopped the run is not kept waiting until the very step is found."""
-        if self.is_finite():
+        finite = self._finite_now()
+        if finite.all():
             return ""
+        if self._stops:
+            self.whole = False
+            return f", after {self._stop_diverged(finite)}"
         return f", after its loss became NaN or infinite: the parameters are {self._roll_back()}"
 
     def _roll_back(self) -> str:
@@ -325,11 +343,13 @@ class Run:
         rows = min(step * self.batches[0], self.data.rows)
         total = self.step.device.to_host(self.total)
         with np.errstate(invalid="ignore"):  # ∞ − ∞
-            loss = self.step.loss.reduce(total - total_before, rows - rows_before).tolist()
-        row = {"epoch": self.number, "step": step, "loss": loss}
+            loss = self.step.loss.reduce(total - total_before, rows - rows_before)
+        row = {"epoch": self.number, "step": step, "loss": self._unless_diverged(loss)}
         self.history.steps.append(row)
         shown.step(row)
         self._window = total, rows
+        if self._stops:
+            return bool((np.isfinite(total[..., LOSS]) & ~self.step.diverged).any())
         return finite_loss(total)
 
     def _read(self) -> dict[str, Array]:
@@ -344,19 +364,22 @@ class Run:
 
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]
-        row: dict[str, Any] = {"loss": loss.reduce(total, self.data.rows).tolist()}
+        row: dict[str, Any] = {"loss": self._unless_diverged(loss.reduce(total, self.data.rows))}
         if self._has_accuracy:
-            row["accuracy"] = (total[..., CORRECT] / self.data.rows).tolist()
+            row["accuracy"] = self._unless_diverged(total[..., CORRECT] / self.data.rows)
         if scaling.state is not None:
             row |= scaling.measured(sums["scaling"], len(self.batches))
         return row
 
-    def _halve_rate(self, sums: Mapping[str, Array], shown: Progress) -> None:
+    def _unless_diverged(self, measured: Array) -> Any:
+        """Returns what was measured of each member, NaN of those that have diverged."""
+        return np.where(self.step.diverged, np.nan, measured).tolist()
+
+    def _halve_rate(self, diverged: Array, shown: Progress) -> None:
         """Goes back to the beginning of the epoch. Members that diverged get half their learning rate, and go back to
         the beginning of the epoch with their least loss: what came later may have been far off already, and finite."""
         optimizer, models_shape = self.step.optimizer, self.step.network.models_shape
         assert self._best_start is not None
-        diverged = ~(np.isfinite(sums["total"][..., LOSS]) & np.isfinite(sums["squares"]))
         rates = np.where(diverged, 0.5, 1.0) * one_a_member("learning_rate", optimizer.learning_rate, models_shape)
         optimizer.learning_rate = rates.tolist()
         self.epoch_start.restore()
@@ -373,6 +396,31 @@ class Run:
         self._halvings -= 1
         self._begin = self._again
 
+    def _go_on_without(self, finite: Array) -> None:
+        """Stops the members that are not finite, and warns; raises DivergedError where no other is left."""
+        happened, history = self._stop_diverged(finite), self.history
+        if self.step.diverged.all():
+            history.stopped = f"every member has diverged, the last in epoch {self.number}"
+            raise DivergedError(
+                f"{history.stopped}: {happened}. Lower the learning rate, or scale the inputs to about −1 … 1.",
+                epoch=self.number, step=self.steps_an_epoch, history=history,
+            )  # fmt: skip
+        warnings.warn(f"{happened}; the other members go on without", RuntimeWarning, stacklevel=7)
+
+    def _stop_diverged(self, finite: Array) -> str:
+        """Stops the members that are not finite, with all that they had when the epoch began, and says so. The others
+        never know of it."""
+        step, history, members = self.step, self.history, np.flatnonzero(~finite).tolist()
+        self.epoch_start.restore_members(~finite)
+        step.network.refresh()
+        step.diverged = step.diverged | ~finite
+        history.diverged = np.where(finite, history.diverged or 0, self.number).tolist()
+        told = f"member{'s' if len(members) > 1 else ''} {', '.join(map(str, members))}"
+        return (
+            f"the loss or parameters of {told} became NaN or infinite in epoch {self.number}, and the parameters stay "
+            "those that it began with"
+        )
+
     def _refuse_float16(self) -> NoReturn:
         history, epoch, last = self.history, self.number, len(self.batches)
         whose = " of a member" if self.step.network.models_shape else ""
@@ -384,14 +432,15 @@ class Run:
             epoch=epoch, step=last, history=history,
         )  # fmt: skip
 
-    def _finite(self, sums: Mapping[str, Array]) -> bool:
-        """Tells whether all losses of the running epoch are finite, and the parameters too."""
+    def _finite(self, sums: Mapping[str, Array]) -> Array:
+        """Tells of which members all losses of the running epoch are finite, and the parameters too; or have diverged
+        before."""
         device, parameters = self.step.device, self.step.network.parameters
-        finite = finite_loss(sums["total"])
-        if not finite or np.isfinite(sums["squares"]).all():
-            return finite
-        with device.computing():  # the squares of finite numbers can be more than float64 holds
-            return bool(device.xp.isfinite(parameters).all())
+        finite = np.isfinite(sums["squares"])
+        if not finite.all():
+            with device.computing():  # the squares of finite numbers can be more than float64 holds
+                finite = device.to_host(device.xp.isfinite(parameters).all(axis=-1))
+        return np.asarray(finite & np.isfinite(sums["total"][..., LOSS]) | self.step.diverged)
 
     def _restore(self, snapshot: Snapshot) -> None:
         snapshot.restore()

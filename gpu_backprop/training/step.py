@@ -56,6 +56,7 @@ class TrainingStep:
         self._running: Array | None = None
         if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
+        self._diverged = np.zeros(network.models_shape, np.bool_)
         self.seeds = network.reseed(seed)
         self.shuffling = Shuffling(self.seeds, network.models_shape)
 
@@ -109,7 +110,7 @@ class TrainingStep:
     def running(self) -> Array | None:
         """Float64 (models,) on the device: 0 of each member that is stopped, of which no step changes anything, else 1.
         None where members cannot be stopped. To assign truth values, one a member, stops some and lets others go on,
-        from the next step on."""
+        from the next step on, but for those that `diverged`."""
         return self._running
 
     @running.setter
@@ -119,7 +120,21 @@ class TrainingStep:
         given = np.asarray(which)
         if given.shape != self._running.shape or given.dtype != np.bool_:
             raise InputError(f"running must be {self._running.size} truth values, one a member, got {which!r}.")
-        self.device.copy_in(self._running, given.astype(np.float64))
+        self.device.copy_in(self._running, (given & ~self._diverged).astype(np.float64))
+
+    @property
+    def diverged(self) -> Array:
+        """Which members a fit has stopped because they diverged, truth values (models,) on the host. Assigning others
+        stops those, and lets go on what is no longer one of them."""
+        return self._diverged
+
+    @diverged.setter
+    def diverged(self, which: Array) -> None:
+        if self._running is None or (which == self._diverged).all():
+            return
+        goes_on = (self.device.to_host(self._running) > 0) | self._diverged
+        self._diverged = which
+        self.running = goes_on
 
     def beside_updates(self) -> dict[str, Any]:
         """Returns what steps do besides the update of an optimizer, by the names that a trainer has for it; None each

@@ -416,7 +416,10 @@ class Trainer(FixedAttributes):
             on_divergence: what happens where the loss becomes NaN or infinite. "raise": a DivergedError. "halve_rate":
                 the epoch begins again with half the learning rate, from the parameters that the epoch with the least
                 loss began with; of the members whose loss it was, and at most 10 times. A warning says so, and
-                "rate_halved" in the row of the epoch how often.
+                "rate_halved" in the row of the epoch how often. "stop", with a models axis: those members alone stop,
+                with the parameters that the epoch began with, or the best ones of early stopping; for the others, all
+                is as if they had never been. A warning says so, and `History.diverged`; from then on, their loss is
+                NaN. Where all have, it is a DivergedError.
             folds: of a network with a models axis, as many as it has members: member m does not learn from the rows of
                 fold m, which are its validation data. Their number, for folds of every class alike, where there are
                 classes, which the seed says; or the fold of each row, integers (rows,). An epoch has as many rows as

@@ -214,6 +214,34 @@ def test_halving_goes_on(tmp_path, seed):
         assert left(trainer) == left(whole)
 
 
+def test_members_that_diverge_stay_stopped(tmp_path):
+    """Also from the middle of the epoch, before it is known of them or after."""
+    y = X[:, :2] - X[:, 2:]
+
+    def made():
+        net = gb.Network(4, [gb.Dense(6, "relu"), gb.Dropout(0.2), gb.Dense(2)], dtype="float64", seed=[1, 2, 3])
+        return gb.Trainer(net, "squared_error", gb.SGD([0.01, 64.0, 0.3], momentum=0.5), batch_size=8, average=0.9)
+
+    def stopped(trainer, callbacks=()):
+        stopping = gb.EarlyStopping("loss", patience=2)
+        options = {"early_stopping": stopping, "on_divergence": "stop", "callbacks": callbacks, "progress": False}
+        with catch_warnings():
+            simplefilter("ignore")
+            trainer.fit(X, y, 4, **options)
+
+    whole = made()
+    stopped(whole)
+    assert 0 == whole.history.diverged[0] < whole.history.diverged[1]
+    folder = tmp_path / "all"
+    stopped(made(), [gb.Checkpoint(folder, every_steps=1, keep=100)])
+    for _, path in numbered(folder):
+        trainer = made()
+        trainer.resume(path)
+        stopped(trainer)
+        assert str(left(trainer)) == str(left(whole))  # NaN is not itself
+        assert trainer.history.diverged == whole.history.diverged
+
+
 def test_every_step_is_a_place_to_go_on_from(tmp_path):
     whole = trainer_of()
     fit(whole)
