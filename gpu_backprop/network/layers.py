@@ -17,7 +17,7 @@ from gpu_backprop.network.initializers import Initializer, initializer
 from gpu_backprop.network.layer import WEIGHTS_ALONE, Factor, Layer
 from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
 from gpu_backprop.network.periodic import Periodic
-from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
+from gpu_backprop.network.schedules import Followed, check_members, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
 
 
@@ -256,7 +256,8 @@ class Dropout(Layer):
 
     Args:
         rate: in [0, 1), or a sequence of them, one a member.
-        schedule: by what factor the rate is multiplied at each step of a fit, as of an Optimizer.
+        schedule: by what factor the rate is multiplied at each step of a fit, as of an Optimizer; or a list of them,
+            one a member.
     """
 
     BOUNDS: ClassVar[tuple[str, Callable[[Any], bool]]] = ("a number in [0, 1)", lambda rate: 0 <= rate < 1)
@@ -280,13 +281,16 @@ class Dropout(Layer):
         self._rate = tuple(rate) if isinstance(rate, list) else rate  # where setting one of them is no silent nothing
 
     @property
-    def schedule(self) -> Schedule | OwnSchedule | None:
+    def schedule(self) -> Followed | None:
         """What the rate is multiplied by; assigning takes effect from the next fit on."""
         return self._schedule
 
     @schedule.setter
     def schedule(self, value: Any) -> None:
-        self._schedule = None if value is None else schedule_of(value)
+        found = None if value is None else schedule_of(value)
+        if self.number and found is not None:
+            check_members("the schedule of a dropout rate", found, self.models_shape)
+        self._schedule = found
 
     @property
     def active(self) -> bool:
@@ -299,7 +303,7 @@ class Dropout(Layer):
 
     def attach(self, number: int, inputs: int, models_shape: tuple[int, ...]) -> None:
         super().attach(number, inputs, models_shape)
-        self.rate = self._rate  # whose number is checked
+        self.rate, self.schedule = self._rate, self._schedule  # whose numbers are checked
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{rate:g}" for rate in np.atleast_1d(self._rate))

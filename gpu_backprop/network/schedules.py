@@ -2,7 +2,8 @@
 
 A schedule is a function of (step, steps) -> factor, where step counts from 0 and steps is where the training ends. A
 user's own function takes and gives one number, or gives one a member. Those of this file are records that take many
-steps at once, are equal where their numbers are, and can be written to a file.
+steps at once, are equal where their numbers are, and can be written to a file. In their place there may be a tuple of
+them, one a member, where None stands for 1.
 
 A length of time is an int, so many steps, or a float in (0, 1], a share of all steps.
 """
@@ -233,12 +234,12 @@ class Warmup(Schedule):
 
     Args:
         length: n, or what share of all steps.
-        before: the schedule, by name or itself, or a function of (step, steps).
+        before: the schedule, by name or itself, a function of (step, steps), or a list of them, one a member.
     """
 
     name: ClassVar[str] = "warmup"
     length: Length = 0.1
-    before: Schedule | OwnSchedule | str = "constant"
+    before: Followed | str = "constant"
 
     def _checked(self, name: str, value: Any) -> Any:
         return schedule(value) if name == "before" else super()._checked(name, value)
@@ -272,6 +273,8 @@ class Unknown(Schedule):
         return {"name": self.function, "own": True}
 
 
+Followed = Schedule | OwnSchedule | tuple[Any, ...]
+
 KINDS: Mapping[str, type[Schedule]] = {
     kind.name: kind
     for kind in (Constant, StepDecay, Exponential, Polynomial, Cosine, OneCycle, Coslog4, FlatCosine, Warmup)
@@ -284,9 +287,14 @@ SCHEDULES: Mapping[str, Callable[[], Schedule]] = {
 """By name, what makes the schedule with its default numbers."""
 
 
-def schedule(spec: Any) -> Schedule | OwnSchedule:
-    """Returns the schedule that `spec` is: a name, a Schedule, a function of (step, steps), or what `describe` gave."""
+def schedule(spec: Any) -> Followed:
+    """Returns the schedule that `spec` is: a name, a Schedule, a function of (step, steps), what `describe` gave, or a
+    list of these and None, one a member."""
     match spec:
+        case list() | tuple():
+            if not spec or any(isinstance(one, (list, tuple)) for one in spec):
+                raise InputError(f"a list of schedules must have one a member, got {spec!r}.")
+            return tuple(None if one is None else schedule(one) for one in spec)
         case Schedule():
             return spec
         case {"name": str(name), "own": True, **rest} if not rest:
@@ -302,7 +310,7 @@ def schedule(spec: Any) -> Schedule | OwnSchedule:
         if isinstance(spec, str):
             return choose("schedule", spec, SCHEDULES)()
         raise InputError(
-            "a schedule must be a name, a Schedule, or a function of (step, steps), got "
+            "a schedule must be a name, a Schedule, a function of (step, steps), or a list of these, one a member, got "
             f"{type(spec).__name__} {spec!r}."
         )
     try:
@@ -315,25 +323,41 @@ def schedule(spec: Any) -> Schedule | OwnSchedule:
     return own
 
 
-def describe(of: Any) -> dict[str, Any]:
+def check_members(what: str, of: Followed, models_shape: tuple[int, ...]) -> None:
+    """Raises InputError where there is a schedule a member, and they are not as many."""
+    if isinstance(of, tuple) and (len(of),) != models_shape:
+        members = f", or {models_shape[0]}, one a member" if models_shape else ""
+        raise InputError(f"{what} must be one schedule{members}, got a list of {len(of)}.")
+
+
+def describe(of: Any) -> Any:
     """Describes a schedule as plain data; of a function the name alone is kept."""
+    if isinstance(of, tuple):
+        return [None if one is None else describe(one) for one in of]
     return of.describe() if isinstance(of, Schedule) else {"name": name_of(of), "own": True}
 
 
 def name_of(schedule: Any) -> str:
     """Returns what a message calls a schedule: of a function its name alone."""
-    if isinstance(schedule, Schedule):
+    if isinstance(schedule, tuple):
+        return f"[{', '.join(name_of(one) for one in schedule)}]"
+    if schedule is None or isinstance(schedule, Schedule):
         return repr(schedule)
     return str(getattr(schedule, "__name__", type(schedule).__name__))
 
 
 def factors(of: Any, step: Any, steps: int) -> Any:
-    """Returns the factors of a schedule at some steps, float64 (n,), or (n, models) where a function gives one a
-    member; or the one at one step.
+    """Returns the factors of a schedule at some steps, float64 (n,), or (n, models) where there is one a member, or a
+    function gives one; or those at one step.
 
     Raises:
         InputError: a function gives anything but finite numbers, as many at each step.
     """
+    if isinstance(of, tuple):
+        columns = [np.ones(np.shape(step)) if one is None else factors(one, step, steps) for one in of]
+        if wrong := [one for one, column in zip(of, columns, strict=True) if np.shape(column) != np.shape(step)]:
+            raise InputError(f"the schedule {name_of(wrong[0])} is of one member, and must give one number.")
+        return np.stack(columns, axis=-1)
     if isinstance(of, Schedule):
         return of(step, steps)
     at = np.ravel(step).tolist()

@@ -24,11 +24,11 @@ from gpu_backprop.backend.suggestions import accepted_arguments, argument_error,
 from gpu_backprop.backend.update_rule import OPTIONAL, UpdateRule
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.numbers import is_zero, one_a_member, one_or_several
-from gpu_backprop.network.schedules import OwnSchedule, Schedule, describe
+from gpu_backprop.network.schedules import Followed, check_members, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
 
 Setting = float | Sequence[float]
-Scheduled = str | Schedule | OwnSchedule | Mapping[str, str | Schedule | OwnSchedule] | None
+Scheduled = str | Followed | Sequence[str | Followed | None] | Mapping[str, Any] | None
 PENALTIES = "weight_decay", "l1", "l2"
 """The optional settings of rules that are the user's to give; of 0 they do nothing."""
 
@@ -91,9 +91,10 @@ class Optimizer(FixedAttributes):
     Args:
         rule: how a step changes a parameter.
         schedule: by what factor the learning rate is multiplied at each step of a fit: a name of SCHEDULES, a Schedule,
-            or a function of (step, steps); or a mapping of such, by the names of settings. It can be set, from the next
-            fit on. Steps are counted from 0 over all fits of a trainer, as epochs are, each with as many as in this
-            fit; `steps` is where this fit will end. `Trainer.step` takes the settings as they are.
+            or a function of (step, steps); or a list of them, one a member, where None is no schedule; or a mapping of
+            such, by the names of settings. It can be set, from the next fit on. Steps are counted from 0 over all fits
+            of a trainer, as epochs are, each with as many as in this fit; `steps` is where this fit will end.
+            `Trainer.step` takes the settings as they are.
         settings: numbers of the rule that are not its defaults, and of those above, each one number or one a member.
             Each can be set as an attribute too, also between steps, as in trainer.optimizer.learning_rate = 0.01: it
             takes effect from the next step on.
@@ -160,8 +161,8 @@ class Optimizer(FixedAttributes):
         return MappingProxyType(self._settings)
 
     @property
-    def schedule(self) -> Mapping[str, Schedule | OwnSchedule]:
-        """The schedules, by the names of the settings that follow them."""
+    def schedule(self) -> Mapping[str, Followed]:
+        """The schedules, by the names of the settings that follow them; a tuple where there is one a member."""
         return MappingProxyType(self._schedule)
 
     @schedule.setter
@@ -172,7 +173,11 @@ class Optimizer(FixedAttributes):
                 said = f"{name} of {self.rule.name} is not set, and a schedule is a factor on what is"
                 raise InputError(f"{said}: give {self.instead[name]}.")
             choose(f"setting of {self.rule.name}", name, self.rule.settings)
-        self._schedule = {name: schedule_of(one) for name, one in given.items()}
+        found = {name: schedule_of(one) for name, one in given.items()}
+        if (network := self.network) is not None:
+            for name, one in found.items():
+                check_members(f"the schedule of {name} of {type(self).__name__}", one, network.models_shape)
+        self._schedule = found
 
     @property
     def name(self) -> str:
@@ -255,6 +260,7 @@ class Optimizer(FixedAttributes):
         bound = self.with_settings(**settings)
         bound.open()
         bound.network, device = network, network.device
+        bound.schedule = bound.schedule  # whose number is checked
         columns = [one_a_member(name, value, network.models_shape) for name, value in bound.settings.items()]
         hyper = np.stack([np.zeros(network.models_shape), *columns], axis=-1)
         bound.hyper, bound.unscheduled = device.from_host(hyper), device.from_host(hyper[..., 1:].copy())

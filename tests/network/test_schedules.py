@@ -148,6 +148,17 @@ def test_as_many_numbers_at_each_step():
         factors(lambda step, steps: [1.0] * (1 + step), np.arange(5), 5)
 
 
+def test_there_may_be_one_a_member():
+    several = schedule(["cosine", None, gb.Constant(0.5), {"name": "coslog4"}])
+    assert several == (gb.Cosine(), None, gb.Constant(0.5), gb.Coslog4())
+    assert schedule(describe(several)) == several and describe(several)[1] is None
+    found = factors(several, np.arange(5), 5)
+    assert found.shape == (5, 4) and (found[:, 1] == 1).all() and (found[:, 2] == 0.5).all()
+    assert (found[:, 0] == gb.Cosine()(np.arange(5), 5)).all() and (factors(several, 3, 5) == found[3]).all()
+    warm = gb.Warmup(1, [None, "linear"])
+    assert schedule(describe(warm)) == warm and warm(np.arange(3), 3).tolist() == [[0.5, 0.5], [1, 1], [1, 0.5]]
+
+
 # What they are, and are not -------------------------------------------------------------------------------------------
 
 
@@ -179,10 +190,13 @@ def test_every_name_makes_a_schedule(name):
 REFUSED = [
     ("cosin", r"Did you mean cosine\?|unknown schedule 'cosin'"),
     (gb.Cosine, r"got the class Cosine: write Cosine\(\)"),
-    (0.5, r"a name, a Schedule, or a function of \(step, steps\), got float 0\.5"),
+    (0.5, r"a name, a Schedule, a function of \(step, steps\), or a list of these, one a member, got float 0\.5"),
     (lambda step: 1.0, r"must be a function of \(step, steps\)"),
     ({"name": "cosine", "periods": 3}, "cannot be made of"),
     ({"name": "coslog5"}, "schedule 'coslog5'"),
+    ([], r"a list of schedules must have one a member, got \[\]"),
+    (["cosine", ["cosine"]], "a list of schedules must have one a member"),
+    (["cosine", 3], "a schedule must be a name"),
 ]
 
 

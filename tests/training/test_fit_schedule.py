@@ -97,6 +97,51 @@ def test_each_member_has_what_a_function_gives_it_and_its_own_setting():
         np.testing.assert_allclose(members.network.parameters[member], alone.network.parameters, rtol=1e-12)
 
 
+OF_MEMBERS = [gb.Cosine(), None, "one_cycle", lambda step, steps: 1 / (1 + step)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_each_member_may_have_a_schedule_of_its_own(dtype):
+    seeds, rates = [3, 4, 5, 6], [0.01, 0.02, 0.03, 0.04]
+    betas = ["linear", gb.Constant(0.9), None, gb.Warmup(3)]
+    schedules = {"learning_rate": OF_MEMBERS, "beta1": betas}
+    members = trainer_of(gb.Adam(rates, schedule=schedules), seeds, dtype, gb.Dropout(0.5, schedule=OF_MEMBERS))
+    fit(members, shuffle=True)
+    for member, (seed, rate) in enumerate(zip(seeds, rates, strict=True)):
+        own = {name: several[member] for name, several in schedules.items() if several[member] is not None}
+        alone = trainer_of(gb.Adam(rate, schedule=own), seed, dtype, gb.Dropout(0.5, schedule=OF_MEMBERS[member]))
+        fit(alone, shuffle=True)
+        tolerance = 1e-12 if dtype == "float64" else 1e-4
+        np.testing.assert_allclose(
+            members.network.parameters[member], alone.network.parameters, rtol=tolerance, atol=tolerance / 100
+        )
+        if own:
+            assert members.history[-1]["learning_rate"][member] == alone.history.rows[-1].get("learning_rate", rate)
+
+
+@pytest.mark.parametrize("several", [["cosine"], ["cosine"] * 3], ids=len)
+def test_schedules_are_as_many_as_the_members(several):
+    said = rf"must be one schedule, or 2, one a member, got a list of {len(several)}\."
+    with pytest.raises(InputError, match=f"the schedule of learning_rate of SGD {said}"):
+        trainer_of(gb.SGD(0.1, schedule=several), [3, 4])
+    with pytest.raises(InputError, match=f"the schedule of a dropout rate {said}"):
+        trainer_of("sgd", [3, 4], dropout=gb.Dropout(0.5, schedule=several))
+    trainer = trainer_of("sgd", [3, 4])
+    with pytest.raises(InputError, match=said):
+        trainer.optimizer.schedule = several
+    with pytest.raises(InputError, match="of SGD must be one schedule, got a list of"):
+        trainer_of(gb.SGD(0.1, schedule=several))
+    trainer.optimizer.schedule = gb.Warmup(2, several)  # whose own number is seen in the fit
+    with pytest.raises(InputError, match="what the schedule of learning_rate of SGD gives must be one number, or 2"):
+        fit(trainer)
+
+
+def test_a_schedule_of_a_member_gives_one_number():
+    trainer = trainer_of(gb.SGD(0.1, schedule=["cosine", lambda step, steps: [1, 2]]), [3, 4])
+    with pytest.raises(InputError, match="the schedule <lambda> is of one member, and must give one number"):
+        fit(trainer)
+
+
 @pytest.mark.parametrize("seed", [3, [3, 4]], ids=["one", "two members"])
 def test_dropout_follows_one_too(seed):
     rate = 0.5 if seed == 3 else [0.5, 0.0]
@@ -158,8 +203,9 @@ def test_a_copy_goes_on_the_same(tmp_path):
     same(trainer, twin)
 
 
+@pytest.mark.parametrize("members", [False, True], ids=["one", "one a member"])
 @pytest.mark.parametrize("stop", [1, 4, 7], ids="after step {}".format)
-def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
+def test_a_resumed_fit_goes_on_in_the_middle(stop, members, tmp_path):
     """Where it was, in the schedules of the fit that was ended, and with what a callback has set."""
 
     class Raises:
@@ -170,7 +216,11 @@ def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
                 raise RuntimeError("the machine is gone")
 
     def made():
-        return trainer_of(gb.Adam(0.01, schedule=MAPPING_OF_ADAM), dropout=gb.Dropout(0.5, schedule="linear"))
+        several = [gb.Warmup(3), None]
+        optimizer, dropout = gb.Adam(0.01, schedule=MAPPING_OF_ADAM), gb.Dropout(0.5, schedule="linear")
+        if members:
+            optimizer.schedule, dropout.schedule = {**MAPPING_OF_ADAM, "beta2": several}, several
+        return trainer_of(optimizer, [3, 4] if members else 3, dropout=dropout)
 
     straight, ended, resumed = made(), made(), made()
     fit(straight, 4, shuffle=True)
@@ -182,14 +232,14 @@ def test_a_resumed_fit_goes_on_in_the_middle(stop, tmp_path):
     assert resumed.history["learning_rate"] == straight.history["learning_rate"]
 
 
-@pytest.mark.parametrize(("made", "then"), [(None, gb.Cosine(0.5)), ("linear", None)])
+@pytest.mark.parametrize(("made", "then"), [(None, gb.Cosine(0.5)), ("linear", None), ("linear", [None, "cosine"])])
 def test_a_schedule_that_a_callback_has_set_is_resumed_too(tmp_path, made, then):
     """And one that was taken away is none."""
 
     def set_schedule(state):
         state.trainer.optimizer.schedule = then
 
-    ended, resumed = (trainer_of(gb.SGD(0.1, schedule=made)) for _ in range(2))
+    ended, resumed = (trainer_of(gb.SGD(0.1, schedule=made), [3, 4]) for _ in range(2))
     fit(ended, 1, callbacks=[set_schedule, gb.Checkpoint(tmp_path)])
     resumed.resume(tmp_path)
     assert resumed.optimizer.schedule == ended.optimizer.schedule
@@ -319,11 +369,12 @@ def test_they_are_described(optimizer):
 
 
 def test_a_model_file_keeps_that_of_dropout(tmp_path):
-    trainer = trainer_of(gb.SGD(0.1, schedule="cosine"), dropout=gb.Dropout(0.5, schedule=gb.Warmup(3)))
-    fit(trainer)
-    gb.save(tmp_path / "net", trainer)
-    net = gb.load(tmp_path / "net", device="cpu")
-    assert net.layers[1].schedule == gb.Warmup(3)
+    for seed, dropped in ((3, gb.Warmup(3)), ([3, 4], (gb.Warmup(3), None))):
+        trainer = trainer_of(gb.SGD(0.1, schedule="cosine"), seed, dropout=gb.Dropout(0.5, schedule=dropped))
+        fit(trainer)
+        gb.save(tmp_path / "net", trainer)
+        net = gb.load(tmp_path / "net", device="cpu")
+        assert net.layers[1].schedule == dropped
     assert net.trained_by["optimizer"]["settings"]["schedule"] == {
         "learning_rate": {"name": "cosine", "period": 1.0, "multiplier": 1.0, "end": 0.0}
     }
