@@ -8,14 +8,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import get_config
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from gpu_backprop.backend.attributes import Explaining
@@ -75,6 +75,27 @@ def is_stochastic(estimator: Any) -> bool:
     if estimator.solver == LBFGS:
         raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
     return True
+
+
+class Training(NamedTuple):
+    """What an estimator learns from, as its trainer takes it.
+
+    Attributes:
+        X, y, weights: of the rows to learn from.
+        held_out: (X, y) or (X, y, weights), which are only measured; None: there are none.
+        places: where the rows to learn from, and those held out, are among those that `fit` was given; None: it learns
+            from all of them.
+        batch: rows of a minibatch.
+        penalty: alpha over these rows.
+    """
+
+    X: Any
+    y: Array
+    weights: Array | None
+    held_out: Any
+    places: tuple[Array, Array] | None
+    batch: int
+    penalty: float
 
 
 class BaseMLP(ShownParameters, metaclass=Explaining):
@@ -139,6 +160,21 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         return self._fit(X, y, sample_weight, eval_set, incremental=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any, incremental: bool, classes: Any = None) -> Any:
+        training = self._prepare(X, y, sample_weight, eval_set, incremental, classes)
+        if training is None:
+            return self
+        if self.solver == LBFGS:
+            self._fit_full_batch(training)
+        elif incremental:
+            self._go_through(training)
+        else:
+            self._fit_minibatches(training)
+        return self._finish(incremental)
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, eval_set: Any = None, incremental: bool = False, classes: Any = None
+    ) -> Training | None:  # fmt: skip
+        """Checks all that was given, and makes the trainer; None: there is nothing more to learn."""
         goes_on = incremental and hasattr(self, "_trainer")
         if not goes_on and not get_config()["skip_parameter_validation"]:
             self._validate_params()
@@ -156,14 +192,14 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         X, y = self._check_input(X, y, first, classes)
         self.n_outputs_, self.out_activation_ = self._output
         weights = None if sample_weight is None else _check_weights(sample_weight, X)
-        held_out = None if eval_set is None else self._check_eval_set(eval_set)
+        held_out: Any = None if eval_set is None else self._check_eval_set(eval_set)
         if incremental and self.learning_rate not in (*RATES, "constant"):
             raise ValueError(
                 "a schedule goes over the max_iter iterations of fit, and partial_fit is one of nobody knows how many: "
                 "leave learning_rate out, and set learning_rate_init between the calls."
             )
         if goes_on and self.early_stopping and self.stopped_:
-            return self
+            return None
         self._random_state = check_random_state(self.random_state)
         units = [X.shape[1], *sizes, self.n_outputs_]
         if first:
@@ -173,8 +209,12 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
                 f"coefs_ are those of layers of {learned} units, but hidden_layer_sizes and the data ask for {units}. "
                 "Go on with the layers that there are, or begin anew: fit with warm_start=False."
             )
+        places = None
         if self.early_stopping and held_out is None and self.solver != LBFGS:
-            X, y, weights, held_out = self._hold_out(X, y, weights)
+            places = self._hold_out(y)
+            given = [one for one in (X, y, weights) if one is not None]
+            (X, y, *rest), held_out = ([_safe_indexing(one, rows) for one in given] for rows in places)
+            weights = rest[0] if rest else None
         y, weights = self._learned(y), self._row_weights(y, weights)
         batch = self._rows_of_a_batch(X.shape[0])
         together = X.shape[0] if self.solver == LBFGS else batch
@@ -184,12 +224,10 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         self._adopt_parameters()
         self._offset = self._offset_of(y, weights)
         self._begin_scores(held_out)
-        if self.solver == LBFGS:
-            self._fit_full_batch(X, y, weights, held_out, penalty)
-        elif incremental:
-            self._go_through(X, y, weights, held_out, batch, penalty)
-        else:
-            self._fit_minibatches(X, y, weights, held_out)
+        return Training(X, y, weights, held_out, places, batch, penalty)
+
+    def _finish(self, incremental: bool = False) -> Any:
+        """Keeps the parameters that are to be kept, and shows them."""
         if self._best is not None and self.early_stopping and (self.stopped_ or not incremental):
             self.network_.parameters = self._best
         self._show_parameters()
@@ -252,7 +290,7 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
             return min(MOST_ROWS, rows)
         if self.batch_size > rows and self.solver != LBFGS:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=6
             )
         return int(min(self.batch_size, rows))
 
@@ -270,28 +308,26 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
             raise ValueError(f"y of eval_set has {given} columns, but that of the training data has {expected}.")
         return X, y, *(_check_weights(one, X) for one in weights if one is not None)
 
-    def _hold_out(self, X: Any, y: Array, weights: Array | None) -> tuple[Any, ...]:
-        """Splits rows off as scikit-learn does; returns X, y and weights of the others, and these."""
+    def _hold_out(self, y: Array) -> tuple[Array, Array]:
+        """Splits rows off as scikit-learn does; returns where the others are, and these."""
         stratify = y.astype(bool) if is_classifier(self) and self.n_outputs_ == 1 else None
-        arrays = [X, y] if weights is None else [X, y, weights]
-        parts = train_test_split(
-            *arrays, random_state=self._random_state, test_size=self.validation_fraction, stratify=stratify
+        learned, held_out = train_test_split(
+            np.arange(len(y)), random_state=self._random_state, test_size=self.validation_fraction, stratify=stratify
         )
-        held_out = tuple(parts[1::2])
-        if held_out[0].shape[0] < 2:
+        if len(held_out) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        return parts[0], parts[2], None if weights is None else parts[4], held_out
+        return learned, held_out
 
-    def _fit_minibatches(self, X: Any, y: Array, weights: Array | None, held_out: Any) -> None:
+    def _fit_minibatches(self, of: Training) -> None:
         """Lets the trainer run the epochs."""
-        rules, interrupted = self._rules(X), False
+        interrupted, diverged = False, None
         try:
             with _scaled_by_others():
                 history = self._trainer.fit(
-                    X, y, self.max_iter, weights=weights, validation=held_out, shuffle=self.shuffle, progress=False,
-                    callbacks=[*(self.callbacks or ()), rules],
+                    of.X, of.y, self.max_iter, weights=of.weights, validation=of.held_out, shuffle=self.shuffle,
+                    progress=False, callbacks=[*(self.callbacks or ()), self._rules(of.X)],
                 )  # fmt: skip
             interrupted = (history.stopped or "").startswith("interrupted")
         except KeyboardInterrupt:
@@ -299,24 +335,29 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         except InputError as error:
             raise InputError(str(error).replace(OF_FIT, "eval_set=(X, y)")) from None
         except DivergedError as error:
+            diverged = error
+        self._end_iterations(interrupted, diverged)
+
+    def _end_iterations(self, interrupted: bool = False, diverged: DivergedError | None = None) -> None:
+        """Says how the iterations have ended, where it was not well."""
+        if diverged is not None:
             if not self.early_stopping:
-                raise ValueError(f"{NON_FINITE} {error}") from error
+                raise ValueError(f"{NON_FINITE} {diverged}") from diverged
             assert self.validation_scores_ is not None
             self.validation_scores_.append(math.nan)
-            self.stopped_ = str(error)
-            warnings.warn(f"Training ended early, and the best parameters are kept: {error}", ConvergenceWarning, 5)
+            self.stopped_ = str(diverged)
+            warnings.warn(f"Training ended early, and the best parameters are kept: {diverged}", ConvergenceWarning, 6)
         if interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn("Training interrupted by user.", stacklevel=6)
         elif self.n_iter_ == self.max_iter and not self.stopped_:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                "converged yet.", ConvergenceWarning, stacklevel=5,
+                "converged yet.", ConvergenceWarning, stacklevel=6,
             )  # fmt: skip
 
-    def _go_through(
-        self, X: Any, y: Array, weights: Array | None, held_out: Any, batch: int, penalty: float
-    ) -> None:  # fmt: skip
+    def _go_through(self, of: Training) -> None:
         """Takes a step on each minibatch, once: what `Trainer.fit` prepares for many epochs would be more work."""
+        X, y, weights, held_out, _, batch, penalty = of
         trainer, rows, rate = self._trainer, X.shape[0], self.learning_rate_init
         if isinstance(self.solver, str):
             if trainer.optimizer.settings.get("l2", penalty) != penalty:
@@ -343,7 +384,8 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         (metric,) = self._trainer.metrics or ()
         return metric if isinstance(metric, str) else metric.__name__
 
-    def _fit_full_batch(self, X: Any, y: Array, weights: Array | None, held_out: Any, penalty: float) -> None:
+    def _fit_full_batch(self, of: Training) -> None:
+        X, y, weights, held_out, _, _, penalty = of
         trainer = self._trainer
         patience = self.n_iter_no_change if self.early_stopping and held_out is not None else None
         try:
