@@ -28,7 +28,7 @@ LONGEST = 22, 48
 SHADES = 8
 """Greys of a picture, besides white."""
 
-MOST_POINTS, LEAST_POINTS = 2000, 60
+MOST_POINTS, LEAST_POINTS = 2000, 40
 """Points of all curves of a chart together, and of each curve at least; of more, some are left out."""
 
 
@@ -102,14 +102,18 @@ def chart(
     for tick in x.ticks:
         at = _written(x.place(np.array(tick)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
-        inside.append(tag("text", _tick(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
+        inside.append(tag("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
     for tick in y.ticks:
         at = _written(y.place(np.array(tick)))
         inside.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
-        inside.append(tag("text", _tick(tick), x=LEFT - 7, y=at, dy="0.32em", text_anchor="end"))
-    inside.append(tag("text", _cut(x_name, 1), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 8, text_anchor="middle"))
+        inside.append(tag("text", tick_text(tick), x=LEFT - 7, y=at, dy="0.32em", text_anchor="end"))
+    inside.append(
+        tag("text", cut(x_name, LONGEST[1]), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 8, text_anchor="middle")
+    )
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    inside.append(tag("text", _cut(y_name, 1), transform=f"translate(12 {middle}) rotate(-90)", text_anchor="middle"))
+    inside.append(
+        tag("text", cut(y_name, LONGEST[1]), transform=f"translate(12 {middle}) rotate(-90)", text_anchor="middle")
+    )
     if marked is not None:
         at = _written(x.place(np.array(marked)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="best"))
@@ -154,14 +158,14 @@ def bars(
     for tick in x.ticks[zero % every :: every]:
         at = _written(x.place(np.array(tick)))
         inside.append(tag("line", x1=at, x2=at, y1=TOP, y2=_written(bottom), class_="grid"))
-        inside.append(tag("text", _tick(tick), x=at, y=_written(bottom + 16), text_anchor="middle"))
-    inside.append(tag("text", _cut(value_name, 1), x=(NAMES + WIDTH - RIGHT) / 2, y=_written(bottom + 36),
+        inside.append(tag("text", tick_text(tick), x=at, y=_written(bottom + 16), text_anchor="middle"))
+    inside.append(tag("text", cut(value_name, LONGEST[1]), x=(NAMES + WIDTH - RIGHT) / 2, y=_written(bottom + 36),
                       text_anchor="middle"))  # fmt: skip
     start = float(x.place(np.array(begin)))
     for row, name in enumerate(names):
         top = TOP + GAP / 2 + row * (series * thick + GAP)
         middle = _written(top + series * thick / 2)
-        inside.append(tag("text", _cut(name, 0), x=NAMES - 7, y=middle, dy="0.32em", text_anchor="end"))
+        inside.append(tag("text", cut(name, LONGEST[0]), x=NAMES - 7, y=middle, dy="0.32em", text_anchor="end"))
         for k, style in enumerate(styles.values()):
             value, wide = float(lengths[row, k]), float(spread[row, k])
             low, end, high = x.place(np.array([value - wide, value, value + wide])).tolist()
@@ -194,9 +198,9 @@ def _legend(styles: Mapping[str, str]) -> list[Html]:
     return [tag("span", tag("i", class_=style), label) for label, style in styles.items()]
 
 
-def _cut(name: str, where: int) -> str:
-    """Shortens a name to what there is room for."""
-    return name if len(name) <= LONGEST[where] else name[: LONGEST[where] - 1] + "…"
+def cut(name: str, most: int) -> str:
+    """Shortens a name to so many characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _draw(curve: Curve, x: Axis, y: Axis, most: int) -> Html:
@@ -249,7 +253,8 @@ def _powers(low: float, high: float) -> list[float]:
     return all_of_them if len(all_of_them) <= 8 else alone[:: -(-len(alone) // 8)]
 
 
-def _tick(value: float) -> str:
+def tick_text(value: float) -> str:
+    """Writes a number as it stands beside an axis."""
     if 1e4 <= abs(value) < 1e9:  # in full they would not fit beside an axis
         return f"{value / 1e6:.6g}M" if abs(value) >= 1e6 else f"{value / 1e3:.6g}k"
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.6g}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import InputError, choose
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.display.charts import Curve, chart
@@ -41,8 +42,11 @@ FEW = 30
 LAST = 8
 """The last epochs, that a notebook shows besides the first and the best."""
 
-MOST_CURVES = 12
-"""Members that are drawn in HTML; there may be more."""
+MOST_CURVES = 40
+"""Members that are drawn; of more, the best is among them."""
+
+THIN, THICK = 0.6, 2.6
+"""Widths of the lines of members in a figure, and of the best one's."""
 
 
 class History(FixedAttributes):
@@ -140,8 +144,8 @@ class History(FixedAttributes):
     @explain_arguments
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the loss and the metric over the epochs, of training and validation data, and the learning rate where
-        it changed; the best epoch is marked. Losses have a logarithmic scale where all are above 0 and the largest is
-        50 times the least or more.
+        it changed; the best epoch is marked. Of several members the best has a thick line, and its best epoch is
+        marked. Losses have a logarithmic scale where all are above 0 and the largest is 50 times the least or more.
 
         Args:
             path: an image to write (.png, .svg, .pdf ...). None: a figure of matplotlib.pyplot, which a notebook
@@ -159,33 +163,8 @@ class History(FixedAttributes):
             panels.append("learning_rate")
         with new_figure(len(panels), path) as (figure, every_axes):
             for axes, name in zip(every_axes, panels, strict=True):
-                self._draw(axes, name)
+                draw_curves(self, axes, name)
         return figure
-
-    def _draw(self, axes: Axes, name: str) -> None:
-        """Draws the curves of a column and its val_ twin, a line a member, and where the best epoch is."""
-        from matplotlib.ticker import MaxNLocator
-
-        best, epochs, values, drawn = find_best(self), [0], np.array(0.0), []
-        for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
-            rows = [row for row in self.rows if column in row]
-            if rows:
-                epochs, values = [row["epoch"] for row in rows], np.array([row[column] for row in rows], np.float64)
-                drawn.append(values)
-                marker = "." if len(rows) <= FEW else None  # one epoch makes no line
-                line, *_ = axes.plot(epochs, values, color=colour, marker=marker)
-                line.set_label(label if name != "learning_rate" else "")
-        if isinstance(best, list) and values.ndim > 1:  # a rate may be one of all members
-            points = [(epoch, values[epochs.index(epoch), k]) for k, epoch in enumerate(best) if epoch in epochs]
-            axes.plot(*zip(*points, strict=True), "*", color="black", label="best")
-        elif isinstance(best, int):
-            axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: epoch {best}")
-        if name == "loss" and spans_decades(drawn):
-            axes.set_yscale("log")
-        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
 
 
 def tell_result(history: History) -> Html:
@@ -194,8 +173,40 @@ def tell_result(history: History) -> Html:
     return join(tag("p", f"{what}: {told}.") for what, told in said.items() if told)
 
 
+def draw_curves(history: History, axes: Axes, name: str) -> None:
+    """Draws the curves of a column and its val_ twin, a line a member, and where the best epoch is."""
+    from matplotlib.ticker import MaxNLocator
+
+    best, epochs, values, member, drawn = find_best(history), [0], np.array([0.0]), 0, []
+    for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
+        rows = [row for row in history if column in row]
+        if not rows:
+            continue
+        epochs, values = [row["epoch"] for row in rows], np.array([row[column] for row in rows], np.float64)
+        drawn.append(values)
+        how = {"color": colour, "marker": "." if len(rows) <= FEW else None}  # one epoch makes no line
+        *others, member = choose_members(history, values)
+        if others:
+            axes.plot(epochs, values[:, others], linewidth=THIN, markersize=2, **how)
+            how["linewidth"] = THICK
+        (line,) = axes.plot(epochs, values.reshape(len(rows), -1)[:, member], **how)
+        line.set_label(label if name != "learning_rate" else "")
+    if isinstance(best, list) and values.ndim > 1 and best[member] in epochs:  # a rate may be one of all members
+        at = best[member], values[epochs.index(best[member]), member]
+        axes.plot(*at, "*", color="black", markersize=12, label=f"best: member {member}, epoch {at[0]}")
+    elif isinstance(best, int):
+        axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: epoch {best}")
+    if name == "loss" and spans_decades(drawn):
+        axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
 def draw_column(history: History, name: str) -> Html:
-    """Draws a column and its val_ twin over the epochs, a line a member, as HTML; the best epoch is marked."""
+    """Draws a column and its val_ twin over the epochs, as HTML: a thin line a member, and a thick one of the best; the
+    best epoch is marked."""
     curves, drawn = [], []
     for column, label in ((name, "training"), (f"val_{name}", "validation")):
         rows = [row for row in history if column in row]
@@ -203,13 +214,40 @@ def draw_column(history: History, name: str) -> Html:
             continue
         epochs, values = np.array([row["epoch"] for row in rows]), np.array([row[column] for row in rows], np.float64)
         drawn.append(values)
-        members = values.reshape(len(rows), -1).T[:MOST_CURVES]
-        curves += [Curve(epochs, member, label, label if name != "learning_rate" else "") for member in members]
-    best = find_best(history)
+        *others, best = choose_members(history, values)
+        members = values.reshape(len(rows), -1).T
+        curves += [Curve(epochs, members[number], f"{label} thin") for number in others]
+        told = f"{label}, member {best} of {len(members):,}, the best" if others else label
+        style = f"{label} thick" if others else label
+        curves.append(Curve(epochs, members[best], style, told if name != "learning_rate" else ""))
+    marked = find_best(history)
     return chart(
         curves, "epoch", name.replace("_", " "), whole=True, logarithmic=name == "loss" and spans_decades(drawn),
-        marked=best if isinstance(best, int) else None,
+        marked=marked if isinstance(marked, int) else None,
     )  # fmt: skip
+
+
+def choose_members(history: History, values: Array) -> list[int]:
+    """Chooses the members whose values, (epochs, members), are drawn, at most MOST_CURVES, the best of all last; of
+    what all have in common, (epochs,), the only one."""
+    count = values[0].size
+    if count == 1:
+        return [0]
+    scores = member_scores(history)
+    best = int(np.where(np.isfinite(scores), scores, np.inf).argmin())
+    others = [number for number in range(count) if number != best]
+    return [*others[:: -(-len(others) // (MOST_CURVES - 1))], best]
+
+
+def member_scores(history: History) -> Array:
+    """Returns the loss of each member, float64 (members,): val_loss, or loss where nothing was held out, of the epoch
+    whose parameters it has; NaN of one that has diverged."""
+    column = "val_loss" if "val_loss" in history.columns else "loss"
+    values, best = {row["epoch"]: row[column] for row in history if column in row}, history.best_epoch
+    last = [*values.values()][-1]
+    if isinstance(best, list):
+        last = [values.get(epoch, last)[member] for member, epoch in enumerate(best)]
+    return np.array(last, np.float64)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,17 +12,22 @@ from gpu_backprop.backend.attributes import FixedAttributes
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
+from gpu_backprop.display.parallel import columns_that_differ
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
 from gpu_backprop.training.early_stopping import EarlyStopping
-from gpu_backprop.training.history import History
+from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
+from gpu_backprop.training.history import History, draw_curves, member_scores
 from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Population(FixedAttributes):
@@ -155,14 +160,7 @@ class Population(FixedAttributes):
         """
         if not self.history.rows:
             raise StateError("the population has no scores before it was trained: call fit first.")
-        column = "val_loss" if "val_loss" in self.history.columns else "loss"
-        values = np.array(self.history[column], np.float64)
-        best = self.history.best_epoch
-        if not isinstance(best, list):
-            last: Array = values[-1]
-            return last
-        epochs = [row["epoch"] for row in self.history]
-        return np.array([values[epochs.index(epoch) if epoch else -1, m] for m, epoch in enumerate(best)])
+        return member_scores(self.history)
 
     @property
     def best(self) -> int:
@@ -197,3 +195,23 @@ class Population(FixedAttributes):
     ) -> dict[str, list[float]]:
         """Measures the loss and the metrics of some data, one number a member each, as `Trainer.evaluate` does."""
         return self.trainer.evaluate(x, y, weights, metrics)
+
+    @explain_arguments
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draws the settings that differ and the score as parallel coordinates, a line a member, coloured by the rank
+        of its score, and the loss of all members over the epochs; the best member has thick lines.
+
+        Args:
+            path: as of `History.plot`.
+
+        Raises:
+            StateError: nothing was trained yet.
+            InputError: the image can't be written.
+            MissingExtraError: matplotlib is not installed.
+        """
+        scores = self.scores
+        name = "val_loss" if "val_loss" in self.history.columns else "loss"
+        with new_figure(2, path, WIDE) as (figure, (left, right)):
+            draw_parallel(left, columns_that_differ(self.settings), scores, name)
+            draw_curves(self.history, right, "loss")
+        return figure

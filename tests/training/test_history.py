@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError
-from gpu_backprop.training.history import History, describe_best, describe_row, find_best
+from gpu_backprop.training.history import (
+    MOST_CURVES,
+    History,
+    describe_best,
+    describe_row,
+    draw_column,
+    draw_curves,
+    find_best,
+    member_scores,
+)
 
 ROWS = [
     {"epoch": 1, "loss": 0.7, "accuracy": 0.5, "val_loss": 0.8, "val_accuracy": 0.4, "seconds": 0.1},
@@ -132,7 +141,7 @@ def drawn(history, name):
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    history._draw(axes, name)
+    draw_curves(history, axes, name)
     return axes
 
 
@@ -176,15 +185,36 @@ class TestPlot:
         figure = history.plot(tmp_path / "curves.png")
         assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "r2"]
 
-    def test_every_member_has_a_line_and_all_have_one_label(self, tmp_path):
+    def test_every_member_has_a_thin_line_and_the_best_a_thick_one(self, tmp_path):
         history = History()
         for epoch in (1, 2):
-            history.append({"epoch": epoch, "val_loss": [0.5, 0.25 * epoch, 1 / epoch]})
+            history.append({"epoch": epoch, "val_loss": [0.5, 0.25 * epoch, 1 / epoch, 0.1 * epoch]})
         (axes,) = history.plot(tmp_path / "curves.png").axes
-        *lines, best = axes.lines
-        assert len(lines) == 3
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["validation", "best"]
-        assert best.get_xydata().tolist() == [[1, 0.5], [1, 0.25], [2, 0.5]]
+        *others, best, star = axes.lines
+        assert [list(line.get_ydata()) for line in others] == [[0.5, 0.5], [0.25, 0.5], [1, 0.5]]
+        assert list(best.get_ydata()) == [0.1, 0.2]
+        assert max(line.get_linewidth() for line in others) < 1 < best.get_linewidth()
+        told = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert told == ["validation", "best: member 3, epoch 1"]
+        assert star.get_xydata().tolist() == [[1, 0.1]]
+
+    @pytest.mark.parametrize("best", [0, 7, 999])
+    def test_of_many_members_some_are_drawn_and_the_best(self, tmp_path, best):
+        history = History()
+        losses = np.linspace(1, 2, 1000)
+        losses[best], losses[500] = 0.5, math.nan
+        history.append({"epoch": 1, "loss": losses.tolist()})
+        (axes,) = history.plot(tmp_path / "curves.png").axes
+        assert 30 < len(axes.lines) <= MOST_CURVES and list(axes.lines[-1].get_ydata()) == [0.5]
+        assert draw_column(history, "loss").count("<circle") == len(axes.lines)
+
+    def test_the_best_member_is_that_of_its_best_epoch(self):
+        history = History()
+        for epoch in (1, 2):
+            history.append({"epoch": epoch, "loss": [0.1, 0.2], "val_loss": [0.3 * epoch, 0.4]})
+        assert member_scores(history).tolist() == [0.6, 0.4]
+        history.best_epoch = [1, 2]
+        assert member_scores(history).tolist() == [0.3, 0.4]
 
     def test_a_rate_of_all_members_is_one_line(self, tmp_path):
         history = History()
