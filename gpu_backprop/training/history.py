@@ -177,14 +177,14 @@ def draw_curves(history: History, axes: Axes, name: str) -> None:
     """Draws the curves of a column and its val_ twin, a line a member, and where the best epoch is."""
     from matplotlib.ticker import MaxNLocator
 
-    best, epochs, values, member, drawn = find_best(history), [0], np.array([0.0]), 0, []
+    best, drawn, epochs, values, member = find_best(history), [], [0], np.array(0.0), 0
     for column, label, colour in ((name, "training", "C0"), (f"val_{name}", "validation", "C1")):
         rows = [row for row in history if column in row]
         if not rows:
             continue
         epochs, values = [row["epoch"] for row in rows], np.array([row[column] for row in rows], np.float64)
         drawn.append(values)
-        how = {"color": colour, "marker": "." if len(rows) <= FEW else None}  # one epoch makes no line
+        how: dict[str, Any] = {"color": colour, "marker": "." if len(rows) <= FEW else None}  # one epoch makes no line
         *others, member = choose_members(history, values)
         if others:
             axes.plot(epochs, values[:, others], linewidth=THIN, markersize=2, **how)
