@@ -208,6 +208,15 @@ class Recipe:
             max_norm: of the hidden layers, as of `Dense`.
             settings: as of `Network`.
         """
+        net = Network(inputs, self.make_layers(inputs, outputs, output, numbers, max_norm), **settings)
+        if self.data_driven and x is not None:
+            initialize_from_data(net, x)
+        return net
+
+    def make_layers(
+        self, inputs: int, outputs: int, output: str, numbers: int = 0, max_norm: float | None = None
+    ) -> list[Layer]:
+        """Makes the layers of a network, of what `make_network` takes."""
         layers: list[Layer] = []
         if self.periodic and numbers:
             layers.append(Periodic(numbers, self.periodic, learning_rate_factor=self.periodic_rate))
@@ -223,11 +232,7 @@ class Recipe:
         weight = 1.0
         if self.init == "ntp" and self.output_init != "ntp":  # the output layer has ntp's rate, whatever it begins with
             weight = below**-0.5
-        layers.append(Dense(outputs, output, init=self.output_init, **self._rates(weight)))
-        net = Network(inputs, layers, **settings)
-        if self.data_driven and x is not None:
-            initialize_from_data(net, x)
-        return net
+        return [*layers, Dense(outputs, output, init=self.output_init, **self._rates(weight))]
 
     def make_prepared_network(
         self, preprocessing: Preprocessing, x: Array, *, output: str | None = None, seed: int = 0,
@@ -271,15 +276,17 @@ class Recipe:
         """
         if loss is None and self.label_smoothing and network.last.activation.name == "softmax":
             loss = CrossEntropy(label_smoothing=self.label_smoothing)
-        apart = 1 / folds if folds else self.validation_share(rows)
-        batch_size, learned = self.batch_size, max(1, rows - round(apart * rows))  # fit refuses 0
-        if self.even_batches:
-            batch_size = -(-learned // max(1, round(learned / batch_size)))
         optimizer = self.make_optimizer() if optimizer is None else optimizer
-        trainer = Trainer(network, loss, optimizer, batch_size=batch_size, **settings)
+        trainer = Trainer(network, loss, optimizer, batch_size=self.choose_batch_size(rows, folds), **settings)
         monitored = [self.monitor.removeprefix("val_")] if self.monitor not in ("val_loss", "loss") else []
         trainer.metrics = list(dict.fromkeys([*default_metrics(trainer.loss), *monitored, *metrics]))
         return trainer
+
+    def choose_batch_size(self, rows: int, folds: int | None = None) -> int:
+        """Returns the rows a step, where there are so many to train on, and as many folds as of `fit_options`."""
+        apart = 1 / folds if folds else self.validation_share(rows)
+        learned = max(1, rows - round(apart * rows))  # fit refuses 0
+        return -(-learned // max(1, round(learned / self.batch_size))) if self.even_batches else self.batch_size
 
     def make_optimizer(self, **settings: Any) -> Optimizer:
         """Makes the optimizer, with further settings."""
