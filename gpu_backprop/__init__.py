@@ -71,6 +71,9 @@ from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.population import Population
 from gpu_backprop.training.row_logs import JsonLines
 from gpu_backprop.training.saving import load, save
+from gpu_backprop.training.search import search
+from gpu_backprop.training.search_result import SearchResult
+from gpu_backprop.training.search_space import LogUniform, Uniform
 from gpu_backprop.training.temperature import fit_temperature
 from gpu_backprop.training.tensorboard import TensorBoard
 from gpu_backprop.training.trainer import Trainer
@@ -119,6 +122,7 @@ __all__ = [
     "Intervals",
     "JsonLines",
     "Lion",
+    "LogUniform",
     "Loss",
     "MeanSquaredError",
     "MissingExtraError",
@@ -140,6 +144,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Scale",
     "Schedule",
+    "SearchResult",
     "SquaredError",
     "StateError",
     "StepDecay",
@@ -147,6 +152,7 @@ __all__ = [
     "TemperatureScaling",
     "TensorBoard",
     "Trainer",
+    "Uniform",
     "UpdateRule",
     "Warmup",
     "calibrate",
@@ -161,6 +167,7 @@ __all__ = [
     "open_rows",
     "recipes",
     "save",
+    "search",
     "write_report",
 ]
 
