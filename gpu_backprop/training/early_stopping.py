@@ -88,9 +88,9 @@ class EarlyStopping(Monitor):
 
     def on_epoch(self, state: FitState) -> str | None:
         """Keeps the parameters where they are the best yet; says why the fit is to end, where it is."""
-        value, diverged = self._value(state), self._trainer.training_step.diverged
+        value = self._value(state)
         numbers, running = self._numbers, self._numbers["running"]
-        np.copyto(running, False, where=diverged)
+        np.copyto(running, False, where=self._trainer.training_step.ended)
         better = value < numbers["best"]
         if self.ties == LAST:
             better |= (value == numbers["best"]) & np.isfinite(value)
@@ -105,7 +105,7 @@ class EarlyStopping(Monitor):
             copy_members(step.device, better, step.measured_parameters, self._best)
         np.logical_and(running, state.epoch - numbers["improved"] < self.patience, out=running)
         self._tell()
-        return None if running.any() else self._reason(bool(diverged.any()))
+        return None if running.any() else self._reason()
 
     def on_end(self, state: FitState) -> None:
         """Gives the network the best parameters; those of a member that has none yet stay."""
@@ -127,11 +127,10 @@ class EarlyStopping(Monitor):
         if isinstance(error := sys.exception(), DivergedError):
             error.add_note(f"Then early stopping brought back the best parameters: {whose} those {told}.")
 
-    def _reason(self, diverged: bool) -> str:
+    def _reason(self) -> str:
         since = self._numbers["improved"]
         if since.ndim:
-            which = " that has not diverged" if diverged else ""
-            return f"{self.monitor} of no member{which} has improved for {counted(self.patience, 'epoch')}"
+            return f"{self.monitor} of no member has improved for {counted(self.patience, 'epoch')}"
         if not self._numbers["best_epoch"]:
             return f"{self.monitor} was NaN or infinite in every epoch"
         return f"{self.monitor} has not improved since epoch {since}"

@@ -125,13 +125,13 @@ class Fit:
             open_progress(self.progress, left, run.data.rows, history) as shown,
             self.step.averaging.kept(),
             self.step.shuffling.working_ahead(),
+            self.step.ending_members(anew=self.resumed is None),
             self.trainer.as_running(self.running),
             self.callbacks,
         ):
             history.stopped = None
             if self.resumed is None:
                 history.best_epoch = history.diverged = history.temperature = None
-            self.step.diverged = np.broadcast_to(np.array(history.diverged or 0) > 0, self.network.models_shape)
             try:
                 self._run_epochs(log, shown)
             except KeyboardInterrupt:
@@ -149,7 +149,6 @@ class Fit:
                 raise
             finally:
                 self.schedule.end()
-                self.step.diverged = np.zeros(self.network.models_shape, np.bool_)
         return history
 
     def _run_epochs(self, log: CsvLog, shown: Progress) -> None:
@@ -178,3 +177,6 @@ class Fit:
             log.write()
             told.epoch(run)
             shown.epoch(row)  # which marks the best epoch, that a callback may have found
+            if self.step.ended.all() and epoch < self.last:
+                history.stopped = f"every member had ended after epoch {epoch}"
+                return

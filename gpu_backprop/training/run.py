@@ -349,7 +349,7 @@ class Run:
         shown.step(row)
         self._window = total, rows
         if self._stops:
-            return bool((np.isfinite(total[..., LOSS]) & ~self.step.diverged).any())
+            return bool((np.isfinite(total[..., LOSS]) & ~self.step.ended).any())
         return finite_loss(total)
 
     def _read(self) -> dict[str, Array]:
@@ -373,7 +373,7 @@ class Run:
 
     def _unless_diverged(self, measured: Array) -> Any:
         """Returns what was measured of each member, NaN of those that have diverged."""
-        return np.where(self.step.diverged, np.nan, measured).tolist()
+        return np.where(self.history.diverged or 0, np.nan, measured).tolist()
 
     def _halve_rate(self, diverged: Array, shown: Progress) -> None:
         """Goes back to the beginning of the epoch. Members that diverged get half their learning rate, and go back to
@@ -399,7 +399,7 @@ class Run:
     def _go_on_without(self, finite: Array) -> None:
         """Stops the members that are not finite, and warns; raises DivergedError where no other is left."""
         happened, history = self._stop_diverged(finite), self.history
-        if self.step.diverged.all():
+        if history.diverged and all(history.diverged):
             history.stopped = f"every member has diverged, the last in epoch {self.number}"
             raise DivergedError(
                 f"{history.stopped}: {happened}. Lower the learning rate, or scale the inputs to about −1 … 1.",
@@ -413,7 +413,7 @@ class Run:
         step, history, members = self.step, self.history, np.flatnonzero(~finite).tolist()
         self.epoch_start.restore_members(~finite)
         step.network.refresh()
-        step.diverged = step.diverged | ~finite
+        step.ended = step.ended | ~finite
         history.diverged = np.where(finite, history.diverged or 0, self.number).tolist()
         told = f"member{'s' if len(members) > 1 else ''} {', '.join(map(str, members))}"
         return (
@@ -433,14 +433,14 @@ class Run:
         )  # fmt: skip
 
     def _finite(self, sums: Mapping[str, Array]) -> Array:
-        """Tells of which members all losses of the running epoch are finite, and the parameters too; or have diverged
+        """Tells of which members all losses of the running epoch are finite, and the parameters too; or have ended
         before."""
         device, parameters = self.step.device, self.step.network.parameters
         finite = np.isfinite(sums["squares"])
         if not finite.all():
             with device.computing():  # the squares of finite numbers can be more than float64 holds
                 finite = device.to_host(device.xp.isfinite(parameters).all(axis=-1))
-        return np.asarray(finite & np.isfinite(sums["total"][..., LOSS]) | self.step.diverged)
+        return np.asarray(finite & np.isfinite(sums["total"][..., LOSS]) | self.step.ended)
 
     def _restore(self, snapshot: Snapshot) -> None:
         snapshot.restore()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +58,7 @@ class TrainingStep:
         self._running: Array | None = None
         if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
-        self._diverged = np.zeros(network.models_shape, np.bool_)
+        self._ended: Array = np.zeros(network.models_shape, np.bool_)
         self.seeds = network.reseed(seed)
         self.shuffling = Shuffling(self.seeds, network.models_shape)
 
@@ -110,7 +112,7 @@ class TrainingStep:
     def running(self) -> Array | None:
         """Float64 (models,) on the device: 0 of each member that is stopped, of which no step changes anything, else 1.
         None where members cannot be stopped. To assign truth values, one a member, stops some and lets others go on,
-        from the next step on, but for those that `diverged`."""
+        from the next step on, but for those that have `ended`."""
         return self._running
 
     @running.setter
@@ -120,21 +122,30 @@ class TrainingStep:
         given = np.asarray(which)
         if given.shape != self._running.shape or given.dtype != np.bool_:
             raise InputError(f"running must be {self._running.size} truth values, one a member, got {which!r}.")
-        self.device.copy_in(self._running, (given & ~self._diverged).astype(np.float64))
+        self.device.copy_in(self._running, (given & ~self._ended).astype(np.float64))
 
     @property
-    def diverged(self) -> Array:
-        """Which members a fit has stopped because they diverged, truth values (models,) on the host. Assigning others
-        stops those, and lets go on what is no longer one of them."""
-        return self._diverged
+    def ended(self) -> Array:
+        """Which members are stopped for the rest of a fit, whatever `running` is assigned, as those that have diverged
+        are: truth values (models,) on the host. To assign others stops those, and lets the rest go on."""
+        return self._ended
 
-    @diverged.setter
-    def diverged(self, which: Array) -> None:
-        if self._running is None or (which == self._diverged).all():
-            return
-        goes_on = (self.device.to_host(self._running) > 0) | self._diverged
-        self._diverged = which
-        self.running = goes_on
+    @ended.setter
+    def ended(self, which: Array) -> None:
+        if self._running is not None and (which != self._ended).any():
+            running = (self.device.to_host(self._running) > 0) | self._ended
+            self._ended = which
+            self.running = running
+
+    @contextmanager
+    def ending_members(self, anew: bool) -> Iterator[None]:
+        """The context of a fit, after which all members go on; anew: none of them has ended before."""
+        nobody = np.zeros_like(self._ended)
+        self.ended = nobody if anew else self._ended
+        try:
+            yield
+        finally:
+            self.ended = nobody
 
     def beside_updates(self) -> dict[str, Any]:
         """Returns what steps do besides the update of an optimizer, by the names that a trainer has for it; None each
@@ -164,7 +175,7 @@ class TrainingStep:
             arrays["running"] = self.running
         scale = {"stuck": scaling.stuck, "last_scale": scaling.last_scale.tolist()}
         host = {"seeds": self.seeds, "shuffling": self.shuffling.states, "loss scaling": scale}
-        return State(arrays, {**host, "average": {"begun": self.averaging.begun}})
+        return State(arrays, {**host, "average": {"begun": self.averaging.begun}, "ended": self._ended.tolist()})
 
     def load_state(self, state: State) -> None:
         """Copies a state in, from the host or the device; arrays that it lacks stay as they are. The caller has the
@@ -176,6 +187,6 @@ class TrainingStep:
         self.network.refresh()
         self.seeds = state.host["seeds"]
         self.shuffling.states = state.host["shuffling"]
-        self.averaging.begun = state.host["average"]["begun"]
+        self.averaging.begun, self._ended = state.host["average"]["begun"], np.array(state.host["ended"])
         scaling = state.host["loss scaling"]
         self.scaling.stuck, self.scaling.last_scale = scaling["stuck"], np.array(scaling["last_scale"])

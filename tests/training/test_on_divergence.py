@@ -7,6 +7,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.training import fit as fit_module
+from gpu_backprop.training.checkpoints.folder import numbered
 from gpu_backprop.training.progress import Progress
 
 RNG = np.random.default_rng(3)
@@ -204,13 +205,39 @@ def test_the_best_parameters_of_early_stopping_remain(dtype):
     stopper = gb.EarlyStopping("loss", patience=3, min_delta=0.1)
     with pytest.warns(RuntimeWarning, match="of member 1 became"):
         history = fit(trainer, 300, callbacks=[spoil], early_stopping=stopper, on_divergence="stop")
-    assert len(history) < 300 and "loss of no member that has not diverged has improved for 3 epochs" in history.stopped
+    assert len(history) < 300 and "loss of no member has improved for 3 epochs" in history.stopped
     best, end = history.best_epoch, history.diverged[1]
     assert best[1] < end and len(history) == max(np.flatnonzero(~np.isnan(history["loss"]).all(axis=1))) + 1
     for member in range(3):
         wanted = spoil.states[best[member] - 1]["parameters"][member]
         assert trainer.network.parameters[member].tobytes() == wanted.tobytes()
     assert all(running[1] == 0 for running in spoil.running[end - 1 :])
+
+
+@pytest.mark.parametrize("stopping", [None, gb.EarlyStopping("loss", patience=9)], ids=["", "early stopping"])
+def test_a_callback_may_end_members(stopping, tmp_path):
+    """For the rest of the fit, whatever early stopping says, also where it goes on in another process; all of them end
+    it."""
+
+    def end(state):
+        step = state.trainer.training_step
+        step.ended = step.ended | (np.arange(3) < state.epoch - 1)
+        if state.epoch < 4:
+            seen.append(step.running.tolist())
+            parameters.append(np.array(state.trainer.network.parameters))
+
+    seen, parameters = [], []
+    options = {"early_stopping": stopping, "callbacks": [end, gb.Checkpoint(tmp_path, keep=9)]}
+    trainer, resumed = (trainer_of(0.01, "float64", [1, 2, 3]) for _ in range(2))
+    history = fit(trainer, 9, **options)
+    assert seen == [[1, 1, 1], [0, 1, 1], [0, 0, 1]] and "every member had ended after epoch 4" in history.stopped
+    assert np.isfinite(history["loss"]).all() and len(history) == 4 and history.diverged is None
+    assert parameters[2][0].tobytes() == parameters[1][0].tobytes() != parameters[0][0].tobytes()
+    assert trainer.training_step.running.tolist() == [1, 1, 1]
+    resumed.resume(numbered(tmp_path)[3][1])  # that of epoch 3
+    seen.clear()
+    fit(resumed, 9, **options)
+    assert resumed.network.parameters.tobytes() == trainer.network.parameters.tobytes() and not seen
 
 
 def test_an_epoch_that_is_ended_stops_them_too():
