@@ -192,6 +192,8 @@ FROM_ELSEWHERE = [
     (TRAINER.fit, "cbs", "callbacks=[f]"), (gb.AdamW, "wd", "weight_decay=0.01"),
     (gb.Trainer, "num_train_epochs", "epochs=100"), (gb.Trainer, "bs", "batch_size="),
     (gb.Trainer, "per_device_train_batch_size", "batch_size=128"), (gb.Warmup, "num_warmup_steps", "length=0.1"),
+    (gb.search, "param_grid", "space={"), (gb.search, "cv", "folds=5"), (gb.search, "n_iter", "trials=50"),
+    (gb.search, "scoring", "metric='accuracy'"), (gb.search, "n_jobs", "leave it out: candidates train side by side"),
 ]  # fmt: skip
 
 

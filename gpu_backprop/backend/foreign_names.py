@@ -260,6 +260,13 @@ ARGUMENTS_OF: Mapping[str, Names] = {
     "StepDecay": {"leave it out: it falls in steps": "staircase"},
     "load": {"leave it out: a model file holds data, never code": "weights_only custom_objects safe_mode compile"},
     "save": {"leave it out: a file already there is replaced": "overwrite", "leave it out": "save_format"},
+    "search": {
+        "space={'learning_rate': [0.01, 0.001]}": "param_grid param_distributions params search_space hyperparameters",
+        "trials=50": "n_iter n_trials max_trials num_samples n_candidates", "metric='accuracy'": "scoring objective",
+        "layers=[gb.Dense(100, 'relu'), gb.Dense(10, 'softmax')]": "estimator model net hypermodel hidden_layer_sizes",
+        "leave it out: candidates train side by side": "n_jobs pre_dispatch max_concurrent_trials",
+        "leave it out: the result has fit_best": "refit",
+    },
     "fit_lbfgs": {"leave it out: a line search finds the steps": "lr learning_rate line_search_fn"},
 }  # fmt: skip
 """Arguments of one thing, or of a class and those below it; asked before ARGUMENTS. A name that ends with "__" stands
