@@ -67,7 +67,7 @@ def check_parameters(where, head, cpu):
             raise DeviceError(f"{where}: {p.name} has the unknown type {p.type!r}; known: {', '.join(known)}.")
         if p.of and (p.of not in pointers or p.type not in INTEGERS):
             raise DeviceError(f"{where}: {p.name} has to be an integer and tell of a pointer called {p.of}.")
-        if p.name.endswith("_step") and p.of and "models" not in (pointers[p.of].shape or ())[:1]:
+        if p.name.endswith("_step") and p.of and "models" not in (pointers[p.of].shape or ())[: None if cpu else 1]:
             raise DeviceError(f"{where}: {p.name} tells of models; the shape of {p.of} has to begin with models.")
         if p.by_rows and "models" not in (p.shape or ())[:1]:
             raise DeviceError(f"{where}: {p.name} is not [models, rows ...] and cannot be accessed by rows.")

@@ -240,9 +240,14 @@ class Device:
         """
         return 0
 
-    def sequence(self, calls: Iterable[Call]) -> tuple[Call, ...]:
-        """Returns calls that do the same as these in turn, and fewer where the device has a way to."""
-        return tuple(calls)
+    def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
+        """Returns calls that do the same as these in turn, so many times, and fewer where the device has a way to."""
+        return tuple(calls) * repeats
+
+    def at_once(self, calls: Sequence[Call]) -> int:
+        """Returns how many times, at most, `sequence` had better do these calls at once: more than once where that is
+        one call, which does not last long."""
+        return 1
 
     def capture(self, nodes: Sequence[Node]) -> Call:
         """All that the operations of a plan do, see `Plan.nodes`, as one bound call.

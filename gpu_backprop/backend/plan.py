@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from operator import attrgetter
 from types import SimpleNamespace
@@ -63,7 +63,7 @@ class Plan:
         self.loss_scale: Array | None = None  # what the gradient of the loss is multiplied by, one number a model
         self._names: dict[Any, str] = {}
         self._saved: dict[int, SimpleNamespace] = {}
-        self._runs: dict[tuple[str, ...], tuple[Call, ...]] = {}
+        self._runs: dict[tuple[tuple[str, ...], int], tuple[Call, ...]] = {}
 
     # Buffers ----------------------------------------------------------------------------------------------------------
 
@@ -193,12 +193,11 @@ class Plan:
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def run(self, *phases: str) -> None:
-        """Runs every operation, or those of the given phases."""
-        calls = self._runs.get(phases)
+    def run(self, *phases: str, repeats: int = 1) -> None:
+        """Runs every operation, or those of the given phases; all of it so many times."""
+        calls = self._runs.get((phases, repeats))
         if calls is None:
-            chosen = [o for o in self.operations if not phases or o.phase in phases]
-            calls = self._runs[phases] = self.device.sequence(call for o in chosen for call in o.calls)
+            calls = self._runs[phases, repeats] = self.device.sequence(self._calls(phases), repeats)
         try:
             for call in calls:
                 call()
@@ -206,11 +205,19 @@ class Plan:
             self.reset()
             raise
 
+    @cached_property
+    def at_once(self) -> int:
+        """How many runs are worth being one with `repeats`."""
+        return self.device.at_once(self._calls(()))
+
+    def _calls(self, phases: Sequence[str]) -> list[Call]:
+        return [call for o in self.operations if not phases or o.phase in phases for call in o.calls]
+
     def reset(self) -> None:
         """Brings the counters that operations expect at 0 back to it: after a run that did not end."""
         with suppress(Exception):  # where the device itself has failed, its own error says so
             self.device.reset_tickets()
-        for call in (call for o in self.operations for call in o.calls):
+        for call in self._calls(()):
             getattr(call, "reset", lambda: None)()
 
     def trace(self, joined: bool = True) -> Iterator[tuple[Operation, dict[str, Array]]]:

@@ -13,6 +13,9 @@ from gpu_backprop.backend.snapshot import Snapshot
 
 LOG = logging.getLogger("gpu_backprop")
 
+STEPS_AT_ONCE = 8
+"""In one graph, where nothing has to be done after each: the next minibatch is gathered while a step still updates."""
+
 _said: set[str] = set()  # why graphs were given up in this process: a plan for each number of rows need not repeat it
 
 
@@ -35,7 +38,7 @@ class Replay:
     def __init__(self, plan: Plan, graph: bool | str, repeats: int = 1) -> None:
         self.plan, self.graph, self.repeats = plan, graph, repeats
         self.replays, self._ran = False, False
-        self._eagerly: Callable[[], None] = plan.run if repeats == 1 else partial(_run_often, plan, repeats)
+        self._eagerly: Callable[[], None] = plan.run if repeats == 1 else partial(plan.run, repeats=repeats)
         self._often: dict[int, Replay] = {}
         self.reason = "it has not run often enough to be captured"
         if graph is False or not plan.device.has_graphs:
@@ -50,6 +53,13 @@ class Replay:
         else:
             self._eagerly()
             self._ran = True
+
+    def at_once(self, count: int) -> int:
+        """Returns how many of so many runs, with nothing to be done between them, are one: what `often` is given. A
+        graph of several is captured only where it serves more than twice."""
+        if self.graph is False or not self.plan.device.has_graphs:
+            return max(1, min(self.plan.at_once, (count - 1) // 2))
+        return STEPS_AT_ONCE if count > 2 * STEPS_AT_ONCE else 1
 
     def often(self, repeats: int) -> Replay:
         """Returns what goes through the plan so many times at once, the same every time it is asked for."""
@@ -112,8 +122,3 @@ class Replay:
         rows, one = self.plan.buffers["x"].shape[-2], "step" if self.plan.training else "measurement"
         runs = f"a {one}" if self.repeats == 1 else f"{self.repeats} {one}s"
         return f"{self.plan.device.name}: {runs} of {rows:,} rows"
-
-
-def _run_often(plan: Plan, repeats: int) -> None:
-    for _ in range(repeats):
-        plan.run()

@@ -29,9 +29,6 @@ from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.sums import Sums
 
 ON_DIVERGENCE = _, HALVE_RATE, STOP = "raise", "halve_rate", "stop"
-STEPS_AT_ONCE = 8
-"""In one graph, where nothing has to be done after each: the next minibatch is gathered while a step still updates."""
-
 MOST_HALVINGS = 10
 """In one fit: a thousandth of a learning rate that does not lead out of a divergence is not what was wrong."""
 
@@ -106,7 +103,7 @@ class Run:
         self.step, self.data, self.settings, self.history = step, data, settings, history
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
         self.repeats, self._stops, self._halvings = repeats, stops, MOST_HALVINGS if halves else 0
-        self._by_step = by_step or loss_every is not None or settings.graph is False or not data.device.has_graphs
+        self._by_step = by_step or loss_every is not None
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
         self._first = self.number
@@ -328,10 +325,10 @@ class Run:
 
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
-        steps are one run. The last step of an epoch is one of its own; those of a short epoch all are."""
-        single = self._by_step or self.in_one_launch or len(self.batches) <= 2 * STEPS_AT_ONCE
-        at, most = 0, 1 if single else STEPS_AT_ONCE
+        steps are one run. The last step of an epoch is one of its own."""
+        at, single = 0, self._by_step or self.in_one_launch
         while at < len(part):
+            most = 1 if single else self.steps[part[at]].at_once(len(self.batches))
             alike = at + most <= len(part) and part[at] == part[at + most - 1]
             count = most if alike and done + at + most < len(self.batches) else 1
             yield part[at], count

@@ -36,10 +36,10 @@ BP_CPU void gather(
 
 // counter += by
 BP_CPU void advance(
-    i64* counter,  // [count]
-    i64 count, i64 by, i64 part, i64 parts) {
-  const Range r = part_of(count, part, parts, 8);
-  for (i64 i = r.begin; i < r.end; i++) counter[i] += by;
+    i64* counter,  // [models]
+    i64 counter_step, i64 models, i64 by, i64 part, i64 parts) {
+  const Range r = part_of(models, part, parts, 8);
+  for (i64 model = r.begin; model < r.end; model++) counter[model * counter_step] += by;
 }
 
 // step += 1, but where counted is 0

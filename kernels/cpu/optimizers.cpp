@@ -60,12 +60,12 @@ BP_DEV double shrinking(double limit, double norm) {
 
 // factor = counted min(1, limit/(counted sqrt(squares) + 1e-6)), but 0 where counted is
 BP_CPU void clip_factor(
-    const double* squares,  // [count]
-    const double* limit,    // [count]
-    const double* counted,  // [count]?
-    double* factor,         // [count]
-    i64 count, i64 part, i64 parts) {
-  for (i64 m = part; m < count; m += parts) {
+    const double* squares,  // [models]
+    const double* limit,    // [models]
+    const double* counted,  // [models]?
+    double* factor,         // [models]
+    i64 models, i64 part, i64 parts) {
+  for (i64 m = part; m < models; m += parts) {
     const double counts = counted ? counted[m] : 1;
     factor[m] = counts == 0 ? 0 : counts * shrinking(limit[m], counts * __builtin_sqrt(squares[m]) + 1e-6);
   }

@@ -16,13 +16,12 @@ template<class U>
 BP_CPU void update(
     float* w,                       // [models, n]
     const float* g,                 // [models, n]
-    float* moments,                 // [count, models, n]?
+    float* moments,                 // [count, models, n]? `apart` from each other
     const double* hyper,            // [models, settings] step and the settings of the rule
     const double* gradient_factor,  // [models]?
     const float* groups,            // [3, blocks]? the factors of rate, decay and penalties
-    i64 models, i64 n, i64 count, i64 settings, i64 blocks, i64 part, i64 parts) {
+    i64 models, i64 n, i64 count, i64 apart, i64 settings, i64 blocks, i64 part, i64 parts) {
   const Range r = part_of(n, part, parts, BLOCK);
-  const i64 apart = models * n;
   for (i64 m = 0; m < models; m++) {
     if (gradient_factor && gradient_factor[m] == 0) continue;
     const float factor = gradient_factor ? float(gradient_factor[m]) : 1.0f;

@@ -1,8 +1,9 @@
-// A plan in one call: its operations one after the other, each split among the threads; and the products.
+// A plan in one call, once or several times; and the products.
 //
-// Every thread goes through the whole list and does its part of each operation. Where an operation needs the result of
-// another thread, a barrier stands before it. After a program the threads spin for a moment, because the next step
-// usually follows at once; then they sleep.
+// Every thread goes through the whole list of operations and does its part of each. Where an operation needs the result
+// of another thread, a barrier stands before it. With many members each thread takes one of them at a time through the
+// whole list instead: what it works on stays in its core's cache, and nobody waits. After a program the threads spin for
+// a moment, because the next step usually follows at once; then they sleep.
 #include "port.hpp"
 
 #include <linux/futex.h>
@@ -21,6 +22,11 @@ struct KernelCall {
 };
 extern "C" const i64 bp_call_size = sizeof(KernelCall);
 
+struct Pointer {
+  i64 slot;  // among all of a program's calls, as numbers of 8 bytes
+  i64 step;  // in bytes, from one member to the next
+};
+
 struct Program {
   const KernelCall* calls;
   i64 count;
@@ -30,6 +36,16 @@ struct Program {
   i64 parallel;     // whether an adaptive program uses the threads now
   i64 warmup;       // how many more runs are not typical, because the program is new or the threads were asleep
   double ns[2];     // how long a run takes, serial and parallel: a moving average; 0: not known
+  i64 repeats;      // how many times a run goes through the calls
+  i64 members;      // that are taken one by one; 0: each operation does all, and the fields below are not there
+  i64 next;         // which of them is taken next
+  KernelCall* own;  // [threads, count]: the calls of each thread, for one member
+  const Pointer* pointers;  // to what is each member's own
+  i64 pointer_count;
+  i64* const* counters;  // that all members count alike: each of them begins at what they are before the run
+  i64 counter_count;
+  i64* counts;  // [1 + threads, room]: what the counters were; and each thread's, which its calls have in their place
+  i64 room;
 };
 
 static const i64 MAX_THREADS = 256;
@@ -44,7 +60,7 @@ struct alignas(128) Counter {  // on a cache line of its own, and not on its nei
 static Counter arrived, phase, done;  // at a barrier; how many barriers there were; who has finished the program
 static Counter given[MAX_THREADS], asleep[MAX_THREADS];  // to each thread: how many programs; whether it sleeps
 static Counter turn;                                     // 1 while a program runs on more than one thread
-static const Program* program;
+static Program* program;
 static i64 workers;  // threads beside the one that calls
 
 static unsigned read(const Counter& c) { return __atomic_load_n(&c.value, __ATOMIC_ACQUIRE); }
@@ -72,11 +88,29 @@ static void barrier(i64 all) {
 }
 
 static void run_parts(const Program& all, i64 me) {
-  for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++) {
-    if (call->barrier) barrier(all.threads);
-    if (me < call->parts) call->run(call->slots, me, call->parts);
+  for (i64 repeat = 0; repeat < all.repeats; repeat++)
+    for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++) {
+      if (call->barrier || (repeat && call == all.calls)) barrier(all.threads);
+      if (me < call->parts) call->run(call->slots, me, call->parts);
+    }
+}
+
+// Takes members as long as there are some. What is done for each does not depend on the thread.
+static void run_members(Program& all, i64 me) {
+  KernelCall* const calls = all.own + me * all.count;
+  i64 *const numbers = reinterpret_cast<i64*>(calls), *const counts = all.counts + (1 + me) * all.room;
+  const i64* const of_first = reinterpret_cast<const i64*>(all.calls);
+  for (i64 m; (m = __atomic_fetch_add(&all.next, 1, __ATOMIC_RELAXED)) < all.members;) {
+    for (const Pointer *p = all.pointers, *end = p + all.pointer_count; p != end; p++)
+      numbers[p->slot] = of_first[p->slot] + m * p->step;
+    for (i64 k = 0; k < all.counter_count; k++) counts[k] = all.counts[k];
+    for (i64 repeat = 0; repeat < all.repeats; repeat++)
+      for (const KernelCall *call = calls, *end = call + all.count; call != end; call++) call->run(call->slots, 0, 1);
+    for (i64 k = 0; m == 0 && k < all.counter_count; k++) *all.counters[k] = counts[k];
   }
 }
+
+static void run_share(Program& all, i64 me) { all.members ? run_members(all, me) : run_parts(all, me); }
 
 // Numbers too small to be normal become 0 and count as 0, as on CUDA: with them processors are up to 100 times slower.
 #if defined(__x86_64__)
@@ -109,7 +143,7 @@ static void* work(void* number) {
       add(asleep[me], -1);
       look = 0;
     }
-    run_parts(*program, me);
+    run_share(*program, me);
     add(done, 1);
   }
   return nullptr;
@@ -153,7 +187,7 @@ static bool start_workers(i64 threads) {
   return threads <= workers + 1;
 }
 
-static void run_parallel(const Program& all) {
+static void run_parallel(Program& all) {
   program = &all;
   write(done, 0);
   for (i64 k = 1; k < all.threads; k++) {
@@ -161,13 +195,15 @@ static void run_parallel(const Program& all) {
     if (__atomic_load_n(&asleep[k].value, __ATOMIC_SEQ_CST))
       syscall(SYS_futex, &given[k].value, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
   }
-  run_parts(all, 0);
+  run_share(all, 0);
   for (unsigned look = 0; read(done) != all.threads - 1; look++) relax(look);
 }
 
-static void run_serial(const Program& all) {
-  for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++)
-    for (i64 part = 0; part < call->parts; part++) call->run(call->slots, part, call->parts);
+static void run_serial(Program& all) {
+  if (all.members) return run_members(all, 0);
+  for (i64 repeat = 0; repeat < all.repeats; repeat++)
+    for (const KernelCall *call = all.calls, *end = call + all.count; call != end; call++)
+      for (i64 part = 0; part < call->parts; part++) call->run(call->slots, part, call->parts);
 }
 
 // Limits the BLAS to one thread when the first caller begins, and lifts the limit when the last one ends. `inside` says
@@ -202,11 +238,13 @@ static void run_adaptive(Program& all) {
   if (other < current) all.parallel = !all.parallel, all.warmup = WARMUP;
 }
 
-// The parts of each operation are the same whoever does them, and so are the results: where the threads are busy with
-// another program, or not worth it, the caller does all parts.
+// The parts of each operation, and what is done for a member, are the same whoever does them, and so are the results:
+// where the threads are busy with another program, or not worth it, the caller does all.
 extern "C" void bp_run(Program* all) {
   const u64 before = flush_denormals();
   i64 inside = 0;
+  all->next = 0;
+  for (i64 k = 0; k < all->counter_count; k++) all->counts[k] = *all->counters[k];
   if (all->limits_blas) bp_limit_blas_threads(1, &inside);
   if (all->threads > 1 && __atomic_exchange_n(&turn.value, 1, __ATOMIC_ACQUIRE) == 0) {
     if (!start_workers(all->threads))

@@ -26,7 +26,7 @@ from tracing import TRACE, traced
 import gpu_backprop as gb
 from gpu_backprop.backend.branches import in_a_row, longest_path
 from gpu_backprop.backend.signatures import heads
-from gpu_backprop.training.run import STEPS_AT_ONCE
+from gpu_backprop.training.replay import STEPS_AT_ONCE
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.training import streaming
-from gpu_backprop.training.run import STEPS_AT_ONCE
+from gpu_backprop.training.replay import STEPS_AT_ONCE
 
 pytestmark = pytest.mark.gpu
 

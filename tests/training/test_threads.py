@@ -59,7 +59,7 @@ def state(trainer):
 
 def every_call(plan):
     """The calls of a plan one by one, also where they would be run as one; they are what it runs from now on."""
-    plan._runs[()] = calls = [call for operation in plan.operations for call in operation.calls]
+    plan._runs[(), 1] = calls = [call for operation in plan.operations for call in operation.calls]
     return calls
 
 
@@ -106,7 +106,7 @@ def test_a_network_is_read_in_the_middle_of_a_step(make, dtype):
         assert elsewhere(trainer.evaluate, X, target) == pytest.approx(measured, rel=1e-6)
 
     calls = every_call(plan)
-    plan._runs[()] = [f for call in calls for f in (call, read)]
+    plan._runs[(), 1] = [f for call in calls for f in (call, read)]
     trainer.step(X, target, weights)
     alone.step(X, target, weights)
     assert state(trainer) == state(alone)
@@ -340,13 +340,13 @@ def test_a_step_that_did_not_end_spoils_no_later_one(make, dtype, error):
         raise error
 
     for place in range(len(calls) + 1):
-        plan._runs[()] = [*calls[:place], fail]
+        plan._runs[(), 1] = [*calls[:place], fail]
         with pytest.raises(error):
             trainer.step(X, target)
         assert not any(counter.any() for counter in counters(plan))
         for array, values in before:
             array[...] = values
-        plan._runs[()] = calls
+        plan._runs[(), 1] = calls
         trainer.step(X, target)
         assert state(trainer) == expected
         for array, values in before:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_longlong
 
 import numpy as np
 
 from gpu_backprop.backend.compiled.library import CpuLibrary
-from gpu_backprop.backend.compiled.program import sequence
+from gpu_backprop.backend.compiled.program import at_once, sequence
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.operations import Operations
@@ -34,8 +34,11 @@ class CpuDevice(Device):
         super().__init__("cpu", reason, "float32", np, ops)
         self.library, self.threads = library, library.threads
 
-    def sequence(self, calls: Iterable[Call]) -> tuple[Call, ...]:
-        return sequence(calls)
+    def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
+        return sequence(calls, repeats)
+
+    def at_once(self, calls: Sequence[Call]) -> int:
+        return at_once(calls)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -1,11 +1,14 @@
 """A plan's operations as one call: what a CUDA graph is on a GPU.
 
 A KernelCall is one operation of kernels/cpu with all its arguments. Neighbours become a Program, which is one call from
-Python, in which each operation is split among threads. kernels/cpu/program.cpp runs it.
+Python. kernels/cpu/program.cpp runs it.
 
-All threads go through the list. A barrier, where they wait for each other, stands only before an operation that
-accesses memory which another thread may be using: where it and one since the last barrier overlap and one of them
-writes. None is needed where one thread does both, or where both access it by rows and in the same parts.
+All threads go through the list, and split each operation. A barrier, where they wait for each other, stands only before
+an operation that accesses memory which another thread may be using: where it and one since the last barrier overlap and
+one of them writes. None is needed where one thread does both, or where both access it by rows and in the same parts.
+
+With at least as many members as threads, each thread takes one member at a time through the whole list, see `Members`.
+What a member learns then has the same bits as what it learns alone on one thread.
 """
 
 from __future__ import annotations
@@ -27,6 +30,12 @@ from gpu_backprop.backend.signatures import Parameter
 HEAD = 3
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
+FIELDS = 19
+"""Of struct Program there, 8 bytes each."""
+
+COUNTER = 8
+"""The bytes of a number that all members count alike."""
+
 DTYPES = {"float": "float32", "double": "float64", "i64": "int64"}
 
 SPLIT_NS = 200
@@ -37,6 +46,12 @@ PARALLEL_NS = 12_000
 
 ALWAYS_PARALLEL_NS = 500_000
 """The work, in nanoseconds, from which it always does; below, only while that is measured to be faster."""
+
+AT_ONCE_NS = 20e6
+"""How long one call lasts at most, in nanoseconds, of those that run a program several times: Ctrl-C waits for it."""
+
+MOST_AT_ONCE = 64
+"""How many times such a call runs a program at most: more do not make it faster."""
 
 WARMUP = 4
 """Runs of a new program that are not timed: its threads do not run yet, and its memory is not in the cache."""
@@ -59,7 +74,8 @@ class Host(Protocol):
 
 
 class MemoryAccess(NamedTuple):
-    """Memory that a call reads or writes: `size` bytes of each model, `stride` bytes from one to the next."""
+    """Memory that a call reads or writes: `size` bytes of each model, `stride` bytes from one to the next. What has an
+    axis before that of the models is as many models more."""
 
     begin: int
     size: int
@@ -68,6 +84,9 @@ class MemoryAccess(NamedTuple):
     written: bool
     rows: int  # of each model, where each part accesses its own rows; else 0
     parts: int
+    slot: int  # of the pointer
+    member: int  # the bytes from one member's to the next one's; 0: it is one for all
+    thread: int  # and from one thread's to the next one's
 
     def conflicts_with(self, other: MemoryAccess) -> bool:
         """Tells whether two threads could access the same memory, one of them writing."""
@@ -77,7 +96,7 @@ class MemoryAccess(NamedTuple):
         return not (same and self.rows)
 
     def _overlaps(self, other: MemoryAccess) -> bool:
-        if self._end <= other.begin or other._end <= self.begin:
+        if self.end <= other.begin or other.end <= self.begin:
             return False
         if not self.stride or self.stride != other.stride:
             return True
@@ -85,7 +104,7 @@ class MemoryAccess(NamedTuple):
         return shift < self.size or shift + other.size > self.stride  # other's
 
     @property
-    def _end(self) -> int:
+    def end(self) -> int:
         return self.begin + (self.models - 1) * self.stride + self.size
 
 
@@ -110,6 +129,7 @@ class KernelCall:
     ) -> None:  # fmt: skip
         head, address = device.library.operation(name, row)
         self.device, self.name, self.work = device, name, work
+        self.models = int(arguments.get("models", 1))  # type: ignore[arg-type]
         self.parts = device.threads if work >= SPLIT_NS else 1
         self.arrays: list[Array] = []
         self.accesses: list[MemoryAccess] = []
@@ -123,10 +143,12 @@ class KernelCall:
         steps = {p.of for p in head.parameters}
         for k, p in enumerate(head.parameters):
             if p.pointer:
-                integers[k], found[f"{p.name}_step"] = self._pointer(p, arguments, p.name in steps)
+                integers[k], found[f"{p.name}_step"] = self._pointer(k, p, arguments, p.name in steps)
         for k, p in enumerate(head.parameters):
             if not p.pointer:
                 (integers if p.type == "i64" else numbers)[k] = found[p.name]
+        self.of_member = self.record.copy()
+        self.of_member[HEAD:][[k for k, p in enumerate(head.parameters) if p.name == "models"]] = 1
 
     def __call__(self) -> None:
         self._alone()
@@ -140,7 +162,7 @@ class KernelCall:
     def _alone(self) -> Call:
         return program([self])
 
-    def _pointer(self, p: Parameter, arguments: Mapping[str, Any], has_step: bool) -> tuple[int, int]:
+    def _pointer(self, slot: int, p: Parameter, arguments: Mapping[str, Any], has_step: bool) -> tuple[int, int]:
         """Returns an array's address and the elements between its models, and notes the access."""
         array = arguments[p.name]
         if array is None and p.nullable:
@@ -151,52 +173,72 @@ class KernelCall:
             raise UnsupportedArguments(f"{self.name}: {p.name} cannot be read or written as it is")
         shape = p.shape or ()
         sizes = [int(entry) if entry.isdecimal() else int(arguments[entry]) for entry in shape]
-        models = sizes.pop(0) if shape[:1] == ("models",) else 1
+        each = "models" in shape
+        axis = shape.index("models") if each else 0
+        before, models, sizes = math.prod(sizes[:axis]), sizes[axis] if each else 1, sizes[axis + each :]
         item = 1 if p.type == "u8" else array.itemsize
-        stride = _stride(array, models, math.prod(sizes) * item, has_step)
+        size = math.prod(sizes) * item
+        stride = _stride(array, before, models, size, has_step)
         if stride is None:
             raise UnsupportedArguments(f"{self.name}: {p.name} has the shape {array.shape}, strides {array.strides}")
-        rows = sizes[0] if p.by_rows else 0
         begin = int(array.__array_interface__["data"][0])
+        thread = array.nbytes // self.device.threads if shape[:1] == ("threads",) else 0
+        member = stride if models > 1 and not thread else 0
+        pieces = (size, stride, before * models) if stride else (before * size, 0, 1)
+        rows = sizes[0] if p.by_rows else 0
         self.arrays.append(array)
-        self.accesses.append(
-            MemoryAccess(begin, math.prod(sizes) * item, stride, models, not p.constant, rows, self.parts)
-        )
+        self.accesses.append(MemoryAccess(begin, *pieces, not p.constant, rows, self.parts, slot, member, thread))
         return begin, stride // item
 
 
-def _stride(array: Array, models: int, size: int, has_step: bool) -> int | None:
-    """Returns the bytes between the models of an array, `size` bytes each; other than `size` only where the operation
-    takes a step. None: the array has another size, or gaps elsewhere."""
-    if array.flags.c_contiguous and array.nbytes == models * size:
+def _stride(array: Array, before: int, models: int, size: int, has_step: bool) -> int | None:
+    """Returns the bytes between the models of an array, `size` bytes each, so many times; other than `size` only where
+    the operation takes a step. None: the array has another size, or gaps elsewhere."""
+    if array.flags.c_contiguous and array.nbytes == before * models * size:
         return size
-    if has_step and array.flags.c_contiguous and array.nbytes == size:
+    if has_step and array.flags.c_contiguous and array.nbytes == before * size:
         return 0
     if has_step and array.nbytes == models * size and len(array) == models and array[0].flags.c_contiguous:
         return array.strides[0]
     return None
 
 
-def sequence(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """Joins neighbouring KernelCalls into one call each; the others stay."""
+def sequence(calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
+    """Joins neighbouring KernelCalls into one call each; the others stay. All of it so many times: where it is a single
+    program, that is still one call."""
+    groups: list[tuple[bool, list[Any]]] = [
+        (ours, list(group)) for ours, group in groupby(calls, lambda call: isinstance(call, KernelCall))
+    ]
+    inside = repeats if [ours for ours, _ in groups] == [True] else 1
     joined: list[Call] = []
-    for ours, group in groupby(calls, lambda call: isinstance(call, KernelCall)):
-        neighbours: list[Any] = list(group)
-        joined += [program(neighbours)] if ours else neighbours
-    return tuple(joined)
+    for ours, neighbours in groups:
+        joined += [program(neighbours, inside)] if ours else neighbours
+    return tuple(joined) * (repeats // inside)
 
 
-def program(calls: Sequence[KernelCall]) -> Call:
-    """Binds some calls, one after the other, as one, which holds on to their arrays."""
+def at_once(calls: Sequence[Call]) -> int:
+    """Returns how many times `sequence` may do calls in one call: 1 where they are not a single program."""
+    if not calls or not all(isinstance(call, KernelCall) for call in calls):
+        return 1
+    work = sum(call.work / call.device.threads for call in calls if isinstance(call, KernelCall))
+    return max(1, min(MOST_AT_ONCE, int(AT_ONCE_NS / work)))
+
+
+def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
+    """Binds some calls, one after the other, as one, which holds on to their arrays; all of them so many times."""
     device = calls[0].device
     records = np.stack([call.record for call in calls])
     records[:, 2] = barriers(calls)
-    work = sum(call.work for call in calls)
+    work = repeats * sum(call.work for call in calls)
     threads, adaptive = device.threads if work >= PARALLEL_NS else 1, work < ALWAYS_PARALLEL_NS
     timing = (1, WARMUP, 0, 0)  # the fields that an adaptive program writes itself
-    fields = np.array([records.ctypes.data, len(calls), threads, device.threads > 1, adaptive, *timing], np.int64)
+    members = Members.of(calls)
+    rest = members.fields if members else ()
+    fields = np.zeros(FIELDS, np.int64)
+    found = (records.ctypes.data, len(calls), threads, device.threads > 1, adaptive, *timing, repeats, *rest)
+    fields[: len(found)] = found
     run = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
-    vars(run)["holds"] = (fields, records, [call.arrays for call in calls])
+    vars(run)["holds"] = (fields, records, [call.arrays for call in calls], members)
     return run
 
 
@@ -207,3 +249,48 @@ def barriers(calls: Sequence[KernelCall]) -> list[bool]:
         found.append(any(new.conflicts_with(old) for new in call.accesses for old in since))
         since = call.accesses[:] if found[-1] else since + call.accesses
     return found
+
+
+class Members:
+    """How a program goes through its calls for one member after the other, each on one thread: the fields of struct
+    Program for that.
+
+    The arrays of calls differ by a member's step. Scratch memory is a thread's own, and so are the numbers that all
+    members count alike, such as the cursor: each member begins at what they are before the run.
+    """
+
+    def __init__(self, calls: Sequence[KernelCall], count: int, counters: Sequence[int]) -> None:
+        device, words, room = calls[0].device, len(calls[0].record), -(-len(counters) // 32) * 32  # on cache lines
+        self.own = np.stack([[call.of_member for call in calls]] * device.threads)
+        self.counters, self.counts = np.array(counters, np.int64), np.zeros((1 + device.threads, room), np.int64)
+        self.pointers = np.array(
+            [(k * words + HEAD + a.slot, a.member) for k, call in enumerate(calls) for a in call.accesses if a.member]
+        )
+        for thread, own in enumerate(self.own):
+            place = {counter: self.counts[1 + thread, k:].ctypes.data for k, counter in enumerate(counters)}
+            for record, call in zip(own, calls, strict=True):
+                for a in call.accesses:
+                    record[HEAD + a.slot] = place.get(a.begin, a.begin + thread * a.thread)
+        arrays = self.own, self.pointers, self.counters, self.counts
+        own, pointers, of_all, counts = (array.ctypes.data for array in arrays)
+        self.fields = count, 0, own, pointers, len(self.pointers), of_all, len(counters), counts, room
+
+    @classmethod
+    def of(cls, calls: Sequence[KernelCall]) -> Members | None:
+        """Returns None where there are fewer members than threads, or where a call needs what another member's writes,
+        as far as can be seen."""
+        count = max(call.models for call in calls)
+        if count == 1 or count < calls[0].device.threads or any(call.models not in (1, count) for call in calls):
+            return None
+        accesses = [access for call in calls for access in call.accesses]
+        found = [(a.begin, a.size, a.end, a.member, a.thread, a.written) for a in accesses]
+        begin, size, end, member, thread, written = np.array(found).T
+        counted = (written > 0) & (member == 0) & (thread == 0)
+        counters = np.unique(begin[counted])
+        if (size[counted] != COUNTER).any():
+            return None
+        of_thread = (np.isin(begin, counters) | (thread > 0)) & (begin == begin[:, None]) & (size == size[:, None])
+        shift = begin - begin[:, None]
+        of_member = (member == member[:, None]) & (size + shift <= member) & (size[:, None] - shift <= member)
+        overlap = (begin < end[:, None]) & (begin[:, None] < end) & (written > 0)
+        return None if (overlap & ~of_member & ~of_thread).any() else cls(calls, count, counters.tolist())

@@ -273,6 +273,7 @@ def _of_buffers(some: _Numbers) -> Iterator[Case]:
     squares, factor = np.array([0, 0.5, 4, 1e200, np.inf, np.nan] * 3), np.zeros(18)
     for counted in (None, np.repeat([1, 0.25, 0], 6)):
         yield "clip_factor", [squares, np.full(18, 0.7), counted, factor], [factor]
+    yield "clip_factor", [squares[:1], np.full(1, 0.7), None, factor[:1]], [factor]
     for *models, rows, units in (*SHAPES, LONG):
         for counted in (None, np.array([0, 1, 0.5][: models[0]] if models else 1.0)):
             weight = some.strided(models, rows, units)

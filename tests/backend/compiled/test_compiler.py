@@ -345,7 +345,7 @@ ENDLESS = '__attribute__((constructor)) static void endless() { for (;;) asm vol
     ("right", "wrong", "told"),
     [
         (FIRST, TRAP, r"is ended by SIG(ILL|TRAP)"),
-        ("counter[i] += by", "__builtin_trap()", r"is ended by SIG(ILL|TRAP)"),
+        ("counter[model * counter_step] += by", "__builtin_trap()", r"is ended by SIG(ILL|TRAP)"),
         (FIRST, ENDLESS, "does not come to an end"),
     ],
     ids=["when it is loaded", "in an operation", "never"],

@@ -25,7 +25,7 @@ LONG = 1e6
 
 
 def advance(device, counter, by=1, work=LONG):
-    return KernelCall(device, "advance", work, counter=counter, count=counter.size, by=by)
+    return KernelCall(device, "advance", work, counter=counter, models=counter.size, by=by)
 
 
 def add_bias(device, x, b, z, work=LONG):
@@ -118,8 +118,8 @@ def test_what_does_not_fit_the_head(on_threads):
     z.flags.writeable = False
     with pytest.raises(UnsupportedArguments):
         add_bias(device, x, b, z)
-    with pytest.raises(TypeError, match="advance takes .'by', 'count', 'counter'., got .'count', 'counter'."):
-        KernelCall(device, "advance", LONG, counter=np.zeros(1, np.int64), count=1)
+    with pytest.raises(TypeError, match="advance takes .'by', 'counter', 'models'., got .'counter', 'models'."):
+        KernelCall(device, "advance", LONG, counter=np.zeros(1, np.int64), models=1)
 
 
 def test_memory_that_is_not_there_is_no_reason_to_take_numpy(on_threads, monkeypatch):
@@ -281,11 +281,11 @@ from gpu_backprop.backend.compiled.program import KernelCall, sequence
 
 device = CpuDevice("", CpuLibrary(compiler.find(), 2), compiled_ops)
 counter = np.zeros(64, np.int64)
-(call,) = sequence([KernelCall(device, "advance", 1e6, counter=counter, count=64, by=1) for _ in range(3)])
+(call,) = sequence([KernelCall(device, "advance", 1e6, counter=counter, models=64, by=1) for _ in range(3)])
 stop = False
 def busy():
     other = np.zeros(64, np.int64)
-    (work,) = sequence([KernelCall(device, "advance", 1e6, counter=other, count=64, by=1) for _ in range(50)])
+    (work,) = sequence([KernelCall(device, "advance", 1e6, counter=other, models=64, by=1) for _ in range(50)])
     while not stop:
         work()
 thread = threading.Thread(target=busy)
@@ -337,7 +337,7 @@ def test_the_run_of_a_plan_is_one_call(on_threads):
     plan.add(Operations.matmul, "z = x@W", {}, x, w, z)
     plan.add(Operations.add_bias, "y = z + b", {}, z, b, y)
     plan.run()
-    assert (y == 33).all() and len(plan._runs[()]) == 1
+    assert (y == 33).all() and len(plan._runs[(), 1]) == 1
     assert [o.name for o, _ in plan.trace()] == ["matmul", "add_bias"]
 
 
@@ -356,12 +356,13 @@ int main() {
   for (i64 k = 0; k < 100; k++) {
     KernelCall& add = steps[count++];
     add.run = bp_advance, add.parts = k % 3 ? 3 : 1, add.barrier = 1;
-    add.slots[0].pointer = counter + k, add.slots[1].integer = 1000 - k, add.slots[2].integer = 1;
+    add.slots[0].pointer = counter + k, add.slots[1].integer = add.slots[3].integer = 1;
+    add.slots[2].integer = 1000 - k;
     KernelCall& copy = steps[count++];
     copy.run = bp_copy, copy.parts = 3, copy.barrier = BARRIER;
     copy.slots[0].pointer = counter, copy.slots[1].pointer = counter + 500, copy.slots[2].integer = 3200;
   }
-  Program all = {steps, count, 3, 0, 0, 1, 0, {0, 0}};
+  Program all = {steps, count, 3, 0, 0, 1, 0, {0, 0}, 1};
   for (i64 k = 0; k < rounds; k++) bp_run(&all);
   for (i64 k = 0; k < rounds; k++)
     for (i64 shift = 0; shift < 100; shift++) {

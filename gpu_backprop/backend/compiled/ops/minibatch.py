@@ -38,10 +38,10 @@ def advance(
     device: CpuDevice, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
     step: Array | None = None, counted: Array | None = None,
 ) -> Calls:  # fmt: skip
-    random = None if random is None else random.view(np.int64)
-    for counter, by in ((cursor, rows), (position, 1), (random, 1)):
+    of_layers = () if random is None else (random.view(np.int64)[..., k] for k in range(random.shape[-1]))
+    for counter, by in ((cursor, rows), (position, 1), *((of_layer, 1) for of_layer in of_layers)):
         if counter is not None:
-            yield KernelCall(device, "advance", counter.size, counter=counter, count=counter.size, by=by)
+            yield KernelCall(device, "advance", counter.size, counter=counter, models=counter.size, by=by)
     if step is not None:
         yield KernelCall(device, "count_step", step.size, step=step, counted=counted, models=step.size)
 

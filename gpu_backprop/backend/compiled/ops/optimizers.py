@@ -29,7 +29,8 @@ def update(
     yield KernelCall(
         device, "update", (PARAMETER + MOMENT * count) * w.size, rule,
         w=w, g=g, moments=moments, hyper=hyper, gradient_factor=gradient_factor, groups=groups, models=models,
-        n=w.shape[-1], count=count, settings=settings, blocks=0 if groups is None else groups.shape[-1],
+        n=w.shape[-1], count=count, apart=w.size, settings=settings,
+        blocks=0 if groups is None else groups.shape[-1],
     )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def blend(device: CpuDevice, source: Array, numbers: Array, counted: Array | Non
 def clip_factor(device: CpuDevice, squares: Array, limit: Array, counted: Array | None, factor: Array) -> Calls:
     yield KernelCall(
         device, "clip_factor", 10 * factor.size,
-        squares=squares, limit=limit, counted=counted, factor=factor, count=factor.size,
+        squares=squares, limit=limit, counted=counted, factor=factor, models=factor.size,
     )  # fmt: skip
 
 
