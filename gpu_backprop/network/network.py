@@ -491,7 +491,7 @@ def _rebuild(
     inputs: int, layers: Sequence[Layer], form: Mapping[str, Any], arrays: tuple[Array, Array], known: tuple[Any, ...]
 ) -> Network:
     """Makes the network again of what `Network.__reduce__` gave."""
-    net = Network(inputs, layers, **form)
+    net = Network(inputs, layers, draw=False, **form)
     for to, of in zip((net.parameters, net.random), arrays, strict=True):
         net.device.copy_in(to, of)
     net.preprocessing, net.classes, net.trained_by, net.averaged, net.intervals = known

@@ -128,9 +128,10 @@ class Callbacks(ExitStack):
             number = seen[callback.name]
             yield f"{callback.name} {number}" if number > 1 else callback.name, callback
 
-    def states(self) -> dict[str, Any]:
-        """Returns the state of each that has one."""
-        return {name: one.given.state() for name, one in self._by_name() if hasattr(one.given, "state")}
+    def states(self, kind: type = object) -> dict[str, Any]:
+        """Returns the state of each that has one, of some kind."""
+        found = {name: one.given for name, one in self._by_name() if isinstance(one.given, kind)}
+        return {name: given.state() for name, given in found.items() if hasattr(given, "state")}
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Returns the settings of each that has a state and may change something, as plain data."""

@@ -568,10 +568,11 @@ class Trainer(FixedAttributes):
 
 
 def _rebuild(
-    network: Network, loss: Loss, optimizer: Optimizer, options: Mapping[str, Any], state: State, history: History
-) -> Trainer:
-    """Makes the trainer of which `Trainer.__reduce__` gave this."""
+    network: Network, loss: Loss, optimizer: Optimizer, options: Mapping[str, Any], state: State, history: History,
+    resumed: Resumed | None = None,
+) -> Trainer:  # fmt: skip
+    """Makes the trainer of which `Trainer.__reduce__` gave this, and what its next fit is to go on from."""
     trainer = Trainer(network, loss, optimizer, **options)
     trainer.training_step.load_state(state)
-    trainer.history = history
+    trainer.history, trainer._resumed = history, resumed
     return trainer
