@@ -14,7 +14,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled.operations_text import base
-from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, barriers, sequence
+from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, at_once, barriers, sequence
 from gpu_backprop.backend.errors import OutOfMemoryError
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
@@ -281,7 +281,8 @@ from gpu_backprop.backend.compiled.program import KernelCall, sequence
 
 device = CpuDevice("", CpuLibrary(compiler.find(), 2), compiled_ops)
 counter = np.zeros(64, np.int64)
-(call,) = sequence([KernelCall(device, "advance", 1e6, counter=counter, models=64, by=1) for _ in range(3)])
+add, kept = KernelCall(device, "advance", 1e6, counter=counter, models=64, by=1), np.zeros(64, np.int64)
+(call,) = sequence([add, add, KernelCall(device, "copy", 1e6, source=counter, destination=kept, size=512), add])
 stop = False
 def busy():
     other = np.zeros(64, np.int64)
@@ -326,6 +327,49 @@ def test_ctrl_c_ends_a_run_between_two_calls(made_by):
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
+# Members --------------------------------------------------------------------------------------------------------------
+
+
+def goes_by_members(calls):
+    (call,) = sequence(calls)
+    return vars(call)["holds"][3] is not None
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["one program", "two, and NumPy between them"])
+def test_members_share_what_they_count(device, between):
+    """Each of them adds up rows in an order of its own, which a cursor goes through, many at once."""
+    (source,), order = arrays((10, 8)), np.stack([np.arange(10), np.arange(10)[::-1], [3] * 10])
+    cursor, row, z = np.zeros(1, np.int64), np.zeros((3, 1, 8), np.float32), np.zeros((3, 40, 8), np.float32)
+    add = KernelCall(device, "add_bias", LONG, x=z, b=row[:, 0], z=z, models=3, rows=40, cols=8)
+    calls = [*device.ops.gather(device, [source], order, cursor, [row]), add]
+    calls += [*[lambda: None] * between, *device.ops.advance(device, cursor, 1)]
+    assert between or goes_by_members(calls)
+    assert (at_once(calls) == 1) == between and at_once([]) == 1
+    for repeats, done in ((1, 1), (4, 5), (5, 10)):
+        together = sequence(calls, repeats)
+        assert len(together) == (3 * repeats if between else 1)
+        for call in together:
+            call()
+        assert cursor == done
+        for member in range(3):
+            np.testing.assert_array_equal(z[member], np.tile(source[order[member, :done]].sum(0), (40, 1)))
+
+
+def test_where_members_are_not_taken_one_by_one(on_threads):
+    """Where they are few, and where one would read what another writes."""
+    device = on_threads(3)
+    flat, other, numbers = np.zeros((5, 1000), np.float32), np.zeros((4, 1000), np.float32), np.ones((4, 2))
+
+    def blend(source, destination):
+        return next(iter(device.ops.blend(device, source, numbers[: len(source)], None, destination)))
+
+    assert goes_by_members([blend(flat[:4], other), blend(other, flat[:4])])
+    assert not goes_by_members([blend(flat[:2], other[:2])])
+    assert not goes_by_members([blend(flat[1:], flat[:4])])
+    assert not goes_by_members([blend(flat[:4], other), blend(flat[:3], other[:3])])
+    assert not goes_by_members([blend(flat[:4], other), *device.ops.copy(device, flat[:4], other)])
+
+
 # A plan ---------------------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +403,7 @@ int main() {
     add.slots[0].pointer = counter + k, add.slots[1].integer = add.slots[3].integer = 1;
     add.slots[2].integer = 1000 - k;
     KernelCall& copy = steps[count++];
-    copy.run = bp_copy, copy.parts = 3, copy.barrier = BARRIER;
+    copy.run = bp_copy, copy.parts = 3, copy.barrier = RIGHT;
     copy.slots[0].pointer = counter, copy.slots[1].pointer = counter + 500, copy.slots[2].integer = 3200;
   }
   Program all = {steps, count, 3, 0, 0, 1, 0, {0, 0}, 1};
@@ -376,10 +420,38 @@ int main() {
 """
 
 
-@pytest.mark.parametrize("barrier", [1, 0])
-def test_threads_do_not_race(made_by, tmp_path, barrier):
-    """By the thread sanitizer, which finds the race where a barrier is missing."""
-    (tmp_path / "races.cpp").write_text(base().text + RACES.replace("BARRIER", str(barrier)))
+RACES_OF_MEMBERS = """
+#include <stdio.h>
+int main() {
+  static i64 counters[40][20], copies[40][20], shared = 7, counts[4 * 32];
+  static KernelCall own[3][3];
+  KernelCall calls[3] = {{bp_advance, 3}, {bp_copy, 3}, {bp_advance, 1}};
+  calls[0].slots[0].pointer = counters, calls[0].slots[1].integer = 1;
+  calls[0].slots[2].integer = 20, calls[0].slots[3].integer = 1;
+  calls[1].slots[0].pointer = counters, calls[1].slots[1].pointer = copies, calls[1].slots[2].integer = 160;
+  calls[2] = calls[0], calls[2].slots[2].integer = 1;
+  for (i64 thread = 0; thread < 3; thread++) {
+    for (i64 k = 0; k < 3; k++) own[thread][k] = calls[k];
+    own[thread][2].slots[0].pointer = counts + (1 + thread) * 32;
+  }
+  const Pointer pointers[] = {{3, 160}, {32 + 3, 160}, {32 + 4, 160 * RIGHT}};
+  i64* const all_count[] = {&shared};
+  Program all = {
+      calls, 3, 3, 0, 0, 1, 0, {0, 0}, 5, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
+  for (i64 k = 0; k < 30; k++) bp_run(&all);
+  for (i64 m = 0; m < 40; m++)
+    for (i64 i = 0; i < 20; i++)
+      if (counters[m][i] != 150 || copies[m][i] != 150 * RIGHT) return puts("wrong"), 3;
+  return puts(shared == 157 ? "right" : "wrong"), 0;
+}
+"""
+
+
+@pytest.mark.parametrize("right", [1, 0])
+@pytest.mark.parametrize("text", [RACES, RACES_OF_MEMBERS], ids=["parts of operations", "members"])
+def test_threads_do_not_race(made_by, tmp_path, text, right):
+    """By the thread sanitizer, which finds the race where a barrier is missing, or members write to the same memory."""
+    (tmp_path / "races.cpp").write_text(base().text + text.replace("RIGHT", str(right)))
     command = [*made_by.command, "-std=c++17", "-g", "-O1", "-fsanitize=thread", "-pthread", "races.cpp", "-o", "races"]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     if "tsan" in made.stderr:
@@ -389,7 +461,7 @@ def test_threads_do_not_race(made_by, tmp_path, barrier):
     done = subprocess.run(
         [tmp_path / "races"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    if barrier:
+    if right:
         assert (done.stdout, done.returncode) == ("right\n", 0), done.stderr
     else:
         assert "data race" in done.stderr

@@ -67,6 +67,60 @@ def test_members_of_a_population_learn_what_they_would_alone(networks_on, optimi
         np.testing.assert_allclose(together.parameters[member], alone.parameters, 1e-2, 1e-3)
 
 
+MEMBERS = {
+    "plain": {},
+    "weights": {"weights": WEIGHTS},
+    "a schedule": {"optimizer": gb.AdamW, "weight_decay": 0.1, "schedule": "cosine"},
+    "schedules of their own": {"schedule": ["cosine", "linear", None, "cosine", lambda step, steps: 1 / (1 + step)]},
+    "penalties": {"optimizer": gb.SGD, "momentum": 0.9, "nesterov": True, "l1": [1e-3, 0, 0.1, 0, 0], "l2": 1e-3},
+    "clipped and averaged": {"stepping": {"clip_norm": [0.3, 0.2, 0.1, 1, 2], "average": [0.9, 0.99, 0.5, 0.8, 0.7]}},
+    "bounded": {"max_norm": 0.7},
+}
+"""What five members are trained with; a list is one a member."""
+
+
+def as_members(members, kind, weights=None, max_norm=None, optimizer=gb.Adam, stepping=None, **settings):
+    """Trains some members of five, one of them alone as an ordinary network; in minibatches so small that many are one
+    call. Returns their losses and parameters, and the trainer."""
+    one = len(members) == 1
+
+    def of(value):
+        return [value[m] for m in members][0 if one else slice(None)] if isinstance(value, list) else value
+
+    layers = LAYERS[kind]()
+    next(layer for layer in layers if isinstance(layer, gb.Dense)).max_norm = max_norm
+    net = gb.Network(20, layers, device="cpu", seed=of([*range(5)]))
+    settings = {"learning_rate": [0.01, 0.003, 0.001, 0.0003, 0.02], **settings}
+    optimizer = optimizer(**{name: of(value) for name, value in settings.items()})
+    stepping = {name: of(value) for name, value in (stepping or {}).items()}
+    trainer = gb.Trainer(net, optimizer=optimizer, batch_size=8, **stepping)
+    losses = trainer.fit(X, TARGETS[kind], 3, weights=weights, progress=False)["loss"]
+    return np.reshape(losses, (3, -1)), net.parameters.reshape(len(members), -1), trainer
+
+
+@pytest.mark.parametrize("how", MEMBERS.values(), ids=MEMBERS)
+@pytest.mark.parametrize("kind", ["classes", "yes or no", "numbers", "scales", "dropout"])
+def test_a_member_has_the_bits_that_it_has_alone_on_one_thread(networks_on, kind, how):
+    networks_on(1)
+    losses, parameters = zip(*(as_members([m], kind, **how)[:2] for m in range(5)), strict=True)
+    for threads in (1, 2, 3):
+        networks_on(threads)
+        got_losses, got_parameters, trainer = as_members(range(5), kind, **how)
+        np.testing.assert_array_equal(got_losses, np.hstack(losses))
+        np.testing.assert_array_equal(got_parameters, np.vstack(parameters))
+        assert trainer.network.random[..., 2].any() == (kind == "dropout")
+
+
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_members_learn_what_they_learn_with_numpy(networks_on, monkeypatch, kind):
+    networks_on(2)
+    losses, parameters, _ = as_members(range(5), kind)
+    monkeypatch.setenv("GPU_BACKPROP_COMPILER", "none")
+    expected_losses, expected, _ = as_members(range(5), kind)
+    np.testing.assert_allclose(losses, expected_losses, 1e-4)
+    np.testing.assert_allclose(parameters, expected, 1e-2, 1e-3)
+
+
 @pytest.mark.parametrize(("value", "slope"), [("A(1.5) * tanh(z)", "A(1.5) - s * s / A(1.5)"), ("", "")])
 def test_an_activation_of_ones_own(networks_on, value, slope):
     """With formulas in C++ it is compiled; without, NumPy works it out between the compiled operations."""
