@@ -437,12 +437,13 @@ int main() {
   const Pointer pointers[] = {{3, 160}, {32 + 3, 160}, {32 + 4, 160 * RIGHT}};
   i64* const all_count[] = {&shared};
   Program all = {
-      calls, 3, 3, 0, 0, 1, 0, {0, 0}, 5, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
-  for (i64 k = 0; k < 30; k++) bp_run(&all);
+      calls, 3, 3, 0, 0, 1, 0, {0, 0}, 50, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
+  const i64 rounds = RIGHT ? 10 : 1000;  // until two threads have taken part
+  for (i64 k = 0; k < rounds; k++) bp_run(&all);
   for (i64 m = 0; m < 40; m++)
     for (i64 i = 0; i < 20; i++)
-      if (counters[m][i] != 150 || copies[m][i] != 150 * RIGHT) return puts("wrong"), 3;
-  return puts(shared == 157 ? "right" : "wrong"), 0;
+      if (counters[m][i] != 50 * rounds || copies[m][i] != 50 * rounds) return puts("wrong"), 3;
+  return puts(shared == 7 + 50 * rounds ? "right" : "wrong"), 0;
 }
 """
 
