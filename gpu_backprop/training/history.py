@@ -239,15 +239,22 @@ def choose_members(history: History, values: Array) -> list[int]:
     return [*others[:: -(-len(others) // (MOST_CURVES - 1))], best]
 
 
-def member_scores(history: History) -> Array:
-    """Returns the loss of each member, float64 (members,): val_loss, or loss where nothing was held out, of the epoch
-    whose parameters it has; NaN of one that has diverged."""
-    column = "val_loss" if "val_loss" in history.columns else "loss"
+def member_scores(history: History, column: str | None = None) -> Array:
+    """Returns what was measured of each member in the epoch whose parameters it has, float64 (members,); NaN of one
+    that has diverged.
+
+    Args:
+        column: None: val_loss, or loss where nothing was held out.
+    """
+    column = column or ("val_loss" if "val_loss" in history.columns else "loss")
     values, best = {row["epoch"]: row[column] for row in history if column in row}, history.best_epoch
     last = [*values.values()][-1]
     if isinstance(best, list):
         last = [values.get(epoch, last)[member] for member, epoch in enumerate(best)]
-    return np.array(last, np.float64)
+    scores = np.array(last, np.float64)
+    if history.diverged is not None:
+        scores[np.array(history.diverged) > 0] = np.nan
+    return scores
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,16 +15,35 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.backend.whole_file import new_file
 from gpu_backprop.display.html import cell_output, table, tag
+from gpu_backprop.display.parallel import columns_that_differ, parallel_coordinates
+from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.network import Network
-from gpu_backprop.training.history import History, csv_lines, explained
+from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
+from gpu_backprop.training.history import FEW, THICK, THIN, History, csv_lines, explained, member_scores
 from gpu_backprop.training.history import number as write_number
 from gpu_backprop.training.population import Population
 from gpu_backprop.training.search_space import Candidate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 10
 """Candidates that a notebook shows."""
 
 Trial = dict[str, Any]
+
+
+def brief(value: object) -> Any:
+    """Returns a value of a setting as it is shown: of layers, the units of those that are dense, as 64:10."""
+    if isinstance(value, Sequence) and value and isinstance(value[0], Layer):
+        return ":".join(str(layer.outputs) for layer in value if isinstance(layer, Dense))
+    return value
+
+
+def in_words(value: object) -> str:
+    """Writes a value of a setting."""
+    return f"{value:.4g}" if isinstance(value, float) else str(brief(value))
 
 
 @dataclass(frozen=True)
@@ -94,11 +113,8 @@ class Part:
         return np.broadcast_to(last if best is None else np.clip(np.reshape(best, shape), 1, last), shape)
 
     def scores(self, column: str) -> Array:
-        """Returns a column of that epoch, (candidates, members of a candidate); NaN of a member that has diverged."""
-        scores: Array = np.take_along_axis(self.values(column), self.epochs()[None] - 1, axis=0)[0]
-        if self.history.diverged is not None:
-            scores[np.reshape(self.history.diverged, scores.shape) > 0] = np.nan
-        return scores
+        """Returns a column as `member_scores` does, (candidates, members of a candidate)."""
+        return member_scores(self.history, column).reshape(len(self.numbers), -1)
 
 
 class SearchResult(FixedAttributes):
@@ -203,11 +219,39 @@ class SearchResult(FixedAttributes):
 
     # Showing it -------------------------------------------------------------------------------------------------------
 
+    @explain_arguments
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draws the settings that differ and the score as parallel coordinates, a line a candidate, coloured by the
+        rank of its score, and the mean of the metric over the epochs; the best candidate has thick lines.
+
+        Args:
+            path: as of `History.plot`.
+
+        Raises:
+            InputError: the image can't be written.
+            StateError: no candidate has trained for an epoch yet.
+            MissingExtraError: matplotlib is not installed.
+        """
+        best, trials = self._best, self.trials
+        with new_figure(2, path, WIDE) as (figure, (left, right)):
+            draw_parallel(left, *self._axes(trials))
+            for trial in trials[::-1]:
+                curve, width = trial["curve"], THICK if trial["number"] == best["number"] else THIN
+                marker = "." if len(curve) <= FEW else None  # one epoch makes no line
+                right.plot(range(1, len(curve) + 1), curve, color="C1", linewidth=width, marker=marker)
+            right.set(xlabel="epoch", ylabel=self.metric.replace("_", " "))
+        return figure
+
+    def _axes(self, trials: Sequence[Trial]) -> tuple[dict[str, list[object]], Array, str, bool]:
+        """Returns what parallel coordinates are drawn of."""
+        settings = columns_that_differ([{k: brief(v) for k, v in trial["settings"].items()} for trial in trials])
+        return settings, np.array([trial["score"] for trial in trials]), self.metric, self.larger_is_better
+
     def __repr__(self) -> str:
         trials = self.trials
         if not trials:
             return f"<SearchResult of {len(self.candidates):,} candidates: none has trained yet>"
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.best.items())
+        settings = ", ".join(f"{name}={in_words(value)}" for name, value in self.best.items())
         return (
             f"<SearchResult of {len(trials):,} candidates; best: {settings}, with {self.metric} "
             f"{write_number(trials[0]['score'])} ± {write_number(trials[0]['std'])}>"
@@ -218,13 +262,14 @@ class SearchResult(FixedAttributes):
         names = [*trials[0]["settings"]] if trials else []
         lines = [
             [
-                *(str(trial["settings"][name]) for name in names),
+                *(in_words(trial["settings"][name]) for name in names),
                 *(write_number(trial[of]) for of in ("score", "std", "epochs")),
             ]
             for trial in trials[:SHOWN]
         ]
-        left = tag("p", f"The best of {len(self.candidates):,} candidates; {self.metric} of {len(trials):,}.")
-        return cell_output(left, table(lines, [*names, self.metric, "±", "epochs"], left=len(names)))
+        count = tag("p", f"The best of {len(self.candidates):,} candidates; {len(trials):,} have trained.")
+        drawn = [parallel_coordinates(*self._axes(trials))] if len(trials) > 1 else []
+        return cell_output(count, table(lines, [*names, self.metric, "±", "epochs"], left=len(names)), *drawn)
 
     @explain_arguments
     def to_csv(self, path: str | os.PathLike[str]) -> None:

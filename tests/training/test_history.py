@@ -214,7 +214,9 @@ class TestPlot:
             history.append({"epoch": epoch, "loss": [0.1, 0.2], "val_loss": [0.3 * epoch, 0.4]})
         assert member_scores(history).tolist() == [0.6, 0.4]
         history.best_epoch = [1, 2]
-        assert member_scores(history).tolist() == [0.3, 0.4]
+        assert member_scores(history).tolist() == [0.3, 0.4] and member_scores(history, "loss").tolist() == [0.1, 0.2]
+        history.diverged = [0, 2]
+        np.testing.assert_array_equal(member_scores(history), [0.3, np.nan])
 
     def test_a_rate_of_all_members_is_one_line(self, tmp_path):
         history = History()

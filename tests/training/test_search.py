@@ -188,12 +188,20 @@ def test_callbacks_see_what_is_found_and_can_end_it():
 def test_how_a_result_shows_itself(tmp_path):
     found = search(SPACE)
     assert repr(found).startswith("<SearchResult of 6 candidates; best: learning_rate=") and "val_loss" in repr(found)
-    assert "The best of 6 candidates" in found._repr_html_()
+    assert "The best of 6 candidates" in found._repr_html_() and "<svg" in found._repr_html_()
     found.to_csv(tmp_path / "trials.csv")
     with open(tmp_path / "trials.csv", newline="") as file:
         lines = [*csv.DictReader(file)]
     assert [float(line["score"]) for line in lines] == [trial["score"] for trial in found.trials]
     assert float(lines[0]["learning_rate"]) == found.best["learning_rate"] and lines[0]["stopped"] == ""
+
+
+def test_a_result_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = search({"layers": [layers(3), layers(4)], "dropout": [0.0, 0.2]})
+    found.plot(tmp_path / "search.svg")
+    drawn = (tmp_path / "search.svg").read_text()
+    assert all(text in drawn for text in ("<!-- 3:2 -->", "<!-- dropout -->", "<!-- val loss -->"))
 
 
 @pytest.mark.parametrize(
