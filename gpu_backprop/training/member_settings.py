@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.suggestions import argument_error
+from gpu_backprop.backend.suggestions import accepted_arguments, argument_error
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.network.loss import Loss
@@ -82,7 +82,11 @@ def read_settings(
     """Sorts the settings of members; raises InputError where one has a name that nothing takes."""
     known = dict.fromkeys((*OTHERS, *OF_TRAINER, *optimizer.settings, *UNSET, *loss.bounds))
     for number, one in enumerate(given):
-        if unknown := [name for name in one if name not in known]:
+        unknown = [name for name in one if name not in known]
+        if takes := [name for name in unknown if name in accepted_arguments(type(optimizer))]:
+            made = f"optimizer=gb.{type(optimizer).__name__}({takes[0]}=...)"
+            raise InputError(f"settings of member {number}: {optimizer!r} has no {takes[0]}. Give {made} first.")
+        if unknown:
             raise InputError(f"settings of member {number}: {argument_error(type(optimizer), unknown, known)}")
     names = dict.fromkeys(name for one in given for name in one)
     set_or_not = {**UNSET, **optimizer.settings}

@@ -20,7 +20,7 @@ from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import scalar
+from gpu_backprop.network.numbers import one_a_member, scalar
 from gpu_backprop.network.schedules import Schedule, Warmup
 from gpu_backprop.training.checkpoints.recipe import OF_TRAINER, describe
 from gpu_backprop.training.checkpoints.resuming import Resumed
@@ -66,6 +66,22 @@ def take_members(trainer: Trainer, members: Sequence[int]) -> Trainer:
     made.begun[:] = [describe(made)]
     made.checkpoint_folders.update(trainer.checkpoint_folders)
     return made
+
+
+def put_members(trainer: Trainer, whole: Trainer, members: Sequence[int]) -> None:
+    """Gives a trainer what some of its members have come to, that `take_members` took from it: their state, and the
+    settings of their optimizer."""
+    state, before = trainer.training_step.state(), whole.training_step.state()
+    arrays = {name: whole.device.to_host(array) for name, array in before.arrays.items()}
+    for name, array in state.arrays.items():
+        arrays[name][members] = trainer.device.to_host(array)
+    drawn = dict(zip(members, state.host["shuffling"], strict=True))
+    orders = [drawn.get(m, order) for m, order in enumerate(before.host["shuffling"])]
+    whole.training_step.load_state(State(arrays, before.host | {"shuffling": orders}))
+    for name, value in trainer.optimizer.settings.items():
+        numbers = one_a_member(name, whole.optimizer.settings[name], whole.network.models_shape).copy()
+        numbers[members] = value
+        setattr(whole.optimizer, name, numbers.tolist())
 
 
 def member_network(network: Network, member: int) -> Network:

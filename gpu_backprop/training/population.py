@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.errors import StateError
+from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.display.parallel import columns_that_differ
@@ -17,13 +19,23 @@ from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.numbers import positive
+from gpu_backprop.network.samples import samples
+from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
+from gpu_backprop.training.checkpoints.resuming import newest_record
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
 from gpu_backprop.training.history import History, draw_curves, member_scores
 from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
+from gpu_backprop.training.members import copy_member, member_network
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
+from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.row_weights import split_rows, validation_share
+from gpu_backprop.training.saving import describe_training
+from gpu_backprop.training.stage import Stage
+from gpu_backprop.training.streaming import given_rows
 from gpu_backprop.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -75,6 +87,7 @@ class Population(FixedAttributes):
             self.network, found.loss, found.optimizer, batch_size=batch_size, metrics=metrics, graph=graph,
             stream=stream, one_launch=one_launch, accumulate=accumulate, **found.trainer,
         )  # fmt: skip
+        self._stage: Stage | None = None  # of the fit that runs, or goes on
 
     def __len__(self) -> int:
         return len(self.settings)
@@ -87,10 +100,9 @@ class Population(FixedAttributes):
     @property
     def running(self) -> Array:
         """Which members have not stopped, bool (members,)."""
-        step = self.trainer.training_step
-        assert step.running is not None
-        found: Array = step.device.to_host(step.running) != 0
-        return found
+        running = np.zeros(len(self), np.bool_)
+        running[self._now.members] = self._now.running
+        return running
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -100,6 +112,7 @@ class Population(FixedAttributes):
         validation_split: float = 0.0, shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
         csv: str | os.PathLike[str] | None = None, progress: bool = True,
         callbacks: Sequence[Callable[[Population], object]] = (), on_divergence: str = "stop",
+        checkpoint: Checkpoint | None = None,
     ) -> Population:  # fmt: skip
         """Trains all members for some epochs.
 
@@ -116,37 +129,99 @@ class Population(FixedAttributes):
             callbacks: functions that are called with the population after every epoch; a true value ends the fit. They
                 may call `stop`, `change` and `copy_member`.
             on_divergence: "stop": a member whose loss becomes NaN or infinite stops by itself. Or as of `Trainer.fit`.
+            checkpoint: what writes all that the fit would go on from; see `resume`.
 
         Returns:
             The population.
         """
-        trainer, told = self.trainer, {"rows": rows, "class_weight": self._class_weights}
-        chosen = {name: value for name, value in told.items() if value is not None}
-        trainer.fit(
-            x, y, epochs, weights=weights, validation=validation, validation_split=validation_split, shuffle=shuffle,
-            early_stopping=early_stopping, csv=csv, progress=progress,
-            callbacks=[lambda state: any(callback(self) for callback in callbacks)], **chosen,
-        )  # fmt: skip
-        return self
+        epochs = positive("epochs", epochs)
+        shares = {"weights": weights, "validation": validation, "validation_split": validation_split, "rows": rows}
+        shares["class_weight"] = self._class_weights
+        shares |= self._hold_out(x, y, shares)
+        if not all(map(callable, callbacks)):
+            raise InputError(f"callbacks must be functions of a Population, got {callbacks!r:.200}.")
+        asked = [partial(one, self) for one in callbacks]
+        with CsvLog(csv, self.history) as log:
+            while True:
+                stage = self._stage = self._stage or Stage(self.trainer)
+                stage.prepare(epochs, log, asked)
+                try:
+                    stage.trainer.fit(
+                        x, y, epochs, shuffle=shuffle, early_stopping=early_stopping, progress=progress,
+                        on_divergence=on_divergence,
+                        callbacks=[stage] if checkpoint is None else [stage, checkpoint],
+                        **{name: stage.of_members(value) for name, value in shares.items() if value is not None},
+                    )  # fmt: skip
+                finally:
+                    stage.end()
+                    self._stage = stage.next
+                if stage.next is None:
+                    self.network.trained_by = describe_training(self.trainer)
+                    return self
+
+    def _hold_out(self, x: Any, y: Any, shares: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns which rows each member learns from, and is measured on, where it holds a share of them out that its
+        own seed chooses."""
+        seeds, rows, share = self.trainer.training_step.seeds, shares["rows"], shares["validation_split"]
+        if not share or (rows is None and len(set(seeds)) == 1):
+            return {}
+        share = validation_share(share, shares["validation"], False, ())
+        data = samples(self.network, self.trainer.loss, *given_rows(x, y, None), values=True, learn=True)
+        classes = data.classes(self.network.device)
+        classes = np.zeros(data.rows) if classes is None else classes
+        learned, held_out = [], np.zeros((len(self), data.rows), np.bool_)
+        for m, seed in enumerate(seeds):
+            own = np.arange(data.rows) if rows is None else np.asarray(rows[m])
+            own = np.flatnonzero(own) if own.dtype == np.bool_ else own
+            rest, out = split_rows(classes[own], share, seed)
+            learned.append(own[rest])
+            held_out[m, own[out]] = True
+        return {"rows": learned, "validation": held_out, "validation_split": 0.0}
+
+    @explain_arguments
+    def resume(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Goes on from the newest good checkpoint of a folder, that `fit(checkpoint=...)` wrote. This population was
+        made, and the next `fit` is called, as then: it finishes that fit, to the same bits.
+
+        Args:
+            folder, force: as of `Trainer.resume`.
+
+        Raises:
+            InputError, ModelFileError: as of `Trainer.resume`.
+        """
+        path, record = newest_record(Path(folder))
+        told = record["callbacks"].get(Stage.__name__)
+        if told is None:
+            raise InputError(f"{path} is of a trainer, not of a population: use trainer.resume.")
+        self._stage = Stage.restored(self.trainer, told, folder, force)
+
+    @property
+    def _now(self) -> Stage:
+        return self._stage or Stage(self.trainer)
 
     def stop(self, members: int | Sequence[int]) -> None:
-        """Stops some members: they change no more. For callbacks of `fit`."""
-        running = self.running
-        running[members] = False
-        self.trainer.training_step.running = running
+        """Stops some members, which change no more, and where early stopping keeps the best parameters get theirs. For
+        callbacks of `fit`."""
+        self._now.stop(np.isin(self._now.members, members))
 
     def change(self, member: int, **settings: float) -> None:
         """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
-        optimizer = self.trainer.optimizer
+        place, optimizer = self._place(member), self._now.trainer.optimizer
         for name, value in settings.items():
-            numbers = np.broadcast_to(np.asarray(optimizer.settings[name]), len(self)).tolist()
-            numbers[member] = value
-            setattr(optimizer, name, numbers)
+            numbers = np.broadcast_to(np.asarray(choose("setting", name, optimizer.settings)), len(self._now.members))
+            setattr(optimizer, name, [*numbers[:place].tolist(), value, *numbers[place + 1 :].tolist()])
 
     def copy_member(self, source: int, destination: int) -> None:
         """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
         seed stay its own. For callbacks of `fit`."""
-        raise NotImplementedError
+        copy_member(self._now.trainer, self._place(source), self._place(destination))
+
+    def _place(self, member: int) -> int:
+        """Returns where a member is among those that train."""
+        found = np.flatnonzero(self._now.members == member)
+        if not found.size:
+            raise StateError(f"member {member} is none of those that still train, {self._now.members.tolist()}.")
+        return int(found[0])
 
     # What came of it --------------------------------------------------------------------------------------------------
 
@@ -171,18 +246,7 @@ class Population(FixedAttributes):
     @explain_arguments
     def member(self, m: int) -> Network:
         """Returns a member as an ordinary network, a copy, which knows what trained it: `save` keeps that."""
-        network = self.network
-        told = network.architecture()
-        layers = [
-            {name: value[m] if isinstance(value, list) else value for name, value in layer.items()}
-            for layer in told["layers"]
-        ]
-        one = told | {"layers": layers, "seed": told["seed"][m]}
-        made = Network.from_architecture(one, device=network.device.name, tf32=network.device.tf32, draw=False)
-        made.device.copy_in(made.parameters, network.parameters[m])
-        made.device.copy_in(made.random, network.random[m])
-        made.preprocessing, made.classes = network.preprocessing, network.classes
-        return made
+        return member_network(self.network, m)
 
     @explain_arguments
     def predict(self, x: Any, batch_size: int = 1024) -> Array:

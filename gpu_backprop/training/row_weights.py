@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.data import stratified_split
 from gpu_backprop.network.arrays import check_finite, on_host
 from gpu_backprop.network.network import Network
@@ -45,11 +46,16 @@ def hold_out(network: Network, data: Samples, share: float, seed: int) -> tuple[
     """Divides data into those to learn from and those to validate on: of every class alike, where there are classes.
     The same seed holds the same rows out."""
     classes = data.classes(network.device)
+    rest, out = split_rows(np.zeros(data.rows) if classes is None else classes, share, seed)
+    return replace(data, chosen=rest), data.take(out, network.device)
+
+
+def split_rows(classes: Array, share: float, seed: int) -> tuple[Array, Array]:
+    """Returns the numbers of the rows to learn from, and of those to validate on."""
     try:
-        rest, out = stratified_split(np.zeros(data.rows) if classes is None else classes, share, seed)
+        return stratified_split(classes, share, seed)
     except ValueError as error:
         raise InputError(f"validation_split={share:g}: {error}, or validation=(x, y).") from None
-    return replace(data, chosen=rest), data.take(out, network.device)
 
 
 def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Samples:

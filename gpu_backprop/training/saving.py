@@ -60,7 +60,7 @@ def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = Fals
     """
     training = None
     if isinstance(getattr(net, "training_step", None), TrainingStep):  # its trainer, which comes later than this module
-        training, net = _describe(net), net.network
+        training, net = describe_training(net), net.network
     if not isinstance(net, Network):
         accepted = "a gpu_backprop.Network, or its Trainer"
         raise InputError(f"net must be {accepted}, got {type(net).__name__}: write save(path, net).")
@@ -178,7 +178,7 @@ def _arrays(net: Network) -> Iterator[tuple[str, Array]]:
 # What the network knows of its data and training ----------------------------------------------------------------------
 
 
-def _describe(trainer: Any) -> dict[str, Any]:
+def describe_training(trainer: Any) -> dict[str, Any]:
     """Names what trained a network."""
     optimizer, loss = describe_optimizer(trainer.optimizer), describe_loss(trainer.loss)
     told = {name: value for name in ("best_epoch", "temperature") if (value := getattr(trainer.history, name))}

@@ -91,7 +91,7 @@ class Resumed(NamedTuple):
 
 def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
     """Brings the newest good checkpoint of a folder, or one that is named, into a trainer; see `Trainer.resume`."""
-    path, record = _newest(Path(place))
+    path, record = newest_record(Path(place))
     try:
         *before, begun = record["begun"]
         own = recipe.describe(trainer)
@@ -117,7 +117,7 @@ def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
         raise ModelFileError(f"cannot go on from {path}: what it says is not what this version expects.") from error
 
 
-def _newest(place: Path) -> tuple[Path, dict[str, Any]]:
+def newest_record(place: Path) -> tuple[Path, dict[str, Any]]:
     """Reads the newest checkpoint that is whole; warns of newer ones that are not."""
     try:
         paths = [place] if place.is_file() else [path for _, path in numbered(place)]

@@ -1,0 +1,157 @@
+"""A stage of a population's fit: the same members train side by side, until half of them have stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.history import Row
+from gpu_backprop.training.members import put_members, take_members
+from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.step import State
+from gpu_backprop.training.trainer import Trainer
+
+COMPACTED = "half of the members have stopped, and the others go on without them"
+
+
+class Stage:
+    """Members that train side by side, as a callback of their trainer. What it learns of them gets its place in the
+    trainer of all members.
+
+    Args:
+        whole: the trainer of all members.
+        members: which of them these are, int64; None: all.
+        trainer: of these members; None: `whole`.
+
+    Attributes:
+        stopped: which of these members were stopped by hand, bool.
+        next: the stage that follows; None: there is none.
+    """
+
+    only_reads = True  # so that all others have seen an epoch before
+
+    def __init__(self, whole: Trainer, members: Array | None = None, trainer: Trainer | None = None) -> None:
+        self.whole, self.trainer = whole, whole if trainer is None else trainer
+        self.members = np.arange(*whole.network.models_shape) if members is None else members
+        self.stopped = np.zeros(len(self.members), np.bool_)
+        self.next: Stage | None = None
+        self._none = [0] * len(whole.network.parameters)
+
+    @property
+    def running(self) -> Array:
+        """Which of its members have not stopped, bool."""
+        step = self.trainer.training_step
+        assert step.running is not None
+        found: Array = step.device.to_host(step.running) > 0
+        return found
+
+    def of_members(self, given: Any) -> Any:
+        """Returns what was given of its members, of what has an entry for every one."""
+        each = isinstance(given, list) or (isinstance(given, np.ndarray) and given.ndim > 1)
+        if not each or self.trainer is self.whole:
+            return given
+        return given[self.members] if isinstance(given, np.ndarray) else [given[m] for m in self.members]
+
+    def prepare(self, epochs: int, log: CsvLog, callbacks: Sequence[Callable[[], object]]) -> None:
+        """Gets ready for a fit of so many epochs, or for what is left of it."""
+        resumed, self.log, self.callbacks = self.trainer.resumed, log, callbacks
+        self.last = epochs + (len(self.trainer.history) if resumed is None else resumed.first - 1)
+
+    # As a callback ----------------------------------------------------------------------------------------------------
+
+    def on_start(self, state: FitState) -> None:
+        """Stops again what was stopped before a checkpoint was written."""
+        self.stop(self.stopped)
+        self._were_running = self.running
+
+    def on_epoch(self, state: FitState) -> str | bool:
+        """Completes the history of all members, asks the callbacks, and ends the fit where half have stopped."""
+        assert state.row is not None
+        rows = self.whole.history.rows
+        if self.trainer is self.whole:
+            state.row.update(self._place(state.row, rows[-2] if len(rows) > 1 else {}))
+        else:
+            rows.append(self._place(state.row, rows[-1]))
+        self.log.write()
+        self._tell()
+        self._were_running = self.running
+        asked = [callback() for callback in self.callbacks]
+        if any(asked):
+            return True
+        running = self.running
+        if not 0 < running.sum() <= len(running) // 2 or state.epoch >= self.last:
+            return False
+        places = np.flatnonzero(running)
+        self.next = Stage(self.whole, self.members[places], take_members(self.trainer, places.tolist()))
+        return COMPACTED
+
+    def _place(self, row: Row, before: Row) -> Row:
+        """Returns the row of all members; one that had stopped before the epoch keeps its last numbers."""
+        placed = dict(row)
+        for name, value in row.items():
+            if isinstance(value, list):
+                placed[name] = of_all = [*before.get(name, self._none)]
+                for member, number, runs in zip(self.members, value, self._were_running, strict=True):
+                    of_all[member] = number if runs else of_all[member]
+        return placed
+
+    def stop(self, which: Array) -> None:
+        """Stops some of its members, given as truth values."""
+        self.stopped = self.stopped | which
+        step = self.trainer.training_step
+        step.ended = step.ended | which
+
+    def end(self) -> None:
+        """Gives the trainer of all members what these have come to."""
+        self._tell()
+        mine, whole = self.trainer.history, self.whole.history
+        if self.trainer is not self.whole:
+            put_members(self.trainer, self.whole, self.members.tolist())
+            whole.stopped = mine.stopped
+            self.whole.network.preprocessing = self.trainer.network.preprocessing
+            self.whole.network.classes = self.trainer.network.classes
+
+    def _tell(self) -> None:
+        """Brings what the history says of its members besides the rows into that of all."""
+        mine, whole = self.trainer.history, self.whole.history
+        for name in ("best_epoch", "diverged", "temperature"):
+            if mine is not whole and (of_mine := getattr(mine, name)) is not None:
+                of_all = [*(getattr(whole, name) or self._none)]
+                for member, number in zip(self.members, of_mine, strict=True):
+                    of_all[member] = number
+                setattr(whole, name, of_all)
+
+    # For checkpoints --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Returns what of the other members, and of the population, a checkpoint needs besides its trainer's state."""
+        whole = self.whole
+        settings = {name: np.asarray(value) for name, value in self.trainer.optimizer.settings.items()}
+        told = {"members": self.members, "stopped": self.stopped, "settings": settings}
+        if self.trainer is whole:
+            return told
+        state, history = whole.training_step.state(), whole.history
+        arrays = {name: whole.device.to_host(array) for name, array in state.arrays.items()}
+        kept = {name: value for name, value in vars(history).items() if name[0] != "_"}
+        return told | {"arrays": arrays, "host": state.host, "history": kept}
+
+    @classmethod
+    def restored(cls, whole: Trainer, told: Mapping[str, Any], folder: str | os.PathLike[str], force: bool) -> Stage:
+        """Makes the stage of which `state` gave this, and lets its trainer go on from the checkpoint that has it."""
+        members = told["members"]
+        trainer = whole if len(members) == len(whole.network.parameters) else take_members(whole, members.tolist())
+        for name, value in told["settings"].items():
+            setattr(trainer.optimizer, name, value.tolist())
+        trainer.resume(folder, force=force)
+        stage = cls(whole, members, trainer)
+        stage.stopped = told["stopped"]
+        if trainer is not whole:
+            whole.training_step.load_state(State(told["arrays"], told["host"]))
+            for name, value in told["history"].items():
+                setattr(whole.history, name, value)
+        return stage
