@@ -51,16 +51,17 @@ def take_members(trainer: Trainer, members: Sequence[int]) -> Trainer:
 
     Raises:
         InputError: there is no models axis, or a number is none of a member.
-        StateError: an epoch is running.
+        StateError: an epoch is under way, or the trainer was resumed and has not gone on yet.
     """
     taken = _checked(trainer.network, members)
-    if trainer.running is not None and trainer.running.run.position().done:
-        raise StateError("take_members takes what an epoch leaves, and one is running: call it in on_epoch.")
+    fit = trainer.running
+    if trainer.resumed is not None or (fit is not None and fit.run.position().done):
+        raise StateError("take_members takes what an epoch leaves, and one is under way: call it in on_epoch.")
     rebuild, (network, loss, optimizer, options, state, history) = trainer.__reduce__()
     of = _Members(network, taken)
     options |= {name: of.pick(options[name]) for name in OF_TRAINER}
     state = State(of.pick(state.arrays), of.pick(state.host))
-    resumed = None if trainer.running is None else of.resumed(trainer.running)
+    resumed = None if fit is None else of.resumed(fit)
     parts = of.network(network), of.loss(loss), of.optimizer(optimizer), options, state, of.history(history)
     made: Trainer = rebuild(*parts, resumed)
     made.begun[:] = [describe(made)]

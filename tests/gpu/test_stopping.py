@@ -11,6 +11,7 @@ import gpu_backprop as gb
 from gpu_backprop.data import stratified_split
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training import memory, streaming
+from gpu_backprop.training.members import copy_member, member_network, take_members
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.run import Run
 
@@ -21,6 +22,7 @@ ROWS = 60
 X = RNG.normal(size=(ROWS, 4)).astype(np.float32)
 LABELS = (X[:, :3] + 2 * RNG.normal(size=(ROWS, 3))).argmax(axis=1)
 VALIDATION = X[40:], LABELS[40:]
+WAYS = [{"graph": False}, {"graph": True}, {"one_launch": True}]
 
 
 def trainer_of(device="cuda", *, seed=1, rate=0.05, dtype="float64", loss=None, output="softmax", **options):
@@ -90,7 +92,7 @@ def test_rows_of_files_are_held_out_while_they_stream(monkeypatch, tmp_path):
     same(streamed, given)
 
 
-@pytest.mark.parametrize("options", [{"graph": False}, {"graph": True}, {"one_launch": True}], ids=str)
+@pytest.mark.parametrize("options", WAYS, ids=str)
 def test_a_rate_is_halved(options):
     def made(device, **how):
         net = gb.Network(4, [gb.Dense(6, "relu"), gb.Dense(2)], dtype="float64", device=device, seed=1)
@@ -104,6 +106,48 @@ def test_a_rate_is_halved(options):
         assert np.isfinite(parameters(trainer)).all()
     assert rates[0] == rates[1]
     assert rates[0][0] > 0
+
+
+def members(rates, device="cuda", dropout=False, **how):
+    layers = [gb.Dense(6, "tanh"), *([gb.Dropout(0.2)] if dropout else []), gb.Dense(2)]
+    net = gb.Network(4, layers, dtype="float64", device=device, seed=[1, 2, 3])
+    return gb.Trainer(net, "squared_error", gb.SGD(rates, momentum=0.5), batch_size=6, **how)
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_members_that_diverge_stop(options):
+    """With what their epoch began with; the others come to the same bits as without them."""
+    y, rates = X[:, :2].astype(np.float64), [0.01, 1e200, 0.02]
+    calm = members([0.01, 0.01, 0.02], **options)
+    calm.fit(X, y, 3, progress=False)
+    for trainer in (members(rates, **options), members(rates, "cpu")):
+        initial = np.array(parameters(trainer))
+        with pytest.warns(RuntimeWarning, match="member 1 became NaN or infinite in epoch 1"):
+            history = trainer.fit(X, y, 3, on_divergence="stop", progress=False)
+        assert history.diverged == [0, 1, 0] and np.isnan(history["loss"]).tolist() == [[False, True, False]] * 3
+        assert parameters(trainer)[1].tobytes() == initial[1].tobytes()
+        if trainer.device.name != "cpu":
+            assert parameters(trainer)[[0, 2]].tobytes() == parameters(calm)[[0, 2]].tobytes()
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_members_that_are_taken_go_on(options):
+    class Take:
+        only_reads = True
+
+        def on_epoch(self, state):
+            if state.epoch == 2:
+                self.taken = take_members(state.trainer, [2, 0])
+
+    y, take = X[:, :2].astype(np.float64), Take()
+    whole = members([0.01, 0.03, 0.02], dropout="one_launch" not in options, **options)
+    whole.fit(X, y, 4, progress=False, callbacks=[take])
+    take.taken.fit(X, y, 4, progress=False)
+    np.testing.assert_allclose(parameters(take.taken), parameters(whole)[[2, 0]], rtol=1e-12)
+    alone = member_network(whole.network, 1)
+    np.testing.assert_allclose(alone.predict(X), whole.network.predict(X)[1], rtol=1e-12)
+    copy_member(whole, 2, 1)
+    assert parameters(whole)[1].tobytes() == parameters(whole)[2].tobytes()
 
 
 def test_what_both_take_is_told():

@@ -198,8 +198,12 @@ def test_there_must_be_members_and_no_epoch_under_way():
         def on_step(self, state):
             take_members(state.trainer, [0])
 
-    with pytest.raises(gb.StateError, match="takes what an epoch leaves, and one is running: call it in on_epoch"):
+    said, take = "takes what an epoch leaves, and one is under way: call it in on_epoch", Take(2, [0, 1])
+    with pytest.raises(gb.StateError, match=said):
         fit(trainer_of("float64"), callbacks=[InAStep()])
+    fit(trainer_of("float64"), callbacks=[take])
+    with pytest.raises(gb.StateError, match=said):
+        take_members(take.taken, [0])  # which has to go on first
 
 
 # One member -----------------------------------------------------------------------------------------------------------

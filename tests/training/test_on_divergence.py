@@ -176,7 +176,7 @@ def test_members_that_diverge_stop_and_the_others_never_know(dtype, options):
         assert np.isfinite(history["val_loss"]).all()
     if "loss_every" in options:
         assert all(np.isnan(row["loss"][1]) for row in history.steps if row["epoch"] > first)
-    assert "nan" not in repr(history)
+    assert "nan" not in repr(history) + history._repr_html_()
 
 
 def test_every_fit_begins_with_all_members():
