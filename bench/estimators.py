@@ -59,6 +59,18 @@ Workers = Mapping[str, Worker]
 # Measuring ------------------------------------------------------------------------------------------------------------
 
 
+def start_workers(stack: ExitStack, threads: int) -> Workers:
+    """Starts both; they end with the stack."""
+    logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    return {
+        name: stack.enter_context(closing(Worker(
+            name, logs / name, threads=threads, environment={"PYTHONWARNINGS": "ignore"},
+            script=Path(estimator_worker.__file__),
+        )))
+        for name in MODULES
+    }  # fmt: skip
+
+
 def measure(task: Task, workers: Workers, options: argparse.Namespace) -> dict[str, Any]:
     """Lets both do one task: whether they did the same, and how fast."""
     work: dict[str, Any] = {}
@@ -182,14 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tasks": [], "accuracy": [],
     }  # fmt: skip
     with ExitStack() as stack:
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workers = {
-            name: stack.enter_context(closing(Worker(
-                name, logs / name, threads=options.threads, environment={"PYTHONWARNINGS": "ignore"},
-                script=Path(estimator_worker.__file__),
-            )))
-            for name in MODULES
-        }  # fmt: skip
+        workers = start_workers(stack, options.threads)
         for task in timed:
             found["tasks"].append(measure(task, workers, options))
             print(estimator_report.line(found["tasks"][-1]), flush=True)

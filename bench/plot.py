@@ -1,7 +1,8 @@
 """Puts what was measured where people read it: python bench/plot.py
 
-From the files of bench/results and nothing else it makes the plots compare.svg and tables.svg there, the tables of
-README.md, docs/performance.md, docs/tables.md and docs/from-scikit-learn.md, each between two comments:
+From the files of bench/results and nothing else it makes the plots compare.svg, tables.svg and population.svg there,
+the tables of README.md, docs/performance.md, docs/tables.md, docs/from-scikit-learn.md and docs/populations.md, each
+between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comparison import estimator_report, mnist_seconds, summary
+from comparison import estimator_report, mnist_seconds, population_report, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
 from lib import table_report
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "compare.json"
 PLOT = RESULTS.with_suffix(".svg")
 TABLES = RESULTS.with_name("tables.json")
+POPULATION = RESULTS.with_name("population.json")
 
 BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
 """The comments around a part of a text that is made here; {} is its name."""
@@ -272,6 +274,8 @@ def parts() -> Iterator[tuple[Path, str, str]]:
         yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
     if (one := read(RESULTS.with_name("estimators.json"))) is not None:
         yield ROOT / "docs" / "from-scikit-learn.md", "estimators", estimator_report.page(one)
+    if (one := read(POPULATION)) is not None:
+        yield ROOT / "docs" / "populations.md", "population", population_report.page(one)
 
 
 def main() -> int:
@@ -282,6 +286,8 @@ def main() -> int:
     draw(results, PLOT)
     if (tables := read(TABLES)) is not None:
         table_report.draw(tables["tables"], tables["splits"], TABLES.with_suffix(".svg"))
+    if (population := read(POPULATION)) is not None:
+        population_report.draw(population, POPULATION.with_suffix(".svg"))
     for path, name, made in parts():
         try:
             text = put(path.read_text(encoding="utf-8"), name, made)

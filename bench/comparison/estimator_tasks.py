@@ -23,14 +23,20 @@ DTYPES = "float32", "float64"
 FIT, EARLY, FULL_BATCH = "fit", "fit, early stopping", "fit, lbfgs"
 PREDICT, PARTIAL_FIT = "predict", "partial_fit, 200 rows a call"
 SEARCH, SEARCH_IN_2 = "grid search", "grid search, n_jobs=2"
-SEARCHES = {SEARCH: None, SEARCH_IN_2: 2}
-"""The n_jobs of each."""
+POPULATION_SEARCH = "search of 60 candidates"
+SEARCHES = {SEARCH: None, SEARCH_IN_2: 2, POPULATION_SEARCH: 2}
+"""The n_jobs of each, of scikit-learn's in the last one: ours is a PopulationSearchCV."""
 
 GRID = {
     "hidden_layer_sizes": [(10,), (20,), (20, 10)],
     "activation": ["relu", "tanh"],
     "alpha": [1e-4, 1e-2],
     "learning_rate_init": [1e-3, 1e-2],
+}
+POPULATION_GRID = {
+    "hidden_layer_sizes": [(16,), (32,), (64,)],
+    "alpha": [1e-4, 1e-2, 1e-1, 1.0],
+    "learning_rate_init": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
 }
 FOLDS = 5
 ROWS_A_CALL, CALLS = 200, 10

@@ -89,13 +89,20 @@ class Commands:
 
     def _search(self, task: tasks.Task, x: Any, y: Any) -> dict[str, Any]:
         """A call is a search by cross-validation, without training of the best in the end."""
-        grid = {name: values[-1:] for name, values in tasks.GRID.items()} if task.quick else tasks.GRID
-        model = self._model(task, task.iterations)
-        search = GridSearchCV(model, grid, n_jobs=tasks.SEARCHES[task.way], cv=tasks.FOLDS, error_score="raise")
+        population = task.way == tasks.POPULATION_SEARCH
+        grid = tasks.POPULATION_GRID if population else tasks.GRID
+        grid = {name: values[-1:] for name, values in grid.items()} if task.quick else grid
+        model, how = self._model(task, task.iterations), {"cv": tasks.FOLDS, "error_score": "raise"}
+        if population and self.name == tasks.OURS:
+            search = gpu_backprop.PopulationSearchCV(model, grid, **how)
+        else:
+            search = GridSearchCV(model, grid, n_jobs=tasks.SEARCHES[task.way], **how)
         search.fit(x, y)
         self.call = lambda: search.fit(x, y)
         scores = search.cv_results_["mean_test_score"].tolist()
-        return {"version": VERSIONS[self.name], "equal": {"candidates": len(scores)}, "scores": scores}
+        equal = {"candidates": len(scores)}
+        best = {"best": search.best_params_, "best_index": int(search.best_index_)} if population else {}
+        return {"version": VERSIONS[self.name], "equal": equal, "scores": scores, **best}
 
     def time(self, window: float) -> dict[str, Any]:
         """Does the work again, as often as fits into about so many seconds, and at least once; ms each."""
@@ -107,7 +114,7 @@ class Commands:
             done += 1
             seconds = time.perf_counter() - started
         disturbance = busy.Clocks.now().since(before)
-        if self.task.way == tasks.SEARCH_IN_2:  # its own processes are others
+        if tasks.SEARCHES.get(self.task.way):  # its own processes are others
             disturbance["others"] = 0.0
         return {"call": {"ms": 1e3 * seconds / done, "calls": done, **disturbance}}
 

@@ -24,6 +24,14 @@ CLASSES = {
 }
 """By the name, the module of this package that has its class, and the class."""
 
+POPULATIONS = {
+    "Population": ("populations", "Population"),
+    "our solo loop": ("populations", "SoloLoop"),
+    "PyTorch, vmap": ("stacked_pytorch", "TorchVmap"),
+    "JAX, vmap and lax.scan": ("stacked_jax", "JaxVmap"),
+}
+"""The same of those that train many networks at once, for bench/population.py."""
+
 PEERS = tuple(name for name in CLASSES if name not in (OURS, NUMPY_ALONE))
 ON_CUDA = tuple(name for name in PEERS if not name.startswith("scikit-learn"))
 ON_CPU = tuple(name for name in PEERS if "CUDA" not in name)
@@ -35,7 +43,7 @@ def load(name: str, task: Task) -> Peer:
     Raises:
         Missing: what it needs is not here.
     """
-    module, cls = CLASSES[name]
+    module, cls = {**CLASSES, **POPULATIONS}[name]
     try:
         found: type[Peer] = getattr(import_module(f"comparison.peers.{module}"), cls)
     except ModuleNotFoundError as error:
@@ -43,4 +51,6 @@ def load(name: str, task: Task) -> Peer:
     return found(task)
 
 
-__all__ = ["CLASSES", "NUMPY_ALONE", "ON_CPU", "ON_CUDA", "OURS", "PEERS", "Missing", "Peer", "Task", "load"]
+__all__ = [
+    "CLASSES", "NUMPY_ALONE", "ON_CPU", "ON_CUDA", "OURS", "PEERS", "POPULATIONS", "Missing", "Peer", "Task", "load",
+]  # fmt: skip

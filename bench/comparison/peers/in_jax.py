@@ -31,6 +31,7 @@ class JaxStep(Peer):
         place = jax.numpy.array
         self.x, self.target = place(task.x), place(task.target, "int32" if task.labelled else None)
         self.minibatch = self.x[: task.batch], self.target[: task.batch]
+        self.rate = task.settings[0]
         self.key, self.rng = jax.random.key(0), np.random.default_rng(0)
         self.permutation = jax.jit(jax.random.permutation)
         self.gathering = jax.jit(self.on_rows, donate_argnums=0)
@@ -60,16 +61,16 @@ class JaxStep(Peer):
         loss, gradients = jax.value_and_grad(self.loss)(parameters, x, target)
         step, tree = step + 1, jax.tree
         if self.task.adam:
-            (m, v), (rate, beta1, beta2, epsilon) = moments, self.task.settings
+            (m, v), (_, beta1, beta2, epsilon) = moments, self.task.settings
             m = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, m, gradients)
             v = tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, v, gradients)
             first, second, sqrt = 1 - beta1**step, 1 - beta2**step, jax.numpy.sqrt
             moments = [m, v]
             parameters = tree.map(
-                lambda p, m, v: p - rate * (m / first) / (sqrt(v / second) + epsilon), parameters, m, v
+                lambda p, m, v: p - self.rate * (m / first) / (sqrt(v / second) + epsilon), parameters, m, v
             )
         else:
-            parameters = tree.map(lambda p, g: p - self.task.settings[0] * g, parameters, gradients)
+            parameters = tree.map(lambda p, g: p - self.rate * g, parameters, gradients)
         return parameters, moments, step, total + loss
 
     def on_rows(self, state: Any, x: Any, target: Any, rows: Any) -> Any:

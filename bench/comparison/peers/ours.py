@@ -8,6 +8,19 @@ import gpu_backprop as gb
 from comparison.peers.task import Parameters, Peer, Task
 from gpu_backprop.backend.formula import Call
 from gpu_backprop.backend.snapshot import Snapshot
+from gpu_backprop.network.layer import Layer
+
+
+def network_of(task: Task) -> tuple[list[Layer], str]:
+    """The layers of a task, and the name of its loss."""
+    *hidden, outputs = (w.shape[-1] for w, _ in task.parameters)
+    output, loss = ("softmax", "cross_entropy") if task.labelled else ("identity", "half_squared_error")
+    return [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)], loss
+
+
+def put(net: gb.Network, parameters: Parameters) -> None:
+    for layer, (w, b) in zip(net.layers, parameters, strict=True):
+        layer.weight[...], layer.bias[...] = map(net.device.from_host, (w, b))
 
 
 class Ours(Peer):
@@ -15,13 +28,10 @@ class Ours(Peer):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        *hidden, outputs = (w.shape[1] for w, _ in task.parameters)
-        output, loss = ("softmax", "cross_entropy") if task.labelled else ("identity", "half_squared_error")
-        layers = [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)]
+        layers, loss = network_of(task)
         dtype, tf32 = ("float32", True) if task.precision == "tf32" else (task.precision, False)
         net = gb.Network(task.x.shape[1], layers, dtype=dtype, tf32=tf32, device=task.device, seed=0)
-        for layer, (w, b) in zip(net.layers, task.parameters, strict=True):
-            layer.weight[...], layer.bias[...] = map(net.device.from_host, (w, b))
+        put(net, task.parameters)
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
         self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)
         self.version = f"gpu_backprop {gb.__version__}, {operations_by(net.device)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +127,37 @@ class Peer:
     def floor(self, times: int) -> int:
         """Runs the matrix products of a step alone so many times; only ours can tell them apart."""
         raise NotImplementedError
+
+
+class Stacked(Peer):
+    """A library that trains many networks of one shape at once, whose parameters are stacked: W (members, inputs,
+    outputs) and b (members, outputs). Each has a learning rate of its own, and an order of the rows.
+
+    Attributes:
+        rates: the learning rate of each, from that of the task to ten times as much.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.members = len(task.parameters[0][0])
+        self.rates = task.settings[0] * np.geomspace(1, 10, self.members)
+        self.rng = np.random.default_rng(0)
+        super().__init__(task)
+
+    def order(self, shuffle: bool) -> Any:
+        """The rows of each minibatch, (steps, members, batch)."""
+        order = np.tile(np.arange(self.task.rows), (self.members, 1))
+        if shuffle:
+            self.rng.permuted(order, axis=1, out=order)
+        return order.reshape(self.members, self.task.steps, self.task.batch).swapaxes(0, 1)
+
+    def alone(self, member: int) -> Task:
+        """The task of one of them."""
+        parameters = [(w[member], b[member]) for w, b in self.task.parameters]
+        return replace(self.task, parameters=parameters, settings=(self.rates[member], *self.task.settings[1:]))
+
+    def steps(self, times: int) -> int:
+        """Does whole epochs, for that is how populations are trained."""
+        epochs = -(-times // self.task.steps)
+        for _ in range(epochs):
+            self.train()
+        return epochs * self.task.steps
