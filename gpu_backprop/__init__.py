@@ -62,6 +62,7 @@ from gpu_backprop.training.calibration import ConformalIntervals, TemperatureSca
 from gpu_backprop.training.callbacks import FitState
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.ensemble import DeepEnsemble
 from gpu_backprop.training.full_batch import fit_lbfgs
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
@@ -101,6 +102,7 @@ __all__ = [
     "Cosine",
     "Coslog4",
     "CrossEntropy",
+    "DeepEnsemble",
     "Dense",
     "DeviceError",
     "DivergedError",
