@@ -106,20 +106,41 @@ def search(
         settings, {"layers": layers, "optimizer": optimizer, "batch_size": batch_size},
         {"inputs": shape[1], "loss": loss, "metrics": metrics, "dtype": dtype, "device": device},
     )  # fmt: skip
+    fit = {"epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
+    return search_candidates(
+        candidates, x, y, metric=name, factor=factor if strategy == HALVING else None, folds=folds, seeds=seeds,
+        validation=validation, seed=seed, callbacks=callbacks, **fit,
+    )  # fmt: skip
+
+
+def search_candidates(
+    candidates: Candidates, x: Any, y: Any, *, metric: str, factor: int | None, folds: int, seeds: int, validation: Any,
+    seed: int, callbacks: Sequence[Callable[[SearchResult], object]], **fit: Any,
+) -> SearchResult:  # fmt: skip
+    """Does what `search` does, with candidates that are known.
+
+    Args:
+        metric: what the score is, "loss" or the name of one of the metrics that are measured.
+        factor: of successive halving; None: there is none.
+        folds: 1 where there are validation data.
+        seeds, validation, seed, callbacks: as of `search`.
+        fit: what else `Population.fit` is told, its epochs among it.
+    """
     groups = candidates.groups()
     networks = [_check(candidates, group, folds) for group in groups]
-    fit = {"x": x, "y": y, "epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
+    fit |= {"x": x, "y": y}
     if validation is None:
-        inside = _inside_folds(networks[0], loss, x, y, weights, folds, seed)
+        inside = _inside_folds(networks[0], candidates.options["loss"], x, y, fit.get("weights"), folds, seed)
         fit |= {"rows": np.repeat(inside, seeds, axis=0), "validation": "rest"}
     else:
         fit |= {"validation": validation}
     del networks  # their memory is for what comes
-    result = SearchResult(candidates, f"val_{name}", larger_is_better(name, metrics or ()), seed)
-    halving = _Halving(factor, epochs, len(settings)) if strategy == HALVING else None
+    larger = larger_is_better(metric, candidates.options["metrics"] or ())
+    result = SearchResult(candidates, f"val_{metric}", larger, seed)
+    halving = None if factor is None else _Halving(factor, fit["epochs"], len(candidates.settings))
     members = [seed + k for _ in range(folds) for k in range(seeds)]
     running = _Search(result, candidates, members, fit, halving, callbacks)
-    most = max(1, PLACES // (shape[0] * len(members)))
+    most = max(1, PLACES // (len(x) * len(members)))
     waiting = [group[k : k + most] for group in groups for k in range(0, len(group), most)]
     while waiting and not running.ended:
         numbers = waiting.pop(0)
