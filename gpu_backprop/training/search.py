@@ -34,6 +34,8 @@ PLACES = 1 << 26
 
 FOLDS = 5
 
+Prune = Callable[[int, Array, Array], Array]
+
 
 @explain_arguments
 def search(
@@ -108,22 +110,24 @@ def search(
     )  # fmt: skip
     fit = {"epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
     return search_candidates(
-        candidates, x, y, metric=name, factor=factor if strategy == HALVING else None, folds=folds, seeds=seeds,
-        validation=validation, seed=seed, callbacks=callbacks, **fit,
+        candidates, x, y, metric=name, folds=folds, seeds=seeds, validation=validation, seed=seed, callbacks=callbacks,
+        prune=_Halving(factor, epochs, len(settings)) if strategy == HALVING else None, **fit,
     )  # fmt: skip
 
 
 def search_candidates(
-    candidates: Candidates, x: Any, y: Any, *, metric: str, factor: int | None, folds: int, seeds: int, validation: Any,
-    seed: int, callbacks: Sequence[Callable[[SearchResult], object]], **fit: Any,
+    candidates: Candidates, x: Any, y: Any, *, metric: str, folds: int, seeds: int, validation: Any, seed: int,
+    callbacks: Sequence[Callable[[SearchResult], object]] = (), prune: Prune | None = None, **fit: Any,
 ) -> SearchResult:  # fmt: skip
     """Does what `search` does, with candidates that are known.
 
     Args:
         metric: what the score is, "loss" or the name of one of the metrics that are measured.
-        factor: of successive halving; None: there is none.
         folds: 1 where there are validation data.
         seeds, validation, seed, callbacks: as of `search`.
+        prune: is called after every epoch with its number, the numbers of the candidates that train side by side, and
+            their scores so far, of which a smaller one is better, and infinity that of one that has diverged; and
+            returns which are too bad to go on, bool. None: all go on.
         fit: what else `Population.fit` is told, its epochs among it.
     """
     groups = candidates.groups()
@@ -137,9 +141,8 @@ def search_candidates(
     del networks  # their memory is for what comes
     larger = larger_is_better(metric, candidates.options["metrics"] or ())
     result = SearchResult(candidates, f"val_{metric}", larger, seed)
-    halving = None if factor is None else _Halving(factor, fit["epochs"], len(candidates.settings))
     members = [seed + k for _ in range(folds) for k in range(seeds)]
-    running = _Search(result, candidates, members, fit, halving, callbacks)
+    running = _Search(result, candidates, members, fit, prune, callbacks)
     most = max(1, PLACES // (len(x) * len(members)))
     waiting = [group[k : k + most] for group in groups for k in range(0, len(group), most)]
     while waiting and not running.ended:
@@ -203,8 +206,10 @@ class _Halving:
         while factor ** (len(self.scores) + 1) <= min(candidates, epochs):
             self.scores[epochs // factor ** (len(self.scores) + 1)] = []
 
-    def worse(self, epoch: int, scores: Array) -> Array:
+    def __call__(self, epoch: int, numbers: Array, scores: Array) -> Array:
         """Takes down the scores of those that train, and returns which of them are too bad to go on."""
+        if epoch not in self.scores:
+            return np.zeros_like(scores, bool)
         known = self.scores[epoch]
         known += scores.tolist()
         worse: Array = scores > sorted(known)[max(1, len(known) // self.factor) - 1]
@@ -222,10 +227,10 @@ class _Search:
 
     def __init__(
         self, result: SearchResult, candidates: Candidates, seeds: Sequence[int], fit: Mapping[str, Any],
-        halving: _Halving | None, callbacks: Sequence[Callable[[SearchResult], object]],
+        prune: Prune | None, callbacks: Sequence[Callable[[SearchResult], object]],
     ) -> None:  # fmt: skip
         self.result, self.candidates, self.seeds, self.fit = result, candidates, seeds, fit
-        self.halving, self.callbacks = halving, callbacks
+        self.prune, self.callbacks = prune, callbacks
         self.ended = False
         self._diverged: DivergedError | None = None
 
@@ -252,10 +257,10 @@ class _Search:
     def _after_epoch(self, part: Part, population: Population) -> bool:
         part.history = history = population.history
         epoch, result, going = len(history), self.result, part.stopped == 0
-        if self.halving is not None and epoch in self.halving.scores:
+        if self.prune is not None:
             scores = part.scores(result.metric).mean(axis=-1) * (-1 if result.larger_is_better else 1)
-            worse = np.zeros_like(going)
-            worse[going] = self.halving.worse(epoch, np.nan_to_num(scores[going], nan=np.inf))
+            worse, numbers = np.zeros_like(going), np.array(part.numbers)
+            worse[going] = self.prune(epoch, numbers[going], np.nan_to_num(scores[going], nan=np.inf))
             part.stopped[worse] = epoch
             population.stop(np.flatnonzero(np.repeat(worse, len(self.seeds))).tolist())
         result.running = int(population.running.sum())

@@ -46,6 +46,13 @@ def in_words(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(brief(value))
 
 
+def _alike(value: Any) -> Hashable:
+    """Returns what is equal for values that make the same shape."""
+    if isinstance(value, (list, tuple)) and all(isinstance(layer, Layer) for layer in value):
+        return repr([layer.describe() for layer in value])
+    return value if isinstance(value, (int, str)) else id(value)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """What is tried, and how populations are made of it.
@@ -77,8 +84,7 @@ class Candidates:
         found: dict[Hashable, list[int]] = {}
         for place in range(len(self.settings)):
             shared = self.shared_by(place).values()
-            key = tuple(value if isinstance(value, (int, str)) else id(value) for value in shared)
-            found.setdefault(key, []).append(place)
+            found.setdefault(tuple(map(_alike, shared)), []).append(place)
         return list(found.values())
 
     def population(self, numbers: Sequence[int], seeds: Sequence[int]) -> Population:

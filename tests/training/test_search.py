@@ -69,6 +69,11 @@ def test_shapes_train_one_after_the_other():
     assert [trial["score"] for trial in found.trials] == sorted((t["score"] for t in found.trials), reverse=True)
 
 
+def test_equal_layers_are_one_shape():
+    found = search({"learning_rate": [0.1, 0.01], "layers": [layers(3), layers(9), layers(3)]})
+    assert [part.numbers for part in found.parts] == [[0, 2, 3, 5], [1, 4]]
+
+
 def test_an_optimizer_is_part_of_a_shape():
     found = search({"optimizer": ["sgd", gb.Adam(beta1=0.8)], "learning_rate": [0.1, 0.01]})
     assert sorted(part.numbers for part in found.parts) == [[0, 1], [2, 3]]
@@ -116,7 +121,7 @@ def test_halving_compares_with_those_that_trained_before():
     both = {"learning_rate": [*good, *bad], "batch_size": [16]}
     found = search(both, strategy="halving", epochs=2, factor=2)
     assert {trial["stopped"] for trial in found.trials if trial["settings"]["learning_rate"] in bad} == {1}
-    apart = {"layers": [layers(), layers()], "learning_rate": [0.1, 1e-6]}
+    apart = {"layers": [layers(), layers(7)], "learning_rate": [0.1, 1e-6]}
     found = search(apart, strategy="halving", epochs=2, factor=2, seed=3)
     assert [part.numbers for part in found.parts] == [[0, 1], [2, 3]] and len(found.trials) == 4
     assert [trial["stopped"] for trial in found.trials] == [None, None, 1, 1]
