@@ -28,7 +28,8 @@ class FitState(NamedTuple):
       attribute `only_reads = True`, which promises that it changes nothing that a step reads. Such callbacks are called
       after all others. One that has a method `is_due()` is asked by it, after each step, whether to be called: cheaper
       than a state. One with the attribute `each_step = False` need not be called after every step: it is after as many
-      as the device is given at once, on CUDA eight in a graph or those of one launch, and stands in the way of neither.
+      as the device is given at once, on CUDA eight in a graph or those of one launch, on a CPU with compiled kernels as
+      many as take a tenth of a second, 64 at most; and stands in the way of none of these.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a

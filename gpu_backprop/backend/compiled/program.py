@@ -47,8 +47,8 @@ PARALLEL_NS = 12_000
 ALWAYS_PARALLEL_NS = 500_000
 """The work, in nanoseconds, from which it always does; below, only while that is measured to be faster."""
 
-AT_ONCE_NS = 20e6
-"""How long one call lasts at most, in nanoseconds, of those that run a program several times: Ctrl-C waits for it."""
+AT_ONCE_NS = 1e8
+"""The work, in nanoseconds, of a call that runs a program several times: Ctrl-C waits for its end."""
 
 MOST_AT_ONCE = 64
 """How many times such a call runs a program at most: more do not make it faster."""
@@ -221,7 +221,7 @@ def at_once(calls: Sequence[Call]) -> int:
     if not calls or not all(isinstance(call, KernelCall) for call in calls):
         return 1
     work = sum(call.work / call.device.threads for call in calls if isinstance(call, KernelCall))
-    return max(1, min(MOST_AT_ONCE, int(AT_ONCE_NS / work)))
+    return max(1, min(MOST_AT_ONCE, int(AT_ONCE_NS / max(work, 1))))
 
 
 def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:

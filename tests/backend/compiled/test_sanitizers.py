@@ -37,7 +37,7 @@ def run(name, *arguments):
         step()
         ran += 1
 
-for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 16, 17, 100, 128, 513]):
+for models, rows, cols in itertools.product([(), (2,), (3,)], [1, 5, 16, 37], [1, 3, 16, 17, 100, 128, 513]):
     z, y, b, flat = a(*models, rows, cols), a(*models, rows, cols), a(*models, cols), a(*models, cols)
     labels = np.arange(z[..., 0].size).reshape(z.shape[:-1]) % cols
     labels[..., 0] = -5
@@ -64,7 +64,7 @@ for models, rows, cols in itertools.product([(), (2,)], [1, 5, 16, 37], [1, 3, 1
     if cols <= 128:
         run("softmax_cross_entropy", z, b, labels, weights, *cross, 1.0, scales, z, total)
         run("softmax_cross_entropy", z, None, y, None, *cross, 1.0, None, z, total)
-for models, n in itertools.product([(), (2,)], [1, 15, 1025, 5000]):
+for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     w, g, blocks = a(*models, n), a(*models, n), -(-4 * n // ALIGNMENT)
     groups = np.resize(np.float32([0, 1, 2]), (3, blocks))
     for rule in RULES:
@@ -102,4 +102,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {8 * 7 * 15 + 8 * 6 * 2 + 8 * (2 * len(RULES) + 14)}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {12 * 7 * 15 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 14)}\n", done.stderr[-3000:]
