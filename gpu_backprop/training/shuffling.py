@@ -12,8 +12,8 @@ import numpy as np
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.threads import threads
 
-SHARED = 1 << 20
-"""From so many numbers on, some milliseconds of drawing, threads share the members out among them."""
+SHARED = 1 << 17
+"""From so many numbers on, more than a millisecond of drawing, threads share the members out among them."""
 
 
 class Shuffling:
@@ -60,8 +60,10 @@ class Shuffling:
         if order.size < SHARED or len(counts) == 1:
             list(map(_fill, *drawn))
         else:
-            with ThreadPoolExecutor(min(len(counts), threads()), "gpu_backprop shuffling") as several:
-                list(several.map(_fill, *drawn))
+            count = min(len(counts), threads())
+            shares = [[each[k::count] for each in drawn] for k in range(count)]
+            with ThreadPoolExecutor(count, "gpu_backprop shuffling") as several:
+                list(several.map(lambda share: list(map(_fill, *share)), shares))
         return order
 
     # Ahead ------------------------------------------------------------------------------------------------------------
