@@ -1,4 +1,4 @@
-// A plan in one call, once or several times; and the products.
+// A plan in one call, once or several times.
 //
 // Every thread goes through the whole list of operations and does its part of each. Where an operation needs the result
 // of another thread, a barrier stands before it. With many members each thread takes one of them at a time through the
@@ -154,6 +154,10 @@ static int (*get_blas_threads)();
 static pthread_mutex_t blas_mutex = PTHREAD_MUTEX_INITIALIZER;
 static i64 limits;              // programs during which the BLAS is limited to one thread
 static int usual_blas_threads;  // how many it has otherwise
+extern "C" void bp_set_blas_threads(void* get, void* set) {
+  get_blas_threads = reinterpret_cast<int (*)()>(get);
+  set_blas_threads = reinterpret_cast<void (*)(int)>(set);
+}
 
 // A number that the user has set meanwhile stays.
 static void restore_blas_threads() {
@@ -268,63 +272,4 @@ extern "C" const char* bp_compiler() {
 #else
   return "g++ " __VERSION__;
 #endif
-}
-
-// Products -----------------------------------------------------------------------------------------------------------
-
-// The product of the BLAS that NumPy brought, whose sizes are int or long long.
-typedef void (*Gemm)(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
-typedef void (*Gemm64)(int, int, int, i64, i64, i64, float, const float*, i64, const float*, i64, float, float*, i64);
-static Gemm gemm;
-static Gemm64 gemm64;
-extern "C" void bp_set_blas(void* product, i64 wide, void* get_threads, void* set_threads) {
-  gemm = wide ? nullptr : reinterpret_cast<Gemm>(product);
-  gemm64 = wide ? reinterpret_cast<Gemm64>(product) : nullptr;
-  get_blas_threads = reinterpret_cast<int (*)()>(get_threads);
-  set_blas_threads = reinterpret_cast<void (*)(int)>(set_threads);
-}
-
-static const int BY_ROWS = 101, PLAIN = 111, TRANSPOSED = 112;  // cblas.h
-
-// c = a b, or a block of it. Strides are the elements from one row to the next, or one column where transposed.
-BP_DEV void multiply_matrices(
-    const float* a, const float* b, float* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
-    i64 a_transposed, i64 b_transposed) {
-  const int ta = a_transposed ? TRANSPOSED : PLAIN, tb = b_transposed ? TRANSPOSED : PLAIN;
-  if (!m || !n) return;
-  if (gemm64)
-    gemm64(BY_ROWS, ta, tb, m, n, k, 1, a, a_stride, b, b_stride, 0, c, c_stride);
-  else
-    gemm(BY_ROWS, ta, tb, int(m), int(n), int(k), 1, a, int(a_stride), b, int(b_stride), 0, c, int(c_stride));
-}
-
-// c = a b, where the rows of a and c are those of a minibatch: a part has some of them.
-BP_CPU void matmul_by_rows(
-    const float* a,  // [models, m, k] by rows
-    const float* b,  // [models, k, n] [n, k] where it is transposed
-    float* c,        // [models, m, n] by rows
-    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 b_transposed, i64 part, i64 parts) {
-  const Range r = rows_of(m, part, parts);
-  for (i64 model = 0; model < models; model++, a += a_step, b += b_step, c += c_step)
-    multiply_matrices(
-        a + r.begin * k, b, c + r.begin * n, r.end - r.begin, n, k, k, b_transposed ? k : n, n, 0, b_transposed);
-}
-
-// c = a b: a part has some of the models, or where these are few, a block of rows or of columns, whichever are more.
-BP_CPU void matmul(
-    const float* a,  // [models, m, k] [k, m] where it is transposed
-    const float* b,  // [models, k, n] [n, k] where it is transposed
-    float* c,        // [models, m, n]
-    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 a_transposed, i64 b_transposed, i64 part,
-    i64 parts) {
-  const i64 a_stride = a_transposed ? m : k, b_stride = b_transposed ? k : n, each = models >= parts, wide = m < n;
-  const Range chosen = each ? part_of(models, part, parts, 1) : Range{0, models};
-  const Range rows = each || wide ? Range{0, m} : part_of(m, part, parts, 16);
-  const Range columns = each || !wide ? Range{0, n} : part_of(n, part, parts, 16);
-  for (i64 model = chosen.begin; model < chosen.end; model++)
-    multiply_matrices(
-        a + model * a_step + rows.begin * (a_transposed ? 1 : a_stride),
-        b + model * b_step + columns.begin * (b_transposed ? b_stride : 1),
-        c + model * c_step + rows.begin * n + columns.begin, rows.end - rows.begin, columns.end - columns.begin, k,
-        a_stride, b_stride, n, a_transposed, b_transposed);
 }

@@ -64,7 +64,8 @@ class CpuLibrary:
         self.compiler = self._base.bp_compiler().decode()
         self.blas = numpy_blas()
         self.multiplies = self.blas.product is not None
-        self._base.bp_set_blas(*(c_void_p(function) for function in self.blas))
+        self._base.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
+        self._base.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
         # Two pools of threads would compete for the cores. OpenBLAS alone can be limited to one thread.
         others = self.multiplies and self.blas.set_threads is None
         limit = ctypes.c_longlong.in_dll(self._base, "bp_max_threads").value

@@ -222,9 +222,12 @@ class _Numbers:
 
 
 def _of_products(some: _Numbers) -> Iterator[Case]:
-    for models, m, k, n in (((), 37, 5, 19), ((), 1, 1, 1), ((2,), 37, 5, 19), ((2,), 3, 40, 33)):
-        x, weight, z, grad = some(m, k), some.strided(models, k, n), some(*models, m, n), some.strided(models, k, n)
-        y = some(*models, m, k)
+    """Yields the three products of a layer: small ones with tiles of all kinds, and others."""
+    shapes = ((), 37, 5, 19), ((), 1, 1, 1), ((), 45, 50, 70), ((2,), 37, 5, 19), ((2,), 3, 40, 33)
+    for models, m, k, n in shapes:
+        x, weight, grad = some(m, k, low=-1, high=1), some.strided(models, k, n), some.strided(models, k, n)
+        z, y = some(*models, m, n, low=-1, high=1), some(*models, m, k, low=-1, high=1)
+        weight *= np.float32(0.25)
         yield "matmul", [x, weight, z], [z]
         yield "matmul", [y.swapaxes(-1, -2), z, grad], [grad]
         yield "matmul", [z, weight.swapaxes(-1, -2), y], [y]

@@ -1,11 +1,15 @@
-"""Products on several threads are NumPy's."""
+"""Products are NumPy's, by our own kernels and by the BLAS, and their bits are the same on several threads."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from gpu_backprop.backend.compiled.ops.products import is_small
 from gpu_backprop.backend.compiled.program import KernelCall
+
+LAYOUTS = [(False, False), (True, False), (False, True), (True, True)]
+"""Whether a is transposed, and b."""
 
 RNG = np.random.default_rng(0)
 
@@ -22,6 +26,26 @@ def some(*shape):
 def flipped(*shape):
     """A transposed view of that shape."""
     return some(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
+
+
+def operands(m, n, k, layout, models=()):
+    a_transposed, b_transposed = layout
+    return (flipped if a_transposed else some)(*models, m, k), (flipped if b_transposed else some)(*models, k, n)
+
+
+def multiply(device, a, b, out=None):
+    """a@b by the device's kernels; what is there before does not count."""
+    out = np.full((*a.shape[:-1], b.shape[-1]), np.nan, np.float32) if out is None else out
+    (step,) = device.ops.matmul(device, a, b, out)
+    assert isinstance(step, KernelCall)
+    step()
+    return out
+
+
+def assert_exact(out, a, b):
+    """Each number is what float64 makes of it, but for the rounding of k sums."""
+    exact, size = a.astype(float) @ b.astype(float), abs(a).astype(float) @ abs(b)
+    assert (abs(out - exact) <= (a.shape[-1] + 1) * 2.0**-24 * size).all()
 
 
 SIZES = [
@@ -98,3 +122,78 @@ def test_what_has_gaps_is_numpys(device):
     assert not isinstance(call, KernelCall)
     call()
     np.testing.assert_allclose(out, a @ b, 1e-5, 1e-5)
+
+
+# Small products ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_small_products_of_every_size(on_threads, layout):
+    """All rests of tiles, of vectors and of the fours that are transposed together."""
+    device, small = on_threads(1), 0
+    for m in range(1, 41):
+        for n in (16 + (3 * m) % 25, 32 + (11 * m) % 64, 100 + m):
+            for k in (m % 7, 1 + (5 * m) % 40, 41 + m):
+                small += is_small(m, n, k, *layout)
+                a, b = operands(m, n, k, layout)
+                assert_exact(multiply(device, a, b), a, b)
+    assert small > 150
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("k", [128, 129, 256])
+def test_long_sums(on_threads, layout, k):
+    for m, n in ((130, 35), (131, 130)):
+        a, b = operands(m, n, k, layout)
+        assert is_small(m, n, k, *layout)
+        assert_exact(multiply(on_threads(1), a, b), a, b)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("models", [1, 3])
+def test_a_small_product_has_the_same_bits_on_any_number_of_threads_and_alone(on_threads, split, layout, models):
+    for m, n, k in ((50, 70, 33), (64, 32, 32), (19, 33, 9)):
+        assert is_small(m, n, k, *layout)
+        a, b = operands(m, n, k, layout, (models,))
+        outs = [multiply(on_threads(threads), a, b) for threads in (1, 2, 3)]
+        alone = np.stack([multiply(on_threads(1), *matrices) for matrices in zip(a, b, strict=True)])
+        assert all(np.array_equal(out, alone) for out in outs)
+
+
+def test_a_number_of_a_small_product_has_the_same_bits_wherever_it_stands(on_threads):
+    a, b = some(41, 37), some(37, 83)
+    whole, lone = multiply(on_threads(1), a, b), multiply(on_threads(1), a[:1], b)
+    np.testing.assert_array_equal(lone, whole[:1])
+    for rows, columns in ((np.s_[20:], np.s_[:]), (np.s_[3:22], np.s_[5:40]), (np.s_[1:20], np.s_[60:])):
+        part = multiply(on_threads(1), a[rows].copy(), b[:, columns].copy())
+        np.testing.assert_array_equal(part, whole[rows, columns])
+        turned = multiply(on_threads(1), a[rows].copy(), np.ascontiguousarray(b[:, columns].T).T)
+        np.testing.assert_array_equal(turned, part)
+
+
+def test_a_small_product_of_models_in_a_flat_buffer_writes_nothing_beside_it(on_threads, split):
+    x, z, flat = some(3, 40, 21), some(3, 40, 35), np.zeros((3, 21 * 35 + 30), np.float32)
+    grad = flat[:, 10 : 10 + 21 * 35].reshape(3, 21, 35)
+    for threads in (1, 2, 3):
+        multiply(on_threads(threads), x.swapaxes(-1, -2), z, grad)
+        assert_exact(grad, x.swapaxes(-1, -2), z)
+        assert not flat[:, :10].any() and not flat[:, 10 + 21 * 35 :].any()
+
+
+def test_not_a_number_goes_through_a_small_product(device):
+    a, b = some(64, 20), some(20, 35)
+    a[3, 19], a[40, 0], b[7, 34] = np.nan, np.inf, -np.inf
+    out = multiply(device, a, b)
+    assert np.isnan(out[3]).all() and np.isinf(out[40, :34]).all() and not np.isfinite(out[:, 34]).any()
+    assert np.isfinite(np.delete(out, [3, 40], 0)[:, :34]).all()
+
+
+def test_without_a_product_of_the_blas_small_ones_are_ours(on_threads, monkeypatch):
+    device = on_threads(1)
+    monkeypatch.setattr(device.library, "multiplies", False)
+    for n, ours in ((32, True), (2, False)):
+        a, b, out = some(8, 9), some(9, n), some(8, n)
+        (call,) = device.ops.matmul(device, a, b, out)
+        assert isinstance(call, KernelCall) == ours
+        call()
+        assert_exact(out, a, b)

@@ -85,6 +85,12 @@ for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     for rows in (4, 40):
         run("matmul", a(*models, rows, 5), a(*models, n % 37, 5).swapaxes(-1, -2), a(*models, rows, n % 37))
         run("matmul", a(*models, 5, rows).swapaxes(-1, -2), a(*models, 5, n % 37), a(*models, rows, n % 37))
+for models, rows, units, k in itertools.product([(), (2,)], [1, 6, 47], [32, 50, 83, 131], [2, 7, 64, 256]):
+    x, weight, z = a(*models, rows, k), a(*models, k, units), a(*models, rows, units)
+    run("matmul", x, weight, z)
+    run("matmul", x.swapaxes(-1, -2), z, weight)
+    run("matmul", z, weight.swapaxes(-1, -2), x)
+    run("matmul", x, a(*models, units, k).swapaxes(-1, -2), z)
 print("ran", ran)
 """
 
@@ -102,4 +108,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {12 * 7 * 15 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 14)}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {12 * 7 * 15 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 14) + 96 * 4}\n", done.stderr[-3000:]

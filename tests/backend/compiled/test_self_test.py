@@ -25,7 +25,7 @@ from gpu_backprop.training.optimizers import ADAM, PLAIN, RULES
 TANH = gb.ACTIVATIONS["tanh"]
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
 ROWS |= {rule.name: rule for rule in RULES}
-FLAGS = "store_z", "hit", "a_transposed", "b_transposed"
+FLAGS = "store_z", "hit", "a_transposed", "b_transposed", "small"
 
 
 @pytest.fixture

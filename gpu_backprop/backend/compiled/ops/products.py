@@ -1,4 +1,4 @@
-"""Matrix products, by the BLAS that NumPy brought."""
+"""Matrix products: small ones by kernels of our own, the others by the BLAS that NumPy brought."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
 from gpu_backprop.backend.formula import Array, Calls
 
-RATE = 80
-"""Flops in a nanosecond of one thread."""
+OURS, BLAS = (30, 120), (100, 80)
+"""Nanoseconds that a product takes besides its flops, and flops in a nanosecond of one thread."""
+
+LONGEST, LARGEST = 256, 1 << 24
+"""k of a small product at most, as in kernels/cpu/products.cpp, and m n k."""
 
 FEW = 8
 """Rows for each thread, below which a product is not split by rows."""
@@ -21,15 +24,25 @@ packs only its part of the larger operand, which is worth more."""
 @or_numpy
 def matmul(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
     (m, n), k, models = out.shape[-2:], a.shape[-1], len(out) if out.ndim == 3 else 1
-    if not device.library.multiplies or max(m, n, k) >= 2**31:
-        raise UnsupportedArguments("there is no product of such matrices to call")
     (a, a_transposed), (b, b_transposed) = _as_it_lies(a), _as_it_lies(b)
-    work = 100 + 2 * models * m * n * k / RATE
-    sizes = {"models": models, "m": m, "n": n, "k": k, "b_transposed": b_transposed}
+    small = is_small(m, n, k, a_transposed, b_transposed)
+    if not small and (not device.library.multiplies or max(m, n, k) >= 2**31):
+        raise UnsupportedArguments("there is no product of such matrices to call")
+    fixed, rate = OURS if small else BLAS
+    work = models * (fixed + 2 * m * n * k / rate)
+    sizes = {"models": models, "m": m, "n": n, "k": k, "b_transposed": b_transposed, "small": small}
     if not a_transposed and m >= FEW * device.threads and work < LONG:
         yield KernelCall(device, "matmul_by_rows", work, a=a, b=b, c=out, **sizes)
     else:
         yield KernelCall(device, "matmul", work, a=a, b=b, c=out, **sizes, a_transposed=a_transposed)
+
+
+def is_small(m: int, n: int, k: int, a_transposed: bool, b_transposed: bool) -> bool:
+    """Tells whether our kernels multiply (m, k) by (k, n), by its shape alone: where they take less time than OpenBLAS
+    on processors with AVX2, and less or the same on those with AVX-512."""
+    wide = n >= (32 if a_transposed else 16)
+    pays_to_transpose = k <= 2 * m or m * n > 1200
+    return wide and k <= LONGEST and m * n * k <= LARGEST and (pays_to_transpose or not b_transposed)
 
 
 def _as_it_lies(matrices: Array) -> tuple[Array, bool]:
