@@ -8,7 +8,8 @@ an operation that accesses memory which another thread may be using: where it an
 one of them writes. None is needed where one thread does both, or where both access it by rows and in the same parts.
 
 With at least as many members as threads, each thread takes one member at a time through the whole list, see `Members`.
-What a member learns then has the same bits as what it learns alone on one thread.
+What a member learns then has the same bits as what it learns alone on one thread, but for what NumPy rounds otherwise
+where it does a part of a plan.
 """
 
 from __future__ import annotations

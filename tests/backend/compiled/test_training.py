@@ -98,10 +98,13 @@ def as_members(members, kind, weights=None, max_norm=None, optimizer=gb.Adam, st
     return np.reshape(losses, (3, -1)), net.parameters.reshape(len(members), -1), trainer
 
 
-@pytest.mark.parametrize("how", MEMBERS.values(), ids=MEMBERS)
-@pytest.mark.parametrize("kind", ["classes", "yes or no", "numbers", "scales", "dropout"])
+ALONE = [(kind, "plain") for kind in LAYERS if kind != "softmax inside"]  # which NumPy works out for all members
+
+
+@pytest.mark.parametrize(("kind", "how"), [*ALONE, *(("classes", how) for how in MEMBERS if how != "plain")])
 def test_a_member_has_the_bits_that_it_has_alone_on_one_thread(networks_on, kind, how):
     networks_on(1)
+    how = MEMBERS[how]
     losses, parameters = zip(*(as_members([m], kind, **how)[:2] for m in range(5)), strict=True)
     for threads in (1, 2, 3):
         networks_on(threads)
