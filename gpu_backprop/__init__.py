@@ -68,6 +68,7 @@ from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
+from gpu_backprop.training.perturbation import Perturb
 from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.population import Population
 from gpu_backprop.training.row_logs import JsonLines
@@ -136,6 +137,7 @@ __all__ = [
     "Optimizer",
     "OutOfMemoryError",
     "Periodic",
+    "Perturb",
     "Plan",
     "Poisson",
     "Polynomial",

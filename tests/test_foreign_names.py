@@ -324,7 +324,7 @@ def test_the_package_says_what_is_called_otherwise(name):
     [
         NET, TRAINER, TRAINER.optimizer, TRAINER.loss, TRAINER.history, gb.Dense(3), gb.Bias(), gb.Scale(),
         gb.Dropout(0.5), gb.Periodic(), gb.Huber(), gb.Focal(), gb.Adam(), gb.Cosine(), gb.Warmup(), gb.Constant(),
-        gb.Coslog4(), gb.EarlyStopping(), gb.ReduceOnPlateau(), gb.Checkpoint("x"), gb.JsonLines("x"),
+        gb.Coslog4(), gb.EarlyStopping(), gb.ReduceOnPlateau(), gb.Perturb(), gb.Checkpoint("x"), gb.JsonLines("x"),
         gb.TemperatureScaling(), gb.ConformalIntervals(), gb.Intervals.fit(np.ones((20, 1))), gb.constant(3.0),
     ],
     ids=lambda made: type(made).__name__,

@@ -204,6 +204,13 @@ class Population(FixedAttributes):
         callbacks of `fit`."""
         self._now.stop(np.isin(self._now.members, members))
 
+    def setting(self, member: int, name: str) -> float:
+        """Returns what a number of the optimizer is of a member now, without the factor of a schedule. For callbacks of
+        `fit`."""
+        optimizer = self._now.trainer.optimizer
+        numbers = np.asarray(choose(f"setting of {optimizer.name}", name, optimizer.settings), np.float64)
+        return float(np.broadcast_to(numbers, len(self._now.members))[self._place(member)])
+
     def change(self, member: int, **settings: float) -> None:
         """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
         place, optimizer = self._place(member), self._now.trainer.optimizer
