@@ -179,6 +179,29 @@ def test_early_stopping_scores_the_best_epoch():
         assert trial["score"] == min(trial["curve"]) and trial["curve"].index(trial["score"]) + 1 == trial["epochs"]
 
 
+def test_halving_and_early_stopping_together():
+    space = {"learning_rate": np.geomspace(1e-3, 0.3, 6).tolist()}
+    options = {"epochs": 12, "early_stopping": gb.EarlyStopping(patience=3), "seeds": 2}
+    found, full = search(space, strategy="halving", **options), search(space, **options)
+    curves = {trial["number"]: trial for trial in full.trials}
+    assert [trial["stopped"] for trial in found.trials] == [None, None, *[4] * 4]
+    for trial in found.trials:
+        whole = curves[trial["number"]]
+        np.testing.assert_allclose(trial["curve"], whole["curve"][: len(trial["curve"])], rtol=1e-9)
+        if trial["stopped"] is None:
+            assert trial["score"] == pytest.approx(whole["score"]) and trial["epochs"] == whole["epochs"]
+
+
+def test_a_candidate_that_diverges_is_the_last():
+    found = search(
+        {"optimizer": ["sgd"], "learning_rate": [1e300, 0.1, 0.01]}, loss="squared_error", layers=[gb.Dense(1)]
+    )
+    assert [trial["diverged"] for trial in found.trials] == [False, False, True]
+    assert found.trials[-1]["settings"]["learning_rate"] == 1e300 and np.isnan(found.trials[-1]["score"])
+    with pytest.raises(gb.DivergedError, match="all candidates diverged. Search smaller learning rates"):
+        search({"optimizer": ["sgd"], "learning_rate": [1e300, 1e301]}, loss="squared_error", layers=[gb.Dense(1)])
+
+
 def test_callbacks_see_what_is_found_and_can_end_it():
     seen = []
 
