@@ -131,19 +131,20 @@ def search_candidates(
         fit: what else `Population.fit` is told, its epochs among it.
     """
     groups = candidates.groups()
-    networks = [_check(candidates, group, folds) for group in groups]
+    for group in reversed(groups):
+        network = _check(candidates, group, folds)
     fit |= {"x": x, "y": y}
     if validation is None:
-        inside = _inside_folds(networks[0], candidates.options["loss"], x, y, fit.get("weights"), folds, seed)
+        inside = _inside_folds(network, candidates.options["loss"], x, y, fit.get("weights"), folds, seed)
         fit |= {"rows": np.repeat(inside, seeds, axis=0), "validation": "rest"}
     else:
         fit |= {"validation": validation}
-    del networks  # their memory is for what comes
+    del network  # its memory is for what comes
     larger = larger_is_better(metric, candidates.options["metrics"] or ())
     result = SearchResult(candidates, f"val_{metric}", larger, seed)
     members = [seed + k for _ in range(folds) for k in range(seeds)]
     running = _Search(result, candidates, members, fit, prune, callbacks)
-    most = max(1, PLACES // (len(x) * len(members)))
+    most = max(1, PLACES // (np.shape(x)[0] * len(members)))
     waiting = [group[k : k + most] for group in groups for k in range(0, len(group), most)]
     while waiting and not running.ended:
         numbers = waiting.pop(0)

@@ -202,6 +202,13 @@ def test_a_candidate_that_diverges_is_the_last():
         search({"optimizer": ["sgd"], "learning_rate": [1e300, 1e301]}, loss="squared_error", layers=[gb.Dense(1)])
 
 
+def test_x_may_be_sparse():
+    sparse = pytest.importorskip("scipy.sparse")
+    given = {"layers": layers(), "epochs": 2, "validation": VALIDATION, "device": "cpu", "progress": False}
+    scores = [gb.search(x, Y, {"dropout": [0.0]}, **given).best_score for x in (X, sparse.csr_array(X))]
+    assert scores[0] == pytest.approx(scores[1])
+
+
 def test_callbacks_see_what_is_found_and_can_end_it():
     seen = []
 
