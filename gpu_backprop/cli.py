@@ -23,6 +23,7 @@ from gpu_backprop.commands.explain import explain
 from gpu_backprop.commands.interrupt import Interrupted, interrupt
 from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.report import report
+from gpu_backprop.commands.search import search
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
 from gpu_backprop.data.limits import memory_limit
@@ -32,7 +33,8 @@ from gpu_backprop.training.console import readable_output
 FAILED, MISUSED = 1, 2
 
 COMMANDS = {
-    command.__name__: command for command in (train, evaluate, predict, report, check, diagnose, explain, doctor)
+    command.__name__: command
+    for command in (train, search, evaluate, predict, report, check, diagnose, explain, doctor)
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
 from gpu_backprop import ACTIVATIONS, __version__
-from gpu_backprop.arguments import applying, training
+from gpu_backprop.arguments import applying, searching, training
 from gpu_backprop.arguments.command import Paragraphs, Parser
 
 
@@ -34,6 +35,7 @@ def _refuse_spaces(given: list[str], options: argparse.Namespace) -> None:
                 options.parser.error(f"{option} takes one value, with commas: write {option} {','.join(values)}")
 
 
+@cache
 def _parser() -> Parser:
     """Make the parser of all commands, with their help."""
     top = Parser(
@@ -50,6 +52,7 @@ def _parser() -> Parser:
     top.add_argument("--version", action="version", version=f"gpu-backprop {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     training.add_train(commands)
+    searching.add_search(commands)
     applying.add_evaluate(commands)
     applying.add_predict(commands)
     applying.add_report(commands)

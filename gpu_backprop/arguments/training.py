@@ -70,9 +70,15 @@ def add_train(commands: Any) -> None:
     events = "folder for the curves of the training as TensorBoard shows them, also while it runs"
     command.add("--tensorboard", events, type=path, metavar="DIR")
     command.share("--quiet", "--debug")
-    _add_data(command)
-    _add_network(command)
-    _add_training(command)
+    add_data(command)
+    add_network(command)
+    add_training(command)
+    ensemble = (
+        "train so many networks side by side, each without one of as many folds of the rows, and predict their mean: "
+        "all rows are learned from, each is measured by the network that has not, and none need be held out (default: "
+        "one network)"
+    )
+    command.add("--ensemble", ensemble, type=whole(2), metavar="K")
 
 
 def _add_resuming(command: Command) -> None:
@@ -88,7 +94,8 @@ def _add_resuming(command: Command) -> None:
     command.add("--checkpoint-every", every, type=interval, default=interval("1min"), metavar="WHEN")
 
 
-def _add_data(command: Command) -> None:
+def add_data(command: Command) -> None:
+    """Add what says how data are read."""
     command.under("the data")
     column = {"type": composed, "metavar": "COLUMN"}
     command.add("--target", "the column of a table to be learned", **column)
@@ -134,7 +141,8 @@ def _add_data(command: Command) -> None:
     command.share("--memory-limit")
 
 
-def _add_network(command: Command) -> None:
+def add_network(command: Command) -> None:
+    """Add what describes the network."""
     command.under("the network")
     recipe = (
         f"the settings that hold where no option says otherwise: {', '.join(RECIPES)} (default: images for images, "
@@ -169,7 +177,8 @@ def _add_penalties(command: Command) -> None:
     command.add("--clip-value", clip, type=rate, metavar="C")
 
 
-def _add_training(command: Command) -> None:
+def add_training(command: Command) -> None:
+    """Add what describes its training."""
     command.under("training")
     epochs = f"passes over the training rows, at most {BY_RECIPE}"
     command.add("--epochs", epochs, type=whole(1), metavar="N")
@@ -189,12 +198,6 @@ def _add_training(command: Command) -> None:
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)
-    ensemble = (
-        "train so many networks side by side, each without one of as many folds of the rows, and predict their mean: "
-        "all rows are learned from, each is measured by the network that has not, and none need be held out (default: "
-        "one network)"
-    )
-    command.add("--ensemble", ensemble, type=whole(2), metavar="K")
     command.share("--device")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")

@@ -373,7 +373,8 @@ OPTIONS: Names = {
     "--resume": "ckpt-path resume-from-checkpoint continue", "--data": "input train-data dataset file",
     "--checkpoint-every": "save-freq save-every save-steps checkpoint", "--metrics": "metric scoring eval-metric",
     "--class-weight": "class-weights pos-weight", "--ensemble": "n-estimators n-models members",
-    "--text": "categorical",
+    "--text": "categorical", "--grid": "param-grid param-distributions space params hyperparameters",
+    "--trials": "n-trials num-trials max-trials", "--folds": "cv n-splits k-folds num-folds k",
 }  # fmt: skip
 """Options of the commands."""
 

@@ -151,17 +151,23 @@ def build_trainer(
     options: argparse.Namespace, design: Design, recipe: Recipe, net: gb.Network, rows: int
 ) -> gb.Trainer:
     """Build a trainer of the network for so many rows, of which some may be validated on."""
+    optimizer = build_optimizer(options, recipe)
+    steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
+    loss = None if design.usual else design.loss
+    return recipe.make_trainer(
+        net, rows, loss=loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps
+    )
+
+
+def build_optimizer(options: argparse.Namespace, recipe: Recipe) -> gb.Optimizer:
+    """Build the recipe's optimizer, with the penalties and the warmup that the options say."""
     optimizer = recipe.make_optimizer(
         **{name: value for name in PENALTIES if (value := getattr(options, name)) is not None}
     )
     if options.warmup:
         named = "constant" if recipe.schedule == PLATEAU else recipe.schedule
         optimizer.schedule = {**optimizer.schedule, "learning_rate": gb.Warmup(options.warmup, named)}
-    steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
-    loss = None if design.usual else design.loss
-    return recipe.make_trainer(
-        net, rows, loss=loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps
-    )
+    return optimizer
 
 
 def choose_fit_options(options: argparse.Namespace, recipe: Recipe, rows: int) -> dict[str, Any]:

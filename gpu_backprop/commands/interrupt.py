@@ -7,8 +7,8 @@ import os
 import sys
 from contextlib import ExitStack, suppress
 from types import FrameType
+from typing import Protocol
 
-import gpu_backprop as gb
 from gpu_backprop.starting import SIGNALS, caught, exit_code
 
 
@@ -25,11 +25,18 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
+class Stoppable(Protocol):
+    """What can be asked to end soon, as a Trainer."""
+
+    def stop(self) -> object:
+        """End it after what is under way."""
+
+
 class StopOnSignal(ExitStack):
     """While it is open, the first signal ends training after the current step, and the network is written; the second
     ends the step at once, and test result, curves and report are left out. Writing itself is not interrupted."""
 
-    def __init__(self, trainer: gb.Trainer) -> None:
+    def __init__(self, trainer: Stoppable) -> None:
         super().__init__()
         self._trainer = trainer
         self._may_raise = self._written = False

@@ -26,6 +26,9 @@ from gpu_backprop.training.saving import file_size
 FILES = MODEL, HISTORY, LINES, CURVES, REPORT, SETTINGS, SPLIT = (
     "model.safetensors", "history.csv", "history.jsonl", "curves.png", "report.html", "settings.json", "split.npy",
 )  # fmt: skip
+SEARCHED = TRIALS, SEARCH, SEARCH_PLOT = "trials.csv", "search.html", "search.png"
+"""What a search leaves besides."""
+OURS = *FILES, *SEARCHED
 CHECKPOINTS = "checkpoints"
 """The folder, within that of a run, of what `train --resume` goes on from, until the run is complete."""
 NEW = ".new"
@@ -162,7 +165,7 @@ def _locked(folder: Path, find: Callable[[Path, FolderLock], RunFolder]) -> RunF
 
 def _claim(folder: Path, lock: FolderLock, overwrite: bool) -> RunFolder:
     remove_abandoned(folder)
-    taken = [name for name in (*FILES, CHECKPOINTS) if os.path.lexists(folder / name)]
+    taken = [name for name in (*OURS, CHECKPOINTS) if os.path.lexists(folder / name)]
     if taken and not overwrite:
         raise InputError(
             f"{str(folder)!r} already holds a run ({', '.join(taken)}); choose another --out, or give --overwrite "
@@ -201,17 +204,17 @@ def resumable(run: Path) -> Path:
 
 def _replace(folder: Path) -> None:
     """Let the new run within a folder take the place of the older one, so that files of both are never mixed."""
-    for name in FILES:
+    for name in OURS:
         if (folder / NEW / name).exists():
             copy_attributes(folder / NEW / name, folder / name)
-    _remove(folder, [name for name in FILES if name != MODEL])
+    _remove(folder, [name for name in OURS if name != MODEL])
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     _move(folder / NEW, folder)
 
 
 def _move(source: Path, target: Path) -> None:
     """Move the files of a run. A link in their place is replaced, not followed."""
-    for name in (*FILES, CHECKPOINTS):
+    for name in (*OURS, CHECKPOINTS):
         if (source / name).exists():
             os.replace(source / name, target / name)
     sync_folder(target)
@@ -226,7 +229,7 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove all that is a run's."""
-    _remove(folder, FILES)
+    _remove(folder, OURS)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

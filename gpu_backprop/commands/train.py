@@ -40,13 +40,13 @@ def train(options: argparse.Namespace) -> int:
         run, options = options.resume, options_of_before(options)
         options.resume = run
     design, windows = read_design(options), None if options.resume is None else options.settings.windows
-    with _before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
+    with before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
         data = load_train_test(options, design.any_number, choose_encoding(options), windows)
     recipe, trainer = build(options, design, data.preprocessing, data.training.x)
-    with _before_training():
+    with before_training():
         folder = _find_folder(options, data)
     with folder.lock:
-        return _train_in(folder, options, recipe, trainer, data)
+        return train_in(folder, options, recipe, trainer, data)
 
 
 def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
@@ -62,11 +62,11 @@ def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
     return reopen(options.resume)
 
 
-def _train_in(
+def train_in(
     folder: RunFolder, options: argparse.Namespace, recipe: Recipe, trainer: gb.Trainer, data: TrainTestData
 ) -> int:
     """Train, and write what was learned; return the exit code."""
-    with _before_training(folder):
+    with before_training(folder):
         how = choose_fit_options(options, recipe, len(data.training))
         more = options.checkpoint_every is not None and not folder.begun
         folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
@@ -96,7 +96,7 @@ def _train_in(
     with StopOnSignal(trainer) as signals, shown:
         how |= {"class_weight": options.class_weight, "on_divergence": options.on_divergence}
         how["callbacks"] += [gb.JsonLines(folder.place / LINES), *checkpoints]
-        failure = _run_to_end(signals, lambda: trainer.fit(x, y, **how, csv=log, progress=not options.quiet))
+        failure = run_to_end(signals, lambda: trainer.fit(x, y, **how, csv=log, progress=not options.quiet))
         history = trainer.history
         unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first
         if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
@@ -152,7 +152,7 @@ def _caused_by_signal(error: BaseException, signals: StopOnSignal) -> bool:
 
 
 @contextmanager
-def _before_training(folder: RunFolder | None = None) -> Iterator[None]:
+def before_training(folder: RunFolder | None = None) -> Iterator[None]:
     """Turn an OSError, even of a closed output, into a RunError, since nothing is trained yet; discard the folder."""
     try:
         yield
@@ -191,7 +191,7 @@ def _x_and_y(trainer: gb.Trainer, samples: Samples) -> tuple[object, object]:
     return samples.x, targets(trainer.loss, trainer.network, samples)
 
 
-def _run_to_end(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
+def run_to_end(signals: StopOnSignal, fit: Callable[[], object]) -> BaseException | None:
     """Train; return the exception that ended it early, if one did."""
     failure: BaseException | None = None
     try:
@@ -268,7 +268,7 @@ def _curves(history: History, folder: Path) -> list[str]:
     if not history.rows:
         print(f"no {CURVES}: no epoch was completed")
         return []
-    return _written(CURVES, lambda: history.plot(folder / CURVES))
+    return written_or_said(CURVES, lambda: history.plot(folder / CURVES))
 
 
 def _report(
@@ -285,7 +285,7 @@ def _report(
         how: f"{0 if measured is None else len(measured):,} {data.things}", "inputs": f"{trainer.network.inputs:,}",
         "task": data.preprocessing.task,
     }  # fmt: skip
-    return _written(
+    return written_or_said(
         REPORT,
         lambda: gb.write_report(
             folder / REPORT, trainer, x, y, title=f"{run_name(options.data)}: training report", remarks=remarks,
@@ -294,7 +294,7 @@ def _report(
     )  # fmt: skip
 
 
-def _written(name: str, write: Callable[[], object]) -> list[str]:
+def written_or_said(name: str, write: Callable[[], object]) -> list[str]:
     """Write a file; return its name, or print why it is not there."""
     try:
         write()

@@ -45,12 +45,16 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[object] = (), left: i
     return tag("div", tag("table", *body, **attributes), class_="wide")
 
 
-def folded_table(rows: Sequence[Sequence[object]], head: Sequence[object], of_what: str) -> Html:
-    """Makes a table of texts; rows beyond SHOWN are folded away, and beyond MOST are only counted."""
-    some = [table(rows[:SHOWN], head, left=len(head))]
+def folded_table(
+    rows: Sequence[Sequence[object]], head: Sequence[object], of_what: str, left: int | None = None
+) -> Html:
+    """Makes a table as `table` does, of texts where `left` is None; rows beyond SHOWN are folded away, and beyond MOST
+    are only counted."""
+    left = len(head) if left is None else left
+    some = [table(rows[:SHOWN], head, left=left)]
     if folded := rows[SHOWN:MOST]:
         count = tag("summary", f"{len(folded):,} more {of_what}")
-        some.append(tag("details", count, table(folded, left=len(head))))
+        some.append(tag("details", count, table(folded, left=left)))
     if len(rows) > MOST:
         some.append(tag("p", f"{len(rows) - MOST:,} further {of_what} are not listed", class_="quiet"))
     return join(some)

@@ -88,6 +88,14 @@ def write_report(
     sections.append(("Time", join([_facts(_times(history)), _operations(trainer, rows)])))
     sections.append(("Environment", _facts(_environment(trainer) | given.pop("Environment", {}))))
     sections += [(name, _facts(more)) for name, more in given.items()]
+    write_page(path, title, command, remarks, _tiles(trainer, measured, rows), sections)
+
+
+def write_page(
+    path: str | os.PathLike[str], title: str, command: str, remarks: Sequence[str], tiles: Html,
+    sections: Sequence[tuple[str, Html]],
+) -> None:  # fmt: skip
+    """Writes a page that has what `write_report` says of one."""
     style = parts_style() + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     head = (
@@ -98,7 +106,7 @@ def write_report(
     body = (
         tag("h1", title), tag("p", f"{when}, gpu_backprop {_version()}", class_="quiet"),
         *([tag("pre", command)] if command else []),
-        _tiles(trainer, measured, rows), *(tag("p", remark) for remark in remarks if remark),
+        tiles, *(tag("p", remark) for remark in remarks if remark),
         *(tag("section", tag("h2", name), inside) for name, inside in sections if inside),
     )  # fmt: skip
     page = Html("<!DOCTYPE html>\n") + tag("html", tag("head", *head), tag("body", *body), lang="en") + "\n"
@@ -134,6 +142,11 @@ def _tiles(trainer: Trainer, measured: Mapping[str, Any], measured_on: Samples |
         tiles.append((str(best), f"best epoch of {len(history)}"))
     if history.rows:
         tiles.append((_duration(sum(row.get("seconds", 0.0) for row in history)), "training"))
+    return draw_tiles(tiles)
+
+
+def draw_tiles(tiles: Sequence[tuple[str, str]]) -> Html:
+    """Shows figures, each with what it is."""
     return tag("div", *(tag("div", tag("b", figure), tag("span", name)) for figure, name in tiles), class_="tiles")
 
 

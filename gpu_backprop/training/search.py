@@ -111,7 +111,7 @@ def search(
     fit = {"epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
     return search_candidates(
         candidates, x, y, metric=name, folds=folds, seeds=seeds, validation=validation, seed=seed, callbacks=callbacks,
-        prune=_Halving(factor, epochs, len(settings)) if strategy == HALVING else None, **fit,
+        prune=Halving(factor, epochs, len(settings)) if strategy == HALVING else None, **fit,
     )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def _inside_folds(
     return inside
 
 
-class _Halving:
+class Halving:
     """Successive halving: after some epochs, only the best of those that have come as far go on.
 
     Attributes:

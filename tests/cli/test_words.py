@@ -17,6 +17,7 @@ from gpu_backprop.commands import doctor as doctor_command
 from gpu_backprop.report import confusion_text
 
 WIDTHS = [60, 80, 100, 120, 200]
+HELPED = ["train", "search", "evaluate", "predict", "check", "explain", "doctor"]
 HIDDEN = "\x1b[31mred\x1b[0m", "[red]x[/red]", "[/]", "\u202egnp.exe"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -142,7 +143,7 @@ class TestWidth:
     @pytest.mark.parametrize(
         "argv",
         [
-            *[(command, "--help") for command in ("train", "evaluate", "predict", "check", "explain", "doctor")],
+            *[(command, "--help") for command in HELPED],
             ("--help",),
             ("train", "many.csv", "--target", "animal", "--epochs", "3", "--out", "again", "--overwrite"),
             ("train", "many.csv"),
@@ -165,7 +166,7 @@ class TestWidth:
         folded = [line for line in text.split("\n\n")[0].split("\n") if not line[:14].strip()]
         assert all(line.startswith(" " * 19) for line in folded)  # under what was found
 
-    @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "check", "explain", "doctor"])
+    @pytest.mark.parametrize("command", HELPED)
     def test_help_says_the_same_at_any_width(self, monkeypatch, command):
         def words(width: int) -> list[str]:
             return sorted(screen(monkeypatch, width, command, "--help").replace("\\\n", "").split())
