@@ -19,7 +19,7 @@ from gpu_backprop.display.parallel import columns_that_differ, parallel_coordina
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.network import Network
-from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
+from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure, spans_decades
 from gpu_backprop.training.history import FEW, THICK, THIN, History, csv_lines, explained, member_scores
 from gpu_backprop.training.history import number as write_number
 from gpu_backprop.training.population import Population
@@ -245,6 +245,8 @@ class SearchResult(FixedAttributes):
                 curve, width = trial["curve"], THICK if trial["number"] == best["number"] else THIN
                 marker = "." if len(curve) <= FEW else None  # one epoch makes no line
                 right.plot(range(1, len(curve) + 1), curve, color="C1", linewidth=width, marker=marker)
+            if spans_decades([trial["curve"] for trial in trials]):
+                right.set_yscale("log")
             right.set(xlabel="epoch", ylabel=self.metric.replace("_", " "))
         return figure
 
