@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(256, 2) head(
     const A e = weight_of * share * head_loss<K, A, L, E>(
         c, O, cols, target_of, own, cols, answer, [&](int) { return z; },
         [&](int, A slope) { grad = bad ? A(0) : factor * weight_of * slope; });
-    const bool right = answer.is_right(O) && !bad;
+    const bool right = answer.is_right(O) && !bad && is_row(weight_of);
     if (gives && c == 0) loss.at[0] += bad ? not_a_number<double>() : double(e), loss.at[1] += right;
     const T rounded = from_acc<T>(grad);
     grad = c < cols ? A(to_acc(rounded)) : A(0);

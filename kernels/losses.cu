@@ -35,7 +35,7 @@ BP_DEV void for_each_row(
     const A e = w * each(row, target_of, answer, [&](int c, A slope) {
       grad[row.start() + c] = from_acc<T>(bad ? A(0) : factor * w * slope);
     });
-    const bool right = answer.is_right(row.lanes) && !bad;
+    const bool right = answer.is_right(row.lanes) && !bad && is_row(w);
     loss_sum.add(row, bad ? not_a_number<double>() : double(e), right);
   }
   loss_sum.finish(total, partial, tickets);

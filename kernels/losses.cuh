@@ -54,6 +54,9 @@ template<class A> struct Answer {
   }
 };
 
+// Whether there is a row: where there is none, its weight is -0.
+template<class A> BP_DEV bool is_row(A weight) { return copysign(A(1), weight) > A(0); }
+
 // t <- rest t + even; the share of the latter is the first number of a loss.
 template<class A> struct Smoothing {
   A rest, even;

@@ -1,19 +1,22 @@
 // The rows of a minibatch, and casts.
 #include "port.cuh"
 
-// x_out = x, target_out = target, weights_out = weights, of the samples that order[cursor ...] names.
+// x_out = x, target_out = target, weights_out = weights, of the samples that order[cursor ...] names. Places of a model
+// from row_counts on hold no row, and have the weight -0.
 // blockDim = (columns / V, rows); gridDim = (groups of columns, groups of rows, models). The first group of columns
 // brings target and weights along.
 template<class S, class T, class L, int V>
 __global__ void __launch_bounds__(256) gather(
-    const S* x,             // [samples, cols]
-    T* x_out,               // [models, rows, cols]
-    const L* target,        // [samples, target_cols]?
-    L* target_out,          // [models, rows, target_cols]?
-    const acc<T>* weights,  // [samples]?
-    acc<T>* weights_out,    // [models, rows]?
-    const i64* order,       // [models, places]
-    const i64* cursor,      // [1]
+    const S* x,                 // [samples, cols]?
+    T* x_out,                   // [models, rows, cols]?
+    const L* target,            // [samples, target_cols]?
+    L* target_out,              // [models, rows, target_cols]?
+    const acc<T>* weights,      // [samples]?
+    const acc<T>* own_weights,  // [models, samples]? in place of weights
+    acc<T>* weights_out,        // [models, rows]?
+    const i64* order,           // [models, places]
+    const i64* cursor,          // [1]
+    const i64* row_counts,      // [models]?
     i64 samples, i64 places, i64 rows, int cols, int target_cols) {
   typedef acc<T> A;
   const int c = int(blockIdx.x * blockDim.x + threadIdx.x) * V;
@@ -21,7 +24,7 @@ __global__ void __launch_bounds__(256) gather(
   for (i64 r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y) {
     const i64 place = cursor[0] + r, to = blockIdx.z * rows + r;
     const i64 from = order[blockIdx.z * places + (place < places ? place : places - 1)];
-    if (c < cols) {
+    if (x && c < cols) {
       const Vec<S, V> in = load<V>(x + from * cols + c);
       Vec<T, V> out;
       for (int k = 0; k < V; k++) out.at[k] = from_acc<T>(A(to_acc(in.at[k])));
@@ -30,13 +33,15 @@ __global__ void __launch_bounds__(256) gather(
     if (blockIdx.x == 0) {
       for (int k = threadIdx.x; k < target_cols; k += blockDim.x)
         target_out[to * target_cols + k] = target[from * target_cols + k];
-      if (weights && threadIdx.x == 0) weights_out[to] = weights[from];
+      if (weights_out && threadIdx.x == 0)
+        weights_out[to] = row_counts && place >= row_counts[blockIdx.z] ? -A(0)
+            : own_weights ? own_weights[blockIdx.z * samples + from] : weights[from];
     }
   }
 }
 
-// A step is counted: cursor += rows, position += 1, random += 1 of each layer and model, and of each of `count` models
-// step += 1, but where `counted` is 0.
+// A step is counted: cursor += rows, position += 1, and, but of models whose `counted` is 0, random += 1 of each layer and
+// step += 1.
 __global__ void advance(
     i64* cursor,            // [1]?
     i64* position,          // [1]?
@@ -49,7 +54,7 @@ __global__ void advance(
   if (first == 0 && position) *position += 1;
   BP_ROLLED
   for (i64 i = first; i < randoms || i < count; i += i64(gridDim.x) * blockDim.x) {
-    if (random && i < randoms) random[i * random_stride] += 1;
+    if (random && i < randoms && !(counted && counted[i / (randoms / count)] == 0)) random[i * random_stride] += 1;
     if (step && i < count && !(counted && counted[i] == 0)) step[i * step_stride] += 1;
   }
 }

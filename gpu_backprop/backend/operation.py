@@ -106,5 +106,5 @@ def _arrays(value: Any) -> Iterable[Array]:
     if hasattr(value, "nbytes"):
         return (value,)
     if isinstance(value, (list, tuple)):
-        return value
+        return [array for array in value if array is not None]
     return value.values() if isinstance(value, dict) else ()

@@ -8,6 +8,8 @@ Arrays are (..., rows, units); a leading models axis passes through. These argum
 
     scale, scales   the factor of a loss's gradient: a number (1/B), and where there is an array, float64 (...,), one
                     more for each model
+    weights         (..., rows): w ≥ 0 of each row. −0 marks a place that holds no row: it counts nowhere, also not as a
+                    right answer
     total           float64 (..., 3): what losses add up, see formula.py
     target          one axis less than y where it holds labels; a label out of range makes the loss of its row NaN and
                     its gradient 0
@@ -34,11 +36,12 @@ from gpu_backprop.backend.update_rule import UpdateRule
 D = TypeVar("D", contravariant=True)
 
 
-def _gathered(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> int:
+def _gathered(sources: Sequence[Array | None], permutation: Array, cursor: Array, outs: Sequence[Array | None]) -> int:
     """The bytes of the rows as they are read, in the dtypes of the sources, and written; and of the order."""
-    chosen = sum(out.size * source.itemsize for out, source in zip(outs, sources, strict=True))
-    order = permutation[..., : outs[0].shape[-2]].nbytes + cursor.nbytes
-    return int(chosen + order + sum(out.nbytes for out in outs))
+    moved = [(a, out) for a, out in zip(sources, outs, strict=True) if a is not None and out is not None]
+    rows = moved[0][1].shape[permutation.ndim - 1]
+    order = permutation[..., :rows].nbytes + cursor.nbytes
+    return int(order + sum(out.size * source.itemsize + out.nbytes for source, out in moved))
 
 
 def _epoch_flops(permutation: Array, layout: BlockLayout, w: Array, rule: UpdateRule, batch: int, rows: int) -> int:
@@ -205,18 +208,20 @@ class Operations(Protocol[D]):
 
     @account(writes=["outs"], bytes=_gathered)
     def gather(
-        self, device: D, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
-    ) -> Calls:
-        """out = source[permutation[cursor : cursor + rows]] for each pair: x and, where they are there, target and
-        weights at once. x may come from another dtype."""
+        self, device: D, sources: Sequence[Array | None], permutation: Array, cursor: Array,
+        outs: Sequence[Array | None], counts: Array | None = None,
+    ) -> Calls:  # fmt: skip
+        """out = source[permutation[cursor : cursor + rows]] for each pair of arrays: x, target and weights at once. x
+        may come from another dtype; weights may be each model's own, (models, samples). counts, int64 (models,), is how
+        many places of a model's order hold rows: the weights of those behind become −0."""
 
     @account(updates=["cursor", "position", "random", "step"])
     def advance(
         self, device: D, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
         step: Array | None = None, counted: Array | None = None,
     ) -> Calls:  # fmt: skip
-        """Counts a step, or a part of one, in what is given: cursor += rows and position += 1, int64 (1,); random += 1,
-        uint64 (...,); and step += 1, float64 (...,), but where counted, float64 (...,), is 0."""
+        """Counts a step, or a part of one, in what is given: cursor += rows and position += 1, int64 (1,); and, but
+        where counted is 0, random += 1, uint64 (..., layers), and step += 1, float64 (...,)."""
 
     # Schedules --------------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ BP_CPU void softmax_cross_entropy(
           }
           for (i64 k = 0; k < some; k++) {
             if (!target) dot[k] = rest * (v[targets.clamped(row + k) * LANES + k] - top[k]);
-            if (accuracy) right += place[k] == (target ? other[k] : targets.labels[row + k]);
+            if (accuracy && targets.there(row + k)) right += place[k] == (target ? other[k] : targets.labels[row + k]);
           }
           for (i64 i = 0; i < cols * LANES; i += LANES) {
             BP_LANES

@@ -12,11 +12,13 @@ BP_DEV i64 place_of_largest(const float* v, i64 n) {
   return place;
 }
 
-// The targets of one model's rows: numbers, or else labels.
+// The targets of one model's rows: numbers, or else labels. Where a weight is -0, there is no row.
 struct Targets {
   const float* numbers;
   const i64* labels;
+  const float* weights;
   i64 cols;
+  BP_DEV bool there(i64 row) const { return !weights || !__builtin_signbit(weights[row]); }
   BP_DEV bool bad(i64 row) const { return labels && (labels[row] < 0 || labels[row] >= cols); }
   BP_DEV i64 clamped(i64 row) const { return bad(row) ? 0 : labels[row]; }
   BP_DEV i64 largest(i64 row) const { return labels ? labels[row] : place_of_largest(numbers + row * cols, cols); }
@@ -33,12 +35,12 @@ struct Smoothing {
 BP_DEV i64 count_by_threshold(Range r, const float* output, const Targets& targets, float half) {
   const i64 cols = targets.cols;
   i64 right = 0;
-  if (cols == 1)
+  if (cols == 1 && !targets.weights)
     for (i64 i = r.begin; i < r.end; i++) right += (output[i] > half) == (targets.numbers[i] > 0.5f);
-  for (i64 row = r.begin; row < r.end && cols > 1; row++) {
+  for (i64 row = r.begin; row < r.end && (cols > 1 || targets.weights); row++) {
     int wrong = 0;
     for (i64 i = row * cols; i < (row + 1) * cols; i++) wrong += (output[i] > half) != (targets.numbers[i] > 0.5f);
-    right += wrong == 0;
+    right += wrong == 0 && targets.there(row);
   }
   return right;
 }
@@ -46,7 +48,7 @@ BP_DEV i64 count_correct(i64 accuracy, Range r, const float* output, const Targe
   if (accuracy == THRESHOLD) return count_by_threshold(r, output, targets, half);
   i64 right = 0;
   for (i64 row = r.begin; accuracy && row < r.end; row++)
-    right += place_of_largest(output + row * targets.cols, targets.cols) == targets.largest(row);
+    right += place_of_largest(output + row * targets.cols, targets.cols) == targets.largest(row) && targets.there(row);
   return right;
 }
 
@@ -133,11 +135,12 @@ BP_DEV void for_each_model(
   const LossSum loss_sum = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const i64 first = m * rows * cols;
-    const Targets targets = {target ? target + first : target, labels ? labels + m * rows : labels, cols};
+    const float* const weights_of = weights ? weights + m * rows : weights;
+    const Targets targets = {target ? target + first : target, labels ? labels + m * rows : labels, weights_of, cols};
     const float factor = (scales ? scale * float(scales[m]) : scale) * share;
     float *const grad_of = grad ? grad + first : grad, *const es = e + m * rows;
     loss_sum.add(m, each(m, first, targets, factor, grad_of, es));
-    apply_weights(r, targets, share, weights ? weights + m * rows : weights, grad_of, es);
+    apply_weights(r, targets, share, weights_of, grad_of, es);
   }
   loss_sum.finish(parts);
 }

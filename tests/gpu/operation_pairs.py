@@ -106,7 +106,7 @@ def flatten(arguments):
         if isinstance(argument, Given):
             yield argument
         elif isinstance(argument, list):
-            yield from argument
+            yield from flatten(argument)
 
 
 def substitute(argument: Any, places):

@@ -39,7 +39,9 @@ def test_gather(source, dtype):
         cursor = Given(np.array([order.shape[-1] - rows]))
         labels = Given(rng.integers(0, 9, samples)), to_be_counted((*models_shape, rows))
         dense = a(rng.normal(size=(samples, 3))), to_be_written((*models_shape, rows, 3), "A")
-        weights = a(rng.uniform(0, 2, samples)), to_be_written((*models_shape, rows), "A")
+        own = models_shape if cols != 16 else ()
+        weights = a(rng.uniform(0, 2, (*own, samples))), to_be_written((*models_shape, rows), "A")
+        counts = Given(rng.integers(samples - rows, samples + 1, models_shape)) if own else None
         forms = [(labels, True), (dense, False), (dense, True), (labels, False)]
         for target, weighted in forms if rows == 7 else forms[:2]:
             pairs = [
@@ -48,7 +50,8 @@ def test_gather(source, dtype):
                 *([weights] * weighted),
             ]
             sources, outs = map(list, zip(*pairs, strict=True))
-            check(dtype, "gather", sources, Given(order), cursor, outs)
+            check(dtype, "gather", sources, Given(order), cursor, outs, counts if weighted else None)
+        check(dtype, "gather", [None, None, weights[0]], Given(order), cursor, [None, None, weights[1]], counts)
 
 
 def to_be_counted(shape):
@@ -59,7 +62,7 @@ def test_advance():
     """A cursor, the place in a schedule, and the steps of dropout and the optimizer, those of models apart."""
     device = open_device("cuda")
     for models, counted in (((), None), ((3,), None), ((3,), np.array([1.0, 0.0, 0.5]))):
-        given = np.array([2**40]), np.array([7]), np.zeros((*models, 3), np.uint64), np.zeros((*models, 5))
+        given = np.array([2**40]), np.array([7]), np.zeros((*models, 2, 3), np.uint64), np.zeros((*models, 5))
         cursor, position, random, hyper = (device.copy(device.from_host(a)) for a in given)
         on_device = None if counted is None else device.from_host(counted)
         with device.computing():
@@ -67,7 +70,8 @@ def test_advance():
                 call()
         given[0][...] += 128
         given[1][...] += 1
-        given[2][..., 2], given[3][..., 0] = 1, 1 if counted is None else counted != 0
+        given[2][..., 2] = 1 if counted is None else (counted != 0)[:, None]
+        given[3][..., 0] = 1 if counted is None else counted != 0
         for array, want in zip((cursor, position, random, hyper), given, strict=True):
             np.testing.assert_array_equal(device.to_host(array), want)
 

@@ -58,11 +58,11 @@ def members(loss, models_shape):
 
 
 def weighing(rng, models_shape, rows, weighted):
-    """Weights, of which some are 0, and the factor: one number, and where there are weights one more for each model."""
+    """Weights, some of them 0 or −0, and the factor: one number, and with weights one more for each model."""
     if not weighted:
         return None, 0.125, None
     w = rng.uniform(0, 2, (*models_shape, rows))
-    w[..., ::4] = 0
+    w[..., ::4], w[..., ::5] = 0, -0.0
     return a(w), 1.0, Given(rng.uniform(0.1, 0.2, models_shape))
 
 

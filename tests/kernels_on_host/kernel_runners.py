@@ -151,39 +151,48 @@ def gather(d: Draw) -> Case:
     order = d.memory.holding(d.random.integers(0, samples, (d.models, places)), np.int64)
     start = int(d.random.integers(0, places - d.rows + 3))  # some run over the end, where the last place stands in
     rows = np.array(order)[:, np.minimum(start + np.arange(d.rows), places - 1)]
-    weights = d.maybe((samples,), d.A)
+    kept = d.pick(None, (samples,), (d.models, samples))
+    weights = None if kept is None else d.numbers(kept, d.A, 0, 2)
+    own = weights is not None and weights.ndim > 1
+    x = None if weights is not None and d.flip(0.3) else x
+    counts = None if weights is None else d.memory.holding(d.random.integers(0, places + 1, d.models), np.int64)
     parameters = {
-        "x": x, "x_out": d.empty(d.shape, T), "target": target,
-        "target_out": None if target is None else d.empty((*d.shape[:2], target_cols), L), "weights": weights,
+        "x": x, "x_out": None if x is None else d.empty(d.shape, T), "target": target,
+        "target_out": None if target is None else d.empty((*d.shape[:2], target_cols), L),
+        "weights": None if own else weights, "own_weights": weights if own else None,
         "weights_out": None if weights is None else d.empty(d.shape[:2], d.A), "order": order,
-        "cursor": d.memory.holding([start], np.int64), "samples": samples, "places": places, "rows": d.rows,
-        "cols": d.cols, "target_cols": 0 if target is None else target_cols,
+        "cursor": d.memory.holding([start], np.int64), "row_counts": counts, "samples": samples, "places": places,
+        "rows": d.rows, "cols": d.cols, "target_cols": 0 if target is None else target_cols,
     }  # fmt: skip
-    wanted = {"x_out": Near(exact(x)[rows], d.tolerance())}
+    wanted = {} if x is None else {"x_out": Near(exact(x)[rows], d.tolerance())}
     if target is not None:
         wanted["target_out"] = Exactly(np.array(target)[rows])
     if weights is not None:
-        wanted["weights_out"] = Exactly(np.array(weights)[rows])
+        found = np.take_along_axis(np.broadcast_to(weights, (d.models, samples)), rows, 1)
+        found[start + np.arange(d.rows) >= np.array(counts)[:, None]] = -0.0
+        wanted["weights_out"] = Exactly(found)
     return d.case((d.column_groups, d.groups), parameters, wanted)
 
 
 def advance(d: Draw) -> Case:
     """Each counter by itself, those of models in columns of longer rows, or none."""
-    count, randoms, rows = d.models * d.cols, d.models * d.rows, int(d.random.integers(1, 2**40))
+    count, layers, rows = d.models * d.cols, d.pick(0, 1, 3), int(d.random.integers(1, 2**40))
     d.models = 1
 
     def counters(n: int, dtype: str, stride: int) -> Array | None:
         base = d.memory.holding(d.random.integers(0, 2**50, (n, stride)), dtype)
         column = stride - 1 if n else 0  # an empty one of NumPy's lies where it would, in no buffer
-        return base[:, column] if d.flip(0.7) else None
+        return base[:, column] if d.flip(0.6) else None
 
     made = {"cursor": counters(1, "i8", 1), "position": counters(1, "i8", 1)}
-    made |= {"random": counters(randoms, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
+    made |= {"random": counters(layers * count, "u8", d.pick(1, 3)), "step": counters(count, "f8", d.pick(1, 4))}
     counted = d.memory.holding(d.random.integers(0, 2, count), "f8") if d.flip(0.7) else None
     after = {name: None if array is None else np.array(array) for name, array in made.items()}
+    if after["random"] is not None:
+        after["random"] = after["random"].reshape(count, layers)
     reference(numpy_ops.advance, after["cursor"], rows, *[*after.values()][1:], counted)
-    parameters = {**made, "counted": counted, "rows": rows, "randoms": randoms, "count": count}
-    return d.case((d.groups, 1), parameters, {name: Exactly(a) for name, a in after.items() if a is not None})
+    parameters = {**made, "counted": counted, "rows": rows, "randoms": layers * count, "count": count}
+    return d.case((d.groups, 1), parameters, {name: Exactly(a.ravel()) for name, a in after.items() if a is not None})
 
 
 def copy(d: Draw) -> Case:

@@ -285,17 +285,20 @@ def _of_buffers(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_minibatches(some: _Numbers) -> Iterator[Case]:
-    for models, weights in (((), []), ((2,), [some(30)])):
+    for models, weights, counts in (((), [], None), ((2,), [some(30)], None), ((2,), [some(2, 30)], np.array([9, 50]))):
         sources = [some(30, 19), np.arange(30), *weights]
-        outs = [np.zeros((*models, 37, *source.shape[1:]), source.dtype) for source in sources]
-        yield "gather", [sources, some.generator.integers(-1, 31, (*models, 40)), np.array([2]), outs], outs
+        outs = [np.zeros((*models, 37, 19)[: 1 + len(models) + (k == 0)], a.dtype) for k, a in enumerate(sources)]
+        yield "gather", [sources, some.generator.integers(-1, 31, (*models, 40)), np.array([2]), outs, counts], outs
+    order, w, to = some.generator.integers(0, 30, (2, 40)), some(2, 30), some(2, 37)
+    yield "gather", [[None, None, w], order, np.array([2]), [None, None, to]], [to]
     x, out = some(30, 19), some(37, 19)
     yield "gather", [[x], some.generator.integers(0, 30, 40), np.array([1]), [out]], [out]
     counter, source, to = some.generator.integers(0, 9, 37), some(FLAT), some(FLAT)
     yield "advance", [counter, 3], [counter]
-    position, random, steps = np.array([7]), np.array([2, 3], np.uint64), some(2, 3, dtype=np.float64)
+    position, steps = np.array([7]), some(2, 3, dtype=np.float64)
+    random = some.generator.integers(0, 9, (2, 4, 3)).astype(np.uint64)
     for counted in (None, np.array([0, 0.5])):
-        yield "advance", [None, 0, position, random, steps[:, 0], counted], [position, random, steps]
+        yield "advance", [None, 0, position, random[..., 2], steps[:, 0], counted], [position, random, steps]
     yield "advance", [None, 0, None, None, steps[0, :1], None], [steps]
     yield "copy", [source, to], [to]
 
@@ -377,6 +380,8 @@ def _of_loss(
                 if models:
                     target[0, ..., 0], target[0, ..., -1] = -1, units
             weights, scales = some(*models, rows, low=0, high=2), some(*models, low=0.5, dtype=np.float64)
+            if models:
+                weights[..., 3::4] = -0.0  # no row, and the answer would be right
             bias, grad, total = some.strided(models, units), some(*y.shape), some(*models, 3, dtype=np.float64)
             optional = [bias, weights, scales, grad] if full else [None, None, None, z if fused and k % 2 else None]
             bias_or_not = [optional[0]] if fused else []

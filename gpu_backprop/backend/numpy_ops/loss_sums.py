@@ -29,6 +29,10 @@ class LossSums:
         """total += Σ w·e, and the number of right answers"""
         if weights is not None:
             yield call(np.multiply, self.e, weights[..., None], out=self.e)
+            if self.right is not None:
+                empty = np.empty(self.right.shape, np.bool_)
+                yield call(np.signbit, weights, out=empty)  # −0 is no row
+                yield call(np.greater, self.right, empty, out=self.right)
         yield partial(np.copyto, self._columns[..., LOSS, :], self.e[..., 0])
         if self.right is not None:
             yield partial(np.copyto, self._columns[..., CORRECT, :], self.right)

@@ -11,22 +11,27 @@ from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls, call
 
 
-def gather(device: Device, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> Calls:
-    taken = [
-        out if source.dtype == out.dtype else device.empty(out.shape, source.dtype)
-        for source, out in zip(sources, outs, strict=True)
-    ]
-    yield _take(sources, permutation, cursor, taken)
-    for rows, into in zip(taken, outs, strict=True):
+def gather(
+    device: Device, sources: Sequence[Array | None], permutation: Array, cursor: Array, outs: Sequence[Array | None],
+    counts: Array | None = None,
+) -> Calls:  # fmt: skip
+    moved = [(s, out) for s, out in zip(sources, outs, strict=True) if s is not None and out is not None]
+    taken = [(s, out if s.dtype == out.dtype else device.empty(out.shape, s.dtype)) for s, out in moved]
+    yield _take(taken, permutation, cursor)
+    for (_, rows), (_, into) in zip(taken, moved, strict=True):
         if rows is not into:
             yield partial(np.copyto, into, rows, "unsafe")
+    if counts is not None:
+        yield _mark_empty(cursor, counts, moved[-1][1])
 
 
-def _take(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]) -> Call:
-    rows = permutation.shape[:-1]
-    count = outs[0].shape[len(rows)]
-    members = [(permutation, outs)] if not rows else [(permutation[m], [o[m] for o in outs]) for m in range(rows[0])]
-    takes = [(order, [(_taker(s), o) for s, o in zip(sources, member, strict=True)]) for order, member in members]
+def _take(moved: Sequence[tuple[Array, Array]], permutation: Array, cursor: Array) -> Call:
+    models = permutation.shape[:-1]
+    count = moved[0][1].shape[len(models)]
+    takes = [
+        (permutation[m], [(_taker(s[m] if s.ndim == out.ndim else s), out[m]) for s, out in moved])
+        for m in (range(*models) if models else [()])
+    ]
 
     def run() -> None:
         start = cursor.item()
@@ -34,6 +39,16 @@ def _take(sources: Sequence[Array], permutation: Array, cursor: Array, outs: Seq
             chosen = order[start : start + count]
             for take, out in pairs:
                 take(chosen, 0, out, "clip")
+
+    return run
+
+
+def _mark_empty(cursor: Array, counts: Array, weights: Array) -> Call:
+    """The weights of places that hold no row become −0."""
+
+    def run() -> None:
+        for own, count in zip(weights, (counts - cursor).tolist(), strict=True):
+            own[max(0, count) :] = -0.0
 
     return run
 
@@ -53,10 +68,13 @@ def advance(
     device: Device, cursor: Array | None, rows: int, position: Array | None = None, random: Array | None = None,
     step: Array | None = None, counted: Array | None = None,
 ) -> Calls:  # fmt: skip
-    for counter, by in ((cursor, rows), (position, 1), (random, 1), (None if counted is not None else step, 1)):
+    always = (cursor, rows), (position, 1), *(((random, 1), (step, 1)) if counted is None else ())
+    for counter, by in always:
         if counter is not None:
             yield call(np.add, counter, np.asarray(by, counter.dtype), out=counter)
-    if step is not None and counted is not None:
-        counts = np.empty(step.shape, np.bool_)
+    if counted is not None:
+        counts = np.empty(counted.shape, np.bool_)
         yield call(np.not_equal, counted, 0.0, out=counts)
-        yield call(np.add, step, counts, out=step)
+        for of_models, by in ((random, counts[..., None]), (step, counts)):
+            if of_models is not None:
+                yield call(np.add, of_models, by, out=of_models)

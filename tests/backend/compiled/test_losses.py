@@ -67,6 +67,13 @@ def compare(device, name, places, *arguments):
     np.testing.assert_allclose(total[..., 0], wanted_total[..., 0], 1e-5, 1e-5 * rows)
 
 
+def some_weights(*shape):
+    """Of places of which some hold no row."""
+    weights = numbers(*shape, low=0, high=2, seed=2)
+    weights[..., ::4] = -0.0
+    return weights
+
+
 # Losses of y ----------------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +82,7 @@ def compare(device, name, places, *arguments):
 def test_every_loss(device, loss, weighted, scaled, grad):
     low, high = DOMAINS.get(loss.name, (-4, 4))
     y, target = numbers(37, 5, low=low, high=high), numbers(37, 5, low=0, high=1, seed=1)
-    weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
+    weights, scales = some_weights(37) if weighted else None, np.array(0.25) if scaled else None
     place = np.zeros_like(y) if grad else None
     compare(device, "loss_gradient", (7, 8), y, target, weights, loss, rows_of(loss), 1 / 37, scales, place, totals())
 
@@ -85,7 +92,7 @@ def test_every_loss(device, loss, weighted, scaled, grad):
 def test_a_loss_of_all_shapes(device, shape, models_shape):
     y, target = numbers(*models_shape, *shape), numbers(*models_shape, *shape, seed=1)
     scales = numbers(*models_shape, low=0.5, high=1).astype(np.float64)
-    weights, loss = numbers(*models_shape, shape[0], low=0, high=2, seed=2), TABLE["mean_squared_error"]
+    weights, loss = some_weights(*models_shape, shape[0]), TABLE["mean_squared_error"]
     compare(
         device, "loss_gradient", (7, 8), y, target, weights, loss, rows_of(loss, *models_shape), 1.0, scales,
         np.zeros_like(y), totals(*models_shape),
@@ -146,7 +153,7 @@ def test_fused_losses(device, name, bias, weighted, scaled, place):
     """The gradient in z's place, in one of its own, or not asked for."""
     z, target = numbers(37, 10), numbers(37, 10, low=0, high=1, seed=1)
     b = bias_of((), 10) if bias else None
-    weights, scales = numbers(37, low=0, high=2, seed=2) if weighted else None, np.array(0.25) if scaled else None
+    weights, scales = some_weights(37) if weighted else None, np.array(0.25) if scaled else None
     grad = {"z": z, "+": np.zeros_like(z), "-": None}[place]
     compare(device, name, (8, 9), z, b, target, weights, FUSED[name], NONE, 1 / 37, scales, grad, totals())
 
@@ -157,7 +164,7 @@ def test_fused_losses(device, name, bias, weighted, scaled, place):
 def test_fused_losses_of_all_shapes(device, name, shape, models_shape):
     z, target = numbers(*models_shape, *shape), np.eye(shape[1], dtype=np.float32)[np.arange(shape[0]) % shape[1]]
     target = np.broadcast_to(target, z.shape).copy()
-    weights = numbers(*models_shape, shape[0], low=0, high=2, seed=2)
+    weights = some_weights(*models_shape, shape[0])
     bias, scales = bias_of(models_shape, shape[1]), numbers(*models_shape, low=0.5, high=1).astype(np.float64)
     rows = rows_of(FUSED[name], *models_shape)
     compare(device, name, (8, 9), z, bias, target, weights, FUSED[name], rows, 1.0, scales, z, totals(*models_shape))

@@ -58,20 +58,30 @@ def test_a_memory_map_and_a_file_with_gaps(device, tmp_path):
         np.testing.assert_array_equal(got[0], source[order[2:11]])
 
 
+@pytest.mark.parametrize("models", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize("weights", ["own", "shared"])
+def test_places_that_hold_no_row_weigh_minus_0(device, plain, same, weights, models):
+    given = sources()
+    if weights == "own" and models:
+        given[2] = RNG.random((*models, 50), np.float32)
+    order = np.stack([RNG.permutation(50) for _ in range(*models or (1,))]).reshape(*models, 50)
+    counts = np.array([37, 20, 99][: models[0]]) if models else None
+    got = same(device, plain, "gather", given, order, np.array([30]), outs(sources(), 20, models), counts)[3]
+    assert np.signbit(got[2]).sum() == (0 if counts is None else np.clip(50 - counts, 0, 20).sum())
+    alone = same(device, plain, "gather", [None, None, given[2]], order, np.array([30]), [None, None, got[2]], counts)
+    np.testing.assert_array_equal(alone[3][2], got[2])
+
+
 @pytest.mark.parametrize("counted", [None, [1.0, 0.0, 0.5]])
 def test_counters(device, plain, same, counted):
-    """Of one model, and of several, whose steps lie apart, as those of dropout do."""
+    """Of one model, and of several, whose steps lie apart, and those of dropout too."""
     same(device, plain, "advance", np.array([5]), 3)
     counted = None if counted is None else np.array(counted)
-    steps = np.arange(12.0).reshape(3, 4)
-    after = same(device, plain, "advance", None, 0, np.array([2]), np.array([7], np.uint64), steps[:, 0], counted)
+    steps, random = np.arange(12.0).reshape(3, 4), np.arange(18, dtype=np.uint64).reshape(3, 2, 3)
+    after = same(device, plain, "advance", None, 0, np.array([2]), random[..., 2], steps[:, 0], counted)
     np.testing.assert_array_equal(after[4], [1, 4 + (counted is None), 9])
-    random = np.arange(9, dtype=np.uint64).reshape(3, 3)[:, 2]
-    calls = list(device.ops.advance(device, np.array([1]), 4, None, random))
-    assert all(isinstance(call, KernelCall) for call in calls)
-    for call in calls:
-        call()
-    np.testing.assert_array_equal(random.base.reshape(3, 3), [[0, 1, 3], [3, 4, 6], [6, 7, 9]])
+    np.testing.assert_array_equal((after[3] - random[..., 2]).T, [[1, int(counted is None), 1]] * 2)
+    same(device, plain, "advance", np.array([1]), 4, None, random[0, :, 2])
 
 
 @pytest.mark.parametrize("size", [1, 100_000])

@@ -16,17 +16,21 @@ NOTHING: Any = None, None
 
 
 def gather(
-    device: CudaDevice, sources: Sequence[Array], permutation: Array, cursor: Array, outs: Sequence[Array]
-) -> Calls:
+    device: CudaDevice, sources: Sequence[Array | None], permutation: Array, cursor: Array,
+    outs: Sequence[Array | None], counts: Array | None = None,
+) -> Calls:  # fmt: skip
     (x, x_out), (target, target_out), (weights, weights_out) = [*zip(sources, outs, strict=True), NOTHING, NOTHING][:3]
-    models, rows, cols = sizes(x_out)
-    width = device.kernels.width(x_out.dtype, cols, x, x_out)
+    models, rows, cols = sizes(weights_out[..., None] if x is None else x_out)
+    samples, own = weights.shape[-1] if x is None else len(x), weights is not None and weights.ndim > 1
+    width = 1 if x is None else device.kernels.width(x_out.dtype, cols, x, x_out)
     launch = columns(rows, cols, models, width)
+    types = (device.dtype, device.dtype) if x is None else (x.dtype, x_out.dtype)
     yield device.kernels.launch(
-        "gather", (x.dtype, x_out.dtype, np.int64 if target is None else target.dtype, width), *launch,
-        x=x, x_out=x_out, target=target, target_out=target_out, weights=weights, weights_out=weights_out,
-        order=permutation, cursor=cursor, samples=len(x), places=permutation.shape[-1], rows=rows, cols=cols,
-        target_cols=0 if target is None else target.size // len(x),
+        "gather", (*types, np.int64 if target is None else target.dtype, width), *launch,
+        x=x, x_out=x_out, target=target, target_out=target_out, weights=None if own else weights,
+        own_weights=weights if own else None, weights_out=weights_out, order=permutation, cursor=cursor,
+        row_counts=counts, samples=samples, places=permutation.shape[-1], rows=rows, cols=cols,
+        target_cols=0 if target is None else target.size // samples,
     )  # fmt: skip
 
 
