@@ -36,10 +36,11 @@ MOST_CLASSES = 2**31
 @dataclass(frozen=True)
 class Samples:
     """x, target and weights, each on the host or on the network's device, of the right shapes and kinds:
-    (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None. Where only some of these
-    rows are meant, `chosen` has their places, int64 on the host: (rows,), or (models, rows) where each member has rows
-    of its own. `counts` then says how many, (models,): what lies behind is the same ones over again. Where targets were
-    labels of text, `names` has those of the classes that they are the numbers of."""
+    (..., rows, inputs), (..., rows, outputs) or labels (..., rows), and (..., rows) or None; of rows that all members
+    share, weights may be each member's own, (models, rows). Where only some of these rows are meant, `chosen` has their
+    places, int64 on the host: (rows,), or (models, rows) where each member has rows of its own. `counts` then says how
+    many, (models,): what lies behind is the same ones over again, and counts nothing where there are weights. Where
+    targets were labels of text, `names` has those of the classes that they are the numbers of."""
 
     x: Array
     target: Array
@@ -93,6 +94,11 @@ class Samples:
         return int(self.x.shape[-2]) if self.chosen is None else int(self.chosen.shape[-1])
 
     @property
+    def weighs_apart(self) -> bool:
+        """Whether each member has weights of its own for rows that all share."""
+        return self.weights is not None and self.weights.ndim > self.x.ndim - 1
+
+    @property
     def labelled(self) -> bool:
         """Whether the targets are class labels."""
         return self.target.ndim < self.x.ndim
@@ -100,7 +106,7 @@ class Samples:
 
 def samples(
     network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, per_member: bool = False,
-    idle: bool = True, learn: bool = False, names: Classes | None = None,
+    idle: bool = True, learn: bool = False, apart: bool = False, names: Classes | None = None,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
@@ -109,6 +115,7 @@ def samples(
         per_member: whether x may have the models axis, and each member then its own rows; else all share them.
         idle: whether all weights may be 0; without `values` they may.
         learn: whether labels of text tell the names of the classes, where the network has none.
+        apart: whether each member may have weights of its own, (models, rows).
         names: those of the classes; None: `network.classes`.
     """
     device, given = network.device, x
@@ -123,10 +130,11 @@ def samples(
         target = _target(network, loss, _numbers(y, "y", device), x.shape, values)
         if weights is not None:
             weights = _numbers(weights, "weights", device)
-            if weights.shape != x.shape[:-1]:
-                raise InputError(
-                    f"weights must be one number a row, of shape {x.shape[:-1]}, got the shape {weights.shape}."
-                )
+            of_each = (*network.models_shape, *x.shape[:-1]) if apart else x.shape[:-1]
+            if weights.shape not in (x.shape[:-1], of_each):
+                or_each = "" if of_each == x.shape[:-1] else f", or of each member, {of_each}"
+                shape = f"of shape {x.shape[:-1]}{or_each}"
+                raise InputError(f"weights must be one number a row, {shape}, got the shape {weights.shape}.")
         if values:
             check_finite(x, "x", network.dtype, given)
             if weights is not None:

@@ -205,7 +205,8 @@ def held_out_samples(network: Network, loss: Loss, validation: Any, data: Sample
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-        raise InputError(f"validation must be (x, y) or (x, y, weights), got {type(validation).__name__}.")
+        got = repr(validation) if isinstance(validation, str) else type(validation).__name__
+        raise InputError(f"validation must be (x, y) or (x, y, weights), or 'rest' of rows, got {got}.")
     x, y, weights = (*validation, None)[:3]
     try:
         return samples(network, loss, x, y, weights, values=True, idle=False, names=data.names)

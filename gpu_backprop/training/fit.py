@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
-from gpu_backprop.training.folds import choose_folds, of_members
+from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import History
+from gpu_backprop.training.member_rows import REST, choose_rows, of_members, rest_of
 from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
-from gpu_backprop.training.row_weights import hold_out, validation_share, weighted_by_class
+from gpu_backprop.training.row_weights import ClassWeight, hold_out, validation_share, weighted_by_class
 from gpu_backprop.training.run import HALVE_RATE, ON_DIVERGENCE, STOP, Run
 from gpu_backprop.training.streaming import given_rows, is_streamed
 from gpu_backprop.training.unscaled import warn_of_unscaled
@@ -35,16 +37,18 @@ class Fit:
     """What `Trainer.fit` does, with its arguments. Nothing has happened where to make one raises an error."""
 
     def __init__(
-        self, trainer: Any, x: Any, y: Any, epochs: int, *, weights: Any,
-        class_weight: str | Mapping[Any, float] | None, validation: Any, validation_split: float, shuffle: bool,
-        early_stopping: bool | EarlyStopping | None, csv: str | os.PathLike[str] | None, progress: bool,
-        loss_every: int | None, callbacks: Sequence[Any], on_divergence: str, folds: Any,
+        self, trainer: Any, x: Any, y: Any, epochs: int, *, weights: Any, class_weight: ClassWeight, validation: Any,
+        validation_split: float, shuffle: bool, early_stopping: bool | EarlyStopping | None,
+        csv: str | os.PathLike[str] | None, progress: bool, loss_every: int | None, callbacks: Sequence[Any],
+        on_divergence: str, folds: Any, rows: Any,
     ) -> None:  # fmt: skip
         self.trainer, self.step, self.network = trainer, trainer.training_step, trainer.network
         self.history: History = trainer.history
         self.csv, self.progress = csv, progress
         epochs = positive("epochs", epochs)
-        data = samples(self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True)
+        data = samples(
+            self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True, apart=True
+        )
         self.network.trained_by = self.network.intervals = None  # they say nothing of the weights that come
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
@@ -58,7 +62,7 @@ class Fit:
         stopper = early_stopping_of(callbacks)
         self.keeps_best = stopper is not None and stopper.restore_best
         share = validation_share(validation_split, validation, bool(early_stopping), callbacks, folds)
-        data, held_out = self._divide(data, validation, share, class_weight, folds)
+        data, held_out = self._divide(data, validation, share, class_weight, folds, rows)
 
         self.resumed = trainer.resumed
         first = len(self.history) + 1 if self.resumed is None else self.resumed.first
@@ -87,24 +91,30 @@ class Fit:
         self.network.classes = self.network.classes if data.names is None else data.names
 
     def _divide(
-        self, data: Samples, validation: Any, share: float, class_weight: str | Mapping[Any, float] | None, folds: Any
+        self, data: Samples, validation: Any, share: float, class_weight: ClassWeight, folds: Any, rows: Any
     ) -> tuple[Samples, Samples | None]:
         """Returns the rows to learn from, weighted, and those to measure."""
-        trainer = self.trainer
+        trainer, rest = self.trainer, isinstance(validation, str) and validation == REST
         if isinstance(validation, StoredRows):
             validation = given_rows(validation, None, None)
-        held_out = held_out_samples(self.network, trainer.loss, validation, data)
+        held_out = held_out_samples(self.network, trainer.loss, None if rest else validation, data)
         prepared = self.network.preprocessing is not None
         warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
-        unweighted = data
+        measured = replace(data, weights=None) if data.weighs_apart else data
         if share:
-            data, held_out = hold_out(self.network, data, share, self.step.seeds[0])
+            learned, held_out = hold_out(self.network, measured, share, self.step.seeds[0])
+            data = replace(data, chosen=learned.chosen)
+        if rows is not None or (data.weighs_apart and folds is None):
+            data = choose_rows(rows, self.network, data)
         if class_weight is not None:
             data = weighted_by_class(self.network, data, class_weight)
         if folds is not None:
             fold = choose_folds(folds, self.network, data, self.step.seeds[0])
-            outside = fold == np.arange(*self.network.models_shape)[:, None]
-            held_out, data = of_members(unweighted, outside), of_members(data, ~outside)
+            members = range(*self.network.models_shape)
+            held_out = of_members(measured, [np.flatnonzero(fold == m) for m in members])
+            data = of_members(data, [np.flatnonzero(fold != m) for m in members])
+        if rest:
+            held_out = rest_of(measured, data, self.network.device)
         return data, held_out
 
     def _evaluation(self, held_out: Samples, room: int) -> Evaluation:

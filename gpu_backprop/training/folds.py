@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,8 @@ def choose_folds(given: Any, network: Network, data: Samples, seed: int) -> Arra
             "folds are for a network with a models axis, whose members hold out a fold each: make it with a list of "
             "seeds, Network(..., seed=range(8))."
         )
+    if data.counts is not None:
+        raise InputError("folds and rows both say what each member learns from. Give one of the two.")
     if in_windows(data):
         raise InputError("folds are for data that fit in memory, and these are read from disk in windows.")
     (members,) = network.models_shape
@@ -60,17 +61,19 @@ def choose_folds(given: Any, network: Network, data: Samples, seed: int) -> Arra
     return folds.astype(np.int64)
 
 
-def of_members(data: Samples, which: Array) -> Samples:
-    """Returns the rows of each member: `which` is bool (models, rows)."""
-    counts = which.sum(axis=1)
-    chosen = np.stack([np.resize(np.flatnonzero(member), counts.max()) for member in which])
-    return replace(data, chosen=chosen, counts=counts)
+def are_folds(held_out: Samples | None) -> bool:
+    """Tells whether each row is held out by one member."""
+    if held_out is None or held_out.counts is None:
+        return False
+    places = np.concatenate([rows for rows in held_out.places() if rows is not None])
+    return bool((np.bincount(places, minlength=len(held_out.x)) == 1).all())
 
 
 def predict_out_of_fold(network: Network, held_out: Samples) -> Array:
     """Returns the outputs for each row of the member that has not learned from it, (rows, outputs), on the host."""
     chosen = held_out.chosen
-    assert chosen is not None
+    if chosen is None or not are_folds(held_out):
+        raise InputError("not every row is held out by one member, as this needs: give folds= in place of rows=.")
     y = np.empty((held_out.x.shape[0], network.outputs), network.device.master)
     for start in range(0, chosen.shape[1], BLOCK):
         places = chosen[:, start : start + BLOCK]

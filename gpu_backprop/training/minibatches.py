@@ -33,6 +33,8 @@ class BatchSource(ABC):
     Attributes:
         rows: how many samples there are, for the member that has the most.
         counts: how many there are, or of each member its own.
+        learned: how many an epoch trains each member on: where there are weights, its own alone.
+        own_counts: counts on the device, where weights become −0 from there on; None: they stay as they are.
         sources: x, y* and, where there are any, w, on the device: (places, ...).
         kept: the dtypes of the sources, but for what the CPU reads from a file as it is.
         permutation: int64 (..., n): the order in which the places of the sources are used, one for each member.
@@ -46,6 +48,8 @@ class BatchSource(ABC):
         device = self.device = network.device if device is None else device
         self.rows, self.models_shape, self._chosen = data.rows, network.models_shape, data.chosen
         self.counts = self.rows if data.counts is None else data.counts
+        self.learned = self.rows if data.weights is None else self.counts
+        self.own_counts: Array | None = None
         self.kept = kept_dtypes(data, device)
         self.cursor = device.zeros((1,), np.int64)
         self._beginning = device.zeros((1,), np.int64)  # there, so that nothing need be sent
@@ -84,14 +88,14 @@ class BatchSource(ABC):
         """Emits x, y* and w of the next rows, which one operation gathers."""
         names, outs = ("x", "y*", "w")[: len(self.sources)], []
         for name, source, dtype in zip(names, self.sources, [self.device.dtype, *self.kept[1:]], strict=True):
-            outs.append(plan.empty(name, (*self.models_shape, rows, *source.shape[1:]), dtype))
+            row = () if name == "w" else source.shape[1:]
+            outs.append(plan.empty(name, (*self.models_shape, rows, *row), dtype))
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
         for name, source in zip(names, self.sources, strict=True):
             plan.named(f"data {name}", source)
         plan.phase = "data"
-        formula = f"{', '.join(names)} = data[order[cursor:]]"
-        plan.add(Operations.gather, formula, {}, self.sources, self.permutation, self.cursor, outs)
+        self._gather(plan, ", ".join(names), self.sources, outs)
         plan.phase = "forward"
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
@@ -99,14 +103,17 @@ class BatchSource(ABC):
         """Emits w alone of the next rows, for a minibatch in parts, which needs their sum first."""
         if len(self.sources) < 3:
             return None
-        out = plan.empty(f"{ALL}w", (*self.models_shape, rows, 1), self.kept[2])
-        source = plan.named("data w", self.sources[2][:, None])
+        out = plan.empty(f"{ALL}w", (*self.models_shape, rows), self.kept[2])
+        plan.named("data w", self.sources[2])
         plan.named("cursor", self.cursor)
         plan.named("order", self.permutation)
-        plan.add(
-            Operations.gather, f"{ALL}w = data[order[cursor:]]", {}, [source], self.permutation, self.cursor, [out]
-        )
-        return plan.named(f"{ALL}w", out[..., 0])
+        self._gather(plan, f"{ALL}w", [None, None, self.sources[2]], [None, None, out])
+        return out
+
+    def _gather(self, plan: Plan, names: str, sources: Sequence[Array | None], outs: Sequence[Array | None]) -> None:
+        counts = None if self.own_counts is None else plan.named("rows of each", self.own_counts)
+        formula = f"{names} = data[order[cursor:]]"
+        plan.add(Operations.gather, formula, {}, sources, self.permutation, self.cursor, outs, counts)
 
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Emits cursor += rows, the end of the step, or of a part of it."""
@@ -139,6 +146,8 @@ class DataSet(BatchSource):
             ]
         with device.kind("row order"):
             self.permutation = device.zeros((*self.models_shape, self.rows), np.int64)
+            if data.weights is not None and data.counts is not None:
+                self.own_counts = device.from_host(data.counts)
             self._coming = None
             if shuffled and not device.on_host:
                 self._coming = device.double_buffer([((self.permutation.size,), np.dtype(np.int64))], 1)

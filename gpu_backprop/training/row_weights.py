@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from gpu_backprop.network.numbers import number
 from gpu_backprop.network.samples import Samples
 
 BALANCED, SHARE = "balanced", 0.1
+
+ClassWeight = str | Mapping[Any, float] | Sequence[str | Mapping[Any, float] | None] | None
+"""What `fit` takes as class_weight."""
 
 
 def validation_share(
@@ -58,13 +62,17 @@ def split_rows(classes: Array, share: float, seed: int) -> tuple[Array, Array]:
         raise InputError(f"validation_split={share:g}: {error}, or validation=(x, y).") from None
 
 
-def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Samples:
+def weighted_by_class(network: Network, data: Samples, class_weight: ClassWeight) -> Samples:
     """Multiplies the weight of each row by that of its class.
 
     Args:
         class_weight: "balanced": n/(k·count) for n rows of k classes, as in scikit-learn; or {class: weight}, where a
-            class is its label, or, where the classes have names, its name.
+            class is its label, or, where the classes have names, its name; or a list of such, or None, one a member.
     """
+    given = class_weight if isinstance(class_weight, (list, tuple)) else [class_weight]
+    if given is class_weight and (len(given),) != network.models_shape:
+        members = f"the network has {network.models_shape[0]}" if network.models_shape else "there is no models axis"
+        raise InputError(f"class_weight is {len(given)} in a list, one a member, but {members}.")
     classes = data.classes(network.device)
     if classes is None:
         raise InputError(
@@ -72,27 +80,41 @@ def weighted_by_class(network: Network, data: Samples, class_weight: Any) -> Sam
             "one number a row, for other targets."
         )
     outputs = network.outputs if network.outputs > 1 else 2
-    counts = np.bincount(classes if data.chosen is None else classes[data.chosen], minlength=outputs)
-    if isinstance(class_weight, Mapping):
-        names = next(known for known in (data.names, network.classes, range(outputs)) if known is not None)
-        factors = _given(class_weight, [*names])
-    elif class_weight == BALANCED:
-        there = counts > 0
-        factors = np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)
-        if (factors[there] == 1).all():
-            return data
-    else:
-        raise InputError(f"class_weight must be {BALANCED!r} or {{class: weight}}, got {class_weight!r}.")
-    weights = factors[classes]
-    if data.weights is not None:
-        weights *= on_host(data.weights, network.device)
-    if not (weights if data.chosen is None else weights[data.chosen]).any():
-        raise InputError(f"class_weight={class_weight!r} gives every row the weight 0, so that none counts.")
+    names = [*next(known for known in (data.names, network.classes, range(outputs)) if known is not None)]
+    before = np.ones(1) if data.weights is None else on_host(data.weights, network.device)
+    places = data.places()
+    count = max(len(given), len(places), len(before) if data.weighs_apart else 1)
+    weights, changed = np.empty((count, len(classes))), False
+    weights[...] = before
+    for of_member, one, chosen in zip(weights, cycle(given), cycle(places), strict=False):
+        rows = slice(None) if chosen is None else chosen
+        factors = _factors(one, np.bincount(classes[rows], minlength=outputs), names)
+        of_member *= factors[classes]
+        changed |= bool((factors[classes[rows]] != 1).any())
+        if not of_member[rows].any():
+            whose = " of a member" if count > 1 else ""
+            raise InputError(f"class_weight={one!r} gives every row{whose} the weight 0, so that none counts.")
+    if not changed:
+        return data
+    weights = weights[0] if (weights == weights[0]).all() else weights
     check_finite(weights, "weights times class_weight", network.device.master)
     return replace(data, weights=weights.astype(network.device.master))
 
 
-def _given(weights: Mapping[Any, Any], names: list[Any]) -> Any:
+def _factors(class_weight: Any, counts: Array, names: list[Any]) -> Array:
+    """Returns the weight of each class, of which there are so many rows."""
+    if class_weight is None:
+        return np.ones(len(counts))
+    if isinstance(class_weight, Mapping):
+        return _given(class_weight, names)
+    if class_weight != BALANCED:
+        raise InputError(f"class_weight must be {BALANCED!r} or {{class: weight}}, got {class_weight!r}.")
+    there = counts > 0
+    factors: Array = np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)
+    return factors
+
+
+def _given(weights: Mapping[Any, Any], names: list[Any]) -> Array:
     """Returns the weight of each class in the order of the labels; of one that is not named, 1."""
     shown = ", ".join(map(repr, names[:20])) + (" …" if len(names) > 20 else "")
     if unknown := [name for name in weights if name not in names]:

@@ -363,7 +363,7 @@ class Run:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]
         row: dict[str, Any] = {"loss": self._unless_diverged(loss.reduce(total, self.data.rows))}
         if self._has_accuracy:
-            row["accuracy"] = self._unless_diverged(total[..., CORRECT] / self.data.rows)
+            row["accuracy"] = self._unless_diverged(total[..., CORRECT] / self.data.learned)
         if scaling.state is not None:
             row |= scaling.measured(sums["scaling"], len(self.batches))
         return row

@@ -106,11 +106,8 @@ class Shuffling:
 
 
 def _fill(generator: np.random.Generator, order: Array, count: int) -> None:
-    """Fills an order with so many rows, shuffled, and again until it is full."""
-    for start in range(0, len(order), count):
-        part = order[start : start + count]
-        if len(part) == count:
-            part[...] = np.arange(count)
-            generator.shuffle(part)
-        else:
-            part[...] = generator.permutation(count)[: len(part)]
+    """Fills an order with so many rows, shuffled, and again in that order until it is full."""
+    own = order[:count]
+    own[...] = np.arange(count)
+    generator.shuffle(own)
+    order[count:] = np.resize(own, len(order) - count)

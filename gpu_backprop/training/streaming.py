@@ -74,18 +74,18 @@ class StreamedData(BatchSource):
         self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
     ) -> None:
         super().__init__(network, data, device)
-        apart = apart or data.counts is not None
+        apart = apart or data.counts is not None or data.weighs_apart
         device, models = self.device, math.prod(self.models_shape)
         self.host = arrays_of(data)
-        self.orders = models if apart else 1
-        kept, batch = list(zip(self.host, self.kept, strict=True)), min(batch_size, self.rows)
-        row = sum(math.prod(array.shape[1:]) * dtype.itemsize for array, dtype in kept)
+        self.orders, self._weighs_apart = models if apart else 1, data.weighs_apart
+        shapes, batch = [data.x.shape[1:], data.target.shape[1:], ()], min(batch_size, self.rows)
+        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, self.kept, strict=False))
         self.block_rows = batch * min(max(1, self._rows_at_once(row) // batch), -(-self.rows // batch))
         members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self.block_rows)
         order = [(buffer * self.orders + members[:, None]) * self.block_rows + place for buffer in range(BUFFERS)]
         with device.kind("data"):
             self.buffer = device.double_buffer(
-                [((self.orders * self.block_rows, *array.shape[1:]), dtype) for array, dtype in kept]
+                [((self.orders * self.block_rows, *s), dtype) for s, dtype in zip(shapes, self.kept, strict=False)]
             )
             self.sources = self.buffer.arrays
             self._starts = device.from_host(np.arange(BUFFERS) * self.block_rows)
@@ -155,9 +155,12 @@ class StreamedData(BatchSource):
             arrays = self.buffer.pinned(buffer)
             for number in range(self.orders):
                 bring = self._bringer(order, number, slice(begin, begin + count))
-                for source, pinned in zip(self.host, arrays, strict=True):
+                outs = [pinned[number * self.block_rows :][:count] for pinned in arrays]
+                for k, (source, out) in enumerate(zip(self.host, outs, strict=True)):
                     check_file(source)
-                    bring(source, pinned[number * self.block_rows :][:count])
+                    bring(source[number] if k == 2 and self._weighs_apart else source, out)
+                if len(outs) > 2 and isinstance(self.counts, np.ndarray):
+                    outs[2][max(0, self.counts[number] - begin) :] = -0.0  # as `gather` does
             self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)
 
     def _read_ahead(self, order: Future[Any], buffer: int, count: int) -> None:

@@ -37,7 +37,7 @@ from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit import Fit
-from gpu_backprop.training.folds import measure_outputs, predict_mean, predict_out_of_fold
+from gpu_backprop.training.folds import are_folds, measure_outputs, predict_mean, predict_out_of_fold
 from gpu_backprop.training.history import History, describe_best, describe_row
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
@@ -46,6 +46,7 @@ from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer, Setting
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.range_test import LEAST_STEPS, RangeTest, run_range_test
+from gpu_backprop.training.row_weights import ClassWeight
 from gpu_backprop.training.run import Settings
 from gpu_backprop.training.step import State, TrainingStep
 from gpu_backprop.training.streaming import given_rows, place_data
@@ -381,11 +382,11 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def fit(
-        self, x: Any, y: Any = None, epochs: int = 10, *, weights: Any = None,
-        class_weight: str | Mapping[Any, float] | None = None, validation: Any = None, validation_split: float = 0.0,
-        shuffle: bool = True, early_stopping: bool | EarlyStopping | None = None,
-        csv: str | os.PathLike[str] | None = None, progress: bool = True, loss_every: int | None = None,
-        callbacks: Sequence[Any] = (), on_divergence: str = "raise", folds: Any = None,
+        self, x: Any, y: Any = None, epochs: int = 10, *, weights: Any = None, class_weight: ClassWeight = None,
+        validation: Any = None, validation_split: float = 0.0, shuffle: bool = True,
+        early_stopping: bool | EarlyStopping | None = None, csv: str | os.PathLike[str] | None = None,
+        progress: bool = True, loss_every: int | None = None, callbacks: Sequence[Any] = (),
+        on_divergence: str = "raise", folds: Any = None, rows: Any = None,
     ) -> History:  # fmt: skip
         """Trains for some epochs.
 
@@ -395,11 +396,14 @@ class Trainer(FixedAttributes):
             y: labels (rows,), the numbers of outputs or text; or (rows, outputs). Labels of text are numbered by
                 `network.classes`; where these are None, they become the different labels, sorted.
             epochs: ≥ 1; a further fit goes on where this one ended, and numbers its epochs on.
-            weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others.
+            weights: (rows,), ≥ 0 and not all 0: how much each row counts, in a mean relative to the others. Or, of a
+                network with a models axis, (members, rows), each member's own: rows whose weight is 0 are then left
+                out, as if `rows` did not name them.
             class_weight: {class: weight}, by which the weights of its rows are multiplied, 1 where it is not named. A
                 class is its label or, where network.classes is set, its name. Or "balanced": n/(k·count) for n rows of
-                k classes. Validation data are measured without it.
-            validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch.
+                k classes. Or a list of such, or None, one a member. Validation data are measured without it.
+            validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch. "rest":
+                each member is measured on the rows that it does not learn from, with `weights` of (rows,).
             validation_split: the share of the rows that is held out of training and measured in place of `validation`,
                 of every class alike, where there are classes. The seed says which; they are the same in every fit.
             shuffle: a new order in every epoch, drawn from the seed.
@@ -423,7 +427,12 @@ class Trainer(FixedAttributes):
             folds: of a network with a models axis, as many as it has members: member m does not learn from the rows of
                 fold m, which are its validation data. Their number, for folds of every class alike, where there are
                 classes, which the seed says; or the fold of each row, integers (rows,). An epoch has as many rows as
-                the member with the most learns from; another one takes some of its own once more. See `out_of_fold`.
+                the member with the most learns from; another one takes some of its own once more, unless there are
+                weights, with which it is done before. See `out_of_fold`.
+            rows: of a network with a models axis, which rows each member learns from: bool (members, rows), or for each
+                member an array of row numbers, which may be there more than once, as in a bootstrap sample. Member m
+                becomes, to rounding, the network of its seed that is trained on x[rows[m]] and y[rows[m]]. One with
+                fewer rows than others is done with an epoch before these; schedules count the steps of the longest.
 
         Returns:
             `trainer.history`: loss and metrics of each epoch, of this fit and those before.
@@ -448,7 +457,7 @@ class Trainer(FixedAttributes):
                 self, x, y, epochs, weights=weights, class_weight=class_weight, validation=validation,
                 validation_split=validation_split, shuffle=shuffle, early_stopping=early_stopping, csv=csv,
                 progress=progress, loss_every=loss_every, callbacks=callbacks, on_divergence=on_divergence,
-                folds=folds,
+                folds=folds, rows=rows,
             ).train()  # fmt: skip
 
     @contextmanager
@@ -457,7 +466,7 @@ class Trainer(FixedAttributes):
         if self._resumed is None:
             self.begun[1:] = [describe(self)]
         self._running, self._resumed = fit, None
-        self._folds = fit.held_out if fit.held_out is not None and fit.held_out.counts is not None else None
+        self._folds = fit.held_out if are_folds(fit.held_out) else None
         try:
             yield
         finally:

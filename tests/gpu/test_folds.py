@@ -16,6 +16,17 @@ X, Y, WEIGHTS = RNG.normal(size=(ROWS, 4)).astype("f"), RNG.normal(size=(ROWS, 2
 LABELS = RNG.integers(0, 2, ROWS)
 UNEQUAL = RNG.permutation(np.repeat([0, 1, 2], [5, 20, 36]))
 
+OWN_ROWS = [RNG.permutation(ROWS)[:n] for n in (21, 50, 8)]
+
+ROW_FORMS = {
+    "eager": {"graph": False},
+    "graph": {"graph": True, "weights": WEIGHTS},
+    "own weights": {"weights": RNG.uniform(0.5, 2, (3, ROWS)) * (RNG.random((3, ROWS)) < 0.7)},
+    "in parts": {"accumulate": 2},
+    "streamed": {"stream": True},
+    "in order, streamed, own weights": {"stream": True, "shuffle": False, "weights": RNG.uniform(0.5, 2, (3, ROWS))},
+    "classes": {"y": LABELS, "class_weight": ["balanced", {0: 2.0}, None]},
+}
 FORMS = {
     "eager": {"graph": False},
     "graph": {"graph": True, "weights": WEIGHTS},
@@ -33,27 +44,41 @@ def blocks_of_two_minibatches(monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 2 * BATCH * len(SEEDS) * (4 * 4 + 2 * 4))
 
 
-def fit(device, *, y=Y, folds=3, weights=None, class_weight=None, shuffle=True, dtype="float32", **options):
+def fit(device, *, y=Y, weights=None, class_weight=None, shuffle=True, dtype="float32", rows=None, **options):
     net = gb.Network(
         4, [gb.Dense(5, "tanh"), gb.Dense(2, "softmax" if y.ndim == 1 else "identity")], device=device, seed=SEEDS,
         dtype=dtype,
     )  # fmt: skip
+    which = {"folds": options.pop("folds", 3)} if rows is None else {"rows": rows, "validation": "rest"}
     trainer = gb.Trainer(net, None, gb.Adam(0.01), batch_size=BATCH, **options)
     trainer.fit(
-        X, y, 4, folds=folds, weights=weights, class_weight=class_weight, shuffle=shuffle, progress=False,
-        early_stopping=True,
+        X, y, 4, weights=weights, class_weight=class_weight, shuffle=shuffle, progress=False, early_stopping=True,
+        **which,
     )  # fmt: skip
     return trainer
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_it_learns_and_measures_what_a_cpu_does(form):
+def on_both(form, **options):
+    """Trainers that trained on CUDA and on the CPU, and whose histories are the same."""
     of_cpu = {name: value for name, value in form.items() if name not in ("graph", "stream", "one_launch")}
-    cuda, cpu = fit("cuda", **form), fit("cpu", **of_cpu)
+    cuda, cpu = fit("cuda", **form, **options), fit("cpu", **of_cpu, **options)
     for row, expected in zip(cuda.history, cpu.history, strict=True):
         for name in set(row) - {"epoch", "seconds", "samples_per_second"}:
             np.testing.assert_allclose(row[name], expected[name], 2e-4, 2e-5)
     assert cuda.history.best_epoch == cpu.history.best_epoch
+    return cuda, cpu
+
+
+@pytest.mark.parametrize("form", ROW_FORMS.values(), ids=ROW_FORMS)
+def test_each_member_learns_from_rows_of_its_own(form):
+    cuda, cpu = on_both(form, rows=OWN_ROWS)
+    parameters = (trainer.device.to_host(trainer.network.parameters) for trainer in (cuda, cpu))
+    np.testing.assert_allclose(*parameters, 2e-4, 2e-4)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_it_learns_and_measures_what_a_cpu_does(form):
+    cuda, cpu = on_both(form)
     np.testing.assert_allclose(cuda.out_of_fold(), cpu.out_of_fold(), 2e-4, 2e-4)
     found, expected = (trainer.evaluate_out_of_fold() for trainer in (cuda, cpu))
     assert found["loss"] == pytest.approx(expected["loss"], 1e-4)

@@ -14,7 +14,7 @@ from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.data import stratified_folds
 from gpu_backprop.network.samples import Samples
-from gpu_backprop.training.folds import of_members
+from gpu_backprop.training.member_rows import of_members
 from gpu_backprop.training.minibatches import DataSet
 from gpu_backprop.training.shuffling import Shuffling
 from gpu_backprop.training.temperature import fit_mean, temper
@@ -81,7 +81,7 @@ def test_a_member_is_as_a_network_that_never_saw_its_fold(options, dtype):
 @pytest.mark.parametrize("folds", [3, UNEQUAL])
 def test_in_an_epoch_each_member_takes_all_its_rows_and_no_row_of_its_fold(folds):
     fold = stratified_folds(LABELS, 3, SEEDS[0]) if isinstance(folds, int) else folds
-    data = of_members(Samples(X, NUMBERS, None), fold != np.arange(3)[:, None])
+    data = of_members(Samples(X, NUMBERS, None), [np.flatnonzero(fold != member) for member in range(3)])
     net = trainer_of("identity").network
     source, shuffling = DataSet(net, data, shuffled=True), Shuffling(SEEDS, (3,))
     most = (fold != np.bincount(fold).argmin()).sum()

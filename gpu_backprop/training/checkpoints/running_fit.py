@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.callbacks import Callbacks
 from gpu_backprop.training.checkpoints.fingerprint import fingerprint
@@ -78,6 +79,8 @@ class RunningFit:
         return {} if self.held_out is None else self._fingerprints(self.held_out)
 
     def _fingerprints(self, of: Samples) -> dict[str, Any]:
-        arrays = {"x": of.x, "y": of.target, "weights": of.weights, "places of rows": of.chosen}
+        arrays: dict[str, list[Array | None]] = {
+            "x": [of.x], "y": [of.target], "weights": [of.weights], "places of rows": [of.chosen, of.counts],
+        }  # fmt: skip
         to_host = self.trainer.device.to_host
-        return {name: fingerprint([array], to_host) for name, array in arrays.items() if array is not None}
+        return {name: fingerprint(some, to_host) for name, some in arrays.items() if some[0] is not None}
