@@ -97,10 +97,13 @@ class Case:
         x, y, given = self.x, self.y, dict(self.fit)
         rows, weights = given.pop("rows", None), given.pop("weights", None)
         weights = None if weights is None else np.asarray(weights)[m] if np.ndim(weights) == 2 else weights
+        own = np.arange(len(x)) if rows is None else rows[m] if rows[m].dtype != bool else np.flatnonzero(rows[m])
+        if weights is not None:  # rows of the weight 0 are left out
+            own = own[weights[own] > 0]
+            weights = weights[own]
         if given.get("validation") == "rest":
-            given["validation"] = (x[~rows[m]], y[~rows[m]])
-        if rows is not None:
-            x, y, weights = x[rows[m]], y[rows[m]], None if weights is None else weights[rows[m]]
+            given["validation"] = np.delete(x, own, axis=0), np.delete(y, own, axis=0)
+        x, y = x[own], y[own]
         trainer.fit(
             x, y, EPOCHS, weights=weights, class_weight=class_weight, progress=False, **given, **self.shared
         )  # fmt: skip
@@ -155,7 +158,13 @@ def _extras(number: int, rng: Any, kind: str) -> set[str]:
     if "rest" in has:
         has |= {"folds", "early_stopping"}
     has -= set() if kind in ("labels", "binary") else {"class_weight"}
-    has -= {"bootstrap", "split"} if "folds" in has else {"split"} if "bootstrap" in has else set()
+    has -= {"bootstrap"} if "folds" in has else set()
+    if has & {
+        "folds",
+        "bootstrap",
+        "weights",
+    }:  # rows that are there twice cannot be held out once; nor do weights of a
+        has -= {"split"}  # member's own count where it is measured
     return has
 
 
@@ -177,7 +186,8 @@ def _fit(rng: Any, has: set[str], x: Any, y: Any) -> tuple[Settings, Settings]:
     if "bootstrap" in has:
         fit["rows"] = [rng.integers(ROWS, size=ROWS) for _ in range(MEMBERS)]
     if "weights" in has:
-        fit["weights"] = rng.uniform(0.5, 2, (MEMBERS, ROWS)) * (rng.random((MEMBERS, ROWS)) > 0.1)
+        fit["weights"] = rng.uniform(0.5, 2, (MEMBERS, ROWS))
+        fit["weights"][np.arange(MEMBERS), rng.integers(ROWS, size=MEMBERS)] = 0.0
     if "rest" in has:
         fit["validation"] = "rest"
     elif "split" in has:

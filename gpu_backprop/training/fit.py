@@ -23,7 +23,7 @@ from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import History
-from gpu_backprop.training.member_rows import REST, choose_rows, of_members, rest_of
+from gpu_backprop.training.member_rows import REST, choose_measured, choose_rows, of_members
 from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
@@ -95,6 +95,7 @@ class Fit:
     ) -> tuple[Samples, Samples | None]:
         """Returns the rows to learn from, weighted, and those to measure."""
         trainer, rest = self.trainer, isinstance(validation, str) and validation == REST
+        rest = rest or (isinstance(validation, np.ndarray) and validation.dtype == np.bool_)
         if isinstance(validation, StoredRows):
             validation = given_rows(validation, None, None)
         held_out = held_out_samples(self.network, trainer.loss, None if rest else validation, data)
@@ -114,7 +115,7 @@ class Fit:
             held_out = of_members(measured, [np.flatnonzero(fold == m) for m in members])
             data = of_members(data, [np.flatnonzero(fold != m) for m in members])
         if rest:
-            held_out = rest_of(measured, data, self.network.device)
+            held_out = choose_measured(validation, self.network, measured, data)
         return data, held_out
 
     def _evaluation(self, held_out: Samples, room: int) -> Evaluation:

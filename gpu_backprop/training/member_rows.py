@@ -52,6 +52,21 @@ def choose_rows(given: Any, network: Network, data: Samples) -> Samples:
     return of_members(replace(data, weights=weights), places)
 
 
+def choose_measured(given: Any, network: Network, data: Samples, learned: Samples) -> Samples:
+    """Returns the rows that each member is measured on: REST, or truth values (members, rows)."""
+    if isinstance(given, str):
+        return rest_of(data, learned, network.device)
+    members, count = (*network.models_shape, 0)[0], len(data.x)
+    if given.shape != (members, count):
+        raise InputError(
+            f"validation must be (members, rows) where it is truth values, {(members, count)} here, got the shape "
+            f"{given.shape}."
+        )
+    places = [np.flatnonzero(rows) for rows in given]
+    check_rows(places, None if data.weights is None else on_host(data.weights, network.device), "be measured on")
+    return of_members(data, places)
+
+
 def _rows_of(member: int, given: Any, count: int, device: Device) -> Array:
     """Returns the rows of one member as int64."""
     rows = on_host(as_array(given, f"rows of member {member}", device), device)

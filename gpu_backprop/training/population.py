@@ -120,7 +120,8 @@ class Population(FixedAttributes):
             x, y, epochs, shuffle, csv, progress: as of `Trainer.fit`; all members share the data.
             rows: which of them each member learns from: bool (members, rows), as `~folds` of cross-validation; or a
                 list of the numbers of rows of each member, as bootstrap samples. None: all.
-            weights: (rows,), or (members, rows): how much each row counts.
+            weights: (rows,), or (members, rows): how much each row counts. With weights of its own, a member leaves out
+                rows of the weight 0, and is measured on rows that count alike.
             validation: (x, y) or (x, y, weights), which all are measured on after every epoch; or "rest": each member
                 is measured on the rows that it does not learn from; or bool (members, rows), which these are.
             validation_split: the share of its rows that each member holds out, as its seed says.
@@ -163,16 +164,19 @@ class Population(FixedAttributes):
         """Returns which rows each member learns from, and is measured on, where it holds a share of them out that its
         own seed chooses."""
         seeds, rows, share = self.trainer.training_step.seeds, shares["rows"], shares["validation_split"]
-        if not share or (rows is None and len(set(seeds)) == 1):
+        apart = rows is not None or np.ndim(shares["weights"]) > 1
+        if not share or not (apart or len(set(seeds)) > 1):
             return {}
         share = validation_share(share, shares["validation"], False, ())
         data = samples(self.network, self.trainer.loss, *given_rows(x, y, None), values=True, learn=True)
         classes = data.classes(self.network.device)
         classes = np.zeros(data.rows) if classes is None else classes
         learned, held_out = [], np.zeros((len(self), data.rows), np.bool_)
+        counts = np.ones((len(self), data.rows)) if np.ndim(shares["weights"]) < 2 else np.asarray(shares["weights"])
         for m, seed in enumerate(seeds):
             own = np.arange(data.rows) if rows is None else np.asarray(rows[m])
             own = np.flatnonzero(own) if own.dtype == np.bool_ else own
+            own = own[counts[m, own] > 0]
             rest, out = split_rows(classes[own], share, seed)
             learned.append(own[rest])
             held_out[m, own[out]] = True
