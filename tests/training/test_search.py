@@ -292,3 +292,53 @@ def test_distributions_that_cannot_be(made, said):
 def test_x_must_be_a_table():
     with pytest.raises(gb.InputError, match=r"x must have the shape \(rows, inputs\), got \(60,\)"):
         gb.search(Y, Y, SPACE, layers=layers())
+
+
+def folds_of(folds, seed):
+    """Which rows are not of each fold, as `Trainer.fit(folds=...)` divides them."""
+    stack = gb.Network(3, layers(), device="cpu", seed=range(folds))
+    trainer = gb.Trainer(stack, seed=seed)
+    trainer.fit(X, Y, 1, folds=folds, progress=False)
+    return [np.isin(np.arange(60), held_out, invert=True) for held_out in trainer.folds]
+
+
+@pytest.mark.parametrize("folds", [3, 7])
+def test_folds_are_the_same_for_all_candidates(folds):
+    found = search(SPACE, folds=folds, seeds=2, seed=1)
+    for trial in found.trials:
+        rate, p = trial["settings"].values()
+        expected = [solo(rate, p, s, ((X[i], Y[i]), (X[~i], Y[~i]))) for i in folds_of(folds, 1) for s in (1, 2)]
+        np.testing.assert_allclose(trial["scores"], expected, rtol=1e-9)
+
+
+def test_folds_with_weights_and_early_stopping_are_what_solo_runs_are():
+    weights = RNG.uniform(0.5, 2, len(X))
+    space = {"learning_rate": [0.5, 0.05, 0.002], "class_weight": ["balanced", None]}
+    options = {"epochs": 20, "early_stopping": gb.EarlyStopping(patience=2), "weights": weights, "folds": 4}
+    for trial in search(space, metric="accuracy", **options).trials:
+        scores, epochs = [], []
+        for i in folds_of(4, 0):
+            net = gb.Network(3, layers(), device="cpu", dtype="float64")
+            trainer = gb.Trainer(net, optimizer=gb.Adam(trial["settings"]["learning_rate"]), batch_size=16)
+            history = trainer.fit(
+                X[i], Y[i], 20, weights=weights[i], class_weight=trial["settings"]["class_weight"],
+                validation=(X[~i], Y[~i], weights[~i]), early_stopping=gb.EarlyStopping(patience=2), progress=False,
+            )  # fmt: skip
+            scores.append(history["val_accuracy"][history.best_epoch - 1])
+            epochs.append(history.best_epoch)
+        np.testing.assert_allclose(trial["scores"], scores, rtol=1e-9)
+        assert trial["epochs"] == round(np.mean(epochs))
+
+
+def test_folds_of_text_and_of_numbers():
+    words = np.array(["no", "yes"])[Y]
+    of_text = gb.search(X, words, {"learning_rate": [0.05]}, layers=layers(), folds=3, progress=False, device="cpu")
+    of_labels = gb.search(X, Y, {"learning_rate": [0.05]}, layers=layers(), folds=3, progress=False, device="cpu")
+    assert of_text.best_score == of_labels.best_score
+    assert of_text.fit_best(X, words, progress=False).classes == ["no", "yes"]
+    numbers = gb.search(
+        X, X @ [[1.0], [2.0], [0.5]], {"learning_rate": [0.1, 1e-6]}, layers=[gb.Dense(1)], metric="r2", epochs=40,
+        progress=False, device="cpu",
+    )  # fmt: skip
+    assert numbers.best == {"learning_rate": 0.1} and numbers.best_score > 0.9
+    assert len(numbers.trials[0]["scores"]) == 5
