@@ -238,7 +238,7 @@ class _Search:
     def train(self, numbers: Sequence[int]) -> None:
         """Trains some candidates of a group, side by side."""
         population = self.candidates.population(numbers, self.seeds)
-        part = Part(numbers, population.history, np.zeros(len(numbers), np.int64))
+        part = Part(numbers, len(self.seeds), population.history, np.zeros(len(numbers), np.int64))
         rows = self.fit.get("rows")
         told = self.fit if rows is None else {**self.fit, "rows": np.tile(rows, (len(numbers), 1))}
         self.result.parts.append(part)
@@ -252,12 +252,11 @@ class _Search:
         except DivergedError as error:
             self._diverged = error
         finally:
-            part.history, self.result.running = population.history, 0
+            self.result.running = 0
         self.ended |= (part.history.stopped or "").startswith("interrupted")
 
     def _after_epoch(self, part: Part, population: Population) -> bool:
-        part.history = history = population.history
-        epoch, result, going = len(history), self.result, part.stopped == 0
+        epoch, result, going = len(part.history), self.result, part.stopped == 0
         if self.prune is not None:
             scores = part.scores(result.metric).mean(axis=-1) * (-1 if result.larger_is_better else 1)
             worse, numbers = np.zeros_like(going), np.array(part.numbers)

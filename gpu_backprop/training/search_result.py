@@ -99,28 +99,32 @@ class Part:
 
     Attributes:
         numbers: of the candidates.
+        members: how many each candidate has.
         history: of the population.
         stopped: after which epoch successive halving stopped each, int (candidates,); 0: it did not.
     """
 
     numbers: Sequence[int]
+    members: int
     history: History
     stopped: Array
 
     def values(self, column: str) -> Array:
         """Returns a column after each epoch, float64 (epochs, candidates, members of a candidate)."""
         values = np.array(self.history[column], np.float64)
-        return values.reshape(len(values), len(self.numbers), -1)
+        return values.reshape(len(values), len(self.numbers), self.members)
 
     def epochs(self) -> Array:
         """Returns the epoch whose parameters each member has, int (candidates, members of a candidate)."""
         last = np.where(self.stopped, self.stopped, len(self.history))[:, None]
-        shape, best = self.values("loss").shape[1:], self.history.best_epoch
+        shape, best = (len(self.numbers), self.members), self.history.best_epoch
         return np.broadcast_to(last if best is None else np.clip(np.reshape(best, shape), 1, last), shape)
 
     def scores(self, column: str) -> Array:
         """Returns a column as `member_scores` does, (candidates, members of a candidate)."""
-        return member_scores(self.history, column).reshape(len(self.numbers), -1)
+        if not len(self.history):  # all have diverged in the first epoch
+            return np.full((len(self.numbers), self.members), np.nan)
+        return member_scores(self.history, column).reshape(len(self.numbers), self.members)
 
 
 class SearchResult(FixedAttributes):
@@ -159,8 +163,9 @@ class SearchResult(FixedAttributes):
         - curve: the mean of the metric after each epoch.
         """
         sign = -1.0 if self.larger_is_better else 1.0
+        begun = [part for part in self.parts if len(part.history) or part.history.diverged]
         return sorted(
-            (trial for part in self.parts if len(part.history) for trial in self._trials(part)),
+            (trial for part in begun for trial in self._trials(part)),
             key=lambda t: (t["diverged"], -(t["stopped"] or np.inf), sign * np.nan_to_num(t["score"]), t["number"]),
         )
 

@@ -198,6 +198,11 @@ def test_a_candidate_that_diverges_is_the_last():
     )
     assert [trial["diverged"] for trial in found.trials] == [False, False, True]
     assert found.trials[-1]["settings"]["learning_rate"] == 1e300 and np.isnan(found.trials[-1]["score"])
+    apart = search({"optimizer": [gb.SGD(1e300), gb.SGD(0.1)]}, loss="squared_error", layers=[gb.Dense(1)])
+    assert [(trial["number"], trial["diverged"], trial["epochs"]) for trial in apart.trials] == [
+        (1, False, 4),
+        (0, True, 0),
+    ]
     with pytest.raises(gb.DivergedError, match="all candidates diverged. Search smaller learning rates"):
         search({"optimizer": ["sgd"], "learning_rate": [1e300, 1e301]}, loss="squared_error", layers=[gb.Dense(1)])
 
