@@ -23,7 +23,7 @@ from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import History
-from gpu_backprop.training.member_rows import REST, choose_measured, choose_rows, of_members
+from gpu_backprop.training.member_rows import choose_measured, choose_rows, names_rows, of_members
 from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
 from gpu_backprop.training.row_logs import CsvLog
@@ -94,11 +94,10 @@ class Fit:
         self, data: Samples, validation: Any, share: float, class_weight: ClassWeight, folds: Any, rows: Any
     ) -> tuple[Samples, Samples | None]:
         """Returns the rows to learn from, weighted, and those to measure."""
-        trainer, rest = self.trainer, isinstance(validation, str) and validation == REST
-        rest = rest or (isinstance(validation, np.ndarray) and validation.dtype == np.bool_)
+        trainer, by_rows = self.trainer, names_rows(validation)
         if isinstance(validation, StoredRows):
             validation = given_rows(validation, None, None)
-        held_out = held_out_samples(self.network, trainer.loss, None if rest else validation, data)
+        held_out = held_out_samples(self.network, trainer.loss, None if by_rows else validation, data)
         prepared = self.network.preprocessing is not None
         warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
         measured = replace(data, weights=None) if data.weighs_apart else data
@@ -114,7 +113,7 @@ class Fit:
             members = range(*self.network.models_shape)
             held_out = of_members(measured, [np.flatnonzero(fold == m) for m in members])
             data = of_members(data, [np.flatnonzero(fold != m) for m in members])
-        if rest:
+        if by_rows:
             held_out = choose_measured(validation, self.network, measured, data)
         return data, held_out
 

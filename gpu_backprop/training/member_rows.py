@@ -52,21 +52,6 @@ def choose_rows(given: Any, network: Network, data: Samples) -> Samples:
     return of_members(replace(data, weights=weights), places)
 
 
-def choose_measured(given: Any, network: Network, data: Samples, learned: Samples) -> Samples:
-    """Returns the rows that each member is measured on: REST, or truth values (members, rows)."""
-    if isinstance(given, str):
-        return rest_of(data, learned, network.device)
-    members, count = (*network.models_shape, 0)[0], len(data.x)
-    if given.shape != (members, count):
-        raise InputError(
-            f"validation must be (members, rows) where it is truth values, {(members, count)} here, got the shape "
-            f"{given.shape}."
-        )
-    places = [np.flatnonzero(rows) for rows in given]
-    check_rows(places, None if data.weights is None else on_host(data.weights, network.device), "be measured on")
-    return of_members(data, places)
-
-
 def _rows_of(member: int, given: Any, count: int, device: Device) -> Array:
     """Returns the rows of one member as int64."""
     rows = on_host(as_array(given, f"rows of member {member}", device), device)
@@ -102,16 +87,30 @@ def of_members(data: Samples, places: Sequence[Array]) -> Samples:
     return replace(data, chosen=chosen, counts=counts)
 
 
-def rest_of(data: Samples, learned: Samples, device: Device) -> Samples:
-    """Returns of each member the rows that it does not learn from."""
-    if learned.counts is None:
+def names_rows(validation: Any) -> bool:
+    """Tells whether validation data are such rows: REST, or truth values, (members, rows)."""
+    return (isinstance(validation, str) and validation == REST) or getattr(validation, "dtype", None) == np.bool_
+
+
+def choose_measured(given: Any, network: Network, data: Samples, learned: Samples) -> Samples:
+    """Returns the rows that each member is measured on: see `names_rows`."""
+    shape = (*network.models_shape, len(data.x))
+    if not isinstance(given, str):
+        which = on_host(given, network.device)
+        if which.shape != shape or not network.models_shape:
+            raise InputError(
+                f"validation must be truth values of the members and the {shape[-1]:,} rows, where there is a models "
+                f"axis, or (x, y), got an array of the shape {which.shape}."
+            )
+    elif learned.counts is None:
         raise InputError(
             "validation='rest' measures each member on the rows that it does not learn from, and all learn from all of "
             "them: give rows=, or weights of the shape (members, rows), which are 0 there."
         )
-    rest = np.ones((len(learned.counts), len(data.x)), np.bool_)
-    for others, rows in zip(rest, learned.places(), strict=True):
-        others[rows] = False
-    places = [np.flatnonzero(others) for others in rest]
-    check_rows(places, None if data.weights is None else on_host(data.weights, device), "be measured on")
+    else:
+        which = np.ones(shape, np.bool_)
+        for rest, rows in zip(which, learned.places(), strict=True):
+            rest[rows] = False
+    places = [np.flatnonzero(rows) for rows in which]
+    check_rows(places, None if data.weights is None else on_host(data.weights, network.device), "be measured on")
     return of_members(data, places)

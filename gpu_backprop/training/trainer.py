@@ -403,8 +403,8 @@ class Trainer(FixedAttributes):
                 class is its label or, where network.classes is set, its name. Or "balanced": n/(k·count) for n rows of
                 k classes. Or a list of such, or None, one a member. Validation data are measured without it.
             validation: (x, y) or (x, y, weights), or what `open_rows` gives, only measured, after every epoch. "rest":
-                each member is measured on the rows that it does not learn from, with `weights` of (rows,); or on those
-                that bool (members, rows) says.
+                each member is measured on the rows that it does not learn from; or bool (members, rows), which these
+                are. `weights` of (rows,) count there too.
             validation_split: the share of the rows that is held out of training and measured in place of `validation`,
                 of every class alike, where there are classes. The seed says which; they are the same in every fit.
             shuffle: a new order in every epoch, drawn from the seed.

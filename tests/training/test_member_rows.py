@@ -179,6 +179,17 @@ def test_rows_that_every_member_holds_out_once_are_folds():
         trainer.out_of_fold()
 
 
+@pytest.mark.parametrize("rows", [None, BOOTSTRAP])
+def test_rows_to_be_measured_on_may_be_given(rows):
+    trainer, which = trainer_of(), SOME
+    history = fit(trainer, rows=rows, validation=which, weights=WEIGHTS, epochs=1)
+    for member, own in enumerate(which):
+        measured = trainer.evaluate(X[own], LABELS[own], WEIGHTS[own])
+        assert {name: history[0][f"val_{name}"][member] for name in measured} == {
+            name: pytest.approx(values[member]) for name, values in measured.items()
+        }
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +210,8 @@ def test_rows_that_every_member_holds_out_once_are_folds():
         ({"weights": np.ones((2, ROWS))}, r"of shape \(61,\), or of each member, \(3, 61\), got the shape \(2, 61\)"),
         ({"validation": "rest"}, r"give rows=, or weights of the shape \(members, rows\)"),
         ({"validation": "best"}, "got 'best'"),
+        ({"validation": SOME[:2]}, r"truth values of the members and the 61 rows.*got an array of the shape \(2, 61\)"),
+        ({"validation": SOME & (np.arange(3) < 2)[:, None]}, "member 2 has no rows to be measured on"),
         ({"rows": [UNEQUAL[0], range(ROWS), UNEQUAL[2]], "validation": "rest"}, "no rows to be measured on"),
         ({"rows": UNEQUAL, "validation": "rest", "validation_split": 0.1}, "Give one of the two"),
         ({"class_weight": BY_CLASS[:2]}, "class_weight is 2 in a list, one a member, but the network has 3"),
