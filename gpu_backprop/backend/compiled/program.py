@@ -51,8 +51,9 @@ ALWAYS_PARALLEL_NS = 500_000
 AT_ONCE_NS = 1e8
 """The work, in nanoseconds, of a call that runs a program several times: Ctrl-C waits for its end."""
 
-MOST_AT_ONCE = 64
-"""How many times such a call runs a program at most: more do not make it faster."""
+FEW_AT_ONCE, MOST_AT_ONCE = 4, 64
+"""How many times such a call runs a program: at least, where that is for one member after the other, whose weights come
+into the cache once in so many times; and at most: more do not make it faster."""
 
 WARMUP = 4
 """Runs of a new program that are not timed: its threads do not run yet, and its memory is not in the cache."""
@@ -221,8 +222,10 @@ def at_once(calls: Sequence[Call]) -> int:
     """Returns how many times `sequence` may do calls in one call: 1 where they are not a single program."""
     if not calls or not all(isinstance(call, KernelCall) for call in calls):
         return 1
-    work = sum(call.work / call.device.threads for call in calls if isinstance(call, KernelCall))
-    return max(1, min(MOST_AT_ONCE, int(AT_ONCE_NS / max(work, 1))))
+    ours: list[Any] = list(calls)
+    threads, models = ours[0].device.threads, max(call.models for call in ours)
+    some = int(AT_ONCE_NS * threads / max(1, sum(call.work for call in ours)))
+    return min(MOST_AT_ONCE, max(some, FEW_AT_ONCE if models > 1 and models >= threads else 1))
 
 
 def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:

@@ -356,6 +356,13 @@ def test_members_share_what_they_count(device, between):
             np.testing.assert_array_equal(z[member], np.tile(source[order[member, :done]].sum(0), (40, 1)))
 
 
+def test_how_many_times_a_program_is_run_at_once(on_threads):
+    """A short one often, a long one once; one of members a few times, however long."""
+    device, counter = on_threads(2), np.zeros(4, np.int64)
+    assert [at_once([advance(device, counter[:1], work=w)]) for w in (1, 1e7, 1e8, 1e9)] == [64, 20, 2, 1]
+    assert [at_once([advance(device, counter, work=w)]) for w in (1, 1e7, 1e8, 1e9)] == [64, 20, 4, 4]
+
+
 def test_where_members_are_not_taken_one_by_one(on_threads):
     """Where they are few, and where one would read what another writes."""
     device = on_threads(3)
