@@ -15,7 +15,7 @@
 A pointer stands on a line of its own, with its shape: integers and integer parameters, whose product is the array's
 size. For CUDA, `models` (gridDim.z) and gridDim.x, .y, .z can be among them. An array is contiguous, unless a parameter
 NAME_step or NAME_stride is there: with NAME_step each model's part is, with NAME_stride all its elements lie at equal
-distances. For the CPU, an array without its axis of models then stands for all of them; that axis need not be the first;
+distances. For the CPU, an array without its axis of models then stands for all of them; the axis need not be the first;
 and what begins with an axis of threads is scratch memory, a part of it each thread's. What is not const is written.
 
 A function for the CPU does a part of the work: `part` of `parts`, its last two parameters, which are not among those of
