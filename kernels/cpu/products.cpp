@@ -69,7 +69,7 @@ static void multiply_tile(
 }
 
 // c = a b, for columns that fit C vectors and no fewer
-template<int C, int R = C < 3 ? TILE / C : TILE / 4>
+template<int C, int R = C == 1 ? 8 : C == 2 ? TILE / 2 : TILE / 4>
 static void multiply_panel(
     const float* a, const float* b, float* c, i64 m, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
   i64 i = 0;
