@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_a_trial_may_be_pruned_before_it_trains():
     found = study()
     optimize(found, X, Y, picky, trials=4, batch=2, layers=layers(), **DATA)
     assert [trial.state.name for trial in found.trials] == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_diverged_trial_fails_and_the_others_go_on():
+    rates = [1e-2, 1e300, 1e300, 1e300, 1e-3]
+    found = study()
+    how = {**DATA, "validation": (X[:10], X[:10, :1]), "layers": [gb.Dense(1)], "optimizer": "sgd"}
+    optimize(found, X, X[:, :1], lambda trial: {"learning_rate": rates[trial.number]}, trials=5, batch=2, **how)
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert all(math.isfinite(trial.value) for trial in found.trials if trial.value is not None)
 
 
 def test_an_error_leaves_no_trial_running():
