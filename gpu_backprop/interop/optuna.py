@@ -75,6 +75,8 @@ def optimize(
         left -= len(asked)
         try:
             running = [(trial, made) for trial in asked if (made := _settings(study, trial, suggest)) is not None]
+            if not running:
+                continue
             trying = [trial for trial, _ in running]
             candidates = Candidates([made for _, made in running], shared, more)
             found = search_candidates(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+import shlex
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,8 @@ from gpu_backprop.cli import main
 from gpu_backprop.commands.building import build, read_design
 from gpu_backprop.commands.candidates import build_candidates, draw
 from gpu_backprop.commands.datasets import load_train_test
+from gpu_backprop.commands.runs import OURS
+from gpu_backprop.commands.search_display import SearchDisplay
 
 RNG = np.random.default_rng(0)
 SIZES = RNG.normal(size=(60, 2)).round(3)
@@ -43,6 +50,45 @@ def refused(capsys, *argv: str) -> str:
         code = stopped.code
     assert code == 2
     return capsys.readouterr().err
+
+
+def trials() -> list[dict[str, str]]:
+    with open("run/trials.csv") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_the_best_becomes_a_run(capsys):
+    assert main([*SEARCH, "--grid", "learning_rate=0.01,0.1", "--grid", "layers=3,4:2", "--seeds", "2"]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "4 candidates, 16 networks, side by side in 2 groups; each learns from all but one of 2 folds of 48 rows"
+        in told
+    )
+    assert "for at most 3 epochs" in told and "48 rows to learn from, 12 held out" in told
+    assert {path.name for path in Path("run").iterdir()} == {*OURS}
+
+    found = trials()
+    scores = [float(trial["score"]) for trial in found]
+    assert scores == sorted(scores) and {(t["learning_rate"], t["layers"]) for t in found} == {
+        ("0.01", "3"), ("0.1", "3"), ("0.01", "4:2"), ("0.1", "4:2"),
+    }  # fmt: skip
+    for trial in found:
+        assert float(trial["score"]) == pytest.approx(np.mean([float(trial[f"score_{k}"]) for k in range(4)]))
+    units = found[0]["layers"].replace(":", ",")
+    assert re.search(rf"^{found[0]['learning_rate']} +{found[0]['layers']} ", told, re.MULTILINE)
+    assert f"learning_rate     {found[0]['learning_rate']}" in told  # of the recipe that is trained
+
+    net = gb.load("run/model.safetensors")
+    assert [layer.outputs for layer in net.layers if isinstance(layer, gb.Dense)] == [*map(int, units.split(",")), 2]
+    words = json.loads(Path("run/settings.json").read_text())["words"]
+    assert words[-4:] == ["--set", f"learning_rate={found[0]['learning_rate']}", "--set", f"layers={units}"]
+    page = Path("run/search.html").read_text()
+    assert "--grid learning_rate=0.01,0.1" in page and page.count("scored thick") == 2 and "Curves" in page
+
+    before = Path("run/model.safetensors").read_bytes()
+    assert main(["train", *words[: words.index("--out")], *words[words.index("--out") + 2 :], "--out", "alone"]) == 0
+    assert Path("alone/model.safetensors").read_bytes() == before  # the search is not known to it
+    assert main(["report", "run"]) == 0 and main(["predict", "run", "rows.csv"]) == 0
 
 
 def built(*words: str, number: int = 0):
@@ -164,3 +210,63 @@ def test_what_is_drawn():
 def test_what_cannot_be_searched_is_told(capsys, words, said):
     told = refused(capsys, *SEARCH, *words)
     assert said in told and told.startswith("gpu-backprop search: error: ") and not Path("run").exists()
+
+
+def test_numbers_have_the_score_that_is_asked_for(capsys):
+    write(PRICES)
+    assert main([*SEARCH, "--grid", "dropout=0,0.5", "--score", "r2", "--strategy", "halving", "--quiet"]) == 0
+    told = capsys.readouterr().out
+    assert "val_r2" in told.splitlines()[0] and "candidates" not in told and "test R²: " in told
+    best, other = trials()
+    assert float(best["score"]) > float(other["score"]) and best["stopped"] == ""
+
+
+def test_what_a_search_found_is_kept_where_it_is_ended(capsys, monkeypatch):
+    seen = []
+
+    def interrupt(display, result):
+        display.result = result
+        seen.append(len(result.parts[-1].history))
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(SearchDisplay, "__call__", interrupt)
+    assert main([*SEARCH, "--grid", "learning_rate=0.01,0.1", "--no-early-stopping"]) == 130
+    assert seen == [1, 2]
+    assert {path.name for path in Path("run").iterdir()} == {"trials.csv", "search.html", "search.png"}
+    best = trials()[0]
+    assert best["epochs"] == "2"
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("to train with the best settings: ")
+    assert command.endswith(f"--no-early-stopping --set learning_rate={best['learning_rate']}")
+    assert "already holds a run (trials.csv" in failed(capsys, *SEARCH, "--grid", "l2=0,1")
+    assert main([*shlex.split(command)[1:], "--overwrite"]) == 0
+
+
+def failed(capsys, *argv: str) -> str:
+    """What is said of a command line that could not be done."""
+    capsys.readouterr()
+    assert main(argv) == 1
+    return capsys.readouterr().err
+
+
+def test_where_all_diverge_nothing_is_left(capsys):
+    write(PRICES)
+    rates = "--grid", "learning_rate=1e300,1e299", "--optimizer", "sgd", "--dtype", "float64", "--recipe", "plain"
+    told = failed(capsys, *SEARCH[:-4], "--out", "run", *rates)
+    assert "all candidates diverged" in told and not Path("run").exists()
+
+
+def test_what_was_found_is_kept_where_the_best_cannot_be_trained(capsys, monkeypatch):
+    def build(*given):
+        raise gb.InputError("no network")
+
+    monkeypatch.setattr("gpu_backprop.commands.search.build", build)
+    assert "no network" in failed(capsys, *SEARCH, "--grid", "l2=0,1")
+    assert len(trials()) == 2
+
+
+def test_a_folder_with_a_run_is_refused_before_the_search(capsys, monkeypatch):
+    Path("run").mkdir()
+    Path("run/model.safetensors").write_text("")
+    monkeypatch.setattr("gpu_backprop.commands.search.search_candidates", None)
+    assert "'run' already holds a run (model.safetensors)" in failed(capsys, *SEARCH, "--grid", "l2=0,1")
