@@ -175,7 +175,9 @@ __all__ = [
     "write_report",
 ]
 
-_ESTIMATORS = "MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"
+_ESTIMATORS = (
+    "MLPClassifier", "MLPRegressor", "PopulationSearchCV", "TabularClassifier", "TabularRegressor", "cross_validate",
+)  # fmt: skip
 """Of interop/sklearn.py: where the first is asked for, scikit-learn is imported, which not everybody has."""
 
 

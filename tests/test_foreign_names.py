@@ -31,7 +31,7 @@ CALLABLES = {
         if inspect.isfunction(method) and name[0] != "_"
     },
     "Layer": Layer,
-    **{name: getattr(gb, name) for name in ("MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor")},
+    **{name: getattr(gb, name) for name in gb._ESTIMATORS},
     **{"BaseMLP": gb.MLPClassifier, "BaseMLP.fit": gb.MLPClassifier.fit, "Tabular": gb.TabularClassifier},
 }
 

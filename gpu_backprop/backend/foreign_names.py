@@ -134,6 +134,13 @@ ARGUMENTS_OF: Mapping[str, Names] = {
     "BaseMLP.fit": {
         "gb.MLPClassifier(max_iter=100)": "epochs n_epochs", "gb.MLPClassifier(verbose=True)": "verbose progress",
     },
+    "PopulationSearchCV": {
+        "param_grid={'alpha': [0.01, 0.1]}": "param_distributions param_space search_spaces space params",
+        "n_iter=60": "n_trials trials n_candidates num_samples", "cv=5": "folds n_folds n_splits",
+        "scoring='accuracy'": "metric metrics",
+        "strategy='halving'": "resource min_resources max_resources factor aggressive_elimination",
+        "leave it out: networks share the cores by themselves": "n_jobs pre_dispatch",
+    },
     "Trainer": {
         "optimizer=gb.Adam(0.01)": "lr learning_rate learning_rate_init eta0 optimizer__ optimizer__lr base_lr",
         "optimizer=gb.AdamW(0.001, weight_decay=0.01)": "weight_decay wd optimizer__weight_decay",

@@ -1,7 +1,8 @@
 """Estimators for scikit-learn, with the extra sklearn.
 
 MLPClassifier and MLPRegressor have the parameters, defaults, attributes and behaviour of scikit-learn's own, and more;
-TabularClassifier and TabularRegressor take a data frame as it is. They are also names of gpu_backprop.
+TabularClassifier and TabularRegressor take a data frame as it is; PopulationSearchCV and cross_validate train many of
+them side by side. They are also names of gpu_backprop.
 """
 
 from gpu_backprop.backend.errors import MissingExtraError, install
@@ -12,6 +13,14 @@ except ImportError as error:
     raise MissingExtraError(f"the estimators need scikit-learn: {install('sklearn')}") from error
 
 from gpu_backprop.interop.estimators.mlp import MLPClassifier, MLPRegressor
+from gpu_backprop.interop.estimators.search import PopulationSearchCV, cross_validate
 from gpu_backprop.interop.estimators.tabular import TabularClassifier, TabularRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularRegressor"]
+__all__ = [
+    "MLPClassifier",
+    "MLPRegressor",
+    "PopulationSearchCV",
+    "TabularClassifier",
+    "TabularRegressor",
+    "cross_validate",
+]

@@ -98,6 +98,12 @@ class Population(FixedAttributes):
         return self.trainer.history
 
     @property
+    def active(self) -> tuple[Array, Trainer]:
+        """Which members the trainer has that now trains, int64, and this trainer. For callbacks of `fit` that look at
+        parameters: `network` gets them in the end."""
+        return self._now.members, self._now.trainer
+
+    @property
     def running(self) -> Array:
         """Which members have not stopped, bool (members,)."""
         running = np.zeros(len(self), np.bool_)

@@ -46,6 +46,10 @@ class _Range(metaclass=Explaining):
         value = self._at(q)
         return round(value) if self.integer else value
 
+    def rvs(self, random_state: np.random.RandomState) -> float:
+        """Draws a number, for scikit-learn's searches."""
+        return self.ppf(random_state.random_sample())
+
     def _at(self, q: float) -> float:
         return self.low + q * (self.high - self.low)
 

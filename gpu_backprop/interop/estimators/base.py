@@ -7,6 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -48,6 +49,9 @@ FLOATS = np.float64, np.float32
 
 OF_FIT = "validation=(x, y) or validation_split=0.1"
 """What errors of `Trainer.fit` tell to give, and an estimator's fit has otherwise."""
+
+AHEAD: ContextVar[Iterator[Any] | None] = ContextVar("ahead", default=None)
+"""What the next calls of `fit` come to, each trained together with others, see together.py; None: it trains alone."""
 
 NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -157,7 +161,13 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         Returns:
             The estimator.
         """
-        return self._fit(X, y, sample_weight, eval_set, incremental=False)
+        ahead: Any = next(AHEAD.get() or iter(()), None)
+        if ahead is None or not ahead.is_of(X):
+            return self._fit(X, y, sample_weight, eval_set, incremental=False)
+        if isinstance(ahead.result, Exception):
+            raise ahead.result
+        self.__dict__.update(vars(ahead.result))
+        return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any, incremental: bool, classes: Any = None) -> Any:
         training = self._prepare(X, y, sample_weight, eval_set, incremental, classes)
@@ -172,7 +182,8 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         return self._finish(incremental)
 
     def _prepare(
-        self, X: Any, y: Any, sample_weight: Any, eval_set: Any = None, incremental: bool = False, classes: Any = None
+        self, X: Any, y: Any, sample_weight: Any = None, eval_set: Any = None, incremental: bool = False,
+        classes: Any = None,
     ) -> Training | None:  # fmt: skip
         """Checks all that was given, and makes the trainer; None: there is nothing more to learn."""
         goes_on = incremental and hasattr(self, "_trainer")
@@ -324,7 +335,7 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         """Lets the trainer run the epochs."""
         interrupted, diverged = False, None
         try:
-            with _scaled_by_others():
+            with scaled_by_others():
                 history = self._trainer.fit(
                     of.X, of.y, self.max_iter, weights=of.weights, validation=of.held_out, shuffle=self.shuffle,
                     progress=False, callbacks=[*(self.callbacks or ()), self._rules(of.X)],
@@ -389,7 +400,7 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         trainer = self._trainer
         patience = self.n_iter_no_change if self.early_stopping and held_out is not None else None
         try:
-            with _scaled_by_others():
+            with scaled_by_others():
                 self.history_ = history = fit_lbfgs(
                     self.network_, X, y, trainer.loss, iterations=self.max_iter, evaluations=self.max_fun, l2=penalty,
                     tolerance=self.tol, weights=weights, validation=held_out, patience=patience, progress=False,
@@ -443,7 +454,7 @@ def _check_weights(weights: Any, X: Any) -> Array:
 
 
 @contextmanager
-def _scaled_by_others() -> Iterator[None]:
+def scaled_by_others() -> Iterator[None]:
     """Keeps the warning of columns that nobody has scaled from who has a pipeline for that, as scikit-learn does."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* is not scaled", RuntimeWarning)
