@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shlex
@@ -270,3 +271,38 @@ def test_a_folder_with_a_run_is_refused_before_the_search(capsys, monkeypatch):
     Path("run/model.safetensors").write_text("")
     monkeypatch.setattr("gpu_backprop.commands.search.search_candidates", None)
     assert "'run' already holds a run (model.safetensors)" in failed(capsys, *SEARCH, "--grid", "l2=0,1")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_in_a_terminal_the_table_is_drawn_anew_and_fits(monkeypatch):
+    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("gpu_backprop.commands.search_display.REFRESH", 0)
+    stream = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        words = "--grid", "layers=3,4:3:4:3:4:3:4:3:4:3:4:3:4:3:4:3", "--grid", "learning_rate=0.01,0.1"
+        assert main([*SEARCH, *words, "--no-early-stopping"]) == 0
+    text = stream.getvalue()
+    assert text.count("epoch 1 of at most 3, 4 networks train, ") == 2 and "epoch 3 of at most 3" in text
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    assert max(map(len, shown.split("\n"))) <= 60
+
+
+def test_elsewhere_there_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr("gpu_backprop.commands.search_display.PAUSE", 0)
+    assert main([*SEARCH, "--grid", "l2=0,0.1", "--no-early-stopping"]) == 0
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ") and "best so far" in line
+    ]
+    assert [line[:50] for line in lines] == [
+        f"epoch {k} of at most 3, 4 networks train, 0 have ended"[:50] for k in (1, 2, 3)
+    ]
