@@ -19,6 +19,9 @@ static const int TILE = 16;  // vectors of a tile, half of the registers
 static const int TILE = 8;
 #endif
 
+// m n k of a small product at most. A BLAS packs its operands, which pays earlier where tiles are small.
+extern "C" const i64 bp_largest_product = 1 << (TILE == 16 ? 24 : 19);
+
 static const int WIDEST = 4;     // vectors of a row of a tile
 static const i64 LONGEST = 256;  // k of a small product at most, as in compiled/ops/products.py
 

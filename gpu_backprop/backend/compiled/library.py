@@ -38,6 +38,7 @@ class CpuLibrary:
         compiler: such as "g++ 12.2.0".
         threads: how many threads work at once: 1 where NumPy's BLAS cannot be limited to one thread.
         multiplies: whether that has a product of float32 matrices.
+        largest_product: m n k up to which products of (m, k) and (k, n) may be made by a kernel of ours.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.
@@ -61,6 +62,7 @@ class CpuLibrary:
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
         self._base.bp_compiler.restype = ctypes.c_char_p
         self.call_size = ctypes.c_longlong.in_dll(self._base, "bp_call_size").value
+        self.largest_product = ctypes.c_longlong.in_dll(self._base, "bp_largest_product").value
         self.compiler = self._base.bp_compiler().decode()
         self.blas = numpy_blas()
         self.multiplies = self.blas.product is not None

@@ -143,7 +143,7 @@ def test_small_products_of_every_size(on_threads, layout):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("k", [128, 129, 256])
 def test_long_sums(on_threads, layout, k):
-    for m, n in ((130, 35), (131, 130)):
+    for m, n in ((50, 35), (41, 45)):
         a, b = operands(m, n, k, layout)
         assert is_small(m, n, k, *layout)
         assert_exact(multiply(on_threads(1), a, b), a, b)

@@ -10,8 +10,8 @@ from gpu_backprop.backend.formula import Array, Calls
 OURS, BLAS = (30, 120), (100, 80)
 """Nanoseconds that a product takes besides its flops, and flops in a nanosecond of one thread."""
 
-LONGEST, LARGEST = 256, 1 << 24
-"""k of a small product at most, as in kernels/cpu/products.cpp, and m n k."""
+LONGEST = 256
+"""k of a small product at most, as in kernels/cpu/products.cpp."""
 
 FEW = 8
 """Rows for each thread, below which a product is not split by rows."""
@@ -25,7 +25,7 @@ packs only its part of the larger operand, which is worth more."""
 def matmul(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
     (m, n), k, models = out.shape[-2:], a.shape[-1], len(out) if out.ndim == 3 else 1
     (a, a_transposed), (b, b_transposed) = _as_it_lies(a), _as_it_lies(b)
-    small = is_small(m, n, k, a_transposed, b_transposed)
+    small = m * n * k <= device.library.largest_product and is_small(m, n, k, a_transposed, b_transposed)
     if not small and (not device.library.multiplies or max(m, n, k) >= 2**31):
         raise UnsupportedArguments("there is no product of such matrices to call")
     fixed, rate = OURS if small else BLAS
@@ -38,11 +38,11 @@ def matmul(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
 
 
 def is_small(m: int, n: int, k: int, a_transposed: bool, b_transposed: bool) -> bool:
-    """Tells whether our kernels multiply (m, k) by (k, n), by its shape alone: where they take less time than OpenBLAS
-    on processors with AVX2, and less or the same on those with AVX-512."""
+    """Tells whether a kernel of ours multiplies (m, k) by (k, n), if it is not too large for one: where that takes less
+    time than OpenBLAS on processors with AVX2, and less or the same on those with AVX-512."""
     wide = n >= (32 if a_transposed else 16)
     pays_to_transpose = k <= 2 * m or m * n > 1200
-    return wide and k <= LONGEST and m * n * k <= LARGEST and (pays_to_transpose or not b_transposed)
+    return wide and k <= LONGEST and (pays_to_transpose or not b_transposed)
 
 
 def _as_it_lies(matrices: Array) -> tuple[Array, bool]:
