@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 
-from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.errors import DivergedError, InputError
 from gpu_backprop.commands.building import build, choose_encoding, read_design
 from gpu_backprop.commands.candidates import RecipeCandidates, build_candidates, draw
 from gpu_backprop.commands.datasets import load_train_test
@@ -16,8 +16,7 @@ from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.runs import SEARCH, SEARCH_PLOT, TRIALS, RunFolder, claim, run_name
 from gpu_backprop.commands.search_display import SearchDisplay, tell_trials
-from gpu_backprop.commands.train import before_training, run_to_end, train_in, written_or_said
-from gpu_backprop.data.limits import memory_limit
+from gpu_backprop.commands.train import before_training, reason, run_to_end, train_in, written_or_said
 from gpu_backprop.data.messages import counted
 from gpu_backprop.html_report.search_page import write_search_report
 from gpu_backprop.recipes import PLATEAU
@@ -40,27 +39,26 @@ def search(options: argparse.Namespace) -> int:
     base = options.parse(["train", *words])
     _refuse(options, base, words)
     drawn, design = draw(options), read_design(base)
-    with memory_limit(base.memory_limit):
-        with before_training():
-            data = load_train_test(base, design.any_number, choose_encoding(base))
-        if data.windows:
-            raise InputError(
-                f"{base.data} takes more memory than it may, and a search needs all rows there; give a larger "
-                "--memory-limit, or fewer rows"
-            )
-        asked = [[*words, *(word for one in options.grid for word in one.words(values[one.name]))] for values in drawn]
-        parsed = [options.parse(["train", *one]) for one in asked]
-        candidates = build_candidates(drawn, parsed, design, data, options)
-        with before_training():
-            folder = claim(options.out, options.overwrite, run_name(options.data))
-        with folder.lock:
-            found, code = _search_in(folder, candidates, options)
-            best = found.trials[0]["number"]
-            if code:
-                print(f"to train with the best settings: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
-                return code
-            recipe, trainer = build(parsed[best], design, data.preprocessing, data.training.x)
-            return train_in(folder, parsed[best], recipe, trainer, data)
+    with before_training():
+        data = load_train_test(base, design.any_number, choose_encoding(base))
+    if data.windows:
+        raise InputError(
+            f"{base.data} takes more memory than it may, and a search needs all rows there; give a larger "
+            "--memory-limit, or fewer rows"
+        )
+    asked = [[*words, *(word for one in options.grid for word in one.words(values[one.name]))] for values in drawn]
+    parsed = [options.parse(["train", *one]) for one in asked]
+    candidates = build_candidates(drawn, parsed, design, data, options)
+    with before_training():
+        folder = claim(options.out, options.overwrite, run_name(options.data))
+    with folder.lock:
+        found, code = _search_in(folder, candidates, options)
+        best = found.trials[0]["number"]
+        if code:
+            print(f"to train with the best settings: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
+            return code
+        recipe, trainer = build(parsed[best], design, data.preprocessing, data.training.x)
+        return train_in(folder, parsed[best], recipe, trainer, data)
 
 
 def _refuse(options: argparse.Namespace, base: argparse.Namespace, words: Sequence[str]) -> None:
@@ -114,7 +112,7 @@ def _search_in(
                 epochs=recipe.epochs, early_stopping=early, progress=False,
             ))  # fmt: skip
         found = display.result
-        if found is None or not (failure is None or isinstance(failure, KeyboardInterrupt)):
+        if found is None or isinstance(failure, DivergedError):
             folder.discard()
             raise failure or RunError("the search ended before its first epoch")
         folder.begun = True  # so that it is kept, should the training of the best one fail
@@ -124,6 +122,9 @@ def _search_in(
         written = written_or_said(TRIALS, lambda: found.to_csv(folder.place / TRIALS))
         written += written_or_said(SEARCH, lambda: page(folder.place / SEARCH))
         written += written_or_said(SEARCH_PLOT, lambda: found.plot(folder.place / SEARCH_PLOT))
+        if failure is not None and not signals.code:
+            kept = f"what was found until then is in {folder.place}"
+            raise RunError(f"the search ended early: {reason(failure)}; {kept}") from failure
         with suppress(OSError) if signals.code else nullcontext():
             print("\n".join([*tell_trials(found), f"written to {folder.place}: {', '.join(written)}\n"]))
     return found, signals.code

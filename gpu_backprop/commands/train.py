@@ -102,7 +102,7 @@ def train_in(
         if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
             folder.discard()
             if unwritten:
-                why = f"{_reason(failure)} (--checkpoint-every never writes none)"
+                why = f"{reason(failure)} (--checkpoint-every never writes none)"
                 raise RunError(f"nothing was trained: {why}") from failure
             raise failure
         if failure is not None and not _caused_by_signal(failure, signals):
@@ -160,7 +160,7 @@ def before_training(folder: RunFolder | None = None) -> Iterator[None]:
         if folder is not None:
             folder.discard()
         if isinstance(error, OSError):
-            raise RunError(f"nothing was trained: {_reason(error)}") from error
+            raise RunError(f"nothing was trained: {reason(error)}") from error
         raise
 
 
@@ -220,12 +220,13 @@ def _save_unfinished(failure: BaseException, trainer: gb.Trainer, folder: RunFol
     if isinstance(failure, DivergedError):
         failure.args = (f"{failure} {kept}.",)
         return failure
-    ended = RunError(f"training ended after {counted(len(trainer.history), 'epoch')}: {_reason(failure)}; {kept}")
+    ended = RunError(f"training ended after {counted(len(trainer.history), 'epoch')}: {reason(failure)}; {kept}")
     ended.__cause__ = failure
     return ended
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Say in a few words what ended something."""
     if isinstance(error, BrokenPipeError):
         return "standard output was closed"
     if isinstance(error, OSError):

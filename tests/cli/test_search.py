@@ -266,6 +266,17 @@ def test_what_was_found_is_kept_where_the_best_cannot_be_trained(capsys, monkeyp
     assert len(trials()) == 2
 
 
+def test_what_was_found_is_kept_where_nobody_reads_any_more(capsys, monkeypatch):
+    def closed(display, result):
+        display.result = result
+        raise BrokenPipeError
+
+    monkeypatch.setattr(SearchDisplay, "__call__", closed)
+    told = failed(capsys, *SEARCH, "--grid", "l2=0,1")
+    assert "the search ended early: standard output was closed; what was found until then is in run" in told
+    assert [trial["epochs"] for trial in trials()] == ["1", "1"]
+
+
 def test_a_folder_with_a_run_is_refused_before_the_search(capsys, monkeypatch):
     Path("run").mkdir()
     Path("run/model.safetensors").write_text("")
