@@ -11,7 +11,7 @@ import numpy as np
 from gpu_backprop.display.charts import Array, Axis, cut, tick_text
 from gpu_backprop.display.html import Html, tag
 
-APART, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 130, 300, 74, 56, 34, 14
+APART, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 130, 300, 74, 90, 34, 14
 """Units of the drawing: from one axis to the next, its height, and what is left of it for names and numbers."""
 
 DECADE = 10
@@ -23,8 +23,8 @@ FEW = 7
 MOST_LINES = 300
 """Lines that are drawn; of more candidates, the best is among them."""
 
-LONGEST = 16, 11
-"""Characters of a name above an axis, and of a text beside it."""
+LONGEST = 16, 24, 11
+"""Characters of a name above an axis, above the last one, and of a text beside one."""
 
 
 class Places(NamedTuple):
@@ -118,11 +118,12 @@ def parallel_coordinates(
             how["class_"] = "scored thick"
         inside.append(tag("path", title, d="M" + "L".join(points), **how))
     for place, (name, placed) in zip(at, axes.items(), strict=True):
-        inside.append(tag("text", cut(name, LONGEST[0]), x=place, y=TOP - 14, text_anchor="middle", class_="name"))
+        above = cut(name, LONGEST[place == at[-1]])
+        inside.append(tag("text", above, x=place, y=TOP - 14, text_anchor="middle", class_="name"))
         for tick, text in placed.ticks:
             y = f"{bottom + tick * (TOP - bottom):.1f}"
             x, anchor = (place + 6, "start") if place == at[-1] else (place - 6, "end")
-            inside.append(tag("text", cut(text, LONGEST[1]), x=x, y=y, dy="0.32em", text_anchor=anchor))
+            inside.append(tag("text", cut(text, LONGEST[2]), x=x, y=y, dy="0.32em", text_anchor=anchor))
     told = f"{score_name} of {len(scores):,} candidates over {', '.join(settings)}"
     style = f"min-width: {width * 0.8:.0f}px; max-width: {width * 1.3:.0f}px"  # narrower, the page moves it
     drawing = tag("svg", *inside, viewBox=f"0 0 {width} {HEIGHT}", role="img", aria_label=told, style=style)
