@@ -16,7 +16,7 @@ from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.numbers import positive
 from gpu_backprop.training.metrics import larger_is_better
 from gpu_backprop.training.optimizer import Optimizer
-from gpu_backprop.training.search import FOLDS, search_candidates
+from gpu_backprop.training.search import search_candidates
 from gpu_backprop.training.search_result import Candidates
 
 try:
@@ -67,8 +67,7 @@ def optimize(
         raise InputError(f"x must have the shape (rows, inputs), got {np.shape(x)}.")
     shared = {"layers": layers, "optimizer": optimizer, "batch_size": batch_size}
     more = {"inputs": np.shape(x)[1], "loss": loss, "metrics": metrics or None, "dtype": dtype, "device": device}
-    folds = 1 if validation is not None else positive("folds", FOLDS if folds is None else folds)
-    how = {"metric": metric, "folds": folds, "seeds": positive("seeds", seeds), "validation": validation, "seed": seed}
+    how = {"metric": metric, "folds": folds, "seeds": seeds, "validation": validation, "seed": seed, "epochs": epochs}
     left, batch = positive("trials", trials), positive("batch", batch)
     while left:
         asked = [study.ask() for _ in range(min(batch, left))]
@@ -79,16 +78,8 @@ def optimize(
                 continue
             trying = [trial for trial, _ in running]
             candidates = Candidates([made for _, made in running], shared, more)
-            found = search_candidates(
-                candidates,
-                x,
-                y,
-                prune=partial(_prune, trying, wanted),
-                **how,
-                epochs=epochs,
-                progress=progress,
-                **options,
-            )
+            prune = partial(_prune, trying, wanted)
+            found = search_candidates(candidates, x, y, prune=prune, progress=progress, **how, **options)
             if any((part.history.stopped or "").startswith("interrupted") for part in found.parts):
                 raise KeyboardInterrupt  # by Ctrl-C in a notebook
             for outcome in found.trials:
@@ -126,7 +117,5 @@ def _tell(study: Study, trial: Trial, outcome: dict[str, Any]) -> None:
         return
     for name in ("epochs", "scores"):
         trial.set_user_attr(name, outcome[name])
-    if outcome["stopped"] is None:
-        study.tell(trial, outcome["score"])
-    else:
-        study.tell(trial, state=TrialState.PRUNED)
+    pruned = outcome["stopped"] is not None
+    study.tell(trial, None if pruned else outcome["score"], TrialState.PRUNED if pruned else None)

@@ -94,14 +94,6 @@ def search(
     if len(shape := np.shape(x)) != 2:
         raise InputError(f"x must have the shape (rows, inputs), got {shape}.")
     settings = list_candidates(space, strategy, trials, seed)
-    epochs, seeds = positive("epochs", epochs), positive("seeds", seeds)
-    if layers is None and "layers" not in space:
-        raise InputError("layers are neither given nor in the space: give layers=[gb.Dense(...), ...].")
-    if "seed" in space:
-        raise InputError("seed is no setting to search: with seeds=3, each candidate is trained with three of them.")
-    if validation is not None and folds is not None:
-        raise InputError(f"validation data were given, and folds={folds} too. Give one of the two.")
-    folds = 1 if validation is not None else positive("folds", FOLDS if folds is None else folds)
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "")
     metrics = None if name == "loss" else [metric]
     candidates = Candidates(
@@ -111,26 +103,33 @@ def search(
     fit = {"epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
     return search_candidates(
         candidates, x, y, metric=name, folds=folds, seeds=seeds, validation=validation, seed=seed, callbacks=callbacks,
-        prune=Halving(factor, epochs, len(settings)) if strategy == HALVING else None, **fit,
+        prune=Halving(factor, positive("epochs", epochs), len(settings)) if strategy == HALVING else None, **fit,
     )  # fmt: skip
 
 
 def search_candidates(
-    candidates: Candidates, x: Any, y: Any, *, metric: str, folds: int, seeds: int, validation: Any, seed: int,
+    candidates: Candidates, x: Any, y: Any, *, metric: str, folds: int | None, seeds: int, validation: Any, seed: int,
     callbacks: Sequence[Callable[[SearchResult], object]] = (), prune: Prune | None = None, **fit: Any,
 ) -> SearchResult:  # fmt: skip
     """Does what `search` does, with candidates that are known.
 
     Args:
         metric: what the score is, "loss" or the name of one of the metrics that are measured.
-        folds: 1 where there are validation data.
-        seeds, validation, seed, callbacks: as of `search`.
+        folds, seeds, validation, seed, callbacks: as of `search`.
         prune: is called after every epoch with its number, the numbers of the candidates that train side by side, and
             their scores so far, of which a smaller one is better, and infinity that of one that has diverged; and
             returns which are too bad to go on, bool. None: all go on.
         fit: what else `Population.fit` is told, its epochs among it.
     """
-    groups = candidates.groups()
+    every = range(len(candidates.settings))
+    if any(candidates.shared_by(number)["layers"] is None for number in every):
+        raise InputError("layers are neither given nor in the space: give layers=[gb.Dense(...), ...].")
+    if any("seed" in own for own in candidates.members(every)):
+        raise InputError("seed is no setting to search: with seeds=3, each candidate is trained with three of them.")
+    if validation is not None and folds is not None:
+        raise InputError(f"validation data were given, and folds={folds} too. Give one of the two.")
+    folds = 1 if validation is not None else positive("folds", FOLDS if folds is None else folds)
+    seeds, groups = positive("seeds", seeds), candidates.groups()
     for group in reversed(groups):
         network = _check(candidates, group, folds)
     fit |= {"x": x, "y": y}

@@ -140,11 +140,14 @@ def test_bad_input():
         (several, {}, "the direction of a study of loss must be minimize, got minimize, minimize"),
         (study(), {"trials": 0}, "trials must be an integer ≥ 1, got 0"),
         (study(), {"batch": 0}, "batch must be an integer ≥ 1, got 0"),
+        (study(), {"folds": 3}, "validation data were given, and folds=3 too"),
+        (study(), {"layers": None}, "layers are neither given nor in the space"),
+        (study(), {"seeds": 0}, "seeds must be an integer ≥ 1, got 0"),
         (study(), {"metric": "acuracy"}, "whether a larger acuracy is better, nobody has said"),
     ]:
         with pytest.raises(gb.InputError, match=said):
             optimize(made, X, Y, suggest, **{"trials": 1, "layers": layers(), **DATA, **options})
-        assert made.trials == []
+        assert all(trial.state == TrialState.FAIL for trial in made.trials)
     with pytest.raises(gb.InputError, match=r"x must have the shape \(rows, inputs\), got \(40,\)"):
         optimize(study(), X[:, 0], Y, suggest, trials=1, layers=layers(), **DATA)
 
