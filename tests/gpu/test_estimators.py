@@ -62,3 +62,13 @@ def test_sixteen_bits(dtype):
     mlp = classifier("cuda", dtype=dtype, max_iter=20, learning_rate_init=0.05).fit(X, LABELS)
     assert mlp.coefs_[0].dtype == np.float32
     assert mlp.score(X, LABELS) > 0.6
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True, "validation_fraction": 0.3}])
+def test_a_search_whose_networks_train_side_by_side(settings):
+    grid = {"alpha": [0.01, 10.0], "learning_rate_init": [0.01, 0.1], "n_iter_no_change": [1, 3], "tol": [0.02]}
+    there, here = (
+        gb.PopulationSearchCV(classifier(device, **settings), grid, cv=2).fit(X, LABELS) for device in ("cuda", "cpu")
+    )
+    assert there.best_estimator_.network_.device.name.startswith("cuda") and there.best_params_ == here.best_params_
+    np.testing.assert_allclose(there.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"])
