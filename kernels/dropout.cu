@@ -1,4 +1,5 @@
 // Dropout: the masks are those of the CPU, bit for bit.
+#include "port.cuh"
 #include "philox.cuh"
 
 // mask = [u >= rate]/(1 - rate), y = x . mask. Every row begins with a block of eight random numbers of its own; the

@@ -1,7 +1,6 @@
 // Philox4x64-10, the counter-based random numbers of numpy.random.Philox, bit for bit (Salmon et al. 2011, "Parallel
-// random numbers: as easy as 1, 2, 3"). numpy.random.Philox(key, counter) gives the blocks of counter + 1, counter + 2
-// ...
-#include "port.cuh"
+// random numbers: as easy as 1, 2, 3"), on CUDA and on the CPU. numpy.random.Philox(key, counter) gives the blocks of
+// counter + 1, counter + 2 ...
 
 struct Philox { u64 word[4]; };
 

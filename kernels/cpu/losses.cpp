@@ -1,6 +1,25 @@
 // The losses that take z, not y: softmax and sigmoid with their cross-entropies.
 #include "rows.hpp"
 
+// factor = 0 where the sum of w is, else counted, which is 1 unless given; scales = 1/sum, or 1 where that is 0; total +=
+// sum
+BP_CPU void normalize_weights(
+    const float* weights,   // [models, rows]
+    const double* counted,  // [models]?
+    double* factor,         // [models]
+    double* scales,         // [models]?
+    double* total,          // [models, 3]
+    i64 models, i64 rows, i64 part, i64 parts) {
+  for (i64 m = part; m < models; m += parts) {
+    double lanes[8] = {}, sum = 0.0;
+    for (i64 r = 0; r < rows; r++) lanes[r % 8] += double(weights[m * rows + r]);
+    for (i64 k = 0; k < 8; k++) sum += lanes[k];
+    factor[m] = sum == 0 ? 0 : counted ? counted[m] : 1;
+    total[m * 3 + WEIGHT] += sum;
+    if (scales) scales[m] = 1 / (sum == 0 ? 1 : sum);
+  }
+}
+
 // LANES rows, transposed, so that one vector instruction works on all of them. Where there are fewer rows, the lanes
 // behind the last hold what was there before.
 struct TransposedRows {

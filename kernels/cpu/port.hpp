@@ -6,6 +6,7 @@
 // an array by rows need not wait for each other. All numbers are float; a sum over many is double.
 typedef long long i64;
 typedef unsigned char u8;
+typedef unsigned int u32;
 typedef unsigned long long u64;
 
 static const i64 BLOCK = 1024;  // numbers that are worked on at a time, so that they stay in the cache

@@ -66,7 +66,7 @@ def test_source_puts_each_include_in_once(installed):
     assert source("a.cuh") == "// port\nint b;\n#include <cuda_fp16.h>\nint a;\n"
 
 
-@pytest.mark.parametrize("name", ["port.cuh", "philox.cuh"])
+@pytest.mark.parametrize("name", ["port.cuh", "dropout.cu"])
 def test_a_joined_text_needs_no_file_beside_it(name):
     text = source(name)
     assert '#include "' not in text

@@ -191,6 +191,7 @@ def cases(row: Row | None) -> Iterator[Case]:
         yield from _of_embeddings(some)
         yield from _of_buffers(some)
         yield from _of_minibatches(some)
+        yield from _of_weights(some)
         yield from _of_schedules(some)
         right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
         outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
@@ -239,6 +240,9 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "add_bias", [x, some.strided(models, units), z], [z]
         yield "column_sum", [z, grad], [grad]
         yield "multiply", [z, z + 1, z], [z]
+        rates, random = some(*models, 2, low=0.2, high=0.9, dtype=np.float64), np.full((*models, 3), 1 << 60, np.uint64)
+        y, mask = some(*models, rows, units), some(*models, rows, units)
+        yield "dropout", [x, rates, random, y, mask, 3], [y, mask]
         yield "scale_columns", [z, some.strided(models, units), z], [z]
         grad_z, of_factors = some(*models, rows, units), some.strided(models, units)
         yield (
@@ -301,6 +305,16 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
         yield "advance", [None, 0, position, random[..., 2], steps[:, 0], counted], [position, random, steps]
     yield "advance", [None, 0, None, None, steps[0, :1], None], [steps]
     yield "copy", [source, to], [to]
+
+
+def _of_weights(some: _Numbers) -> Iterator[Case]:
+    """Yields Σw of one model, and of several, one of which has none."""
+    for models, counted, scales in (((), None, None), ((3,), None, np.zeros(3)), ((3,), np.array([0.5, 1, 0]), None)):
+        weights, total, factor = some(*models, 37, low=0), some(*models, 3, dtype=np.float64), np.zeros(models)
+        if models:
+            weights[1] = 0
+        written = [a for a in (factor, scales, total) if a is not None]
+        yield "normalize_weights", [weights, None, counted, factor, scales, total], written
 
 
 def _of_schedules(some: _Numbers) -> Iterator[Case]:

@@ -9,6 +9,7 @@ from against_numpy import exactly, near, run
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.program import KernelCall
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import IDENTITY, Activation, call
 from gpu_backprop.network.activations import ACTIVATIONS
 
@@ -145,6 +146,25 @@ def test_the_same_call_again_adds_up_anew(device):
         grad[...] = k
         step()
         np.testing.assert_array_equal(sums, 40.0 * k)
+
+
+@pytest.mark.parametrize("models_shape", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (9, 8), (5, 19)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_has_the_masks_of_numpy(device, models_shape, rows, units, shared):
+    """Bit by bit, also of states that lie among others and of rows that do not begin a minibatch."""
+    generator = np.random.default_rng(1)
+    x, y, mask = (generator.standard_normal((*models_shape, rows, units)).astype(np.float32) for _ in range(3))
+    x = x[(0,) * len(models_shape)] if shared else x
+    state = generator.integers(0, 1 << 63, (*models_shape, 4, 3)).astype(np.uint64)[..., 2, :]
+    rate = generator.uniform(0.2, 0.8, (*models_shape, 5, 1))
+    rates = np.concatenate([rate, 1 / (1 - rate)], axis=-1)[..., 1, :]
+    plain = Device("cpu", "for a test", "float32", np, numpy_ops)
+    wanted = y.copy(), mask.copy()
+    for one in numpy_ops.dropout(plain, x, rates, state, *wanted, 1000):
+        one()
+    run(device, "dropout", x, rates, state, y, mask, 1000)
+    assert y.tobytes() == wanted[0].tobytes() and mask.tobytes() == wanted[1].tobytes()
 
 
 @pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])

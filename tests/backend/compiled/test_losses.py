@@ -74,6 +74,23 @@ def some_weights(*shape):
     return weights
 
 
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("counted", [None, 0.25])
+@pytest.mark.parametrize("mean", [False, True])
+def test_the_sum_of_weights(device, models_shape, counted, mean):
+    weights = some_weights(*models_shape, 37)
+    if models_shape:
+        weights[1] = 0
+    counted = None if counted is None else np.full(models_shape, counted)
+    scales = np.zeros(models_shape) if mean else None
+    given = [weights, None, counted, np.zeros(models_shape), scales, totals(*models_shape)]
+    wanted = exactly("normalize_weights", *given)
+    run(device, "normalize_weights", *given)
+    for got, want in zip(given[3:], wanted[3:], strict=True):
+        if got is not None:
+            near(got, want)
+
+
 # Losses of y ----------------------------------------------------------------------------------------------------------
 
 

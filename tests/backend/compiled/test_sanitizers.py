@@ -48,6 +48,7 @@ for models, rows, cols in itertools.product([(), (2,), (3,)], [1, 5, 16, 37], [1
     run("activation_gradient", z, y, ACTIVATIONS["tanh"], z, flat)
     run("column_sum", z, flat)
     run("multiply", z, y, y)
+    run("dropout", z, np.full((*models, 2), 0.5), np.full((*models, 3), 7, np.uint64), y.copy(), y.copy(), 5)
     run("scale_columns", z, b, y)
     run("scale_columns_gradient", z, y, b, y, flat)
     run("scale_columns_gradient", z, y, None, None, flat)
@@ -81,6 +82,8 @@ for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     order[..., 16] = -1
     run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
     run("gather", [a(20, n)], order, np.array([15]), outs[:1])
+    sums = [np.ones(models) for _ in range(3)]
+    run("normalize_weights", a(*models, n), None, *sums, np.ones((*models, 3)))
     run("advance", np.zeros(3, int), 1, None, None, np.zeros(models), np.ones(models))
     for rows in (4, 40):
         run("matmul", a(*models, rows, 5), a(*models, n % 37, 5).swapaxes(-1, -2), a(*models, rows, n % 37))
@@ -108,4 +111,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {12 * 7 * 15 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 14) + 96 * 4}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {12 * 7 * 16 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 15) + 96 * 4}\n", done.stderr[-3000:]

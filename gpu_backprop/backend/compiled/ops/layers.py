@@ -15,6 +15,9 @@ from gpu_backprop.backend.formula import Activation, Array, Calls
 PASS, FUNCTION = 0.1, 0.3
 """Nanoseconds that one thread takes for an element: to read and write it, and for each function in its formula."""
 
+RANDOM = 2
+"""The same for a random number."""
+
 LANES = 16
 """Numbers in the widest vector, LANES in rows.hpp; rows of scratch memory are multiples of it."""
 
@@ -78,6 +81,16 @@ def scale_columns_gradient(
         device, "scale_columns_gradient", cost,
         x=x, grad_z=grad_z, factors=factors, grad_x=grad_x,
         **_sums(device, grad_z, grad_factors, "grad_factors"), **sizes(grad_z),
+    )  # fmt: skip
+
+
+@or_numpy
+def dropout(
+    device: CpuDevice, x: Array, rates: Array, random: Array, y: Array, mask: Array, first_row: int = 0
+) -> Calls:  # fmt: skip
+    yield KernelCall(
+        device, "dropout", RANDOM * mask.size,
+        x=x, rates=rates, rng_state=random.view(np.int64), y=y, mask=mask, first_row=first_row, **sizes(mask),
     )  # fmt: skip
 
 

@@ -20,6 +20,19 @@ ROW = 5
 
 
 @or_numpy
+def normalize_weights(
+    device: CpuDevice, weights: Array, loss_scale: Array | None, counted: Array | None, factor: Array,
+    scales: Array | None, total: Array,
+) -> Calls:  # fmt: skip
+    if loss_scale is not None:
+        raise UnsupportedArguments("only float16 has one")
+    yield KernelCall(
+        device, "normalize_weights", weights.size, weights=weights, counted=counted, factor=factor, scales=scales,
+        total=total, models=factor.size, rows=weights.shape[-1],
+    )  # fmt: skip
+
+
+@or_numpy
 def loss_gradient(
     device: CpuDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array,
     scale: float, scales: Array | None, grad_y: Array | None, total: Array,
