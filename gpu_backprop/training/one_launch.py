@@ -121,7 +121,7 @@ def _obstacles_of_data(resident: bool, weighted: bool, loss_every: int | None, s
     if not resident:
         yield "the data have to lie on the device, where they do not fit", change
     if weighted:
-        yield "it takes no sample weights, and there are some", change
+        yield "it takes no sample weights, which are there, or which members with fewer rows than others need", change
     if loss_every is not None:
         yield f"nothing is read before the end of an epoch, but loss_every={loss_every} was given", change
     if scheduled:

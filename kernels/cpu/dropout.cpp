@@ -17,11 +17,16 @@ BP_CPU void dropout(
     const float rate = float(rates[0]), kept = float(rates[1]);
     const u64 seed = u64(rng_state[0]), layer = u64(rng_state[1]), step = u64(rng_state[2]);
     for (i64 row = r.begin; row < r.end; row++)
-      for (i64 block = 0; block < blocks; block++) {
-        const Philox numbers = philox(u64((first_row + row) * blocks + block + 1), step, 0, 0, seed, layer);
-        const i64 first = row * cols + block * 8, left = cols - block * 8, to = model * rows * cols + first;
-        for (i64 k = 0; k < (left < 8 ? left : 8); k++) {
-          const float of_mask = uniform(numbers, int(k)) >= rate ? kept : 0.0f;
+      for (i64 c = 0; c < cols; c += BLOCK) {
+        const i64 n = cols - c < BLOCK ? cols - c : BLOCK, first = row * cols + c, to = model * rows * cols + first;
+        float u[BLOCK];
+        for (i64 k = 0; k < n; k += 8) {
+          const u64 block = u64((first_row + row) * blocks + (c + k) / 8 + 1);
+          const Philox numbers = philox(block, step, 0, 0, seed, layer);
+          for (int i = 0; i < 8; i++) u[k + i] = uniform(numbers, i);
+        }
+        for (i64 k = 0; k < n; k++) {
+          const float of_mask = u[k] >= rate ? kept : 0.0f;
           mask[to + k] = of_mask, y[to + k] = x[first + k] * of_mask;
         }
       }

@@ -149,7 +149,7 @@ def test_the_same_call_again_adds_up_anew(device):
 
 
 @pytest.mark.parametrize("models_shape", [(), (1,), (3,)], ids=str)
-@pytest.mark.parametrize(("rows", "units"), [(1, 1), (9, 8), (5, 19)])
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (9, 8), (5, 19), (5, 1500)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropout_has_the_masks_of_numpy(device, models_shape, rows, units, shared):
     """Bit by bit, also of states that lie among others and of rows that do not begin a minibatch."""
