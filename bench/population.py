@@ -1,6 +1,6 @@
 """Many small networks trained at once, by us and by others, on a CPU: bench/results/population.json.
 
-    python bench/population.py                     everything; some twenty minutes on two cores
+    python bench/population.py                     everything; half an hour on two cores
     python bench/population.py --only "64-64-64"   what has these words in its name, again for more; printed, not kept
     python bench/population.py --only "M 64" --more  … and put among what the file has
     python bench/population.py --quick             a few short epochs, one round, to see that it runs; printed, not kept
@@ -94,15 +94,16 @@ class Contest:
         seconds = {name: EPOCHS * task.steps * spec.members * us / 1e6 for name, us in before.items()}
         not_timed = {name: f"a turn would take {s:,.0f} s" for name, s in seconds.items() if s > LIMIT}
         task.save(self.folder)
-        losses = self._load(expected(task), not_timed)
+        right = expected(task)
+        losses = self._load(right, not_timed)
         playing = [name for name in losses if name not in not_timed]
         rounds = min(options.rounds, FEW_ROUNDS) if many else options.rounds
         kept, counts = in_rounds(playing, self._turn, rounds, options.threads, not_timed)
         us = {name: [one[name]["epochs"]["us"] / spec.members for one in kept] for name in (kept[0] if kept else ())}
         return {
             "name": str(spec), "network": "-".join(map(str, spec.network.widths)), "batch": spec.network.batch,
-            "members": spec.members, "steps": task.steps, "loss": losses, "not timed": not_timed,
-            "rounds": {"measured": rounds, **counts}, "us": {name: spread(times) for name, times in us.items()},
+            "members": spec.members, "steps": task.steps, "loss": {"float64": list(right.values()), **losses},
+            "not timed": not_timed, "rounds": {"measured": rounds, **counts}, "us": {name: spread(times) for name, times in us.items()},
             "others / ours": {name: ratio(us[name], us[OURS]) for name in us if OURS in us and name != OURS},
         }  # fmt: skip
 

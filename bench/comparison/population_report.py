@@ -114,7 +114,8 @@ def not_timed(results: Results) -> list[str]:
 def text(results: Results) -> str:
     """Makes what the terminal shows."""
     search = [search_line(results["search"])] if results.get("search") else []
-    return "\n\n".join([goals(results), times(results), *not_timed(results), *search])
+    timed = [times(results)] if results["tasks"] else []
+    return "\n\n".join([goals(results), *timed, *not_timed(results), *search])
 
 
 def page(results: Results) -> str:

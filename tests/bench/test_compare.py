@@ -544,7 +544,8 @@ def test_the_texts_say_what_the_files_say():
     names = [(path.name, name) for path, name, _ in plot.parts()]
     page = [("performance.md", name) for name in ("compare", "levers", "products", "denormals", "growth")]
     tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
-    assert names == [("README.md", "compare"), *page, *tables]
+    population = [("populations.md", "population")] if plot.POPULATION.exists() else []
+    assert names == [("README.md", "compare"), *page, *tables, *population]
     for path, name, made in plot.parts():
         text = path.read_text(encoding="utf-8")
         assert plot.put(text, name, made) == text, f"{path.name}, {name}: run python bench/plot.py"

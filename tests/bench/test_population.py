@@ -19,10 +19,10 @@ pytest.importorskip("sklearn")
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    population, tasks, report, peers, stacked, populations, estimator_tasks, processes = (
+    population, tasks, report, plot, peers, stacked, populations, estimator_tasks, processes = (
         importlib.import_module(name)
         for name in (
-            "population", "comparison.population_tasks", "comparison.population_report", "comparison.peers",
+            "population", "comparison.population_tasks", "comparison.population_report", "plot", "comparison.peers",
             "comparison.peers.task", "comparison.peers.populations", "comparison.estimator_tasks",
             "comparison.processes",
         )
@@ -238,6 +238,17 @@ def test_goals_are_met_or_missed():
     assert "| 64-64-64-10, M 64, times as fast as jax.vmap | ≥ 3 | 3.00 | met |" in goals
     assert "| 30-256-256-1, M 64, times as fast as jax.vmap | ≥ 1 | 1.50 | met |" in goals
     assert "| from M 4 on, times as fast as our solo loop | ≥ 1 | 0.98 (8-32-32-2, M 64) | missed |" in goals
+
+
+def test_the_results_on_record_were_taken_from_equal_work():
+    found = plot.read(plot.POPULATION) or {"tasks": []}
+    if plot.POPULATION.exists():
+        assert found["left out"] == {} and "times as fast" in found["search"]
+        assert [one["name"] for one in found["tasks"]] == [str(spec) for spec in tasks.specs(quick=False)]
+    for one in found["tasks"]:
+        assert OURS in one["us"] or one["members"] > 64
+        for name in one["us"]:
+            assert one["loss"][name] == pytest.approx(one["loss"]["float64"], rel=found["tolerance"])
 
 
 def test_the_plot_is_the_same_from_the_same_figures(tmp_path):
