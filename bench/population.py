@@ -103,7 +103,8 @@ class Contest:
         return {
             "name": str(spec), "network": "-".join(map(str, spec.network.widths)), "batch": spec.network.batch,
             "members": spec.members, "steps": task.steps, "loss": {"float64": list(right.values()), **losses},
-            "not timed": not_timed, "rounds": {"measured": rounds, **counts}, "us": {name: spread(times) for name, times in us.items()},
+            "not timed": not_timed, "rounds": {"measured": rounds, **counts},
+            "us": {name: spread(times) for name, times in us.items()},
             "others / ours": {name: ratio(us[name], us[OURS]) for name in us if OURS in us and name != OURS},
         }  # fmt: skip
 
