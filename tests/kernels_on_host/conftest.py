@@ -105,7 +105,7 @@ def library(folder: Path, name: str, text: str) -> ctypes.CDLL:
 def host(shared: Path) -> ctypes.CDLL:
     """The shared texts and the formulas."""
     rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
-    texts = source("philox.cuh", "optimizers.cuh")
+    texts = source("port.cuh", "philox.cuh", "optimizers.cuh")
     parts = ['#include "host.hpp"', "#define BP_16_BIT", texts, *map(functor, [*rows, *RULES]), EXPORTS]
     types = {"float32": ("float", "float"), "float64": ("double", "double")}
     text = "\n".join([*parts, *map(loops, rows), *(preparations(rule, types) for rule in RULES), "}"])
