@@ -20,6 +20,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+import gpu_backprop as gb
 from gpu_backprop import MLPClassifier, MLPRegressor, PopulationSearchCV, cross_validate
 from gpu_backprop.interop.estimators import together
 
@@ -163,12 +164,23 @@ def test_pipelines_train_together_fold_by_fold(populations):
     assert_same(found, expected)
 
 
+def test_a_step_that_cannot_be_fitted_has_no_score_and_troubles_no_other(populations):
+    pipeline = make_pipeline(PCA(), classifier())
+    grid = {"pca__n_components": [99, 2], "mlpclassifier__alpha": [0.1, 10.0]}
+    searches = []
+    for kind in (PopulationSearchCV, GridSearchCV):
+        with pytest.warns((FitFailedWarning, UserWarning), match="6 fits failed|non-finite"):
+            searches.append(kind(pipeline, grid, cv=THREE).fit(X, WORDS))
+    assert populations == [2] * 3
+    assert_same(*searches)
+
+
 def test_what_learned_from_something_else_trains_again(populations):
     calls = []
 
     def change(x):
         calls.append(x)
-        return x if len(calls) <= 6 else 2 * x
+        return x if 1 < len(calls) <= 7 else 2 * x  # x where all are prepared, within the first fit
 
     pipeline, grid = make_pipeline(FunctionTransformer(change), classifier()), {"alpha": [0.1, 10.0]}
     found = PopulationSearchCV(pipeline, {"mlpclassifier__alpha": grid["alpha"]}, cv=THREE, refit=False).fit(X, WORDS)
@@ -253,6 +265,13 @@ def test_random_candidates_are_those_of_randomized_search():
     space = {"alpha": stats.loguniform(1e-4, 10), "learning_rate_init": [0.001, 0.01, 0.1]}
     found = PopulationSearchCV(classifier(), space, strategy="random", n_iter=4, random_state=5, cv=THREE).fit(X, WORDS)
     assert_same(found, RandomizedSearchCV(classifier(), space, n_iter=4, random_state=5, cv=THREE).fit(X, WORDS))
+
+
+def test_our_distributions_are_drawn_from():
+    space = {"alpha": gb.LogUniform(0.01, 1)}
+    search = PopulationSearchCV(classifier(), space, strategy="random", random_state=0, cv=2).fit(X, WORDS)
+    drawn = [one["alpha"] for one in search.cv_results_["params"]]
+    assert len({*drawn}) == 10 and 0.01 <= min(drawn) < 0.1 < max(drawn) <= 1
 
 
 def test_sobol_candidates_fill_the_space():

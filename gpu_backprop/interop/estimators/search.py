@@ -95,13 +95,12 @@ class PopulationSearchCV(BaseSearchCV, metaclass=Explaining):
     def _run_search(self, evaluate_candidates: Any) -> None:
         (X, y), routed = indexable(self._given["X"], self._given["y"]), self._given["routed"]
         splits = [*self._checked_cv_orig.split(X, y, **routed.splitter.split)]
-        self._given["seconds"] = seconds = list[float | None]()
+        given = self._given
+        given["first"], given["seconds"] = 0, {}
 
         def evaluate(candidates: Sequence[Mapping[str, Any]], **more: Any) -> Any:
             fits = [(_with(self.estimator, one), train) for one in candidates for train, _ in splits]
-            found = train_together(fits, X, y, routed.estimator.fit)
-            seconds.extend(one and one.seconds for one in found)
-            with trained_ahead(found):
+            with trained_ahead(train_together(fits, X, y, routed.estimator.fit, given["seconds"])):
                 return evaluate_candidates(candidates, check_cv(splits), more)
 
         candidates = self._candidates()
@@ -138,8 +137,10 @@ class PopulationSearchCV(BaseSearchCV, metaclass=Explaining):
             candidates = [candidates[place] for place in best[: -(-count // FACTOR)]]
 
     def _format_results(self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None) -> Any:
-        for one, seconds in zip(out, self._given["seconds"], strict=True):
-            one["fit_time"] = one["fit_time"] if seconds is None else seconds
+        for place, seconds in self._given["seconds"].items():
+            out[self._given["first"] + place]["fit_time"] = seconds
+        self._given["first"] = len(out)
+        self._given["seconds"].clear()
         return super()._format_results(candidate_params, n_splits, out, more_results)
 
     @staticmethod
@@ -182,8 +183,8 @@ def cross_validate(
     estimators = [_with(estimator, {} if seed is None else dict.fromkeys(names, seed)) for seed in chosen]
     params = {} if sample_weight is None else {"sample_weight": sample_weight}
     fits = [(clone(one), train) for one in estimators for train, _ in splits]
-    found = train_together(fits, X, y, params)
-    with trained_ahead(found):
+    seconds: dict[int, float] = {}
+    with trained_ahead(train_together(fits, X, y, params, seconds)):
         parts = [
             sklearn.model_selection.cross_validate(
                 one, X, y, cv=splits, scoring=scoring, params=params, return_train_score=return_train_score,
@@ -192,6 +193,7 @@ def cross_validate(
             for one in estimators
         ]  # fmt: skip
     results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    results["fit_time"][[*seconds]] = [*seconds.values()]
     return {
         "seed": np.repeat(np.array(chosen), len(splits)), "fold": np.tile(np.arange(len(splits)), len(estimators)),
         **results,

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +20,11 @@ from gpu_backprop.interop.estimators.base import AHEAD, BaseMLP, Training, scale
 from gpu_backprop.interop.estimators.options import LBFGS
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.training.population import Population
+from gpu_backprop.training.search import PLACES
 
 RATE = "learning_rate"
 MOST_PARAMETERS = 1 << 25
-"""Of all networks that train together: beyond, they keep a device busy by themselves."""
+"""Of all networks that are there at a time; and PLACES of rows: beyond, they keep a device busy by themselves."""
 
 
 class Trained(NamedTuple):
@@ -32,13 +33,11 @@ class Trained(NamedTuple):
     Attributes:
         result: the estimator, or its error.
         x, rows: all rows, and which of them it was given.
-        seconds: its share of the time.
     """
 
     result: BaseMLP | Exception
     x: Array
     rows: Array
-    seconds: float
 
     def is_of(self, X: Any) -> bool:
         """Tells whether it was given just this."""
@@ -46,57 +45,66 @@ class Trained(NamedTuple):
 
 
 def train_together(
-    fits: Sequence[tuple[Any, Array]], X: Any, y: Any, params: Mapping[str, Any]
-) -> list[Trained | None]:  # fmt: skip
-    """Trains estimators, each on rows of its own.
+    fits: Iterable[tuple[Any, Array]], X: Any, y: Any, params: Mapping[str, Any], seconds: dict[int, float]
+) -> Iterator[Trained | None]:
+    """Trains estimators, each on rows of its own, as many together as memory is for.
 
     Args:
         fits: unfitted estimators of any kind, and the places of the rows of each. Those that train together with others
             are then fitted; of a Pipeline, its steps.
         X, y, params: as `fit` takes them.
+        seconds: gets the share of the time of each that was trained, by its number among the fits.
 
-    Returns:
-        What came of each; None where it has to be fitted alone.
+    Yields:
+        What comes of each; None where it has to be fitted alone. Of a Pipeline whose other steps cannot be fitted, and
+        whose last one then is not, there is nothing.
     """
     params = {name: value for name, value in params.items() if value is not None}
-    found: list[Trained | None] = [None] * len(fits)
-    groups: dict[Hashable, list[Member]] = {}
+    waiting, parameters, places = list[Member | None](), 0, 0
     shared: dict[Hashable, Array] = {}
     for place, (estimator, rows) in enumerate(fits):
-        began = time.perf_counter()
-        piped = type(estimator) is Pipeline
+        began, member, piped = time.perf_counter(), None, type(estimator) is Pipeline
         mlp = estimator.steps[-1][1] if piped else estimator
-        if not isinstance(mlp, BaseMLP) or mlp.solver == LBFGS or mlp.callbacks or mlp.warm_start:
-            continue
-        if not {*params} <= (set() if piped else {"sample_weight"}):
-            continue
-        part, *more = (_safe_indexing(one, rows) for one in (X, y, *params.values()))
-        try:
-            part = estimator[:-1].fit_transform(part, *more) if piped else part
-            of = mlp._prepare(part, *more)
-        except Exception:  # which fit will raise again
-            continue
-        if of is None or issparse(of.X):
-            continue
-        content = hash(np.asarray(part).tobytes()) if piped else None
-        x = np.zeros((len(y), of.X.shape[1]), of.X.dtype)
-        member = Member(mlp, of, rows, place, shared.setdefault((x.dtype, x.shape, content), x))
-        member.seconds = time.perf_counter() - began
-        groups.setdefault(member.shape, []).append(member)
+        if _trains_with_others(mlp) and {*params} <= (set() if piped else {"sample_weight"}):
+            part, *more = (None if one is None else _safe_indexing(one, rows) for one in (X, y, *params.values()))
+            try:
+                part = estimator[:-1].fit_transform(part, *more) if piped else part
+            except Exception:  # which fit will raise again
+                continue
+            if not issparse(part):
+                with suppress(Exception):  # the same
+                    member = Member(mlp, mlp._prepare(part, *more), rows, place, len(y), shared, piped)
+                    member.seconds = time.perf_counter() - began
+        waiting.append(member)
+        parameters, places = parameters + (member.size if member else 0), places + len(rows)
+        if parameters >= MOST_PARAMETERS or places >= PLACES:
+            yield from _train_all(waiting, seconds)
+            waiting, shared, parameters, places = [], {}, 0, 0
+    yield from _train_all(waiting, seconds)
+
+
+def _trains_with_others(mlp: Any) -> bool:
+    return isinstance(mlp, BaseMLP) and not (mlp.solver == LBFGS or mlp.callbacks or mlp.warm_start)
+
+
+def _train_all(members: Sequence[Member | None], seconds: dict[int, float]) -> list[Trained | None]:
+    """Trains all members, each with those of its shape."""
+    groups: dict[Hashable, list[Member]] = {}
+    for member in members:
+        if member is not None:
+            groups.setdefault(member.shape, []).append(member)
+    found: dict[int, Trained] = {}
     for group in groups.values():
-        most = max(1, MOST_PARAMETERS // group[0].mlp.network_.parameters.size)
-        for start in range(0, len(group), most):
-            members = group[start : start + most]
-            if len(members) > 1 and _train(members):
-                for member in members:
-                    found[member.place] = member.finish()
-    return found
+        if len(group) > 1 and _train(group):
+            found |= {member.place: member.finish() for member in group}
+            seconds |= {member.place: member.seconds for member in group}
+    return [None if member is None else found.get(member.place) for member in members]
 
 
 @contextmanager
-def trained_ahead(found: Sequence[Trained | None]) -> Iterator[None]:
-    """Lets the next calls of `fit` of our estimators come to what was found, in this order."""
-    token = AHEAD.set(iter(found))
+def trained_ahead(found: Iterator[Trained | None]) -> Iterator[None]:
+    """Lets the next calls of `fit` of our estimators come to what is found, in this order."""
+    token = AHEAD.set(found)
     try:
         yield
     finally:
@@ -107,27 +115,36 @@ class Member:
     """An estimator that trains with others, and what it learns from.
 
     Args:
-        rows: the places of the rows that it was given.
-        place: which one it is.
-        x: of all rows, for all estimators; it gets those of this one.
+        rows: the places of the rows that it was given, of `count`.
+        place: which of the fits it is.
+        shared: the x of several members, all rows each; this one puts its rows into one.
+        piped: whether the same rows are another x in each fold.
 
     Attributes:
         learned, held_out: the places of the rows that it learns from, and is measured on.
         shape: what all those that train together have in common.
-        number: which one of these it is.
+        size: of its parameters.
+        number: which one of those that train together it is.
         diverged: the error of its divergence; None: it has not diverged.
         seconds: that it has taken.
     """
 
-    def __init__(self, mlp: BaseMLP, of: Training, rows: Array, place: int, x: Array) -> None:
-        self.mlp, self.place, self.rows, self.x, self.y, self.weights = mlp, place, rows, x, of.y, of.weights
+    def __init__(
+        self, mlp: BaseMLP, of: Training, rows: Array, place: int, count: int, shared: dict[Hashable, Array],
+        piped: bool,
+    ) -> None:  # fmt: skip
+        self.mlp, self.place, self.rows, self.y, self.weights = mlp, place, rows, of.y, of.weights
         self.learned, self.held_out = (rows, rows[:0]) if of.places is None else (rows[part] for part in of.places)
+        x = np.zeros((count, of.X.shape[1]), of.X.dtype)
         x[self.learned] = of.X
         self._measured: Sequence[Any] = ()
         if of.held_out is not None:
             x[self.held_out], *self._measured = of.held_out
+        content = hash(x.tobytes()) if piped else None
+        self.x = shared.setdefault((x.dtype, x.shape, content), x)
+        self.x[rows] = x[rows]
         self._rules = mlp._rules(of.X)
-        self.batch = of.batch
+        self.batch, self.size = of.batch, mlp.network_.parameters.size
         self.shape = self._shape()
         self.number, self.seconds = 0, 0.0
         self.diverged: DivergedError | None = None
@@ -192,7 +209,7 @@ class Member:
             result: BaseMLP | Exception = self.mlp._finish()
         except ValueError as error:
             result = error
-        return Trained(result, self.x, self.rows, self.seconds)
+        return Trained(result, self.x, self.rows)
 
 
 def _targets(members: Sequence[Member]) -> tuple[Array, Array | None] | None:
