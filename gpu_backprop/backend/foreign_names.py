@@ -141,6 +141,11 @@ ARGUMENTS_OF: Mapping[str, Names] = {
         "strategy='halving'": "resource min_resources max_resources factor aggressive_elimination",
         "leave it out: networks share the cores by themselves": "n_jobs pre_dispatch",
     },
+    "cross_validate": {
+        "seeds=3": "random_state repeats n_repeats", "sample_weight=w": "params fit_params",
+        "cv=5": "folds n_folds n_splits",
+        "leave it out: networks share the cores by themselves": "n_jobs pre_dispatch",
+    },
     "Trainer": {
         "optimizer=gb.Adam(0.01)": "lr learning_rate learning_rate_init eta0 optimizer__ optimizer__lr base_lr",
         "optimizer=gb.AdamW(0.001, weight_decay=0.01)": "weight_decay wd optimizer__weight_decay",
