@@ -47,15 +47,17 @@ def search_line(found: Results) -> str:
         return estimator_report.line(found)
     ours, theirs = (found["work"][name] for name in (OUR_ESTIMATORS, THEIRS))
     there = theirs["scores"][ours["best_index"]]
-    chosen = "the same candidate" if ours["best"] == theirs["best"] else (
-        f"other candidates: scikit-learn's is {_told(theirs['best'])}, and of ours, {_told(ours['best'])}, it says "
-        f"{there:.4f}"
-    )  # fmt: skip
+    chosen = "they choose the same candidate"
+    if ours["best"] != theirs["best"]:
+        chosen = (
+            f"they choose other candidates: scikit-learn's is {_told(theirs['best'])}, and of ours, "
+            f"{_told(ours['best'])}, it says {there:.4f}"
+        )
     means = " and ".join(f"{sum(one['scores']) / len(one['scores']):.4f}" for one in (ours, theirs))
     best = " and ".join(f"{max(one['scores']):.4f}" for one in (ours, theirs))
     return (
         f"{estimator_report.line(found)}. The mean score of all candidates is {means}, that of the best {best}, ours "
-        f"first; both choose {chosen}."
+        f"first; {chosen}."
     )
 
 
@@ -120,7 +122,7 @@ def text(results: Results) -> str:
 
 def page(results: Results) -> str:
     """Makes the part of docs/populations.md: where, the goals, the plot, the times, the search."""
-    versions = ", ".join(dict.fromkeys(results["contenders"].values()))
+    versions = ", ".join(filter(None, results["contenders"].values()))
     rounds = [task["rounds"] for task in results["tasks"]]
     repeated, disturbed = (sum(one[what] for one in rounds) for what in ("repeated", "disturbed"))
     where = (

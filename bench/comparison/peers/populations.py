@@ -60,7 +60,6 @@ class SoloLoop(Stacked):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        self.version = f"gpu_backprop {gb.__version__}"
         shares = min(self.members, int(os.environ["OMP_NUM_THREADS"]))
         os.environ.update(dict.fromkeys(POOLS, "1"))
         context = multiprocessing.get_context("spawn")
