@@ -52,8 +52,11 @@ AT_ONCE_NS = 1e8
 """The work, in nanoseconds, of a call that runs a program several times: Ctrl-C waits for its end."""
 
 FEW_AT_ONCE, MOST_AT_ONCE = 4, 64
-"""How many times such a call runs a program: at least, where that is for one member after the other, whose weights come
-into the cache once in so many times; and at most: more do not make it faster."""
+"""How many times such a call runs a program for one member after the other, whose weights come into the cache once in
+so many times: at least, and at most, for more do not make it faster."""
+
+ROWS_AT_ONCE = 8
+"""The most times where threads share the rows: what is measured to be faster is to be found out soon."""
 
 WARMUP = 4
 """Runs of a new program that are not timed: its threads do not run yet, and its memory is not in the cache."""
@@ -225,7 +228,8 @@ def at_once(calls: Sequence[Call]) -> int:
     ours: list[Any] = list(calls)
     threads, models = ours[0].device.threads, max(call.models for call in ours)
     some = int(AT_ONCE_NS * threads / max(1, sum(call.work for call in ours)))
-    return min(MOST_AT_ONCE, max(some, FEW_AT_ONCE if models > 1 and models >= threads else 1))
+    few, most = (FEW_AT_ONCE, MOST_AT_ONCE) if models > 1 and models >= threads else (1, ROWS_AT_ONCE)
+    return min(most, max(few, some))
 
 
 def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
@@ -233,10 +237,10 @@ def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     device = calls[0].device
     records = np.stack([call.record for call in calls])
     records[:, 2] = barriers(calls)
-    work = repeats * sum(call.work for call in calls)
+    members = Members.of(calls)
+    work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
     threads, adaptive = device.threads if work >= PARALLEL_NS else 1, work < ALWAYS_PARALLEL_NS
     timing = (1, WARMUP, 0, 0)  # the fields that an adaptive program writes itself
-    members = Members.of(calls)
     rest = members.fields if members else ()
     fields = np.zeros(FIELDS, np.int64)
     found = (records.ctypes.data, len(calls), threads, device.threads > 1, adaptive, *timing, repeats, *rest)

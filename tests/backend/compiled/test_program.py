@@ -14,7 +14,14 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled.operations_text import base
-from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments, at_once, barriers, sequence
+from gpu_backprop.backend.compiled.program import (
+    ALWAYS_PARALLEL_NS,
+    KernelCall,
+    UnsupportedArguments,
+    at_once,
+    barriers,
+    sequence,
+)
 from gpu_backprop.backend.errors import OutOfMemoryError
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
@@ -359,7 +366,7 @@ def test_members_share_what_they_count(device, between):
 def test_how_many_times_a_program_is_run_at_once(on_threads):
     """A short one often, a long one once; one of members a few times, however long."""
     device, counter = on_threads(2), np.zeros(4, np.int64)
-    assert [at_once([advance(device, counter[:1], work=w)]) for w in (1, 1e7, 1e8, 1e9)] == [64, 20, 2, 1]
+    assert [at_once([advance(device, counter[:1], work=w)]) for w in (1, 1e8, 1e9)] == [8, 2, 1]
     assert [at_once([advance(device, counter, work=w)]) for w in (1, 1e7, 1e8, 1e9)] == [64, 20, 4, 4]
 
 
@@ -474,3 +481,11 @@ def test_threads_do_not_race(made_by, tmp_path, text, right):
         assert (done.stdout, done.returncode) == ("right\n", 0), done.stderr
     else:
         assert "data race" in done.stderr
+
+
+def test_what_threads_wait_for_is_a_step_and_not_several(on_threads):
+    """Whether threads that share rows are worth it does not depend on how often a program is run at once."""
+    device, counter = on_threads(2), np.zeros(4, np.int64)
+    work = 0.9 * ALWAYS_PARALLEL_NS
+    of_rows, of_members = (sequence([advance(device, of, work=work)], 8)[0] for of in (counter[:1], counter))
+    assert [vars(call)["holds"][0][4] for call in (of_rows, of_members)] == [1, 0]
