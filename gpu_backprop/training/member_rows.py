@@ -31,11 +31,8 @@ def choose_rows(given: Any, network: Network, data: Samples) -> Samples:
         )
     if in_windows(data):
         raise InputError("rows of their own are of data that fit in memory, and these are read from disk in windows.")
-    (members,), count = network.models_shape, len(data.x)
-    if given is not None and (not hasattr(given, "__len__") or len(given) != members):
-        what = f"{len(given)} of them" if hasattr(given, "__len__") else f"{type(given).__name__} {given!r}"
-        raise InputError(f"rows must be those of each of the {members} members, one array each, got {what}.")
-    each = [np.arange(count)] * members if given is None else given
+    count = len(data.x)
+    each = [np.arange(count)] * len(network.parameters) if given is None else list_rows(given, network)
     places = [_rows_of(member, rows, count, device) for member, rows in enumerate(each)]
     if data.chosen is not None:
         kept = np.zeros(count, np.bool_)
@@ -50,6 +47,17 @@ def choose_rows(given: Any, network: Network, data: Samples) -> Samples:
     if weights is None and len({len(rows) for rows in places}) > 1:
         weights = np.ones(count, device.master)
     return of_members(replace(data, weights=weights), places)
+
+
+def list_rows(given: Any, network: Network) -> list[Any]:
+    """Returns the rows of each member as they were given, a list."""
+    members = len(network.parameters)
+    each = as_array(given, "rows", network.device) if getattr(given, "shape", ()) else given
+    listed = isinstance(each, (list, tuple)) or bool(getattr(each, "shape", ()))
+    if not listed or len(each) != members:
+        what = f"{len(each)} of them" if listed else f"{type(given).__name__} {given!r:.200}"
+        raise InputError(f"rows must be those of each of the {members} members, one array each, got {what}.")
+    return [*each]
 
 
 def _rows_of(member: int, given: Any, count: int, device: Device) -> Array:

@@ -14,7 +14,7 @@ from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import one_or_several
+from gpu_backprop.network.numbers import number, one_or_several
 from gpu_backprop.training.optimizer import Optimizer
 
 Settings = Mapping[str, Any]
@@ -70,9 +70,9 @@ def read_seeds(given: Any) -> list[int]:
         raise InputError(f"settings must be a list of dicts, one a member, got {type(given).__name__} {given!r:.200}.")
     if not given:
         raise InputError("settings is an empty list: a population needs at least one member, such as {'seed': 0}.")
-    for number, one in enumerate(given):
+    for m, one in enumerate(given):
         if not isinstance(one, Mapping):
-            raise InputError(f"settings of member {number} must be a dict, got {type(one).__name__} {one!r:.200}.")
+            raise InputError(f"settings of member {m} must be a dict, got {type(one).__name__} {one!r:.200}.")
     return [one.get("seed", 0) for one in given]
 
 
@@ -81,13 +81,13 @@ def read_settings(
 ) -> MemberSettings:
     """Sorts the settings of members; raises InputError where one has a name that nothing takes."""
     known = dict.fromkeys((*OTHERS, *OF_TRAINER, *optimizer.settings, *UNSET, *loss.bounds))
-    for number, one in enumerate(given):
+    for m, one in enumerate(given):
         unknown = [name for name in one if name not in known]
         if takes := [name for name in unknown if name in accepted_arguments(type(optimizer))]:
             made = f"optimizer=gb.{type(optimizer).__name__}({takes[0]}=...)"
-            raise InputError(f"settings of member {number}: {optimizer!r} has no {takes[0]}. Give {made} first.")
+            raise InputError(f"settings of member {m}: {optimizer!r} has no {takes[0]}. Give {made} first.")
         if unknown:
-            raise InputError(f"settings of member {number}: {argument_error(type(optimizer), unknown, known)}")
+            raise InputError(f"settings of member {m}: {argument_error(type(optimizer), unknown, known)}")
     names = dict.fromkeys(name for one in given for name in one)
     set_or_not = {**UNSET, **optimizer.settings}
     numbers: dict[str, Any] = {
@@ -101,7 +101,11 @@ def read_settings(
     return MemberSettings(
         optimizer.with_settings(**numbers, **more) if numbers or more else optimizer,
         replace(loss, **of_loss) if of_loss else loss,
-        {name: [one.get(name, unset) for one in given] for name, unset in OF_TRAINER.items() if name in names},
+        {
+            name: [unset if one.get(name) is None else one[name] for one in given]
+            for name, unset in OF_TRAINER.items()
+            if name in names
+        },
         _dropout(given, layers) if "dropout" in names else None,
         _scales(given) if "initial_scale" in names else None,
         [one.get("class_weight") for one in given] if "class_weight" in names else None,
@@ -117,18 +121,16 @@ def _dropout(given: Sequence[Settings], layers: Sequence[Layer]) -> list[list[fl
             "to act, and give each member its own rate."
         )
     rates = []
-    for number, one in enumerate(given):
-        rate = one_or_several(f"dropout of member {number}", one.get("dropout", own), *Dropout.BOUNDS)
+    for m, one in enumerate(given):
+        rate = one_or_several(f"dropout of member {m}", one.get("dropout", own), *Dropout.BOUNDS)
         if isinstance(rate, list) and len(rate) != len(own):
             raise InputError(
-                f"dropout of member {number} must be one number, or {len(own)}, one for each Dropout, got {rate}."
+                f"dropout of member {m} must be one number, or {len(own)}, one for each Dropout, got {rate}."
             )
         rates.append(rate if isinstance(rate, list) else [rate] * len(own))
     return [list(of_layer) for of_layer in zip(*rates, strict=True)]
 
 
 def _scales(given: Sequence[Settings]) -> list[float]:
-    return [
-        float(np.asarray(one_or_several(f"initial_scale of member {number}", one.get("initial_scale", 1.0), *SCALE)))
-        for number, one in enumerate(given)
-    ]
+    scales = [one.get("initial_scale", 1.0) for one in given]
+    return [number(f"initial_scale of member {m}", scale, *SCALE) for m, scale in enumerate(scales)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.display.parallel import columns_that_differ
+from gpu_backprop.network.arrays import as_array
+from gpu_backprop.network.frames import only_column
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
@@ -23,9 +26,10 @@ from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.checkpoints.resuming import newest_record
-from gpu_backprop.training.early_stopping import EarlyStopping
+from gpu_backprop.training.early_stopping import EarlyStopping, with_early_stopping
 from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
 from gpu_backprop.training.history import History, draw_curves, member_scores
+from gpu_backprop.training.member_rows import choose_rows, list_rows
 from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
 from gpu_backprop.training.members import copy_member, member_network
 from gpu_backprop.training.metrics import Given
@@ -92,6 +96,9 @@ class Population(FixedAttributes):
     def __len__(self) -> int:
         return len(self.settings)
 
+    def __repr__(self) -> str:
+        return f"<Population of {len(self):,} members: {self.trainer!r}>"
+
     @property
     def history(self) -> History:
         """Loss and metrics of each epoch, a list with one number a member in each column."""
@@ -142,11 +149,15 @@ class Population(FixedAttributes):
             The population.
         """
         epochs = positive("epochs", epochs)
-        shares = {"weights": weights, "validation": validation, "validation_split": validation_split, "rows": rows}
-        shares["class_weight"] = self._class_weights
-        shares |= self._hold_out(x, y, shares)
-        if not all(map(callable, callbacks)):
-            raise InputError(f"callbacks must be functions of a Population, got {callbacks!r:.200}.")
+        if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
+            raise InputError(f"callbacks must be a list of functions of a Population, got {callbacks!r:.200}.")
+        shares = {
+            "weights": None if weights is None else as_array(only_column(weights), "weights", self.network.device),
+            "validation": tuple(validation) if isinstance(validation, list) else validation,
+            "validation_split": validation_split, "class_weight": self._class_weights,
+            "rows": None if rows is None else list_rows(rows, self.network),
+        }  # fmt: skip
+        shares |= self._hold_out(x, y, shares, early_stopping)
         asked = [partial(one, self) for one in callbacks]
         with CsvLog(csv, self.history) as log:
             while True:
@@ -166,26 +177,26 @@ class Population(FixedAttributes):
                     self.network.trained_by = describe_training(self.trainer)
                     return self
 
-    def _hold_out(self, x: Any, y: Any, shares: Mapping[str, Any]) -> dict[str, Any]:
+    def _hold_out(
+        self, x: Any, y: Any, shares: Mapping[str, Any], early_stopping: bool | EarlyStopping | None
+    ) -> dict[str, Any]:
         """Returns which rows each member learns from, and is measured on, where it holds a share of them out that its
         own seed chooses."""
-        seeds, rows, share = self.trainer.training_step.seeds, shares["rows"], shares["validation_split"]
-        apart = rows is not None or np.ndim(shares["weights"]) > 1
-        if not share or not (apart or len(set(seeds)) > 1):
+        seeds, rows, stopper = self.trainer.training_step.seeds, shares["rows"], with_early_stopping(early_stopping, [])
+        share = validation_share(shares["validation_split"], shares["validation"], bool(stopper), stopper)
+        if not share or (rows is None and np.ndim(shares["weights"]) < 2 and len(set(seeds)) == 1):
             return {}
-        share = validation_share(share, shares["validation"], False, ())
-        data = samples(self.network, self.trainer.loss, *given_rows(x, y, None), values=True, learn=True)
+        given = given_rows(x, y, shares["weights"])
+        data = samples(self.network, self.trainer.loss, *given, values=True, idle=False, learn=True, apart=True)
+        if rows is not None or data.weighs_apart:
+            data = choose_rows(rows, self.network, data)
         classes = data.classes(self.network.device)
-        classes = np.zeros(data.rows) if classes is None else classes
-        learned, held_out = [], np.zeros((len(self), data.rows), np.bool_)
-        counts = np.ones((len(self), data.rows)) if np.ndim(shares["weights"]) < 2 else np.asarray(shares["weights"])
-        for m, seed in enumerate(seeds):
-            own = np.arange(data.rows) if rows is None else np.asarray(rows[m])
-            own = np.flatnonzero(own) if own.dtype == np.bool_ else own
-            own = own[counts[m, own] > 0]
-            rest, out = split_rows(classes[own], share, seed)
-            learned.append(own[rest])
-            held_out[m, own[out]] = True
+        classes = np.zeros(len(data.x)) if classes is None else classes
+        learned, held_out = [], np.zeros((len(self), len(classes)), np.bool_)
+        for m, (seed, chosen) in enumerate(zip(seeds, cycle(data.places()), strict=False)):
+            own = np.arange(len(classes)) if chosen is None else chosen
+            held_out[m, own[split_rows(classes[own], share, seed)[1]]] = True
+            learned.append(own[~held_out[m, own]])  # of a row that is there several times, nothing
         return {"rows": learned, "validation": held_out, "validation_split": 0.0}
 
     @explain_arguments
@@ -212,6 +223,8 @@ class Population(FixedAttributes):
     def stop(self, members: int | Sequence[int]) -> None:
         """Stops some members, which change no more, and where early stopping keeps the best parameters get theirs. For
         callbacks of `fit`."""
+        if not np.isin(members, range(len(self))).all():
+            raise InputError(f"members must be numbers from 0 to {len(self) - 1}, got {members!r}.")
         self._now.stop(np.isin(self._now.members, members))
 
     def setting(self, member: int, name: str) -> float:

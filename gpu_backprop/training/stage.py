@@ -52,10 +52,11 @@ class Stage:
 
     def of_members(self, given: Any) -> Any:
         """Returns what was given of its members, of what has an entry for every one."""
-        each = isinstance(given, list) or (isinstance(given, np.ndarray) and given.ndim > 1)
-        if not each or self.trainer is self.whole:
+        if self.trainer is self.whole:
             return given
-        return given[self.members] if isinstance(given, np.ndarray) else [given[m] for m in self.members]
+        if isinstance(given, list):
+            return [given[m] for m in self.members]
+        return given[self.members.tolist()] if getattr(given, "ndim", 0) > 1 else given
 
     def prepare(self, epochs: int, log: CsvLog, callbacks: Sequence[Callable[[], object]]) -> None:
         """Gets ready for a fit of so many epochs, or for what is left of it."""

@@ -108,6 +108,60 @@ def test_the_last_epoch_or_half_of_the_members_are_no_reason_to_begin_anew():
     assert COMPACTED not in (population.history.stopped or "")
 
 
+def test_each_holds_out_what_it_does_alone_also_where_others_have_stopped():
+    settings = [{"seed": m, "learning_rate": rate} for m, rate in enumerate(RATES[::-3])]
+    population, sizes = make(settings), []
+    stopping = {"early_stopping": True, "progress": False}
+    population.fit(X, Y, 40, callbacks=[lambda p: sizes.append(len(p._now.members))], **stopping)
+    assert len({*sizes}) > 1
+    for m, own in enumerate(settings):
+        net = gb.Network(8, LAYERS, seed=m, dtype="float64", device="cpu")
+        trainer = gb.Trainer(net, None, gb.Adam(own["learning_rate"]), batch_size=64)
+        trainer.fit(X, Y, 40, **stopping)
+        assert trainer.history.best_epoch == population.history.best_epoch[m]
+        np.testing.assert_allclose(host(population.member(m)), host(net), 1e-6, 1e-9)
+
+
+SOME = RNG.random((4, 300)) < 0.7
+WEIGHTS = RNG.uniform(0.5, 1, 300)
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"rows": tuple(SOME)}, {"rows": SOME}),
+        ({"rows": SOME.tolist()}, {"rows": SOME}),
+        ({"rows": [np.flatnonzero(own) for own in SOME]}, {"rows": SOME}),
+        ({"rows": "frame"}, {"rows": SOME}),
+        ({"weights": WEIGHTS.tolist()}, {"weights": WEIGHTS}),
+        ({"weights": (WEIGHTS * SOME).tolist()}, {"weights": WEIGHTS * SOME}),
+        ({"validation": [*VALIDATION]}, {"validation": VALIDATION}),
+    ],
+)
+def test_what_is_given_in_another_form_is_the_same_also_where_some_have_stopped(given, same):
+    if given.get("rows") == "frame":
+        given = {"rows": pytest.importorskip("pandas").DataFrame(SOME)}
+    found = []
+    for options in (given, same):
+        population = make([{"seed": m} for m in range(4)])
+        population.fit(X, Y, 3, progress=False, callbacks=[lambda p: p.stop([0, 2])], **options)
+        found.append(host(population.network).tobytes())
+    assert found[0] == found[1]
+
+
+def test_of_a_row_that_is_there_twice_none_is_both_learned_and_held_out():
+    population, found = make([{"seed": 1}, {"seed": 2}]), []
+    rows = RNG.integers(0, 300, (2, 300))
+
+    def look(population):
+        running = population.trainer.running
+        found.extend(zip(running.data.places(), running.held_out.places(), strict=True))
+
+    population.fit(X, Y, 1, rows=rows, validation_split=0.3, callbacks=[look], progress=False)
+    for own, (learned, held_out) in zip(rows, found, strict=True):
+        assert not np.isin(learned, held_out).any() and {*learned, *held_out} == {*own}
+
+
 def test_members_that_a_callback_stops_change_no_more_and_go_on_in_the_next_fit():
     def stop(population):
         if len(population.history) == 2:
@@ -183,6 +237,7 @@ SETTINGS = {
     "settings of member 0: Adam has no argument lr; use learning_rate=0.01": [{"lr": 0.1}],
     "dropout of member 0 must be one number, or 1, one for each Dropout, got [0.1, 0.2]": [{"dropout": [0.1, 0.2]}],
     "initial_scale of member 1 must be a finite number > 0, got 0": [{}, {"initial_scale": 0}],
+    "initial_scale of member 0 must be a finite number > 0, got [1, 2]": [{"initial_scale": [1, 2]}],
     "seed must be an integer from 0 to 2**64 − 1": [{"seed": -1}],
     "learning_rate of Adam must be a finite number > 0": [{"learning_rate": 0.0}],
     "CrossEntropy's label_smoothing must be": [{"label_smoothing": 2}],
@@ -196,6 +251,11 @@ def test_settings_that_cannot_be_are_explained(message):
         gb.Population(8, LAYERS, SETTINGS[message], device="cpu")
 
 
+def test_a_member_may_have_none_of_what_a_trainer_may_have_none_of():
+    population = make([{"clip_norm": None, "average": 0.5}, {"clip_norm": 1.0, "average": None}])
+    assert population.trainer.clip_norm == (np.inf, 1.0) and population.trainer.average == (0.5, 0.0)
+
+
 def test_settings_that_an_optimizer_would_take_when_it_is_made():
     with pytest.raises(gb.InputError, match=r"has no momentum\. Give optimizer=gb\.SGD\(momentum=\.\.\.\) first"):
         make([{"momentum": 0.9}], optimizer="sgd")
@@ -207,7 +267,17 @@ def test_what_fit_cannot_take_is_explained():
     population = make([{"seed": 1}, {"seed": 2}])
     with pytest.raises(gb.StateError, match="no scores before it was trained"):
         population.plot()
-    with pytest.raises(gb.InputError, match="callbacks must be functions of a Population"):
-        population.fit(X, Y, callbacks=[3], progress=False)
+    for callbacks in ([3], print):
+        with pytest.raises(gb.InputError, match="callbacks must be a list of functions of a Population"):
+            population.fit(X, Y, callbacks=callbacks, progress=False)
+    for rows, said in (([[0]], "got 1 of them"), ({0: [1], 1: [2]}, "got dict"), ([[0, 300]] * 2, "there is 300")):
+        for share in (0.0, 0.5):
+            with pytest.raises(gb.InputError, match=said):
+                population.fit(X, Y, rows=rows, validation_split=share, progress=False)
+    with pytest.raises(gb.InputError, match=r"or of each member, \(2, 300\), got the shape \(1, 300\)"):
+        population.fit(X, Y, weights=np.ones((1, 300)), validation_split=0.2, progress=False)
+    for members in (2, [0, -1], "all"):
+        with pytest.raises(gb.InputError, match="members must be numbers from 0 to 1"):
+            population.stop(members)
     with pytest.raises(gb.InputError, match="epochs must be an integer ≥ 1"):
         population.fit(X, Y, 0, progress=False)
