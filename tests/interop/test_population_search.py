@@ -122,14 +122,15 @@ def test_a_search_finds_what_grid_search_finds(case, populations):
 
 
 def test_folds_of_different_sizes(populations):
-    for batch, early_stopping, sizes in (
-        ("auto", False, [8]),  # all rows
-        (20, False, [8]),  # a last minibatch of fewer rows
-        (65, False, [6, 2]),  # of which there are two where there is one row more
-        (30, True, [8]),
+    for batch, settings, sizes in (
+        ("auto", {}, [8]),  # all rows
+        (20, {}, [8]),  # a last minibatch of fewer rows
+        (65, {}, [6, 2]),  # of which there are two where there is one row more
+        (30, {"early_stopping": True}, [8]),
+        (13, {"learning_rate": "cosine"}, [6, 2]),  # which goes by minibatches, 5 and 6
     ):
         grid, cv = {"alpha": [0.1, 10.0]}, KFold(4)
-        estimator = classifier(batch_size=batch, max_iter=3, early_stopping=early_stopping)
+        estimator = classifier(batch_size=batch, max_iter=3, **settings)
         found = PopulationSearchCV(estimator, grid, cv=cv).fit(X[:87], WORDS[:87])
         assert sorted(populations) == sorted(sizes)
         populations.clear()

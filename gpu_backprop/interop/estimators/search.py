@@ -33,9 +33,10 @@ class PopulationSearchCV(BaseSearchCV, metaclass=Explaining):
 
     That is for `MLPClassifier` and `MLPRegressor` of this package, also as the last step of a Pipeline, whose other
     steps are fitted to each fold. hidden_layer_sizes, activation, whether there is dropout, solver, loss, batch_size,
-    shuffle, early_stopping, device and dtype make the shape, and max_iter where the rate follows a schedule; shapes
-    train one after the other, and so do the folds of a Pipeline. What has no other of its shape trains alone, and so do
-    all other estimators, TabularClassifier among them, solver="lbfgs", warm_start, callbacks and sparse X.
+    shuffle, early_stopping, device and dtype make the shape, and max_iter and the number of minibatches where the rate
+    follows a schedule; shapes train one after the other, and so do the folds of a Pipeline. What has no other of its
+    shape trains alone, and so do all other estimators, TabularClassifier among them, solver="lbfgs", warm_start,
+    callbacks and sparse X.
 
     Args:
         estimator: what is searched.

@@ -156,7 +156,8 @@ class Member:
         return (
             type(mlp), np.asarray(getattr(mlp, "classes_", ())).tobytes(), id(self.x), network.dtype.name,
             network.device.name, network.inputs, *layers, trainer.loss, optimizer.name, optimizer.rule.numpy,
-            mlp.max_iter if optimizer.schedule else 0, self.place if optimizer.schedule.keys() - {RATE} else -1,
+            (mlp.max_iter, -(-len(self.learned) // self.batch)) if optimizer.schedule else 0,
+            self.place if optimizer.schedule.keys() - {RATE} else -1,
             mlp.shuffle, len(self._measured),
             self.batch if self.batch < len(self.learned) else "all rows",
         )  # fmt: skip
