@@ -124,6 +124,8 @@ def search_candidates(
     every = range(len(candidates.settings))
     if any(candidates.shared_by(number)["layers"] is None for number in every):
         raise InputError("layers are neither given nor in the space: give layers=[gb.Dense(...), ...].")
+    if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
+        raise InputError(f"callbacks must be a list of functions of a SearchResult, got {callbacks!r:.200}.")
     if any("seed" in own for own in candidates.members(every)):
         raise InputError("seed is no setting to search: with seeds=3, each candidate is trained with three of them.")
     if validation is not None and folds is not None:
@@ -131,7 +133,7 @@ def search_candidates(
     folds = 1 if validation is not None else positive("folds", FOLDS if folds is None else folds)
     seeds, groups = positive("seeds", seeds), candidates.groups()
     for group in reversed(groups):
-        network = _check(candidates, group, folds)
+        network = _check(candidates, group, folds, metric)
     fit |= {"x": x, "y": y}
     if validation is None:
         inside = _inside_folds(network, candidates.options["loss"], x, y, fit.get("weights"), folds, seed)
@@ -158,7 +160,7 @@ def search_candidates(
     return result
 
 
-def _check(candidates: Candidates, numbers: Sequence[int], folds: int) -> Network:
+def _check(candidates: Candidates, numbers: Sequence[int], folds: int, metric: str) -> Network:
     """Checks the settings of a group, before anything is trained. Returns a network of its shape, a member a fold."""
     shared, options = candidates.shared_by(numbers[0]), candidates.options
     network = Network(
@@ -172,6 +174,13 @@ def _check(candidates: Candidates, numbers: Sequence[int], folds: int) -> Networ
         read_settings(candidates.members(numbers), network.layers, optimizer_of(shared["optimizer"]), loss)
     except InputError as error:
         raise InputError(f"space: {error}") from None
+    every = candidates.members(range(len(candidates.settings)))
+    for name in loss.bounds if metric == "loss" else ():
+        if len({own.get(name, getattr(loss, name)) for own in every}) > 1:
+            raise InputError(
+                f"{name} is a number of the loss, and losses of different numbers cannot be compared: give the search "
+                f"a metric, such as metric={'log_loss' if loss.labels else 'mae'!r}."
+            )
     return network
 
 

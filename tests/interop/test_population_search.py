@@ -373,6 +373,18 @@ def test_it_is_a_search_as_scikit_learns_are():
     assert not [name for name, value in vars(search).items() if value is X or value is WORDS or name == "_given"]
 
 
+@pytest.mark.parametrize("seeds", [0, -1, [], 1.5])
+def test_seeds_that_are_none_are_told(seeds):
+    with pytest.raises(ValueError, match="seeds must be an integer ≥ 1"):
+        cross_validate(classifier(), X, WORDS, seeds=seeds)
+
+
+def test_weights_of_other_rows_are_told():
+    search = PopulationSearchCV(classifier(), RATES, cv=THREE, error_score="raise")
+    with pytest.raises(ValueError, match="sample_weight"):
+        search.fit(X, WORDS, sample_weight=np.ones(5))
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

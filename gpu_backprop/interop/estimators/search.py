@@ -3,7 +3,7 @@ side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import Any
 
@@ -20,6 +20,7 @@ from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.interop.estimators.base import keep
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.interop.estimators.together import train_together, trained_ahead
+from gpu_backprop.network.numbers import positive
 from gpu_backprop.training.search_space import GRID, HALVING, STRATEGIES, list_candidates
 
 SOBOL = "sobol"
@@ -177,9 +178,12 @@ def cross_validate(
         test_score, fit_time, score_time and, as asked for, train_score and estimator, as there: arrays of one for each
         fold, of the first seed, then of the next; and seed and fold, which say of which.
     """
+    chosen: Sequence[Any] = [None]
+    if seeds is not None:
+        count = positive("seeds", len(seeds) if isinstance(seeds, Sized) else seeds)
+        chosen = seeds if isinstance(seeds, Sized) else range(count)
     X, y = indexable(X, y)
     splits = [*check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups)]
-    chosen: Sequence[Any] = range(seeds) if isinstance(seeds, int) else seeds or [None]
     names = [name for name in estimator.get_params() if name.split("__")[-1] == "random_state"]
     estimators = [_with(estimator, {} if seed is None else dict.fromkeys(names, seed)) for seed in chosen]
     params = {} if sample_weight is None else {"sample_weight": sample_weight}
