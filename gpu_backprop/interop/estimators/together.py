@@ -66,8 +66,8 @@ def train_together(
         began, member, piped = time.perf_counter(), None, type(estimator) is Pipeline
         mlp = estimator.steps[-1][1] if piped else estimator
         if _trains_with_others(mlp) and {*params} <= (set() if piped else {"sample_weight"}):
-            part, *more = (None if one is None else _safe_indexing(one, rows) for one in (X, y, *params.values()))
             try:
+                part, *more = (None if one is None else _safe_indexing(one, rows) for one in (X, y, *params.values()))
                 part = estimator[:-1].fit_transform(part, *more) if piped else part
             except Exception:  # which fit will raise again
                 continue
