@@ -44,11 +44,13 @@ class DeepEnsemble(FixedAttributes):
         self.network = network = given.copy() if isinstance(given, Network) and given.models_shape else _stack(given)
         if network.models_shape == (1,):
             raise InputError("a deep ensemble needs two members at least, got one.")
-        finite = np.isfinite(network.device.to_host(network.parameters)).all(axis=1)
-        if not finite.all():
+        good = np.isfinite(network.device.to_host(network.parameters)).all(axis=1)
+        if isinstance(members, Population) and members.history.diverged is not None:
+            good &= np.array(members.history.diverged) == 0
+        if not good.all():
             raise InputError(
-                f"member {finite.argmin()} has diverged: it has parameters that are not finite. Give a list of the "
-                "others, such as [population.member(m) for m in ...]."
+                f"member {good.argmin()} has diverged. Give a list of the others, such as [population.member(m) for m "
+                "in ...]."
             )
         network.averaged = True
         self._loss = loss_of(None, network.last).bind(network)

@@ -244,7 +244,9 @@ class Population(FixedAttributes):
     def copy_member(self, source: int, destination: int) -> None:
         """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
         seed stay its own. For callbacks of `fit`."""
-        copy_member(self._now.trainer, self._place(source), self._place(destination))
+        stage, places = self._now, (self._place(source), self._place(destination))
+        copy_member(stage.trainer, *places)
+        stage.stopped[places[1]] = stage.stopped[places[0]]
 
     def _place(self, member: int) -> int:
         """Returns where a member is among those that train."""

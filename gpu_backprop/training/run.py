@@ -396,7 +396,7 @@ class Run:
     def _go_on_without(self, finite: Array) -> None:
         """Stops the members that are not finite, and warns; raises DivergedError where no other is left."""
         happened, history = self._stop_diverged(finite), self.history
-        if history.diverged and all(history.diverged):
+        if history.diverged and all(history.diverged) and not self.step.others:
             history.stopped = f"every member has diverged, the last in epoch {self.number}"
             raise DivergedError(
                 f"{history.stopped}: {happened}. Lower the learning rate, or scale the inputs to about −1 … 1.",
@@ -407,7 +407,7 @@ class Run:
     def _stop_diverged(self, finite: Array) -> str:
         """Stops the members that are not finite, with all that they had when the epoch began, and says so. The others
         never know of it."""
-        step, history, members = self.step, self.history, np.flatnonzero(~finite).tolist()
+        step, history, members = self.step, self.history, self.step.numbers[~finite].tolist()
         self.epoch_start.restore_members(~finite)
         step.network.refresh()
         step.ended = step.ended | ~finite

@@ -41,6 +41,8 @@ class Stage:
         self.stopped = np.zeros(len(self.members), np.bool_)
         self.next: Stage | None = None
         self._none = [0] * len(whole.network.parameters)
+        step, diverged = self.trainer.training_step, np.array(whole.history.diverged or self._none)
+        step.numbers, step.others = self.members, not np.delete(diverged, self.members).all()
 
     @property
     def running(self) -> Array:
@@ -149,10 +151,10 @@ class Stage:
         for name, value in told["settings"].items():
             setattr(trainer.optimizer, name, value.tolist())
         trainer.resume(folder, force=force)
-        stage = cls(whole, members, trainer)
-        stage.stopped = told["stopped"]
         if trainer is not whole:
             whole.training_step.load_state(State(told["arrays"], told["host"]))
             for name, value in told["history"].items():
                 setattr(whole.history, name, value)
+        stage = cls(whole, members, trainer)
+        stage.stopped = told["stopped"]
         return stage

@@ -43,6 +43,8 @@ class TrainingStep:
     Attributes:
         scaling, clipping, accumulation, averaging: of the loss, in float16; of the gradients; of the parameters.
         seeds, shuffling: each member's; and what draws the orders of epochs from them.
+        numbers: what messages call the members.
+        others: whether other members, which trained with these, have ended without divergence.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TrainingStep:
         if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
         self._ended: Array = np.zeros(network.models_shape, np.bool_)
+        self.numbers, self.others = np.arange(self._ended.size), False
         self.seeds = network.reseed(seed)
         self.shuffling = Shuffling(self.seeds, network.models_shape)
 

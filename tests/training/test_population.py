@@ -201,6 +201,85 @@ def test_one_that_diverges_stops_alone():
         np.testing.assert_array_equal(host(population.member(m)), host(alone.member(other)))
 
 
+@pytest.mark.parametrize("also", [(), (0, 1)])
+def test_one_that_diverges_where_others_have_stopped_has_its_number_still(also, tmp_path):
+    settings = [{"learning_rate": 1e300 if m in also else 0.05} for m in range(5)]
+    layers = [gb.Dense(6, "relu"), gb.Dense(1)]
+
+    def make_it():
+        return gb.Population(8, layers, settings, optimizer="sgd", dtype="float64", device="cpu")
+
+    def follow(population):
+        epoch = len(population.history)
+        if epoch == 1:
+            population.stop([0, 1, 2] if not also else [2])
+        for m in (3, 4):
+            if epoch == m:
+                population.change(m, learning_rate=1e300)
+
+    def train(population, *callbacks, **options):
+        population.fit(X, 10.0 * Y, 9, progress=False, callbacks=[follow, *callbacks], **options)
+
+    population = make_it()
+    with pytest.warns(RuntimeWarning) as told:
+        train(population)
+    said = [str(one.message) for one in told if "became NaN" in str(one.message)]
+    assert [number in one for number, one in zip(("member 3 ", "member 4 "), said[-2:], strict=True)] == [True, True]
+    assert population.history.diverged == [int(m in also) for m in (0, 1)] + [0, 4, 5]
+    assert "every member had ended" in population.history.stopped
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(population):
+        if len(population.history) == 4:
+            raise Stop
+
+    with pytest.warns(RuntimeWarning), pytest.raises(Stop):
+        train(make_it(), interrupt, checkpoint=gb.Checkpoint(tmp_path))
+    resumed = make_it()
+    resumed.resume(tmp_path)
+    with pytest.warns(RuntimeWarning):
+        train(resumed)
+    assert host(resumed.network).tobytes() == host(population.network).tobytes()
+    with pytest.raises(gb.InputError, match=f"member {also[0] if also else 3} has diverged"):
+        gb.DeepEnsemble(population)
+
+
+def test_all_have_diverged_where_the_first_are_gone():
+    settings = [{"learning_rate": 1e300}, {"learning_rate": 1e300}, {"learning_rate": 0.05}, {"learning_rate": 0.05}]
+    layers = [gb.Dense(6, "relu"), gb.Dense(1)]
+    population = gb.Population(8, layers, settings, optimizer="sgd", dtype="float64", device="cpu")
+
+    def follow(population):
+        if len(population.history) == 3:
+            population.change(2, learning_rate=1e300)
+            population.change(3, learning_rate=1e300)
+
+    said = "every member has diverged, the last in epoch 4: the loss or parameters of members 2, 3 became"
+    with pytest.warns(RuntimeWarning, match="members 0, 1"), pytest.raises(gb.DivergedError, match=said):
+        population.fit(X, 10.0 * Y, 9, progress=False, callbacks=[follow])
+    assert population.history.diverged == [1, 1, 4, 4]
+
+
+def test_a_member_that_was_stopped_and_is_a_copy_of_one_that_trains_goes_on_after_a_checkpoint_too(tmp_path):
+    def follow(population):
+        if len(population.history) == 1:
+            population.stop(0)
+        if len(population.history) == 2:
+            population.copy_member(1, 0)
+
+    def train(population, epochs, **options):
+        return population.fit(X, Y, epochs, progress=False, callbacks=[follow], **options)
+
+    settings = [{"seed": m} for m in range(3)]
+    whole = train(make(settings), 5)
+    train(make(settings), 3, checkpoint=gb.Checkpoint(tmp_path))
+    resumed = make(settings)
+    resumed.resume(tmp_path)
+    assert host(train(resumed, 5).network).tobytes() == host(whole.network).tobytes()
+
+
 def test_a_callback_can_copy_and_change_members():
     def perturb(population):
         if len(population.history) == 2:
