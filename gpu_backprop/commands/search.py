@@ -55,7 +55,8 @@ def search(options: argparse.Namespace) -> int:
         found, code = _search_in(folder, candidates, options)
         best = found.trials[0]["number"]
         if code:
-            print(f"to train with the best settings: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
+            elsewhere = ", with another --out" if options.out else ""
+            print(f"to train with the best settings{elsewhere}: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
             return code
         recipe, trainer = build(parsed[best], design, data.preprocessing, data.training.x)
         return train_in(folder, parsed[best], recipe, trainer, data)

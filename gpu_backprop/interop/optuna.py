@@ -94,10 +94,13 @@ def optimize(
 
 def _settings(study: Study, trial: Trial, suggest: Callable[[Trial], dict[str, Any]]) -> dict[str, Any] | None:
     try:
-        return suggest(trial)
+        made = suggest(trial)
     except TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         return None
+    if not isinstance(made, dict):
+        raise InputError(f"suggest must return the settings of a trial, a dict, got {type(made).__name__} {made!r}.")
+    return made
 
 
 def _prune(trying: Sequence[Trial], wanted: StudyDirection, epoch: int, numbers: Array, scores: Array) -> Array:

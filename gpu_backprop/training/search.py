@@ -126,6 +126,8 @@ def search_candidates(
         raise InputError("layers are neither given nor in the space: give layers=[gb.Dense(...), ...].")
     if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
         raise InputError(f"callbacks must be a list of functions of a SearchResult, got {callbacks!r:.200}.")
+    if "rows" in fit:
+        raise InputError("a search divides the rows by itself: give folds=, or validation=(x, y), and no rows.")
     if any("seed" in own for own in candidates.members(every)):
         raise InputError("seed is no setting to search: with seeds=3, each candidate is trained with three of them.")
     if validation is not None and folds is not None:
@@ -179,7 +181,7 @@ def _check(candidates: Candidates, numbers: Sequence[int], folds: int, metric: s
         if len({own.get(name, getattr(loss, name)) for own in every}) > 1:
             raise InputError(
                 f"{name} is a number of the loss, and losses of different numbers cannot be compared: give the search "
-                f"a metric, such as metric={'log_loss' if loss.labels else 'mae'!r}."
+                f"a metric, such as {'log_loss' if loss.labels else 'mae'}."
             )
     return network
 
@@ -195,7 +197,7 @@ def _inside_folds(
     if classes is not None and (least := np.unique(classes, return_counts=True)[1].min()) < folds:
         raise InputError(
             f"folds={folds}, but one of the classes has only {least} of the rows, and is to be in every fold. Give "
-            "fewer folds, or validation=(x, y)."
+            "fewer folds, or validation data."
         )
     inside: Array = fold != np.arange(folds)[:, None]
     return inside

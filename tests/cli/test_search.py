@@ -237,10 +237,12 @@ def test_what_a_search_found_is_kept_where_it_is_ended(capsys, monkeypatch):
     assert {path.name for path in Path("run").iterdir()} == {"trials.csv", "search.html", "search.png"}
     best = trials()[0]
     assert best["epochs"] == "2"
-    command = capsys.readouterr().out.splitlines()[-1].removeprefix("to train with the best settings: ")
+    command = (
+        capsys.readouterr().out.splitlines()[-1].removeprefix("to train with the best settings, with another --out: ")
+    )
     assert command.endswith(f"--no-early-stopping --set learning_rate={best['learning_rate']}")
     assert "already holds a run (trials.csv" in failed(capsys, *SEARCH, "--grid", "l2=0,1")
-    assert main([*shlex.split(command)[1:], "--overwrite"]) == 0
+    assert main([*shlex.split(command)[1:], "--out", "other"]) == 0
 
 
 def failed(capsys, *argv: str) -> str:

@@ -142,12 +142,17 @@ def test_bad_input():
         (study(), {"batch": 0}, "batch must be an integer ≥ 1, got 0"),
         (study(), {"folds": 3}, "validation data were given, and folds=3 too"),
         (study(), {"layers": None}, "layers are neither given nor in the space"),
+        (study(), {"rows": [[0]]}, "a search divides the rows by itself"),
         (study(), {"seeds": 0}, "seeds must be an integer ≥ 1, got 0"),
         (study(), {"metric": "acuracy"}, "whether a larger acuracy is better, nobody has said"),
     ]:
         with pytest.raises(gb.InputError, match=said):
             optimize(made, X, Y, suggest, **{"trials": 1, "layers": layers(), **DATA, **options})
         assert all(trial.state == TrialState.FAIL for trial in made.trials)
+    for given in (None, 3):
+        with pytest.raises(gb.InputError, match="suggest must return the settings of a trial, a dict, got"):
+            optimize(made := study(), X, Y, lambda _, given=given: given, trials=2, layers=layers(), **DATA)
+        assert [trial.state for trial in made.trials] == [TrialState.FAIL] * 2
     with pytest.raises(gb.InputError, match=r"x must have the shape \(rows, inputs\), got \(40,\)"):
         optimize(study(), X[:, 0], Y, suggest, trials=1, layers=layers(), **DATA)
 
