@@ -93,8 +93,12 @@ def read_settings(
     numbers: dict[str, Any] = {
         name: [one.get(name, set_or_not[name]) for one in given] for name in names if name in set_or_not
     }
-    schedules = [one.get("schedule", optimizer.schedule or None) for one in given]
-    more: dict[str, Any] = {} if "schedule" not in names else {"schedule": schedules}
+    more: dict[str, Any] = {}
+    if "schedule" in names:
+        schedules = [one.get("schedule", optimizer.schedule) or {} for one in given]
+        by_name = [one if isinstance(one, Mapping) else {"learning_rate": one} for one in schedules]
+        followed = dict.fromkeys(name for one in by_name for name in one)
+        more = {"schedule": {name: [one.get(name) for one in by_name] for name in followed}}
     of_loss: dict[str, Any] = {
         name: [one.get(name, getattr(loss, name)) for one in given] for name in names if name in loss.bounds
     }

@@ -335,6 +335,21 @@ def test_a_member_may_have_none_of_what_a_trainer_may_have_none_of():
     assert population.trainer.clip_norm == (np.inf, 1.0) and population.trainer.average == (0.5, 0.0)
 
 
+def test_a_schedule_may_be_of_settings_by_name():
+    optimizer = gb.Adam(0.01, weight_decay=0.1, schedule={"weight_decay": "linear"})
+    of_each = [{"learning_rate": "cosine", "weight_decay": "one_cycle"}, "cosine", None]
+    population = make([*({"schedule": one} for one in of_each), {}], optimizer=optimizer)
+    population.fit(X, Y, 3, progress=False)
+    for m, schedule in enumerate([*of_each, {"weight_decay": "linear"}]):
+        net = gb.Network(8, LAYERS, seed=0, dtype="float64", device="cpu")
+        alone = gb.Adam(0.01, weight_decay=0.1, schedule=schedule)
+        gb.Trainer(net, None, alone, batch_size=64).fit(X, Y, 3, progress=False)
+        np.testing.assert_allclose(host(population.member(m)), host(net), 1e-9, 1e-12)
+    assert make([{"schedule": None}], optimizer=optimizer).trainer.optimizer.schedule == {}
+    with pytest.raises(gb.InputError, match="rate"):
+        make([{"schedule": {"rate": "cosine"}}])
+
+
 def test_settings_that_an_optimizer_would_take_when_it_is_made():
     with pytest.raises(gb.InputError, match=r"has no momentum\. Give optimizer=gb\.SGD\(momentum=\.\.\.\) first"):
         make([{"momentum": 0.9}], optimizer="sgd")
