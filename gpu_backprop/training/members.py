@@ -80,6 +80,8 @@ def put_members(trainer: Trainer, whole: Trainer, members: Sequence[int]) -> Non
     orders = [drawn.get(m, order) for m, order in enumerate(before.host["shuffling"])]
     whole.training_step.load_state(State(arrays, before.host | {"shuffling": orders}))
     for name, value in trainer.optimizer.settings.items():
+        if value == whole.optimizer.settings[name]:  # one number for all
+            continue
         numbers = one_a_member(name, whole.optimizer.settings[name], whole.network.models_shape).copy()
         numbers[members] = value
         setattr(whole.optimizer, name, numbers.tolist())

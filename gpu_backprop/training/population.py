@@ -214,7 +214,7 @@ class Population(FixedAttributes):
         told = record["callbacks"].get(Stage.__name__)
         if told is None:
             raise InputError(f"{path} is of a trainer, not of a population: use trainer.resume.")
-        self._stage = Stage.restored(self.trainer, told, folder, force)
+        self._stage = Stage.restored(self.trainer, told, path, force)
 
     @property
     def _now(self) -> Stage:

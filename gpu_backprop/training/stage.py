@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.training.callbacks import FitState
+from gpu_backprop.training.checkpoints.recipe import describe, set_settings
+from gpu_backprop.training.checkpoints.resuming import check_recipe
 from gpu_backprop.training.history import Row
 from gpu_backprop.training.members import put_members, take_members
 from gpu_backprop.training.row_logs import CsvLog
@@ -134,27 +137,30 @@ class Stage:
     def state(self) -> dict[str, Any]:
         """Returns what of the other members, and of the population, a checkpoint needs besides its trainer's state."""
         whole = self.whole
-        settings = {name: np.asarray(value) for name, value in self.trainer.optimizer.settings.items()}
-        told = {"members": self.members, "stopped": self.stopped, "settings": settings}
+        told = {"members": self.members, "stopped": self.stopped}
         if self.trainer is whole:
             return told
         state, history = whole.training_step.state(), whole.history
         arrays = {name: whole.device.to_host(array) for name, array in state.arrays.items()}
         kept = {name: value for name, value in vars(history).items() if name[0] != "_"}
-        return told | {"arrays": arrays, "host": state.host, "history": kept}
+        more = {"begun": whole.begun, "now": describe(whole)}
+        return told | more | {"arrays": arrays, "host": state.host, "history": kept}
 
     @classmethod
-    def restored(cls, whole: Trainer, told: Mapping[str, Any], folder: str | os.PathLike[str], force: bool) -> Stage:
+    def restored(cls, whole: Trainer, told: Mapping[str, Any], path: Path, force: bool) -> Stage:
         """Makes the stage of which `state` gave this, and lets its trainer go on from the checkpoint that has it."""
-        members = told["members"]
-        trainer = whole if len(members) == len(whole.network.parameters) else take_members(whole, members.tolist())
-        for name, value in told["settings"].items():
-            setattr(trainer.optimizer, name, value.tolist())
-        trainer.resume(folder, force=force)
-        if trainer is not whole:
+        members, trainer = told["members"], whole
+        if "arrays" in told:
+            differ = check_recipe(whole, path, told, force)
+            if told["arrays"]["parameters"].shape != whole.network.parameters.shape:
+                raise InputError(f"{path} is of a population of other members, which cannot go on: {differ[0]}.")
+            set_settings(whole, told["begun"][-1] if differ else describe(whole), told["now"])
             whole.training_step.load_state(State(told["arrays"], told["host"]))
             for name, value in told["history"].items():
                 setattr(whole.history, name, value)
+            whole.begun[:] = [describe(whole)] if differ else told["begun"]
+            trainer = take_members(whole, members.tolist())
+        trainer.resume(path, force=force)
         stage = cls(whole, members, trainer)
         stage.stopped = told["stopped"]
         return stage

@@ -87,6 +87,47 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bits(stopped, epoch, tmp_path)
         assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
 
 
+OTHERS = {
+    "optimizer.settings.learning_rate[0] is 0.5 here, and 0.01": {"settings": [{"learning_rate": 0.5}] * 4},
+    "optimizer.name is sgd here, and adam": {"optimizer": "sgd"},
+    "seed is 6 here, and 4": {"settings": [{"learning_rate": 0.01}] * 6},
+    "seed is 2 here, and 4": {"settings": [{"learning_rate": 0.01}] * 2},
+}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["all", "some have stopped"])
+def folder(request, tmp_path_factory):
+    """The checkpoints of a population of four, half of which may have stopped, after their rates were changed."""
+
+    def follow(population):
+        if len(population.history) == 1:
+            for m, rate in enumerate((0.02, 0.03, 0.04, 0.05)):
+                population.change(m, learning_rate=rate)
+        if len(population.history) == 2 and request.param:
+            population.stop([0, 1])
+
+    path = tmp_path_factory.mktemp("checkpoints")
+    population = make([{"learning_rate": 0.01}] * 4)
+    return path, population.fit(X, Y, 4, progress=False, callbacks=[follow], checkpoint=gb.Checkpoint(path))
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_a_checkpoint_of_another_population_is_told(folder, said):
+    with pytest.raises(gb.InputError, match="of another training: .*" + re.escape(said)):
+        make(**{"settings": [{"learning_rate": 0.01}] * 4} | OTHERS[said]).resume(folder[0])
+
+
+def test_a_resumed_population_has_the_settings_of_all_members(folder):
+    path, whole = folder
+    resumed = make([{"learning_rate": 0.01}] * 4)
+    resumed.resume(path)
+    resumed.fit(X, Y, 4, progress=False)
+    assert resumed.trainer.optimizer.settings == whole.trainer.optimizer.settings
+    assert resumed.trainer.optimizer.learning_rate == (0.02, 0.03, 0.04, 0.05)
+    with pytest.raises(gb.InputError, match="other members|does not fit"):
+        make([{"learning_rate": 0.01}] * 6).resume(path, force=True)
+
+
 def test_a_checkpoint_of_a_trainer_is_none_of_a_population(tmp_path):
     trainer = gb.Trainer(gb.Network(8, LAYERS, seed=[1, 2], device="cpu"))
     trainer.fit(X, Y, 1, progress=False, callbacks=[gb.Checkpoint(tmp_path)])

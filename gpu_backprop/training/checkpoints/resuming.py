@@ -93,14 +93,7 @@ def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
     """Brings the newest good checkpoint of a folder, or one that is named, into a trainer; see `Trainer.resume`."""
     path, record = newest_record(Path(place))
     try:
-        *before, begun = record["begun"]
-        own = recipe.describe(trainer)
-        found = [] if own in (*before, record["now"]) else [*recipe.differences(begun, own)]
-        if found and not force:
-            raise InputError(
-                f"{path} is of another training: {'; '.join(found[:8])}. Make the trainer as it was; {FORCE}, with "
-                "what can be used of it."
-            )
+        found = check_recipe(trainer, path, record, force)
         if record["shapes"] != recipe.shapes(trainer.network):
             raise InputError(f"{path} is of a network of other shapes, which cannot go on: {'; '.join(found[:8])}.")
         if record["device"] != (here := trainer.device.name.partition(":")[0]):
@@ -115,6 +108,19 @@ def resume(trainer: Any, place: str | os.PathLike[str], force: bool) -> Resumed:
         if isinstance(error, GpuBackpropError):
             raise
         raise ModelFileError(f"cannot go on from {path}: what it says is not what this version expects.") from error
+
+
+def check_recipe(trainer: Any, path: Path, record: Mapping[str, Any], force: bool) -> list[str]:
+    """Returns in what a trainer was made otherwise than the one of a checkpoint; raises InputError, unless by force."""
+    *before, begun = record["begun"]
+    own = recipe.describe(trainer)
+    found = [] if own in (*before, record["now"]) else [*recipe.differences(begun, own)]
+    if found and not force:
+        raise InputError(
+            f"{path} is of another training: {'; '.join(found[:8])}. Make the trainer as it was; {FORCE}, with "
+            "what can be used of it."
+        )
+    return found
 
 
 def newest_record(place: Path) -> tuple[Path, dict[str, Any]]:
