@@ -13,11 +13,12 @@ from scipy import sparse, stats
 from sklearn import model_selection
 from sklearn.base import clone, is_classifier
 from sklearn.decomposition import PCA
+from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, RandomizedSearchCV
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import gpu_backprop as gb
@@ -174,6 +175,16 @@ def test_a_step_that_cannot_be_fitted_has_no_score_and_troubles_no_other(populat
             searches.append(kind(pipeline, grid, cv=THREE).fit(X, WORDS))
     assert populations == [2] * 3
     assert_same(*searches)
+
+
+@pytest.mark.parametrize("other", [GaussianNB(), BaggingClassifier(classifier(), n_estimators=2, random_state=0)])
+def test_fits_of_other_estimators_and_within_them_take_nothing_of_what_trains_together(other, populations):
+    pipeline = Pipeline([("scaler", StandardScaler()), ("last", classifier())])
+    grid = {"last": [other, *(classifier(alpha=alpha) for alpha in (0.1, 10.0, 100.0)), other]}
+    found, expected = (kind(pipeline, grid, cv=THREE).fit(X, WORDS) for kind in (PopulationSearchCV, GridSearchCV))
+    assert populations == [3] * 3
+    for name in ("split0_test_score", "split1_test_score", "split2_test_score"):
+        np.testing.assert_array_equal(found.cv_results_[name], expected.cv_results_[name])
 
 
 def test_what_learned_from_something_else_trains_again(populations):

@@ -50,7 +50,7 @@ FLOATS = np.float64, np.float32
 OF_FIT = "validation=(x, y) or validation_split=0.1"
 """What errors of `Trainer.fit` tell to give, and an estimator's fit has otherwise."""
 
-AHEAD: ContextVar[Iterator[Any] | None] = ContextVar("ahead", default=None)
+AHEAD: ContextVar[Any] = ContextVar("ahead", default=None)
 """What the next calls of `fit` come to, each trained together with others, see together.py; None: it trains alone."""
 
 NON_FINITE = (
@@ -161,12 +161,13 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
         Returns:
             The estimator.
         """
-        ahead: Any = next(AHEAD.get() or iter(()), None)
-        if ahead is None or not ahead.is_of(X):
+        ahead = AHEAD.get()
+        trained = None if ahead is None or eval_set is not None else ahead.take(self, X, y, sample_weight)
+        if trained is None:
             return self._fit(X, y, sample_weight, eval_set, incremental=False)
-        if isinstance(ahead.result, Exception):
-            raise ahead.result
-        self.__dict__.update(vars(ahead.result))
+        if isinstance(trained.result, Exception):
+            raise trained.result
+        self.__dict__.update(vars(trained.result))
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, eval_set: Any, incremental: bool, classes: Any = None) -> Any:

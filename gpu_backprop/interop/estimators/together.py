@@ -33,20 +33,49 @@ class Trained(NamedTuple):
     Attributes:
         result: the estimator, or its error.
         x, rows: all rows, and which of them it was given.
+        told: what else it was told, see `_told`.
     """
 
     result: BaseMLP | Exception
     x: Array
     rows: Array
+    told: Hashable
 
-    def is_of(self, X: Any) -> bool:
+    def is_of(self, X: Any, told: Hashable) -> bool:
         """Tells whether it was given just this."""
-        return not issparse(X) and np.array_equal(np.asarray(X, self.x.dtype), self.x[self.rows])
+        if told != self.told or issparse(X):
+            return False
+        return np.array_equal(np.asarray(X, self.x.dtype), self.x[self.rows])
+
+
+def _told(mlp: BaseMLP, y: Any, sample_weight: Any = None) -> Hashable:
+    """Returns what tells apart what an estimator is told besides X."""
+    return repr(mlp.get_params()), *(hash(tuple(np.ravel(one).tolist())) for one in (y, sample_weight))
+
+
+class Ahead:
+    """What comes of estimators that train together, until each is fitted; in that order, but with fits between that
+    are of no such estimator, or of one within another."""
+
+    def __init__(self, found: Iterator[list[Trained]]) -> None:
+        self._left, self._found = list[Trained](), found
+
+    def take(self, mlp: BaseMLP, X: Any, y: Any, sample_weight: Any) -> Trained | None:
+        """Returns what a fit comes to; None: it has to train alone."""
+        if not self._left:
+            found, self._found = self._found, iter(())  # for fits within those of pipelines
+            self._left, self._found = next(found, []), found
+        told = _told(mlp, y, sample_weight) if self._left else None
+        for place, one in enumerate(self._left):
+            if one.is_of(X, told):
+                del self._left[: place + 1]
+                return one
+        return None
 
 
 def train_together(
     fits: Iterable[tuple[Any, Array]], X: Any, y: Any, params: Mapping[str, Any], seconds: dict[int, float]
-) -> Iterator[Trained | None]:
+) -> Iterator[list[Trained]]:
     """Trains estimators, each on rows of its own, as many together as memory is for.
 
     Args:
@@ -56,55 +85,52 @@ def train_together(
         seconds: gets the share of the time of each that was trained, by its number among the fits.
 
     Yields:
-        What comes of each; None where it has to be fitted alone. Of a Pipeline whose other steps cannot be fitted, and
-        whose last one then is not, there is nothing.
+        What comes of some of them, in their order; the others have to be fitted alone.
     """
     params = {name: value for name, value in params.items() if value is not None}
-    waiting, parameters, places = list[Member | None](), 0, 0
+    waiting, parameters, places = list[Member](), 0, 0
     shared: dict[Hashable, Array] = {}
     for place, (estimator, rows) in enumerate(fits):
-        began, member, piped = time.perf_counter(), None, type(estimator) is Pipeline
+        began, piped = time.perf_counter(), type(estimator) is Pipeline
         mlp = estimator.steps[-1][1] if piped else estimator
-        if _trains_with_others(mlp) and {*params} <= (set() if piped else {"sample_weight"}):
-            try:
-                part, *more = (None if one is None else _safe_indexing(one, rows) for one in (X, y, *params.values()))
-                part = estimator[:-1].fit_transform(part, *more) if piped else part
-            except Exception:  # which fit will raise again
-                continue
+        if not _trains_with_others(mlp) or not {*params} <= (set() if piped else {"sample_weight"}):
+            continue
+        with suppress(Exception):  # which fit will raise again
+            part, *more = (None if one is None else _safe_indexing(one, rows) for one in (X, y, *params.values()))
+            part = estimator[:-1].fit_transform(part, *more) if piped else part
             if not issparse(part):
-                with suppress(Exception):  # the same
-                    member = Member(mlp, mlp._prepare(part, *more), rows, place, len(y), shared, piped)
-                    member.seconds = time.perf_counter() - began
-        waiting.append(member)
-        parameters, places = parameters + (member.size if member else 0), places + len(rows)
+                told = _told(mlp, *more)
+                member = Member(mlp, mlp._prepare(part, *more), rows, place, len(y), shared, piped, told)
+                member.seconds = time.perf_counter() - began
+                waiting.append(member)
+                parameters, places = parameters + member.size, places + len(rows)
         if parameters >= MOST_PARAMETERS or places >= PLACES:
-            yield from _train_all(waiting, seconds)
+            yield _train_all(waiting, seconds)
             waiting, shared, parameters, places = [], {}, 0, 0
-    yield from _train_all(waiting, seconds)
+    yield _train_all(waiting, seconds)
 
 
 def _trains_with_others(mlp: Any) -> bool:
     return isinstance(mlp, BaseMLP) and not (mlp.solver == LBFGS or mlp.callbacks or mlp.warm_start)
 
 
-def _train_all(members: Sequence[Member | None], seconds: dict[int, float]) -> list[Trained | None]:
+def _train_all(members: Sequence[Member], seconds: dict[int, float]) -> list[Trained]:
     """Trains all members, each with those of its shape."""
     groups: dict[Hashable, list[Member]] = {}
     for member in members:
-        if member is not None:
-            groups.setdefault(member.shape, []).append(member)
+        groups.setdefault(member.shape, []).append(member)
     found: dict[int, Trained] = {}
     for group in groups.values():
         if len(group) > 1 and _train(group):
             found |= {member.place: member.finish() for member in group}
             seconds |= {member.place: member.seconds for member in group}
-    return [None if member is None else found.get(member.place) for member in members]
+    return [found[place] for place in sorted(found)]
 
 
 @contextmanager
-def trained_ahead(found: Iterator[Trained | None]) -> Iterator[None]:
-    """Lets the next calls of `fit` of our estimators come to what is found, in this order."""
-    token = AHEAD.set(found)
+def trained_ahead(found: Iterator[list[Trained]]) -> Iterator[None]:
+    """Lets the next calls of `fit` of our estimators come to what is found."""
+    token = AHEAD.set(Ahead(found))
     try:
         yield
     finally:
@@ -119,6 +145,7 @@ class Member:
         place: which of the fits it is.
         shared: the x of several members, all rows each; this one puts its rows into one.
         piped: whether the same rows are another x in each fold.
+        told: see `Trained`.
 
     Attributes:
         learned, held_out: the places of the rows that it learns from, and is measured on.
@@ -131,8 +158,9 @@ class Member:
 
     def __init__(
         self, mlp: BaseMLP, of: Training, rows: Array, place: int, count: int, shared: dict[Hashable, Array],
-        piped: bool,
+        piped: bool, told: Hashable,
     ) -> None:  # fmt: skip
+        self.told = told
         self.mlp, self.place, self.rows, self.y, self.weights = mlp, place, rows, of.y, of.weights
         self.learned, self.held_out = (rows, rows[:0]) if of.places is None else (rows[part] for part in of.places)
         x = np.zeros((count, of.X.shape[1]), of.X.dtype)
@@ -210,7 +238,7 @@ class Member:
             result: BaseMLP | Exception = self.mlp._finish()
         except ValueError as error:
             result = error
-        return Trained(result, self.x, self.rows)
+        return Trained(result, self.x, self.rows, self.told)
 
 
 def _targets(members: Sequence[Member]) -> tuple[Array, Array | None] | None:
