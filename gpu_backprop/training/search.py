@@ -135,7 +135,9 @@ def search_candidates(
     folds = 1 if validation is not None else positive("folds", FOLDS if folds is None else folds)
     seeds, groups = positive("seeds", seeds), candidates.groups()
     for group in reversed(groups):
-        network = _check(candidates, group, folds, metric)
+        network = _check(candidates, group, folds)
+    if metric == "loss":
+        _check_comparable(candidates, loss_of(candidates.options["loss"], network.last))
     fit |= {"x": x, "y": y}
     if validation is None:
         inside = _inside_folds(network, candidates.options["loss"], x, y, fit.get("weights"), folds, seed)
@@ -162,7 +164,7 @@ def search_candidates(
     return result
 
 
-def _check(candidates: Candidates, numbers: Sequence[int], folds: int, metric: str) -> Network:
+def _check(candidates: Candidates, numbers: Sequence[int], folds: int) -> Network:
     """Checks the settings of a group, before anything is trained. Returns a network of its shape, a member a fold."""
     shared, options = candidates.shared_by(numbers[0]), candidates.options
     network = Network(
@@ -176,14 +178,18 @@ def _check(candidates: Candidates, numbers: Sequence[int], folds: int, metric: s
         read_settings(candidates.members(numbers), network.layers, optimizer_of(shared["optimizer"]), loss)
     except InputError as error:
         raise InputError(f"space: {error}") from None
+    return network
+
+
+def _check_comparable(candidates: Candidates, loss: Loss) -> None:
+    """Raises InputError where the losses of candidates are not the same."""
     every = candidates.members(range(len(candidates.settings)))
-    for name in loss.bounds if metric == "loss" else ():
+    for name in loss.bounds:
         if len({own.get(name, getattr(loss, name)) for own in every}) > 1:
             raise InputError(
                 f"{name} is a number of the loss, and losses of different numbers cannot be compared: give the search "
                 f"a metric, such as {'log_loss' if loss.labels else 'mae'}."
             )
-    return network
 
 
 def _inside_folds(
