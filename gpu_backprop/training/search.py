@@ -74,7 +74,8 @@ def search(
         validation: (x, y) or (x, y, weights), on which all are scored, in place of folds.
         weights, epochs, early_stopping: as of `Trainer.fit`. Where early stopping chooses the best epoch, the score is
             of that, by the same rows, and flatters a little.
-        metric: what the score is: "loss", a name out of gb.METRICS, or a function as `Trainer` takes it.
+        metric: what the score is: "loss", a name out of gb.METRICS, or a function as `Trainer` takes it. Losses cannot
+            be compared where the space has a number of the loss, as label_smoothing.
         factor: of "halving": the share of candidates that goes on is 1/factor, and epochs grow by it; ≥ 2.
         loss, optimizer, batch_size, dtype, device: as `Trainer` and `Network` take them.
         seed: of the folds, of what is drawn, and of the first member of each candidate.

@@ -163,4 +163,5 @@ class Stage:
         trainer.resume(path, force=force)
         stage = cls(whole, members, trainer)
         stage.stopped = told["stopped"]
+        stage.end()  # so that `whole` has all of them before the fit goes on too
         return stage

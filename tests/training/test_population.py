@@ -121,6 +121,7 @@ def test_a_resumed_population_has_the_settings_of_all_members(folder):
     path, whole = folder
     resumed = make([{"learning_rate": 0.01}] * 4)
     resumed.resume(path)
+    np.testing.assert_array_equal(host(resumed.network), host(whole.network))
     resumed.fit(X, Y, 4, progress=False)
     assert resumed.trainer.optimizer.settings == whole.trainer.optimizer.settings
     assert resumed.trainer.optimizer.learning_rate == (0.02, 0.03, 0.04, 0.05)
