@@ -223,16 +223,19 @@ class Population(FixedAttributes):
     def stop(self, members: int | Sequence[int]) -> None:
         """Stops some members, which change no more, and where early stopping keeps the best parameters get theirs. For
         callbacks of `fit`."""
-        if not np.isin(members, range(len(self))).all():
-            raise InputError(f"members must be numbers from 0 to {len(self) - 1}, got {members!r}.")
+        self._check(members)
         self._now.stop(np.isin(self._now.members, members))
 
     def setting(self, member: int, name: str) -> float:
         """Returns what a number of the optimizer is of a member now, without the factor of a schedule. For callbacks of
         `fit`."""
-        optimizer = self._now.trainer.optimizer
+        self._check(member)
+        stage = self._now
+        trains = member in stage.members  # of one that has left them, the trainer of all has it
+        trainer, place = (stage.trainer, self._place(member)) if trains else (self.trainer, member)
+        optimizer, shape = trainer.optimizer, trainer.network.models_shape
         numbers = np.asarray(choose(f"setting of {optimizer.name}", name, optimizer.settings), np.float64)
-        return float(np.broadcast_to(numbers, len(self._now.members))[self._place(member)])
+        return float(np.broadcast_to(numbers, shape)[place])
 
     def change(self, member: int, **settings: float) -> None:
         """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
@@ -247,6 +250,10 @@ class Population(FixedAttributes):
         stage, places = self._now, (self._place(source), self._place(destination))
         copy_member(stage.trainer, *places)
         stage.stopped[places[1]] = stage.stopped[places[0]]
+
+    def _check(self, members: int | Sequence[int]) -> None:
+        if not np.isin(members, range(len(self))).all():
+            raise InputError(f"members must be numbers from 0 to {len(self) - 1}, got {members!r}.")
 
     def _place(self, member: int) -> int:
         """Returns where a member is among those that train."""

@@ -105,6 +105,7 @@ def folder(request, tmp_path_factory):
                 population.change(m, learning_rate=rate)
         if len(population.history) == 2 and request.param:
             population.stop([0, 1])
+        assert [population.setting(m, "learning_rate") for m in range(4)] == [0.02, 0.03, 0.04, 0.05]
 
     path = tmp_path_factory.mktemp("checkpoints")
     population = make([{"learning_rate": 0.01}] * 4)
@@ -412,6 +413,8 @@ def test_what_fit_cannot_take_is_explained():
                 population.fit(X, Y, rows=rows, validation_split=share, progress=False)
     with pytest.raises(gb.InputError, match=r"or of each member, \(2, 300\), got the shape \(1, 300\)"):
         population.fit(X, Y, weights=np.ones((1, 300)), validation_split=0.2, progress=False)
+    with pytest.raises(gb.InputError, match="members must be numbers from 0 to 1, got -1"):
+        population.setting(-1, "learning_rate")
     for members in (2, [0, -1], "all"):
         with pytest.raises(gb.InputError, match="members must be numbers from 0 to 1"):
             population.stop(members)
