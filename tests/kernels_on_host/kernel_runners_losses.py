@@ -25,7 +25,7 @@ DOMAINS = {"cross_entropy": UNIT, "binary_cross_entropy": UNIT, "poisson": RATES
 def weighing(d: Draw) -> dict[str, Array | None]:
     weights = d.maybe(d.shape[:2], d.A, 0, 2)
     if weights is not None:
-        weights[:, ::3] = -0.0  # where there is no row
+        weights[:, 2::3] = -0.0  # where there is no row
     return {"weights": weights, "scales": column(d, d.random.uniform(0.1, 1, d.models))}
 
 

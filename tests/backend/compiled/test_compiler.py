@@ -405,8 +405,8 @@ def numpy_has(made_by, monkeypatch):
 def test_a_library_without_a_blas_leaves_products_to_numpy(made_by, numpy_has):
     numpy_has(numpy_blas.Blas())
     device = opening.CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
-    a = np.ones((40, 40), np.float32)
-    (call,) = device.ops.matmul(device, a, a, a.copy())
+    a, b = np.ones((40, 40), np.float32), np.ones((40, 4), np.float32)  # narrower than those that are ours
+    (call,) = device.ops.matmul(device, a, b, b.copy())
     assert call.func is np.dot
 
 
