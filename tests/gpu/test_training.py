@@ -286,9 +286,12 @@ def test_dropout_masks_are_bit_for_bit_the_cpus(dtype, seed):
         trainer = gb.Trainer(net, "half_squared_error", gb.SGD(1e-6))
         y = np.zeros((ROWS, 13))
         return [
-            array for _ in range(3) for _, written in trainer.trace(X, y) for name, array in written.items()
+            array
+            for _ in range(3)
+            for _, written in trainer.trace(X / 100, y)
+            for name, array in written.items()
             if name.startswith("mask")
-        ]  # fmt: skip
+        ]  # fmt: skip (x is so small that no step overflows float16: one that is skipped counts no mask)
 
     cpu, cuda = masks("cpu", cpu_dtype(dtype)), masks("cuda", dtype)
     assert len(cpu) == len(cuda) == 6
