@@ -22,7 +22,6 @@ with all defaults but a limit of the iterations; the same seed splits the rows a
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -132,18 +131,16 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="WORDS",
                         help=f"tasks whose names have these words, or {SCORES!r}; again")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="few rows and one round, to see that it runs")
-    parser.add_argument("--more", action="store_true", help="put what is measured among what the file of results has")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--window", type=float, default=WINDOW, metavar="S", help=f"default: {WINDOW} s")
     parser.add_argument("--threads", type=int, default=len(processors()), metavar="N", help="default: all processors")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write here what is measured, whatever it is")
+    record.add_options(parser)
     options = parser.parse_args(arguments)
     if min(options.rounds, options.threads) < 1 or not 0 < options.window < math.inf:
         parser.error("--rounds and --threads must be at least 1, and --window more than 0")
     if options.threads > len(processors()):
         parser.error(f"--threads: this process may use {len(processors())} processors, not {options.threads}")
-    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
-        parser.error(f"--json: {options.json} is not a file in a folder that is there")
+    record.check_options(parser, options)
     if options.data is None and not (options.quick or options.only):
         parser.error("--data FOLDER is needed, the files of MNIST; only --quick and --only do without")
     if options.data is not None:
@@ -201,17 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for table, dtype in scored:
             found["accuracy"].append(scores(table, dtype, workers, options))
             print(estimator_report.score_line(found["accuracy"][-1]), flush=True)
-    told, seconds = command(options), time.perf_counter() - started
-    if options.more and RESULTS.exists():
-        before = json.loads(RESULTS.read_text("utf-8"))
-        told, seconds = f"{before['command']}; {told}", before["seconds"] + seconds
+    seconds = time.perf_counter() - started
+    if (before := record.earlier(RESULTS, options)) is not None:
         for part, names in (("tasks", ("name",)), ("accuracy", ("table", "dtype"))):
             rows = {tuple(row[name] for name in names): row for row in [*before[part], *found[part]]}
             found[part] = list(rows.values())
     print("\n" + estimator_report.text(found))
-    if kept := options.json or (RESULTS if options.more or not (options.quick or options.only) else None):
-        record.write(kept, told, seconds, found)
-        print(f"written to {kept}")
+    record.keep(RESULTS, options, command(options), seconds, found, before)
     return 0
 
 

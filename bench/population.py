@@ -26,7 +26,6 @@ the same grid of 60 candidates on the digits, in the same five folds.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -176,11 +175,9 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="WORDS",
                         help=f"what has these words in its name, or {SEARCH!r}; again")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="short epochs and one round, to see that it runs")
-    parser.add_argument("--more", action="store_true", help="put what is measured among what the file of results has")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write here what is measured, whatever it is")
+    record.add_options(parser)
     options = parser.parse_args(arguments)
-    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
-        parser.error(f"--json: {options.json} is not a file in a folder that is there")
+    record.check_options(parser, options)
     options.rounds, options.window = (1, 0.001) if options.quick else (ROUNDS, WINDOW)
     options.threads, options.data = len(processors()), None
     if not wanted(options) and SEARCH not in options.only:
@@ -212,17 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     if not options.only or SEARCH in options.only:
         found["search"] = search(options)
-    told, seconds = command(options), time.perf_counter() - started
-    if options.more and RESULTS.exists():
-        before = json.loads(RESULTS.read_text("utf-8"))
-        told, seconds = f"{before['command']}; {told}", before["seconds"] + seconds
+    seconds = time.perf_counter() - started
+    if (before := record.earlier(RESULTS, options)) is not None:
         tasks = {task["name"]: task for task in [*before["tasks"], *found["tasks"]]}
         by_name = {part: before[part] | found[part] for part in ("contenders", "left out")}
         found = {"search": before.get("search"), **found, **by_name, "tasks": list(tasks.values())}
     print("\n" + population_report.text(found))
-    if kept := options.json or (RESULTS if options.more or not (options.quick or options.only) else None):
-        record.write(kept, told, seconds, found)
-        print(f"written to {kept}")
+    record.keep(RESULTS, options, command(options), seconds, found, before)
     return 0
 
 

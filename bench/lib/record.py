@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -32,6 +33,35 @@ def write(path: Path, command: str, seconds: float, measured: dict[str, Any]) ->
     }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what becomes of what is measured."""
+    parser.add_argument("--more", action="store_true", help="put what is measured among what the file of results has")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write here what is measured, whatever it is")
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where a file cannot be written."""
+    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
+        parser.error(f"--json: {options.json} is not a file in a folder that is there")
+
+
+def earlier(results: Path, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what the file of results has, where more is to be put among it."""
+    return json.loads(results.read_text("utf-8")) if options.more and results.exists() else None
+
+
+def keep(
+    results: Path, options: argparse.Namespace, command: str, seconds: float, measured: dict[str, Any],
+    before: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    """Write what was measured where it is to be kept: all of it, or what was put among what was there before."""
+    if before is not None:
+        command, seconds = f"{before['command']}; {command}", before["seconds"] + seconds
+    if kept := options.json or (results if options.more or not (options.quick or options.only) else None):
+        write(kept, command, seconds, measured)
+        print(f"written to {kept}")
 
 
 def git(checkout: Path, *words: str) -> str:

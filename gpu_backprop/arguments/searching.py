@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpu_backprop.arguments.command import DATA, Command, Parser
-from gpu_backprop.arguments.training import add_data, add_network, add_training
+from gpu_backprop.arguments.training import add_data, add_folder, add_network, add_source, add_training
 from gpu_backprop.arguments.values import (
     at_least_0,
     entry_of_recipe,
     metrics,
-    path,
     rate,
     share,
-    source,
     whole,
 )
 from gpu_backprop.backend.foreign_names import ARGUMENTS, meanings
@@ -174,13 +172,10 @@ def add_search(commands: Any) -> None:
         ),
         EXAMPLES,
     )  # fmt: skip
-    what = "what to learn from (default: digits)"
-    command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
+    add_source(command)
     for name, (told, own) in OWN.items():
         command.add(name, told, **own)
-    command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
-    how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
-    command.add("--overwrite", how, action="store_true")
+    add_folder(command)
     command.share("--quiet", "--debug")
     add_data(command)
     add_network(command)

@@ -61,11 +61,8 @@ def add_train(commands: Any) -> None:
         ),
         EXAMPLES,
     )  # fmt: skip
-    what = "what to learn from (default: digits)"
-    command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
-    command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
-    how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
-    command.add("--overwrite", how, action="store_true")
+    add_source(command)
+    add_folder(command)
     _add_resuming(command)
     events = "folder for the curves of the training as TensorBoard shows them, also while it runs"
     command.add("--tensorboard", events, type=path, metavar="DIR")
@@ -92,6 +89,19 @@ def _add_resuming(command: Command) -> None:
         "of steps, as in 500steps, every epoch, or never; it is removed when the run is complete (default: 1min)"
     )
     command.add("--checkpoint-every", every, type=interval, default=interval("1min"), metavar="WHEN")
+
+
+def add_source(command: Command) -> None:
+    """Add what is learned from."""
+    what = "what to learn from (default: digits)"
+    command.add("data", what, nargs="?", default="digits", type=source, metavar="DATA")
+
+
+def add_folder(command: Command) -> None:
+    """Add the arguments of the folder of a run."""
+    command.add("--out", "folder to write to (default: a new one under runs/)", type=path, metavar="DIR")
+    how = "replace the run that the folder of --out holds, when the new one is complete; until then that is in DIR/.new"
+    command.add("--overwrite", how, action="store_true")
 
 
 def add_data(command: Command) -> None:

@@ -22,10 +22,7 @@ from gpu_backprop.html_report.search_page import write_search_report
 from gpu_backprop.recipes import PLATEAU
 from gpu_backprop.training.search import Halving, search_candidates
 from gpu_backprop.training.search_result import SearchResult
-from gpu_backprop.training.search_space import HALVING
-
-HALVE_TO = 3
-"""One of so many candidates goes on, by --strategy halving."""
+from gpu_backprop.training.search_space import FACTOR, HALVING
 
 FLATTERED = (
     "The best of many scores is flattered by the rows that chose it; what the network scores on rows that were held "
@@ -103,7 +100,7 @@ def _search_in(
             f"{counted(recipe.epochs, 'epoch')}\n"
         )
     early = None if base.no_early_stopping else recipe.fit_options(len(data.training), options.folds)["early_stopping"]
-    prune = Halving(HALVE_TO, recipe.epochs, len(candidates.settings)) if options.strategy == HALVING else None
+    prune = Halving(FACTOR, recipe.epochs, len(candidates.settings)) if options.strategy == HALVING else None
     display, stop = SearchDisplay(recipe.epochs, members, options.quiet), _Stop()
     with StopOnSignal(stop) as signals:
         with display:

@@ -13,7 +13,7 @@ from gpu_backprop.backend.text_table import columns
 from gpu_backprop.display.escapes import escaped
 from gpu_backprop.training.console import Readable
 from gpu_backprop.training.history import number
-from gpu_backprop.training.search_result import SearchResult, Trial
+from gpu_backprop.training.search_result import SearchResult, Trial, trial_cells
 
 SHOWN = 10
 """Candidates in the table."""
@@ -90,13 +90,7 @@ def tell_trials(result: SearchResult) -> list[str]:
     """Write the best candidates as a table."""
     trials = result.trials
     names = [*trials[0]["settings"]]
-    rows = [
-        [
-            *(str(trial["settings"][name]) for name in names), number(trial["score"]), number(trial["std"]),
-            str(trial["epochs"]), "diverged" if trial["diverged"] else "",
-        ]
-        for trial in trials[:SHOWN]
-    ]  # fmt: skip
+    rows = [[*trial_cells(trial), "diverged" if trial["diverged"] else ""] for trial in trials[:SHOWN]]
     left = len(trials) - len(rows)
     lines = columns([[*names, result.metric, "±", "epochs", ""], *rows], len(names))
     return [*lines, *([f"and {left:,} more"] if left else [])]

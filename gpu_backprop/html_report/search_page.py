@@ -14,7 +14,7 @@ from gpu_backprop.display.parallel import columns_that_differ, parallel_coordina
 from gpu_backprop.html_report.page import draw_tiles, write_page
 from gpu_backprop.training.figures import spans_decades
 from gpu_backprop.training.history import MOST_CURVES, number
-from gpu_backprop.training.search_result import SearchResult, Trial
+from gpu_backprop.training.search_result import SearchResult, Trial, trial_cells
 
 
 def write_search_report(
@@ -77,13 +77,7 @@ def _curve(values: Array, width: str, label: str) -> Curve:
 
 def _table(metric: str, trials: Sequence[Trial]) -> Html:
     names = [*trials[0]["settings"]]
-    rows = [
-        [
-            str(place), *(str(trial["settings"][name]) for name in names), number(trial["score"]),
-            number(trial["std"]), str(trial["epochs"]), _remark(trial),
-        ]
-        for place, trial in enumerate(trials, 1)
-    ]  # fmt: skip
+    rows = [[str(place), *trial_cells(trial), _remark(trial)] for place, trial in enumerate(trials, 1)]
     return folded_table(rows, ["", *names, metric, "±", "epochs", ""], "candidates", left=len(names) + 1)
 
 

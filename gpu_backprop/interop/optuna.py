@@ -80,7 +80,7 @@ def optimize(
             candidates = Candidates([made for _, made in running], shared, more)
             prune = partial(_prune, trying, wanted)
             found = search_candidates(candidates, x, y, prune=prune, progress=progress, **how, **options)
-            if any((part.history.stopped or "").startswith("interrupted") for part in found.parts):
+            if any(part.history.interrupted for part in found.parts):
                 raise KeyboardInterrupt  # by Ctrl-C in a notebook
             for outcome in found.trials:
                 _tell(study, trying[outcome["number"]], outcome)

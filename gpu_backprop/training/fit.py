@@ -22,7 +22,7 @@ from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_o
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.folds import choose_folds
-from gpu_backprop.training.history import History
+from gpu_backprop.training.history import INTERRUPTED, History
 from gpu_backprop.training.member_rows import choose_measured, choose_rows, names_rows, of_members
 from gpu_backprop.training.one_launch import CHOSEN, decide
 from gpu_backprop.training.progress import Progress, open_progress
@@ -146,7 +146,7 @@ class Fit:
                 self._run_epochs(log, shown)
             except KeyboardInterrupt:
                 run.whole = False
-                history.stopped = f"interrupted in epoch {run.number}"
+                history.stopped = f"{INTERRUPTED} in epoch {run.number}"
                 kept = "" if self.keeps_best else "; what was learned until then is kept"
                 history.stopped += run.roll_back_if_diverged() or kept
                 if not in_notebook():

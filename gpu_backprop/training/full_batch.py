@@ -30,7 +30,7 @@ from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.description import describe_loss
 from gpu_backprop.training.evaluation import Evaluation, held_out_samples
-from gpu_backprop.training.history import History
+from gpu_backprop.training.history import INTERRUPTED, History
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.progress import Progress, open_progress
@@ -255,7 +255,7 @@ def fit_lbfgs(
                 )
                 run.end(result.status)
             except KeyboardInterrupt:
-                history.stopped = f"interrupted in iteration {len(history) + 1}; what was learned until then is kept"
+                history.stopped = f"{INTERRUPTED} in iteration {len(history) + 1}; what was learned until then is kept"
                 if not in_notebook():
                     raise
             finally:

@@ -45,6 +45,9 @@ LAST = 8
 MOST_CURVES = 40
 """Members that are drawn; of more, the best is among them."""
 
+INTERRUPTED = "interrupted"
+"""What `History.stopped` begins with where it was Ctrl-C."""
+
 THIN, THICK = 0.6, 2.6
 """Widths of the lines of members in a figure, and of the best one's."""
 
@@ -82,6 +85,11 @@ class History(FixedAttributes):
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds an epoch."""
         self.rows.append(dict(row))
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the last fit."""
+        return (self.stopped or "").startswith(INTERRUPTED)
 
     @property
     def columns(self) -> list[str]:
@@ -233,10 +241,14 @@ def choose_members(history: History, values: Array) -> list[int]:
     count = values[0].size
     if count == 1:
         return [0]
-    scores = member_scores(history)
-    best = int(np.where(np.isfinite(scores), scores, np.inf).argmin())
+    best = best_member(member_scores(history))
     others = [number for number in range(count) if number != best]
     return [*others[:: -(-len(others) // (MOST_CURVES - 1))], best]
+
+
+def best_member(scores: Array) -> int:
+    """Returns the member with the least of some scores; none whose score is not finite, while others have one."""
+    return int(np.where(np.isfinite(scores), scores, np.inf).argmin())
 
 
 def member_scores(history: History, column: str | None = None) -> Array:

@@ -22,13 +22,13 @@ from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.network.network import Network
-from gpu_backprop.network.numbers import positive
+from gpu_backprop.network.numbers import one_a_member, positive
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training.checkpoints.checkpoint import Checkpoint
 from gpu_backprop.training.checkpoints.resuming import newest_record
 from gpu_backprop.training.early_stopping import EarlyStopping, with_early_stopping
 from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
-from gpu_backprop.training.history import History, draw_curves, member_scores
+from gpu_backprop.training.history import History, best_member, draw_curves, member_scores
 from gpu_backprop.training.member_rows import choose_rows, list_rows
 from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
 from gpu_backprop.training.members import copy_member, member_network
@@ -234,15 +234,17 @@ class Population(FixedAttributes):
         trains = member in stage.members  # of one that has left them, the trainer of all has it
         trainer, place = (stage.trainer, self._place(member)) if trains else (self.trainer, member)
         optimizer, shape = trainer.optimizer, trainer.network.models_shape
-        numbers = np.asarray(choose(f"setting of {optimizer.name}", name, optimizer.settings), np.float64)
-        return float(np.broadcast_to(numbers, shape)[place])
+        value = choose(f"setting of {optimizer.name}", name, optimizer.settings)
+        return float(one_a_member(name, value, shape)[place])
 
     def change(self, member: int, **settings: float) -> None:
         """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
         place, optimizer = self._place(member), self._now.trainer.optimizer
         for name, value in settings.items():
-            numbers = np.broadcast_to(np.asarray(choose("setting", name, optimizer.settings)), len(self._now.members))
-            setattr(optimizer, name, [*numbers[:place].tolist(), value, *numbers[place + 1 :].tolist()])
+            numbers = one_a_member(
+                name, choose("setting", name, optimizer.settings), (len(self._now.members),)
+            ).tolist()
+            setattr(optimizer, name, [*numbers[:place], value, *numbers[place + 1 :]])
 
     def copy_member(self, source: int, destination: int) -> None:
         """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
@@ -279,8 +281,7 @@ class Population(FixedAttributes):
     @property
     def best(self) -> int:
         """The member with the least of `scores`."""
-        scores = self.scores
-        return int(np.where(np.isnan(scores), np.inf, scores).argmin())
+        return best_member(self.scores)
 
     @explain_arguments
     def member(self, m: int) -> Network:

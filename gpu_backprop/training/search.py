@@ -26,7 +26,7 @@ from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.population import Population
 from gpu_backprop.training.search_result import Candidates, Part, SearchResult
-from gpu_backprop.training.search_space import GRID, HALVING, list_candidates
+from gpu_backprop.training.search_space import FACTOR, GRID, HALVING, list_candidates
 from gpu_backprop.training.streaming import given_rows
 
 PLACES = 1 << 26
@@ -41,7 +41,7 @@ Prune = Callable[[int, Array, Array], Array]
 def search(
     x: Any, y: Any, space: Any, *, layers: Sequence[Layer] | None = None, strategy: str = GRID,
     trials: int | None = None, folds: int | None = None, seeds: int = 1, validation: Any = None, weights: Any = None,
-    epochs: int = 10, early_stopping: bool | EarlyStopping | None = None, metric: Given = "loss", factor: int = 3,
+    epochs: int = 10, early_stopping: bool | EarlyStopping | None = None, metric: Given = "loss", factor: int = FACTOR,
     loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", batch_size: int = 128, dtype: str = "float32",
     device: str = "auto", seed: int = 0, progress: bool = True,
     callbacks: Sequence[Callable[[SearchResult], object]] = (),
@@ -270,7 +270,7 @@ class _Search:
             self._diverged = error
         finally:
             self.result.running = 0
-        self.ended |= (part.history.stopped or "").startswith("interrupted")
+        self.ended |= part.history.interrupted
 
     def _after_epoch(self, part: Part, population: Population) -> bool:
         epoch, result, going = len(part.history), self.result, part.stopped == 0

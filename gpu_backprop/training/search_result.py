@@ -46,6 +46,12 @@ def in_words(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(brief(value))
 
 
+def trial_cells(trial: Trial) -> list[str]:
+    """Writes the settings of a candidate as they were asked for, its score, how far that scatters, and the epochs."""
+    settings = [str(value) for value in trial["settings"].values()]
+    return [*settings, write_number(trial["score"]), write_number(trial["std"]), str(trial["epochs"])]
+
+
 def _alike(value: Any) -> Hashable:
     """Returns what is equal for values that make the same shape."""
     if isinstance(value, (list, tuple)) and all(isinstance(layer, Layer) for layer in value):

@@ -16,6 +16,8 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import number, positive, scalar, switch
 
 GRID, HALVING = "grid", "halving"
+FACTOR = 3
+"""Of successive halving, unless another is given: one of so many candidates goes on, for as many times the epochs."""
 
 Candidate = dict[str, Any]
 """A value by the name of each setting."""

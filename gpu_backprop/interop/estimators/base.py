@@ -341,7 +341,7 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
                     of.X, of.y, self.max_iter, weights=of.weights, validation=of.held_out, shuffle=self.shuffle,
                     progress=False, callbacks=[*(self.callbacks or ()), self._rules(of.X)],
                 )  # fmt: skip
-            interrupted = (history.stopped or "").startswith("interrupted")
+            interrupted = history.interrupted
         except KeyboardInterrupt:
             interrupted = True
         except InputError as error:

@@ -21,11 +21,9 @@ from gpu_backprop.interop.estimators.base import keep
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.interop.estimators.together import train_together, trained_ahead
 from gpu_backprop.network.numbers import positive
-from gpu_backprop.training.search_space import GRID, HALVING, STRATEGIES, list_candidates
+from gpu_backprop.training.search_space import FACTOR, GRID, HALVING, STRATEGIES, list_candidates
 
 SOBOL = "sobol"
-FACTOR = 3
-"""Of successive halving: one of so many candidates goes on, for as many times the iterations."""
 
 
 class PopulationSearchCV(BaseSearchCV, metaclass=Explaining):
