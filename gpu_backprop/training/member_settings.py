@@ -28,6 +28,9 @@ OF_TRAINER: Mapping[str, float] = {"clip_norm": np.inf, "average": 0.0}
 UNSET: Mapping[str, float] = {"weight_decay": 0.0, "l1": 0.0, "l2": 0.0, "clip_value": 1e30}
 """The settings of an optimizer that need not be there, and what does nothing."""
 
+SHAPE = "layers", "batch_size", "optimizer"
+"""What all members have in common, and a search may try several of."""
+
 OTHERS = "seed", "schedule", "dropout", "initial_scale", "class_weight"
 """What a member may have besides numbers of the optimizer, the loss and the trainer."""
 
@@ -83,6 +86,11 @@ def read_settings(
     known = dict.fromkeys((*OTHERS, *OF_TRAINER, *optimizer.settings, *UNSET, *loss.bounds))
     for m, one in enumerate(given):
         unknown = [name for name in one if name not in known]
+        if shape := [name for name in unknown if name in SHAPE]:
+            raise InputError(
+                f"settings of member {m}: members that train side by side have the same {shape[0]}, which is an "
+                f"argument of Population. gb.search tries several, those of one {shape[0]} after those of another."
+            )
         if takes := [name for name in unknown if name in accepted_arguments(type(optimizer))]:
             made = f"optimizer=gb.{type(optimizer).__name__}({takes[0]}=...)"
             raise InputError(f"settings of member {m}: {optimizer!r} has no {takes[0]}. Give {made} first.")

@@ -363,6 +363,8 @@ SETTINGS = {
     "seed must be an integer from 0 to 2**64 − 1": [{"seed": -1}],
     "learning_rate of Adam must be a finite number > 0": [{"learning_rate": 0.0}],
     "CrossEntropy's label_smoothing must be": [{"label_smoothing": 2}],
+    "settings of member 1: members that train side by side have the same batch_size": [{}, {"batch_size": 32}],
+    "gb.search tries several, those of one layers after": [{"layers": LAYERS}],
     "Adam has no argument nesterov": [{"nesterov": True}],
 }
 
