@@ -4,6 +4,7 @@ from typing import Any
 
 import gpu_backprop.starting  # noqa: F401 (first of all)
 from gpu_backprop import recipes
+from gpu_backprop.backend.communicator import mpi
 from gpu_backprop.backend.errors import (
     DeviceError,
     DivergedError,
@@ -167,6 +168,7 @@ __all__ = [
     "initialize_from_data",
     "inspect_model",
     "load",
+    "mpi",
     "one_hot",
     "open_rows",
     "recipes",

@@ -24,7 +24,7 @@ class Operation:
         flops: floating-point operations: one for each addition, multiplication and function value.
         bytes: memory traffic if all that is read and written passes once.
         launches: how many kernels CUDA needs for it.
-        phase: "data", "forward", "loss", "backward" or "update"; "epoch" where it is all of these.
+        phase: "data", "forward", "loss", "backward", "reduce" or "update"; "epoch" where it is all of these.
         bind: gives the calls that do it; on CUDA each is one launch.
         arguments: what it was bound to, by the names of its parameters, in their order.
         branch: of a captured graph, see `branches`.

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from gpu_backprop.backend.block_layout import BlockLayout
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.formula import Activation, Array, Calls, LossFormula
 from gpu_backprop.backend.operation import account
 from gpu_backprop.backend.update_rule import UpdateRule
@@ -239,6 +240,17 @@ class Operations(Protocol[D]):
         settings are (..., k), and the rows of the table as well, or (k,) for all models. values are (..., k), or
         (..., k, 2): of each value r [r, 1/(1 − r)].
         """
+
+    # Ranks ------------------------------------------------------------------------------------------------------------
+
+    @account(
+        updates=["array"],
+        flops=lambda communicator, array: (communicator.ranks - 1) * array.size // communicator.ranks,
+        bytes=lambda communicator, array: 4 * (communicator.ranks - 1) * array.nbytes // communicator.ranks,
+    )
+    def all_reduce(self, device: D, communicator: Communicator, array: Array) -> Calls:
+        """array = its sum over the ranks, the same bits on each. What a rank sends and receives is counted: as in a
+        ring, in which each rank adds up one part."""
 
     # Flat buffers -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec
 
 from gpu_backprop.backend.branches import Node, arrange, assign_branches, longest_path
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.operation import Operation, account_of
@@ -44,21 +45,27 @@ class Plan:
         device: where.
         training: whether dropout is active.
         fuse: False: share no buffers and fuse nothing, so that a trace shows every z, y and ∇ on its own.
+        communicator: the ranks that run it together, each on its share of a minibatch.
+        begin: the first row of this rank's share.
 
     Attributes:
-        first_row: of the part of a minibatch that is being planned. A further part, from another row than 0 on, has the
-            same number of rows as the first or fewer, and works in its buffers.
+        first_row: of the part of a minibatch that is being planned. A further part, from another row than `begin` on,
+            has the same number of rows as the first or fewer, and works in its buffers.
     """
 
-    def __init__(self, device: Device, training: bool = True, fuse: bool = True) -> None:
+    def __init__(
+        self, device: Device, training: bool = True, fuse: bool = True, communicator: Communicator = ALONE,
+        begin: int = 0,
+    ) -> None:  # fmt: skip
         self.device, self.training, self.fuse = device, training, fuse
+        self.communicator, self.begin = communicator, begin
         self.operations: list[Operation] = []
         self._emitted: Sequence[Operation] = self.operations  # as they were before any of them were joined
         self.buffers: dict[str, Array] = {}
         self.memory: dict[str, int] = {}  # bytes of the buffers that are this plan's own, by kind
         self._own: set[int] = set()
         self.phase = "forward"
-        self.first_row = 0
+        self.first_row = begin
         self.gradient_factor: Array | None = None  # of each model, float64: 0 where the optimizer changes nothing
         self.loss_scale: Array | None = None  # what the gradient of the loss is multiplied by, one number a model
         self._names: dict[Any, str] = {}
@@ -69,7 +76,7 @@ class Plan:
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """A new buffer of this plan; in a further part of a minibatch the memory of that with the same name."""
-        if self.first_row and name in self.buffers:
+        if self.first_row > self.begin and name in self.buffers:
             before = self.buffers[name]
             same = before.shape == shape
             return self.named(name, before if same else before.reshape(-1)[: math.prod(shape)].reshape(shape))

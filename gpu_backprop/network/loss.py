@@ -226,6 +226,8 @@ class Loss(FixedAttributes):
 
     def _normalize_weights(self, plan: Plan, weights: Array, scales: Array | None, total: Array) -> None:
         """Σw, which also decides whether the optimizer moves: a batch without weight changes nothing."""
+        if plan.communicator.ranks > 1:
+            weights, total = self._sum_weights(plan, weights, total)
         counted, plan.gradient_factor = plan.gradient_factor, plan.empty("Σw ≠ 0", total.shape[:-1], np.float64)
         loss_scale = None if scales is None else plan.loss_scale
         formula = f"Σw, {_scale_over_weight(plan)}"
@@ -233,6 +235,18 @@ class Loss(FixedAttributes):
             Operations.normalize_weights, formula, {},
             weights, loss_scale, counted, plan.gradient_factor, scales, total,
         )  # fmt: skip
+
+    @staticmethod
+    def _sum_weights(plan: Plan, weights: Array, total: Array) -> tuple[Array, Array]:
+        """Σw over the ranks, which have to know it before the gradient. Returns numbers whose sum it is, and where they
+        are to be added up: in the total of the first rank alone, since those of all ranks will be."""
+        shape = total.shape
+        nothing, sums = plan.named("no sums", plan.device.zeros(shape, np.float64)), plan.empty("Σw", shape, np.float64)
+        counts, own = plan.empty("Σw ≠ 0 here", shape[:-1], np.float64), plan.empty("own E", shape, np.float64)
+        plan.add(Operations.copy, "Σw = 0", {}, nothing, sums)
+        plan.add(Operations.normalize_weights, "Σw of this rank", {}, weights, None, None, counts, None, sums)
+        plan.add(Operations.all_reduce, "Σw of all ranks", {}, plan.communicator, sums)
+        return sums, total if plan.communicator.rank == 0 else own
 
     def _factor(self, plan: Plan, weights: Array | None) -> str:
         scale = "" if plan.loss_scale is None else "·S"

@@ -32,8 +32,8 @@ class Accumulation:
             self._plain_sum = device.from_host(np.tile([1.0, 0.0], (*network.models_shape, 1)))
 
     def divide(self, rows: int) -> list[int]:
-        """Returns how many rows each part of a minibatch has; those that have one more come first."""
-        count = min(self.parts, rows)
+        """Returns how many rows each part of so many rows has; those that have one more come first."""
+        count = max(1, min(self.parts, rows))
         return [rows // count + (part < rows % count) for part in range(count)]
 
     def rows_at_once(self, batch_size: int) -> int:
@@ -43,14 +43,20 @@ class Accumulation:
     def parts_of(
         self, plan: Plan, source: BatchSource | ManualBatch, loss: Loss, rows: int, total: Array
     ) -> Iterator[tuple[int, Scaling | None]]:
-        """Yields the rows of each part of a minibatch, and the scaling of the loss where it is that of the whole one,
-        and appends after each what adds its ∇ to those before. A plan that fuses nothing has one part."""
-        parts, scaling = self.divide(rows) if plan.fuse else [rows], None
-        if len(parts) > 1:
+        """Yields the rows of each part of this rank's share of a minibatch, and the scaling of the loss where it is
+        that of the whole one, and appends after each what adds its ∇ to those before. A plan that fuses nothing has one
+        part; the share of a rank that has no row has none, and its ∇ is 0."""
+        share, scaling = len(plan.communicator.share(rows)), None
+        parts = self.divide(share) if plan.fuse else [share]
+        if len(parts) > 1 or plan.communicator.ranks > 1:
             plan.phase = "data"
-            weights = source.emit_weights(plan, rows)
+            weights = source.emit_weights(plan, share)
             plan.phase = "loss"
             scaling = loss.scale(plan, rows, weights, total)
+        if not share:
+            nothing = plan.named("0", plan.device.zeros(self.network.gradients.shape, plan.device.master))
+            plan.add(Operations.copy, "∇ = 0", {"destination": "gradients"}, nothing, self.network.gradients)
+            return
         for number, part in enumerate(parts, 1):
             plan.phase = "forward"
             yield part, scaling

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import CORRECT, Array
@@ -48,11 +49,16 @@ class Evaluation:
     def __init__(
         self, network: Network, loss: Loss, data: Samples, batch_size: int, graph: bool | str = False, *,
         metrics: Sequence[Given] | None = None, source: BatchSource | None = None, device: Device | None = None,
+        communicator: Communicator = ALONE,
     ) -> None:  # fmt: skip
         self.network, self.loss, self.samples, self.rows = network, loss, data, data.rows
         self.device = network.device if device is None else device
         self.metrics = choose_metrics(metrics, network, loss)
-        self.data = DataSet(network, data, self.device) if source is None else source
+        self.communicator = communicator
+        self.counts = self.rows if data.counts is None else data.counts
+        self.batches = minibatches_of(self.counts, batch_size)
+        own = communicator.places(self.batches)
+        self.data = DataSet(network, data, self.device, own) if source is None else source
         models_shape, outputs, self._undefined = network.models_shape, network.outputs, set[str]()
         summed = any(metric.of_sums for metric in self.metrics)
         self._sums = Sums(self.device, total=(*models_shape, 3), residuals=(*models_shape, 2, outputs * summed))
@@ -61,11 +67,9 @@ class Evaluation:
         with self.device.kind("outputs"):
             self._kept = self.device.empty((*models_shape, kept, outputs), self.device.master)
         self._outputs: dict[int, Array] = {}  # of a minibatch, by its rows
-        self.counts = self.data.counts
         self._ends = np.unique(self.counts).tolist()
-        stretches = [end - begin for begin, end in pairwise([0, *self._ends])]
-        self.batches = [rows for stretch in stretches for rows in minibatches(stretch, batch_size)]
-        self.replays = {rows: Replay(self._plan(rows), graph) for rows in set(self.batches)}
+        shares = {len(communicator.share(rows)) for rows in self.batches} - {0}
+        self.replays = {rows: Replay(self._plan(rows), graph) for rows in shares}
 
     def _plan(self, rows: int) -> Plan:
         network, loss = self.network, self.loss
@@ -102,16 +106,20 @@ class Evaluation:
         with self.device.computing(), closing(self.data.parts(self.batches)) as parts:
             for part in parts:
                 for rows in part:
-                    self.replays[rows].run()
-                    if self._outputs:
-                        self.device.copy_in(self._kept[..., done : done + rows, :], self._outputs[rows])
+                    share = self.communicator.share(rows)
+                    if share:
+                        self.replays[len(share)].run()
+                    if share and self._outputs:
+                        kept = self._kept[..., done + share.start : done + share.stop, :]
+                        self.device.copy_in(kept, self._outputs[len(share)])
                     done += rows
                     if done in self._ends[:-1]:
                         sums = self._joined(sums, done)
         sums = self._joined(sums, done)
         total = sums["total"]
         measured: dict[str, Any] = {"loss": self.loss.reduce(total, self.counts).tolist()}
-        members = self._members() if self._outputs else []
+        self._bring_outputs_together()
+        members = self._members() if self._kept.size else []
         few = not self.device.on_host and self._kept.size <= FEW
         brought = {metric.name for metric in self.metrics if metric.own or (metric.iterates and few)}
         on_host = [member.on_host(self.device.to_host) for member in members] if brought else []
@@ -128,10 +136,23 @@ class Evaluation:
     def _joined(self, sums: dict[str, Array], done: int) -> dict[str, Array]:
         """Reads the sums, which waits; of members that had done all of their rows before, it returns those that are
         given."""
-        read = self._sums.read()
+        read = {name: self.communicator.add_up(array) for name, array in self._sums.read().items()}
         for name, before in sums.items():
             read[name][self.counts < done] = before[self.counts < done]
         return read
+
+    def _bring_outputs_together(self) -> None:
+        """Gives every rank the outputs that the others have worked out."""
+        if self.communicator.ranks == 1 or not self._kept.size:
+            return
+        outputs = self.device.to_host(self._kept)
+        own = self.communicator.places(self.batches)
+        shape = (*outputs.shape[:-2], -1, outputs.shape[-1])
+        found = self.communicator.exchange(np.ascontiguousarray(outputs[..., own, :]).tobytes())
+        for rank, one in enumerate(found):
+            places = self.communicator.places(self.batches, rank)
+            outputs[..., places, :] = np.frombuffer(one, outputs.dtype).reshape(shape)
+        self.device.copy_in(self._kept, outputs)
 
     def _residuals(self, sums: Array) -> Residuals:
         absolute, squared = np.moveaxis(sums, -2, 0)
@@ -198,6 +219,14 @@ class Evaluation:
         with np.errstate(all="ignore"):  # targets near the largest number there is overflow, and R² is then no number
             mean = moment(1, np.zeros_like(first)) / weight
             return weight, moment(2, mean)
+
+
+def minibatches_of(counts: int | Array, batch_size: int) -> list[int]:
+    """Returns the rows of the minibatches of an evaluation. Where members have rows of their own, (members,), and not
+    all as many, one ends where a member has done all of its own."""
+    ends = np.unique(counts).tolist()
+    stretches = [end - begin for begin, end in pairwise([0, *ends])]
+    return [rows for stretch in stretches for rows in minibatches(stretch, batch_size)]
 
 
 def held_out_samples(network: Network, loss: Loss, validation: Any, data: Samples) -> Samples | None:

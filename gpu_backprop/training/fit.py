@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +17,12 @@ from gpu_backprop.network.numbers import positive
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.callbacks import Callbacks
+from gpu_backprop.training.checkpoints.fingerprint import fingerprint
+from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
 from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
-from gpu_backprop.training.evaluation import Evaluation, held_out_samples
+from gpu_backprop.training.evaluation import Evaluation, held_out_samples, minibatches_of
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import INTERRUPTED, History
@@ -119,11 +122,29 @@ class Fit:
 
     def _evaluation(self, held_out: Samples, room: int) -> Evaluation:
         trainer = self.trainer
-        source = trainer.place(held_out, "validation data", room, False)
         rows = self.step.accumulation.rows_at_once(trainer.batch_size)
+        counts = held_out.rows if held_out.counts is None else held_out.counts
+        source = trainer.place(held_out, "validation data", room, False, minibatches_of(counts, rows))
         return Evaluation(
-            self.network, trainer.loss, held_out, rows, trainer.graph, metrics=trainer.metrics, source=source
-        )
+            self.network, trainer.loss, held_out, rows, trainer.graph, metrics=trainer.metrics, source=source,
+            communicator=trainer.communicator,
+        )  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what has to be the same on all ranks, so that they learn the same, as plain data."""
+        running, state = self.running, self.step.state()
+        begin = {
+            name: fingerprint([array.reshape(-1)], self.step.device.to_host)["sha256"]
+            for name, array in state.arrays.items()
+            if array.size
+        }
+        versions = {"gpu_backprop": sys.modules["gpu_backprop"].__version__, "numpy": np.__version__}
+        epochs = {"epochs": [self.first, self.last], "goes on in": [self.run.number, self.run.begins_after]}
+        return {
+            "version": versions, "trainer": describe(self.trainer), "fit": running.given | epochs,
+            "training": running.fingerprints, "validation": running.held_out_fingerprints,
+            "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
+        }  # fmt: skip
 
     def train(self) -> History:
         """Runs the epochs, and returns the history."""
@@ -183,6 +204,7 @@ class Fit:
             if told.set_rate or "learning_rate" in trainer.optimizer.schedule:
                 row["learning_rate"] = self.schedule.learning_rate(epoch)
             row |= {"seconds": seconds, "samples_per_second": run.data.rows / seconds}
+            row = trainer.communicator.agree(row)
             history.append(row)
             log.write()
             told.epoch(run)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -46,19 +47,24 @@ class ManualSteps:
         """Returns the plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
         replay = self.replay(data.rows, data.labelled, data.weights is not None, fuse)
         self.step.network.refresh()
-        ManualBatch.load(replay.plan, data)
+        ManualBatch(self.step.network, data.labelled, data.weights is not None).load(replay.plan, data)
         self.step.device.copy_in(self.total, self._nothing)
         return replay
 
 
 class StepLoss:
-    """The loss of one step, still on the device. float() waits for it; np.asarray() gives one loss a member."""
+    """The loss of one step, still on the device. float() waits for it; np.asarray() gives one loss a member. Of
+    several ranks, each has to ask for it."""
 
-    def __init__(self, loss: Loss, device: Device, total: Array, rows: int) -> None:
+    def __init__(
+        self, loss: Loss, device: Device, total: Array, rows: int, communicator: Communicator = ALONE
+    ) -> None:  # fmt: skip
         self._loss, self._device, self._total, self._rows = loss, device, total, rows
+        self._communicator = communicator
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self._loss.reduce(self._device.to_host(self._total), self._rows), dtype)
+        total = self._communicator.add_up(self._device.to_host(self._total))
+        return np.asarray(self._loss.reduce(total, self._rows), dtype)
 
     def __float__(self) -> float:
         losses = np.asarray(self)

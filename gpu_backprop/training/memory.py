@@ -23,7 +23,7 @@ from gpu_backprop.network.samples import Samples
 from gpu_backprop.training.evaluation import Evaluation
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.history import History
-from gpu_backprop.training.minibatches import DataSet, ManualBatch
+from gpu_backprop.training.minibatches import DataSet, ManualBatch, minibatches
 from gpu_backprop.training.run import Run, Settings
 from gpu_backprop.training.step import TrainingStep
 from gpu_backprop.training.streaming import MARGIN, StreamedData, WindowedData, in_windows, is_streamed
@@ -69,22 +69,28 @@ def make_fit(
     if keeps_best:
         with dry_run.kind("best parameters"):
             dry_run.copy(step.network.parameters)
-    source = DataSet(step.network, data, dry_run, shuffled=shuffle)
+    own = step.communicator.places([*minibatches(data.rows, settings.batch_size)])
+    source = DataSet(step.network, data, dry_run, own, shuffled=shuffle)
     run = Run(step, source, settings, History(), shuffle, halves=halves, schedule=schedule)
     if settings.graph is not False and not run.in_one_launch:  # one at a time, and all plans have the same outputs
         _compare(next(iter(run.steps.values())).plan, dry_run)
     if held_out is not None:
         with dry_run.kind("validation"):
-            rows = step.accumulation.rows_at_once(settings.batch_size)
-            Evaluation(step.network, step.loss, held_out, rows, metrics=settings.metrics, device=dry_run)
+            _make_evaluation(dry_run, step, settings, held_out)
 
 
 def evaluation_needs(step: TrainingStep, settings: Settings, data: Samples) -> Needs:
     """Counts what `trainer.evaluate` allocates where the data lie on the device; see `fit_needs`."""
     dry_run = open_dry_run(step.device)
-    rows = step.accumulation.rows_at_once(settings.batch_size)
-    Evaluation(step.network, step.loss, data, rows, metrics=settings.metrics, device=dry_run)
+    _make_evaluation(dry_run, step, settings, data)
     return dry_run.needs
+
+
+def _make_evaluation(dry_run: DryRunDevice, step: TrainingStep, settings: Settings, data: Samples) -> None:
+    rows = step.accumulation.rows_at_once(settings.batch_size)
+    Evaluation(
+        step.network, step.loss, data, rows, metrics=settings.metrics, device=dry_run, communicator=step.communicator
+    )
 
 
 def _compare(plan: Plan, dry_run: DryRunDevice) -> None:
@@ -180,9 +186,10 @@ class MemoryEstimate(NamedTuple):
         """Counts what streaming takes in the place of samples that lie on the device."""
         kind, samples, shuffled = placing
         whole, streamed = open_dry_run(self.step.device), open_dry_run(self.step.device)
-        DataSet(self.step.network, samples, whole, shuffled=shuffled)
+        own = self.step.communicator.places([*minibatches(samples.rows, batch_size)])
+        DataSet(self.step.network, samples, whole, own, shuffled=shuffled)
         source = WindowedData if in_windows(samples) else StreamedData
-        source(self.step.network, samples, batch_size, apart=shuffled, device=streamed)
+        source(self.step.network, samples, batch_size, apart=shuffled, device=streamed, own=own)
         needs[kind] = streamed.needs["data"]
         order = "row order" if kind == "data" else "validation"
         needs[order] += streamed.needs["row order"] - whole.needs["row order"]

@@ -37,6 +37,8 @@ class BatchSource(ABC):
         own_counts: counts on the device, where weights become −0 from there on; None: they stay as they are.
         sources: x, y* and, where there are any, w, on the device: (places, ...).
         kept: the dtypes of the sources, but for what the CPU reads from a file as it is.
+        own: which places of an epoch are this rank's, in their order, and the only ones that it brings to the device;
+            None: all are.
         permutation: int64 (..., n): the order in which the places of the sources are used, one for each member.
         cursor: int64 (1,): how many of them have been used.
     """
@@ -44,9 +46,11 @@ class BatchSource(ABC):
     sources: list[Array]
     permutation: Array
 
-    def __init__(self, network: Network, data: Samples, device: Device | None = None) -> None:
+    def __init__(
+        self, network: Network, data: Samples, device: Device | None = None, own: Array | None = None
+    ) -> None:  # fmt: skip
         device = self.device = network.device if device is None else device
-        self.rows, self.models_shape, self._chosen = data.rows, network.models_shape, data.chosen
+        self.rows, self.models_shape, self._chosen, self.own = data.rows, network.models_shape, data.chosen, own
         self.counts = self.rows if data.counts is None else data.counts
         self.learned = self.rows if data.weights is None else self.counts
         self.own_counts: Array | None = None
@@ -66,16 +70,23 @@ class BatchSource(ABC):
     def parts(
         self, batch_sizes: Sequence[int], done: int = 0, following: Shuffling | None = None
     ) -> Generator[Sequence[int]]:
-        """Yields the sizes of the minibatches of an epoch, in parts, without the first `done`. The rows of a part are
-        on the device together; its steps are queued before the next part is asked for. To be used inside
+        """Yields the sizes of the minibatches of an epoch, in parts, without the first `done`. This rank's rows of a
+        part are on the device together; its steps are queued before the next part is asked for. To be used inside
         device.computing().
 
         Args:
             following: what draws the order of the epoch that follows; a thread may do it, while steps of this one run.
         """
 
+    def at(self, rows: Any) -> Any:
+        """Returns how many of so many rows of an epoch are this rank's: where it is when these are done."""
+        return rows if self.own is None else np.searchsorted(self.own, rows)
+
     def _places(self, order: Array | None) -> Array | None:
-        """Returns where the rows of an order lie among all that the data hold; None: side by side from the first on."""
+        """Returns where this rank's rows of an order lie among all that the data hold; None: side by side from the
+        first on."""
+        if self.own is not None:
+            order = self.own if order is None else order[..., self.own]
         if self._chosen is None:
             return order
         return self._chosen if order is None else _taken(self._chosen, order)
@@ -100,9 +111,11 @@ class BatchSource(ABC):
         return outs[0], outs[1], outs[2] if len(outs) > 2 else None
 
     def emit_weights(self, plan: Plan, rows: int) -> Array | None:
-        """Emits w alone of the next rows, for a minibatch in parts, which needs their sum first."""
+        """Emits w alone of the next rows, for a minibatch in parts, or of several ranks, which need their sum first."""
         if len(self.sources) < 3:
             return None
+        if not rows:
+            return plan.named(f"{ALL}w", plan.device.zeros((*self.models_shape, 1), self.kept[2]))
         out = plan.empty(f"{ALL}w", (*self.models_shape, rows), self.kept[2])
         plan.named("data w", self.sources[2])
         plan.named("cursor", self.cursor)
@@ -135,9 +148,10 @@ class DataSet(BatchSource):
     """
 
     def __init__(
-        self, network: Network, data: Samples, device: Device | None = None, *, shuffled: bool = False
-    ) -> None:
-        super().__init__(network, data, device)
+        self, network: Network, data: Samples, device: Device | None = None, own: Array | None = None, *,
+        shuffled: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(network, data, device, own)
         device = self.device
         with device.kind("data"):
             self.sources = [
@@ -145,9 +159,9 @@ class DataSet(BatchSource):
                 for array, dtype in zip(arrays_of(data), self.kept, strict=True)
             ]
         with device.kind("row order"):
-            self.permutation = device.zeros((*self.models_shape, self.rows), np.int64)
+            self.permutation = device.zeros((*self.models_shape, int(self.at(self.rows))), np.int64)
             if data.weights is not None and data.counts is not None:
-                self.own_counts = device.from_host(data.counts)
+                self.own_counts = device.from_host(np.asarray(self.at(data.counts)))
             self._coming = None
             if shuffled and not device.on_host:
                 self._coming = device.double_buffer([((self.permutation.size,), np.dtype(np.int64))], 1)
@@ -174,7 +188,7 @@ class DataSet(BatchSource):
                 check_file(source)
         self.rewind()
         if done:
-            self.device.copy_in(self.cursor, np.array([sum(batch_sizes[:done])]))
+            self.device.copy_in(self.cursor, np.array([self.at(sum(batch_sizes[:done]))]))
         if following is not None and self._coming is not None:
             yield batch_sizes[done : done + 1]  # with which the device has work before the thread has
             following.work_ahead(self._draw_ahead)
@@ -186,9 +200,10 @@ class DataSet(BatchSource):
         assert self._coming is not None
         with self.device.computing():
             (pinned,) = self._coming.pinned(0)
-            order = shuffling.draw_order(self.counts, pinned.reshape(self.permutation.shape))
-            if self._chosen is not None:
-                np.copyto(order, _taken(self._chosen, order))
+            pinned_order = pinned.reshape(self.permutation.shape)
+            order = shuffling.draw_order(self.counts, pinned_order if self.own is None else None)
+            if self.own is not None or self._chosen is not None:
+                np.copyto(pinned_order, self._places(order))
             self._coming.send(0, len(pinned))
             self._coming.pinned(0)  # waits until it is there: nobody else has to, nor when the memory is used again
         return True
@@ -237,9 +252,10 @@ class ManualBatch:
             names, axes = [plan.name_of(out) for out in outs], len(self.network.models_shape)
             whole = [plan.buffers[f"{ALL}{name}"] for name in names]
             sources = [plan.named(plan.name_of(a), a.reshape(-1, *a.shape[axes + 1 :])) for a in whole]
-            first = plan.named(f"row {plan.first_row}", plan.device.from_host(np.array([plan.first_row])))
+            row = plan.first_row - plan.begin
+            first = plan.named(f"row {row}", plan.device.from_host(np.array([row])))
             plan.phase = "data"
-            formula = f"{', '.join(names)} = {ALL}[{plan.first_row}:{plan.first_row + rows}]"
+            formula = f"{', '.join(names)} = {ALL}[{row}:{row + rows}]"
             plan.add(Operations.gather, formula, {}, sources, plan.buffers["order"], first, outs)
             plan.phase = "forward"
         x, target, weights = (*outs, None)[:3]
@@ -263,9 +279,15 @@ class ManualBatch:
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Emits nothing: the next minibatch is copied in again."""
 
-    @staticmethod
-    def load(plan: Plan, data: Samples) -> None:
-        """Copies a minibatch into the buffers of a plan."""
-        for name, array in (("x", data.x), ("y*", data.target), ("w", data.weights)):
-            if array is not None:
-                plan.device.copy_in(plan.buffers.get(f"{ALL}{name}", plan.buffers[name]), whole(array))
+    def load(self, plan: Plan, data: Samples) -> None:
+        """Copies this rank's share of a minibatch into the buffers of a plan."""
+        share, axes = plan.communicator.share(data.rows), len(self.network.models_shape)
+        for name, array, inner in (("x", data.x, 1), ("y*", data.target, not data.labelled), ("w", data.weights, 0)):
+            if array is None or not share:
+                continue
+            to = plan.buffers.get(f"{ALL}{name}", plan.buffers.get(name))
+            apart = axes and array.ndim > 1 + inner
+            given = whole(array)
+            if plan.communicator.ranks > 1:
+                given = given[:, share.start : share.stop] if apart else given[share.start : share.stop]
+            plan.device.copy_in(to, given)

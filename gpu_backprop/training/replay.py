@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.plan import Plan
@@ -15,6 +16,8 @@ LOG = logging.getLogger("gpu_backprop")
 
 STEPS_AT_ONCE = 8
 """In one graph, where nothing has to be done after each: the next minibatch is gathered while a step still updates."""
+
+T = TypeVar("T")
 
 _said: set[str] = set()  # why graphs were given up in this process: a plan for each number of rows need not repeat it
 
@@ -72,30 +75,44 @@ class Replay:
     def _run_checked(self) -> None:
         """Runs the plan eagerly, and does the same run again as a graph. It always leaves what one run leaves."""
         plan, device, outputs = self.plan, self.plan.device, self.plan.outputs()
-        try:
-            before, after = Snapshot(device, outputs), Snapshot(device, outputs)
-        except DeviceError as error:
-            self._eagerly()
+        snapshots, error = self._tried(lambda: [Snapshot(device, outputs) for _ in range(2)])
+        self._eagerly()
+        if snapshots is None:
             self._give_up(f"there is no memory to compare a replay with a run ({error})")
             return
-        self._eagerly()
+        before, after = snapshots
         after.take()
         try:
             before.restore()
-            replay = device.capture(plan.nodes(self.repeats))
-            replay()
-            pairs = [(array, after.copies[name]) for name, array in outputs.items()]
-            if differing := [name for name, d in zip(outputs, device.differing(pairs), strict=True) if d]:
-                raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")
-        except BaseException as error:
+            replay, error = self._tried(lambda: device.capture(plan.nodes(self.repeats)))
+            if replay is not None:
+                replay()
+                pairs = [(array, after.copies[name]) for name, array in outputs.items()]
+                differs = device.differing(pairs)
+                _, error = self._tried(lambda: _refuse([name for name, d in zip(outputs, differs, strict=True) if d]))
+        except BaseException:  # Ctrl-C
             after.restore()
-            if not isinstance(error, Exception):  # Ctrl-C
-                raise
+            raise
+        if replay is None or error is not None:
+            after.restore()
             self._give_up(one_line(error), error)
             return
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
         self.reason = f"a replay of its {self._launches()} launches gives what a run gives, bit for bit"
         LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), self._launches())
+
+    def _tried(self, make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """Returns what was made; or None, and why it could not be, on this rank or another: none goes on without the
+        others."""
+        made, error = None, None
+        try:
+            made = make()
+        except Exception as caught:
+            error = caught
+        reason = self.plan.communicator.first_reason(None if error is None else one_line(error))
+        if reason is None:
+            return made, None
+        return None, error or DeviceError(reason)
 
     def _launches(self) -> int:
         return self.repeats * int(self.plan.cost()["launches"])
@@ -122,3 +139,8 @@ class Replay:
         rows, one = self.plan.buffers["x"].shape[-2], "step" if self.plan.training else "measurement"
         runs = f"a {one}" if self.repeats == 1 else f"{self.repeats} {one}s"
         return f"{self.plan.device.name}: {runs} of {rows:,} rows"
+
+
+def _refuse(differing: list[str]) -> None:
+    if differing:
+        raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")

@@ -16,11 +16,12 @@ from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.numbers import one_a_member
+from gpu_backprop.training.agreement import Agreement
 from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import Given
-from gpu_backprop.training.minibatches import BatchSource
+from gpu_backprop.training.minibatches import BatchSource, minibatches
 from gpu_backprop.training.one_launch import CHOSEN, build_launch, check_data, obstacle_of_layers, rows_of_a_launch
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
@@ -104,6 +105,7 @@ class Run:
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
         self.repeats, self._stops, self._halvings = repeats, stops, MOST_HALVINGS if halves else 0
         self._by_step = by_step or loss_every is not None
+        self._agreement = Agreement(step.communicator)
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
         self._first = self.number
@@ -141,6 +143,11 @@ class Run:
         return -(-sum(self.batches[: self.done]) // self.settings.batch_size)
 
     @property
+    def begins_after(self) -> int:
+        """How many steps of the epoch that comes are done already, where it goes on."""
+        return self._begin.done
+
+    @property
     def one_launch(self) -> bool:
         """Whether epochs run in one launch, but for those whose layers are set to what it has not."""
         return self.settings.one_launch in (True, CHOSEN)
@@ -169,7 +176,7 @@ class Run:
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
-        batches = list(self.data.minibatches(self.settings.batch_size))
+        batches = list(minibatches(self.data.rows, self.settings.batch_size))
         plans = {rows: self._build_step(rows) for rows in set(batches)}
         return batches, {rows: Replay(plan, self.settings.graph) for rows, plan in plans.items()}
 
@@ -237,7 +244,7 @@ class Run:
         self.done = [0, *accumulate(self.batches)].index(rows)
         self._window = begin.window or (np.zeros(self.total.shape), 0)
         self.sums.clear()
-        if begin.done:
+        if begin.done and self.step.communicator.rank == 0:  # to whose losses those of the other ranks are added
             self.step.device.copy_in(self.total, begin.total)
         if self._schedule is not None:
             self._schedule.start((self.number - self._schedule.first) * len(self.batches) + begin.done)
@@ -252,7 +259,7 @@ class Run:
             halving |= {"best_start": self._best_start.copies}
         if len(self.history) >= self.number:
             return Position(self.number + 1, halving=halving)
-        seconds, total = time.perf_counter() - self.started, self.step.device.to_host(self.total)
+        seconds, total = time.perf_counter() - self.started, self._read_total()
         start = self.epoch_start.copies if halving or self._stops else None
         return Position(self.number, self.steps_done, self._drawn_from, total, self._window, seconds, start, halving)
 
@@ -302,14 +309,15 @@ class Run:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped. To be
         used inside device.computing()."""
         step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
-        device, launched = self.data.device, None
+        device, launched, waiting = self.data.device, None, self.step.communicator.waiting
         with closing(self.data.parts(self.batches, step, self._following)) as parts:
             for part in parts:
                 for rows, count in self._at_once(part, step):
                     step += count
                     if step == last > 1:
                         self._spare.take()
-                    steps[rows].often(count).run()
+                    with waiting("a step"):
+                        steps[rows].often(count).run()
                     self.done = step
                     if self.in_one_launch and last > 1:  # the host is a launch ahead, so that Ctrl-C need not wait long
                         before, launched = launched, device.mark()
@@ -319,9 +327,15 @@ class Run:
                     due = self.loss_every is not None and step % self.loss_every == 0
                     if due and not self._read_loss(step, shown):
                         return True  # what is left of the epoch would be wasted
-                    if after_step(self) and step < last:
+                    if self._agreed_to_end(after_step(self), step, last):
                         return False
         return True
+
+    def _agreed_to_end(self, wanted: bool, step: int, last: int) -> bool:
+        """Tells whether the epoch is to end after a step that is not its last one, as all ranks do."""
+        if step == last:
+            return False
+        return wanted if self.step.communicator.ranks == 1 else self._agreement.end(wanted, self._by_step)
 
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
@@ -338,7 +352,7 @@ class Run:
         """Reads the loss of the steps since the last reading, which waits for the device; whether it is finite."""
         total_before, rows_before = self._window
         rows = min(step * self.batches[0], self.data.rows)
-        total = self.step.device.to_host(self.total)
+        total = self._read_total()
         with np.errstate(invalid="ignore"):  # ∞ − ∞
             loss = self.step.loss.reduce(total - total_before, rows - rows_before)
         row = {"epoch": self.number, "step": step, "loss": self._unless_diverged(loss)}
@@ -357,7 +371,15 @@ class Run:
             call()
         if scaling is not None:
             device.copy_in(self.sums["scaling"], scaling)
-        return self.sums.read()
+        with self.step.communicator.waiting("the end of an epoch"):
+            sums = self.sums.read()
+        return sums | {"total": self.step.communicator.add_up(sums["total"])}
+
+    def _read_total(self) -> Array:
+        """Reads what the losses of the epoch have added up to until now, on all ranks; waits for the device."""
+        with self.step.communicator.waiting("a step"):
+            total = self.step.device.to_host(self.total)
+        return self.step.communicator.add_up(total)
 
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]
@@ -480,7 +502,7 @@ class Run:
             for rows in (rows for part in parts for rows in part):
                 steps[rows].plan.run()
                 step += 1
-                if not finite_loss(device.to_host(self.total)):
+                if not finite_loss(self._read_total()):
                     what, first = "loss", first or self._find_layer(steps[rows].plan, rows, current)
                     break
                 if not broken and not device.xp.isfinite(network.parameters).all():
@@ -505,7 +527,8 @@ class Run:
         before.restore()
         self.step.network.refresh()
         cursor = self.data.cursor
-        self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - rows)
+        share = self.step.communicator.share(rows)
+        self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - len(share))
         return find_first_nonfinite(self.step.network, plan.trace(joined=False))
 
 

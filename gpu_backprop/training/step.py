@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -22,6 +23,7 @@ from gpu_backprop.training.fit_schedule import FollowedSchedule
 from gpu_backprop.training.loss_scaling import LossScaling
 from gpu_backprop.training.minibatches import BatchSource, ManualBatch
 from gpu_backprop.training.optimizer import Optimizer, Setting
+from gpu_backprop.training.reduction import Reduction
 from gpu_backprop.training.shuffling import Shuffling
 
 
@@ -38,7 +40,7 @@ class TrainingStep:
     Args:
         network, loss, optimizer: the network is trained in place, the others are copied.
         seed: of shuffling and dropout; None: the network's.
-        clip_norm, clip_value, average, accumulate: see `Trainer`.
+        clip_norm, clip_value, average, accumulate, communicator: see `Trainer`.
 
     Attributes:
         scaling, clipping, accumulation, averaging: of the loss, in float16; of the gradients; of the parameters.
@@ -50,13 +52,15 @@ class TrainingStep:
     def __init__(
         self, network: Network, loss: Loss, optimizer: Optimizer, seed: int | None = None, *,
         clip_norm: Setting | None = None, clip_value: Setting | None = None, average: Setting | None = None,
-        accumulate: int = 1,
+        accumulate: int = 1, communicator: Communicator = ALONE,
     ) -> None:  # fmt: skip
         network.check_trainable()
         self.network, self.device, self.loss = network, network.device, loss.bind(network)
         self.optimizer = optimizer.bind(network, **({} if clip_value is None else {"clip_value": clip_value}))
         self.scaling, self.clipping = LossScaling(network), Clipping(network, clip_norm)
         self.accumulation, self.averaging = Accumulation(network, accumulate), Averaging(network, average)
+        self.reduction = Reduction(network)
+        self.communicator = communicator.on(self.device)
         self._running: Array | None = None
         if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
@@ -73,13 +77,15 @@ class TrainingStep:
 
         Args:
             source: gives x, the targets and the weights.
-            total: float64 (..., 3) on the device, to which the step adds its loss.
+            rows: of the minibatch, which the ranks share.
+            total: float64 (..., 3) on the device, to which the step adds the loss of this rank's rows.
             fuse: False: share no buffers, fuse nothing, and work through the minibatch as a whole.
             device: a DryRunDevice, for a plan to look at; None: the network's.
             schedule: what the settings follow; None: they are as they are set.
         """
         self.network.check_trainable()
-        plan = Plan(self.device if device is None else device, training=True, fuse=fuse)
+        share = self.communicator.share(rows)
+        plan = Plan(self.device if device is None else device, True, fuse, self.communicator, share.start)
         self.network.emit_parameters(plan)
         plan.named("E", total)
         if schedule is not None:
@@ -94,10 +100,11 @@ class TrainingStep:
             grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total, scaling)
             plan.phase = "backward"
             self.network.emit_backward(plan, grad_z, start="z")
+        self.reduction.emit(plan)
         plan.phase = "update"
         self.scaling.unscale(plan)
         self.clipping.clip(plan)
-        self._advance(plan, source.cursor, rows - plan.first_row, None if schedule is None else schedule.position)
+        self._advance(plan, source.cursor, share.stop - plan.first_row, None if schedule is None else schedule.position)
         self.optimizer.update(plan, self.network)
         self.network.emit_max_norms(plan)
         self.averaging.update(plan)
@@ -154,7 +161,9 @@ class TrainingStep:
         """Returns what steps do besides the update of an optimizer, by the names that a trainer has for it; None each
         that they do not."""
         parts = None if self.accumulation.parts == 1 else self.accumulation.parts
-        return {"clip_norm": self.clipping.norm, "average": self.averaging.decay, "accumulate": parts}
+        ranks = None if self.communicator.ranks == 1 else self.communicator
+        own = {"clip_norm": self.clipping.norm, "average": self.averaging.decay, "accumulate": parts}
+        return own | {"communicator": ranks}
 
     @property
     def measured_parameters(self) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -71,9 +71,10 @@ class StreamedData(BatchSource):
     """
 
     def __init__(
-        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
-    ) -> None:
-        super().__init__(network, data, device)
+        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None,
+        own: Array | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(network, data, device, own)
         apart = apart or data.counts is not None or data.weighs_apart
         device, models = self.device, math.prod(self.models_shape)
         self.host = arrays_of(data)
@@ -81,14 +82,16 @@ class StreamedData(BatchSource):
         shapes, batch = [data.x.shape[1:], data.target.shape[1:], ()], min(batch_size, self.rows)
         row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, self.kept, strict=False))
         self.block_rows = batch * min(max(1, self._rows_at_once(row) // batch), -(-self.rows // batch))
-        members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self.block_rows)
-        order = [(buffer * self.orders + members[:, None]) * self.block_rows + place for buffer in range(BUFFERS)]
+        starts = np.arange(0, self.rows, self.block_rows)
+        self._own_rows = int(np.diff(self.at(np.append(starts, self.rows))).max())
+        members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self._own_rows)
+        order = [(buffer * self.orders + members[:, None]) * self._own_rows + place for buffer in range(BUFFERS)]
         with device.kind("data"):
             self.buffer = device.double_buffer(
-                [((self.orders * self.block_rows, *s), dtype) for s, dtype in zip(shapes, self.kept, strict=False)]
+                [((self.orders * self._own_rows, *s), dtype) for s, dtype in zip(shapes, self.kept, strict=False)]
             )
             self.sources = self.buffer.arrays
-            self._starts = device.from_host(np.arange(BUFFERS) * self.block_rows)
+            self._starts = device.from_host(np.arange(BUFFERS) * self._own_rows)
         with device.kind("row order"):
             self.permutation = device.from_host(np.concatenate(order, axis=1).reshape(*self.models_shape, -1))
         self._order: Any = None  # as _draw gives it; None: as the rows lie
@@ -110,7 +113,7 @@ class StreamedData(BatchSource):
 
     def _order_of(self, order: Array | None) -> Array | None:
         places = self._places(order)
-        return None if places is None else np.broadcast_to(places, (self.orders, self.rows))
+        return None if places is None else np.broadcast_to(places, (self.orders, places.shape[-1]))
 
     def _rows_at_once(self, row: int) -> int:
         """Chooses how many rows a block has, where one takes so many bytes, but for whole minibatches."""
@@ -150,25 +153,27 @@ class StreamedData(BatchSource):
                 self.buffer.acquire(buffer)
 
     def _read(self, order: Any, buffer: int, begin: int, count: int) -> None:
-        """Fills a buffer with the rows from place `begin` of an order on; the reader's thread."""
+        """Fills a buffer with this rank's rows of so many, from place `begin` of an epoch on; the reader's thread."""
+        first, last = map(int, self.at([begin, begin + count]))
         with self.device.computing():
             arrays = self.buffer.pinned(buffer)
             for number in range(self.orders):
-                bring = self._bringer(order, number, slice(begin, begin + count))
-                outs = [pinned[number * self.block_rows :][:count] for pinned in arrays]
+                bring = self._bringer(order, number, begin, begin + count)
+                outs = [pinned[number * self._own_rows :][: last - first] for pinned in arrays]
                 for k, (source, out) in enumerate(zip(self.host, outs, strict=True)):
                     check_file(source)
                     bring(source[number] if k == 2 and self._weighs_apart else source, out)
                 if len(outs) > 2 and isinstance(self.counts, np.ndarray):
-                    outs[2][max(0, self.counts[number] - begin) :] = -0.0  # as `gather` does
-            self.buffer.send(buffer, (self.orders - 1) * self.block_rows + count)
+                    outs[2][max(0, int(self.at(self.counts[number])) - first) :] = -0.0  # as `gather` does
+            self.buffer.send(buffer, (self.orders - 1) * self._own_rows + last - first)
 
     def _read_ahead(self, order: Future[Any], buffer: int, count: int) -> None:
         """Does the same from the beginning of an order that may be drawn yet."""
         self._read(order.result(), buffer, 0, count)
 
-    def _bringer(self, order: Any, number: int, places: slice) -> Bring:
-        """Returns what fills an array with the rows at these places of an order, from a source."""
+    def _bringer(self, order: Any, number: int, begin: int, end: int) -> Bring:
+        """Returns what fills an array with this rank's rows between two places of an epoch, from a source."""
+        places = slice(*map(int, self.at([begin, end])))
         rows = places if order is None else order[number, places]
         return lambda source, out: _bring(source, rows, out)
 
@@ -187,11 +192,12 @@ class WindowedData(StreamedData):
     """
 
     def __init__(
-        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None
-    ) -> None:
+        self, network: Network, data: Samples, batch_size: int, *, apart: bool = True, device: Device | None = None,
+        own: Array | None = None,
+    ) -> None:  # fmt: skip
         stored = sum(array.nbytes for array in arrays_of(data)) // len(data.x)
         self.stretch = max(1, STRETCH // max(1, stored))
-        super().__init__(network, data, batch_size, apart=apart, device=device)
+        super().__init__(network, data, batch_size, apart=apart, device=device, own=own)
 
     def _rows_at_once(self, row: int) -> int:
         return WINDOW // row
@@ -199,22 +205,37 @@ class WindowedData(StreamedData):
     def _draw(self, shuffling: Shuffling) -> list[_DrawnOrder]:
         return [_DrawnOrder(seed, self.rows, self.stretch) for seed in shuffling.draw_seeds()]
 
-    def _bringer(self, order: Any, number: int, places: slice) -> Bring:
+    def _bringer(self, order: Any, number: int, begin: int, end: int) -> Bring:
         if not isinstance(order, list):
-            return super()._bringer(order, number, places)
-        window = places.start - places.start % self.block_rows
-        end = min(window + self.block_rows, self.rows)
-        parts = order[number].window(window, end, places.start - window)
+            return super()._bringer(order, number, begin, end)
+        window = begin - begin % self.block_rows
+        parts = order[number].window(window, min(window + self.block_rows, self.rows), begin - window)
+        if self.own is not None:
+            parts = list(self._own_parts(parts, begin, end))
 
         def bring(source: Array, out: Array) -> None:
             for rows, to in parts:
                 found = self._loaded(source, rows)
-                if places.start > window:  # the epoch goes on within it
+                if len(to) and to.min() < 0:
                     found, to = found[to >= 0], to[to >= 0]
                 out[to] = found
             let_go(source)
 
         return bring
+
+    def _own_parts(self, parts: list[tuple[slice, Array]], begin: int, end: int) -> Iterator[tuple[slice, Array]]:
+        """Yields what this rank needs of the parts of a window: the rows from the first to the last of its own, and for
+        each where it goes, below 0 for those of others."""
+        assert self.own is not None
+        own = self.own[slice(*self.at([begin, end]))] - begin
+        among = np.full(end - begin, -1)
+        among[own] = np.arange(len(own))
+        for rows, places in parts:
+            to = np.where(places < 0, -1, among[places])
+            found = np.flatnonzero(to >= 0)
+            if len(found):
+                first, last = int(found[0]), int(found[-1]) + 1
+                yield slice(rows.start + first, rows.start + last), to[first:last]
 
     def _loaded(self, source: Array, rows: slice) -> Array:
         """Returns the rows of a stretch; where some of all were chosen, in the order of the file, they are near."""
@@ -265,39 +286,41 @@ def _read_map(source: Array, rows: slice | Array) -> Array:
 
 
 def place_data(
-    network: Network, data: Samples, name: str, batch_size: int, *, stream: bool | str, room: int, shuffled: bool
-) -> BatchSource:
+    network: Network, data: Samples, name: str, batch_size: int, *, stream: bool | str, room: int, shuffled: bool,
+    own: Array | None = None,
+) -> BatchSource:  # fmt: skip
     """Puts data on the device if they fit there, else lets them be streamed. The log says which and why.
 
     Args:
         room: bytes of the device that data may take, under stream="auto".
         shuffled: whether each member gets an order of its own, every epoch a new one.
+        own: see BatchSource.
     """
     device = network.device
     arrays, kept = arrays_of(data), kept_dtypes(data, device)
     in_files = any(_made(array) or memory_map(array) is not None for array in arrays)
     held = "a memory map" if in_files else "host memory"
     if in_windows(data):
-        windows = WindowedData(network, data.on_host(device), batch_size, apart=shuffled)
+        windows = WindowedData(network, data.on_host(device), batch_size, apart=shuffled, own=own)
         size, rows = memory_size(sum(array.nbytes for array in windows.sources)), f"{windows.block_rows:,}"
         told = "%s: %s rows, read from disk in windows of %s rows; two take %s"
         LOG.info(told, name, f"{data.rows:,}", rows, size)
         return windows
     told = f"{name}: {data.rows:,} rows, {memory_size(_size(device, data))} as {kept[0].name}"
     if not device.streams and isinstance(data.x, SparseRows):
-        streamed = StreamedData(network, data, batch_size, apart=shuffled)
+        streamed = StreamedData(network, data, batch_size, apart=shuffled, own=own)
         size, rows = memory_size(sum(array.nbytes for array in streamed.sources)), f"{streamed.block_rows:,}"
         LOG.info("%s: %s sparse rows, made dense in blocks of %s; two take %s", name, f"{data.rows:,}", rows, size)
         return streamed
     if not device.streams:
         size = memory_size(sum(array.nbytes for array in arrays))
         LOG.debug("%s: %s rows, %s as %s, in %s", name, f"{data.rows:,}", size, data.x.dtype.name, held)
-        return DataSet(network, data, shuffled=shuffled)
+        return DataSet(network, data, own=own, shuffled=shuffled)
     if not is_streamed(device, data, stream, room):
         given = "" if isinstance(data.x, HOST) else ", where they were given"
         LOG.info("%s, on %s (%s free)%s", told, device.name, memory_size(device.memory()[0]), given)
-        return DataSet(network, data, shuffled=shuffled)
-    streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled)
+        return DataSet(network, data, own=own, shuffled=shuffled)
+    streamed = StreamedData(network, data.on_host(device), batch_size, apart=shuffled, own=own)
     why = "as asked" if stream is True else f"because {device.name} has room for {memory_size(max(0, room))} of data"
     LOG.info("%s, streamed from %s in blocks of %s rows, %s", told, held, f"{streamed.block_rows:,}", why)
     return streamed

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
@@ -35,13 +36,13 @@ from gpu_backprop.training.checkpoints.resuming import Resumed, resume
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
 from gpu_backprop.training.diagnosis import Diagnosis
 from gpu_backprop.training.early_stopping import EarlyStopping
-from gpu_backprop.training.evaluation import Evaluation
+from gpu_backprop.training.evaluation import Evaluation, minibatches_of
 from gpu_backprop.training.fit import Fit
 from gpu_backprop.training.folds import are_folds, measure_outputs, predict_mean, predict_out_of_fold
 from gpu_backprop.training.history import History, describe_best, describe_row
 from gpu_backprop.training.manual_steps import ManualSteps, StepLoss
 from gpu_backprop.training.metrics import Given, choose_metrics
-from gpu_backprop.training.minibatches import BatchSource, ManualBatch
+from gpu_backprop.training.minibatches import BatchSource, ManualBatch, minibatches
 from gpu_backprop.training.one_launch import check as check_one_launch
 from gpu_backprop.training.optimizer import Optimizer, Setting
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
@@ -91,6 +92,10 @@ class Trainer(FixedAttributes):
         accumulate: in how many parts a minibatch is worked through. The step is that of the whole minibatch, to
             rounding, and takes the memory of a part.
 
+        communicator: the ranks that train together: gb.mpi() or gb.distributed(). Each makes the same calls, with the
+            same data; batch_size is that of all of them together, and each works through its share of the rows. They
+            learn what one learns alone, to rounding. None: this process trains alone.
+
     Attributes:
         history: the History of all its fits; `trainer.history = gb.History()` begins a new one.
         stopping: whether `stop` was called since the last `fit` began.
@@ -109,6 +114,7 @@ class Trainer(FixedAttributes):
         batch_size: int = 128, seed: int | None = None, graph: bool | str = "auto", stream: bool | str = "auto",
         one_launch: bool | str = "auto", clip_norm: Setting | None = None, clip_value: Setting | None = None,
         average: Setting | None = None, accumulate: int = 1, metrics: Sequence[Given] | None = None,
+        communicator: Communicator | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(network, Network):
             raise InputError(f"network must be a gpu_backprop.Network, got {type(network).__name__}.")
@@ -118,12 +124,18 @@ class Trainer(FixedAttributes):
         self.one_launch = self._mode("one_launch", one_launch, True)
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
         if self.one_launch is True:
-            extra = {"clip_norm": clip_norm, "average": average, "accumulate": None if accumulate == 1 else accumulate}
+            extra: dict[str, Any] = {
+                "clip_norm": clip_norm,
+                "average": average,
+                "accumulate": None if accumulate == 1 else accumulate,
+            }
+            extra["communicator"] = None if communicator is None or communicator.ranks == 1 else communicator
             check_one_launch(network, loss, extra, graph=self.graph, stream=self.stream)
         self.training_step = step = TrainingStep(
             network, loss, optimizer, seed, clip_norm=clip_norm, clip_value=clip_value, average=average,
-            accumulate=accumulate,
+            accumulate=accumulate, communicator=ALONE if communicator is None else communicator,
         )  # fmt: skip
+        self.communicator = step.communicator
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
         self.history = History()
@@ -264,7 +276,8 @@ class Trainer(FixedAttributes):
             self.training_step.averaging.begin()
             with self.device.computing():
                 replay.run()
-            return StepLoss(self.loss, self.device, self.device.copy(self.manual_steps.total), data.rows)
+            total = self.device.copy(self.manual_steps.total)
+            return StepLoss(self.loss, self.device, total, data.rows, self.communicator)
 
     @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
@@ -454,12 +467,20 @@ class Trainer(FixedAttributes):
         """
         with self.network.exclusively("fit"):
             self.stopping = False
-            return Fit(
-                self, x, y, epochs, weights=weights, class_weight=class_weight, validation=validation,
-                validation_split=validation_split, shuffle=shuffle, early_stopping=early_stopping, csv=csv,
-                progress=progress, loss_every=loss_every, callbacks=callbacks, on_divergence=on_divergence,
-                folds=folds, rows=rows,
-            ).train()  # fmt: skip
+            fit, facts = None, {}
+            try:
+                fit = Fit(
+                    self, x, y, epochs, weights=weights, class_weight=class_weight, validation=validation,
+                    validation_split=validation_split, shuffle=shuffle, early_stopping=early_stopping, csv=csv,
+                    progress=progress, loss_every=loss_every, callbacks=callbacks, on_divergence=on_divergence,
+                    folds=folds, rows=rows,
+                )  # fmt: skip
+                facts = fit.facts() if self.communicator.ranks > 1 else {}
+            except Exception as error:
+                self.communicator.check_same(facts, error)
+                raise
+            self.communicator.check_same(facts)
+            return fit.train()
 
     @contextmanager
     def as_running(self, fit: RunningFit) -> Iterator[None]:
@@ -529,13 +550,15 @@ class Trainer(FixedAttributes):
                 self.network, self.loss, settings.metrics, predict_mean(self.network, data.x), data.on_host(self.device)
             )
         (room,) = memory.require_evaluation(self.training_step, settings, data)
-        source = self.place(data, "data", room, False)
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
         rows = self.training_step.accumulation.rows_at_once(self.batch_size)
+        counts = data.rows if data.counts is None else data.counts
+        source = self.place(data, "data", room, False, minibatches_of(counts, rows))
         return Evaluation(
-            self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device
-        ).run()
+            self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device,
+            communicator=self.communicator,
+        ).run()  # fmt: skip
 
     @property
     def folds(self) -> list[Array]:
@@ -572,9 +595,15 @@ class Trainer(FixedAttributes):
             raise StateError(f"{what} is of a fit with folds, and the last fit had none: trainer.fit(..., folds=8).")
         return self._folds
 
-    def place(self, data: Samples, name: str, room: int, shuffled: bool) -> BatchSource:
-        """Puts data on the device, or lets them be streamed; see `place_data`."""
-        return place_data(self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled)
+    def place(
+        self, data: Samples, name: str, room: int, shuffled: bool, batches: Sequence[int] | None = None
+    ) -> BatchSource:  # fmt: skip
+        """Puts data on the device, or lets them be streamed, see `place_data`: this rank's of minibatches of so many
+        rows; None: of batch_size."""
+        batches = [*minibatches(data.rows, self.batch_size)] if batches is None else batches
+        own = self.communicator.places(batches)
+        how: dict[str, Any] = {"stream": self.stream, "room": room, "shuffled": shuffled, "own": own}
+        return place_data(self.network, data, name, self.batch_size, **how)
 
 
 def _rebuild(

@@ -3,7 +3,15 @@
 This is the specification that every other back end is compared with.
 """
 
-from gpu_backprop.backend.numpy_ops.flat import blend, clip_factor, copy, limit_norms, sum_of_squares, unscale
+from gpu_backprop.backend.numpy_ops.flat import (
+    all_reduce,
+    blend,
+    clip_factor,
+    copy,
+    limit_norms,
+    sum_of_squares,
+    unscale,
+)
 from gpu_backprop.backend.numpy_ops.layers import (
     activation_gradient,
     add_bias,

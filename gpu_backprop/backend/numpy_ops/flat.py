@@ -7,10 +7,15 @@ from functools import partial
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import SCALE, SKIPPED, STREAK, Array, Calls, call
 from gpu_backprop.backend.numpy_ops.blocks import in_blocks
 from gpu_backprop.backend.numpy_ops.scratch import Scratch
+
+
+def all_reduce(device: Device, communicator: Communicator, array: Array) -> Calls:
+    yield from communicator.all_reduce(device, array)
 
 
 def copy(device: Device, source: Array, destination: Array) -> Calls:

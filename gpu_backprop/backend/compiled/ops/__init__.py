@@ -21,4 +21,4 @@ from gpu_backprop.backend.compiled.ops.optimizers import blend, clip_factor, lim
 from gpu_backprop.backend.compiled.ops.periodic import periodic, periodic_gradient, periodic_gradient_x
 from gpu_backprop.backend.compiled.ops.products import matmul
 from gpu_backprop.backend.compiled.ops.schedules import follow_schedule
-from gpu_backprop.backend.numpy_ops import residual_sums, softmax_focal, unscale
+from gpu_backprop.backend.numpy_ops import all_reduce, residual_sums, softmax_focal, unscale

@@ -1,7 +1,15 @@
 """The operations on CUDA: each a kernel launch or two, or a matrix product. A leading models axis becomes gridDim.z."""
 
 from gpu_backprop.backend.cuda.ops.epilogues import matmul_activate, matmul_activation_gradient, matmul_column_sum
-from gpu_backprop.backend.cuda.ops.flat import blend, clip_factor, copy, limit_norms, sum_of_squares, unscale
+from gpu_backprop.backend.cuda.ops.flat import (
+    all_reduce,
+    blend,
+    clip_factor,
+    copy,
+    limit_norms,
+    sum_of_squares,
+    unscale,
+)
 from gpu_backprop.backend.cuda.ops.head import head
 from gpu_backprop.backend.cuda.ops.layers import (
     activation_gradient,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.cuda.ops.launch_shapes import flat, flat_sizes, sizes, whole_columns
 from gpu_backprop.backend.formula import Array, Calls
+
+
+def all_reduce(device: CudaDevice, communicator: Communicator, array: Array) -> Calls:
+    yield from communicator.all_reduce(device, array)
 
 
 def copy(device: CudaDevice, source: Array, destination: Array) -> Calls:

@@ -1,0 +1,36 @@
+"""What ranks agree on between steps: on whether to end is asked for by a signal, a callback or a clock, at a time of
+its own on each of them, and all have to end after the same step."""
+
+from __future__ import annotations
+
+import time
+
+from gpu_backprop.backend.communicator import Communicator
+
+EVERY = 0.2
+"""Seconds between two agreements: nobody waits longer for the end of a fit, and steps do not feel them."""
+
+
+class Agreement:
+    """Decides together with the other ranks, every few steps, as many as take EVERY on the first of them."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
+        self._steps, self._left, self._last = 1, 1, time.perf_counter()
+        self._wanted = False
+
+    def end(self, wanted: bool, now: bool = False) -> bool:
+        """Counts a step, and tells whether all ranks end after it, since one of them wanted to; now: they are asked
+        after this step in any case."""
+        self._wanted |= wanted
+        self._left -= 1
+        if self._left > 0 and not now:
+            return False
+        took, self._last = time.perf_counter() - self._last, time.perf_counter()
+        steps = min(2 * self._steps, max(1, int(self._steps * EVERY / max(took, 1e-9))))
+        found = self._communicator.gather([self._wanted, steps])
+        self._steps = self._left = found[0][1]
+        if any(one for one, _ in found):
+            self._wanted = False
+            return True
+        return False
