@@ -202,8 +202,8 @@ class DataSet(BatchSource):
             (pinned,) = self._coming.pinned(0)
             pinned_order = pinned.reshape(self.permutation.shape)
             order = shuffling.draw_order(self.counts, pinned_order if self.own is None else None)
-            if self.own is not None or self._chosen is not None:
-                np.copyto(pinned_order, self._places(order))
+            if (places := self._places(order)) is not order and places is not None:
+                np.copyto(pinned_order, places)
             self._coming.send(0, len(pinned))
             self._coming.pinned(0)  # waits until it is there: nobody else has to, nor when the memory is used again
         return True
@@ -285,7 +285,7 @@ class ManualBatch:
         for name, array, inner in (("x", data.x, 1), ("y*", data.target, not data.labelled), ("w", data.weights, 0)):
             if array is None or not share:
                 continue
-            to = plan.buffers.get(f"{ALL}{name}", plan.buffers.get(name))
+            to = plan.buffers[f"{ALL}{name}" if f"{ALL}{name}" in plan.buffers else name]
             apart = axes and array.ndim > 1 + inner
             given = whole(array)
             if plan.communicator.ranks > 1:

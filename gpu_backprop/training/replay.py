@@ -93,10 +93,11 @@ class Replay:
         except BaseException:  # Ctrl-C
             after.restore()
             raise
-        if replay is None or error is not None:
+        if error is not None:
             after.restore()
             self._give_up(one_line(error), error)
             return
+        assert replay is not None
         self.run, self.replays = replay, True  # type: ignore[assignment,method-assign]
         self.reason = f"a replay of its {self._launches()} launches gives what a run gives, bit for bit"
         LOG.info("%s: replayed as a CUDA graph of %d launches", self._what(), self._launches())

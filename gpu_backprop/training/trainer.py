@@ -124,11 +124,8 @@ class Trainer(FixedAttributes):
         self.one_launch = self._mode("one_launch", one_launch, True)
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
         if self.one_launch is True:
-            extra: dict[str, Any] = {
-                "clip_norm": clip_norm,
-                "average": average,
-                "accumulate": None if accumulate == 1 else accumulate,
-            }
+            extra: dict[str, Any] = {"clip_norm": clip_norm, "average": average}
+            extra["accumulate"] = None if accumulate == 1 else accumulate
             extra["communicator"] = None if communicator is None or communicator.ranks == 1 else communicator
             check_one_launch(network, loss, extra, graph=self.graph, stream=self.stream)
         self.training_step = step = TrainingStep(
