@@ -75,7 +75,7 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
 
     Raises:
         InputError: the samples cannot be trained on, there is more than one network in this one, or the trainer clips
-            gradients by their norm.
+            gradients by their norm or has several ranks.
     """
     network = trainer.network
     if network.models_shape:
@@ -88,6 +88,8 @@ def explain(trainer: Trainer, x: Any, y: Any, weights: Any = None, *, width: int
             f"explain shows a step that clips nothing, but the trainer has clip_norm={trainer.clip_norm}: make one "
             "without."
         )
+    if trainer.communicator.ranks > 1:
+        raise InputError("explain shows the step of one process, but the trainer has ranks: make one without.")
     data = samples(network, trainer.loss, x, y, weights, values=True).on_host(network.device)
     if data.weights is not None and not data.weights.any():
         raise InputError("all weights are 0, so a step would change nothing: give a sample a weight above 0.")

@@ -550,7 +550,7 @@ def test_every_operation_of_a_step_can_be_told() -> None:
     binders = {name for name, _ in inspect.getmembers(numpy_ops, inspect.isfunction)}
     fused, evaluation = {"softmax_cross_entropy", "sigmoid_cross_entropy", "softmax_focal"}, {"residual_sums"}
     bookkeeping = {"gather", "advance", "copy", "sum_of_squares", "follow_schedule"}
-    refused, after = {"clip_factor"}, {"blend", "limit_norms"}
+    refused, after = {"clip_factor", "all_reduce"}, {"blend", "limit_norms"}
     others = {"loss_gradient", "unscale", "update"}
     assert binders - fused - evaluation - bookkeeping - refused - after == {*OPERATIONS, *others}
 

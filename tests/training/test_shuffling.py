@@ -147,8 +147,8 @@ def ahead(monkeypatch):
     draws = Shuffling.draw_order
     threads = []
 
-    def init(self, network, data, device=None, *, shuffled=False):
-        made(self, network, data, device)
+    def init(self, network, data, device=None, own=None, *, shuffled=False):
+        made(self, network, data, device, own)
         if shuffled:
             self._coming = self.device.double_buffer([((self.permutation.size,), np.dtype(np.int64))], 1)
 
