@@ -26,6 +26,7 @@ import numpy as np
 
 from gpu_backprop.backend.errors import InputError, MissingExtraError, install
 from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.suggestions import explain_arguments
 
 TIMEOUT = 60.0
 """Seconds that a rank waits for the others before it ends the job."""
@@ -291,6 +292,7 @@ class Mpi(Communicator):
         return False
 
 
+@explain_arguments
 def mpi(timeout: float = TIMEOUT) -> Communicator:
     """Returns the communicator of the processes that an MPI launcher has started: `mpiexec -n 4 python train.py`, with
     gb.Trainer(..., communicator=gb.mpi()). On CUDA devices their gradients are summed up by NCCL.
