@@ -4,8 +4,13 @@ its own on each of them, and all have to end after the same step."""
 from __future__ import annotations
 
 import time
+import warnings
+
+import numpy as np
 
 from gpu_backprop.backend.communicator import Communicator
+from gpu_backprop.backend.formula import Array
+from gpu_backprop.training.step import TrainingStep
 
 EVERY = 0.2
 """Seconds between two agreements: nobody waits longer for the end of a fit, and steps do not feel them."""
@@ -34,3 +39,21 @@ class Agreement:
             self._wanted = False
             return True
         return False
+
+
+def bring_together(step: TrainingStep, squares: Array) -> None:
+    """Gives every rank the state of the first one where Σw² of the parameters, on the host, is no longer the same on
+    all: processors of different kinds round a step differently."""
+    communicator, device = step.communicator, step.device
+    if communicator.ranks == 1 or len(set(communicator.exchange(squares.tobytes()))) == 1:
+        return
+    if communicator.rank == 0:
+        warnings.warn(
+            "the ranks have come to different last bits, as processors of different kinds do: after such an epoch, all "
+            "go on with the parameters of rank 0",
+            RuntimeWarning, stacklevel=7,
+        )  # fmt: skip
+    for array in step.state().arrays.values():
+        found = communicator.exchange(device.to_host(array).tobytes() if communicator.rank == 0 else b"")[0]
+        device.copy_in(array, np.frombuffer(found, array.dtype).reshape(array.shape))
+    step.network.refresh()

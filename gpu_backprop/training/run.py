@@ -16,7 +16,7 @@ from gpu_backprop.backend.formula import CORRECT, LOSS, Array
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 from gpu_backprop.network.numbers import one_a_member
-from gpu_backprop.training.agreement import Agreement
+from gpu_backprop.training.agreement import Agreement, bring_together
 from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
@@ -221,6 +221,7 @@ class Run:
             if not self._halvings:
                 self._report_divergence()
             self._halve_rate(~finite, shown)
+        bring_together(self.step, sums["squares"])
         row = {"epoch": epoch} | self._measured(sums)
         if self._best_start is not None:
             better = np.asarray(row["loss"]) < self._least_loss
