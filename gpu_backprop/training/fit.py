@@ -143,7 +143,7 @@ class Fit:
         return {
             "version": versions, "trainer": describe(self.trainer), "fit": running.given | epochs,
             "training": running.fingerprints, "validation": running.held_out_fingerprints,
-            "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
+            "windows": getattr(self.run.data, "stretch", None), "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
         }  # fmt: skip
 
     def train(self) -> History:
@@ -169,18 +169,23 @@ class Fit:
                 run.whole = False
                 history.stopped = f"{INTERRUPTED} in epoch {run.number}"
                 kept = "" if self.keeps_best else "; what was learned until then is kept"
-                history.stopped += run.roll_back_if_diverged() or kept
+                history.stopped += self._rolled_back() or kept
                 if not in_notebook():
                     raise
             except Exception as error:
                 run.whole = False
                 if not history.stopped:
                     history.stopped = f"ended in epoch {run.number} by {type(error).__name__}"
-                    history.stopped += run.roll_back_if_diverged()
+                    history.stopped += self._rolled_back()
                 raise
             finally:
                 self.schedule.end()
         return history
+
+    def _rolled_back(self) -> str:
+        """Says that it went back to the epoch before, where it did after a loss that is not finite. One of several
+        ranks cannot know: the others, which would have to say, may be in the middle of a step."""
+        return "" if self.trainer.communicator.ranks > 1 else self.run.roll_back_if_diverged()
 
     def _run_epochs(self, log: CsvLog, shown: Progress) -> None:
         """Puts each epoch into the history, the log and the display, and tells the callbacks."""
@@ -189,7 +194,7 @@ class Fit:
         told.start(run)
         trainer.stopping = trainer.stopping or told.asked_by_callback is not None
         for epoch in range(begin, self.last + 1):
-            if trainer.stopping:
+            if trainer.communicator.any(trainer.stopping):
                 when = f"before epoch {epoch}" if epoch == self.first else f"after epoch {epoch - 1}"
                 history.stopped = f"stopped {when}{told.asked}"
                 return
