@@ -143,7 +143,8 @@ class Fit:
         return {
             "version": versions, "trainer": describe(self.trainer), "fit": running.given | epochs,
             "training": running.fingerprints, "validation": running.held_out_fingerprints,
-            "windows": getattr(self.run.data, "stretch", None), "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
+            "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
+            "stretches of files": getattr(self.run.data, "stretch", None),
         }  # fmt: skip
 
     def train(self) -> History:
