@@ -15,14 +15,21 @@ from pathlib import Path
 LIMITS = "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"
 """The environment variables that OpenBLAS reads, in its order: the first that holds a number > 0 counts."""
 
+LOCAL_RANKS = "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE"
+"""The environment variables in which MPICH, Open MPI and torchrun tell a process how many of them share the machine."""
+
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux shows control groups, which limit a container."""
 
 
 def threads() -> int:
     """Counts a thread for each core of this process, or as LIMITS or a container's quota say where that is less; half a
-    core counts as none, since threads that spin while they wait would use it up."""
-    return max(1, min([cores(), *_limits()[:1], *_quotas(GROUPS, OWN_GROUPS)]))
+    core counts as none, since threads that spin while they wait would use it up. Ranks that no launcher has bound to
+    cores of their own share those of the machine."""
+    available = min([cores(), *_quotas(GROUPS, OWN_GROUPS)])
+    if cores() == os.cpu_count():
+        available //= next(iter(_numbers(LOCAL_RANKS)), 1)
+    return max(1, min([available, *_numbers(LIMITS)[:1]]))
 
 
 def cores() -> int:
@@ -32,9 +39,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _limits() -> list[int]:
-    """Reads the limits as C's atoi does: "4,2", the threads of nested loops, is 4."""
-    begins = (re.match(r"\s*\d+", os.environ.get(name, "")) for name in LIMITS)
+def _numbers(names: Iterable[str]) -> list[int]:
+    """Reads the numbers > 0 in environment variables as C's atoi does: "4,2", the threads of nested loops, is 4."""
+    begins = (re.match(r"\s*\d+", os.environ.get(name, "")) for name in names)
     return [int(begin[0]) for begin in begins if begin and int(begin[0]) > 0]
 
 

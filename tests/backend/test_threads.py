@@ -7,7 +7,7 @@ import os
 import pytest
 
 from gpu_backprop.backend import threads as module
-from gpu_backprop.backend.threads import LIMITS, threads
+from gpu_backprop.backend.threads import LIMITS, LOCAL_RANKS, threads
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _eight_cores(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "cores", lambda: 8)
     monkeypatch.setattr(module, "GROUPS", tmp_path / "groups")
     monkeypatch.setattr(module, "OWN_GROUPS", tmp_path / "own")
-    for name in LIMITS:
+    for name in (*LIMITS, *LOCAL_RANKS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -35,6 +35,24 @@ def _eight_cores(monkeypatch, tmp_path):
     ],
 )
 def test_threads(monkeypatch, given, expected):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "machine", "expected"),
+    [
+        ({"MPI_LOCALNRANKS": "4"}, 8, 2),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, 8, 2),
+        ({"LOCAL_WORLD_SIZE": "16"}, 8, 1),
+        ({"MPI_LOCALNRANKS": "4", "OMP_NUM_THREADS": "1"}, 8, 1),
+        ({"MPI_LOCALNRANKS": "4", "OMP_NUM_THREADS": "5"}, 8, 2),
+        ({"MPI_LOCALNRANKS": "4"}, 32, 8),  # bound to cores of its own
+    ],
+)
+def test_ranks_share_the_cores_of_a_machine(monkeypatch, given, machine, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert threads() == expected
