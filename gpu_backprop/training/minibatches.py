@@ -211,7 +211,9 @@ class DataSet(BatchSource):
 
 def _taken(places: Array, order: Array) -> Array:
     """Returns the places in an order, (..., rows), each member's own where members have such."""
-    taken: Array = places[order] if places.ndim == 1 else np.take_along_axis(places, order, -1)
+    if places.ndim > 1 and order.ndim > 1:
+        return np.take_along_axis(places, order, -1)
+    taken: Array = places[..., order]
     return taken
 
 
