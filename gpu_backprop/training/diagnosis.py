@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.text_table import format_table, terminal_width
@@ -302,13 +303,22 @@ def spread(data: Samples, most: int = ROWS) -> Samples:
 # What diverged first --------------------------------------------------------------------------------------------------
 
 
-def find_first_nonfinite(network: Network, operations: Iterator[tuple[Operation, dict[str, Array]]]) -> str:
-    """Runs a traced step up to the operation that first wrote a number that is not finite; names that and its layer."""
-    for _, arrays in operations:
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                return name_nonfinite(network, array) if name == "parameters" else _of_layer(network, name)
-    return ""
+def find_first_nonfinite(
+    network: Network, operations: Iterator[tuple[Operation, dict[str, Array]]], communicator: Communicator
+) -> str:  # fmt: skip
+    """Runs a traced step up to the operation that first wrote a number that is not finite, on any of the ranks, which
+    all run it to its end; names that and its layer."""
+    first: tuple[bool, int, str] | None = None
+    for place, (operation, arrays) in enumerate(operations):
+        wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if wrong and first is None:
+            name, common = wrong[0], operation.phase in ("reduce", "update")  # where ranks have it of each other
+            told = name_nonfinite(network, arrays[name]) if name == "parameters" else _of_layer(network, name)
+            first = common, place, told
+        if first is not None and communicator.ranks == 1:
+            break
+    found = [one for one in communicator.gather(first) if one is not None]
+    return str(min(found)[-1]) if found else ""
 
 
 def name_nonfinite(network: Network, parameters: Array) -> str:

@@ -527,10 +527,9 @@ class Run:
         finite."""
         before.restore()
         self.step.network.refresh()
-        cursor = self.data.cursor
-        share = self.step.communicator.share(rows)
-        self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - len(share))
-        return find_first_nonfinite(self.step.network, plan.trace(joined=False))
+        cursor, communicator = self.data.cursor, self.step.communicator
+        self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - len(communicator.share(rows)))
+        return find_first_nonfinite(self.step.network, plan.trace(joined=False), communicator)
 
 
 def finite_loss(total: Array) -> bool:

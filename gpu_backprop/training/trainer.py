@@ -219,6 +219,7 @@ class Trainer(FixedAttributes):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Returns, for pickle and copy, all that training goes on from, as settings and host arrays."""
+        self._refuse_ranks("a copy of a trainer trains alone, in whatever process it is")
         arrays, host = self.training_step.state()
         own = {name: a for name, a in arrays.items() if name not in ("parameters", "random")}  # the network has those
         options = {name: getattr(self, name) for name in ("clip_norm", "average", "accumulate")}
@@ -252,6 +253,13 @@ class Trainer(FixedAttributes):
             )
         return value
 
+    def _refuse_ranks(self, why: str) -> None:
+        if self.communicator.ranks > 1:
+            raise InputError(
+                f"{why}, and this one is rank {self.communicator.rank} of {self.communicator.ranks}: make a trainer of "
+                "its network, loss and optimizer without communicator=."
+            )
+
     # One minibatch by hand --------------------------------------------------------------------------------------------
 
     @release_on_oom
@@ -281,6 +289,7 @@ class Trainer(FixedAttributes):
         """Runs a step one operation at a time, and yields each with host copies of what it wrote: every z, y and ∇.
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
+        Of several ranks, each yields what its share of the rows has become, and none may end before the others.
         """
         with self.network.exclusively("trace"):
             data = self.manual_steps.minibatch(x, y, weights)
@@ -344,7 +353,11 @@ class Trainer(FixedAttributes):
         Args:
             x, y, weights: as `fit` takes them; one step on at most 1,024 of the rows, evenly spread, is looked at.
             validation: (x, y) or (x, y, weights), whose loss is compared.
+
+        Raises:
+            InputError: the trainer is one of several ranks, each of which would see its own rows alone.
         """
+        self._refuse_ranks("diagnose looks at a step of one process")
         with self.network.exclusively("diagnose"):
             data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True)
             prepared = self.network.preprocessing is not None

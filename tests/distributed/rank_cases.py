@@ -3,14 +3,19 @@ does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import population_grid
 
 import gpu_backprop as gb
+from gpu_backprop.training import streaming
 
 INPUTS, ROWS, BATCH, EPOCHS = 5, 75, 32, 2
 """Minibatches of 32, 32 and 11 rows: none of 3 and 4 ranks has as many rows as each other in all of them."""
@@ -70,6 +75,15 @@ class Case:
         return fitted(trainer, *self.data(), epochs=self.epochs, **self.fit)
 
 
+class Unbounded(Case):
+    """In one row of the second minibatch, z of the first layer is more than there are numbers."""
+
+    def data(self) -> tuple[Any, Any]:
+        x, y = super().data()
+        x[60] = np.finfo(x.dtype).max
+        return x, y
+
+
 def fitted(trainer: gb.Trainer, *data: Any, **given: Any) -> Outcome:
     """Fits, and returns all that comes of it."""
     told = ""
@@ -117,7 +131,7 @@ def squared(y_true: Any, y_pred: Any, weights: Any) -> float:
     return float((np.ones(len(y_true)) if weights is None else weights) @ ((y_true - y_pred) ** 2).sum(axis=-1))
 
 
-class Watching:
+class Changing:
     """Sets the learning rate after every step, so that nothing can be repeated."""
 
     def on_step(self, state: gb.FitState) -> None:
@@ -187,7 +201,7 @@ CASES: dict[str, Trained] = {
     ),
     "loss_every": Case(fit={"loss_every": 2}),
     "loss_every, weights": Case(fit={"loss_every": 1, "weights": W}),
-    "on_step": Case(fit={"callbacks": [Watching()]}),
+    "on_step": Case(fit={"callbacks": [Changing()]}),
     # what is measured
     "validation": Case(fit={"validation": held_out(weighted=True)}, trainer={"metrics": ["r2", "mae", "rmse"]}),
     "validation of few rows": Case(fit={"validation": held_out(rows=2)}, trainer={"metrics": ["mae", squared]}),
@@ -235,14 +249,18 @@ CASES: dict[str, Trained] = {
     "members, rates of each": Case(
         **MEMBERS, optimizer=gb.SGD([0.01, 0.05, 0.1], momentum=0.5), trainer={"clip_norm": [0.1, 0.5, 1.0]}
     ),
-    # divergence: the first layer's z overflow in one row of the second minibatch, of one rank alone
+    # divergence
     **{
         f"diverges: {how}": Case(optimizer=gb.SGD(1e200), epochs=3, fit={"on_divergence": how} | given)
         for how, given in (("raise", {}), ("halve_rate", {"weights": W}))
     },
+    "diverges: half the rate is enough": Case(
+        optimizer=gb.SGD(1.0), hidden=(gb.Dense(7),), epochs=4, fit={"on_divergence": "halve_rate", "weights": W}
+    ),
+    "diverges: in one row": Unbounded(hidden=(gb.Dense(4), gb.Dense(4)), fit={"shuffle": False}),
     "diverges: late": Case(optimizer=gb.SGD(6.0), epochs=200),
     "diverges: loss_every": Case(optimizer=gb.SGD(1e200), fit={"loss_every": 1}),
-    "diverges: on_step": Case(optimizer=gb.SGD(1e200), fit={"callbacks": [lambda state: None]}),
+    "diverges: on_step": Case(optimizer=gb.SGD(1e200), fit={"callbacks": [Changing()]}),
     "diverges: some members stop": Case(
         **MEMBERS, optimizer=gb.SGD([0.01, 1e200, 0.02]), fit={"on_divergence": "stop"}, epochs=3
     ),
@@ -250,3 +268,164 @@ CASES: dict[str, Trained] = {
         **MEMBERS, optimizer=gb.SGD([0.01, 1e3, 0.02]), fit={"on_divergence": "halve_rate"}, epochs=3
     ),
 }  # fmt: skip
+
+
+# What a trainer does besides, and data that are not arrays in memory -------------------------------------------------
+
+
+def case(function: Trained) -> Trained:
+    """Puts a function of a communicator into the table, by its name."""
+    CASES[function.__name__.replace("_", " ")] = function
+    return function
+
+
+@case
+def steps_by_hand(communicator: Any) -> Outcome:
+    trainer = Case(hidden=DROPS).make(communicator)
+    (x, y), losses = Case().data(), []
+    for rows, weights in ((16, None), (3, None), (1, W), (40, W), (2, only(W, [0])), (2, only(W, [0, 1])), (75, None)):
+        losses.append(trainer.step(x[:rows], y[:rows], None if weights is None else weights[:rows]))
+    return {"losses": np.array([float(loss) for loss in losses])} | outcome(trainer)
+
+
+@case
+def steps_by_hand_in_parts(communicator: Any) -> Outcome:
+    trainer = Case(hidden=DROPS, **CLASSES, trainer={"accumulate": 3, "clip_norm": 0.1}).make(communicator)
+    x, y = Case(**CLASSES).data()
+    losses = [float(trainer.step(x[:rows], y[:rows], W[:rows])) for rows in (40, 5, 1)]
+    return {"losses": np.array(losses)} | outcome(trainer)
+
+
+@case
+def members_by_hand(communicator: Any) -> Outcome:
+    trainer = Case(**MEMBERS).make(communicator)
+    x, y = Case().data()
+    every = [np.stack([a[:20], a[20:40], a[40:60]]) for a in (x, y)]
+    minibatches = (*every, None), (*every, weights_of(20, 3)), (x[:3], y[:3], None), (x[:3], y[:3], W[:3])
+    losses = [np.asarray(trainer.step(*minibatch)) for minibatch in minibatches]
+    return {"losses": np.array(losses)} | outcome(trainer)
+
+
+@case
+def evaluation(communicator: Any) -> Outcome:
+    found: Outcome = {}
+    for name, kind in {"one": {}, "members": MEMBERS}.items():
+        trainer = Case(**CLASSES, **kind).make(communicator)
+        for rows in (41, 32, 2):
+            for weights in (False, True):
+                measured = trainer.evaluate(
+                    *held_out("labels", rows, weights), metrics=["accuracy", "log_loss", "balanced_accuracy"]
+                )
+                found |= {f"{name} {rows} {weights} {key}": np.array(value) for key, value in measured.items()}
+    trainer.network.averaged = True
+    return found | {f"mean {key}": np.array(value) for key, value in trainer.evaluate(*held_out("labels")).items()}
+
+
+@case
+def a_trace_and_a_profile(communicator: Any) -> Outcome:
+    trainer = Case(hidden=DROPS).make(communicator)
+    x, y = Case().data()
+    for _ in trainer.trace(x, y, W):
+        pass
+    traced = trainer.device.to_host(trainer.network.parameters)
+    trainer.profile(x[:9], y[:9], runs=2)
+    return {"traced": traced} | outcome(trainer)
+
+
+@case
+def a_range_test(communicator: Any) -> Outcome:
+    trainer = Case(optimizer="sgd").make(communicator)
+    found = trainer.find_learning_rate(*Case().data(), W, highest=100.0, steps=30)
+    return {"rates": found.rates, "smoothed": found.losses, "found": np.array(found.suggestion)} | outcome(trainer)
+
+
+@case
+def one_fit_after_another(communicator: Any) -> Outcome:
+    trainer = Case(hidden=DROPS).make(communicator)
+    x, y = Case().data()
+    trainer.fit(x, y, 2, progress=False)
+    trainer.step(x[:9], y[:9])
+    trainer.optimizer.learning_rate, trainer.batch_size = 0.02, 20
+    trainer.network.layers[0].trainable = False
+    return fitted(trainer, x[:50], y[:50], epochs=2, validation=held_out()) | {
+        "predicted": trainer.network.predict(x),
+        "evaluated": np.array(trainer.evaluate(x, y)["r2"]),
+    }
+
+
+@case
+def what_was_held_out(communicator: Any) -> Outcome:
+    trainer = Case(**MEMBERS, **CLASSES).make(communicator)
+    trainer.fit(*Case(**CLASSES).data(), 2, folds=3, progress=False)
+    found = trainer.evaluate_out_of_fold()
+    return {"loss": np.array(found["loss"]), "each": np.array([one["loss"] for one in found["folds"]])} | {
+        "outputs": trainer.out_of_fold()
+    }
+
+
+@case
+def intervals(communicator: Any) -> Outcome:
+    trainer = Case().make(communicator)
+    trainer.fit(*Case().data(), 2, validation=held_out(), callbacks=[gb.ConformalIntervals()], progress=False)
+    return {"intervals": np.stack(trainer.network.predict_interval(numbers(4), 0.8))}
+
+
+@case
+def l_bfgs_after_a_fit(communicator: Any) -> Outcome:
+    trainer = Case().make(communicator)
+    trainer.fit(*Case().data(), 1, progress=False)
+    gb.fit_lbfgs(trainer.network, *Case().data(), iterations=3, progress=False)
+    return fitted(trainer, *Case().data(), epochs=1)
+
+
+@contextmanager
+def maps(*arrays: Any) -> Iterator[list[Any]]:
+    """The arrays as maps of files."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.npy" for number in range(len(arrays))]
+        for path, array in zip(paths, arrays, strict=True):
+            np.save(path, array)
+        yield [np.load(path, mmap_mode="r") for path in paths]
+
+
+def small_windows(bytes_a_row: int, rows: int = 2 * BATCH, stretch: int = 5) -> Any:
+    """No map fits in memory then, and a window has so many rows, of stretches of so many."""
+    small = {"WINDOW": rows * bytes_a_row, "STRETCH": stretch * bytes_a_row, "memory": lambda: 0}
+    return mock.patch.multiple(streaming, **small)
+
+
+ROW_BYTES = 8 * (INPUTS + 2 + 1)
+
+for _mapped in (True, False):
+    for _name, _case in {
+        "": Case(hidden=DROPS, rows=150),
+        ", weights": Case(hidden=DROPS, rows=150, fit={"weights": weights_of(150), "validation": held_out()}),
+        ", a tail of one row": Case(rows=65),
+        ", not shuffled": Case(rows=150, fit={"shuffle": False}),
+        ", members": Case(**MEMBERS, rows=150),
+        ", members, rows of each": Case(
+            **MEMBERS, rows=150, fit={"rows": [np.arange(90), np.arange(40, 150), np.arange(1, 140, 2)]}
+        ),
+        ", some rows": Case(rows=150, fit={"validation_split": 0.2}),
+    }.items():  # fmt: skip
+        if not _mapped and "rows" in _case.fit:
+            continue  # those have no rows of each member
+
+        def from_files(communicator: Any, of: Case = _case, mapped: bool = _mapped) -> Outcome:
+            with maps(*of.data()) as data:
+                if mapped:
+                    return fitted(of.make(communicator), *data, epochs=3, **of.fit)
+                with small_windows(ROW_BYTES):
+                    return fitted(of.make(communicator), *data, epochs=3, **of.fit)
+
+        CASES[f"{'maps' if _mapped else 'windows'}{_name}"] = from_files
+
+
+@case
+def sparse_rows(communicator: Any) -> Outcome:
+    from scipy import sparse
+
+    of = Case(rows=150, hidden=DROPS, fit={"weights": weights_of(150)})
+    x, y = of.data()
+    with mock.patch.object(streaming, "BLOCK", 2 * BATCH * ROW_BYTES):
+        return fitted(of.make(communicator), sparse.csr_array(np.where(x > 0, x, 0)), y, **of.fit)
