@@ -17,19 +17,24 @@ import os
 import sys
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, MissingExtraError, install
+from gpu_backprop.backend.errors import InputError, MissingExtraError, StateError, install, one_line
 from gpu_backprop.backend.formula import Array, Calls
 from gpu_backprop.backend.suggestions import explain_arguments
 
 TIMEOUT = 60.0
 """Seconds that a rank waits for the others before it ends the job."""
+
+GRACE = 2.0
+"""Seconds after an error within which the other ranks have it too, if they are to have it: the longest step."""
 
 
 class Communicator(ABC):
@@ -68,12 +73,31 @@ class Communicator(ABC):
         yield
 
     def abort(self, code: int) -> None:
-        """Ends all ranks at once, where it can; there may be no others."""
+        """Ends all ranks at once, this one with a code; where there are no others, it does nothing."""
         return
 
-    def leaves_alone(self) -> bool:
-        """Tells, where this rank is about to end by an error, whether the others do not, so that it has to end them."""
+    def leaves_alone(self, seconds: float = GRACE) -> bool:
+        """Tells, where this rank is about to end, whether the others do not within so many seconds, so that it has to
+        end them, and can do nothing together with them any more. It waits without keeping a processor at work."""
         return False
+
+    def part(self, tell: Callable[[], object], code: int) -> None:
+        """Is called where an error ends this rank: tells it, only once if all ranks have one, and ends the others with
+        a code if they have none."""
+        if self.rank == 0:
+            tell()
+        if self.leaves_alone():
+            if self.rank:
+                tell()
+            self.abort(code)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """The context in which the first rank alone warns."""
+        with warnings.catch_warnings():
+            if self.rank:
+                warnings.simplefilter("ignore", RuntimeWarning)
+            yield
 
     # The rows of a minibatch ------------------------------------------------------------------------------------------
 
@@ -123,6 +147,22 @@ class Communicator(ABC):
             return reason
         found = self.gather(reason)
         return next((f"rank {rank}: {one}" for rank, one in enumerate(found) if one is not None), None)
+
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """The context of something that may fail on one rank, such as to read a file: it fails on all of them then."""
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        told = [isinstance(failed, OSError), failed and one_line(failed)]
+        found = [] if self.ranks == 1 else self.gather(told)
+        if failed is not None:
+            raise failed
+        for rank, (of_system, reason) in enumerate(found):
+            if reason is not None:
+                raise (OSError if of_system else InputError)(f"rank {rank}: {reason}")
 
     def check_same(self, facts: Mapping[str, Any], error: Exception | None = None) -> None:
         """Raises InputError, on every rank, where what decides what they learn is not the same on all.
@@ -180,73 +220,64 @@ ALONE = Alone()
 
 
 class Watch(threading.Thread):
-    """Ends a process that has waited too long for others: a thread, since what waits hangs in a library."""
+    """Ends a process one of whose threads has waited too long for others: a thread of its own, since what waits hangs
+    in a library. It counts its looks, not seconds: there are none while a whole job is suspended."""
 
-    def __init__(self, communicator: Communicator) -> None:
+    def __init__(self, communicator: Peer) -> None:
         super().__init__(name="gpu_backprop ranks", daemon=True)
         self._communicator = communicator
-        self._waits: tuple[float, str] | None = None
+        self._waits: dict[int, tuple[str, int] | None] = {}  # by thread: for what, and at which look it began
+        self._looks = 0
 
-    def begin(self, what: str) -> tuple[float, str] | None:
-        """Counts from here on; returns what was counted before."""
-        before = self._waits
-        self._waits = time.monotonic(), what
+    def begin(self, what: str) -> tuple[str, int] | None:
+        """Counts from here on for this thread; returns what was counted before."""
+        thread = threading.get_ident()
+        before = self._waits.get(thread)
+        self._waits[thread] = what, self._looks
         return before
 
-    def end(self, before: tuple[float, str] | None = None) -> None:
-        """Counts no more, or what was counted before."""
-        self._waits = before
+    def end(self, before: tuple[str, int] | None = None) -> None:
+        """Counts no more, or again what was counted before."""
+        self._waits[threading.get_ident()] = before
 
     def run(self) -> None:
-        timeout, me = self._communicator.timeout, self._communicator
+        me, timeout = self._communicator, self._communicator.timeout
+        pause = min(1.0, timeout / 10)
         while True:
-            time.sleep(min(1.0, timeout / 10))
-            waits = self._waits
-            if waits is None or time.monotonic() - waits[0] < timeout:
-                continue
-            told = (
-                f"gpu_backprop: rank {me.rank} of {me.ranks} has waited {timeout:g} s for {waits[1]}: another rank has "
-                "ended, or hangs. The job ends here; where a rank may need longer, give a longer timeout.\n"
-            )
-            os.write(2, told.encode())
-            me.abort(1)
-            os._exit(1)
+            time.sleep(pause)
+            self._looks += 1
+            lost = me.lost()
+            if lost:
+                time.sleep(GRACE)  # it ends by itself where it has come to know, too
+            for what, begun in [waits for waits in list(self._waits.values()) if waits]:
+                if (self._looks - begun) * pause > timeout:
+                    lost = (
+                        f"has waited {timeout:g} s for {what}: another rank has ended, or hangs. The job ends here; "
+                        "where a rank may need longer, give a longer timeout"
+                    )
+            if lost:
+                os.write(2, f"gpu_backprop: rank {me.rank} of {me.ranks} {lost}.\n".encode())
+                me.abort(1)
 
 
-class Mpi(Communicator):
-    """The processes that an MPI launcher has started, such as mpiexec; by mpi4py.
+class Peer(Communicator):
+    """A process among others: what kinds of them have in common. Where an exception that nobody catches ends it, it
+    ends the others too, which would wait for it."""
 
-    Where an exception ends a rank, it ends the others too.
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._watch, self._parted = Watch(self), False
 
-    Args:
-        timeout: see Communicator.
-    """
-
-    def __init__(self, timeout: float = TIMEOUT) -> None:
-        try:
-            mpi = importlib.import_module("mpi4py.MPI")
-        except ImportError as error:
-            raise MissingExtraError(f"MPI needs mpi4py ({error}): {install('mpi')}.") from None
-        self._mpi, self._comm = mpi, mpi.COMM_WORLD.Dup()  # of our own: nobody else's messages are among ours
-        self._farewell = self._comm.Dup()
-        self.rank, self.ranks, self.timeout = self._comm.Get_rank(), self._comm.Get_size(), timeout
-        local = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
-        self.local_rank = local.Get_rank()
-        local.Free()
-        self._watch = Watch(self)
-        if self.ranks > 1:
-            if math.isfinite(timeout):
-                self._watch.start()
-            self._hook()
-
-    def _hook(self) -> None:
-        """Lets an exception that nobody catches end all ranks: else the others would wait, and this one for them."""
+    def _begin(self) -> None:
+        """Begins to watch for ranks that end or hang."""
+        if self.ranks == 1:
+            return
+        if math.isfinite(self.timeout):
+            self._watch.start()
         before = sys.excepthook
 
-        def end(kind: Any, error: Any, trace: Any) -> None:
-            before(kind, error, trace)
-            sys.stderr.flush()
-            self.abort(1)
+        def end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            self.part(lambda: before(kind, error, trace), 130 if isinstance(error, KeyboardInterrupt) else 1)
 
         sys.excepthook = end
 
@@ -259,37 +290,100 @@ class Mpi(Communicator):
             self._watch.end(before)
 
     def exchange(self, value: bytes) -> list[bytes]:
-        comm, ranks, watch = self._comm, self.ranks, self._watch
-        before = watch.begin("the other ranks")
-        sizes = np.empty(ranks, np.int64)
-        comm.Allgather(np.array([len(value)]), sizes)
-        found = bytearray(int(sizes.sum()))
-        ends = np.cumsum(sizes)
-        comm.Allgatherv(value, [found, sizes, ends - sizes, self._mpi.BYTE])
-        watch.end(before)
-        return [bytes(found[end - size : end]) for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
+        if self._parted:
+            raise StateError("this rank has ended by an error, and can do nothing together with the others.")
+        with self.waiting("the other ranks"):
+            return self._exchange(value)
 
     def all_reduce(self, device: Any, array: Array) -> Calls:
-        reduce, watch = self._comm.Allreduce, self._watch
-        here = self._mpi.IN_PLACE
+        add, watch = self._adding(array), self._watch
 
         def run() -> None:
-            watch.begin("the sum over the ranks")
-            reduce(here, array)
-            watch.end()
+            before = watch.begin("the sum over the ranks")
+            add()
+            watch.end(before)
 
         yield run
 
-    def abort(self, code: int) -> None:
-        self._comm.Abort(code)
+    def leaves_alone(self, seconds: float = GRACE) -> bool:
+        self._parted = self._parted or (self.ranks > 1 and not self._meet(seconds))
+        return self._parted
 
-    def leaves_alone(self) -> bool:
-        request, until = self._farewell.Ibarrier(), time.monotonic() + 1
+    def abort(self, code: int) -> None:
+        if self.ranks == 1:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        last = threading.Timer(GRACE, os._exit, [code])  # should what ends the others hang
+        last.daemon = True
+        last.start()
+        self._end_all(code)
+        os._exit(code)
+
+    def lost(self) -> str:
+        """Tells that a rank is known to be gone, or nothing."""
+        return ""
+
+    @abstractmethod
+    def _exchange(self, value: bytes) -> list[bytes]:
+        """Does it."""
+
+    @abstractmethod
+    def _adding(self, array: Array) -> Callable[[], object]:
+        """Returns what adds up an array over the ranks, in place."""
+
+    @abstractmethod
+    def _meet(self, seconds: float) -> bool:
+        """Tells whether all ranks come here within so many seconds."""
+
+    @abstractmethod
+    def _end_all(self, code: int) -> None:
+        """Ends the other ranks."""
+
+
+class Mpi(Peer):
+    """The processes that an MPI launcher has started, such as mpiexec; by mpi4py.
+
+    Args:
+        timeout: see Communicator.
+    """
+
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        super().__init__(timeout)
+        try:
+            mpi = importlib.import_module("mpi4py.MPI")
+        except ImportError as error:
+            raise MissingExtraError(f"MPI needs mpi4py ({error}): {install('mpi')}.") from None
+        self._mpi, self._comm = mpi, mpi.COMM_WORLD.Dup()  # of our own: nobody else's messages are among ours
+        self._farewell = self._comm.Dup()
+        self.rank, self.ranks = self._comm.Get_rank(), self._comm.Get_size()
+        local = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
+        self.local_rank = local.Get_rank()
+        local.Free()
+        self._begin()
+
+    def _exchange(self, value: bytes) -> list[bytes]:
+        sizes = np.empty(self.ranks, np.int64)
+        self._comm.Allgather(np.array([len(value)]), sizes)
+        found = bytearray(int(sizes.sum()))
+        ends = np.cumsum(sizes)
+        self._comm.Allgatherv(value, [found, sizes, ends - sizes, self._mpi.BYTE])
+        return [bytes(found[end - size : end]) for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
+
+    def _adding(self, array: Array) -> Callable[[], object]:
+        return partial(self._comm.Allreduce, self._mpi.IN_PLACE, array)
+
+    def _meet(self, seconds: float) -> bool:
+        request, until = self._farewell.Ibarrier(), time.monotonic() + seconds
         while not request.Test():
             if time.monotonic() > until:
-                return True
+                return False
             time.sleep(0.01)
-        return False
+        return True
+
+    def _end_all(self, code: int) -> None:
+        self._comm.Abort(code)
 
 
 @explain_arguments

@@ -184,9 +184,9 @@ class Fit:
         return history
 
     def _rolled_back(self) -> str:
-        """Says that it went back to the epoch before, where it did after a loss that is not finite. One of several
-        ranks cannot know: the others, which would have to say, may be in the middle of a step."""
-        return "" if self.trainer.communicator.ranks > 1 else self.run.roll_back_if_diverged()
+        """Says that it went back to the epoch before, where it did after a loss that is not finite. A rank whose error
+        the others have not cannot know."""
+        return "" if self.trainer.communicator.leaves_alone() else self.run.roll_back_if_diverged()
 
     def _run_epochs(self, log: CsvLog, shown: Progress) -> None:
         """Puts each epoch into the history, the log and the display, and tells the callbacks."""
