@@ -37,8 +37,8 @@ class Perturb(FixedAttributes):
         seed: of which one is copied, and of the factors.
 
     Raises:
-        InputError: an argument cannot be what it is; in a fit, the optimizer has no such setting, or the history no
-            such column.
+        InputError: an argument cannot be what it is; in a fit, the optimizer has no such setting, the history no such
+            column, or the members are spread over ranks.
 
     Attributes:
         log: a dict for each copy: the epoch, the member, its source, and the new settings by name.
@@ -62,6 +62,7 @@ class Perturb(FixedAttributes):
 
     def __call__(self, population: Population) -> None:
         """Copies and perturbs, if it is time."""
+        population.spread.require_one("Perturb")
         epoch = population.history[-1]["epoch"]
         if epoch % self.every:
             return

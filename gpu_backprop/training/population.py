@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
@@ -31,13 +32,14 @@ from gpu_backprop.training.figures import WIDE, draw_parallel, new_figure
 from gpu_backprop.training.history import History, best_member, draw_curves, member_scores
 from gpu_backprop.training.member_rows import choose_rows, list_rows
 from gpu_backprop.training.member_settings import Settings, read_seeds, read_settings
-from gpu_backprop.training.members import copy_member, member_network
+from gpu_backprop.training.members import copy_member, member_network, take_members
 from gpu_backprop.training.metrics import Given
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import optimizer as optimizer_of
 from gpu_backprop.training.row_logs import CsvLog
 from gpu_backprop.training.row_weights import split_rows, validation_share
 from gpu_backprop.training.saving import describe_training
+from gpu_backprop.training.spread import OF_HISTORY, Spread
 from gpu_backprop.training.stage import Stage
 from gpu_backprop.training.streaming import given_rows
 from gpu_backprop.training.trainer import Trainer
@@ -64,6 +66,9 @@ class Population(FixedAttributes):
             - class_weight: as `Trainer.fit` takes it.
         loss, optimizer, batch_size, metrics, graph, stream, one_launch, accumulate: as `Trainer` takes them.
         dtype, device, tf32: as `Network` takes them.
+        communicator: the ranks over which members are spread, gb.mpi() or gb.distributed(): each makes the same calls,
+            with the same data, and trains its share of the members by itself; after an epoch they tell each other what
+            was measured. What comes of it is on every rank what it is on one. None: all members train here.
 
     Raises:
         InputError: a member has a setting that nothing takes, or one that cannot be; there are no members.
@@ -73,6 +78,7 @@ class Population(FixedAttributes):
         network: all members, a Network with a models axis.
         trainer: what trains it; its `history` has one number a member in each column. A member that has stopped keeps
             the last that was measured of it.
+        spread: which members this rank trains.
     """
 
     def __init__(
@@ -80,17 +86,20 @@ class Population(FixedAttributes):
         optimizer: str | Optimizer = "adam", batch_size: int = 128, metrics: Sequence[Given] | None = None,
         dtype: str = "float32", device: str = "auto", tf32: bool = False, graph: bool | str = "auto",
         stream: bool | str = "auto", one_launch: bool | str = "auto", accumulate: int = 1,
+        communicator: Communicator | None = None,
     ) -> None:  # fmt: skip
         seeds = read_seeds(settings)
         self.settings = [dict(one) for one in settings]
-        self.network = network = Network(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seeds)
-        found = read_settings(settings, network.layers, optimizer_of(optimizer), loss_of(loss, network.last))
-        found.apply(network)
-        self._class_weights = found.class_weights
-        self.trainer = Trainer(
-            self.network, found.loss, found.optimizer, batch_size=batch_size, metrics=metrics, graph=graph,
-            stream=stream, one_launch=one_launch, accumulate=accumulate, **found.trainer,
-        )  # fmt: skip
+        self.spread = Spread(ALONE if communicator is None else communicator, len(seeds))
+        with self.spread.together():
+            self.network = network = Network(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seeds)
+            found = read_settings(settings, network.layers, optimizer_of(optimizer), loss_of(loss, network.last))
+            found.apply(network)
+            self._class_weights = found.class_weights
+            self.trainer = Trainer(
+                self.network, found.loss, found.optimizer, batch_size=batch_size, metrics=metrics, graph=graph,
+                stream=stream, one_launch=one_launch, accumulate=accumulate, **found.trainer,
+            )  # fmt: skip
         self._stage: Stage | None = None  # of the fit that runs, or goes on
 
     def __len__(self) -> int:
@@ -113,9 +122,7 @@ class Population(FixedAttributes):
     @property
     def running(self) -> Array:
         """Which members have not stopped, bool (members,)."""
-        running = np.zeros(len(self), np.bool_)
-        running[self._now.members] = self._now.running
-        return running
+        return self._now.all_running
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -140,10 +147,11 @@ class Population(FixedAttributes):
             validation_split: the share of its rows that each member holds out, as its seed says.
             early_stopping: as of `Trainer.fit`. A member that has stopped keeps its best parameters, and soon costs
                 nothing: where half of them have stopped, the others go on as a smaller population.
-            callbacks: functions that are called with the population after every epoch; a true value ends the fit. They
-                may call `stop`, `change` and `copy_member`.
+            callbacks: functions that are called with the population after every epoch, on all ranks; a true value ends
+                the fit. They may call `stop`, `change` and, where all members train on one rank, `copy_member`.
             on_divergence: "stop": a member whose loss becomes NaN or infinite stops by itself. Or as of `Trainer.fit`.
-            checkpoint: what writes all that the fit would go on from; see `resume`.
+            checkpoint: what writes all that the fit would go on from, where all members train on one rank; see
+                `resume`.
 
         Returns:
             The population.
@@ -151,6 +159,9 @@ class Population(FixedAttributes):
         epochs = positive("epochs", epochs)
         if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
             raise InputError(f"callbacks must be a list of functions of a Population, got {callbacks!r:.200}.")
+        spread, first = self.spread, self.spread.communicator.rank == 0
+        if checkpoint is not None:
+            spread.require_one("checkpoint")
         shares = {
             "weights": None if weights is None else as_array(only_column(weights), "weights", self.network.device),
             "validation": tuple(validation) if isinstance(validation, list) else validation,
@@ -159,23 +170,35 @@ class Population(FixedAttributes):
         }  # fmt: skip
         shares |= self._hold_out(x, y, shares, early_stopping)
         asked = [partial(one, self) for one in callbacks]
-        with CsvLog(csv, self.history) as log:
+        with CsvLog(csv if first else None, self.history) as log, spread.together():
             while True:
-                stage = self._stage = self._stage or Stage(self.trainer)
+                stage = self._stage = self._stage or self._begin()
                 stage.prepare(epochs, log, asked)
                 try:
                     stage.trainer.fit(
-                        x, y, epochs, shuffle=shuffle, early_stopping=early_stopping, progress=progress,
+                        x, y, epochs, shuffle=shuffle, early_stopping=early_stopping, progress=progress and first,
                         on_divergence=on_divergence,
                         callbacks=[stage] if checkpoint is None else [stage, checkpoint],
                         **{name: stage.of_members(value) for name, value in shares.items() if value is not None},
                     )  # fmt: skip
+                    stage.keep_company()
                 finally:
                     stage.end()
                     self._stage = stage.next
                 if stage.next is None:
+                    spread.gather(self.trainer, stage.trainer.history)
                     self.network.trained_by = describe_training(self.trainer)
                     return self
+
+    def _begin(self) -> Stage:
+        """Returns the first stage of a fit, of all members that this rank trains."""
+        spread, history = self.spread, self.history
+        if spread.ranks == 1:
+            return Stage(self.trainer)
+        trainer = take_members(self.trainer, spread.members.tolist())
+        for name in OF_HISTORY:
+            setattr(history, name, None)
+        return Stage(self.trainer, spread.members, trainer, spread)
 
     def _hold_out(
         self, x: Any, y: Any, shares: Mapping[str, Any], early_stopping: bool | EarlyStopping | None
@@ -210,6 +233,7 @@ class Population(FixedAttributes):
         Raises:
             InputError, ModelFileError: as of `Trainer.resume`.
         """
+        self.spread.require_one("resume")
         path, record = newest_record(Path(folder))
         told = record["callbacks"].get(Stage.__name__)
         if told is None:
@@ -224,7 +248,9 @@ class Population(FixedAttributes):
         """Stops some members, which change no more, and where early stopping keeps the best parameters get theirs. For
         callbacks of `fit`."""
         self._check(members)
-        self._now.stop(np.isin(self._now.members, members))
+        stage = self._now
+        stage.stop(np.isin(stage.members, members))
+        stage.elsewhere[members] = False
 
     def setting(self, member: int, name: str) -> float:
         """Returns what a number of the optimizer is of a member now, without the factor of a schedule. For callbacks of
@@ -239,16 +265,18 @@ class Population(FixedAttributes):
 
     def change(self, member: int, **settings: float) -> None:
         """Gives a member other numbers of the optimizer, from the next step on. For callbacks of `fit`."""
-        place, optimizer = self._place(member), self._now.trainer.optimizer
+        stage, trainer, place = self._now, self.trainer, member
+        if member not in np.flatnonzero(stage.elsewhere):  # another rank sees to that itself
+            trainer, place = stage.trainer, self._place(member)
+        optimizer, shape = trainer.optimizer, trainer.network.models_shape
         for name, value in settings.items():
-            numbers = one_a_member(
-                name, choose("setting", name, optimizer.settings), (len(self._now.members),)
-            ).tolist()
+            numbers = one_a_member(name, choose("setting", name, optimizer.settings), shape).tolist()
             setattr(optimizer, name, [*numbers[:place], value, *numbers[place + 1 :]])
 
     def copy_member(self, source: int, destination: int) -> None:
         """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
-        seed stay its own. For callbacks of `fit`."""
+        seed stay its own. For callbacks of `fit`, where all members train on one rank."""
+        self.spread.require_one("copy_member")
         stage, places = self._now, (self._place(source), self._place(destination))
         copy_member(stage.trainer, *places)
         stage.stopped[places[1]] = stage.stopped[places[0]]

@@ -420,11 +420,7 @@ class Run:
         """Stops the members that are not finite, and warns; raises DivergedError where no other is left."""
         happened, history = self._stop_diverged(finite), self.history
         if history.diverged and all(history.diverged) and not self.step.others:
-            history.stopped = f"every member has diverged, the last in epoch {self.number}"
-            raise DivergedError(
-                f"{history.stopped}: {happened}. Lower the learning rate, or scale the inputs to about −1 … 1.",
-                epoch=self.number, step=self.steps_an_epoch, history=history,
-            )  # fmt: skip
+            raise every_member_diverged(history, self.number, self.steps_an_epoch, f": {happened}")
         warnings.warn(f"{happened}; the other members go on without", RuntimeWarning, stacklevel=7)
 
     def _stop_diverged(self, finite: Array) -> str:
@@ -530,6 +526,15 @@ class Run:
         cursor, communicator = self.data.cursor, self.step.communicator
         self.step.device.copy_in(cursor, self.step.device.to_host(cursor) - len(communicator.share(rows)))
         return find_first_nonfinite(self.step.network, plan.trace(joined=False), communicator)
+
+
+def every_member_diverged(history: History, epoch: int, step: int, happened: str = "") -> DivergedError:
+    """Makes the error that ends a fit of which no member is left, and says so in the history."""
+    history.stopped = f"every member has diverged, the last in epoch {epoch}"
+    return DivergedError(
+        f"{history.stopped}{happened}. Lower the learning rate, or scale the inputs to about −1 … 1.",
+        epoch=epoch, step=step, history=history,
+    )  # fmt: skip
 
 
 def finite_loss(total: Array) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
@@ -44,7 +45,7 @@ def search(
     epochs: int = 10, early_stopping: bool | EarlyStopping | None = None, metric: Given = "loss", factor: int = FACTOR,
     loss: str | Loss | None = None, optimizer: str | Optimizer = "adam", batch_size: int = 128, dtype: str = "float32",
     device: str = "auto", seed: int = 0, progress: bool = True,
-    callbacks: Sequence[Callable[[SearchResult], object]] = (),
+    callbacks: Sequence[Callable[[SearchResult], object]] = (), communicator: Communicator | None = None,
 ) -> SearchResult:  # fmt: skip
     """Searches for the settings with the best score on rows that were not learned from. Each candidate is trained once
     for each fold and seed, and all candidates of one shape side by side, as members of a `Population`: a member is what
@@ -82,6 +83,7 @@ def search(
         progress: whether to show how it goes.
         callbacks: functions that are called with the SearchResult so far after every epoch; a true value ends the
             search.
+        communicator: the ranks over which the members of each shape are spread, see `Population`.
 
     Returns:
         The candidates with their scores, best first; `fit_best` trains a network on all rows.
@@ -99,7 +101,10 @@ def search(
     metrics = None if name == "loss" else [metric]
     candidates = Candidates(
         settings, {"layers": layers, "optimizer": optimizer, "batch_size": batch_size},
-        {"inputs": shape[1], "loss": loss, "metrics": metrics, "dtype": dtype, "device": device},
+        {
+            "inputs": shape[1], "loss": loss, "metrics": metrics, "dtype": dtype, "device": device,
+            "communicator": communicator,
+        },
     )  # fmt: skip
     fit = {"epochs": epochs, "weights": weights, "early_stopping": early_stopping, "progress": progress}
     return search_candidates(

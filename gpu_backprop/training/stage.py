@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.training.callbacks import FitState
@@ -16,6 +17,8 @@ from gpu_backprop.training.checkpoints.resuming import check_recipe
 from gpu_backprop.training.history import Row
 from gpu_backprop.training.members import put_members, take_members
 from gpu_backprop.training.row_logs import CsvLog
+from gpu_backprop.training.run import every_member_diverged
+from gpu_backprop.training.spread import Spread
 from gpu_backprop.training.step import State
 from gpu_backprop.training.trainer import Trainer
 
@@ -30,22 +33,31 @@ class Stage:
         whole: the trainer of all members.
         members: which of them these are, int64; None: all.
         trainer: of these members; None: `whole`.
+        spread: over which ranks all members are; None: there is one.
 
     Attributes:
         stopped: which of these members were stopped by hand, bool.
+        elsewhere: which of all members train on other ranks, bool.
         next: the stage that follows; None: there is none.
     """
 
     only_reads = True  # so that all others have seen an epoch before
 
-    def __init__(self, whole: Trainer, members: Array | None = None, trainer: Trainer | None = None) -> None:
+    def __init__(
+        self, whole: Trainer, members: Array | None = None, trainer: Trainer | None = None,
+        spread: Spread | None = None, elsewhere: Array | None = None,
+    ) -> None:  # fmt: skip
         self.whole, self.trainer = whole, whole if trainer is None else trainer
-        self.members = np.arange(*whole.network.models_shape) if members is None else members
+        count = len(whole.network.parameters)
+        self.spread = Spread(ALONE, count) if spread is None else spread
+        self.members = np.arange(count) if members is None else members
         self.stopped = np.zeros(len(self.members), np.bool_)
+        self.elsewhere = np.zeros(count, np.bool_) if elsewhere is None else elsewhere
         self.next: Stage | None = None
-        self._none = [0] * len(whole.network.parameters)
+        self._none, self._trains, self._ended = [0] * count, True, False
         step, diverged = self.trainer.training_step, np.array(whole.history.diverged or self._none)
-        step.numbers, step.others = self.members, not np.delete(diverged, self.members).all()
+        step.numbers = self.members
+        step.others = self.spread.ranks > 1 or not np.delete(diverged, self.members).all()
 
     @property
     def running(self) -> Array:
@@ -54,6 +66,14 @@ class Stage:
         assert step.running is not None
         found: Array = step.device.to_host(step.running) > 0
         return found
+
+    @property
+    def all_running(self) -> Array:
+        """Which of all members have not stopped, on any rank, bool."""
+        running = self.elsewhere.copy()
+        if self._trains:
+            running[self.members] |= self.running
+        return running
 
     def of_members(self, given: Any) -> Any:
         """Returns what was given of its members, of what has an entry for every one."""
@@ -71,7 +91,13 @@ class Stage:
     # As a callback ----------------------------------------------------------------------------------------------------
 
     def on_start(self, state: FitState) -> None:
-        """Stops again what was stopped before a checkpoint was written."""
+        """Stops again what was stopped before a checkpoint was written, and compares what the ranks learn from."""
+        fit = state.trainer.running
+        self._steps = fit.run.steps_an_epoch
+        if self.spread.ranks > 1 and self.members is self.spread.members:  # all of this rank's begin
+            facts = {"trainer": describe(self.whole), "fit": fit.given, "epochs": [state.epoch, self.last]}
+            facts |= {name: fit.fingerprints[name] for name in ("x", "y")}
+            self.spread.check_same(facts | {"callbacks": fit.callbacks.settings()})
         self.stop(self.stopped)
         self._were_running = self.running
 
@@ -82,19 +108,46 @@ class Stage:
         if self.trainer is self.whole:
             state.row.update(self._place(state.row, rows[-2] if len(rows) > 1 else {}))
         else:
-            rows.append(self._place(state.row, rows[-1]))
-        self.log.write()
+            rows.append(self._place(state.row, rows[-1] if rows else {}))
         self._tell()
-        self._were_running = self.running
-        asked = [callback() for callback in self.callbacks]
-        if any(asked):
+        self._ended = self._complete()
+        self._were_running = running = self.running
+        if self._ended:
             return True
-        running = self.running
         if not 0 < running.sum() <= len(running) // 2 or state.epoch >= self.last:
             return False
         places = np.flatnonzero(running)
-        self.next = Stage(self.whole, self.members[places], take_members(self.trainer, places.tolist()))
+        trainer = take_members(self.trainer, places.tolist())
+        self.next = Stage(self.whole, self.members[places], trainer, self.spread, self.elsewhere)
         return COMPACTED
+
+    def _complete(self, trained: bool = True) -> bool:
+        """Completes an epoch by what other ranks have measured, and asks the callbacks; tells whether the fit ends.
+
+        Args:
+            trained: whether this rank has trained in it.
+        """
+        spread, history = self.spread, self.whole.history
+        if spread.ranks > 1:
+            found = spread.tell_epoch(history, self.all_running, trained)
+            if found is None:
+                return True
+            self.elsewhere = found
+            self.elsewhere[spread.own] = False
+            if history.diverged and all(history.diverged):
+                error = every_member_diverged(history, history.rows.pop()["epoch"], self._steps)
+                self.trainer.history.stopped = history.stopped
+                raise error
+        self.log.write()
+        asked = [callback() for callback in self.callbacks]
+        return spread.any(any(asked))
+
+    def keep_company(self) -> None:
+        """Takes part in the epochs of other ranks, where the members of this one have ended before."""
+        self._trains, rows = False, self.whole.history.rows
+        while self.spread.ranks > 1 and self.next is None and not self._ended and rows[-1]["epoch"] < self.last:
+            rows.append(dict(rows[-1]))
+            self._ended = self._complete(trained=False)
 
     def _place(self, row: Row, before: Row) -> Row:
         """Returns the row of all members; one that had stopped before the epoch keeps its last numbers."""
