@@ -210,10 +210,9 @@ class DataSet(BatchSource):
 
 
 def _taken(places: Array, order: Array) -> Array:
-    """Returns the places in an order, (..., rows), each member's own where members have such."""
-    if places.ndim > 1 and order.ndim > 1:
-        return np.take_along_axis(places, order, -1)
-    taken: Array = places[..., order]
+    """Returns the places in an order, (..., rows), each member's own where members have such: of either."""
+    apart = places.ndim > 1 and order.ndim > 1
+    taken: Array = np.take_along_axis(places, order, -1) if apart else places[..., order]
     return taken
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -81,9 +81,11 @@ class StreamedData(BatchSource):
         self.orders, self._weighs_apart = models if apart else 1, data.weighs_apart
         shapes, batch = [data.x.shape[1:], data.target.shape[1:], ()], min(batch_size, self.rows)
         row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, self.kept, strict=False))
+        self._batch = batch
         self.block_rows = batch * min(max(1, self._rows_at_once(row) // batch), -(-self.rows // batch))
-        starts = np.arange(0, self.rows, self.block_rows)
-        self._own_rows = int(np.diff(self.at(np.append(starts, self.rows))).max())
+        self._own_rows = min(self.block_rows, self.rows)
+        if own is not None:  # the most among so many rows, wherever they begin
+            self._own_rows = int((self.at(own + self.block_rows) - np.arange(len(own))).max(initial=0))
         members, place = np.arange(models) if apart else np.zeros(models, np.int64), np.arange(self._own_rows)
         order = [(buffer * self.orders + members[:, None]) * self._own_rows + place for buffer in range(BUFFERS)]
         with device.kind("data"):
@@ -182,10 +184,12 @@ class WindowedData(StreamedData):
     """Samples that lie in files and may be larger than memory: no more than two windows of them are there at a time.
 
     An epoch takes the stretches of the files, rows that follow each other, in a random order, of which a *window* is
-    the next `block_rows` rows, and those of a window in a random order of their own. So a row comes up anywhere in an
-    epoch, and a minibatch is drawn from as many places of the file as a window has stretches. All of it follows from
-    one number for each member and epoch, drawn from the seed: steps may begin anywhere, and time has no part in it.
-    A member sees the rows that it would see alone.
+    the next `block_rows` rows, and goes through it in as many equal parts as a minibatch has rows: each minibatch gets
+    one row of every part, drawn at random. So a row comes up anywhere in an epoch, a minibatch is drawn from as many
+    places of the file as a window has stretches, and a rank's rows of all minibatches of a window lie in one part of
+    it, all that it reads. All of it follows from one number for each member and epoch, drawn from the seed: steps may
+    begin anywhere, and neither time nor the number of ranks has part in it. A member sees the rows that it would see
+    alone.
 
     Attributes:
         stretch: how many rows a stretch has.
@@ -203,39 +207,28 @@ class WindowedData(StreamedData):
         return WINDOW // row
 
     def _draw(self, shuffling: Shuffling) -> list[_DrawnOrder]:
-        return [_DrawnOrder(seed, self.rows, self.stretch) for seed in shuffling.draw_seeds()]
+        form = self.rows, self.stretch, self._batch
+        return [_DrawnOrder(seed, *form) for seed in shuffling.draw_seeds()]
 
     def _bringer(self, order: Any, number: int, begin: int, end: int) -> Bring:
         if not isinstance(order, list):
             return super()._bringer(order, number, begin, end)
         window = begin - begin % self.block_rows
-        parts = order[number].window(window, min(window + self.block_rows, self.rows), begin - window)
-        if self.own is not None:
-            parts = list(self._own_parts(parts, begin, end))
+        own = np.arange(begin, end) if self.own is None else self.own[slice(*self.at([begin, end]))]
+        among = np.full(self.block_rows, -1)
+        among[own - window] = np.arange(len(own))
+        drawn = order[number].window(window, min(window + self.block_rows, self.rows))
+        parts = list(_wanted((rows, among[places]) for rows, places in drawn))
 
         def bring(source: Array, out: Array) -> None:
             for rows, to in parts:
                 found = self._loaded(source, rows)
-                if len(to) and to.min() < 0:
+                if to.min() < 0:
                     found, to = found[to >= 0], to[to >= 0]
                 out[to] = found
             let_go(source)
 
         return bring
-
-    def _own_parts(self, parts: list[tuple[slice, Array]], begin: int, end: int) -> Iterator[tuple[slice, Array]]:
-        """Yields what this rank needs of the parts of a window: the rows from the first to the last of its own, and for
-        each where it goes, below 0 for those of others."""
-        assert self.own is not None
-        own = self.own[slice(*self.at([begin, end]))] - begin
-        among = np.full(end - begin, -1)
-        among[own] = np.arange(len(own))
-        for rows, places in parts:
-            to = np.where(places < 0, -1, among[places])
-            found = np.flatnonzero(to >= 0)
-            if len(found):
-                first, last = int(found[0]), int(found[-1]) + 1
-                yield slice(rows.start + first, rows.start + last), to[first:last]
 
     def _loaded(self, source: Array, rows: slice) -> Array:
         """Returns the rows of a stretch; where some of all were chosen, in the order of the file, they are near."""
@@ -249,16 +242,19 @@ class WindowedData(StreamedData):
 class _DrawnOrder:
     """The order of an epoch's rows in windows, which its seed says."""
 
-    def __init__(self, seed: int, rows: int, stretch: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, rows: int, stretch: int, batch: int) -> None:
+        self._seed, self._batch = seed, batch
         starts = np.arange(0, rows, stretch)
         self._starts = np.random.default_rng([seed, 0]).permutation(starts)
         self._ends = np.cumsum(np.minimum(self._starts + stretch, rows) - self._starts)
 
-    def window(self, begin: int, end: int, skipped: int) -> list[tuple[slice, Array]]:
+    def window(self, begin: int, end: int) -> list[tuple[slice, Array]]:
         """Returns the rows from place `begin` to `end` of the order, in parts that follow each other in the files, and
-        for each row its place in the window after so many that are skipped: of these it is below 0."""
-        places = np.random.default_rng([self._seed, 1, begin]).permutation(end - begin) - skipped
+        for each row its place in the window."""
+        random, places = np.random.default_rng([self._seed, 1, begin]), np.arange(end - begin)
+        within = places % self._batch
+        sizes = np.minimum(self._batch, len(places) - (places - within))  # the last minibatch may be shorter
+        places = np.argsort((within + random.random(len(places))) / sizes)
         first, last = np.searchsorted(self._ends, [begin, end - 1], side="right").tolist()
         parts, at = [], begin
         for stretch in range(first, last + 1):
@@ -267,6 +263,14 @@ class _DrawnOrder:
             parts.append((slice(low, low + upto - at), places[at - begin : upto - begin]))
             at = upto
         return sorted(parts, key=lambda part: part[0].start)  # a disk is read in one direction
+
+
+def _wanted(parts: Iterable[tuple[slice, Array]]) -> Iterator[tuple[slice, Array]]:
+    """Yields of each part the rows from the first to the last that is wanted, and where they go: below 0, nowhere."""
+    for rows, to in parts:
+        if len(found := np.flatnonzero(to >= 0)):
+            first, last = int(found[0]), int(found[-1]) + 1
+            yield slice(rows.start + first, rows.start + last), to[first:last]
 
 
 def given_rows(x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:

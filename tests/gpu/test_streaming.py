@@ -162,9 +162,9 @@ def test_data_larger_than_memory(seed, monkeypatch):
     def draw(shuffling, rows, out=None):
         orders = np.empty((np.size(seed), rows), np.int64)
         for number, drawn in enumerate(shuffling.draw_seeds()):
-            order = streaming._DrawnOrder(drawn, rows, 2)
+            order = streaming._DrawnOrder(drawn, rows, 2, BATCH)
             for begin in range(0, rows, 3 * BATCH):
-                for some, to in order.window(begin, min(begin + 3 * BATCH, rows), 0):
+                for some, to in order.window(begin, min(begin + 3 * BATCH, rows)):
                     orders[number, begin + to] = np.arange(some.start, some.stop)
         orders = orders.reshape(*trainer.network.models_shape, rows)
         return orders if out is None else np.copyto(out, orders) or out

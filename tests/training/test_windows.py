@@ -70,7 +70,7 @@ def order_of(data, number=0):
     """The rows of an epoch, by what the docstring of WindowedData says of their order."""
     rows = np.empty(ROWS, np.int64)
     for begin in range(0, ROWS, data.block_rows):
-        for some, places in data._order[number].window(begin, min(begin + data.block_rows, ROWS), 0):
+        for some, places in data._order[number].window(begin, min(begin + data.block_rows, ROWS)):
             rows[begin + places] = np.arange(some.start, some.stop)
     return rows
 

@@ -1,0 +1,172 @@
+"""The rows of each rank: of every minibatch its share, of every source, and as few as can be read from a file.
+
+No processes: a communicator that says which rank it is, and does nothing, is enough to choose rows.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gpu_backprop as gb
+from gpu_backprop.backend.communicator import Alone
+from gpu_backprop.backend.lazy_rows import LazyRows, SparseRows
+from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.samples import Samples
+from gpu_backprop.training import streaming
+from gpu_backprop.training.evaluation import minibatches_of
+from gpu_backprop.training.minibatches import DataSet, minibatches
+from gpu_backprop.training.streaming import StreamedData, WindowedData
+
+ROWS, BATCH, INPUTS = 203, 8, 3
+_random = np.random.default_rng(11)
+X = _random.normal(0, 1, (ROWS, INPUTS)).astype("float32")
+Y = _random.normal(0, 1, (ROWS, 2)).astype("float32")
+WEIGHTS = _random.uniform(0.1, 2, ROWS).astype("float32")
+
+
+class Rank(Alone):
+    """One rank of several, which meets the others nowhere."""
+
+    def __init__(self, rank, ranks):
+        self.rank, self.ranks = rank, ranks
+
+
+def mapped(tmp_path, array):
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.npy"
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+def arrays(_):
+    return Samples(X, Y, WEIGHTS)
+
+
+def maps(tmp_path):
+    return Samples(*(mapped(tmp_path, array) for array in (X, Y, WEIGHTS)))
+
+
+def lazy(tmp_path):
+    return Samples(LazyRows(X.shape, X.dtype, lambda rows: X[rows].copy()), mapped(tmp_path, Y), WEIGHTS)
+
+
+def sparse(_):
+    return Samples(SparseRows(pytest.importorskip("scipy.sparse").csr_array(X)), Y, WEIGHTS)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Blocks and windows of 6 minibatches, stretches of 5 rows."""
+    row = (INPUTS + 2 + 1) * 4
+    for name, size in ("BLOCK", 6 * BATCH * row), ("WINDOW", 6 * BATCH * row), ("STRETCH", 5 * row):
+        monkeypatch.setattr(streaming, name, size)
+
+
+def trainer_of(seed):
+    return gb.Trainer(gb.Network(INPUTS, [gb.Dense(2)], device="cpu", seed=seed), batch_size=BATCH)
+
+
+def placed(kind, network, samples, sizes, communicator, shuffled):
+    own = communicator.places(sizes)
+    if kind is DataSet:
+        return DataSet(network, samples, own=own, shuffled=shuffled)
+    return kind(network, samples, BATCH, apart=shuffled, own=own)
+
+
+def gathered(data, sizes, communicator, done=0):
+    """x, y* and w of this rank's share of each minibatch: what the plans of its steps gather."""
+    found, plans = [], {}
+    with data.device.computing(), closing(data.parts(sizes, done)) as parts:
+        for part in parts:
+            for rows in part:
+                if count := len(communicator.share(rows)):
+                    if count not in plans:
+                        plan = Plan(data.device)
+                        plans[count] = plan, data.emit(plan, count)
+                        data.emit_advance(plan, count)
+                    plan, buffers = plans[count]
+                    plan.run()
+                    found.append([np.array(buffer) for buffer in buffers])
+                else:
+                    found.append(None)
+    return found
+
+
+def joined(of_ranks, members):
+    """The minibatches that the shares make together."""
+    for shares in zip(*of_ranks, strict=True):
+        there = [share for share in shares if share is not None]
+        yield [np.concatenate(parts, axis=members) for parts in zip(*there, strict=True)]
+
+
+SOURCES = [
+    (DataSet, arrays), (DataSet, maps), (StreamedData, arrays), (StreamedData, maps), (StreamedData, sparse),
+    (WindowedData, maps), (WindowedData, lazy),
+]  # fmt: skip
+ALL, SOME, OF_MEMBERS = "all", "some", "of members"
+
+
+def chosen(samples, rows):
+    """All rows of the samples, some, or of each of two members its own, and not as many."""
+    if rows == ALL:
+        return samples
+    if rows == SOME:
+        return replace(samples, chosen=np.arange(0, ROWS, 2))
+    counts = np.array([101, 58])
+    own = np.random.default_rng(2).permuted(np.tile(np.arange(ROWS), (2, 1)), axis=1)
+    return replace(samples, chosen=np.stack([np.resize(own[m, :count], 101) for m, count in enumerate(counts)]),
+                   counts=counts)  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "rows"), [(3, ALL), (3, SOME), ([3, 4], ALL), ([3, 4], SOME), ([3, 4], OF_MEMBERS)])
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize(("kind", "form"), SOURCES)
+def test_what_the_ranks_gather_is_together_what_one_gathers(kind, form, shuffled, seed, rows, tmp_path):
+    if (kind, shuffled, rows) == (WindowedData, True, OF_MEMBERS):
+        return  # which a fit refuses
+    samples = chosen(form(tmp_path), rows)
+    sizes = minibatches_of(samples.rows if shuffled or samples.counts is None else samples.counts, BATCH)
+
+    def begun(communicator):
+        trainer = trainer_of(seed)
+        data = placed(kind, trainer.network, samples, sizes, communicator, shuffled)
+        if shuffled:
+            data.shuffle(trainer.training_step.shuffling)
+        return data
+
+    whole = gathered(begun(Rank(0, 1)), sizes, Rank(0, 1))
+    for ranks in (3, 11):
+        communicators = [Rank(rank, ranks) for rank in range(ranks)]
+        sources = [begun(communicator) for communicator in communicators]
+        for done in (0, 7):
+            shares = [gathered(data, sizes, one, done) for data, one in zip(sources, communicators, strict=True)]
+            for found, expected in zip(joined(shares, np.ndim(seed)), whole[done:], strict=True):
+                for one, other in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_reads_its_part_of_each_window_alone(ranks, monkeypatch):
+    """Little more than one row in so many, and the ranks together all of them."""
+    rows, batch, reads = 6000, 32, []
+    monkeypatch.setattr(streaming, "WINDOW", 1600 * (INPUTS + 2) * 4)
+
+    def read(rows):
+        reads.append(rows)
+        return np.zeros((rows.stop - rows.start, INPUTS), np.float32)
+
+    x, y = LazyRows((rows, INPUTS), np.float32, read), np.zeros((rows, 2), np.float32)
+    trainer, found = trainer_of(0), []
+    for communicator in (Rank(rank, ranks) for rank in range(ranks)):
+        sizes = [*minibatches(rows, batch)]
+        data = WindowedData(trainer.network, Samples(x, y, None), batch, own=communicator.places(sizes))
+        assert (data.block_rows, data.stretch) == (1600, 6)
+        data.shuffle(trainer_of(0).training_step.shuffling)
+        reads.clear()
+        gathered(data, sizes, communicator)
+        found.append(np.concatenate([np.arange(some.start, some.stop) for some in reads]))
+    assert {*np.concatenate(found)} == {*range(rows)}
+    assert max(map(len, found)) < rows / ranks * 1.1
