@@ -59,6 +59,11 @@ class Evaluation:
         self.batches = minibatches_of(self.counts, batch_size)
         own = communicator.places(self.batches)
         self.data = DataSet(network, data, self.device, own) if source is None else source
+        self._ends = np.unique(self.counts).tolist()
+        if own is not None:
+            order = np.zeros(self.rows, np.int64)
+            order[own] = self._rows_of(communicator.rank)
+            self.data.start(order)
         models_shape, outputs, self._undefined = network.models_shape, network.outputs, set[str]()
         summed = any(metric.of_sums for metric in self.metrics)
         self._sums = Sums(self.device, total=(*models_shape, 3), residuals=(*models_shape, 2, outputs * summed))
@@ -67,9 +72,18 @@ class Evaluation:
         with self.device.kind("outputs"):
             self._kept = self.device.empty((*models_shape, kept, outputs), self.device.master)
         self._outputs: dict[int, Array] = {}  # of a minibatch, by its rows
-        self._ends = np.unique(self.counts).tolist()
         shares = {len(communicator.share(rows)) for rows in self.batches} - {0}
         self.replays = {rows: Replay(self._plan(rows), graph) for rows in shares}
+
+    def _rows_of(self, rank: int) -> Array:
+        """Returns which rows a rank measures: as many of each minibatch as it has a share of, but such as lie side by
+        side, so that it reads no others. A rank has as many before it as those of lower number have together."""
+        sizes, begins = np.array(self.batches), np.array([0, *self._ends[:-1]])
+        first = np.searchsorted(np.cumsum(sizes) - sizes, begins)  # minibatch of each stretch between two ends
+        bounds = [
+            begins + np.add.reduceat(sizes * number // self.communicator.ranks, first) for number in (rank, rank + 1)
+        ]
+        return np.concatenate([np.arange(*ends) for ends in zip(*bounds, strict=True)])
 
     def _plan(self, rows: int) -> Plan:
         network, loss = self.network, self.loss
@@ -150,8 +164,7 @@ class Evaluation:
         shape = (*outputs.shape[:-2], -1, outputs.shape[-1])
         found = self.communicator.exchange(np.ascontiguousarray(outputs[..., own, :]).tobytes())
         for rank, one in enumerate(found):
-            places = self.communicator.places(self.batches, rank)
-            outputs[..., places, :] = np.frombuffer(one, outputs.dtype).reshape(shape)
+            outputs[..., self._rows_of(rank), :] = np.frombuffer(one, outputs.dtype).reshape(shape)
         self.device.copy_in(self._kept, outputs)
 
     def _residuals(self, sums: Array) -> Residuals:

@@ -1,23 +1,25 @@
 """The rows of each rank: of every minibatch its share, of every source, and as few as can be read from a file.
 
-No processes: a communicator that says which rank it is, and does nothing, is enough to choose rows.
+To choose rows, a communicator is enough that says which rank it is; where ranks meet, they are threads.
 """
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from thread_ranks import run_ranks
 
 import gpu_backprop as gb
-from gpu_backprop.backend.communicator import Alone
+from gpu_backprop.backend.communicator import ALONE, Alone
 from gpu_backprop.backend.lazy_rows import LazyRows, SparseRows
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
-from gpu_backprop.training.evaluation import minibatches_of
+from gpu_backprop.training.evaluation import Evaluation, minibatches_of
 from gpu_backprop.training.minibatches import DataSet, minibatches
 from gpu_backprop.training.streaming import StreamedData, WindowedData
 
@@ -170,3 +172,56 @@ def test_a_rank_reads_its_part_of_each_window_alone(ranks, monkeypatch):
         found.append(np.concatenate([np.arange(some.start, some.stop) for some in reads]))
     assert {*np.concatenate(found)} == {*range(rows)}
     assert max(map(len, found)) < rows / ranks * 1.1
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [3, 11])
+@pytest.mark.parametrize("form", [arrays, maps, lazy])
+def test_ranks_measure_together_what_one_measures(form, ranks, tmp_path):
+    """Sums over the rows, and what needs the outputs of all of them."""
+    samples, metrics = form(tmp_path), ["r2", "mae", "median_absolute_error"]
+
+    def measured(communicator):
+        network = trainer_of(5).network
+        trainer = gb.Trainer(network, batch_size=BATCH, communicator=communicator)
+        return trainer.evaluate(samples.x, samples.target, samples.weights, metrics=metrics)
+
+    expected = measured(None)
+    for found in run_ranks(ranks, measured):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_members_with_rows_of_their_own_are_measured_together():
+    samples = chosen(Samples(X, Y, None), OF_MEMBERS)
+
+    def measured(communicator=ALONE):
+        how = {"metrics": ["r2", "median_absolute_error"], "communicator": communicator}
+        trainer = trainer_of([3, 4])
+        return Evaluation(trainer.network, trainer.loss, samples, BATCH, **how).run()
+
+    expected = measured()
+    for found in run_ranks(3, measured):
+        assert found == {name: pytest.approx(values, rel=1e-6) for name, values in expected.items()}
+
+
+def test_a_rank_measures_rows_that_lie_side_by_side():
+    ranks, y = 4, np.zeros((ROWS, 2), np.float32)
+
+    def measured(communicator):
+        reads = []
+
+        def read(rows):
+            found = np.arange(ROWS)[rows]
+            if threading.current_thread().name.startswith("gpu_backprop reader"):
+                reads.append(found)
+            return X[found]
+
+        x, network = LazyRows(X.shape, X.dtype, read), trainer_of(0).network
+        gb.Trainer(network, batch_size=BATCH, communicator=communicator).evaluate(x, y)
+        return np.concatenate(reads)
+
+    found = run_ranks(ranks, measured)
+    assert [(rows == np.arange(rows[0], rows[0] + len(rows))).all() for rows in found] == [True] * ranks
+    assert np.concatenate(found).tolist() == [*range(ROWS)]
