@@ -3,10 +3,12 @@ does."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +21,10 @@ from gpu_backprop.training import streaming
 
 INPUTS, ROWS, BATCH, EPOCHS = 5, 75, 32, 2
 """Minibatches of 32, 32 and 11 rows: none of 3 and 4 ranks has as many rows as each other in all of them."""
+
+PROOF = os.environ.get("GPU_BACKPROP_PROOF") == "1"
+DRAWN = 200 if PROOF else 6
+"""How many cases of population_grid.py there are besides."""
 
 Outcome = dict[str, Any]
 Trained = Callable[..., Outcome]
@@ -378,6 +384,17 @@ def l_bfgs_after_a_fit(communicator: Any) -> Outcome:
     return fitted(trainer, *Case().data(), epochs=1)
 
 
+def drawn(number: int, dtype: str, communicator: Any) -> Outcome:
+    """One member of a case of populations, by itself."""
+    given = population_grid.draw(number, dtype)
+    return outcome(given.solo(number % population_grid.MEMBERS, "cpu", communicator=communicator))
+
+
+for _number in range(DRAWN):
+    CASES[f"drawn {_number}"] = partial(drawn, _number, "float64")
+    CASES[f"drawn {_number}, float32"] = partial(drawn, _number, "float32")
+
+
 @contextmanager
 def maps(*arrays: Any) -> Iterator[list[Any]]:
     """The arrays as maps of files."""
@@ -429,3 +446,35 @@ def sparse_rows(communicator: Any) -> Outcome:
     x, y = of.data()
     with mock.patch.object(streaming, "BLOCK", 2 * BATCH * ROW_BYTES):
         return fitted(of.make(communicator), sparse.csr_array(np.where(x > 0, x, 0)), y, **of.fit)
+
+
+# Which rows of an epoch a rank has -----------------------------------------------------------------------------------
+
+
+class Rows:
+    """Notes which rows each step gathers: those whose number is in the first column of x."""
+
+    only_reads = True
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def on_step(self, state: gb.FitState) -> None:
+        run, shape = state.trainer.running.run, state.trainer.network.models_shape
+        plan = run.steps[run.batches[run.done - 1]].plan
+        self.found.append(np.array(plan.buffers.get("x", np.zeros((*shape, 0, INPUTS))))[..., 0])
+
+
+def rows_of_steps(which: str, communicator: Any) -> Outcome:
+    """Returns the rows of this rank in each step, by the step's number."""
+    shapes = {} if "members" not in which else MEMBERS
+    of, noted = Case(rows=65, epochs=3, **shapes), Rows()
+    x, y = of.data()
+    x[:, 0] = np.arange(len(x))
+    given = {"callbacks": [noted], "progress": False, "epochs": of.epochs, "shuffle": "in order" not in which}
+    if "rows" in which:
+        given["rows"] = [np.arange(40), np.arange(5, 65), np.arange(0, 65, 2)]
+    trainer = of.make(communicator)
+    with maps(x, y) as mapped, small_windows(ROW_BYTES) if "windows" in which else nullcontext():
+        trainer.fit(*(mapped if "windows" in which else (x, y)), **given)
+    return {f"{which} {step}": rows for step, rows in enumerate(noted.found)}
