@@ -14,6 +14,7 @@ import importlib
 import json
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -21,13 +22,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import InputError, MissingExtraError, StateError, install, one_line
-from gpu_backprop.backend.formula import Array, Calls
+from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, StateError, install, one_line
+from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.suggestions import explain_arguments
 
 TIMEOUT = 60.0
@@ -43,10 +44,11 @@ class Communicator(ABC):
     Attributes:
         rank, ranks: its number, from 0, and how many there are.
         local_rank: its number among those of the same machine.
+        machines: how many machines they are on, as far as it is known.
         timeout: the seconds after which a rank that waits for the others ends the job.
     """
 
-    rank, ranks, local_rank = 0, 1, 0
+    rank, ranks, local_rank, machines = 0, 1, 0, 1
     timeout = TIMEOUT
 
     def __repr__(self) -> str:
@@ -63,9 +65,35 @@ class Communicator(ABC):
         """Yields the bound calls that make of an array of the device the sum of those of all ranks, in place: the same
         bits on every rank, and whenever so many ranks do it."""
 
+    @property
+    def device(self) -> str:
+        """The device for this rank's networks: "cuda:N", where the ranks of a machine take its CUDA devices in turn, or
+        "cpu" where CUDA cannot be used."""
+        opening = importlib.import_module("gpu_backprop.backend.open_device")  # which imports this module
+        return str(opening.nth_device(self.local_rank))
+
     def on(self, device: Any) -> Communicator:
-        """Returns what sums up arrays of this device; every rank calls it."""
-        return self
+        """Returns what sums up arrays of this device: on CUDA devices it is `Nccl`. Every rank calls it.
+
+        Raises:
+            InputError: some ranks have a CUDA device and others the CPU, or two have the same CUDA device.
+            DeviceError: NCCL is missing, or cannot be used.
+        """
+        if self.ranks == 1:
+            return self
+        found = [tuple(one) for one in self.gather([device.name, socket.gethostname(), device.bus_id])]
+        if not any(bus for _, _, bus in found):
+            return self
+        _check_devices(found)
+        places = tuple(found)
+        if places not in self._opened:
+            self._opened[places] = Nccl(self, device, len({host for _, host, _ in found}))
+        return self._opened[places]
+
+    @cached_property
+    def _opened(self) -> dict[Any, Nccl]:
+        """What sums up arrays on CUDA devices, by all ranks' devices: one for all networks there."""
+        return {}
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -204,6 +232,22 @@ def _flat(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _check_devices(found: Sequence[tuple[str, str, str]]) -> None:
+    """Raises InputError unless each rank has a CUDA device of its own, of (its name, the machine, its PCI bus id)."""
+    choose = "Give each rank its own with device=communicator.device, which is cuda:N by its number in the machine"
+    for rank, (name, host, bus) in enumerate(found):
+        if not bus:
+            raise InputError(
+                f"the networks of some ranks are on CUDA devices, and that of rank {rank} on {name}. {choose}."
+            )
+        first = found.index(next(one for one in found if one[1:] == (host, bus)))
+        if first != rank:
+            raise InputError(
+                f"the networks of ranks {first} and {rank} are both on {name} of {host}, and NCCL takes one rank a "
+                f"device. {choose}; start as many ranks as the machine has devices."
+            )
 
 
 class Alone(Communicator):
@@ -384,6 +428,97 @@ class Mpi(Peer):
 
     def _end_all(self, code: int) -> None:
         self._comm.Abort(code)
+
+
+class Nccl(Communicator):
+    """The ranks of another communicator, each with a CUDA device of its own, whose arrays NCCL sums up there.
+
+    Args:
+        host: what they do in common on their hosts.
+        device: this rank's.
+        machines: see Communicator.
+
+    Raises:
+        DeviceError: NCCL is missing on one of them, or cannot be used.
+    """
+
+    def __init__(self, host: Communicator, device: Any, machines: int) -> None:
+        self._host, self.machines = host, machines
+        self.rank, self.ranks, self.local_rank, self.timeout = host.rank, host.ranks, host.local_rank, host.timeout
+        self._nccl, unique, reason = _load_nccl(self.rank == 0)
+        if (why := host.first_reason(reason)) is not None:
+            raise DeviceError(f"gradients on CUDA devices are summed up by NCCL, which cannot be used: {why}.")
+        (unique, *_) = host.exchange(unique)
+        try:
+            with self.waiting("the other ranks, to open NCCL"), device.computing():
+                self._communicator = self._nccl.NcclCommunicator(self.ranks, unique, self.rank)
+        except Exception as error:  # of NCCL; NcclError itself fails at a status that it does not know
+            raise DeviceError(f"{device.name}: NCCL cannot connect the {self.ranks} ranks: {_told(error)}") from error
+        self._types = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}
+        device.watch_waits(self.waiting)
+
+    def on(self, device: Any) -> Communicator:
+        return self._host.on(device)
+
+    def exchange(self, value: bytes) -> list[bytes]:
+        return self._host.exchange(value)
+
+    def leaves_alone(self, seconds: float = GRACE) -> bool:
+        return self._host.leaves_alone(seconds)
+
+    def abort(self, code: int) -> None:
+        self._host.abort(code)  # the process ends, and with it what NCCL does on the device: its own abort may hang
+
+    def all_reduce(self, device: Any, array: Array) -> Calls:
+        place, kind = device.address(array), self._types[array.dtype.name]
+        reduce, add = self._communicator.allReduce, self._nccl.NCCL_SUM
+
+        def on(stream: Any) -> Call:
+            call: Call = partial(reduce, place, place, array.size, kind, add, stream.ptr)
+            vars(call)["holds"] = array, stream
+            return call
+
+        call = on(device.stream)
+        vars(call)["on"] = on
+        yield call
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        with self._host.waiting(what):
+            try:
+                yield
+            except DeviceError:
+                raise
+            except RuntimeError as error:  # of CUDA, which says no more than that a launch has failed, or of NCCL
+                self._explain(error)
+                raise
+
+    def _explain(self, error: Exception) -> None:
+        """Raises DeviceError where NCCL knows why the device has failed."""
+        try:
+            self._communicator.check_async_error()
+        except Exception as known:
+            raise DeviceError(
+                f"rank {self.rank} of {self.ranks}: the sum over the ranks has failed, since another rank has ended, "
+                f"does not answer, or sums up something else ({_told(known)})."
+            ) from error
+
+
+def _load_nccl(makes_id: bool) -> tuple[Any, bytes, str | None]:
+    """Returns CuPy's nccl; the id of a new communicator, where that is asked for; and why that cannot be, or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns where the library is missing
+        nccl = importlib.import_module("cupy.cuda.nccl")
+    if not nccl.available:
+        return nccl, b"", "it is not installed; `pip install nvidia-nccl-cu13` (-cu12 beside cupy-cuda12x) brings it"
+    try:
+        return nccl, nccl.get_unique_id() if makes_id else b"", None
+    except Exception as error:
+        return nccl, b"", _told(error)
+
+
+def _told(error: Exception) -> str:
+    return f"{one_line(error)}; with NCCL_DEBUG=WARN in the environment it says more"
 
 
 @explain_arguments

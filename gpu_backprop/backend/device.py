@@ -69,10 +69,12 @@ class Device:
         branch: of a captured graph, that operations are bound for.
         needed: the bytes by kind that `require` found there last.
         threads: how many of a CPU's threads work at once.
+        bus_id: of a CUDA device, by which those of a machine are told apart; else "".
     """
 
     threads = 1
     branch = 0
+    bus_id = ""
 
     # Capabilities -----------------------------------------------------------------------------------------------------
 

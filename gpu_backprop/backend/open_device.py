@@ -46,6 +46,14 @@ def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) 
     return device
 
 
+def nth_device(number: int) -> str:
+    """Returns the name of a device for one of several processes of this machine: of its CUDA devices in turn, or "cpu"
+    where that cannot be used. No other device is touched."""
+    count = _cuda("setup").count_devices() if _has_cuda() else 0
+    index = number % max(1, count)
+    return "cpu" if not count or _cuda("setup").obstacle(index) else f"cuda:{index}"
+
+
 def open_dry_run(device: Device) -> DryRunDevice:
     """Opens a stand-in for a device, on which plans are built but cannot run."""
     return DryRunDevice(device) if device.on_host else _cuda("dry_run").CudaDryRunDevice(device)

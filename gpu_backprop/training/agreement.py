@@ -1,14 +1,20 @@
 """What ranks agree on between steps: on whether to end is asked for by a signal, a callback or a clock, at a time of
-its own on each of them, and all have to end after the same step."""
+its own on each of them, and all have to end after the same step.
+
+Their hosts do not run further ahead of their devices than by the steps since the agreement before the last one, so that
+whoever waits for a device waits for a moment, unless another rank has ended or hangs.
+"""
 
 from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.communicator import Communicator
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.training.step import TrainingStep
 
@@ -19,8 +25,9 @@ EVERY = 0.2
 class Agreement:
     """Decides together with the other ranks, every few steps, as many as take EVERY on the first of them."""
 
-    def __init__(self, communicator: Communicator) -> None:
-        self._communicator = communicator
+    def __init__(self, communicator: Communicator, device: Device) -> None:
+        self._communicator, self._device = communicator, device
+        self._mark: Any = None  # of the device, at the agreement before
         self._steps, self._left, self._last = 1, 1, time.perf_counter()
         self._wanted = False
 
@@ -31,6 +38,9 @@ class Agreement:
         self._left -= 1
         if self._left > 0 and not now:
             return False
+        before, self._mark = self._mark, self._device.mark()
+        if before is not None:
+            self._device.wait(before)
         took, self._last = time.perf_counter() - self._last, time.perf_counter()
         steps = min(2 * self._steps, max(1, int(self._steps * EVERY / max(took, 1e-9))))
         found = self._communicator.gather([self._wanted, steps])

@@ -105,7 +105,7 @@ class Run:
         self.shuffle, self.loss_every, self.after_step = shuffle, loss_every, after_step
         self.repeats, self._stops, self._halvings = repeats, stops, MOST_HALVINGS if halves else 0
         self._by_step = by_step or loss_every is not None
-        self._agreement = Agreement(step.communicator)
+        self._agreement = Agreement(step.communicator, data.device)
         self.number, self.done = len(history) + 1, 0
         self.started, self.whole = 0.0, True
         self._first = self.number
@@ -372,15 +372,12 @@ class Run:
             call()
         if scaling is not None:
             device.copy_in(self.sums["scaling"], scaling)
-        with self.step.communicator.waiting("the end of an epoch"):
-            sums = self.sums.read()
+        sums = self.sums.read()
         return sums | {"total": self.step.communicator.add_up(sums["total"])}
 
     def _read_total(self) -> Array:
         """Reads what the losses of the epoch have added up to until now, on all ranks; waits for the device."""
-        with self.step.communicator.waiting("a step"):
-            total = self.step.device.to_host(self.total)
-        return self.step.communicator.add_up(total)
+        return self.step.communicator.add_up(self.step.device.to_host(self.total))
 
     def _measured(self, sums: Mapping[str, Array]) -> dict[str, Any]:
         loss, scaling, total = self.step.loss, self.step.scaling, sums["total"]

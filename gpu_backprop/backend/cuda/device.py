@@ -8,7 +8,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,17 @@ class _Shared:
         with cupy.cuda.Device(index) as self.device:
             self.stream = cupy.cuda.Stream(non_blocking=False)
         self.kernels = KernelLibrary(cupy, index, self.stream)
-        self.staging = Staging(cupy, index, self.stream)
+        self.staging = Staging(cupy, index, self.stream, self.wait)
         self.tickets: dict[int, Array] = {}  # by branch
+        self.waiting: Callable[[str], AbstractContextManager[None]] = lambda what: nullcontext()
         self._products: Products | None = None
         self._graphs: GraphCapture | None = None
         self.epilogues = Epilogues(cupy, index, lambda: self.products.direct_library())
+
+    def wait(self, work: Any) -> None:
+        """Waits for an event or a stream."""
+        with self.waiting("the device"):
+            work.synchronize()
 
     @property
     def opened(self) -> bool:
@@ -131,6 +137,7 @@ class CudaDevice(Device):
         self.index, self._cupy = index, cupy
         self._shared = _shared(cupy, index)
         self.stream, self.kernels = self._shared.stream, self._shared.kernels
+        self.bus_id = self._shared.device.pci_bus_id
 
     @property
     def blas(self) -> Products:
@@ -256,7 +263,8 @@ class CudaDevice(Device):
         """A NumPy copy of a device array; waits for all that was asked of the device before."""
         host: Array = np.empty(array.shape, array.dtype)
         array = array if array.flags.c_contiguous else self.copy(array)
-        array.get(self.stream, out=host)  # type: ignore[attr-defined]
+        with self._shared.waiting("the device"):
+            array.get(self.stream, out=host)  # type: ignore[attr-defined]
         return host
 
     def copy(self, array: Array) -> Array:
@@ -345,13 +353,17 @@ class CudaDevice(Device):
         return float(self._cupy.cuda.get_elapsed_time(begin, end)) * 1e3
 
     def wait(self, mark: Any) -> None:
-        mark.synchronize()
+        self._shared.wait(mark)
+
+    def watch_waits(self, waiting: Callable[[str], AbstractContextManager[None]]) -> None:
+        """Lets the host wait for this device, in whatever network and thread, within contexts made by `waiting`."""
+        self._shared.waiting = waiting
 
     def synchronize(self) -> None:
         """Waits until the device has done all that was asked of it, also on the default stream."""
         with self._shared.device:
-            self._cupy.cuda.Stream.null.synchronize()
-            self.stream.synchronize()
+            self.wait(self._cupy.cuda.Stream.null)
+            self.wait(self.stream)
 
     def differing(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
         differing, (block, most) = self.zeros((len(pairs),), np.uint32), COMPARING

@@ -26,7 +26,7 @@ class CudaDoubleBuffer(DoubleBuffer):
 
     def __init__(self, device: Device, compute: Any, forms: Sequence[Form], buffers: int) -> None:
         cuda = device.xp.cuda
-        self._compute = compute
+        self._device, self._compute = device, compute
         self.arrays = [device.empty((buffers * length, *rest), dtype) for (length, *rest), dtype in forms]
         with device.computing():
             self._copies = cuda.Stream(non_blocking=True)
@@ -39,7 +39,7 @@ class CudaDoubleBuffer(DoubleBuffer):
     # The reader's side: any one thread, inside device.computing() ----------------------------------------------------
 
     def pinned(self, buffer: int) -> list[Array]:
-        self._ready[buffer].synchronize()
+        self._device.wait(self._ready[buffer])
         return self._pinned[buffer]
 
     def send(self, buffer: int, rows: int) -> None:

@@ -25,7 +25,7 @@ class CudaDryRunDevice(DryRunDevice):
         super().__init__(device, device.ops)
         self._workspace = device.workspace
         self._tickets = {b: self.outline((n,), np.dtype(np.uint32)) for b, n in device.ticket_counts.items()}
-        self.blas = SimpleNamespace(matmul=self._matmul)
+        self.blas, self.stream = SimpleNamespace(matmul=self._matmul), SimpleNamespace(ptr=0)
         self.kernels = NeededKernels(device.kernels)
         self.needed_kernels = self.kernels.instances
         expected = device.epilogues.expected

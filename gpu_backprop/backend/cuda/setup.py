@@ -72,6 +72,15 @@ def obstacle(index: int) -> Check | None:
     return None
 
 
+def count_devices() -> int:
+    """Returns how many CUDA devices there are; 0 also where CUDA does not work."""
+    cupy, _ = _find_cupy()
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except Exception:  # there is no CuPy, no driver, or no device
+        return 0
+
+
 def examine(index: int) -> Iterator[Check]:
     """Makes every check that can be made: of the libraries also where the driver is missing."""
     cupy, check = _find_cupy()

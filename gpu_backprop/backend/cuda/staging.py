@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,15 @@ BLOCK_BYTES = 4 << 20  # at 25 GB/s the copy of one takes longer than the host t
 
 
 class Staging:
-    """Pinned memory of device `index`, and the CuPy stream on which all copies are made.
+    """Pinned memory of device `index`, the CuPy stream on which all copies are made, and what waits for an event.
 
     When a call that copies returns, ordinary host memory may have been read or not, and pinned memory has not. Here the
     source has been read, whatever it is, and the host need not wait for the device. A dtype is converted a block at a
     time, so that there is never a second array of the size of a data set.
     """
 
-    def __init__(self, cupy: Any, index: int, stream: Any) -> None:
-        self._cupy, self._stream = cupy, stream
+    def __init__(self, cupy: Any, index: int, stream: Any, wait: Callable[[Any], None]) -> None:
+        self._cupy, self._stream, self._wait = cupy, stream, wait
         self._lock = threading.Lock()
         with cupy.cuda.Device(index):
             self._copied = [cupy.cuda.Event(disable_timing=True) for _ in range(BUFFERS)]
@@ -59,7 +60,7 @@ class Staging:
     def _send_block(self, destination: Any, source: Array) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
         if not self._copied[turn].done:
-            self._copied[turn].synchronize()
+            self._wait(self._copied[turn])
         if self._sizes[turn] < destination.nbytes:
             size = 1 << (destination.nbytes - 1).bit_length()
             self._buffers[turn], self._sizes[turn] = pinned_memory(self._cupy, size), size
