@@ -132,7 +132,7 @@ def fed(case, rows=ROWS):
     feed = ManualBatch(trainer.network, case.labels, case.weighted)
     plan = trainer.training_step.build(feed, rows, trainer.device.zeros((*trainer.network.models_shape, 3), np.float64))
     data = trainer.manual_steps.minibatch(x, y, weights)
-    ManualBatch.load(plan, data)
+    feed.load(plan, data)
     return plan, trainer.device
 
 

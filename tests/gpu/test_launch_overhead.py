@@ -32,9 +32,10 @@ def plan_of(layers, **form):
     net = gb.Network(5, layers, device="cuda", **form)
     trainer = gb.Trainer(net)
     total = net.device.zeros((*net.models_shape, 3), np.float64)
-    plan = trainer.training_step.build(ManualBatch(net, True, False), ROWS, total)
+    feed = ManualBatch(net, True, False)
+    plan = trainer.training_step.build(feed, ROWS, total)
     x = np.random.default_rng(0).normal(0, 1, (ROWS, 5))
-    ManualBatch.load(plan, trainer.manual_steps.minibatch(x, np.arange(ROWS) % 3))
+    feed.load(plan, trainer.manual_steps.minibatch(x, np.arange(ROWS) % 3))
     return plan
 
 
