@@ -14,11 +14,13 @@ from gpu_backprop.backend.errors import (
     MissingExtraError,
     ModelFileError,
     OutOfMemoryError,
+    RankError,
     StateError,
 )
 from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.rendezvous import distributed
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.data.stored_rows import StoredRows, open_rows
 from gpu_backprop.html_report.page import write_report
@@ -146,6 +148,7 @@ __all__ = [
     "Quantile",
     "RAdam",
     "RMSprop",
+    "RankError",
     "ReduceOnPlateau",
     "Scale",
     "Schedule",
@@ -163,6 +166,7 @@ __all__ = [
     "calibrate",
     "check_gradients",
     "constant",
+    "distributed",
     "fit_lbfgs",
     "fit_temperature",
     "initialize_from_data",

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 
 from gpu_backprop.arguments import parse
 from gpu_backprop.backend.errors import GpuBackpropError, OutOfMemoryError
@@ -22,6 +23,7 @@ from gpu_backprop.commands.evaluate import check, evaluate
 from gpu_backprop.commands.explain import explain
 from gpu_backprop.commands.interrupt import Interrupted, interrupt
 from gpu_backprop.commands.predict import predict
+from gpu_backprop.commands.ranks import joined
 from gpu_backprop.commands.report import report
 from gpu_backprop.commands.search import search
 from gpu_backprop.commands.train import train
@@ -57,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return MISUSED
     try:
         memory = memory_limit(getattr(options, "memory_limit", None))
-        with caught(interrupt), announce_compiling(options), memory:
+        with caught(interrupt), announce_compiling(options), memory, joined(options):
             code = COMMANDS[options.command](options)
             with suppress(OSError) if code > MISUSED else nullcontext():  # after a signal the reader may have ended
                 sys.stdout.flush()  # here, where an error can still be reported
@@ -67,9 +69,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if options.debug and isinstance(error, Exception):
             raise
-        with suppress(OSError):
-            _complain(error, options.command)
-        return _exit_code(error)
+        code = _exit_code(error)
+        options.ranks.part(partial(_complain, error, options.command), code)
+        return code
     finally:
         _detach_closed_output()
 
@@ -81,12 +83,11 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _complain(error: BaseException, command: str) -> None:
-    """Say on one line what went wrong."""
+    """Say on one line what went wrong, if standard error is open."""
     message = " ".join(str(error).split())
     if isinstance(error, Misuse):
-        print(f"gpu-backprop {command}: error: {message} (gpu-backprop {command} --help)", file=sys.stderr)
-        return
-    if isinstance(error, KeyboardInterrupt):
+        message = f"error: {message} (gpu-backprop {command} --help)"
+    elif isinstance(error, KeyboardInterrupt):
         message = message or "interrupted"
     elif isinstance(error, OutOfMemoryError):
         message = str(error)  # with its table
@@ -96,7 +97,8 @@ def _complain(error: BaseException, command: str) -> None:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     elif not isinstance(error, (GpuBackpropError, DataError, OSError)):
         message = f"unexpected {type(error).__name__}: {message} (--debug shows where it came from)"
-    print(f"gpu-backprop: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"gpu-backprop{f' {command}' if isinstance(error, Misuse) else ''}: {message}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from gpu_backprop import LOSSES, METRICS, OPTIMIZERS
-from gpu_backprop.arguments.values import device, metrics, one_of, path, size, source
+from gpu_backprop.arguments.values import device, metrics, one_of, path, rate, size, source
 from gpu_backprop.backend.foreign_names import OPTIONS, meanings
 from gpu_backprop.data.messages import nearest
 
@@ -39,6 +39,14 @@ SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
         {"type": metrics, "default": (), "metavar": "NAMES"},
     ),
     "--device": ("auto, cpu, cuda or cuda:1", {"type": device, "default": "auto", "metavar": "D"}),
+    "--distributed": (
+        "one of the processes that mpiexec, torchrun or srun has started, on one machine or many, which do this "
+        "together: mpiexec -n 4 gpu-backprop …", {"action": "store_true"},
+    ),
+    "--timeout": (
+        "with --distributed, how many seconds one of them waits for the others before all are ended",
+        {"type": rate, "default": 60.0, "metavar": "SECONDS"},
+    ),
     "--quiet": ("print only the result", {"action": "store_true"}),
     "--debug": ("show where an error came from, and what the compiler is told", {"action": "store_true"}),
 }  # fmt: skip

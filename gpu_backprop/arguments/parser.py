@@ -12,14 +12,15 @@ from pathlib import Path
 from gpu_backprop import ACTIVATIONS, __version__
 from gpu_backprop.arguments import applying, searching, training
 from gpu_backprop.arguments.command import Paragraphs, Parser
+from gpu_backprop.backend.communicator import ALONE
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; `parser` of the result is that of the command, `given` its words, and `parse` this
-    function. Exits for --help (0) and mistakes (2)."""
+    """Read the command line; `parser` of the result is that of the command, `given` its words, `parse` this
+    function, and `ranks` this process alone. Exits for --help (0) and mistakes (2)."""
     given = list(sys.argv[1:] if argv is None else argv)
     options, unknown = _parser().parse_known_args(given)
-    options.given, options.parse = given, parse
+    options.given, options.parse, options.ranks = given, parse, ALONE
     _refuse_spaces(given, options)
     if unknown:
         options.parser.refuse(unknown, options)

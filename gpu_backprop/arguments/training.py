@@ -41,6 +41,7 @@ EXAMPLES = (
     ("train --resume runs/houses-001", "go on where it was stopped, or killed"),
     ("train houses.csv --target price --ensemble 8", "the mean of 8 networks: slower, and better"),
     ("train --seed 1 --out runs/second", "another fifth held out"),
+    ("train mnist/ --distributed", "after mpiexec -n 4, torchrun or srun: by 4 processes"),
 )
 
 
@@ -81,7 +82,7 @@ def add_train(commands: Any) -> None:
 def _add_resuming(command: Command) -> None:
     resume = (
         "finish a run that was stopped or killed, as if it had never ended: its data and options are in its folder; of "
-        "others beside it only --epochs, --device and --quiet may differ, and where its data are now"
+        "others beside it only --epochs, --device, --distributed and --quiet may differ, and where its data are now"
     )
     command.add("--resume", resume, type=path, metavar="RUN")
     every = (
@@ -208,7 +209,7 @@ def add_training(command: Command) -> None:
     seed = "decides initial weights, shuffling, dropout and what is held out"
     command.add("--seed", seed, type=whole(0), default=0, metavar="S")
     _add_stopping(command)
-    command.share("--device")
+    command.share("--device", "--distributed", "--timeout")
     dtypes = "float32 or float64; float16 or bfloat16 on a CUDA device, with float32 weights beside them"
     command.add("--dtype", dtypes, choices=DTYPES["cuda"], default="float32", metavar="T")
     tf32 = "let cuBLAS round float32 operands to TF32, 10 bits of mantissa, on a CUDA device that can: faster, if large"

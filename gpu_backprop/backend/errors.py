@@ -64,6 +64,10 @@ class StateError(GpuBackpropError, RuntimeError):
     same object."""
 
 
+class RankError(GpuBackpropError, RuntimeError):
+    """Another process of those that train together has ended."""
+
+
 class DivergedError(GpuBackpropError, FloatingPointError):
     """The loss became NaN or infinite.
 

@@ -12,7 +12,10 @@ from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.run_settings import PATHS, RunSettings, read_settings
 from gpu_backprop.commands.runs import resumable
 
-FREE = "resume", "epochs", "quiet", "debug", "device", "memory_limit", "checkpoint_every", *PATHS
+FREE = (
+    "resume", "epochs", "quiet", "debug", "device", "distributed", "timeout", "memory_limit", "checkpoint_every",
+    *PATHS,
+)  # fmt: skip
 """What may be given beside --resume, and differ from what it was: data may have been moved, and are looked at."""
 
 
@@ -32,7 +35,7 @@ def options_of_before(options: argparse.Namespace) -> argparse.Namespace:
             raise Misuse(f"{called} is {now}, and was {was} when the run was begun: leave it out, or begin a new run")
     before.set = _without_epochs(before)
     before.given += [] if options.epochs is None else ["--epochs", str(options.epochs)]
-    before.settings = settings
+    before.settings, before.ranks = settings, options.ranks
     return before
 
 

@@ -153,6 +153,7 @@ def build_trainer(
     """Build a trainer of the network for so many rows, of which some may be validated on."""
     optimizer = build_optimizer(options, recipe)
     steps = {name: getattr(options, name) for name in ("clip_norm", "average", "accumulate", "clip_value")}
+    steps["communicator"] = options.ranks
     loss = None if design.usual else design.loss
     return recipe.make_trainer(
         net, rows, loss=loss, optimizer=optimizer, folds=options.ensemble, metrics=options.metrics, **steps

@@ -10,11 +10,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 import gpu_backprop as gb
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.device import memory_size
 from gpu_backprop.backend.errors import GpuBackpropError, InputError, ModelFileError
 from gpu_backprop.backend.folder_lock import FolderLock
@@ -50,7 +51,7 @@ class RunFolder:
         begun: whether the run was begun before, and goes on.
     """
 
-    def __init__(self, path: Path, lock: FolderLock, replaces: bool = False, begun: bool = False) -> None:
+    def __init__(self, path: Path, lock: ExitStack, replaces: bool = False, begun: bool = False) -> None:
         self.path, self.lock, self.begun = path, lock, begun
         self.place = path / NEW if replaces else path
 
@@ -126,6 +127,14 @@ class RunFolder:
             self.lock.close()
             self.place.rmdir()  # fails unless the folder is empty
             self.path.rmdir()
+
+
+def find_folder(ranks: Communicator, find: Callable[[], RunFolder]) -> RunFolder:
+    """Let the first of the ranks find the folder; the others, which write nothing, learn where it is."""
+    with ranks.alike():
+        folder = None if ranks.rank else find()
+    path, replaces = ranks.agree(folder and [str(folder.path), folder.place != folder.path])
+    return folder or RunFolder(Path(path), ExitStack(), replaces, begun=True)
 
 
 def claim(out: Path | None, overwrite: bool, name: str) -> RunFolder:

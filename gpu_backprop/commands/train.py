@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import gpu_backprop as gb
+from gpu_backprop.backend.communicator import ALONE
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
 from gpu_backprop.commands.again import options_of_before
 from gpu_backprop.commands.announcing import printed_log
@@ -20,7 +21,18 @@ from gpu_backprop.commands.datasets import Samples, TrainTestData, load_train_te
 from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
 from gpu_backprop.commands.run_settings import RunSettings, absolute_paths, write_settings
-from gpu_backprop.commands.runs import CURVES, HISTORY, LINES, MODEL, REPORT, RunFolder, claim, reopen, run_name
+from gpu_backprop.commands.runs import (
+    CURVES,
+    HISTORY,
+    LINES,
+    MODEL,
+    REPORT,
+    RunFolder,
+    claim,
+    find_folder,
+    reopen,
+    run_name,
+)
 from gpu_backprop.commands.scoring import flattery, score, score_out_of_fold, tempered
 from gpu_backprop.data.limits import memory_limit
 from gpu_backprop.data.messages import counted
@@ -40,11 +52,12 @@ def train(options: argparse.Namespace) -> int:
         run, options = options.resume, options_of_before(options)
         options.resume = run
     design, windows = read_design(options), None if options.resume is None else options.settings.windows
-    with before_training(), memory_limit(options.memory_limit):  # which may be that of a run that goes on
+    memory = memory_limit(options.memory_limit)  # which may be that of a run that goes on
+    with before_training(), memory, options.ranks.alike():
         data = load_train_test(options, design.any_number, choose_encoding(options), windows)
     recipe, trainer = build(options, design, data.preprocessing, data.training.x)
     with before_training():
-        folder = _find_folder(options, data)
+        folder = find_folder(options.ranks, lambda: _find_folder(options, data))
     with folder.lock:
         return train_in(folder, options, recipe, trainer, data)
 
@@ -65,11 +78,13 @@ def _find_folder(options: argparse.Namespace, data: TrainTestData) -> RunFolder:
 def train_in(
     folder: RunFolder, options: argparse.Namespace, recipe: Recipe, trainer: gb.Trainer, data: TrainTestData
 ) -> int:
-    """Train, and write what was learned; return the exit code."""
-    with before_training(folder):
+    """Train, and write what was learned; return the exit code. Of several ranks, the first one writes."""
+    ranks = trainer.communicator
+    with before_training(folder), ranks.alike():
         how = choose_fit_options(options, recipe, len(data.training))
         more = options.checkpoint_every is not None and not folder.begun
-        folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
+        if ranks.rank == 0:
+            folder.require_room(trainer.network, (KEPT + 1) * _checkpoint_size(trainer) if more else 0)
         if folder.has_checkpoint:
             trainer.resume(folder.checkpoints)
             if recipe.epochs < (done := len(trainer.history)):
@@ -80,7 +95,8 @@ def train_in(
         settings = RunSettings(
             options.given[1:], absolute_paths(options), gb.__version__, data.windows, data.fingerprints
         )
-        write_settings(folder.place, settings, data.split)
+        if ranks.rank == 0:
+            write_settings(folder.place, settings, data.split)
         if not options.quiet:
             _introduce(trainer, data, recipe, how["validation_split"])
         x, y = _x_and_y(trainer, data.training)
@@ -93,11 +109,16 @@ def train_in(
     log, when = folder.place / HISTORY, options.checkpoint_every
     checkpoints = [] if when is None else [gb.Checkpoint(folder.checkpoints, keep=KEPT, **when)]
     shown = nullcontext() if options.quiet else printed_log("gpu_backprop", logging.INFO, "stdout")
-    with StopOnSignal(trainer) as signals, shown:
+    with StopOnSignal(trainer, ranks) as signals, shown:
         how |= {"class_weight": options.class_weight, "on_divergence": options.on_divergence}
         how["callbacks"] += [gb.JsonLines(folder.place / LINES), *checkpoints]
         failure = run_to_end(signals, lambda: trainer.fit(x, y, **how, csv=log, progress=not options.quiet))
         history = trainer.history
+        alone = failure is not None and ranks.leaves_alone()
+        if not alone:
+            signals.agree()
+        if ranks.rank and failure is None:  # the rest is the first one's
+            return signals.code
         unwritten = isinstance(failure, InputError) and checkpoints and not folder.has_checkpoint  # not even the first
         if failure is not None and not history.rows and (unwritten or not history.stopped):  # training has not begun
             folder.discard()
@@ -105,8 +126,10 @@ def train_in(
                 why = f"{reason(failure)} (--checkpoint-every never writes none)"
                 raise RunError(f"nothing was trained: {why}") from failure
             raise failure
-        if failure is not None and not _caused_by_signal(failure, signals):
-            raise _save_unfinished(failure, trainer, folder)
+        if failure is not None and (ranks.rank or not _caused_by_signal(failure, signals)):
+            with nullcontext() if alone else ranks.alike():  # they wait until it is saved
+                raise failure if ranks.rank else _save_unfinished(failure, trainer, folder)
+        trainer.training_step.communicator = ALONE
         unfinished = signals.code and (failure is not None or history.stopped)
         written = folder.save(trainer, "stopped" if unfinished else "")
         result: list[str] = []

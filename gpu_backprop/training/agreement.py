@@ -23,32 +23,25 @@ EVERY = 0.2
 
 
 class Agreement:
-    """Decides together with the other ranks, every few steps, as many as take EVERY on the first of them."""
+    """When ranks agree: every few steps, as many as take EVERY on the first of them."""
 
     def __init__(self, communicator: Communicator, device: Device) -> None:
         self._communicator, self._device = communicator, device
         self._mark: Any = None  # of the device, at the agreement before
         self._steps, self._left, self._last = 1, 1, time.perf_counter()
-        self._wanted = False
 
-    def end(self, wanted: bool, now: bool = False) -> bool:
-        """Counts a step, and tells whether all ranks end after it, since one of them wanted to; now: they are asked
-        after this step in any case."""
-        self._wanted |= wanted
+    def comes(self) -> bool:
+        """Counts a step, and tells whether they agree after it."""
         self._left -= 1
-        if self._left > 0 and not now:
+        if self._left > 0:
             return False
         before, self._mark = self._mark, self._device.mark()
         if before is not None:
             self._device.wait(before)
         took, self._last = time.perf_counter() - self._last, time.perf_counter()
         steps = min(2 * self._steps, max(1, int(self._steps * EVERY / max(took, 1e-9))))
-        found = self._communicator.gather([self._wanted, steps])
-        self._steps = self._left = found[0][1]
-        if any(one for one, _ in found):
-            self._wanted = False
-            return True
-        return False
+        self._steps = self._left = self._communicator.agree(steps)
+        return True
 
 
 def bring_together(step: TrainingStep, squares: Array) -> None:

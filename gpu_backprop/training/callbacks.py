@@ -105,6 +105,7 @@ class Callbacks(ExitStack):
             )
         self.have_on_step = bool(with_step)
         self._with_step = [(callback, getattr(callback.given, "is_due", None)) for callback in with_step]
+        self._asks = any(is_due is not None for _, is_due in self._with_step)
         self.repeatable = all(callback.only_reads for callback in with_step)
         self.set_rate = any(getattr(callback.given, "sets_rate", False) for callback in checked)
         self.resumed: dict[str, Any] = {}
@@ -117,7 +118,8 @@ class Callbacks(ExitStack):
     def start(self, run: Run) -> None:
         """Calls `on_start`, and gives each callback the state that it goes on from."""
         for name, callback in self._by_name():
-            self.enter_context(self._until_end(callback, run))
+            with run.step.communicator.alike():
+                self.enter_context(self._until_end(callback, run))
             if self.resumed.get(name) is not None and hasattr(callback.given, "load_state"):
                 callback.given.load_state(self.resumed[name])
 
@@ -149,8 +151,11 @@ class Callbacks(ExitStack):
 
     def after_step(self, run: Run) -> bool:
         """Calls `on_step`, and tells whether the training is to end."""
-        for callback, is_due in self._with_step:
-            if is_due is None or is_due():
+        due = [is_due is None or is_due() for _, is_due in self._with_step]
+        if self._asks:  # a clock, maybe: the first rank's counts
+            due = run.step.communicator.agree(due)
+        for (callback, _), now in zip(self._with_step, due, strict=True):
+            if now:
                 self._call(callback, ON_STEP, run)
         if not self.repeatable:
             run.step.network.refresh()  # it may have set parameters

@@ -151,10 +151,13 @@ class Fit:
         """Runs the epochs, and returns the history."""
         history, run = self.history, self.run
         self.network.refresh()
-        left = max(0, self.last + 1 - run.number)
+        left, communicator = max(0, self.last + 1 - run.number), self.trainer.communicator
+        first = communicator.rank == 0
+        with communicator.alike():
+            csv = CsvLog(self.csv if first else None, history)
         with (
-            CsvLog(self.csv, history) as log,
-            open_progress(self.progress, left, run.data.rows, history) as shown,
+            csv as log,
+            open_progress(self.progress and first, left, run.data.rows, history) as shown,
             self.step.averaging.kept(),
             self.step.shuffling.working_ahead(),
             self.step.ending_members(anew=self.resumed is None),

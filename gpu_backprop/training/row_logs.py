@@ -139,7 +139,8 @@ class JsonLines(FixedAttributes):
 
     def on_start(self, state: FitState) -> None:
         """Opens the file; raises InputError if it can't be written."""
-        self._log = RowLog(self.path, state.trainer.history)
+        first = state.trainer.communicator.rank == 0
+        self._log = RowLog(self.path if first else None, state.trainer.history)
 
     def on_epoch(self, state: FitState) -> None:
         """Adds the epoch."""

@@ -309,7 +309,7 @@ class Run:
     def _train(self, shown: Progress) -> bool:
         """Runs the steps of an epoch, or those until a loss is read that is not finite; False if it was stopped. To be
         used inside device.computing()."""
-        step, last, steps, after_step = self.done, len(self.batches), self.steps, self.after_step
+        step, last, steps = self.done, len(self.batches), self.steps
         device, launched, waiting = self.data.device, None, self.step.communicator.waiting
         with closing(self.data.parts(self.batches, step, self._following)) as parts:
             for part in parts:
@@ -328,15 +328,17 @@ class Run:
                     due = self.loss_every is not None and step % self.loss_every == 0
                     if due and not self._read_loss(step, shown):
                         return True  # what is left of the epoch would be wasted
-                    if self._agreed_to_end(after_step(self), step, last):
+                    if self._ends_after_step() and step < last:
                         return False
         return True
 
-    def _agreed_to_end(self, wanted: bool, step: int, last: int) -> bool:
-        """Tells whether the epoch is to end after a step that is not its last one, as all ranks do."""
-        if step == last:
-            return False
-        return wanted if self.step.communicator.ranks == 1 else self._agreement.end(wanted, self._by_step)
+    def _ends_after_step(self) -> bool:
+        """Does what is done after steps, and tells whether the epoch is to end; of several ranks, all do it after the
+        same step."""
+        communicator = self.step.communicator
+        if communicator.ranks == 1:
+            return self.after_step(self)
+        return (self._by_step or self._agreement.comes()) and communicator.any(self.after_step(self))
 
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these

@@ -35,11 +35,15 @@ class TensorBoard(FixedAttributes):
         """Begins a file of this fit."""
         from tensorboardX import SummaryWriter
 
+        if state.trainer.communicator.rank:  # the first one writes
+            return
         # Its names have seconds in them: without a suffix, a fit could replace the file of the one before.
         self._writer = SummaryWriter(os.fspath(self.folder), filename_suffix=f".from-epoch-{state.epoch}")
 
     def on_epoch(self, state: FitState) -> None:
         """Adds the epoch."""
+        if self._writer is None:
+            return
         assert state.row is not None
         for name, value in state.row.items():
             members = {f"{name}/{k}": one for k, one in enumerate(value)} if isinstance(value, list) else {name: value}
@@ -50,4 +54,5 @@ class TensorBoard(FixedAttributes):
 
     def on_end(self, state: FitState) -> None:
         """Ends the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

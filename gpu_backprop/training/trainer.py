@@ -132,7 +132,6 @@ class Trainer(FixedAttributes):
             network, loss, optimizer, seed, clip_norm=clip_norm, clip_value=clip_value, average=average,
             accumulate=accumulate, communicator=ALONE if communicator is None else communicator,
         )  # fmt: skip
-        self.communicator = step.communicator
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
         self.history = History()
@@ -143,6 +142,11 @@ class Trainer(FixedAttributes):
         self._running: RunningFit | None = None
         self._resumed: Resumed | None = None
         self._folds: Samples | None = None  # of the last fit that had any
+
+    @property
+    def communicator(self) -> Communicator:
+        """The ranks that train together; on CUDA devices, what sums up their gradients there."""
+        return self.training_step.communicator
 
     @property
     def batch_size(self) -> int:
@@ -475,7 +479,7 @@ class Trainer(FixedAttributes):
             RuntimeWarning: columns of x or y that vary have a mean or standard deviation beyond 1e3, or a standard
                 deviation below 1e-3, and `network.preprocessing` is None: nobody has scaled them.
         """
-        with self.network.exclusively("fit"):
+        with self.network.exclusively("fit"), self.communicator.quiet():
             self.stopping = False
             fit, facts = None, {}
             try:
@@ -526,7 +530,7 @@ class Trainer(FixedAttributes):
             RuntimeWarning: a newer checkpoint is damaged, or cannot be read by this version, and an older one is used;
                 or it was written on another kind of device.
         """
-        with self.network.exclusively("resume"):
+        with self.network.exclusively("resume"), self.communicator.quiet():
             self._resumed = resume(self, folder, switch("force", force))
             self.checkpoint_folders.add(self._resumed.path.resolve().parent)
 

@@ -28,7 +28,8 @@ class Checkpoint(FixedAttributes):
 
     The first one is written before the first step, so that a folder that can't be written is an error then. Each is
     safe on the disk before an older one is removed. One that can't be written is a warning, and training goes on. No
-    other process can use the folder meanwhile. Where training is stopped, one is written after its last step.
+    other process can use the folder meanwhile. Where training is stopped, one is written after its last step. Of
+    several ranks, the first one writes, and any number of them goes on.
 
     Args:
         folder: made where it is not there. One that holds checkpoints must have been resumed from.
@@ -68,14 +69,11 @@ class Checkpoint(FixedAttributes):
             raise InputError(
                 "best= is for one network, and this one has several members, each with its own best epoch."
             )
+        self._written = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(self.folder, "a folder of checkpoints")
-            if numbered(self.folder) and self.folder.resolve() not in trainer.checkpoint_folders:
-                raise InputError(
-                    f"{str(self.folder)!r} holds checkpoints: go on from them, by trainer.resume, or choose another "
-                    "folder, or remove them."
-                )
+            with trainer.communicator.alike():
+                if trainer.communicator.rank == 0:
+                    self._open(trainer)
             self._write(state)
         except BaseException as error:
             self._release()
@@ -83,6 +81,15 @@ class Checkpoint(FixedAttributes):
                 raise InputError(f"cannot write checkpoints to {str(self.folder)!r}: {error.strerror}.") from error
             raise
         trainer.checkpoint_folders.add(self.folder.resolve())
+
+    def _open(self, trainer: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder, "a folder of checkpoints")
+        if numbered(self.folder) and self.folder.resolve() not in trainer.checkpoint_folders:
+            raise InputError(
+                f"{str(self.folder)!r} holds checkpoints: go on from them, by trainer.resume, or choose another "
+                "folder, or remove them."
+            )
 
     def is_due(self) -> bool:
         """Counts a call, which is a step where steps count, and tells whether one is to be written after it."""
@@ -101,7 +108,7 @@ class Checkpoint(FixedAttributes):
     def on_end(self, state: FitState) -> None:
         """Writes the last one, unless training ended in the middle of something."""
         try:
-            begun = self._lock is not None
+            begun = self._written is not None
             if begun and state.trainer.running.run.whole and self._written != (state.epoch, state.step):
                 self._write_unless_impossible(state)
         finally:
@@ -116,11 +123,14 @@ class Checkpoint(FixedAttributes):
         self.figure = state["figure"] if state["best"] == self.best else None
 
     def _write(self, state: FitState) -> None:
-        fit = state.trainer.running
+        fit, communicator = state.trainer.running, state.trainer.communicator
         if fit.run.done and not fit.run.is_finite():
             return  # the run itself says so, when the epoch ends at the latest
-        write_record(next_path(self.folder), fit.record(), state.trainer.device)
-        keep_newest(self.folder, self.keep)
+        record = fit.record()
+        with communicator.alike():
+            if communicator.rank == 0:
+                write_record(next_path(self.folder), record, state.trainer.device)
+                keep_newest(self.folder, self.keep)
         self._written = state.epoch, state.step
         self._set_next()
 
@@ -135,6 +145,8 @@ class Checkpoint(FixedAttributes):
         name = self.best if isinstance(self.best, str) else ("val_loss" if "val_loss" in row else "loss")
         if name not in row:
             raise InputError(f"best={name!r} is no column of the history: {', '.join(row)}.")
+        if state.trainer.communicator.rank:  # the first one writes
+            return
         sign = 1 if larger_is_better(name, state.trainer.metrics or ()) else -1
         better = self.figure is None or sign * row[name] > sign * self.figure
         if better and not math.isnan(row[name]):  # with which nothing compares as better

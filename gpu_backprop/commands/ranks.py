@@ -1,0 +1,30 @@
+"""The ranks of a command that a launcher has started several times, with --distributed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from gpu_backprop.backend.rendezvous import distributed
+from gpu_backprop.starting import caught
+
+
+@contextmanager
+def joined(options: argparse.Namespace) -> Iterator[None]:
+    """Make options.ranks the communicator of all of them, if --distributed asks for it. Within, the first alone prints;
+    none leaves before all are done, since launchers end the others of one that ended with an exit code."""
+    if not getattr(options, "distributed", False):
+        yield
+        return
+    options.ranks = distributed(options.timeout)
+    if options.ranks.rank == 0:
+        yield
+    else:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    with caught(lambda *_: None):  # what the first one still does, it ends by itself
+        if options.ranks.leaves_alone(math.inf):
+            options.ranks.abort(1)
