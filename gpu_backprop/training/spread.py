@@ -61,7 +61,7 @@ class Spread:
     @contextmanager
     def together(self) -> Iterator[None]:
         """The context of what all ranks do: where one of them fails in it, so do the others in their next meeting, at
-        the latest in that at the end."""
+        the latest in that at the end. Of Ctrl-C, which reaches all, or finds them waiting, nothing is told."""
         if self.ranks == 1:
             yield
             return
@@ -69,7 +69,7 @@ class Spread:
         try:
             yield
             self.meet(None)
-        except BaseException as error:
+        except Exception as error:
             if not self._failed:
                 self.communicator.gather({"error": _tell(error)})
             raise
@@ -154,18 +154,16 @@ class Spread:
         return np.concatenate(found).reshape(array.shape)
 
 
-def _tell(error: BaseException) -> dict[str, Any]:
+def _tell(error: Exception) -> dict[str, Any]:
     where = {name: getattr(error, name) for name in ("epoch", "step") if hasattr(error, name)}
     return {"kind": type(error).__name__, "text": one_line(error), **where}
 
 
-def _rebuild(rank: int, kind: str, text: str, **where: int) -> BaseException:
+def _rebuild(rank: int, kind: str, text: str, **where: int) -> Exception:
     """Makes the error that another rank has raised, of the kinds that somebody catches."""
     said = f"rank {rank}: {text}"
     if kind == DivergedError.__name__:
         return DivergedError(said, **where)
     if kind == OutOfMemoryError.__name__:
         return OutOfMemoryError(said, needs={})
-    if kind == KeyboardInterrupt.__name__:
-        return KeyboardInterrupt(said)
     return InputError(said) if kind == InputError.__name__ else GpuBackpropError(f"rank {rank}: {kind}: {text}")
