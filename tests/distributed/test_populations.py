@@ -208,14 +208,17 @@ def fail():
     made.fit(X, Y, 1, progress=False)  # ranks still are in step
     sizes = []
     made.fit(X, Y, 1, progress=False, callbacks=[lambda made: sizes.append(made.active[0].tolist())])
-    return found | {"members": sizes, "outputs": made.predict(XV)}
+    made.fit(X, Y, 5, progress=False, callbacks=[lambda made: only and len(made.history) == 4])
+    return found | {"members": sizes, "outputs": made.predict(XV), "epochs": len(made.history)}
 
 
 def test_what_goes_wrong_on_one_rank_ends_all(tmp_path: Path) -> None:
     first, second = results(2, "test_populations:fail", tmp_path / "found")
     assert [first["members"].tolist(), second["members"].tolist()] == [[[0, 1]], [[2, 3]]]
+    assert first["epochs"] == second["epochs"] == 4  # one of them asked for it
     np.testing.assert_array_equal(first["outputs"], second["outputs"])
-    told = {name: (str(first[name]), str(second[name])) for name in first if name not in ("members", "outputs")}
+    kinds = [name for name in first if name not in ("members", "epochs", "outputs")]
+    told = {name: (str(first[name]), str(second[name])) for name in kinds}
     assert told.pop("diverged") == ("DivergedError: rank 1: too large", "DivergedError: too large")
     assert told.pop("memory") == ("OutOfMemoryError: rank 1: too much", "OutOfMemoryError: too much")
     of_any = "ZeroDivisionError: division by zero"

@@ -165,6 +165,12 @@ def test_each_holds_out_what_it_does_alone_also_where_others_have_stopped():
         np.testing.assert_allclose(host(population.member(m)), host(net), 1e-6, 1e-9)
 
 
+def test_a_member_that_was_stopped_keeps_its_last_numbers_from_the_next_epoch_on():
+    population = make([{"seed": m} for m in range(5)]).fit(X, Y, 3, progress=False, callbacks=[lambda p: p.stop(1)])
+    first, *others = [row["loss"] for row in population.history]
+    assert all(row[1] == first[1] and row[0] < first[0] for row in others)
+
+
 SOME = RNG.random((4, 300)) < 0.7
 WEIGHTS = RNG.uniform(0.5, 1, 300)
 
