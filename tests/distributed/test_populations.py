@@ -209,15 +209,15 @@ def fail():
     sizes = []
     made.fit(X, Y, 1, progress=False, callbacks=[lambda made: sizes.append(made.active[0].tolist())])
     made.fit(X, Y, 5, progress=False, callbacks=[lambda made: only and len(made.history) == 4])
-    return found | {"members": sizes, "outputs": made.predict(XV), "epochs": len(made.history)}
+    return found | {"members": sizes, "outputs": made.predict(XV), "ended": len(made.history)}
 
 
 def test_what_goes_wrong_on_one_rank_ends_all(tmp_path: Path) -> None:
     first, second = results(2, "test_populations:fail", tmp_path / "found")
     assert [first["members"].tolist(), second["members"].tolist()] == [[[0, 1]], [[2, 3]]]
-    assert first["epochs"] == second["epochs"] == 4  # one of them asked for it
+    assert first["ended"] == second["ended"] == 4  # one of them asked for it
     np.testing.assert_array_equal(first["outputs"], second["outputs"])
-    kinds = [name for name in first if name not in ("members", "epochs", "outputs")]
+    kinds = [name for name in first if name not in ("members", "ended", "outputs")]
     told = {name: (str(first[name]), str(second[name])) for name in kinds}
     assert told.pop("diverged") == ("DivergedError: rank 1: too large", "DivergedError: too large")
     assert told.pop("memory") == ("OutOfMemoryError: rank 1: too much", "OutOfMemoryError: too much")
