@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class RowBlocks:
         kind: "csv", "parquet", "npy" or "folder".
         text, missing: as in `read`.
         drop: a column, without which rows are left out.
+        told: called with each block, by which others know that the work goes on.
     """
 
     path: Path
@@ -39,8 +40,14 @@ class RowBlocks:
     text: Collection[str] = ()
     missing: frozenset[str] = MISSING
     drop: str | None = None
+    told: Callable[[Table | Arrays], object] = id
 
     def __iter__(self) -> Iterator[Table | Arrays]:
+        for block in self._blocks():
+            self.told(block)
+            yield block
+
+    def _blocks(self) -> Iterator[Table | Arrays]:
         if self.kind in ("npy", "folder"):
             yield from npy_blocks(self.path) if self.kind == "npy" else idx_folder_blocks(self.path, self.part)
             return

@@ -6,6 +6,7 @@ will be needed, four bytes a column. From then on a stretch of rows is read as f
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -13,8 +14,10 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,13 @@ TOGETHER, DENSE = 1024, 16
 """Of rows by their indices so many are read at once, if one in so many, or more, of those from the first to the last is
 wanted."""
 
+PARTS, FILES = 3, 6
+"""Of rows there are so many files, x, y and weights; and as many of those that are held out."""
+
 Read = Callable[[slice | Array], Array]
+
+_Prepared = tuple[Preprocessing, dict[str, int]]
+"""What was learned of rows that are prepared, and `unseen`."""
 
 
 class StoredRows:
@@ -87,6 +96,7 @@ def open_rows(
     standardise_target: bool = True, preprocessing: Preprocessing | None = None, text: Collection[str] = (),
     missing: Collection[str] | None = None, drop_missing_target: bool = False, delimiter: str | None = None,
     part: str = "train", folder: str | os.PathLike[str] | None = None, encoding: Encoding = PLAIN,
+    communicator: Any = None,
 ) -> StoredRows:  # fmt: skip
     """Opens rows that need not fit in memory, for `trainer.fit(rows, epochs=3, validation=rows.held_out)`.
 
@@ -105,6 +115,8 @@ def open_rows(
         text, missing, delimiter, part: as `read` takes them.
         drop_missing_target: whether rows without a target are left out; else they are an error.
         folder: where the temporary file goes; None: beside the data if that can be, else where the system has them.
+        communicator: as a Trainer has it, of ranks that all make this call: the first of each machine prepares the
+            rows, and the others open what it has written.
 
     Raises:
         DataError: something is wrong with the data or an argument, or the disk is too full.
@@ -123,17 +135,30 @@ def open_rows(
     named = None if target is None else composed(target)
     if preprocessing is not None:
         words, named = preprocessing.missing, preprocessing.target
-    blocks = open_blocks(
-        source, delimiter=delimiter, part=part, text=[composed(name) for name in text], missing=words,
-        drop=named if drop_missing_target else None,
-    )  # fmt: skip
-    split = HeldOut(held_out, seed)
-    if preprocessing is None:
+    place, split = _place(Path(source)) if folder is None else Path(folder), HeldOut(held_out, seed)
+
+    def prepare(files: Sequence[RowFile], told: Callable[[Any], object]) -> _Prepared:
+        blocks = open_blocks(
+            source, delimiter=delimiter, part=part, text=[composed(name) for name in text], missing=words,
+            drop=named if drop_missing_target else None,
+        )  # fmt: skip
+        blocks = replace(blocks, told=told)
+        if preprocessing is not None:
+            return _write(as_in_training(blocks, preprocessing), preprocessing, weights, split, files)
         wanted = Wanted(named, task, impute, ignore, hashed or {}, standardise_target, weights, encoding)
-        preprocessing, blocks = fit_blocks(blocks, wanted, split)
-    else:
-        blocks = as_in_training(blocks, preprocessing)
-    return _prepared(blocks, preprocessing, weights, split, folder)
+        learned, blocks = fit_blocks(blocks, wanted, split)
+        return _write(blocks, learned, weights, split, files)
+
+    with ExitStack() as stack:
+        alone = communicator is None or communicator.ranks == 1
+        files, writer = ([RowFile(place) for _ in range(FILES)], 0) if alone else _open_together(place, communicator)
+        for file in files:
+            stack.callback(file.close)
+        learned, unseen = prepare(files, id) if alone else _prepare_together(files, writer, communicator, prepare)
+        rows = _rows(files[:PARTS], learned)
+        rows.held_out = _rows(files[PARTS:], learned) if split.fraction else None
+        rows.unseen, rows._files = unseen, stack.pop_all()
+    return rows
 
 
 def as_in_training(blocks: RowBlocks, preprocessing: Preprocessing) -> RowBlocks:
@@ -142,61 +167,80 @@ def as_in_training(blocks: RowBlocks, preprocessing: Preprocessing) -> RowBlocks
     return blocks.as_text(preprocessing.text_columns(head)) if isinstance(head, Table) else blocks
 
 
-def _prepared(
-    blocks: RowBlocks, preprocessing: Preprocessing, weights: str | None, split: HeldOut, folder: Any
-) -> StoredRows:
+def _write(
+    blocks: RowBlocks, preprocessing: Preprocessing, weights: str | None, split: HeldOut, files: Sequence[RowFile]
+) -> _Prepared:
     """Writes the rows as they are trained on, and those that are held out, each to files of their own."""
-    place = _place(blocks.path) if folder is None else Path(folder)
-    with ExitStack() as stack:
-        training, held_out = (_Prepared(preprocessing, place, stack) for _ in range(2))
-        for first, block in numbered(blocks):
-            out = split.among(first, block.rows)
-            packed, unseen = preprocessing.pack(block)
-            y, w = preprocessing.targets(block), None if weights is None else _weights(block, weights)
-            for rows, chosen in ((training, ~out), (held_out, out)):
-                rows.append(packed[chosen], y[chosen], None if w is None else w[chosen])
-            for column, number in unseen.items():
-                training.unseen[column] = training.unseen.get(column, 0) + number
-        if not training.x.rows or (split.fraction and not held_out.x.rows):
-            raise DataError(f"{blocks.path} has too few rows to hold out {split.fraction:g} of them; give more")
-        found = training.rows()
-        found.held_out = held_out.rows() if split.fraction else None
-        found._files = stack.pop_all()
-    size = sum(file.size for rows in (training, held_out) for file in rows.files)
+    all_unseen = dict[str, int]()
+    for first, block in numbered(blocks):
+        out = split.among(first, block.rows)
+        packed, unseen = preprocessing.pack(block)
+        arrays = packed, preprocessing.targets(block), None if weights is None else _weights(block, weights)
+        for file, (chosen, values) in zip(files, product((~out, out), arrays), strict=True):
+            if values is not None and chosen.any():
+                file.append(values[chosen])
+        for column, number in unseen.items():
+            all_unseen[column] = all_unseen.get(column, 0) + number
+    if not files[0].rows or (split.fraction and not files[PARTS].rows):
+        raise DataError(f"{blocks.path} has too few rows to hold out {split.fraction:g} of them; give more")
+    size, place = sum(file.size for file in files), files[0].folder
     LOG.info("%s: prepared, %s MiB in a temporary file in %s", blocks.path, f"{size / 2**20:,.0f}", place)
+    return preprocessing, all_unseen
+
+
+def _rows(files: Sequence[RowFile], preprocessing: Preprocessing) -> StoredRows:
+    x, y, w = files
+    unpack, read = preprocessing.unpack, x.read
+    shape, weights = (x.rows, preprocessing.inputs), w.map() if w.rows else None
+    found = StoredRows(shape, np.float32, lambda rows: unpack(read(rows)), y.map(), weights)
+    found.preprocessing = preprocessing
     return found
 
 
-class _Prepared:
-    """The files of prepared rows while they are written: x, packed, y and weights."""
+def _open_together(folder: Path, communicator: Any) -> tuple[list[RowFile], int]:
+    """Opens files that the ranks of a machine have in common; returns them, and which rank writes them. They have names
+    until all have opened them, so that they are gone when the last process is, however it ends."""
+    made = [tempfile.mkstemp(dir=folder) for _ in range(FILES)] if communicator.local_rank == 0 else []
+    try:
+        names = communicator.gather([name for _, name in made])
+        there = (rank for rank, some in enumerate(names) if some and Path(some[0]).exists())
+        writer = communicator.rank if made else next(there, None)
+        if writer is None:
+            raise DataError(f"no other rank of this machine can be seen to write in {folder}; name a folder= of all")
+        numbers = [number for number, _ in made] or [os.open(name, os.O_RDONLY) for name in names[writer]]
+        files = [RowFile(folder, os.fdopen(number, "w+b" if made else "rb")) for number in numbers]
+        communicator.exchange(b"")
+    finally:
+        for _, name in made:
+            Path(name).unlink()
+    return files, writer
 
-    def __init__(self, preprocessing: Preprocessing, folder: Path, stack: ExitStack) -> None:
-        self.preprocessing, self.unseen = preprocessing, dict[str, int]()
-        self.files = [RowFile(folder) for _ in range(3)]
-        for file in self.files:
-            stack.callback(file.close)
-        self.x, self.y, self.w = self.files
 
-    def append(self, *arrays: Array | None) -> None:
-        for file, values in zip(self.files, arrays, strict=True):
-            if values is not None and len(values):
-                file.append(values)
-
-    def rows(self) -> StoredRows:
-        unpack, read = self.preprocessing.unpack, self.x.read
-        shape = self.x.rows, self.preprocessing.inputs
-        weights = self.w.map() if self.w.rows else None
-        found = StoredRows(shape, np.float32, lambda rows: unpack(read(rows)), self.y.map(), weights)
-        found.preprocessing, found.unseen = self.preprocessing, self.unseen
-        return found
+def _prepare_together(
+    files: Sequence[RowFile], writer: int, communicator: Any, prepare: Callable[..., _Prepared]
+) -> _Prepared:
+    """Lets the writer prepare the rows, and returns on every rank of its machine what came of it."""
+    found = "none"
+    if writer == communicator.rank:
+        learned, unseen = prepare(files, lambda _: communicator.exchange(b""))  # the others wait no longer than a block
+        said, forms = [learned.why, learned.how, learned.warnings], [(f.rows, f.form, f.dtype.str) for f in files]
+        found = json.dumps([learned.to_dict(), said, unseen, forms])
+    while b"" in (of_all := communicator.exchange(found.encode())):  # a writer is at work
+        pass
+    given, said, unseen, forms = json.loads(of_all[writer])
+    learned = Preprocessing.from_dict(given)
+    learned.why, learned.how, learned.warnings = said
+    for file, (rows, form, dtype) in zip(files, forms, strict=True):
+        file.rows, file.form, file.dtype = rows, tuple(form), np.dtype(dtype)
+    return learned, unseen
 
 
 class RowFile:
     """Rows of numbers in a temporary file that has no name, so that it is gone when it is closed, or its process is."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._lock = folder, threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 — open until the rows are closed, or gone
+    def __init__(self, folder: Path, file: Any = None) -> None:
+        self.folder, self._lock = folder, threading.Lock()
+        self._file = file or tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 — open until the rows are closed, or gone
         weakref.finalize(self, self._file.close)
         self.rows, self.form, self.dtype = 0, tuple[int, ...](), np.dtype(np.float32)
 
@@ -216,9 +260,9 @@ class RowFile:
             self._file.write(np.ascontiguousarray(values).data)
             self._file.flush()
         except OSError as error:
-            free = shutil.disk_usage(self._folder).free
+            free = shutil.disk_usage(self.folder).free
             raise DataError(
-                f"the rows cannot be prepared in {self._folder}, after {self.rows:,} of them ({error.strerror}, "
+                f"the rows cannot be prepared in {self.folder}, after {self.rows:,} of them ({error.strerror}, "
                 f"{free:,} bytes free); make room, or name another folder (folder= in Python)"
             ) from None
         self.rows += len(values)

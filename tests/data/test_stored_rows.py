@@ -5,13 +5,25 @@ from __future__ import annotations
 import csv
 import gzip
 import struct
+import threading
 
 import numpy as np
 import pytest
+from thread_ranks import run_ranks
 
 import gpu_backprop as gb
-from gpu_backprop.data import Preprocessing, csv_file, first_pass, idx, numpy_files, parquet_file, read, text_columns
-from gpu_backprop.data.encoding import Encoding
+from gpu_backprop.data import (
+    Preprocessing,
+    csv_file,
+    first_pass,
+    idx,
+    numpy_files,
+    parquet_file,
+    read,
+    stored_rows,
+    text_columns,
+)
+from gpu_backprop.data.encoding import TABULAR, Encoding
 from gpu_backprop.data.errors import DataError
 from gpu_backprop.data.running_scaling import RunningScaling
 from gpu_backprop.data.scaling import fit_scaling
@@ -351,3 +363,60 @@ def test_closed_rows_say_that_they_are(tmp_path):
     rows.close()
     with pytest.raises(DataError, match="these rows have been closed"):
         rows.read(slice(0, 3))
+
+
+# Several ranks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_each", [None, 2], ids=["one machine", "two of two"])
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_one_rank_of_a_machine_prepares_the_rows_and_the_others_open_them(name, on_each, tmp_path, monkeypatch):
+    path, how = write(tmp_path / name), {"target": "class", "weights": "w", "held_out": 0.2, "encoding": TABULAR}
+    appending = []
+    append = stored_rows.RowFile.append
+    monkeypatch.setattr(
+        stored_rows.RowFile, "append",
+        lambda file, values: (appending.append(threading.get_ident()), append(file, values)),
+    )  # fmt: skip
+    with gb.open_rows(path, **how) as alone:
+        appending.clear()
+        of_ranks = run_ranks(4, lambda communicator: gb.open_rows(path, **how, communicator=communicator), on_each)
+        assert [*tmp_path.iterdir()] == [path]
+        assert len({*appending}) == (1 if on_each is None else 2)
+        for rows in of_ranks:
+            for own, expected in ((rows, alone), (rows.held_out, alone.held_out)):
+                assert own.shape == expected.shape
+                np.testing.assert_array_equal(everything(own), everything(expected))
+                np.testing.assert_array_equal(own.y, expected.y)
+                np.testing.assert_array_equal(own.weights, expected.weights)
+            learned, expected = rows.preprocessing, alone.preprocessing
+            assert learned.to_dict() == expected.to_dict()
+            assert (learned.why, learned.how, learned.warnings) == (expected.why, expected.how, expected.warnings)
+            rows.close()
+
+
+def test_rows_prepared_as_in_training_are_the_same_on_all_ranks(tmp_path):
+    later = {name: values[:50] for name, values in COLUMNS.items()} | {"city": ["Rom"] * 50}
+    paths = write(tmp_path / "a.csv"), write(tmp_path / "b.csv", later)
+    with gb.open_rows(paths[0], target="class") as rows:
+        learned = rows.preprocessing
+    with gb.open_rows(paths[1], preprocessing=learned) as alone:
+        for rows in run_ranks(2, lambda one: gb.open_rows(paths[1], preprocessing=learned, communicator=one)):
+            np.testing.assert_array_equal(everything(rows), everything(alone))
+            assert rows.unseen == alone.unseen == {"city": 50}
+            rows.close()
+
+
+def test_what_one_rank_finds_wrong_leaves_no_file(tmp_path):
+    path = write(tmp_path / "a.csv", COLUMNS | {"city": [None] * ROWS})
+    with pytest.raises(DataError, match="city"):
+        run_ranks(2, lambda communicator: gb.open_rows(path, target="class", communicator=communicator))
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_ranks_that_see_no_file_of_another_are_told(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.csv")
+    monkeypatch.setattr(stored_rows.Path, "exists", lambda _: False)
+    with pytest.raises(DataError, match="no other rank of this machine can be seen to write in .*; name a folder"):
+        run_ranks(2, lambda communicator: gb.open_rows(path, target="class", communicator=communicator))
+    assert [*tmp_path.iterdir()] == [path]
