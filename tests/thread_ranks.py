@@ -1,54 +1,54 @@
-"""Ranks that are threads of one process: for tests of what ranks tell each other, not of MPI or NCCL."""
+"""Ranks that are threads of this process: for tests of what ranks do together on the host."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import numpy as np
+from functools import partial
+from typing import Any, TypeVar
 
 from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.formula import Array, Calls
 
+T = TypeVar("T")
+
+SECONDS = 20
+"""After which a rank no longer waits for one that makes no such call."""
+
 
 class ThreadRank(Communicator):
-    """A rank among threads, of which so many share a machine; None: all."""
+    """A rank that is a thread. All of a job have one list, and one barrier."""
 
-    def __init__(self, rank: int, values: list[bytes], barrier: threading.Barrier, on_each: int | None) -> None:
-        self.rank, self.ranks = rank, len(values)
-        self.local_rank = rank if on_each is None else rank % on_each
+    def __init__(self, rank: int, ranks: int, values: list[Any], barrier: threading.Barrier) -> None:
+        self.rank = self.local_rank = rank
+        self.ranks = ranks
         self._values, self._barrier = values, barrier
 
     def exchange(self, value: bytes) -> list[bytes]:
+        return self._exchange(bytes(value))
+
+    def _exchange(self, value: Any) -> list[Any]:
         self._values[self.rank] = value
-        self._barrier.wait(30)
+        self._barrier.wait(SECONDS)
         found = list(self._values)
-        self._barrier.wait(30)
+        self._barrier.wait(SECONDS)
         return found
 
     def all_reduce(self, device: Any, array: Array) -> Calls:
-        def run() -> None:
-            np.copyto(array, self.add_up(array))
+        def add() -> None:
+            array[...] = sum(self._exchange(array.copy()))
 
-        yield run
+        yield add
 
 
-def run_ranks(ranks: int, work: Callable[[Communicator], Any], on_each: int | None = None) -> list[Any]:
-    """Returns what the work of each rank returns; where one raises an error, so does this."""
-    values, barrier = [b""] * ranks, threading.Barrier(ranks)
-
-    def run(rank: int) -> Any:
-        try:
-            return work(ThreadRank(rank, values, barrier, on_each))
-        except BaseException:
-            barrier.abort()
-            raise
-
+def on_threads(ranks: int, work: Callable[[Communicator], T]) -> list[T]:
+    """Calls it on so many ranks, and returns what each of them gives; raises what the first of them has raised."""
+    values: list[Any] = [None] * ranks
+    barrier = threading.Barrier(ranks)
     with ThreadPoolExecutor(ranks) as pool:
-        futures = [pool.submit(run, rank) for rank in range(ranks)]
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-        raise error
-    return [future.result() for future in futures]
+        calls = [pool.submit(partial(work, ThreadRank(rank, ranks, values, barrier))) for rank in range(ranks)]
+        for call in calls:
+            if call.exception() is not None and not isinstance(call.exception(), threading.BrokenBarrierError):
+                barrier.abort()
+        return [call.result() for call in calls]
