@@ -131,6 +131,11 @@ class Callbacks(ExitStack):
             number = seen[callback.name]
             yield f"{callback.name} {number}" if number > 1 else callback.name, callback
 
+    @property
+    def names(self) -> list[str]:
+        """What each is called, in the order in which they are."""
+        return [name for name, _ in self._by_name()]
+
     def states(self, kind: type = object) -> dict[str, Any]:
         """Returns the state of each that has one, of some kind."""
         found = {name: one.given for name, one in self._by_name() if isinstance(one.given, kind)}

@@ -143,7 +143,8 @@ class Fit:
         return {
             "version": versions, "trainer": describe(self.trainer), "fit": running.given | epochs,
             "training": running.fingerprints, "validation": running.held_out_fingerprints,
-            "callbacks": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
+            "loss_every": self.run.loss_every, "callbacks": self.callbacks.names,
+            "callback": self.callbacks.settings(), "state": begin, "seeds": state.host["seeds"],
             "stretches of files": getattr(self.run.data, "stretch", None),
         }  # fmt: skip
 
