@@ -3,13 +3,15 @@
 An operation waits for those before it that wrote what it reads or writes, or read what it writes. Only this is asked of
 the memory itself, byte by byte, so that views, and buffers that take each other's place, are what they are.
 
-There are two branches. The main one has a longest path: in a training step forward, then backward to the first layer,
+There are three branches. The main one has a longest path: in a training step forward, then backward to the first layer,
 then the update. What does not lie on it goes aside: the gradients of the weights above the first layer, the rows of the
-next minibatch. What one branch needs of the other it waits for.
+next minibatch. Sums over the ranks of a job that do not lie on it have a branch of their own, so that nothing of this
+rank's waits behind them needlessly. What one branch needs of another it waits for.
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,10 @@ from typing import NamedTuple
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.operation import Operation
 
-MAIN, ASIDE = range(2)
+BRANCHES = MAIN, ASIDE, RANKS = range(3)
+
+COLLECTIVE = -1
+"""The piece of memory that all sums over the ranks write, as it were: every rank has to do them in the same order."""
 
 Span = tuple[int, int]
 """Where a piece of memory begins, and where it ends."""
@@ -35,13 +40,13 @@ class Node(NamedTuple):
     """An operation in a graph.
 
     Attributes:
-        after: the node of the other branch that it waits for, by its place in the graph; None: none that the operations
-            before it on its own branch have not waited for.
+        after: the nodes of other branches that it waits for, by their places in the graph, but for those that the
+            operations before it on its own branch have waited for.
     """
 
     operation: Operation
     branch: int = MAIN
-    after: int | None = None
+    after: tuple[int, ...] = ()
 
 
 def assign_branches(operations: Sequence[Operation], address: Address) -> list[int]:
@@ -50,7 +55,8 @@ def assign_branches(operations: Sequence[Operation], address: Address) -> list[i
     count = len(operations)
     waits = _dependencies(operations, address, 3)
     depth = _depths(operations, waits)
-    branches, place = [ASIDE] * count, max(range(2 * count, 3 * count), key=lambda p: depth[p], default=-1)
+    branches = [RANKS if _is_collective(operation) else ASIDE for operation in operations]
+    place = max(range(2 * count, 3 * count), key=lambda p: depth[p], default=-1)
     while place >= count:
         if place < 2 * count:
             branches[place % count] = MAIN
@@ -60,30 +66,41 @@ def assign_branches(operations: Sequence[Operation], address: Address) -> list[i
 
 def arrange(operations: Sequence[Operation], address: Address, repeats: int = 1) -> list[Node]:
     """Returns the nodes of a graph that does all operations so often, in the order in which they are to be captured.
-    What lies aside goes by how soon it could begin. Where both branches could go on, the main one comes first: a graph
-    keeps to the stream of what follows first."""
+    What lies on another branch than the main one goes by how soon it could begin. Where several could go on, the main
+    one comes first: a graph keeps to the stream of what follows first."""
     waits = _dependencies(operations, address, repeats)
-    main = [p for p in range(len(waits)) if operations[p % len(operations)].branch == MAIN]
+    branch_of = [operation.branch for operation in operations] * repeats
+    main = [place for place, branch in enumerate(branch_of) if branch == MAIN]
     for before, place in pairwise(main):
         waits[place].add(before)
-    depth, in_main, order = _depths(operations, waits), set(main), list[int]()
-    aside = deque(sorted(set(range(len(waits))) - in_main, key=lambda p: (depth[p], p)))
+    depth, position = _depths(operations, waits), dict[int, int]()
+    others = sorted((p for p, branch in enumerate(branch_of) if branch != MAIN), key=lambda p: (depth[p], p))
+    queues = [deque(p for p in others if branch_of[p] == branch) for branch in BRANCHES if branch != MAIN]
+
+    def put(place: int) -> None:
+        """Puts an operation behind all that it waits for."""
+        for queue in queues:
+            while not waits[place].isdisjoint(queue):
+                put(queue.popleft())
+        position[place] = len(position)
+
     for place in main:
-        while not waits[place].isdisjoint(aside):
-            order.append(aside.popleft())
-        order.append(place)
-        while aside and all(p < place for p in waits[aside[0]] & in_main):
-            order.append(aside.popleft())
-    order += aside
-    nodes, position = list[Node](), {place: k for k, place in enumerate(order)}
-    waited = [-1, -1]  # the last node of the other branch that each branch has waited for
-    for place in order:
-        operation = operations[place % len(operations)]
-        branch = operation.branch
-        others = (p for p in waits[place] if operations[p % len(operations)].branch != branch)
-        last = max((position[p] for p in others), default=-1)
-        nodes.append(Node(operation, branch, last if last > waited[branch] else None))
-        waited[branch] = max(waited[branch], last)
+        put(place)
+        for queue in queues:
+            while queue and all(p in position and p != place for p in waits[queue[0]]):
+                put(queue.popleft())
+    for place in sorted(itertools.chain(*queues), key=lambda p: (depth[p], p)):
+        put(place)
+    nodes = list[Node]()
+    waited = {branch: [-1] * len(BRANCHES) for branch in BRANCHES}  # by each branch: the last nodes of the others
+    for place in position:
+        branch, last = branch_of[place], [-1] * len(BRANCHES)
+        for p in waits[place]:
+            last[branch_of[p]] = max(last[branch_of[p]], position[p])
+        known = waited[branch]
+        after = tuple(last[other] for other in BRANCHES if other != branch and last[other] > known[other])
+        nodes.append(Node(operations[place % len(operations)], branch, after))
+        waited[branch] = [max(pair) for pair in zip(known, last, strict=True)]
     return nodes
 
 
@@ -94,9 +111,9 @@ def in_a_row(nodes: Sequence[Node]) -> list[Node]:
 
 def longest_path(nodes: Sequence[Node]) -> int:
     """Returns how many launches a graph of these nodes does one after another at least."""
-    done, ends = list[int](), [0, 0]
+    done, ends = list[int](), [0] * len(BRANCHES)
     for operation, branch, after in nodes:
-        ends[branch] = max(ends[branch], 0 if after is None else done[after]) + operation.launches
+        ends[branch] = max([ends[branch], *(done[place] for place in after)]) + operation.launches
         done.append(ends[branch])
     return max(ends)
 
@@ -119,6 +136,9 @@ def _dependencies(operations: Sequence[Operation], address: Address, repeats: in
         [{piece for a, b in found for piece in range(bisect_left(cuts, a), bisect_left(cuts, b))} for found in both]
         for both in spans
     ]
+    for operation, (_, writes) in zip(operations, pieces, strict=True):
+        if _is_collective(operation):
+            writes.add(COLLECTIVE)
     written, read = dict[int, int](), defaultdict[int, list[int]](list)
     waits = []
     for place in range(repeats * len(operations)):
@@ -131,6 +151,10 @@ def _dependencies(operations: Sequence[Operation], address: Address, repeats: in
             written[piece] = place
         waits.append(before - {place})
     return waits
+
+
+def _is_collective(operation: Operation) -> bool:
+    return "communicator" in operation.arguments
 
 
 def _spans(array: Array, start: int) -> Iterator[Span]:

@@ -59,8 +59,8 @@ class TrainingStep:
         self.optimizer = optimizer.bind(network, **({} if clip_value is None else {"clip_value": clip_value}))
         self.scaling, self.clipping = LossScaling(network), Clipping(network, clip_norm)
         self.accumulation, self.averaging = Accumulation(network, accumulate), Averaging(network, average)
-        self.reduction = Reduction(network)
         self.communicator = communicator.on(self.device)
+        self.reduction = Reduction(network, self.communicator, self.accumulation.parts)
         self._running: Array | None = None
         if network.models_shape:
             self._running = self.device.from_host(np.ones(network.models_shape))
@@ -100,7 +100,7 @@ class TrainingStep:
             grad_z = self.loss.gradient(plan, self.network.last, z, target, weights, total, scaling)
             plan.phase = "backward"
             self.network.emit_backward(plan, grad_z, start="z")
-        self.reduction.emit(plan)
+        self.reduction.emit(plan, rows)
         plan.phase = "update"
         self.scaling.unscale(plan)
         self.clipping.clip(plan)

@@ -24,7 +24,7 @@ from test_audit import CASES, training_step
 from tracing import TRACE, traced
 
 import gpu_backprop as gb
-from gpu_backprop.backend.branches import in_a_row, longest_path
+from gpu_backprop.backend.branches import BRANCHES, RANKS, in_a_row, longest_path
 from gpu_backprop.backend.signatures import heads
 from gpu_backprop.training.replay import STEPS_AT_ONCE
 
@@ -63,7 +63,7 @@ def unordered(nodes):
     """The pairs of nodes that no path connects."""
     before, last = [], {}
     for k, node in enumerate(nodes):
-        awaited = {w for w in (last.get(node.branch), node.after) if w is not None}
+        awaited = {w for w in (last.get(node.branch), *node.after) if w is not None}
         before.append(awaited.union(*(before[w] for w in awaited)))
         last[node.branch] = k
     return [(a, b) for a, b in itertools.combinations(range(len(nodes)), 2) if a not in before[b]]
@@ -204,8 +204,8 @@ def forgotten():
         return found
 
     right = left(nodes)
-    awaited = [k for k, node in enumerate(nodes) if node.after is not None]
-    without = [[n._replace(after=None) if k == a else n for k, n in enumerate(nodes)] for a in awaited]
+    awaited = [k for k, node in enumerate(nodes) if node.after]
+    without = [[n._replace(after=()) if k == a else n for k, n in enumerate(nodes)] for a in awaited]
     print(json.dumps([len(right), len(awaited), sum(left(nodes) == right for nodes in without)]))
 
 
@@ -225,9 +225,9 @@ def prepared(late):
 
     device = gb.Network(2, [gb.Dense(2)], device="cuda").device
     products, stream, size = device.blas, device.stream, (8, 8)
-    capturing = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    capturing = [cupy.cuda.Stream(non_blocking=True) for _ in BRANCHES]
     with device.computing():
-        for one in capturing:
+        for one in capturing[:RANKS]:
             products._backend._handle(one.ptr)  # there already, since making it would wait for all
         out = cupy.empty(size, "float32")  # memory of three matrices, as the preparation takes it
         x, more = cupy.empty(size, "float32"), cupy.empty(size, "float32")

@@ -24,7 +24,7 @@ STATUS = {
     15: "not supported: the library has no such product for this device and dtype", 16: "licence error",
 }  # fmt: skip
 LARGEST = 2**31 - 1  # what a C int holds
-WORKSPACES = 3  # for launches, and for each of the two branches of graphs
+WORKSPACES = 3  # for launches, and for each of the two branches of graphs that have products
 
 
 def sizes(a: Array, b: Array, out: Array) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from gpu_backprop.backend.branches import ASIDE, MAIN, Node
+from gpu_backprop.backend.branches import BRANCHES, MAIN, RANKS, Node
 from gpu_backprop.backend.cuda.products import Products
 from gpu_backprop.backend.errors import DeviceError, one_line
 from gpu_backprop.backend.formula import Array, Call
@@ -34,8 +34,8 @@ class GraphCapture:
         if not products.direct:
             raise DeviceError(f"matrix products cannot be captured: {products.reason}")
         self._cupy, self._plans = cupy, stream
-        self._streams = [cupy.cuda.Stream(non_blocking=True) for _ in (MAIN, ASIDE)]
-        for stream in self._streams:
+        self._streams = [cupy.cuda.Stream(non_blocking=True) for _ in BRANCHES]
+        for stream in self._streams[:RANKS]:  # there are no products on that one
             self._prepare(products, stream)
 
     def _prepare(self, products: Products, stream: Any) -> None:
@@ -89,21 +89,21 @@ class GraphCapture:
         return [call.on(self._streams[node.branch]) for call in calls]  # type: ignore[attr-defined]
 
     def _record_all(self, launches: Sequence[tuple[Node, Sequence[Call]]]) -> None:
-        """Forks the stream aside, captures each branch on its own, and joins them."""
-        main, aside = self._streams
-        forks = any(node.branch != MAIN for node, _ in launches)
-        if forks:
-            aside.wait_event(self._mark(main))
-        awaited, marks = {node.after for node, _ in launches}, dict[int | None, Any]()
+        """Forks the streams of the other branches, captures each branch on its own, and joins them."""
+        main = self._streams[MAIN]
+        forks = [self._streams[branch] for branch in {node.branch for node, _ in launches} - {MAIN}]
+        for stream in forks:
+            stream.wait_event(self._mark(main))
+        awaited, marks = {place for node, _ in launches for place in node.after}, dict[int, Any]()
         for place, (node, calls) in enumerate(launches):
             stream = self._streams[node.branch]
-            if node.after is not None:
-                stream.wait_event(marks[node.after])
+            for before in node.after:
+                stream.wait_event(marks[before])
             self._record(node.operation, calls)
             if place in awaited:
                 marks[place] = self._mark(stream)
-        if forks:
-            main.wait_event(self._mark(aside))
+        for stream in forks:
+            main.wait_event(self._mark(stream))
 
     @staticmethod
     def _record(operation: Operation, calls: Sequence[Call]) -> None:
