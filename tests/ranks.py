@@ -72,6 +72,32 @@ def run_ranks(
     return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 
+def run_tcp(
+    ranks: int, *words: str, timeout: float = TIMEOUT, **settings: str
+) -> list[subprocess.CompletedProcess[str]]:  # fmt: skip
+    """Runs so many processes as torchrun would start them, the first one last, and returns how they ended; settings: of
+    the environment."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = str(server.getsockname()[1])
+    at = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *words], env=environment(**at, RANK=str(rank), LOCAL_RANK=str(rank), **settings),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in reversed(range(ranks))
+    ]  # fmt: skip
+    ended = []
+    for job in reversed(started):
+        try:
+            ended.append(subprocess.CompletedProcess(job.args, job.wait(timeout), *job.communicate()))
+        except subprocess.TimeoutExpired:
+            for one in started:
+                one.kill()
+            pytest.fail(f"not done within {timeout} s: {' '.join(words)}")
+    return ended
+
+
 def results(
     ranks: int, worker: str, folder: Path, *arguments: Any, timeout: float = TIMEOUT, **settings: str
 ) -> list[dict[str, Any]]:

@@ -81,10 +81,8 @@ class StopOnSignal(ExitStack):
         if first and self._training:
             self._trainer.stop()
             self._may_raise = True
-            self._say(
-                f"{name}: finishing this step, then writing what was learned; once more: without the test result, "
-                "curves and report"
-            )
+            more = "all ranks end at once" if self._ranks.ranks > 1 else "without the test result, curves and report"
+            self._say(f"{name}: finishing this step, then writing what was learned; once more: {more}")
         elif not self._written:  # else only the last lines remain
             self._say(f"{name}: what was learned is being written, which nothing interrupts")
 

@@ -1,0 +1,69 @@
+"""A rank that dies, raises or hangs ends the job: soon, with its error told and the last checkpoint kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from failing import TIMEOUT, train
+from ranks import needs_mpi, run_ranks, run_tcp
+
+WAITED = f"has waited {TIMEOUT} s for"
+ENDED = "rank 1 has ended"
+SOON = TIMEOUT + 20
+"""Seconds, most of them for a machine that has much else to do: what hangs would hang for 1,000."""
+
+BY_MPI = {"killed": "", "suspended": WAITED, "raised": "ValueError: what one rank failed by"}
+BY_TCP = {"killed": ENDED, "asleep": WAITED, "exited": ENDED, "raised": "ValueError: what one rank failed by"}
+
+
+def check_ended(told: str, expected: str, folder: Path, began: float) -> None:
+    """No process is left, the error is told, and a checkpoint goes on to what one rank learns that nothing ended."""
+    assert time.monotonic() - began < SOON
+    assert expected in told
+    for rank in range(2):
+        pid = int((folder / f"{rank}.pid").read_text())
+        until = time.monotonic() + 10
+        while running(pid):
+            assert time.monotonic() < until, f"rank {rank} still runs"
+            time.sleep(0.05)
+    resumed, whole = train(None, resume=folder / "checkpoints"), train(None)
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(resumed.network.parameters, whole.network.parameters, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose([row["loss"] for row in resumed.history], [row["loss"] for row in whole.history])
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", BY_MPI)
+def test_mpi(tmp_path: Path, how: str) -> None:
+    began = time.monotonic()
+    job = run_ranks(2, "-m", "failing", how, str(tmp_path), check=False)
+    assert job.returncode != 0
+    check_ended(job.stderr, BY_MPI[how], tmp_path, began)
+
+
+@pytest.mark.parametrize("how", BY_TCP)
+def test_sockets(tmp_path: Path, how: str) -> None:
+    began = time.monotonic()
+    jobs = run_tcp(2, "-m", "failing", how, str(tmp_path))
+    assert all(job.returncode for job in jobs)
+    check_ended("".join(job.stderr for job in jobs), BY_TCP[how], tmp_path, began)
+
+
+@needs_mpi
+def test_what_all_ranks_fail_by_is_told_once(tmp_path: Path) -> None:
+    job = run_ranks(2, "-m", "failing", "all raised", str(tmp_path), check=False)
+    assert job.returncode == 1
+    assert job.stderr.count("ValueError: what all ranks failed by") == 1
+    assert "Abort" not in job.stderr
+    assert job.stdout.count("1/5") == 1  # and the epochs are shown once
