@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,16 @@ def run_ranks(
     return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 
-def run_tcp(
-    ranks: int, *words: str, timeout: float = TIMEOUT, **settings: str
+def run_each(
+    settings: Sequence[Mapping[str, object]], *words: str, timeout: float = TIMEOUT
 ) -> list[subprocess.CompletedProcess[str]]:  # fmt: skip
-    """Runs so many processes as torchrun would start them, the first one last, and returns how they ended; settings: of
-    the environment."""
-    with socket.create_server(("localhost", 0)) as server:
-        port = str(server.getsockname()[1])
-    at = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    """Runs `python WORDS` once in each of some environments, the first one last, and returns how they ended."""
     started = [
         subprocess.Popen(
-            [sys.executable, *words], env=environment(**at, RANK=str(rank), LOCAL_RANK=str(rank), **settings),
+            [sys.executable, *words], env=environment(**{name: str(value) for name, value in one.items()}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank in reversed(range(ranks))
+        for one in reversed(settings)
     ]  # fmt: skip
     ended = []
     for job in reversed(started):
@@ -96,6 +93,17 @@ def run_tcp(
                 one.kill()
             pytest.fail(f"not done within {timeout} s: {' '.join(words)}")
     return ended
+
+
+def run_tcp(ranks: int, *words: str) -> list[subprocess.CompletedProcess[str]]:
+    """Runs so many processes as torchrun would start them."""
+    at = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    return run_each([at | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)], *words)
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def results(

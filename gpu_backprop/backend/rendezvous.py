@@ -192,7 +192,7 @@ class Tcp(Peer):
             if refused is None:
                 self._wires[rank] = wire
                 return
-        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RankError):
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RankError):
             pass  # no rank
         wire.close()
 
