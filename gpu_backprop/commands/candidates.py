@@ -137,6 +137,7 @@ def build_candidates(
     usual = "log_loss" if monitored == "loss" and loss.labels else monitored  # in which smoothing has no part
     score = options.score or usual
     more = {"inputs": net.inputs, "loss": loss, "dtype": base.dtype, "device": base.device, "tf32": base.tf32}
+    more["communicator"] = options.ranks
     more["metrics"] = [name for name in dict.fromkeys([score, monitored]) if name != "loss"]
     settings = [{name: _told(value) for name, value in one.items()} for one in drawn]
     y = targets(loss, net, data.training)

@@ -14,7 +14,7 @@ from gpu_backprop.commands.candidates import RecipeCandidates, build_candidates,
 from gpu_backprop.commands.datasets import load_train_test
 from gpu_backprop.commands.errors import Misuse, RunError
 from gpu_backprop.commands.interrupt import StopOnSignal
-from gpu_backprop.commands.runs import SEARCH, SEARCH_PLOT, TRIALS, RunFolder, claim, run_name
+from gpu_backprop.commands.runs import SEARCH, SEARCH_PLOT, TRIALS, RunFolder, claim, find_folder, run_name
 from gpu_backprop.commands.search_display import SearchDisplay, tell_trials
 from gpu_backprop.commands.train import before_training, reason, run_to_end, train_in, written_or_said
 from gpu_backprop.data.messages import counted
@@ -35,8 +35,8 @@ def search(options: argparse.Namespace) -> int:
     words = options.train_words(options.given[1:])
     base = options.parse(["train", *words])
     _refuse(options, base, words)
-    drawn, design = draw(options), read_design(base)
-    with before_training():
+    drawn, design, ranks = draw(options), read_design(base), options.ranks
+    with before_training(), ranks.alike():
         data = load_train_test(base, design.any_number, choose_encoding(base))
     if data.windows:
         raise InputError(
@@ -47,7 +47,7 @@ def search(options: argparse.Namespace) -> int:
     parsed = [options.parse(["train", *one]) for one in asked]
     candidates = build_candidates(drawn, parsed, design, data, options)
     with before_training():
-        folder = claim(options.out, options.overwrite, run_name(options.data))
+        folder = find_folder(ranks, lambda: claim(options.out, options.overwrite, run_name(options.data)))
     with folder.lock:
         found, code = _search_in(folder, candidates, options)
         best = found.trials[0]["number"]
@@ -55,6 +55,7 @@ def search(options: argparse.Namespace) -> int:
             elsewhere = ", with another --out" if options.out else ""
             print(f"to train with the best settings{elsewhere}: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
             return code
+        parsed[best].ranks = ranks
         recipe, trainer = build(parsed[best], design, data.preprocessing, data.training.x)
         return train_in(folder, parsed[best], recipe, trainer, data)
 
@@ -89,8 +90,9 @@ class _Stop:
 def _search_in(
     folder: RunFolder, candidates: RecipeCandidates, options: argparse.Namespace
 ) -> tuple[SearchResult, int]:
-    """Search, and write what was found; return it, and the exit code that a signal asks for, or 0."""
-    data, recipe, base = candidates.data, candidates.recipes[0], candidates.asked[0]
+    """Search, and write what was found, the first of several ranks; return it, and the exit code that a signal asks
+    for, or 0."""
+    data, recipe, base, ranks = candidates.data, candidates.recipes[0], candidates.asked[0], options.ranks
     members = len(candidates.settings) * options.folds * options.seeds
     if not options.quiet:
         groups = counted(len(candidates.groups()), "group")
@@ -102,14 +104,16 @@ def _search_in(
     early = None if base.no_early_stopping else recipe.fit_options(len(data.training), options.folds)["early_stopping"]
     prune = Halving(FACTOR, recipe.epochs, len(candidates.settings)) if options.strategy == HALVING else None
     display, stop = SearchDisplay(recipe.epochs, members, options.quiet), _Stop()
-    with StopOnSignal(stop) as signals:
+    with StopOnSignal(stop, ranks) as signals:
         with display:
             failure = run_to_end(signals, lambda: search_candidates(
                 candidates, data.training.x, candidates.y, metric=candidates.score, folds=options.folds,
                 seeds=options.seeds, validation=None, seed=base.seed, callbacks=[display, stop], prune=prune,
                 epochs=recipe.epochs, early_stopping=early, progress=False,
             ))  # fmt: skip
-        found = display.result
+        found, alone = display.result, failure is not None and ranks.leaves_alone()
+        if not alone:
+            signals.agree()
         if found is None or isinstance(failure, DivergedError):
             folder.discard()
             raise failure or RunError("the search ended before its first epoch")
@@ -117,9 +121,12 @@ def _search_in(
         command = shlex.join(["gpu-backprop", *options.given])
         title = f"{run_name(options.data)}: search"
         page = partial(write_search_report, result=found, title=title, command=command, remarks=[FLATTERED])
-        written = written_or_said(TRIALS, lambda: found.to_csv(folder.place / TRIALS))
-        written += written_or_said(SEARCH, lambda: page(folder.place / SEARCH))
-        written += written_or_said(SEARCH_PLOT, lambda: found.plot(folder.place / SEARCH_PLOT))
+        written: list[str] = []
+        with nullcontext() if alone else ranks.alike():  # they wait until it is written
+            if ranks.rank == 0:
+                written += written_or_said(TRIALS, lambda: found.to_csv(folder.place / TRIALS))
+                written += written_or_said(SEARCH, lambda: page(folder.place / SEARCH))
+                written += written_or_said(SEARCH_PLOT, lambda: found.plot(folder.place / SEARCH_PLOT))
         if failure is not None and not signals.code:
             kept = f"what was found until then is in {folder.place}"
             raise RunError(f"the search ended early: {reason(failure)}; {kept}") from failure

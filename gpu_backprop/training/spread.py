@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.communicator import Communicator
-from gpu_backprop.backend.errors import DivergedError, GpuBackpropError, InputError, OutOfMemoryError, one_line
+from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError, RankError, one_line
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.network.numbers import one_a_member
 from gpu_backprop.training.history import History
@@ -166,4 +166,4 @@ def _rebuild(rank: int, kind: str, text: str, **where: int) -> Exception:
         return DivergedError(said, **where)
     if kind == OutOfMemoryError.__name__:
         return OutOfMemoryError(said, needs={})
-    return InputError(said) if kind == InputError.__name__ else GpuBackpropError(f"rank {rank}: {kind}: {text}")
+    return InputError(said) if kind == InputError.__name__ else RankError(f"rank {rank}: {kind}: {text}")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks import needs_mpi, results
+from ranks import needs_mpi, results, run_ranks
 
 import gpu_backprop as gb
+from gpu_backprop.cli import main
+from gpu_backprop.commands.runs import MODEL, OURS, TRIALS
 
 pytestmark = needs_mpi
 
@@ -222,7 +224,7 @@ def test_what_goes_wrong_on_one_rank_ends_all(tmp_path: Path) -> None:
     assert told.pop("diverged") == ("DivergedError: rank 1: too large", "DivergedError: too large")
     assert told.pop("memory") == ("OutOfMemoryError: rank 1: too much", "OutOfMemoryError: too much")
     of_any = "ZeroDivisionError: division by zero"
-    assert told.pop("any") == (f"GpuBackpropError: rank 1: {of_any}", of_any)
+    assert told.pop("any") == (f"RankError: rank 1: {of_any}", of_any)
     here, there = told.pop("value")
     assert here == f"InputError: rank 1: {there.removeprefix('InputError: ')}" and "NaN" in there
     for name, what in {"data": "x sha256 is", "epochs": "epochs is [1, 4] on rank 1", "settings": "seed is"}.items():
@@ -234,3 +236,18 @@ def test_what_goes_wrong_on_one_rank_ends_all(tmp_path: Path) -> None:
             == (f"InputError: {what} takes all members, and they are spread over 2 ranks: train on one.",) * 2
         )
     assert all(here == there and "takes all members" in here for here, there in told.values())
+
+
+def test_the_command_searches_on_all_ranks_and_the_first_one_writes(tmp_path: Path) -> None:
+    rows = [f"{a:.3f},{b:.3f},{'one' if a * b > 0 else 'other'}\n" for a, b, *_ in X]
+    (tmp_path / "rows.csv").write_text("a,b,y\n" + "".join(rows))
+    words = ["search", str(tmp_path / "rows.csv"), "--target", "y", "--epochs", "2", "--folds", "2", "--device", "cpu"]
+    words += ["--grid", "learning_rate=0.01,0.1,0.3", "--grid", "layers=3,4:2"]
+    assert main([*words, "--quiet", "--out", str(tmp_path / "one")]) == 0
+    told = run_ranks(2, "-m", "gpu_backprop", *words, "--distributed", "--out", str(tmp_path / "two")).stdout
+    assert told.count("6 candidates, 12 networks, side by side in 2 groups") == told.count("written to") - 1 == 1
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {*OURS}
+    one, two = ((tmp_path / name / TRIALS).read_text() for name in ("one", "two"))
+    assert one == two
+    one, two = (gb.load(tmp_path / name / MODEL, device="cpu").parameters for name in ("one", "two"))
+    np.testing.assert_allclose(one, two, 1e-4, 1e-6)
