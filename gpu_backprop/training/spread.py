@@ -70,7 +70,7 @@ class Spread:
             yield
             self.meet(None)
         except Exception as error:
-            if not self._failed:
+            if not self._failed and not isinstance(error, RankError):  # after which nobody is there to be told
                 self.communicator.gather({"error": _tell(error)})
             raise
 
