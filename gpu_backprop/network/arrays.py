@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -182,9 +183,13 @@ def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, .
     return x
 
 
-def check_finite(array: Array, name: str, dtype: Any = np.float64, given: Any = None) -> None:
+def check_finite(
+    array: Array, name: str, dtype: Any = np.float64, given: Any = None, communicator: Communicator = ALONE
+) -> None:
     """Raises InputError, with the count and first place, if there is NaN, infinity or what `dtype` cannot hold; `given`
-    is what the array was read from, whose columns may have names."""
+    is what the array was read from, whose columns may have names. Of several ranks each looks at its share of the rows,
+    and at others only where it has to say what is wrong."""
+    stored = _stored(array)
     dtype = np.dtype(dtype)
     largest = BFLOAT16_MAX if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
@@ -194,7 +199,7 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64, given: Any = 
         return bool(part.min().item() >= -largest and part.max().item() <= largest)
 
     with np.errstate(all="ignore"):  # NumPy warns of NaN in min and max
-        if all(within(part) for _, part in blocks(_stored(array))):
+        if all(within(part) for _, part in blocks(stored, communicator.share(len(stored)))):
             return
     what, advice = "NaN or infinite", FILL_IN if is_frame(given) else "Remove or replace them."
     count, value, where = search(array, lambda part: ~np.isfinite(part))
@@ -208,17 +213,18 @@ def check_finite(array: Array, name: str, dtype: Any = np.float64, given: Any = 
     raise InputError(f"{_counted(count, what)} in {name}, the first one ({value.item()}) at {where}. {advice}")
 
 
-def blocks(array: Array) -> Iterator[tuple[int, Array]]:
-    """Yields the blocks of a host array along its first axis, each after the index of its beginning, so that what is
-    computed from one takes little memory, however large a file the array maps. A device array is one block, because
-    reading back from each would wait for the device."""
+def blocks(array: Array, rows: range | None = None) -> Iterator[tuple[int, Array]]:
+    """Yields the blocks of a host array along its first axis, or of some of its rows, each after the index of its
+    beginning, so that what is computed from one takes little memory, however large a file the array maps. A device
+    array is one block, because reading back from each would wait for the device."""
     if not array.size:
         return
     length = len(array)
     if isinstance(array, HOST) and array.size > BLOCK:
         length = max(1, BLOCK * length // array.size)
-    for start in range(0, len(array), length):
-        some = slice(start, start + length)
+    rows = range(len(array)) if rows is None else rows
+    for start in rows[::length]:
+        some = slice(start, min(start + length, rows.stop))
         yield start, loaded(array, some) if isinstance(array, HOST) else array[some]
         let_go(array)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.communicator import ALONE, Communicator
 from gpu_backprop.backend.device import Device, cuda_place
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
@@ -107,6 +108,7 @@ class Samples:
 def samples(
     network: Network, loss: Loss, x: Any, y: Any, weights: Any, *, values: bool, per_member: bool = False,
     idle: bool = True, learn: bool = False, apart: bool = False, names: Classes | None = None,
+    communicator: Communicator = ALONE,
 ) -> Samples:  # fmt: skip
     """Checks what a user gave, shapes and kinds always, the values if asked to, and returns it as Samples.
 
@@ -117,6 +119,7 @@ def samples(
         learn: whether labels of text tell the names of the classes, where the network has none.
         apart: whether each member may have weights of its own, (models, rows).
         names: those of the classes; None: `network.classes`.
+        communicator: of ranks that share out the values of x among them, and tell each other what they find wrong.
     """
     device, given = network.device, x
     with device.current():
@@ -136,7 +139,7 @@ def samples(
                 shape = f"of shape {x.shape[:-1]}{or_each}"
                 raise InputError(f"weights must be one number a row, {shape}, got the shape {weights.shape}.")
         if values:
-            check_finite(x, "x", network.dtype, given)
+            check_finite(x, "x", network.dtype, given, communicator)
             if weights is not None:
                 check_finite(weights, "weights", device.master if loss.reduction == "sum" else np.float64)
                 check_bounds(weights, "weights", 0.0, np.inf)

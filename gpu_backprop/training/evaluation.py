@@ -242,7 +242,9 @@ def minibatches_of(counts: int | Array, batch_size: int) -> list[int]:
     return [rows for stretch in stretches for rows in minibatches(stretch, batch_size)]
 
 
-def held_out_samples(network: Network, loss: Loss, validation: Any, data: Samples) -> Samples | None:
+def held_out_samples(
+    network: Network, loss: Loss, validation: Any, data: Samples, communicator: Communicator = ALONE
+) -> Samples | None:
     """Checks what `fit` was given as validation data beside `data`."""
     if validation is None:
         return None
@@ -251,6 +253,7 @@ def held_out_samples(network: Network, loss: Loss, validation: Any, data: Sample
         raise InputError(f"validation must be (x, y) or (x, y, weights), or 'rest' of rows, got {got}.")
     x, y, weights = (*validation, None)[:3]
     try:
-        return samples(network, loss, x, y, weights, values=True, idle=False, names=data.names)
+        how: dict[str, Any] = {"values": True, "idle": False, "names": data.names, "communicator": communicator}
+        return samples(network, loss, x, y, weights, **how)
     except InputError as error:
         raise InputError(f"validation data: {error}") from None

@@ -50,8 +50,9 @@ class Fit:
         self.csv, self.progress = csv, progress
         epochs = positive("epochs", epochs)
         data = samples(
-            self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True, apart=True
-        )
+            self.network, trainer.loss, *given_rows(x, y, weights), values=True, idle=False, learn=True, apart=True,
+            communicator=trainer.communicator,
+        )  # fmt: skip
         self.network.trained_by = self.network.intervals = None  # they say nothing of the weights that come
         if loss_every is not None:
             loss_every = positive("loss_every", loss_every)
@@ -100,7 +101,8 @@ class Fit:
         trainer, by_rows = self.trainer, names_rows(validation)
         if isinstance(validation, StoredRows):
             validation = given_rows(validation, None, None)
-        held_out = held_out_samples(self.network, trainer.loss, None if by_rows else validation, data)
+        measured = None if by_rows else validation
+        held_out = held_out_samples(self.network, trainer.loss, measured, data, trainer.communicator)
         prepared = self.network.preprocessing is not None
         warn_of_unscaled(data, trainer.loss, trainer.device, prepared, stacklevel=6)
         measured = replace(data, weights=None) if data.weighs_apart else data

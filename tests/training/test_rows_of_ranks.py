@@ -15,8 +15,10 @@ from thread_ranks import run_ranks
 
 import gpu_backprop as gb
 from gpu_backprop.backend.communicator import ALONE, Alone
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.lazy_rows import LazyRows, SparseRows
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.network.arrays import check_finite
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
 from gpu_backprop.training.evaluation import Evaluation, minibatches_of
@@ -225,3 +227,34 @@ def test_a_rank_measures_rows_that_lie_side_by_side():
     found = run_ranks(ranks, measured)
     assert [(rows == np.arange(rows[0], rows[0] + len(rows))).all() for rows in found] == [True] * ranks
     assert np.concatenate(found).tolist() == [*range(ROWS)]
+
+
+# What is looked at before ---------------------------------------------------------------------------------------------
+
+
+def test_each_rank_looks_at_its_share_of_the_values():
+    reads = []
+
+    def read(rows):
+        reads.append(np.arange(ROWS)[rows])
+        return X[rows]
+
+    for rank in range(3):
+        check_finite(LazyRows(X.shape, X.dtype, read), "x", communicator=Rank(rank, 3))
+    assert np.concatenate(reads).tolist() == [*range(ROWS)]
+
+
+def test_what_one_rank_finds_wrong_is_told_to_all():
+    wrong = X.copy()
+    wrong[[70, 201], 1] = np.nan
+
+    def refused(communicator):
+        trainer = gb.Trainer(trainer_of(0).network, batch_size=BATCH, communicator=communicator)
+        with pytest.raises(InputError) as told:
+            trainer.fit(LazyRows(X.shape, X.dtype, lambda rows: wrong[rows]), Y, 1, progress=False)
+        return str(told.value)
+
+    first, *others = run_ranks(3, refused)
+    found = "2 values are NaN or infinite in x, the first one (nan) at row 70, column 1"
+    assert found in others[0] and found in others[1]
+    assert first.startswith(f"another rank cannot begin: rank 1: {found}")
