@@ -59,15 +59,16 @@ REPEATS = 3
 
 
 def in_rounds(
-    names: Sequence[str], turn: Callable[[str], Turn], rounds: int, threads: int, not_timed: dict[str, str]
-) -> tuple[list[dict[str, Turn]], dict[str, int]]:
+    names: Sequence[str], turn: Callable[[str], Turn], rounds: int, threads: int, not_timed: dict[str, str],
+    repeats: int = REPEATS,
+) -> tuple[list[dict[str, Turn]], dict[str, int]]:  # fmt: skip
     """Takes the turns of all rounds; counts those that were repeated, and those that stayed disturbed.
 
     In every round another one begins. One that fails is noted in not_timed, and is in no round.
     """
     playing, kept, counts = list(names), list[dict[str, Turn]](), {"repeated": 0, "disturbed": 0}
     for k in range(rounds):
-        for attempt in range(1 + REPEATS):
+        for attempt in range(1 + repeats):
             turns: dict[str, Turn] = {}
             for name in playing[k % len(playing) :] + playing[: k % len(playing)] if playing else []:
                 try:
@@ -78,7 +79,7 @@ def in_rounds(
             busy = any(disturbed(window, threads) for one in turns.values() for window in one.values())
             if not busy:
                 break
-            counts["repeated" if attempt < REPEATS else "disturbed"] += 1
+            counts["repeated" if attempt < repeats else "disturbed"] += 1
         kept.append(turns)
     return [{name: one[name] for name in playing} for one in kept], counts
 

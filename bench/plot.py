@@ -1,8 +1,8 @@
 """Puts what was measured where people read it: python bench/plot.py
 
 From the files of bench/results and nothing else it makes the plots compare.svg, tables.svg and population.svg there,
-the tables of README.md, docs/performance.md, docs/tables.md, docs/from-scikit-learn.md and docs/populations.md, each
-between two comments:
+the tables of README.md, docs/performance.md, docs/tables.md, docs/from-scikit-learn.md, docs/populations.md and
+docs/distributed.md, each between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from comparison import estimator_report, mnist_seconds, population_report, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
 from comparison.summary import WAYS, Results, Summary, median_of, rows
-from lib import table_report
+from lib import scaling_report, table_report
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
 from lib.timing import ranged
@@ -35,6 +35,7 @@ RESULTS = ROOT / "bench" / "results" / "compare.json"
 PLOT = RESULTS.with_suffix(".svg")
 TABLES = RESULTS.with_name("tables.json")
 POPULATION = RESULTS.with_name("population.json")
+SCALING = RESULTS.with_name("scaling.json")
 
 BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
 """The comments around a part of a text that is made here; {} is its name."""
@@ -276,6 +277,10 @@ def parts() -> Iterator[tuple[Path, str, str]]:
         yield ROOT / "docs" / "from-scikit-learn.md", "estimators", estimator_report.page(one)
     if (one := read(POPULATION)) is not None:
         yield ROOT / "docs" / "populations.md", "population", population_report.page(one)
+    if (one := read(SCALING)) is not None:
+        if one["tasks"]:
+            yield ROOT / "docs" / "distributed.md", "scaling", scaling_report.page(one)
+        yield ROOT / "docs" / "distributed.md", "scaling model", scaling_report.model(one)
 
 
 def main() -> int:

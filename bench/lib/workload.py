@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import gpu_backprop as gb
+from gpu_backprop.backend.communicator import Communicator
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.commands.building import read_design
 
@@ -57,14 +58,14 @@ class Workload:
                 layers.append(gb.Dropout(self.dropout))
         return [*layers, gb.Dense(outputs, wanted.output or "identity")]
 
-    def trainer(self) -> gb.Trainer:
-        """A new network with initial weights of seed 0, and what trains it."""
+    def trainer(self, communicator: Communicator | None = None) -> gb.Trainer:
+        """A new network with initial weights of seed 0, and what trains it: this process, or these ranks."""
         optimizer = gb.OPTIMIZERS[self.optimizer]()
         if self.learning_rate is not None:
             optimizer.learning_rate = self.learning_rate
         seed = range(self.models) if self.models else 0
         net = gb.Network(self.widths[0], self.layers(), dtype=self.dtype, device=self.device, seed=seed)
-        return gb.Trainer(net, self.loss, optimizer, batch_size=self.batch)
+        return gb.Trainer(net, self.loss, optimizer, batch_size=self.batch, communicator=communicator)
 
     def data(self, rows: int) -> tuple[Array, Array]:
         """So many samples: normal x, and targets that the loss takes, which there is nothing to learn from."""

@@ -545,7 +545,9 @@ def test_the_texts_say_what_the_files_say():
     page = [("performance.md", name) for name in ("compare", "levers", "products", "denormals", "growth")]
     tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
     population = [("populations.md", "population")] if plot.POPULATION.exists() else []
-    assert names == [("README.md", "compare"), *page, *tables, *population]
+    measured = ["scaling"] * bool(plot.read(plot.SCALING)["tasks"])
+    scaling = [("distributed.md", name) for name in (*measured, "scaling model")]
+    assert names == [("README.md", "compare"), *page, *tables, *population, *scaling]
     for path, name, made in plot.parts():
         text = path.read_text(encoding="utf-8")
         assert plot.put(text, name, made) == text, f"{path.name}, {name}: run python bench/plot.py"
