@@ -33,7 +33,7 @@ def environment(**settings: str) -> dict[str, str]:
     """The environment of a job: one thread a rank, and the modules of the tests."""
     named = {} if _resolves() else {"MPICH_INTERFACE_HOSTNAME": "localhost"}
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    threads["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"  # MPICH: what waits lets others work, as there are more ranks than cores
+    threads["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"  # MPICH: who waits lets others work
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests / "distributed"), os.environ.get("PYTHONPATH", "")])
     return os.environ | named | threads | {"PYTHONPATH": path} | settings
