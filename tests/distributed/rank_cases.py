@@ -264,7 +264,7 @@ CASES: dict[str, Trained] = {
         optimizer=gb.SGD(1.0), hidden=(gb.Dense(7),), epochs=4, fit={"on_divergence": "halve_rate", "weights": W}
     ),
     "diverges: in one row": Unbounded(hidden=(gb.Dense(4), gb.Dense(4)), fit={"shuffle": False}),
-    "diverges: late": Case(optimizer=gb.SGD(6.0), epochs=200),
+    "diverges: late": Case(optimizer=gb.SGD(30.0), epochs=200),
     "diverges: loss_every": Case(optimizer=gb.SGD(1e200), fit={"loss_every": 1}),
     "diverges: on_step": Case(optimizer=gb.SGD(1e200), fit={"callbacks": [Changing()]}),
     "diverges: some members stop": Case(
@@ -477,4 +477,4 @@ def rows_of_steps(which: str, communicator: Any) -> Outcome:
     trainer = of.make(communicator)
     with maps(x, y) as mapped, small_windows(ROW_BYTES) if "windows" in which else nullcontext():
         trainer.fit(*(mapped if "windows" in which else (x, y)), **given)
-    return {f"{which} {step}": rows for step, rows in enumerate(noted.found)}
+    return {f"step {number}": rows for number, rows in enumerate(noted.found, 1)}
