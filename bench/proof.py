@@ -68,7 +68,8 @@ Written by `make proof`, which runs every long proof in full. Each says when it 
 
 TESTS = ("-m", "pytest", "--color=no", "-q")
 ON_DEVICE = (*TESTS, "-m", "gpu")
-ANYWHERE = (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host")
+RANKS = "tests/distributed"
+ANYWHERE = (*TESTS, "-m", "not gpu and not nvrtc", "--ignore", "tests/kernels_on_host", "--ignore", RANKS)
 PROOFS = (
     Proof(
         "The kernels compute the right numbers on the host, in every shape and order and under the sanitizers",
@@ -84,6 +85,11 @@ PROOFS = (
         "They pass on NumPy alone, where no compiler is",
         (*ANYWHERE, "--ignore", "tests/backend/compiled"),
         settings=("GPU_BACKPROP_COMPILER=none",),
+    ),
+    Proof(
+        "Several ranks come to what one comes to, whatever is trained, and end soon where one of them fails",
+        (*TESTS, "-m", "not gpu", RANKS),
+        settings=("GPU_BACKPROP_PROOF=1",),
     ),
     *(
         Proof(claim, (f"bench/assault/{name}.py",))

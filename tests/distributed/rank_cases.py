@@ -270,6 +270,9 @@ CASES: dict[str, Trained] = {
     "diverges: some members stop": Case(
         **MEMBERS, optimizer=gb.SGD([0.01, 1e200, 0.02]), fit={"on_divergence": "stop"}, epochs=3
     ),
+    "diverges: all members stop": Case(
+        **MEMBERS, optimizer=gb.SGD([1e180, 1e200, 1e190]), fit={"on_divergence": "stop"}, epochs=3
+    ),
     "diverges: some members halve": Case(
         **MEMBERS, optimizer=gb.SGD([0.01, 1e3, 0.02]), fit={"on_divergence": "halve_rate"}, epochs=3
     ),
@@ -424,6 +427,7 @@ for _mapped in (True, False):
             **MEMBERS, rows=150, fit={"rows": [np.arange(90), np.arange(40, 150), np.arange(1, 140, 2)]}
         ),
         ", some rows": Case(rows=150, fit={"validation_split": 0.2}),
+        ", minibatches smaller than ranks": Case(rows=31, batch=3, fit={"weights": weights_of(31)}),
     }.items():  # fmt: skip
         if not _mapped and "rows" in _case.fit:
             continue  # those have no rows of each member
@@ -436,6 +440,26 @@ for _mapped in (True, False):
                     return fitted(of.make(communicator), *data, epochs=3, **of.fit)
 
         CASES[f"{'maps' if _mapped else 'windows'}{_name}"] = from_files
+
+
+@case
+def windows_of_what_is_measured(communicator: Any) -> Outcome:
+    of = Case(rows=90, trainer={"metrics": ["r2", "median_absolute_error"]})
+    with maps(*of.data(), *held_out(weighted=True)) as (x, y, *others), small_windows(ROW_BYTES):
+        trainer = of.make(communicator)
+        found = fitted(trainer, x, y, validation=tuple(others), epochs=2)
+        return found | {f"measured {key}": np.array(value) for key, value in trainer.evaluate(*others).items()}
+
+
+@case
+def a_callback_that_measures(communicator: Any) -> Outcome:
+    trainer, found = Case(hidden=DROPS).make(communicator), []
+    x, y = Case().data()
+
+    def measure(state: gb.FitState) -> None:
+        found.append([trainer.evaluate(x[:50], y[:50], W[:50])["r2"], float(trainer.network.predict(x[:3]).sum())])
+
+    return fitted(trainer, x, y, epochs=2, callbacks=[measure]) | {"measured": np.array(found)}
 
 
 @case

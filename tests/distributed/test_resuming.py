@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,9 @@ OF = {
         fit={"validation_split": 0.2, "early_stopping": gb.EarlyStopping(patience=2), "loss_every": 3},
     ),
     "members": Case(**MEMBERS, rows=ROWS, fit={"on_divergence": "halve_rate"}),
+    "a member ends": Case(
+        **MEMBERS, rows=ROWS, optimizer=gb.SGD([0.01, 1e200, 0.02]), fit={"on_divergence": "stop"}
+    ),
     "windows": Case(hidden=DROPS, rows=ROWS),
 }  # fmt: skip
 STOPS = {"within an epoch": 3, "after an epoch": None}
@@ -53,7 +57,12 @@ def fit(name, communicator, callbacks=(), resume=None):
     trainer = of.make(communicator)
     if resume is not None:
         trainer.resume(resume)
-    with maps(*of.data()) as mapped, small_windows(ROW_BYTES) if name == "windows" else nullcontext():
+    with (
+        warnings.catch_warnings(),
+        maps(*of.data()) as mapped,
+        small_windows(ROW_BYTES) if name == "windows" else nullcontext(),
+    ):
+        warnings.simplefilter("ignore")
         data = mapped if name == "windows" else of.data()
         trainer.fit(*data, EPOCHS, progress=False, callbacks=[*callbacks], **of.fit)
     return outcome(trainer)
