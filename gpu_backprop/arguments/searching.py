@@ -47,6 +47,7 @@ EXAMPLES = (
     ("search houses.csv --target price --grid layers=64,64:128,256:256:256 --grid dropout=0,0.1,0.3", ""),
     ("search houses.csv --target price --grid learning_rate=1e-3..0.3 --trials 50", "50 that are drawn"),
     ("search --grid layers=64,256 --grid dropout=0,0.2 --folds 3 --epochs 20", "the digits"),
+    ("search --grid layers=64,256 --grid dropout=0,0.2 --distributed", "after mpiexec -n 4, torchrun or srun"),
 )
 
 
