@@ -33,7 +33,7 @@ FLATTERED = (
 def search(options: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     words = options.train_words(options.given[1:])
-    base = options.parse(["train", *words])
+    base = _parse(options, words)
     _refuse(options, base, words)
     drawn, design, ranks = draw(options), read_design(base), options.ranks
     with before_training(), ranks.alike():
@@ -44,7 +44,7 @@ def search(options: argparse.Namespace) -> int:
             "--memory-limit, or fewer rows"
         )
     asked = [[*words, *(word for one in options.grid for word in one.words(values[one.name]))] for values in drawn]
-    parsed = [options.parse(["train", *one]) for one in asked]
+    parsed = [_parse(options, one) for one in asked]
     candidates = build_candidates(drawn, parsed, design, data, options)
     with before_training():
         folder = find_folder(ranks, lambda: claim(options.out, options.overwrite, run_name(options.data)))
@@ -55,9 +55,15 @@ def search(options: argparse.Namespace) -> int:
             elsewhere = ", with another --out" if options.out else ""
             print(f"to train with the best settings{elsewhere}: {shlex.join(['gpu-backprop', 'train', *asked[best]])}")
             return code
-        parsed[best].ranks = ranks
         recipe, trainer = build(parsed[best], design, data.preprocessing, data.training.x)
         return train_in(folder, parsed[best], recipe, trainer, data)
+
+
+def _parse(options: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
+    """Read words as train does; it has the same ranks, and this one's device."""
+    parsed = options.parse(["train", *words])
+    parsed.ranks, parsed.device = options.ranks, options.device
+    return parsed
 
 
 def _refuse(options: argparse.Namespace, base: argparse.Namespace, words: Sequence[str]) -> None:
