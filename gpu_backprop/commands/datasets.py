@@ -106,7 +106,7 @@ def load_train_test(
     """
     if options.data == DIGITS:
         return _digits(options)
-    if larger_than_memory(options.data) if windows is None else windows:
+    if _larger_than_memory(options) if windows is None else windows:
         return _in_windows(options, scale_target, encoding)
     data = load(options.data, options.delimiter, "train", options.text, options.missing)
     _check_target(data, options.target)
@@ -136,12 +136,22 @@ def load_train_test(
     return _divide("rows", fitted, prepare(fitted, data, options.ignore), rows, held_out)
 
 
+def _larger_than_memory(options: argparse.Namespace) -> bool:
+    """Tell whether the rows take more memory than they may on the machine of any rank, each of which reads them all."""
+    ranks = options.ranks
+    processes = 1 + max(ranks.gather(ranks.local_rank))
+    with ranks.alike():
+        larger = larger_than_memory(options.data, processes)
+    return bool(ranks.any(larger))
+
+
 def _in_windows(options: argparse.Namespace, scale_target: bool, encoding: Encoding) -> TrainTestData:
     """Prepare rows that take more memory than they may, in a temporary file."""
     print(f"{options.data}: more than the memory limit, so that its rows are prepared on the disk, and read in windows")
     other = options.held_out_file is not None or (options.held_out is None and has_test_part(options.data))
     share = 0.0 if other else _share(options)
-    form = {"delimiter": options.delimiter, "drop_missing_target": options.drop_missing_target}
+    form: dict[str, Any] = {"delimiter": options.delimiter, "drop_missing_target": options.drop_missing_target}
+    form |= {"communicator": options.ranks}
     rows = open_rows(
         options.data, target=options.target, held_out=share, seed=options.seed, task=options.task, **form,
         impute=options.impute, ignore=options.ignore, hashed=dict(options.hash), text=options.text,

@@ -81,11 +81,12 @@ def open_blocks(
     return RowBlocks(path, kind, delimiter, part, text, missing, drop)
 
 
-def larger_than_memory(path: str | os.PathLike[str]) -> bool:
-    """Tells whether the rows of a file take more memory than they may, if they were decoded as a whole; of one that is
-    packed as a whole (gzip, .npz) nobody knows before. A limit of less than 256 MiB is one for all that is decoded."""
+def larger_than_memory(path: str | os.PathLike[str], processes: int = 1) -> bool:
+    """Tells whether the rows of a file take more memory than they may, if they were decoded as a whole, by so many
+    processes of this machine; of one that is packed as a whole (gzip, .npz) nobody knows before. A limit of less than
+    256 MiB is one for all that is decoded."""
     path = Path(path)
-    most = limits.asked() or limits.memory() // 2
+    most = limits.asked() or limits.memory() // (2 * processes)
     with explained(path):
         kind = kind_of(path)
         if most < LEAST or kind == "npz":

@@ -6,7 +6,6 @@ will be needed, four bytes a column. From then on a stretch of rows is read as f
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -200,34 +199,45 @@ def _rows(files: Sequence[RowFile], preprocessing: Preprocessing) -> StoredRows:
 def _open_together(folder: Path, communicator: Any) -> tuple[list[RowFile], int]:
     """Opens files that the ranks of a machine have in common; returns them, and which rank writes them. They have names
     until all have opened them, so that they are gone when the last process is, however it ends."""
-    made = [tempfile.mkstemp(dir=folder) for _ in range(FILES)] if communicator.local_rank == 0 else []
+    made: list[tuple[int, str]] = []
+    with communicator.alike():
+        if communicator.local_rank == 0:
+            made += [tempfile.mkstemp(dir=folder) for _ in range(FILES)]
     try:
         names = communicator.gather([name for _, name in made])
-        there = (rank for rank, some in enumerate(names) if some and Path(some[0]).exists())
-        writer = communicator.rank if made else next(there, None)
-        if writer is None:
-            raise DataError(f"no other rank of this machine can be seen to write in {folder}; name a folder= of all")
-        numbers = [number for number, _ in made] or [os.open(name, os.O_RDONLY) for name in names[writer]]
-        files = [RowFile(folder, os.fdopen(number, "w+b" if made else "rb")) for number in numbers]
-        communicator.exchange(b"")
+        with communicator.alike():
+            there = (rank for rank, some in enumerate(names) if some and Path(some[0]).exists())
+            writer = communicator.rank if made else next(there, None)
+            if writer is None:
+                raise DataError(f"no other rank of this machine is seen to write in {folder}; name a folder= of all")
+            numbers = [number for number, _ in made] or [os.open(name, os.O_RDONLY) for name in names[writer]]
     finally:
         for _, name in made:
             Path(name).unlink()
-    return files, writer
+    return [RowFile(folder, os.fdopen(number, "w+b" if made else "rb")) for number in numbers], writer
 
 
 def _prepare_together(
     files: Sequence[RowFile], writer: int, communicator: Any, prepare: Callable[..., _Prepared]
 ) -> _Prepared:
     """Lets the writer prepare the rows, and returns on every rank of its machine what came of it."""
-    found = "none"
-    if writer == communicator.rank:
-        learned, unseen = prepare(files, lambda _: communicator.exchange(b""))  # the others wait no longer than a block
-        said, forms = [learned.why, learned.how, learned.warnings], [(f.rows, f.form, f.dtype.str) for f in files]
-        found = json.dumps([learned.to_dict(), said, unseen, forms])
-    while b"" in (of_all := communicator.exchange(found.encode())):  # a writer is at work
-        pass
-    given, said, unseen, forms = json.loads(of_all[writer])
+    found, failure = None, None
+    with communicator.alike():
+        try:
+            if writer == communicator.rank:  # at each block it meets the others, so that none of them waits too long
+                learned, unseen = prepare(files, lambda _: communicator.exchange(b"at work"))
+                said, forms = (
+                    [learned.why, learned.how, learned.warnings],
+                    [(f.rows, f.form, f.dtype.str) for f in files],
+                )
+                found = learned.to_dict(), said, unseen, forms
+        except Exception as error:
+            failure = error
+        while b"at work" in communicator.exchange(b""):
+            pass
+        if failure is not None:
+            raise failure
+    given, said, unseen, forms = communicator.gather(found)[writer]
     learned = Preprocessing.from_dict(given)
     learned.why, learned.how, learned.warnings = said
     for file, (rows, form, dtype) in zip(files, forms, strict=True):

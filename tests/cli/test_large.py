@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import random
 import signal
 
 import numpy as np
 import pytest
+from thread_ranks import run_ranks
 
 import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.cli import main
+from gpu_backprop.commands import datasets
 from gpu_backprop.data import csv_file, numpy_files, parquet_file, row_blocks
+from gpu_backprop.data.errors import DataError
 from gpu_backprop.network import intervals
 from gpu_backprop.training import streaming
 from gpu_backprop.training.history import History
@@ -125,3 +130,18 @@ def test_what_is_refused(people, capsys, tmp_path):
     assert main(["train", "--hash", "user"]) == 2
     assert "--hash: about data of your own" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_that_share_a_machine_share_its_memory(people, monkeypatch):
+    """A table that one process may read as a whole is in windows for all ranks where it is so for any."""
+    size = row_blocks.Path(people).stat().st_size
+    monkeypatch.setattr(row_blocks.limits, "memory", lambda: 4 * size)
+
+    def larger(communicator):
+        return datasets._larger_than_memory(argparse.Namespace(data=people, ranks=communicator))
+
+    assert run_ranks(2, larger) == [False] * 2
+    assert run_ranks(3, larger) == [True] * 3
+    assert run_ranks(4, larger, on_each=2) == [False] * 4
+    with pytest.raises((DataError, InputError), match=r"gone\.csv"):
+        run_ranks(2, lambda one: datasets._larger_than_memory(argparse.Namespace(data="gone.csv", ranks=one)))

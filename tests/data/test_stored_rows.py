@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import struct
 import threading
 
@@ -12,6 +13,7 @@ import pytest
 from thread_ranks import run_ranks
 
 import gpu_backprop as gb
+from gpu_backprop.backend.errors import InputError
 from gpu_backprop.data import (
     Preprocessing,
     csv_file,
@@ -407,16 +409,32 @@ def test_rows_prepared_as_in_training_are_the_same_on_all_ranks(tmp_path):
             rows.close()
 
 
-def test_what_one_rank_finds_wrong_leaves_no_file(tmp_path):
-    path = write(tmp_path / "a.csv", COLUMNS | {"city": [None] * ROWS})
-    with pytest.raises(DataError, match="city"):
-        run_ranks(2, lambda communicator: gb.open_rows(path, target="class", communicator=communicator))
+def test_what_one_rank_finds_wrong_is_wrong_on_all_and_leaves_no_file(tmp_path):
+    path = write(tmp_path / "a.csv", COLUMNS | {"age": ["young", *COLUMNS["age"][1:-1], "old"]})
+    path.write_text(path.read_text()[:-9])
+
+    def refused(communicator):
+        with pytest.raises((DataError, InputError)) as told:
+            gb.open_rows(path, target="class", communicator=communicator)
+        return str(told.value)
+
+    first, *others = run_ranks(3, refused)
+    assert "a.csv, line 431" in first and others == [f"rank 0: {first}"] * 2
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_ranks_that_see_no_file_of_another_are_told(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.csv")
-    monkeypatch.setattr(stored_rows.Path, "exists", lambda _: False)
-    with pytest.raises(DataError, match="no other rank of this machine can be seen to write in .*; name a folder"):
-        run_ranks(2, lambda communicator: gb.open_rows(path, target="class", communicator=communicator))
+@pytest.mark.parametrize("wrong", ["folder", "seen"])
+def test_ranks_that_cannot_open_the_same_files_are_told(wrong, tmp_path, monkeypatch):
+    path, folder = write(tmp_path / "a.csv"), tmp_path / "none" if wrong == "folder" else tmp_path
+    if wrong == "seen":
+        monkeypatch.setattr(stored_rows.Path, "exists", lambda _: False)
+
+    def refused(communicator):
+        with pytest.raises((DataError, InputError, OSError)) as told:
+            gb.open_rows(path, target="class", folder=folder, communicator=communicator)
+        return str(told.value)
+
+    told = run_ranks(3, refused)
+    why = "No such file" if wrong == "folder" else "no other rank of this machine is seen to write in .*; name a folder"
+    assert [re.search(why, one) is not None for one in told] == [True] * 3
     assert [*tmp_path.iterdir()] == [path]
