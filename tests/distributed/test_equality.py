@@ -22,7 +22,9 @@ SMALL = {
     "3 ranks": (
         "optimizer", "weight", "members", "drawn", "diverges", "early", "scores", "clip", " a", "hand", "windows",
     ),
-    "4 ranks": (" rows by ", "few rows", "members, weights of each", "by hand", "evaluation", "windows", " range", " trace"),
+    "4 ranks": (
+        " rows by ", "few rows", "members, weights of each", "by hand", "evaluation", "windows", " range", " trace",
+    ),
 }  # fmt: skip
 """The jobs that run where not all is to be proved, and parts of the names of their cases."""
 
