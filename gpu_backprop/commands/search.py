@@ -61,7 +61,7 @@ def search(options: argparse.Namespace) -> int:
 
 def _parse(options: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
     """Read words as train does; it has the same ranks, and this one's device."""
-    parsed = options.parse(["train", *words])
+    parsed: argparse.Namespace = options.parse(["train", *words])
     parsed.ranks, parsed.device = options.ranks, options.device
     return parsed
 
