@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from rank_cases import CASES, PROOF, rows_of_steps
-from ranks import needs_mpi, results
+from ranks import TIMEOUT, needs_mpi, results
 
 import gpu_backprop as gb
 
@@ -71,7 +71,8 @@ def found(tmp_path_factory):
         settings = {"GPU_BACKPROP_COMPILER": compiler} if compiler else {}
         folder = tmp_path_factory.mktemp("ranks") / "all"
         try:
-            return results(ranks, "test_equality:work", folder, cases_of(job), AGAIN, **settings)
+            many = cases_of(job), AGAIN
+            return results(ranks, "test_equality:work", folder, *many, timeout=1800 if PROOF else TIMEOUT, **settings)
         except pytest.fail.Exception as failure:
             return failure
 

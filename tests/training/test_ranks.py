@@ -101,3 +101,37 @@ def test_what_is_of_one_process_is_refused_where_there_are_ranks(what):
             REFUSED[what](trainer)
 
     on_threads(2, refused)
+
+
+# The plan of a step ---------------------------------------------------------------------------------------------------
+
+
+def steps_of(plan):
+    return [o.name for o in plan.operations]
+
+
+def test_gradients_are_summed_up_between_backward_and_update_and_weights_before_the_loss():
+    def plans(rank):
+        trainer = trainer_of(rank)
+        return trainer.plan(8), trainer.plan(8, weights=True)
+
+    for plain, weighted in on_threads(3, plans):
+        assert [o.phase for o in plain.operations if o.name == "all_reduce"] == ["reduce"]
+        names = steps_of(weighted)
+        first, last = (place for place, name in enumerate(names) if name == "all_reduce")
+        assert first < names.index("matmul") < names.index("loss_gradient") < last < names.index("update")
+        assert {o.phase for o in weighted.operations[last + 1 :]} == {"update"}
+        assert "∇ = Σ∇ of all ranks" in str(plain)
+
+
+def test_a_rank_without_rows_works_nothing_out_and_still_takes_part():
+    first, last = on_threads(2, lambda rank: trainer_of(rank).plan(1))
+    assert steps_of(first) == ["copy", "all_reduce", "advance", "update"]
+    of_one = steps_of(trainer_of(None).plan(1))
+    assert steps_of(last) == ["gather", *of_one[:-2], "all_reduce", *of_one[-2:]]
+
+
+def test_the_loss_is_divided_by_the_rows_of_all_ranks():
+    for plan in on_threads(3, lambda rank: trainer_of(rank).plan(9)):
+        (loss,) = (o for o in plan.operations if o.name == "loss_gradient")
+        assert loss.arguments["scale"] == 1 / 9 and plan.buffers["x"].shape == (3, 3)
