@@ -184,13 +184,15 @@ class Communicator(ABC):
             yield
         except Exception as error:
             failed = error
-        told = [isinstance(failed, OSError), failed and one_line(failed)]
+        number = failed.errno if isinstance(failed, OSError) else None
+        told = [number, getattr(failed, "strerror", None) or (failed and one_line(failed))]
         found = [] if self.ranks == 1 else self.gather(told)
         if failed is not None:
             raise failed
-        for rank, (of_system, reason) in enumerate(found):
+        for rank, (number, reason) in enumerate(found):
             if reason is not None:
-                raise (OSError if of_system else InputError)(f"rank {rank}: {reason}")
+                said = f"rank {rank}: {reason}"
+                raise InputError(said) if number is None else OSError(number, said)
 
     def check_same(self, facts: Mapping[str, Any], error: Exception | None = None) -> None:
         """Raises InputError, on every rank, where what decides what they learn is not the same on all.
