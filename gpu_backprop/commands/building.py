@@ -143,8 +143,14 @@ def build_network(
         )
     return recipe.make_prepared_network(
         preprocessing, x, output=design.output, seed=options.seed, members=options.ensemble, max_norm=options.max_norm,
-        dtype=options.dtype, device=options.device, tf32=options.tf32,
+        dtype=options.dtype, device=choose_device(options), tf32=options.tf32,
     )  # fmt: skip
+
+
+def choose_device(options: argparse.Namespace) -> str:
+    """Return the device that was asked for; where none was, each of several ranks has one of its own."""
+    asked: str = options.device
+    return options.ranks.device if asked == "auto" and options.ranks.ranks > 1 else asked
 
 
 def build_trainer(

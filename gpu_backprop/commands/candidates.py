@@ -12,7 +12,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.commands.building import Design, build_network, build_optimizer, choose_recipe, targets
+from gpu_backprop.commands.building import Design, build_network, build_optimizer, choose_device, choose_recipe, targets
 from gpu_backprop.commands.datasets import TrainTestData
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.network.layers import Dropout
@@ -136,8 +136,8 @@ def build_candidates(
     monitored = recipes[0].monitor.removeprefix("val_")
     usual = "log_loss" if monitored == "loss" and loss.labels else monitored  # in which smoothing has no part
     score = options.score or usual
-    more = {"inputs": net.inputs, "loss": loss, "dtype": base.dtype, "device": base.device, "tf32": base.tf32}
-    more["communicator"] = options.ranks
+    more = {"inputs": net.inputs, "loss": loss, "dtype": base.dtype, "tf32": base.tf32}
+    more |= {"device": choose_device(base), "communicator": base.ranks}
     more["metrics"] = [name for name in dict.fromkeys([score, monitored]) if name != "loss"]
     settings = [{name: _told(value) for name, value in one.items()} for one in drawn]
     y = targets(loss, net, data.training)

@@ -60,9 +60,9 @@ def search(options: argparse.Namespace) -> int:
 
 
 def _parse(options: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
-    """Read words as train does; it has the same ranks, and this one's device."""
+    """Read words as train does, of the same ranks."""
     parsed: argparse.Namespace = options.parse(["train", *words])
-    parsed.ranks, parsed.device = options.ranks, options.device
+    parsed.ranks = options.ranks
     return parsed
 
 

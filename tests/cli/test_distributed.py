@@ -8,14 +8,17 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ranks import needs_mpi, run_ranks, start_ranks
 
 import gpu_backprop as gb
+from gpu_backprop.arguments import parse
 from gpu_backprop.backend import rendezvous
 from gpu_backprop.cli import main
+from gpu_backprop.commands.building import choose_device
 
 TRAIN = "-m", "gpu_backprop", "train", "--distributed", "--layers", "8", "--no-early-stopping"
 ENDLESS = "--epochs", "1000000"
@@ -51,6 +54,15 @@ def test_what_no_launcher_has_started_is_told_how_to_start(capsys):
     assert main(["train", "--distributed"]) == 1
     assert "mpiexec -n 4" in capsys.readouterr().err
     assert not os.listdir()
+
+
+def test_each_rank_has_a_device_of_its_own_unless_one_is_asked_for():
+    chosen = []
+    for words, ranks in (([], 1), ([], 2), (["--device", "cuda:3"], 2)):
+        options = parse(["train", *words])
+        options.ranks = SimpleNamespace(ranks=ranks, device="cuda:1")
+        chosen.append(choose_device(options))
+    assert chosen == ["auto", "cuda:1", "cuda:3"]
 
 
 @needs_mpi
