@@ -16,6 +16,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend import lazy_rows
+from gpu_backprop.backend.communicator import Alone
 from gpu_backprop.backend.cuda import device
 from gpu_backprop.backend.cuda.device import CudaDevice
 from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
@@ -24,8 +25,10 @@ from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import Samples
 from gpu_backprop.training import streaming
 from gpu_backprop.training.memory import fit_needs
+from gpu_backprop.training.minibatches import DataSet, minibatches
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.shuffling import Shuffling
+from gpu_backprop.training.streaming import StreamedData, WindowedData
 
 pytestmark = pytest.mark.gpu
 
@@ -172,6 +175,46 @@ def test_data_larger_than_memory(seed, monkeypatch):
     monkeypatch.setattr(Shuffling, "draw_order", draw)
     expected = resident.fit(X, LABELS, 3, validation=(X, LABELS), progress=False)
     assert left(trainer, history) == left(resident, expected)
+
+
+@pytest.mark.parametrize("kind", [DataSet, StreamedData, WindowedData])
+@pytest.mark.parametrize("seed", [1, [1, 2]], ids=["one", "members"])
+def test_a_rank_gathers_its_rows_of_each_minibatch(kind, seed, monkeypatch):
+    """The next order is drawn, and its first block read, while this epoch runs; the others' rows are not sent."""
+    monkeypatch.setattr(streaming, "WINDOW", 3 * BATCH * (4 * INPUTS + 8))
+    monkeypatch.setattr(streaming, "STRETCH", 2 * (4 * INPUTS + 8))
+    ranks, samples = 3, Samples(X, LABELS, WEIGHTS.astype(np.float32))
+
+    def gathered(rank, ranks):
+        """x, y* and w of a rank's share of each minibatch of two epochs; None: of none."""
+        communicator, found, plans, trainer = Alone(), [], {}, trainer_of(True, seed=seed)
+        communicator.rank, communicator.ranks = rank, ranks
+        sizes, shuffling = [*minibatches(ROWS, BATCH)], trainer.training_step.shuffling
+        own = {"own": communicator.places(sizes)}
+        if kind is DataSet:
+            data = DataSet(trainer.network, samples, shuffled=True, **own)
+        else:
+            data = kind(trainer.network, samples, BATCH, **own)
+            own_rows = len(data.sources[0]) // (streaming.BUFFERS * data.orders)
+            assert 0 <= own_rows - data.block_rows // BATCH * len(communicator.share(BATCH)) < 2
+        for share in {len(communicator.share(rows)) for rows in sizes} - {0}:
+            plan = Plan(trainer.device)
+            plans[share] = plan, data.emit(plan, share)
+            data.emit_advance(plan, share)
+        with shuffling.working_ahead():
+            for epoch in range(2):
+                data.shuffle(shuffling)
+                with trainer.device.computing(), closing(data.parts(sizes, 0, None if epoch else shuffling)) as parts:
+                    for rows in (rows for part in parts for rows in part):
+                        plan, outs = plans.get(len(communicator.share(rows)), (None, []))
+                        if plan is not None:
+                            plan.run()
+                        found.append([trainer.device.to_host(out) for out in outs])
+        return found
+
+    for expected, *shares in zip(gathered(0, 1), *(gathered(rank, ranks) for rank in range(ranks)), strict=True):
+        for whole, *parts in zip(expected, *filter(None, shares), strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts, axis=np.ndim(seed)), whole)
 
 
 def test_views_with_gaps(tmp_path):
