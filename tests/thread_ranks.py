@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from gpu_backprop.backend.communicator import Communicator
@@ -18,11 +17,10 @@ SECONDS = 20
 
 
 class ThreadRank(Communicator):
-    """A rank that is a thread. All of a job have one list, and one barrier."""
+    """A rank that is a thread, of which so many share a machine. All of a job have one list, and one barrier."""
 
-    def __init__(self, rank: int, ranks: int, values: list[Any], barrier: threading.Barrier) -> None:
-        self.rank = self.local_rank = rank
-        self.ranks = ranks
+    def __init__(self, rank: int, values: list[Any], barrier: threading.Barrier, on_each: int) -> None:
+        self.rank, self.ranks, self.local_rank = rank, len(values), rank % on_each
         self._values, self._barrier = values, barrier
 
     def exchange(self, value: bytes) -> list[bytes]:
@@ -42,13 +40,20 @@ class ThreadRank(Communicator):
         yield add
 
 
-def on_threads(ranks: int, work: Callable[[Communicator], T]) -> list[T]:
+def on_threads(ranks: int, work: Callable[[Communicator], T], on_each: int | None = None) -> list[T]:
     """Calls it on so many ranks, and returns what each of them gives; raises what the first of them has raised."""
-    values: list[Any] = [None] * ranks
-    barrier = threading.Barrier(ranks)
+    values, barrier = [None] * ranks, threading.Barrier(ranks)
+
+    def run(rank: int) -> T:
+        try:
+            return work(ThreadRank(rank, values, barrier, on_each or ranks))
+        except BaseException:
+            barrier.abort()
+            raise
+
     with ThreadPoolExecutor(ranks) as pool:
-        calls = [pool.submit(partial(work, ThreadRank(rank, ranks, values, barrier))) for rank in range(ranks)]
-        for call in calls:
-            if call.exception() is not None and not isinstance(call.exception(), threading.BrokenBarrierError):
-                barrier.abort()
-        return [call.result() for call in calls]
+        calls = [pool.submit(run, rank) for rank in range(ranks)]
+    errors = [error for call in calls if (error := call.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return [call.result() for call in calls]

@@ -14,6 +14,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.commands.datasets import Samples
 from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.ranks import choose_device
 from gpu_backprop.data import Preprocessing
 from gpu_backprop.data.encoding import PLAIN, Encoding
 from gpu_backprop.recipes import PLATEAU, Recipe
@@ -145,12 +146,6 @@ def build_network(
         preprocessing, x, output=design.output, seed=options.seed, members=options.ensemble, max_norm=options.max_norm,
         dtype=options.dtype, device=choose_device(options), tf32=options.tf32,
     )  # fmt: skip
-
-
-def choose_device(options: argparse.Namespace) -> str:
-    """Return the device that was asked for; where none was, each of several ranks has one of its own."""
-    asked: str = options.device
-    return options.ranks.device if asked == "auto" and options.ranks.ranks > 1 else asked
 
 
 def build_trainer(

@@ -12,9 +12,10 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.formula import Array
-from gpu_backprop.commands.building import Design, build_network, build_optimizer, choose_device, choose_recipe, targets
+from gpu_backprop.commands.building import Design, build_network, build_optimizer, choose_recipe, targets
 from gpu_backprop.commands.datasets import TrainTestData
 from gpu_backprop.commands.errors import Misuse
+from gpu_backprop.commands.ranks import choose_device
 from gpu_backprop.network.layers import Dropout
 from gpu_backprop.network.losses import loss as loss_of
 from gpu_backprop.recipes import Recipe

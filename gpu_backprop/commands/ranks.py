@@ -12,6 +12,14 @@ from gpu_backprop.backend.rendezvous import distributed
 from gpu_backprop.starting import caught
 
 
+def choose_device(options: argparse.Namespace) -> str:
+    """Return where this rank trains: where any CUDA device would do, on one of its own."""
+    if options.ranks.ranks == 1 or options.device not in ("auto", "cuda"):
+        return str(options.device)
+    own = str(options.ranks.device)
+    return str(options.device) if own == "cpu" else own  # which tells why CUDA cannot be used
+
+
 @contextmanager
 def joined(options: argparse.Namespace) -> Iterator[None]:
     """Make options.ranks the communicator of all of them, if --distributed asks for it. Within, the first alone prints;

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,9 @@ import pytest
 from ranks import needs_mpi, run_ranks, start_ranks
 
 import gpu_backprop as gb
-from gpu_backprop.arguments import parse
 from gpu_backprop.backend import rendezvous
 from gpu_backprop.cli import main
-from gpu_backprop.commands.building import choose_device
+from gpu_backprop.commands.ranks import choose_device
 
 TRAIN = "-m", "gpu_backprop", "train", "--distributed", "--layers", "8", "--no-early-stopping"
 ENDLESS = "--epochs", "1000000"
@@ -54,15 +54,6 @@ def test_what_no_launcher_has_started_is_told_how_to_start(capsys):
     assert main(["train", "--distributed"]) == 1
     assert "mpiexec -n 4" in capsys.readouterr().err
     assert not os.listdir()
-
-
-def test_each_rank_has_a_device_of_its_own_unless_one_is_asked_for():
-    chosen = []
-    for words, ranks in (([], 1), ([], 2), (["--device", "cuda:3"], 2)):
-        options = parse(["train", *words])
-        options.ranks = SimpleNamespace(ranks=ranks, device="cuda:1")
-        chosen.append(choose_device(options))
-    assert chosen == ["auto", "cuda:1", "cuda:3"]
 
 
 @needs_mpi
@@ -119,3 +110,15 @@ def test_a_signal_ends_all_after_the_same_step(capsys, number, to):
     done = len(history("run"))
     assert main(["train", "--resume", "run", "--epochs", str(done + 1)]) == 0
     assert len(history("run")) == done + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "own", "taken"),
+    [
+        ("auto", 2, "cuda:1", "cuda:1"), ("cuda", 2, "cuda:1", "cuda:1"), ("cuda:0", 2, "cuda:1", "cuda:0"),
+        ("cpu", 2, "cuda:1", "cpu"), ("auto", 2, "cpu", "auto"), ("cuda", 2, "cpu", "cuda"),
+        ("cuda", 1, "cuda:0", "cuda"),
+    ],
+)  # fmt: skip
+def test_each_rank_has_a_device_of_its_own(asked, ranks, own, taken):
+    assert choose_device(Namespace(device=asked, ranks=SimpleNamespace(ranks=ranks, device=own))) == taken

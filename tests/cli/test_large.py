@@ -9,7 +9,7 @@ import signal
 
 import numpy as np
 import pytest
-from thread_ranks import run_ranks
+from thread_ranks import on_threads
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
@@ -140,8 +140,8 @@ def test_ranks_that_share_a_machine_share_its_memory(people, monkeypatch):
     def larger(communicator):
         return datasets._larger_than_memory(argparse.Namespace(data=people, ranks=communicator))
 
-    assert run_ranks(2, larger) == [False] * 2
-    assert run_ranks(3, larger) == [True] * 3
-    assert run_ranks(4, larger, on_each=2) == [False] * 4
+    assert on_threads(2, larger) == [False] * 2
+    assert on_threads(3, larger) == [True] * 3
+    assert on_threads(4, larger, on_each=2) == [False] * 4
     with pytest.raises((DataError, InputError), match=r"gone\.csv"):
-        run_ranks(2, lambda one: datasets._larger_than_memory(argparse.Namespace(data="gone.csv", ranks=one)))
+        on_threads(2, lambda one: datasets._larger_than_memory(argparse.Namespace(data="gone.csv", ranks=one)))

@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from thread_ranks import run_ranks
+from thread_ranks import on_threads
 
 import gpu_backprop as gb
 from gpu_backprop.backend.errors import InputError
@@ -382,7 +382,7 @@ def test_one_rank_of_a_machine_prepares_the_rows_and_the_others_open_them(name, 
     )  # fmt: skip
     with gb.open_rows(path, **how) as alone:
         appending.clear()
-        of_ranks = run_ranks(4, lambda communicator: gb.open_rows(path, **how, communicator=communicator), on_each)
+        of_ranks = on_threads(4, lambda communicator: gb.open_rows(path, **how, communicator=communicator), on_each)
         assert [*tmp_path.iterdir()] == [path]
         assert len({*appending}) == (1 if on_each is None else 2)
         for rows in of_ranks:
@@ -403,7 +403,7 @@ def test_rows_prepared_as_in_training_are_the_same_on_all_ranks(tmp_path):
     with gb.open_rows(paths[0], target="class") as rows:
         learned = rows.preprocessing
     with gb.open_rows(paths[1], preprocessing=learned) as alone:
-        for rows in run_ranks(2, lambda one: gb.open_rows(paths[1], preprocessing=learned, communicator=one)):
+        for rows in on_threads(2, lambda one: gb.open_rows(paths[1], preprocessing=learned, communicator=one)):
             np.testing.assert_array_equal(everything(rows), everything(alone))
             assert rows.unseen == alone.unseen == {"city": 50}
             rows.close()
@@ -418,7 +418,7 @@ def test_what_one_rank_finds_wrong_is_wrong_on_all_and_leaves_no_file(tmp_path):
             gb.open_rows(path, target="class", communicator=communicator)
         return str(told.value)
 
-    first, *others = run_ranks(3, refused)
+    first, *others = on_threads(3, refused)
     assert "a.csv, line 431" in first and others == [f"rank 0: {first}"] * 2
     assert [*tmp_path.iterdir()] == [path]
 
@@ -434,7 +434,7 @@ def test_ranks_that_cannot_open_the_same_files_are_told(wrong, tmp_path, monkeyp
             gb.open_rows(path, target="class", folder=folder, communicator=communicator)
         return str(told.value)
 
-    told = run_ranks(3, refused)
+    told = on_threads(3, refused)
     why = "No such file" if wrong == "folder" else "no other rank of this machine is seen to write in .*; name a folder"
     assert [re.search(why, one) is not None for one in told] == [True] * 3
     assert [*tmp_path.iterdir()] == [path]

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from thread_ranks import run_ranks
+from thread_ranks import on_threads
 
 import gpu_backprop as gb
 from gpu_backprop.backend.communicator import ALONE, Alone
@@ -191,7 +191,7 @@ def test_ranks_measure_together_what_one_measures(form, ranks, tmp_path):
         return trainer.evaluate(samples.x, samples.target, samples.weights, metrics=metrics)
 
     expected = measured(None)
-    for found in run_ranks(ranks, measured):
+    for found in on_threads(ranks, measured):
         assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -204,7 +204,7 @@ def test_members_with_rows_of_their_own_are_measured_together():
         return Evaluation(trainer.network, trainer.loss, samples, BATCH, **how).run()
 
     expected = measured()
-    for found in run_ranks(3, measured):
+    for found in on_threads(3, measured):
         assert found == {name: pytest.approx(values, rel=1e-6) for name, values in expected.items()}
 
 
@@ -224,7 +224,7 @@ def test_a_rank_measures_rows_that_lie_side_by_side():
         gb.Trainer(network, batch_size=BATCH, communicator=communicator).evaluate(x, y)
         return np.concatenate(reads)
 
-    found = run_ranks(ranks, measured)
+    found = on_threads(ranks, measured)
     assert [(rows == np.arange(rows[0], rows[0] + len(rows))).all() for rows in found] == [True] * ranks
     assert np.concatenate(found).tolist() == [*range(ROWS)]
 
@@ -254,7 +254,7 @@ def test_what_one_rank_finds_wrong_is_told_to_all():
             trainer.fit(LazyRows(X.shape, X.dtype, lambda rows: wrong[rows]), Y, 1, progress=False)
         return str(told.value)
 
-    first, *others = run_ranks(3, refused)
+    first, *others = on_threads(3, refused)
     found = "2 values are NaN or infinite in x, the first one (nan) at row 70, column 1"
     assert found in others[0] and found in others[1]
     assert first.startswith(f"another rank cannot begin: rank 1: {found}")
