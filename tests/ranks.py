@@ -96,10 +96,13 @@ def run_each(
     return ended
 
 
-def run_tcp(ranks: int, *words: str) -> list[subprocess.CompletedProcess[str]]:
+def run_tcp(
+    ranks: int, *words: str, timeout: float = TIMEOUT, **settings: str
+) -> list[subprocess.CompletedProcess[str]]:  # fmt: skip
     """Runs so many processes as torchrun would start them."""
     at = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    return run_each([at | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)], *words)
+    each = [settings | at | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    return run_each(each, *words, timeout=timeout)
 
 
 def free_port() -> int:
@@ -108,18 +111,26 @@ def free_port() -> int:
 
 
 def results(
-    ranks: int, worker: str, folder: Path, *arguments: Any, timeout: float = TIMEOUT, **settings: str
-) -> list[dict[str, Any]]:
+    ranks: int, worker: str, folder: Path, *arguments: Any, timeout: float = TIMEOUT, sockets: bool = False,
+    **settings: str,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Calls a function on so many ranks, and returns what each of them gave: arrays by name.
 
     Args:
         worker: "module:function", of a module in tests/ or tests/distributed/. The function is given the arguments,
             plain data, and returns arrays, or what np.asarray makes one, by name.
         folder: a new one for each call.
+        sockets: whether they are started as torchrun would, and not by MPI.
         settings: of the environment.
     """
     folder.mkdir(parents=True)
-    run_ranks(ranks, "-m", "ranks", worker, str(folder), json.dumps(arguments), timeout=timeout, **settings)
+    words = "-m", "ranks", worker, str(folder), json.dumps(arguments)
+    if sockets:
+        for one in run_tcp(ranks, *words, timeout=timeout, **settings):
+            if one.returncode:
+                pytest.fail(f"a rank ended with exit code {one.returncode}:\n{one.stdout}\n{one.stderr}")
+    else:
+        run_ranks(ranks, *words, timeout=timeout, **settings)
     found = []
     for rank in range(ranks):
         with np.load(folder / f"{rank}.npz", allow_pickle=False) as arrays:
@@ -129,11 +140,10 @@ def results(
 
 def main(worker: str, folder: str, arguments: str) -> None:
     """Calls the worker on this rank, and writes what it returned."""
-    from mpi4py import MPI
-
     module, function = worker.split(":")
     given = getattr(importlib.import_module(module), function)(*json.loads(arguments))
-    np.savez(Path(folder) / f"{MPI.COMM_WORLD.Get_rank()}.npz", **{name: np.asarray(a) for name, a in given.items()})
+    rank = next(os.environ[name] for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK") if name in os.environ)
+    np.savez(Path(folder) / f"{rank}.npz", **{name: np.asarray(a) for name, a in given.items()})
 
 
 if __name__ == "__main__":

@@ -14,8 +14,12 @@ import gpu_backprop as gb
 
 pytestmark = needs_mpi
 
-JOBS = {"2 ranks": (2, ""), "3 ranks": (3, ""), "4 ranks": (4, ""), "2 ranks, NumPy alone": (2, "none")}
-"""How many ranks a job has, and GPU_BACKPROP_COMPILER."""
+JOBS = {
+    **{f"{ranks} ranks": (ranks, {}) for ranks in (2, 3, 4)},
+    "2 ranks, NumPy alone": (2, {"GPU_BACKPROP_COMPILER": "none"}),
+    "2 ranks by sockets": (2, {"sockets": True}),
+}
+"""How many ranks a job has, and how it is started."""
 
 SMALL = {
     "2 ranks, NumPy alone": ("dropout", "a rank", "members, ", "diverges: raise", "one row", "few rows", "float32"),
@@ -44,7 +48,7 @@ PAIRS = [(job, name) for job in (JOBS if PROOF else SMALL) for name in cases_of(
 def work(names, again):
     """What each of some cases comes to on this rank, some of them once more; and the rows that it has of steps."""
     warnings.simplefilter("ignore")
-    communicator = gb.mpi()
+    communicator = gb.distributed()
     found = {}
     for number, name in enumerate([*names, *(name for name in again if name in names)]):
         more = "again: " if number >= len(names) else ""
@@ -67,12 +71,10 @@ def found(tmp_path_factory):
 
     @cache
     def run(job):
-        ranks, compiler = JOBS[job]
-        settings = {"GPU_BACKPROP_COMPILER": compiler} if compiler else {}
-        folder = tmp_path_factory.mktemp("ranks") / "all"
+        ranks, how = JOBS[job]
+        folder, timeout = tmp_path_factory.mktemp("ranks") / "all", 1800 if PROOF else TIMEOUT
         try:
-            many = cases_of(job), AGAIN
-            return results(ranks, "test_equality:work", folder, *many, timeout=1800 if PROOF else TIMEOUT, **settings)
+            return results(ranks, "test_equality:work", folder, cases_of(job), AGAIN, timeout=timeout, **how)
         except pytest.fail.Exception as failure:
             return failure
 
