@@ -122,9 +122,11 @@ class Communicator(ABC):
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """The context in which the first rank alone warns."""
+        if self.rank == 0:
+            yield
+            return
         with warnings.catch_warnings():
-            if self.rank:
-                warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
             yield
 
     # The rows of a minibatch ------------------------------------------------------------------------------------------

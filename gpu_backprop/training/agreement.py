@@ -30,14 +30,16 @@ class Agreement:
         self._mark: Any = None  # of the device, at the agreement before
         self._steps, self._left, self._last = 1, 1, time.perf_counter()
 
-    def comes(self) -> bool:
-        """Counts a step, and tells whether they agree after it."""
+    def comes(self, now: bool = False) -> bool:
+        """Counts a step, and tells whether they agree after it; now: they do after each."""
         self._left -= 1
-        if self._left > 0:
+        if self._left > 0 and not now:
             return False
         before, self._mark = self._mark, self._device.mark()
         if before is not None:
             self._device.wait(before)
+        if now:
+            return True
         took, self._last = time.perf_counter() - self._last, time.perf_counter()
         steps = min(2 * self._steps, max(1, int(self._steps * EVERY / max(took, 1e-9))))
         self._steps = self._left = self._communicator.agree(steps)

@@ -338,7 +338,7 @@ class Run:
         communicator = self.step.communicator
         if communicator.ranks == 1:
             return self.after_step(self)
-        return (self._by_step or self._agreement.comes()) and communicator.any(self.after_step(self))
+        return self._agreement.comes(self._by_step) and communicator.any(self.after_step(self))
 
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
