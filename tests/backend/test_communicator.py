@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import warnings
@@ -127,9 +128,9 @@ def test_what_fails_on_one_rank_fails_on_all():
 
         return on_threads(3, lambda rank: caught(lambda: fail(rank)))
 
-    first, own, last = work(OSError("no such file"))
-    assert str(own) == "no such file"
-    assert type(first) is type(last) is OSError and str(first) == str(last) == "rank 1: no such file"
+    first, own, last = work(FileNotFoundError(errno.ENOENT, "No such file"))
+    assert own.strerror == "No such file"
+    assert type(first) is type(last) is FileNotFoundError and first.strerror == last.strerror == "rank 1: No such file"
     first, own, last = work(ValueError("no number"))
     assert type(own) is ValueError and type(first) is InputError and "rank 1: no number" in str(first)
 
