@@ -544,7 +544,7 @@ class Trainer(FixedAttributes):
         self, x: Any, y: Any = None, weights: Any = None, metrics: Sequence[Given] | None = None
     ) -> dict[str, Any]:
         """Measures the loss and the metrics of some data, without dropout. Any number of threads may call it at once,
-        also while another one trains.
+        also while another one trains. Of several ranks, all call it, in the same order as anything else.
 
         With a models axis each value is a list, one number a member; or, where the network is `averaged`, one number,
         of the mean of the members' outputs.
