@@ -155,6 +155,7 @@ CASES: dict[str, Trained] = {
     "dropout, in parts": Case(hidden=DROPS, trainer={"accumulate": 3}),
     "dropout, in parts, weights": Case(hidden=DROPS, trainer={"accumulate": 3}, fit={"weights": W}),
     "more parts than rows": Case(hidden=DROPS, trainer={"accumulate": 20}, rows=33),
+    "many weights": Case(hidden=(gb.Dense(200, "tanh"), gb.Dense(200, "tanh")), trainer={"clip_norm": 0.1}),
     "not shuffled": Case(fit={"shuffle": False}),
     "float32": Case(dtype="float32", hidden=DROPS, fit={"weights": W}),
     **{f"optimizer {name}": Case(optimizer=name) for name in gb.OPTIMIZERS},
