@@ -278,8 +278,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
     if (one := read(POPULATION)) is not None:
         yield ROOT / "docs" / "populations.md", "population", population_report.page(one)
     if (one := read(SCALING)) is not None:
-        if one["tasks"]:
-            yield ROOT / "docs" / "distributed.md", "scaling", scaling_report.page(one)
+        yield ROOT / "docs" / "distributed.md", "scaling", scaling_report.page(one)
         yield ROOT / "docs" / "distributed.md", "scaling model", scaling_report.model(one)
 
 

@@ -10,9 +10,11 @@ the memory and its bandwidth, and no network lies between them. Each network is 
 one of 2B rows: of two ranks that share B rows each does half of the work (strong scaling), of two that share 2B each
 does what one does alone (weak scaling). In every round all of them are started once, one after the other.
 
-- µs a step are those of whole epochs of Trainer.fit, with drawing the order and all that ranks agree on.
+- µs a step are those of whole epochs of Trainer.fit, with drawing the order and all that ranks agree on: the median of
+  the epochs.
 - Its parts are measured after that, in further epochs, step by step: to compute; to wait, in a barrier that the
-  measurement puts before the sum over the ranks; and to reduce, the sum's own time then. The mean of the ranks is told.
+  measurement puts before the sum over the ranks; and to reduce, the sum's own time then. Told are the medians of the
+  steps, and of them the mean of the ranks.
 
 What two ranks have learned after the first epoch is compared with what one has: where the parameters differ by more
 than rounding, it is not timed. The part "model" is no measurement: what a model says of 8, 64 and 1,024 GPUs, which see
@@ -92,9 +94,9 @@ class Case:
 
 
 CASES = (
-    Case((30, 64, 64, 1), 64, "half_squared_error", batches=64, epochs=100),
-    Case((784, 300, 10), 128, "cross_entropy", batches=32, epochs=15),
-    Case((784, 2048, 2048, 10), 512, "cross_entropy", batches=4, epochs=2),
+    Case((30, 64, 64, 1), 64, "half_squared_error", batches=64, epochs=50),
+    Case((784, 300, 10), 128, "cross_entropy", batches=16, epochs=15),
+    Case((784, 2048, 2048, 10), 512, "cross_entropy", batches=2, epochs=4),
 )
 
 

@@ -9,6 +9,7 @@ which is not timed, to FILE.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -34,8 +35,8 @@ WARMUP = 1
 def parts(
     trainer: gb.Trainer, x: Array, y: Array, epochs: int, barrier: Callable[[], object]
 ) -> dict[str, float]:  # fmt: skip
-    """Trains for so many epochs step by step: µs of a step in each of PARTS, on this rank. Waiting is the time in a
-    barrier that stands before each sum over the ranks, in the measurement alone."""
+    """Trains for so many epochs step by step: µs of a step in each of PARTS, on this rank, the medians. Waiting is the
+    time in a barrier that stands before each sum over the ranks, in the measurement alone."""
     step, batch = trainer.training_step, trainer.batch_size
     batches = [batch] * (len(x) // batch)
     data = DataSet(trainer.network, Samples(x, y, None), own=step.communicator.places(batches))
@@ -48,20 +49,23 @@ def parts(
         (name, plan.device.sequence([call for operation in some for call in operation.calls], 1))
         for name, some in groupby(plan.operations, part)
     ]
-    us = dict.fromkeys(PARTS, 0.0)
-    for epoch in range(WARMUP + epochs):
+    steps: list[dict[str, float]] = []
+    for _ in range(WARMUP + epochs):
         data.start()
         for _ in batches:
+            took = dict.fromkeys(PARTS, 0.0)
             for name, some in calls:
                 begin = time.perf_counter()
                 if name == REDUCE:
                     barrier()
                     begin, waited = time.perf_counter(), begin
-                    us[WAITING] += (begin - waited) * 1e6 * (epoch >= WARMUP)
+                    took[WAITING] += begin - waited
                 for call in some:
                     call()
-                us[name] += (time.perf_counter() - begin) * 1e6 * (epoch >= WARMUP)
-    return {name: sum_ / (epochs * len(batches)) for name, sum_ in us.items()}
+                took[name] += time.perf_counter() - begin
+            steps.append(took)
+    timed = steps[WARMUP * len(batches) :]
+    return {name: statistics.median(took[name] for took in timed) * 1e6 for name in PARTS}
 
 
 def main(task: str, file: str) -> None:
@@ -80,7 +84,7 @@ def main(task: str, file: str) -> None:
     found = mean_of_ranks(parts(trainer, x, y, epochs, MPI.COMM_WORLD.Barrier), communicator)
     if communicator.rank == 0:
         np.savez(file, before=before, after=after)
-        us = sum(row["seconds"] for row in rows[-epochs:]) * 1e6 / (epochs * given["batches"])
+        us = statistics.median(row["seconds"] for row in rows[-epochs:]) * 1e6 / given["batches"]
         name, version = MPI.get_vendor()
         mpi = f"{name} {'.'.join(map(str, version))}"
         described = workload.described(trainer)

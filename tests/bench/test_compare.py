@@ -545,8 +545,7 @@ def test_the_texts_say_what_the_files_say():
     page = [("performance.md", name) for name in ("compare", "levers", "products", "denormals", "growth")]
     tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
     population = [("populations.md", "population")] if plot.POPULATION.exists() else []
-    measured = ["scaling"] * bool(plot.read(plot.SCALING)["tasks"])
-    scaling = [("distributed.md", name) for name in (*measured, "scaling model")]
+    scaling = [("distributed.md", name) for name in ("scaling", "scaling model")]
     assert names == [("README.md", "compare"), *page, *tables, *population, *scaling]
     for path, name, made in plot.parts():
         text = path.read_text(encoding="utf-8")

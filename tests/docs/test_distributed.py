@@ -38,8 +38,15 @@ def test_what_it_says_of_the_model_is_what_the_model_says() -> None:
     assert 1.5 < faster(MIDDLE, 8) < 2.5 > 1.25 > faster(MIDDLE, 64)
     assert faster(WIDE, 8) > 5 and faster(WIDE, 1024) < 1.1 * faster(WIDE, 64) < 2 * faster(WIDE, 8)
     links = RECORD["model"]["links"]
-    assert links["InfiniBand"]["gigabytes_per_second"] * 8 == 400 and "400 Gbit/s InfiniBand" in SAID
-    assert links["NVLink"]["gigabytes_per_second"] * 2 == 900
+    assert links["InfiniBand"]["gigabytes_per_second"] * 8 == 400 and "adapter of 400 Gbit/s" in SAID
+    assert links["NVLink"]["gigabytes_per_second"] * 2 == 900 and "900 GB/s" in SAID
+
+
+def test_what_it_says_of_two_ranks_is_what_was_measured() -> None:
+    gains = [task["one / two"][f"strong, B {task['batch']}"]["median"] for task in RECORD["tasks"]]
+    assert gains == sorted(gains) and gains[0] < 1 < gains[-1] < 2 and len(gains) == 3
+    for task, gain in zip(RECORD["tasks"], gains, strict=True):
+        assert task["one / two"][f"strong, B {2 * task['batch']}"]["median"] > gain
 
 
 def test_it_says_what_was_not_run() -> None:
