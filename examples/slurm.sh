@@ -25,4 +25,4 @@ if (($# == 0)); then
     exit 2
 fi
 
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 gpu-backprop "$@" --distributed
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 gpu-backprop "$@" --distributed --device cuda

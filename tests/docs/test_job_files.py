@@ -77,7 +77,8 @@ def test_the_script_starts_the_command_that_it_is_given(words: str, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     *own, program = done.stdout.splitlines()[:3]
     assert own == ["--cpus-per-task=8", "--kill-on-bad-exit=1"] and program == "gpu-backprop"
-    assert takes(done.stdout.splitlines()[3:]).command == words.split()[0]
+    taken = takes(done.stdout.splitlines()[3:])
+    assert (taken.command, taken.device) == (words.split()[0], "cuda")
     named = re.findall(r"slurm\.sh (\w+) ", SLURM.read_text(encoding="utf-8"))
     assert words.split()[0] in named
 
@@ -206,7 +207,7 @@ def test_the_launcher_starts_a_rank_for_each_gpu(job: Any) -> None:
     resumed = shlex.split(again.partition("set -- ")[2].partition(";")[0])
     for given in (arguments, resumed):
         own = [word for words_ in words[5:] for word in (given if words_ == "$@" else [words_])]
-        assert takes(own).command == "train"
+        assert takes(own).device == "cuda"
     assert arguments[-1] == resumed[-1] == re.findall(r"-d (\S+)/checkpoints", again)[0]
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
