@@ -137,7 +137,8 @@ class Replay:
             warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def _what(self) -> str:
-        rows, one = self.plan.buffers["x"].shape[-2], "step" if self.plan.training else "measurement"
+        rows = self.plan.buffers["x"].shape[-2] if "x" in self.plan.buffers else 0  # those of this rank
+        one = "step" if self.plan.training else "measurement"
         runs = f"a {one}" if self.repeats == 1 else f"{self.repeats} {one}s"
         return f"{self.plan.device.name}: {runs} of {rows:,} rows"
 

@@ -60,6 +60,7 @@ class Case:
     batch: int = BATCH
     seed: Any = 0
     dtype: str = "float64"
+    device: str = "cpu"
     epochs: int = EPOCHS
     trainer: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class Case:
 
     def make(self, communicator: Any) -> gb.Trainer:
         layers = [*self.hidden, gb.Dense(OUTPUTS.get(self.targets, 2), self.last)]
-        net = gb.Network(INPUTS, layers, dtype=self.dtype, device="cpu", seed=self.seed)
+        net = gb.Network(INPUTS, layers, dtype=self.dtype, device=self.device, seed=self.seed)
         return gb.Trainer(
             net, self.loss, self.optimizer, batch_size=self.batch, communicator=communicator, **self.trainer
         )

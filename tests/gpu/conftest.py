@@ -23,7 +23,8 @@ from gpu_backprop.backend.cuda.cublas import CublasLibrary
 from gpu_backprop.backend.cuda.epilogues import VARIABLE
 from gpu_backprop.backend.errors import DeviceError
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "distributed")]  # for the modules that tests share
 os.environ.setdefault(VARIABLE, "off")  # which ones serve depends on times; tests/gpu/test_epilogues.py has them all
 pytest.register_assert_rewrite("operation_pairs")
 
