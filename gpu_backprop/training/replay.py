@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError, one_line
+from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.backend.snapshot import Snapshot
 
@@ -86,10 +88,7 @@ class Replay:
             before.restore()
             replay, error = self._tried(lambda: device.capture(plan.nodes(self.repeats)))
             if replay is not None:
-                replay()
-                pairs = [(array, after.copies[name]) for name, array in outputs.items()]
-                differs = device.differing(pairs)
-                _, error = self._tried(lambda: _refuse([name for name, d in zip(outputs, differs, strict=True) if d]))
+                _, error = self._tried(partial(_check, replay, device, outputs, after.copies))
         except BaseException:  # Ctrl-C
             after.restore()
             raise
@@ -143,6 +142,9 @@ class Replay:
         return f"{self.plan.device.name}: {runs} of {rows:,} rows"
 
 
-def _refuse(differing: list[str]) -> None:
-    if differing:
-        raise DeviceError(f"a replay gives other values than a run in {', '.join(differing)}")
+def _check(replay: Call, device: Device, outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Replays, and raises DeviceError where that gives something else than was expected."""
+    replay()
+    differs = device.differing([(array, expected[name]) for name, array in outputs.items()])
+    if found := [name for name, differing in zip(outputs, differs, strict=True) if differing]:
+        raise DeviceError(f"a replay gives other values than a run in {', '.join(found)}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.communicator import Alone
 from gpu_backprop.backend.plan import Plan
 from gpu_backprop.network.samples import samples
 from gpu_backprop.training.evaluation import Evaluation
@@ -52,6 +53,57 @@ def test_on_a_cpu_every_run_is_the_plan_itself(graph):
     assert replay.run == plan.run
     assert not replay.replays
     assert replay.reason == ("graph=False" if graph is False else "graphs are for CUDA devices")
+
+
+class OtherRank(Alone):
+    """Where another rank has something to say, after so many questions."""
+
+    def __init__(self, answers):
+        self.answers = iter(answers)
+
+    def first_reason(self, reason):
+        return next(self.answers)
+
+
+def fail(*_):
+    raise RuntimeError("it does not")
+
+
+@pytest.mark.parametrize(
+    ("launched", "differing", "answers", "told"),
+    [
+        (fail, None, [], "it does not"),
+        (None, fail, [], "it does not"),
+        (None, None, [None, "rank 1: it captures nothing"], "rank 1: it captures nothing"),
+        (None, None, [None, None, "rank 1: ∇W differs"], "rank 1: ∇W differs"),
+        (None, None, [None, None, None], ""),
+    ],
+)
+def test_what_fails_once_it_is_captured_or_on_another_rank_is_given_up(
+    launched, differing, answers, told, monkeypatch
+):  # fmt: skip
+    """It leaves what a run leaves. Here a run of the plan itself stands for a graph."""
+    monkeypatch.setattr("gpu_backprop.training.replay._said", set())
+    plan, twin = fed(network()), fed(network())
+    device = plan.device
+    plan.communicator = OtherRank(answers) if answers else plan.communicator
+    monkeypatch.setattr(device, "has_graphs", True, raising=False)
+    monkeypatch.setattr(device, "capture", lambda nodes: launched or plan.run)
+    if differing:
+        monkeypatch.setattr(device, "differing", differing)
+    for one in (plan, twin):
+        one.buffers["x"][:] = np.random.default_rng(0).normal(0, 1, one.buffers["x"].shape)
+        one.buffers["y*"][:] = 0
+    replay = Replay(plan, "auto")
+    with device.computing(), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            replay.run()
+            twin.run()
+    assert replay.replays == (not told)
+    assert [told in str(one.message) for one in warned] == [True] * bool(told)
+    for name, array in plan.outputs().items():
+        np.testing.assert_array_equal(array, twin.outputs()[name], name)
 
 
 def test_true_is_refused_on_a_cpu():
