@@ -44,8 +44,9 @@ class Reduction:
             return
         plan.phase = "reduce"
         for name, gradients in self._buckets(plan.communicator, rows):
-            names = {} if name == "∇" else {"array": name}
-            plan.add(Operations.all_reduce, f"{name} = Σ{name} of all ranks", names, plan.communicator, gradients)
+            if gradients is not self.network.gradients:
+                plan.named(name, gradients)
+            plan.add(Operations.all_reduce, f"{name} = Σ{name} of all ranks", {}, plan.communicator, gradients)
 
     def _buckets(self, communicator: Communicator, rows: int) -> Iterator[tuple[str, Array]]:
         """Yields the name and the gradients of each bucket, in the order of the backward pass."""
