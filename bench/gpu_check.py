@@ -9,6 +9,7 @@ steps       training steps, operation by operation, beside the peaks just measur
 kernels     each kernel beside a copy of the same size
 one_launch  epochs of many small networks in one launch, beside their ordinary steps
 fits        whole epochs beside PyTorch and JAX, where they are installed
+ranks       sums over ranks by NCCL, one on each device, where there are several
 sanitizer   the tests of single operations under compute-sanitizer: memory, races and barriers
 
 --minutes are shared out among them, and what one leaves goes to the next; a command that takes longer than its part has
@@ -51,7 +52,16 @@ except ModuleNotFoundError as error:
 
 ROOT = Path(__file__).parents[1]
 
-PARTS = {"doctor": 0.5, "tests": 2.5, "steps": 2, "kernels": 1, "one_launch": 0.5, "fits": 2, "sanitizer": 1.5}
+PARTS = {
+    "doctor": 0.5,
+    "tests": 2.5,
+    "steps": 2,
+    "kernels": 1,
+    "one_launch": 0.5,
+    "fits": 2,
+    "ranks": 0.5,
+    "sanitizer": 1,
+}
 """The parts, the most valuable first, and how many of ten minutes each may take."""
 
 QUICK = "doctor", "tests", "steps"

@@ -181,7 +181,17 @@ def fits(run: Run) -> None:
         run.add(skipped=[{"what": name, "reason": reason} for name, reason in peers.gone.items()])
 
 
-PARTS = {part.__name__: part for part in (machine, steps, kernels, one_launch, fits)}
+def ranks(run: Run) -> None:
+    from gpu import ranks
+    from gpu_backprop.backend.open_device import count_devices
+
+    if (count := count_devices()) > 1:
+        run.attempts("ranks", [(f"sums over {count} ranks", ranks.measure, count, run.extent)])
+    else:
+        run.add(skipped=[{"what": "sums over ranks by NCCL", "reason": "this machine has one CUDA device"}])
+
+
+PARTS = {part.__name__: part for part in (machine, steps, kernels, one_launch, fits, ranks)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

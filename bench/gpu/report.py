@@ -20,7 +20,7 @@ SHOWN = 10
 NOTHING: dict[str, Any] = {
     "device": "unknown", "reading": "", "parts": {}, "doctor": [], "passed": 0, "counts": [], "failed": [],
     "skipped": [], "peaks": None, "doors": [], "steps": [], "kernels": [], "copies_gb_s": {}, "one_launch": [],
-    "data": "", "fits": [],
+    "data": "", "fits": [], "ranks": [],
 }  # fmt: skip
 """What is found before anything is."""
 
@@ -47,6 +47,7 @@ def markdown(measured: Measured) -> str:
         operations(measured["steps"], measured["doors"]),
         one_launch(measured["one_launch"]),
         fits(measured["fits"], measured["data"]),
+        ranks(measured["ranks"]),
         kernels(measured["kernels"], measured["copies_gb_s"]),
         *(
             section(title, "", ("what", "reason"), [(one["what"], one["reason"]) for one in measured[name]])
@@ -159,6 +160,12 @@ def one_launch(rows: Sequence[Measured]) -> str:
         "order of the rows for each model."
     )
     return section("Epochs in one launch", about, head, cells)
+
+
+def ranks(rows: Sequence[Measured]) -> str:
+    cells = [(row["ranks"], f"{row['bytes']:,}", number(row["us"]), number(row["model_us"])) for row in rows]
+    about = "By NCCL, one rank a device; beside the model that decides on buckets, for devices joined by NVLink."
+    return section("Sums over ranks", about, ("ranks", "bytes", "µs", "model, µs"), cells)
 
 
 def fits(rows: Sequence[Measured], data: str) -> str:

@@ -49,9 +49,14 @@ def open_device(name: str = "auto", dtype: str = "float32", tf32: bool = False) 
 def nth_device(number: int) -> str:
     """Returns the name of a device for one of several processes of this machine: of its CUDA devices in turn, or "cpu"
     where that cannot be used. No other device is touched."""
-    count = _cuda("setup").count_devices() if _has_cuda() else 0
+    count = count_devices()
     index = number % max(1, count)
     return "cpu" if not count or _cuda("setup").obstacle(index) else f"cuda:{index}"
+
+
+def count_devices() -> int:
+    """Returns how many CUDA devices this machine has; 0 also where CUDA does not work."""
+    return int(_cuda("setup").count_devices()) if _has_cuda() else 0
 
 
 def open_dry_run(device: Device) -> DryRunDevice:

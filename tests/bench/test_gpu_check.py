@@ -537,6 +537,7 @@ MEASURED = {
         "gpu_backprop": {"samples_per_second": RANGE},
         "PyTorch, eager": {"samples_per_second": RANGE, "version": "PyTorch 9.9", "ours, times as fast": RANGE},
     }],
+    "ranks": [{"ranks": 8, "bytes": 4096, "us": 17.25, "model_us": 16.4}],
     "failed": [{"what": "a copy", "reason": "DeviceError: a | b"}],
     "skipped": [{"what": "sanitizer", "reason": "not there"}],
 }  # fmt: skip
@@ -569,6 +570,7 @@ def test_both_files_name_the_circumstances_and_hold_all_that_was_measured(tmp_pa
         "| 784-300-10 | 128 | tf32 | JAX, jitted step | missing: jax is not installed | - | - |",
         "| `update<float, update_adam, 4>` | 16 × 64 | 28.0 | 11.1 | 2,520 | 12.3 (0.50 to 1,234) |  |",
         "| a copy | DeviceError: a / b |",
+        "| 8 | 4,096 | 17.2 | 16.4 |",
         "| sanitizer | not there |",
         "| CuPy  ok  14.2.0 |",
         "| at the beginning | 40 °C |",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import sys
 import weakref
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.backend.kernel_text import functor_name
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.signatures import heads
@@ -95,6 +97,19 @@ def test_every_kernel_is_measured(part):
 
 
 @pytest.mark.gpu
+def test_sums_over_the_ranks_of_several_devices(part, monkeypatch):
+    monkeypatch.setattr("gpu_backprop.backend.open_device.count_devices", lambda: 1)
+    assert "ranks" not in part("ranks")
+    if "CUDASIM_BUILD" in os.environ:  # the processes that are started have two then
+        monkeypatch.setenv("CUDASIM_DEVICES", "2")
+    elif cuda_setup.count_devices() < 2:
+        return
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BENCH), str(BENCH.parent), os.environ["PYTHONPATH"]]))
+    monkeypatch.setattr("gpu_backprop.backend.open_device.count_devices", lambda: 2)
+    for row in part("ranks")["ranks"]:
+        assert row["ranks"] == 2 and row["bytes"] >= 4096 and min(row["us"], row["model_us"]) > 0
+
+
 def test_epochs_in_one_launch_beside_ordinary_ones(part):
     rows = part("one_launch")["one_launch"]
     assert [(row["network"], row["models"]) for row in rows] == [
