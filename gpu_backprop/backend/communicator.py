@@ -27,7 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, StateError, install, one_line
+from gpu_backprop.backend.errors import (
+    DeviceError,
+    InputError,
+    MissingExtraError,
+    RankError,
+    StateError,
+    install,
+    one_line,
+)
 from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.suggestions import explain_arguments
 
@@ -184,9 +192,11 @@ class Communicator(ABC):
         failed: Exception | None = None
         try:
             yield
+        except RankError:
+            raise
         except Exception as error:
             failed = error
-        number = failed.errno if isinstance(failed, OSError) else None
+        number = failed.errno or 0 if isinstance(failed, OSError) else None
         told = [number, getattr(failed, "strerror", None) or (failed and one_line(failed))]
         found = [] if self.ranks == 1 else self.gather(told)
         if failed is not None:
@@ -194,7 +204,7 @@ class Communicator(ABC):
         for rank, (number, reason) in enumerate(found):
             if reason is not None:
                 said = f"rank {rank}: {reason}"
-                raise InputError(said) if number is None else OSError(number, said)
+                raise InputError(said) if number is None else OSError(*[number] * bool(number), said)
 
     def check_same(self, facts: Mapping[str, Any], error: Exception | None = None) -> None:
         """Raises InputError, on every rank, where what decides what they learn is not the same on all.
@@ -296,7 +306,8 @@ class Watch(threading.Thread):
             self._looks += 1
             lost = me.lost()
             if lost:
-                time.sleep(GRACE)  # it ends by itself where it has come to know, too
+                time.sleep(GRACE)  # it may come to know by itself, and have something to save
+                lost = me.lost()
             for what, begun in [waits for waits in list(self._waits.values()) if waits]:
                 if (self._looks - begun) * pause > timeout:
                     lost = (
@@ -348,8 +359,10 @@ class Peer(Communicator):
 
         def run() -> None:
             before = watch.begin("the sum over the ranks")
-            add()
-            watch.end(before)
+            try:
+                add()
+            finally:
+                watch.end(before)
 
         yield run
 
@@ -370,7 +383,7 @@ class Peer(Communicator):
         os._exit(code)
 
     def lost(self) -> str:
-        """Tells that a rank is known to be gone, or nothing."""
+        """Tells that a rank is known to be gone, of which this one knows nothing yet; or nothing."""
         return ""
 
     @abstractmethod

@@ -318,7 +318,7 @@ class Tcp(Peer):
         self._close()
 
     def lost(self) -> str:
-        for rank, wire in list(self._wires.items()):
+        for rank, wire in [] if self._parted else list(self._wires.items()):
             with suppress(OSError):
                 if wire.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
                     return f"finds that rank {rank} has ended; the job ends here"

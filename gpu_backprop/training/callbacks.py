@@ -27,9 +27,10 @@ class FitState(NamedTuple):
       steps are done again to find the one, and not told again; but only if each callback with this method has the
       attribute `only_reads = True`, which promises that it changes nothing that a step reads. Such callbacks are called
       after all others. One that has a method `is_due()` is asked by it, after each step, whether to be called: cheaper
-      than a state. One with the attribute `each_step = False` need not be called after every step: it is after as many
-      as the device is given at once, on CUDA eight in a graph or those of one launch, on a CPU with compiled kernels as
-      many as take a tenth of a second, 64 at most; and stands in the way of none of these.
+      than a state; of several ranks, the first one's answer counts. One with the attribute `each_step = False` need not
+      be called after every step: it is after as many as the device is given at once, on CUDA eight in a graph or those
+      of one launch, on a CPU with compiled kernels as many as take a tenth of a second, 64 at most; of several ranks,
+      five times a second; and stands in the way of none of these.
     - `on_end(state)`: once, however the fit ends, also by an error or Ctrl-C; not where `on_start` was not reached.
 
     What a callback has to know where the fit goes on in another process, after `trainer.resume`, it returns from a
