@@ -204,7 +204,9 @@ class Communicator(ABC):
         for rank, (number, reason) in enumerate(found):
             if reason is not None:
                 said = f"rank {rank}: {reason}"
-                raise InputError(said) if number is None else OSError(*[number] * bool(number), said)
+                if number is None:
+                    raise InputError(said)
+                raise OSError(number, said) if number else OSError(said)
 
     def check_same(self, facts: Mapping[str, Any], error: Exception | None = None) -> None:
         """Raises InputError, on every rank, where what decides what they learn is not the same on all.
