@@ -557,7 +557,9 @@ class Trainer(FixedAttributes):
             RuntimeWarning: a metric is undefined for these rows, and therefore NaN, as roc_auc where all rows are of
                 one class.
         """
-        data = samples(self.network, self.loss, *given_rows(x, y, weights), values=True, idle=False)
+        given = given_rows(x, y, weights)
+        with self.communicator.alike():
+            data = samples(self.network, self.loss, *given, values=True, idle=False, communicator=self.communicator)
         settings = self.settings if metrics is None else self.settings._replace(metrics=metrics)
         if self.network.averaged:
             return measure_outputs(

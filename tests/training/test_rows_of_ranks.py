@@ -247,14 +247,18 @@ def test_each_rank_looks_at_its_share_of_the_values():
 def test_what_one_rank_finds_wrong_is_told_to_all():
     wrong = X.copy()
     wrong[[70, 201], 1] = np.nan
+    x = LazyRows(X.shape, X.dtype, lambda rows: wrong[rows])
 
     def refused(communicator):
         trainer = gb.Trainer(trainer_of(0).network, batch_size=BATCH, communicator=communicator)
-        with pytest.raises(InputError) as told:
-            trainer.fit(LazyRows(X.shape, X.dtype, lambda rows: wrong[rows]), Y, 1, progress=False)
-        return str(told.value)
+        with pytest.raises(InputError) as not_trained:
+            trainer.fit(x, Y, 1, progress=False)
+        with pytest.raises(InputError) as not_measured:
+            trainer.evaluate(x, Y)
+        return str(not_trained.value), str(not_measured.value)
 
     first, *others = on_threads(3, refused)
     found = "2 values are NaN or infinite in x, the first one (nan) at row 70, column 1"
-    assert found in others[0] and found in others[1]
-    assert first.startswith(f"another rank cannot begin: rank 1: {found}")
+    assert all(one.startswith(found) for told in others for one in told)
+    assert first[0].startswith(f"another rank cannot begin: rank 1: {found}")
+    assert first[1].startswith(f"rank 1: {found}")
