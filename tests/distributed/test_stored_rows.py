@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from unittest import mock
 
@@ -11,9 +12,12 @@ from rank_cases import small_windows
 from ranks import needs_mpi, results
 
 import gpu_backprop as gb
-from gpu_backprop.data import csv_file
+from gpu_backprop.cli import main
+from gpu_backprop.data import csv_file, row_blocks
 
 pytestmark = needs_mpi
+
+COLUMNS = "loss", "val_loss", "val_mae"
 
 
 def write(path):
@@ -40,6 +44,35 @@ def learned(file, communicator):
 
 def work(file):
     return learned(file, gb.mpi())
+
+
+def trained(file, out, *more):
+    """The exit code of gpu-backprop train, which a table of 5 KB is too large for."""
+    words = [
+        "--target=rent",
+        "--layers=5",
+        "--dropout=0",
+        "--epochs=2",
+        "--quiet",
+        "--memory-limit=4KB",
+        f"--out={out}",
+    ]
+    with small_windows(40), mock.patch.object(csv_file, "BLOCK", 400), mock.patch.object(row_blocks, "LEAST", 1):
+        return {"code": main(["train", file, f"--out={out}", *words, *more])}
+
+
+def test_train_prepares_a_table_once_for_all_ranks(tmp_path: Path) -> None:
+    file, alone, together = (tmp_path / "data" / name for name in ("flats.csv", "alone", "together"))
+    file.parent.mkdir()
+    write(file)
+    assert trained(str(file), str(alone)) == {"code": 0}
+    arguments = str(file), str(together), "--distributed"
+    found = results(2, "test_stored_rows:trained", tmp_path / "ranks", *arguments)
+    assert [one["code"] for one in found] == [0, 0]
+    assert {*file.parent.iterdir()} == {file, alone, together}
+    of_one, of_two = ((folder / "history.jsonl").read_text().splitlines() for folder in (alone, together))
+    for one, two in zip(map(json.loads, of_one), map(json.loads, of_two), strict=True):
+        np.testing.assert_allclose([two[name] for name in COLUMNS], [one[name] for name in COLUMNS], rtol=1e-4)
 
 
 def test_ranks_learn_from_a_table_that_one_of_them_prepares(tmp_path: Path) -> None:
