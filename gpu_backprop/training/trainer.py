@@ -94,7 +94,8 @@ class Trainer(FixedAttributes):
 
         communicator: the ranks that train together: gb.mpi() or gb.distributed(). Each makes the same calls, with the
             same data; batch_size is that of all of them together, and each works through its share of the rows. They
-            learn what one learns alone, to rounding. None: this process trains alone.
+            learn what one learns alone, to rounding. Each on a CUDA device has one of its own: Network(...,
+            device=communicator.device). None: this process trains alone.
 
     Attributes:
         history: the History of all its fits; `trainer.history = gb.History()` begins a new one.

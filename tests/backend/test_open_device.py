@@ -12,7 +12,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.device import ALIGNMENT
-from gpu_backprop.backend.open_device import open_device
+from gpu_backprop.backend.open_device import nth_device, open_device
 
 # The choice -----------------------------------------------------------------------------------------------------------
 
@@ -31,6 +31,20 @@ def test_auto_takes_cuda_where_it_works(cuda, cupy_like):
     assert open_device("cuda").name == "cuda:0"
     assert (open_device("cuda:1").name, open_device("cuda:1").reason) == ("cuda:1", "as asked")
     assert open_device("cuda", "float16").dtype == np.float16
+
+
+@pytest.mark.parametrize(("devices", "names"), [(2, ["cuda:0", "cuda:1", "cuda:0"]), (1, ["cuda:0"] * 3)])
+def test_processes_of_a_machine_take_its_devices_in_turn(cuda, cupy_like, devices, names):
+    cuda(cupy_like(capabilities=[(9, 0)] * devices))
+    assert [nth_device(number) for number in range(3)] == names
+
+
+def test_processes_without_a_device_that_works_take_the_cpu(cuda, cupy_like):
+    cuda(None)
+    assert nth_device(1) == "cpu"
+    for without in ({"capabilities": []}, {"capabilities": [(6, 0)]}, {"capabilities": RuntimeError("no driver")}):
+        cuda(cupy_like(**without))
+        assert nth_device(1) == "cpu"
 
 
 def test_without_cuda(cuda):
