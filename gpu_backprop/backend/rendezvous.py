@@ -12,8 +12,8 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -269,21 +269,15 @@ class Tcp(Peer):
         return [found[rank] for rank in sorted(found)]
 
     def _receive(self, rank: int, kind: bytes = VALUE) -> bytes:
-        try:
+        with _connected(rank):
             given, value = _receive(self._wires[rank])
-        except OSError as error:
-            raise RankError(f"the connection to rank {rank} is lost ({error.strerror}): it has ended.") from error
-        except EOFError:
-            raise RankError(f"rank {rank} has ended, or was killed.") from None
         if given != kind:
             raise RankError(f"rank {rank} has ended by an error.")
         return value
 
     def _send(self, rank: int, kind: bytes, value: bytes = b"") -> None:
-        try:
+        with _connected(rank):
             _send(self._wires[rank], kind, value)
-        except OSError as error:
-            raise RankError(f"the connection to rank {rank} is lost ({error.strerror}): it has ended.") from error
 
     # How they end -----------------------------------------------------------------------------------------------------
 
@@ -336,6 +330,16 @@ def _open_server(address: str, ports: Sequence[int]) -> socket.socket:
         except OSError as error:
             last = error
     raise InputError(f"rank 0 cannot listen at any of the ports {ports[0]} to {ports[-1]}: {last.strerror}.")
+
+
+@contextmanager
+def _connected(rank: int) -> Iterator[None]:
+    """The context of a message to a rank or from it, for which the connection may be closed."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise RankError(f"rank {rank} has ended, or was killed: its connection is closed{why}.") from error
 
 
 def _send(wire: socket.socket, kind: bytes, value: bytes) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.communicator import ALONE
-from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError
+from gpu_backprop.backend.errors import DivergedError, InputError, OutOfMemoryError, RankError
 from gpu_backprop.commands.again import options_of_before
 from gpu_backprop.commands.announcing import printed_log
 from gpu_backprop.commands.building import build, choose_encoding, choose_fit_options, read_design, targets
@@ -254,7 +254,7 @@ def reason(error: BaseException) -> str:
         return "standard output was closed"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if isinstance(error, (InputError, OutOfMemoryError)):
+    if isinstance(error, (InputError, OutOfMemoryError, RankError)):
         return str(error).rstrip(".")
     return "there is not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
 

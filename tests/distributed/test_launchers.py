@@ -192,7 +192,7 @@ def test_a_slow_network(tmp_path):
 
 
 def relay(server: socket.socket, port: int) -> None:
-    """Passes on what comes, to a port and back, 3 ms later and 1,000 bytes at a time."""
+    """Passes on what comes, to a port and back, 1 ms later and 1,000 bytes at a time."""
     near, _ = server.accept()
     while True:
         try:
@@ -204,7 +204,7 @@ def relay(server: socket.socket, port: int) -> None:
     def pass_on(source: socket.socket, target: socket.socket) -> None:
         with source, target:
             while some := source.recv(1000):
-                time.sleep(0.003)
+                time.sleep(0.001)
                 target.sendall(some)
 
     threading.Thread(target=pass_on, args=(far, near), daemon=True).start()
