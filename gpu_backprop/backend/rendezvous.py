@@ -44,6 +44,9 @@ LARGEST = 1 << 36
 VALUE, FAREWELL = b"v", b"f"
 """Kinds of messages."""
 
+PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT if hasattr(socket, "MSG_DONTWAIT") else None
+"""How to see whether a connection is closed while another thread may wait for it; on Windows there is no way."""
+
 HEADER = struct.Struct("!cQ")
 
 
@@ -312,9 +315,11 @@ class Tcp(Peer):
         self._close()
 
     def lost(self) -> str:
-        for rank, wire in [] if self._parted else list(self._wires.items()):
+        if PEEK is None or self._parted:
+            return ""
+        for rank, wire in list(self._wires.items()):
             with suppress(OSError):
-                if wire.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+                if wire.recv(1, PEEK) == b"":
                     return f"finds that rank {rank} has ended; the job ends here"
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from failing import TIMEOUT, train
 from ranks import needs_mpi, run_ranks, run_tcp
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL and SIGSTOP")
 
 WAITED = f"has waited {TIMEOUT} s for"
 ENDED = "rank 1 has ended"
