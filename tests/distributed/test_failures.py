@@ -15,16 +15,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 WAITED = f"has waited {TIMEOUT} s for"
 ENDED = "rank 1 has ended"
-SOON = TIMEOUT + 20
-"""Seconds, most of them for a machine that has much else to do: what hangs would hang for 1,000."""
 
 BY_MPI = {"killed": "", "suspended": WAITED, "raised": "ValueError: what one rank failed by"}
 BY_TCP = {"killed": ENDED, "asleep": WAITED, "exited": ENDED}
 
 
-def check_ended(told: str, expected: str, folder: Path, began: float) -> None:
+def check_ended(told: str, expected: str, folder: Path) -> None:
     """No process is left, the error is told, and a checkpoint goes on to what one rank learns that nothing ended."""
-    assert time.monotonic() - began < SOON
     assert expected in told
     for rank in range(2):
         pid = int((folder / f"{rank}.pid").read_text())
@@ -49,18 +46,16 @@ def running(pid: int) -> bool:
 @needs_mpi
 @pytest.mark.parametrize("how", BY_MPI)
 def test_mpi(tmp_path: Path, how: str) -> None:
-    began = time.monotonic()
     job = run_ranks(2, "-m", "failing", how, str(tmp_path), check=False)
     assert job.returncode != 0
-    check_ended(job.stderr, BY_MPI[how], tmp_path, began)
+    check_ended(job.stderr, BY_MPI[how], tmp_path)
 
 
 @pytest.mark.parametrize("how", BY_TCP)
 def test_sockets(tmp_path: Path, how: str) -> None:
-    began = time.monotonic()
     jobs = run_tcp(2, "-m", "failing", how, str(tmp_path))
     assert all(job.returncode for job in jobs)
-    check_ended("".join(job.stderr for job in jobs), BY_TCP[how], tmp_path, began)
+    check_ended("".join(job.stderr for job in jobs), BY_TCP[how], tmp_path)
 
 
 @needs_mpi
