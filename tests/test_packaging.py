@@ -118,3 +118,9 @@ def test_kernels_are_found_by_an_editable_install(environment, tmp_path):
 def test_kernels_are_found_here():
     installed = Path(sysconfig.get_paths()["purelib"]) / "gpu_backprop" / "kernels"
     assert kernels_folder() in (ROOT / "kernels", installed)
+
+
+def test_extras_are_imported_where_they_are_asked_for():
+    extras = {"cupy", "matplotlib", "mpi4py", "optuna", "pandas", "polars", "pyarrow", "scipy", "sklearn", "tensorboardX"}
+    ask = f"import sys, gpu_backprop; print(sorted({extras!r} & {{name.partition('.')[0] for name in sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True).stdout == "[]\n"
