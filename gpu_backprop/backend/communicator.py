@@ -279,6 +279,13 @@ class Alone(Communicator):
 ALONE = Alone()
 
 
+def communicator_of(given: Communicator | None) -> Communicator:
+    """Returns the communicator that was given, or that of one process; raises InputError for anything else."""
+    if given is not None and not isinstance(given, Communicator):
+        raise InputError(f"communicator must be gb.mpi(), gb.distributed() or None, got {given!r}.")
+    return ALONE if given is None else given
+
+
 class Watch(threading.Thread):
     """Ends a process one of whose threads has waited too long for others: a thread of its own, since what waits hangs
     in a library. It counts its looks, not seconds: there are none while a whole job is suspended."""
@@ -326,7 +333,9 @@ class Peer(Communicator):
     ends the others too, which would wait for it."""
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise InputError(f"timeout must be a number of seconds above 0, got {timeout!r}.")
+        self.timeout = float(timeout)
         self._watch, self._parted = Watch(self), False
 
     def _begin(self) -> None:
@@ -549,6 +558,7 @@ def mpi(timeout: float = TIMEOUT) -> Communicator:
         timeout: how many seconds a rank waits for the others before it ends the job.
 
     Raises:
+        InputError: the timeout is no number above 0.
         MissingExtraError: mpi4py, or an MPI library, is not installed.
     """
     return Mpi(timeout)

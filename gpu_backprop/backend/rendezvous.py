@@ -172,11 +172,11 @@ class Tcp(Peer):
                     server.settimeout(max(0.01, self._until - time.monotonic()))
                     self._admit(server.accept()[0])
                 except TimeoutError:
-                    who = f"rank {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+                    more = f" and {len(missing) - 1} more" if missing[1:] else ""
                     raise InputError(
-                        f"{who} of {self.ranks} have not come to {address}, port {server.getsockname()[1]}, within "
-                        f"{self.timeout:g} s: they were not started, cannot reach that address, or need longer, for "
-                        "which there is the timeout."
+                        f"rank {missing[0]}{more} of {self.ranks} {'have' if more else 'has'} not come to {address}, "
+                        f"port {server.getsockname()[1]}, within {self.timeout:g} s: not started, cannot reach that "
+                        "address, or needs a longer timeout."
                     ) from None
 
     def _admit(self, wire: socket.socket) -> None:
@@ -275,7 +275,7 @@ class Tcp(Peer):
         with _connected(rank):
             given, value = _receive(self._wires[rank])
         if given != kind:
-            raise RankError(f"rank {rank} has ended by an error.")
+            raise RankError(f"rank {rank} ends, by an error of its own or before it has done what the others do.")
         return value
 
     def _send(self, rank: int, kind: bytes, value: bytes = b"") -> None:

@@ -45,6 +45,8 @@ class ManualSteps:
 
     def load(self, data: Samples, fuse: bool = True) -> Replay:
         """Returns the plan of a step on this minibatch, with the minibatch in its buffers and a total of 0."""
+        facts = {"rows": data.rows, "with labels": data.labelled, "with weights": data.weights is not None}
+        self.step.communicator.check_same(facts)
         replay = self.replay(data.rows, data.labelled, data.weights is not None, fuse)
         self.step.network.refresh()
         ManualBatch(self.step.network, data.labelled, data.weights is not None).load(replay.plan, data)

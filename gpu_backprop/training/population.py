@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.communicator import ALONE, Communicator
+from gpu_backprop.backend.communicator import Communicator, communicator_of
 from gpu_backprop.backend.errors import InputError, StateError, choose
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.suggestions import explain_arguments
@@ -90,7 +90,7 @@ class Population(FixedAttributes):
     ) -> None:  # fmt: skip
         seeds = read_seeds(settings)
         self.settings = [dict(one) for one in settings]
-        self.spread = Spread(ALONE if communicator is None else communicator, len(seeds))
+        self.spread = Spread(communicator_of(communicator), len(seeds))
         with self.spread.together():
             self.network = network = Network(inputs, layers, dtype=dtype, device=device, tf32=tf32, seed=seeds)
             found = read_settings(settings, network.layers, optimizer_of(optimizer), loss_of(loss, network.last))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.attributes import FixedAttributes
-from gpu_backprop.backend.communicator import ALONE, Communicator
+from gpu_backprop.backend.communicator import Communicator, communicator_of
 from gpu_backprop.backend.errors import InputError, StateError
 from gpu_backprop.backend.formula import SCALE, Array
 from gpu_backprop.backend.open_device import open_dry_run
@@ -124,14 +124,15 @@ class Trainer(FixedAttributes):
         self.graph = self._mode("graph", graph, self.device.has_graphs)
         self.one_launch = self._mode("one_launch", one_launch, True)
         loss, optimizer = loss_of(loss, network.last), optimizer_of(optimizer)
+        communicator = communicator_of(communicator)
         if self.one_launch is True:
             extra: dict[str, Any] = {"clip_norm": clip_norm, "average": average}
             extra["accumulate"] = None if accumulate == 1 else accumulate
-            extra["communicator"] = None if communicator is None or communicator.ranks == 1 else communicator
+            extra["communicator"] = None if communicator.ranks == 1 else communicator
             check_one_launch(network, loss, extra, graph=self.graph, stream=self.stream)
         self.training_step = step = TrainingStep(
             network, loss, optimizer, seed, clip_norm=clip_norm, clip_value=clip_value, average=average,
-            accumulate=accumulate, communicator=ALONE if communicator is None else communicator,
+            accumulate=accumulate, communicator=communicator,
         )  # fmt: skip
         self.loss, self.optimizer, self.scaling = step.loss, step.optimizer, step.scaling
         self.metrics = metrics
@@ -561,6 +562,7 @@ class Trainer(FixedAttributes):
         given = given_rows(x, y, weights)
         with self.communicator.alike():
             data = samples(self.network, self.loss, *given, values=True, idle=False, communicator=self.communicator)
+        self.communicator.check_same({"rows": data.rows, "with weights": data.weights is not None})
         settings = self.settings if metrics is None else self.settings._replace(metrics=metrics)
         if self.network.averaged:
             return measure_outputs(

@@ -39,6 +39,16 @@ def test_without_mpi4py_an_error_names_the_extra(monkeypatch):
         gb.mpi()
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "60", None, True])
+def test_a_timeout_that_is_no_number_above_0_is_refused(timeout, monkeypatch):
+    with pytest.raises(InputError, match="timeout must be a number of seconds above 0"):
+        gb.mpi(timeout)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="timeout must be a number of seconds above 0"):
+        gb.distributed(timeout)
+
+
 # The rows of a minibatch ----------------------------------------------------------------------------------------------
 
 

@@ -135,3 +135,24 @@ def test_the_loss_is_divided_by_the_rows_of_all_ranks():
     for plan in on_threads(3, lambda rank: trainer_of(rank).plan(9)):
         (loss,) = (o for o in plan.operations if o.name == "loss_gradient")
         assert loss.arguments["scale"] == 1 / 9 and plan.buffers["x"].shape == (3, 3)
+
+
+@pytest.mark.parametrize("differs", ["rows", "weights"])
+@pytest.mark.parametrize("call", ["step", "evaluate"])
+def test_minibatches_and_data_of_other_forms_on_the_ranks_are_refused(call, differs):
+    def refuse(rank):
+        trainer = trainer_of(rank)
+        rows = 4 + rank.rank if differs == "rows" else 4
+        weights = np.ones(rows) if differs == "weights" and rank.rank else None
+        with pytest.raises(InputError, match=f"{differs} is (5|True) on rank 1 and (4|False) on rank 0"):
+            getattr(trainer, call)(X[:rows], Y[:rows], weights)
+
+    on_threads(2, refuse)
+
+
+@pytest.mark.parametrize("given", [gb.mpi, 3, "mpi"])
+def test_what_is_no_communicator_is_refused(given):
+    with pytest.raises(InputError, match=r"communicator must be gb.mpi\(\)"):
+        trainer_of(given)
+    with pytest.raises(InputError, match=r"communicator must be gb.mpi\(\)"):
+        gb.Population(3, [gb.Dense(2)], [{"seed": 0}], loss="squared_error", device="cpu", communicator=given)
