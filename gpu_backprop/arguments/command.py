@@ -44,8 +44,8 @@ SHARED: Mapping[str, tuple[str, dict[str, Any]]] = {
         "together: mpiexec -n 4 gpu-backprop …", {"action": "store_true"},
     ),
     "--timeout": (
-        "with --distributed, how many seconds one of them waits for the others before all are ended",
-        {"type": rate, "default": 60.0, "metavar": "SECONDS"},
+        "with --distributed, how many seconds one of them waits for the others before all are ended (default: 60)",
+        {"type": rate, "metavar": "SECONDS"},
     ),
     "--quiet": ("print only the result", {"action": "store_true"}),
     "--debug": ("show where an error came from, and what the compiler is told", {"action": "store_true"}),

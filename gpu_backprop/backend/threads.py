@@ -28,8 +28,13 @@ def threads() -> int:
     cores of their own share those of the machine."""
     available = min([cores(), *_quotas(GROUPS, OWN_GROUPS)])
     if cores() == os.cpu_count():
-        available //= next(iter(_numbers(LOCAL_RANKS)), 1)
+        available //= local_ranks()
     return max(1, min([available, *_numbers(LIMITS)[:1]]))
+
+
+def local_ranks() -> int:
+    """Counts the processes that a launcher has started on this machine, this one among them, as far as it says so."""
+    return next(iter(_numbers(LOCAL_RANKS)), 1)
 
 
 def cores() -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+from gpu_backprop.backend.communicator import TIMEOUT
 from gpu_backprop.backend.rendezvous import distributed
+from gpu_backprop.backend.threads import local_ranks
+from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.starting import caught
 
 
@@ -25,9 +29,18 @@ def joined(options: argparse.Namespace) -> Iterator[None]:
     """Make options.ranks the communicator of all of them, if --distributed asks for it. Within, the first alone prints;
     none leaves before all are done, since launchers end the others of one that ended with an exit code."""
     if not getattr(options, "distributed", False):
+        if getattr(options, "timeout", None) is not None:
+            raise Misuse(
+                "--timeout is how long ranks wait for each other, with --distributed: add that, or leave it out"
+            )
+        if "distributed" in options and (count := local_ranks()) > 1:
+            print(
+                f"note: one of {count} processes, each of which does all of this; with --distributed they share it",
+                file=sys.stderr,
+            )
         yield
         return
-    options.ranks = distributed(options.timeout)
+    options.ranks = distributed(TIMEOUT if options.timeout is None else options.timeout)
     if options.ranks.rank == 0:
         yield
     else:

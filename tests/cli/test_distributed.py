@@ -56,6 +56,17 @@ def test_what_no_launcher_has_started_is_told_how_to_start(capsys):
     assert not os.listdir()
 
 
+def test_processes_of_a_launcher_that_are_not_asked_to_share_are_noted(capsys, monkeypatch):
+    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
+    assert main(["train", "--epochs", "1", "--layers", "4", "--quiet"]) == 0
+    assert "one of 2 processes" in capsys.readouterr().err
+
+
+def test_a_timeout_of_one_process_is_refused(capsys):
+    assert main(["train", "--timeout", "5"]) == 2
+    assert "add that, or leave it out" in capsys.readouterr().err
+
+
 @needs_mpi
 def test_two_ranks_learn_the_digits_as_one_does(capsys):
     words = "--epochs", "3", "--layers", "16", "--out"
