@@ -14,10 +14,9 @@ from ranks import needs_mpi, run_ranks, run_tcp
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL and SIGSTOP")
 
 WAITED = f"has waited {TIMEOUT} s for"
-ENDED = "rank 1 has ended"
 
 BY_MPI = {"killed": "", "suspended": WAITED, "raised": "ValueError: what one rank failed by"}
-BY_TCP = {"killed": ENDED, "asleep": WAITED, "exited": ENDED}
+BY_TCP = {"killed": "rank 1 has ended", "asleep": WAITED, "exited": "rank 1 ends"}
 
 
 def check_ended(told: str, expected: str, folder: Path) -> None:

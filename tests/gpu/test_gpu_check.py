@@ -110,6 +110,7 @@ def test_sums_over_the_ranks_of_several_devices(part, monkeypatch):
         assert row["ranks"] == 2 and row["bytes"] >= 4096 and min(row["us"], row["model_us"]) > 0
 
 
+@pytest.mark.gpu
 def test_epochs_in_one_launch_beside_ordinary_ones(part):
     rows = part("one_launch")["one_launch"]
     assert [(row["network"], row["models"]) for row in rows] == [
