@@ -170,8 +170,10 @@ def left_alone(timeout):
     trainer = replace(Case(), device=communicator.device, trainer={"graph": False}).make(communicator)
     x, y = Case().data()
     float(trainer.step(x, y))
+    step = trainer.manual_steps.load(trainer.manual_steps.minibatch(x, y))
     if communicator.rank == communicator.ranks - 1:
         time.sleep(60)
-    loss = trainer.step(x, y)
+    with trainer.device.computing():
+        step.run()
     trainer.device.to_host(trainer.network.parameters)
-    print("done", loss)
+    print("done")
