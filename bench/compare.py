@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import shutil
 import sys
 import time
@@ -184,8 +183,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def wanted(options: argparse.Namespace) -> list[TaskSpec]:
     """The tasks that have some of the words of --only in their names; without it all."""
-    found = all_tasks(options)
-    return [one for one in found if not options.only or any(words in str(one) for words in options.only)]
+    return record.chosen(all_tasks(options), options.only)
 
 
 def all_tasks(options: argparse.Namespace) -> Iterator[TaskSpec]:
@@ -195,8 +193,7 @@ def all_tasks(options: argparse.Namespace) -> Iterator[TaskSpec]:
 def command(options: argparse.Namespace) -> str:
     """Tells the command as it was given, but for names of files and folders."""
     told = ["--mnist FOLDER"] * (options.mnist is not None) + ["--before CHECKOUT"] * (options.before is not None)
-    told += [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
-    told += ["--again"] * options.again
+    told += record.told(options) + ["--again"] * options.again
     usual = {"rounds": ROUNDS, "window": WINDOW, "threads": len(processors())}
     told += [f"--{name} {getattr(options, name)}" for name, value in usual.items() if getattr(options, name) != value]
     return " ".join(["python bench/compare.py", *told])

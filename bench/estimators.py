@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import sys
 import tempfile
 import time
@@ -165,15 +164,13 @@ def chosen(options: argparse.Namespace) -> tuple[list[Task], list[tuple[str, str
     ]  # fmt: skip
     if options.only is None:
         return timed, scored
-    timed = [task for task in timed if any(words in str(task) for words in options.only)]
-    return timed, scored if SCORES in options.only else []
+    return record.chosen(timed, options.only), scored if SCORES in options.only else []
 
 
 def command(options: argparse.Namespace) -> str:
     """Tells the command as it was given, but for names of files and folders."""
     told = ["--data FOLDER"] * (options.data is not None)
-    told += [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
-    told += ["--more"] * options.more
+    told += record.told(options) + ["--more"] * options.more
     usual = {} if options.quick else {"rounds": ROUNDS, "window": WINDOW}
     usual["threads"] = len(processors())
     told += [f"--{name} {getattr(options, name)}" for name, value in usual.items() if getattr(options, name) != value]

@@ -26,7 +26,6 @@ the same grid of 60 candidates on the digits, in the same five folds.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
@@ -188,15 +187,12 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def wanted(options: argparse.Namespace) -> list[PopulationSpec]:
-    """Returns those with some of the words of --only in their names; without it all."""
-    found = specs(options.quick)
-    return [spec for spec in found if not options.only or any(words in str(spec) for words in options.only)]
+    return record.chosen(specs(options.quick), options.only)
 
 
 def command(options: argparse.Namespace) -> str:
     """Tells the command as it was given, but for names of files."""
-    told = [f"--only {shlex.quote(words)}" for words in options.only or ()]
-    return " ".join(["python bench/population.py", *told, *["--quick"] * options.quick, *["--more"] * options.more])
+    return " ".join(["python bench/population.py", *record.told(options), *["--more"] * options.more])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

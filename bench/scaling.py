@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -215,15 +214,12 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def wanted(options: argparse.Namespace) -> list[Case]:
-    """Returns those with some of the words of --only in their names; without it all."""
-    found = cases(options.quick)
-    return [case for case in found if not options.only or any(words in str(case) for words in options.only)]
+    return record.chosen(cases(options.quick), options.only)
 
 
 def command(options: argparse.Namespace) -> str:
     """Tells the command as it was given, but for names of files."""
-    told = [f"--only {shlex.quote(words)}" for words in options.only or ()]
-    return " ".join(["python bench/scaling.py", *told, *["--quick"] * options.quick, *["--more"] * options.more])
+    return " ".join(["python bench/scaling.py", *record.told(options), *["--more"] * options.more])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

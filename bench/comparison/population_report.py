@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
-from lib.timing import ranged
+from lib.timing import in_line, ranged
 
 from comparison import estimator_report
 from comparison.estimator_tasks import OURS as OUR_ESTIMATORS
@@ -36,9 +36,7 @@ table = partial(markdown_table, numbers="---:")
 
 def line(task: Results) -> str:
     """Tells one task."""
-    us = ", ".join(f"{name} {spread['median']:,.1f}" for name, spread in task["us"].items())
-    left = "; ".join(f"{name}: {why}" for name, why in task["not timed"].items())
-    return f"{task['name']}: µs a model-step: {us}" + (f" (not timed: {left})" if left else "")
+    return in_line(task, f"{task['name']}: µs a model-step", 1)
 
 
 def search_line(found: Results) -> str:

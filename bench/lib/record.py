@@ -7,13 +7,17 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gpu_backprop
+
+T = TypeVar("T")
 
 
 def write(path: Path, command: str, seconds: float, measured: dict[str, Any]) -> None:
@@ -45,6 +49,16 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     """End the program where a file cannot be written."""
     if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
         parser.error(f"--json: {options.json} is not a file in a folder that is there")
+
+
+def chosen(found: Iterable[T], only: Sequence[str] | None) -> list[T]:
+    """Return those with some of the words of --only in their names; without it all."""
+    return [one for one in found if not only or any(words in str(one) for words in only)]
+
+
+def told(options: argparse.Namespace) -> list[str]:
+    """Tell which tasks a command was given, and in what way, as it was given."""
+    return [f"--only {shlex.quote(words)}" for words in options.only or ()] + ["--quick"] * options.quick
 
 
 def earlier(results: Path, options: argparse.Namespace) -> dict[str, Any] | None:

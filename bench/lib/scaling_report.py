@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lib.markdown import table as markdown_table
-from lib.timing import ranged
+from lib.timing import in_line, ranged
 
 Results = dict[str, Any]
 table = partial(markdown_table, numbers="---:")
@@ -15,9 +15,7 @@ table = partial(markdown_table, numbers="---:")
 
 def line(task: Results) -> str:
     """Tells one network."""
-    us = ", ".join(f"{name} {spread['median']:,.0f}" for name, spread in task["us"].items())
-    left = "; ".join(f"{name}: {why}" for name, why in task["not timed"].items())
-    return f"{task['network']}: µs a step: {us}" + (f" (not timed: {left})" if left else "")
+    return in_line(task, f"{task['network']}: µs a step")
 
 
 def measured(results: Results) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpu_backprop.backend.device import Device
 
@@ -72,6 +72,13 @@ def median(values: Sequence[float], digits: int = 2) -> float:
 def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
     """The median, and between which bounds all of them lie."""
     return {"median": median(values, digits), "least": round(min(values), digits), "most": round(max(values), digits)}
+
+
+def in_line(task: Mapping[str, Any], what: str, digits: int = 0) -> str:
+    """Writes what was timed of a task, "us", and what was not, and why, behind what the times are of."""
+    us = ", ".join(f"{name} {spread['median']:,.{digits}f}" for name, spread in task["us"].items())
+    left = "; ".join(f"{name}: {why}" for name, why in task["not timed"].items())
+    return f"{what}: {us}" + (f" (not timed: {left})" if left else "")
 
 
 def ranged(one: Mapping[str, float], digits: int = 2) -> str:
