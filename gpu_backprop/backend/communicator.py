@@ -21,7 +21,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -41,6 +41,9 @@ from gpu_backprop.backend.suggestions import explain_arguments
 
 TIMEOUT = 60.0
 """Seconds that a rank waits for the others before it ends the job."""
+
+NO_WAIT = nullcontext()
+"""The context of one process, which waits for nobody: made once, since there is one around each step."""
 
 GRACE = 2.0
 """Seconds after an error within which the other ranks have it too, if they are to have it: the longest step."""
@@ -103,10 +106,9 @@ class Communicator(ABC):
         """What sums up arrays on CUDA devices, by all ranks' devices: one for all networks there."""
         return {}
 
-    @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting(self, what: str) -> AbstractContextManager[None]:
         """The context in which a rank waits for others, or for a device that does: it lasts `timeout` at most."""
-        yield
+        return NO_WAIT
 
     def abort(self, code: int) -> None:
         """Ends all ranks at once, this one with a code; where there are no others, it does nothing."""
@@ -139,17 +141,21 @@ class Communicator(ABC):
 
     # The rows of a minibatch ------------------------------------------------------------------------------------------
 
+    def bounds(self, rows: Any, rank: int) -> tuple[Any, Any]:
+        """Returns where the share of a rank in so many rows begins and ends: an int, or an array of such."""
+        return rows * rank // self.ranks, rows * (rank + 1) // self.ranks
+
     def share(self, rows: int) -> range:
         """Returns which of the rows of a minibatch are this rank's: as many as another's, or one more or less."""
-        return range(rows * self.rank // self.ranks, rows * (self.rank + 1) // self.ranks)
+        return range(*self.bounds(rows, self.rank))
 
     def places(self, batches: Sequence[int], rank: int | None = None) -> Array | None:
         """Returns which places of an epoch, made of minibatches of so many rows, are this rank's, or another's, in
         their order; None: all are."""
         if self.ranks == 1:
             return None
-        sizes, rank = np.asarray(batches, np.int64), self.rank if rank is None else rank
-        starts, ends = sizes * rank // self.ranks, sizes * (rank + 1) // self.ranks
+        sizes = np.asarray(batches, np.int64)
+        starts, ends = self.bounds(sizes, self.rank if rank is None else rank)
         first = np.cumsum(sizes) - sizes + starts
         counts = ends - starts
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -169,13 +175,17 @@ class Communicator(ABC):
         """Tells whether it is so on any rank."""
         return bool(flag) if self.ranks == 1 else b"\1" in self.exchange(bytes([flag]))
 
+    def gather_arrays(self, array: Array) -> list[Array]:
+        """Gives every rank the host array of each, all of one dtype: flat, to read."""
+        return [np.frombuffer(one, array.dtype) for one in self.exchange(np.ascontiguousarray(array).tobytes())]
+
     def add_up(self, array: Array) -> Array:
         """Returns the sum of a host array over the ranks, added in their order: the same bits everywhere."""
         if self.ranks == 1:
             return array
-        found = [np.frombuffer(one, array.dtype) for one in self.exchange(np.ascontiguousarray(array).tobytes())]
-        total = found[0].copy()
-        for one in found[1:]:
+        first, *others = self.gather_arrays(array)
+        total = first.copy()
+        for one in others:
             total += one
         return total.reshape(array.shape)
 

@@ -50,6 +50,11 @@ class Samples:
     counts: Array | None = None
     names: Classes | None = None
 
+    @property
+    def row_counts(self) -> int | Array:
+        """How many rows there are, or of each member its own."""
+        return self.rows if self.counts is None else self.counts
+
     def on_host(self, device: Device) -> Samples:
         """Returns the same in NumPy arrays; `device` is the network's."""
         weights = None if self.weights is None else on_host(self.weights, device)

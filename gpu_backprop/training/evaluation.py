@@ -55,7 +55,7 @@ class Evaluation:
         self.device = network.device if device is None else device
         self.metrics = choose_metrics(metrics, network, loss)
         self.communicator = communicator
-        self.counts = self.rows if data.counts is None else data.counts
+        self.counts = data.row_counts
         self.batches = minibatches_of(self.counts, batch_size)
         own = communicator.places(self.batches)
         self.data = DataSet(network, data, self.device, own) if source is None else source
@@ -80,9 +80,7 @@ class Evaluation:
         side, so that it reads no others. A rank has as many before it as those of lower number have together."""
         sizes, begins = np.array(self.batches), np.array([0, *self._ends[:-1]])
         first = np.searchsorted(np.cumsum(sizes) - sizes, begins)  # minibatch of each stretch between two ends
-        bounds = [
-            begins + np.add.reduceat(sizes * number // self.communicator.ranks, first) for number in (rank, rank + 1)
-        ]
+        bounds = [begins + np.add.reduceat(edges, first) for edges in self.communicator.bounds(sizes, rank)]
         return np.concatenate([np.arange(*ends) for ends in zip(*bounds, strict=True)])
 
     def _plan(self, rows: int) -> Plan:
@@ -162,9 +160,9 @@ class Evaluation:
         outputs = self.device.to_host(self._kept)
         own = self.communicator.places(self.batches)
         shape = (*outputs.shape[:-2], -1, outputs.shape[-1])
-        found = self.communicator.exchange(np.ascontiguousarray(outputs[..., own, :]).tobytes())
+        found = self.communicator.gather_arrays(outputs[..., own, :])
         for rank, one in enumerate(found):
-            outputs[..., self._rows_of(rank), :] = np.frombuffer(one, outputs.dtype).reshape(shape)
+            outputs[..., self._rows_of(rank), :] = one.reshape(shape)
         self.device.copy_in(self._kept, outputs)
 
     def _residuals(self, sums: Array) -> Residuals:

@@ -22,7 +22,7 @@ from gpu_backprop.training.checkpoints.recipe import describe
 from gpu_backprop.training.checkpoints.running_fit import RunningFit
 from gpu_backprop.training.console import in_notebook
 from gpu_backprop.training.early_stopping import EarlyStopping, early_stopping_of, with_early_stopping
-from gpu_backprop.training.evaluation import Evaluation, held_out_samples, minibatches_of
+from gpu_backprop.training.evaluation import Evaluation, held_out_samples
 from gpu_backprop.training.fit_schedule import FitSchedule
 from gpu_backprop.training.folds import choose_folds
 from gpu_backprop.training.history import INTERRUPTED, History
@@ -125,8 +125,7 @@ class Fit:
     def _evaluation(self, held_out: Samples, room: int) -> Evaluation:
         trainer = self.trainer
         rows = self.step.accumulation.rows_at_once(trainer.batch_size)
-        counts = held_out.rows if held_out.counts is None else held_out.counts
-        source = trainer.place(held_out, "validation data", room, False, minibatches_of(counts, rows))
+        source = trainer.place(held_out, "validation data", room, False, measured=True)
         return Evaluation(
             self.network, trainer.loss, held_out, rows, trainer.graph, metrics=trainer.metrics, source=source,
             communicator=trainer.communicator,

@@ -49,7 +49,7 @@ class ManualSteps:
         self.step.communicator.check_same(facts)
         replay = self.replay(data.rows, data.labelled, data.weights is not None, fuse)
         self.step.network.refresh()
-        ManualBatch(self.step.network, data.labelled, data.weights is not None).load(replay.plan, data)
+        ManualBatch.load(replay.plan, data)
         self.step.device.copy_in(self.total, self._nothing)
         return replay
 

@@ -51,7 +51,7 @@ class BatchSource(ABC):
     ) -> None:  # fmt: skip
         device = self.device = network.device if device is None else device
         self.rows, self.models_shape, self._chosen, self.own = data.rows, network.models_shape, data.chosen, own
-        self.counts = self.rows if data.counts is None else data.counts
+        self.counts = data.row_counts
         self.learned = self.rows if data.weights is None else self.counts
         self.own_counts: Array | None = None
         self.kept = kept_dtypes(data, device)
@@ -280,15 +280,15 @@ class ManualBatch:
     def emit_advance(self, plan: Plan, rows: int) -> None:
         """Emits nothing: the next minibatch is copied in again."""
 
-    def load(self, plan: Plan, data: Samples) -> None:
+    @staticmethod
+    def load(plan: Plan, data: Samples) -> None:
         """Copies this rank's share of a minibatch into the buffers of a plan."""
-        share, axes = plan.communicator.share(data.rows), len(self.network.models_shape)
-        for name, array, inner in (("x", data.x, 1), ("y*", data.target, not data.labelled), ("w", data.weights, 0)):
-            if array is None or not share:
-                continue
-            to = plan.buffers[f"{ALL}{name}" if f"{ALL}{name}" in plan.buffers else name]
-            apart = axes and array.ndim > 1 + inner
-            given = whole(array)
-            if plan.communicator.ranks > 1:
-                given = given[:, share.start : share.stop] if apart else given[share.start : share.stop]
-            plan.device.copy_in(to, given)
+        share, inner = plan.communicator.share(data.rows), 0 if data.labelled else 1
+        for name, array, after in (("x", data.x, 1), ("y*", data.target, inner), ("w", data.weights, 0)):
+            if array is not None and share:
+                to = plan.buffers[f"{ALL}{name}" if f"{ALL}{name}" in plan.buffers else name]
+                given = whole(array)
+                if len(share) < data.rows:
+                    axes = (slice(None),) * (array.ndim - 1 - after)
+                    given = given[*axes, share.start : share.stop]
+                plan.device.copy_in(to, given)

@@ -21,7 +21,7 @@ from gpu_backprop.training.diagnosis import find_first_nonfinite, name_nonfinite
 from gpu_backprop.training.fit_schedule import FitSchedule, FollowedSchedule
 from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import Given
-from gpu_backprop.training.minibatches import BatchSource, minibatches
+from gpu_backprop.training.minibatches import BatchSource
 from gpu_backprop.training.one_launch import CHOSEN, build_launch, check_data, obstacle_of_layers, rows_of_a_launch
 from gpu_backprop.training.progress import Progress
 from gpu_backprop.training.replay import Replay
@@ -176,7 +176,7 @@ class Run:
 
     def _build_steps(self) -> tuple[list[int], dict[int, Replay]]:
         """Returns the rows of each step of an epoch, and the steps by their rows."""
-        batches = list(minibatches(self.data.rows, self.settings.batch_size))
+        batches = list(self.data.minibatches(self.settings.batch_size))
         plans = {rows: self._build_step(rows) for rows in set(batches)}
         return batches, {rows: Replay(plan, self.settings.graph) for rows, plan in plans.items()}
 

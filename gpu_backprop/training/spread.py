@@ -36,9 +36,9 @@ class Spread:
 
     def __init__(self, communicator: Communicator, members: int) -> None:
         self.communicator, self.ranks, rank = communicator, communicator.ranks, communicator.rank
-        ends = [members * rank // self.ranks for rank in range(self.ranks + 1)]
-        self._counts = np.diff(ends).tolist()
-        self.own = slice(ends[rank], ends[rank + 1])
+        shares = [communicator.bounds(members, number) for number in range(self.ranks)]
+        self._counts = [end - begin for begin, end in shares]
+        self.own = slice(*shares[rank])
         self.members = np.arange(members)[self.own] if self._counts[rank] else np.array([rank % members])
         self._failed = False
 
@@ -149,9 +149,7 @@ class Spread:
 
     def _exchange(self, array: Array) -> Array:
         """Returns an array of all members, of which each rank has its own right."""
-        own = np.ascontiguousarray(array[self.own])
-        found = [np.frombuffer(one, array.dtype) for one in self.communicator.exchange(own.tobytes())]
-        return np.concatenate(found).reshape(array.shape)
+        return np.concatenate(self.communicator.gather_arrays(array[self.own])).reshape(array.shape)
 
 
 def _tell(error: Exception) -> dict[str, Any]:

@@ -572,8 +572,7 @@ class Trainer(FixedAttributes):
         graph = self.graph is True  # what runs once is not captured unasked
         device = self.device.with_own_scratch()
         rows = self.training_step.accumulation.rows_at_once(self.batch_size)
-        counts = data.rows if data.counts is None else data.counts
-        source = self.place(data, "data", room, False, minibatches_of(counts, rows))
+        source = self.place(data, "data", room, False, measured=True)
         return Evaluation(
             self.network, self.loss, data, rows, graph, metrics=settings.metrics, source=source, device=device,
             communicator=self.communicator,
@@ -615,14 +614,16 @@ class Trainer(FixedAttributes):
         return self._folds
 
     def place(
-        self, data: Samples, name: str, room: int, shuffled: bool, batches: Sequence[int] | None = None
+        self, data: Samples, name: str, room: int, shuffled: bool, *, measured: bool = False
     ) -> BatchSource:  # fmt: skip
-        """Puts data on the device, or lets them be streamed, see `place_data`: this rank's of minibatches of so many
-        rows; None: of batch_size."""
-        batches = [*minibatches(data.rows, self.batch_size)] if batches is None else batches
-        own = self.communicator.places(batches)
-        how: dict[str, Any] = {"stream": self.stream, "room": room, "shuffled": shuffled, "own": own}
-        return place_data(self.network, data, name, self.batch_size, **how)
+        """Puts data on the device, or lets them be streamed, see `place_data`: this rank's of each minibatch, or, where
+        they are only measured, of those of an Evaluation."""
+        rows = self.training_step.accumulation.rows_at_once(self.batch_size)
+        batches = minibatches_of(data.row_counts, rows) if measured else [*minibatches(data.rows, self.batch_size)]
+        return place_data(
+            self.network, data, name, self.batch_size, stream=self.stream, room=room, shuffled=shuffled,
+            own=self.communicator.places(batches),
+        )  # fmt: skip
 
 
 def _rebuild(
