@@ -8,8 +8,10 @@ from ctypes import c_void_p
 from functools import cache
 from typing import NamedTuple
 
-PRODUCTS = "scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm_64", "scipy_cblas_sgemm", "cblas_sgemm"
-"""Names that the product of float32 matrices may have; those with 64 take sizes as long long."""
+PRODUCTS = "scipy_cblas_{}64_", "cblas_{}64_", "cblas_{}_64", "scipy_cblas_{}", "cblas_{}"
+"""Names that the product of matrices may have; those with 64 take sizes as long long."""
+
+BY_DTYPE = {"float32": "sgemm", "float64": "dgemm"}
 
 THREADS = tuple(
     f"{before}openblas_{{}}_num_threads{after}" for before in ("scipy_", "") for after in ("64_", "_64", "")
@@ -27,14 +29,14 @@ class Blas(NamedTuple):
 
 
 @cache
-def numpy_blas() -> Blas:
-    """Finds NumPy's BLAS among the libraries that NumPy was linked with."""
+def numpy_blas(dtype: str = "float32") -> Blas:
+    """Finds NumPy's BLAS among the libraries that NumPy was linked with, and its product of such matrices."""
     numpy = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
 
     def address(name: str) -> int | None:
         return ctypes.cast(getattr(numpy, name), c_void_p).value if hasattr(numpy, name) else None
 
-    product = next((name for name in PRODUCTS if address(name)), "")
+    product = next(filter(address, (name.format(BY_DTYPE[dtype]) for name in PRODUCTS)), "")
     family = next((name for name in THREADS if address(name.format("set"))), "")
     functions = (address(family.format(what)) if family else None for what in ("get", "set"))
     return Blas(address(product) if product else None, "64" in product, *functions)

@@ -115,13 +115,9 @@ def _open_cpu(reason: str, dtype: str) -> Device:
         raise InputError(
             f"dtype {dtype} is for CUDA devices only; this device is the CPU ({reason}). Use float32 or float64."
         )
-    if dtype == "float32":
-        from gpu_backprop.backend.compiled import open_device as compiled
+    from gpu_backprop.backend.compiled import open_device as compiled
 
-        return compiled.open_device(reason)
-    from gpu_backprop.backend.numpy_ops.device import NumpyDevice
-
-    return NumpyDevice(reason, dtype)
+    return compiled.open_device(reason, dtype)
 
 
 def _allow_tf32(device: Device) -> None:

@@ -8,8 +8,8 @@
         i64 rows, int cols) {
 
     BP_CPU void add_bias(
-        const float* x,  // [models, rows, cols] by rows
-        const float* b,  // [models, cols]?
+        const real* x,  // [models, rows, cols] by rows
+        const real* b,   // [models, cols]?
         i64 b_step, i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
 
 A pointer stands on a line of its own, with its shape: integers and integer parameters, whose product is the array's
@@ -43,7 +43,7 @@ HEAD = re.compile(
 PARAMETER = re.compile(r"(?P<constant>const\s+)?(?P<type>acc<\w+>|\w+)\s*(?P<pointer>\*\s*)?\b(?P<name>\w+)")
 SHAPE = re.compile(r"\s*\[(?P<entries>[^\]]*)\](?P<nullable>\??)(?P<by_rows>\s+by rows\b)?")
 
-NUMBERS = ("int", "i64", "u32", "u64", "float", "double", "u8")
+NUMBERS = ("int", "i64", "u32", "u64", "float", "double", "real", "u8")
 
 
 @dataclass(frozen=True)

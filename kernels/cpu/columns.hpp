@@ -15,14 +15,14 @@ static const i64 ENOUGH = 128;  // numbers that fill the vectors; a row of fewer
 BP_DEV i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
 
 // The sum of n numbers, the same whatever the width of the processor's vectors: LANES of them side by side.
-template<i64 half> BP_DEV void fold(float (&lanes)[LANES]) {
+template<i64 half> BP_DEV void fold(real (&lanes)[LANES]) {
   for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
 }
-BP_DEV float sum_of(const float* v, i64 n) {
-  float sum = 0.0f;
+BP_DEV real sum_of(const real* v, i64 n) {
+  real sum = real(0.0);
   i64 i = 0;
   if (n >= LANES) {
-    float lanes[LANES] = {};
+    real lanes[LANES] = {};
     for (; i + LANES <= n; i += LANES)
       for (i64 k = 0; k < LANES; k++) lanes[k] += v[i + k];
     fold<8>(lanes), fold<4>(lanes), fold<2>(lanes), fold<1>(lanes);
@@ -40,9 +40,9 @@ BP_DEV i64 rows_at_once(i64 cols, i64 rows) {
 }
 
 // each(element, bias) for all elements of some rows; the bias may be a factor too
-template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias, Each each) {
+template<class Each> BP_DEV void with_bias(Range r, i64 cols, const real* bias, Each each) {
   const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
-  float block[BLOCK];
+  real block[BLOCK];
   if (at_once > 1) {
     for (i64 c = 0; c < cols; c++) block[c] = bias[c];
     for (i64 half = cols; half < size; half *= 2) {
@@ -59,17 +59,17 @@ template<class Each> BP_DEV void with_bias(Range r, i64 cols, const float* bias,
 }
 
 // sum[c] = the sum of of(element) over the elements of column c in some rows
-template<class Of> BP_DEV void sum_columns(Range r, i64 cols, float* sum, Of of) {
+template<class Of> BP_DEV void sum_columns(Range r, i64 cols, real* sum, Of of) {
   const i64 at_once = rows_at_once(cols, r.end - r.begin), size = at_once * cols;
-  float block[BLOCK], *const sums = at_once > 1 ? block : sum;
-  for (i64 i = 0; i < size; i++) sums[i] = 0.0f;
+  real block[BLOCK], *const sums = at_once > 1 ? block : sum;
+  for (i64 i = 0; i < size; i++) sums[i] = real(0.0);
   for (i64 row = r.begin; row < r.end; row += at_once) {
     const i64 first = row * cols, n = least_of(at_once, r.end - row) * cols;
     BP_LANES
     for (i64 i = 0; i < n; i++) sums[i] += of(first + i);
   }
   for (i64 half = size / 2; half >= cols; half /= 2) {
-    float* const to = half == cols ? sum : sums;
+    real* const to = half == cols ? sum : sums;
     BP_LANES
     for (i64 i = 0; i < half; i++) to[i] = sums[i] + sums[half + i];
   }
@@ -84,7 +84,7 @@ BP_DEV bool last_part(i64* ticket, i64 parts) {
 }
 
 // sum = the sum of `parts` times n numbers, which lie `step` apart
-BP_DEV void add_parts(float* sum, const float* from, i64 step, i64 n, i64 parts) {
+BP_DEV void add_parts(real* sum, const real* from, i64 step, i64 n, i64 parts) {
   for (i64 c = 0; c < n; c++) sum[c] = from[c];
   for (i64 p = 1; p < parts; p++) {
     from += step;
@@ -94,12 +94,12 @@ BP_DEV void add_parts(float* sum, const float* from, i64 step, i64 n, i64 parts)
 
 // The sums of the columns of all models: each part writes its own to `partial`, and the part that arrives last adds up.
 struct ColumnSums {
-  float* grad_bias;  // null: not wanted
-  float* partial;
+  real* grad_bias;  // null: not wanted
+  real* partial;
   i64* ticket;
   i64 step, width, models, cols, part, parts;
 
-  BP_DEV float* of(i64 model) const {
+  BP_DEV real* of(i64 model) const {
     return parts == 1 ? grad_bias + model * step : partial + (part * models + model) * width;
   }
   BP_DEV void finish() const {

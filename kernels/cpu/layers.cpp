@@ -3,20 +3,20 @@
 
 // z = x + b
 BP_CPU void add_bias(
-    const float* x,  // [models, rows, cols] by rows
-    const float* b,  // [models, cols]
-    float* z,        // [models, rows, cols] by rows
+    const real* x,  // [models, rows, cols] by rows
+    const real* b,  // [models, cols]
+    real* z,        // [models, rows, cols] by rows
     i64 x_step, i64 b_step, i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 m = 0; m < models; m++, x += x_step, z += rows * cols)
-    with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { z[i] = x[i] + bias; });
+    with_bias(r, cols, b + m * b_step, [=](i64 i, real bias) { z[i] = x[i] + bias; });
 }
 
 // grad_bias = the sum of grad_z over the rows
 BP_CPU void column_sum(
-    const float* grad_z,  // [models, rows, cols] by rows
-    float* grad_bias,     // [models, cols]
-    float* partial,       // [threads, models, width]
+    const real* grad_z,  // [models, rows, cols] by rows
+    real* grad_bias,     // [models, cols]
+    real* partial,       // [threads, models, width]
     i64* ticket,          // [1]
     i64 grad_bias_step, i64 models, i64 rows, i64 cols, i64 threads, i64 width, i64 part, i64 parts) {
   const ColumnSums sums = {grad_bias, partial, ticket, grad_bias_step, width, models, cols, part, parts};
@@ -27,23 +27,23 @@ BP_CPU void column_sum(
 
 // z = x . s
 BP_CPU void scale_columns(
-    const float* x,        // [models, rows, cols] by rows
-    const float* factors,  // [models, cols]
-    float* z,              // [models, rows, cols] by rows, may be x
+    const real* x,        // [models, rows, cols] by rows
+    const real* factors,  // [models, cols]
+    real* z,              // [models, rows, cols] by rows, may be x
     i64 factors_step, i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 m = 0; m < models; m++, x += rows * cols, z += rows * cols)
-    with_bias(r, cols, factors + m * factors_step, [=](i64 i, float s) { z[i] = x[i] * s; });
+    with_bias(r, cols, factors + m * factors_step, [=](i64 i, real s) { z[i] = x[i] * s; });
 }
 
 // grad_factors = the sum of x . grad_z over the rows, and then grad_x = grad_z . s
 BP_CPU void scale_columns_gradient(
-    const float* x,        // [models, rows, cols] by rows
-    const float* grad_z,   // [models, rows, cols] by rows
-    const float* factors,  // [models, cols]? null where there is no grad_x
-    float* grad_x,         // [models, rows, cols]? by rows, may be grad_z
-    float* grad_factors,   // [models, cols]
-    float* partial,        // [threads, models, width]
+    const real* x,        // [models, rows, cols] by rows
+    const real* grad_z,   // [models, rows, cols] by rows
+    const real* factors,  // [models, cols]? null where there is no grad_x
+    real* grad_x,         // [models, rows, cols]? by rows, may be grad_z
+    real* grad_factors,   // [models, cols]
+    real* partial,        // [threads, models, width]
     i64* ticket,           // [1]
     i64 factors_step, i64 grad_factors_step, i64 models, i64 rows, i64 cols, i64 threads, i64 width, i64 part,
     i64 parts) {
@@ -53,18 +53,18 @@ BP_CPU void scale_columns_gradient(
     const i64 first = m * rows * cols;
     sum_columns(r, cols, sums.of(m), [=](i64 i) { return x[first + i] * grad_z[first + i]; });
     if (!grad_x) continue;
-    const float* const from = grad_z + first;
-    float* const to = grad_x + first;
-    with_bias(r, cols, factors + m * factors_step, [=](i64 i, float s) { to[i] = from[i] * s; });
+    const real* const from = grad_z + first;
+    real* const to = grad_x + first;
+    with_bias(r, cols, factors + m * factors_step, [=](i64 i, real s) { to[i] = from[i] * s; });
   }
   sums.finish();
 }
 
 // out = a . b
 BP_CPU void multiply(
-    const float* a,  // [models, rows, cols] by rows
-    const float* b,  // [models, rows, cols] by rows
-    float* out,      // [models, rows, cols] by rows, may be a or b
+    const real* a,  // [models, rows, cols] by rows
+    const real* b,  // [models, rows, cols] by rows
+    real* out,      // [models, rows, cols] by rows, may be a or b
     i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 m = 0; m < models; m++, a += rows * cols, b += rows * cols, out += rows * cols) {

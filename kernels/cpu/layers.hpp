@@ -4,9 +4,9 @@
 // y = f(z + b)
 template<class F>
 BP_CPU void bias_activate(
-    float* z,        // [models, rows, cols] by rows, becomes z + b where store_z is 1
-    const float* b,  // [models, cols]?
-    float* y,        // [models, rows, cols] by rows, may be z
+    real* z,        // [models, rows, cols] by rows, becomes z + b where store_z is 1
+    const real* b,  // [models, cols]?
+    real* y,        // [models, rows, cols] by rows, may be z
     i64 b_step, i64 models, i64 rows, i64 cols, i64 store_z, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for (i64 m = 0; m < models; m++, z += rows * cols, y += rows * cols) {
@@ -14,12 +14,12 @@ BP_CPU void bias_activate(
       BP_LANES
       for (i64 i = r.begin * cols; i < r.end * cols; i++) y[i] = F::value(z[i]);
     } else if (store_z) {
-      with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) {
-        const float a = z[i] + bias;
+      with_bias(r, cols, b + m * b_step, [=](i64 i, real bias) {
+        const real a = z[i] + bias;
         z[i] = a, y[i] = F::value(a);
       });
     } else {
-      with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { y[i] = F::value(z[i] + bias); });
+      with_bias(r, cols, b + m * b_step, [=](i64 i, real bias) { y[i] = F::value(z[i] + bias); });
     }
   }
 }
@@ -27,11 +27,11 @@ BP_CPU void bias_activate(
 // grad_z = grad_y . f'(s), and on the way grad_bias, its sum over the rows
 template<class F>
 BP_CPU void activation_gradient(
-    const float* grad_y,  // [models, rows, cols] by rows
-    const float* s,       // [models, rows, cols]? by rows, null where f' is 1
-    float* grad_z,        // [models, rows, cols] by rows, may be grad_y
-    float* grad_bias,     // [models, cols]?
-    float* partial,       // [threads, models, width]? null where there is no grad_bias
+    const real* grad_y,  // [models, rows, cols] by rows
+    const real* s,       // [models, rows, cols]? by rows, null where f' is 1
+    real* grad_z,        // [models, rows, cols] by rows, may be grad_y
+    real* grad_bias,     // [models, cols]?
+    real* partial,       // [threads, models, width]? null where there is no grad_bias
     i64* ticket,          // [1]? likewise
     i64 grad_bias_step, i64 models, i64 rows, i64 cols, i64 threads, i64 width, i64 part, i64 parts) {
   const Range r = rows_of(rows, part, parts);

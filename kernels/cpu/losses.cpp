@@ -4,7 +4,7 @@
 // factor = 0 where the sum of w is, else counted, which is 1 unless given; scales = 1/sum, or 1 where that is 0; total +=
 // sum
 BP_CPU void normalize_weights(
-    const float* weights,   // [models, rows]
+    const real* weights,   // [models, rows]
     const double* counted,  // [models]?
     double* factor,         // [models]
     double* scales,         // [models]?
@@ -23,23 +23,23 @@ BP_CPU void normalize_weights(
 // LANES rows, transposed, so that one vector instruction works on all of them. Where there are fewer rows, the lanes
 // behind the last hold what was there before.
 struct TransposedRows {
-  float* block;
+  real* block;
   i64 rows, cols;
 
-  BP_DEV void load(const float* from, const float* bias) {
+  BP_DEV void load(const real* from, const real* bias) {
     for (i64 k = 0; k < rows; k++, from += cols)
       for (i64 c = 0; c < cols; c++) block[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
   }
-  BP_DEV void store(float* to) const {
+  BP_DEV void store(real* to) const {
     for (i64 k = 0; k < rows; k++, to += cols)
       for (i64 c = 0; c < cols; c++) to[c] = block[c * LANES + k];
   }
   // The largest number of each row and its place: the first of equals, and of NaNs, as numpy.argmax has it.
-  BP_DEV void largest(float* top, int* place) const {
+  BP_DEV void largest(real* top, int* place) const {
     for (i64 k = 0; k < LANES; k++) top[k] = block[k], place[k] = 0;
     for (i64 c = 1; c < cols; c++)
       for (i64 k = 0; k < LANES; k++) {
-        const float v = block[c * LANES + k];
+        const real v = block[c * LANES + k];
         const bool first = (v > top[k]) | ((v != v) & (top[k] == top[k]));
         top[k] = first ? v : top[k], place[k] = first ? int(c) : place[k];
       }
@@ -48,34 +48,34 @@ struct TransposedRows {
 
 // v = z + b, p = softmax(v), e = log(sum of e^v) - sum of t v, grad_z = scale scales w (p - t)
 BP_CPU void softmax_cross_entropy(
-    const float* z,        // [models, rows, cols] by rows
-    const float* b,        // [models, cols]?
-    const float* target,   // [models, rows, cols]? by rows
+    const real* z,        // [models, rows, cols] by rows
+    const real* b,        // [models, cols]?
+    const real* target,   // [models, rows, cols]? by rows
     const i64* labels,     // [models, rows]? by rows, in place of a target
-    const float* weights,  // [models, rows]? by rows
+    const real* weights,  // [models, rows]? by rows
     const double* numbers, // [models, count] label smoothing first
     const double* scales,  // [models]?
-    float* grad_z,         // [models, rows, cols]? by rows, may be z
+    real* grad_z,         // [models, rows, cols]? by rows, may be z
     double* total,         // [models, 3]
-    float* e,              // [models, rows]
-    float* room,           // [threads, 2, 16, cols] LANES rows of z and of targets
+    real* e,              // [models, rows]
+    real* room,           // [threads, 2, 16, cols] LANES rows of z and of targets
     i64* counts,           // [models, 2]
-    i64 b_step, i64 models, i64 rows, i64 cols, i64 count, i64 threads, float scale, i64 accuracy, i64 part,
+    i64 b_step, i64 models, i64 rows, i64 cols, i64 count, i64 threads, real scale, i64 accuracy, i64 part,
     i64 parts) {
   static_assert(LANES == 16, "the shape of room says so too");
   const Range r = rows_of(rows, part, parts);
-  float *const v = room + part * 2 * LANES * cols, *const t = v + LANES * cols;
-  for (i64 i = 0; i < 2 * LANES * cols; i++) v[i] = 0.0f;
+  real *const v = room + part * 2 * LANES * cols, *const t = v + LANES * cols;
+  for (i64 i = 0; i < 2 * LANES * cols; i++) v[i] = real(0.0);
   for_each_model(
-      target, labels, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, 1.0f, part, parts,
-      [=](i64 m, i64 first, const Targets& targets, float factor, float* grad, float* es) {
-        const float* const bias = b ? b + m * b_step : b;
-        const Smoothing smooth{float(numbers[m * count]), cols};
-        const float rest = smooth.rest, even = smooth.even;
+      target, labels, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, real(1.0), part, parts,
+      [=](i64 m, i64 first, const Targets& targets, real factor, real* grad, real* es) {
+        const real* const bias = b ? b + m * b_step : b;
+        const Smoothing smooth{real(numbers[m * count]), cols};
+        const real rest = smooth.rest, even = smooth.even;
         i64 right = 0;
         for (i64 row = r.begin; row < r.end; row += LANES) {
           const i64 some = least_of(LANES, r.end - row);
-          float top[LANES], sum[LANES] = {}, dot[LANES] = {}, share[LANES];
+          real top[LANES], sum[LANES] = {}, dot[LANES] = {}, share[LANES];
           int place[LANES], other[LANES];
           TransposedRows vs = {v, some, cols}, ts = {t, some, cols};
           vs.load(z + first + row * cols, bias);
@@ -91,9 +91,9 @@ BP_CPU void softmax_cross_entropy(
           for (i64 i = 0; i < cols * LANES; i += LANES) {
             BP_LANES
             for (i64 k = 0; k < LANES; k++) {
-              const float below = v[i + k] - top[k];
+              const real below = v[i + k] - top[k];
               if (target) dot[k] += smooth.of(t[i + k]) * below;
-              if (!target && even != 0.0f) dot[k] += even * below;
+              if (!target && even != real(0.0)) dot[k] += even * below;
               v[i + k] = exp(below), sum[k] += v[i + k];
             }
           }
@@ -114,28 +114,28 @@ BP_CPU void softmax_cross_entropy(
 
 // v = z + b, p = 1/(1 + e^-v), e = sum of max(v, 0) - v t + log(1 + e^-|v|), grad_z = scale scales w (p - t)
 BP_CPU void sigmoid_cross_entropy(
-    float* z,              // [models, rows, cols] by rows, overwritten
-    const float* b,        // [models, cols]?
-    const float* target,   // [models, rows, cols] by rows
-    const float* weights,  // [models, rows]? by rows
+    real* z,              // [models, rows, cols] by rows, overwritten
+    const real* b,        // [models, cols]?
+    const real* target,   // [models, rows, cols] by rows
+    const real* weights,  // [models, rows]? by rows
     const double* scales,  // [models]?
-    float* grad_z,         // [models, rows, cols]? by rows, may be z
+    real* grad_z,         // [models, rows, cols]? by rows, may be z
     double* total,         // [models, 3]
-    float* e,              // [models, rows]
+    real* e,              // [models, rows]
     i64* counts,           // [models, 2]
-    i64 b_step, i64 models, i64 rows, i64 cols, float scale, i64 accuracy, i64 part,
+    i64 b_step, i64 models, i64 rows, i64 cols, real scale, i64 accuracy, i64 part,
     i64 parts) {
   const Range r = rows_of(rows, part, parts);
   for_each_model(
-      target, nullptr, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, 1.0f, part, parts,
-      [=](i64 m, i64 first, const Targets& targets, float factor, float* grad, float* es) {
-        float* const v = z + first;
-        if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, float bias) { v[i] += bias; });
-        const i64 right = count_correct(accuracy, r, v, targets, 0.0f);
-        row_terms(r, targets, Smoothing(0.0f, cols), es, [=](i64 i, float t) {
-          const float a = v[i], u = exp(-fabs(a)), q = 1.0f / (1.0f + u);
-          if (grad) grad[i] = factor * (choose(a < 0.0f, u, 1.0f) * q - t);
-          return choose(a < 0.0f, 0.0f, a) - a * t + log1p(u);
+      target, nullptr, weights, scales, grad_z, total, e, counts, models, rows, cols, scale, real(1.0), part, parts,
+      [=](i64 m, i64 first, const Targets& targets, real factor, real* grad, real* es) {
+        real* const v = z + first;
+        if (b) with_bias(r, cols, b + m * b_step, [=](i64 i, real bias) { v[i] += bias; });
+        const i64 right = count_correct(accuracy, r, v, targets, real(0.0));
+        row_terms(r, targets, Smoothing(real(0.0), cols), es, [=](i64 i, real t) {
+          const real a = v[i], u = exp(-fabs(a)), q = real(1.0) / (real(1.0) + u);
+          if (grad) grad[i] = factor * (choose(a < real(0.0), u, real(1.0)) * q - t);
+          return choose(a < real(0.0), real(0.0), a) - a * t + log1p(u);
         });
         return right;
       });

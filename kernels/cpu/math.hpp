@@ -1,4 +1,4 @@
-// The functions that formulas are written in, in float, for whole vectors of numbers at once: without branches and
+// The functions that formulas are written in, for whole vectors of numbers at once: without branches and
 // calls, so that the compiler turns a loop over them into vector instructions. exp, expm1, log and log1p are right to 2
 // units in the last place, tanh to 6, erfc to 7. NaN and infinity are kept. Numbers too small to be normal may become
 // 0, and exp is 0 below 1.8e-38: no step needs such numbers, and they are slow.
@@ -30,6 +30,14 @@ BP_DEV float fma(float a, float b, float c) {
 #endif
 }
 
+BP_DEV double fma(double a, double b, double c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 BP_DEV float fabs(float a) { return __builtin_fabsf(a); }
 BP_DEV float copysign(float a, float sign) { return __builtin_copysignf(a, sign); }
 
@@ -41,8 +49,8 @@ BP_DEV float choose(bool yes, float a, float b) {
 }
 
 // The smallest normal number, and the largest one.
-template<class A> BP_DEV A tiny() { return 1.17549435e-38f; }
-template<class A> BP_DEV A most() { return 3.402823466e+38f; }
+template<class A> BP_DEV A tiny() { return sizeof(A) == 4 ? A(1.17549435e-38f) : A(2.2250738585072014e-308); }
+template<class A> BP_DEV A most() { return sizeof(A) == 4 ? A(3.402823466e+38f) : A(1.7976931348623157e+308); }
 
 // e^x = 2^n e^r, |r| <= log(2)/2: half of 2^n, and e^r - 1. The half, because 2^128 is no float. x <= 89, or NaN.
 struct Power {
@@ -110,10 +118,10 @@ BP_DEV float tanh(float x) {
 
 // cos(2 pi t) and sin(2 pi t), right to 2e-7. Half turns are taken off exactly, so that no t is too large, until floats
 // lie so far apart that neither means anything; what is left is a quarter of a turn at most.
-struct CosSin {
-  float cosine, sine;
+template<class A> struct CosSin {
+  A cosine, sine;
 };
-BP_DEV CosSin cos_sin_turns(float t) {
+BP_DEV CosSin<float> cos_sin_turns(float t) {
   const float shifted = fma(2.0f, t, 12582912.0f);  // how many half turns: a whole number, in its last bits
   const float r = t - choose(fabs(t) < 2097152.0f, 0.5f * (shifted - 12582912.0f), t), u = r * r;
   const u32 sign = bits_of(shifted) << 31;  // which an odd number of them changes
@@ -125,6 +133,21 @@ BP_DEV CosSin cos_sin_turns(float t) {
   return {from_bits(bits_of(fma(p, u, 1.0f)) ^ sign), from_bits(bits_of(q * r) ^ sign)};
 }
 
+// In double: the C library's.
+BP_DEV CosSin<double> cos_sin_turns(double t) {
+  const double r = t - __builtin_floor(t);
+  return {__builtin_cos(6.283185307179586 * r), __builtin_sin(6.283185307179586 * r)};
+}
+BP_DEV double fabs(double a) { return __builtin_fabs(a); }
+BP_DEV double copysign(double a, double sign) { return __builtin_copysign(a, sign); }
+BP_DEV double choose(bool yes, double a, double b) { return yes ? a : b; }
+BP_DEV double exp(double x) { return __builtin_exp(x); }
+BP_DEV double expm1(double x) { return __builtin_expm1(x); }
+BP_DEV double log(double x) { return __builtin_log(x); }
+BP_DEV double log1p(double x) { return __builtin_log1p(x); }
+BP_DEV double tanh(double x) { return __builtin_tanh(x); }
+BP_DEV double erfc(double x) { return __builtin_erfc(x); }
+
 #include "../formulas.cuh"
 
 BP_DEV float erfc(float x) {
@@ -135,28 +158,18 @@ BP_DEV float erfc(float x) {
 }
 
 // Functions that no built-in formula uses, but a user's may: the C library's, or one instruction.
-BP_DEV float sqrt(float a) { return __builtin_sqrtf(a); }
-BP_DEV float rsqrt(float a) { return 1.0f / __builtin_sqrtf(a); }
+#define BP_OF_ONE(name) \
+  BP_DEV float name(float a) { return __builtin_##name##f(a); } \
+  BP_DEV double name(double a) { return __builtin_##name(a); }
+#define BP_OF_TWO(name, function) \
+  BP_DEV float name(float a, float b) { return __builtin_##function##f(a, b); } \
+  BP_DEV double name(double a, double b) { return __builtin_##function(a, b); }
+BP_OF_ONE(sqrt) BP_OF_ONE(floor) BP_OF_ONE(ceil) BP_OF_ONE(erf) BP_OF_ONE(exp2) BP_OF_ONE(log2) BP_OF_ONE(log10)
+BP_OF_ONE(cbrt) BP_OF_ONE(sin) BP_OF_ONE(cos) BP_OF_ONE(tan) BP_OF_ONE(asin) BP_OF_ONE(acos) BP_OF_ONE(atan)
+BP_OF_ONE(sinh) BP_OF_ONE(cosh) BP_OF_ONE(asinh)
+BP_OF_TWO(fmax, fmax) BP_OF_TWO(fmin, fmin) BP_OF_TWO(max, fmax) BP_OF_TWO(min, fmin) BP_OF_TWO(pow, pow)
+BP_OF_TWO(atan2, atan2)
+BP_DEV float rsqrt(float a) { return 1.0f / sqrt(a); }
+BP_DEV double rsqrt(double a) { return 1.0 / sqrt(a); }
 BP_DEV float abs(float a) { return fabs(a); }
-BP_DEV float fmax(float a, float b) { return __builtin_fmaxf(a, b); }
-BP_DEV float fmin(float a, float b) { return __builtin_fminf(a, b); }
-BP_DEV float max(float a, float b) { return __builtin_fmaxf(a, b); }
-BP_DEV float min(float a, float b) { return __builtin_fminf(a, b); }
-BP_DEV float floor(float a) { return __builtin_floorf(a); }
-BP_DEV float ceil(float a) { return __builtin_ceilf(a); }
-BP_DEV float erf(float a) { return __builtin_erff(a); }
-BP_DEV float exp2(float a) { return __builtin_exp2f(a); }
-BP_DEV float log2(float a) { return __builtin_log2f(a); }
-BP_DEV float log10(float a) { return __builtin_log10f(a); }
-BP_DEV float cbrt(float a) { return __builtin_cbrtf(a); }
-BP_DEV float pow(float a, float b) { return __builtin_powf(a, b); }
-BP_DEV float sin(float a) { return __builtin_sinf(a); }
-BP_DEV float cos(float a) { return __builtin_cosf(a); }
-BP_DEV float tan(float a) { return __builtin_tanf(a); }
-BP_DEV float asin(float a) { return __builtin_asinf(a); }
-BP_DEV float acos(float a) { return __builtin_acosf(a); }
-BP_DEV float atan(float a) { return __builtin_atanf(a); }
-BP_DEV float atan2(float a, float b) { return __builtin_atan2f(a, b); }
-BP_DEV float sinh(float a) { return __builtin_sinhf(a); }
-BP_DEV float cosh(float a) { return __builtin_coshf(a); }
-BP_DEV float asinh(float a) { return __builtin_asinhf(a); }
+BP_DEV double abs(double a) { return fabs(a); }

@@ -37,7 +37,7 @@ BP_CPU void gather(
     u8* const to = weights_out + model * rows * weight_row;
     gather_rows(from, to, order, cursor[0], samples, places, weight_row, r);
     const i64 left = row_counts ? row_counts[model] - cursor[0] : r.end;
-    for (i64 k = left < r.begin ? r.begin : left; k < r.end; k++) reinterpret_cast<float*>(to)[k] = -0.0f;
+    for (i64 k = left < r.begin ? r.begin : left; k < r.end; k++) reinterpret_cast<real*>(to)[k] = -real(0.0);
   }
 }
 

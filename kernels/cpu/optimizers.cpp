@@ -5,13 +5,13 @@ static const i64 SUMS = 16;  // accumulators of a block
 
 // The sums of the squares of `block_size` numbers each: the same for any number of parts.
 BP_CPU void sum_block_squares(
-    const float* a,   // [models, n]
+    const real* a,   // [models, n]
     double* partial,  // [models, blocks]
     i64 models, i64 n, i64 blocks, i64 block_size, i64 part, i64 parts) {
   const Range r = part_of(blocks, part, parts, 1);
   for (i64 model = 0; model < models; model++) {
     for (i64 l = r.begin; l < r.end; l++) {
-      const float* const of = a + model * n + l * block_size;
+      const real* const of = a + model * n + l * block_size;
       const i64 count = (l + 1) * block_size < n ? block_size : n - l * block_size;
       double several[SUMS] = {}, rest = 0;
       i64 i = 0;
@@ -38,14 +38,14 @@ BP_CPU void add_block_sums(
 
 // destination += add (source - pull destination), but where counted is 0
 BP_CPU void blend(
-    const float* source,    // [models, n]
+    const real* source,    // [models, n]
     const double* numbers,  // [models, 2] add, pull
     const double* counted,  // [models]?
-    float* destination,     // [models, n]
+    real* destination,     // [models, n]
     i64 models, i64 n, i64 part, i64 parts) {
   const Range r = part_of(n, part, parts, BLOCK);
   for (i64 m = 0; m < models; m++) {
-    const float add = float(numbers[m * 2]), pull = float(numbers[m * 2 + 1]);
+    const real add = real(numbers[m * 2]), pull = real(numbers[m * 2 + 1]);
     if (counted && counted[m] == 0) continue;
     for (i64 i = m * n + r.begin; i < m * n + r.end; i++)
       destination[i] += add * (source[i] - pull * destination[i]);
@@ -75,7 +75,7 @@ static const i64 COLUMNS = 64;  // whose sums are kept at a time
 
 // w = w min(1, limit/|w|) of each column, but where counted is 0
 BP_CPU void limit_norms(
-    float* weight,          // [models, rows, cols]
+    real* weight,          // [models, rows, cols]
     const double* limit,    // [models]
     const double* counted,  // [models]?
     i64 weight_step, i64 models, i64 rows, i64 cols, i64 part, i64 parts) {
@@ -84,12 +84,12 @@ BP_CPU void limit_norms(
     if (counted && counted[m] == 0) continue;
     for (i64 first = r.begin; first < r.end; first += COLUMNS) {
       const i64 n = least_of(COLUMNS, r.end - first);
-      float* const w = weight + m * weight_step + first;
+      real* const w = weight + m * weight_step + first;
       double sums[COLUMNS] = {};
-      float factors[COLUMNS];
+      real factors[COLUMNS];
       for (i64 row = 0; row < rows; row++)
         for (i64 k = 0; k < n; k++) sums[k] += double(w[row * cols + k]) * double(w[row * cols + k]);
-      for (i64 k = 0; k < n; k++) factors[k] = float(shrinking(limit[m], __builtin_sqrt(sums[k])));
+      for (i64 k = 0; k < n; k++) factors[k] = real(shrinking(limit[m], __builtin_sqrt(sums[k])));
       for (i64 row = 0; row < rows; row++)
         for (i64 k = 0; k < n; k++) w[row * cols + k] *= factors[k];
     }

@@ -9,28 +9,28 @@ BP_DEV double power(double a, double b) { return __builtin_pow(a, b); }
 BP_DEV double correction(double rest, double step) { return 1 - __builtin_pow(1 - rest, step); }
 #include "../coefficients.cuh"
 
-static const i64 PER_GROUP = 256 / sizeof(float);
+static const i64 PER_GROUP = 256 / sizeof(real);
 
 // W <- (1 - eta lambda) W - change
 template<class U>
 BP_CPU void update(
-    float* w,                       // [models, n]
-    const float* g,                 // [models, n]
-    float* moments,                 // [count, models, n]? `apart` from each other
+    real* w,                       // [models, n]
+    const real* g,                 // [models, n]
+    real* moments,                 // [count, models, n]? `apart` from each other
     const double* hyper,            // [models, settings] step and the settings of the rule
     const double* gradient_factor,  // [models]?
-    const float* groups,            // [3, blocks]? the factors of rate, decay and penalties
+    const real* groups,            // [3, blocks]? the factors of rate, decay and penalties
     i64 models, i64 n, i64 count, i64 apart, i64 settings, i64 blocks, i64 part, i64 parts) {
   const Range r = part_of(n, part, parts, BLOCK);
   for (i64 m = 0; m < models; m++) {
     if (gradient_factor && gradient_factor[m] == 0) continue;
-    const float factor = gradient_factor ? float(gradient_factor[m]) : 1.0f;
-    typename U::template of<float> rule;
+    const real factor = gradient_factor ? real(gradient_factor[m]) : real(1.0);
+    typename U::template of<real> rule;
     rule.template prepare<double>(hyper[m * settings], hyper + m * settings + 1);
     for (i64 first = r.begin, end; first < r.end; first = end) {
-      const Group<float> group(groups, blocks, first);
+      const Group<real> group(groups, blocks, first);
       end = groups ? least_of(first / PER_GROUP * PER_GROUP + PER_GROUP, r.end) : r.end;
-      if (group.rate == 0.0f) continue;
+      if (group.rate == real(0.0)) continue;
       BP_LANES
       for (i64 i = m * n + first; i < m * n + end; i++)
         w[i] = group.moved<U>(rule, w[i], step_of<U>(rule, w[i], factor * g[i], group.penalty, moments, i, apart));

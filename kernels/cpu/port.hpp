@@ -3,7 +3,9 @@
 // An operation is a function marked BP_CPU that does its part of the work: `part` of `parts`, counted from 0, its last
 // two parameters. backend/signatures.py, which has the grammar of its head, reads it; arguments are checked against it,
 // and backend/compiled/operations_text.py writes the function that unpacks them from slots. Two operations that access
-// an array by rows need not wait for each other. All numbers are float; a sum over many is double.
+// an array by rows need not wait for each other. All numbers are
+// real, which is float or double: a definition that backend/compiled/operations_text.py puts before the text. A sum over
+// many is double.
 typedef long long i64;
 typedef unsigned char u8;
 typedef unsigned int u32;

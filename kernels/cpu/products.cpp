@@ -7,11 +7,11 @@
 #include "math.hpp"
 
 #if defined(__AVX512F__)
-static const i64 WIDTH = 16;
+static const i64 WIDTH = 64 / sizeof(real);
 #elif defined(__AVX__)
-static const i64 WIDTH = 8;
+static const i64 WIDTH = 32 / sizeof(real);
 #else
-static const i64 WIDTH = 4;
+static const i64 WIDTH = 16 / sizeof(real);
 #endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 static const int TILE = 16;  // vectors of a tile, half of the registers
@@ -25,8 +25,11 @@ extern "C" const i64 bp_largest_product = 1 << (TILE == 16 ? 24 : 19);
 static const int WIDEST = 4;     // vectors of a row of a tile
 static const i64 LONGEST = 256;  // k of a small product at most, as in compiled/ops/products.py
 
-typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef int Four __attribute__((vector_size(16), aligned(4), may_alias));
+template<int size> struct Bits { typedef int type; };
+template<> struct Bits<8> { typedef i64 type; };
+
+typedef real Vector __attribute__((vector_size(sizeof(real) * WIDTH), aligned(sizeof(real)), may_alias));
+typedef Bits<sizeof(real)>::type Four __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
 
 #if defined(__clang__)
 #define BP_UNROLL _Pragma("unroll")
@@ -34,8 +37,8 @@ typedef int Four __attribute__((vector_size(16), aligned(4), may_alias));
 #define BP_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-BP_DEV Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-BP_DEV void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+BP_DEV Vector load(const real* from) { return *reinterpret_cast<const Vector*>(from); }
+BP_DEV void store(real* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
 BP_DEV Vector fma(Vector a, Vector b, Vector c) {
 #if defined(__clang__)
@@ -51,7 +54,7 @@ BP_DEV Vector fma(Vector a, Vector b, Vector c) {
 // the elements from one of these to the next.
 template<int R, int C>
 static void multiply_tile(
-    const float* a, const float* b, float* c, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
+    const real* a, const real* b, real* c, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
   Vector sum[R][C] = {};
   for (i64 i = 0; i < k; i++) {
     Vector of_b[C];
@@ -74,7 +77,7 @@ static void multiply_tile(
 // c = a b, for columns that fit C vectors and no fewer
 template<int C, int R = C == 1 ? 8 : C == 2 ? TILE / 2 : TILE / 4>
 static void multiply_panel(
-    const float* a, const float* b, float* c, i64 m, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
+    const real* a, const real* b, real* c, i64 m, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
   i64 i = 0;
   for (; i + R <= m; i += R)
     multiply_tile<R, C>(a + i * a_row, b, c + i * c_row, k, a_row, a_column, b_row, c_row, last);
@@ -90,7 +93,7 @@ static void multiply_panel(
 #endif
 
 // to = the transpose of 4 x 4 numbers, which are as whole numbers because more units of a processor move those
-BP_DEV void transpose_four(const float* from, float* to, i64 from_row, i64 to_row) {
+BP_DEV void transpose_four(const real* from, real* to, i64 from_row, i64 to_row) {
   Four row[4];
   BP_UNROLL
   for (int r = 0; r < 4; r++) row[r] = *reinterpret_cast<const Four*>(from + r * from_row);
@@ -103,11 +106,11 @@ BP_DEV void transpose_four(const float* from, float* to, i64 from_row, i64 to_ro
 }
 
 // to = the transpose of four rows or more
-static void transpose(const float* from, float* to, i64 rows, i64 columns, i64 from_row, i64 to_row) {
+static void transpose(const real* from, real* to, i64 rows, i64 columns, i64 from_row, i64 to_row) {
   i64 c = 0;
   for (; c + 4 <= columns; c += 4) {
-    const float* const column = from + c;
-    float* const row = to + c * to_row;
+    const real* const column = from + c;
+    real* const row = to + c * to_row;
     for (i64 r = 0; r + 4 <= rows; r += 4) transpose_four(column + r * from_row, row + r, from_row, to_row);
     transpose_four(column + (rows - 4) * from_row, row + rows - 4, from_row, to_row);
   }
@@ -118,14 +121,14 @@ static void transpose(const float* from, float* to, i64 rows, i64 columns, i64 f
 // c = a b, for n >= 16 and k <= LONGEST. Strides are the elements from one row to the next, or one column where
 // transposed.
 static void multiply_small(
-    const float* a, const float* b, float* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
+    const real* a, const real* b, real* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
     i64 a_transposed, i64 b_transposed) {
-  float panel[LONGEST / 2 * WIDEST * WIDTH];  // of the transpose of b
+  real panel[LONGEST / 2 * WIDEST * WIDTH];  // of the transpose of b
   const i64 a_row = a_transposed ? 1 : a_stride, a_column = a_transposed ? a_stride : 1;
   const i64 most = (k > LONGEST / 2 ? WIDEST / 2 : WIDEST) * WIDTH;  // so that a panel stays in the fastest cache
   for (i64 begin = 0; begin < n; begin += most) {
     const i64 first = begin + WIDTH < n ? begin : n - WIDTH, width = first + most < n ? most : n - first;
-    const float* of_b = b + first * (b_transposed ? b_stride : 1);
+    const real* of_b = b + first * (b_transposed ? b_stride : 1);
     i64 b_row = b_stride;
     if (b_transposed) transpose(of_b, panel, width, k, b_stride, most), of_b = panel, b_row = most;
     const auto multiply = width > 3 * WIDTH ? multiply_panel<4>
@@ -136,8 +139,8 @@ static void multiply_small(
 }
 
 // The product of the BLAS, whose sizes are int or long long.
-typedef void (*Gemm)(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
-typedef void (*Gemm64)(int, int, int, i64, i64, i64, float, const float*, i64, const float*, i64, float, float*, i64);
+typedef void (*Gemm)(int, int, int, int, int, int, real, const real*, int, const real*, int, real, real*, int);
+typedef void (*Gemm64)(int, int, int, i64, i64, i64, real, const real*, i64, const real*, i64, real, real*, i64);
 static Gemm gemm;
 static Gemm64 gemm64;
 extern "C" void bp_set_product(void* product, i64 wide) {
@@ -149,7 +152,7 @@ static const int BY_ROWS = 101, PLAIN = 111, TRANSPOSED = 112;  // cblas.h
 
 // c = a b, or a block of it
 BP_DEV void multiply_matrices(
-    const float* a, const float* b, float* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
+    const real* a, const real* b, real* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
     i64 a_transposed, i64 b_transposed, i64 small) {
   const int ta = a_transposed ? TRANSPOSED : PLAIN, tb = b_transposed ? TRANSPOSED : PLAIN;
   if (!m || !n) return;
@@ -163,9 +166,9 @@ BP_DEV void multiply_matrices(
 
 // c = a b, where the rows of a and c are those of a minibatch: a part has some of them.
 BP_CPU void matmul_by_rows(
-    const float* a,  // [models, m, k] by rows
-    const float* b,  // [models, k, n] [n, k] where it is transposed
-    float* c,        // [models, m, n] by rows
+    const real* a,  // [models, m, k] by rows
+    const real* b,  // [models, k, n] [n, k] where it is transposed
+    real* c,        // [models, m, n] by rows
     i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 b_transposed, i64 small, i64 part,
     i64 parts) {
   const Range r = rows_of(m, part, parts);
@@ -176,9 +179,9 @@ BP_CPU void matmul_by_rows(
 
 // c = a b: a part has some of the models, or where these are few, a block of rows or of columns, whichever are more.
 BP_CPU void matmul(
-    const float* a,  // [models, m, k] [k, m] where it is transposed
-    const float* b,  // [models, k, n] [n, k] where it is transposed
-    float* c,        // [models, m, n]
+    const real* a,  // [models, m, k] [k, m] where it is transposed
+    const real* b,  // [models, k, n] [n, k] where it is transposed
+    real* c,        // [models, m, n]
     i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 a_transposed, i64 b_transposed, i64 small,
     i64 part, i64 parts) {
   const i64 a_stride = a_transposed ? m : k, b_stride = b_transposed ? k : n;

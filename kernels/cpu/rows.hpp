@@ -5,7 +5,7 @@ enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
 enum { NOTHING = 0, ARGMAX = 1, THRESHOLD = 2 };  // what counts as a right answer
 
 // The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it.
-BP_DEV i64 place_of_largest(const float* v, i64 n) {
+BP_DEV i64 place_of_largest(const real* v, i64 n) {
   i64 place = 0;
   for (i64 c = 1; c < n && v[place] == v[place]; c++)
     if (v[c] > v[place] || v[c] != v[c]) place = c;
@@ -14,9 +14,9 @@ BP_DEV i64 place_of_largest(const float* v, i64 n) {
 
 // The targets of one model's rows: numbers, or else labels. Where a weight is -0, there is no row.
 struct Targets {
-  const float* numbers;
+  const real* numbers;
   const i64* labels;
-  const float* weights;
+  const real* weights;
   i64 cols;
   BP_DEV bool there(i64 row) const { return !weights || !__builtin_signbit(weights[row]); }
   BP_DEV bool bad(i64 row) const { return labels && (labels[row] < 0 || labels[row] >= cols); }
@@ -26,25 +26,25 @@ struct Targets {
 
 // t <- rest t + even
 struct Smoothing {
-  float rest, even;
-  BP_DEV Smoothing(float share, i64 cols) : rest(1.0f - share), even(share / float(cols)) {}
-  BP_DEV float of(float t) const { return rest * t + even; }
+  real rest, even;
+  BP_DEV Smoothing(real share, i64 cols) : rest(real(1.0) - share), even(share / real(cols)) {}
+  BP_DEV real of(real t) const { return rest * t + even; }
 };
 
 // How many rows are right. half: 1/2 for y, 0 for z.
-BP_DEV i64 count_by_threshold(Range r, const float* output, const Targets& targets, float half) {
+BP_DEV i64 count_by_threshold(Range r, const real* output, const Targets& targets, real half) {
   const i64 cols = targets.cols;
   i64 right = 0;
   if (cols == 1 && !targets.weights)
-    for (i64 i = r.begin; i < r.end; i++) right += (output[i] > half) == (targets.numbers[i] > 0.5f);
+    for (i64 i = r.begin; i < r.end; i++) right += (output[i] > half) == (targets.numbers[i] > real(0.5));
   for (i64 row = r.begin; row < r.end && (cols > 1 || targets.weights); row++) {
     int wrong = 0;
-    for (i64 i = row * cols; i < (row + 1) * cols; i++) wrong += (output[i] > half) != (targets.numbers[i] > 0.5f);
+    for (i64 i = row * cols; i < (row + 1) * cols; i++) wrong += (output[i] > half) != (targets.numbers[i] > real(0.5));
     right += wrong == 0 && targets.there(row);
   }
   return right;
 }
-BP_DEV i64 count_correct(i64 accuracy, Range r, const float* output, const Targets& targets, float half) {
+BP_DEV i64 count_correct(i64 accuracy, Range r, const real* output, const Targets& targets, real half) {
   if (accuracy == THRESHOLD) return count_by_threshold(r, output, targets, half);
   i64 right = 0;
   for (i64 row = r.begin; accuracy && row < r.end; row++)
@@ -55,7 +55,7 @@ BP_DEV i64 count_correct(i64 accuracy, Range r, const float* output, const Targe
 // The sums over all rows of all models: each part leaves the losses and counts of its rows, and the part that arrives
 // last adds them up, always in one order.
 struct LossSum {
-  float* e;      // [models, rows]
+  real* e;      // [models, rows]
   i64* counts;   // [models, 2]: the ticket, and how many were right
   double* total;
   i64 models, rows;
@@ -67,7 +67,7 @@ struct LossSum {
     if (!last_part(counts, parts)) return;
     for (i64 m = 0; m < models; m++) {
       double lanes[8] = {}, rest = 0.0;
-      const float* const of_model = e + m * rows;
+      const real* const of_model = e + m * rows;
       i64 r = 0;
       for (; r + 8 <= rows; r += 8)
         for (i64 k = 0; k < 8; k++) lanes[k] += double(of_model[r + k]);
@@ -81,20 +81,20 @@ struct LossSum {
 };
 
 // e of some rows as the sum over their outputs of term(element, t), which may put something in each element's place.
-template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoothing smooth, float* e, Term term) {
+template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoothing smooth, real* e, Term term) {
   const i64 cols = targets.cols, at_once = cols < BLOCK ? BLOCK / cols : 1;
-  float scratch[BLOCK], one_hot[BLOCK];
+  real scratch[BLOCK], one_hot[BLOCK];
   for (i64 row = r.begin; row < r.end; row += at_once) {
     const i64 rows = least_of(at_once, r.end - row), width = least_of(cols, BLOCK);
-    float* const terms = cols == 1 ? e + row : scratch;
+    real* const terms = cols == 1 ? e + row : scratch;
     for (i64 c = 0; c < cols; c += width) {
       const i64 first = row * cols + c, n = rows > 1 ? rows * cols : least_of(width, cols - c);
-      const float* t = targets.numbers + first;
+      const real* t = targets.numbers + first;
       if (targets.labels) {
-        for (i64 i = 0; i < n; i++) one_hot[i] = 0.0f;
+        for (i64 i = 0; i < n; i++) one_hot[i] = real(0.0);
         for (i64 k = 0; k < rows; k++) {
           const i64 place = targets.labels[row + k] - c;
-          if (place >= 0 && place < width) one_hot[k * cols + place] = 1.0f;
+          if (place >= 0 && place < width) one_hot[k * cols + place] = real(1.0);
         }
         t = one_hot;
       }
@@ -102,7 +102,7 @@ template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoo
       for (i64 i = 0; i < n; i++) terms[i] = term(first + i, smooth.of(t[i]));
       if (cols == 1) continue;
       for (i64 k = 0; k < rows; k++) {
-        const float sum = sum_of(terms + k * cols, least_of(width, cols - c));
+        const real sum = sum_of(terms + k * cols, least_of(width, cols - c));
         e[row + k] = c ? e[row + k] + sum : sum;
       }
     }
@@ -111,8 +111,8 @@ template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoo
 
 // e of some rows times w, and their gradients, which have all other factors; a label out of range makes the
 // loss of its row NaN and its gradient 0.
-BP_DEV void apply_weights(Range r, const Targets& targets, float share, const float* weights, float* grad, float* e) {
-  if (share != 1.0f)
+BP_DEV void apply_weights(Range r, const Targets& targets, real share, const real* weights, real* grad, real* e) {
+  if (share != real(1.0))
     for (i64 row = r.begin; row < r.end; row++) e[row] *= share;
   for (i64 row = r.begin; weights && row < r.end; row++) {
     e[row] *= weights[row];
@@ -120,8 +120,8 @@ BP_DEV void apply_weights(Range r, const Targets& targets, float share, const fl
   }
   for (i64 row = r.begin; targets.labels && row < r.end; row++) {
     if (!targets.bad(row)) continue;
-    e[row] = __builtin_nanf("");
-    for (i64 c = 0; grad && c < targets.cols; c++) grad[row * targets.cols + c] = 0.0f;
+    e[row] = real(__builtin_nan(""));
+    for (i64 c = 0; grad && c < targets.cols; c++) grad[row * targets.cols + c] = real(0.0);
   }
 }
 
@@ -129,16 +129,16 @@ BP_DEV void apply_weights(Range r, const Targets& targets, float share, const fl
 // and their gradients where these are asked for, without w and share, and returns how many are right.
 template<class Each>
 BP_DEV void for_each_model(
-    const float* target, const i64* labels, const float* weights, const double* scales, float* grad, double* total,
-    float* e, i64* counts, i64 models, i64 rows, i64 cols, float scale, float share, i64 part, i64 parts, Each each) {
+    const real* target, const i64* labels, const real* weights, const double* scales, real* grad, double* total,
+    real* e, i64* counts, i64 models, i64 rows, i64 cols, real scale, real share, i64 part, i64 parts, Each each) {
   const Range r = rows_of(rows, part, parts);
   const LossSum loss_sum = {e, counts, total, models, rows};
   for (i64 m = 0; m < models; m++) {
     const i64 first = m * rows * cols;
-    const float* const weights_of = weights ? weights + m * rows : weights;
+    const real* const weights_of = weights ? weights + m * rows : weights;
     const Targets targets = {target ? target + first : target, labels ? labels + m * rows : labels, weights_of, cols};
-    const float factor = (scales ? scale * float(scales[m]) : scale) * share;
-    float *const grad_of = grad ? grad + first : grad, *const es = e + m * rows;
+    const real factor = (scales ? scale * real(scales[m]) : scale) * share;
+    real *const grad_of = grad ? grad + first : grad, *const es = e + m * rows;
     loss_sum.add(m, each(m, first, targets, factor, grad_of, es));
     apply_weights(r, targets, share, weights_of, grad_of, es);
   }

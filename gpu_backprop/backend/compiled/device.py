@@ -19,9 +19,9 @@ LARGE = 1 << 20
 
 
 class CpuDevice(Device):
-    """The CPU with compiled kernels, for networks in float32.
+    """The CPU with compiled kernels, for networks in float32 and in float64.
 
-    Numbers too small to be normal, below 1.2e-38, become 0 in them, as on CUDA.
+    Numbers too small to be normal, below 1.2e-38 or 2.2e-308, become 0 in them, as on CUDA.
 
     Attributes:
         library: the kernels.
@@ -31,7 +31,7 @@ class CpuDevice(Device):
     compiles_kernels = True
 
     def __init__(self, reason: str, library: CpuLibrary, ops: Operations[CpuDevice]) -> None:
-        super().__init__("cpu", reason, "float32", np, ops)
+        super().__init__("cpu", reason, library.dtype, np, ops)
         self.library, self.threads = library, library.threads
 
     def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:

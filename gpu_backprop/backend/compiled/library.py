@@ -16,8 +16,8 @@ from gpu_backprop.backend.kernel_text import Row, functor
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.signatures import Head
 
-BASE = "the CPU's kernels, once; that usually takes 5 to 20 s"
-ROW = "{} for the CPU, once; that usually takes 1 to 3 s"
+BASE = "the CPU's kernels for {}, once; that usually takes 5 to 20 s"
+ROW = "{} for the CPU in {}, once; that usually takes 1 to 3 s"
 """Descriptions of a compilation, for the log."""
 
 RowLibrary = tuple[ctypes.CDLL, Mapping[str, Head]]
@@ -27,17 +27,18 @@ Check = Callable[["CpuLibrary", compiler.Library, Row | None], None]
 
 
 class CpuLibrary:
-    """The operations of kernels/cpu as functions.
+    """The operations of kernels/cpu as functions, for arrays of one dtype.
 
     Args:
         threads: how many threads may work at once, up to the maximum of kernels/cpu/program.cpp.
         check: compares each library before its operations are used; None: nothing does.
         trial: tries a new library before it is loaded.
+        dtype: "float32" or "float64", which is `real` in the texts.
 
     Attributes:
         compiler: such as "g++ 12.2.0".
         threads: how many threads work at once: 1 where NumPy's BLAS cannot be limited to one thread.
-        multiplies: whether that has a product of float32 matrices.
+        multiplies: whether that has a product of such matrices.
         largest_product: m n k up to which products of (m, k) and (k, n) may be made by a kernel of ours.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
@@ -50,10 +51,11 @@ class CpuLibrary:
 
     def __init__(
         self, made_by: compiler.Compiler, threads: int, check: Check | None = None,
-        trial: compiler.Trial | None = None,
+        trial: compiler.Trial | None = None, dtype: str = "float32",
     ) -> None:  # fmt: skip
         self._compiler, self._check, self._lock = made_by, check, threading.RLock()
-        loaded = made_by.load(base().text, BASE, trial)
+        self.dtype = dtype
+        loaded = made_by.load(base(dtype).text, BASE.format(dtype), trial)
         self._base = loaded.functions
         self._rows: dict[str, RowLibrary | DeviceError] = {}  # by functor: one for all numbers
         self.run: Any = self._base.bp_run
@@ -64,7 +66,7 @@ class CpuLibrary:
         self.call_size = ctypes.c_longlong.in_dll(self._base, "bp_call_size").value
         self.largest_product = ctypes.c_longlong.in_dll(self._base, "bp_largest_product").value
         self.compiler = self._base.bp_compiler().decode()
-        self.blas = numpy_blas()
+        self.blas = numpy_blas(dtype)
         self.multiplies = self.blas.product is not None
         self._base.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
         self._base.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
@@ -81,7 +83,7 @@ class CpuLibrary:
         Raises:
             DeviceError: the row has no formula in C++, or the compiler refuses it.
         """
-        library, heads = (self._base, base().heads) if row is None else self._of_row(row)
+        library, heads = (self._base, base(self.dtype).heads) if row is None else self._of_row(row)
         return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
 
     def _of_row(self, row: Row) -> RowLibrary:
@@ -96,8 +98,8 @@ class CpuLibrary:
 
     def _load_row(self, row: Row, key: str) -> None:
         try:
-            operations = of_row(row)
-            loaded = self._compiler.load(operations.text, ROW.format(row.name))
+            operations = of_row(row, self.dtype)
+            loaded = self._compiler.load(operations.text, ROW.format(row.name, self.dtype))
             self._rows[key] = loaded.functions, operations.heads
             if self._check:
                 self._check(self, loaded, row)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from contextlib import suppress
 from ctypes import CDLL
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,24 +24,24 @@ from gpu_backprop.backend.numpy_ops.device import NumpyDevice
 from gpu_backprop.backend.threads import threads
 
 
-def open_device(reason: str) -> Device:
-    """The CPU for float32, with compiled kernels where they can be had, else NumPy alone: its reason says which."""
+def open_device(reason: str, dtype: str) -> Device:
+    """The CPU, with compiled kernels where they can be had, else NumPy alone: its reason says which."""
     try:
-        library = _library(compiler.find(), threads())
+        library = _library(compiler.find(), threads(), dtype)
     except compiler.NoCompilerError as error:
         why = str(error)
     else:
         if isinstance(library, CpuLibrary):
             return CpuDevice(f"{reason}; kernels compiled by {library.compiler}", library, compiled_ops)
         why = library
-    return NumpyDevice(f"{reason}; NumPy alone: {why}", "float32")
+    return NumpyDevice(f"{reason}; NumPy alone: {why}", dtype)
 
 
 @cache
-def _library(made_by: compiler.Compiler, count: int) -> CpuLibrary | str:
+def _library(made_by: compiler.Compiler, count: int, dtype: str) -> CpuLibrary | str:
     """The kernels, compared with NumPy's; or why there are none, of which one warning tells."""
     try:
-        return CpuLibrary(made_by, count, _check, _trial)
+        return CpuLibrary(made_by, count, _check, partial(_trial, dtype), dtype)
     except DeviceError as error:
         warnings.warn(
             f"the compiled kernels for the CPU are not used: {error}. Networks run on NumPy alone: the results are the "
@@ -56,10 +56,10 @@ def _check(library: CpuLibrary, loaded: compiler.Library, row: Row | None) -> No
     check(CpuDevice("", library, compiled_ops), loaded, row)
 
 
-TRIAL = f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import attempt; attempt(sys.argv[1])"
+TRIAL = f"import sys; sys.path[:] = sys.argv[3:]; from {__name__} import attempt; attempt(*sys.argv[1:3])"
 
 
-def _trial(made: Path) -> None:
+def _trial(dtype: str, made: Path) -> None:
     """Has another process load a new library and run all of it: it may have been compiled for another processor.
 
     Raises:
@@ -69,14 +69,16 @@ def _trial(made: Path) -> None:
         return
     paths = [str(Path(__file__).parents[3]), *filter(None, sys.path)]
     with suppress(OSError):
-        code = compiler.run([sys.executable, "-I", "-S", "-c", TRIAL, str(made), *paths], made.with_name("trial"))
+        code = compiler.run(
+            [sys.executable, "-I", "-S", "-c", TRIAL, str(made), dtype, *paths], made.with_name("trial")
+        )
         if code is None or code < 0:
             how = "does not come to an end" if code is None else f"is ended by {signal.Signals(-code).name}"
             raise DeviceError(f"a process that tries what was compiled {how}")
 
 
-def attempt(made: str) -> None:
+def attempt(made: str, dtype: str) -> None:
     """Loads a library and runs all of it."""
     loaded = compiler.Library(CDLL(made), "", Path())
-    library = CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS)  # type: ignore[arg-type]
+    library = CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS, dtype=dtype)  # type: ignore[arg-type]
     compare(CpuDevice("", library, compiled_ops))

@@ -20,15 +20,19 @@ class OperationsText(NamedTuple):
     heads: Mapping[str, Head]
 
 
+REAL = {"float32": "typedef float real;\n", "float64": "typedef double real;\n"}
+"""By dtype, what stands before a text: what `real` is in it."""
+
+
 @cache
-def base() -> OperationsText:
+def base(dtype: str) -> OperationsText:
     """Reads the operations that need no formula."""
     files = sorted(f"cpu/{path.name}" for path in (kernels_folder() / "cpu").glob("*.cpp"))
     found = heads("cpu/*.cpp")
-    return OperationsText(source(*files) + "".join(map(_unpacked, found.values())), found)
+    return OperationsText(REAL[dtype] + source(*files) + "".join(map(_unpacked, found.values())), found)
 
 
-def of_row(row: Row) -> OperationsText:
+def of_row(row: Row, dtype: str) -> OperationsText:
     """Instantiates the operations that take the formula of a row.
 
     Raises:
@@ -37,7 +41,7 @@ def of_row(row: Row) -> OperationsText:
     file = FILES[row.kind]
     found = heads(file)
     unpacked = (_unpacked(head, f"<{functor_name(row)}>") for head in found.values())
-    return OperationsText(source(file) + functor(row) + "".join(unpacked), found)
+    return OperationsText(REAL[dtype] + source(file) + functor(row) + "".join(unpacked), found)
 
 
 def _unpacked(head: Head, formula: str = "") -> str:

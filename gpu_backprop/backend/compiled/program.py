@@ -37,7 +37,8 @@ FIELDS = 19
 COUNTER = 8
 """The bytes of a number that all members count alike."""
 
-DTYPES = {"float": "float32", "double": "float64", "i64": "int64"}
+DTYPES = {"double": "float64", "i64": "int64"}
+"""By the type of a pointer; `real` is the dtype of the library."""
 
 SPLIT_NS = 200
 """The work, in nanoseconds, from which an operation is split among the threads."""
@@ -134,6 +135,7 @@ class KernelCall:
     ) -> None:  # fmt: skip
         head, address = device.library.operation(name, row)
         self.device, self.name, self.work = device, name, work
+        self._dtypes = DTYPES | {"real": device.library.dtype}
         self.models = int(arguments.get("models", 1))  # type: ignore[arg-type]
         self.parts = device.threads if work >= SPLIT_NS else 1
         self.arrays: list[Array] = []
@@ -172,7 +174,7 @@ class KernelCall:
         array = arguments[p.name]
         if array is None and p.nullable:
             return 0, 0
-        if not isinstance(array, np.ndarray) or array.dtype != DTYPES.get(p.type, array.dtype):
+        if not isinstance(array, np.ndarray) or array.dtype != self._dtypes.get(p.type, array.dtype):
             raise UnsupportedArguments(f"{self.name}: {p.name} is no array of {p.type}")
         if not array.flags.aligned or not (p.constant or array.flags.writeable):
             raise UnsupportedArguments(f"{self.name}: {p.name} cannot be read or written as it is")

@@ -31,8 +31,8 @@ from gpu_backprop.backend.formula import Activation, Array, LossFormula
 from gpu_backprop.backend.kernel_text import Row
 from gpu_backprop.backend.update_rule import UpdateRule
 
-CLOSE = 1e-5
-"""The tolerance, relative and absolute, between a result and NumPy's."""
+CLOSE = {"float32": 1e-5, "float64": 1e-10}
+"""By dtype, the tolerance, relative and absolute, between a result and NumPy's."""
 
 PARTS = 4
 """The parts that an operation is split into, besides being done in one."""
@@ -64,9 +64,12 @@ def compare(device: CpuDevice, row: Row | None = None) -> None:
     """
     scratch: list[Array] = []  # an operation finds it 0, and has to leave it 0 for its next run
     device.zeros = lambda *of: scratch.append(Device.zeros(device, *of)) or scratch[-1]  # type: ignore
-    for k, ((name, expected, wanted), *tried) in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
+    close = CLOSE[device.library.dtype]
+    host, convert = (HOST, lambda *case: case) if device.dtype == np.float32 else (EXACT, _in_float64)
+    for k, cases_of in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
+        (name, expected, wanted), *tried = (convert(*case) for case in cases_of)
         what = f"{name} of {row.name}" if row else name
-        _run_numpy(HOST, name, expected)
+        _run_numpy(host, name, expected)
         for device.threads, (_, given, got) in zip((1, PARTS), tried, strict=True):
             try:
                 _run(device, list(getattr(compiled_ops, name).__wrapped__(device, *given)))
@@ -75,12 +78,12 @@ def compare(device: CpuDevice, row: Row | None = None) -> None:
             if any(map(np.any, scratch)):
                 raise DeviceError(f"{what} does not give what NumPy gives when it is run again")
             scratch.clear()
-            if all(map(_all_near, got, wanted)):
+            if all(_all_near(*pair, close) for pair in zip(got, wanted, strict=True)):
                 continue
             _, given, precise = _in_float64(*next(islice(cases(row), k, None)))  # it may be NumPy that rounds
             _run_numpy(EXACT, name, given)
             for there, here, best in zip(got, wanted, precise, strict=True):
-                wrong = np.flatnonzero(~(_near(there, here) | _near(there, best)))
+                wrong = np.flatnonzero(~(_near(there, here, close) | _near(there, best, close)))
                 if len(wrong):
                     instead = f"{there.flat[wrong[0]]:g} instead of {best.flat[wrong[0]]:g}"
                     raise DeviceError(f"{what} does not give what NumPy gives: {instead}")
@@ -143,15 +146,15 @@ def _run_numpy(host: Device, name: str, arguments: Sequence[Any]) -> None:
             call()
 
 
-def _all_near(got: Array, wanted: Array) -> bool:
+def _all_near(got: Array, wanted: Array, close: float) -> bool:
     with np.errstate(all="ignore"):
-        return bool((abs(got - wanted) <= CLOSE).all() or _near(got, wanted).all())
+        return bool((abs(got - wanted) <= close).all() or _near(got, wanted, close).all())
 
 
-def _near(got: Array, wanted: Array) -> Array:
+def _near(got: Array, wanted: Array, close: float) -> Array:
     """Compares element by element; where NaN is wanted, infinity will do, since the loss is not finite either way."""
     with np.errstate(all="ignore"):
-        near: Array = np.isclose(got, wanted.astype(got.dtype), CLOSE, CLOSE, equal_nan=True)
+        near: Array = np.isclose(got, wanted.astype(got.dtype), close, close, equal_nan=True)
         return near | (np.isnan(wanted) & np.isinf(got))
 
 
