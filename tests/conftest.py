@@ -83,6 +83,7 @@ def half_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_backprop.backend import numpy_ops, open_device
     from gpu_backprop.backend.numpy_ops import device as numpy_device
 
+    monkeypatch.setenv("GPU_BACKPROP_COMPILER", "none")
     monkeypatch.setitem(open_device.DTYPES, "cpu", ("float32", "float64", "float16"))
     mixed = {
         "matmul": lambda device, a, b, out: iter([partial(np.matmul, a, b, out, dtype=out.dtype)]),

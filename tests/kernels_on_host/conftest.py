@@ -20,7 +20,7 @@ from kernel_program import Program, compile_host, compiler, once, programs
 from kernel_table import RUNNERS
 from lib.kernel_instances import instances
 
-from gpu_backprop.backend.compiled.operations_text import FILES
+from gpu_backprop.backend.compiled.operations_text import FILES, REAL
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.formula import Activation, LossFormula
 from gpu_backprop.backend.kernel_text import functor, functor_name, source
@@ -115,7 +115,7 @@ def host(shared: Path) -> ctypes.CDLL:
 @pytest.fixture(scope="session")
 def host_of_cpu(shared: Path) -> ctypes.CDLL:
     """The rules of optimizers as the CPU's own kernels have them."""
-    parts = [source(FILES["update"]), *map(functor, RULES), 'extern "C" {']
+    parts = [REAL["float32"], source(FILES["update"]), *map(functor, RULES), 'extern "C" {']
     text = "\n".join([*parts, *(preparations(rule, {"float32": ("float", "double")}) for rule in RULES), "}"])
     return library(shared, "host_of_cpu", text)
 

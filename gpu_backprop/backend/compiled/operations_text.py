@@ -25,14 +25,14 @@ REAL = {"float32": "typedef float real;\n", "float64": "typedef double real;\n"}
 
 
 @cache
-def base(dtype: str) -> OperationsText:
+def base(dtype: str = "float32") -> OperationsText:
     """Reads the operations that need no formula."""
     files = sorted(f"cpu/{path.name}" for path in (kernels_folder() / "cpu").glob("*.cpp"))
     found = heads("cpu/*.cpp")
     return OperationsText(REAL[dtype] + source(*files) + "".join(map(_unpacked, found.values())), found)
 
 
-def of_row(row: Row, dtype: str) -> OperationsText:
+def of_row(row: Row, dtype: str = "float32") -> OperationsText:
     """Instantiates the operations that take the formula of a row.
 
     Raises:

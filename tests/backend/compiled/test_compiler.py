@@ -288,15 +288,15 @@ def test_processes_that_compile_at_once(cache):
 # A device -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_device_says_what_compiled_its_kernels(made_by, monkeypatch):
-    device = open_device("cpu")
-    assert isinstance(device, opening.CpuDevice)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_device_says_what_compiled_its_kernels(made_by, monkeypatch, dtype):
+    device = open_device("cpu", dtype)
+    assert isinstance(device, opening.CpuDevice) and device.dtype == dtype
     version = subprocess.run([*made_by.command, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
     assert device.reason.startswith("as asked; kernels compiled by ")
     assert version.stdout.strip().split("\n")[0] in device.reason
-    assert open_device("cpu", "float64").ops is numpy_ops
     monkeypatch.setenv(compiler.VARIABLE, "none")
-    device = open_device("cpu")
+    device = open_device("cpu", dtype)
     assert (device.reason, device.ops) == ("as asked; NumPy alone: GPU_BACKPROP_COMPILER=none", numpy_ops)
 
 
@@ -329,7 +329,7 @@ def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, mon
     spoilt = operations.text.replace(
         wrong, wrong.replace("1", "2").replace("by", "2").replace("+= several", "= several")
     )
-    monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=spoilt))
+    monkeypatch.setattr(cpu_library, "base", lambda _: operations._replace(text=spoilt))
     with pytest.warns(RuntimeWarning, match=f"not used: {name} does not give what NumPy gives"):
         assert open_device("cpu").ops is numpy_ops
 
@@ -354,7 +354,7 @@ def test_a_library_that_ends_the_process_ends_in_numpy(cache, fresh, monkeypatch
     """As one that was compiled for another processor."""
     operations = cpu_library.base()
     assert operations.text.count(right) == 1
-    monkeypatch.setattr(cpu_library, "base", lambda: operations._replace(text=operations.text.replace(right, wrong)))
+    monkeypatch.setattr(cpu_library, "base", lambda _: operations._replace(text=operations.text.replace(right, wrong)))
     if wrong is ENDLESS:  # where the compiler has not got so little time
         run = compiler.run
 
@@ -374,7 +374,7 @@ def test_it_is_said_what_is_compiled_and_how_long_that_takes(cache, fresh, caplo
     (said,), (command,) = (
         [r.getMessage() for r in caplog.records if r.levelname == level] for level in ("INFO", "DEBUG")
     )
-    assert said == "compiling the CPU's kernels, once; that usually takes 5 to 20 s" and "-O3" in command
+    assert said == "compiling the CPU's kernels for float32, once; that usually takes 5 to 20 s" and "-O3" in command
 
 
 def test_importing_looks_for_no_compiler(made_by):
@@ -397,7 +397,7 @@ def test_a_process_that_finds_the_kernels_compiled_runs_no_compiler(made_by):
 def numpy_has(made_by, monkeypatch):
     """A function that makes libraries find another BLAS. All of a process share their memory of it: afterwards they
     have the right one again."""
-    yield lambda blas: monkeypatch.setattr(cpu_library, "numpy_blas", lambda: blas)
+    yield lambda blas: monkeypatch.setattr(cpu_library, "numpy_blas", lambda _: blas)
     monkeypatch.undo()
     cpu_library.CpuLibrary(made_by, 2)
 

@@ -53,11 +53,11 @@ def plant(monkeypatch, row, right, wrong):
     if row is None:
         spoilt = base()._replace(text=base().text.replace(right, wrong))
         assert spoilt.text != base().text
-        monkeypatch.setattr(cpu_library, "base", lambda: spoilt)
+        monkeypatch.setattr(cpu_library, "base", lambda _: spoilt)
     else:
         assert right in of_row(row).text
 
-        def of(asked):
+        def of(asked, _):
             made = of_row(asked)
             return made._replace(text=made.text.replace(right, wrong)) if asked == row else made
 
@@ -132,7 +132,7 @@ def test_cases_are_the_same_each_time():
         ("adam", "const double epsilon = setting[3]", "const double epsilon = setting[2]", "update of adam"),
         ("rmsprop", "factor * g[i]", "g[i]", "update of rmsprop"),
         ("adamw", "(rate * decay)", "rate", "update of adamw"),
-        ("rmsprop", "if (group.rate == 0.0f) continue;", "", "update of rmsprop"),
+        ("rmsprop", "if (group.rate == real(0.0)) continue;", "", "update of rmsprop"),
         (
             None,
             "step[model * step_step] += 1",
@@ -195,7 +195,7 @@ def test_ctrl_c_while_it_is_compared_leaves_nothing_unknown(cache, made_by, monk
 
 def _open(made_by, *rows):
     """As a new process does."""
-    library = opening._library.__wrapped__(made_by, 2)
+    library = opening._library.__wrapped__(made_by, 2, "float32")
     for row in rows:
         library.operation("bias_activate", row)
 
