@@ -81,7 +81,7 @@ MISTAKES = {
     "the target of the first row for all": Mistake("smooth.of(t[i])", "smooth.of(t[0])", "poisson"),
     "smoothing of nothing": Mistake("even(share / real(cols))", "even(share)"),
     "a label that is ignored": Mistake("v[targets.clamped(row + k) * LANES + k] -=", "v[k] -="),
-    "a bad label that goes unnoticed": Mistake('e[row] = __builtin_nanf("");', ";"),
+    "a bad label that goes unnoticed": Mistake('e[row] = real(__builtin_nan(""));', ";"),
     "a bad label with a gradient": Mistake("grad[row * targets.cols + c] = real(0.0)", ";"),
     "softmax without its largest": Mistake("below = v[i + k] - top[k]", "below = v[i + k]"),
     "softmax: wrong answers that count": Mistake("right += place[k] ==", "right += place[k] !="),
