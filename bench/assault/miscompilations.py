@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from unittest import mock
 
@@ -22,15 +21,13 @@ from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.compiled.operations_text import base, of_row
-from gpu_backprop.backend.compiled.self_test import compare
+from gpu_backprop.backend.compiled.operations_text import OperationsText, Unit, operations_text
+from gpu_backprop.backend.compiled.self_test import FILES, compare
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.training.optimizers import RULES
 
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
 ROWS |= {rule.name: rule for rule in RULES}
-FIRST = {"activation": "bias_activate", "loss": "loss_gradient", "update": "update"}
-"""By the kind of a row, an operation that takes its formula."""
 
 
 class Mistake(NamedTuple):
@@ -40,12 +37,19 @@ class Mistake(NamedTuple):
     wrong: str
     row: str = ""
 
-    def planted(self) -> str:
-        """The text with the mistake."""
-        text = (of_row(ROWS[self.row]) if self.row else base()).text
-        if self.right not in text:
+    def planted(self, unit: Unit, dtype: str) -> OperationsText:
+        """The text of a unit, with the mistake where it is in that one."""
+        made, row = operations_text(unit, dtype), ROWS.get(self.row)
+        there = isinstance(unit, str) if row is None else unit == row
+        return made._replace(text=made.text.replace(self.right, self.wrong)) if there else made
+
+    def spoilt(self) -> list[str]:
+        """The texts that have it."""
+        units: list[Unit] = [ROWS[self.row]] if self.row else [*FILES]
+        both = [(operations_text(unit, "float32").text, self.planted(unit, "float32").text) for unit in units]
+        if not (spoilt := [text for sound, text in both if text != sound]):
             raise SystemExit(f"the text of {self.row or 'all kernels'} no longer has {self.right!r}")
-        return text.replace(self.right, self.wrong)
+        return spoilt
 
 
 MISTAKES = {
@@ -138,22 +142,18 @@ FEW = (
 def found(made_by: compiler.Compiler, mistake: Mistake) -> str:
     """What the comparison with NumPy says of a library with a mistake."""
     row = ROWS[mistake.row] if mistake.row else None
-    name, sound = ("base", base()) if row is None else ("of_row", of_row(row))
-    with mock.patch.object(cpu_library, name, return_value=sound._replace(text=mistake.planted())):
+    with mock.patch.object(cpu_library, "operations_text", mistake.planted):
         device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), compiled_ops)
-        if row is not None:
-            device.library.operation(FIRST[row.kind], row)
-    try:
-        compare(device, row)
-    except gb.DeviceError as error:
-        return str(error)
+        try:
+            compare(device, row)
+        except gb.DeviceError as error:
+            return str(error)
     return ""
 
 
 def missed(made_by: compiler.Compiler, names: list[str]) -> Iterator[str]:
     """The mistakes that are not found."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tuple(pool.map(made_by.load, [MISTAKES[name].planted() for name in names]))
+    made_by.load([text for name in names for text in MISTAKES[name].spoilt()])  # several at once
     for name in names:
         if not found(made_by, MISTAKES[name]):
             yield name

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import hashlib
 import logging
 import os
 import platform
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
-from itertools import count, takewhile
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
-from gpu_backprop.backend.cache_folder import cache_folder
+from gpu_backprop.backend.compiled.library_files import Library, folder, library_name, load, store, unfinished
 from gpu_backprop.backend.errors import DeviceError
+from gpu_backprop.backend.threads import threads
 
 LOG = logging.getLogger("gpu_backprop.compiler")
 
@@ -35,11 +32,12 @@ PLATFORMS = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "aarch64"
 """The processors that kernels are compiled for, with the options that use all of their instructions."""
 
 OPTIONS = (
-    "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti",
-    "-fPIC", "-shared", "-pthread",
+    "-std=c++17", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math",
+    "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
-"""Nothing of -ffast-math that breaks NaN and infinity, and no contraction of products and sums to fma: the compiler
-might do so in a vector and not for a single number, or the other way round."""
+"""What -O3 does besides makes nothing faster, and compiling slower. Nothing of -ffast-math that breaks NaN and
+infinity, and no contraction of products and sums to fma: the compiler might do so in a vector and not for a single
+number, or the other way round."""
 
 PROCESSOR = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
@@ -47,24 +45,11 @@ PROCESSOR = (
 )  # fmt: skip
 """The lines of /proc/cpuinfo that tell what a processor can do."""
 
-DIGEST = 32
-"""Bytes: a library ends with the SHA-256 of all before, so that a truncated or damaged one is not loaded."""
-
 SECONDS = 120
-"""Time limit of the compiler, and of a trial of its library: some twenty times what they usually take."""
+"""Time limit of the compiler, and of a trial of its libraries: a hundred times what they usually take."""
 
-Trial = Callable[[Path], None]
-"""Gets a new library, and raises DeviceError where it should not be loaded."""
-
-_loads = count()
-
-
-class Library(NamedTuple):
-    """A library that is loaded."""
-
-    functions: ctypes.CDLL
-    digest: str  # of its bytes, so also of its text, its compiler and this processor
-    path: Path
+Trial = Callable[[Sequence[Path], Path], None]
+"""Gets libraries, of which some are new, and the path of a log; raises DeviceError where they should not be loaded."""
 
 
 class NoCompilerError(DeviceError):
@@ -78,92 +63,111 @@ class Compiler:
         self.command = command
         self._options = (*OPTIONS, *PLATFORMS[platform.machine()])
 
-    def load(self, text: str, what: str = "kernels", trial: Trial | None = None) -> Library:
-        """Loads the library of `text`; one that cannot be loaded is compiled again.
+    def load(
+        self, texts: Sequence[str], what: str = "kernels", trial: Trial | None = None
+    ) -> list[Library | DeviceError]:
+        """Loads the libraries of texts. Those that are not there, or cannot be loaded, are compiled, several at once.
 
         Args:
-            what: a description for the log, with how long it usually takes.
-            trial: what a new library has to pass first.
+            what: a description for the log.
+            trial: what they have to pass first where some are new.
 
-        Raises:
-            DeviceError: the compiler refuses the text, nothing can be written, or it cannot be loaded.
+        Returns:
+            Of each text its library, or why there is none: the compiler refuses it, nothing can be written, it cannot
+            be loaded, or the trial went wrong.
         """
         try:
-            return self._load(text, what, trial)
-        except OSError:  # it is no library, or needs another one that is missing
-            self._path(text).unlink(missing_ok=True)
-        try:
-            return self._load(text, what, trial)
+            sources = {self._path(text): text for text in texts}
+            found: dict[Path, Library | DeviceError] = {p: library for p in sources if (library := load(p))}
+            if len(found) < len(sources):
+                found |= self._make(sources, set(found), what, trial)
+            return [found[path] for path in sources]
+        except DeviceError as error:
+            return [error] * len(texts)
         except OSError as error:
-            raise DeviceError(f"the compiled kernels cannot be loaded ({error})") from error
+            why = f"{self.command[0]} cannot be started, or its output not be stored: {error}"
+            return [DeviceError(why)] * len(texts)
 
-    def _load(self, text: str, what: str, trial: Trial | None) -> Library:
-        try:
-            path = self._path(text)
-            file = _whole(path)
-            if file is None:
-                file = self._compile(text, path, what, trial)
-        except OSError as error:
-            raise DeviceError(f"{self.command[0]} cannot be started, or its output not be stored: {error}") from error
-        try:
-            # The file that was checked is the one that is loaded, whatever has replaced it meanwhile. The C library
-            # takes a name it knows for the library it has loaded by that name, so each load has a new name.
-            name = f"/proc/self/fd/{'./' * next(_loads)}{file}"
-            functions = ctypes.CDLL(name if os.path.exists(name) else os.fspath(path))
-            return Library(functions, os.pread(file, DIGEST, os.fstat(file).st_size - DIGEST).hex(), path)
-        finally:
-            os.close(file)
+    def compile(self, texts: Mapping[Path, str]) -> dict[Path, DeviceError]:
+        """Compiles texts into files, several at once; returns what the compiler has against some of them."""
+        LOG.debug("%s", shlex.join(self._command(Path("TEXT.cpp"), Path("LIBRARY.so"))))
+        commands, logs = [], []
+        for out, text in texts.items():
+            written = out.with_suffix(".cpp")
+            # A compiler cache that serves several machines takes another processor's text for another one.
+            written.write_text(f'{text}\nextern "C" const char bp_name[] = "{out.stem}";\n', encoding="utf-8")
+            commands.append(self._command(written, out))
+            logs.append(out.with_suffix(".log"))
+        codes = run_all(commands, logs)
+        return {
+            out: self._failure(code, log)
+            for out, code, log in zip(texts, codes, logs, strict=True)
+            if code or not out.is_file()
+        }
+
+    def _make(
+        self, sources: Mapping[Path, str], there: Collection[Path], what: str, trial: Trial | None
+    ) -> dict[Path, Library | DeviceError]:
+        with unfinished() as place:
+            LOG.info("compiling %s, once; that usually takes a second or two", what)
+            begin = time.perf_counter()
+            made = {path: place / path.name for path in sources if path not in there}
+            failures = self.compile({out: sources[path] for path, out in made.items()})
+            if trial and not failures:
+                trial([made.get(path, path) for path in sources], place / "trial")
+            LOG.info("compiled in %.1f s", time.perf_counter() - begin)
+            return {path: failures[out] if out in failures else store(out, path) for path, out in made.items()}
 
     def _path(self, text: str) -> Path:
         # What is linked with a later C library cannot be loaded.
         here = *_files(self.command), _processor(), *platform.libc_ver()
-        made_of = "\0".join((text, *self._options, *self.command, *here))
-        return _folder() / f"{hashlib.sha256(made_of.encode(errors='surrogateescape')).hexdigest()[:40]}.so"
+        return folder() / library_name(text, *self._options, *self.command, *here)
 
-    def _compile(self, text: str, path: Path, what: str, trial: Trial | None) -> int:
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-            written, made, log = Path(folder, "text.cpp"), Path(folder, "library.so"), Path(folder, "log")
-            written.write_text(text, encoding="utf-8")
-            command = [*self.command, *self._options, str(written), "-o", str(made)]
-            LOG.info("compiling %s", what)
-            LOG.debug("%s", shlex.join(command))
-            code = run(command, log)
-            if code or not made.is_file():
-                said = log.read_text("utf-8", "replace").splitlines()[1:]
-                first = next((line for line in said if "error" in line), "".join(said[:1])) or "no message"
-                why = f"it was stopped after {SECONDS} s" if code is None else first
-                kept = f" (the rest is in {log.replace(path.with_suffix('.log'))})" if said else ""
-                raise DeviceError(f"{shlex.join(self.command)} fails: {why}{kept}")
-            if trial:
-                trial(made)
-            content = made.read_bytes()
-            made.write_bytes(content + hashlib.sha256(content).digest())
-            made.chmod(0o700)
-            file = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
-            made.replace(path)
-            path.with_suffix(".log").unlink(missing_ok=True)
-            return file
+    def _command(self, text: Path, library: Path) -> list[str]:
+        return [*self.command, *self._options, str(text), "-o", str(library)]
+
+    def _failure(self, code: int | None, log: Path) -> DeviceError:
+        said = log.read_text("utf-8", "replace").splitlines()[1:]
+        first = next((line for line in said if "error" in line), "".join(said[:1])) or "no message"
+        why = f"it was stopped after {SECONDS} s" if code is None else first
+        kept = f" (the rest is in {log.replace(folder() / log.name)})" if said else ""
+        return DeviceError(f"{shlex.join(self.command)} fails: {why}{kept}")
 
 
-def run(command: Sequence[str], log: Path) -> int | None:
-    """Runs a command for at most SECONDS, then kills it and its children; `log` gets the command and its output.
+def run_all(commands: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int | None]:
+    """Runs commands, one on each of the CPU's threads, for at most SECONDS, then kills them with their children. Each
+    has a log, which gets the command and its output.
 
-    Returns its exit code, which is negative after a signal; None: it was killed.
+    Returns their exit codes, which are negative after a signal; None: it was killed.
     """
+    started: list[subprocess.Popen[bytes]] = []
+    with ThreadPoolExecutor(threads()) as pool:
+        try:
+            return list(pool.map(partial(_run, started), commands, logs))
+        except BaseException:  # Ctrl-C comes to this thread alone: their sessions are not the terminal's
+            for process in started:
+                _kill(process)
+            raise
+
+
+def _run(started: list[subprocess.Popen[bytes]], command: Sequence[str], log: Path) -> int | None:
     with log.open("wb") as output:
         output.write(f"{shlex.join(command)}\n".encode(errors="surrogateescape"))
         output.flush()
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         ) as process:
+            started.append(process)
             try:
                 return process.wait(SECONDS)
-            except BaseException as error:  # Ctrl-C too: its session is not the terminal's
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                if isinstance(error, subprocess.TimeoutExpired):
-                    return None
-                raise
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                return None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def find() -> Compiler:
@@ -206,43 +210,3 @@ def _processor() -> str:
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         first = takewhile(str.strip, lines)  # up to the first empty line: one processor
         return "".join(line for line in first if line.partition(":")[0].strip() in PROCESSOR)
-
-
-def _folder() -> Path:
-    """Returns a folder that only this user can write to, from which libraries can be loaded."""
-    folder = cache_folder()
-    with suppress(OSError):
-        if folder is not None and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
-            return folder
-    return _temporary_folder()
-
-
-@cache
-def _temporary_folder() -> Path:
-    """Makes a folder for this process alone, which is removed with it."""
-    folder = tempfile.mkdtemp(prefix="gpu_backprop-")
-    atexit.register(_remove, folder, os.getpid())
-    return Path(folder)
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # not the child of a fork
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _whole(path: Path) -> int | None:
-    """Opens a library that this user alone can write to and that is whole; None: there is none."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(file)
-        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        content = os.pread(file, status.st_size, 0) if ours else b""
-    except OSError:
-        content = b""
-    if content and hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]:
-        return file
-    os.close(file)
-    return None

@@ -9,9 +9,11 @@ from ctypes import byref, c_longlong
 import numpy as np
 
 from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.compiled.operations_text import likely_unit
 from gpu_backprop.backend.compiled.program import at_once, sequence
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 
 LARGE = 1 << 20
@@ -33,6 +35,10 @@ class CpuDevice(Device):
     def __init__(self, reason: str, library: CpuLibrary, ops: Operations[CpuDevice]) -> None:
         super().__init__("cpu", reason, library.dtype, np, ops)
         self.library, self.threads = library, library.threads
+
+    def prepare(self, operations: Sequence[Operation]) -> None:
+        units = (likely_unit(operation.name, operation.arguments.values()) for operation in operations)
+        self.library.prepare(unit for unit in units if unit is not None)
 
     def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
         return sequence(calls, repeats)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import ctypes
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ctypes import c_void_p
 from typing import Any
 
-from gpu_backprop.backend.compiled import compiler
-from gpu_backprop.backend.compiled.operations_text import base, of_row
+from gpu_backprop.backend.compiled.compiler import Compiler, Trial
+from gpu_backprop.backend.compiled.library_files import Library
+from gpu_backprop.backend.compiled.operations_text import Unit, operations_text, unit_of
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.kernel_text import Row, functor
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.signatures import Head
 
-BASE = "the CPU's kernels for {}, once; that usually takes 5 to 20 s"
-ROW = "{} for the CPU in {}, once; that usually takes 1 to 3 s"
-"""Descriptions of a compilation, for the log."""
+BASE = "program", "layers", "minibatch", "products"
+"""The units that every training needs."""
 
-RowLibrary = tuple[ctypes.CDLL, Mapping[str, Head]]
-
-Check = Callable[["CpuLibrary", compiler.Library, Row | None], None]
-"""Gets a library before it is used, all of it or the operations of a row; raises DeviceError where it is wrong."""
+Check = Callable[["CpuLibrary", Library, Unit], None]
+"""Gets a unit before its operations are used; raises DeviceError where it is wrong."""
 
 
 class CpuLibrary:
@@ -31,8 +29,8 @@ class CpuLibrary:
 
     Args:
         threads: how many threads may work at once, up to the maximum of kernels/cpu/program.cpp.
-        check: compares each library before its operations are used; None: nothing does.
-        trial: tries a new library before it is loaded.
+        check: compares each unit before its operations are used; None: nothing does.
+        trial: tries the units of BASE, where some are new, before they are loaded.
         dtype: "float32" or "float64", which is `real` in the texts.
 
     Attributes:
@@ -46,66 +44,84 @@ class CpuLibrary:
         call_size: bytes of its struct KernelCall.
 
     Raises:
-        DeviceError: it cannot be compiled or loaded.
+        DeviceError: a unit of BASE cannot be compiled or loaded, or is wrong.
     """
 
     def __init__(
-        self, made_by: compiler.Compiler, threads: int, check: Check | None = None,
-        trial: compiler.Trial | None = None, dtype: str = "float32",
+        self, made_by: Compiler, threads: int, check: Check | None = None, trial: Trial | None = None,
+        dtype: str = "float32",
     ) -> None:  # fmt: skip
-        self._compiler, self._check, self._lock = made_by, check, threading.RLock()
-        self.dtype = dtype
-        loaded = made_by.load(base(dtype).text, BASE.format(dtype), trial)
-        self._base = loaded.functions
-        self._rows: dict[str, RowLibrary | DeviceError] = {}  # by functor: one for all numbers
-        self.run: Any = self._base.bp_run
-        self.limit_blas_threads: Any = self._base.bp_limit_blas_threads
+        self._made_by, self._check, self._lock, self.dtype = made_by, check, threading.RLock(), dtype
+        self._units: dict[str, Library | DeviceError] = {}  # those of rows by functor: one for all numbers
+        self._load({unit: unit for unit in BASE}, "the CPU's kernels", trial)
+        program, products = (self._library(unit).functions for unit in ("program", "products"))
+        self.run: Any = program.bp_run
+        self.limit_blas_threads: Any = program.bp_limit_blas_threads
         self.run.restype = self.limit_blas_threads.restype = None
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
-        self._base.bp_compiler.restype = ctypes.c_char_p
-        self.call_size = ctypes.c_longlong.in_dll(self._base, "bp_call_size").value
-        self.largest_product = ctypes.c_longlong.in_dll(self._base, "bp_largest_product").value
-        self.compiler = self._base.bp_compiler().decode()
+        program.bp_compiler.restype = ctypes.c_char_p
+        self.call_size = ctypes.c_longlong.in_dll(program, "bp_call_size").value
+        self.largest_product = ctypes.c_longlong.in_dll(products, "bp_largest_product").value
+        self.compiler = program.bp_compiler().decode()
         self.blas = numpy_blas(dtype)
         self.multiplies = self.blas.product is not None
-        self._base.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
-        self._base.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
+        products.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
+        program.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
         # Two pools of threads would compete for the cores. OpenBLAS alone can be limited to one thread.
         others = self.multiplies and self.blas.set_threads is None
-        limit = ctypes.c_longlong.in_dll(self._base, "bp_max_threads").value
+        limit = ctypes.c_longlong.in_dll(program, "bp_max_threads").value
         self.threads = 1 if others else min(threads, limit)
         if check:
-            check(self, loaded, None)
+            for unit in BASE:
+                check(self, self._library(unit), unit)
 
     def operation(self, name: str, row: Row | None = None) -> tuple[Head, int]:
         """Returns the head of an operation and its address; with a row, of the instance with its formula.
 
         Raises:
-            DeviceError: the row has no formula in C++, or the compiler refuses it.
+            DeviceError: it has no text in C++, the compiler refuses that, or it is wrong.
         """
-        library, heads = (self._base, base(self.dtype).heads) if row is None else self._of_row(row)
-        return heads[name], ctypes.cast(getattr(library, f"bp_{name}"), c_void_p).value or 0
+        unit = unit_of(name) if row is None else row
+        self.prepare([unit])
+        head = operations_text(unit, self.dtype).heads[name]
+        return head, ctypes.cast(getattr(self._library(unit).functions, f"bp_{name}"), c_void_p).value or 0
 
-    def _of_row(self, row: Row) -> RowLibrary:
-        key = functor(row)
-        with self._lock:  # held during the check, which calls this itself
-            if key not in self._rows:
-                self._load_row(row, key)
-            found = self._rows[key]
+    def prepare(self, units: Iterable[Unit]) -> None:
+        """Compiles those units that are not there yet, several at once. What fails is left to NumPy, with a warning."""
+        with self._lock:  # held during the checks, which ask for operations
+            if new := {key: unit for unit in units if (key := _key(unit)) not in self._units}:
+                try:
+                    self._load(new, f"{', '.join(map(_name, new.values()))} for the CPU")
+                    for key, unit in new.items():
+                        self._compare(key, unit)
+                except BaseException:  # Ctrl-C: they were not compared
+                    for key in new:
+                        self._units.pop(key, None)
+                    raise
+
+    def _load(self, units: Mapping[str, Unit], what: str, trial: Trial | None = None) -> None:
+        texts = [operations_text(unit, self.dtype).text for unit in units.values()]
+        self._units |= zip(units, self._made_by.load(texts, what, trial), strict=True)
+
+    def _compare(self, key: str, unit: Unit) -> None:
+        try:
+            library = self._library(unit)
+            if self._check:
+                self._check(self, library, unit)
+        except DeviceError as error:
+            self._units[key] = error
+            warnings.warn(f"{_name(unit)} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
+
+    def _library(self, unit: Unit) -> Library:
+        found = self._units[_key(unit)]
         if isinstance(found, DeviceError):
             raise found
         return found
 
-    def _load_row(self, row: Row, key: str) -> None:
-        try:
-            operations = of_row(row, self.dtype)
-            loaded = self._compiler.load(operations.text, ROW.format(row.name, self.dtype))
-            self._rows[key] = loaded.functions, operations.heads
-            if self._check:
-                self._check(self, loaded, row)
-        except DeviceError as error:
-            self._rows[key] = error
-            warnings.warn(f"{row.name} is left to NumPy: {error}", RuntimeWarning, stacklevel=2)
-        except BaseException:  # Ctrl-C: it was not checked
-            self._rows.pop(key, None)
-            raise
+
+def _key(unit: Unit) -> str:
+    return unit if isinstance(unit, str) else functor(unit)
+
+
+def _name(unit: Unit) -> str:
+    return unit if isinstance(unit, str) else unit.name

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import CDLL
 from functools import cache, partial
@@ -15,11 +16,12 @@ from types import SimpleNamespace
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.compiled.library import BASE, CpuLibrary
+from gpu_backprop.backend.compiled.library_files import Library
+from gpu_backprop.backend.compiled.operations_text import Unit
 from gpu_backprop.backend.compiled.self_test import PARTS, check, compare
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.kernel_text import Row
 from gpu_backprop.backend.numpy_ops.device import NumpyDevice
 from gpu_backprop.backend.threads import threads
 
@@ -52,33 +54,34 @@ def _library(made_by: compiler.Compiler, count: int, dtype: str) -> CpuLibrary |
         return str(error)
 
 
-def _check(library: CpuLibrary, loaded: compiler.Library, row: Row | None) -> None:
-    check(CpuDevice("", library, compiled_ops), loaded, row)
+def _check(library: CpuLibrary, loaded: Library, unit: Unit) -> None:
+    check(CpuDevice("", library, compiled_ops), loaded, unit)
 
 
-TRIAL = f"import sys; sys.path[:] = sys.argv[3:]; from {__name__} import attempt; attempt(*sys.argv[1:3])"
+TRIAL = f"import sys; sys.path[:] = sys.argv[1].split(':'); from {__name__} import attempt; attempt(*sys.argv[2:])"
 
 
-def _trial(dtype: str, made: Path) -> None:
-    """Has another process load a new library and run all of it: it may have been compiled for another processor.
+def _trial(dtype: str, made: Sequence[Path], log: Path) -> None:
+    """Has another process load the libraries of BASE and run all of them: they may have been compiled for another
+    processor.
 
     Raises:
         DeviceError: that was the end of the process.
     """
     if "python" not in os.path.basename(sys.executable or ""):  # a program that Python is a part of
         return
-    paths = [str(Path(__file__).parents[3]), *filter(None, sys.path)]
+    paths = ":".join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
     with suppress(OSError):
-        code = compiler.run(
-            [sys.executable, "-I", "-S", "-c", TRIAL, str(made), dtype, *paths], made.with_name("trial")
-        )
+        command = [sys.executable, "-I", "-S", "-c", TRIAL, paths, dtype, *map(str, made)]
+        (code,) = compiler.run_all([command], [log])
         if code is None or code < 0:
             how = "does not come to an end" if code is None else f"is ended by {signal.Signals(-code).name}"
             raise DeviceError(f"a process that tries what was compiled {how}")
 
 
-def attempt(made: str, dtype: str) -> None:
-    """Loads a library and runs all of it."""
-    loaded = compiler.Library(CDLL(made), "", Path())
+def attempt(dtype: str, *made: str) -> None:
+    """Loads the libraries of BASE and runs all of them."""
+    loaded = [Library(CDLL(path), "", Path()) for path in made]
     library = CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS, dtype=dtype)  # type: ignore[arg-type]
-    compare(CpuDevice("", library, compiled_ops))
+    for unit in BASE:
+        compare(CpuDevice("", library, compiled_ops), unit)

@@ -1,16 +1,26 @@
-"""The text of the operations in kernels/cpu, and of the C++ functions that unpack their arguments."""
+"""The texts of the operations in kernels/cpu, and of the C++ functions that unpack their arguments.
+
+What is compiled by itself is a unit: a file of kernels/cpu, or a row of the tables with the operations that take its
+formula. So a plan waits only for what it needs, and several units are compiled at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gpu_backprop.backend.kernel_text import Row, functor, functor_name, kernels_folder, source
+from gpu_backprop.backend.kernel_text import Row, functor, functor_name, source
 from gpu_backprop.backend.signatures import Head, Parameter, heads
 
 FILES = {"activation": "cpu/layers.hpp", "loss": "cpu/losses.hpp", "update": "cpu/optimizers.hpp"}
 """By the kind of a row, the operations that take its formula."""
+
+REAL = {"float32": "typedef float real;\n", "float64": "typedef double real;\n"}
+"""By dtype, what stands before a text: what `real` is in it."""
+
+Unit = str | Row
+"""The stem of a file of kernels/cpu, or a row."""
 
 
 class OperationsText(NamedTuple):
@@ -20,24 +30,36 @@ class OperationsText(NamedTuple):
     heads: Mapping[str, Head]
 
 
-REAL = {"float32": "typedef float real;\n", "float64": "typedef double real;\n"}
-"""By dtype, what stands before a text: what `real` is in it."""
+def unit_of(name: str) -> str:
+    """Finds the unit of an operation that needs no formula."""
+    return heads("cpu/*.cpp")[name].file.removesuffix(".cpp")
+
+
+def likely_unit(name: str, arguments: Iterable[Any]) -> Unit | None:
+    """Guesses which unit an operation of a plan needs: of most, the kernel has the same name."""
+    if name in heads("cpu/*.cpp"):
+        return unit_of(name)
+    return next((a for a in arguments if isinstance(a, Row) and a.kind in FILES and name in heads(FILES[a.kind])), None)
+
+
+def operations_text(unit: Unit, dtype: str) -> OperationsText:
+    """Reads the operations of a file, or instantiates those that take the formula of a row.
+
+    Raises:
+        DeviceError: the row has no formula in C++.
+    """
+    return _of_file(unit, dtype) if isinstance(unit, str) else _of_row(unit, dtype)
 
 
 @cache
-def base(dtype: str = "float32") -> OperationsText:
-    """Reads the operations that need no formula."""
-    files = sorted(f"cpu/{path.name}" for path in (kernels_folder() / "cpu").glob("*.cpp"))
-    found = heads("cpu/*.cpp")
-    return OperationsText(REAL[dtype] + source(*files) + "".join(map(_unpacked, found.values())), found)
+def _of_file(stem: str, dtype: str) -> OperationsText:
+    file = f"cpu/{stem}.cpp"
+    found = heads(file)
+    real = REAL[dtype] if found else ""  # one text for all dtypes runs programs, so that these share its threads
+    return OperationsText(real + source(file) + "".join(map(_unpacked, found.values())), found)
 
 
-def of_row(row: Row, dtype: str = "float32") -> OperationsText:
-    """Instantiates the operations that take the formula of a row.
-
-    Raises:
-        DeviceError: it has no formula in C++.
-    """
+def _of_row(row: Row, dtype: str) -> OperationsText:
     file = FILES[row.kind]
     found = heads(file)
     unpacked = (_unpacked(head, f"<{functor_name(row)}>") for head in found.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -22,13 +22,13 @@ import numpy as np
 
 from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import ops as compiled_ops
-from gpu_backprop.backend.compiled.compiler import Library
 from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.library_files import Library, folder
+from gpu_backprop.backend.compiled.operations_text import Unit
 from gpu_backprop.backend.compiled.program import ALWAYS_PARALLEL_NS, KernelCall, UnsupportedArguments
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, Array, LossFormula
-from gpu_backprop.backend.kernel_text import Row
 from gpu_backprop.backend.update_rule import UpdateRule
 
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
@@ -56,8 +56,8 @@ Case = tuple[str, list[Any], list[Array]]
 """The name of a binder, its arguments besides the device, and those arrays among them that it writes."""
 
 
-def compare(device: CpuDevice, row: Row | None = None) -> None:
-    """Compares kernels with NumPy: those with the formula of `row`, or all that need no formula.
+def compare(device: CpuDevice, unit: Unit | None = None) -> None:
+    """Compares the kernels of a unit with NumPy, or all that need no formula.
 
     Raises:
         DeviceError: a result is not the same to rounding; the message names the operation.
@@ -66,9 +66,9 @@ def compare(device: CpuDevice, row: Row | None = None) -> None:
     device.zeros = lambda *of: scratch.append(Device.zeros(device, *of)) or scratch[-1]  # type: ignore
     close = CLOSE[device.library.dtype]
     host, convert = (HOST, lambda *case: case) if device.dtype == np.float32 else (EXACT, _in_float64)
-    for k, cases_of in enumerate(zip(*(cases(row) for _ in range(3)), strict=True)):
+    for k, cases_of in enumerate(zip(*(cases(unit) for _ in range(3)), strict=True)):
         (name, expected, wanted), *tried = (convert(*case) for case in cases_of)
-        what = f"{name} of {row.name}" if row else name
+        what = name if unit is None or isinstance(unit, str) else f"{name} of {unit.name}"
         _run_numpy(host, name, expected)
         for device.threads, (_, given, got) in zip((1, PARTS), tried, strict=True):
             try:
@@ -80,7 +80,7 @@ def compare(device: CpuDevice, row: Row | None = None) -> None:
             scratch.clear()
             if all(_all_near(*pair, close) for pair in zip(got, wanted, strict=True)):
                 continue
-            _, given, precise = _in_float64(*next(islice(cases(row), k, None)))  # it may be NumPy that rounds
+            _, given, precise = _in_float64(*next(islice(cases(unit), k, None)))  # it may be NumPy that rounds
             _run_numpy(EXACT, name, given)
             for there, here, best in zip(got, wanted, precise, strict=True):
                 wrong = np.flatnonzero(~(_near(there, here, close) | _near(there, best, close)))
@@ -89,30 +89,31 @@ def compare(device: CpuDevice, row: Row | None = None) -> None:
                     raise DeviceError(f"{what} does not give what NumPy gives: {instead}")
 
 
-def check(device: CpuDevice, loaded: Library, row: Row | None) -> None:
-    """Compares a library with NumPy, unless it has passed before; with a user's own NumPy code, each time.
+def check(device: CpuDevice, loaded: Library, unit: Unit) -> None:
+    """Compares a unit with NumPy, unless it has passed before; with a user's own NumPy code, each time.
 
     Raises:
         DeviceError: as `compare`.
     """
-    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _numpy_functions(row))
+    ours = all(str(getattr(f, "__module__", "")).startswith("gpu_backprop.") for f in _numpy_functions(unit))
     made_of = f"{loaded.digest} {_surroundings()} {device.library.threads > 1}"
-    key, known, passed = hashlib.sha256(made_of.encode()).hexdigest(), [], loaded.path.with_suffix(".checked")
+    key, known = hashlib.sha256(made_of.encode()).hexdigest(), []
+    passed = folder() / f"{loaded.path.stem}.checked"
     with suppress(OSError):
         known = passed.read_text("ascii", "replace").split()
     if ours and key in known:
         return
     with _comparing:  # comparisons share scratch memory
-        compare(device, row)
+        compare(device, unit)
     if ours:
         with suppress(OSError):
             passed.write_text("\n".join([*known[-KEPT:], key]), "ascii")
 
 
-def _numpy_functions(row: Row | None) -> Iterator[Any]:
-    """Yields the NumPy functions of a row."""
+def _numpy_functions(unit: Unit) -> Iterator[Any]:
+    """Yields the NumPy functions of a row; a file has none."""
     for name in ("numpy_value", "numpy_gradient", "numpy"):
-        if (function := getattr(row, name, None)) is not None:
+        if (function := getattr(unit, name, None)) is not None:
             yield function
 
 
@@ -176,32 +177,23 @@ def _in_float64(name: str, given: list[Any], written: list[Array]) -> Case:
 # Cases ----------------------------------------------------------------------------------------------------------------
 
 
-def cases(row: Row | None) -> Iterator[Case]:
+def cases(unit: Unit | None) -> Iterator[Case]:
     """Yields small cases of all kinds: with and without models, rows and units that fill vectors or don't, optional
-    arguments or none, numbers at the edges of float32. They are the same each time."""
+    arguments or none, numbers at the edges of float32. They are the same each time. None: of all files."""
     some = _Numbers()
-    if isinstance(row, Activation):
-        yield from _of_activation(some, row)
-    elif isinstance(row, UpdateRule):
-        yield from _of_update(some, row)
-    elif isinstance(row, LossFormula):
+    if isinstance(unit, Activation):
+        yield from _of_activation(some, unit)
+    elif isinstance(unit, UpdateRule):
+        yield from _of_update(some, unit)
+    elif isinstance(unit, LossFormula):
         outputs = [some(*shape, low=0.05, high=0.95) for shape in (*SHAPES, LONG)]
-        wide = [_allowed(row, y) for y in (some(37, 3), some.edges())]
-        yield from _of_loss(some, "loss_gradient", [row], [*outputs, *wide])
+        wide = [_allowed(unit, y) for y in (some(37, 3), some.edges())]
+        yield from _of_loss(some, "loss_gradient", [unit], [*outputs, *wide])
+    elif isinstance(unit, str):
+        yield from FILES[unit](some)
     else:
-        yield from _of_products(some)
-        yield from _of_layers(some)
-        yield from _of_embeddings(some)
-        yield from _of_buffers(some)
-        yield from _of_minibatches(some)
-        yield from _of_weights(some)
-        yield from _of_schedules(some)
-        right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
-        outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
-        losses = [right, replace(right, smooths=False), replace(right, accuracy="")]
-        yield from _of_loss(some, "softmax_cross_entropy", losses, outputs)
-        losses = [replace(right, accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
-        yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
+        for file in FILES:
+            yield from cases(file)
 
 
 class _Numbers:
@@ -243,9 +235,6 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "add_bias", [x, some.strided(models, units), z], [z]
         yield "column_sum", [z, grad], [grad]
         yield "multiply", [z, z + 1, z], [z]
-        rates, random = some(*models, 2, low=0.2, high=0.9, dtype=np.float64), np.full((*models, 3), 1 << 60, np.uint64)
-        y, mask = some(*models, rows, units), some(*models, rows, units)
-        yield "dropout", [x, rates, random, y, mask, 3], [y, mask]
         yield "scale_columns", [z, some.strided(models, units), z], [z]
         grad_z, of_factors = some(*models, rows, units), some.strided(models, units)
         yield (
@@ -256,6 +245,13 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "scale_columns_gradient", [z, grad_z, None, None, grad], [grad]
     z, grad = some.edges(), some(len(EDGES), 3)
     yield "column_sum", [z, grad], [grad]
+
+
+def _of_dropout(some: _Numbers) -> Iterator[Case]:
+    for *models, rows, units in (*SHAPES[1:], LONG):
+        rates, random = some(*models, 2, low=0.2, high=0.9, dtype=np.float64), np.full((*models, 3), 1 << 60, np.uint64)
+        x, y, mask = some(rows, units), some(*models, rows, units), some(*models, rows, units)
+        yield "dropout", [x, rates, random, y, mask, 3], [y, mask]
 
 
 def _of_embeddings(some: _Numbers) -> Iterator[Case]:
@@ -318,6 +314,16 @@ def _of_weights(some: _Numbers) -> Iterator[Case]:
             weights[1] = 0
         written = [a for a in (factor, scales, total) if a is not None]
         yield "normalize_weights", [weights, None, counted, factor, scales, total], written
+
+
+def _of_losses(some: _Numbers) -> Iterator[Case]:
+    yield from _of_weights(some)
+    right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
+    outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
+    losses = [right, replace(right, smooths=False), replace(right, accuracy="")]
+    yield from _of_loss(some, "softmax_cross_entropy", losses, outputs)
+    losses = [replace(right, accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
+    yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
 
 
 def _of_schedules(some: _Numbers) -> Iterator[Case]:
@@ -405,3 +411,11 @@ def _of_loss(
             written = [a for a in (optional[3], total) if a is not None]
             first = [z, *bias_or_not, target, optional[1], loss, _numbers(loss, models)]
             yield name, [*first, 0.75, optional[2], optional[3], total], written
+
+
+FILES: Mapping[str, Callable[[_Numbers], Iterator[Case]]] = {
+    "program": _of_layers, "products": _of_products, "layers": _of_layers, "dropout": _of_dropout,
+    "periodic": _of_embeddings, "optimizers": _of_buffers, "minibatch": _of_minibatches, "losses": _of_losses,
+    "schedules": _of_schedules,
+}  # fmt: skip
+"""By file of kernels/cpu, the cases of its operations; of program.cpp, of some that it runs."""

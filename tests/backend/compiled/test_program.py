@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.compiled.operations_text import base
+from gpu_backprop.backend.compiled.operations_text import operations_text
 from gpu_backprop.backend.compiled.program import (
     ALWAYS_PARALLEL_NS,
     KernelCall,
@@ -23,6 +23,7 @@ from gpu_backprop.backend.compiled.program import (
     sequence,
 )
 from gpu_backprop.backend.errors import OutOfMemoryError
+from gpu_backprop.backend.kernel_text import source
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
@@ -467,7 +468,9 @@ int main() {
 @pytest.mark.parametrize("text", [RACES, RACES_OF_MEMBERS], ids=["parts of operations", "members"])
 def test_threads_do_not_race(made_by, tmp_path, text, right):
     """By the thread sanitizer, which finds the race where a barrier is missing, or members write to the same memory."""
-    (tmp_path / "races.cpp").write_text(base().text + text.replace("RIGHT", str(right)))
+    programs = operations_text("program", "float32").text.replace(source("cpu/port.hpp"), "")
+    operations = operations_text("minibatch", "float32").text
+    (tmp_path / "races.cpp").write_text(operations + programs + text.replace("RIGHT", str(right)))
     command = [*made_by.command, "-std=c++17", "-g", "-O1", "-fsanitize=thread", "-pthread", "races.cpp", "-o", "races"]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     if "tsan" in made.stderr:

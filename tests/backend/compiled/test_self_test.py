@@ -16,9 +16,11 @@ from gpu_backprop.backend.compiled import open_device as opening
 from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled import self_test
 from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.compiled.operations_text import base, of_row
+from gpu_backprop.backend.compiled.library import BASE
+from gpu_backprop.backend.compiled.operations_text import operations_text
 from gpu_backprop.backend.compiled.program import HEAD, barriers
 from gpu_backprop.backend.operations import Operations
+from gpu_backprop.backend.signatures import heads as heads_of
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.training.optimizers import ADAM, PLAIN, RULES
 
@@ -37,31 +39,30 @@ def cache(made_by, monkeypatch, tmp_path):
 
 @pytest.fixture
 def compared(monkeypatch):
-    """The names of the rows that are compared, None for what needs none."""
+    """The names of the units that are compared."""
     names, compare = [], self_test.compare
 
-    def noted(device, row=None):
-        names.append(row and row.name)
-        compare(device, row)
+    def noted(device, unit):
+        names.append(unit if isinstance(unit, str) else unit.name)
+        compare(device, unit)
 
     monkeypatch.setattr(self_test, "compare", noted)
     return names
 
 
 def plant(monkeypatch, row, right, wrong):
-    """A mistake in the text that is compiled, of a row or of what needs none."""
-    if row is None:
-        spoilt = base()._replace(text=base().text.replace(right, wrong))
-        assert spoilt.text != base().text
-        monkeypatch.setattr(cpu_library, "base", lambda _: spoilt)
-    else:
-        assert right in of_row(row).text
+    """A mistake in the texts in float32, of a row or of all files; returns for each whether it is there."""
+    planted = []
 
-        def of(asked, _):
-            made = of_row(asked)
-            return made._replace(text=made.text.replace(right, wrong)) if asked == row else made
+    def spoilt(unit, dtype):
+        made = operations_text(unit, dtype)
+        if dtype == "float32" and (isinstance(unit, str) if row is None else unit == row):
+            planted.append(right in made.text)
+            made = made._replace(text=made.text.replace(right, wrong))
+        return made
 
-        monkeypatch.setattr(cpu_library, "of_row", of)
+    monkeypatch.setattr(cpu_library, "operations_text", spoilt)
+    return planted
 
 
 # What is compared -----------------------------------------------------------------------------------------------------
@@ -69,9 +70,9 @@ def plant(monkeypatch, row, right, wrong):
 
 def test_every_operation_is_compared_in_all_of_its_forms(on_threads, monkeypatch):
     """From the heads of kernels/cpu: what is written there tomorrow has to be compared too."""
-    seen, run, heads = defaultdict(set), self_test._run, dict(base().heads)
+    seen, run, heads = defaultdict(set), self_test._run, dict(heads_of("cpu/*.cpp"))
     for row in (TANH, LOSSES["cross_entropy"].formula, ADAM):
-        heads |= of_row(row).heads
+        heads |= operations_text(row, "float32").heads
 
     def noted(device, steps):
         run(device, steps)
@@ -148,10 +149,11 @@ def test_cases_are_the_same_each_time():
 def test_a_mistake_is_found(cache, made_by, monkeypatch, row, right, wrong, told):
     """bench/assault/miscompilations.py has many more."""
     row = row and ROWS[row]
-    plant(monkeypatch, row, right, wrong)
+    planted = plant(monkeypatch, row, right, wrong)
     device = CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
     with pytest.raises(gb.DeviceError, match=f"^{told}.*"):
         self_test.compare(device, row)
+    assert any(planted)
 
 
 def test_a_mistake_in_a_formula_leaves_it_to_numpy_in_the_middle_of_a_plan(cache, monkeypatch):
@@ -180,8 +182,8 @@ def test_a_mistake_in_a_formula_leaves_it_to_numpy_in_the_middle_of_a_plan(cache
 
 
 def test_ctrl_c_while_it_is_compared_leaves_nothing_unknown(cache, made_by, monkeypatch):
-    def interrupted(library, loaded, row):
-        if row:
+    def interrupted(library, loaded, unit):
+        if unit == TANH:
             raise KeyboardInterrupt
 
     library = cpu_library.CpuLibrary(made_by, 2, interrupted)
@@ -202,12 +204,12 @@ def _open(made_by, *rows):
 
 def test_what_was_right_is_not_compared_again(cache, made_by, compared, monkeypatch):
     _open(made_by, TANH)
-    assert compared == [None, "tanh"]
+    assert compared == [*BASE, "tanh"]
     _open(made_by, TANH)
-    assert compared == [None, "tanh"]
+    assert compared == [*BASE, "tanh"]
     monkeypatch.setattr(self_test, "_surroundings", lambda: "another NumPy")
     _open(made_by, TANH)
-    assert compared == [None, "tanh"] * 2
+    assert compared == [*BASE, "tanh"] * 2
 
 
 def test_another_library_is_compared_again(cache, made_by, compared, tmp_path):
@@ -217,7 +219,7 @@ def test_another_library_is_compared_again(cache, made_by, compared, tmp_path):
         assert len(path.read_text()) == 64
         path.write_text("0" * 64)
     _open(made_by)
-    assert compared == [None, None]
+    assert compared == [*BASE, *BASE]
 
 
 def test_our_own_rows_can_be_remembered():
@@ -235,4 +237,4 @@ def test_what_users_write_for_numpy_is_always_compared(cache, made_by, compared)
 
     for _ in range(2):
         _open(made_by, replace(TANH, numpy_value=value))
-    assert compared == [None, "tanh", "tanh"]
+    assert compared == [*BASE, "tanh", "tanh"]
