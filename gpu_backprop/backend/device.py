@@ -195,7 +195,7 @@ class Device:
 
     def copy_in(self, destination: Array, source: Array) -> None:
         """destination[...] = source, which may be smaller by a leading axis; the dtype may change."""
-        np.copyto(destination, source, casting="unsafe")
+        destination[...] = source
 
     def adopt(self, value: Any, name: str) -> Array | None:
         """`value` as an array of this device where it lies on one already, without a copy; None for host values.
@@ -245,6 +245,10 @@ class Device:
     def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
         """Returns calls that do the same as these in turn, so many times, and fewer where the device has a way to."""
         return tuple(calls) * repeats
+
+    def needs_context(self, calls: Sequence[Call]) -> bool:
+        """Tells whether calls have to be made inside `computing`."""
+        return True
 
     def at_once(self, calls: Sequence[Call]) -> int:
         """Returns how many times, at most, `sequence` had better do these calls at once: more than once where that is

@@ -180,6 +180,7 @@ class Plan:
         """Appends an operation."""
         self.operations.append(operation)
         self._runs.clear()
+        vars(self).pop("needs_context", None)
 
     def finish(self) -> Plan:
         """Ends the building: operations that the device can do at once become one, those of a training step get their
@@ -211,6 +212,18 @@ class Plan:
         except BaseException:
             self.reset()
             raise
+
+    @cached_property
+    def needs_context(self) -> bool:
+        """Whether it runs inside device.computing() only."""
+        return self.device.needs_context(self._calls(()))
+
+    def run_alone(self, *phases: str) -> None:
+        """Does the same as `run`, from outside of device.computing()."""
+        if not self.needs_context:
+            return self.run(*phases)
+        with self.device.computing():
+            self.run(*phases)
 
     @cached_property
     def at_once(self) -> int:

@@ -29,6 +29,9 @@ BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 BLOCK = 1 << 18
 """The most elements of a host array in one block, unless a single row has more."""
 
+REAL = "fiub"
+"""The kinds of NumPy's dtypes of real numbers."""
+
 PLACES, TOGETHER = 1024, 1 << 30
 """Places in memory, and bytes, that Linux copies from in one call."""
 
@@ -52,7 +55,8 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, LazyRows):
         return value  # type: ignore[return-value]
     if isinstance(value, np.ndarray):
-        check_file(value)
+        if value.base is not None:
+            check_file(value)
         return np.asarray(value)
     if hasattr(type(value), "toarray") and not is_sparse(value):
         raise InputError(
@@ -158,7 +162,7 @@ def on_host(array: Array, device: Device) -> Array:
 
 def check_real(array: Array, name: str) -> Array:
     """Raises InputError unless the array holds real numbers."""
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":  # which has no kind in NumPy
+    if array.dtype.kind not in REAL and array.dtype.name != "bfloat16":  # which has no kind in NumPy
         raise InputError(
             f"{name} must hold real numbers (floats, integers or booleans), got dtype {array.dtype}. {TO_NUMBERS}."
         )

@@ -39,6 +39,7 @@ OF_NETWORK = frozenset(
         "dropout_rates",
         "unscheduled",
         "norm_limit",
+        "changes",
     }
 )
 """The attributes that a layer gets with its place in a network."""
@@ -118,6 +119,12 @@ class Training(NamedTuple):
         return told
 
 
+class Changes:
+    """How many times an attribute of some layers was set."""
+
+    count = 0
+
+
 class Layer(FixedAttributes):
     """The base of all layers: y = f(z) and its gradient.
 
@@ -127,6 +134,7 @@ class Layer(FixedAttributes):
         inputs, units: how many numbers a sample has on the way in and out; 0 until the layer is part of a network.
         number: 1 for the first layer of its network; its buffers are called z1, y1, ∇W1 …
         symbols: what formulas call each parameter.
+        changes: to it and the other layers of its network.
     """
 
     activation: Activation = ACTIVATIONS["identity"]
@@ -142,7 +150,12 @@ class Layer(FixedAttributes):
     dropout_rates: Array | None = None
     unscheduled: Array | None = None
     norm_limit: Array | None = None
+    changes = Changes()
     _training = Training()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.changes.count += 1
 
     @property
     def product_weight(self) -> Array:

@@ -111,7 +111,7 @@ class Dense(Layer):
 
     @property
     def plan_key(self) -> Hashable:
-        return super().plan_key, self._max_norm is None
+        return self._training, self._max_norm is None
 
     @property
     def activation_bias(self) -> Array | None:

@@ -21,7 +21,7 @@ from gpu_backprop.display.html import cell_output
 from gpu_backprop.network.arrays import as_array, check_features, check_real, fill
 from gpu_backprop.network.intervals import Intervals
 from gpu_backprop.network.labels import class_of
-from gpu_backprop.network.layer import Layer
+from gpu_backprop.network.layer import Changes, Layer
 from gpu_backprop.network.layers import LAYERS, Dense, Dropout, layer_from
 from gpu_backprop.network.numbers import positive, scalar, switch
 from gpu_backprop.network.parameters import FlatBuffers, group_factors
@@ -79,6 +79,7 @@ class Network(FixedAttributes):
         self.seed = _seed(seed)
         self.models_shape = () if isinstance(self.seed, int) else (len(self.seed),)
         self.layers = self._attach(layers)
+        self._plan_key: tuple[int, tuple[Hashable, ...]] = -1, ()
         self.outputs = self.last.units
         self.device = open_device(device, dtype, tf32)
         self.dtype = self.device.dtype
@@ -123,7 +124,7 @@ class Network(FixedAttributes):
         if isinstance(layers, Layer) or not isinstance(layers, Sequence) or not layers:
             accepted = "a list of at least one layer, such as [Dense(10, 'softmax')]"
             raise InputError(f"layers must be {accepted}, got {layers!r}.")
-        attached, units = [], self.inputs
+        attached, units, self._changes = [], self.inputs, Changes()
         for number, layer in enumerate(layers, 1):
             if not isinstance(layer, Layer):
                 got = f"the class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r}"
@@ -131,6 +132,7 @@ class Network(FixedAttributes):
                 raise InputError(f"layer {number} must be one of {known}, got {got}.")
             layer = copy.copy(layer)
             layer.attach(number, units, self.models_shape)
+            layer.changes = self._changes
             units = layer.units
             attached.append(layer)
         return attached
@@ -200,7 +202,11 @@ class Network(FixedAttributes):
     @property
     def plan_key(self) -> tuple[Hashable, ...]:
         """All settings of the layers that decide what a plan is made of: where they change, plans are built anew."""
-        return tuple([layer.plan_key for layer in self.layers])
+        changes, (known, key) = self._changes.count, self._plan_key
+        if changes != known:
+            key = tuple([layer.plan_key for layer in self.layers])
+            self._plan_key = changes, key
+        return key
 
     def group_factors(self, penalized: bool = False) -> Array | None:
         """Returns what `parameters.group_factors` makes of the layers as they are set now."""

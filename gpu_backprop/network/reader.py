@@ -71,8 +71,7 @@ class Eager:
 
     def forward(self, x: Array) -> None:
         self.plan.device.copy_in(self.x, whole(x))
-        with self.plan.device.computing():
-            self.plan.run("forward")
+        self.plan.run_alone("forward")
 
     def mean(self) -> Array:
         """The mean of y over the members, (batch, outputs), in float64."""
@@ -88,6 +87,5 @@ class Eager:
             self.grad_x = network.emit_backward(self.plan, self.grad_y, grad_x=True)
         assert self.grad_x is not None
         device.copy_in(self.grad_y, grad_y)
-        with device.computing():
-            self.plan.run("backward")
+        self.plan.run_alone("backward")
         return device.copy(self.grad_x)

@@ -14,6 +14,7 @@ from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.lazy_rows import LazyRows
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.arrays import (
+    REAL,
     as_array,
     blocks,
     check_features,
@@ -176,7 +177,7 @@ def _relative(weights: Array, device: Device, values: bool) -> Array:
 
 def _numbers(value: Any, name: str, device: Device) -> Array:
     array = check_real(as_array(only_column(value), name, device), name)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # bfloat16 cannot be compared
+    return array if array.dtype.kind in REAL else array.astype(np.float32)  # bfloat16 cannot be compared
 
 
 def _target(network: Network, loss: Loss, y: Array, x_shape: tuple[int, ...], values: bool) -> Array:

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backprop.backend.communicator import ALONE, Communicator
-from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import forget_oldest
-from gpu_backprop.network.loss import Loss
+from gpu_backprop.network.arrays import REAL, memory_map
 from gpu_backprop.network.samples import Samples, samples
 from gpu_backprop.training import memory
 from gpu_backprop.training.minibatches import ManualBatch
 from gpu_backprop.training.replay import Replay
 from gpu_backprop.training.step import TrainingStep
+
+UNKNOWN = (None,) * 5
 
 
 class ManualSteps:
@@ -27,11 +27,36 @@ class ManualSteps:
         self.total = step.device.zeros((*step.network.models_shape, 3), np.float64)
         self._nothing = step.device.zeros(self.total.shape, np.float64)  # there, so that a step need not send zeros
         self._replays: dict[tuple[Any, ...], Replay] = {}
+        self._known: dict[tuple[Any, ...] | None, tuple[Any, ...]] = {}
 
     def minibatch(self, x: Any, y: Any, weights: Any = None) -> Samples:
         """Checks shapes and dtypes of a minibatch, and nothing else. An x of (models, rows, inputs) gives each member
         its own."""
         return samples(self.step.network, self.step.loss, x, y, weights, values=False, per_member=True)
+
+    def run(self, x: Any, y: Any, weights: Any) -> StepLoss:
+        """Trains on one minibatch. Where arrays like these go is known from the second time on: their shapes and dtypes
+        alone decide whether they are right."""
+        step, total = self.step, self.total
+        device = step.device
+        form = _form(x, y) if weights is None else None
+        replay, rows, to_x, to_y, settings = self._known.get(form, UNKNOWN)
+        if settings == step.network.plan_key:
+            step.network.refresh()
+            device.copy_in(to_x, x)
+            device.copy_in(to_y, y)
+            device.copy_in(total, self._nothing)
+        else:
+            data = self.minibatch(x, y, weights)
+            replay, rows = self.load(data), data.rows
+            if form is not None and step.communicator.ranks == 1:
+                forget_oldest(self._known)
+                to_x, to_y = (ManualBatch.place(replay.plan, name) for name in ("x", "y*"))
+                to_y = to_y if y.ndim == data.target.ndim else to_y[..., 0]
+                self._known[form] = replay, rows, to_x, to_y, step.network.plan_key
+        step.averaging.begin()
+        replay.run_alone()
+        return StepLoss(step, device.copy(total), rows)
 
     def replay(self, rows: int, labelled: bool, weighted: bool, fuse: bool = True) -> Replay:
         """Returns the plan of a step of so many rows, of the network as its layers are set now."""
@@ -54,19 +79,28 @@ class ManualSteps:
         return replay
 
 
+def _form(x: Any, y: Any) -> tuple[Any, ...] | None:
+    """Returns all that decides whether x and y are right and where they go, besides the settings of layers; None where
+    that is more than shapes and dtypes, as of text or of a file."""
+    if not type(x) is type(y) is np.ndarray or y.dtype.kind not in REAL:
+        return None
+    if memory_map(x.base) is not None or memory_map(y.base) is not None:
+        return None
+    return x.shape, x.dtype.num, y.shape, y.dtype.num
+
+
 class StepLoss:
     """The loss of one step, still on the device. float() waits for it; np.asarray() gives one loss a member. Of
     several ranks, each has to ask for it."""
 
-    def __init__(
-        self, loss: Loss, device: Device, total: Array, rows: int, communicator: Communicator = ALONE
-    ) -> None:  # fmt: skip
-        self._loss, self._device, self._total, self._rows = loss, device, total, rows
-        self._communicator = communicator
+    __slots__ = "_rows", "_step", "_total"
+
+    def __init__(self, step: TrainingStep, total: Array, rows: int) -> None:
+        self._step, self._total, self._rows = step, total, rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        total = self._communicator.add_up(self._device.to_host(self._total))
-        return np.asarray(self._loss.reduce(total, self._rows), dtype)
+        total = self._step.communicator.add_up(self._step.device.to_host(self._total))
+        return np.asarray(self._step.loss.reduce(total, self._rows), dtype)
 
     def __float__(self) -> float:
         losses = np.asarray(self)

@@ -281,12 +281,17 @@ class ManualBatch:
         """Emits nothing: the next minibatch is copied in again."""
 
     @staticmethod
-    def load(plan: Plan, data: Samples) -> None:
+    def place(plan: Plan, name: str) -> Array:
+        """Returns the buffer of a plan into which x, y* or w is copied."""
+        return plan.buffers[f"{ALL}{name}" if f"{ALL}{name}" in plan.buffers else name]
+
+    @classmethod
+    def load(cls, plan: Plan, data: Samples) -> None:
         """Copies this rank's share of a minibatch into the buffers of a plan."""
         share, inner = plan.communicator.share(data.rows), 0 if data.labelled else 1
         for name, array, after in (("x", data.x, 1), ("y*", data.target, inner), ("w", data.weights, 0)):
             if array is not None and share:
-                to = plan.buffers[f"{ALL}{name}" if f"{ALL}{name}" in plan.buffers else name]
+                to = cls.place(plan, name)
                 given = whole(array)
                 if len(share) < data.rows:
                     axes = (slice(None),) * (array.ndim - 1 - after)

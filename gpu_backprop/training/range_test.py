@@ -94,7 +94,7 @@ def run_range_test(
             replay = manual_steps.load(batch)
             with device.computing():
                 replay.run()
-            loss = np.asarray(StepLoss(step.loss, device, manual_steps.total, batch.rows, step.communicator))
+            loss = np.asarray(StepLoss(step, manual_steps.total, batch.rows))
             total = SMOOTHING * total + (1 - SMOOTHING) * loss
             losses.append(total / (1 - SMOOTHING ** (len(losses) + 1)))
             if len(losses) > SKIPPED and not (losses[-1] <= DIVERGED * np.fmin.reduce(losses)).any():

@@ -282,13 +282,7 @@ class Trainer(FixedAttributes):
             The loss before the step; float() of it waits for the device.
         """
         with self.network.exclusively("step"):
-            data = self.manual_steps.minibatch(x, y, weights)
-            replay = self.manual_steps.load(data)
-            self.training_step.averaging.begin()
-            with self.device.computing():
-                replay.run()
-            total = self.device.copy(self.manual_steps.total)
-            return StepLoss(self.loss, self.device, total, data.rows, self.communicator)
+            return self.manual_steps.run(x, y, weights)
 
     @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:

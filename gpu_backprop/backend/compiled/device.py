@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.operations_text import likely_unit
-from gpu_backprop.backend.compiled.program import at_once, sequence
+from gpu_backprop.backend.compiled.program import KernelCall, at_once, sequence
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.operation import Operation
@@ -43,6 +43,9 @@ class CpuDevice(Device):
     def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
         return sequence(calls, repeats)
 
+    def needs_context(self, calls: Sequence[Call]) -> bool:
+        return not all(isinstance(call, KernelCall) for call in calls)
+
     def at_once(self, calls: Sequence[Call]) -> int:
         return at_once(calls)
 
@@ -59,8 +62,8 @@ class CpuDevice(Device):
             self.library.limit_blas_threads(0, byref(inside))
 
     def copy_in(self, destination: Array, source: Array) -> None:
-        if source.nbytes < LARGE or source.dtype != destination.dtype or source.shape != destination.shape:
-            super().copy_in(destination, source)
-        else:
+        if source.nbytes >= LARGE and source.dtype == destination.dtype and source.shape == destination.shape:
             for call in self.ops.copy(self, source, destination):
                 call()
+        else:
+            destination[...] = source
