@@ -122,6 +122,44 @@ def test_steps_of_any_size_in_any_order():
     np.testing.assert_array_equal(trainer.network.parameters, afresh.parameters)
 
 
+def test_what_is_given_again_in_another_form_is_looked_at_again():
+    trainer, afresh = (gb.Trainer(classifier(), optimizer=gb.SGD(0.1)) for _ in range(2))
+    rows, kinds = np.eye(3)[LABELS], (np.uint8, np.int32, np.int64)
+    forms = [(X, LABELS), (X.astype(np.float32), LABELS), (X[::-1], LABELS[::-1]), (X.tolist(), LABELS), (X, rows)]
+    forms += [(X, LABELS.astype(kind)) for kind in kinds]
+    for x, y in forms * 2:
+        assert float(trainer.step(x, y)) == float(afresh.step(np.array(x), np.array(y), np.ones(ROWS)))
+    assert float(trainer.step(X, LABELS)) == float(afresh.step(X, LABELS))
+    np.testing.assert_array_equal(trainer.network.parameters, afresh.network.parameters)
+    for x, y in ((X.astype(str), LABELS), (X, LABELS.astype(float)), (X[:, :3], LABELS), (X, LABELS[:3])):
+        with pytest.raises(gb.InputError):
+            trainer.step(x, y)
+    trainer.network.layers[0].trainable = False
+    frozen = trainer.network.layers[0].weight.copy()
+    trainer.step(X, LABELS)
+    np.testing.assert_array_equal(trainer.network.layers[0].weight, frozen)
+
+
+def test_targets_of_one_output_may_lack_its_axis_every_time():
+    nets = [gb.Network(4, [gb.Dense(1)], dtype="float64", seed=seed) for seed in (3, 3, [3, 4])]
+    one, other, several = (gb.Trainer(net, optimizer=gb.SGD(0.1)) for net in nets)
+    for _ in range(3):
+        assert float(one.step(X, Y[:, 0])) == float(other.step(X, Y[:, :1])) == np.asarray(several.step(X, Y[:, 0]))[0]
+
+
+def test_a_file_that_was_cut_off_is_refused_every_time(tmp_path):
+    trainer, path = gb.Trainer(classifier()), tmp_path / "x.npy"
+    np.save(path, np.repeat(X, 100, axis=0))
+    mapped = np.load(path, mmap_mode="r")
+    for x in (mapped, np.asarray(mapped)):
+        trainer.step(x[-ROWS:], LABELS)
+    with path.open("r+b") as file:
+        file.truncate(200)
+    for x in (mapped, np.asarray(mapped)):
+        with pytest.raises(gb.InputError, match="cut it off"):
+            trainer.step(x[-ROWS:], LABELS)
+
+
 @pytest.mark.parametrize("bad", [3, -1, 2**62, -(2**62)])
 @pytest.mark.parametrize("way", ["step", "trace"])
 def test_a_bad_label_gives_a_nan_loss_and_leaves_the_rest_alone(bad, way):
