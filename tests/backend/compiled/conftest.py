@@ -23,8 +23,8 @@ sys.path.append(str(Path(__file__).parent))  # for against_numpy.py
 
 
 @cache
-def _library(threads):
-    return CpuLibrary(compiler.find(), threads)
+def _library(threads, dtype):
+    return CpuLibrary(compiler.find(), threads, dtype=dtype)
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def made_by():
 
 @pytest.fixture
 def on_threads(made_by):
-    """A function that gives a device of so many threads."""
-    return lambda threads: CpuDevice("for a test", _library(threads), compiled_ops)
+    """A function that gives a device of so many threads, for a dtype."""
+    return lambda threads, dtype="float32": CpuDevice("for a test", _library(threads, dtype), compiled_ops)
 
 
 @pytest.fixture(params=[1, 2, 3], ids="{} threads".format)

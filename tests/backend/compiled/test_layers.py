@@ -151,15 +151,16 @@ def test_the_same_call_again_adds_up_anew(device):
 @pytest.mark.parametrize("models_shape", [(), (1,), (3,)], ids=str)
 @pytest.mark.parametrize(("rows", "units"), [(1, 1), (9, 8), (5, 19), (5, 1500)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_dropout_has_the_masks_of_numpy(device, models_shape, rows, units, shared):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_has_the_masks_of_numpy(on_threads, models_shape, rows, units, shared, dtype):
     """Bit by bit, also of states that lie among others and of rows that do not begin a minibatch."""
-    generator = np.random.default_rng(1)
-    x, y, mask = (generator.standard_normal((*models_shape, rows, units)).astype(np.float32) for _ in range(3))
+    generator, device = np.random.default_rng(1), on_threads(3, dtype)
+    x, y, mask = (generator.standard_normal((*models_shape, rows, units)).astype(dtype) for _ in range(3))
     x = x[(0,) * len(models_shape)] if shared else x
     state = generator.integers(0, 1 << 63, (*models_shape, 4, 3)).astype(np.uint64)[..., 2, :]
     rate = generator.uniform(0.2, 0.8, (*models_shape, 5, 1))
     rates = np.concatenate([rate, 1 / (1 - rate)], axis=-1)[..., 1, :]
-    plain = Device("cpu", "for a test", "float32", np, numpy_ops)
+    plain = Device("cpu", "for a test", dtype, np, numpy_ops)
     wanted = y.copy(), mask.copy()
     for one in numpy_ops.dropout(plain, x, rates, state, *wanted, 1000):
         one()
