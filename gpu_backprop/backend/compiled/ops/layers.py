@@ -15,7 +15,7 @@ from gpu_backprop.backend.formula import Activation, Array, Calls
 PASS, FUNCTION = 0.1, 0.3
 """Nanoseconds that one thread takes for an element: to read and write it, and for each function in its formula."""
 
-RANDOM = 2
+RANDOM = 1.5
 """The same for a random number."""
 
 LANES = 16
