@@ -148,11 +148,13 @@ def levers(results: Results) -> str:
 
 
 def products(results: Results) -> str:
-    """Makes the table of bench/blas.py."""
-    names = [name for name in next(iter(results["products"].values())) if name != "batch"]
+    """Makes the tables of bench/blas.py, by dtype: the time of each library, and its share of the peak."""
+    found = {dtype: results[key] for dtype, key in (("float32", "products"), ("float64", "float64")) if key in results}
+    names = [name for name, row in next(iter(found["float32"].values())).items() if isinstance(row, dict)]
     cells = [
-        (f"{network.partition(',')[0]}, B {row['batch']:,}", *(number(row[name]["microseconds"]) for name in names))
-        for network, row in results["products"].items()
+        (f"{network.partition(',')[0]}, B {row['batch']:,}, {dtype}", *(_with_share(row[name]) for name in names))
+        for dtype, rows in found.items()
+        for network, row in rows.items()
     ]
     fastest = [
         max(row[name]["times as fast as NumPy"] for name in names if name.startswith("MKL"))
@@ -160,9 +162,14 @@ def products(results: Results) -> str:
         if any(name.startswith("MKL") for name in names)
     ]
     said = f"MKL's best form is {min(fastest):.2f} to {max(fastest):.2f} times as fast as NumPy." if fastest else ""
-    heads = ("", *(f"{name.replace('ours', 'NumPy, split by our threads')}, µs" for name in names))
+    heads = ("", *(f"{name}, µs" for name in names))
     about = f"MKL {results['mkl']}, {results['threads']} threads, medians of {results['rounds']} rounds."
     return "\n\n".join([table(heads, cells), f"{said} {about}".strip()])
+
+
+def _with_share(row: Results) -> str:
+    share = row.get("share of the peak")
+    return number(row["microseconds"]) + (f" ({share:.0%})" if share else "")
 
 
 def denormals(results: Results) -> str:

@@ -1,9 +1,10 @@
-// Matrix products: small ones by kernels of our own, the others by the BLAS that NumPy brought.
+// Matrix products.
 //
-// A kernel works out a tile of c at a time, in registers: some rows of one to four vectors. Nothing is packed but a
-// transposed b. Where the columns are no whole vectors, the last vector begins earlier, and has some of them again. So
-// each number of c is the sum over k in order, one fma after the other, wherever it stands and whichever part works it
-// out: a network in a population gets the bits that it gets alone.
+// A kernel works out a tile of c at a time, in registers: some rows of a few vectors. What it reads is copied before
+// where that pays, a panel of b so that it stays in the fastest cache, a block of a for the one behind it. A sum over
+// more numbers than a panel has rows goes on where it stopped. So each number of c is the sum over k in order, one fma
+// after the other, wherever it stands and whichever part works it out: a network in a population gets the bits that it
+// gets alone, and on any number of threads.
 #include "math.hpp"
 
 #if defined(__AVX512F__)
@@ -14,16 +15,16 @@ static const i64 WIDTH = 32 / sizeof(real);
 static const i64 WIDTH = 16 / sizeof(real);
 #endif
 #if defined(__AVX512F__) || defined(__aarch64__)
-static const int TILE = 16;  // vectors of a tile, half of the registers
+static const int ROWS = 8, WIDEST = 2;  // rows and vectors of a tile at most: so many sums fit the registers
 #else
-static const int TILE = 8;
+static const int ROWS = 4, WIDEST = 3;
 #endif
-
-// m n k of a small product at most. A BLAS packs its operands, which pays earlier where tiles are small.
-extern "C" const i64 bp_largest_product = 1 << (TILE == 16 ? 24 : 19);
-
-static const int WIDEST = 4;     // vectors of a row of a tile
-static const i64 LONGEST = 256;  // k of a small product at most, as in compiled/ops/products.py
+static const i64 LONGEST = 256;                                 // rows of a panel at most, which fits the fastest cache
+static const i64 TALLEST = (1 << 19) / LONGEST / sizeof(real);  // of a block, 512 KB
+static const i64 MANY = 8;                                      // panels from which on it pays to copy a into a block
+static const i64 TALL = 96;                                     // rows of c from which on it pays to copy b into panels
+static const i64 LARGE = 32768 / sizeof(real);                  // where b is so large
+static const i64 APART = 1024 / sizeof(real);                   // rows of c that are fetched before they are written
 
 template<int size> struct Bits { typedef int type; };
 template<> struct Bits<8> { typedef i64 type; };
@@ -40,6 +41,15 @@ typedef Bits<sizeof(real)>::type Four __attribute__((vector_size(4 * sizeof(real
 BP_DEV Vector load(const real* from) { return *reinterpret_cast<const Vector*>(from); }
 BP_DEV void store(real* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
+// to = the first numbers of some vectors, by rows. It is a function of its own because compilers then make instructions
+// for a part of a vector.
+__attribute__((noinline)) static void copy_lanes(
+    const real* from, i64 from_row, real* to, i64 to_row, i64 rows, i64 lanes) {
+  for (; rows > 0; rows--, from += from_row, to += to_row)
+    for (int l = 0; l < WIDEST * WIDTH; l++)
+      if (l < int(lanes)) to[l] = from[l];
+}
+
 BP_DEV Vector fma(Vector a, Vector b, Vector c) {
 #if defined(__clang__)
 #pragma clang fp contract(on)
@@ -50,40 +60,69 @@ BP_DEV Vector fma(Vector a, Vector b, Vector c) {
 #endif
 }
 
-// c = a b: R rows of C vectors, the last of which begins at column `last`. The others that end in _row and _column are
-// the elements from one of these to the next.
+// Number (r, c) is at[r row + c column].
+struct Matrix {
+  const real* at;
+  i64 row, column;  // one of which is 1
+
+  Matrix from(i64 r, i64 c) const { return {at + r * row + c * column, row, column}; }
+  Matrix transposed() const { return {at, column, row}; }
+};
+
+// c = a b, or c + a b: R rows of C vectors, the last of which has so many lanes.
 template<int R, int C>
 static void multiply_tile(
-    const real* a, const real* b, real* c, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
+    const real* a, i64 a_row, i64 a_column, const real* b, i64 b_row, real* c, i64 c_row, i64 k, i64 lanes,
+    bool begins) {
   Vector sum[R][C] = {};
-  for (i64 i = 0; i < k; i++) {
-    Vector of_b[C];
-    BP_UNROLL
-    for (int v = 0; v < C; v++) of_b[v] = load(b + i * b_row + (v < C - 1 ? v * WIDTH : last));
+  real some[R * C * WIDTH];  // of the tile, where it has no whole vectors
+  const bool whole = lanes == WIDTH;
+  const i64 width = (C - 1) * WIDTH + lanes;
+  real* at = whole ? c : some;
+  i64 row = whole ? c_row : C * WIDTH;
+  if (!begins) {
+    if (!whole) copy_lanes(c, c_row, some, row, R, width);
     BP_UNROLL
     for (int r = 0; r < R; r++) {
-      const Vector of_a = a[r * a_row + i * a_column] - Vector{};
+      BP_UNROLL
+      for (int v = 0; v < C; v++) sum[r][v] = load(at + r * row + v * WIDTH);
+    }
+  }
+  const real *a3 = a + 3 * a_row, *a6 = a + 6 * a_row;
+  for (; k > 0; k--) {
+    Vector of_b[C];
+    BP_UNROLL
+    for (int v = 0; v < C; v++) of_b[v] = load(b + v * WIDTH);
+    BP_UNROLL
+    for (int r = 0; r < R; r++) {
+      const Vector of_a = (r < 3 ? a : r < 6 ? a3 : a6)[r % 3 * a_row] - Vector{};
       BP_UNROLL
       for (int v = 0; v < C; v++) sum[r][v] = fma(of_a, of_b[v], sum[r][v]);
     }
+    b += b_row, a += a_column, a3 += a_column, a6 += a_column;
+    asm("" : "+r"(b), "+r"(a), "+r"(a3), "+r"(a6));  // or the compiler has a pointer for each row, more than registers
   }
+  asm("" : "+r"(at), "+r"(row));  // or it has found all rows of c before
   BP_UNROLL
   for (int r = 0; r < R; r++) {
     BP_UNROLL
-    for (int v = 0; v < C; v++) store(c + r * c_row + (v < C - 1 ? v * WIDTH : last), sum[r][v]);
+    for (int v = 0; v < C; v++) store(at + r * row + v * WIDTH, sum[r][v]);
   }
+  if (!whole) copy_lanes(some, row, c, c_row, R, width);
 }
 
-// c = a b, for columns that fit C vectors and no fewer
-template<int C, int R = C == 1 ? 8 : C == 2 ? TILE / 2 : TILE / 4>
+// The same for more rows. Tiles of a lie so many numbers apart.
+template<int C, int R = ROWS>
 static void multiply_panel(
-    const real* a, const real* b, real* c, i64 m, i64 k, i64 a_row, i64 a_column, i64 b_row, i64 c_row, i64 last) {
-  i64 i = 0;
-  for (; i + R <= m; i += R)
-    multiply_tile<R, C>(a + i * a_row, b, c + i * c_row, k, a_row, a_column, b_row, c_row, last);
+    Matrix a, i64 tile, const real* b, i64 b_row, real* c, i64 c_row, i64 m, i64 k, i64 lanes, bool begins) {
+  for (; m >= R; m -= R, a.at += tile, c += R * c_row) {
+    if (c_row > APART)
+      for (i64 r = 0; r < R; r++)
+        for (i64 v = 0; v < C; v++) __builtin_prefetch(c + r * c_row + v * WIDTH, 1);
+    multiply_tile<R, C>(a.at, a.row, a.column, b, b_row, c, c_row, k, lanes, begins);
+  }
   if constexpr (R > 1)
-    if (i < m)
-      multiply_panel<C, R / 2>(a + i * a_row, b, c + i * c_row, m - i, k, a_row, a_column, b_row, c_row, last);
+    if (m > 0) multiply_panel<C, R / 2>(a, R / 2 * a.row, b, b_row, c, c_row, m, k, lanes, begins);
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -105,36 +144,72 @@ BP_DEV void transpose_four(const real* from, real* to, i64 from_row, i64 to_row)
   *reinterpret_cast<Four*>(to + 3 * to_row) = BP_SHUFFLE(b, d, 2, 3, 6, 7);
 }
 
-// to = the transpose of four rows or more
+// to = the transpose of from. The last four rows or columns are taken again where there are no whole fours.
 static void transpose(const real* from, real* to, i64 rows, i64 columns, i64 from_row, i64 to_row) {
-  i64 c = 0;
-  for (; c + 4 <= columns; c += 4) {
-    const real* const column = from + c;
-    real* const row = to + c * to_row;
-    for (i64 r = 0; r + 4 <= rows; r += 4) transpose_four(column + r * from_row, row + r, from_row, to_row);
-    transpose_four(column + (rows - 4) * from_row, row + rows - 4, from_row, to_row);
+  if (rows < 4 || columns < 4) {
+    for (i64 r = 0; r < rows; r++)
+      for (i64 c = 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
+    return;
   }
-  for (; c < columns; c++)
-    for (i64 r = 0; r < rows; r++) to[c * to_row + r] = from[r * from_row + c];
+  for (i64 c = 0; c < columns; c += 4) {
+    const i64 column = c + 4 < columns ? c : columns - 4;
+    const real* const of = from + column;
+    real* const row = to + column * to_row;
+    for (i64 r = 0; r + 4 < rows; r += 4) transpose_four(of + r * from_row, row + r, from_row, to_row);
+    transpose_four(of + (rows - 4) * from_row, row + rows - 4, from_row, to_row);
+  }
 }
 
-// c = a b, for n >= 16 and k <= LONGEST. Strides are the elements from one row to the next, or one column where
-// transposed.
-static void multiply_small(
-    const real* a, const real* b, real* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
-    i64 a_transposed, i64 b_transposed) {
-  real panel[LONGEST / 2 * WIDEST * WIDTH];  // of the transpose of b
-  const i64 a_row = a_transposed ? 1 : a_stride, a_column = a_transposed ? a_stride : 1;
-  const i64 most = (k > LONGEST / 2 ? WIDEST / 2 : WIDEST) * WIDTH;  // so that a panel stays in the fastest cache
-  for (i64 begin = 0; begin < n; begin += most) {
-    const i64 first = begin + WIDTH < n ? begin : n - WIDTH, width = first + most < n ? most : n - first;
-    const real* of_b = b + first * (b_transposed ? b_stride : 1);
-    i64 b_row = b_stride;
-    if (b_transposed) transpose(of_b, panel, width, k, b_stride, most), of_b = panel, b_row = most;
-    const auto multiply = width > 3 * WIDTH ? multiply_panel<4>
-                          : width > 2 * WIDTH ? multiply_panel<3>
-                          : width > WIDTH ? multiply_panel<2> : multiply_panel<1>;
-    multiply(a, of_b, c + first, m, k, a_row, a_column, b_row, c_stride, width - WIDTH);
+// to = from, by rows
+static void copy(Matrix from, real* to, i64 to_row, i64 rows, i64 columns) {
+  if (from.column != 1) return transpose(from.at, to, columns, rows, from.column, to_row);
+  for (; rows > 0; rows--, from.at += from.row, to += to_row) {
+    i64 c = 0;
+    for (; c + WIDTH <= columns; c += WIDTH) store(to + c, load(from.at + c));
+    if (c < columns) copy_lanes(from.at + c, 0, to + c, 0, 1, columns - c);
+  }
+}
+
+// c = a b
+static void multiply(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k) {
+  static thread_local real block[TALLEST * LONGEST] __attribute__((aligned(64)));
+  real panel[LONGEST * WIDEST * WIDTH] __attribute__((aligned(64)));
+  if (n < WIDTH && n < m && (a.column != 1 || n <= WIDTH / 2)) {  // its transpose has whole vectors
+    for (i64 i = 0; i < m; i += LONGEST) {
+      const i64 rows = m - i < LONGEST ? m - i : LONGEST;
+      const bool there = n == 1 && c_row == 1;
+      real* const turned = there ? c + i : panel;
+      multiply(b.transposed(), a.from(i, 0).transposed(), turned, LONGEST, n, rows, k);
+      if (!there) transpose(panel, c + i * c_row, n, rows, LONGEST, c_row);
+    }
+    return;
+  }
+  const i64 vectors = (n + WIDTH - 1) / WIDTH, panels = (vectors + WIDEST - 1) / WIDEST;
+  const i64 pieces = k > LONGEST ? (k + LONGEST - 1) / LONGEST : 1, longest = (k + pieces - 1) / pieces;
+  const bool copy_a = panels >= MANY, copy_b = b.column != 1 || (m >= TALL && n * k >= LARGE);
+  for (i64 piece = 0; piece < pieces; piece++) {
+    const i64 first = piece * longest, length = k - first < longest ? k - first : longest;
+    for (i64 i = 0; i < m; i += TALLEST) {
+      const i64 rows = m - i < TALLEST ? m - i : TALLEST;
+      Matrix of_a = a.from(i, first);
+      i64 tile = ROWS * a.row;
+      if (copy_a) {
+        for (i64 r = 0; r < rows; r += ROWS)
+          copy(of_a.from(r, 0).transposed(), block + r * length, ROWS, length, rows - r < ROWS ? rows - r : ROWS);
+        of_a = {block, 1, ROWS}, tile = ROWS * length;
+      }
+      for (i64 p = 0; p < panels; p++) {
+        const i64 begin = vectors * p / panels, C = vectors * (p + 1) / panels - begin, width = C * WIDTH;
+        const i64 column = begin * WIDTH, columns = n - column < width ? n - column : width;
+        const Matrix of_b = b.from(first, column);
+        const bool copied = copy_b || columns < width;
+        if (copied) copy(of_b, panel, width, length, columns);
+        const auto multiply_columns = C == 1 ? multiply_panel<1> : C == 2 ? multiply_panel<2> : multiply_panel<WIDEST>;
+        multiply_columns(
+            of_a, tile, copied ? panel : of_b.at, copied ? width : b.row, c + i * c_row + column, c_row, rows, length,
+            columns - (C - 1) * WIDTH, piece == 0);
+      }
+    }
   }
 }
 
@@ -151,17 +226,15 @@ extern "C" void bp_set_product(void* product, i64 wide) {
 static const int BY_ROWS = 101, PLAIN = 111, TRANSPOSED = 112;  // cblas.h
 
 // c = a b, or a block of it
-BP_DEV void multiply_matrices(
-    const real* a, const real* b, real* c, i64 m, i64 n, i64 k, i64 a_stride, i64 b_stride, i64 c_stride,
-    i64 a_transposed, i64 b_transposed, i64 small) {
-  const int ta = a_transposed ? TRANSPOSED : PLAIN, tb = b_transposed ? TRANSPOSED : PLAIN;
+BP_DEV void multiply_matrices(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k, i64 ours) {
   if (!m || !n) return;
-  if (small)
-    multiply_small(a, b, c, m, n, k, a_stride, b_stride, c_stride, a_transposed, b_transposed);
-  else if (gemm64)
-    gemm64(BY_ROWS, ta, tb, m, n, k, 1, a, a_stride, b, b_stride, 0, c, c_stride);
+  if (ours) return multiply(a, b, c, c_row, m, n, k);
+  const int ta = a.column == 1 ? PLAIN : TRANSPOSED, tb = b.column == 1 ? PLAIN : TRANSPOSED;
+  const i64 of_a = a.row * a.column, of_b = b.row * b.column;
+  if (gemm64)
+    gemm64(BY_ROWS, ta, tb, m, n, k, 1, a.at, of_a, b.at, of_b, 0, c, c_row);
   else
-    gemm(BY_ROWS, ta, tb, int(m), int(n), int(k), 1, a, int(a_stride), b, int(b_stride), 0, c, int(c_stride));
+    gemm(BY_ROWS, ta, tb, int(m), int(n), int(k), 1, a.at, int(of_a), b.at, int(of_b), 0, c, int(c_row));
 }
 
 // c = a b, where the rows of a and c are those of a minibatch: a part has some of them.
@@ -169,12 +242,13 @@ BP_CPU void matmul_by_rows(
     const real* a,  // [models, m, k] by rows
     const real* b,  // [models, k, n] [n, k] where it is transposed
     real* c,        // [models, m, n] by rows
-    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 b_transposed, i64 small, i64 part,
+    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 b_transposed, i64 ours, i64 part,
     i64 parts) {
   const Range r = rows_of(m, part, parts);
   for (i64 model = 0; model < models; model++, a += a_step, b += b_step, c += c_step)
     multiply_matrices(
-        a + r.begin * k, b, c + r.begin * n, r.end - r.begin, n, k, k, b_transposed ? k : n, n, 0, b_transposed, small);
+        Matrix{a, k, 1}.from(r.begin, 0), b_transposed ? Matrix{b, 1, k} : Matrix{b, n, 1}, c + r.begin * n, n,
+        r.end - r.begin, n, k, ours);
 }
 
 // c = a b: a part has some of the models, or where these are few, a block of rows or of columns, whichever are more.
@@ -182,17 +256,18 @@ BP_CPU void matmul(
     const real* a,  // [models, m, k] [k, m] where it is transposed
     const real* b,  // [models, k, n] [n, k] where it is transposed
     real* c,        // [models, m, n]
-    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 a_transposed, i64 b_transposed, i64 small,
+    i64 a_step, i64 b_step, i64 c_step, i64 models, i64 m, i64 n, i64 k, i64 a_transposed, i64 b_transposed, i64 ours,
     i64 part, i64 parts) {
-  const i64 a_stride = a_transposed ? m : k, b_stride = b_transposed ? k : n;
-  const i64 each = models >= parts, wide = m < n && !small;
+  const i64 each = models >= parts, wide = m < n;
   const Range chosen = each ? part_of(models, part, parts, 1) : Range{0, models};
   const Range rows = each || wide ? Range{0, m} : part_of(m, part, parts, 16);
   const Range columns = each || !wide ? Range{0, n} : part_of(n, part, parts, 16);
-  for (i64 model = chosen.begin; model < chosen.end; model++)
+  for (i64 model = chosen.begin; model < chosen.end; model++) {
+    const real *const of_a = a + model * a_step, *const of_b = b + model * b_step;
     multiply_matrices(
-        a + model * a_step + rows.begin * (a_transposed ? 1 : a_stride),
-        b + model * b_step + columns.begin * (b_transposed ? b_stride : 1),
-        c + model * c_step + rows.begin * n + columns.begin, rows.end - rows.begin, columns.end - columns.begin, k,
-        a_stride, b_stride, n, a_transposed, b_transposed, small);
+        (a_transposed ? Matrix{of_a, 1, m} : Matrix{of_a, k, 1}).from(rows.begin, 0),
+        (b_transposed ? Matrix{of_b, 1, k} : Matrix{of_b, n, 1}).from(0, columns.begin),
+        c + model * c_step + rows.begin * n + columns.begin, n, rows.end - rows.begin, columns.end - columns.begin, k,
+        ours);
+  }
 }

@@ -35,9 +35,9 @@ class CpuLibrary:
 
     Attributes:
         compiler: such as "g++ 12.2.0".
-        threads: how many threads work at once: 1 where NumPy's BLAS cannot be limited to one thread.
-        multiplies: whether that has a product of such matrices.
-        largest_product: m n k up to which products of (m, k) and (k, n) may be made by a kernel of ours.
+        threads: how many threads work at once.
+        path: of the library of products.
+        blas: NumPy's BLAS.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.
@@ -61,16 +61,11 @@ class CpuLibrary:
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
         program.bp_compiler.restype = ctypes.c_char_p
         self.call_size = ctypes.c_longlong.in_dll(program, "bp_call_size").value
-        self.largest_product = ctypes.c_longlong.in_dll(products, "bp_largest_product").value
         self.compiler = program.bp_compiler().decode()
-        self.blas = numpy_blas(dtype)
-        self.multiplies = self.blas.product is not None
+        self.path, self.blas = self._library("products").path, numpy_blas(dtype)
         products.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
         program.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
-        # Two pools of threads would compete for the cores. OpenBLAS alone can be limited to one thread.
-        others = self.multiplies and self.blas.set_threads is None
-        limit = ctypes.c_longlong.in_dll(program, "bp_max_threads").value
-        self.threads = 1 if others else min(threads, limit)
+        self.threads = min(threads, ctypes.c_longlong.in_dll(program, "bp_max_threads").value)
         if check:
             for unit in BASE:
                 check(self, self._library(unit), unit)

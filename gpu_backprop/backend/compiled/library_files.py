@@ -29,7 +29,7 @@ STALE = 24 * 3600
 UNFINISHED = "compiling-"
 """How the name of a folder begins in which a compiler is at work."""
 
-SUFFIX, NOTES = ".so", (".checked", ".log")
+SUFFIX, NOTES = ".so", (".checked", ".log", ".products")
 
 DIGEST = 32
 """Bytes: a library ends with the SHA-256 of all before, so that a truncated or damaged one is not loaded."""

@@ -218,8 +218,8 @@ class _Numbers:
 
 
 def _of_products(some: _Numbers) -> Iterator[Case]:
-    """Yields the three products of a layer: small ones with tiles of all kinds, and others."""
-    shapes = ((), 37, 5, 19), ((), 1, 1, 1), ((), 45, 50, 70), ((2,), 37, 5, 19), ((2,), 3, 40, 33)
+    """Yields the three products of a layer: with tiles of all kinds, of whole matrices and of copies of pieces."""
+    shapes = ((), 37, 5, 19), ((), 1, 1, 1), ((), 45, 300, 270), ((2,), 37, 5, 19), ((2,), 3, 40, 33)
     for models, m, k, n in shapes:
         x, weight, grad = some(m, k, low=-1, high=1), some.strided(models, k, n), some.strided(models, k, n)
         z, y = some(*models, m, n, low=-1, high=1), some(*models, m, k, low=-1, high=1)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend import numpy_blas, numpy_ops
+from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled import compiler, library_files
 from gpu_backprop.backend.compiled import library as cpu_library
 from gpu_backprop.backend.compiled import open_device as opening
@@ -331,7 +331,7 @@ def test_where_nothing_can_be_written_it_is_left_to_numpy(made_by, fresh, monkey
 
 @pytest.mark.parametrize(
     ("name", "right", "wrong"),
-    [("matmul", "n, k, 1,", "n, k, 2,"), ("advance", "+= by", "+= 2"), ("column_sum", "+= of(first", "= of(first")],
+    [("matmul", "{block, 1,", "{block, 2,"), ("advance", "+= by", "+= 2"), ("column_sum", "+= of(first", "= of(first")],
 )
 def test_kernels_that_are_wrong_are_found_before_they_are_used(cache, fresh, monkeypatch, name, right, wrong):
     plant(monkeypatch, right, wrong)
@@ -401,28 +401,6 @@ def test_a_process_that_finds_the_kernels_compiled_runs_no_compiler(made_by):
         "sys.exit('kernels compiled by' not in net.device.reason)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-@pytest.fixture
-def numpy_has(made_by, monkeypatch):
-    """A function that makes libraries find another BLAS. All of a process share their memory of it: afterwards they
-    have the right one again."""
-    yield lambda blas: monkeypatch.setattr(cpu_library, "numpy_blas", lambda _: blas)
-    monkeypatch.undo()
-    cpu_library.CpuLibrary(made_by, 2)
-
-
-def test_a_library_without_a_blas_leaves_products_to_numpy(made_by, numpy_has):
-    numpy_has(numpy_blas.Blas())
-    device = opening.CpuDevice("", cpu_library.CpuLibrary(made_by, 2), opening.compiled_ops)
-    a, b = np.ones((40, 40), np.float32), np.ones((40, 4), np.float32)  # narrower than those that are ours
-    (call,) = device.ops.matmul(device, a, b, b.copy())
-    assert call.func is np.dot
-
-
-def test_a_blas_whose_threads_cannot_be_told_to_rest_keeps_them(made_by, numpy_has):
-    numpy_has(numpy_blas.numpy_blas()._replace(get_threads=None, set_threads=None))
-    assert cpu_library.CpuLibrary(made_by, 2).threads == 1
 
 
 def test_there_are_no_more_threads_than_the_kernels_have_room_for(made_by):

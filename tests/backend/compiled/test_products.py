@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import pytest
 
-from gpu_backprop.backend.compiled.ops.products import is_small
+from gpu_backprop.backend.compiled import blas_choice
+from gpu_backprop.backend.compiled.ops import products
 from gpu_backprop.backend.compiled.program import KernelCall
+from gpu_backprop.backend.numpy_blas import numpy_blas
 
 LAYOUTS = [(False, False), (True, False), (False, True), (True, True)]
 """Whether a is transposed, and b."""
@@ -35,7 +39,7 @@ def operands(m, n, k, layout, models=()):
 
 def multiply(device, a, b, out=None):
     """a@b by the device's kernels; what is there before does not count."""
-    out = np.full((*a.shape[:-1], b.shape[-1]), np.nan, np.float32) if out is None else out
+    out = np.full((*a.shape[:-1], b.shape[-1]), np.nan, a.dtype) if out is None else out
     (step,) = device.ops.matmul(device, a, b, out)
     assert isinstance(step, KernelCall)
     step()
@@ -45,7 +49,7 @@ def multiply(device, a, b, out=None):
 def assert_exact(out, a, b):
     """Each number is what float64 makes of it, but for the rounding of k sums."""
     exact, size = a.astype(float) @ b.astype(float), abs(a).astype(float) @ abs(b)
-    assert (abs(out - exact) <= (a.shape[-1] + 1) * 2.0**-24 * size).all()
+    assert (abs(out - exact) <= (a.shape[-1] + 1) * np.finfo(out.dtype).eps * size).all()
 
 
 SIZES = [
@@ -124,63 +128,65 @@ def test_what_has_gaps_is_numpys(device):
     np.testing.assert_allclose(out, a @ b, 1e-5, 1e-5)
 
 
-# Small products ---------------------------------------------------------------------------------------------------
+# Every size and layout --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_small_products_of_every_size(on_threads, layout):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_every_size(on_threads, layout, dtype):
     """All rests of tiles, of vectors and of the fours that are transposed together."""
-    device, small = on_threads(1), 0
+    device = on_threads(1, dtype)
     for m in range(1, 41):
-        for n in (16 + (3 * m) % 25, 32 + (11 * m) % 64, 100 + m):
+        for n in (m % 19, 1 + m % 8, 16 + (3 * m) % 25, 32 + (11 * m) % 64):
             for k in (m % 7, 1 + (5 * m) % 40, 41 + m):
-                small += is_small(m, n, k, *layout)
-                a, b = operands(m, n, k, layout)
+                a, b = (matrix.astype(dtype, order="K") for matrix in operands(m, n, k, layout))
                 assert_exact(multiply(device, a, b), a, b)
-    assert small > 150
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("k", [128, 129, 256])
-def test_long_sums(on_threads, layout, k):
-    for m, n in ((50, 35), (41, 45)):
-        a, b = operands(m, n, k, layout)
-        assert is_small(m, n, k, *layout)
-        assert_exact(multiply(on_threads(1), a, b), a, b)
+@pytest.mark.parametrize("sizes", [(50, 35, 256), (41, 45, 257), (9, 3, 700), (600, 40, 260), (530, 530, 20)], ids=str)
+def test_sums_and_matrices_that_are_taken_in_pieces(on_threads, layout, sizes):
+    a, b = operands(*sizes, layout)
+    for threads in (1, 2):
+        assert_exact(multiply(on_threads(threads), a, b), a, b)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("models", [1, 3])
-def test_a_small_product_has_the_same_bits_on_any_number_of_threads_and_alone(on_threads, split, layout, models):
-    for m, n, k in ((50, 70, 33), (64, 32, 32), (19, 33, 9)):
-        assert is_small(m, n, k, *layout)
+def test_the_same_bits_on_any_number_of_threads_and_alone(on_threads, split, layout, models):
+    for m, n, k in ((50, 70, 33), (64, 32, 32), (19, 33, 9), (37, 17, 280), (40, 3, 9)):
         a, b = operands(m, n, k, layout, (models,))
         outs = [multiply(on_threads(threads), a, b) for threads in (1, 2, 3)]
         alone = np.stack([multiply(on_threads(1), *matrices) for matrices in zip(a, b, strict=True)])
         assert all(np.array_equal(out, alone) for out in outs)
 
 
-def test_a_number_of_a_small_product_has_the_same_bits_wherever_it_stands(on_threads):
-    a, b = some(41, 37), some(37, 83)
-    whole, lone = multiply(on_threads(1), a, b), multiply(on_threads(1), a[:1], b)
-    np.testing.assert_array_equal(lone, whole[:1])
-    for rows, columns in ((np.s_[20:], np.s_[:]), (np.s_[3:22], np.s_[5:40]), (np.s_[1:20], np.s_[60:])):
-        part = multiply(on_threads(1), a[rows].copy(), b[:, columns].copy())
-        np.testing.assert_array_equal(part, whole[rows, columns])
-        turned = multiply(on_threads(1), a[rows].copy(), np.ascontiguousarray(b[:, columns].T).T)
-        np.testing.assert_array_equal(turned, part)
+def test_a_number_has_the_same_bits_wherever_it_stands(on_threads):
+    """Though the narrower is multiplied as its transpose, and the wider in copies."""
+    for k in (37, 300):
+        a, b = some(41, k), some(k, 300)
+        whole, lone = multiply(on_threads(1), a, b), multiply(on_threads(1), a[:1], b)
+        np.testing.assert_array_equal(lone, whole[:1])
+        for rows, columns in (
+            (np.s_[20:], np.s_[:]), (np.s_[3:22], np.s_[5:40]), (np.s_[1:20], np.s_[60:83]), (np.s_[:], np.s_[7:10])
+        ):  # fmt: skip
+            part = multiply(on_threads(1), a[rows].copy(), b[:, columns].copy())
+            np.testing.assert_array_equal(part, whole[rows, columns])
+            turned = multiply(on_threads(1), a[rows].copy(), np.ascontiguousarray(b[:, columns].T).T)
+            np.testing.assert_array_equal(turned, part)
 
 
-def test_a_small_product_of_models_in_a_flat_buffer_writes_nothing_beside_it(on_threads, split):
-    x, z, flat = some(3, 40, 21), some(3, 40, 35), np.zeros((3, 21 * 35 + 30), np.float32)
-    grad = flat[:, 10 : 10 + 21 * 35].reshape(3, 21, 35)
+@pytest.mark.parametrize("width", [3, 35])
+def test_a_product_of_models_in_a_flat_buffer_writes_nothing_beside_it(on_threads, split, width):
+    x, z, flat = some(3, 40, 21), some(3, 40, width), np.zeros((3, 21 * width + 30), np.float32)
+    grad = flat[:, 10 : 10 + 21 * width].reshape(3, 21, width)
     for threads in (1, 2, 3):
         multiply(on_threads(threads), x.swapaxes(-1, -2), z, grad)
         assert_exact(grad, x.swapaxes(-1, -2), z)
-        assert not flat[:, :10].any() and not flat[:, 10 + 21 * 35 :].any()
+        assert not flat[:, :10].any() and not flat[:, 10 + 21 * width :].any()
 
 
-def test_not_a_number_goes_through_a_small_product(device):
+def test_not_a_number_goes_through_whole_vectors(device):
     a, b = some(64, 20), some(20, 35)
     a[3, 19], a[40, 0], b[7, 34] = np.nan, np.inf, -np.inf
     out = multiply(device, a, b)
@@ -188,12 +194,47 @@ def test_not_a_number_goes_through_a_small_product(device):
     assert np.isfinite(np.delete(out, [3, 40], 0)[:, :34]).all()
 
 
-def test_without_a_product_of_the_blas_small_ones_are_ours(on_threads, monkeypatch):
-    device = on_threads(1)
-    monkeypatch.setattr(device.library, "multiplies", False)
-    for n, ours in ((32, True), (2, False)):
-        a, b, out = some(8, 9), some(9, n), some(8, n)
-        (call,) = device.ops.matmul(device, a, b, out)
-        assert isinstance(call, KernelCall) == ours
-        call()
-        assert_exact(out, a, b)
+# Large ones, which may be the BLAS's ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_blas_makes_the_same_products(on_threads, split, monkeypatch, layout, dtype):
+    if numpy_blas(dtype).product is None:
+        pytest.skip("NumPy's BLAS has no product to call")
+    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(products, "blas_is_faster", lambda _: True)
+    ours = []
+    monkeypatch.setattr(products, "KernelCall", lambda *_, **of: ours.append(of["ours"]) or KernelCall(*_, **of))
+    for models in ((), (2,)):
+        for threads in (1, 2):
+            device = on_threads(threads, dtype)
+            a, b = (matrix.astype(dtype, order="K") for matrix in operands(70, 90, 64, layout, models))
+            assert_exact(multiply(device, a, b), a, b)
+    multiply(device, *(matrix.astype(dtype, order="K") for matrix in operands(70, 90, 63, layout)))
+    assert ours == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(("blas", "faster"), [(0.9, True), (1.0, False), (1.1, False)])
+def test_who_is_faster_is_measured_once(on_threads, monkeypatch, tmp_path, blas, faster):
+    library, asked = copy(on_threads(2).library), []
+    library.path = tmp_path / "library.so"
+    monkeypatch.setattr(blas_choice, "measure", lambda _: asked.append(1) or (1.0, blas))
+    if library.blas.set_threads is None:
+        pytest.skip("NumPy's BLAS is not OpenBLAS")
+    for _ in range(2):
+        blas_choice.blas_is_faster.cache_clear()
+        assert blas_choice.blas_is_faster(library) == faster
+    assert len(asked) == 1
+    for content in ("", '{"NumPy": "another", "ours": 1, "BLAS": 0.5}'):
+        library.path.with_suffix(".products").write_text(content)
+        blas_choice.blas_is_faster.cache_clear()
+        assert blas_choice.blas_is_faster(library) == faster
+    library.blas = library.blas._replace(set_threads=None)
+    blas_choice.blas_is_faster.cache_clear()
+    assert not blas_choice.blas_is_faster(library)
+
+
+def test_a_measurement_takes_time_for_both(on_threads, monkeypatch):
+    monkeypatch.setattr(blas_choice, "SIZES", (30, 40, 50))
+    assert all(seconds > 0 for seconds in blas_choice.measure(on_threads(1).library))

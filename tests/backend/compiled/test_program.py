@@ -89,7 +89,7 @@ def test_views_of_one_flat_buffer_lie_between_each_other(on_threads):
 
     product = KernelCall(
         device, "matmul", LONG,
-        a=z, b=x, c=weights, models=2, m=4, n=8, k=40, a_transposed=True, b_transposed=False, small=False,
+        a=z, b=x, c=weights, models=2, m=4, n=8, k=40, a_transposed=True, b_transposed=False, ours=True,
     )  # fmt: skip
     assert barriers([product, sums(bias)]) == [False, False]
     assert barriers([product, sums(flat[:, 24:32])]) == [False, True]
