@@ -18,7 +18,7 @@ import ctypes
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,10 +28,10 @@ from gpu_backprop.backend.formula import Array, Call
 from gpu_backprop.backend.kernel_text import Row
 from gpu_backprop.backend.signatures import Parameter
 
-HEAD = 3
+HEAD = 2
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
-FIELDS = 19
+FIELDS = 22
 """Of struct Program there, 8 bytes each."""
 
 COUNTER = 8
@@ -46,8 +46,12 @@ SPLIT_NS = 200
 PARALLEL_NS = 12_000
 """The work of a program, in nanoseconds, from which it may run on the threads."""
 
-ALWAYS_PARALLEL_NS = 500_000
-"""The work, in nanoseconds, from which it always does; below, only while that is measured to be faster."""
+SURELY_PARALLEL_NS = 500_000
+"""The work, in nanoseconds, from which all threads are worth it where the cores are free: a program of less begins with
+a trial of half of them; one of more runs TRIED_AFTER times before."""
+
+TRIED_AFTER = 10
+"""So many runs."""
 
 AT_ONCE_NS = 1e8
 """The work, in nanoseconds, of a call that runs a program several times: Ctrl-C waits for its end."""
@@ -58,9 +62,6 @@ so many times: at least, and at most, for more do not make it faster."""
 
 ROWS_AT_ONCE = 8
 """The most times where threads share the rows: what is measured to be faster is to be found out soon."""
-
-WARMUP = 4
-"""Runs of a new program that are not timed: its threads do not run yet, and its memory is not in the cache."""
 
 COUNTERS = "ticket", "counts"
 """The parameters that are counters, which an operation finds 0 and leaves 0 (columns.hpp, rows.hpp)."""
@@ -238,17 +239,19 @@ def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     """Binds some calls, one after the other, as one, which holds on to their arrays; all of them so many times."""
     device = calls[0].device
     records = np.stack([call.record for call in calls])
-    records[:, 2] = barriers(calls)
+    cuts = np.array(segments(calls), np.int64)
     members = Members.of(calls)
     work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
-    threads, adaptive = device.threads if work >= PARALLEL_NS else 1, work < ALWAYS_PARALLEL_NS
-    timing = (1, WARMUP, 0, 0)  # the fields that an adaptive program writes itself
+    threads = device.threads if work >= PARALLEL_NS else 1
+    due = 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)
+    listed = records.ctypes.data, len(calls), cuts.ctypes.data, len(cuts)
     rest = members.fields if members else ()
+    learned = 0, 0, 0, 0  # a program finds them out itself
+    found = (*listed, threads, threads, 0, due, *learned, repeats, *rest)
     fields = np.zeros(FIELDS, np.int64)
-    found = (records.ctypes.data, len(calls), threads, True, adaptive, *timing, repeats, *rest)
     fields[: len(found)] = found
     run = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
-    vars(run)["holds"] = (fields, records, [call.arrays for call in calls], members)
+    vars(run)["holds"] = (fields, (records, cuts), [call.arrays for call in calls], members)
     return run
 
 
@@ -259,6 +262,12 @@ def barriers(calls: Sequence[KernelCall]) -> list[bool]:
         found.append(any(new.conflicts_with(old) for new in call.accesses for old in since))
         since = call.accesses[:] if found[-1] else since + call.accesses
     return found
+
+
+def segments(calls: Sequence[KernelCall]) -> list[tuple[int, int, int]]:
+    """Cuts calls at their barriers: where each segment begins and ends, and the most parts that a call of it has."""
+    cuts = [0, *(k for k, barrier in enumerate(barriers(calls)) if barrier), len(calls)]
+    return [(begin, end, max(call.parts for call in calls[begin:end])) for begin, end in pairwise(cuts)]
 
 
 class Members:

@@ -25,7 +25,7 @@ from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library_files import Library, folder
 from gpu_backprop.backend.compiled.operations_text import Unit
-from gpu_backprop.backend.compiled.program import ALWAYS_PARALLEL_NS, KernelCall, UnsupportedArguments
+from gpu_backprop.backend.compiled.program import SURELY_PARALLEL_NS, KernelCall, UnsupportedArguments
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Activation, Array, LossFormula
@@ -136,7 +136,7 @@ def _run(device: CpuDevice, calls: Sequence[KernelCall]) -> None:
     for call in calls:
         call.parts = call.record[1] = device.threads
         call.accesses = [access._replace(parts=call.parts) for access in call.accesses]
-        call.work = ALWAYS_PARALLEL_NS if len(calls) > 1 else 0
+        call.work = SURELY_PARALLEL_NS if len(calls) > 1 else 0
     for joined in device.sequence(calls):
         joined()
 

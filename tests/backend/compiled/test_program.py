@@ -15,7 +15,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled.operations_text import operations_text
 from gpu_backprop.backend.compiled.program import (
-    ALWAYS_PARALLEL_NS,
+    SURELY_PARALLEL_NS,
     KernelCall,
     UnsupportedArguments,
     at_once,
@@ -183,15 +183,12 @@ def test_many_barriers(device):
     np.testing.assert_array_equal(counter, expected)
 
 
-def test_the_first_runs_of_a_small_program_tell_nothing(on_threads):
-    """They wake the threads, or start them, and a step would go on without them for hundreds of runs."""
+def test_a_small_program_finds_out_at_once_whether_its_threads_are_worth_it(on_threads):
     (call,) = sequence([advance(on_threads(2), np.zeros(64, np.int64), work=2e4)])
-    with_threads, ns = (vars(call)["holds"][0][at] for at in (slice(5, 6), slice(7, 9)))
-    for _ in range(4):
+    trials, fewer = (vars(call)["holds"][0][at : at + 1] for at in (6, 10))
+    for left, known in ((2, False), (1, False), (0, True)):
         call()
-        assert with_threads == 1 and not ns.any()
-    call()
-    assert ns[1] > 0
+        assert trials == left and (fewer > 0) == known
 
 
 def test_numbers_too_small_to_be_normal_become_0(device):
@@ -409,21 +406,25 @@ def test_an_address_is_a_function(on_threads):
 RACES = """
 #include <stdio.h>
 static KernelCall steps[256];
+static Segment segments[256];
 int main() {
   static i64 counter[1000], expected[1000];
   const i64 rounds = 30;
-  int count = 0;
+  i64 count = 0, parts = 0;
   for (i64 k = 0; k < 100; k++) {
+    if (RIGHT) segments[parts++] = {count, count + 1, k % 3 ? 3 : 1};
     KernelCall& add = steps[count++];
-    add.run = bp_advance, add.parts = k % 3 ? 3 : 1, add.barrier = 1;
+    add.run = bp_advance, add.parts = k % 3 ? 3 : 1;
     add.slots[0].pointer = counter + k, add.slots[1].integer = add.slots[3].integer = 1;
     add.slots[2].integer = 1000 - k;
+    if (RIGHT) segments[parts++] = {count, count + 1, 3};
     KernelCall& copy = steps[count++];
-    copy.run = bp_copy, copy.parts = 3, copy.barrier = RIGHT;
+    copy.run = bp_copy, copy.parts = 3;
     copy.slots[0].pointer = counter, copy.slots[1].pointer = counter + 500, copy.slots[2].integer = 3200;
   }
-  Program all = {steps, count, 3, 0, 0, 1, 0, {0, 0}, 1};
-  for (i64 k = 0; k < rounds; k++) bp_run(&all);
+  if (!RIGHT) segments[parts++] = {0, count, 3};
+  Program all = {steps, count, segments, parts, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 1};
+  for (i64 k = 0; k < rounds; k++) all.level = 3 - k % 2, all.lost = 0, bp_run(&all);
   for (i64 k = 0; k < rounds; k++)
     for (i64 shift = 0; shift < 100; shift++) {
       for (i64 i = shift; i < 1000; i++) expected[i]++;
@@ -450,12 +451,12 @@ int main() {
     for (i64 k = 0; k < 3; k++) own[thread][k] = calls[k];
     own[thread][2].slots[0].pointer = counts + (1 + thread) * 32;
   }
-  const Pointer pointers[] = {{3, 160}, {32 + 3, 160}, {32 + 4, 160 * RIGHT}};
+  const Pointer pointers[] = {{2, 160}, {32 + 2, 160}, {32 + 3, 160 * RIGHT}};
   i64* const all_count[] = {&shared};
   Program all = {
-      calls, 3, 3, 0, 0, 1, 0, {0, 0}, 50, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
+      calls, 3, nullptr, 1, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 50, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
   const i64 rounds = RIGHT ? 10 : 1000;  // until two threads have taken part
-  for (i64 k = 0; k < rounds; k++) bp_run(&all);
+  for (i64 k = 0; k < rounds; k++) all.level = 3, all.lost = 0, bp_run(&all);
   for (i64 m = 0; m < 40; m++)
     for (i64 i = 0; i < 20; i++)
       if (counters[m][i] != 50 * rounds || copies[m][i] != 50 * rounds) return puts("wrong"), 3;
@@ -489,6 +490,6 @@ def test_threads_do_not_race(made_by, tmp_path, text, right):
 def test_what_threads_wait_for_is_a_step_and_not_several(on_threads):
     """Whether threads that share rows are worth it does not depend on how often a program is run at once."""
     device, counter = on_threads(2), np.zeros(4, np.int64)
-    work = 0.9 * ALWAYS_PARALLEL_NS
+    work = 0.9 * SURELY_PARALLEL_NS
     of_rows, of_members = (sequence([advance(device, of, work=work)], 8)[0] for of in (counter[:1], counter))
-    assert [vars(call)["holds"][0][4] for call in (of_rows, of_members)] == [1, 0]
+    assert [vars(call)["holds"][0][7] > 0 for call in (of_rows, of_members)] == [False, True]
