@@ -21,7 +21,7 @@ help:
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
-	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and scikit-learn, and how that grows; half an hour"
+	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and others, and how that grows; 35 minutes"
 	@echo "make tables  how good the networks are that train makes of twelve tables, beside what others make; an hour"
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
 	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"

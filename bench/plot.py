@@ -1,8 +1,8 @@
 """Puts what was measured where people read it: python bench/plot.py
 
 From the files of bench/results and nothing else it makes the plots compare.svg, tables.svg and population.svg there,
-the tables of README.md, docs/performance.md, docs/tables.md, docs/from-scikit-learn.md, docs/populations.md and
-docs/distributed.md, each between two comments:
+the tables of README.md, docs/performance.md, docs/performance-rows.md, docs/tables.md, docs/from-scikit-learn.md,
+docs/populations.md and docs/distributed.md, each between two comments:
 
     <!-- compare: made by bench/plot.py -->  …  <!-- end of compare -->
 """
@@ -14,14 +14,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comparison import estimator_report, mnist_seconds, population_report, summary
-from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
-from comparison.summary import WAYS, Results, Summary, median_of, rows
+from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS
+from comparison.summary import KINDS, Results, by_kind, mean_ratio, median_of, rows
+from comparison.tasks import MEASURED
 from lib import scaling_report, table_report
 from lib.growth_plots import STYLE
 from lib.markdown import table as markdown_table
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "compare.json"
 PLOT = RESULTS.with_suffix(".svg")
+PICTURE = PLOT.relative_to(ROOT).as_posix()
 TABLES = RESULTS.with_name("tables.json")
 POPULATION = RESULTS.with_name("population.json")
 SCALING = RESULTS.with_name("scaling.json")
@@ -42,73 +44,109 @@ BEGIN, END = "<!-- {}: made by bench/plot.py -->", "<!-- end of {} -->"
 
 COLUMNS = {
     "PyTorch": summary.PYTORCH,
-    "JAX, jitted step": (summary.JITTED,),
-    "JAX, epoch in lax.scan": ("JAX, epoch in lax.scan",),
+    "JAX": tuple(name for name in ON_CPU if name.startswith("JAX")),
     "scikit-learn": ("scikit-learn, partial_fit",),
-    "the fastest of them": ON_CPU,
+    "Keras": ("Keras, model.fit",),
+    "onnxruntime": ("onnxruntime",),
+    "the fastest": ON_CPU,
 }
-"""The columns of README's table: of several forms the faster one of each row counts."""
+"""The columns of the table by kind: of several forms the faster one of each row counts."""
 
 table = partial(markdown_table, numbers="---:")
 
-COLOURS = dict(zip(ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1"), strict=True))
+COLOURS = dict(
+    zip(
+        ON_CPU, ("#f28e2b", "#e15759", "#76b7b2", "#4e79a7", "#b07aa1", "#59a14f", "#9c755f", "#edc948"), strict=True,
+    )
+)  # fmt: skip
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def readme(results: Results) -> str:
-    """Makes README's part: how many times as fast we are, network by network, the plot, and where it was measured."""
-    mine = rows(results, OURS, "end to end")
-    networks = dict.fromkeys((row.task["network"], row.task["batch"]) for row in mine)
-    cells = []
-    for network, batch in networks:
-        those = [row for row in mine if (row.task["network"], row.task["batch"]) == (network, batch)]
-        us = sorted(row.us for row in those)
-        means = (times_as_fast(summary.mean_ratio(those, peers)) for peers in COLUMNS.values())
-        cells.append((network, f"{batch:,}", f"{number(us[0])} to {number(us[-1])}", *means))
-    heads = ("network", "batch", "ours, µs a step", *(f"times as fast as {name}" for name in COLUMNS))
-    return "\n\n".join(
-        [
-            table(heads, cells),
-            f"![How long each takes, in steps of ours]({PLOT.relative_to(ROOT).as_posix()})",
-            f"Epochs end to end, in the geometric mean over tanh and relu, SGD and Adam, on {circumstances(results)}.",
-            *(
-                line
-                for ours in (OURS, NUMPY_ALONE)
-                for line in list(Summary.of(results, ours, "end to end").lines())[:1]
-            ),
-        ]
-    )
+def short(results: Results, plot: str) -> str:
+    """Makes what README and the page begin with: how many times as fast we are by the kind of row and on the whole, the
+    plot, and where it was measured."""
+    cells = [
+        (named(kind, those), len(those), *(times_as_fast(mean_ratio(those, peers)) for peers in COLUMNS.values()),
+         times_as_fast(min(row.ratio for row in those)))
+        for kind, those in by_kind(results, OURS).items()
+    ]  # fmt: skip
+    heads = ("times as fast as", "rows", *COLUMNS, "the least of the last")
+    standings = [
+        (ours, words, summary.Standing.of(those))
+        for ours in OUR_OWN
+        for words, those in summary.parts(results, ours).items()
+    ]
+    whole = [
+        (f"{ours}: {words}", one.level, one.behind, *map(times_as_fast, (one.best, one.pytorch, one.jitted)))
+        for ours, words, one in standings
+    ]
+    totals = ("on the whole", "rows at least level with the fastest", "rows behind it in every round",
+              "times as fast as it", "as PyTorch's better form", "as JAX's jitted step")  # fmt: skip
+    picture = f"![How long each takes, in times of ours]({plot})"
+    return "\n\n".join([table(heads, cells), picture, table(totals, whole), f"On {circumstances(results)}."])
 
 
-def performance(results: Results, mnist: Results | None) -> str:
-    """Makes the page's part: every row, the summary, and the seconds on MNIST."""
-    parts = [f"Measured on {circumstances(results)}; µs a step, medians of {results['rounds']} rounds."]
-    names = [name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in results["contenders"]]
-    heads = (
-        "", *names, "products alone", "times the fastest peer", f"the same, {NUMPY_ALONE.partition(', ')[2]}"
-    )  # fmt: skip
-    for way in WAYS:
+def named(kind: str, rows: Sequence[summary.Row]) -> str:
+    """A kind in words; those that have none by their networks."""
+    if KINDS[kind]:
+        return KINDS[kind]
+    networks = dict.fromkeys(line(row.task) for row in rows)
+    return f"{kind} networks: {'; '.join(networks)}"
+
+
+def performance(results: Results) -> str:
+    """Makes what the page begins with, and which rows are below 1."""
+    below = [
+        f"- {line}"
+        for part in summary.parts(results, OURS).items()
+        for line in list(summary.summed_up(*part))[1:]
+        if not line.startswith("Where")
+    ]
+    told = "Rows below 1:\n\n" + "\n".join(below) if below else "No row is below 1."
+    return "\n\n".join([short(results, f"../{PICTURE}"), told])
+
+
+def every_row(results: Results) -> str:
+    """Makes the page of all rows."""
+    parts = [f"Measured on {circumstances(results)}; µs, medians of 5 to 7 rounds."]
+    for way in MEASURED:
+        tasks = [task for task in results["contests"] if way in task]
+        timed = {name for task in tasks for name in task[way]["us"]}
+        if not tasks:
+            continue
+        names = [name for name in (*OUR_OWN, *ON_CPU) if name in timed]
+        heads = (
+            "", *names, "products alone", "times the fastest peer", f"the same, {NUMPY_ALONE.partition(', ')[2]}"
+        )  # fmt: skip
         cells = [
             (c["name"], *(median_of(c[way]["us"].get(n)) for n in names), median_of(c.get("floor_us")),
-             *(best(c, way, ours) for ours in (OURS, NUMPY_ALONE)))
-            for c in results["contests"] if way in c
+             *(best(c, way, ours) for ours in OUR_OWN))
+            for c in tasks
         ]  # fmt: skip
-        parts += [f"**{way[0].upper()}{way[1:]}**", table(heads, cells)]
-    parts += ["\n".join(f"- {line}" for line in one.lines()) for one in summary.summaries(results) if one.rows]
+        parts += [f"## {way[0].upper()}{way[1:]}, µs a {summary.unit(way)}", table(heads, cells)]
+    parts.append("## On the whole, and rows below 1")
+    parts += ["\n".join(f"- {line}" for line in lines) for lines in summary.summaries(results)]
     parts.append(summary.disturbances(results))
     refused = [f"- {c['name']}: {name}: {why}" for c in results["contests"] for name, why in c["not timed"].items()]
     parts += ["Not timed:\n\n" + "\n".join(refused)] if refused else []
     parts += [f"Left out: {name}: {why}." for name, why in results["left out"].items()]
-    if mnist is not None:
-        goals = mnist["seconds to"]
-        heads = ("", *(f"seconds to {goal} (epochs)" for goal in goals))
-        cells = [(name, *(mnist_seconds.reached(goals[g][name]) for g in goals)) for name in mnist["runs"]]
-        how = f"{mnist['network']}, {mnist['activation']}, {mnist['optimizer']}, B {mnist['batch']}"
-        seeds = f"medians of {len(mnist['seeds'])} seeds, on {circumstances(mnist)}"
-        parts += [f"**Seconds of training on MNIST** ({how}; {seeds}):", table(heads, cells)]
     return "\n\n".join(parts)
+
+
+def mnist(results: Results) -> str:
+    """Makes the table of seconds on MNIST."""
+    goals = results["seconds to"]
+    heads = ("", *(f"seconds to {goal} (epochs)" for goal in goals), "seconds an epoch", "a fit, µs a step")
+    fit = {name: us for task in results["contests"] for name, us in task["fit"]["us"].items()}
+    cells = [
+        (name, *(mnist_seconds.reached(goals[g][name]) for g in goals), ranged(an_epoch), median_of(fit.get(name)))
+        for name, an_epoch in results["seconds an epoch"].items()
+    ]
+    how = f"{results['network']}, {results['activation']}, {results['optimizer']}, B {results['batch']}"
+    seeds = f"medians of {len(results['seeds'])} seeds, on {circumstances(results)}"
+    return "\n\n".join([table(heads, cells), f"{how}; {seeds}."])
 
 
 def best(task: Results, way: str, ours: str) -> str:
@@ -221,7 +259,7 @@ def put(text: str, name: str, made: str) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Plots the time of each peer over ours: a line a network, a point for each activation and optimizer."""
+    """Plots the time of each peer over ours: a line a kind of task, a point a row."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
@@ -231,27 +269,26 @@ def draw(results: Results, path: Path) -> None:
 def _draw(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for one, way in zip(axes, WAYS, strict=True):
-        mine = rows(results, OURS, way)
-        lines = list(dict.fromkeys(line(row.task) for row in mine))
-        for k, peer in enumerate(ON_CPU):
-            points = [(row.ratios[peer], lines.index(line(row.task))) for row in mine if peer in row.ratios]
-            if points:
-                x, y = zip(*points, strict=True)
-                one.plot(x, [at + 0.12 * (k - 2) for at in y], "o", ms=3, color=COLOURS[peer], label=peer)
-        one.axvline(1, color="black", lw=1)
-        one.set_xscale("log")
-        one.set_title(way, fontsize=9)
-        one.set_xlabel("its time / ours", fontsize=8)
-        one.set_yticks(range(len(lines)), lines)
-        one.tick_params(labelsize=7)
-        one.grid(axis="x", which="both", lw=0.3)
-    axes[0].invert_yaxis()
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
+    kinds = by_kind(results, OURS)
+    figure = Figure(figsize=(9, 0.9 + 0.45 * len(kinds)), layout="constrained")
+    axes = figure.subplots()
+    for k, peer in enumerate(ON_CPU):
+        points = [
+            (row.ratios[peer], y) for y, those in enumerate(kinds.values()) for row in those if peer in row.ratios
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, [at + 0.09 * (k - 3.5) for at in y], "o", ms=3, color=COLOURS[peer], label=peer)
+    fastest = [mean_ratio(those, ON_CPU) for those in kinds.values()]
+    axes.plot(fastest, range(len(kinds)), "D", ms=6, mfc="none", color="black", label="the fastest, geometric mean")
+    axes.axvline(1, color="black", lw=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("its time / ours", fontsize=8)
+    axes.set_yticks(range(len(kinds)), [KINDS[kind] or f"{kind} networks" for kind in kinds])
+    axes.tick_params(labelsize=7)
+    axes.grid(axis="x", which="both", lw=0.3)
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     return figure
 
 
@@ -265,12 +302,22 @@ def read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def compared() -> dict[str, Any] | None:
+    """Reads what bench/compare.py has measured, its task on MNIST last."""
+    if (results := read(RESULTS)) is not None and (mnist := read(mnist_seconds.RESULTS)) is not None:
+        results["contests"] += mnist["contests"]
+    return results
+
+
 def parts() -> Iterator[tuple[Path, str, str]]:
     """Makes each part: its file, its name, and its text."""
-    page, results = ROOT / "docs" / "performance.md", read(RESULTS)
+    page, results = ROOT / "docs" / "performance.md", compared()
     if results is not None:
-        yield ROOT / "README.md", "compare", readme(results)
-        yield page, "compare", performance(results, read(mnist_seconds.RESULTS))
+        yield ROOT / "README.md", "compare", short(results, PICTURE)
+        yield page, "compare", performance(results)
+        yield page.with_name("performance-rows.md"), "rows", every_row(results)
+    if (one := read(mnist_seconds.RESULTS)) is not None:
+        yield page, "mnist", mnist(one)
     for name, file, make in (
         ("levers", "levers", levers), ("products", "blas", products), ("denormals", "denormals", denormals),
         ("growth", "growth", growth),
@@ -291,7 +338,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()  # it takes none, and says so
-    if (results := read(RESULTS)) is None:
+    if (results := compared()) is None:
         print(f"plot.py: {RESULTS.relative_to(ROOT)} is not there: run python bench/compare.py", file=sys.stderr)
         return 1
     draw(results, PLOT)

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
-from comparison.tasks import Check
+from comparison.tasks import MEASURED, Check, Predicted
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ ALONE = {"GPU_BACKPROP_COMPILER": "none"}
 """Keeps gpu_backprop from compiling anything."""
 
 Turn = dict[str, dict[str, Any]]
-"""The measurements of a worker in its turn: of "steps", "epochs" and "floor"."""
+"""The measurements of a worker in its turn: of "steps", "epochs", "floor" and the like."""
 
 POOLS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"
 
@@ -179,13 +179,16 @@ class Workers:
                 checkout=before if name in BEFORE else ROOT,
             )  # fmt: skip
 
-    def load(self, check: Check | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-        """Gives each the task of the folder: the loss and parameters of its first epoch, and why some are not timed. A
-        peer that is not installed is left out from then on."""
-        first_epoch, errors = {}, {}
-        for k, (name, worker) in enumerate(list(self.by_name.items())):
+    def load(
+        self, check: Check | Predicted | None = None, takes_part: Callable[[str], bool] = lambda name: True
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Gives the task of the folder to each that takes part: what it told of its first epoch or its outputs, and why
+        some are not timed. A peer that is not installed is left out from then on."""
+        told, errors = {}, {}
+        for k, name in enumerate(filter(takes_part, list(self.by_name))):
+            worker, into = self.by_name[name], self.folder / f"after-{k}.npz"
             try:
-                answer = worker.ask("load", folder=str(self.folder), into=str(self.folder / f"after-{k}.npz"))
+                answer = worker.ask(check.command if check else "load", folder=str(self.folder), into=str(into))
             except WorkerError as error:
                 errors[name] = str(error)
                 if str(error).startswith("missing"):
@@ -196,18 +199,16 @@ class Workers:
                 worker.pause()
             self.versions[name] = answer["version"]
             if check is not None:
-                losses = answer["loss"], answer["shuffled"]
-                first_epoch[name], fault = check.checked(*losses, self.folder / f"after-{k}.npz")
+                told[name], fault = check.checked(answer, into)
                 if fault:
                     errors[name] = fault
-        return first_epoch, errors
+        return told, errors
 
-    def turn(self, name: str, window: float) -> Turn:
-        """Takes one worker's turn, in which it alone runs."""
-        worker = self.by_name[name]
-        what = ["steps", "epochs", *(["floor"] if name == OURS else [])]
+    def turn(self, name: str, ways: Sequence[str], window: float) -> Turn:
+        """Takes one worker's turn, in which it alone runs, and of ours the floor of its steps too."""
+        worker, what = self.by_name[name], [MEASURED[way] for way in ways]
         try:
-            return worker.ask("time", what=what, window=window)
+            return worker.ask("time", what=what + ["floor"] * (name == OURS and "steps" in what), window=window)
         finally:
             worker.pause()
 

@@ -9,21 +9,27 @@ from typing import Any
 
 from lib.timing import ranged
 
-from comparison.peers import NUMPY_ALONE, ON_CPU, OURS
+from comparison.peers import ON_CPU, OUR_OWN, OURS
+from comparison.tasks import MEASURED, SIZES
 from gpu_backprop.backend.text_table import columns
 
 WAYS = "end to end", "step only"
-MEASURED = {"end to end": "epochs", "step only": "steps"}
-"""The name of each in a worker's turn."""
+"""Those in which the first tasks are timed."""
 
 PYTORCH = tuple(name for name in ON_CPU if name.startswith("PyTorch"))
 JITTED = "JAX, jitted step"
 
-LARGE = 512
-"""From this batch and this width of every hidden layer on, a step should be little more than its products."""
-
-LEVEL, BEHIND = 1.0, 0.95
-"""Times as fast as the best peer: what is wanted, and what has to be explained."""
+KINDS = {
+    **dict.fromkeys(SIZES, ""),
+    "online": "1 or 8 rows a step",
+    "dropout": "dropout 0.2 and 0.5",
+    "float64": "in float64",
+    "weights": "rows with weights",
+    "by hand": "steps by hand",
+    "fit": "fits, validation after each epoch",
+    "predict": "predictions",
+}
+"""The kinds of tasks, in the order in which they are told of, and in words; the first are told by their networks."""
 
 Results = Mapping[str, Any]
 
@@ -34,7 +40,7 @@ class Row:
 
     Attributes:
         ratios: how many times as fast as each peer ours is: the median of the rounds.
-        floor: µs of its matrix products alone.
+        floor: µs of its matrix products alone; NaN where they are not timed.
     """
 
     task: Results
@@ -58,17 +64,17 @@ class Row:
         return self.ratios[self.best]
 
     @property
+    def behind(self) -> bool:
+        """Whether the fastest peer was faster in every round."""
+        return bool(self.task[self.way]["others / ours"][self.ours][self.best]["most"] < 1)
+
+    @property
     def best_us(self) -> float:
         return float(self.task[self.way]["us"][self.best]["median"])
 
     @property
     def over_floor(self) -> float:
         return float(self.task[self.way]["ours / floor"][self.ours]["median"])
-
-    @property
-    def large(self) -> bool:
-        hidden = map(int, self.task["network"].split("-")[1:-1])
-        return self.task["batch"] >= LARGE and min(hidden) >= LARGE
 
 
 def rows(results: Results, ours: str, way: str) -> list[Row]:
@@ -95,78 +101,115 @@ def mean_ratio(rows: Sequence[Row], peers: Sequence[str]) -> float:
     return geometric_mean([min(ratios) for ratios in here if ratios])
 
 
+def parts(results: Results, ours: str) -> dict[str, list[Row]]:
+    """The rows that are summed up together, and in which words: the first tasks in each of WAYS, and the further ones
+    each in the first of its ways."""
+    first, further = ([t for t in results["contests"] if (t["kind"] in SIZES) is it_is] for it_is in (True, False))
+    found = {f"the first {len(first)} tasks, {way}": rows({"contests": first}, ours, way) for way in WAYS}
+    found[f"the {len(further)} further tasks"] = [row for task in further for row in first_way(task, ours)]
+    return {words: those for words, those in found.items() if those}
+
+
+def first_way(task: Results, ours: str) -> list[Row]:
+    """The row of a task in the first of its ways, if anybody was timed."""
+    return rows({"contests": [task]}, ours, task["ways"][0])
+
+
+def by_kind(results: Results, ours: str) -> dict[str, list[Row]]:
+    """The rows of all tasks, each in the first of its ways, by kind."""
+    found = {
+        kind: [row for task in results["contests"] if task["kind"] == kind for row in first_way(task, ours)]
+        for kind in KINDS
+    }
+    return {kind: those for kind, those in found.items() if those}
+
+
 @dataclass(frozen=True)
-class Summary:
-    """One of ours over all tasks, trained in one way.
+class Standing:
+    """How some rows of one of ours stand.
 
     Attributes:
-        pytorch, jitted, best: geometric means of how many times as fast it is as PyTorch's better form, as JAX's jitted
-            step, and as the fastest peer.
-        over_floor: its time over that of its products, for each large task.
-        behind: who is less than LEVEL times as fast as the fastest peer, the slowest first.
+        below: those that are not as fast as the fastest peer, the slowest first.
+        best, pytorch, jitted: geometric means of how many times as fast it is as the fastest peer, as PyTorch's better
+            form, and as JAX's jitted step.
     """
 
-    ours: str
-    way: str
-    rows: list[Row]
+    rows: Sequence[Row]
+    below: Sequence[Row]
+    best: float
     pytorch: float
     jitted: float
-    best: float
-    over_floor: list[Row]
-    behind: list[Row]
 
     @classmethod
-    def of(cls, results: Results, ours: str, way: str) -> Summary:
-        all_rows = rows(results, ours, way)
-        means = mean_ratio(all_rows, PYTORCH), mean_ratio(all_rows, (JITTED,)), mean_ratio(all_rows, ON_CPU)
-        behind = sorted((r for r in all_rows if r.ratio < LEVEL), key=lambda row: row.ratio)
-        return cls(ours, way, all_rows, *means, [r for r in all_rows if r.large and r.floor > 0], behind)
+    def of(cls, rows: Sequence[Row]) -> Standing:
+        below = sorted((row for row in rows if row.ratio < 1), key=lambda row: row.ratio)
+        return cls(rows, below, *(mean_ratio(rows, peers) for peers in (ON_CPU, PYTORCH, (JITTED,))))
 
-    def lines(self) -> Iterator[str]:
-        """Says all this in words."""
-        level = len(self.rows) - len(self.behind)
+    @property
+    def level(self) -> str:
+        return f"{len(self.rows) - len(self.below)} of {len(self.rows)}"
+
+    @property
+    def behind(self) -> int:
+        """How many are below 1 in every round."""
+        return sum(row.behind for row in self.below)
+
+
+def summed_up(words: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Says in words how some rows of one of ours stand: on the whole, and which are below 1."""
+    one = Standing.of(rows)
+    yield (
+        f"{rows[0].ours}, {words}: at least as fast as the fastest peer in {one.level} rows, behind it in every round "
+        f"of {one.behind}. In the geometric mean it is {one.best:.2f} times as fast as it, {one.pytorch:.2f} times as "
+        f"fast as PyTorch in its better form and {one.jitted:.2f} times as fast as JAX's jitted step."
+    )
+    large = [row for row in rows if row.task["kind"] == "large" and row.floor > 0]
+    if large:
+        most = max(large, key=lambda row: row.over_floor)
+        mean = geometric_mean([row.over_floor for row in large])
         yield (
-            f"{self.ours}, {self.way}: at least as fast as the fastest peer in {level} of {len(self.rows)} rows. In "
-            f"the geometric mean it is {self.best:.2f} times as fast as the fastest peer, {self.pytorch:.2f} times as "
-            f"fast as PyTorch in its better form and {self.jitted:.2f} times as fast as JAX's jitted step."
+            f"Where networks are large, it takes {mean:.3f} times its products alone, at most {most.over_floor:.3f} "
+            f"({most.task['name']})."
         )
-        if self.over_floor:
-            most = max(self.over_floor, key=lambda row: row.over_floor)
-            mean = geometric_mean([row.over_floor for row in self.over_floor])
-            yield (
-                f"Where batch and width are {LARGE} or more, it takes {mean:.3f} times its products alone, at most "
-                f"{most.over_floor:.3f} ({most.task['name']})."
-            )
-        for row in self.behind:
-            yield (
-                f"{'Behind' if row.ratio < BEHIND else 'Just behind'}: {row.task['name']}: {row.ratio:.3f} "
-                f"times as fast as {row.best} ({row.us:,.1f} µs, it {row.best_us:,.1f}, our products alone "
-                f"{row.floor:,.1f})."
-            )
+    for row in one.below:
+        spread = row.task[row.way]["others / ours"][row.ours][row.best]
+        products = "" if math.isnan(row.floor) else f", our products alone {row.floor:,.1f}"
+        yield (
+            f"{'Behind' if row.behind else 'Level within its rounds'}: {row.task['name']}: {ranged(spread)} times as "
+            f"fast as {row.best} ({row.us:,.1f} µs, it {row.best_us:,.1f}{products})."
+        )
 
 
-def summaries(results: Results) -> list[Summary]:
-    return [Summary.of(results, ours, way) for way in WAYS for ours in (OURS, NUMPY_ALONE)]
+def summaries(results: Results) -> Iterator[list[str]]:
+    """The lines of each of `parts`, of each of ours."""
+    for ours in OUR_OWN:
+        for words, those in parts(results, ours).items():
+            yield list(summed_up(words, those))
 
 
 def text(results: Results) -> Iterator[str]:
     """Prints everything for a terminal."""
-    for way in WAYS:
+    for way in MEASURED:
         timed = {name for task in results["contests"] if way in task for name in task[way]["us"]}
-        heads = ("", *(name for name in (OURS, NUMPY_ALONE, *ON_CPU) if name in timed), "products", "times best")
+        if not timed:
+            continue
+        heads = ("", *(name for name in (*OUR_OWN, *ON_CPU) if name in timed), "products", "times best")
         cells = [
             (task["name"], *(median_of(task[way]["us"].get(name)) for name in heads[1:-2]), *ends(task, way))
             for task in results["contests"]
             if way in task
         ]
-        yield f"{way}: µs a step, median of the rounds"
+        yield f"{way}: µs a {unit(way)}, median of the rounds"
         yield from columns([heads, *cells], 1)
         yield ""
-    for summary in summaries(results):
-        if summary.rows:
-            yield from (*summary.lines(), "")
+    for lines in summaries(results):
+        yield from (*lines, "")
     yield from before_and_now(results)
     yield disturbances(results)
+
+
+def unit(way: str) -> str:
+    return "prediction" if way == "predict" else "step"
 
 
 def before_and_now(results: Results) -> Iterator[str]:

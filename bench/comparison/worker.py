@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,44 @@ class Commands:
         self.peer: peers.Peer | None = None
 
     def load(self, folder: str, into: str | None = None) -> dict[str, Any]:
-        """Begins the task of a folder, and trains an epoch of it in the order of the rows.
+        """Begins the task of a folder, and trains an epoch of it in the order of the rows, without dropout.
 
         Args:
-            into: a file for the parameters after it; then it trains one in a new order too, from the first ones.
+            into: a file for the parameters after it; then it trains one with dropout too, and one in a new order, each
+                from the first ones, and measures the validation data, where there are some.
         """
-        self.peer = None
-        gc.collect()  # what the task before held is free for this one
-        self.folder = Path(folder)
-        self.peer = peer = peers.load(self.name, peers.Task.load(self.folder))
+        task = self._open(folder)
+        peer = self._peer(replace(task, dropout=0.0))
         answer = {"loss": peer.epoch(shuffle=False), "version": peer.version}
         if into is not None:
             peers.task.save_parameters(Path(into), peer.parameters())
+            if task.validation:
+                answer["validation"] = peer.evaluate()
+            if task.dropout:
+                peer = self._peer(task)
+                answer["dropped"] = peer.epoch(shuffle=False)
             peer.steps(1)  # compiles, where that is done
             peer.reset()
             answer["shuffled"] = peer.epoch(shuffle=True)
         peer.reset()
         return answer
+
+    def load_to_predict(self, folder: str, into: str) -> dict[str, Any]:
+        """Begins the task of a folder, and predicts its rows, into a file."""
+        peer = self._peer(self._open(folder))
+        np.savez(into, y=peer.predict())
+        return {"version": peer.version}
+
+    def _open(self, folder: str) -> peers.Task:
+        self.folder = Path(folder)
+        return peers.Task.load(self.folder)
+
+    def _peer(self, task: peers.Task) -> peers.Peer:
+        """Begins a task; what the one before held is free for it."""
+        self.peer = None
+        gc.collect()
+        self.peer = peers.load(self.name, task)
+        return self.peer
 
     def train(self, epochs: int) -> dict[str, Any]:
         """The seconds of some epochs in a new order each, one after the other."""
@@ -70,29 +92,35 @@ class Commands:
         return {"accuracy": float(np.mean((y @ w + b).argmax(axis=1) == labels))}
 
     def time(self, what: list[str], window: float) -> dict[str, Any]:
-        """µs a step of "steps", "epochs" or "floor", each from the first parameters on, and what else ran then."""
-        peer = self.peer
+        """µs a step, or a prediction, of each of peers.task.Peer's "steps", "epochs", "floor", "steps_by_hand",
+        "predictions" and "fit", each from the first parameters on, and what else ran then.
+
+        Args:
+            what: the first of them is done before, for some time that does not count, except a fit.
+        """
+        peer, seconds, done, times = self.peer, 0.0, 0, 1
         assert peer is not None
         peer.reset()
-        seconds, done, times = 0.0, 0, 1
-        while seconds < WARM:
+        warm = {"epochs": "steps"}.get(what[0], what[0])
+        while seconds < WARM and warm != "fit":
             started = time.perf_counter()
-            done = peer.steps(times)
+            done = getattr(peer, warm)(times)
             seconds, times = time.perf_counter() - started, 2 * times
-        in_window = window * done / seconds
+        in_window = window * done / seconds if done else 1
         return {one: self._time(peer, one, in_window) for one in what}
 
     def _time(self, peer: peers.Peer, what: str, in_window: float) -> dict[str, Any]:
-        """About so many steps."""
+        """About so many steps or predictions."""
         peer.reset()
         before = busy.Clocks.now()
-        if what == "epochs":
+        if what == "fit":
+            seconds, done = peer.fit(), peer.task.epochs * peer.task.steps
+        elif what == "epochs":
             epochs = max(1, round(in_window / peer.task.steps))
             seconds, done = peer.epochs(epochs), epochs * peer.task.steps
         else:
-            run = peer.floor if what == "floor" else peer.steps
             started = time.perf_counter()
-            done = run(max(LEAST, round(in_window)))
+            done = getattr(peer, what)(max(LEAST, round(in_window)))
             seconds = time.perf_counter() - started
         return {"us": 1e6 * seconds / done, "steps": done, **busy.Clocks.now().since(before)}
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 try:
-    busy, compare, processes, tasks, peers, plot, summary, mnist_seconds, ours = (
+    busy, compare, processes, tasks, peers, plot, summary, mnist_seconds, ours, worker_of = (
         importlib.import_module(name)
         for name in (
             "lib.busy", "compare", "comparison.processes", "comparison.tasks", "comparison.peers", "plot",
-            "comparison.summary", "comparison.mnist_seconds", "comparison.peers.ours",
+            "comparison.summary", "comparison.mnist_seconds", "comparison.peers.ours", "comparison.worker",
         )
     )  # fmt: skip
 finally:
@@ -33,6 +34,7 @@ WorkerError = processes.WorkerError
 SMALL = tasks.Configuration((64, 12, 8, 10), 16, 64)
 NUMBERS = tasks.Configuration((8, 6, 1), 16, 64)
 ALL = list(tasks.task_specs((SMALL, NUMBERS)))
+FURTHER = [spec for spec in tasks.quick_specs() if spec.kind not in tasks.SIZES]
 
 
 # What is trained ------------------------------------------------------------------------------------------------------
@@ -49,6 +51,35 @@ def test_the_contests_are_those_of_the_page():
         assert configuration.rows % configuration.batch == 0 and configuration.rows // configuration.batch >= 7
 
 
+def test_the_further_tasks_are_of_every_kind():
+    specs = list(tasks.further_specs())
+    names = [str(spec) for spec in specs]
+    assert len(set(names)) == len(names) and not set(names) & {str(spec) for spec in tasks.task_specs()}
+    assert {spec.kind for spec in specs} == set(summary.KINDS) - set(tasks.SIZES) == {spec.kind for spec in FURTHER}
+    for name in (
+        "64-64-64-10, B 32, relu, Adam, dropout 0.5", "784-512-512-10, B 1024, relu, Adam, float64",
+        "784-100-10, B 1, tanh, SGD", "8-32-32-1, B 64, relu, Adam, weights", "64-64-64-10, B 32, relu, Adam, by hand",
+        "30-128-64-5, B 1000000, relu, predict", "30-128-64-5, B 1000, relu, Adam, fit",
+    ):  # fmt: skip
+        assert name in names
+    assert all(spec.configuration.rows % spec.configuration.batch == 0 for spec in specs)
+    assert {spec.kind: spec.ways[0] for spec in specs} | {"fit": "fit", "predict": "predict"} == {
+        **dict.fromkeys(("dropout", "float64", "online", "weights"), "end to end"),
+        **{way: way for way in ("by hand", "predict", "fit")},
+    }
+
+
+def test_who_takes_part():
+    def those(spec):
+        return {name for name in peers.ON_CPU if spec.takes_part(name)}
+
+    by_kind = {spec.kind: those(spec) for spec in [*FURTHER, *tasks.task_specs()]}
+    assert all({"PyTorch, eager"} <= them for them in by_kind.values())
+    assert "onnxruntime" in by_kind["predict"] and "onnxruntime" not in by_kind["fit"] | by_kind["small"]
+    assert SCIKIT in by_kind["float64"] and SCIKIT not in by_kind["dropout"]
+    assert by_kind["small"] - by_kind["large"] == {"Keras, model.fit", "MLX, compiled step"}
+
+
 @pytest.mark.parametrize("inputs", [64, 784, 1024])
 def test_the_digits_fill_the_inputs(inputs):
     task = tasks.TaskSpec(tasks.Configuration((inputs, 10), 32, 1_856), "relu", "SGD").task()
@@ -58,18 +89,24 @@ def test_the_digits_fill_the_inputs(inputs):
     np.testing.assert_array_equal(task.target[1_797:], task.target[:59])
 
 
-@pytest.mark.parametrize("spec", ALL, ids=str)
+@pytest.mark.parametrize("spec", [*ALL, *FURTHER], ids=str)
 def test_a_task_comes_out_of_its_folder_as_it_went_in(spec, tmp_path):
+    def arrays(task):
+        return [*task.data, *sum(task.parameters, ()), *(task.validation or ())]
+
     task = spec.task(seed=3)
     task.save(tmp_path)
     again = peers.Task.load(tmp_path)
-    for name in ("batch", "settings", "activation", "device", "rows", "steps", "labelled", "adam"):
+    for name in (
+        "batch", "settings", "activation", "device", "precision", "dropout", "epochs", "rows", "steps", "labelled",
+        "adam",
+    ):  # fmt: skip
         assert getattr(again, name) == getattr(task, name), name
-    arrays = zip([again.x, again.target, *sum(again.parameters, ())], [task.x, task.target, *sum(task.parameters, ())],
-                 strict=True)  # fmt: skip
-    for one, other in arrays:
+    for one, other in zip(arrays(again), arrays(task), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+    floats = {a.dtype for a in arrays(task)} - {np.dtype(np.int64)}
+    assert floats == {np.dtype(spec.dtype)}
 
 
 # Equal work -----------------------------------------------------------------------------------------------------------
@@ -87,9 +124,44 @@ def test_we_do_what_the_reference_does(spec):
     np.testing.assert_allclose(check.distance(one.parameters()), distance, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spec", FURTHER, ids=str)
+def test_we_do_what_the_reference_does_in_further_tasks(spec, tmp_path):
+    """As a worker does it, and timed in each way."""
+    task = spec.task()
+    task.save(tmp_path)
+    check, commands = spec.check(task), worker_of.Commands(peers.OURS)
+    answer = getattr(commands, check.command)(str(tmp_path), str(tmp_path / "after.npz"))
+    told, fault = check.checked(answer, tmp_path / "after.npz")
+    assert fault == "" and told and "version" not in told
+    assert ("dropped" in told, "validation" in told) == (spec.kind == "dropout", spec.kind == "fit")
+    what = [tasks.MEASURED[way] for way in spec.ways]
+    assert all(one["us"] > 0 for one in commands.time(what, 0.001).values())
+
+
+def test_other_work_is_refused_in_further_tasks(tmp_path):
+    by_kind = {spec.kind: (spec.task(), spec.check(spec.task())) for spec in FURTHER}
+    task, check = by_kind["dropout"]
+    masks = np.random.default_rng(9)
+    assert check.fault_dropped(tasks.reference(task, masks)[0]) == ""
+    for rate in (0.0, 0.3, 0.6):
+        loss = trained_otherwise(task, np.random.default_rng(9), dropout=rate)[0]
+        assert "with dropout is" in check.fault_dropped(loss), rate
+    assert check.fault_dropped(float("nan"))
+    task, check = by_kind["weights"]
+    loss, after = trained_otherwise(task, weights=None)
+    assert check.fault(loss, check.distance(after))
+    task, check = by_kind["fit"]
+    assert check.fault_validation(check.validation) == "" != check.fault_validation((check.validation[0] + 0.1, 1.0))
+    task, check = by_kind["predict"]
+    np.savez(tmp_path / "y.npz", y=tasks.outputs(task, task.parameters, task.x[::-1]))
+    assert "its outputs are up to" in check.checked({}, tmp_path / "y.npz")[1]
+    np.savez(tmp_path / "y.npz", y=check.y[:, :2])
+    assert check.checked({}, tmp_path / "y.npz")[1]
+
+
 def test_of_ours_everything_can_be_timed():
     one = ours.Ours(ALL[1].task())
-    assert one.steps(3) == 3 and one.floor(2) == 2
+    assert one.steps(3) == one.steps_by_hand(3) == 3 and one.floor(2) == 2
     assert one.train() > 0 and one.epochs(2) > 0
     before = one.parameters()
     one.floor(1)
@@ -111,10 +183,9 @@ def test_everyone_has_an_epoch_before_those_that_are_timed():
     assert one.epochs(2) == 3.0
 
 
-def trained_otherwise(task, **changes):
+def trained_otherwise(task, masks=None, **changes):
     """What the reference comes to when it does something else."""
-    values = {name: getattr(task, name) for name in task.__dataclass_fields__} | changes
-    return tasks.reference(peers.Task(**values))
+    return tasks.reference(replace(task, **changes), masks)
 
 
 def wrong(task):
@@ -147,7 +218,8 @@ def test_parameters_of_another_shape_are_refused(tmp_path):
     task = ALL[0].task()
     peers.task.save_parameters(tmp_path / "after.npz", [(w.T, b) for w, b in task.parameters])
     check = tasks.Check.of(task)
-    assert "parameters" in check.checked(check.loss, check.loss, tmp_path / "after.npz")[1]
+    answer = {"loss": check.loss, "shuffled": check.loss}
+    assert "parameters" in check.checked(answer, tmp_path / "after.npz")[1]
 
 
 @pytest.mark.parametrize("spec", ALL, ids=str)
@@ -233,13 +305,13 @@ def test_who_fails_is_noted_and_in_no_round():
 def test_a_ratio_is_that_of_a_round():
     eager = "PyTorch, eager"
     rounds = [{peers.OURS: turn_of(us), eager: turn_of(other)} for us, other in ((1, 4), (2, 4), (10, 30))]
-    found = compare.statistics(rounds)
+    found = compare.statistics(rounds, summary.WAYS)
     for way in summary.WAYS:
         assert found[way]["others / ours"] == {peers.OURS: {eager: {"median": 3, "least": 2, "most": 4}}}
         assert found[way]["us"][eager] == {"median": 4, "least": 4, "most": 30}
         assert found[way]["ours / floor"][peers.OURS] == {"median": 1, "least": 1, "most": 1}
     assert found["floor_us"]["median"] == 2
-    assert "floor_us" not in compare.statistics([{eager: turn_of(1.0)}])
+    assert "floor_us" not in compare.statistics([{eager: turn_of(1.0)}], summary.WAYS)
 
 
 # Processes ------------------------------------------------------------------------------------------------------------
@@ -259,7 +331,7 @@ def test_a_contender_trains_in_its_process(worker, tmp_path):
     answer = worker.ask("load", folder=str(tmp_path), into=str(tmp_path / "after.npz"))
     assert answer["version"].startswith("gpu_backprop ") and "numpy_ops" in answer["version"]
     check = tasks.Check.of(task)
-    assert check.checked(answer["loss"], answer["shuffled"], tmp_path / "after.npz")[1] == ""
+    assert check.checked(answer, tmp_path / "after.npz")[1] == ""
     assert answer["shuffled"] != answer["loss"]
     found = worker.ask("time", what=["steps", "epochs", "floor"], window=0.001)
     assert all(one["us"] > 0 and one["steps"] >= 2 and not one["seconds"] < 0 for one in found.values())
@@ -346,7 +418,8 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     assert compare.main([*arguments, "--json", str(tmp_path / "some.json")]) == 0
     found = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert str(tmp_path) not in json.dumps(found) and str(ROOT) not in json.dumps(found)
-    assert set(found["contenders"]) | set(found["left out"]) == {peers.OURS, peers.NUMPY_ALONE, *peers.ON_CPU}
+    those = {*peers.OUR_OWN, *peers.ON_CPU} - {"onnxruntime"}  # which does not train
+    assert set(found["contenders"]) | set(found["left out"]) == those
     [spec] = found["contests"]
     assert spec["name"] == "8-8-1, B 16, relu, Adam" and spec["floor_us"]["median"] > 0
     assert spec["not timed"] == {}
@@ -379,7 +452,7 @@ def test_another_checkout_trains_beside_this_one(monkeypatch, tmp_path, capsys):
 def test_the_time_now_over_the_time_before():
     [before, _] = processes.BEFORE
     rounds = [{peers.OURS: turn_of(us), before: turn_of(2.0)} for us in (1.0, 3.0, 2.5)]
-    way = compare.statistics(rounds)
+    way = compare.statistics(rounds, summary.WAYS)
     assert way["step only"]["now / before"] == {peers.OURS: {"median": 1.25, "least": 0.5, "most": 1.5}}
     lines = list(summary.before_and_now({"contests": [{"name": "a task", **way}]}))
     assert "worst: a task, gpu_backprop: 1.250 (0.500 to 1.500)" in lines
@@ -397,6 +470,8 @@ def test_the_time_now_over_the_time_before():
         (["--window", "inf"], "more than 0"),
         (["--only", "784-11"], "no task has these words; there are\n  64-64-64-10, B 32, tanh, SGD\n"),
         (["--only", "784", "--quick"], "there are\n  64-16-10, B 32"),
+        (["--again", "--quick"], "--again takes none of --quick"),
+        (["--again", "--mnist", "."], "--again takes none of --quick"),
         (["--only", "784", "--mnist", "."], "give one of the two"),
         (["--mnist", "not/there"], "not/there is not a folder"),
         (["--peers", "not/there/python"], "not/there/python is not a program"),
@@ -420,8 +495,8 @@ def spread(median):
     return {"median": median, "least": median / 2, "most": median * 2}
 
 
-def results_of(name, batch, floor, us, network="784-512-512-10"):
-    """A task as it is in the file, trained in both ways alike."""
+def results_of(name, batch, floor, us, network="784-512-512-10", kind="large", ways=summary.WAYS):
+    """A task as it is in the file, of which all ways are alike."""
     mine = [one for one in (peers.OURS, peers.NUMPY_ALONE) if one in us]
     way = {
         "us": {one: spread(time) for one, time in us.items()},
@@ -429,66 +504,82 @@ def results_of(name, batch, floor, us, network="784-512-512-10"):
         "ours / floor": {one: spread(us[one] / floor) for one in mine},
     }
     return {
-        "name": name, "network": network, "batch": batch, "floor_us": spread(floor), "not timed": {},
-        "rounds": {"measured": 7, "repeated": 2, "disturbed": 1}, **dict.fromkeys(summary.WAYS, way),
+        "name": name, "kind": kind, "ways": list(ways), "network": network, "batch": batch, "floor_us": spread(floor),
+        "not timed": {}, "rounds": {"measured": 7, "repeated": 2, "disturbed": 1}, **dict.fromkeys(ways, way),
     }  # fmt: skip
 
 
-EAGER, COMPILED, JITTED, SCAN, SCIKIT = peers.ON_CPU
+EAGER, COMPILED, JITTED, SCAN, SCIKIT, *_ = peers.ON_CPU
 FOUND = {
     "rounds": 7, "threads": 2, "processor": "a processor, 2 cores", "system": "an OS", "date": "2026-01-01",
     "versions": {"python": "3.12.1", "numpy": "2.4.0"}, "left out": {},
     "contenders": {peers.OURS: "gpu_backprop 1, x", EAGER: "PyTorch 2", COMPILED: "PyTorch 2", JITTED: "JAX 1"},
     "contests": [
         results_of("large", 1024, 80, {peers.OURS: 100, peers.NUMPY_ALONE: 200, EAGER: 400, COMPILED: 200, JITTED: 90}),
-        results_of("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "64-10-10"),
+        results_of("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "9-9", "small"),
+        results_of("asked", 64, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 60}, "30-5", "predict", ["predict"]),
     ],
 }  # fmt: skip
 
 
 def test_ours_beside_the_peers():
-    one = summary.Summary.of(FOUND, peers.OURS, "step only")
-    assert [row.best for row in one.rows] == [JITTED, JITTED]
-    assert [row.ratio for row in one.rows] == pytest.approx([0.9, 2])
+    parts = summary.parts(FOUND, peers.OURS)
+    assert list(parts) == ["the first 2 tasks, end to end", "the first 2 tasks, step only", "the 1 further tasks"]
+    those = parts["the first 2 tasks, step only"]
+    one = summary.Standing.of(those)
+    assert [row.best for row in those] == [JITTED, JITTED] and [row.ratio for row in those] == pytest.approx([0.9, 2])
     assert one.pytorch == pytest.approx(4)  # the faster form: √(2·8)
     assert one.jitted == one.best == pytest.approx(1.8**0.5)
-    assert [row.task["name"] for row in one.behind] == ["large"]
-    assert [row.over_floor for row in one.over_floor] == [1.25]
-    first, over_floor, behind = one.lines()
-    assert "in 1 of 2 rows" in first and "4.00 times as fast as PyTorch" in " ".join(first.split())
+    assert [row.task["name"] for row in one.below] == ["large"] and one.level == "1 of 2" and one.behind == 0
+    first, over_floor, below = summary.summed_up("all", those)
+    assert (
+        "all: at least as fast as the fastest peer in 1 of 2 rows" in first and "4.00 times as fast as PyTorch" in first
+    )
     assert "1.250 times its products alone, at most 1.250 (large)" in over_floor
-    compared = "0.900 times as fast as JAX, jitted step (100.0 µs, it 90.0, our products alone 80.0)."
-    assert behind == f"Behind: large: {compared}"
-    alone = summary.Summary.of(FOUND, peers.NUMPY_ALONE, "step only")
-    assert alone.pytorch == pytest.approx(2) and alone.rows[0].ratio == pytest.approx(0.45)
+    compared = "0.90 (0.45 to 1.80) times as fast as JAX, jitted step (100.0 µs, it 90.0, our products alone 80.0)."
+    assert below == f"Level within its rounds: large: {compared}"
+    alone = summary.parts(FOUND, peers.NUMPY_ALONE)
+    assert summary.Standing.of(alone["the first 2 tasks, step only"]).pytorch == pytest.approx(2)
+    assert [row.ratio for row in alone["the 1 further tasks"]] == [1.5]
 
 
-def test_between_level_and_behind_is_just_behind():
-    rows = [results_of("near", 32, 10, {peers.OURS: 100, EAGER: 97})]
-    one = summary.Summary.of({"contests": rows}, peers.OURS, "step only")
-    assert list(one.lines())[-1].startswith("Just behind: near: 0.970")
+def test_who_is_slower_in_every_round_is_behind():
+    task = results_of("near", 32, 10, {peers.OURS: 100, EAGER: 40})
+    for way in summary.WAYS:
+        assert list(summary.summed_up("all", summary.rows({"contests": [task]}, peers.OURS, way)))[-1].startswith(
+            "Behind: near: 0.40 (0.20 to 0.80)"
+        )
+
+
+def test_kinds_are_told_in_their_order():
+    kinds = summary.by_kind(FOUND | {"contests": FOUND["contests"][::-1]}, peers.OURS)
+    assert list(kinds) == ["small", "large", "predict"]
+    assert [[row.way for row in those] for those in kinds.values()] == [["end to end"], ["end to end"], ["predict"]]
 
 
 def test_contests_in_which_nobody_was_timed_are_left_out():
-    found = {
-        "contests": [{"name": "none", "not timed": {peers.OURS: "it failed"}}, results_of("alone", 1, 1, {EAGER: 5})]
-    }
-    assert all(one.rows == [] for one in summary.summaries(found))
-    assert np.isnan(summary.geometric_mean([]))
+    alone = results_of("alone", 1, 1, {EAGER: 5})
+    found = {"contests": [{**alone, "end to end": {}, "step only": {}}, alone]}
+    assert not any(summary.parts(found, ours) or summary.by_kind(found, ours) for ours in peers.OUR_OWN)
+    assert list(summary.summaries(found)) == [] and np.isnan(summary.geometric_mean([]))
 
 
 def test_the_tables():
-    text = plot.readme(FOUND)
-    assert "| 784-512-512-10 | 1,024 | 100 to 100 | 2.00 | 0.90 | - | - | 0.90 |" in text
+    text = plot.performance(FOUND)
+    assert "| small networks: 9-9, B 32 | 1 | 8.00 | 2.00 | - | - | - | 2.00 | 2.00 |" in text
+    assert "| predictions | 1 | 3.00 | - | - | - | - | 3.00 | 3.00 |" in text
+    assert "| gpu_backprop: the first 2 tasks, step only | 1 of 2 | 0 | 1.34 | 4.00 | 1.34 |" in text
+    assert "Rows below 1:\n\n- Level within its rounds: large: 0.90" in text
     machine = "a processor, 2 cores, 2 threads, an OS, Python 3.12.1, NumPy 2.4.0, JAX 1, PyTorch 2"
-    assert f"on {machine}, gpu_backprop 1, x (2026-01-01)" in text
-    text = plot.performance(FOUND, None)
-    assert "| large | 100.0 | 400.0 | 200.0 | 90.0 | 80.0 | 0.90 (0.45 to 1.80) |" in text
-    assert "Of 14 rounds 2 were disturbed" in text and "4 times a disturbed round" in text
+    assert f"On {machine}, gpu_backprop 1, x (2026-01-01)" in text and "(../bench/results/compare.svg)" in text
+    text = plot.every_row(FOUND)
+    assert "| large | 100.0 | 200.0 | 400.0 | 200.0 | 90.0 | 80.0 | 0.90 (0.45 to 1.80) | 0.45 (0.23 to 0.90) |" in text
+    assert "## Predict, µs a prediction" in text and "## Fit" not in text
+    assert "Of 21 rounds 3 were disturbed" in text and "6 times a disturbed round" in text
     assert "784-512-512-10" in "\n".join(plot.line(one) for one in FOUND["contests"])
     assert "small" in "\n".join(summary.text(FOUND))
     missing = FOUND | {"left out": {SCIKIT: "sklearn is not installed"}}
-    assert "Left out" not in text and plot.performance(missing, None) == (
+    assert "Left out" not in text and plot.every_row(missing) == (
         f"{text}\n\nLeft out: scikit-learn, partial_fit: sklearn is not installed."
     )
 
@@ -505,19 +596,29 @@ def test_the_plot_is_the_same_from_the_same_figures(tmp_path):
     for name in ("a.svg", "b.svg"):
         plot.draw(FOUND, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert "784-512-512-10, B 1,024" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert "large networks" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
-def test_contests_that_were_measured_again_take_the_place_of_the_earlier_ones(tmp_path, monkeypatch):
+def test_tasks_that_were_measured_again_take_their_place(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
-    before = FOUND | {"command": "python bench/compare.py", "seconds": 60.0, "tolerances": {"loss": 1}}
-    fresh = FOUND["contests"][1] | {"batch": 7}
-    compare.again(json.loads(json.dumps(before)), {"contests": [fresh], "tolerances": {"loss": 2}}, "again", 1.5)
+    first, second, third = (str(spec) for spec in list(tasks.task_specs())[:3])
+    before = FOUND | {
+        "command": "python bench/compare.py", "seconds": 60.0, "tolerances": {},
+        "contests": [FOUND["contests"][0] | {"name": first}, FOUND["contests"][1] | {"name": third}],
+    }  # fmt: skip
+    compare.RESULTS.write_text(json.dumps(before), encoding="utf-8")
+
+    class Told:
+        versions, left_out = {SCIKIT: "scikit-learn 2"}, {}
+
+    for name in (third, second):
+        compare.again(FOUND["contests"][1] | {"name": name, "batch": 7}, Told, f"again {name}", 1.5)
     after = json.loads(compare.RESULTS.read_text(encoding="utf-8"))
-    assert [c["name"] for c in after["contests"]] == [c["name"] for c in FOUND["contests"]]
-    assert [c["batch"] for c in after["contests"]] == [FOUND["contests"][0]["batch"], 7]
-    assert after["command"] == "python bench/compare.py" and after["seconds"] == 61.5
-    assert after["tolerances"] == {"loss": 2} and after["again"] == [{"command": "again", "contests": [fresh["name"]]}]
+    assert [c["name"] for c in after["contests"]] == [first, second, third]
+    assert [c["batch"] for c in after["contests"]] == [FOUND["contests"][0]["batch"], 7, 7]
+    assert after["command"] == "python bench/compare.py" and after["seconds"] == 63
+    assert after["tolerances"]["loss"] == tasks.LOSS_TOLERANCE and after["contenders"][SCIKIT] == "scikit-learn 2"
+    assert after["again"] == {third: f"again {third}", second: f"again {second}"}
 
 
 # MNIST ----------------------------------------------------------------------------------------------------------------
@@ -532,8 +633,20 @@ def test_seconds_to_a_goal():
     assert mnist_seconds.to(0.97, runs) == {"median": 2, "least": 2, "most": 3, "epochs": 2}
     assert mnist_seconds.to(0.98, runs) == {"median": 3, "least": 3, "most": 4, "epochs": 3}
     assert mnist_seconds.to(0.986, runs) is None
-    found = {"runs": {"a": runs}, "not timed": {"b": "no"}, "seconds to": {"97%": {"a": mnist_seconds.to(0.97, runs)}}}
-    assert "\n".join(mnist_seconds.table(found)).splitlines()[1:] == ["a            2.0 (2)        1.00", "b: no"]
+    found = {"not timed": {"b": "no"}, "seconds to": {"97%": {"a": mnist_seconds.to(0.97, runs)}},
+             "seconds an epoch": {"a": spread(1)}}  # fmt: skip
+    assert [line.split("  ")[-1].strip() for line in mnist_seconds.table(found)] == [
+        "s an epoch", "1.00 (0.50 to 2.00)", "b: no",
+    ]  # fmt: skip
+
+
+def test_a_fit_of_mnist_is_a_task(tmp_path, monkeypatch):
+    x, labels = np.ones((mnist_seconds.QUICK_ROWS, 784), np.float32), np.zeros(mnist_seconds.QUICK_ROWS, np.int64)
+    monkeypatch.setattr(mnist_seconds, "images", lambda folder, part: (x, labels))
+    spec, task = mnist_seconds.fit(tmp_path, quick=True)
+    assert str(spec) == "784-512-512-10 on MNIST, B 128, relu, Adam, fit" and spec.kind == "fit"
+    assert (task.steps, task.epochs, len(task.validation[0])) == (10, 2, len(x))
+    assert task.epochs == spec.epochs and all(spec.takes_part(name) for name in mnist_seconds.CONTENDERS)
 
 
 # The results on record ------------------------------------------------------------------------------------------------
@@ -542,7 +655,8 @@ def test_seconds_to_a_goal():
 def test_the_texts_say_what_the_files_say():
     assert plot.PLOT.exists()
     names = [(path.name, name) for path, name, _ in plot.parts()]
-    page = [("performance.md", name) for name in ("compare", "levers", "products", "denormals", "growth")]
+    rows = [("performance.md", "compare"), ("performance-rows.md", "rows")]
+    page = rows + [("performance.md", name) for name in ("mnist", "levers", "products", "denormals", "growth")]
     tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
     population = [("populations.md", "population")] if plot.POPULATION.exists() else []
     scaling = [("distributed.md", name) for name in ("scaling", "scaling model")]
@@ -555,14 +669,17 @@ def test_the_texts_say_what_the_files_say():
 def test_the_results_on_record_were_taken_from_equal_work():
     found = plot.read(plot.RESULTS)
     assert found["left out"] == {}
-    assert [one["name"] for one in found["contests"]] == [str(spec) for spec in tasks.task_specs()]
+    names, specs = [one["name"] for one in found["contests"]], [*tasks.task_specs(), *tasks.further_specs()]
+    assert names == [str(spec) for spec in specs if spec.kind in tasks.SIZES or str(spec) in names]
     for one in found["contests"]:
+        if one["ways"] == ["predict"]:
+            continue
         distance = found["tolerances"]["distance"][f"{one['activation']}, {one['optimizer']}"]
         reference = one["first epoch"]["float64"]["loss"]
         for name, trained in one["first epoch"].items():
             if name != "float64" and name not in one["not timed"]:
                 assert trained["loss"] == pytest.approx(reference, rel=found["tolerances"]["loss"])
                 assert trained["distance"] <= distance
-        for way in summary.WAYS:
+        for way in one["ways"]:
             for peer, ratio in one[way]["others / ours"][peers.OURS].items():
                 assert ratio["least"] <= ratio["median"] <= ratio["most"], peer

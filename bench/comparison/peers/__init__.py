@@ -11,6 +11,7 @@ from importlib import import_module
 from comparison.peers.task import Missing, Peer, Task
 
 OURS, NUMPY_ALONE = "gpu_backprop", "gpu_backprop, NumPy alone"
+OUR_OWN = OURS, NUMPY_ALONE
 
 CLASSES = {
     OURS: ("ours", "Ours"),
@@ -21,6 +22,9 @@ CLASSES = {
     "JAX, jitted step": ("in_jax", "JaxStep"),
     "JAX, epoch in lax.scan": ("in_jax", "JaxScan"),
     "scikit-learn, partial_fit": ("scikit", "ScikitLearn"),
+    "Keras, model.fit": ("in_keras", "KerasFit"),
+    "MLX, compiled step": ("in_mlx", "MlxStep"),
+    "onnxruntime": ("in_onnxruntime", "OnnxRuntime"),
 }
 """By the name, the module of this package that has its class, and the class."""
 
@@ -32,8 +36,8 @@ POPULATIONS = {
 }
 """The same of those that train many networks at once, for bench/population.py."""
 
-PEERS = tuple(name for name in CLASSES if name not in (OURS, NUMPY_ALONE))
-ON_CUDA = tuple(name for name in PEERS if not name.startswith("scikit-learn"))
+PEERS = tuple(name for name in CLASSES if name not in OUR_OWN)
+ON_CUDA = tuple(name for name in PEERS if name.startswith(("PyTorch", "JAX")))
 ON_CPU = tuple(name for name in PEERS if "CUDA" not in name)
 
 
@@ -52,5 +56,6 @@ def load(name: str, task: Task) -> Peer:
 
 
 __all__ = [
-    "CLASSES", "NUMPY_ALONE", "ON_CPU", "ON_CUDA", "OURS", "PEERS", "POPULATIONS", "Missing", "Peer", "Task", "load",
+    "CLASSES", "NUMPY_ALONE", "ON_CPU", "ON_CUDA", "OURS", "OUR_OWN", "PEERS", "POPULATIONS", "Missing", "Peer", "Task",
+    "load",
 ]  # fmt: skip

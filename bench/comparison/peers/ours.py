@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from throughput import operations_by, products_alone
 
 import gpu_backprop as gb
@@ -15,11 +18,19 @@ def network_of(task: Task) -> tuple[list[Layer], str]:
     """The layers of a task, and the name of its loss."""
     *hidden, outputs = (w.shape[-1] for w, _ in task.parameters)
     output, loss = ("softmax", "cross_entropy") if task.labelled else ("identity", "half_squared_error")
-    return [*(gb.Dense(n, task.activation) for n in hidden), gb.Dense(outputs, output)], loss
+    layers: list[Layer] = []
+    for units in hidden:
+        layers += [gb.Dense(units, task.activation), *([gb.Dropout(task.dropout)] if task.dropout else [])]
+    return [*layers, gb.Dense(outputs, output)], loss
+
+
+def dense(net: gb.Network) -> list[gb.Dense]:
+    """The layers that have parameters."""
+    return [layer for layer in net.layers if isinstance(layer, gb.Dense)]
 
 
 def put(net: gb.Network, parameters: Parameters) -> None:
-    for layer, (w, b) in zip(net.layers, parameters, strict=True):
+    for layer, (w, b) in zip(dense(net), parameters, strict=True):
         layer.weight[...], layer.bias[...] = map(net.device.from_host, (w, b))
 
 
@@ -35,8 +46,7 @@ class Ours(Peer):
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
         self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)
         self.version = f"gpu_backprop {gb.__version__}, {operations_by(net.device)}"
-        first = self.trainer.manual_steps.minibatch(task.x[: task.batch], task.target[: task.batch])
-        self.replay = self.trainer.manual_steps.load(first)
+        self.replay = self.trainer.manual_steps.load(self.trainer.manual_steps.minibatch(*task.minibatch))
         self.products = products_alone(self.replay)
         self.start = Snapshot(net.device, self.replay.plan.outputs())
 
@@ -53,8 +63,31 @@ class Ours(Peer):
         """In one fit, whose first epoch is the one that is not counted."""
         return sum(self._fit(1 + times, shuffle=True)["seconds"][-times:])
 
-    def _fit(self, epochs: int, shuffle: bool) -> gb.History:
-        return self.trainer.fit(self.task.x, self.task.target, epochs, shuffle=shuffle, progress=False)
+    def _fit(self, epochs: int, shuffle: bool, validation: Any = None) -> gb.History:
+        task = self.task
+        return self.trainer.fit(
+            task.x, task.target, epochs, weights=task.weights, shuffle=shuffle, validation=validation, progress=False
+        )
+
+    def fit(self) -> float:
+        started = time.perf_counter()
+        self._fit(self.task.epochs, shuffle=True, validation=self.task.validation)
+        return time.perf_counter() - started
+
+    def evaluate(self) -> tuple[float, float]:
+        assert self.task.validation is not None
+        found = self.trainer.evaluate(*self.task.validation)
+        return found["loss"], found["accuracy"]
+
+    def infer(self, x: Any) -> Any:
+        return self.net.predict(x)
+
+    def steps_by_hand(self, times: int) -> int:
+        minibatch = self.task.minibatch
+        for _ in range(times):
+            loss = self.trainer.step(*minibatch)
+        float(loss)
+        return times
 
     def steps(self, times: int) -> int:
         return self._run(self.replay.run, times)
@@ -70,4 +103,4 @@ class Ours(Peer):
 
     def parameters(self) -> Parameters:
         to_host = self.net.device.to_host
-        return [(to_host(layer.weight), to_host(layer.bias)) for layer in self.net.layers]
+        return [(to_host(layer.weight), to_host(layer.bias)) for layer in dense(self.net)]

@@ -26,13 +26,17 @@ class TorchEager(Peer):
         if task.device == "cuda" and not torch.cuda.is_available():
             raise Missing(f"{self.version} finds no CUDA device")
         torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
-        layers: list[Any] = []
-        for w, _ in task.parameters:
-            layers += [torch.nn.Linear(*w.shape, device=device), torch.nn.ReLU()]
-            if task.activation == "tanh":
-                layers[-1] = torch.nn.Tanh()
-        self.model = torch.nn.Sequential(*layers[:-1])
-        self.x, self.target = torch.from_numpy(task.x).to(device), torch.from_numpy(task.target).to(device)
+        self.dtype = torch.float64 if task.precision == "float64" else torch.float32
+        after = [
+            torch.nn.Tanh() if task.activation == "tanh" else torch.nn.ReLU(),
+            *([torch.nn.Dropout(task.dropout)] if task.dropout else []),
+        ]
+        self.linear = [torch.nn.Linear(*w.shape, device=device, dtype=self.dtype) for w, _ in task.parameters]
+        layers = [module for linear in self.linear for module in (linear, *after)]
+        self.model = torch.nn.Sequential(*layers[: -len(after)])
+        self.data = tuple(map(self.place, task.data))
+        self.minibatch = tuple(a[: task.batch] for a in self.data)
+        self.validation = [self.place(a) for a in task.validation or ()]
         if task.adam:
             rate, beta1, beta2, epsilon = task.settings
             self.optimizer: Any = torch.optim.Adam(
@@ -40,16 +44,19 @@ class TorchEager(Peer):
             )
         else:
             self.optimizer = torch.optim.SGD(self.model.parameters(), task.settings[0])
-        self.total = torch.zeros((), device=device)
+        self.total = torch.zeros((), device=device, dtype=self.dtype)
         self.reset()
         self.prepare()
 
     def prepare(self) -> None:
         """What is done once."""
 
+    def place(self, array: Any) -> Any:
+        return torch.from_numpy(array).to(self.task.device)
+
     def reset(self) -> None:
         with torch.no_grad():  # in the same memory, which a captured graph knows
-            for layer, (w, b) in zip(self.model[::2], self.task.parameters, strict=True):
+            for layer, (w, b) in zip(self.linear, self.task.parameters, strict=True):
                 layer.weight.copy_(torch.from_numpy(w.T.copy()))
                 layer.bias.copy_(torch.from_numpy(b))
             for state in self.optimizer.state.values():
@@ -57,43 +64,65 @@ class TorchEager(Peer):
                     if kept is not None:
                         kept.zero_()
 
-    def loss(self, x: Any, target: Any) -> Any:
+    def loss(self, x: Any, target: Any, weights: Any = None) -> Any:
         half = self.task.precision == "bfloat16"
         with torch.autocast(
             self.task.device, torch.bfloat16, enabled=half, cache_enabled=False
         ):  # no cache: for graphs
-            y = self.model(x)
+            y, reduction = self.model(x), "mean" if weights is None else "none"
             if self.task.labelled:
-                return functional.cross_entropy(y, target)
-            return 0.5 * y.shape[1] * functional.mse_loss(y, target)
+                loss = functional.cross_entropy(y, target, reduction=reduction)
+            elif weights is None:
+                loss = 0.5 * y.shape[1] * functional.mse_loss(y, target)
+            else:
+                loss = 0.5 * functional.mse_loss(y, target, reduction=reduction).sum(dim=1)
+            return loss if weights is None else (weights * loss).sum() / weights.sum()
 
-    def step(self, x: Any, target: Any) -> None:
+    def step(self, *minibatch: Any) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(x, target)
+        loss = self.loss(*minibatch)
         loss.backward()
         self.optimizer.step()
         self.total += loss.detach()
 
     def step_on(self, rows: Any) -> None:
-        self.step(self.x.index_select(0, rows), self.target.index_select(0, rows))
+        self.step(*(a.index_select(0, rows) for a in self.data))
 
     def epoch(self, shuffle: bool) -> float:
-        order = (torch.randperm if shuffle else torch.arange)(self.task.rows, device=self.x.device)
+        order = (torch.randperm if shuffle else torch.arange)(self.task.rows, device=self.task.device)
         self.total.zero_()
         for rows in order.split(self.task.batch):
             self.step_on(rows)
         return float(self.total) / self.task.steps
 
     def steps(self, times: int) -> int:
-        x, target = self.x[: self.task.batch], self.target[: self.task.batch]
         for _ in range(times):
-            self.step(x, target)
+            self.step(*self.minibatch)
         float(self.total)
         return times
 
+    def steps_by_hand(self, times: int) -> int:
+        minibatch = self.task.minibatch
+        for _ in range(times):
+            self.step(*map(self.place, minibatch))
+        float(self.total)
+        return times
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        x, target = self.validation
+        self.model.eval()
+        y = self.model(x)
+        self.model.train()
+        loss, right = functional.cross_entropy(y, target), (y.argmax(dim=1) == target).sum()
+        return float(loss), float(right) / len(target)
+
+    @torch.inference_mode()
+    def infer(self, x: Any) -> Any:
+        return torch.softmax(self.model(self.place(x)), dim=1).cpu().numpy()
+
     def parameters(self) -> Parameters:
-        layers = self.model[::2]
-        return [(layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy()) for layer in layers]
+        return [(layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy()) for layer in self.linear]
 
 
 class TorchCompiled(TorchEager):
@@ -118,28 +147,27 @@ class TorchGraph(TorchEager):
     capturable = True
 
     def prepare(self) -> None:
-        batch = self.task.batch
         if self.task.device != "cuda":
             raise Missing("CUDA graphs need a CUDA device")
-        self.static_x, self.static_target = self.x[:batch].clone(), self.target[:batch].clone()
+        self.static = [a.clone() for a in self.minibatch]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
-                self.step(self.static_x, self.static_target)
+                self.step(*self.static)
         torch.cuda.current_stream().wait_stream(aside)
         self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward makes gradients and adds to none
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            loss = self.loss(self.static_x, self.static_target)
+            loss = self.loss(*self.static)
             loss.backward()
             self.optimizer.step()
             self.total += loss.detach()
         self.reset()
 
     def step_on(self, rows: Any) -> None:
-        torch.index_select(self.x, 0, rows, out=self.static_x)
-        torch.index_select(self.target, 0, rows, out=self.static_target)
+        for a, static in zip(self.data, self.static, strict=True):
+            torch.index_select(a, 0, rows, out=static)
         self.graph.replay()
 
     def steps(self, times: int) -> int:

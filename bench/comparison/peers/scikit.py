@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import sklearn
+from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from comparison.peers.task import Missing, Parameters, Peer, Task
@@ -38,8 +39,10 @@ class ScikitLearn(Peer):
         else:
             self.model = MLPRegressor(**how)
             self.target, classes = task.target.squeeze(axis=1) if task.target.shape[1] == 1 else task.target, {}
+        self.weights = {} if task.weights is None else {"sample_weight": task.weights}
         self.minibatch = task.x[: task.batch], self.target[: task.batch]
-        self.model.partial_fit(*self.minibatch, **classes)  # it makes arrays of parameters and an optimizer
+        self.weights_of_it = {name: a[: task.batch] for name, a in self.weights.items()}
+        self.model.partial_fit(*self.minibatch, **classes, **self.weights_of_it)  # makes parameters and an optimizer
         self.reset()
 
     def reset(self) -> None:
@@ -57,14 +60,24 @@ class ScikitLearn(Peer):
 
     def epoch(self, shuffle: bool) -> float:
         self.model.shuffle = shuffle
-        self.model.partial_fit(self.task.x, self.target)
+        self.model.partial_fit(self.task.x, self.target, **self.weights)
         return float(self.model.loss_)
 
     def steps(self, times: int) -> int:
         self.model.shuffle = False
         for _ in range(times):
-            self.model.partial_fit(*self.minibatch)
+            self.model.partial_fit(*self.minibatch, **self.weights_of_it)
         return times
+
+    steps_by_hand = steps
+
+    def evaluate(self) -> tuple[float, float]:
+        x, target = self.task.validation or ()
+        y = self.infer(x)
+        return float(log_loss(target, y)), float((y.argmax(axis=1) == target).mean())
+
+    def infer(self, x: Any) -> Any:
+        return self.model.predict_proba(x)
 
     def parameters(self) -> Parameters:
         pairs = zip(self.model.coefs_, self.model.intercepts_, strict=True)

@@ -17,7 +17,7 @@ class JaxVmap(Stacked, JaxScan):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.own_rates = jax.numpy.array(self.rates, "float32")
-        self.gathering = jax.jit(jax.vmap(self.of_member, in_axes=(0, None, None, 1, 0)), donate_argnums=0)
+        self.gathering = jax.jit(jax.vmap(self.of_member, in_axes=(0, None, 1, 0)), donate_argnums=0)
 
     def reset(self) -> None:
         super().reset()
@@ -25,12 +25,12 @@ class JaxVmap(Stacked, JaxScan):
         steps = jax.numpy.zeros(self.members, "int32")
         self.state = (parameters, moments, steps, jax.numpy.zeros(self.members, total.dtype))
 
-    def of_member(self, state: Any, x: Any, target: Any, order: Any, rate: Any) -> Any:
+    def of_member(self, state: Any, data: Any, order: Any, rate: Any) -> Any:
         self.rate = rate  # of the member that is traced
-        return self.through(state, x, target, order)
+        return self.through(state, data, order)
 
     def epoch(self, shuffle: bool) -> Any:
         self.state = (*self.state[:3], jax.numpy.zeros(self.members))
         order = self.order(shuffle).astype(np.int32)
-        self.state = self.gathering(self.state, self.x, self.target, order, self.own_rates)
+        self.state = self.gathering(self.state, self.data, order, self.own_rates)
         return (np.asarray(self.state[3]) / self.task.steps).tolist()  # waits for the device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,20 @@ class Task:
     """What is trained on: hidden layers of one activation; under labels softmax and cross entropy, else Σ½(y − y*)².
 
     Attributes:
-        x: float32 (rows, inputs); rows is a multiple of batch.
-        target: int64 (rows,), labels; or float32 (rows, outputs).
+        x: float32 (rows, inputs), float64 where precision is; rows is a multiple of batch.
+        target: int64 (rows,), labels; or of the dtype of x (rows, outputs).
         parameters: W (inputs, outputs) and b of each layer, to begin with.
         batch: rows of a minibatch, whose losses are averaged.
         settings: of the optimizer: the learning rate; for Adam β₁, β₂ and ε too.
         activation: "tanh" or "relu".
         device: "cpu" or "cuda".
-        precision: of the products: "float32", "tf32", or "bfloat16", which x, z and y have too, beside float32 weights.
+        precision: of the products: "float32", "tf32", or "bfloat16", which x, z and y have too, beside float32 weights;
+            or "float64", of everything.
+        dropout: the rate of the dropout after each hidden layer.
+        weights: of the rows, of the dtype of x (rows,), by which the mean of a minibatch is weighted; None: all count
+            alike.
+        validation: x and target of the rows that a fit measures after each epoch.
+        epochs: of a fit.
     """
 
     x: Any
@@ -39,6 +45,10 @@ class Task:
     activation: str = "relu"
     device: str = "cpu"
     precision: str = "float32"
+    dropout: float = 0.0
+    weights: Any = None
+    validation: tuple[Any, Any] | None = None
+    epochs: int = 20
 
     @property
     def rows(self) -> int:
@@ -59,19 +69,31 @@ class Task:
         """Whether the optimizer is Adam; else it is plain SGD."""
         return len(self.settings) > 1
 
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """x and target, and weights where there are some."""
+        return (self.x, self.target) if self.weights is None else (self.x, self.target, self.weights)
+
+    @property
+    def minibatch(self) -> tuple[Any, ...]:
+        """The same of the first minibatch."""
+        return tuple(a[: self.batch] for a in self.data)
+
     def save(self, folder: Path) -> None:
-        settings = {"batch": self.batch, "settings": self.settings}
-        names = {"activation": self.activation, "device": self.device, "precision": self.precision}
-        np.savez(folder / "task.npz", x=self.x, target=self.target, **settings, **names)
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parameters"}
+        x, target = given.pop("validation") or (None, None)
+        given |= {"validation_x": x, "validation_target": target}
+        np.savez(folder / "task.npz", **{name: value for name, value in given.items() if value is not None})
         save_parameters(folder / "parameters.npz", self.parameters)
 
     @classmethod
     def load(cls, folder: Path) -> Task:
-        parameters = load_parameters(folder / "parameters.npz")
         with np.load(folder / "task.npz", allow_pickle=False) as file:
-            settings = int(file["batch"]), tuple(file["settings"].tolist())
-            names = (str(file[name]) for name in ("activation", "device", "precision"))
-            return cls(file["x"], file["target"], parameters, *settings, *names)
+            given = {name: value if (value := file[name]).ndim else value.item() for name in file.files}
+        given["settings"] = tuple(given["settings"].tolist())
+        if "validation_x" in given:
+            given["validation"] = given.pop("validation_x"), given.pop("validation_target")
+        return cls(parameters=load_parameters(folder / "parameters.npz"), **given)
 
 
 def save_parameters(path: Path, parameters: Parameters) -> None:
@@ -89,9 +111,11 @@ class Peer:
 
     Attributes:
         version: of the library, with its name.
+        chunk: how many rows it infers at once, where it is given more.
     """
 
     version = ""
+    chunk = 1 << 30
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -108,8 +132,20 @@ class Peer:
         """Does so many steps or some more on the first minibatch, which is on the device; gives how many they were."""
         raise NotImplementedError
 
+    def steps_by_hand(self, times: int) -> int:
+        """Does so many steps on the first minibatch, of which each begins with its arrays of NumPy."""
+        raise NotImplementedError
+
     def parameters(self) -> Parameters:
         """Gives the present ones, in NumPy."""
+        raise NotImplementedError
+
+    def evaluate(self) -> tuple[float, float]:
+        """Gives the mean loss of the validation data and the share of right answers, without dropout."""
+        raise NotImplementedError
+
+    def infer(self, x: Any) -> Any:
+        """Gives y of some rows; from NumPy, and to NumPy."""
         raise NotImplementedError
 
     def train(self) -> float:
@@ -123,6 +159,26 @@ class Peer:
         makes what a run of epochs makes once."""
         self.train()
         return sum(self.train() for _ in range(times))
+
+    def fit(self) -> float:
+        """Trains all epochs of a fit, and measures the validation data after each; gives their seconds."""
+        started = time.perf_counter()
+        for _ in range(self.task.epochs):
+            self.epoch(shuffle=True)
+            self.evaluate()
+        return time.perf_counter() - started
+
+    def predict(self) -> Any:
+        """Gives y of all rows, in NumPy."""
+        x = self.task.x
+        parts = [self.infer(x[start : start + self.chunk]) for start in range(0, len(x), self.chunk)]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def predictions(self, times: int) -> int:
+        """Predicts all rows so many times."""
+        for _ in range(times):
+            self.predict()
+        return times
 
     def floor(self, times: int) -> int:
         """Runs the matrix products of a step alone so many times; only ours can tell them apart."""
