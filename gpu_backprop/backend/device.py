@@ -90,6 +90,9 @@ class Device:
     streams = False
     """Data may stay on the host and stream in while steps run."""
 
+    block = 0
+    """The rows, at most, of a plan that `any_rows` makes serve any number of them."""
+
     has_graphs = False
     """A plan can be captured as one call, see `capture`."""
 
@@ -246,6 +249,11 @@ class Device:
         """Returns calls that do the same as these in turn, so many times, and fewer where the device has a way to."""
         return tuple(calls) * repeats
 
+    def any_rows(self, calls: Sequence[Call], x: Array, y: Array) -> AnyRows | None:
+        """Returns what does for any number of rows what these calls, of a forward pass, do for x, the rows of one block,
+        of which they make y; None: these calls are for their own rows only."""
+        return None
+
     def needs_context(self, calls: Sequence[Call]) -> bool:
         """Tells whether calls have to be made inside `computing`."""
         return True
@@ -286,6 +294,16 @@ class Device:
         with np.errstate(all="ignore"):  # which also brings the buffer size back
             np.setbufsize(BUFFER)
             yield
+
+
+class AnyRows(Protocol):
+    """What works out any number of rows."""
+
+    def takes(self, x: Array) -> bool:
+        """Tells whether all rows of x may be given at once, because they are read where they lie."""
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """Makes y, (rows, outputs), of x, (rows, inputs)."""
 
 
 class DoubleBuffer(Protocol):

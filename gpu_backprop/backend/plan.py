@@ -205,7 +205,7 @@ class Plan:
         """Runs every operation, or those of the given phases; all of it so many times."""
         calls = self._runs.get((phases, repeats))
         if calls is None:
-            calls = self._runs[phases, repeats] = self.device.sequence(self._calls(phases), repeats)
+            calls = self._runs[phases, repeats] = self.device.sequence(self.calls(*phases), repeats)
         try:
             for call in calls:
                 call()
@@ -216,7 +216,7 @@ class Plan:
     @cached_property
     def needs_context(self) -> bool:
         """Whether it runs inside device.computing() only."""
-        return self.device.needs_context(self._calls(()))
+        return self.device.needs_context(self.calls())
 
     def run_alone(self, *phases: str) -> None:
         """Does the same as `run`, from outside of device.computing()."""
@@ -228,16 +228,17 @@ class Plan:
     @cached_property
     def at_once(self) -> int:
         """How many runs are worth being one with `repeats`."""
-        return self.device.at_once(self._calls(()))
+        return self.device.at_once(self.calls())
 
-    def _calls(self, phases: Sequence[str]) -> list[Call]:
+    def calls(self, *phases: str) -> list[Call]:
+        """Returns the calls of all operations, or of those of the given phases."""
         return [call for o in self.operations if not phases or o.phase in phases for call in o.calls]
 
     def reset(self) -> None:
         """Brings the counters that operations expect at 0 back to it: after a run that did not end."""
         with suppress(Exception):  # where the device itself has failed, its own error says so
             self.device.reset_tickets()
-        for call in self._calls(()):
+        for call in self.calls():
             getattr(call, "reset", lambda: None)()
 
     def trace(self, joined: bool = True) -> Iterator[tuple[Operation, dict[str, Array]]]:

@@ -39,6 +39,8 @@ PLACES, TOGETHER = 1024, 1 << 30
 def as_array(value: Any, name: str, device: Device) -> Array:
     """Returns `value` where it lies, on the network's device or else as a plain array on the host. Raises InputError if
     it is no array, or lies on another device."""
+    if type(value) is np.ndarray and value.base is None:
+        return value
     here = device.adopt(value, name)
     return host_array(value, name) if here is None else here
 

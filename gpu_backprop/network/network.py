@@ -363,17 +363,12 @@ class Network(FixedAttributes):
         models_shape = () if averaged else self.models_shape
         x = check_features(x, self.inputs, self.device, (), models_shape, empty=True)
         self.refresh()
-        rows = x.shape[-2]
-        y = np.empty((*models_shape, rows, self.outputs), self.device.master)
+        y = np.empty((*models_shape, x.shape[-2], self.outputs), self.device.master)
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = Reader(self)
-        for start in range(0, rows, batch_size):
-            part = x[..., start : start + batch_size, :]
-            eager = reader.plan(self, part.shape[-2], False)
-            eager.forward(part)
-            y[..., start : start + batch_size, :] = self.device.to_host(eager.mean() if averaged else eager.y)
+        reader.predict(self, x, y, batch_size, averaged)
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.device import AnyRows, Device
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.plan import Plan, forget_oldest
@@ -49,10 +50,30 @@ class Reader:
 
     def plan(self, network: Network, rows: int, training: bool) -> Eager:
         key = rows, training, network.plan_key
-        if key not in self.plans:
+        found = self.plans.get(key)
+        if found is None:
             forget_oldest(self.plans)
-            self.plans[key] = Eager(network, self.device, rows, training)
-        return self.plans[key]
+            found = self.plans[key] = Eager(network, self.device, rows, training)
+        return found
+
+    def predict(self, network: Network, x: Array, y: Array, batch_size: int, averaged: bool) -> None:
+        """Makes y of x, so many rows at once, or all where they need not be copied."""
+        rows, most = x.shape[-2], self.device.block
+        if most and rows:
+            most = min(most, batch_size, 1 << (rows - 1).bit_length())
+            any_rows = self.plan(network, most, False).any_rows
+            if any_rows is not None:
+                if rows <= batch_size or any_rows.takes(x):
+                    return any_rows(whole(x), y)
+                for start in range(0, rows, batch_size):
+                    any_rows(whole(x[start : start + batch_size]), y[start : start + batch_size])
+                return None
+        for start in range(0, rows, batch_size):
+            part = x[..., start : start + batch_size, :]
+            eager = self.plan(network, part.shape[-2], False)
+            eager.forward(part)
+            y[..., start : start + batch_size, :] = self.device.to_host(eager.mean() if averaged else eager.y)
+        return None
 
 
 class Eager:
@@ -68,6 +89,13 @@ class Eager:
         network.emit_next_masks(plan)
         self.grad_y: Array | None = None
         self.grad_x: Array | None = None
+
+    @cached_property
+    def any_rows(self) -> AnyRows | None:
+        """What does forward for any number of rows; None: it is for its own."""
+        if self.x.ndim > 2 or not self.plan.operations:
+            return None
+        return self.plan.device.any_rows(self.plan.calls("forward"), self.x, self.y)
 
     def forward(self, x: Array) -> None:
         self.plan.device.copy_in(self.x, whole(x))

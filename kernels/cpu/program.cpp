@@ -49,6 +49,10 @@ struct Program {
   i64 counter_count;
   i64* counts;  // [1 + threads, room]: what the counters were; and each thread's, which its calls have in their place
   i64 room;
+  const i64* row_slots;  // of blocks of rows, which are members then: the slots that say how many rows one has
+  i64 row_slot_count;
+  i64 rows;   // of all of them
+  i64 block;  // of each, and what is left of the last
 };
 
 static const i64 MAX_THREADS = 255;
@@ -110,6 +114,8 @@ static void run_members(Program& all, i64 me) {
   for (i64 m; (m = __atomic_fetch_add(&all.next, 1, __ATOMIC_RELAXED)) < all.members;) {
     for (const Pointer *p = all.pointers, *end = p + all.pointer_count; p != end; p++)
       numbers[p->slot] = of_first[p->slot] + m * p->step;
+    const i64 left = all.rows - m * all.block;
+    for (i64 k = 0; k < all.row_slot_count; k++) numbers[all.row_slots[k]] = left < all.block ? left : all.block;
     for (i64 k = 0; k < all.counter_count; k++) counts[k] = all.counts[k];
     for (i64 repeat = 0; repeat < all.repeats; repeat++)
       for (const KernelCall *call = calls, *end = call + all.count; call != end; call++) call->run(call->slots, 0, 1);

@@ -8,6 +8,7 @@ from ctypes import byref, c_longlong
 
 import numpy as np
 
+from gpu_backprop.backend.compiled.blocks import Blocks
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.operations_text import likely_unit
 from gpu_backprop.backend.compiled.program import KernelCall, at_once, sequence
@@ -31,6 +32,7 @@ class CpuDevice(Device):
     """
 
     compiles_kernels = True
+    block = 256  # what so many rows become on the way through a usual network fits a core's cache
 
     def __init__(self, reason: str, library: CpuLibrary, ops: Operations[CpuDevice]) -> None:
         super().__init__("cpu", reason, library.dtype, np, ops)
@@ -42,6 +44,9 @@ class CpuDevice(Device):
 
     def sequence(self, calls: Iterable[Call], repeats: int = 1) -> tuple[Call, ...]:
         return sequence(calls, repeats)
+
+    def any_rows(self, calls: Sequence[Call], x: Array, y: Array) -> Blocks | None:
+        return Blocks.of(calls, x, y)
 
     def needs_context(self, calls: Sequence[Call]) -> bool:
         return not all(isinstance(call, KernelCall) for call in calls)

@@ -31,7 +31,7 @@ from gpu_backprop.backend.signatures import Parameter
 HEAD = 2
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
-FIELDS = 22
+FIELDS = 26
 """Of struct Program there, 8 bytes each."""
 
 COUNTER = 8
@@ -62,6 +62,9 @@ so many times: at least, and at most, for more do not make it faster."""
 
 ROWS_AT_ONCE = 8
 """The most times where threads share the rows: what is measured to be faster is to be found out soon."""
+
+ROWS = "rows", "m"
+"""The parameters that say how many rows an operation has; of a product in a backward pass, m may be something else."""
 
 COUNTERS = "ticket", "counts"
 """The parameters that are counters, which an operation finds 0 and leaves 0 (columns.hpp, rows.hpp)."""
@@ -155,6 +158,7 @@ class KernelCall:
         for k, p in enumerate(head.parameters):
             if not p.pointer:
                 (integers if p.type == "i64" else numbers)[k] = found[p.name]
+        self.row_slots = [HEAD + k for k, p in enumerate(head.parameters) if p.name in ROWS]
         self.of_member = self.record.copy()
         self.of_member[HEAD:][[k for k, p in enumerate(head.parameters) if p.name == "models"]] = 1
 

@@ -1,0 +1,119 @@
+"""The calls of a plan for any number of rows, where each row is worked out by itself: threads take a block of them at a
+time through all calls. What they work on stays in a core's cache, and the rows are read and written where they lie."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall
+from gpu_backprop.backend.formula import Array, Call
+
+FEW = 8
+"""Rows for each thread, below which the threads had better share each operation, if they are worth it."""
+
+THREADS, MEMBERS, TOTAL, EACH = 4, 13, 24, 25
+"""The places in struct Program of kernels/cpu/program.cpp of what a call sets: a block is a member there."""
+
+LEARNED = 7
+"""What a program finds out itself, behind the number of its threads: for other numbers of rows it begins anew."""
+
+
+class Blocks:
+    """Calls that make y of x, a block of rows, so that they do it for any number of rows.
+
+    What they write besides is each thread's own.
+    """
+
+    def __init__(self, calls: Sequence[KernelCall], x: Array, y: Array) -> None:
+        device, self._x, self._y = calls[0].device, x, y
+        self._threads, self._work = device.threads, sum(call.work for call in calls) / len(x)
+        self._row = [array[:1].nbytes for array in (x, y)]
+        self._lie = [_address(array) for array in (x, y)]
+        first = np.stack([call.of_member for call in calls])
+        words = first.shape[1]
+        places = [(k * words + HEAD + a.slot, a) for k, call in enumerate(calls) for a in call.accesses]
+        sizes = {a.begin: a.end - a.begin for _, a in places if a.written and a.begin != self._lie[1]}
+        own, memory = np.stack([first] * device.threads), list[Array]()
+        for records in own[1:]:
+            for begin, size in sizes.items():
+                memory.append(device.zeros((size,), np.uint8))
+                for slot, a in places:
+                    if a.begin == begin:
+                        records.reshape(-1)[slot] = _address(memory[-1])
+        self._slots = [[slot for slot, a in places if a.begin == begin] for begin in self._lie]
+        pointers = np.array([(slot, 0) for slots in self._slots for slot in slots])
+        rows = np.array([k * words + slot for k, call in enumerate(calls) for slot in call.row_slots])
+        fields = np.zeros(FIELDS, np.int64)
+        at = [array.ctypes.data for array in (first, own, pointers, rows)]
+        fields[:] = (
+            at[0], len(calls), 0, 0, 1, 1, *[0] * (LEARNED - 1), 1,
+            0, 0, at[1], at[2], len(pointers), 0, 0, 0, 0, at[3], len(rows), 0, 0,
+        )  # fmt: skip
+        self._fields, self._first, self._pointers = (memoryview(a.reshape(-1)) for a in (fields, first, pointers))
+        self._call: Call = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
+        self._set: tuple[int, list[int]] = 0, []  # what `_share` was called with last
+        self._holds = own, rows, memory, [call.arrays for call in calls]
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], x: Array, y: Array) -> Blocks | None:
+        """Returns None where the calls are not ours alone, or not by rows, as far as can be seen; or where the threads
+        had better share each of them."""
+        ours = [call for call in calls if isinstance(call, KernelCall)]
+        accesses, work = [a for call in ours for a in call.accesses], sum(call.work for call in ours)
+        written = [a for a in accesses if a.written]
+        if not ours or len(ours) < len(calls) or any(call.models > 1 or not call.row_slots for call in ours):
+            return None
+        if _address(y) not in {a.begin for a in written} or _address(x) in {a.begin for a in written}:
+            return None
+        if any(a.begin != w.begin and a.begin < w.end and w.begin < a.end for a in accesses for w in written):
+            return None
+        few = work >= PARALLEL_NS and len(x) < FEW * ours[0].device.threads
+        return None if few else cls(ours, x, y)
+
+    def takes(self, x: Array) -> bool:
+        """Tells whether any number of rows of x can be read where they lie."""
+        return isinstance(x, np.ndarray) and x.dtype == self._x.dtype and x.flags.c_contiguous and x.flags.aligned
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """Makes y of x; of more rows than a block has, they are read and written where they lie."""
+        rows, most = len(x), len(self._x)
+        if rows <= most:  # to copy them takes less time than to ask where they are
+            self._x[:rows] = x
+            self._run(rows, self._lie)
+            y[...] = self._y[:rows]
+            return
+        x = x if self.takes(x) else np.ascontiguousarray(x, self._x.dtype)
+        at, some = [_address(x), _address(y)], max(most, int(AT_ONCE_NS * self._threads / self._work))
+        for begin in range(0, rows, some):
+            self._run(min(some, rows - begin), [a + begin * size for a, size in zip(at, self._row, strict=True)])
+
+    def _run(self, rows: int, lie: list[int]) -> None:
+        if self._set != (rows, lie):
+            self._set = rows, lie
+            self._share(rows, lie)
+        self._call()
+
+    def _share(self, rows: int, lie: list[int]) -> None:
+        """Shares so many rows out in blocks, and lets the calls find them."""
+        fields, threads = self._fields, self._threads if rows * self._work >= PARALLEL_NS else 1
+        block = min(len(self._x), -(-rows // threads))
+        blocks = -(-rows // block)
+        if blocks > threads:  # as many for each
+            block = -(-rows // (-(-blocks // threads) * threads))
+            blocks = -(-rows // block)
+        fields[THREADS], fields[MEMBERS], fields[TOTAL], fields[EACH] = threads, blocks, rows, block
+        for place, value in enumerate([threads] + [0] * (LEARNED - 1), THREADS + 1):
+            fields[place] = value
+        k = 1
+        for slots, begin, size in zip(self._slots, lie, self._row, strict=True):
+            for slot in slots:
+                self._first[slot], self._pointers[k] = begin, block * size
+                k += 2
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
