@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall
+from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall, tried_after
 from gpu_backprop.backend.formula import Array, Call
 
 FEW = 8
@@ -106,7 +106,7 @@ class Blocks:
             block = -(-rows // (-(-blocks // threads) * threads))
             blocks = -(-rows // block)
         fields[THREADS], fields[MEMBERS], fields[TOTAL], fields[EACH] = threads, blocks, rows, block
-        for place, value in enumerate([threads] + [0] * (LEARNED - 1), THREADS + 1):
+        for place, value in enumerate((threads, 0, tried_after(rows * self._work, threads), 0, 0, 0, 0), THREADS + 1):
             fields[place] = value
         k = 1
         for slots, begin, size in zip(self._slots, lie, self._row, strict=True):

@@ -247,16 +247,20 @@ def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     members = Members.of(calls)
     work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
     threads = device.threads if work >= PARALLEL_NS else 1
-    due = 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)
     listed = records.ctypes.data, len(calls), cuts.ctypes.data, len(cuts)
     rest = members.fields if members else ()
     learned = 0, 0, 0, 0  # a program finds them out itself
-    found = (*listed, threads, threads, 0, due, *learned, repeats, *rest)
+    found = (*listed, threads, threads, 0, tried_after(work, threads), *learned, repeats, *rest)
     fields = np.zeros(FIELDS, np.int64)
     fields[: len(found)] = found
     run = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
     vars(run)["holds"] = (fields, (records, cuts), [call.arrays for call in calls], members)
     return run
+
+
+def tried_after(work: float, threads: int) -> int:
+    """Returns after how many nanoseconds of runs a new program is first tried on fewer threads."""
+    return 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)
 
 
 def barriers(calls: Sequence[KernelCall]) -> list[bool]:
