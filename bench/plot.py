@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comparison import estimator_report, mnist_seconds, population_report, summary
+from comparison import busy_report, estimator_report, mnist_seconds, population_report, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS
 from comparison.summary import KINDS, Results, by_kind, mean_ratio, median_of, rows
 from comparison.tasks import MEASURED
@@ -320,7 +320,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
         yield page, "mnist", mnist(one)
     for name, file, make in (
         ("levers", "levers", levers), ("products", "blas", products), ("denormals", "denormals", denormals),
-        ("growth", "growth", growth),
+        ("growth", "growth", growth), ("busy machine", "busy_machine", busy_report.page),
     ):  # fmt: skip
         if (one := read(RESULTS.with_name(f"{file}.json"))) is not None:
             yield page, name, make(one)

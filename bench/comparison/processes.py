@@ -98,6 +98,10 @@ class Worker:
                 stderr=self._log, text=True, env=environment, start_new_session=CAN_STOP,
             )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, do: str, **what: Any) -> dict[str, Any]:
         """Sends a command and gives the answer.
 
