@@ -25,7 +25,7 @@ help:
 	@echo "make tables  how good the networks are that train makes of twelve tables, beside what others make; an hour"
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
 	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"
-	@echo "make wheel   build the package into dist/"
+	@echo "make wheel   build the package into dist/, and once more with the kernels of a CPU prebuilt"
 	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
 
 train: $(VENV)/have-plot
@@ -83,8 +83,10 @@ nvrtc:
 	$(MAKE) VENV=$(VENV)-nvrtc13 $(VENV)-nvrtc13/have-test,nvrtc13
 	$(MAKE) VENV=$(VENV)-nvrtc12 $(VENV)-nvrtc12/have-test,nvrtc12
 
-wheel: $(VENV)/pyvenv.cfg
+# For all platforms, and with the kernels of a CPU where there is a compiler; GPU_BACKPROP_COMPILER names another one.
+wheel: $(VENV)/have-plot
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python bench/prebuilt.py dist
 
 clean:
 	rm -rf $(VENV) $(VENV)-nvrtc12 $(VENV)-nvrtc13 dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

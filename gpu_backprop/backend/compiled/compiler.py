@@ -57,11 +57,17 @@ class NoCompilerError(DeviceError):
 
 
 class Compiler:
-    """A C++ compiler, by the words of its command, such as ("ccache", "g++"), and the folder of its libraries."""
+    """A C++ compiler, by the words of its command, such as ("ccache", "g++"), and the folder of its libraries.
 
-    def __init__(self, command: tuple[str, ...]) -> None:
+    Args:
+        processor: the options for a processor; None: for this very one.
+    """
+
+    kernels = "kernels"
+
+    def __init__(self, command: tuple[str, ...], processor: Sequence[str] | None = None) -> None:
         self.command = command
-        self._options = (*OPTIONS, *PLATFORMS[platform.machine()])
+        self._options = (*OPTIONS, *(PLATFORMS[platform.machine()] if processor is None else processor))
 
     def load(
         self, texts: Sequence[str], what: str = "kernels", trial: Trial | None = None
@@ -120,7 +126,7 @@ class Compiler:
 
     def _path(self, text: str) -> Path:
         # What is linked with a later C library cannot be loaded.
-        here = *_files(self.command), _processor(), *platform.libc_ver()
+        here = *_files(self.command), processor(), *platform.libc_ver()
         return folder() / library_name(text, *self._options, *self.command, *here)
 
     def _command(self, text: Path, library: Path) -> list[str]:
@@ -206,7 +212,10 @@ def _files(command: tuple[str, ...]) -> list[str]:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """Tells what this processor can do; "" where that is not known."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return ""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         first = takewhile(str.strip, lines)  # up to the first empty line: one processor
         return "".join(line for line in first if line.partition(":")[0].strip() in PROCESSOR)

@@ -10,8 +10,9 @@ from ctypes import c_void_p
 from typing import Any
 
 from gpu_backprop.backend.compiled.compiler import Compiler, Trial
-from gpu_backprop.backend.compiled.library_files import Library
+from gpu_backprop.backend.compiled.library_files import Library, folder
 from gpu_backprop.backend.compiled.operations_text import Unit, operations_text, unit_of
+from gpu_backprop.backend.compiled.prebuilt import Prebuilt
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.kernel_text import Row, functor
 from gpu_backprop.backend.numpy_blas import numpy_blas
@@ -36,7 +37,7 @@ class CpuLibrary:
     Attributes:
         compiler: such as "g++ 12.2.0".
         threads: how many threads work at once.
-        path: of the library of products.
+        path: of the library of products in the user's folder, where notes stand beside it.
         blas: NumPy's BLAS.
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
@@ -48,7 +49,7 @@ class CpuLibrary:
     """
 
     def __init__(
-        self, made_by: Compiler, threads: int, check: Check | None = None, trial: Trial | None = None,
+        self, made_by: Compiler | Prebuilt, threads: int, check: Check | None = None, trial: Trial | None = None,
         dtype: str = "float32",
     ) -> None:  # fmt: skip
         self._made_by, self._check, self._lock, self.dtype = made_by, check, threading.RLock(), dtype
@@ -62,7 +63,7 @@ class CpuLibrary:
         program.bp_compiler.restype = ctypes.c_char_p
         self.call_size = ctypes.c_longlong.in_dll(program, "bp_call_size").value
         self.compiler = program.bp_compiler().decode()
-        self.path, self.blas = self._library("products").path, numpy_blas(dtype)
+        self.path, self.blas = folder() / self._library("products").path.name, numpy_blas(dtype)
         products.bp_set_product(c_void_p(self.blas.product), ctypes.c_longlong(self.blas.wide))
         program.bp_set_blas_threads(c_void_p(self.blas.get_threads), c_void_p(self.blas.set_threads))
         self.threads = min(threads, ctypes.c_longlong.in_dll(program, "bp_max_threads").value)

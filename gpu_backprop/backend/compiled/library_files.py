@@ -59,10 +59,10 @@ def folder() -> Path:
     return _temporary_folder()
 
 
-def load(path: Path) -> Library | None:
+def load(path: Path, own: bool = True) -> Library | None:
     """Loads a library; None: there is none that is whole and that this user alone can write to, or it needs another
-    one that is missing."""
-    file = _whole(path)
+    one that is missing. Of what is installed (own=False) only the first is asked."""
+    file = _whole(path, own)
     if file is None:
         return None
     with suppress(OSError):
@@ -81,9 +81,7 @@ def store(made: Path, path: Path) -> Library:
     Raises:
         DeviceError: it cannot be loaded.
     """
-    content = made.read_bytes()
-    made.write_bytes(content + hashlib.sha256(content).digest())
-    made.chmod(0o700)
+    seal(made)
     file = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
     try:
         made.replace(path)
@@ -93,6 +91,13 @@ def store(made: Path, path: Path) -> Library:
         raise DeviceError(f"the compiled kernels cannot be stored or loaded ({error})") from error
     finally:
         os.close(file)
+
+
+def seal(made: Path) -> None:
+    """Ends a new library with its digest."""
+    content = made.read_bytes()
+    made.write_bytes(content + hashlib.sha256(content).digest())
+    made.chmod(0o700)
 
 
 @contextmanager
@@ -134,16 +139,17 @@ def _remove(made: str, owner: int) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _whole(path: Path) -> int | None:
-    """Opens a library that this user alone can write to and that is whole; None: there is none."""
+def _whole(path: Path, own: bool) -> int | None:
+    """Opens a library that is whole, and that this user alone can write to if it is their own; None: there is none."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
         status = os.fstat(file)
-        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        content = os.pread(file, status.st_size, 0) if ours else b""
+        ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        trusted = stat.S_ISREG(status.st_mode) and (ours or not own)
+        content = os.pread(file, status.st_size, 0) if trusted else b""
     except OSError:
         content = b""
     if content and hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]:

@@ -13,12 +13,14 @@ from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from gpu_backprop.backend.compiled import compiler
+from gpu_backprop.backend.compiled import compiler, prebuilt
 from gpu_backprop.backend.compiled import ops as compiled_ops
+from gpu_backprop.backend.compiled.compiler import Compiler
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import BASE, CpuLibrary
 from gpu_backprop.backend.compiled.library_files import Library
 from gpu_backprop.backend.compiled.operations_text import Unit
+from gpu_backprop.backend.compiled.prebuilt import Prebuilt
 from gpu_backprop.backend.compiled.self_test import PARTS, check, compare
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
@@ -29,18 +31,19 @@ from gpu_backprop.backend.threads import threads
 def open_device(reason: str, dtype: str) -> Device:
     """The CPU, with compiled kernels where they can be had, else NumPy alone: its reason says which."""
     try:
-        library = _library(compiler.find(), threads(), dtype)
+        made_by = prebuilt.find()
+        library = _library(made_by, threads(), dtype)
     except compiler.NoCompilerError as error:
         why = str(error)
     else:
         if isinstance(library, CpuLibrary):
-            return CpuDevice(f"{reason}; kernels compiled by {library.compiler}", library, compiled_ops)
+            return CpuDevice(f"{reason}; {made_by.kernels} compiled by {library.compiler}", library, compiled_ops)
         why = library
     return NumpyDevice(f"{reason}; NumPy alone: {why}", dtype)
 
 
 @cache
-def _library(made_by: compiler.Compiler, count: int, dtype: str) -> CpuLibrary | str:
+def _library(made_by: Compiler | Prebuilt, count: int, dtype: str) -> CpuLibrary | str:
     """The kernels, compared with NumPy's; or why there are none, of which one warning tells."""
     try:
         return CpuLibrary(made_by, count, _check, partial(_trial, dtype), dtype)

@@ -224,9 +224,10 @@ def _of_products(some: _Numbers) -> Iterator[Case]:
         x, weight, grad = some(m, k, low=-1, high=1), some.strided(models, k, n), some.strided(models, k, n)
         z, y = some(*models, m, n, low=-1, high=1), some(*models, m, k, low=-1, high=1)
         weight *= np.float32(0.25)
-        yield "matmul", [x, weight, z], [z]
+        new_z, new_y = z.copy(), y.copy()  # no case reads what another one writes
+        yield "matmul", [x, weight, new_z], [new_z]
         yield "matmul", [y.swapaxes(-1, -2), z, grad], [grad]
-        yield "matmul", [z, weight.swapaxes(-1, -2), y], [y]
+        yield "matmul", [z, weight.swapaxes(-1, -2), new_y], [new_y]
 
 
 def _of_layers(some: _Numbers) -> Iterator[Case]:

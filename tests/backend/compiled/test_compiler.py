@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_the_users_own_is_not_used(cache, monkeypatch, tmp_
         cache.write_text("")
     else:
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        monkeypatch.setattr(library_files, "_whole", lambda path: None)
+        monkeypatch.setattr(library_files, "_whole", lambda *_: None)
     path = compile_again()
     assert cache not in path.parents and tmp_path / "other" not in path.parents
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -268,8 +268,8 @@ def test_what_is_loaded_is_what_was_looked_at(cache, monkeypatch):
     path, other = compile_again(), compile_again(TEXT.replace("42", "43"))
     look = library_files._whole
 
-    def and_exchange(of):
-        found = look(of)
+    def and_exchange(of, own):
+        found = look(of, own)
         if of == path:
             other.replace(path)
         return found
