@@ -186,13 +186,13 @@ _DIVIDED = "{w} − {learning_rate}·{g}/(√({v}) + {epsilon})"
 RMSPROP = UpdateRule(
     "rmsprop", {"learning_rate": 0.001, "decay": 0.9, "epsilon": 1e-8}, {"v": "1"},
     {"rate": "learning_rate", "rho": "decay", "rest": "1 - decay", "eps": "epsilon", "bound": "largest"}, _rmsprop,
-    f"{_GRAD} v = rho * v + rest * (grad * grad); change = rate * (grad / (sqrt(v) + eps));",
+    f"{_GRAD} v = rho * v + rest * (grad * grad); change = rate * quotient(grad, sqrt(v) + eps);",
     (("v", "{decay}·{v} + (1 − {decay})·{g}²"), ("w", _DIVIDED)),
 )  # fmt: skip
 ADAGRAD = UpdateRule(
     "adagrad", {"learning_rate": 0.01, "epsilon": 1e-10}, {"v": "1"},
     {"rate": "learning_rate", "eps": "epsilon", "bound": "largest"}, _adagrad,
-    f"{_GRAD} v = v + grad * grad; v = v > most<A>() ? most<A>() : v; change = rate * (grad / (sqrt(v) + eps));",
+    f"{_GRAD} v = v + grad * grad; v = v > most<A>() ? most<A>() : v; change = rate * quotient(grad, sqrt(v) + eps);",
     (("v", "{v} + {g}²"), ("w", _DIVIDED)),
 )  # fmt: skip
 
@@ -214,7 +214,7 @@ def _adam_rule(name: str, weight_decay: Mapping[str, float]) -> UpdateRule:
             "bound": "largest * root(C(1 - beta2))",
         },
         _adam,
-        f"{_GRAD} m = b1 * m + grad; v = b2 * v + grad * grad; change = rate * (m / (sqrt(v) + eps));",
+        f"{_GRAD} m = b1 * m + grad; v = b2 * v + grad * grad; change = rate * quotient(m, sqrt(v) + eps);",
         (
             ("m", "{beta1}·{m} + (1 − {beta1})·{g}"), ("v", "{beta2}·{v} + (1 − {beta2})·{g}²"),
             ("m_hat", "{m}/(1 − {beta1}^{t})"), ("v_hat", "{v}/(1 − {beta2}^{t})"),
@@ -305,7 +305,7 @@ NADAM = UpdateRule(
         "rate": f"C(learning_rate) * (C(1) - {_mu('step')}) / {_less_product('step')} / {_ROOT}",
     },
     _nadam,
-    f"{_M_AND_V} change = (ahead * m + rate * grad) / (sqrt(v) + eps);",
+    f"{_M_AND_V} change = quotient(ahead * m + rate * grad, sqrt(v) + eps);",
     (
         *_MEANS, ("mu", _MU % "{t}"), ("mu_next", _MU % "({t} + 1)"),
         ("p", "momentum_product({beta1}, {momentum_decay}, {t})"),
@@ -323,7 +323,7 @@ RADAM = UpdateRule(
         "plain": f"{_UNBIASED} * (C(1) - sign(C(rectification(beta2, step))))",
     },
     _radam,
-    f"{_M_AND_V} change = (rate / (sqrt(v) + eps) + plain) * m;",
+    f"{_M_AND_V} change = (quotient(rate, sqrt(v) + eps) + plain) * m;",
     (
         *_MEANS, ("m_hat", "{m}/(1 − {beta1}^{t})"), ("r", "rectification({beta2}, {t})"),
         ("l", "√(1 − {beta2}^{t})/(√({v}) + {epsilon})"),

@@ -69,7 +69,7 @@ def find():
 def function(request):
     """Runs a function of math.hpp over an array, or over two, of function.dtype."""
     text = f"typedef {DTYPES[request.param]} real;\n" + source("cpu/math.hpp") + TEXT + FORMULAS
-    text += "".join(f"ONE({name})\n" for name in OTHERS) + "".join(f"TWO({name})\n" for name in PAIRS)
+    text += "".join(f"ONE({name})\n" for name in OTHERS) + "".join(f"TWO({name})\n" for name in [*PAIRS, "quotient"])
     library, dtype = find().load(text).functions, request.param
 
     def run(name, x, z=None):
@@ -155,6 +155,12 @@ def test_functions_of_two_numbers(function, name):
     z[::3] *= -1
     rtol = 8 * function.limits.eps
     np.testing.assert_allclose(function(name, x, z), PAIRS[name](x.astype(np.float64), z), rtol=rtol)
+
+
+def test_a_quotient_is_right_to_2_units_in_the_last_place(function):
+    stream, most = np.random.default_rng(3), 0.4 * function.limits.maxexp
+    a, b = np.exp2(stream.uniform(-most, most, (2, N))).astype(function.dtype) * stream.choice([-1, 1], (2, N))
+    assert off(function("quotient", a, b), a.astype(np.longdouble) / b).max() < 2
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("cosine", np.cos), ("sine", np.sin)])
