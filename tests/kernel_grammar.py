@@ -62,7 +62,7 @@ def check_parameters(where, head, cpu):
     sizes = [p.name for p in head.parameters if p.type in INTEGERS and not p.pointer and not p.of]
     sizes += [] if cpu else GRID
     for p in head.parameters:
-        known = ["float", "double", "i64", *["u8"] * p.pointer] if cpu else types
+        known = ["real", "double", "i64", *["u8"] * p.pointer] if cpu else types
         if p.type not in known:
             raise DeviceError(f"{where}: {p.name} has the unknown type {p.type!r}; known: {', '.join(known)}.")
         if p.of and (p.of not in pointers or p.type not in INTEGERS):

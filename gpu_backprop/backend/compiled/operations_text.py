@@ -7,9 +7,11 @@ formula. So a plan waits only for what it needs, and several units are compiled 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
+from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.kernel_text import Row, functor, functor_name, source
 from gpu_backprop.backend.signatures import Head, Parameter, heads
 
@@ -37,9 +39,12 @@ def unit_of(name: str) -> str:
 
 def likely_unit(name: str, arguments: Iterable[Any]) -> Unit | None:
     """Guesses which unit an operation of a plan needs: of most, the kernel has the same name."""
-    if name in heads("cpu/*.cpp"):
-        return unit_of(name)
-    return next((a for a in arguments if isinstance(a, Row) and a.kind in FILES and name in heads(FILES[a.kind])), None)
+    row = next((a for a in arguments if isinstance(a, Row) and a.kind in FILES), None)
+    if row is not None and name in heads(FILES[row.kind]):
+        name = row.name  # softmax has kernels of its own
+        with suppress(DeviceError):  # it is for NumPy alone
+            return row if functor(row) else None
+    return unit_of(name) if name in heads("cpu/*.cpp") else None
 
 
 def operations_text(unit: Unit, dtype: str) -> OperationsText:

@@ -25,10 +25,11 @@ from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library_files import Library, folder
 from gpu_backprop.backend.compiled.operations_text import Unit
+from gpu_backprop.backend.compiled.ops.minibatch import KINDS
 from gpu_backprop.backend.compiled.program import SURELY_PARALLEL_NS, KernelCall, UnsupportedArguments
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
-from gpu_backprop.backend.formula import Activation, Array, LossFormula
+from gpu_backprop.backend.formula import Activation, Array, Calls, LossFormula, Work
 from gpu_backprop.backend.update_rule import UpdateRule
 
 CLOSE = {"float32": 1e-5, "float64": 1e-10}
@@ -319,12 +320,22 @@ def _of_weights(some: _Numbers) -> Iterator[Case]:
 
 def _of_losses(some: _Numbers) -> Iterator[Case]:
     yield from _of_weights(some)
-    right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
     outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
+    yield from _of_cross_entropy(some, outputs)
+    losses = [LossFormula("", lambda *_: (), "", "", accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
+    yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
+
+
+def _of_wide_softmax(some: _Numbers) -> Iterator[Case]:
+    edges = some(len(EDGES), 1, 131)
+    edges[:, 0, 1] = EDGES
+    yield from _of_cross_entropy(some, [some(9, 131), some(2, 7, 200), some(2, 7, 160), edges])
+
+
+def _of_cross_entropy(some: _Numbers, outputs: Sequence[Array]) -> Iterator[Case]:
+    right = LossFormula("", lambda *_: (), "", "", accuracy="argmax", smooths=True)
     losses = [right, replace(right, smooths=False), replace(right, accuracy="")]
     yield from _of_loss(some, "softmax_cross_entropy", losses, outputs)
-    losses = [replace(right, accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
-    yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
 
 
 def _of_schedules(some: _Numbers) -> Iterator[Case]:
@@ -414,9 +425,50 @@ def _of_loss(
             yield name, [*first, 0.75, optional[2], optional[3], total], written
 
 
+def _of_stored_numbers(some: _Numbers) -> Iterator[Case]:
+    """Yields rows of all kinds of numbers, side by side or with gaps, and in the other order of bytes; labels, and
+    weights of each model, with gaps."""
+    order, cursor = some.generator.integers(0, 30, (2, 40)), np.array([2])
+    for kind in filter(lambda kind: kind != "bfloat16", KINDS[1:]):
+        for stored in (some(30, 19, low=0, high=100), some(30, 38, low=0, high=100)[::-1, ::2]):
+            x, to = stored.astype(kind), some(2, 37, 19)
+            for source in (x, x.astype(x.dtype.newbyteorder(">"))[:, ::-1]):
+                yield "gather", [[source], order, cursor, [to]], [to]
+    labels, weights = np.arange(60)[::2], some(2, 60, low=0)[:, ::2]
+    outs = [np.zeros((2, 37), np.int64), some(2, 37)]
+    yield "gather", [[None, labels, weights], order, cursor, [None, *outs], np.array([9, 50])], outs
+    x, to = np.asarray(some(30, 19), ">f8"), some(37, 19)
+    yield "gather", [[x], order[0], cursor, [to]], [to]
+
+
+def _of_metrics(some: _Numbers) -> Iterator[Case]:
+    for *models, rows, units in (*SHAPES, (2, 9, 131)):
+        y, target, sums = some(*models, rows, units), some(*models, rows, units), np.ones((*models, 2, units))
+        for weights in (None, some(*models, rows, low=0)):
+            yield "residual_sums", [y, target, weights, sums], [sums]
+
+
+def _of_softmax(some: _Numbers) -> Iterator[Case]:
+    def value(z: Array, y: Array, work: Work) -> Calls:
+        yield lambda: np.exp(z - z.max(-1, keepdims=True), out=y)
+        yield lambda: np.divide(y, y.sum(-1, keepdims=True), out=y)
+
+    def gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Calls:
+        yield lambda: np.multiply(y, grad_y - (grad_y * y).sum(-1, keepdims=True), out=grad_z)
+
+    yield from _of_activation(some, Activation("softmax", "y", value, gradient, rowwise=True))
+
+
+def _of_focal(some: _Numbers) -> Iterator[Case]:
+    focal = LossFormula("", lambda *_: (), "", "", accuracy="argmax", numbers=("gamma",))
+    outputs = [*(some(*shape) for shape in (*SHAPES[1:], (9, 131))), some.edges()]
+    yield from _of_loss(some, "softmax_focal", [focal, replace(focal, accuracy="")], outputs)
+
+
 FILES: Mapping[str, Callable[[_Numbers], Iterator[Case]]] = {
     "program": _of_layers, "products": _of_products, "layers": _of_layers, "dropout": _of_dropout,
     "periodic": _of_embeddings, "optimizers": _of_buffers, "minibatch": _of_minibatches, "losses": _of_losses,
-    "schedules": _of_schedules,
+    "schedules": _of_schedules, "softmax": _of_softmax, "focal": _of_focal, "metrics": _of_metrics,
+    "gather_numbers": _of_stored_numbers, "wide_softmax": _of_wide_softmax,
 }  # fmt: skip
 """By file of kernels/cpu, the cases of its operations; of program.cpp, of some that it runs."""

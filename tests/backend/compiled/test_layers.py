@@ -73,6 +73,27 @@ def test_every_activation(device, f):
     near(grad_bias, wanted_grad[4], 8 * len(z))
 
 
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+def test_softmax_of_all_shapes(device, shape, models_shape, bias):
+    f, z, grad_y = ACTIVATIONS["softmax"], numbers(*models_shape, *shape), numbers(*models_shape, *shape, seed=2)
+    b, y = numbers(*models_shape, shape[1] + 3, seed=1)[..., :-3] if bias else None, np.full_like(z, np.nan)
+    wanted_z, _, _, wanted = exactly("bias_activate", z, b, f, y)
+    in_place = z.copy()
+    run(device, "bias_activate", z, b, f, y)
+    run(device, "bias_activate", in_place, b, f, in_place)
+    near(z, wanted_z)
+    near(y, wanted)
+    assert in_place.tobytes() == y.tobytes()
+    grad_bias = np.full_like(b, np.nan) if bias else None
+    *_, wanted_grad, wanted_bias = exactly("activation_gradient", grad_y, y, f, grad_y, grad_bias)
+    run(device, "activation_gradient", grad_y, y, f, grad_y, grad_bias)
+    near(grad_y, wanted_grad, 8)
+    if bias:
+        near(grad_bias, wanted_bias, 8 * shape[0])
+
+
 EXTREMES = np.array(
     [0, -0.0, 1e-30, -1e-30, 1e4, -1e4, 89, -89, 88, -88, 10, -10, 1, -1, np.nan, np.inf, -np.inf],
     np.float32,
@@ -190,8 +211,8 @@ def test_any_number_of_threads_gives_the_same_bits(on_threads, f):
 
 def test_what_is_not_compiled_is_numpys(on_threads):
     device, z = on_threads(2), numbers(6, 5)
-    plain = Activation("numpy's own", "y", _square, None)
-    for f, wanted in ((ACTIVATIONS["softmax"], np.exp(z) / np.exp(z).sum(1, keepdims=True)), (plain, z * z)):
+    own = [Activation("numpy's own", "y", _square, None, *more) for more in ((), ("", "", True))]
+    for f, wanted in ((f, z * z) for f in own):
         y = np.empty_like(z)
         calls = list(compiled_ops.bias_activate(device, z, None, f, y))
         assert not any(isinstance(one, KernelCall) for one in calls)

@@ -154,7 +154,8 @@ def test_sides(device, outputs):
 
 # Losses of z ----------------------------------------------------------------------------------------------------------
 
-FUSED = {"softmax_cross_entropy": CROSS, "sigmoid_cross_entropy": BINARY}
+FOCAL = TABLE["focal"]
+FUSED = {"softmax_cross_entropy": CROSS, "sigmoid_cross_entropy": BINARY, "softmax_focal": FOCAL}
 
 
 def bias_of(models_shape, outputs):
@@ -172,11 +173,12 @@ def test_fused_losses(device, name, bias, weighted, scaled, place):
     b = bias_of((), 10) if bias else None
     weights, scales = some_weights(37) if weighted else None, np.array(0.25) if scaled else None
     grad = {"z": z, "+": np.zeros_like(z), "-": None}[place]
-    compare(device, name, (8, 9), z, b, target, weights, FUSED[name], NONE, 1 / 37, scales, grad, totals())
+    rows = rows_of(FUSED[name])
+    compare(device, name, (8, 9), z, b, target, weights, FUSED[name], rows, 1 / 37, scales, grad, totals())
 
 
 @pytest.mark.parametrize("name", FUSED)
-@pytest.mark.parametrize("shape", SIZES[:-1], ids=str)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
 @pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
 def test_fused_losses_of_all_shapes(device, name, shape, models_shape):
     z, target = numbers(*models_shape, *shape), np.eye(shape[1], dtype=np.float32)[np.arange(shape[0]) % shape[1]]
@@ -187,39 +189,74 @@ def test_fused_losses_of_all_shapes(device, name, shape, models_shape):
     compare(device, name, (8, 9), z, bias, target, weights, FUSED[name], rows, 1.0, scales, z, totals(*models_shape))
 
 
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "softmax_focal"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("outputs", [1, 2, 10, 128])
+@pytest.mark.parametrize("outputs", [1, 2, 10, 128, 129, 300])
 @pytest.mark.parametrize("models_shape", [(), (2,)], ids=["", "models"])
-def test_softmax_with_labels(device, smoothing, outputs, models_shape):
-    rows = rows_of(CROSS, *models_shape, smoothing=smoothing)
+def test_softmax_with_labels(device, name, smoothing, outputs, models_shape):
+    loss = FUSED[name]
+    rows = rows_of(loss, *models_shape, smoothing=smoothing * loss.smooths)
     labels = np.random.default_rng(1).integers(0, outputs, (*models_shape, 21))
     for bad in (False, True):
         if bad:
             labels[..., 3], labels[..., 20] = -1, outputs
         z = np.round(numbers(*models_shape, 21, outputs))
         total = totals(*models_shape)
-        compare(device, "softmax_cross_entropy", (8, 9), z, None, labels, None, CROSS, rows, 0.5, None, z, total)
+        compare(device, name, (8, 9), z, None, labels, None, loss, rows, 0.5, None, z, total)
         assert np.isnan(total[..., 0]).all() == bad
         if bad:
             assert (z[..., [3, 20], :] == 0).all()
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("outputs", [5, 150])
 @pytest.mark.parametrize("name", FUSED)
-def test_extremes_are_as_in_numpy(on_threads, plain, name, value):
-    z = numbers(16, 5)
+def test_extremes_are_as_in_numpy(on_threads, plain, name, outputs, value):
+    z = numbers(16, outputs)
     z[3, 2] = value
-    labels, dense = np.arange(16) % 5, np.eye(5, dtype=np.float32)[np.arange(16) % 5].copy()
-    results = []
+    labels, dense = np.arange(16) % 5, np.eye(outputs, dtype=np.float32)[np.arange(16) % 5].copy()
+    results, loss = [], FUSED[name]
     for device, ops in ((on_threads(2), compiled_ops), (plain, numpy_ops)):
         copy, total = z.copy(), totals()
-        target = labels if name == "softmax_cross_entropy" else dense
+        target = dense if name == "sigmoid_cross_entropy" else labels
         with device.computing():
-            for one in getattr(ops, name)(device, copy, None, target, None, FUSED[name], NONE, 1.0, None, copy, total):
+            for one in getattr(ops, name)(
+                device, copy, None, target, None, loss, rows_of(loss), 1.0, None, copy, total
+            ):
                 one()
         results.append((copy, total))
     for compiled, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(compiled, wanted, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("value", [4.0, -np.inf, np.nan])
+@pytest.mark.parametrize("outputs", [31, 32, 33, 47, 200])
+def test_the_first_of_the_largest_outputs_is_the_answer(device, outputs, value):
+    """Also of NaNs, which are larger than any number."""
+    y = np.round(numbers(3 * outputs, outputs, low=-3, high=3))
+    for row in range(3 * outputs):  # in each of the places, and again behind it
+        y[row, row % outputs :: 7 + row // outputs] = value
+    y[0], y[1] = -np.inf, np.nan
+    labels, total = y.argmax(-1), totals()
+    with np.errstate(all="ignore"):
+        run(device, "loss_gradient", y, labels, None, CROSS, NONE, 1.0, None, None, total)
+        run(device, "softmax_cross_entropy", y, None, labels, None, CROSS, NONE, 1.0, None, None, total)
+    assert total[2] - totals()[2] == 2 * len(y)
+
+
+# Metrics --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("models_shape", [(), (3,)], ids=["", "models"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_of_residuals(device, shape, models_shape, weighted):
+    y, target = numbers(*models_shape, *shape), numbers(*models_shape, *shape, seed=1)
+    weights = some_weights(*models_shape, shape[0]) if weighted else None
+    sums = np.ones((*models_shape, 2, shape[1]))
+    wanted = exactly("residual_sums", y, target, weights, sums)[3]
+    run(device, "residual_sums", y, target, weights, sums)
+    near(sums, wanted, 8 * shape[0])
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------
@@ -250,9 +287,8 @@ def test_totals_grow_from_step_to_step(device):
 
 def test_what_is_not_compiled_is_numpys(on_threads):
     device, z, labels = on_threads(2), numbers(6, 5), np.arange(6) % 5
-    own, wide, some = np.empty_like(z), numbers(4, 129), labels[:4]
+    own = np.empty_like(z)
     for calls in (
-        compiled_ops.softmax_cross_entropy(device, wide, None, some, None, CROSS, NONE, 1.0, None, wide, totals()),
         compiled_ops.loss_gradient(device, z, labels.astype(np.int32), None, CROSS, NONE, 1.0, None, own, totals()),
         compiled_ops.loss_gradient(
             device, z, own, None, dataclasses.replace(QUARTIC, cuda_value=""), NONE, 1.0, None, None, totals()

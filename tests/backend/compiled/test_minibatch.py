@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from gpu_backprop.backend.compiled.program import KernelCall
+from against_numpy import run
 
 RNG = np.random.default_rng(0)
 
@@ -32,30 +31,58 @@ def test_rows_are_gathered(device, plain, same, rows, target, weights, models):
 
 def test_what_is_out_of_range_is_the_nearest_that_is_not(device):
     given, order = sources(), np.array([-5, 3, 10**12, 7])
+    given[0] = given[0].astype(">f4")  # which is converted
     got = outs(given, 6)
-    (step,) = device.ops.gather(device, given, order, np.array([0]), got)
-    step()
+    run(device, "gather", given, order, np.array([0]), got)
     for source, out in zip(given, got, strict=True):
         np.testing.assert_array_equal(out, source[[0, 3, 49, 7, 7, 7]])
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.uint8, ">f4"])
-def test_other_dtypes_are_numpys(device, plain, same, dtype):
-    given = sources(dtype)
-    same(device, plain, "gather", given, RNG.permutation(50), np.array([2]), outs(given, 9), compiled=False)
+def half_of(x):
+    """Every other number, from the last row to the first: of a file, which is read where it lies."""
+    wide = np.repeat(x, 2, axis=-1)
+    return wide[::-1, 1::2]
 
 
-def test_a_memory_map_and_a_file_with_gaps(device, tmp_path):
+@pytest.mark.parametrize("lies", [np.array, half_of], ids=["whole", "with gaps"])
+@pytest.mark.parametrize("dtype", [*"?bBhHiIqQefdg", ">f2", ">f4", ">f8", ">i4", "bfloat16"])
+def test_x_of_another_dtype_is_converted(device, dtype, lies):
+    dtype = np.dtype(dtype) if dtype != "bfloat16" else pytest.importorskip("ml_dtypes").bfloat16
+    x = lies((RNG.integers(0, 200, (50, 300)) / RNG.choice([1, 3, 1000], (50, 300))).astype(dtype))
+    order, out = RNG.permutation(50), np.zeros((9, 300), np.float32)
+    run(device, "gather", [x], order, np.array([2]), [out])
+    np.testing.assert_array_equal(out, x[order[2:11]].astype(np.float32))
+
+
+def test_every_number_of_16_bits_is_converted(device):
+    for numbers in (
+        np.arange(1 << 16, dtype=np.uint16).view(np.float16),
+        np.arange(-(1 << 15), 1 << 15, dtype=np.int16),
+    ):
+        x, out = numbers.reshape(256, 256), np.zeros((256, 256), np.float32)
+        run(device, "gather", [x], np.arange(256), np.array([0]), [out])
+        np.testing.assert_array_equal(out, x.astype(np.float32))
+        assert (np.signbit(out) == np.signbit(x))[~np.isnan(x)].all()
+
+
+def test_labels_and_weights_with_gaps(device):
+    """Weights of each member, of which some places hold no row."""
+    labels, weights, order = np.arange(100)[::2], RNG.random((3, 100))[:, ::2], np.stack([RNG.permutation(50)] * 3)
+    outs = [np.zeros((3, 20), np.int64), np.ones((3, 20), np.float32)]
+    run(device, "gather", [None, labels, weights], order, np.array([30]), [None, *outs], np.array([37, 20, 99]))
+    np.testing.assert_array_equal(outs[0], labels[order[:, 30:]])
+    assert np.signbit(outs[1]).sum(axis=1).tolist() == [13, 20, 0]
+    np.testing.assert_array_equal(outs[1][2], weights[2, order[2, 30:]].astype(np.float32))
+
+
+def test_a_memory_map(device, tmp_path):
     np.save(tmp_path / "x.npy", RNG.standard_normal((50, 14), np.float32))
-    x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    for source, compiled in ((x, True), (x[:, ::2], False)):
-        given, order = [source, sources()[1]], RNG.permutation(50)
-        got = outs(given, 9)
-        calls = list(device.ops.gather(device, given, order, np.array([2]), got))
-        assert all(isinstance(call, KernelCall) for call in calls) == compiled
-        for call in calls:
-            call()
-        np.testing.assert_array_equal(got[0], source[order[2:11]])
+    (tmp_path / "odd").write_bytes(b"?" + np.arange(700, dtype=np.float32).tobytes())
+    unaligned = np.memmap(tmp_path / "odd", np.float32, "r", 1, (50, 14))
+    for x in (np.load(tmp_path / "x.npy", mmap_mode="r"), unaligned):
+        order, out = RNG.permutation(50), np.zeros((9, 14), np.float32)
+        run(device, "gather", [x], order, np.array([2]), [out])
+        np.testing.assert_array_equal(out, x[order[2:11]])
 
 
 @pytest.mark.parametrize("models", [(), (1,), (3,)], ids=str)

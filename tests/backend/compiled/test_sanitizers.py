@@ -62,9 +62,14 @@ for models, rows, cols in itertools.product([(), (2,), (3,)], [1, 5, 16, 37], [1
     run("loss_gradient", y, labels, weights, *cross, 1.0, scales, z, total)
     run("loss_gradient", y, y.copy(), None, huber.formula, huber.rows(models), 1.0, None, z, total)
     run("sigmoid_cross_entropy", z, b, y, weights, binary, np.zeros((*models, 1)), 1.0, scales, z, total)
-    if cols <= 128:
-        run("softmax_cross_entropy", z, b, labels, weights, *cross, 1.0, scales, z, total)
-        run("softmax_cross_entropy", z, None, y, None, *cross, 1.0, None, z, total)
+    run("softmax_cross_entropy", z, b, labels, weights, *cross, 1.0, scales, z, total)
+    run("softmax_cross_entropy", z, None, y, None, *cross, 1.0, None, z, total)
+    focal = LOSSES["focal"]
+    run("softmax_focal", z, b, labels, weights, focal.formula, focal.rows(models), 1.0, scales, z, total)
+    run("softmax_focal", z, None, y, None, focal.formula, focal.rows(models), 1.0, None, z, total)
+    run("residual_sums", z, y, weights, np.zeros((*models, 2, cols)))
+    run("bias_activate", z, b, ACTIVATIONS["softmax"], y)
+    run("activation_gradient", z, y, ACTIVATIONS["softmax"], z, None)
 for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     w, g, blocks = a(*models, n), a(*models, n), -(-4 * n // ALIGNMENT)
     groups = np.resize(np.float32([0, 1, 2]), (3, blocks))
@@ -82,6 +87,9 @@ for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     order[..., 16] = -1
     run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
     run("gather", [a(20, n)], order, np.array([15]), outs[:1])
+    for kind in "?bhiqefdg":
+        run("gather", [a(20, 2 * n)[::-1, ::2].astype(kind)], order, np.array([15]), outs[:1])
+        run("gather", [a(20, 2 * n).astype(kind)[::-1, ::2]], order, np.array([15]), outs[:1])
     sums = [np.ones(models) for _ in range(3)]
     run("normalize_weights", a(*models, n), None, *sums, np.ones((*models, 3)))
     run("advance", np.zeros(3, int), 1, None, None, np.zeros(models), np.ones(models))
@@ -111,4 +119,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {12 * 7 * 16 + 12 * 6 * 2 + 12 * (2 * len(RULES) + 15) + 96 * 4}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {12 * 7 * 23 + 12 * (2 * len(RULES) + 35) + 96 * 4}\n", done.stderr[-3000:]

@@ -27,7 +27,7 @@ from gpu_backprop.training.optimizers import ADAM, PLAIN, RULES
 TANH = gb.ACTIVATIONS["tanh"]
 ROWS = {name: f for name, f in gb.ACTIVATIONS.items() if f.cuda_value} | {n: loss.formula for n, loss in LOSSES.items()}
 ROWS |= {rule.name: rule for rule in RULES}
-FLAGS = "store_z", "hit", "a_transposed", "b_transposed", "small"
+FLAGS = "store_z", "hit", "a_transposed", "b_transposed", "small", "swapped", "kind"
 
 
 @pytest.fixture
@@ -144,6 +144,8 @@ def test_cases_are_the_same_each_time():
         ("tanh", "grad_y[i] * F::slope(s[i])", "F::slope(s[i])", "activation_gradient of tanh"),
         ("relu", "z < A(0) ? A(0) : z", "z > A(0) ? z : A(0)", "bias_activate of relu .* 0 instead of nan"),
         ("squared_error", "e[row] *= weights[row];", ";", "loss_gradient of squared_error"),
+        (None, "row.v[c] * share; }", "row.v[c]; }", "bias_activate does not give"),
+        (None, "double(d * d * w)", "double(d * w)", "residual_sums does not give"),
     ],
 )
 def test_a_mistake_is_found(cache, made_by, monkeypatch, row, right, wrong, told):

@@ -13,12 +13,14 @@ from gpu_backprop.backend.compiled.ops.layers import (
 from gpu_backprop.backend.compiled.ops.losses import (
     loss_gradient,
     normalize_weights,
+    residual_sums,
     sigmoid_cross_entropy,
     softmax_cross_entropy,
+    softmax_focal,
 )
 from gpu_backprop.backend.compiled.ops.minibatch import advance, copy, gather
 from gpu_backprop.backend.compiled.ops.optimizers import blend, clip_factor, limit_norms, sum_of_squares, update
 from gpu_backprop.backend.compiled.ops.periodic import periodic, periodic_gradient, periodic_gradient_x
 from gpu_backprop.backend.compiled.ops.products import matmul
 from gpu_backprop.backend.compiled.ops.schedules import follow_schedule
-from gpu_backprop.backend.numpy_ops import all_reduce, residual_sums, softmax_focal, unscale
+from gpu_backprop.backend.numpy_ops import all_reduce, unscale

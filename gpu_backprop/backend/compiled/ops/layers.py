@@ -18,6 +18,9 @@ PASS, FUNCTION = 0.1, 0.3
 RANDOM = 1.5
 """The same for a random number."""
 
+ROW = 5
+"""The same for a row, where the numbers in it are worked out together."""
+
 LANES = 16
 """Numbers in the widest vector, LANES in rows.hpp; rows of scratch memory are multiples of it."""
 
@@ -32,6 +35,12 @@ def padded(columns: int) -> int:
     return -(-columns // LANES) * LANES
 
 
+def room(device: CpuDevice, cols: int, arrays: int = 1) -> dict[str, Any]:
+    """Memory for rows of so many columns in whole vectors: of each thread so many of them."""
+    width = padded(cols)
+    return {"room": device.empty((device.threads, arrays, width)), "threads": device.threads, "width": width}
+
+
 def work(size: int, *formulas: str) -> float:
     """About how many nanoseconds one thread takes for so many elements."""
     return size * (PASS + FUNCTION * sum(len(re.findall(r"\b[a-z]\w*\(", text)) for text in formulas))
@@ -44,16 +53,28 @@ def add_bias(device: CpuDevice, x: Array, bias: Array, z: Array) -> Calls:
 
 @or_numpy
 def bias_activate(device: CpuDevice, z: Array, bias: Array | None, f: Activation, y: Array) -> Calls:
-    _check(f)
-    cost, keep = work(z.size, f.cuda_value), int(y is not z)
-    yield KernelCall(device, "bias_activate", cost, f, z=z, b=bias, y=y, **sizes(z), store_z=keep)
+    given: dict[str, Any] = {"z": z, "b": bias, "y": y, **sizes(z), "store_z": int(y is not z)}
+    if f.rowwise:
+        _check_rowwise(f)
+        cost = work(z.size, "exp(") + ROW * z[..., 0].size
+        yield KernelCall(device, "softmax", cost, **given, **room(device, z.shape[-1]))
+    else:
+        yield KernelCall(device, "bias_activate", work(z.size, f.cuda_value), f, **given)
 
 
 @or_numpy
 def activation_gradient(
     device: CpuDevice, grad_y: Array, s: Array | None, f: Activation, grad_z: Array, grad_bias: Array | None
 ) -> Calls:
-    _check(f)
+    if f.rowwise:
+        _check_rowwise(f)
+        cost = 2 * work(grad_z.size) + ROW * grad_z[..., 0].size
+        yield KernelCall(
+            device, "softmax_gradient", cost, "softmax", grad_y=grad_y, y=s, grad_z=grad_z, **sizes(grad_z)
+        )
+        if grad_bias is not None:
+            yield from column_sum(device, grad_z, grad_bias)
+        return
     cost = work(grad_z.size, f.cuda_slope) + (0 if grad_bias is None else work(grad_z.size))
     yield KernelCall(
         device, "activation_gradient", cost, f,
@@ -96,14 +117,12 @@ def dropout(
 
 @or_numpy
 def multiply(device: CpuDevice, a: Array, b: Array, out: Array) -> Calls:
-    if not a.shape == b.shape == out.shape:
-        raise UnsupportedArguments("nothing is broadcast")
     yield KernelCall(device, "multiply", work(out.size), a=a, b=b, out=out, **sizes(out))
 
 
-def _check(f: Activation) -> None:
-    if f.rowwise:
-        raise UnsupportedArguments(f"{f.name} mixes the units of a row")
+def _check_rowwise(f: Activation) -> None:
+    if f.name != "softmax":
+        raise UnsupportedArguments(f"{f.name} takes whole rows, as no kernel but softmax does")
 
 
 def _sums(device: CpuDevice, grad_z: Array, sums: Array | None, name: str = "grad_bias") -> dict[str, Any]:

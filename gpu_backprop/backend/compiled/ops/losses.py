@@ -8,15 +8,15 @@ import numpy as np
 
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.ops.fallback import or_numpy
-from gpu_backprop.backend.compiled.ops.layers import LANES, sizes, work
+from gpu_backprop.backend.compiled.ops.layers import LANES, ROW, room, sizes, work
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
 from gpu_backprop.backend.formula import ACCURACY_KIND, Array, Calls, LossFormula
 
-MAX_SOFTMAX_COLS = 128
-"""Outputs up to which rows of softmax are worked out side by side."""
+SIDE_BY_SIDE = 128
+"""Outputs up to which LANES rows of softmax are worked out side by side, each in its lane of the vectors."""
 
-ROW = 5
-"""Nanoseconds that one thread takes for a row, besides those for its elements."""
+FOCAL = "exp(expm1(log(exp(expm1("
+"""The functions in the focal loss."""
 
 
 @or_numpy
@@ -37,10 +37,12 @@ def loss_gradient(
     device: CpuDevice, y: Array, target: Array, weights: Array | None, loss: LossFormula, numbers: Array,
     scale: float, scales: Array | None, grad_y: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
+    if target.ndim < y.ndim and loss.accuracy == "threshold":
+        raise UnsupportedArguments("a label has no sides")
     cost = work(y.size, loss.cuda_value, loss.cuda_slope) + ROW * y[..., 0].size
     yield KernelCall(
         device, "loss_gradient", cost, loss,
-        y=y, **_target(target, y, loss), weights=weights, numbers=numbers, scales=scales, grad_y=grad_y,
+        y=y, **_target(target, y), weights=weights, numbers=numbers, scales=scales, grad_y=grad_y,
         **_sums(device, y, total), **sizes(y), count=numbers.shape[-1], scale=scale, share=loss.share(y.shape[-1]),
         accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
@@ -51,14 +53,24 @@ def softmax_cross_entropy(
     device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
     numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> Calls:  # fmt: skip
-    if z.shape[-1] > MAX_SOFTMAX_COLS or loss.accuracy == "threshold":
-        raise UnsupportedArguments("NumPy is as fast with long rows, and softmax has no sides")
-    room = device.empty((device.threads, 2, LANES, z.shape[-1]))
+    given = _of_softmax(device, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total)
+    cols, cost = z.shape[-1], work(z.size, "exp(log1p(") + ROW * z[..., 0].size
+    if cols > SIDE_BY_SIDE:
+        yield KernelCall(device, "wide_softmax_cross_entropy", cost, **given, **room(device, cols))
+    else:
+        own = {"room": device.empty((device.threads, 2, LANES, cols)), "threads": device.threads}
+        yield KernelCall(device, "softmax_cross_entropy", cost, **given, **own)
+
+
+@or_numpy
+def softmax_focal(
+    device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> Calls:  # fmt: skip
     yield KernelCall(
-        device, "softmax_cross_entropy", work(z.size, "exp(log1p(") + ROW * z[..., 0].size,
-        z=z, b=bias, **_target(target, z, loss), weights=weights, numbers=numbers, scales=scales, grad_z=grad_z,
-        **_sums(device, z, total), room=room, **sizes(z), count=numbers.shape[-1], threads=device.threads, scale=scale,
-        accuracy=ACCURACY_KIND[loss.accuracy],
+        device, "softmax_focal", work(z.size, FOCAL) + ROW * z[..., 0].size,
+        **_of_softmax(device, z, bias, target, weights, loss, numbers, scale, scales, grad_z, total),
+        **room(device, z.shape[-1], 3),
     )  # fmt: skip
 
 
@@ -74,13 +86,28 @@ def sigmoid_cross_entropy(
     )  # fmt: skip
 
 
-def _target(target: Array, y: Array, loss: LossFormula) -> dict[str, Array | None]:
+@or_numpy
+def residual_sums(device: CpuDevice, y: Array, target: Array, weights: Array | None, sums: Array) -> Calls:
+    yield KernelCall(
+        device, "residual_sums", 4 * work(y.size), y=y, target=target, weights=weights, sums=sums, **sizes(y)
+    )
+
+
+def _of_softmax(
+    device: CpuDevice, z: Array, bias: Array | None, target: Array, weights: Array | None, loss: LossFormula,
+    numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
+) -> dict[str, Any]:  # fmt: skip
+    """What is right is the largest output, whatever else the loss may say."""
+    return {
+        "z": z, "b": bias, **_target(target, z), "weights": weights, "numbers": numbers, "scales": scales,
+        "grad_z": grad_z, **_sums(device, z, total), **sizes(z), "count": numbers.shape[-1], "scale": scale,
+        "accuracy": int(bool(loss.accuracy)),
+    }  # fmt: skip
+
+
+def _target(target: Array, y: Array) -> dict[str, Array | None]:
     """As numbers or as labels; the other of the two is None."""
-    if target.ndim == y.ndim:
-        return {"target": target, "labels": None}
-    if loss.accuracy == "threshold":
-        raise UnsupportedArguments("a label has no sides")
-    return {"target": None, "labels": target}
+    return {"target": target, "labels": None} if target.ndim == y.ndim else {"target": None, "labels": target}
 
 
 def _sums(device: CpuDevice, y: Array, total: Array) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from gpu_backprop.backend.compiled.ops.fallback import or_numpy
 from gpu_backprop.backend.compiled.program import KernelCall, UnsupportedArguments
 from gpu_backprop.backend.formula import Array, Calls
 
-NOTHING: Any = None, None
-"""In the place of a source, and of where its rows go."""
+COPIED, CONVERTED = 8, 2
+"""Bytes that one thread copies in a nanosecond, and that it makes of other numbers."""
 
-RATE = 8
-"""Bytes that one thread copies in a nanosecond."""
+KINDS = ("", "u1", "f2", "f4", "f8", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f16", "bfloat16")
+"""The numbers that become those of a network, by kind and bytes, as kernels/cpu/gather_numbers.hpp counts them; at
+first those that are copied as they are."""
 
 
 @or_numpy
@@ -26,23 +28,46 @@ def gather(
     device: CpuDevice, sources: Sequence[Array | None], permutation: Array, cursor: Array,
     outs: Sequence[Array | None], counts: Array | None = None,
 ) -> Calls:  # fmt: skip
-    moved = [(s, out) for s, out in zip(sources, outs, strict=True) if s is not None and out is not None]
-    if any(s.dtype != out.dtype for s, out in moved):
-        raise UnsupportedArguments("rows are copied as they are")
-    (x, x_out), (target, target_out), (weights, weights_out) = [*zip(sources, outs, strict=True), NOTHING, NOTHING][:3]
-    models, own = math.prod(permutation.shape[:-1]), weights is not None and weights.ndim > 1
-    (source, out), axes = moved[0], permutation.ndim - 1
-    yield KernelCall(
-        device, "gather", 10 * models + sum(out.nbytes for _, out in moved) / RATE, x=x, x_out=x_out, target=target,
-        target_out=target_out, weights=None if own else weights, own_weights=weights if own else None,
-        weights_out=weights_out, order=permutation, cursor=cursor, row_counts=counts,
-        samples=source.shape[source.ndim - out.ndim + axes], places=permutation.shape[-1], models=models,
-        rows=out.shape[axes], x_row=_row(x), target_row=_row(target), weight_row=0 if weights is None else 4,
-    )  # fmt: skip
+    axes, models = permutation.ndim - 1, math.prod(permutation.shape[:-1])
+    for source, out, row_counts in zip(sources, outs, (None, None, counts), strict=False):
+        if source is None or out is None:
+            continue
+        first = source[0] if axes and source.ndim == out.ndim else source  # each model has its own, or all share one
+        given: dict[str, Any] = {
+            "out": out, "order": permutation, "cursor": cursor, "row_counts": row_counts, "models": models,
+            "rows": out.shape[axes], "row": out.nbytes // (models * out.shape[axes]), "samples": len(first),
+            "places": permutation.shape[-1],
+        }  # fmt: skip
+        if source.dtype == out.dtype and source.flags.c_contiguous and source.flags.aligned:
+            yield KernelCall(device, "gather", 10 * models + out.nbytes / COPIED, source=source, **given)
+        else:
+            yield KernelCall(
+                device, "gather_numbers", 10 * models + out.nbytes / CONVERTED, **given,
+                **_layout(source, first), kind=_kind(source.dtype, out.dtype),
+            )  # fmt: skip
 
 
-def _row(source: Array | None) -> int:
-    return 0 if source is None else source[:1].nbytes
+def _kind(source: np.dtype[Any], out: np.dtype[Any]) -> int:
+    """Returns which of KINDS the numbers are that become those of `out`."""
+    kind, wanted = (d.name if d.name == "bfloat16" else d.str[1:].replace("b", "u") for d in (source, out))
+    if kind != wanted and (kind not in KINDS or out.kind != "f"):
+        raise UnsupportedArguments(f"{source} is not converted to {out}")
+    return 0 if kind == wanted else KINDS.index(kind)
+
+
+def _layout(source: Array, first: Array) -> dict[str, Any]:
+    """Returns how the numbers of samples lie in memory: of each model's all bytes from the first to the last, of which
+    some may be others', where the first sample begins, and how far it is from one to the next."""
+    reach = [stride * (n - 1) for stride, n in zip(first.strides, first.shape, strict=True)]
+    begin, extent = -sum(min(0, far) for far in reach), sum(map(abs, reach)) + first.itemsize
+    address = source.__array_interface__["data"][0] - begin
+    shape, strides = ((extent,), (1,)) if first is source else ((len(source), extent), (source.strides[0], 1))
+    view = {"data": (address, True), "typestr": "|u1", "shape": shape, "strides": strides, "version": 3}
+    return {
+        "source": np.asarray(SimpleNamespace(__array_interface__=view, source=source)), "extent": extent,
+        "begin": begin, "numbers": first[0].size, "size": first.itemsize, "sample_bytes": first.strides[0],
+        "number_bytes": first.strides[1] if first.ndim > 1 else first.itemsize, "swapped": not source.dtype.isnative,
+    }  # fmt: skip
 
 
 @or_numpy
@@ -63,4 +88,4 @@ def advance(
 def copy(device: CpuDevice, source: Array, destination: Array) -> Calls:
     if source.dtype != destination.dtype:
         raise UnsupportedArguments("only bytes are copied")
-    yield KernelCall(device, "copy", source.nbytes / RATE, source=source, destination=destination, size=source.nbytes)
+    yield KernelCall(device, "copy", source.nbytes / COPIED, source=source, destination=destination, size=source.nbytes)

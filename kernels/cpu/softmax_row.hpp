@@ -1,0 +1,59 @@
+// A row of softmax at a time, in whole vectors.
+#include "rows.hpp"
+
+// sum of term(c) for c < n, LANES of them side by side
+template<class Term> BP_DEV real sum_of_terms(i64 n, Term term) {
+  real lanes[LANES] = {}, rest = real(0);
+  i64 c = 0;
+  for (; c + LANES <= n; c += LANES) {
+    BP_LANES
+    for (i64 k = 0; k < LANES; k++) lanes[k] += term(c + k);
+  }
+  for (; c < n; c++) rest += term(c);
+  return sum_of(lanes, LANES) + rest;
+}
+
+// A row in memory of its own, which ends with places that hold nothing: -infinity, whose exponential is 0.
+struct SoftmaxRow {
+  real* v;         // [width]
+  i64 cols, width; // width: cols, and what is missing to whole vectors
+
+  BP_DEV void load(const real* z, const real* bias) const {
+    for (i64 c = width - LANES; c < width; c++) v[c] = real(-__builtin_inff());
+    if (bias) {
+      BP_LANES
+      for (i64 c = 0; c < cols; c++) v[c] = z[c] + bias[c];
+    } else {
+      BP_LANES
+      for (i64 c = 0; c < cols; c++) v[c] = z[c];
+    }
+  }
+  // As place_of_largest of v: the best of each lane, and then of these.
+  BP_DEV i64 largest() const {
+    real top[LANES];
+    int from[LANES];
+    for (i64 k = 0; k < LANES; k++) top[k] = v[k], from[k] = 0;
+    for (i64 c = LANES; c < width; c += LANES)
+      for (i64 k = 0; k < LANES; k++) {
+        const real here = v[c + k];
+        const bool first = (here > top[k]) | ((here != here) & (top[k] == top[k]));
+        top[k] = first ? here : top[k], from[k] = first ? int(c) : from[k];
+      }
+    i64 place = from[0];
+    real best = top[0];
+    for (i64 k = 1; k < LANES; k++) {
+      const bool same = top[k] == best || (top[k] != top[k] && best != best);
+      const bool larger = top[k] > best || (top[k] != top[k] && best == best);
+      if (larger || (same && from[k] + k < place)) place = from[k] + k, best = top[k];
+    }
+    return place;
+  }
+  // v = e^(v - top); returns their sum
+  BP_DEV real exponentials(real top) const {
+    return sum_of_terms(width, [=](i64 c) { return v[c] = exp(v[c] - top); });
+  }
+  template<class Of> BP_DEV void store(real* to, Of of) const {
+    BP_LANES
+    for (i64 c = 0; c < cols; c++) to[c] = of(c);
+  }
+};
