@@ -69,9 +69,7 @@ def activation_gradient(
     if f.rowwise:
         _check_rowwise(f)
         cost = 2 * work(grad_z.size) + ROW * grad_z[..., 0].size
-        yield KernelCall(
-            device, "softmax_gradient", cost, "softmax", grad_y=grad_y, y=s, grad_z=grad_z, **sizes(grad_z)
-        )
+        yield KernelCall(device, "softmax_gradient", cost, grad_y=grad_y, y=s, grad_z=grad_z, **sizes(grad_z))
         if grad_bias is not None:
             yield from column_sum(device, grad_z, grad_bias)
         return

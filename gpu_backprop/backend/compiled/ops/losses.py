@@ -58,8 +58,10 @@ def softmax_cross_entropy(
     if cols > SIDE_BY_SIDE:
         yield KernelCall(device, "wide_softmax_cross_entropy", cost, **given, **room(device, cols))
     else:
-        own = {"room": device.empty((device.threads, 2, LANES, cols)), "threads": device.threads}
-        yield KernelCall(device, "softmax_cross_entropy", cost, **given, **own)
+        yield KernelCall(
+            device, "softmax_cross_entropy", cost, **given, room=device.empty((device.threads, 2, LANES, cols)),
+            threads=device.threads,
+        )  # fmt: skip
 
 
 @or_numpy
