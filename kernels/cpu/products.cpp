@@ -95,7 +95,7 @@ static void multiply_tile(
     for (int v = 0; v < C; v++) of_b[v] = load(b + v * WIDTH);
     BP_UNROLL
     for (int r = 0; r < R; r++) {
-      const Vector of_a = (r < 3 ? a : r < 6 ? a3 : a6)[r % 3 * a_row] - Vector{};
+      const Vector of_a = *((r < 3 ? a : r < 6 ? a3 : a6) + r % 3 * a_row) - Vector{};
       BP_UNROLL
       for (int v = 0; v < C; v++) sum[r][v] = fma(of_a, of_b[v], sum[r][v]);
     }

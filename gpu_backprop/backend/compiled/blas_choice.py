@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,8 @@ MARGIN = 1.05
 """How many times as fast the BLAS has to be: with kernels of ours, more threads make no other bits."""
 
 
-class Host(NamedTuple):
+@dataclass
+class Host:
     """A device of one thread."""
 
     library: CpuLibrary
