@@ -24,8 +24,8 @@ GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 def threads() -> int:
     """Counts a thread for each core of this process, or as LIMITS or a container's quota say where that is less; half a
-    core counts as none, since threads that spin while they wait would use it up. Ranks that no launcher has bound to
-    cores of their own share those of the machine."""
+    core counts as none, since one that has used up its quota holds up those that wait for it. Ranks that no launcher
+    has bound to cores of their own share those of the machine."""
     available = min([cores(), *_quotas(GROUPS, OWN_GROUPS)])
     if cores() == os.cpu_count():
         available //= local_ranks()

@@ -58,6 +58,13 @@ def test_ranks_share_the_cores_of_a_machine(monkeypatch, given, machine, expecte
     assert threads() == expected
 
 
+def test_the_cores_are_asked_for_again(monkeypatch):
+    """Whoever confines a process to some cores need not do so before the package is imported."""
+    assert threads() == 8
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    assert threads() == 2
+
+
 def test_cores_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.undo()
     if hasattr(os, "sched_getaffinity"):
@@ -79,11 +86,14 @@ V2, V1 = "0::/a/b\n", "3:memory:/x\n2:cpu,cpuacct:/a/b\n1:name=systemd:/\n"
         (V2, {"a/b/cpu.max": "500000 100000\n", "a/cpu.max": "250000 100000\n"}, 2),  # of the group around it
         (V2, {"cpu.max": "400000 100000\n"}, 4),  # a container that sees its own group as the root
         (V2, {"a/b/cpu.max": "50000 100000\n"}, 1),
+        (V2, {"a/b/cpu.max": "150000 100000\n"}, 1),
+        (V2, {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"}, 2),
         (V2, {"a/b/cpu.max": "9900000 100000\n"}, 8),
         (V2, {"unified/a/b/cpu.max": "300000 100000\n"}, 3),
         (V1, {"cpu/a/b/cpu.cfs_quota_us": "200000\n", "cpu/a/b/cpu.cfs_period_us": "100000\n"}, 2),
         (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "200000\n", "cpu,cpuacct/cpu.cfs_period_us": "50000\n"}, 4),
         (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1\n", "cpu/a/b/cpu.cfs_period_us": "100000\n"}, 8),
+        (V1, {"cpu/a/cpu.cfs_quota_us": "50000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 1),  # around it
         (V1, {"cpu/a/b/cpu.cfs_quota_us": "200000\n"}, 8),
         ("nonsense\n", {}, 8),
         (V2, {"a/b/cpu.max": "nonsense"}, 8),

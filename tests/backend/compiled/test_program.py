@@ -31,6 +31,9 @@ from gpu_backprop.backend.plan import Plan
 LONG = 1e6
 """Nanoseconds of work, enough for all threads to take part."""
 
+LEVEL, TRIALS, DUE, FEWER = 5, 6, 7, 10
+"""Where struct Program has these."""
+
 
 def advance(device, counter, by=1, work=LONG):
     return KernelCall(device, "advance", work, counter=counter, models=counter.size, by=by)
@@ -185,7 +188,7 @@ def test_many_barriers(device):
 
 def test_a_small_program_finds_out_at_once_whether_its_threads_are_worth_it(on_threads):
     (call,) = sequence([advance(on_threads(2), np.zeros(64, np.int64), work=2e4)])
-    trials, fewer = (vars(call)["holds"][0][at : at + 1] for at in (6, 10))
+    trials, fewer = (vars(call)["holds"][0][at : at + 1] for at in (TRIALS, FEWER))
     for left, known in ((2, False), (1, False), (0, True)):
         call()
         assert trials == left and (fewer > 0) == known
@@ -275,6 +278,37 @@ def test_two_threads_of_python_at_once(on_threads):
     for thread in threads:
         thread.join()
     assert len(wrong) == 1200 and not any(wrong)
+
+
+def test_who_does_a_part_changes_no_bit(on_threads):
+    """Programs of many sizes, on two and three threads and on fewer than they might, from several threads of Python."""
+    rng, wrong = np.random.default_rng(0), []
+
+    def program(threads, rows):
+        device = on_threads(threads)
+        x, w = rng.standard_normal((rows, 40), np.float32), rng.standard_normal((40, 24), np.float32)
+        z, sums = np.empty((rows, 24), np.float32), np.empty(24, np.float32)
+        calls = [*device.ops.matmul(device, x, w, z), *device.ops.column_sum(device, z, sums)]
+        (call,) = sequence([*calls, *device.ops.matmul(device, x, w, z)], 3)
+        return call, vars(call)["holds"][0], (z, sums), threads
+
+    def work(call, fields, outs, threads):
+        expected = []
+        for k in range(120):
+            fields[LEVEL] = 1 + k % threads
+            for out in outs:
+                out[...] = 0
+            call()
+            expected = expected or [out.copy() for out in outs]  # on one thread
+            wrong.append(not all(map(np.array_equal, outs, expected)))
+
+    programs = [program(threads, rows) for threads in (2, 3) for rows in (3, 60, 1000)]
+    workers = [threading.Thread(target=work, args=one) for one in programs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(wrong) == 120 * len(programs) and not any(wrong)
 
 
 FORK = """
@@ -492,4 +526,4 @@ def test_what_threads_wait_for_is_a_step_and_not_several(on_threads):
     device, counter = on_threads(2), np.zeros(4, np.int64)
     work = 0.9 * SURELY_PARALLEL_NS
     of_rows, of_members = (sequence([advance(device, of, work=work)], 8)[0] for of in (counter[:1], counter))
-    assert [vars(call)["holds"][0][7] > 0 for call in (of_rows, of_members)] == [False, True]
+    assert [vars(call)["holds"][0][DUE] > 0 for call in (of_rows, of_members)] == [False, True]
