@@ -32,7 +32,7 @@ PLATFORMS = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "aarch64"
 """The processors that kernels are compiled for, with the options that use all of their instructions."""
 
 OPTIONS = (
-    "-std=c++17", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math",
+    "-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
 """What -O3 does besides makes nothing faster, and compiling slower. Nothing of -ffast-math that breaks NaN and
