@@ -44,7 +44,7 @@ from typing import Any
 from comparison import mnist_seconds, summary, tasks
 from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS, Task
 from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
-from comparison.tasks import ADAM, MEASURED, SGD, TaskSpec
+from comparison.tasks import ADAM, MEASURED, SGD, SLOW_SGD, TaskSpec
 from lib import record
 from lib.busy import disturbed, processors
 from lib.timing import spread
@@ -245,7 +245,10 @@ def compare(options: argparse.Namespace, workers: Workers) -> dict[str, Any]:
             again(found[-1], workers, command(options), time.perf_counter() - started)
     return {
         "window_s": options.window,
-        "settings": {"SGD": {"rate": SGD[0]}, "Adam": dict(zip(("rate", "β₁", "β₂", "ε"), ADAM, strict=True))},
+        "settings": {
+            "SGD": {"rate": SGD[0], "of few rows": SLOW_SGD[0]},
+            "Adam": dict(zip(("rate", "β₁", "β₂", "ε"), ADAM, strict=True)),
+        },
         "tolerances": tasks.TOLERANCES,
         "contests": found,
     }
