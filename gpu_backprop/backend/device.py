@@ -250,8 +250,8 @@ class Device:
         return tuple(calls) * repeats
 
     def any_rows(self, calls: Sequence[Call], x: Array, y: Array) -> AnyRows | None:
-        """Returns what does for any number of rows what these calls, of a forward pass, do for x, the rows of one block,
-        of which they make y; None: these calls are for their own rows only."""
+        """Returns what does for any number of rows what these calls, of a forward pass, do for x, a block of them, of
+        which they make y; None: the calls are for their own rows alone."""
         return None
 
     def needs_context(self, calls: Sequence[Call]) -> bool:

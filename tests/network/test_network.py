@@ -341,4 +341,4 @@ def test_plans_for_many_numbers_of_rows_are_not_all_kept():
         np.testing.assert_array_equal(net.forward(x), net.predict(x))
         assert net.backward(np.ones((rows, 2))).shape == (rows, 4)
     (reader,) = net._idle
-    assert len(reader.plans) == len(net._of_thread.reader.plans) == KEPT_PLANS
+    assert len(reader.plans) <= len(net._of_thread.reader.plans) == KEPT_PLANS

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pytest
 
 import gpu_backprop as gb
+from gpu_backprop.backend.compiled.blocks import Blocks
+from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import StateError
 from gpu_backprop.training import fit as fit_module
 from gpu_backprop.training.progress import Progress
@@ -61,6 +62,26 @@ def every_call(plan):
     """The calls of a plan one by one, also where they would be run as one; they are what it runs from now on."""
     plan._runs[(), 1] = calls = [call for operation in plan.operations for call in operation.calls]
     return calls
+
+
+def before_the_caller_has_y(monkeypatch, action):
+    """Does something when predict, or forward, has worked out y and not given it to the caller yet."""
+    run = Blocks._run
+
+    def before(original):
+        def acting(*args):
+            action()
+            return original(*args)
+
+        return acting
+
+    def after(*args):
+        run(*args)
+        action()
+
+    for name in ("to_host", "copy"):
+        monkeypatch.setattr(Device, name, before(getattr(Device, name)))
+    monkeypatch.setattr(Blocks, "_run", after)
 
 
 def step_plan(trainer, target, weights=None):
@@ -118,15 +139,13 @@ def test_a_network_is_read_in_the_middle_of_a_reading(ask, dtype, monkeypatch):
     expected = [getattr(net, ask)(x) for x in OTHERS]
     seen = []
 
-    def late(original, array):
+    def late():
         if len(seen) < len(OTHERS) - 1:
             seen.append(None)
             k = len(seen)
             seen[k - 1] = k, elsewhere(getattr(net, ask), OTHERS[k])
-        return original(array)
 
-    for name in ("to_host", "copy"):  # what predict, and forward, do with y
-        monkeypatch.setattr(net.device, name, partial(late, getattr(net.device, name)))
+    before_the_caller_has_y(monkeypatch, late)
     np.testing.assert_array_equal(getattr(net, ask)(OTHERS[0]), expected[0])
     assert len(seen) == len(OTHERS) - 1
     for k, y in seen:
@@ -154,11 +173,11 @@ def test_an_interrupted_reading_leaves_nothing(dtype, monkeypatch):
     net = classifier(dtype).network
     expected = net.predict(X)
 
-    def interrupted(array):
+    def interrupted():
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(net.device, "to_host", interrupted)
+        before_the_caller_has_y(patch, interrupted)
         net.predict(X)
     assert not net._idle
     np.testing.assert_array_equal(net.predict(X), expected)

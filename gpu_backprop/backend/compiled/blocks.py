@@ -6,20 +6,20 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall, tried_after
+from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.formula import Array, Call
 
 FEW = 8
 """Rows for each thread, below which the threads had better share each operation, if they are worth it."""
 
-THREADS, MEMBERS, TOTAL, EACH = 4, 13, 24, 25
-"""The places in struct Program of kernels/cpu/program.cpp of what a call sets: a block is a member there."""
-
-LEARNED = 7
-"""What a program finds out itself, behind the number of its threads: for other numbers of rows it begins anew."""
+THREADS, REPEATS, MEMBERS, TOTAL = 4, 12, 13, 24
+"""The places in struct Program of kernels/cpu/program.cpp where stands what a call sets, between the first two how many
+threads are worth it, as it learns from run to run; a block is a member there."""
 
 
 class Blocks:
@@ -36,24 +36,24 @@ class Blocks:
         first = np.stack([call.of_member for call in calls])
         words = first.shape[1]
         places = [(k * words + HEAD + a.slot, a) for k, call in enumerate(calls) for a in call.accesses]
-        sizes = {a.begin: a.end - a.begin for _, a in places if a.written and a.begin != self._lie[1]}
-        own, memory = np.stack([first] * device.threads), list[Array]()
-        for records in own[1:]:
-            for begin, size in sizes.items():
-                memory.append(device.zeros((size,), np.uint8))
-                for slot, a in places:
-                    if a.begin == begin:
-                        records.reshape(-1)[slot] = _address(memory[-1])
+        written = sorted((a for _, a in places if a.written and a.begin != self._lie[1]), key=lambda a: a.end)
+        sizes = {a.begin: -(-(a.end - a.begin) // ALIGNMENT) * ALIGNMENT for a in written}
+        *offsets, total = accumulate(sizes.values(), initial=0)
+        offset = dict(zip(sizes, offsets, strict=True))
+        own, memory = np.stack([first] * device.threads), np.zeros(device.threads * total + ALIGNMENT, np.uint8)
+        for thread, records in enumerate(own):
+            begin = _address(memory) // ALIGNMENT * ALIGNMENT + ALIGNMENT + thread * total
+            for slot, a in places:
+                if a.begin in offset:
+                    records.reshape(-1)[slot] = begin + offset[a.begin]
         self._slots = [[slot for slot, a in places if a.begin == begin] for begin in self._lie]
         pointers = np.array([(slot, 0) for slots in self._slots for slot in slots])
         rows = np.array([k * words + slot for k, call in enumerate(calls) for slot in call.row_slots])
-        fields = np.zeros(FIELDS, np.int64)
+        self._fields = fields = np.zeros(FIELDS, np.int64)
         at = [array.ctypes.data for array in (first, own, pointers, rows)]
-        fields[:] = (
-            at[0], len(calls), 0, 0, 1, 1, *[0] * (LEARNED - 1), 1,
-            0, 0, at[1], at[2], len(pointers), 0, 0, 0, 0, at[3], len(rows), 0, 0,
-        )  # fmt: skip
-        self._fields, self._first, self._pointers = (memoryview(a.reshape(-1)) for a in (fields, first, pointers))
+        fields[:2], fields[REPEATS] = (at[0], len(calls)), 1
+        fields[MEMBERS:TOTAL] = 0, 0, at[1], at[2], len(pointers), 0, 0, 0, 0, at[3], len(rows)
+        self._first, self._pointers = first.reshape(-1), pointers
         self._call: Call = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
         self._set: tuple[int, list[int]] = 0, []  # what `_share` was called with last
         self._holds = own, rows, memory, [call.arrays for call in calls]
@@ -93,26 +93,26 @@ class Blocks:
 
     def _run(self, rows: int, lie: list[int]) -> None:
         if self._set != (rows, lie):
-            self._set = rows, lie
             self._share(rows, lie)
         self._call()
 
     def _share(self, rows: int, lie: list[int]) -> None:
         """Shares so many rows out in blocks, and lets the calls find them."""
-        fields, threads = self._fields, self._threads if rows * self._work >= PARALLEL_NS else 1
+        work = rows * self._work
+        threads = self._threads if work >= PARALLEL_NS else 1
         block = min(len(self._x), -(-rows // threads))
         blocks = -(-rows // block)
         if blocks > threads:  # as many for each
             block = -(-rows // (-(-blocks // threads) * threads))
             blocks = -(-rows // block)
-        fields[THREADS], fields[MEMBERS], fields[TOTAL], fields[EACH] = threads, blocks, rows, block
-        for place, value in enumerate((threads, 0, tried_after(rows * self._work, threads), 0, 0, 0, 0), THREADS + 1):
-            fields[place] = value
-        k = 1
+        fields = self._fields
+        if self._set[0] != rows:
+            fields[THREADS:REPEATS] = threads, threads, 0, tried_after(work, threads), 0, 0, 0, 0
+        fields[MEMBERS], fields[TOTAL:] = blocks, (rows, block)
         for slots, begin, size in zip(self._slots, lie, self._row, strict=True):
-            for slot in slots:
-                self._first[slot], self._pointers[k] = begin, block * size
-                k += 2
+            self._first[slots] = begin
+            self._pointers[np.isin(self._pointers[:, 0], slots), 1] = block * size
+        self._set = rows, lie
 
 
 def _address(array: Array) -> int:
