@@ -174,7 +174,8 @@ static void copy(Matrix from, real* to, i64 to_row, i64 rows, i64 columns) {
 static void multiply(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k) {
   static thread_local real block[TALLEST * LONGEST] __attribute__((aligned(64)));
   real panel[LONGEST * WIDEST * WIDTH] __attribute__((aligned(64)));
-  if (n < WIDTH && n < m && (a.column != 1 || n <= WIDTH / 2)) {  // its transpose has whole vectors
+  const bool wasteful = n < WIDEST * WIDTH && n % WIDTH;  // its transpose has whole vectors
+  if (wasteful && n < m && (a.column != 1 || n <= WIDTH / 2)) {
     for (i64 i = 0; i < m; i += LONGEST) {
       const i64 rows = m - i < LONGEST ? m - i : LONGEST;
       const bool there = n == 1 && c_row == 1;
