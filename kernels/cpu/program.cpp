@@ -221,6 +221,7 @@ static void restore_blas_threads() {
   if (get_blas_threads() == 1) set_blas_threads(usual_blas_threads);
 }
 
+#if !defined(_WIN32)
 // The child of a fork has none of the threads, and nothing runs in it.
 static void after_fork() {
   arrived.parts = 0, turn = 0, blas_lock = 0, workers = 0;
@@ -229,6 +230,7 @@ static void after_fork() {
   if (limits) restore_blas_threads();
   limits = 0;
 }
+#endif
 
 static bool start_workers(i64 threads) {
 #if !defined(_WIN32)
