@@ -37,7 +37,7 @@ class WithoutCode(CpuLibrary):
     def __init__(self, made_by, threads, dtype):
         self.dtype, self.threads, self.compiler, self.multiplies = dtype, threads, "no compiler", True
         self.largest_product, self.call_size = 1 << 24, 8 * (HEAD + SLOTS)
-        self.limit_blas_threads = lambda *_: None
+        self.run = self.limit_blas_threads = lambda *_: None
 
     def operation(self, name, row=None):
         return heads(unit_of(name) if row is None else row)[name], 0
