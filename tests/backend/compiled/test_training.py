@@ -98,10 +98,9 @@ def as_members(members, kind, weights=None, max_norm=None, optimizer=gb.Adam, st
     return np.reshape(losses, (3, -1)), net.parameters.reshape(len(members), -1), trainer
 
 
-ALONE = [(kind, "plain") for kind in LAYERS if kind != "softmax inside"]  # which NumPy works out for all members
-
-
-@pytest.mark.parametrize(("kind", "how"), [*ALONE, *(("classes", how) for how in MEMBERS if how != "plain")])
+@pytest.mark.parametrize(
+    ("kind", "how"), [*((kind, "plain") for kind in LAYERS), *(("classes", how) for how in MEMBERS if how != "plain")]
+)
 def test_a_member_has_the_bits_that_it_has_alone_on_one_thread(networks_on, kind, how):
     networks_on(1)
     how = MEMBERS[how]
