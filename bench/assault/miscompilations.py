@@ -133,7 +133,6 @@ MISTAKES = {
     "a converted sample of another row": Mistake("source + sample * sample_bytes", "source + sample"),
     "bytes that are not swapped": Mistake("swapped ? size - 1 - b : b", "b"),
     "half precision without its small numbers": Mistake("size < 0x0400u ? small", "false ? small"),
-    "a place without a row that counts": Mistake("weights[k] = real(-0.0)", "weights[k] = real(0.0)"),
     "a counter that goes by ones": Mistake("counter_step] += by", "counter_step] += 1"),
     "a copy without its last byte": Mistake("u64(r.end - r.begin)", "u64(r.end - r.begin - 1)"),
     "a product without its last term": Mistake("for (; k > 0; k--)", "for (; k > 1; k--)"),

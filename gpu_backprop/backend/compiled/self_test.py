@@ -327,8 +327,8 @@ def _of_losses(some: _Numbers) -> Iterator[Case]:
 
 
 def _of_wide_softmax(some: _Numbers) -> Iterator[Case]:
-    edges = some(len(EDGES), 1, 131)
-    edges[:, 0, 1] = EDGES
+    edges = some(len(EDGES), 2, 131)
+    edges[:, 1, 1] = edges[:, 1, 20] = EDGES  # of equals, the first one is the answer
     yield from _of_cross_entropy(some, [some(9, 131), some(2, 7, 200), some(2, 7, 160), edges])
 
 
@@ -431,6 +431,7 @@ def _of_stored_numbers(some: _Numbers) -> Iterator[Case]:
     order, cursor = some.generator.integers(0, 30, (2, 40)), np.array([2])
     for kind in filter(lambda kind: kind != "bfloat16", KINDS[1:]):
         for stored in (some(30, 19, low=0, high=100), some(30, 38, low=0, high=100)[::-1, ::2]):
+            stored[:, 3] *= np.float32(1e-6)
             x, to = stored.astype(kind), some(2, 37, 19)
             for source in (x, x.astype(x.dtype.newbyteorder(">"))[:, ::-1]):
                 yield "gather", [[source], order, cursor, [to]], [to]
