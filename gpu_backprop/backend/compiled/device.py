@@ -32,6 +32,7 @@ class CpuDevice(Device):
     """
 
     compiles_kernels = True
+    gathered_dtypes = "uint8", "float16", "float32", "float64"
     block = 256  # what so many rows become on the way through a usual network fits a core's cache
 
     def __init__(self, reason: str, library: CpuLibrary, ops: Operations[CpuDevice]) -> None:
