@@ -35,14 +35,15 @@ BP_CPU void softmax_focal(
           for (i64 c = 0; target && c < cols; c++) t[c] = targets.numbers[row * cols + c];
           if (!target) t[targets.clamped(row)] = real(1);
           const real sum = of.exponentials(top), log_sum = log(sum);
-          es[row] = sum_of_terms(width, [=](i64 c) {
+          BP_LANES
+          for (i64 c = 0; c < width; c++) {
             const real l = choose(t[c] == real(0), real(0), log_sum - below[c]), rest = -expm1(-l);
             const real h = t[c] * exp(gamma * log(choose(rest < tiny<real>(), tiny<real>(), rest)));
             const real far = choose(l > real(1000), real(1000), l);
             const real ratio = choose(l == real(0), real(1), far / expm1(far));
-            t[c] = h * (real(1) + gamma * ratio);
-            return h * l;
-          });
+            below[c] = h * l, t[c] = h * (real(1) + gamma * ratio);
+          }
+          es[row] = sum_of(below, width);
           if (!grad) continue;
           const real share = sum_of(t, width) / sum;
           of.store(grad + row * cols, [=](i64 c) { return factor * (p[c] * share - t[c]); });

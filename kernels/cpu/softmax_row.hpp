@@ -50,7 +50,9 @@ struct SoftmaxRow {
   }
   // v = e^(v - top); returns their sum
   BP_DEV real exponentials(real top) const {
-    return sum_of_terms(width, [=](i64 c) { return v[c] = exp(v[c] - top); });
+    BP_LANES
+    for (i64 c = 0; c < width; c++) v[c] = exp(v[c] - top);
+    return sum_of(v, width);
   }
   template<class Of> BP_DEV void store(real* to, Of of) const {
     BP_LANES
