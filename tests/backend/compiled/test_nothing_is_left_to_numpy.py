@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import gpu_backprop as gb
-from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled import open_device as opening
+from gpu_backprop.backend.compiled import ops as compiled_ops
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.operations_text import operations_text, unit_of
@@ -25,8 +25,10 @@ from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.training.optimizers import OPTIMIZERS
 
 ROWS, INPUTS, OUTPUTS = 14, 4, 3
+SLOTS = 64
+"""More than any operation has."""
+
 RNG = np.random.default_rng(0)
-SLOTS = 40
 X, ONE_HOT, LABELS = RNG.random((ROWS, INPUTS)), np.eye(OUTPUTS)[np.arange(ROWS) % OUTPUTS], np.arange(ROWS) % OUTPUTS
 WEIGHTS = RNG.random(ROWS)
 
@@ -34,8 +36,8 @@ WEIGHTS = RNG.random(ROWS)
 class WithoutCode(CpuLibrary):
     """The heads of all operations, and nothing behind them."""
 
-    def __init__(self, made_by, threads, dtype):
-        self.dtype, self.threads, self.compiler, self.multiplies = dtype, threads, "no compiler", True
+    def __init__(self, dtype):
+        self.dtype, self.threads, self.multiplies = dtype, 2, True
         self.largest_product, self.call_size = 1 << 24, 8 * (HEAD + SLOTS)
         self.run = self.limit_blas_threads = lambda *_: None
 
@@ -63,8 +65,7 @@ def programs_alone(monkeypatch):
         assert [call for call in calls if not isinstance(call, KernelCall)] == []
         return ()
 
-    monkeypatch.setattr(opening, "_library", WithoutCode)
-    monkeypatch.setattr(compiler, "find", lambda: None)
+    monkeypatch.setattr(opening, "open_device", lambda *of: CpuDevice(of[0], WithoutCode(of[1]), compiled_ops))
     monkeypatch.setattr(CpuDevice, "sequence", program)
     for error in ("UnsupportedArguments", "DeviceError"):
         monkeypatch.setattr(fallback, error, Never)
