@@ -21,7 +21,7 @@ and with some steps that are not timed; then it times, as the task has it,
 - steps by hand: each begins with arrays of NumPy,
 - a fit: epochs, and after each the validation data are measured,
 - predictions: from an array of NumPy to one of NumPy; whose probabilities differ from those in float64 is not timed,
-- and of ours also the floor: the matrix products of the step alone.
+- and of ours also the floor: the matrix products of the step alone, beside the peak of bench/blas.py.
 
 A ratio is taken within a round. A round in which something else took the processors is repeated, and counted if it
 stays so; only Linux tells. `python bench/plot.py` puts the results into README.md and docs/performance.md.
@@ -41,6 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import blas
 from comparison import mnist_seconds, summary, tasks
 from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS, Task
 from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
@@ -122,13 +123,24 @@ def measure(spec: TaskSpec, task: Task, workers: Workers, rounds: int, window: f
     names = [name for name in told if name not in not_timed]
     turn = partial(workers.turn, ways=spec.ways, window=window)
     kept, counts = in_rounds(names, turn, rounds, workers.threads, not_timed)
+    found = statistics(kept, spec.ways) if kept and kept[0] else {}
     return {
         **described(spec, task),
         "first epoch": {"float64": check.described(), **told},
         "not timed": not_timed,
         "rounds": {"measured": rounds, **counts},
-        **(statistics(kept, spec.ways) if kept and kept[0] else {}),
+        **found,
+        **share_of_peak(spec, workers.threads, found),
     }
+
+
+def share_of_peak(spec: TaskSpec, threads: int, found: Mapping[str, Any]) -> dict[str, float]:
+    """How much of what so many threads can multiply and add at most the products alone reach, where both are known."""
+    peak = blas.ask(blas.PEAK, WINDOW, threads, spec.dtype).get(blas.PEAK) if "floor_us" in found else None
+    if peak is None:
+        return {}
+    rate = spec.configuration.flops / found["floor_us"]["median"] / 1000
+    return {"peak_gflops": round(peak, 1), "share of the peak": round(rate / peak, 3)}
 
 
 def described(spec: TaskSpec, task: Task) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from comparison import busy_report, estimator_report, mnist_seconds, population_report, summary
 from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS
-from comparison.summary import KINDS, Results, by_kind, mean_ratio, median_of, rows
+from comparison.summary import KINDS, Results, by_kind, geometric_mean, mean_ratio, median_of, times_as_fast
 from comparison.tasks import MEASURED
 from lib import scaling_report, table_report
 from lib.growth_plots import STYLE
@@ -69,10 +69,10 @@ def short(results: Results, plot: str) -> str:
     plot, and where it was measured."""
     cells = [
         (named(kind, those), len(those), *(times_as_fast(mean_ratio(those, peers)) for peers in COLUMNS.values()),
-         times_as_fast(min(row.ratio for row in those)))
+         times_as_fast(min(row.ratio for row in those)), percent(geometric_mean([row.share for row in those])))
         for kind, those in by_kind(results, OURS).items()
     ]  # fmt: skip
-    heads = ("times as fast as", "rows", *COLUMNS, "the least of the last")
+    heads = ("times as fast as", "rows", *COLUMNS, "the least of the last", "peak reached by products alone")
     standings = [
         (ours, words, summary.Standing.of(those))
         for ours in OUR_OWN
@@ -118,11 +118,12 @@ def every_row(results: Results) -> str:
             continue
         names = [name for name in (*OUR_OWN, *ON_CPU) if name in timed]
         heads = (
-            "", *names, "products alone", "times the fastest peer", f"the same, {NUMPY_ALONE.partition(', ')[2]}"
+            "", *names, "products alone", "of the peak", "times the fastest peer",
+            f"the same, {NUMPY_ALONE.partition(', ')[2]}",
         )  # fmt: skip
         cells = [
             (c["name"], *(median_of(c[way]["us"].get(n)) for n in names), median_of(c.get("floor_us")),
-             *(best(c, way, ours) for ours in OUR_OWN))
+             percent(c.get("share of the peak", math.nan)), *(best(c, way, ours) for ours in OUR_OWN))
             for c in tasks
         ]  # fmt: skip
         parts += [f"## {way[0].upper()}{way[1:]}, µs a {summary.unit(way)}", table(heads, cells)]
@@ -151,7 +152,7 @@ def mnist(results: Results) -> str:
 
 def best(task: Results, way: str, ours: str) -> str:
     """Formats how many times as fast as the fastest peer it is, from the least to the most of the rounds."""
-    row = next(iter(rows({"contests": [task]}, ours, way)), None)
+    row = next(iter(summary.rows({"contests": [task]}, ours, way)), None)
     if row is None:
         return "-"
     return ranged(task[way]["others / ours"][ours][row.best])
@@ -167,8 +168,8 @@ def circumstances(results: Results) -> str:
     )
 
 
-def times_as_fast(mean: float) -> str:
-    return "-" if math.isnan(mean) else f"{mean:.2f}"
+def percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.0%}"
 
 
 def number(us: float) -> str:

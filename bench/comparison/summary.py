@@ -69,6 +69,11 @@ class Row:
         return bool(self.task[self.way]["others / ours"][self.ours][self.best]["most"] < 1)
 
     @property
+    def share(self) -> float:
+        """Of the processor's peak, what the products alone reach; NaN where that is not known."""
+        return float(self.task.get("share of the peak", math.nan))
+
+    @property
     def best_us(self) -> float:
         return float(self.task[self.way]["us"][self.best]["median"])
 
@@ -158,10 +163,11 @@ class Standing:
 def summed_up(words: str, rows: Sequence[Row]) -> Iterator[str]:
     """Says in words how some rows of one of ours stand: on the whole, and which are below 1."""
     one = Standing.of(rows)
+    best, pytorch, jitted = map(times_as_fast, (one.best, one.pytorch, one.jitted))
     yield (
         f"{rows[0].ours}, {words}: at least as fast as the fastest peer in {one.level} rows, behind it in every round "
-        f"of {one.behind}. In the geometric mean it is {one.best:.2f} times as fast as it, {one.pytorch:.2f} times as "
-        f"fast as PyTorch in its better form and {one.jitted:.2f} times as fast as JAX's jitted step."
+        f"of {one.behind}. In the geometric mean it is {best} times as fast as it, {pytorch} times as fast as "
+        f"PyTorch in its better form and {jitted} times as fast as JAX's jitted step."
     )
     large = [row for row in rows if row.task["kind"] == "large" and row.floor > 0]
     if large:
@@ -243,6 +249,10 @@ def ends(task: Results, way: str) -> tuple[str, str]:
     """Gives its floor, and how many times as fast as the fastest peer we are."""
     mine = rows({"contests": [task]}, OURS, way)
     return median_of(task.get("floor_us")), f"{mine[0].ratio:.2f}" if mine else "-"
+
+
+def times_as_fast(mean: float) -> str:
+    return "-" if math.isnan(mean) else f"{mean:.2f}"
 
 
 def median_of(spread: Mapping[str, float] | None) -> str:

@@ -92,9 +92,14 @@ class Configuration:
         return self.widths[-1] == 1
 
     @property
+    def flops(self) -> int:
+        """Of the products of a step; ∂E/∂x of the first layer is none of them."""
+        weights = [inputs * units for inputs, units in itertools.pairwise(self.widths)]
+        return 2 * self.batch * (3 * sum(weights) - weights[0])
+
+    @property
     def size(self) -> str:
-        operations = 6 * self.batch * sum(inputs * units for inputs, units in itertools.pairwise(self.widths))
-        return next(name for name, most in SIZES.items() if operations < most)
+        return next(name for name, most in SIZES.items() if self.flops < most)
 
 
 CONFIGURATIONS = (

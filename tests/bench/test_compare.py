@@ -47,6 +47,7 @@ def test_the_contests_are_those_of_the_page():
     assert [name for name in names if name.startswith("8-32-32-1, ")] == [
         "8-32-32-1, B 64, tanh, Adam", "8-32-32-1, B 64, relu, Adam",
     ]  # fmt: skip
+    assert tasks.Configuration((3, 5, 2), 7, 7).flops == 2 * 7 * (2 * 15 + 3 * 10)
     for configuration in tasks.CONFIGURATIONS:
         assert configuration.rows % configuration.batch == 0 and configuration.rows // configuration.batch >= 7
 
@@ -422,7 +423,7 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     assert set(found["contenders"]) | set(found["left out"]) == those
     [spec] = found["contests"]
     assert spec["name"] == "8-8-1, B 16, relu, Adam" and spec["floor_us"]["median"] > 0
-    assert spec["not timed"] == {}
+    assert spec["not timed"] == {} and 0 < spec.get("share of the peak", 0.5) < 10
     told = 'python bench/compare.py --only "8-8-1, B 16, relu" --quick --window 0.001'.replace('"', "'")
     assert found["command"].removesuffix(" --threads 1") == told
 
@@ -516,7 +517,8 @@ FOUND = {
     "contenders": {peers.OURS: "gpu_backprop 1, x", EAGER: "PyTorch 2", COMPILED: "PyTorch 2", JITTED: "JAX 1"},
     "contests": [
         results_of("large", 1024, 80, {peers.OURS: 100, peers.NUMPY_ALONE: 200, EAGER: 400, COMPILED: 200, JITTED: 90}),
-        results_of("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "9-9", "small"),
+        results_of("small", 32, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 160, JITTED: 40}, "9-9", "small")
+        | {"share of the peak": 0.5},
         results_of("asked", 64, 10, {peers.OURS: 20, peers.NUMPY_ALONE: 40, EAGER: 60}, "30-5", "predict", ["predict"]),
     ],
 }  # fmt: skip
@@ -566,14 +568,17 @@ def test_contests_in_which_nobody_was_timed_are_left_out():
 
 def test_the_tables():
     text = plot.performance(FOUND)
-    assert "| small networks: 9-9, B 32 | 1 | 8.00 | 2.00 | - | - | - | 2.00 | 2.00 |" in text
-    assert "| predictions | 1 | 3.00 | - | - | - | - | 3.00 | 3.00 |" in text
+    assert "| small networks: 9-9, B 32 | 1 | 8.00 | 2.00 | - | - | - | 2.00 | 2.00 | 50% |" in text
+    assert "| predictions | 1 | 3.00 | - | - | - | - | 3.00 | 3.00 | - |" in text
     assert "| gpu_backprop: the first 2 tasks, step only | 1 of 2 | 0 | 1.34 | 4.00 | 1.34 |" in text
     assert "Rows below 1:\n\n- Level within its rounds: large: 0.90" in text
     machine = "a processor, 2 cores, 2 threads, an OS, Python 3.12.1, NumPy 2.4.0, JAX 1, PyTorch 2"
     assert f"On {machine}, gpu_backprop 1, x (2026-01-01)" in text and "(../bench/results/compare.svg)" in text
     text = plot.every_row(FOUND)
-    assert "| large | 100.0 | 200.0 | 400.0 | 200.0 | 90.0 | 80.0 | 0.90 (0.45 to 1.80) | 0.45 (0.23 to 0.90) |" in text
+    assert (
+        "| large | 100.0 | 200.0 | 400.0 | 200.0 | 90.0 | 80.0 | - | 0.90 (0.45 to 1.80) | 0.45 (0.23 to 0.90) |"
+        in text
+    )
     assert "## Predict, µs a prediction" in text and "## Fit" not in text
     assert "Of 21 rounds 3 were disturbed" in text and "6 times a disturbed round" in text
     assert "784-512-512-10" in "\n".join(plot.line(one) for one in FOUND["contests"])
