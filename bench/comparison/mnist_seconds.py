@@ -30,6 +30,9 @@ SEEDS, EPOCHS = (0, 1, 2, 3, 4), 20
 CONTENDERS = OURS, "PyTorch, eager", "JAX, epoch in lax.scan"
 """The fastest form of each of those that are the fastest on this network."""
 
+SLOW_ADAM = (0.00001, *tasks.ADAM[1:])
+"""Of the fit: at the rate of the other tasks, rounding grows to their tolerance in 468 steps."""
+
 TURN = 4
 """Epochs of a turn of the fit."""
 
@@ -81,7 +84,7 @@ def fit(folder: Path, quick: bool = False) -> tuple[TaskSpec, Task]:
     spec = TaskSpec(network, "relu", "Adam", way="fit", epochs=QUICK_EPOCHS if quick else TURN)
     parameters = first_parameters(WIDTHS, 0)
     return spec, Task(
-        x[:rows], labels[:rows], parameters, BATCH, tasks.ADAM, "relu", validation=test, epochs=spec.epochs
+        x[:rows], labels[:rows], parameters, BATCH, SLOW_ADAM, "relu", validation=test, epochs=spec.epochs
     )
 
 
