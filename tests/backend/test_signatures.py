@@ -141,14 +141,14 @@ BAD_HEADS = {
     "V before T": ("template<int V, class T> __global__ void k(int n) {}", "V depends on T or A"),
     "an array on the CPU": ("BP_CPU void k(float x[3], i64 part, i64 parts) {", "'float x[3]' cannot be read"),
     "no parts": ("BP_CPU void k(i64 n) {", "its last parameters must be i64 part, i64 parts"),
-    "not the CPU's": ("BP_CPU void k(int n, i64 part, i64 parts) {", "n has the unknown type 'int'; known: float"),
+    "not the CPU's": ("BP_CPU void k(int n, i64 part, i64 parts) {", "n has the unknown type 'int'; known: real"),
     "a lone byte": ("BP_CPU void k(u8 x, i64 part, i64 parts) {", "x has the unknown type 'u8'"),
     "the grid on the CPU": (
-        "BP_CPU void k(\n float* x,  // [gridDim.x]\n i64 part, i64 parts) {",
+        "BP_CPU void k(\n real* x,  // [gridDim.x]\n i64 part, i64 parts) {",
         "x has the unknown size 'gridDim.x'",
     ),
     "by rows without models": (
-        "BP_CPU void k(\n float* x,  // [n] by rows\n i64 n, i64 part, i64 parts) {",
+        "BP_CPU void k(\n real* x,  // [n] by rows\n i64 n, i64 part, i64 parts) {",
         "x is not [models, rows",
     ),
     "unread on the CPU": ("BP_CPU int k(i64 part, i64 parts) {", "line 1: this kernel's head cannot be read"),
