@@ -404,7 +404,7 @@ def test_a_process_that_finds_the_kernels_compiled_runs_no_compiler(made_by):
 
 
 def test_there_are_no_more_threads_than_the_kernels_have_room_for(made_by):
-    assert cpu_library.CpuLibrary(made_by, 1000).threads == 256
+    assert cpu_library.CpuLibrary(made_by, 1000).threads == 255
 
 
 def test_nothing_is_said_where_all_is_well(made_by):
