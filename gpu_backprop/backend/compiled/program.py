@@ -3,8 +3,8 @@
 A KernelCall is one operation of kernels/cpu with all its arguments. Neighbours become a Program, which is one call from
 Python. kernels/cpu/program.cpp runs it.
 
-All threads go through the list, and split each operation. A barrier, where they wait for each other, stands only before
-an operation that accesses memory which another thread may be using: where it and one since the last barrier overlap and
+All threads go through the list, and split each operation. They wait for each other, between two segments of it, only
+before an operation that accesses memory which another thread may be using: where it and one in the segment overlap and
 one of them writes. None is needed where one thread does both, or where both access it by rows and in the same parts.
 
 With at least as many members as threads, each thread takes one member at a time through the whole list, see `Members`.
@@ -97,21 +97,6 @@ class MemoryAccess(NamedTuple):
     slot: int  # of the pointer
     member: int  # the bytes from one member's to the next one's; 0: it is one for all
     thread: int  # and from one thread's to the next one's
-
-    def conflicts_with(self, other: MemoryAccess) -> bool:
-        """Tells whether two threads could access the same memory, one of them writing."""
-        if not (self.written or other.written) or self.parts == other.parts == 1 or not self._overlaps(other):
-            return False
-        same = (self[:4], self.rows, self.parts) == (other[:4], other.rows, other.parts)
-        return not (same and self.rows)
-
-    def _overlaps(self, other: MemoryAccess) -> bool:
-        if self.end <= other.begin or other.end <= self.begin:
-            return False
-        if not self.stride or self.stride != other.stride:
-            return True
-        shift = (other.begin - self.begin) % self.stride  # views of one flat buffer: the models of one lie between the
-        return shift < self.size or shift + other.size > self.stride  # other's
 
     @property
     def end(self) -> int:
@@ -242,8 +227,13 @@ def at_once(calls: Sequence[Call]) -> int:
 def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     """Binds some calls, one after the other, as one, which holds on to their arrays; all of them so many times."""
     device = calls[0].device
+    numbers = segments(calls) if device.threads > 1 else [0] * len(calls)
+    calls = [calls[k] for k in sorted(range(len(calls)), key=numbers.__getitem__)]
+    ends = np.cumsum(np.bincount(numbers)).tolist()
+    cuts = np.array(
+        [(begin, end, max(call.parts for call in calls[begin:end])) for begin, end in pairwise([0, *ends])], np.int64
+    )
     records = np.stack([call.record for call in calls])
-    cuts = np.array(segments(calls), np.int64)
     members = Members.of(calls)
     work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
     threads = device.threads if work >= PARALLEL_NS else 1
@@ -263,19 +253,39 @@ def tried_after(work: float, threads: int) -> int:
     return 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)
 
 
-def barriers(calls: Sequence[KernelCall]) -> list[bool]:
-    """Returns, for each call, whether all threads have to wait for each other before it."""
-    found, since = [], list[MemoryAccess]()
-    for call in calls:
-        found.append(any(new.conflicts_with(old) for new in call.accesses for old in since))
-        since = call.accesses[:] if found[-1] else since + call.accesses
+def segments(calls: Sequence[KernelCall]) -> list[int]:
+    """Returns, for each call, the number of its segment: between two of them all threads wait for each other.
+
+    A call goes ahead of others where it does not depend on them: by rows all layers go forward and back, and then what
+    adds up over the rows has waited once."""
+    depends, conflicts = _relations(calls)
+    found, left, number = [0] * len(calls), [*range(len(calls))], 0
+    while left:
+        inside, later = list[int](), list[int]()
+        for k in left:
+            waits = depends[k, later].any() or conflicts[k, inside].any()
+            (later if waits else inside).append(k)
+        for k in inside:
+            found[k] = number
+        left, number = later, number + 1
     return found
 
 
-def segments(calls: Sequence[KernelCall]) -> list[tuple[int, int, int]]:
-    """Cuts calls at their barriers: where each segment begins and ends, and the most parts that a call of it has."""
-    cuts = [0, *(k for k, barrier in enumerate(barriers(calls)) if barrier), len(calls)]
-    return [(begin, end, max(call.parts for call in calls[begin:end])) for begin, end in pairwise(cuts)]
+def _relations(calls: Sequence[KernelCall]) -> tuple[Array, Array]:
+    """Returns, for each two calls, whether they access the same memory, one of them writing, and whether it may be
+    that of two threads."""
+    listed = [(*a[:7], a.end) for call in calls for a in call.accesses]
+    begin, size, stride, _, written, rows, parts, end = columns = np.array(listed).T
+    other = columns[..., None]
+    shift = (begin - other[0]) % np.maximum(stride, 1)  # views of one flat buffer: the models of one lie between the
+    between = (stride > 0) & (stride == other[2]) & (shift >= other[1]) & (shift + size <= stride)  # other's
+    depends = (begin < other[7]) & (other[0] < end) & ((written | other[4]) > 0) & ~between
+    alike = np.delete(columns, [4, 7], 0)
+    same = (rows > 0) & (alike[:, None] == alike[..., None]).all(0)
+    conflicts = depends & ~same & ((parts > 1) | (other[6] > 1))
+    first = np.cumsum([0, *(len(call.accesses) for call in calls[:-1])])
+    of_calls = (np.logical_or.reduceat(np.logical_or.reduceat(a, first), first, axis=1) for a in (depends, conflicts))
+    return next(of_calls), next(of_calls)
 
 
 class Members:

@@ -19,7 +19,7 @@ from gpu_backprop.backend.compiled.program import (
     KernelCall,
     UnsupportedArguments,
     at_once,
-    barriers,
+    segments,
     sequence,
 )
 from gpu_backprop.backend.errors import OutOfMemoryError
@@ -54,30 +54,31 @@ def test_a_barrier_stands_where_another_threads_work_is_needed(on_threads):
     device = on_threads(2)
     counter, other = np.zeros(64, np.int64), np.zeros(64, np.int64)
     same = [advance(device, counter), advance(device, counter), advance(device, other)]
-    assert barriers(same) == [False, True, False]
-    assert barriers([advance(device, a, work=1) for a in (counter, counter)]) == [False, False]  # one thread does both
-    assert barriers([advance(device, counter), advance(device, counter, work=1)]) == [False, True]
+    assert segments(same) == [0, 1, 0]
+    assert segments([advance(device, a, work=1) for a in (counter, counter)]) == [0, 0]  # one thread does both
+    assert segments([advance(device, counter), advance(device, counter, work=1)]) == [0, 1]
     overlapping = [advance(device, counter[:40]), advance(device, counter[32:])]
-    assert barriers(overlapping) == [False, True]
-    assert barriers([advance(device, counter[:32]), advance(device, counter[32:])]) == [False, False]
+    assert segments(overlapping) == [0, 1]
+    assert segments([advance(device, counter[:32]), advance(device, counter[32:])]) == [0, 0]
 
 
 def test_what_is_done_by_rows_needs_none(on_threads):
     device = on_threads(2)
     x, z, y, b = arrays((40, 8), (40, 8), (40, 8), (8,))
-    assert barriers([add_bias(device, x, b, z), add_bias(device, z, b, y), add_bias(device, x, b, z)]) == [False] * 3
-    assert barriers([add_bias(device, x, b, z), add_bias(device, z[4:], b, y[4:])]) == [False, True]  # other rows
-    assert barriers([add_bias(device, x, b, z), add_bias(device, z.reshape(20, 16), np.tile(b, 2), x.reshape(20, 16))])
+    assert segments([add_bias(device, x, b, z), add_bias(device, z, b, y), add_bias(device, x, b, z)]) == [0] * 3
+    assert segments([add_bias(device, x, b, z), add_bias(device, z[4:], b, y[4:])]) == [0, 1]  # other rows
+    reshaped = add_bias(device, z.reshape(20, 16), np.tile(b, 2), x.reshape(20, 16))
+    assert segments([add_bias(device, x, b, z), reshaped]) == [0, 1]
     whole = KernelCall(device, "copy", LONG, source=z, destination=y, size=z.nbytes)
-    assert barriers([add_bias(device, x, b, z), whole]) == [False, True]
-    assert barriers([add_bias(device, x, b, z), add_bias(device, z, b, y, work=1)]) == [False, True]  # in other parts
+    assert segments([add_bias(device, x, b, z), whole]) == [0, 1]
+    assert segments([add_bias(device, x, b, z), add_bias(device, z, b, y, work=1)]) == [0, 1]  # in other parts
 
 
 def test_reading_needs_none(on_threads):
     device = on_threads(2)
     x, y, z = arrays((40, 8), (40, 8), (40, 8))
     steps = [KernelCall(device, "copy", LONG, source=x, destination=to, size=x.nbytes) for to in (y, z)]
-    assert barriers(steps) == [False, False]
+    assert segments(steps) == [0, 0]
 
 
 def test_views_of_one_flat_buffer_lie_between_each_other(on_threads):
@@ -94,8 +95,8 @@ def test_views_of_one_flat_buffer_lie_between_each_other(on_threads):
         device, "matmul", LONG,
         a=z, b=x, c=weights, models=2, m=4, n=8, k=40, a_transposed=True, b_transposed=False, ours=True,
     )  # fmt: skip
-    assert barriers([product, sums(bias)]) == [False, False]
-    assert barriers([product, sums(flat[:, 24:32])]) == [False, True]
+    assert segments([product, sums(bias)]) == [0, 0]
+    assert segments([product, sums(flat[:, 24:32])]) == [0, 1]
 
 
 def test_a_step_of_training_has_few(networks_on):
@@ -107,8 +108,9 @@ def test_a_step_of_training_has_few(networks_on):
     (replay,) = trainer.manual_steps._replays.values()
     steps = [call for operation in replay.plan.operations for call in operation.calls]
     assert all(isinstance(step, KernelCall) for step in steps)
-    before = [step.name for step, barrier in zip(steps, barriers(steps), strict=True) if barrier]
-    assert before == ["matmul", "matmul", "matmul", "update"]
+    numbers = segments(steps)
+    assert [step.name for step, number in zip(steps, numbers, strict=True) if number == 2] == ["update"]
+    assert {step.name for step, number in zip(steps, numbers, strict=True) if number == 1} == {"matmul"}
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

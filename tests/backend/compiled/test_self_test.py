@@ -18,7 +18,7 @@ from gpu_backprop.backend.compiled import self_test
 from gpu_backprop.backend.compiled.device import CpuDevice
 from gpu_backprop.backend.compiled.library import BASE
 from gpu_backprop.backend.compiled.operations_text import operations_text
-from gpu_backprop.backend.compiled.program import HEAD, barriers
+from gpu_backprop.backend.compiled.program import HEAD, segments
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.signatures import heads as heads_of
 from gpu_backprop.network.losses import LOSSES
@@ -111,7 +111,7 @@ def test_threads_wait_for_each_other_in_it(on_threads):
     counting = compiled_ops.advance(device, None, 0, None, None, given[4][..., 0])
     steps = [*counting, *compiled_ops.update(device, *given)]
     self_test._run(device, steps)
-    assert barriers(steps) == [False, True]
+    assert segments(steps) == [0, 1]
 
 
 def test_cases_are_the_same_each_time():

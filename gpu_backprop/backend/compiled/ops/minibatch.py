@@ -29,20 +29,24 @@ def gather(
     outs: Sequence[Array | None], counts: Array | None = None,
 ) -> Calls:  # fmt: skip
     axes, models = permutation.ndim - 1, math.prod(permutation.shape[:-1])
-    for source, out, row_counts in zip(sources, outs, (None, None, counts), strict=False):
-        if source is None or out is None:
-            continue
+    given = zip(sources, outs, (None, None, counts), strict=False)
+    moved = [(s, out, own) for s, out, own in given if s is not None and out is not None]
+    copied = [s.dtype == out.dtype and s.flags.c_contiguous and s.flags.aligned for s, out, _ in moved]
+    rates = [COPIED if as_is else CONVERTED for as_is in copied]
+    work = 10 * models + max(out.nbytes / rate for (_, out, _), rate in zip(moved, rates, strict=True))
+    # Each counts as the largest, so that all have the same parts: then no thread waits for another's.
+    for (source, out, row_counts), as_is in zip(moved, copied, strict=True):
         first = source[0] if axes and source.ndim == out.ndim else source  # each model has its own, or all share one
-        given: dict[str, Any] = {
+        taken: dict[str, Any] = {
             "out": out, "order": permutation, "cursor": cursor, "row_counts": row_counts, "models": models,
             "rows": out.shape[axes], "row": out.nbytes // (models * out.shape[axes]), "samples": len(first),
             "places": permutation.shape[-1],
         }  # fmt: skip
-        if source.dtype == out.dtype and source.flags.c_contiguous and source.flags.aligned:
-            yield KernelCall(device, "gather", 10 * models + out.nbytes / COPIED, source=source, **given)
+        if as_is:
+            yield KernelCall(device, "gather", work, source=source, **taken)
         else:
             yield KernelCall(
-                device, "gather_numbers", 10 * models + out.nbytes / CONVERTED, **given,
+                device, "gather_numbers", work, **taken,
                 **_layout(source, first), kind=_kind(source.dtype, out.dtype),
             )  # fmt: skip
 
