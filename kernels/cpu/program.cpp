@@ -39,6 +39,7 @@ struct Program {
   i64 usual;        // ns of a run, a moving average; 0: not known
   i64 fewer;        // ns of a run on half of the threads; 0: not known
   i64 lost;         // ns by which the runs were slower than those on half of the threads
+  i64 late;         // in how many of 1,000 runs, on average, the caller did a part for a thread that was late
   i64 repeats;      // how many times a run goes through the calls
   i64 members;      // that are taken one by one; 0: each operation does all, and the fields below are not there
   i64 next;         // which of them is taken next
@@ -61,6 +62,7 @@ static const i64 PATIENCE = 1'000;  // ns that it waits for another to begin its
 static const int LOOKS = 8;         // at memory between two at the clock
 static const i64 TRIALS = 2;        // runs, of which the last counts: before it memory is in other cores' caches
 static const i64 APART = 200;       // times as long as such a run it is until the next trials
+static const i64 LONG = 500'000, OFTEN = 250;  // ns of a run, and how many are late, from which on trials are worth it
 static const i64 LIMIT = 500'000, RUNS = 2;           // ns, and runs, that may be lost until fewer threads go on
 static const i64 CREDIT = 10'000'000;                 // ns that were won and count against it: a hiccup is no reason
 static const i64 REPAID = 25, LONGEST_REST = 500'000'000;  // times what was lost, and ns, until more threads are tried again
@@ -93,6 +95,7 @@ static Arrived arrived;
 static u32 asleep[MAX_THREADS];  // which threads sleep, or are about to
 static u32 turn;                 // 1 while a program runs on more than one thread
 static i64 workers;              // threads beside the one that calls
+static bool helped;              // whether the one that calls has done a part of another in this run
 
 template <class T> static T read(const T& from) { return __atomic_load_n(&from, __ATOMIC_SEQ_CST); }
 template <class T> static void write(T& to, T value) { __atomic_store_n(&to, value, __ATOMIC_RELEASE); }
@@ -168,6 +171,7 @@ static void take_part_in_all(i64 me) {
         looked = true;
         for (i64 part = 0; part < parts; part++) took |= take_part(now, part);
         patience = took ? 0 : PATIENCE;
+        if (took && !me) helped = true;
       } else if (clock - idle >= SPIN) {
         exchange(asleep[me], 1u);
         if (read(current.segment) == now) wait_on(&asleep[me], 1);
@@ -270,11 +274,13 @@ extern "C" void bp_limit_blas_threads(i64 begin, i64* inside) {
 }
 
 // Runs a program on as many threads as are worth it: on a busy machine they wait for one that has lost its core, and a
-// small program may be faster in one core's cache. Now and then a few runs on half of the threads tell what these take.
+// small program may be faster in one core's cache. Now and then a few runs on half of the threads tell what these take;
+// where a run is long, and would be twice as long, only when threads were late.
 // As soon as more than LIMIT was lost against that, half of them go on, until it is repaid.
 static void run_adaptive(Program& all) {
   const i64 half = (all.level + 1) / 2, level = all.trials ? half : all.level;
   const i64 began = nanoseconds();
+  helped = false;
   level > 1 ? run_parallel(all, level) : run_serial(all);
   const i64 took = nanoseconds() - began;
   if (all.trials) {
@@ -285,6 +291,7 @@ static void run_adaptive(Program& all) {
   }
   all.usual = all.usual > 0 ? all.usual + (took - all.usual) / 8 : took;
   all.due -= took, all.rest -= took;
+  all.late += ((helped ? 1000 : 0) - all.late) / 8;
   if (level > 1 && all.fewer > 0) all.lost += took - all.fewer;
   if (all.lost < -CREDIT) all.lost = -CREDIT;
   if (all.lost > LIMIT && all.lost > RUNS * all.fewer) {
@@ -294,7 +301,7 @@ static void run_adaptive(Program& all) {
     all.level = 2 * level < all.threads ? 2 * level : all.threads;
     all.fewer = all.usual, all.usual = all.lost = 0, all.due = APART * all.fewer;
   }
-  if (all.level > 1 && all.due <= 0) all.trials = TRIALS;
+  if (all.level > 1 && all.due <= 0 && (all.usual < LONG || all.late > OFTEN)) all.trials = TRIALS;
 }
 
 // Where the threads are busy with another program, the caller does all.

@@ -17,7 +17,7 @@ from gpu_backprop.backend.formula import Array, Call
 FEW = 8
 """Rows for each thread, below which the threads had better share each operation, if they are worth it."""
 
-THREADS, REPEATS, MEMBERS, TOTAL = 4, 12, 13, 24
+THREADS, REPEATS, MEMBERS, TOTAL = 4, 13, 14, 25
 """The places in struct Program of kernels/cpu/program.cpp where stands what a call sets, between the first two how many
 threads are worth it, as it learns from run to run; a block is a member there."""
 
@@ -107,7 +107,7 @@ class Blocks:
             blocks = -(-rows // block)
         fields = self._fields
         if self._set[0] != rows:
-            fields[THREADS:REPEATS] = threads, threads, 0, tried_after(work, threads), 0, 0, 0, 0
+            fields[THREADS:REPEATS] = threads, threads, 0, tried_after(work, threads), 0, 0, 0, 0, 0
         fields[MEMBERS], fields[TOTAL:] = blocks, (rows, block)
         for slots, begin, size in zip(self._slots, lie, self._row, strict=True):
             self._first[slots] = begin

@@ -31,7 +31,7 @@ from gpu_backprop.backend.signatures import Parameter
 HEAD = 2
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
-FIELDS = 26
+FIELDS = 27
 """Of struct Program there, 8 bytes each."""
 
 COUNTER = 8
@@ -239,7 +239,7 @@ def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     threads = device.threads if work >= PARALLEL_NS else 1
     listed = records.ctypes.data, len(calls), cuts.ctypes.data, len(cuts)
     rest = members.fields if members else ()
-    learned = 0, 0, 0, 0  # a program finds them out itself
+    learned = 0, 0, 0, 0, 0  # a program finds them out itself
     found = (*listed, threads, threads, 0, tried_after(work, threads), *learned, repeats, *rest)
     fields = np.zeros(FIELDS, np.int64)
     fields[: len(found)] = found

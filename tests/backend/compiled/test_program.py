@@ -459,7 +459,7 @@ int main() {
     copy.slots[0].pointer = counter, copy.slots[1].pointer = counter + 500, copy.slots[2].integer = 3200;
   }
   if (!RIGHT) segments[parts++] = {0, count, 3};
-  Program all = {steps, count, segments, parts, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 1};
+  Program all = {steps, count, segments, parts, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 0, 1};
   for (i64 k = 0; k < rounds; k++) all.level = 3 - k % 2, all.lost = 0, bp_run(&all);
   for (i64 k = 0; k < rounds; k++)
     for (i64 shift = 0; shift < 100; shift++) {
@@ -490,7 +490,7 @@ int main() {
   const Pointer pointers[] = {{2, 160}, {32 + 2, 160}, {32 + 3, 160 * RIGHT}};
   i64* const all_count[] = {&shared};
   Program all = {
-      calls, 3, nullptr, 1, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 50, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
+      calls, 3, nullptr, 1, 3, 3, 0, 1 << 30, 0, 0, 0, 0, 0, 50, 40, 0, own[0], pointers, 3, all_count, 1, counts, 32};
   const i64 rounds = RIGHT ? 10 : 1000;  // until two threads have taken part
   for (i64 k = 0; k < rounds; k++) all.level = 3, all.lost = 0, bp_run(&all);
   for (i64 m = 0; m < 40; m++)
