@@ -83,9 +83,12 @@ nvrtc:
 	$(MAKE) VENV=$(VENV)-nvrtc13 $(VENV)-nvrtc13/have-test,nvrtc13
 	$(MAKE) VENV=$(VENV)-nvrtc12 $(VENV)-nvrtc12/have-test,nvrtc12
 
-# For all platforms, and with the kernels of a CPU where there is a compiler; GPU_BACKPROP_COMPILER names another one.
-wheel: $(VENV)/have-plot
+# For all platforms.
+pure-wheel: $(VENV)/have-plot
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# And with the kernels of a CPU; GPU_BACKPROP_COMPILER names another compiler.
+wheel: pure-wheel
 	$(BIN)/python bench/prebuilt.py dist
 
 clean:
@@ -101,5 +104,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof bench tables gpu-check gpu-env kernels nvrtc wheel clean
+.PHONY: help train test lint proof bench tables gpu-check gpu-env kernels nvrtc pure-wheel wheel clean
 .PRECIOUS: $(VENV)/have-%

@@ -82,6 +82,10 @@ PROOFS = (
         settings=("GPU_BACKPROP_PROOF=1",),
     ),
     Proof(
+        "Products and activations compiled for aarch64 are right, where a cross compiler and qemu are installed",
+        (*TESTS, "tests/backend/compiled/on_aarch64.py"),
+    ),
+    Proof(
         "They pass on NumPy alone, where no compiler is",
         (*ANYWHERE, "--ignore", "tests/backend/compiled"),
         settings=("GPU_BACKPROP_COMPILER=none",),
