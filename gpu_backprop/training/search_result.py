@@ -177,16 +177,18 @@ class SearchResult(FixedAttributes):
 
     def _trials(self, part: Part) -> list[Trial]:
         scores, epochs, curves = part.scores(self.metric), part.epochs(), part.values(self.metric).mean(axis=-1)
+        with np.errstate(invalid="ignore"):  # where a score is infinite
+            spreads = scores.std(axis=-1)
         return [
             {
                 "number": number,
                 "settings": dict(self.candidates[number]),
                 "score": float(scores[k].mean()),
-                "std": float(scores[k].std()),
+                "std": float(spreads[k]),
                 "scores": scores[k].tolist(),
                 "epochs": round(float(epochs[k].mean())),
                 "stopped": int(part.stopped[k]) or None,
-                "diverged": bool(np.isnan(scores[k]).any()),
+                "diverged": not np.isfinite(scores[k]).all(),
                 "curve": curves[: part.stopped[k] or None, k].tolist(),
             }
             for k, number in enumerate(part.numbers)

@@ -18,6 +18,12 @@ LABELS = np.array([0, 1, 1, 0, 1])
 NUMBER = r"(-?\d[^ ]*)"
 
 
+@pytest.fixture(autouse=True)
+def on_numpy_alone(monkeypatch):
+    """Whose operations the mistakes are planted in."""
+    monkeypatch.setenv("GPU_BACKPROP_COMPILER", "none")
+
+
 def network(output="identity", **settings):
     layers = [gb.Dense(4, "tanh"), gb.Bias("sigmoid"), gb.Dropout(0.25), gb.Dense(2, output)]
     net = gb.Network(3, layers, **{"dtype": "float64", **settings})
