@@ -54,6 +54,7 @@ class CpuLibrary:
     ) -> None:  # fmt: skip
         self._made_by, self._check, self._lock, self.dtype = made_by, check, threading.RLock(), dtype
         self._units: dict[str, Library | DeviceError] = {}  # those of rows by functor: one for all numbers
+        self._heads: dict[str, Mapping[str, Head]] = {}
         self._load({unit: unit for unit in BASE}, "the CPU's kernels", trial)
         program, products = (self._library(unit).functions for unit in ("program", "products"))
         self.run: Any = program.bp_run
@@ -79,7 +80,7 @@ class CpuLibrary:
         """
         unit = unit_of(name) if row is None else row
         self.prepare([unit])
-        head = operations_text(unit, self.dtype).heads[name]
+        head = self._heads[_key(unit)][name]
         return head, ctypes.cast(getattr(self._library(unit).functions, f"bp_{name}"), c_void_p).value or 0
 
     def prepare(self, units: Iterable[Unit]) -> None:
@@ -96,8 +97,9 @@ class CpuLibrary:
                     raise
 
     def _load(self, units: Mapping[str, Unit], what: str, trial: Trial | None = None) -> None:
-        texts = [operations_text(unit, self.dtype).text for unit in units.values()]
-        self._units |= zip(units, self._made_by.load(texts, what, trial), strict=True)
+        made = [operations_text(unit, self.dtype) for unit in units.values()]
+        self._heads |= {key: one.heads for key, one in zip(units, made, strict=True)}
+        self._units |= zip(units, self._made_by.load([one.text for one in made], what, trial), strict=True)
 
     def _compare(self, key: str, unit: Unit) -> None:
         try:

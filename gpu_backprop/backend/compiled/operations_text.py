@@ -34,17 +34,23 @@ class OperationsText(NamedTuple):
 
 def unit_of(name: str) -> str:
     """Finds the unit of an operation that needs no formula."""
-    return heads("cpu/*.cpp")[name].file.removesuffix(".cpp")
+    return _heads("cpu/*.cpp")[name].file.removesuffix(".cpp")
+
+
+@cache
+def _heads(files: str) -> Mapping[str, Head]:
+    """Reads heads once: later the folder may be one that this process cannot look into."""
+    return heads(files)
 
 
 def likely_unit(name: str, arguments: Iterable[Any]) -> Unit | None:
     """Guesses which unit an operation of a plan needs: of most, the kernel has the same name."""
     row = next((a for a in arguments if isinstance(a, Row) and a.kind in FILES), None)
-    if row is not None and name in heads(FILES[row.kind]):
+    if row is not None and name in _heads(FILES[row.kind]):
         name = row.name  # softmax has kernels of its own
         with suppress(DeviceError):  # it is for NumPy alone
             return row if functor(row) else None
-    return unit_of(name) if name in heads("cpu/*.cpp") else None
+    return unit_of(name) if name in _heads("cpu/*.cpp") else None
 
 
 def operations_text(unit: Unit, dtype: str) -> OperationsText:
