@@ -418,7 +418,7 @@ def test_a_device_is_told_all_operations_before_the_first_is_bound():
     done = []
     plan = gb.Plan(open_device("cpu", "float64"))
     plan.device.prepare = lambda operations: done.append([operation.name for operation in operations])
-    a, b, out = (np.ones((1, 4)) for _ in range(3))
+    a, b, out = (np.ones(4) for _ in range(3))
     plan.append(gb.Operation("planted", "", {}, {}, 0, 0, 1, plan.phase, lambda: done.append("bound") or ()))
     plan.add(Operations.multiply, "out = a ⊙ b", {}, out=out, b=b, a=a)
     assert list(plan.operations[1].arguments) == ["a", "b", "out"]

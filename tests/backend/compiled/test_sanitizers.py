@@ -37,7 +37,7 @@ def run(name, *arguments):
         step()
         ran += 1
 
-for models, rows, cols in itertools.product([(), (2,), (3,)], [1, 5, 16, 37], [1, 3, 16, 17, 100, 128, 513]):
+for models, rows, cols in itertools.product([(), (2,), (3,)], [1, 5, 37], [1, 3, 17, 128, 513]):
     z, y, b, flat = a(*models, rows, cols), a(*models, rows, cols), a(*models, cols), a(*models, cols)
     labels = np.arange(z[..., 0].size).reshape(z.shape[:-1]) % cols
     labels[..., 0] = -5
@@ -119,4 +119,4 @@ def test_memory_and_arithmetic_are_in_order(made_by, tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"ran {12 * 7 * 23 + 12 * (2 * len(RULES) + 35) + 96 * 4}\n", done.stderr[-3000:]
+    assert done.stdout == f"ran {9 * 5 * 23 + 12 * (2 * len(RULES) + 35) + 96 * 4}\n", done.stderr[-3000:]

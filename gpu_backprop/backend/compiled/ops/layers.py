@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -26,8 +27,8 @@ LANES = 16
 
 
 def sizes(a: Array) -> dict[str, int]:
-    """models, rows and cols of (..., rows, units)."""
-    return {"models": len(a) if a.ndim == 3 else 1, "rows": a.shape[-2], "cols": a.shape[-1]}
+    """models, rows and cols of (..., rows, units), or (units,)."""
+    return {"models": len(a) if a.ndim == 3 else 1, "rows": math.prod(a.shape[-2:-1]), "cols": a.shape[-1]}
 
 
 def padded(columns: int) -> int:
