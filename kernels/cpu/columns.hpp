@@ -18,18 +18,23 @@ BP_DEV i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
 template<i64 half> BP_DEV void fold(real (&lanes)[LANES]) {
   for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
 }
-BP_DEV real sum_of(const real* v, i64 n) {
+template<class Term> BP_DEV real sum_of_terms(i64 n, Term term) {
   real sum = real(0.0);
   i64 i = 0;
   if (n >= LANES) {
     real lanes[LANES] = {};
-    for (; i + LANES <= n; i += LANES)
-      for (i64 k = 0; k < LANES; k++) lanes[k] += v[i + k];
+    for (; i + LANES <= n; i += LANES) {
+      BP_LANES
+      for (i64 k = 0; k < LANES; k++) lanes[k] += term(i + k);
+    }
     fold<8>(lanes), fold<4>(lanes), fold<2>(lanes), fold<1>(lanes);
     sum = lanes[0];
   }
-  for (; i < n; i++) sum += v[i];
+  for (; i < n; i++) sum += term(i);
   return sum;
+}
+BP_DEV real sum_of(const real* v, i64 n) {
+  return sum_of_terms(n, [=](i64 i) { return v[i]; });
 }
 
 // How many rows are taken at a time: a power of two, so that they are whole vectors if that is possible.

@@ -40,7 +40,7 @@ struct TransposedRows {
     for (i64 c = 1; c < cols; c++)
       for (i64 k = 0; k < LANES; k++) {
         const real v = block[c * LANES + k];
-        const bool first = (v > top[k]) | ((v != v) & (top[k] == top[k]));
+        const bool first = is_larger(v, top[k]);
         top[k] = first ? v : top[k], place[k] = first ? int(c) : place[k];
       }
   }

@@ -4,7 +4,10 @@
 enum { LOSS = 0, WEIGHT = 1, CORRECT = 2 };
 enum { NOTHING = 0, ARGMAX = 1, THRESHOLD = 2 };  // what counts as a right answer
 
-// The place of the largest number: the first of equals, and of NaNs, as numpy.argmax has it.
+// A NaN is larger than all numbers, as numpy.argmax has it. Without branches, so that loops become vectors.
+BP_DEV bool is_larger(real a, real b) { return (a > b) | ((a != a) & (b == b)); }
+
+// The place of the largest number: the first of equals, and of NaNs.
 BP_DEV i64 place_of_largest(const real* v, i64 n) {
   i64 place = 0;
   for (i64 c = 1; c < n && v[place] == v[place]; c++)

@@ -1,18 +1,6 @@
 // A row of softmax at a time, in whole vectors.
 #include "rows.hpp"
 
-// sum of term(c) for c < n, LANES of them side by side
-template<class Term> BP_DEV real sum_of_terms(i64 n, Term term) {
-  real lanes[LANES] = {}, rest = real(0);
-  i64 c = 0;
-  for (; c + LANES <= n; c += LANES) {
-    BP_LANES
-    for (i64 k = 0; k < LANES; k++) lanes[k] += term(c + k);
-  }
-  for (; c < n; c++) rest += term(c);
-  return sum_of(lanes, LANES) + rest;
-}
-
 // A row in memory of its own, which ends with places that hold nothing: -infinity, whose exponential is 0.
 struct SoftmaxRow {
   real* v;         // [width]
@@ -36,14 +24,13 @@ struct SoftmaxRow {
     for (i64 c = LANES; c < width; c += LANES)
       for (i64 k = 0; k < LANES; k++) {
         const real here = v[c + k];
-        const bool first = (here > top[k]) | ((here != here) & (top[k] == top[k]));
+        const bool first = is_larger(here, top[k]);
         top[k] = first ? here : top[k], from[k] = first ? int(c) : from[k];
       }
     i64 place = from[0];
     real best = top[0];
     for (i64 k = 1; k < LANES; k++) {
-      const bool same = top[k] == best || (top[k] != top[k] && best != best);
-      const bool larger = top[k] > best || (top[k] != top[k] && best == best);
+      const bool larger = is_larger(top[k], best), same = !larger && !is_larger(best, top[k]);
       if (larger || (same && from[k] + k < place)) place = from[k] + k, best = top[k];
     }
     return place;

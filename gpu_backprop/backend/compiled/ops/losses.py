@@ -41,10 +41,8 @@ def loss_gradient(
         raise UnsupportedArguments("a label has no sides")
     cost = work(y.size, loss.cuda_value, loss.cuda_slope) + ROW * y[..., 0].size
     yield KernelCall(
-        device, "loss_gradient", cost, loss,
-        y=y, **_target(target, y), weights=weights, numbers=numbers, scales=scales, grad_y=grad_y,
-        **_sums(device, y, total), **sizes(y), count=numbers.shape[-1], scale=scale, share=loss.share(y.shape[-1]),
-        accuracy=ACCURACY_KIND[loss.accuracy],
+        device, "loss_gradient", cost, loss, y=y, grad_y=grad_y, share=loss.share(y.shape[-1]),
+        **_of_loss(device, y, target, weights, numbers, scale, scales, total), accuracy=ACCURACY_KIND[loss.accuracy],
     )  # fmt: skip
 
 
@@ -100,16 +98,21 @@ def _of_softmax(
     numbers: Array, scale: float, scales: Array | None, grad_z: Array | None, total: Array,
 ) -> dict[str, Any]:  # fmt: skip
     """What is right is the largest output, whatever else the loss may say."""
+    given = _of_loss(device, z, target, weights, numbers, scale, scales, total)
+    return given | {"z": z, "b": bias, "grad_z": grad_z, "accuracy": int(bool(loss.accuracy))}
+
+
+def _of_loss(
+    device: CpuDevice, y: Array, target: Array, weights: Array | None, numbers: Array, scale: float,
+    scales: Array | None, total: Array,
+) -> dict[str, Any]:  # fmt: skip
+    """What losses have in common whose target is numbers or labels; the other of the two is None."""
+    labels = target.ndim < y.ndim
     return {
-        "z": z, "b": bias, **_target(target, z), "weights": weights, "numbers": numbers, "scales": scales,
-        "grad_z": grad_z, **_sums(device, z, total), **sizes(z), "count": numbers.shape[-1], "scale": scale,
-        "accuracy": int(bool(loss.accuracy)),
+        "target": None if labels else target, "labels": target if labels else None, "weights": weights,
+        "numbers": numbers, "count": numbers.shape[-1], "scale": scale, "scales": scales, **_sums(device, y, total),
+        **sizes(y),
     }  # fmt: skip
-
-
-def _target(target: Array, y: Array) -> dict[str, Array | None]:
-    """As numbers or as labels; the other of the two is None."""
-    return {"target": target, "labels": None} if target.ndim == y.ndim else {"target": None, "labels": target}
 
 
 def _sums(device: CpuDevice, y: Array, total: Array) -> dict[str, Any]:
