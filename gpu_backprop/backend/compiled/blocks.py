@@ -10,22 +10,18 @@ from itertools import accumulate
 
 import numpy as np
 
-from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall, tried_after
+from gpu_backprop.backend.compiled.program import AT_ONCE_NS, FIELDS, HEAD, PARALLEL_NS, KernelCall, put, threads_of
 from gpu_backprop.backend.device import ALIGNMENT
 from gpu_backprop.backend.formula import Array, Call
 
 FEW = 8
 """Rows for each thread, below which the threads had better share each operation, if they are worth it."""
 
-THREADS, REPEATS, MEMBERS, TOTAL = 4, 13, 14, 25
-"""The places in struct Program of kernels/cpu/program.cpp where stands what a call sets, between the first two how many
-threads are worth it, as it learns from run to run; a block is a member there."""
-
 
 class Blocks:
     """Calls that make y of x, a block of rows, so that they do it for any number of rows.
 
-    What they write besides is each thread's own.
+    A block is a member of a Program. What the calls write besides y is each thread's own.
     """
 
     def __init__(self, calls: Sequence[KernelCall], x: Array, y: Array) -> None:
@@ -49,10 +45,12 @@ class Blocks:
         self._slots = [[slot for slot, a in places if a.begin == begin] for begin in self._lie]
         pointers = np.array([(slot, 0) for slots in self._slots for slot in slots])
         rows = np.array([k * words + slot for k, call in enumerate(calls) for slot in call.row_slots])
-        self._fields = fields = np.zeros(FIELDS, np.int64)
-        at = [array.ctypes.data for array in (first, own, pointers, rows)]
-        fields[:2], fields[REPEATS] = (at[0], len(calls)), 1
-        fields[MEMBERS:TOTAL] = 0, 0, at[1], at[2], len(pointers), 0, 0, 0, 0, at[3], len(rows)
+        self._fields = fields = np.zeros(len(FIELDS), np.int64)
+        put(
+            fields, calls=first.ctypes.data, count=len(calls), repeats=1, own=own.ctypes.data,
+            pointers=pointers.ctypes.data, pointer_count=len(pointers), row_slots=rows.ctypes.data,
+            row_slot_count=len(rows),
+        )  # fmt: skip
         self._first, self._pointers = first.reshape(-1), pointers
         self._call: Call = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
         self._set: tuple[int, list[int]] = 0, []  # what `_share` was called with last
@@ -105,10 +103,9 @@ class Blocks:
         if blocks > threads:  # as many for each
             block = -(-rows // (-(-blocks // threads) * threads))
             blocks = -(-rows // block)
-        fields = self._fields
         if self._set[0] != rows:
-            fields[THREADS:REPEATS] = threads, threads, 0, tried_after(work, threads), 0, 0, 0, 0, 0
-        fields[MEMBERS], fields[TOTAL:] = blocks, (rows, block)
+            put(self._fields, **threads_of(work, threads))
+        put(self._fields, members=blocks, rows=rows, block=block)
         for slots, begin, size in zip(self._slots, lie, self._row, strict=True):
             self._first[slots] = begin
             self._pointers[np.isin(self._pointers[:, 0], slots), 1] = block * size

@@ -31,8 +31,16 @@ from gpu_backprop.backend.signatures import Parameter
 HEAD = 2
 """The 8-byte numbers before the slots of struct KernelCall in program.cpp."""
 
-FIELDS = 27
-"""Of struct Program there, 8 bytes each."""
+LEARNED = "level", "trials", "due", "rest", "usual", "fewer", "lost", "late"
+"""The fields of struct Program there in which a program finds out how many threads are worth it."""
+
+FIELDS = (
+    "calls", "count", "segments", "segment_count", "threads", *LEARNED, "repeats", "members", "next", "own", "pointers",
+    "pointer_count", "counters", "counter_count", "counts", "room", "row_slots", "row_slot_count", "rows", "block",
+)  # fmt: skip
+"""All its fields, 8 bytes each."""
+
+PLACES = {name: place for place, name in enumerate(FIELDS)}
 
 COUNTER = 8
 """The bytes of a number that all members count alike."""
@@ -124,7 +132,6 @@ class KernelCall:
     ) -> None:  # fmt: skip
         head, address = device.library.operation(name, row)
         self.device, self.name, self.work = device, name, work
-        self._dtypes = DTYPES | {"real": device.library.dtype}
         self.models = int(arguments.get("models", 1))  # type: ignore[arg-type]
         self.parts = device.threads if work >= SPLIT_NS else 1
         self.arrays: list[Array] = []
@@ -164,7 +171,8 @@ class KernelCall:
         array = arguments[p.name]
         if array is None and p.nullable:
             return 0, 0
-        if not isinstance(array, np.ndarray) or array.dtype != self._dtypes.get(p.type, array.dtype):
+        dtype = self.device.library.dtype if p.type == "real" else DTYPES.get(p.type)
+        if not isinstance(array, np.ndarray) or array.dtype != (dtype or array.dtype):
             raise UnsupportedArguments(f"{self.name}: {p.name} is no array of {p.type}")
         if not array.flags.aligned or not (p.constant or array.flags.writeable):
             raise UnsupportedArguments(f"{self.name}: {p.name} cannot be read or written as it is")
@@ -227,30 +235,36 @@ def at_once(calls: Sequence[Call]) -> int:
 def program(calls: Sequence[KernelCall], repeats: int = 1) -> Call:
     """Binds some calls, one after the other, as one, which holds on to their arrays; all of them so many times."""
     device = calls[0].device
-    numbers = segments(calls) if device.threads > 1 else [0] * len(calls)
+    members = Members.of(calls)
+    work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
+    threads = device.threads if work >= PARALLEL_NS else 1
+    numbers = segments(calls) if threads > 1 and not members else [0] * len(calls)
     calls = [calls[k] for k in sorted(range(len(calls)), key=numbers.__getitem__)]
     ends = np.cumsum(np.bincount(numbers)).tolist()
     cuts = np.array(
         [(begin, end, max(call.parts for call in calls[begin:end])) for begin, end in pairwise([0, *ends])], np.int64
     )
     records = np.stack([call.record for call in calls])
-    members = Members.of(calls)
-    work = sum(call.work for call in calls) * (repeats if members else 1)  # else threads wait for each other every time
-    threads = device.threads if work >= PARALLEL_NS else 1
-    listed = records.ctypes.data, len(calls), cuts.ctypes.data, len(cuts)
-    rest = members.fields if members else ()
-    learned = 0, 0, 0, 0, 0  # a program finds them out itself
-    found = (*listed, threads, threads, 0, tried_after(work, threads), *learned, repeats, *rest)
-    fields = np.zeros(FIELDS, np.int64)
-    fields[: len(found)] = found
+    fields = np.zeros(len(FIELDS), np.int64)
+    put(
+        fields, calls=records.ctypes.data, count=len(calls), segments=cuts.ctypes.data, segment_count=len(cuts),
+        repeats=repeats, **threads_of(work, threads), **(members.fields if members else {}),
+    )  # fmt: skip
     run = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
     vars(run)["holds"] = (fields, (records, cuts), [call.arrays for call in calls], members)
     return run
 
 
-def tried_after(work: float, threads: int) -> int:
-    """Returns after how many nanoseconds of runs a new program is first tried on fewer threads."""
-    return 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)
+def put(fields: Array, **values: int) -> None:
+    """Writes some fields of a struct Program."""
+    for name, value in values.items():
+        fields[PLACES[name]] = value
+
+
+def threads_of(work: float, threads: int) -> dict[str, int]:
+    """Returns the fields of a program that begins on so many threads, of which it has learned nothing yet."""
+    due = 0 if work < SURELY_PARALLEL_NS else int(TRIED_AFTER * work / threads)  # nanoseconds of runs
+    return dict.fromkeys(LEARNED, 0) | {"threads": threads, "level": threads, "due": due}
 
 
 def segments(calls: Sequence[KernelCall]) -> list[int]:
@@ -308,9 +322,9 @@ class Members:
             for record, call in zip(own, calls, strict=True):
                 for a in call.accesses:
                     record[HEAD + a.slot] = place.get(a.begin, a.begin + thread * a.thread)
-        arrays = self.own, self.pointers, self.counters, self.counts
-        own, pointers, of_all, counts = (array.ctypes.data for array in arrays)
-        self.fields = count, 0, own, pointers, len(self.pointers), of_all, len(counters), counts, room
+        arrays = {"own": self.own, "pointers": self.pointers, "counters": self.counters, "counts": self.counts}
+        sizes = {"pointer_count": len(self.pointers), "counter_count": len(counters), "members": count, "room": room}
+        self.fields = {name: array.ctypes.data for name, array in arrays.items()} | sizes
 
     @classmethod
     def of(cls, calls: Sequence[KernelCall]) -> Members | None:

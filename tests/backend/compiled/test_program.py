@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled.operations_text import operations_text
 from gpu_backprop.backend.compiled.program import (
+    FIELDS,
     SURELY_PARALLEL_NS,
     KernelCall,
     UnsupportedArguments,
@@ -27,6 +29,7 @@ from gpu_backprop.backend.kernel_text import source
 from gpu_backprop.backend.numpy_blas import numpy_blas
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.plan import Plan
+from gpu_backprop.backend.signatures import without_comments
 
 LONG = 1e6
 """Nanoseconds of work, enough for all threads to take part."""
@@ -111,6 +114,11 @@ def test_a_step_of_training_has_few(networks_on):
     numbers = segments(steps)
     assert [step.name for step, number in zip(steps, numbers, strict=True) if number == 2] == ["update"]
     assert {step.name for step, number in zip(steps, numbers, strict=True) if number == 1} == {"matmul"}
+
+
+def test_the_fields_of_a_program_are_those_of_its_struct():
+    (struct,) = re.findall(r"struct Program \{(.*?)\n\};", without_comments(source("cpu/program.cpp")), re.DOTALL)
+    assert tuple(re.findall(r"(\w+);", struct)) == FIELDS
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
