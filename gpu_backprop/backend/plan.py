@@ -218,12 +218,12 @@ class Plan:
         """Whether it runs inside device.computing() only."""
         return self.device.needs_context(self.calls())
 
-    def run_alone(self, *phases: str) -> None:
-        """Does the same as `run`, from outside of device.computing()."""
+    def alone(self, run: Callable[..., None], *arguments: Any) -> None:
+        """Calls what runs this plan, or some of it, from outside of device.computing()."""
         if not self.needs_context:
-            return self.run(*phases)
+            return run(*arguments)
         with self.device.computing():
-            self.run(*phases)
+            run(*arguments)
 
     @cached_property
     def at_once(self) -> int:

@@ -99,7 +99,7 @@ class Eager:
 
     def forward(self, x: Array) -> None:
         self.plan.device.copy_in(self.x, whole(x))
-        self.plan.run_alone("forward")
+        self.plan.alone(self.plan.run, "forward")
 
     def mean(self) -> Array:
         """The mean of y over the members, (batch, outputs), in float64."""
@@ -115,5 +115,5 @@ class Eager:
             self.grad_x = network.emit_backward(self.plan, self.grad_y, grad_x=True)
         assert self.grad_x is not None
         device.copy_in(self.grad_y, grad_y)
-        self.plan.run_alone("backward")
+        self.plan.alone(self.plan.run, "backward")
         return device.copy(self.grad_x)

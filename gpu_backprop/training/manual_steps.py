@@ -55,7 +55,7 @@ class ManualSteps:
                 to_y = to_y if y.ndim == data.target.ndim else to_y[..., 0]
                 self._known[form] = replay, rows, to_x, to_y, step.network.plan_key
         step.averaging.begin()
-        replay.run_alone()
+        replay.plan.alone(replay.run)
         return StepLoss(step, device.copy(total), rows)
 
     def replay(self, rows: int, labelled: bool, weighted: bool, fuse: bool = True) -> Replay:

@@ -59,13 +59,6 @@ class Replay:
             self._eagerly()
             self._ran = True
 
-    def run_alone(self) -> None:
-        """Does the same as `run`, from outside of device.computing()."""
-        if not self.plan.needs_context:
-            return self.run()
-        with self.plan.device.computing():
-            self.run()
-
     def at_once(self, count: int) -> int:
         """Returns how many of so many runs, with nothing to be done between them, are one: what `often` is given. A
         graph of several is captured only where it serves more than twice."""
