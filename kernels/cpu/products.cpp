@@ -25,6 +25,7 @@ static const i64 MANY = 8;                                      // panels from w
 static const i64 TALL = 96;                                     // rows of c from which on it pays to copy b into panels
 static const i64 LARGE = 32768 / sizeof(real);                  // where b is so large
 static const i64 APART = 1024 / sizeof(real);                   // rows of c that are fetched before they are written
+static const int FEW = ROWS / 4, WIDE = 8;                      // rows of c up to which a tile has more vectors, so many
 
 template<int size> struct Bits { typedef int type; };
 template<> struct Bits<8> { typedef i64 type; };
@@ -41,12 +42,12 @@ typedef Bits<sizeof(real)>::type Four __attribute__((vector_size(4 * sizeof(real
 BP_DEV Vector load(const real* from) { return *reinterpret_cast<const Vector*>(from); }
 BP_DEV void store(real* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
-// to = the first numbers of some vectors, by rows. It is a function of its own because compilers then make instructions
-// for a part of a vector.
+// to = the first numbers of a vector, by rows. It is a function of its own because compilers then make instructions for a
+// part of a vector.
 __attribute__((noinline)) static void copy_lanes(
     const real* from, i64 from_row, real* to, i64 to_row, i64 rows, i64 lanes) {
   for (; rows > 0; rows--, from += from_row, to += to_row)
-    for (int l = 0; l < WIDEST * WIDTH; l++)
+    for (int l = 0; l < WIDTH; l++)
       if (l < int(lanes)) to[l] = from[l];
 }
 
@@ -69,60 +70,61 @@ struct Matrix {
   Matrix transposed() const { return {at, column, row}; }
 };
 
-// c = a b, or c + a b: R rows of C vectors, the last of which has so many lanes.
+// c = a b, or c + a b: R rows of so many columns, which are C vectors. The last of several begins earlier where it is not
+// full: both have the same numbers then.
 template<int R, int C>
 static void multiply_tile(
-    const real* a, i64 a_row, i64 a_column, const real* b, i64 b_row, real* c, i64 c_row, i64 k, i64 lanes,
+    const real* a, i64 a_row, i64 a_column, const real* b, i64 b_row, real* c, i64 c_row, i64 k, i64 columns,
     bool begins) {
   Vector sum[R][C] = {};
-  real some[R * C * WIDTH];  // of the tile, where it has no whole vectors
-  const bool whole = lanes == WIDTH;
-  const i64 width = (C - 1) * WIDTH + lanes;
-  real* at = whole ? c : some;
-  i64 row = whole ? c_row : C * WIDTH;
+  real some[R * WIDTH];  // of the tile, where there is no full vector
+  const bool full = C > 1 || columns == WIDTH;
+  const i64 last = C > 1 ? columns - WIDTH : 0;
+  real* at = full ? c : some;
+  i64 row = full ? c_row : WIDTH;
   if (!begins) {
-    if (!whole) copy_lanes(c, c_row, some, row, R, width);
+    if (!full) copy_lanes(c, c_row, some, row, R, columns);
     BP_UNROLL
     for (int r = 0; r < R; r++) {
       BP_UNROLL
-      for (int v = 0; v < C; v++) sum[r][v] = load(at + r * row + v * WIDTH);
+      for (int v = 0; v < C; v++) sum[r][v] = load(at + r * row + (v < C - 1 ? v * WIDTH : last));
     }
   }
-  const real *a3 = a + 3 * a_row, *a6 = a + 6 * a_row;
+  const real *a3 = a + 3 * a_row, *a6 = a + 6 * a_row, *b_last = b + last;
   for (; k > 0; k--) {
     Vector of_b[C];
     BP_UNROLL
-    for (int v = 0; v < C; v++) of_b[v] = load(b + v * WIDTH);
+    for (int v = 0; v < C; v++) of_b[v] = load(v < C - 1 ? b + v * WIDTH : b_last);
     BP_UNROLL
     for (int r = 0; r < R; r++) {
       const Vector of_a = *((r < 3 ? a : r < 6 ? a3 : a6) + r % 3 * a_row) - Vector{};
       BP_UNROLL
       for (int v = 0; v < C; v++) sum[r][v] = fma(of_a, of_b[v], sum[r][v]);
     }
-    b += b_row, a += a_column, a3 += a_column, a6 += a_column;
-    asm("" : "+r"(b), "+r"(a), "+r"(a3), "+r"(a6));  // or the compiler has a pointer for each row, more than registers
+    b += b_row, b_last += b_row, a += a_column, a3 += a_column, a6 += a_column;
+    asm("" : "+r"(b), "+r"(b_last), "+r"(a), "+r"(a3), "+r"(a6));  // or each row has a pointer, more than registers
   }
   asm("" : "+r"(at), "+r"(row));  // or it has found all rows of c before
   BP_UNROLL
   for (int r = 0; r < R; r++) {
     BP_UNROLL
-    for (int v = 0; v < C; v++) store(at + r * row + v * WIDTH, sum[r][v]);
+    for (int v = 0; v < C; v++) store(at + r * row + (v < C - 1 ? v * WIDTH : last), sum[r][v]);
   }
-  if (!whole) copy_lanes(some, row, c, c_row, R, width);
+  if (!full) copy_lanes(some, row, c, c_row, R, columns);
 }
 
 // The same for more rows. Tiles of a lie so many numbers apart.
 template<int C, int R = ROWS>
 static void multiply_panel(
-    Matrix a, i64 tile, const real* b, i64 b_row, real* c, i64 c_row, i64 m, i64 k, i64 lanes, bool begins) {
+    Matrix a, i64 tile, const real* b, i64 b_row, real* c, i64 c_row, i64 m, i64 k, i64 columns, bool begins) {
   for (; m >= R; m -= R, a.at += tile, c += R * c_row) {
     if (c_row > APART)
       for (i64 r = 0; r < R; r++)
         for (i64 v = 0; v < C; v++) __builtin_prefetch(c + r * c_row + v * WIDTH, 1);
-    multiply_tile<R, C>(a.at, a.row, a.column, b, b_row, c, c_row, k, lanes, begins);
+    multiply_tile<R, C>(a.at, a.row, a.column, b, b_row, c, c_row, k, columns, begins);
   }
   if constexpr (R > 1)
-    if (m > 0) multiply_panel<C, R / 2>(a, R / 2 * a.row, b, b_row, c, c_row, m, k, lanes, begins);
+    if (m > 0) multiply_panel<C, R / 2>(a, R / 2 * a.row, b, b_row, c, c_row, m, k, columns, begins);
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -163,17 +165,34 @@ static void transpose(const real* from, real* to, i64 rows, i64 columns, i64 fro
 // to = from, by rows
 static void copy(Matrix from, real* to, i64 to_row, i64 rows, i64 columns) {
   if (from.column != 1) return transpose(from.at, to, columns, rows, from.column, to_row);
-  for (; rows > 0; rows--, from.at += from.row, to += to_row) {
-    i64 c = 0;
-    for (; c + WIDTH <= columns; c += WIDTH) store(to + c, load(from.at + c));
-    if (c < columns) copy_lanes(from.at + c, 0, to + c, 0, 1, columns - c);
+  const i64 full = columns / WIDTH * WIDTH;
+  for (i64 r = 0; r < rows; r++)
+    for (i64 c = 0; c < full; c += WIDTH) store(to + r * to_row + c, load(from.at + r * from.row + c));
+  if (full < columns) copy_lanes(from.at + full, from.row, to + full, to_row, rows, columns - full);
+}
+
+// c = a b of one column and one row, by rows of c
+static void multiply_outer(Matrix a, const real* b, real* c, i64 c_row, i64 m, i64 n) {
+  for (; m > 0; m--, a.at += a.row, c += c_row) {
+    const Vector of_a = *a.at - Vector{};
+    for (i64 column = 0; column < n; column += WIDTH) {
+      const i64 first = column + WIDTH <= n ? column : n - WIDTH;
+      store(c + first, fma(of_a, load(b + first), Vector{}));
+    }
   }
 }
+
+typedef void (*Panel)(Matrix, i64, const real*, i64, real*, i64, i64, i64, i64, bool);
+static const Panel PANELS[] = {multiply_panel<1>, multiply_panel<2>, multiply_panel<WIDEST>};
+static const Panel PANELS_OF_FEW[WIDE] = {multiply_panel<1, FEW>, multiply_panel<2, FEW>, multiply_panel<3, FEW>,
+                                          multiply_panel<4, FEW>, multiply_panel<5, FEW>, multiply_panel<6, FEW>,
+                                          multiply_panel<7, FEW>, multiply_panel<8, FEW>};
 
 // c = a b
 static void multiply(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k) {
   static thread_local real block[TALLEST * LONGEST] __attribute__((aligned(64)));
-  real panel[LONGEST * WIDEST * WIDTH] __attribute__((aligned(64)));
+  real panel[LONGEST * WIDE * WIDTH] __attribute__((aligned(64)));
+  if (k == 1 && n >= WIDTH && b.column == 1) return multiply_outer(a, b.at, c, c_row, m, n);
   const bool wasteful = n < WIDEST * WIDTH && n % WIDTH;  // its transpose has whole vectors
   if (wasteful && n < m && (a.column != 1 || n <= WIDTH / 2)) {
     for (i64 i = 0; i < m; i += LONGEST) {
@@ -185,7 +204,8 @@ static void multiply(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k
     }
     return;
   }
-  const i64 vectors = (n + WIDTH - 1) / WIDTH, panels = (vectors + WIDEST - 1) / WIDEST;
+  const i64 vectors = (n + WIDTH - 1) / WIDTH, widest = m > FEW || b.column != 1 ? WIDEST : WIDE;
+  const i64 panels = (vectors + widest - 1) / widest;
   const i64 pieces = k > LONGEST ? (k + LONGEST - 1) / LONGEST : 1, longest = (k + pieces - 1) / pieces;
   const bool copy_a = panels >= MANY, copy_b = b.column != 1 || (m >= TALL && n * k >= LARGE);
   for (i64 piece = 0; piece < pieces; piece++) {
@@ -203,12 +223,11 @@ static void multiply(Matrix a, Matrix b, real* c, i64 c_row, i64 m, i64 n, i64 k
         const i64 begin = vectors * p / panels, C = vectors * (p + 1) / panels - begin, width = C * WIDTH;
         const i64 column = begin * WIDTH, columns = n - column < width ? n - column : width;
         const Matrix of_b = b.from(first, column);
-        const bool copied = copy_b || columns < width;
+        const bool copied = copy_b || columns < WIDTH;
         if (copied) copy(of_b, panel, width, length, columns);
-        const auto multiply_columns = C == 1 ? multiply_panel<1> : C == 2 ? multiply_panel<2> : multiply_panel<WIDEST>;
-        multiply_columns(
+        (widest == WIDE ? PANELS_OF_FEW : PANELS)[C - 1](
             of_a, tile, copied ? panel : of_b.at, copied ? width : b.row, c + i * c_row + column, c_row, rows, length,
-            columns - (C - 1) * WIDTH, piece == 0);
+            columns, piece == 0);
       }
     }
   }
