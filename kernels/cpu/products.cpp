@@ -31,7 +31,6 @@ template<int size> struct Bits { typedef int type; };
 template<> struct Bits<8> { typedef i64 type; };
 
 typedef real Vector __attribute__((vector_size(sizeof(real) * WIDTH), aligned(sizeof(real)), may_alias));
-typedef Bits<sizeof(real)>::type Four __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
 
 #if defined(__clang__)
 #define BP_UNROLL _Pragma("unroll")
@@ -128,38 +127,62 @@ static void multiply_panel(
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
-#define BP_SHUFFLE __builtin_shufflevector
+#define BP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define BP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Four{__VA_ARGS__})
+#define BP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Row{__VA_ARGS__})
 #endif
 
-// to = the transpose of 4 x 4 numbers, which are as whole numbers because more units of a processor move those
-BP_DEV void transpose_four(const real* from, real* to, i64 from_row, i64 to_row) {
-  Four row[4];
-  BP_UNROLL
-  for (int r = 0; r < 4; r++) row[r] = *reinterpret_cast<const Four*>(from + r * from_row);
-  const Four a = BP_SHUFFLE(row[0], row[1], 0, 4, 1, 5), b = BP_SHUFFLE(row[0], row[1], 2, 6, 3, 7);
-  const Four c = BP_SHUFFLE(row[2], row[3], 0, 4, 1, 5), d = BP_SHUFFLE(row[2], row[3], 2, 6, 3, 7);
-  *reinterpret_cast<Four*>(to) = BP_SHUFFLE(a, c, 0, 1, 4, 5);
-  *reinterpret_cast<Four*>(to + to_row) = BP_SHUFFLE(a, c, 2, 3, 6, 7);
-  *reinterpret_cast<Four*>(to + 2 * to_row) = BP_SHUFFLE(b, d, 0, 1, 4, 5);
-  *reinterpret_cast<Four*>(to + 3 * to_row) = BP_SHUFFLE(b, d, 2, 3, 6, 7);
+// 0, 1, ... N - 1
+template<int... L> struct Lanes {};
+template<int N, int... L> struct Counted : Counted<N - 1, N - 1, L...> {};
+template<int... L> struct Counted<0, L...> { typedef Lanes<L...> lanes; };
+
+// Rows of N numbers, which are as whole numbers because more units of a processor move those.
+template<int N> struct Square {
+  typedef typename Bits<sizeof(real)>::type Row
+      __attribute__((vector_size(N * sizeof(real)), aligned(sizeof(real)), may_alias));
+  Row row[N];
+
+  // Two rows, half of the rows apart, become their numbers in turns. The bits of a number's place, row and column, turn
+  // to the left by one.
+  template<int... L> void interleave(Lanes<L...>) {
+    Row next[N];
+    BP_UNROLL
+    for (int r = 0; r < N / 2; r++) {
+      next[2 * r] = BP_SHUFFLE(row[r], row[r + N / 2], (L / 2 + L % 2 * N)...);
+      next[2 * r + 1] = BP_SHUFFLE(row[r], row[r + N / 2], (N / 2 + L / 2 + L % 2 * N)...);
+    }
+    BP_UNROLL
+    for (int r = 0; r < N; r++) row[r] = next[r];
+  }
+};
+
+// to = the transpose of from, in squares. The last rows or columns are taken again where no square is left.
+template<int N>
+static void transpose_squares(const real* from, real* to, i64 rows, i64 columns, i64 from_row, i64 to_row) {
+  for (i64 c = 0; c < columns; c += N) {
+    for (i64 r = 0; r < rows; r += N) {
+      const i64 column = c + N < columns ? c : columns - N, row = r + N < rows ? r : rows - N;
+      Square<N> square;
+      BP_UNROLL
+      for (int k = 0; k < N; k++)
+        square.row[k] = *reinterpret_cast<const typename Square<N>::Row*>(from + (row + k) * from_row + column);
+      BP_UNROLL
+      for (int turns = 1; turns < N; turns *= 2) square.interleave(typename Counted<N>::lanes());
+      BP_UNROLL
+      for (int k = 0; k < N; k++)
+        *reinterpret_cast<typename Square<N>::Row*>(to + (column + k) * to_row + row) = square.row[k];
+    }
+  }
 }
 
-// to = the transpose of from. The last four rows or columns are taken again where there are no whole fours.
+// to = the transpose of from
 static void transpose(const real* from, real* to, i64 rows, i64 columns, i64 from_row, i64 to_row) {
-  if (rows < 4 || columns < 4) {
-    for (i64 r = 0; r < rows; r++)
-      for (i64 c = 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
-    return;
-  }
-  for (i64 c = 0; c < columns; c += 4) {
-    const i64 column = c + 4 < columns ? c : columns - 4;
-    const real* const of = from + column;
-    real* const row = to + column * to_row;
-    for (i64 r = 0; r + 4 < rows; r += 4) transpose_four(of + r * from_row, row + r, from_row, to_row);
-    transpose_four(of + (rows - 4) * from_row, row + rows - 4, from_row, to_row);
-  }
+  const i64 least = rows < columns ? rows : columns;
+  if (least >= WIDTH) return transpose_squares<WIDTH>(from, to, rows, columns, from_row, to_row);
+  if (least >= 4) return transpose_squares<4>(from, to, rows, columns, from_row, to_row);
+  for (i64 r = 0; r < rows; r++)
+    for (i64 c = 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
 // to = from, by rows
