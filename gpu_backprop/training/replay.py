@@ -59,12 +59,12 @@ class Replay:
             self._eagerly()
             self._ran = True
 
-    def at_once(self, count: int) -> int:
-        """Returns how many of so many runs, with nothing to be done between them, are one: what `often` is given. A
-        graph of several is captured only where it serves more than twice."""
+    def at_once(self, count: int, left: int) -> int:
+        """Returns how many of the runs that are left of so many, with nothing to be done between them, are the next
+        one: what `often` is given. A graph of several is captured only where it serves more than twice."""
         if self.graph is False or not self.plan.device.has_graphs:
-            return max(1, min(self.plan.at_once, (count - 1) // 2))
-        return STEPS_AT_ONCE if count > 2 * STEPS_AT_ONCE else 1
+            return max(1, min(self.plan.at_once, (count - 1) // 2, left))
+        return STEPS_AT_ONCE if count > 2 * STEPS_AT_ONCE <= 2 * left else 1
 
     def often(self, repeats: int) -> Replay:
         """Returns what goes through the plan so many times at once, the same every time it is asked for."""

@@ -242,7 +242,7 @@ class Run:
         up, and where the schedules are."""
         begin = self._begin
         rows = min(begin.done * self.settings.batch_size, self.data.rows)
-        self.done = [0, *accumulate(self.batches)].index(rows)
+        self.done = [*accumulate(self.batches)].index(rows) + 1 if rows else 0
         self._window = begin.window or (np.zeros(self.total.shape), 0)
         self.sums.clear()
         if begin.done and self.step.communicator.rank == 0:  # to whose losses those of the other ranks are added
@@ -343,11 +343,10 @@ class Run:
     def _at_once(self, part: Sequence[int], done: int) -> Iterator[tuple[int, int]]:
         """Yields the rows of the steps of a part of an epoch, of which so many are done before, and how many of these
         steps are one run. The last step of an epoch is one of its own."""
-        at, single = 0, self._by_step or self.in_one_launch
+        at, single, steps = 0, self._by_step or self.in_one_launch, len(self.batches)
         while at < len(part):
-            most = 1 if single else self.steps[part[at]].at_once(len(self.batches))
-            alike = at + most <= len(part) and part[at] == part[at + most - 1]
-            count = most if alike and done + at + most < len(self.batches) else 1
+            left = min(len(part) - at, steps - 1 - done - at)
+            count = 1 if single else self.steps[part[at]].at_once(steps, left)
             yield part[at], count
             at += count
 
@@ -392,7 +391,8 @@ class Run:
 
     def _unless_diverged(self, measured: Array) -> Any:
         """Returns what was measured of each member, NaN of those that have diverged."""
-        return np.where(self.history.diverged or 0, np.nan, measured).tolist()
+        diverged = self.history.diverged
+        return (measured if diverged is None else np.where(diverged, np.nan, measured)).tolist()
 
     def _halve_rate(self, diverged: Array, shown: Progress) -> None:
         """Goes back to the beginning of the epoch. Members that diverged get half their learning rate, and go back to

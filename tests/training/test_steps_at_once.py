@@ -61,7 +61,7 @@ def test_where_each_step_is_asked_after_none_are_joined(how):
 
 @pytest.mark.parametrize(
     ("most", "steps", "expected"),
-    [(64, 9, [4, 4, 1]), (64, 3, [1, 1, 1]), (3, 9, [3, 3, 1, 1, 1]), (1, 9, [1] * 9), (64, 1, [1])],
+    [(64, 9, [4, 4, 1]), (64, 3, [1, 1, 1]), (3, 9, [3, 3, 2, 1]), (1, 9, [1] * 9), (64, 1, [1])],
 )
 def test_without_graphs_as_many_as_the_device_likes(most, steps, expected):
     """And at least twice, so that a fit is asked now and then whether it goes on."""
