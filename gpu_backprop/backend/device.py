@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 from gpu_backprop.backend.branches import Node
 from gpu_backprop.backend.check import Check
 from gpu_backprop.backend.errors import DeviceError, InputError, MissingExtraError, OutOfMemoryError, install
-from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 from gpu_backprop.backend.text_table import columns
@@ -200,6 +201,14 @@ class Device:
         """destination[...] = source, which may be smaller by a leading axis; the dtype may change."""
         destination[...] = source
 
+    def copying(self, destination: Array, source: Array) -> Calls:
+        """What `copy_in` does, bound once to be done often."""
+        yield partial(self.copy_in, destination, source)
+
+    def shuffle(self, generator: np.random.Generator, order: Array) -> None:
+        """What `shuffle_by_numpy` does, in whatever way is the quickest here."""
+        shuffle_by_numpy(generator, order)
+
     def adopt(self, value: Any, name: str) -> Array | None:
         """`value` as an array of this device where it lies on one already, without a copy; None for host values.
 
@@ -346,6 +355,12 @@ class HostDoubleBuffer(DoubleBuffer):
 
     def release(self, buffer: int) -> None:
         pass
+
+
+def shuffle_by_numpy(generator: np.random.Generator, order: Array) -> None:
+    """Makes an order, int64 (rows,) on the host, of 0, 1, ... as generator.shuffle leaves that."""
+    order[...] = np.arange(len(order))
+    generator.shuffle(order)
 
 
 def memory_size(size: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.formula import Array, Call
 
 
 class Snapshot:
@@ -27,8 +28,13 @@ class Snapshot:
 
     def take(self) -> None:
         """Copies all arrays again."""
-        for name, array in self._arrays.items():
-            self._device.copy_in(self.copies[name], array)
+        for call in self._copying:
+            call()
+
+    @cached_property
+    def _copying(self) -> tuple[Call, ...]:
+        device, pairs = self._device, [(self.copies[name], array) for name, array in self._arrays.items()]
+        return device.sequence(call for pair in pairs for call in device.copying(*pair))
 
     def restore(self) -> None:
         """Copies all arrays back."""

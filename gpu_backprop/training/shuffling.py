@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.device import shuffle_by_numpy
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.threads import threads
 
@@ -22,10 +23,16 @@ class Shuffling:
     Inside `working_ahead` a thread can draw the next ones from copies of the generators, while steps run. What it drew
     counts, and the generators move on, when it is taken; if something else was drawn or set before, it is dropped. So
     all numbers, and the states at any time, are those that there would be without it.
+
+    Args:
+        shuffle: does what `shuffle_by_numpy` does.
     """
 
-    def __init__(self, seeds: Sequence[int], models_shape: tuple[int, ...]) -> None:
-        self.models_shape = models_shape
+    def __init__(
+        self, seeds: Sequence[int], models_shape: tuple[int, ...],
+        shuffle: Callable[[np.random.Generator, Array], None] = shuffle_by_numpy,
+    ) -> None:  # fmt: skip
+        self.models_shape, self._shuffle = models_shape, shuffle
         self._generators = [np.random.default_rng([seed, 1]) for seed in seeds]
         self._states: list[Any] | None = None
         self._twin: Shuffling | None = None
@@ -58,13 +65,20 @@ class Shuffling:
         order: Array = np.empty((*self.models_shape, max(counts)), np.int64) if out is None else out
         drawn = self._generators, order.reshape(len(counts), -1), counts
         if order.size < SHARED or len(counts) == 1:
-            list(map(_fill, *drawn))
+            list(map(self._fill, *drawn))
         else:
             count = min(len(counts), threads())
             shares = [[each[k::count] for each in drawn] for k in range(count)]
             with ThreadPoolExecutor(count, "gpu_backprop shuffling") as several:
-                list(several.map(lambda share: list(map(_fill, *share)), shares))
+                list(several.map(lambda share: list(map(self._fill, *share)), shares))
         return order
+
+    def _fill(self, generator: np.random.Generator, order: Array, count: int) -> None:
+        """Fills an order with so many rows, shuffled, and again in that order until it is full."""
+        own = order[:count]
+        self._shuffle(generator, own)
+        if count < len(order):
+            order[count:] = np.resize(own, len(order) - count)
 
     # Ahead ------------------------------------------------------------------------------------------------------------
 
@@ -82,7 +96,7 @@ class Shuffling:
         """Lets the thread call `draw` with a copy of this, from which it draws; None where no thread can."""
         if self._worker is None:
             return None
-        twin = self._twin = self._twin or Shuffling([0] * len(self._generators), self.models_shape)
+        twin = self._twin = self._twin or Shuffling([0] * len(self._generators), self.models_shape, self._shuffle)
         states = self.states
 
         def work() -> Any:
@@ -103,11 +117,3 @@ class Shuffling:
         self._generators, self._twin._generators = self._twin._generators, self._generators
         self._states = None
         return drawn
-
-
-def _fill(generator: np.random.Generator, order: Array, count: int) -> None:
-    """Fills an order with so many rows, shuffled, and again in that order until it is full."""
-    own = order[:count]
-    own[...] = np.arange(count)
-    generator.shuffle(own)
-    order[count:] = np.resize(own, len(order) - count)

@@ -67,7 +67,7 @@ class TrainingStep:
         self._ended: Array = np.zeros(network.models_shape, np.bool_)
         self.numbers, self.others = np.arange(self._ended.size), False
         self.seeds = network.reseed(seed)
-        self.shuffling = Shuffling(self.seeds, network.models_shape)
+        self.shuffling = Shuffling(self.seeds, network.models_shape, self.device.shuffle)
 
     def build(
         self, source: BatchSource | ManualBatch, rows: int, total: Array, fuse: bool = True,

@@ -40,11 +40,54 @@ BP_CPU void count_step(
   }
 }
 
+// So many bytes no cache keeps until somebody reads them. Written past the caches, they push nothing out of these, and
+// need not be read first.
+static const i64 PAST_CACHES = 4 << 20;
+#if defined(__x86_64__)
+typedef i64 Piece __attribute__((vector_size(16), may_alias));
+BP_DEV void copy_past_caches(const u8* source, u8* destination, i64 bytes) {
+  const i64 head = i64(-u64(destination) & 15), end = head + (bytes - head) / 16 * 16;
+  __builtin_memcpy(destination, source, u64(head));
+  for (i64 k = head; k < end; k += 16) {
+    Piece piece;
+    __builtin_memcpy(&piece, source + k, 16);
+#if defined(__clang__)
+    __builtin_nontemporal_store(piece, reinterpret_cast<Piece*>(destination + k));
+#else
+    __builtin_ia32_movntdq(reinterpret_cast<Piece*>(destination + k), piece);
+#endif
+  }
+  __builtin_ia32_sfence();
+  __builtin_memcpy(destination + end, source + end, u64(bytes - end));
+}
+#else
+BP_DEV void copy_past_caches(const u8* source, u8* destination, i64 bytes) {
+  __builtin_memcpy(destination, source, u64(bytes));
+}
+#endif
+
 // destination = source
 BP_CPU void copy(
     const u8* source,  // [size]
     u8* destination,   // [size]
     i64 size, i64 part, i64 parts) {
   const Range r = part_of(size, part, parts, 4096);
-  __builtin_memcpy(destination + r.begin, source + r.begin, u64(r.end - r.begin));
+  const i64 bytes = r.end - r.begin;
+  if (bytes >= PAST_CACHES) return copy_past_caches(source + r.begin, destination + r.begin, bytes);
+  __builtin_memcpy(destination + r.begin, source + r.begin, u64(bytes));
+}
+
+// order = 0, 1, ... as shuffle of a Generator of NumPy leaves it: the number in each place, from the last one on, changes
+// places with the one at the first place drawn that is not beyond it. Numbers are drawn with as many bits as the place
+// has. Where one is beyond, no processor can foresee: then the number changes places with itself, and is drawn for again.
+extern "C" void bp_shuffle(i64* order, i64 rows, void* state, u32 (*next_uint32)(void*)) {
+  for (i64 k = 0; k < rows; k++) order[k] = k;
+  for (i64 k = rows - 1; k > 0;) {
+    const i64 mask = ~0u >> __builtin_clz(u32(k));
+    while (k > mask / 2) {
+      const i64 drawn = next_uint32(state) & mask, other = drawn <= k ? drawn : k, held = order[k];
+      order[k] = order[other], order[other] = held;
+      k -= drawn <= k;
+    }
+  }
 }

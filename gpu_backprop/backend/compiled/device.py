@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_longlong
+from functools import cached_property
 
 import numpy as np
 
+from gpu_backprop.backend import numpy_ops
 from gpu_backprop.backend.compiled.blocks import Blocks
 from gpu_backprop.backend.compiled.library import CpuLibrary
 from gpu_backprop.backend.compiled.operations_text import likely_unit
 from gpu_backprop.backend.compiled.program import KernelCall, at_once, sequence
 from gpu_backprop.backend.device import Device
-from gpu_backprop.backend.formula import Array, Call
+from gpu_backprop.backend.formula import Array, Call, Calls
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.backend.operations import Operations
 
 LARGE = 1 << 20
 """Bytes from which on a copy is worth the threads."""
+
+MOST_SHUFFLED = 1 << 32
+"""Rows: for more, NumPy draws numbers of 64 bits."""
 
 
 class CpuDevice(Device):
@@ -68,8 +73,32 @@ class CpuDevice(Device):
             self.library.limit_blas_threads(0, byref(inside))
 
     def copy_in(self, destination: Array, source: Array) -> None:
-        if source.nbytes >= LARGE and source.dtype == destination.dtype and source.shape == destination.shape:
-            for call in self.ops.copy(self, source, destination):
+        if _large(destination, source):
+            for call in self.copying(destination, source):
                 call()
         else:
             destination[...] = source
+
+    def copying(self, destination: Array, source: Array) -> Calls:
+        return (self.ops if _large(destination, source) else numpy_ops).copy(self, source, destination)
+
+    def shuffle(self, generator: np.random.Generator, order: Array) -> None:
+        quick = len(order) <= MOST_SHUFFLED and self._shuffles_as_numpy
+        (self._shuffle if quick else super().shuffle)(generator, order)
+
+    def _shuffle(self, generator: np.random.Generator, order: Array) -> None:
+        numbers = generator.bit_generator.ctypes
+        self.library.shuffle(self.address(order), len(order), numbers.state_address, numbers.next_uint32)
+
+    @cached_property
+    def _shuffles_as_numpy(self) -> bool:
+        """Whether this version of NumPy leaves the same order."""
+        orders = np.zeros((2, 1000), np.int64)
+        for shuffle, order in zip((self._shuffle, super().shuffle), orders, strict=True):
+            shuffle(np.random.default_rng(0), order)
+        return np.array_equal(*orders)
+
+
+def _large(destination: Array, source: Array) -> bool:
+    alike = source.dtype == destination.dtype and source.shape == destination.shape
+    return source.nbytes >= LARGE and alike

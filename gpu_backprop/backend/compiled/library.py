@@ -42,6 +42,8 @@ class CpuLibrary:
         run: the function that runs a Program.
         limit_blas_threads: called with (1, inside) it keeps the BLAS to one thread until it is called with (0, inside),
             where inside is the address of a number that is 0 before.
+        shuffle: called with (order, rows, state, next_uint32), three addresses among them, it fills an order with what
+            the numbers of a generator of NumPy make of it.
         call_size: bytes of its struct KernelCall.
 
     Raises:
@@ -56,11 +58,13 @@ class CpuLibrary:
         self._units: dict[str, Library | DeviceError] = {}  # those of rows by functor: one for all numbers
         self._heads: dict[str, Mapping[str, Head]] = {}
         self._load({unit: unit for unit in BASE}, "the CPU's kernels", trial)
-        program, products = (self._library(unit).functions for unit in ("program", "products"))
+        program, products, minibatch = (self._library(unit).functions for unit in ("program", "products", "minibatch"))
         self.run: Any = program.bp_run
         self.limit_blas_threads: Any = program.bp_limit_blas_threads
-        self.run.restype = self.limit_blas_threads.restype = None
+        self.shuffle: Any = minibatch.bp_shuffle
+        self.run.restype = self.limit_blas_threads.restype = self.shuffle.restype = None
         self.limit_blas_threads.argtypes = [ctypes.c_longlong, c_void_p]
+        self.shuffle.argtypes = [c_void_p, ctypes.c_longlong, c_void_p, c_void_p]
         program.bp_compiler.restype = ctypes.c_char_p
         self.call_size = ctypes.c_longlong.in_dll(program, "bp_call_size").value
         self.compiler = program.bp_compiler().decode()

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from against_numpy import run
 
+from gpu_backprop.backend.compiled import device as compiled_device
+from gpu_backprop.backend.compiled.device import LARGE
+from gpu_backprop.backend.snapshot import Snapshot
+
+PAST_CACHES = 4 << 20  # bytes of a thread's part, as in minibatch.cpp
 RNG = np.random.default_rng(0)
 
 
@@ -126,3 +131,57 @@ def test_large_arrays_are_copied_by_all_threads(device):
     assert (b == a[0]).all()
     device.copy_in(b, a.astype(np.float64)[:, ::-1])
     np.testing.assert_array_equal(b, a[:, ::-1])
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (5, 3), (16, 9)])
+def test_what_no_cache_keeps_is_copied_past_the_caches(device, first, last):
+    """Wherever it begins and ends; what lies beside it stays."""
+    size = device.threads * PAST_CACHES + 8192
+    a, b = np.frombuffer(RNG.bytes(size), np.uint8), np.zeros(size, np.uint8)
+    inner = slice(first, size - last)
+    device.copy_in(b[inner], a[inner])
+    np.testing.assert_array_equal(b[inner], a[inner])
+    assert not b[:first].any() and not b[inner.stop :].any()
+
+
+def test_a_snapshot_is_taken_and_taken_back(device):
+    """Of arrays that are large or small, one of them a number among others."""
+    numbers = np.arange(5.0)
+    arrays = {"large": np.ones((2, LARGE // 4), np.float32), "small": np.ones(3), "number": numbers[..., 0]}
+    snapshot = Snapshot(device, arrays)
+    for value in (2, 3):
+        for array in arrays.values():
+            array[...] = value
+        snapshot.take()
+    for array in arrays.values():
+        array[...] = 4
+    assert all((copy == 3).all() for copy in snapshot.copies.values())
+    snapshot.restore()
+    assert all((array == 3).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 64, 65, 127, 5000, 70_000])
+def test_rows_are_shuffled_as_numpy_does(device, plain, rows, drawn):
+    """Also where the generator has half of a number left, and so that it goes on with the same numbers."""
+    streams = [np.random.default_rng(rows) for _ in range(2)]
+    for stream in streams:
+        stream.integers(1 << 32, size=drawn, dtype=np.uint32)
+    orders = np.full((2, rows), -1)
+    for _ in range(3):
+        for one, stream, order in zip((device, plain), streams, orders, strict=True):
+            one.shuffle(stream, order)
+        np.testing.assert_array_equal(*orders)
+    assert streams[0].bit_generator.state == streams[1].bit_generator.state
+
+
+@pytest.mark.parametrize("why", ["more rows than 32 bits count", "a NumPy that draws otherwise"])
+def test_where_the_kernel_would_not_do_numpy_shuffles(device, plain, monkeypatch, why):
+    if why.startswith("more"):
+        monkeypatch.setattr(compiled_device, "MOST_SHUFFLED", 8)
+    else:
+        monkeypatch.setattr(device.library, "shuffle", lambda *_: None)
+    orders = np.zeros((2, 9), int)
+    device.shuffle(np.random.default_rng(0), orders[0])
+    plain.shuffle(np.random.default_rng(0), orders[1])
+    np.testing.assert_array_equal(*orders)

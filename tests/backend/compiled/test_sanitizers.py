@@ -83,6 +83,7 @@ for models, n in itertools.product([(), (2,), (3,)], [1, 15, 1025, 5000]):
     run("clip_factor", np.ones(models), np.ones(models), np.ones(models), np.zeros(models))
     run("limit_norms", a(*models, 5, n), np.ones(models), np.ones(models), None)
     run("copy", w, g)
+    device.shuffle(np.random.default_rng(n), np.empty(n, np.int64))
     order, outs = np.full((*models, 20), 99), [a(*models, 9, n), np.zeros((*models, 9), int), a(*models, 9)]
     order[..., 16] = -1
     run("gather", [a(20, n), np.arange(20), a(20)], order, np.array([15]), outs)
