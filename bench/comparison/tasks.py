@@ -177,7 +177,7 @@ class TaskSpec:
             x[: c.rows], target[: c.rows], [(w.astype(dtype), b.astype(dtype)) for w, b in parameters],
             1 if self.way == "predict" else c.batch, ADAM if self.optimizer == "Adam" else sgd, self.activation,
             precision=self.dtype, dropout=self.dropout, weights=_weights(c).astype(dtype) if self.weighted else None,
-            validation=(x[c.rows :], target[c.rows :]) if held_out else None, epochs=self.epochs,
+            validation=(x[c.rows :], target[c.rows :]) if held_out else None, epochs=self.epochs, seed=seed,
         )  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def test_a_task_comes_out_of_its_folder_as_it_went_in(spec, tmp_path):
     task.save(tmp_path)
     again = peers.Task.load(tmp_path)
     for name in (
-        "batch", "settings", "activation", "device", "precision", "dropout", "epochs", "rows", "steps", "labelled",
-        "adam",
+        "batch", "settings", "activation", "device", "precision", "dropout", "epochs", "seed", "rows", "steps",
+        "labelled", "adam",
     ):  # fmt: skip
         assert getattr(again, name) == getattr(task, name), name
     for one, other in zip(arrays(again), arrays(task), strict=True):
@@ -169,6 +169,12 @@ def test_of_ours_everything_can_be_timed():
     for (w, b), (w2, b2) in zip(before, one.parameters(), strict=True):
         np.testing.assert_array_equal(w, w2)
         np.testing.assert_array_equal(b, b2)
+
+
+def test_other_seeds_draw_other_orders():
+    task = ALL[0].task()
+    first, again, other = (ours.Ours(replace(task, seed=seed)).epoch(shuffle=True) for seed in (0, 0, 1))
+    assert first == again != other
 
 
 def test_everyone_has_an_epoch_before_those_that_are_timed():

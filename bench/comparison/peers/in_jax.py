@@ -33,7 +33,7 @@ class JaxStep(Peer):
         self.minibatch = jax.tree.map(lambda a: a[: task.batch], self.data)
         self.validation = self.place(task.validation or ())
         self.rate = task.settings[0]
-        self.key, self.rng = jax.random.key(0), np.random.default_rng(0)
+        self.key, self.rng = jax.random.key(task.seed), np.random.default_rng(task.seed)
         self.permutation = jax.jit(jax.random.permutation)
         self.gathering = jax.jit(self.on_rows, donate_argnums=0)
         self.placed = jax.jit(self.update, donate_argnums=0)

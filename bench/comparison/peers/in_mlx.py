@@ -21,7 +21,7 @@ class MlxStep(Peer):
         self.version = f"MLX {mx.__version__}"
         mx.set_default_device(mx.cpu)
         self.dtype = mx.float64 if task.precision == "float64" else mx.float32
-        self.rng = np.random.default_rng(0)
+        self.rng = np.random.default_rng(task.seed)
         self.data = [self.place(a) for a in task.data]
         self.minibatch = [a[: task.batch] for a in self.data]
         after = [nn.Tanh() if task.activation == "tanh" else nn.ReLU()]

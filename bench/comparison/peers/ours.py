@@ -41,7 +41,7 @@ class Ours(Peer):
         super().__init__(task)
         layers, loss = network_of(task)
         dtype, tf32 = ("float32", True) if task.precision == "tf32" else (task.precision, False)
-        net = gb.Network(task.x.shape[1], layers, dtype=dtype, tf32=tf32, device=task.device, seed=0)
+        net = gb.Network(task.x.shape[1], layers, dtype=dtype, tf32=tf32, device=task.device, seed=task.seed)
         put(net, task.parameters)
         optimizer = gb.Adam(*task.settings) if task.adam else gb.SGD(*task.settings)
         self.net, self.trainer = net, gb.Trainer(net, loss, optimizer, batch_size=task.batch)

@@ -26,6 +26,7 @@ class TorchEager(Peer):
         if task.device == "cuda" and not torch.cuda.is_available():
             raise Missing(f"{self.version} finds no CUDA device")
         torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
+        torch.manual_seed(task.seed)
         self.dtype = torch.float64 if task.precision == "float64" else torch.float32
         after = [
             torch.nn.Tanh() if task.activation == "tanh" else torch.nn.ReLU(),

@@ -27,7 +27,7 @@ class ScikitLearn(Peer):
         hidden = tuple(w.shape[1] for w, _ in task.parameters[:-1])
         how: dict[str, Any] = {
             "hidden_layer_sizes": hidden, "activation": task.activation, "alpha": 0.0, "batch_size": task.batch,
-            "random_state": 0, "learning_rate_init": task.settings[0],
+            "random_state": task.seed, "learning_rate_init": task.settings[0],
         }  # fmt: skip
         if task.adam:
             how |= {"solver": "adam", **dict(zip(("beta_1", "beta_2", "epsilon"), task.settings[1:], strict=True))}

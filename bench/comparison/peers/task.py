@@ -35,6 +35,7 @@ class Task:
             alike.
         validation: x and target of the rows that a fit measures after each epoch.
         epochs: of a fit.
+        seed: of the orders and masks that a library draws.
     """
 
     x: Any
@@ -49,6 +50,7 @@ class Task:
     weights: Any = None
     validation: tuple[Any, Any] | None = None
     epochs: int = 20
+    seed: int = 0
 
     @property
     def rows(self) -> int:
@@ -80,11 +82,12 @@ class Task:
         return tuple(a[: self.batch] for a in self.data)
 
     def save(self, folder: Path) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parameters"}
-        x, target = given.pop("validation") or (None, None)
-        given |= {"validation_x": x, "validation_target": target}
-        np.savez(folder / "task.npz", **{name: value for name, value in given.items() if value is not None})
-        save_parameters(folder / "parameters.npz", self.parameters)
+        # what is as usual is not written: a worker of an older checkout may not know it
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not f.default}
+        save_parameters(folder / "parameters.npz", given.pop("parameters"))
+        if "validation" in given:
+            given["validation_x"], given["validation_target"] = given.pop("validation")
+        np.savez(folder / "task.npz", **given)
 
     @classmethod
     def load(cls, folder: Path) -> Task:
