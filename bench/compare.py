@@ -21,7 +21,8 @@ and with some steps that are not timed; then it times, as the task has it,
 - steps by hand: each begins with arrays of NumPy,
 - a fit: epochs, and after each the validation data are measured,
 - predictions: from an array of NumPy to one of NumPy; whose probabilities differ from those in float64 is not timed,
-- and of ours also the floor: the matrix products of the step alone, beside the peak of bench/blas.py.
+- and of ours also the floor: the matrix products of the step alone, and what the threads that they run on reach when
+  they do nothing but multiply and add, as in bench/blas.py.
 
 A ratio is taken within a round. A round in which something else took the processors is repeated, and counted if it
 stays so; only Linux tells. `python bench/plot.py` puts the results into README.md and docs/performance.md.
@@ -41,14 +42,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import blas
 from comparison import mnist_seconds, summary, tasks
 from comparison.peers import NUMPY_ALONE, ON_CPU, OUR_OWN, OURS, Task
 from comparison.processes import BEFORE, ROOT, Turn, WorkerError, Workers, program, start_workers
 from comparison.tasks import ADAM, MEASURED, SGD, SLOW_SGD, TaskSpec
 from lib import record
 from lib.busy import disturbed, processors
-from lib.timing import spread
+from lib.timing import median, spread
 
 from gpu_backprop.data.errors import DataError
 
@@ -130,17 +130,25 @@ def measure(spec: TaskSpec, task: Task, workers: Workers, rounds: int, window: f
         "not timed": not_timed,
         "rounds": {"measured": rounds, **counts},
         **found,
-        **share_of_peak(spec, workers.threads, found),
+        **share_of_peak(spec.configuration.flops, kept),
     }
 
 
-def share_of_peak(spec: TaskSpec, threads: int, found: Mapping[str, Any]) -> dict[str, float]:
-    """How much of what so many threads can multiply and add at most the products alone reach, where both are known."""
-    peak = blas.ask(blas.PEAK, WINDOW, threads, spec.dtype).get(blas.PEAK) if "floor_us" in found else None
-    if peak is None:
+def share_of_peak(flops: int, rounds: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:
+    """Where it is known: on how many threads the products alone ran in each round, the most that so many reached in any
+    round, in flops a nanosecond, and how much of that the products did, the median of the rounds."""
+    floors = [one[OURS]["floor"] for one in rounds if "peak_gflops" in one.get(OURS, {}).get("floor", ())]
+    if not floors:
         return {}
-    rate = spec.configuration.flops / found["floor_us"]["median"] / 1000
-    return {"peak_gflops": round(peak, 1), "share of the peak": round(rate / peak, 3)}
+    peaks = dict[int, float]()
+    for one in floors:
+        peaks[one["threads"]] = max(one["peak_gflops"], peaks.get(one["threads"], 0))
+    shares = [flops / one["us"] / 1000 / peaks[one["threads"]] for one in floors]
+    return {
+        "threads in use": [one["threads"] for one in floors],
+        "peak_gflops": {str(threads): round(peak, 1) for threads, peak in peaks.items()},
+        "share of the peak": median(shares, 3),
+    }
 
 
 def described(spec: TaskSpec, task: Task) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def short(results: Results, plot: str) -> str:
          times_as_fast(min(row.ratio for row in those)), percent(geometric_mean([row.share for row in those])))
         for kind, those in by_kind(results, OURS).items()
     ]  # fmt: skip
-    heads = ("times as fast as", "rows", *COLUMNS, "the least of the last", "peak reached by products alone")
+    heads = ("times as fast as", "rows", *COLUMNS, "the least of the last", "products alone, of their cores' peak")
     standings = [
         (ours, words, summary.Standing.of(those))
         for ours in OUR_OWN
@@ -118,7 +118,7 @@ def every_row(results: Results) -> str:
             continue
         names = [name for name in (*OUR_OWN, *ON_CPU) if name in timed]
         heads = (
-            "", *names, "products alone", "of the peak", "times the fastest peer",
+            "", *names, "products alone", "of their cores' peak", "times the fastest peer",
             f"the same, {NUMPY_ALONE.partition(', ')[2]}",
         )  # fmt: skip
         cells = [

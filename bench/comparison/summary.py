@@ -70,7 +70,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """Of the processor's peak, what the products alone reach; NaN where that is not known."""
+        """Of the peak of the cores that they run on, what the products alone reach; NaN where that is not known."""
         return float(self.task.get("share of the peak", math.nan))
 
     @property

@@ -107,7 +107,10 @@ class Commands:
             done = getattr(peer, warm)(times)
             seconds, times = time.perf_counter() - started, 2 * times
         in_window = window * done / seconds if done else 1
-        return {one: self._time(peer, one, in_window) for one in what}
+        found = {one: self._time(peer, one, in_window) for one in what}
+        if "floor" in found:
+            found["floor"] |= peer.peak(window)
+        return found
 
     def _time(self, peer: peers.Peer, what: str, in_window: float) -> dict[str, Any]:
         """About so many steps or predictions."""

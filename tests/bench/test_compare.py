@@ -11,10 +11,13 @@ import os
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from gpu_backprop.backend.compiled import program
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
@@ -175,6 +178,32 @@ def test_other_seeds_draw_other_orders():
     task = ALL[0].task()
     first, again, other = (ours.Ours(replace(task, seed=seed)).epoch(shuffle=True) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_the_peak_is_of_the_threads_that_the_products_run_on(monkeypatch):
+    one = ours.Ours(ALL[1].task())
+    monkeypatch.setattr(ours, "peak", lambda threads, dtype, seconds: (threads, dtype, seconds))
+    for before, after, most in ((1, 1, 1), (2, 1, 2), (1, 2, 2)):
+        levels = iter((before, after))
+        monkeypatch.setattr(one, "_level", lambda levels=levels: next(levels))
+        assert one.floor(8) == 9
+        assert one.peak(0.5) == {"threads": most, "peak_gflops": (most, "float32", 0.5)}
+    monkeypatch.undo()
+    one.products = [run := partial(int)]
+    assert one.floor(1) == 1 and one.peak(0.5) == {}
+    run.holds = [np.arange(len(program.FIELDS))]
+    assert one._level() == program.FIELDS.index("level")
+
+
+def test_the_share_of_the_peak_is_that_of_the_best_round():
+    floors = [
+        {"us": us, "threads": threads, "peak_gflops": peak}
+        for us, threads, peak in ((1.0, 1, 100.0), (2.0, 1, 50.0), (0.5, 2, 150.0), (0.5, 2, 200.0), (1.0, 1, 80.0))
+    ]
+    found = compare.share_of_peak(50_000, [{peers.OURS: {"floor": floor}} for floor in floors])
+    assert found["threads in use"] == [1, 1, 2, 2, 1] and found["peak_gflops"] == {"1": 100.0, "2": 200.0}
+    assert found["share of the peak"] == 0.5
+    assert compare.share_of_peak(1, [{peers.OURS: {"floor": {"us": 1.0}}}, {}]) == compare.share_of_peak(1, []) == {}
 
 
 def test_everyone_has_an_epoch_before_those_that_are_timed():
@@ -430,6 +459,7 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     [spec] = found["contests"]
     assert spec["name"] == "8-8-1, B 16, relu, Adam" and spec["floor_us"]["median"] > 0
     assert spec["not timed"] == {} and 0 < spec.get("share of the peak", 0.5) < 10
+    assert set(spec.get("threads in use", [1])) == {1} == set(map(int, spec.get("peak_gflops", [1])))
     told = 'python bench/compare.py --only "8-8-1, B 16, relu" --quick --window 0.001'.replace('"', "'")
     assert found["command"].removesuffix(" --threads 1") == told
 

@@ -184,7 +184,13 @@ class Peer:
         return times
 
     def floor(self, times: int) -> int:
-        """Runs the matrix products of a step alone so many times; only ours can tell them apart."""
+        """Runs the matrix products of a step alone so many times or some more, and gives how often; only ours can tell
+        them apart."""
+        raise NotImplementedError
+
+    def peak(self, seconds: float) -> dict[str, float]:
+        """Gives on how many threads the products of the last floor ran, and what so many reach that do nothing but
+        multiply and add: flops in a nanosecond, the most within so many seconds. Nothing where that is not known."""
         raise NotImplementedError
 
 
