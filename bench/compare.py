@@ -10,10 +10,11 @@
 Each library works in a process of its own, stopped while another one works. All begin with the same parameters, and
 train on the same rows in minibatches of the same size with the same number of threads. First each trains an epoch in
 the order of the rows, and one in an order of its own. One that does not reach the loss and the parameters that the
-first gives in float64, and in the second about that loss, does other work, and is not timed. With dropout, whose masks
-every library draws otherwise, the first is trained without, and another one with it, which has to come to about the
-loss that masks of NumPy give. Then they take turns, in several rounds. A turn begins with the first parameters again,
-and with some steps that are not timed; then it times, as the task has it,
+first gives in float64, and in the second about that loss, does other work, and is not timed; so does one whose
+parameters have another dtype, or differ after the steps, or whose validation data after the fit, that are timed later.
+With dropout, whose masks every library draws otherwise, the first is trained without, and another one with it, which
+has to come to about the loss that masks of NumPy give. Then they take turns, in several rounds. A turn begins with the
+first parameters again, and with some steps that are not timed; then it times, as the task has it,
 
 - steps: on one minibatch that already lies where it is needed,
 - epochs: with a new order each, and with rows gathered for each minibatch; divided by the steps of an epoch; one more
@@ -119,7 +120,7 @@ def measure(spec: TaskSpec, task: Task, workers: Workers, rounds: int, window: f
     """Gives one task to all workers: what it is, who did the same, and how fast."""
     task.save(workers.folder)
     check = spec.check(task)
-    told, not_timed = workers.load(check, spec.takes_part)
+    told, not_timed = workers.load(check, spec.takes_part, spec.ways)
     names = [name for name in told if name not in not_timed]
     turn = partial(workers.turn, ways=spec.ways, window=window)
     kept, counts = in_rounds(names, turn, rounds, workers.threads, not_timed)

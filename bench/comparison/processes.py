@@ -184,15 +184,23 @@ class Workers:
             )  # fmt: skip
 
     def load(
-        self, check: Check | Predicted | None = None, takes_part: Callable[[str], bool] = lambda name: True
-    ) -> tuple[dict[str, Any], dict[str, str]]:
+        self, check: Check | Predicted | None = None, takes_part: Callable[[str], bool] = lambda name: True,
+        ways: Sequence[str] = (),
+    ) -> tuple[dict[str, Any], dict[str, str]]:  # fmt: skip
         """Gives the task of the folder to each that takes part: what it told of its first epoch or its outputs, and why
-        some are not timed. A peer that is not installed is left out from then on."""
+        some are not timed. A peer that is not installed is left out from then on.
+
+        Args:
+            ways: of MEASURED, those in which it is timed later. An older checkout is not asked to show them.
+        """
         told, errors = {}, {}
         for k, name in enumerate(filter(takes_part, list(self.by_name))):
             worker, into = self.by_name[name], self.folder / f"after-{k}.npz"
+            what: dict[str, Any] = {"folder": str(self.folder), "into": str(into)}
+            if isinstance(check, Check) and name not in BEFORE:
+                what["ways"] = [MEASURED[way] for way in ways]
             try:
-                answer = worker.ask(check.command if check else "load", folder=str(self.folder), into=str(into))
+                answer = worker.ask(check.command if check else "load", **what)
             except WorkerError as error:
                 errors[name] = str(error)
                 if str(error).startswith("missing"):

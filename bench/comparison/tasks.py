@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from comparison.peers.task import Parameters, Task, load_parameters
+from comparison.peers.task import CHECKED_EPOCHS, Parameters, Task, load_parameters, of_way
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.data.digits import load_digits
 
@@ -46,12 +46,16 @@ VALIDATION = 0.01
 """How far loss and accuracy of the validation data after the first epoch may be from the reference's: the parameters
 are within PARAMETER_TOLERANCES alike."""
 
+FITTED = 0.02
+"""How far they may be after CHECKED_EPOCHS of a fit, in other orders than the reference's. Orders gave up to 0.002; an
+epoch more or less gives 0.13 and more."""
+
 OUTPUTS = 1e-5
 """How far a probability may be from the reference's."""
 
 TOLERANCES = {
     "loss": LOSS_TOLERANCE, "distance": PARAMETER_TOLERANCES, "shuffled": SHUFFLED, "dropped": DROPPED,
-    "validation": VALIDATION, "outputs": OUTPUTS,
+    "validation": VALIDATION, "fit": FITTED, "outputs": OUTPUTS,
 }  # fmt: skip
 """All of them, for the record."""
 
@@ -276,26 +280,29 @@ def _numbers(configuration: Configuration) -> tuple[Array, Array]:
 
 
 def _weights(configuration: Configuration) -> Array:
-    """From ½ to 1½, and of the same sum in each minibatch in the order of the rows: a mean over minibatches is then one
-    over rows too."""
+    """From ¼ to 1¼, and of the same sum in each minibatch in the order of the rows: a mean over minibatches is then one
+    over rows too. The sum is not the number of rows, by which nobody is to divide."""
     rng, shape = np.random.default_rng(0), (configuration.rows // configuration.batch, configuration.batch)
-    return rng.permuted(np.broadcast_to(np.linspace(0.5, 1.5, configuration.batch), shape), axis=1).ravel()
+    return rng.permuted(np.broadcast_to(np.linspace(0.25, 1.25, configuration.batch), shape), axis=1).ravel()
 
 
 # What has to come out -------------------------------------------------------------------------------------------------
 
 
-def reference(task: Task, masks: np.random.Generator | None = None) -> tuple[float, Parameters]:
-    """The mean loss of an epoch in the order of the rows, and the parameters after it: N2 written out, in float64.
+def reference(
+    task: Task, masks: np.random.Generator | None = None, minibatches: Sequence[int] | None = None
+) -> tuple[float, Parameters]:
+    """The mean loss of some steps and the parameters after them: N2 written out, in float64.
 
     Args:
         masks: what the masks of dropout are drawn by; None: there is no dropout.
+        minibatches: which one each step takes; None: those of an epoch in the order of the rows.
     """
     parameters = [[p.astype(np.float64) for p in pair] for pair in task.parameters]
     m, v = ([[np.zeros_like(p) for p in pair] for pair in parameters] for _ in range(2))
-    total = 0.0
-    for step in range(1, task.steps + 1):
-        rows = slice((step - 1) * task.batch, step * task.batch)
+    total, minibatches = 0.0, range(task.steps) if minibatches is None else minibatches
+    for step, k in enumerate(minibatches, 1):
+        rows = slice(k * task.batch, (k + 1) * task.batch)
         x, *targets = (a[rows] for a in task.data)
         loss, gradients = loss_and_gradients(task, parameters, x.astype(np.float64), *targets, masks=masks)
         total += loss
@@ -309,7 +316,7 @@ def reference(task: Task, masks: np.random.Generator | None = None) -> tuple[flo
             v[k][j] += (1 - beta2) * (g * g - v[k][j])
             root = np.sqrt(v[k][j] / (1 - beta2**step))
             parameters[k][j] -= rate * (m[k][j] / (1 - beta1**step)) / (root + epsilon)
-    return total / task.steps, [(w, b) for w, b in parameters]
+    return total / len(minibatches), [(w, b) for w, b in parameters]
 
 
 def loss_and_gradients(
@@ -366,17 +373,20 @@ class Check:
     Attributes:
         loss: of the epoch, without dropout.
         first, after: the parameters before and after it.
+        repeated: the parameters after as many steps on the first minibatch.
         tolerance: how far others may be from where these have moved.
         dropped: the loss of the epoch with dropout, as the mean over some masks; without dropout, loss.
-        validation: loss and accuracy of the validation data after the epoch.
+        validation, fitted: loss and accuracy of the validation data after the epoch, and after CHECKED_EPOCHS.
     """
 
     loss: float
     first: Parameters
     after: Parameters
+    repeated: Parameters
     tolerance: float
     dropped: float
     validation: tuple[float, float] | None
+    fitted: tuple[float, float] | None
 
     command = "load"
 
@@ -384,24 +394,41 @@ class Check:
     def of(cls, task: Task) -> Check:
         loss, after = reference(task)
         dropped = [reference(task, np.random.default_rng(seed))[0] for seed in range(MASKS if task.dropout else 0)]
+        _, repeated = reference(task, minibatches=[0] * task.steps)
+        validation = fitted = None
+        if task.validation:
+            validation = measured(task, after)
+            fitted = measured(task, reference(task, minibatches=[*range(task.steps)] * CHECKED_EPOCHS)[1])
         return cls(
-            loss, task.parameters, after, PARAMETER_TOLERANCES[f"{task.activation}, {'Adam' if task.adam else 'SGD'}"],
-            sum(dropped) / MASKS if dropped else loss, measured(task, after) if task.validation else None,
+            loss, task.parameters, after, repeated,
+            PARAMETER_TOLERANCES[f"{task.activation}, {'Adam' if task.adam else 'SGD'}"],
+            sum(dropped) / MASKS if dropped else loss, validation, fitted,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """What the reference came to, for the record."""
         dropped = {"dropped": self.dropped} if self.dropped != self.loss else {}
-        return {"loss": self.loss, **dropped, **({"validation": self.validation} if self.validation else {})}
+        fit = {"validation": self.validation, "fit": self.fitted} if self.validation else {}
+        return {"loss": self.loss, **dropped, **fit}
 
-    def distance(self, after: Parameters) -> float:
-        """‖θ − θ*‖ / ‖θ* − θ₀‖, over all parameters."""
+    def distance(self, after: Parameters, right: Parameters | None = None) -> float:
+        """‖θ − θ*‖ / ‖θ* − θ₀‖, over all parameters; θ* is what they should be, after the epoch unless told otherwise.
+        NaN where they have other shapes."""
+        right = self.after if right is None else right
+        if [[p.shape for p in pair] for pair in after] != [[p.shape for p in pair] for pair in right]:
+            return math.nan
 
         def norm(one: Parameters, other: Parameters) -> float:
             pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
             return float(np.sqrt(sum(np.square(p - q, dtype=np.float64).sum() for p, q in pairs)))
 
-        return norm(after, self.after) / norm(self.after, self.first)
+        return norm(after, right) / norm(right, self.first)
+
+    def fault_dtype(self, after: Parameters) -> str:
+        """Says what is wrong with the dtypes of parameters: rounding is too little to be told by `fault`, since not all
+        libraries add Adam's ε at the same place."""
+        wrong = {(p.dtype, q.dtype) for p, q in zip(itertools.chain(*after), itertools.chain(*self.first), strict=True)}
+        return next((f"{OTHER}: its parameters are {p}, they should be {q}" for p, q in wrong if p != q), "")
 
     def fault(self, loss: float, distance: float) -> str:
         """Says what is wrong with an epoch that ended so; "" if nothing is."""
@@ -420,8 +447,14 @@ class Check:
             return ""
         return f"{OTHER}: its loss after an epoch with dropout is {loss:.6g}, it should be about {self.dropped:.6g}"
 
-    def fault_shuffled(self, loss: float) -> str:
-        """Says the same of an epoch in a new order: such epochs are timed, and each library draws its own orders."""
+    def fault_shuffled(self, loss: float, reordered: bool = True) -> str:
+        """Says the same of an epoch in a new order: such epochs are timed, and each library draws its own orders.
+
+        Args:
+            reordered: whether the parameters after it differ from those after the one in the order of the rows.
+        """
+        if not reordered:
+            return f"{OTHER}: its new order is that of the rows"
         if SHUFFLED[0] <= loss / self.dropped <= SHUFFLED[1]:  # not true of NaN
             return ""
         return f"{OTHER}: its loss after an epoch in a new order is {loss:.6g}, it should be about {self.dropped:.6g}"
@@ -432,17 +465,37 @@ class Check:
             return ""
         return f"{OTHER}: loss and accuracy of the validation data are {found}, they should be {self.validation}"
 
+    def fault_fit(self, found: Sequence[float]) -> str:
+        """Says the same of what a fit measured last: each library draws its own orders."""
+        if self.fitted is None or np.allclose(found, self.fitted, FITTED, FITTED):
+            return ""
+        return f"{OTHER}: its fit ends with loss and accuracy of {found}, they should be about {self.fitted}"
+
+    def fault_repeated(self, distances: Mapping[str, float]) -> str:
+        """Says the same of steps on the first minibatch, by the way in which they are done."""
+        for way, distance in distances.items():
+            if not distance <= self.tolerance:
+                told = f"after {way.replace('_', ' ')} its parameters are {distance:.2%} of their way from"
+                return f"{OTHER}: {told} where they should be"
+        return ""
+
     def checked(self, answer: Mapping[str, Any], parameters: Path) -> tuple[dict[str, Any], str]:
-        """Gives what a worker has told and the distance, for the record, and what is wrong with them."""
+        """Gives what a worker has told and the distances, for the record, and what is wrong with them."""
         after = load_parameters(parameters)
-        shapes = [[p.shape for p in pair] for pair in self.first]
-        distance = self.distance(after) if [[p.shape for p in pair] for pair in after] == shapes else math.nan
-        told = {name: value for name, value in answer.items() if name != "version"}
-        return {"distance": distance, **told}, (
+        distance = self.distance(after)
+        told = {name: value for name, value in answer.items() if name not in ("version", "repeated")}
+        repeated = {
+            way: self.distance(load_parameters(of_way(parameters, way)), self.repeated)
+            for way in answer.get("repeated", ())
+        }
+        return {"distance": distance, **repeated, **told}, (
             self.fault(answer["loss"], distance)
+            or self.fault_dtype(after)
             or self.fault_dropped(answer.get("dropped", self.dropped))
-            or self.fault_shuffled(answer["shuffled"])
+            or self.fault_shuffled(answer["shuffled"], answer.get("reordered", True))
             or self.fault_validation(answer.get("validation", ()))
+            or self.fault_fit(answer.get("fit", self.fitted))
+            or self.fault_repeated(repeated)
         )
 
 
@@ -452,15 +505,17 @@ class Predicted:
 
     Attributes:
         y: the probabilities.
+        dtype: theirs, which is that of the rows.
     """
 
     y: Array
+    dtype: Any
 
     command = "load_to_predict"
 
     @classmethod
     def of(cls, task: Task) -> Predicted:
-        return cls(outputs(task, task.parameters, task.x))
+        return cls(outputs(task, task.parameters, task.x), task.x.dtype)
 
     def described(self) -> dict[str, Any]:
         return {}
@@ -469,5 +524,7 @@ class Predicted:
         with np.load(file, allow_pickle=False) as arrays:
             y = arrays["y"]
         farthest = float(abs(y - self.y).max()) if y.shape == self.y.shape else math.nan
-        wrong = f"{OTHER}: its outputs are up to {farthest:.2g} from where they should be"
-        return {"farthest": farthest}, "" if farthest <= OUTPUTS else wrong
+        if not farthest <= OUTPUTS:
+            return {"farthest": farthest}, f"{OTHER}: its outputs are up to {farthest:.2g} from where they should be"
+        wrong = f"{OTHER}: its outputs are {y.dtype}, they should be {self.dtype}"
+        return {"farthest": farthest}, "" if y.dtype == self.dtype else wrong

@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,14 @@ class Commands:
         self.name = name
         self.peer: peers.Peer | None = None
 
-    def load(self, folder: str, into: str | None = None) -> dict[str, Any]:
+    def load(self, folder: str, into: str | None = None, ways: Sequence[str] = ()) -> dict[str, Any]:
         """Begins the task of a folder, and trains an epoch of it in the order of the rows, without dropout.
 
         Args:
             into: a file for the parameters after it; then it trains one with dropout too, and one in a new order, each
                 from the first ones, and measures the validation data, where there are some.
+            ways: what of `time` is timed later. Of "steps" and "steps_by_hand" it does as many as an epoch has, from
+                the first parameters on, and writes the parameters after them too (peers.task.of_way); and a short fit.
         """
         task = self._open(folder)
         peer = self._peer(replace(task, dropout=0.0))
@@ -49,12 +52,25 @@ class Commands:
             peers.task.save_parameters(Path(into), peer.parameters())
             if task.validation:
                 answer["validation"] = peer.evaluate()
+            answer["repeated"] = [way for way in ways if way.startswith("steps")]
+            for way in answer["repeated"]:
+                peer.reset()
+                getattr(peer, way)(task.steps)
+                peers.task.save_parameters(peers.task.of_way(Path(into), way), peer.parameters())
+            if "fit" in ways:
+                peer.reset()
+                peer.task = replace(task, epochs=peers.task.CHECKED_EPOCHS)
+                answer["fit"] = peer.fit()[1]
+                peer.task = task
             if task.dropout:
                 peer = self._peer(task)
                 answer["dropped"] = peer.epoch(shuffle=False)
             peer.steps(1)  # compiles, where that is done
             peer.reset()
             answer["shuffled"] = peer.epoch(shuffle=True)
+            in_order = peers.task.load_parameters(Path(into))
+            both = zip(sum(peer.parameters(), ()), sum(in_order, ()), strict=True)
+            answer["reordered"] = any(bool(np.any(p != q)) for p, q in both)
         peer.reset()
         return answer
 
@@ -117,7 +133,7 @@ class Commands:
         peer.reset()
         before = busy.Clocks.now()
         if what == "fit":
-            seconds, done = peer.fit(), peer.task.epochs * peer.task.steps
+            seconds, done = peer.fit()[0], peer.task.epochs * peer.task.steps
         elif what == "epochs":
             epochs = max(1, round(in_window / peer.task.steps))
             seconds, done = peer.epochs(epochs), epochs * peer.task.steps

@@ -134,11 +134,13 @@ def test_we_do_what_the_reference_does_in_further_tasks(spec, tmp_path):
     task = spec.task()
     task.save(tmp_path)
     check, commands = spec.check(task), worker_of.Commands(peers.OURS)
-    answer = getattr(commands, check.command)(str(tmp_path), str(tmp_path / "after.npz"))
+    what = [tasks.MEASURED[way] for way in spec.ways]
+    how = {"ways": what} if isinstance(check, tasks.Check) else {}
+    answer = getattr(commands, check.command)(str(tmp_path), str(tmp_path / "after.npz"), **how)
     told, fault = check.checked(answer, tmp_path / "after.npz")
     assert fault == "" and told and "version" not in told
     assert ("dropped" in told, "validation" in told) == (spec.kind == "dropout", spec.kind == "fit")
-    what = [tasks.MEASURED[way] for way in spec.ways]
+    assert set(what) & {"steps", "steps_by_hand", "fit"} == told.keys() & {"steps", "steps_by_hand", "fit"}
     assert all(one["us"] > 0 for one in commands.time(what, 0.001).values())
 
 
@@ -156,11 +158,67 @@ def test_other_work_is_refused_in_further_tasks(tmp_path):
     assert check.fault(loss, check.distance(after))
     task, check = by_kind["fit"]
     assert check.fault_validation(check.validation) == "" != check.fault_validation((check.validation[0] + 0.1, 1.0))
+    assert check.fault_fit(check.fitted) == "" != check.fault_fit((check.fitted[0] + 0.1, 1.0))
     task, check = by_kind["predict"]
     np.savez(tmp_path / "y.npz", y=tasks.outputs(task, task.parameters, task.x[::-1]))
     assert "its outputs are up to" in check.checked({}, tmp_path / "y.npz")[1]
     np.savez(tmp_path / "y.npz", y=check.y[:, :2])
     assert check.checked({}, tmp_path / "y.npz")[1]
+    np.savez(tmp_path / "y.npz", y=check.y)
+    told = check.checked({}, tmp_path / "y.npz")[1]
+    assert told == "it does other work: its outputs are float64, they should be float32"
+
+
+def test_another_dtype_is_refused_where_no_tolerance_tells(tmp_path):
+    spec = replace(ALL[1], dtype="float64")
+    check = tasks.Check.of(spec.task())
+    answer = {"loss": check.loss, "shuffled": check.loss}
+    single = [(w.astype(np.float32), b.astype(np.float32)) for w, b in check.after]
+    single_b = [(w, b) for (w, _), (_, b) in zip(check.after, single, strict=True)]
+    for after, dtype in ((check.after, ""), (single, "float32"), (single_b, "float32")):
+        peers.task.save_parameters(tmp_path / "after.npz", after)
+        told, fault = check.checked(answer, tmp_path / "after.npz")
+        assert check.fault(check.loss, told["distance"]) == ""
+        expected = f"it does other work: its parameters are {dtype}, they should be float64"
+        assert fault == (expected if dtype else "")
+
+
+@pytest.mark.parametrize("name", [name for name in peers.ON_CPU if replace(ALL[0], dtype="float64").takes_part(name)])
+def test_peers_train_in_the_dtype_of_the_task(name, tmp_path):
+    """Those that are installed, one dtype after the other in one process."""
+    one = processes.Worker(name, tmp_path / "log", threads=1, environment={"JAX_PLATFORMS": "cpu"})
+    try:
+        for dtype in ("float32", "float64", "float32"):
+            task = replace(ALL[0], dtype=dtype).task()
+            task.save(tmp_path)
+            answer = one.ask("load", folder=str(tmp_path), into=str(tmp_path / "after.npz"), ways=["steps"])
+            told, fault = tasks.Check.of(task).checked(answer, tmp_path / "after.npz")
+            assert fault == "", dtype
+            assert dtype == "float32" or max(told["distance"], told["steps"]) < 1e-7
+    except WorkerError as error:
+        if not str(error).startswith("missing"):
+            raise
+        pytest.skip(str(error))
+    finally:
+        one.close()
+
+
+def test_steps_that_are_timed_are_those_of_the_reference(tmp_path):
+    """And orders are new."""
+    task = ALL[1].task()
+    check, path = tasks.Check.of(task), tmp_path / "after.npz"
+
+    def fault(repeated, **changes):
+        arrays = {path: check.after, peers.task.of_way(path, "steps_by_hand"): repeated}
+        for place, after in arrays.items():
+            peers.task.save_parameters(place, [(w.astype(np.float32), b.astype(np.float32)) for w, b in after])
+        answer = {"loss": check.loss, "shuffled": check.loss, "repeated": ["steps_by_hand"], **changes}
+        return check.checked(answer, path)[1]
+
+    assert fault(check.repeated) == ""
+    for other in (check.first, check.after, [(w, 0 * b) for w, b in check.repeated]):
+        assert fault(other).startswith("it does other work: after steps by hand its parameters are ")
+    assert fault(check.repeated, reordered=False) == "it does other work: its new order is that of the rows"
 
 
 def test_of_ours_everything_can_be_timed():
@@ -434,12 +492,13 @@ def test_who_does_other_work_is_told_with_both_values(fakes, tmp_path):
     }
     workers = fakes(**answers)
     for k in range(3):
-        peers.task.save_parameters(tmp_path / f"after-{k}.npz", check.after)
+        after = [(w.astype(np.float32), b.astype(np.float32)) for w, b in check.after]
+        peers.task.save_parameters(tmp_path / f"after-{k}.npz", after)
     try:
         first_epoch, troubles = workers.load(check)
     finally:
         workers.close()
-    right = {"loss": check.loss, "distance": 0, "shuffled": 1.01 * check.loss}
+    right = {"loss": check.loss, "distance": check.distance(after), "shuffled": 1.01 * check.loss}
     assert first_epoch["wrong"]["loss"] == 9.5 and first_epoch["right"] == right
     assert list(troubles) == ["wrong", "half"] and f"is 9.5, it should be {check.loss:.6g}" in troubles["wrong"]
     assert f"in a new order is {check.loss / 2:.6g}" in troubles["half"]

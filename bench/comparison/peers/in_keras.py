@@ -8,6 +8,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import jax
 import keras
 
 from comparison.peers.task import Parameters, Peer, Task
@@ -37,6 +38,7 @@ class KerasFit(Peer):
         super().__init__(task)
         self.version = f"Keras {keras.__version__} on {keras.backend.backend()}"
         keras.utils.clear_session()
+        jax.config.update("jax_enable_x64", task.precision == "float64")  # without it float64 is float32 in silence
         keras.config.set_floatx("float64" if task.precision == "float64" else "float32")
         *hidden, outputs = (w.shape[1] for w, _ in task.parameters)
         layers: list[Any] = [keras.Input((task.x.shape[1],))]
@@ -68,10 +70,10 @@ class KerasFit(Peer):
         self._fit(1 + times, callbacks=[clock])
         return sum(clock.seconds[-times:])
 
-    def fit(self) -> float:
+    def fit(self) -> tuple[float, tuple[float, float]]:
         started = time.perf_counter()
-        self._fit(self.task.epochs, validation_data=self.task.validation, validation_batch_size=1024)
-        return time.perf_counter() - started
+        told = self._fit(self.task.epochs, validation_data=self.task.validation, validation_batch_size=1024)
+        return time.perf_counter() - started, (told["val_loss"][-1], told["val_accuracy"][-1])
 
     def _fit(self, epochs: int, shuffle: bool = True, **how: Any) -> dict[str, list[float]]:
         x, target, *weights = self.task.data

@@ -72,10 +72,10 @@ class Ours(Peer):
             task.x, task.target, epochs, weights=task.weights, shuffle=shuffle, validation=validation, progress=False
         )
 
-    def fit(self) -> float:
+    def fit(self) -> tuple[float, tuple[float, float]]:
         started = time.perf_counter()
-        self._fit(self.task.epochs, shuffle=True, validation=self.task.validation)
-        return time.perf_counter() - started
+        last = self._fit(self.task.epochs, shuffle=True, validation=self.task.validation)[-1]
+        return time.perf_counter() - started, (last["val_loss"], last["val_accuracy"])
 
     def evaluate(self) -> tuple[float, float]:
         assert self.task.validation is not None

@@ -11,6 +11,9 @@ import numpy as np
 
 Parameters = list[tuple[Any, Any]]
 
+CHECKED_EPOCHS = 2
+"""Of a fit that is only to show that it does what it should."""
+
 
 class Missing(Exception):
     """The library, or its CUDA device, is not here."""
@@ -109,6 +112,11 @@ def load_parameters(path: Path) -> Parameters:
         return [(file[f"w{k}"], file[f"b{k}"]) for k in range(len(file.files) // 2)]
 
 
+def of_way(path: Path, way: str) -> Path:
+    """The file beside that of the parameters after an epoch, for those after as many steps in another way."""
+    return path.with_name(f"{way}-{path.name}")
+
+
 class Peer:
     """A library that trains a task. A method returns when all that it has begun is done.
 
@@ -163,13 +171,14 @@ class Peer:
         self.train()
         return sum(self.train() for _ in range(times))
 
-    def fit(self) -> float:
-        """Trains all epochs of a fit, and measures the validation data after each; gives their seconds."""
+    def fit(self) -> tuple[float, tuple[float, float]]:
+        """Trains all epochs of a fit, and measures the validation data after each; gives their seconds, and what the
+        last of these measurements has told."""
         started = time.perf_counter()
         for _ in range(self.task.epochs):
             self.epoch(shuffle=True)
-            self.evaluate()
-        return time.perf_counter() - started
+            told = self.evaluate()
+        return time.perf_counter() - started, told
 
     def predict(self) -> Any:
         """Gives y of all rows, in NumPy."""
