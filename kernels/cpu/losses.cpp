@@ -1,5 +1,5 @@
 // The losses that take z, not y: softmax and sigmoid with their cross-entropies.
-#include "rows.hpp"
+#include "softmax_row.hpp"
 
 // factor = 0 where the sum of w is, else counted, which is 1 unless given; scales = 1/sum, or 1 where that is 0; total +=
 // sum
@@ -19,32 +19,6 @@ BP_CPU void normalize_weights(
     if (scales) scales[m] = 1 / (sum == 0 ? 1 : sum);
   }
 }
-
-// LANES rows, transposed, so that one vector instruction works on all of them. Where there are fewer rows, the lanes
-// behind the last hold what was there before.
-struct TransposedRows {
-  real* block;
-  i64 rows, cols;
-
-  BP_DEV void load(const real* from, const real* bias) {
-    for (i64 k = 0; k < rows; k++, from += cols)
-      for (i64 c = 0; c < cols; c++) block[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
-  }
-  BP_DEV void store(real* to) const {
-    for (i64 k = 0; k < rows; k++, to += cols)
-      for (i64 c = 0; c < cols; c++) to[c] = block[c * LANES + k];
-  }
-  // The largest number of each row and its place: the first of equals, and of NaNs, as numpy.argmax has it.
-  BP_DEV void largest(real* top, int* place) const {
-    for (i64 k = 0; k < LANES; k++) top[k] = block[k], place[k] = 0;
-    for (i64 c = 1; c < cols; c++)
-      for (i64 k = 0; k < LANES; k++) {
-        const real v = block[c * LANES + k];
-        const bool first = is_larger(v, top[k]);
-        top[k] = first ? v : top[k], place[k] = first ? int(c) : place[k];
-      }
-  }
-};
 
 // v = z + b, p = softmax(v), e = log(sum of e^v) - sum of t v, grad_z = scale scales w (p - t)
 BP_CPU void softmax_cross_entropy(

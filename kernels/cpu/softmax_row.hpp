@@ -1,4 +1,4 @@
-// A row of softmax at a time, in whole vectors.
+// Rows of softmax: one at a time, in whole vectors, or LANES of them side by side. The bits are the same.
 #include "rows.hpp"
 
 // A row in memory of its own, which ends with places that hold nothing: -infinity, whose exponential is 0.
@@ -44,5 +44,47 @@ struct SoftmaxRow {
   template<class Of> BP_DEV void store(real* to, Of of) const {
     BP_LANES
     for (i64 c = 0; c < cols; c++) to[c] = of(c);
+  }
+};
+
+// LANES rows, transposed, so that one vector instruction works on all of them. Where there are fewer rows, the lanes
+// behind the last hold what was there before.
+struct TransposedRows {
+  real* block;
+  i64 rows, cols;
+
+  BP_DEV void load(const real* from, const real* bias) const {
+    for (i64 k = 0; k < rows; k++, from += cols)
+      for (i64 c = 0; c < cols; c++) block[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
+  }
+  BP_DEV void store(real* to) const {
+    for (i64 k = 0; k < rows; k++, to += cols)
+      for (i64 c = 0; c < cols; c++) to[c] = block[c * LANES + k];
+  }
+  // The largest number of each row and its place: the first of equals, and of NaNs, as numpy.argmax has it.
+  BP_DEV void largest(real* top, int* place) const {
+    for (i64 k = 0; k < LANES; k++) top[k] = block[k], place[k] = 0;
+    for (i64 c = 1; c < cols; c++)
+      for (i64 k = 0; k < LANES; k++) {
+        const real v = block[c * LANES + k];
+        const bool first = is_larger(v, top[k]);
+        top[k] = first ? v : top[k], place[k] = first ? int(c) : place[k];
+      }
+  }
+  // v = e^(v - top); sum = their sums, each in the order of sum_of
+  BP_DEV void exponentials(const real* top, real* sum) const {
+    real sums[LANES][LANES];
+    for (i64 c = 0; c < cols; c++) {
+      real *const v = block + c * LANES, *const of_lane = sums[c % LANES];
+      BP_LANES
+      for (i64 k = 0; k < LANES; k++) {
+        v[k] = exp(v[k] - top[k]);
+        of_lane[k] = c < LANES ? v[k] : of_lane[k] + v[k];
+      }
+    }
+    for (i64 half = LANES / 2; half; half /= 2)
+      for (i64 c = half; c < least_of(cols, 2 * half); c++)
+        for (i64 k = 0; k < LANES; k++) sums[c - half][k] += sums[c][k];
+    for (i64 k = 0; k < LANES; k++) sum[k] = sums[0][k];
   }
 };

@@ -94,6 +94,22 @@ def test_softmax_of_all_shapes(device, shape, models_shape, bias):
         near(grad_bias, wanted_bias, 8 * shape[0])
 
 
+@pytest.mark.parametrize("units", [1, 3, 5, 16, 17, 33, 48, 49])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_of_softmax_has_the_same_bits_alone_and_among_others(units, dtype, on_threads):
+    """Few rows are worked out one by one, many side by side."""
+    device, f = on_threads(2, dtype), ACTIVATIONS["softmax"]
+    z, b = numbers(37, units).astype(dtype), numbers(units, seed=1).astype(dtype)
+    z[[3, 20], 0], z[5], z[7, -1], z[9] = np.nan, -np.inf, np.inf, 1e30
+    for bias in (b, None):
+        together, alone = np.empty_like(z), np.empty_like(z)
+        run(device, "bias_activate", z.copy(), bias, f, together)
+        for k in range(len(z)):
+            run(device, "bias_activate", z[k : k + 1].copy(), bias, f, alone[k : k + 1])
+        np.testing.assert_array_equal(np.isnan(together), np.isnan(alone))
+        assert np.nan_to_num(together).tobytes() == np.nan_to_num(alone).tobytes()
+
+
 EXTREMES = np.array(
     [0, -0.0, 1e-30, -1e-30, 1e4, -1e4, 89, -89, 88, -88, 10, -10, 1, -1, np.nan, np.inf, -np.inf],
     np.float32,
