@@ -195,7 +195,7 @@ class Device:
 
     def copy(self, array: Array) -> Array:
         """A new array on this device with the same values."""
-        return np.array(array)
+        return array.copy()
 
     def copy_in(self, destination: Array, source: Array) -> None:
         """destination[...] = source, which may be smaller by a leading axis; the dtype may change."""
@@ -307,6 +307,9 @@ class Device:
 
 class AnyRows(Protocol):
     """What works out any number of rows."""
+
+    def few(self, x: Array) -> Array:
+        """Returns y, (rows, outputs), of x, (rows, inputs), no more rows than the block has."""
 
     def takes(self, x: Array) -> bool:
         """Tells whether all rows of x may be given at once, because they are read where they lie."""

@@ -71,7 +71,7 @@ class SparseRows(LazyRows):
 
 def is_sparse(value: Any) -> bool:
     """Tells whether something is a sparse matrix or array of scipy, which need not be there to find out."""
-    return type(value).__module__.startswith("scipy.sparse")
+    return not isinstance(value, np.ndarray) and type(value).__module__.startswith("scipy.sparse")
 
 
 def keep_sparse(value: Any) -> Any:

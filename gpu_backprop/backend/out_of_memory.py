@@ -32,7 +32,7 @@ def release_on_oom(method: Callable[Concatenate[T, P], R]) -> Callable[Concatena
     @wraps(method)
     def run(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
         device = self.device
-        device.needed, scratch = {}, dict(device.scratch)
+        device.needed, scratch = {}, device.scratch.copy()
         try:
             return method(self, *args, **kwargs)
         except TypeError as error:

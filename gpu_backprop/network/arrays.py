@@ -39,7 +39,7 @@ PLACES, TOGETHER = 1024, 1 << 30
 def as_array(value: Any, name: str, device: Device) -> Array:
     """Returns `value` where it lies, on the network's device or else as a plain array on the host. Raises InputError if
     it is no array, or lies on another device."""
-    if type(value) is np.ndarray and value.base is None:
+    if type(value) is np.ndarray and memory_map(value) is None:
         return value
     here = device.adopt(value, name)
     return host_array(value, name) if here is None else here
@@ -57,8 +57,7 @@ def host_array(value: Any, name: str) -> Array:
     if isinstance(value, LazyRows):
         return value  # type: ignore[return-value]
     if isinstance(value, np.ndarray):
-        if value.base is not None:
-            check_file(value)
+        check_file(value)
         return np.asarray(value)
     if hasattr(type(value), "toarray") and not is_sparse(value):
         raise InputError(
@@ -86,6 +85,8 @@ def whole(array: Array) -> Array:
 
 def memory_map(array: Any) -> np.memmap[Any, Any] | mmap.mmap | None:
     """Finds the memory map that a host array is part of, or None."""
+    while type(array) is np.ndarray:  # which is quick, as every call asks
+        array = array.base
     while array is not None and not isinstance(array, (np.memmap, mmap.mmap)):
         array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
     return array
@@ -175,17 +176,18 @@ def check_features(value: Any, inputs: int, device: Device, *leads: tuple[int, .
     """Returns x as an array of real numbers, (..., rows, inputs), or raises InputError. `leads` are the shapes that may
     stand in front of the rows; `empty`: there may be no rows."""
     x = check_real(as_array(keep_sparse(value), "x", device), "x")
-    if x.ndim < 2 or x.shape[:-2] not in leads:
+    shape = x.shape
+    if len(shape) < 2 or shape[:-2] not in leads:
         axes = " or ".join(f"({', '.join((*map(str, lead), 'rows', 'inputs'))})" for lead in dict.fromkeys(leads))
-        hint = f" One sample is x[None, :], of shape (1, {x.shape[0]})." if x.ndim == 1 else ""
-        raise InputError(f"x must have the axes {axes}, got the shape {x.shape}.{hint}")
-    if x.shape[-1] != inputs:
+        hint = f" One sample is x[None, :], of shape (1, {shape[0]})." if len(shape) == 1 else ""
+        raise InputError(f"x must have the axes {axes}, got the shape {shape}.{hint}")
+    if shape[-1] != inputs:
         raise InputError(
-            f"x has {x.shape[-1]} features a sample, but the network was made for inputs={inputs}. "
-            f"Give {inputs} columns, or make a Network({x.shape[-1]}, ...)."
+            f"x has {shape[-1]} features a sample, but the network was made for inputs={inputs}. "
+            f"Give {inputs} columns, or make a Network({shape[-1]}, ...)."
         )
-    if x.shape[-2] == 0 and not empty:
-        raise InputError(f"x is empty: its shape is {x.shape}, and at least one row is needed.")
+    if shape[-2] == 0 and not empty:
+        raise InputError(f"x is empty: its shape is {shape}, and at least one row is needed.")
     return x
 
 

@@ -363,12 +363,11 @@ class Network(FixedAttributes):
         models_shape = () if averaged else self.models_shape
         x = check_features(x, self.inputs, self.device, (), models_shape, empty=True)
         self.refresh()
-        y = np.empty((*models_shape, x.shape[-2], self.outputs), self.device.master)
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = Reader(self)
-        reader.predict(self, x, y, batch_size, averaged)
+        y = reader.predict(self, x, batch_size, averaged)
         self._idle.append(reader)  # not after an error, which may leave it half way
         return y
 

@@ -59,7 +59,7 @@ def member_numbers(
 
 def positive(name: str, value: object) -> int:
     """Returns `value` as an int ≥ 1, or raises InputError."""
-    plain = scalar(value)
+    plain = value if type(value) is int else scalar(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or plain < 1:
         hint = f" Did you mean {round(plain)}?" if isinstance(plain, float) and 1 <= plain < math.inf else ""
         raise InputError(f"{name} must be an integer ≥ 1, got {plain!r}.{hint}")

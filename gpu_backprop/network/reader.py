@@ -56,24 +56,27 @@ class Reader:
             found = self.plans[key] = Eager(network, self.device, rows, training)
         return found
 
-    def predict(self, network: Network, x: Array, y: Array, batch_size: int, averaged: bool) -> None:
-        """Makes y of x, so many rows at once, or all where they need not be copied."""
-        rows, most = x.shape[-2], self.device.block
+    def predict(self, network: Network, x: Array, batch_size: int, averaged: bool) -> Array:
+        """Returns y of x, made of so many rows at once, or of all where they need not be copied."""
+        rows, most, any_rows = x.shape[-2], self.device.block, None
         if most and rows:
             most = min(most, batch_size, 1 << (rows - 1).bit_length())
             any_rows = self.plan(network, most, False).any_rows
-            if any_rows is not None:
-                if rows <= batch_size or any_rows.takes(x):
-                    return any_rows(whole(x), y)
-                for start in range(0, rows, batch_size):
-                    any_rows(whole(x[start : start + batch_size]), y[start : start + batch_size])
-                return None
+            if any_rows is not None and rows <= most:
+                return any_rows.few(whole(x))
+        models_shape = () if averaged else network.models_shape
+        y: Array = np.empty((*models_shape, rows, network.outputs), self.device.master)
+        if any_rows is not None:
+            some = rows if any_rows.takes(x) else batch_size
+            for start in range(0, rows, some):
+                any_rows(whole(x[start : start + some]), y[start : start + some])
+            return y
         for start in range(0, rows, batch_size):
             part = x[..., start : start + batch_size, :]
             eager = self.plan(network, part.shape[-2], False)
             eager.forward(part)
             y[..., start : start + batch_size, :] = self.device.to_host(eager.mean() if averaged else eager.y)
-        return None
+        return y
 
 
 class Eager:

@@ -28,11 +28,11 @@ class Blocks:
         device, self._x, self._y = calls[0].device, x, y
         self._threads, self._work = device.threads, sum(call.work for call in calls) / len(x)
         self._row = [array[:1].nbytes for array in (x, y)]
-        self._lie = [_address(array) for array in (x, y)]
+        self._own = [_address(array) for array in (x, y)]
         first = np.stack([call.of_member for call in calls])
         words = first.shape[1]
         places = [(k * words + HEAD + a.slot, a) for k, call in enumerate(calls) for a in call.accesses]
-        written = sorted((a for _, a in places if a.written and a.begin != self._lie[1]), key=lambda a: a.end)
+        written = sorted((a for _, a in places if a.written and a.begin != self._own[1]), key=lambda a: a.end)
         sizes = {a.begin: -(-(a.end - a.begin) // ALIGNMENT) * ALIGNMENT for a in written}
         *offsets, total = accumulate(sizes.values(), initial=0)
         offset = dict(zip(sizes, offsets, strict=True))
@@ -42,8 +42,9 @@ class Blocks:
             for slot, a in places:
                 if a.begin in offset:
                     records.reshape(-1)[slot] = begin + offset[a.begin]
-        self._slots = [[slot for slot, a in places if a.begin == begin] for begin in self._lie]
-        pointers = np.array([(slot, 0) for slots in self._slots for slot in slots])
+        self._slots = [np.array([slot for slot, a in places if a.begin == begin]) for begin in self._own]
+        self._pointers = pointers = np.array([(slot, 0) for slots in self._slots for slot in slots])
+        self._bytes = np.repeat(self._row, [len(slots) for slots in self._slots])  # of a row at each pointer
         rows = np.array([k * words + slot for k, call in enumerate(calls) for slot in call.row_slots])
         self._fields = fields = np.zeros(len(FIELDS), np.int64)
         put(
@@ -51,9 +52,10 @@ class Blocks:
             pointers=pointers.ctypes.data, pointer_count=len(pointers), row_slots=rows.ctypes.data,
             row_slot_count=len(rows),
         )  # fmt: skip
-        self._first, self._pointers = first.reshape(-1), pointers
+        self._first = first.reshape(-1)
         self._call: Call = partial(device.library.run, ctypes.c_void_p(fields.ctypes.data))
-        self._set: tuple[int, list[int]] = 0, []  # what `_share` was called with last
+        self._rows, self._lie = 0, list[int]()  # how many are shared out, and where they lie
+        self._few = x, y  # as many of the block's own
         self._holds = own, rows, memory, [call.arrays for call in calls]
 
     @classmethod
@@ -76,26 +78,35 @@ class Blocks:
         """Tells whether any number of rows of x can be read where they lie."""
         return isinstance(x, np.ndarray) and x.dtype == self._x.dtype and x.flags.c_contiguous and x.flags.aligned
 
+    def few(self, x: Array) -> Array:
+        """Returns y of x, no more rows than a block has: to copy them takes less time than to ask where they are."""
+        if self._rows != len(x):
+            self._share(len(x))
+        own_x, own_y = self._few
+        own_x[...] = x
+        self._run(self._own)
+        return own_y.copy()
+
     def __call__(self, x: Array, y: Array) -> None:
-        """Makes y of x; of more rows than a block has, they are read and written where they lie."""
+        """Makes y of x, which are read and written where they lie."""
         rows, most = len(x), len(self._x)
-        if rows <= most:  # to copy them takes less time than to ask where they are
-            self._x[:rows] = x
-            self._run(rows, self._lie)
-            y[...] = self._y[:rows]
-            return
         x = x if self.takes(x) else np.ascontiguousarray(x, self._x.dtype)
         at, some = [_address(x), _address(y)], max(most, int(AT_ONCE_NS * self._threads / self._work))
         for begin in range(0, rows, some):
-            self._run(min(some, rows - begin), [a + begin * size for a, size in zip(at, self._row, strict=True)])
+            if self._rows != min(some, rows - begin):
+                self._share(min(some, rows - begin))
+            self._run([a + begin * size for a, size in zip(at, self._row, strict=True)])
 
-    def _run(self, rows: int, lie: list[int]) -> None:
-        if self._set != (rows, lie):
-            self._share(rows, lie)
+    def _run(self, lie: list[int]) -> None:
+        """Does the calls for the rows that lie there."""
+        if self._lie != lie:
+            for slots, begin in zip(self._slots, lie, strict=True):
+                self._first[slots] = begin
+            self._lie = lie
         self._call()
 
-    def _share(self, rows: int, lie: list[int]) -> None:
-        """Shares so many rows out in blocks, and lets the calls find them."""
+    def _share(self, rows: int) -> None:
+        """Shares so many rows out in blocks."""
         work = rows * self._work
         threads = self._threads if work >= PARALLEL_NS else 1
         block = min(len(self._x), -(-rows // threads))
@@ -103,13 +114,9 @@ class Blocks:
         if blocks > threads:  # as many for each
             block = -(-rows // (-(-blocks // threads) * threads))
             blocks = -(-rows // block)
-        if self._set[0] != rows:
-            put(self._fields, **threads_of(work, threads))
-        put(self._fields, members=blocks, rows=rows, block=block)
-        for slots, begin, size in zip(self._slots, lie, self._row, strict=True):
-            self._first[slots] = begin
-            self._pointers[np.isin(self._pointers[:, 0], slots), 1] = block * size
-        self._set = rows, lie
+        put(self._fields, **threads_of(work, threads), members=blocks, rows=rows, block=block)
+        self._pointers[:, 1] = block * self._bytes
+        self._rows, self._few = rows, (self._x[:rows], self._y[:rows])
 
 
 def _address(array: Array) -> int:

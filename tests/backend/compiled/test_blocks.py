@@ -14,6 +14,7 @@ ROWS = 1, 2, 7, 33, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 7 * BLOCK + 3
 X = np.random.default_rng(3).normal(size=(max(ROWS), INPUTS)).astype(np.float32)
 LAYERS = {
     "dense": [gb.Dense(20, "tanh"), gb.Dense(17, "relu"), gb.Dense(3)],
+    "classes": [gb.Dense(20, "relu"), gb.Dense(5, "softmax")],
     "one": [gb.Dense(3)],
     "bias": [gb.Bias("relu"), gb.Dense(3)],
     "scale": [gb.Scale(), gb.Dense(3, "sigmoid")],
