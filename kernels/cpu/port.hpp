@@ -15,6 +15,8 @@ static const i64 BLOCK = 1024;  // numbers that are worked on at a time, so that
 
 #define BP_CPU static
 #define BP_DEV inline __attribute__((always_inline))  // as the functors of kernel_text.py are marked
+// Called once for many rows: a copy wherever it is called makes nothing faster, and compiling slower.
+#define BP_APART static __attribute__((noinline, unused))
 
 // One argument of an operation.
 union Slot {

@@ -35,7 +35,7 @@ struct Smoothing {
 };
 
 // How many rows are right. half: 1/2 for y, 0 for z.
-BP_DEV i64 count_by_threshold(Range r, const real* output, const Targets& targets, real half) {
+BP_APART i64 count_by_threshold(Range r, const real* output, const Targets& targets, real half) {
   const i64 cols = targets.cols;
   i64 right = 0;
   if (cols == 1 && !targets.weights)
@@ -55,6 +55,18 @@ BP_DEV i64 count_correct(i64 accuracy, Range r, const real* output, const Target
   return right;
 }
 
+// The sum of n numbers in double, always in one order.
+BP_APART double sum_in_double(const real* v, i64 n) {
+  double lanes[8] = {}, rest = 0.0;
+  i64 i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (i64 k = 0; k < 8; k++) lanes[k] += double(v[i + k]);
+  for (; i < n; i++) rest += double(v[i]);
+  for (i64 half = 4; half; half /= 2)
+    for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
+  return lanes[0] + rest;
+}
+
 // The sums over all rows of all models: each part leaves the losses and counts of its rows, and the part that arrives
 // last adds them up, always in one order.
 struct LossSum {
@@ -69,15 +81,7 @@ struct LossSum {
   BP_DEV void finish(i64 parts) const {
     if (!last_part(counts, parts)) return;
     for (i64 m = 0; m < models; m++) {
-      double lanes[8] = {}, rest = 0.0;
-      const real* const of_model = e + m * rows;
-      i64 r = 0;
-      for (; r + 8 <= rows; r += 8)
-        for (i64 k = 0; k < 8; k++) lanes[k] += double(of_model[r + k]);
-      for (; r < rows; r++) rest += double(of_model[r]);
-      for (i64 half = 4; half; half /= 2)
-        for (i64 k = 0; k < half; k++) lanes[k] += lanes[k + half];
-      total[m * 3 + LOSS] += lanes[0] + rest, total[m * 3 + CORRECT] += double(counts[2 * m + 1]);
+      total[m * 3 + LOSS] += sum_in_double(e + m * rows, rows), total[m * 3 + CORRECT] += double(counts[2 * m + 1]);
       counts[2 * m + 1] = 0;
     }
   }
@@ -114,7 +118,7 @@ template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoo
 
 // e of some rows times w, and their gradients, which have all other factors; a label out of range makes the
 // loss of its row NaN and its gradient 0.
-BP_DEV void apply_weights(Range r, const Targets& targets, real share, const real* weights, real* grad, real* e) {
+BP_APART void apply_weights(Range r, const Targets& targets, real share, const real* weights, real* grad, real* e) {
   if (share != real(1.0))
     for (i64 row = r.begin; row < r.end; row++) e[row] *= share;
   for (i64 row = r.begin; weights && row < r.end; row++) {

@@ -119,6 +119,7 @@ class Compiler:
             LOG.info("compiling %s, once; that usually takes a second or two", what)
             begin = time.perf_counter()
             made = {path: place / path.name for path in sources if path not in there}
+            made = dict(sorted(made.items(), key=lambda one: -len(sources[one[0]])))  # the slowest first
             failures = self.compile({out: sources[path] for path, out in made.items()})
             if trial and not failures:
                 trial([made.get(path, path) for path in sources], place / "trial")

@@ -239,16 +239,18 @@ def _of_layers(some: _Numbers) -> Iterator[Case]:
         yield "add_bias", [x, some.strided(models, units), z], [z]
         yield "column_sum", [z, grad], [grad]
         yield "multiply", [z, z + 1, z], [z]
-        yield "scale_columns", [z, some.strided(models, units), z], [z]
-        grad_z, of_factors = some(*models, rows, units), some.strided(models, units)
-        yield (
-            "scale_columns_gradient",
-            [z, grad_z, some.strided(models, units), grad_z, of_factors],
-            [grad_z, of_factors],
-        )
-        yield "scale_columns_gradient", [z, grad_z, None, None, grad], [grad]
     z, grad = some.edges(), some(len(EDGES), 3)
     yield "column_sum", [z, grad], [grad]
+
+
+def _of_scales(some: _Numbers) -> Iterator[Case]:
+    for *models, rows, units in (*SHAPES[1:], LONG):
+        z, grad_z = some(*models, rows, units), some(*models, rows, units)
+        factors, grad = some.strided(models, units), some.strided(models, units)
+        yield "scale_columns", [z, factors, z], [z]
+        yield "scale_columns_gradient", [z, grad_z, factors, grad_z, grad], [grad_z, grad]
+        alone = some(*models, units)
+        yield "scale_columns_gradient", [z, grad_z, None, None, alone], [alone]
 
 
 def _of_dropout(some: _Numbers) -> Iterator[Case]:
@@ -275,9 +277,8 @@ def _of_embeddings(some: _Numbers) -> Iterator[Case]:
 
 def _of_buffers(some: _Numbers) -> Iterator[Case]:
     for shape in ((FLAT,), (2, 17)):
-        a, out = some(*shape), np.zeros(shape[:-1])
-        yield "sum_of_squares", [a, out], [out]
-        for counted in (None, np.array([0, 0.5][: len(out)] if out.ndim else 1.0)):
+        a = some(*shape)
+        for counted in (None, np.array([0, 0.5]) if len(shape) > 1 else np.array(1.0)):
             numbers, to = some(*shape[:-1], 2, low=0, high=1, dtype=np.float64), some(*shape)
             yield "blend", [a, numbers, counted, to], [to]
     squares, factor = np.array([0, 0.5, 4, 1e200, np.inf, np.nan] * 3), np.zeros(18)
@@ -308,6 +309,9 @@ def _of_minibatches(some: _Numbers) -> Iterator[Case]:
         yield "advance", [None, 0, position, random[..., 2], steps[:, 0], counted], [position, random, steps]
     yield "advance", [None, 0, None, None, steps[0, :1], None], [steps]
     yield "copy", [source, to], [to]
+    for a in (some(FLAT), some(2, 17)):
+        out = np.zeros(a.shape[:-1])
+        yield "sum_of_squares", [a, out], [out]
 
 
 def _of_weights(some: _Numbers) -> Iterator[Case]:
@@ -322,10 +326,13 @@ def _of_weights(some: _Numbers) -> Iterator[Case]:
 
 def _of_losses(some: _Numbers) -> Iterator[Case]:
     yield from _of_weights(some)
-    outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges()]
-    yield from _of_cross_entropy(some, outputs)
+    yield from _of_cross_entropy(some, [*(some(*shape) for shape in SHAPES[1:]), some.edges()])
+
+
+def _of_sigmoid(some: _Numbers) -> Iterator[Case]:
+    outputs = [*(some(*shape) for shape in SHAPES[1:]), some.edges(), some(*LONG)]
     losses = [LossFormula("", lambda *_: (), "", "", accuracy=accuracy) for accuracy in ("threshold", "argmax", "")]
-    yield from _of_loss(some, "sigmoid_cross_entropy", losses, [*outputs, some(*LONG)])
+    yield from _of_loss(some, "sigmoid_cross_entropy", losses, outputs)
 
 
 def _of_wide_softmax(some: _Numbers) -> Iterator[Case]:
@@ -469,9 +476,9 @@ def _of_focal(some: _Numbers) -> Iterator[Case]:
 
 
 FILES: Mapping[str, Callable[[_Numbers], Iterator[Case]]] = {
-    "program": _of_layers, "products": _of_products, "layers": _of_layers, "dropout": _of_dropout,
+    "program": _of_layers, "products": _of_products, "layers": _of_layers, "scales": _of_scales, "dropout": _of_dropout,
     "periodic": _of_embeddings, "optimizers": _of_buffers, "minibatch": _of_minibatches, "losses": _of_losses,
-    "schedules": _of_schedules, "softmax": _of_softmax, "focal": _of_focal, "metrics": _of_metrics,
-    "gather_numbers": _of_stored_numbers, "wide_softmax": _of_wide_softmax,
+    "sigmoid": _of_sigmoid, "schedules": _of_schedules, "softmax": _of_softmax, "focal": _of_focal,
+    "metrics": _of_metrics, "gather_numbers": _of_stored_numbers, "wide_softmax": _of_wide_softmax,
 }  # fmt: skip
 """By file of kernels/cpu, the cases of its operations; of program.cpp, of some that it runs."""

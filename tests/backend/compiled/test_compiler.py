@@ -419,7 +419,7 @@ def test_nothing_is_said_where_all_is_well(made_by):
 
 
 def test_what_a_plan_needs_is_compiled_at_once(cache, fresh, counted):
-    """And nothing else."""
+    """And nothing else, and a fit waits no more often than a step."""
     net = gb.Network(4, [gb.Dense(5, "tanh"), gb.Dense(3, "softmax")], device="cpu", seed=0)
     trainer = gb.Trainer(net, optimizer="adam")
     assert counted() == 1 and len(list(cache.glob("*.so"))) == len(cpu_library.BASE)
@@ -427,6 +427,8 @@ def test_what_a_plan_needs_is_compiled_at_once(cache, fresh, counted):
     assert counted() == 2
     assert set(net.device.library._units) > {*cpu_library.BASE, "losses"}
     assert len(list(cache.glob("*.so"))) == len(cpu_library.BASE) + len(["losses", "tanh", "adam"])
+    trainer.fit(np.ones((6, 4)), np.arange(6) % 3, epochs=2, validation_split=0.5, progress=False)
+    assert counted() == 2
 
 
 def test_both_dtypes_share_the_threads(made_by):

@@ -114,6 +114,21 @@ def test_threads_wait_for_each_other_in_it(on_threads):
     assert segments(steps) == [0, 1]
 
 
+@pytest.mark.parametrize("unit", self_test.FILES)
+def test_a_comparison_needs_no_other_unit(on_threads, monkeypatch, unit):
+    """It would wait for the comparison of that one, which waits for its end."""
+    device, asked, prepare = on_threads(2), set(), cpu_library.CpuLibrary.prepare
+
+    def noted(library, units):
+        asked.update(units := [*units])
+        prepare(library, units)
+
+    monkeypatch.setattr(cpu_library.CpuLibrary, "prepare", noted)
+    self_test.compare(device, unit)
+    assert unit == "program" or unit in asked
+    assert asked <= {unit, *BASE}
+
+
 def test_cases_are_the_same_each_time():
     for row in (None, TANH, LOSSES["huber"].formula, ADAM):
         for (name, given, _), (same, again, _) in zip(self_test.cases(row), self_test.cases(row), strict=True):
