@@ -15,6 +15,7 @@ import numpy as np
 
 import gpu_backprop as gb
 from gpu_backprop.backend.check import Check
+from gpu_backprop.backend.compiled import library_files
 from gpu_backprop.backend.compiled.compiler import NO_COMPILER, VARIABLE
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.backend.open_device import examine_cuda
@@ -25,6 +26,8 @@ from gpu_backprop.training.console import wrapped
 CLOSE = 1e-5
 """How far a CUDA device may be from the CPU after two steps in float32: other orders of summation, nothing more."""
 
+MB = 1 << 20
+
 THREADS = "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"
 
 
@@ -33,7 +36,7 @@ def doctor(options: argparse.Namespace) -> int:
     for _ in _print_each(_host()):
         pass
     trained, cpu = _cpu()
-    failures, chosen, why = _failures([cpu]), "the CPU", ""
+    failures, chosen, why = _failures(cpu), "the CPU", ""
     if options.device != "cpu":
         index = int(options.device.partition(":")[2] or 0)
         obstacles = _failures(examine_cuda(index))
@@ -74,23 +77,25 @@ def _host() -> Iterator[Check]:
     yield Check("NumPy", True, f"{np.__version__}, {products}, {', '.join([f'{cores} cores', *limits])}")
 
 
-def _cpu() -> tuple[Array | None, Check]:
-    """Train a little on the CPU; return the parameters and the check."""
+def _cpu() -> tuple[Array | None, list[Check]]:
+    """Train a little on the CPU; return the parameters and the checks."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the check below says why there are no kernels
             net, losses = _train("cpu")
     except Exception as error:  # a damaged NumPy may raise anything
-        return None, Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")
+        return None, [Check("CPU", False, f"training fails: {type(error).__name__}: {error}", "install NumPy again")]
     kernels = net.device.reason.partition("; ")[2]
-    again = ""
+    again, cache = "", list[Check]()
     if net.device.compiles_kernels:
+        size = f"{library_files.kept() / MB:.1f} of at most {library_files.LARGEST / MB:.0f} MB"
+        cache = [Check("kernel cache", True, f"{library_files.folder()}, {size}")]
         kernels += f", {net.device.threads} thread{'s' * (net.device.threads != 1)}"
     elif NO_COMPILER in kernels:
         again = "a C++ compiler, such as g++, makes it faster"
     elif " fails: " in kernels:
         again = f"name another C++ compiler, as in {VARIABLE}=g++; until then NumPy computes the same, more slowly"
-    return net.parameters, Check("CPU", losses[1] < losses[0], f"{kernels}; {_course(losses)}", again)
+    return net.parameters, [Check("CPU", losses[1] < losses[0], f"{kernels}; {_course(losses)}", again), *cache]
 
 
 def _cuda(name: str, expected: Array | None) -> Iterator[Check]:

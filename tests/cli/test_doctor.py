@@ -10,6 +10,7 @@ import pytest
 
 import gpu_backprop as gb
 from gpu_backprop.backend.check import Check
+from gpu_backprop.backend.compiled import library_files
 from gpu_backprop.backend.cuda import setup as cuda_setup
 from gpu_backprop.cli import main
 from gpu_backprop.commands import doctor, usual_kernels
@@ -50,8 +51,23 @@ def test_the_side_of_the_cpu(capsys, monkeypatch):
     assert np.__version__ in lines[2] and re.search(r"products by \S+.*, \d+ cores, OPENBLAS_NUM_THREADS=3", lines[2])
     first, second = map(float, re.search(r"two steps of training: loss (\d\.\d+), then (\d\.\d+)$", lines[3]).groups())
     assert 0 < second < first
-    assert lines[4:] == ["", "--device cpu takes the CPU. It works."]
+    assert [line for line in lines[4:] if not line.startswith("kernel cache")] == [
+        "",
+        "--device cpu takes the CPU. It works.",
+    ]
     assert output.err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels for the CPU are compiled on Linux only")
+def test_where_compiled_kernels_are_kept(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(library_files, "folder", lambda: tmp_path)
+    (tmp_path / f"old{library_files.SUFFIX}").write_bytes(bytes(5 << 20))
+    (tmp_path / "old.log").write_bytes(bytes(9 << 20))
+    assert library_files.kept() == 5 << 20
+    monkeypatch.setattr(library_files, "kept", lambda: 3 << 19)
+    main(["doctor", "--device", "cpu"])
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("kernel cache")]
+    assert told == f"kernel cache  ok   {tmp_path}, 1.5 of at most 64 MB"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +90,8 @@ def test_a_cpu_without_kernels(capsys, monkeypatch, compiler, found, remedy):
 def test_auto_goes_on_without_cuda(capsys, found):
     assert found(FINE, OFF, Check("NVRTC", False, "no NVRTC")) == []
     assert main(["doctor"]) == 0
-    assert capsys.readouterr().out.splitlines()[4:] == [
+    lines = capsys.readouterr().out.splitlines()[4:]
+    assert [line for line in lines if not line.startswith("kernel cache")] == [
         "CuPy          ok   14.2.0, built for CUDA 13.2",
         "driver        OFF  there is no NVIDIA driver",
         "                   → install one",

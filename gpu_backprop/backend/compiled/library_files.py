@@ -59,6 +59,15 @@ def folder() -> Path:
     return _temporary_folder()
 
 
+def kept() -> int:
+    """Returns how many bytes the libraries in the folder have, of which LARGEST stay."""
+    size = 0
+    for path in folder().glob(f"*{SUFFIX}"):
+        with suppress(OSError):  # another process has removed it
+            size += path.lstat().st_size
+    return size
+
+
 def load(path: Path, own: bool = True) -> Library | None:
     """Loads a library; None: there is none that is whole and that this user alone can write to, or it needs another
     one that is missing. Of what is installed (own=False) only the first is asked."""
