@@ -96,14 +96,13 @@ template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoo
     real* const terms = cols == 1 ? e + row : scratch;
     for (i64 c = 0; c < cols; c += width) {
       const i64 first = row * cols + c, n = rows > 1 ? rows * cols : least_of(width, cols - c);
-      const real* t = targets.numbers + first;
+      const real* const t = targets.labels ? one_hot : targets.numbers + first;
       if (targets.labels) {
         for (i64 i = 0; i < n; i++) one_hot[i] = real(0.0);
         for (i64 k = 0; k < rows; k++) {
           const i64 place = targets.labels[row + k] - c;
           if (place >= 0 && place < width) one_hot[k * cols + place] = real(1.0);
         }
-        t = one_hot;
       }
       BP_LANES
       for (i64 i = 0; i < n; i++) terms[i] = term(first + i, smooth.of(t[i]));
