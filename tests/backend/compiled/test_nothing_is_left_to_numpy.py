@@ -39,7 +39,7 @@ class WithoutCode(CpuLibrary):
     def __init__(self, dtype):
         self.dtype, self.threads, self.multiplies = dtype, 2, True
         self.largest_product, self.call_size = 1 << 24, 8 * (HEAD + SLOTS)
-        self.run = self.limit_blas_threads = lambda *_: None
+        self.run = self.limit_blas_threads = self.shuffle = lambda *_: None
 
     def operation(self, name, row=None):
         return heads(unit_of(name) if row is None else row)[name], 0
