@@ -33,8 +33,8 @@ class Snapshot:
 
     @cached_property
     def _copying(self) -> tuple[Call, ...]:
-        device, pairs = self._device, [(self.copies[name], array) for name, array in self._arrays.items()]
-        return device.sequence(call for pair in pairs for call in device.copying(*pair))
+        pairs = [(self.copies[name], array) for name, array in self._arrays.items()]
+        return tuple(call for pair in pairs for call in self._device.copying(*pair))
 
     def restore(self) -> None:
         """Copies all arrays back."""
