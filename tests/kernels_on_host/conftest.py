@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent))  # for the kernel_*.py beside this f
 
 from kernel_cases import Case
 from kernel_draws import FULL, draws
-from kernel_program import Program, compile_host, compiler, once, programs
+from kernel_program import Program, compile_host, compiler, once
 from kernel_table import RUNNERS
 from lib.kernel_instances import instances
 
@@ -24,6 +24,7 @@ from gpu_backprop.backend.compiled.operations_text import FILES, REAL
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 from gpu_backprop.backend.formula import Activation, LossFormula
 from gpu_backprop.backend.kernel_text import functor, functor_name, source
+from gpu_backprop.backend.signatures import heads
 from gpu_backprop.backend.update_rule import UpdateRule
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import FORMULAS, LOSSES
@@ -208,11 +209,12 @@ def cases(chosen: Mapping[str, list[Instance]]) -> Callable[[str, str, str], lis
 def program(
     chosen: Mapping[str, list[Instance]], shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Program]:
-    """The program of a kernel, of a kind; the programs of all kernels are compiled together."""
+    """The program of a kernel, of a kind, with all the kernels of its file."""
     compiler()
 
     @cache
-    def all_of(kind: str) -> dict[str, Program]:
-        return programs(tmp_path_factory.mktemp(kind), shared, chosen[kind], kind)
+    def of(file: str, kind: str) -> Program:
+        made = [made for made in chosen[kind] if made.kernel.file == file]
+        return Program(tmp_path_factory.mktemp(kind), shared, made, kind)
 
-    return lambda kernel, kind: next(p for p in all_of(kind).values() if kernel in {m.kernel.name for m in p.instances})
+    return lambda kernel, kind: of(heads()[kernel].file, kind)

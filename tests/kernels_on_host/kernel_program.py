@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from lib.kernel_instances import text_of
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 
 HERE = Path(__file__).parent
-PROCESSES = 2
-"""Compilers at once."""
 
 COMMON = ["-std=c++17", "-ffp-contract=off", "-Wall", "-Wdouble-promotion", "-Wno-psabi", "-Werror"]
 KINDS = {
@@ -173,13 +170,3 @@ class Program:
                 at += len(before)
             yield contents
         assert at == len(said)
-
-
-def programs(folder: Path, shared: Path, instances: Iterable[Instance], kind: str) -> dict[str, Program]:
-    """A program for each file of kernels, by the file's name."""
-    by_file: dict[str, list[Instance]] = {}
-    for made in instances:
-        by_file.setdefault(made.kernel.file, []).append(made)
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        built = pool.map(lambda file: Program(folder, shared, by_file[file], kind), by_file)
-        return dict(zip(by_file, built, strict=True))

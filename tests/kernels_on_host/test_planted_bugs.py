@@ -6,15 +6,13 @@ What no run on a CPU shows is a fence or a `volatile` that is missing: its memor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from kernel_cases import Case, run
 from kernel_draws import draws
-from kernel_program import PROCESSES, RANDOM, Fault, Program
+from kernel_program import RANDOM, Fault, Program
 from kernel_table import RUNNERS
 
 from gpu_backprop.backend.cuda.kernel_instance import Instance
@@ -132,43 +130,24 @@ BUGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def planted(
-    everything: list[Instance], shared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Future[Program]]:
-    """For each bug a program that has it."""
-    by_name = {made.name: made for made in everything}
-
-    def build(bug: Bug) -> Program:
-        return Program(tmp_path_factory.mktemp("planted"), shared, [by_name[bug.instance]], bug.kind, bug.plant)
-
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        return {name: pool.submit(build, bug) for name, bug in BUGS.items()}
-
-
-@pytest.fixture(scope="module")
-def thorough(everything: list[Instance]) -> Callable[[Bug], Iterator[Case]]:
+def thorough(made: Instance, kind: str) -> Iterator[Case]:
     """Every shape of one instance in every order, of an epoch four times, since it has the most that may differ; and
     more of it in random order."""
-
-    def of(bug: Bug) -> Iterator[Case]:
-        made = next(m for m in everything if m.name == bug.instance)
-        runner, layout = RUNNERS[made.kernel.name]
-        form = "threads" if bug.kind == "thread" else "full" if layout == "blocks" else "once"
-        for draw, orders in draws(made, 0, layout, form):
-            case = runner(draw)
-            case.orders = orders + [order for order in orders if order[0] == RANDOM] * 8
-            yield case
-
-    return of
+    runner, layout = RUNNERS[made.kernel.name]
+    form = "threads" if kind == "thread" else "full" if layout == "blocks" else "once"
+    for draw, orders in draws(made, 0, layout, form):
+        case = runner(draw)
+        case.orders = orders + [order for order in orders if order[0] == RANDOM] * 8
+        yield case
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_a_bug_is_found(name, planted, thorough):
+def test_a_bug_is_found(name, everything, shared, tmp_path):
     bug = BUGS[name]
-    program = planted[name].result()
+    made = next(m for m in everything if m.name == bug.instance)
+    program = Program(tmp_path, shared, [made], bug.kind, bug.plant)
     with pytest.raises(AssertionError, match=bug.told) as told:
-        for case in thorough(bug):
+        for case in thorough(made, bug.kind):
             try:
                 run(program, [case])
             except AssertionError as error:  # what is wrong in one case may end the program in another
