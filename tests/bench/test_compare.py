@@ -508,7 +508,7 @@ def test_it_runs_to_its_end_and_keeps_what_it_is_told_to_keep(monkeypatch, tmp_p
     """With those peers that are installed."""
     monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.json")
     arguments = ["--quick", "--only", "8-8-1, B 16, relu", "--window", "0.001", "--threads", "1"]
-    assert compare.main(arguments) == 0
+    assert compare.main([*arguments, "--peers", "none"]) == 0
     assert "8-8-1, B 16, relu, Adam" in capsys.readouterr().out and not (tmp_path / "compare.json").exists()
     assert compare.main([*arguments, "--json", str(tmp_path / "some.json")]) == 0
     found = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
