@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ X = RANDOM.normal(size=(ROWS, INPUTS))
 LABELS = RANDOM.integers(0, CLASSES, ROWS)
 VALUES = RANDOM.uniform(0.1, 0.9, (ROWS, CLASSES))
 WEIGHTS = RANDOM.uniform(0.5, 2, ROWS)
+HELD_OUT = X[:23], LABELS[:23]
 
 
 @pytest.fixture
@@ -235,6 +237,12 @@ def total_needs(trainer, held_out, batch_size):
     return sum(needs.values())
 
 
+@cache
+def needs_by_batch_size(validated):
+    trainer, held_out = trainer_of(batch_size=64), HELD_OUT if validated else None
+    return {batch_size: total_needs(trainer, held_out, batch_size) for batch_size in range(1, ROWS + 1)}
+
+
 def test_a_step_that_does_not_fit_says_what_would(pool):
     trainer, wide = trainer_of(), (np.tile(X, (100, 1)), np.tile(LABELS, 100))
     feed, fitting = ManualBatch(trainer.network, True, False), 977
@@ -261,12 +269,11 @@ def test_a_step_that_does_not_fit_says_what_would(pool):
 
 
 @pytest.mark.parametrize("fitting", [30, 20, 13, 7, 2])
-@pytest.mark.parametrize("held_out", [None, (X[:23], LABELS[:23])], ids=["alone", "with validation"])
+@pytest.mark.parametrize("held_out", [None, HELD_OUT], ids=["alone", "with validation"])
 def test_the_batch_size_that_is_named_fits_and_is_about_the_largest(pool, fitting, held_out):
-    trainer = trainer_of(batch_size=64)
-    room = total_needs(trainer, held_out, fitting)
-    fits = [b for b in range(1, ROWS + 1) if total_needs(trainer, held_out, b) <= room]
-    limit(pool, room)
+    trainer, needs = trainer_of(batch_size=64), needs_by_batch_size(held_out is not None)
+    fits = [b for b in needs if needs[b] <= needs[fitting]]
+    limit(pool, needs[fitting])
     with pytest.raises(gb.OutOfMemoryError, match=r"\nA batch size of about \d+ would fit\.") as raised:
         trainer.fit(X, LABELS, 1, validation=held_out, progress=False)
     named = raised.value.batch_size
@@ -281,7 +288,7 @@ def test_the_batch_size_that_is_named_fits_and_is_about_the_largest(pool, fittin
                 trainer.fit(X, LABELS, 1, validation=held_out, progress=False)
 
 
-@pytest.mark.parametrize("held_out", [None, (X[:23], LABELS[:23])], ids=["alone", "with validation"])
+@pytest.mark.parametrize("held_out", [None, HELD_OUT], ids=["alone", "with validation"])
 def test_the_largest_batch_size_of_a_streamed_fit(pool, held_out):
     trainer = trainer_of(batch_size=16, stream=True)
     asked = []
