@@ -66,8 +66,12 @@ def run_ranks(
         try:
             out, err = job.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            job.terminate()  # mpiexec ends its ranks then
-            out, err = job.communicate()
+            job.terminate()  # mpiexec ends its ranks then, but for one that is suspended
+            try:
+                out, err = job.communicate(timeout=10)
+            except subprocess.TimeoutExpired as late:
+                out, err = late.stdout, late.stderr
+                job.kill()
             pytest.fail(f"{ranks} ranks were not done within {timeout} s:\n{out}\n{err}")
     if check and job.returncode:
         pytest.fail(f"{ranks} ranks ended with exit code {job.returncode}:\n{out}\n{err}")
