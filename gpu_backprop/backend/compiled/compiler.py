@@ -28,8 +28,14 @@ VARIABLE = "GPU_BACKPROP_COMPILER"
 NONE = "none"
 NO_COMPILER = "no C++ compiler was found"
 COMMANDS = "c++", "g++", "clang++"
-PLATFORMS = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "aarch64": ("-mcpu=native",)}
-"""The processors that kernels are compiled for, with the options that use all of their instructions."""
+X86, ARM = ("-march=native", "-mprefer-vector-width=512"), ("-mcpu=native",)
+PLATFORMS = {
+    ("linux", "x86_64"): X86, ("linux", "aarch64"): ARM, ("darwin", "x86_64"): X86, ("darwin", "arm64"): ARM,
+}  # fmt: skip
+"""The systems and processors that kernels are compiled for, with the options that use all instructions."""
+
+UNTRIED = {"darwin": "macOS"}
+"""Systems for which all is written by their documentation and nobody has run it: who names a compiler tries it."""
 
 OPTIONS = (
     "-std=c++17", "-O2", "-ftree-vectorize", "-fpeel-loops", "-fno-math-errno", "-fno-trapping-math",
@@ -68,7 +74,7 @@ class Compiler:
 
     def __init__(self, command: tuple[str, ...], processor: Sequence[str] | None = None) -> None:
         self.command = command
-        self._options = (*OPTIONS, *(PLATFORMS[platform.machine()] if processor is None else processor))
+        self._options = (*OPTIONS, *(PLATFORMS[_platform()] if processor is None else processor))
 
     def load(
         self, texts: Sequence[str], what: str = "kernels", trial: Trial | None = None
@@ -191,12 +197,18 @@ def find() -> Compiler:
 def _find(asked: str, usual: str, path: str | None) -> Compiler:
     if asked == NONE:
         raise NoCompilerError(f"{VARIABLE}={NONE}")
-    if sys.platform != "linux" or platform.machine() not in PLATFORMS:
+    if _platform() not in PLATFORMS:
         raise NoCompilerError(f"kernels are not compiled on {platform.system()} {platform.machine()}")
+    if sys.platform in UNTRIED and not asked:
+        raise NoCompilerError(f"nobody has tried the kernels on {UNTRIED[sys.platform]}: {VARIABLE}=clang++ tries them")
     for words in map(_words, [asked] if asked else [usual, *COMMANDS]):
         if words and shutil.which(words[0], path=path):
             return Compiler(tuple(words))
     raise NoCompilerError(f"{VARIABLE}={asked} is not there" if asked else NO_COMPILER)
+
+
+def _platform() -> tuple[str, str]:
+    return sys.platform, platform.machine()
 
 
 def _words(command: str) -> list[str]:

@@ -113,13 +113,24 @@ def test_a_command_with_an_open_quotation_mark_is_not_there(monkeypatch, tmp_pat
         compiler.find()
 
 
-@pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("win32", "AMD64"), ("linux", "riscv64")])
+@pytest.mark.parametrize(("system", "machine"), [("darwin", "ppc64"), ("win32", "AMD64"), ("linux", "riscv64")])
 def test_elsewhere_nothing_is_compiled(monkeypatch, system, machine):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setenv(compiler.VARIABLE, f"c++ {system}")  # one that was not asked for before
     with pytest.raises(NoCompilerError, match=f"kernels are not compiled on .* {machine}"):
         compiler.find()
+
+
+def test_on_macos_who_names_a_compiler_tries_it(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setenv(compiler.VARIABLE, "")
+    monkeypatch.setenv("CXX", f"{sys.executable} macOS")  # one that was not asked for before
+    with pytest.raises(NoCompilerError, match="nobody has tried the kernels on macOS"):
+        compiler.find()
+    monkeypatch.setenv(compiler.VARIABLE, f"{sys.executable} macOS")
+    assert "-mcpu=native" in compiler.find()._command(Path("a.cpp"), Path("a.so"))
 
 
 # What is kept ---------------------------------------------------------------------------------------------------------
