@@ -89,7 +89,7 @@ def _cpu() -> tuple[Array | None, list[Check]]:
     again, cache = "", list[Check]()
     if net.device.compiles_kernels:
         size = f"{library_files.kept() / MB:.1f} of at most {library_files.LARGEST / MB:.0f} MB"
-        cache = [Check("kernel cache", True, f"{library_files.folder()}, {size}")]
+        cache = [Check("cache", True, f"compiled kernels in {library_files.folder()}, {size}")]
         kernels += f", {net.device.threads} thread{'s' * (net.device.threads != 1)}"
     elif NO_COMPILER in kernels:
         again = "a C++ compiler, such as g++, makes it faster"

@@ -51,7 +51,7 @@ def test_the_side_of_the_cpu(capsys, monkeypatch):
     assert np.__version__ in lines[2] and re.search(r"products by \S+.*, \d+ cores, OPENBLAS_NUM_THREADS=3", lines[2])
     first, second = map(float, re.search(r"two steps of training: loss (\d\.\d+), then (\d\.\d+)$", lines[3]).groups())
     assert 0 < second < first
-    assert [line for line in lines[4:] if not line.startswith("kernel cache")] == [
+    assert [line for line in lines[4:] if not line.startswith("cache")] == [
         "",
         "--device cpu takes the CPU. It works.",
     ]
@@ -66,8 +66,8 @@ def test_where_compiled_kernels_are_kept(capsys, monkeypatch, tmp_path):
     assert library_files.kept() == 5 << 20
     monkeypatch.setattr(library_files, "kept", lambda: 3 << 19)
     main(["doctor", "--device", "cpu"])
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("kernel cache")]
-    assert told == f"kernel cache  ok   {tmp_path}, 1.5 of at most 64 MB"
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache")]
+    assert told == f"cache         ok   compiled kernels in {tmp_path}, 1.5 of at most 64 MB"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_auto_goes_on_without_cuda(capsys, found):
     assert found(FINE, OFF, Check("NVRTC", False, "no NVRTC")) == []
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()[4:]
-    assert [line for line in lines if not line.startswith("kernel cache")] == [
+    assert [line for line in lines if not line.startswith("cache")] == [
         "CuPy          ok   14.2.0, built for CUDA 13.2",
         "driver        OFF  there is no NVIDIA driver",
         "                   → install one",

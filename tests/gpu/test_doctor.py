@@ -15,7 +15,7 @@ from gpu_backprop.commands import doctor, usual_kernels
 
 pytestmark = pytest.mark.gpu
 
-NAMES = ["gpu-backprop", "Python", "NumPy", "CPU", "CuPy", "driver", "device", "memory", "NVRTC", "cuBLAS"]
+NAMES = ["gpu-backprop", "Python", "NumPy", "CPU", "cache", "CuPy", "driver", "device", "memory", "NVRTC", "cuBLAS"]
 TRAINED = ["products", "epilogues", "kernels", "training"]
 
 
