@@ -756,7 +756,8 @@ def test_the_texts_say_what_the_files_say():
     assert plot.PLOT.exists()
     names = [(path.name, name) for path, name, _ in plot.parts()]
     rows = [("performance.md", "compare"), ("performance-rows.md", "rows")]
-    page = rows + [("performance.md", name) for name in ("mnist", "levers", "products", "denormals", "growth")]
+    parts = "mnist", "levers", "products", "denormals", "growth", "busy machine"
+    page = rows + [("performance.md", name) for name in parts]
     tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
     population = [("populations.md", "population")] if plot.POPULATION.exists() else []
     scaling = [("distributed.md", name) for name in ("scaling", "scaling model")]
