@@ -64,7 +64,7 @@ class Replay:
         one: what `often` is given. A graph of several is captured only where it serves more than twice."""
         if self.graph is False or not self.plan.device.has_graphs:
             return max(1, min(self.plan.at_once, (count - 1) // 2, left))
-        return STEPS_AT_ONCE if count > 2 * STEPS_AT_ONCE <= 2 * left else 1
+        return STEPS_AT_ONCE if count > 2 * STEPS_AT_ONCE and left >= STEPS_AT_ONCE else 1
 
     def often(self, repeats: int) -> Replay:
         """Returns what goes through the plan so many times at once, the same every time it is asked for."""

@@ -40,10 +40,10 @@ BP_CPU void count_step(
   }
 }
 
+#if defined(__x86_64__)
 // So many bytes no cache keeps until somebody reads them. Written past the caches, they push nothing out of these, and
 // need not be read first.
 static const i64 PAST_CACHES = 4 << 20;
-#if defined(__x86_64__)
 typedef i64 Piece __attribute__((vector_size(16), may_alias));
 BP_DEV void copy_past_caches(const u8* source, u8* destination, i64 bytes) {
   const i64 head = i64(-u64(destination) & 15), end = head + (bytes - head) / 16 * 16;
@@ -60,10 +60,6 @@ BP_DEV void copy_past_caches(const u8* source, u8* destination, i64 bytes) {
   __builtin_ia32_sfence();
   __builtin_memcpy(destination + end, source + end, u64(bytes - end));
 }
-#else
-BP_DEV void copy_past_caches(const u8* source, u8* destination, i64 bytes) {
-  __builtin_memcpy(destination, source, u64(bytes));
-}
 #endif
 
 // destination = source
@@ -73,7 +69,9 @@ BP_CPU void copy(
     i64 size, i64 part, i64 parts) {
   const Range r = part_of(size, part, parts, 4096);
   const i64 bytes = r.end - r.begin;
+#if defined(__x86_64__)
   if (bytes >= PAST_CACHES) return copy_past_caches(source + r.begin, destination + r.begin, bytes);
+#endif
   __builtin_memcpy(destination + r.begin, source + r.begin, u64(bytes));
 }
 

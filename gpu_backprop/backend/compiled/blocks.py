@@ -93,8 +93,9 @@ class Blocks:
         x = x if self.takes(x) else np.ascontiguousarray(x, self._x.dtype)
         at, some = [_address(x), _address(y)], max(most, int(AT_ONCE_NS * self._threads / self._work))
         for begin in range(0, rows, some):
-            if self._rows != min(some, rows - begin):
-                self._share(min(some, rows - begin))
+            count = min(some, rows - begin)
+            if self._rows != count:
+                self._share(count)
             self._run([a + begin * size for a, size in zip(at, self._row, strict=True)])
 
     def _run(self, lie: list[int]) -> None:

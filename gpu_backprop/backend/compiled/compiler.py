@@ -124,8 +124,8 @@ class Compiler:
         with unfinished() as place:
             LOG.info("compiling %s, once; that usually takes a second or two", what)
             begin = time.perf_counter()
-            made = {path: place / path.name for path in sources if path not in there}
-            made = dict(sorted(made.items(), key=lambda one: -len(sources[one[0]])))  # the slowest first
+            longest_first = sorted(sources, key=lambda path: -len(sources[path]))  # they take the longest
+            made = {path: place / path.name for path in longest_first if path not in there}
             failures = self.compile({out: sources[path] for path, out in made.items()})
             if trial and not failures:
                 trial([made.get(path, path) for path in sources], place / "trial")
