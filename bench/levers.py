@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_float, c_longlong, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +25,17 @@ from lib.timing import Clock, Run, in_order, ranged, spread
 from lib.workload import Workload
 
 from gpu_backprop.backend import numpy_ops
+from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled.device import CpuDevice
+from gpu_backprop.backend.compiled.operations_text import REAL
 from gpu_backprop.backend.device import Device
+from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.backend.kernel_text import source
 from gpu_backprop.backend.numpy_ops import blocks
 from gpu_backprop.backend.open_device import open_device
 from gpu_backprop.backend.threads import threads
-from gpu_backprop.training.optimizers import ADAM
+from gpu_backprop.training.optimizers import ADAM, PLAIN
 
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 ROUNDS = 15
@@ -39,6 +44,16 @@ SPAN = 0.01
 
 SMALL, MEDIUM, LARGE = 8_970, 669_706, 11_972_510
 """Parameters of 64-64-64-10, 784-512-512-10 and 784-2500-2000-1500-1000-500-10."""
+
+
+JOINED = """
+extern "C" void joined(const real* x, const real* grad_z, real* w, float rate, i64 m, i64 n) {
+  for (i64 i = 0; i < m; i++) {
+    BP_LANES
+    for (i64 c = 0; c < n; c++) w[i * n + c] -= rate * (x[i] * grad_z[c]);
+  }
+}"""
+"""What XLA makes of SGD on one row: ∇W, which is an outer product, is not written."""
 
 
 class Lever(NamedTuple):
@@ -69,6 +84,21 @@ def whole(build: Callable[[], Run]) -> Run:
         return build()
     finally:
         blocks.BLOCK = size
+
+
+def on_one_row(device: CpuDevice, m: int, n: int) -> tuple[Run, Run]:
+    """∇W = xᵀ∇z of one row and SGD's update, and both joined."""
+    x, grad_z, w, g = normal(1, m), normal(1, n), normal(m, n), np.empty((m, n), np.float32)
+    hyper = np.array([1, 1e-9])
+    calls = [
+        *device.ops.matmul(device, x.T, grad_z, g),
+        *device.ops.update(device, w.ravel(), g.ravel(), None, PLAIN, hyper, None, None, None),
+    ]
+    (made,) = compiler.find().load([REAL["float32"] + source("cpu/columns.hpp") + JOINED])
+    if isinstance(made, DeviceError):
+        raise made
+    arguments = *(c_void_p(a.ctypes.data) for a in (x, grad_z, w)), c_float(1e-9), c_longlong(m), c_longlong(n)
+    return in_order(device.sequence(calls)), lambda: made.functions.joined(*arguments)
 
 
 def step(workload: Workload, count: int, together: bool = True) -> Run:
@@ -139,7 +169,8 @@ def of_kernels(device: CpuDevice, by_numpy: Device) -> list[Lever]:
     for one, said in ((digits, "1.4"), (wide, "1.9")):
         name = f"compiled: a step of {one}, B {one.batch}, on {device.threads} threads instead of one"
         found.append(Lever(name, said, step(one, 1), step(one, device.threads)))
-    return found
+    name = "compiled, not built: ∇W of one row, 784 × 100, joined with the update of SGD and not written"
+    return [*found, Lever(name, "1.5", *on_one_row(device, 784, 100))]
 
 
 def timed(clock: Clock, lever: Lever, product: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import gpu_backprop as gb
 from gpu_backprop.backend.compiled import compiler
 from gpu_backprop.backend.compiled.compiler import Compiler
-from gpu_backprop.backend.compiled.library_files import library_name, seal
+from gpu_backprop.backend.compiled.library_files import library_name
 from gpu_backprop.backend.compiled.operations_text import Unit, operations_text
 from gpu_backprop.backend.compiled.prebuilt import LEVELS
 from gpu_backprop.backend.compiled.self_test import FILES
@@ -60,9 +60,7 @@ def compile_level(folder: Path, options: str, chosen: list[Unit]) -> None:
     if failures:
         raise SystemExit(str(next(iter(failures.values()))))
     for path in folder.iterdir():
-        if path.suffix == ".so":
-            seal(path)
-        else:
+        if path.suffix != ".so":
             path.unlink()
 
 

@@ -18,6 +18,7 @@ BP_DEV WideProduct wide_product(u64 a, u64 b) { return {__umul64hi(a, b), a * b}
 // The block of four random words that belongs to a counter and a key.
 BP_DEV Philox philox(u64 c0, u64 c1, u64 c2, u64 c3, u64 k0, u64 k1) {
   const u64 m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
+  BP_UNROLLED
   for (int round = 0; round < 10; round++) {
     const WideProduct p0 = wide_product(m0, c0), p1 = wide_product(m1, c2);
     c0 = p1.high ^ c1 ^ k0, c1 = p1.low, c2 = p0.high ^ c3 ^ k1, c3 = p0.low;

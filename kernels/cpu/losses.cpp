@@ -59,6 +59,7 @@ BP_CPU void softmax_cross_entropy(
             if (accuracy) ts.largest(share, other);
           }
           for (i64 k = 0; k < some; k++) {
+            BP_SCALAR;
             if (!target) dot[k] = rest * (v[targets.clamped(row + k) * LANES + k] - top[k]);
             if (accuracy && targets.there(row + k)) right += place[k] == (target ? other[k] : targets.labels[row + k]);
           }

@@ -17,6 +17,12 @@ static const i64 BLOCK = 1024;  // numbers that are worked on at a time, so that
 #define BP_DEV inline __attribute__((always_inline))  // as the functors of kernel_text.py are marked
 // Called once for many rows: a copy wherever it is called makes nothing faster, and compiling slower.
 #define BP_APART static __attribute__((noinline, unused))
+// Before a loop of a few rounds, each of which becomes instructions of its own.
+#if defined(__clang__)
+#define BP_UNROLLED _Pragma("unroll")
+#else
+#define BP_UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 // One argument of an operation.
 union Slot {

@@ -100,6 +100,7 @@ template<class Term> BP_DEV void row_terms(Range r, const Targets& targets, Smoo
       if (targets.labels) {
         for (i64 i = 0; i < n; i++) one_hot[i] = real(0.0);
         for (i64 k = 0; k < rows; k++) {
+          BP_SCALAR;
           const i64 place = targets.labels[row + k] - c;
           if (place >= 0 && place < width) one_hot[k * cols + place] = real(1.0);
         }

@@ -53,7 +53,7 @@ struct TransposedRows {
   real* block;
   i64 rows, cols;
 
-  BP_DEV void load(const real* from, const real* bias) const {
+  __attribute__((noinline)) void load(const real* from, const real* bias) const {  // twice, as BP_APART
     for (i64 k = 0; k < rows; k++, from += cols)
       for (i64 c = 0; c < cols; c++) block[c * LANES + k] = bias ? from[c] + bias[c] : from[c];
   }

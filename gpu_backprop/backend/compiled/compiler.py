@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
-from gpu_backprop.backend.compiled.library_files import Library, folder, library_name, load, store, unfinished
+from gpu_backprop.backend.compiled.library_files import Library, folder, library_name, load, seal, store, unfinished
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.threads import threads
 
@@ -38,13 +38,12 @@ UNTRIED = {"darwin": "macOS"}
 """Systems for which all is written by their documentation and nobody has run it: who names a compiler tries it."""
 
 OPTIONS = (
-    "-std=c++17", "-O2", "-ftree-vectorize", "-fpeel-loops", "-fno-math-errno", "-fno-trapping-math",
-    "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread",
+    "-std=c++17", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
+    "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread",
 )  # fmt: skip
-"""What -O3 does besides makes nothing faster, and compiling slower; peeled loops are those of a few rounds, such as the
-ten of a random number, which takes half the time so. Nothing of -ffast-math that breaks NaN and infinity, and no
-contraction of products and sums to fma: the compiler might do so in a vector and not for a single number, or the other
-way round."""
+"""What -O3 does besides makes nothing faster, and compiling slower. Nothing of -ffast-math that breaks NaN and
+infinity, and no contraction of products and sums to fma: the compiler might do so in a vector and not for a single
+number, or the other way round."""
 
 PROCESSOR = (
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
@@ -55,8 +54,11 @@ PROCESSOR = (
 SECONDS = 120
 """Time limit of the compiler, and of a trial of its libraries: a hundred times what they usually take."""
 
-Trial = Callable[[Sequence[Path], Path], None]
-"""Gets libraries, of which some are new, and the path of a log; raises DeviceError where they should not be loaded."""
+Attempt = Callable[[Sequence[Path]], None]
+"""Gets libraries, of which some are new; raises DeviceError where they should not be loaded."""
+
+Trial = Callable[[Path], AbstractContextManager[Attempt]]
+"""Gets the path of a log, and gets ready while the compiler works."""
 
 
 class NoCompilerError(DeviceError):
@@ -102,7 +104,7 @@ class Compiler:
             return [DeviceError(why)] * len(texts)
 
     def compile(self, texts: Mapping[Path, str]) -> dict[Path, DeviceError]:
-        """Compiles texts into files, several at once; returns what the compiler has against some of them."""
+        """Compiles texts into libraries, several at once; returns what the compiler has against some of them."""
         LOG.debug("%s", shlex.join(self._command(Path("TEXT.cpp"), Path("LIBRARY.so"))))
         commands, logs = [], []
         for out, text in texts.items():
@@ -112,23 +114,25 @@ class Compiler:
             commands.append(self._command(written, out))
             logs.append(out.with_suffix(".log"))
         codes = run_all(commands, logs)
-        return {
-            out: self._failure(code, log)
-            for out, code, log in zip(texts, codes, logs, strict=True)
-            if code or not out.is_file()
-        }
+        failures = {}
+        for out, code, log in zip(texts, codes, logs, strict=True):
+            if code or not out.is_file():
+                failures[out] = self._failure(code, log)
+            else:
+                seal(out)
+        return failures
 
     def _make(
         self, sources: Mapping[Path, str], there: Collection[Path], what: str, trial: Trial | None
     ) -> dict[Path, Library | DeviceError]:
-        with unfinished() as place:
+        with unfinished() as place, trial(place / "trial") if trial else nullcontext() as attempt:
             LOG.info("compiling %s, once; that usually takes a second or two", what)
             begin = time.perf_counter()
             longest_first = sorted(sources, key=lambda path: -len(sources[path]))  # they take the longest
             made = {path: place / path.name for path in longest_first if path not in there}
             failures = self.compile({out: sources[path] for path, out in made.items()})
-            if trial and not failures:
-                trial([made.get(path, path) for path in sources], place / "trial")
+            if attempt and not failures:
+                attempt([made.get(path, path) for path in sources])
             LOG.info("compiled in %.1f s", time.perf_counter() - begin)
             return {path: failures[out] if out in failures else store(out, path) for path, out in made.items()}
 
@@ -160,26 +164,36 @@ def run_all(commands: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int
             return list(pool.map(partial(_run, started), commands, logs))
         except BaseException:  # Ctrl-C comes to this thread alone: their sessions are not the terminal's
             for process in started:
-                _kill(process)
+                kill(process)
             raise
 
 
 def _run(started: list[subprocess.Popen[bytes]], command: Sequence[str], log: Path) -> int | None:
+    with start(command, log) as process:
+        started.append(process)
+        return end(process)
+
+
+def start(command: Sequence[str], log: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Starts a command in a session of its own; its log gets it and its output."""
     with log.open("wb") as output:
         output.write(f"{shlex.join(command)}\n".encode(errors="surrogateescape"))
         output.flush()
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        ) as process:
-            started.append(process)
-            try:
-                return process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                _kill(process)
-                return None
+        return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output, start_new_session=True)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], given: bytes | None = None) -> int | None:
+    """Gives a process its input, and waits for its end, as run_all does."""
+    try:
+        process.communicate(given, SECONDS)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return None
+    return process.returncode
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process with its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from ctypes import CDLL
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from gpu_backprop.backend.compiled import compiler, prebuilt
 from gpu_backprop.backend.compiled import ops as compiled_ops
-from gpu_backprop.backend.compiled.compiler import Compiler
+from gpu_backprop.backend.compiled.compiler import Attempt, Compiler
 from gpu_backprop.backend.compiled.device import CpuDevice
-from gpu_backprop.backend.compiled.library import BASE, CpuLibrary
-from gpu_backprop.backend.compiled.library_files import Library
+from gpu_backprop.backend.compiled.library import CpuLibrary
+from gpu_backprop.backend.compiled.library_files import Library, load
 from gpu_backprop.backend.compiled.operations_text import Unit
 from gpu_backprop.backend.compiled.prebuilt import Prebuilt
-from gpu_backprop.backend.compiled.self_test import PARTS, check, compare
+from gpu_backprop.backend.compiled.self_test import PARTS, check
 from gpu_backprop.backend.device import Device
 from gpu_backprop.backend.errors import DeviceError
 from gpu_backprop.backend.numpy_ops.device import NumpyDevice
@@ -67,32 +67,41 @@ sys.path[:] = sys.argv[1].split(":")
 package = sys.modules["gpu_backprop"] = types.ModuleType("gpu_backprop")
 package.__path__ = [sys.path[0] + "/gpu_backprop"]
 from {__name__} import attempt
-attempt(*sys.argv[2:])
+attempt(sys.argv[2], sys.stdin.buffer.read())
 """
 """Imports nothing above backend/, which takes longer than the trial itself."""
 
 
-def _trial(dtype: str, made: Sequence[Path], log: Path) -> None:
-    """Has another process load the libraries of BASE and run all of them: they may have been compiled for another
-    processor.
-
-    Raises:
-        DeviceError: that was the end of the process.
-    """
-    if "python" not in os.path.basename(sys.executable or ""):  # a program that Python is a part of
-        return
+@contextmanager
+def _trial(dtype: str, log: Path) -> Iterator[Attempt]:
+    """Has another process load the libraries of BASE and compare them with NumPy: they may have been compiled for
+    another processor. Until there are some, it gets ready; without any, it ends."""
     paths = ":".join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
-    with suppress(OSError):
-        command = [sys.executable, "-I", "-S", "-c", TRIAL, paths, dtype, *map(str, made)]
-        (code,) = compiler.run_all([command], [log])
+    command = [sys.executable, "-I", "-S", "-c", TRIAL, paths, dtype]
+    process = None
+    if "python" in os.path.basename(sys.executable or ""):  # else it is a program that Python is a part of
+        with suppress(OSError):
+            process = compiler.start(command, log, subprocess.PIPE)
+    if not process:
+        yield lambda made: None
+        return
+
+    def attempt(made: Sequence[Path]) -> None:
+        code = compiler.end(process, b"\0".join(map(os.fsencode, made)))
         if code is None or code < 0:
             how = "does not come to an end" if code is None else f"is ended by {signal.Signals(-code).name}"
             raise DeviceError(f"a process that tries what was compiled {how}")
 
+    with process:
+        try:
+            yield attempt
+        finally:
+            if process.poll() is None:
+                compiler.kill(process)
 
-def attempt(dtype: str, *made: str) -> None:
-    """Loads the libraries of BASE and runs all of them."""
-    loaded = [Library(CDLL(path), "", Path()) for path in made]
-    library = CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS, dtype=dtype)  # type: ignore[arg-type]
-    for unit in BASE:
-        compare(CpuDevice("", library, compiled_ops), unit)
+
+def attempt(dtype: str, made: bytes) -> None:
+    """Loads the libraries of BASE, by their paths, and compares them with NumPy, of which it leaves a note."""
+    loaded = [load(Path(os.fsdecode(path))) for path in filter(None, made.split(b"\0"))]
+    if loaded:  # else the compiler failed
+        CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS, _check, dtype=dtype)  # type: ignore[arg-type]

@@ -378,13 +378,14 @@ def test_a_library_that_ends_the_process_ends_in_numpy(cache, fresh, monkeypatch
     """As one that was compiled for another processor."""
     plant(monkeypatch, right, wrong)
     if wrong is ENDLESS:  # where the compiler has not got so little time
-        run_all = compiler.run_all
+        end = compiler.end
 
-        def soon(commands, logs):
-            monkeypatch.setattr(compiler, "SECONDS", 1 if logs[0].name == "trial" else 120)
-            return run_all(commands, logs)
+        def soon(process, given=None):
+            with monkeypatch.context() as patch:
+                patch.setattr(compiler, "SECONDS", 120 if given is None else 1)
+                return end(process, given)
 
-        monkeypatch.setattr(compiler, "run_all", soon)
+        monkeypatch.setattr(compiler, "end", soon)
     with pytest.warns(RuntimeWarning, match=f"not used: a process that tries what was compiled {told}"):
         assert open_device("cpu").ops is numpy_ops
     assert not list(cache.glob("*.so"))
