@@ -11,7 +11,10 @@ from a rough trial at best. compare.json has the gain of whole steps, blas.json 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +176,26 @@ def of_kernels(device: CpuDevice, by_numpy: Device) -> list[Lever]:
     return [*found, Lever(name, "1.5", *on_one_row(device, 784, 100))]
 
 
+FIRST = """
+import time
+import numpy as np
+import gpu_backprop as gb
+x, y = np.zeros((128, 784), np.float32), np.arange(128) % 10
+begin = time.perf_counter()
+net = gb.Network(784, [gb.Dense(128, "relu"), gb.Dense(10, "softmax")], device="cpu")
+gb.Trainer(net, optimizer="adam").step(x, y)
+print(time.perf_counter() - begin)
+"""
+
+
+def first_network() -> float:
+    """Seconds of the first network and its first step in a process that finds nothing compiled."""
+    with tempfile.TemporaryDirectory() as empty:
+        environment = os.environ | {"XDG_CACHE_HOME": empty}
+        done = subprocess.run([sys.executable, "-c", FIRST], env=environment, check=True, stdout=subprocess.PIPE)
+    return float(done.stdout)
+
+
 def timed(clock: Clock, lever: Lever, product: Run) -> dict[str, Any]:
     """Both sides in turns, each after a product."""
     lever.before()
@@ -209,7 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not isinstance(compiled, CpuDevice):
         print(f"left out: what compiled kernels bring ({compiled.reason})")
     if not quick:
-        about = {"threads": threads(), "this device": compiled.reason, "levers": rows}
+        first = spread([first_network() for _ in range(ROUNDS)])
+        print(f"the first network, 784-128-10, and its first step: {ranged(first)} s")
+        about = {"threads": threads(), "this device": compiled.reason, "first network, s": first, "levers": rows}
         record.write(RESULTS, "python bench/levers.py", time.perf_counter() - started, about)
     return 0
 

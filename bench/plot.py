@@ -179,11 +179,13 @@ def number(us: float) -> str:
 def levers(results: Results) -> str:
     """Makes the table of bench/levers.py."""
     heads = ("lever", "predicted: times as fast", "before, µs", "after, µs", "found")
-    return table(heads, [
+    rows = table(heads, [
         (row["lever"], row["predicted"], *(median_of(row[name]) for name in ("before_us", "after_us")),
          between(row["times as fast"]))
         for row in results["levers"]
     ])  # fmt: skip
+    first = "The first network, 784-128-10 with Adam, and its first step, where nothing is compiled yet"
+    return f"{rows}\n\n{first}: {between(results['first network, s'])} s."
 
 
 def products(results: Results) -> str:
