@@ -121,6 +121,18 @@ def test_kernels_are_found_here():
 
 
 def test_extras_are_imported_where_they_are_asked_for():
-    extras = {"cupy", "matplotlib", "mpi4py", "optuna", "pandas", "polars", "pyarrow", "scipy", "sklearn", "torch"}
+    extras = {
+        "cupy",
+        "matplotlib",
+        "mpi4py",
+        "onnx",
+        "optuna",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "scipy",
+        "sklearn",
+        "torch",
+    }
     ask = f"import sys, gpu_backprop; print(sorted({extras!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True).stdout == "[]\n"

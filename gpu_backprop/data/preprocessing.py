@@ -88,6 +88,11 @@ class Preprocessing:
         return not isinstance(self._inputs, TableInputs) and self._inputs.pixels
 
     @property
+    def parts(self) -> tuple[Inputs, Target]:
+        """What makes x of the data, and what makes y of the target, and of y what is predicted."""
+        return self._inputs, self._target
+
+    @property
     def unseen(self) -> dict[str, int]:
         return self._last.unseen
 

@@ -24,7 +24,7 @@ _ERFC_SINGLE = (
     0.06831656777114085, -0.023770334675484478, 0.0024991168696069477, 0.0018881128646091253, -0.0007264536790340485,
     -0.00010413071427970404, 7.731024224076895e-05, 3.861849136821459e-06,
 )  # fmt: skip
-_ERFC_DOUBLE = (
+ERFC_DOUBLE = (
     1.2530080582697296, -0.13562110612457576, -0.04756229435342038, 0.12964515870228346,
     -0.11927366341676002, 0.06830802735638397, -0.023770514891530075, 0.0025293916672051724,
     0.0018886900977441495, -0.0007798312797290158, -0.00010515831297813122, 0.00012509531076254526,
@@ -45,7 +45,7 @@ _UPPER_HALF: dict[str, Array] = {"float32": np.array(-1 << 12, np.int32), "float
 def _tail_and_bell(z: Array, a: Array, tail: Array, bell: Array, work: Work) -> Iterator[Call]:
     """a = |z|, or 40; bell = e^(−a²/2); tail = Q/bell, Q = Φ(−a) = ½·erfc(a/√2). Uses work.full(3) and (4)"""
     t, rest = work.full(3), work.full(4)
-    coefficients = _ERFC_DOUBLE if z.dtype == np.float64 else _ERFC_SINGLE
+    coefficients = ERFC_DOUBLE if z.dtype == np.float64 else _ERFC_SINGLE
     yield call(np.absolute, z, out=a)
     yield call(np.clip, a, 0.0, _END, out=a)
     yield call(np.multiply, a, sqrt(0.5), out=rest)

@@ -55,6 +55,9 @@ def _relu6_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> Formu
     ),
 '''),
     ],
+    "gpu_backprop/interop/onnx_graph.py": [
+        ('    "exp": lambda g', '    "relu6": lambda g, z: g.Min(g.Relu(z), 6.0),\n'),
+    ],
     "tests/network/test_activations.py": [
         ('    "exp": (math.exp', '    "relu6": (lambda z: min(max(z, 0.0), 6.0), lambda z: float(0 < z < 6)),\n'),
         ('    "exp": (0, math.inf', '    "relu6": (0, 6, 0, 0),\n'),
