@@ -21,6 +21,7 @@ from gpu_backprop.commands.doctor import doctor
 from gpu_backprop.commands.errors import Misuse
 from gpu_backprop.commands.evaluate import check, evaluate
 from gpu_backprop.commands.explain import explain
+from gpu_backprop.commands.export import export
 from gpu_backprop.commands.interrupt import Interrupted, interrupt
 from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.ranks import joined
@@ -36,7 +37,7 @@ FAILED, MISUSED = 1, 2
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, search, evaluate, predict, report, check, diagnose, explain, doctor)
+    for command in (train, search, evaluate, predict, export, report, check, diagnose, explain, doctor)
 }
 
 

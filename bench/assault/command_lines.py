@@ -39,11 +39,18 @@ SOUND = (
     "1", "2", "3", "8", "0.1", "0.25", "tanh", "relu", "sgd", "adam", "huber", "cross_entropy", "a", "t", "out", "cpu",
     "cosine", "balanced", "1GB", ";", "accuracy", "run", "epoch", "t=4",
     "plain", "small-table", "t=b<a", "numbers=quantile", "scale=0", "optimizer=sgd",
-    "learning_rate=0.01,0.1", "layers=2,3:2", "dropout=0..0.5", "batch_size=4..32", "l2=0,0.1",
+    "d.csv", "learning_rate=0.01,0.1", "layers=2,3:2", "dropout=0..0.5", "batch_size=4..32", "l2=0,0.1",
 )  # fmt: skip
 """Values that suit one option or another: an option gets those that it takes."""
 
 DATA = ("d.csv",) * 9 + ("a.npz", "missing.csv", "empty.csv", "letter.csv", "digits.csv", ".", "run")
+PLACES = {
+    "data": DATA,
+    "run": ("run",) * 60 + DATA,
+    "file": ("out.onnx", "out.h") * 9 + ("out", "missing/out.h", "run/model.safetensors", *DATA),
+}
+"""What may stand where a command has no option before it."""
+
 SMALL = ("--layers", "3", "--epochs", "1", "--device", "cpu")
 SEARCH = ("--trials", "3", "--folds", "2", "--grid", "activation=tanh,relu")
 """What keeps an attempt short; later options win."""
@@ -72,7 +79,7 @@ def command_line(chance: random.Random) -> list[str]:
     """The words of an attempt."""
     name = chance.choice(("train", "train", "train", *commands()))
     places = [action.dest for action in commands()[name]._actions if not action.option_strings]
-    words = [name, *(chance.choice(DATA if place == "data" else ("run",) * 60 + DATA) for place in places)]
+    words = [name, *(chance.choice(PLACES[place]) for place in places)]
     if name in ("train", "search"):
         words += [*SEARCH] * (name == "search")
         words += [*SMALL, "--target", chance.choice(("y", "y", "y", "t", "t", "a", "nothing"))]

@@ -8,6 +8,7 @@ from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
 from gpu_backprop.arguments.values import between, one_of, path, source, whole
 from gpu_backprop.backend.open_device import DTYPES
+from gpu_backprop.interop.formats import FORMATS
 
 SUITS = "the one that suits the output"
 
@@ -72,6 +73,41 @@ def add_predict(commands: Any) -> None:
     safe = "put an apostrophe before names of classes that a spreadsheet would run as formulas, as =1+1"
     command.add("--spreadsheet-safe", safe, action="store_true")
     command.share("--device", "--debug")
+
+
+def add_export(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands, "export", "write a trained network as ONNX, or as a C header",
+        (
+            "Write a trained network as a file for other programs, with all that prepares a row of data for it: ONNX, "
+            "which ONNX Runtime and others run, with an input for each column; or one C header without dependencies, "
+            "for networks whose columns are all numbers. FILE is replaced if it is there. docs/deploy.md tells what is "
+            "inside.",
+            RUN,
+        ),
+        (
+            ("export runs/flowers flowers.onnx", ""),
+            ("export runs/digits-001 digits.h", "digits_predict(x, y) in C or C++"),
+            ("export runs/digits-001 digits.h --int8 --rows digits", "a quarter of the size, and what it costs"),
+        ),
+    )  # fmt: skip
+    command.add("run", "the network", type=path, metavar="RUN")
+    command.add("file", "the file to write", type=path, metavar="FILE")
+    endings = ", ".join(f"{name} of {known.ending}" for name, known in FORMATS.items())
+    chosen = f"{', '.join(FORMATS)} (default: by the ending of FILE, {endings})"
+    command.add("--format", chosen, choices=tuple(FORMATS), metavar="NAME")
+    prepared = "leave out what prepares rows: the file takes the numbers that the network itself reads"
+    command.add("--prepared", prepared, action="store_true")
+    interval = (
+        "of ONNX, how often the number that is predicted lies between the outputs low and high (default: 0.9, where "
+        "train had enough validation rows)"
+    )
+    command.add("--interval", interval, type=between, metavar="P")
+    command.add("--int8", "of C, write weights of 8 bits, and say what that changes", action="store_true")
+    rows = "with --int8, the rows on which that is measured (default: 1,000 that are drawn at random)"
+    command.add("--rows", rows, type=source, dest="data", metavar="DATA")
+    command.share("--delimiter", "--part", "--memory-limit", "--debug")
 
 
 def add_report(commands: Any) -> None:

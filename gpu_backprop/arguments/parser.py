@@ -56,6 +56,7 @@ def _parser() -> Parser:
     searching.add_search(commands)
     applying.add_evaluate(commands)
     applying.add_predict(commands)
+    applying.add_export(commands)
     applying.add_report(commands)
     applying.add_check(commands)
     applying.add_diagnose(commands)

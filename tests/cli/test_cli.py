@@ -314,7 +314,7 @@ class TestUsage:
         assert main([]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        for command in ("train", "evaluate", "predict", "check", "explain", "doctor"):
+        for command in ("train", "evaluate", "predict", "export", "check", "explain", "doctor"):
             assert re.search(rf"^ +{command} +\w+ ", captured.err, re.MULTILINE)
 
     def test_an_unknown_command_or_option(self, capsys):

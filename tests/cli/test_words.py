@@ -17,7 +17,7 @@ from gpu_backprop.commands import doctor as doctor_command
 from gpu_backprop.report import confusion_text
 
 WIDTHS = [60, 80, 100, 120, 200]
-HELPED = ["train", "search", "evaluate", "predict", "check", "explain", "doctor"]
+HELPED = ["train", "search", "evaluate", "predict", "export", "check", "explain", "doctor"]
 HIDDEN = "\x1b[31mred\x1b[0m", "[red]x[/red]", "[/]", "\u202egnp.exe"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

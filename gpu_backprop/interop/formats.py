@@ -1,0 +1,28 @@
+"""The table of formats that a network can be exported to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gpu_backprop.interop import c_header, onnx
+
+
+class Format(NamedTuple):
+    """One of the formats.
+
+    Attributes:
+        ending: that of its files.
+        export: writes one, `export(network, path, **settings)`; what it returns, if anything, is worth telling.
+        settings: which of the settings of `gpu-backprop export` it takes.
+    """
+
+    ending: str
+    export: Callable[..., Any]
+    settings: tuple[str, ...] = ()
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(".onnx", onnx.export, ("preprocessing", "coverage")),
+    "c": Format(".h", c_header.export, ("preprocessing", "int8", "rows")),
+}
