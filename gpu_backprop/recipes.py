@@ -483,7 +483,8 @@ def _value(text: str) -> Any:
 
 
 def choose(images: bool, rows: int, columns: int) -> str:
-    """Returns the name of the recipe for data of which nothing else is known."""
+    """Returns the name of the recipe for data of which nothing is known but whether they are images, all pixels of one
+    kind, and how many rows and columns they have."""
     if images:
         return "images"
     return "small-table" if rows <= SMALL_TABLE or columns > rows else "tabular"

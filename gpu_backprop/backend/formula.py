@@ -48,6 +48,15 @@ class Activation:
 
     There is one derivative signature: `numpy_gradient(grad_y, s, grad_z, work)`, where s is the array that f′ is
     written in, y or z, as `reads` says. grad_z may be grad_y, and y may be z.
+
+    Args:
+        name: what it is called in layers and files.
+        reads: "y" or "z", what f′ is written in; "" where ∇z is ∇y.
+        numpy_value: (z, y, work) -> calls without arguments that fill y, in place, at every step.
+        numpy_gradient: as above; its calls fill grad_z.
+        cuda_value: f as a C++ expression of z, an `A`; "" leaves it to NumPy on a CPU.
+        cuda_slope: f′ as one of s.
+        rowwise: whether f takes whole rows, as softmax does; numpy_gradient then gives the product with its Jacobian.
     """
 
     name: str

@@ -202,7 +202,7 @@ class Plan:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def run(self, *phases: str, repeats: int = 1) -> None:
-        """Runs every operation, or those of the given phases; all of it so many times."""
+        """Runs every operation, or those of the given phases; all of it `repeats` times."""
         calls = self._runs.get((phases, repeats))
         if calls is None:
             calls = self._runs[phases, repeats] = self.device.sequence(self.calls(*phases), repeats)

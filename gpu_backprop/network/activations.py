@@ -235,6 +235,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
         Activation("softmax", "y", _softmax, _softmax_gradient, rowwise=True),
     )
 }  # fmt: skip
+"""By name. The numbers in them are fixed: leaky_relu has the slope 0.01 below 0, elu goes to −1."""
 
 
 def activation(spec: str | Activation) -> Activation:

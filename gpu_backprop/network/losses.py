@@ -370,6 +370,7 @@ LOSSES: Mapping[str, Loss] = {
         Quantile, Poisson, Focal,
     )
 }  # fmt: skip
+"""By name, with the default numbers of each; its class takes others."""
 
 
 FORMULAS: Sequence[LossFormula] = (

@@ -288,6 +288,9 @@ class Network(FixedAttributes):
 
         Returns:
             (batch, outputs), a new array on the device.
+
+        Raises:
+            InputError: x does not fit.
         """
         x = check_features(x, self.inputs, self.device, (), self.models_shape)
         self.refresh()
@@ -350,12 +353,22 @@ class Network(FixedAttributes):
         Returns:
             (rows, outputs), of an `averaged` network the mean of its members; or (models, rows, outputs), where there
             is a models axis: x may then have it too.
+
+        Raises:
+            InputError: x does not fit.
         """
         return self._predict(x, batch_size, self._averaged)
 
     @release_on_oom
     def predict_members(self, x: Any, batch_size: int = 1024) -> Array:
-        """Does the same for each member, (models, rows, outputs), also where the network is `averaged`."""
+        """Does what `predict` does for each member, also where the network is `averaged`.
+
+        Args:
+            x, batch_size: as of `Network.predict`.
+
+        Returns:
+            (models, rows, outputs).
+        """
         return self._predict(x, batch_size, False)
 
     def _predict(self, x: Any, batch_size: int, averaged: bool) -> Array:
@@ -459,7 +472,8 @@ class Network(FixedAttributes):
     def from_architecture(
         cls, description: Mapping[str, Any], device: str = "auto", tf32: bool = False, draw: bool = True
     ) -> Network:
-        """Makes the network that `architecture` described, with the weights of its seed, or zeros with draw=False."""
+        """Makes the network of a description that `architecture` gave, with the weights of its seed, or zeros with
+        draw=False; device and tf32 are as `Network` takes them."""
         try:
             inputs, layers = description["inputs"], [layer_from(layer) for layer in description["layers"]]
             dtype, seed = description["dtype"], description["seed"]

@@ -75,7 +75,8 @@ class DeepEnsemble(FixedAttributes):
     @explain_arguments
     def predict_variance(self, x: Any, batch_size: int = 1024) -> Array:
         """Computes the variance of the members' outputs, Σ(y_m − ȳ)²/M, float64 (rows, outputs); of numbers in the
-        square of the units of the data. The noise of the targets is none of it; intervals have that too."""
+        square of the units of the data. The noise of the targets is none of it; intervals have that too. x and
+        batch_size are as of `Network.predict`."""
         members, prepared = self.network.predict_members(x, batch_size), self.network.preprocessing
         if self._numbers and prepared is not None:
             members = np.stack([prepared.inverse(y) for y in members])
@@ -86,7 +87,7 @@ class DeepEnsemble(FixedAttributes):
         """Computes how much the members differ about the class of each row, float64 (rows,), in nats: the entropy of
         the mean of their probabilities less the mean of their entropies, from 0 to log M. It is the mutual information
         of class and member (Houlsby et al. 2011), and 1/M of Σ KL(p_m ‖ p̄), the disagreement of Lakshminarayanan et
-        al. Of several labels it is the sum over them.
+        al. Of several labels it is the sum over them. x and batch_size are as of `Network.predict`.
 
         Raises:
             InputError: the outputs are numbers.

@@ -140,8 +140,8 @@ class History(FixedAttributes):
 
     @explain_arguments
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes one line an epoch, under a line of column names; what was not measured is left blank. A file already
-        there is replaced when the new one is whole.
+        """Writes one line an epoch to the file `path`, under a line of column names; what was not measured is left
+        blank. A file already there is replaced when the new one is whole.
 
         Raises:
             InputError: the file can't be written.

@@ -274,8 +274,8 @@ class Population(FixedAttributes):
             setattr(optimizer, name, [*numbers[:place], value, *numbers[place + 1 :]])
 
     def copy_member(self, source: int, destination: int) -> None:
-        """Gives a member the parameters of another one, with all that its optimizer has learned; its settings and its
-        seed stay its own. For callbacks of `fit`, where all members train on one rank."""
+        """Gives the member `destination` the parameters of `source`, with all that its optimizer has learned; its
+        settings and its seed stay its own. For callbacks of `fit`, where all members train on one rank."""
         self.spread.require_one("copy_member")
         stage, places = self._now, (self._place(source), self._place(destination))
         copy_member(stage.trainer, *places)

@@ -128,6 +128,9 @@ class JsonLines(FixedAttributes):
     already there is replaced; the rows of fits before are written at once.
 
     Where a later row can't be written, one warning says so, and training goes on without the file.
+
+    Args:
+        path: the file.
     """
 
     only_reads = True

@@ -294,7 +294,8 @@ class SearchResult(FixedAttributes):
 
     @explain_arguments
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes `trials`, a line each, best first, under a line of column names; a file already there is replaced.
+        """Writes `trials` to the file `path`, a line each, best first, under a line of column names; a file already
+        there is replaced.
 
         Raises:
             InputError: the file can't be written.

@@ -16,6 +16,9 @@ class TensorBoard(FixedAttributes):
 
     Each column is a curve over the epochs; with a models axis it is one for each member, such as loss/0.
 
+    Args:
+        folder: where the event files go; each fit has one of its own.
+
     Raises:
         MissingExtraError: tensorboardX is not installed.
     """

@@ -280,13 +280,18 @@ class Trainer(FixedAttributes):
 
         Returns:
             The loss before the step; float() of it waits for the device.
+
+        Raises:
+            InputError: shapes or dtypes are not those that the network and the loss take.
+            StateError: a fit is running.
         """
         with self.network.exclusively("step"):
             return self.manual_steps.run(x, y, weights)
 
     @release_on_oom
     def trace(self, x: Any, y: Any, weights: Any = None) -> Iterator[tuple[Operation, dict[str, Array]]]:
-        """Runs a step one operation at a time, and yields each with host copies of what it wrote: every z, y and ∇.
+        """Runs a step on (x, y, weights), as `step` takes them, one operation at a time, and yields each with host
+        copies of what it wrote: every z, y and ∇.
 
         Nothing is fused or overwritten in it. It is a real step: after the last operation, the network has learned.
         Of several ranks, each yields what its share of the rows has become, and none may end before the others.
@@ -303,8 +308,8 @@ class Trainer(FixedAttributes):
 
     @release_on_oom
     def profile(self, x: Any, y: Any, weights: Any = None, *, runs: int = 30) -> Profile:
-        """Measures how long each operation of a step takes, the median of some runs; print it. It learns nothing:
-        parameters and all else are afterwards what they were.
+        """Measures how long each operation of a step on (x, y, weights) takes, the median of some runs; print it. It
+        learns nothing: parameters and all else are afterwards what they were.
         """
         runs = positive("runs", runs)
         with self.network.exclusively("profile"):
@@ -548,6 +553,9 @@ class Trainer(FixedAttributes):
         Args:
             x, y, weights: as in `fit`.
             metrics: instead of the trainer's.
+
+        Raises:
+            InputError: x, y or weights do not fit, or a metric is none of these outputs.
 
         Warns:
             RuntimeWarning: a metric is undefined for these rows, and therefore NaN, as roc_auc where all rows are of

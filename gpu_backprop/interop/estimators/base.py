@@ -160,6 +160,9 @@ class BaseMLP(ShownParameters, metaclass=Explaining):
 
         Returns:
             The estimator.
+
+        Raises:
+            ValueError: the data cannot be learned from, or a parameter is not what is accepted.
         """
         ahead = AHEAD.get()
         trained = None if ahead is None or eval_set is not None else ahead.take(self, X, y, sample_weight)

@@ -201,7 +201,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self.network_.classes = classes
 
     def predict(self, X: Any) -> Array:
-        """Predicts the class of each row, (samples,), or 0 and 1 for each of several labels, (samples, labels)."""
+        """Predicts the class of each row of X, (samples,), or 0 and 1 for each of several labels, (samples, labels)."""
         y = self._outputs(X)
         if self._label_binarizer.y_type_.startswith("multilabel"):
             labels: Array = self._label_binarizer.inverse_transform(y.ravel() if self.n_outputs_ == 1 else y)
@@ -291,6 +291,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return float(np.average(xlogy(y, y) - y, axis=0, weights=weights).mean())
 
     def predict(self, X: Any) -> Array:
-        """Predicts numbers, (samples,) or, of several outputs, (samples, outputs)."""
+        """Predicts numbers for the rows of X, (samples,) or, of several outputs, (samples, outputs)."""
         y = self._outputs(X)
         return y.ravel() if y.shape[1] == 1 else y

@@ -50,8 +50,9 @@ class PopulationSearchCV(BaseSearchCV, metaclass=Explaining):
         random_state: of what is drawn.
 
     Attributes:
-        cv_results_, best_estimator_, best_params_, best_score_, best_index_, scorer_, n_splits_, refit_time_,
-        multimetric_: as of GridSearchCV. A fit_time is the share of a candidate in the time of all that trained with
+        best_estimator_, best_params_, best_score_, best_index_: as of GridSearchCV.
+        scorer_, n_splits_, refit_time_, multimetric_: as of GridSearchCV.
+        cv_results_: as of GridSearchCV. A fit_time is the share of a candidate in the time of all that trained with
             it. With "halving" there are the columns iter and n_resources too, as in HalvingGridSearchCV.
     """
 

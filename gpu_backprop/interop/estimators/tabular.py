@@ -312,8 +312,8 @@ class TabularRegressor(RegressorMixin, Tabular):
     Args:
         loss: a name, such as "absolute_error", "huber", "quantile" or "poisson", or an object, `gb.Quantile(0.9)`.
             None: half the squared error.
-        recipe, settings, ensemble, epochs, validation_fraction, metrics, callbacks, device, dtype, random_state,
-            verbose: as of `TabularClassifier`.
+        recipe, settings, ensemble, epochs, validation_fraction: as of `TabularClassifier`.
+        metrics, callbacks, device, dtype, random_state, verbose: as of `TabularClassifier`.
     """
 
     task = "regression"
