@@ -19,6 +19,7 @@ help:
 	@echo "make train   learn to read handwritten digits, in a fresh environment in $(VENV)"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy and import-linter"
+	@echo "make docs    the pages and the reference as a site, in site/; it is read without a network"
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"
 	@echo "make bench   on a CPU, how fast it is beside PyTorch, JAX and others, and how that grows; 35 minutes"
@@ -26,7 +27,7 @@ help:
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
 	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"
 	@echo "make wheel   build the package into dist/, and once more with the kernels of a CPU prebuilt"
-	@echo "make clean   remove $(VENV), dist/ and what the tools left; runs/ stays"
+	@echo "make clean   remove $(VENV), dist/, site/ and what the tools left; runs/ stays"
 
 train: $(VENV)/have-plot
 	$(BIN)/gpu-backprop train $(ARGS)
@@ -40,6 +41,10 @@ lint: $(VENV)/have-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A warning is an error, as a link that leads nowhere. The variable keeps off an advertisement of mkdocs-material.
+docs: $(VENV)/have-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 proof: $(VENV)/have-plot $(VENV)/have-test nvrtc
 	$(BIN)/python bench/proof.py --cuda13 $(VENV)-nvrtc13/bin/python --cuda12 $(VENV)-nvrtc12/bin/python \
@@ -92,7 +97,7 @@ wheel: pure-wheel
 	$(BIN)/python bench/prebuilt.py dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-nvrtc12 $(VENV)-nvrtc13 dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-nvrtc12 $(VENV)-nvrtc13 dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # The environment holds this checkout itself, not a copy, so that it is set up again only when pyproject.toml changes.
 $(VENV)/have-%: $(VENV)/pyvenv.cfg pyproject.toml
@@ -104,5 +109,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint proof bench tables gpu-check gpu-env kernels nvrtc pure-wheel wheel clean
+.PHONY: help train test lint docs proof bench tables gpu-check gpu-env kernels nvrtc pure-wheel wheel clean
 .PRECIOUS: $(VENV)/have-%

@@ -64,15 +64,19 @@ COLOURS = dict(
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def short(results: Results, plot: str) -> str:
-    """Makes what README and the page begin with: how many times as fast we are by the kind of row and on the whole, the
-    plot, and where it was measured."""
+def by_kinds(results: Results) -> str:
+    """Makes the table of how many times as fast we are by the kind of row."""
     cells = [
         (named(kind, those), len(those), *(times_as_fast(mean_ratio(those, peers)) for peers in COLUMNS.values()),
          times_as_fast(min(row.ratio for row in those)), percent(geometric_mean([row.share for row in those])))
         for kind, those in by_kind(results, OURS).items()
     ]  # fmt: skip
     heads = ("times as fast as", "rows", *COLUMNS, "the least of the last", "products alone, of their cores' peak")
+    return table(heads, cells)
+
+
+def on_the_whole(results: Results) -> str:
+    """Makes the table of how many times as fast we are over all rows, with kernels and without, and says where."""
     standings = [
         (ours, words, summary.Standing.of(those))
         for ours in OUR_OWN
@@ -84,8 +88,7 @@ def short(results: Results, plot: str) -> str:
     ]
     totals = ("on the whole", "rows at least level with the fastest", "rows behind it in every round",
               "times as fast as it", "as PyTorch's better form", "as JAX's jitted step")  # fmt: skip
-    picture = f"![How long each takes, in times of ours]({plot})"
-    return "\n\n".join([table(heads, cells), picture, table(totals, whole), f"On {circumstances(results)}."])
+    return f"{table(totals, whole)}\n\nOn {circumstances(results)}."
 
 
 def named(kind: str, rows: Sequence[summary.Row]) -> str:
@@ -105,7 +108,8 @@ def performance(results: Results) -> str:
         if not line.startswith("Where")
     ]
     told = "Rows below 1:\n\n" + "\n".join(below) if below else "No row is below 1."
-    return "\n\n".join([short(results, f"../{PICTURE}"), told])
+    picture = f"![How long each takes, in times of ours](../{PICTURE})"
+    return "\n\n".join([by_kinds(results), picture, on_the_whole(results), told])
 
 
 def every_row(results: Results) -> str:
@@ -316,7 +320,7 @@ def parts() -> Iterator[tuple[Path, str, str]]:
     """Makes each part: its file, its name, and its text."""
     page, results = ROOT / "docs" / "performance.md", compared()
     if results is not None:
-        yield ROOT / "README.md", "compare", short(results, PICTURE)
+        yield ROOT / "README.md", "compare", f"{by_kinds(results)}\n\nOn {circumstances(results)}."
         yield page, "compare", performance(results)
         yield page.with_name("performance-rows.md"), "rows", every_row(results)
     if (one := read(mnist_seconds.RESULTS)) is not None:
@@ -328,7 +332,6 @@ def parts() -> Iterator[tuple[Path, str, str]]:
         if (one := read(RESULTS.with_name(f"{file}.json"))) is not None:
             yield page, name, make(one)
     if (one := read(TABLES)) is not None:
-        yield ROOT / "README.md", "tables", table_report.short(one)
         yield ROOT / "docs" / "tables.md", "tables", table_report.page(one)
     if (one := read(RESULTS.with_name("estimators.json"))) is not None:
         yield ROOT / "docs" / "from-scikit-learn.md", "estimators", estimator_report.page(one)

@@ -181,11 +181,6 @@ def page(results: dict[str, Any]) -> str:
     return "\n\n".join([where, goals(found), ratios(found), plot, places(found), every_table(found)])
 
 
-def short(results: dict[str, Any]) -> str:
-    """Makes the part of README.md: ours over the others."""
-    return ratios(means(results["tables"], results["splits"]))
-
-
 def draw(measured: dict[str, Any], splits: int, path: Path) -> None:
     """Plots each learner's rank by loss: a small point for each table, a large one for the mean."""
     import matplotlib as mpl

@@ -764,7 +764,7 @@ def test_the_texts_say_what_the_files_say():
     rows = [("performance.md", "compare"), ("performance-rows.md", "rows")]
     parts = "mnist", "levers", "products", "denormals", "growth", "busy machine"
     page = rows + [("performance.md", name) for name in parts]
-    tables = [("README.md", "tables"), ("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
+    tables = [("tables.md", "tables"), ("from-scikit-learn.md", "estimators")]
     population = [("populations.md", "population")] if plot.POPULATION.exists() else []
     scaling = [("distributed.md", name) for name in ("scaling", "scaling model")]
     assert names == [("README.md", "compare"), *page, *tables, *population, *scaling]
