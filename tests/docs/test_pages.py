@@ -31,8 +31,11 @@ TEXTS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$(?:\n\n```\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 """A program or commands; behind a program, in a block without a language, what it prints."""
 
-ELSEWHERE = {"docs/cuda.md": "gpu/test_examples.py", "docs/distributed.md": "distributed/test_page.py"}
-"""Pages whose programs want a CUDA device or several ranks, and the file in tests/ that runs them there."""
+ELSEWHERE = {
+    "docs/cuda.md": "gpu/test_examples.py", "docs/distributed.md": "distributed/test_page.py",
+    "docs/deploy.md": "docs/test_deploy.py",
+}  # fmt: skip
+"""Pages whose programs want a CUDA device, several ranks or a C compiler, and the file in tests/ that runs them there."""
 
 SHORTER = {"docs/populations.md": {"epochs=100": "epochs=15", "seeds=2": "seeds=1"}}
 """By page, what is replaced so that a page is run in seconds."""
