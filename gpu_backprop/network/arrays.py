@@ -32,6 +32,20 @@ BLOCK = 1 << 18
 REAL = "fiub"
 """The kinds of NumPy's dtypes of real numbers."""
 
+NOT_OF_NUMPY = frozenset(
+    {
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "int4",
+        "uint4",
+    }
+)
+"""Dtypes of PyTorch and JAX that no array of NumPy can have."""
+
 PLACES, TOGETHER = 1024, 1 << 30
 """Places in memory, and bytes, that Linux copies from in one call."""
 
@@ -75,7 +89,12 @@ def host_array(value: Any, name: str) -> Array:
     except InputError:
         raise
     except Exception as error:  # other libraries raise anything when they cannot share their memory
-        raise InputError(f"{name} cannot be read as an array: {type(value).__name__}: {error}.") from None
+        why = f"{type(value).__name__}: {str(error).rstrip('.')}"
+        if (dtype := str(getattr(value, "dtype", "")).rpartition(".")[2]) in NOT_OF_NUMPY:
+            why = (
+                f"NumPy has no {dtype}. Give it as float32: {name}.float() of PyTorch, {name}.astype('float32') of JAX"
+            )
+        raise InputError(f"{name} cannot be read as an array: {why}.") from None
 
 
 def whole(array: Array) -> Array:

@@ -41,7 +41,11 @@ class OnlyArrayProtocol:
 
 class OnAnotherDevice(OnlyDlpack):
     def __dlpack__(self, **options):
-        raise BufferError("the memory is on another device")
+        raise BufferError("the memory is on another device.")
+
+
+class OfBfloat16(OnAnotherDevice):
+    dtype = "torch.bfloat16"
 
 
 def frozen(array):
@@ -349,9 +353,10 @@ def test_masked_values_are_not_read_from_under_their_mask():
     ("value", "given"),
     [
         ([[1.0, 2.0], [3.0]], "list: .*inhomogeneous"),
-        (OnAnotherDevice(X), "OnAnotherDevice: the memory is on another device"),
+        (OnAnotherDevice(X), r"OnAnotherDevice: the memory is on another device\.$"),
+        (OfBfloat16(X), r"NumPy has no bfloat16\. Give it as float32: labels\.float\(\) of PyTorch"),
     ],
-    ids=["ragged lists", "memory elsewhere"],
+    ids=["ragged lists", "memory elsewhere", "bfloat16"],
 )
 def test_what_cannot_be_read(value, given):
     with pytest.raises(InputError, match=f"labels cannot be read as an array: {given}"):
