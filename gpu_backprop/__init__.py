@@ -3,7 +3,7 @@
 from typing import Any
 
 import gpu_backprop.starting  # noqa: F401 (first of all)
-from gpu_backprop import recipes
+from gpu_backprop import interop, recipes
 from gpu_backprop.backend.communicator import mpi
 from gpu_backprop.backend.errors import (
     DeviceError,
@@ -171,6 +171,7 @@ __all__ = [
     "fit_temperature",
     "initialize_from_data",
     "inspect_model",
+    "interop",
     "load",
     "mpi",
     "one_hot",
