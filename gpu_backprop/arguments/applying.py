@@ -78,17 +78,18 @@ def add_predict(commands: Any) -> None:
 def add_export(commands: Any) -> None:
     """Add the command."""
     command = Command(
-        commands, "export", "write a trained network as ONNX, or as a C header",
+        commands, "export", "write a trained network as ONNX, as a C header, or for PyTorch",
         (
             "Write a trained network as a file for other programs, with all that prepares a row of data for it: ONNX, "
-            "which ONNX Runtime and others run, with an input for each column; or one C header without dependencies, "
-            "for networks whose columns are all numbers. FILE is replaced if it is there. docs/deploy.md tells what is "
-            "inside.",
+            "which ONNX Runtime and others run, with an input for each column; one C header without dependencies, for "
+            "networks whose columns are all numbers; or the parameters alone, named as in PyTorch. FILE is replaced "
+            "if it is there. docs/deploy.md tells what is inside.",
             RUN,
         ),
         (
             ("export runs/flowers flowers.onnx", ""),
             ("export runs/digits-001 digits.h", "digits_predict(x, y) in C or C++"),
+            ("export runs/digits-001 digits.safetensors", "for Sequential.load_state_dict"),
             ("export runs/digits-001 digits.h --int8 --rows digits", "a quarter of the size, and what it costs"),
         ),
     )  # fmt: skip

@@ -67,6 +67,10 @@ def write_safetensors(network: Network, path: str | os.PathLike[str]) -> None:
 
     `gpu_backprop.save` writes more, and what `gpu_backprop.load` reads; this is for others. It needs no PyTorch.
 
+    Args:
+        network: without a models axis.
+        path: of the file, which is replaced if it is there.
+
     Raises:
         InputError: the network has a models axis.
         ModelFileError: the file cannot be written there.
@@ -76,8 +80,8 @@ def write_safetensors(network: Network, path: str | os.PathLike[str]) -> None:
         write_tensors(path, tensors, {"format": "pt", "architecture": json.dumps(network.architecture())})
     except OSError as error:
         raise ModelFileError(
-            f"cannot write the parameters to {os.fspath(path)}: {error.strerror}; give the name of a file in a folder "
-            "that can be written."
+            f"cannot write the parameters to {os.fspath(path)}: {error.strerror}; give a path in a folder that exists "
+            "and can be written."
         ) from error
 
 
@@ -104,6 +108,10 @@ def load_state_dict(network: Network, state_dict: Mapping[str, Any]) -> None:
 def read_safetensors(path: str | os.PathLike[str], network: Network) -> None:
     """Copies the parameters of a file into the network, all of them or, where an error is raised, none: of one that
     `write_safetensors` wrote, or that safetensors.torch.save_file wrote of such a state dict. It needs no PyTorch.
+
+    Args:
+        path: of the file.
+        network: what gets them; its layers are those that the file is of.
 
     Raises:
         ModelFileError: there is no such file, or it is not such a file; the message says which.

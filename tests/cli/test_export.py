@@ -108,6 +108,18 @@ class TestC:
         assert main(["export", "flowers", "flowers.h", "--prepared"]) == 0
 
 
+def test_parameters_alone(capsys):
+    assert main(["export", "flats", "flats.safetensors"]) == 0
+    told, written = capsys.readouterr().out.splitlines()
+    assert told == "it holds the parameters alone, and takes rows as the network's preprocessing makes them"
+    assert written == "written to flats.safetensors"
+    net = gb.load("flats/model.safetensors")
+    twin = gb.Network.from_architecture(net.architecture(), draw=False)
+    gb.interop.pytorch.read_safetensors("flats.safetensors", twin)
+    assert twin.parameters.tobytes() == net.parameters.tobytes()
+    assert "--int8 is not for the format safetensors" in refused(capsys, 2, "flats", "a.safetensors", "--int8")
+
+
 def test_the_format_is_that_of_the_ending_or_the_one_that_is_named(capsys):
     assert main(["export", "flats", "flats.bin", "--format", "c"]) == 0
     assert Path("flats.bin").read_text(encoding="ascii").startswith("/* flats: ")

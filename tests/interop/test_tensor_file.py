@@ -37,7 +37,9 @@ def test_a_file_has_names_shapes_and_the_architecture(tmp_path, dtype):
 
 
 def test_what_cannot_be_written(tmp_path):
-    with pytest.raises(gb.ModelFileError, match=r"^cannot write the parameters to .*none/net: No such file .* folder"):
+    with pytest.raises(
+        gb.ModelFileError, match=r"^cannot write the parameters to .*none/net: No such file .*; give a path in a folder"
+    ):
         pytorch.write_safetensors(network(), tmp_path / "none" / "net")
     with pytest.raises(gb.InputError, match=r"^network must be a gpu_backprop\.Network, got str\.$"):
         pytorch.write_safetensors("net.safetensors", network())
