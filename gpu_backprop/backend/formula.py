@@ -63,9 +63,11 @@ class Activation:
     reads: str  # what f′ is written in: "y", "z", or "" where it is 1
     numpy_value: Callable[[Array, Array, Work], Calls] | None  # (z, y, work); None: y = z
     numpy_gradient: Callable[[Array, Array, Array, Work], Calls] | None  # (grad_y, s, grad_z, work); None: ∇z = ∇y
-    cuda_value: str = ""  # expression of `z`
-    cuda_slope: str = ""  # expression of `s`
+    cuda_value: str = ""  # expression of `z`, or statements that return it
+    cuda_slope: str = ""  # the same of `s`
     rowwise: bool = False  # f mixes the units of a row (softmax), so its kernels are its own
+    expression: str = ""  # f and f′ in the grammar of expression.py, where all of the above comes from them
+    derivative: str = ""
 
     kind: ClassVar[str] = "activation"
 
@@ -98,7 +100,7 @@ class LossFormula:
     numpy: Callable[Concatenate[Array, Array, Array | None, Array, Work, ...], Calls]
     """(y, target, grad_y or None, e of each row, work, and each of the numbers): fills e, and grad_y where it is asked
     for. A number is an array in the dtype of y that has one for each model and fits (..., rows, units)."""
-    cuda_value: str  # expression of `y`, `t` and the numbers, one output's share of e
+    cuda_value: str  # expression of `y`, `t` and the numbers, or statements that return it: one output's share of e
     cuda_slope: str  # its derivative by `y`
     mean_over_outputs: bool = False  # e and ∂e/∂y are divided by the number of outputs
     accuracy: str = ""  # what is right: the "argmax", or each on its side of the "threshold" ½; ""

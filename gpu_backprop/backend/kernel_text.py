@@ -95,10 +95,15 @@ def functor(row: Row) -> str:
         return _loss(row)
     return (
         f"struct {functor_name(row)} {{\n"
-        f"  template<class A> BP_DEV static A value(A z) {{ return {row.cuda_value}; }}\n"
-        f"  template<class A> BP_DEV static A slope(A s) {{ return {row.cuda_slope}; }}\n"
+        f"  template<class A> BP_DEV static A value(A z) {{ {_body(row.cuda_value)} }}\n"
+        f"  template<class A> BP_DEV static A slope(A s) {{ {_body(row.cuda_slope)} }}\n"
         "};\n"
     )
+
+
+def _body(text: str) -> str:
+    """Writes what a function does that returns an expression; statements stay."""
+    return text if text.endswith(";") else f"return {text};"
 
 
 def _functions(row: Functions) -> str:
@@ -122,8 +127,8 @@ def _loss(row: LossFormula) -> str:
         f"struct {functor_name(row)} {{\n"
         f"  template<class A> struct of {{\n{numbers}"
         f"    BP_DEV explicit of(const double* numbers) {{{taken} (void)numbers; }}\n"
-        f"    BP_DEV A value(A y, A t) const {{ return {row.cuda_value}; }}\n"
-        f"    BP_DEV A slope(A y, A t) const {{ return {row.cuda_slope}; }}\n"
+        f"    BP_DEV A value(A y, A t) const {{ {_body(row.cuda_value)} }}\n"
+        f"    BP_DEV A slope(A y, A t) const {{ {_body(row.cuda_slope)} }}\n"
         "  };\n"
         "};\n"
     )

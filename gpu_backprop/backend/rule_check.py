@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.expression_code import SLOTS
 from gpu_backprop.backend.formula import Array, Calls
 from gpu_backprop.backend.rule_functions import FUNCTIONS
 from gpu_backprop.backend.rule_text import NAME, arithmetic
@@ -95,9 +96,10 @@ def run_numpy(
         ValueError: it fails, makes numbers that are not finite, or changes a parameter or a gradient.
     """
     shape, names = (2, len(EXAMPLE[0])), ("w", "g", "change", "work", *moments, *steps[0])
-    arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(9 + len(moments))]
+    arrays: list[Array] = [np.full(shape, np.nan, np.float32) for _ in range(3 + len(moments))]
     numbers: list[Array] = [np.full((2, 1), np.nan, np.float32) for _ in steps[0]]
-    (w, g, change, *scratch), kept, found = arrays[:9], arrays[9:], []
+    (w, g, change), kept, found = arrays[:3], arrays[3:], []
+    scratch = {slot: np.full(shape, np.nan, np.float32) for slot in SLOTS}
     work = SimpleNamespace(full=lambda slot=0: scratch[slot], mask=lambda slot=0: np.zeros(shape, np.bool_))
     try:
         named = dict(zip(names[4:], (*kept, *numbers), strict=True))

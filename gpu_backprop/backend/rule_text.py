@@ -1,7 +1,7 @@
 """The texts of an update rule's lines, such as "{w} − {learning_rate}·{m_hat}/(√({v_hat}) + {epsilon})": read as
 arithmetic, and written as a formula.
 
-A text is made of + − · / ^ ² ( ), √(…), sign(…), FUNCTIONS, numbers and {names}.
+A text is made of + − · / ^ ² ( ), √(…), sign(…), FUNCTIONS, those of expression.py, numbers and {names}.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, partial
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.expression_tree import KNOWN, work_out
 from gpu_backprop.backend.rule_functions import FUNCTIONS
 
 NAME = re.compile(r"\{(\w+)\}")
-_READ = re.compile(rf"\{{\w+\}}|\d+(?:\.\d+)?|√(?=\()|(?:sign|{'|'.join(FUNCTIONS)})(?=\()|[-+−·/^²(), ]")
+_READ = re.compile(rf"\{{\w+\}}|\d+(?:\.\d+)?|√(?=\()|(?:{'|'.join([*KNOWN, *FUNCTIONS])})(?=\()|[-+−·/^²(), ]|[<>]=?")
 _PYTHON = str.maketrans({"−": "-", "·": "*", "²": "**2", "^": "**", "√": "root", "{": "", "}": ""})
 _MATH = {
     "__builtins__": {},
+    **{name: partial(work_out, name) for name in KNOWN},
     "root": lambda a: a**0.5,
     "sign": lambda a: float((a > 0) - (a < 0)),
     **FUNCTIONS,
@@ -56,8 +58,8 @@ def check_lines(
             raise InputError(f"{what} must be of w, a moment or a new name, and each of them has one line.")
         if unread := _READ.sub("", text):
             raise InputError(
-                f"{what} has {unread!r}; a line is made of + − · / ^ ² ( ), √(…), sign(…), "
-                f"{', '.join(f'{name}(…)' for name in FUNCTIONS)}, numbers and {{names}}."
+                f"{what} has {unread!r}; a line is made of + − · / ^ ² ( ), √(…), "
+                f"{', '.join(f'{name}(…)' for name in (*KNOWN, *FUNCTIONS))}, numbers and {{names}}."
             )
         if unknown := {*NAME.findall(text)} - known:
             raise InputError(f"{what} reads {', '.join(sorted(unknown))}; what it may: {', '.join(sorted(known))}.")

@@ -67,8 +67,9 @@ class UpdateRule:
     lines: Sequence[tuple[str, str]]
     """The same as its authors wrote it, without weight decay, as (result, text): the formula in plans and docs, which
     `explain` spells out. A result is a moment, a name that later lines read, or, last, "w", of which the text is
-    "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), sign(…), FUNCTIONS, numbers and {names}: of
-    settings, w, g, t (the number of the step), moments and earlier results."""
+    "{w} − " and one term. A text is made of + − · / ^ ² ( ), √(…), the functions of expression_tree.py and of
+    rule_functions.py, numbers and {names}: of settings, w, g, t (the number of the step), moments and
+    earlier results."""
 
     kind: ClassVar[str] = "update"
 

@@ -81,7 +81,7 @@ V, W = MOMENTUM.lines
         ((("two words", "{g}"), V, W), "must be of w, a moment or a new name"),
         ((V, ("w", "{w} − {rate}·{g}")), "reads rate; what it may: g, learning_rate, momentum, t, velocity, w"),
         ((("a", "{b}"), ("b", "{g}"), V, W), "reads b; what it may"),
-        ((V, ("w", "{w} − exp({g})")), "has 'exp'; a line is made of"),
+        ((V, ("w", "{w} − erf({g})")), "has 'erf'; a line is made of"),
         ((V, ("w", "{w} − learning_rate·{g}")), "has 'learning_rate'; a line is made of"),
         ((V, ("w", "{w} − 2*{g}")), r"has '\*'; a line is made of"),
         ((V, ("w", "{w} − ({g}")), "cannot be worked out"),
