@@ -46,6 +46,8 @@ from gpu_backprop.network.losses import (
     SquaredError,
 )
 from gpu_backprop.network.network import Network
+from gpu_backprop.network.own_activations import register_activation
+from gpu_backprop.network.own_losses import register_loss
 from gpu_backprop.network.periodic import Periodic
 from gpu_backprop.network.samples import one_hot
 from gpu_backprop.network.schedules import (
@@ -71,6 +73,7 @@ from gpu_backprop.training.history import History
 from gpu_backprop.training.metrics import METRICS
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
+from gpu_backprop.training.own_optimizers import register_optimizer
 from gpu_backprop.training.perturbation import Perturb
 from gpu_backprop.training.plateau import ReduceOnPlateau
 from gpu_backprop.training.population import Population
@@ -177,6 +180,9 @@ __all__ = [
     "one_hot",
     "open_rows",
     "recipes",
+    "register_activation",
+    "register_loss",
+    "register_optimizer",
     "save",
     "search",
     "write_report",

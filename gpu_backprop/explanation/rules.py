@@ -10,11 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from gpu_backprop.backend.expression import parse
+from gpu_backprop.backend.expression_tree import number, substitute
+from gpu_backprop.backend.formula import Activation
 from gpu_backprop.explanation.board import Rule, join_terms
+from gpu_backprop.explanation.expressions import rule_of
+from gpu_backprop.network.activations import ACTIVATIONS as BUILT_IN
 from gpu_backprop.network.focal import Focal
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES as KNOWN
 from gpu_backprop.network.losses import Huber, Quantile
+from gpu_backprop.network.own_losses import OwnLoss
 
 
 def _exp(z: float) -> float:
@@ -109,6 +115,13 @@ ACTIVATIONS: Mapping[str, tuple[Rule, Rule]] = {
     "exp": (Rule("exp({z})", _exp), Rule("{y}", lambda y: y)),
 }  # fmt: skip
 """y of {z}, and f′ of {y} or {z}, whichever the engine writes it in. [a > b] is 1 where that is so, else 0."""
+
+
+def activation_rules(f: Activation) -> tuple[Rule, Rule] | None:
+    """Returns the rules of an activation, of an expression of one's own too; None for one of functions."""
+    if f.expression:
+        return rule_of(parse(f.expression, "z"), 0), rule_of(parse(f.derivative, "zy"), 3)
+    return ACTIVATIONS[f.name] if f is BUILT_IN.get(f.name) else None
 
 
 def softmax(units: int) -> Rule:
@@ -280,6 +293,10 @@ def loss_rule(loss: Loss) -> LossRule | None:
         return _quantile(cast(float, loss.q))
     if type(loss) is Focal:
         return _focal(loss)
+    if isinstance(loss, OwnLoss):
+        numbers = {name: number(cast(float, getattr(loss, name))) for name in loss.bounds}
+        e, slope = (substitute(tree, numbers) for tree in loss.texts.trees())
+        return LossRule(rule_of(e, 1), rule_of(slope, 3))
     return LOSSES.get(loss.name) if type(loss) is type(KNOWN.get(loss.name)) else None
 
 

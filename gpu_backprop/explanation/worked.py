@@ -13,8 +13,8 @@ from gpu_backprop.backend.formula import Activation
 from gpu_backprop.backend.operation import Operation
 from gpu_backprop.explanation.board import Board, Cell, Exact, Rule, spell
 from gpu_backprop.explanation.rules import (
-    ACTIVATIONS,
     LossRule,
+    activation_rules,
     periodic,
     periodic_bias,
     periodic_weight,
@@ -83,8 +83,8 @@ def _bias_activate(operation: Operation, f: Activation, reads: Boards, writes: B
         z = shifted
     if f is KNOWN["softmax"]:
         lines += spell(y.cell(0, 0), softmax(y.values.shape[1]), cells("z", row(z)))
-    elif f is KNOWN.get(f.name) and z is not y:
-        lines += spell(y.cell(0, 0), ACTIVATIONS[f.name][0], {"z": z.cell(0, 0)})
+    elif (rules := activation_rules(f)) and z is not y:
+        lines += spell(y.cell(0, 0), rules[0], {"z": z.cell(0, 0)})
     return f"{'bias_activate' if bias else 'activate'} {f.name}", lines
 
 
@@ -96,8 +96,8 @@ def _activation_gradient(operation: Operation, f: Activation, reads: Boards, wri
         (s,) = read
         operands = cells("g", row(grad_y)) | cells("y", row(s))
         lines = spell(grad_z.cell(0, 0), softmax_gradient(s.values.shape[1]), operands)
-    elif f is KNOWN.get(f.name):
-        slope = ACTIVATIONS[f.name][1]
+    elif rules := activation_rules(f):
+        slope = rules[1]
         rule = Rule("{g}·" + slope.text, lambda g, **s: g * slope.value(**s))
         lines = spell(grad_z.cell(0, 0), rule, {"g": grad_y.cell(0, 0), f.reads: read[0].cell(0, 0)})
     for bias in grad_bias:

@@ -8,7 +8,7 @@ small to be a normal number may be 0. An infinite z gives the limit or NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -200,7 +200,7 @@ def _softmax_gradient(grad_y: Array, y: Array, grad_z: Array, work: Work) -> For
 
 _SELU, _SELU_BELOW = f"A({SELU_SCALE!r})", f"A({SELU_SCALE * SELU_ALPHA!r})"
 
-ACTIVATIONS: Mapping[str, Activation] = {
+ACTIVATIONS: dict[str, Activation] = {
     row.name: row
     for row in (
         IDENTITY,

@@ -16,6 +16,7 @@ from gpu_backprop.network.activations import activation
 from gpu_backprop.network.initializers import Initializer, initializer
 from gpu_backprop.network.layer import WEIGHTS_ALONE, Factor, Layer
 from gpu_backprop.network.numbers import one_a_member, one_or_several, positive, switch
+from gpu_backprop.network.own_activations import activation_of_data, spell_activation
 from gpu_backprop.network.periodic import Periodic
 from gpu_backprop.network.schedules import Followed, check_members, describe
 from gpu_backprop.network.schedules import schedule as schedule_of
@@ -100,7 +101,7 @@ class Dense(Layer):
         return rate * by, decay / by, penalty
 
     def describe(self) -> Mapping[str, Any]:
-        init, f = self.initializer.spec(), self.activation.name
+        init, f = self.initializer.spec(), spell_activation(self.activation)
         told = {"kind": "dense", "units": self.outputs, "activation": f, "bias": self.has_bias, "init": init}
         return told | self._described()
 
@@ -174,7 +175,7 @@ class Bias(Layer):
         return {"bias": (self.inputs,)}
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "bias", "activation": self.activation.name, **self._training.describe()}
+        return {"kind": "bias", "activation": spell_activation(self.activation), **self._training.describe()}
 
     def linear(self, plan: Plan, x: Array) -> Array:
         """z = x + b, in a buffer of its own, because the layer below still reads x."""
@@ -365,7 +366,7 @@ def _options(told: Mapping[str, Any]) -> str:
     return "".join(f", {name}={value!r}" for name, value in told.items())
 
 
-def _activation(spec: str | Activation) -> Activation:
+def _activation(spec: str | Activation | Mapping[str, Any]) -> Activation:
     if isinstance(spec, Initializer):
         raise InputError(f"activation must be a name or an Activation, got the initializer {spec!r}; pass it as init=.")
-    return activation(spec)
+    return activation_of_data(spec) if isinstance(spec, Mapping) else activation(spec)

@@ -363,7 +363,7 @@ POISSON_OF_Z: Mapping[str, LossFormula] = {
 """By the activation: e as a formula of z, which is `y` in them."""
 
 
-LOSSES: Mapping[str, Loss] = {
+LOSSES: dict[str, Loss] = {
     kind.name: kind()
     for kind in (
         HalfSquaredError, SquaredError, MeanSquaredError, CrossEntropy, BinaryCrossEntropy, AbsoluteError, Huber,

@@ -8,20 +8,29 @@ from typing import Any
 
 import numpy as np
 
+from gpu_backprop.backend.own_update import OwnUpdate
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.numbers import scalar
+from gpu_backprop.network.own_losses import OwnLoss
 from gpu_backprop.training.optimizer import Optimizer
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns {"name", "settings"}."""
-    told = optimizer.describe()
-    return {"name": told.pop("name"), "settings": plain(told)}
+    """Returns {"name", "settings"}, and of one's own its texts."""
+    told, update = optimizer.describe(), getattr(getattr(optimizer, "rule", None), "numpy", None)
+    own = {"update": dict(update.assignments)} if isinstance(update, OwnUpdate) else {}
+    return {"name": told.pop("name"), "settings": plain(told), **own}
 
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
-    """Returns {"name", "settings"}."""
-    return {"name": loss.name, "settings": plain({f.name: getattr(loss, f.name) for f in fields(loss) if f.init})}
+    """Returns {"name", "settings"}, and of one's own its texts."""
+    own = (
+        {}
+        if not isinstance(loss, OwnLoss)
+        else {"expression": loss.texts.expression, "derivative": loss.texts.derivative}
+    )
+    settings = plain({f.name: getattr(loss, f.name) for f in fields(loss) if f.init})
+    return {"name": loss.name, "settings": settings, **own}
 
 
 def plain(value: Any) -> Any:

@@ -26,6 +26,9 @@ LEARNED = "preprocessing", "classes", "trained_by", "averaged", "intervals"
 HEADER_LIMIT = 1 << 24
 """Bytes of a file's header: room for some 50,000 layers, a million seeds, or the scaling of 400,000 features."""
 
+OWN_ACTIVATIONS = 100
+"""The most different activations of expressions in a file: each takes some milliseconds to be read and checked."""
+
 JSON = 32
 """Bytes that JSON takes at most, once it is read, for each byte of its text."""
 
@@ -90,6 +93,10 @@ def _expected(architecture: Mapping[str, Any]) -> Tensors:
     models_shape = (len(seed),) if isinstance(seed, list) else ()
     dtype = choose("dtype", architecture["dtype"], DTYPES)
     tensors: Tensors = {}
+    layers = [layer for layer in architecture["layers"] if isinstance(layer, dict)]
+    own = {json.dumps(f) for layer in layers if isinstance(f := layer.get("activation"), dict)}
+    if len(own) > OWN_ACTIVATIONS:
+        raise ModelFileError(f"it has {len(own)} activations of expressions, and may have {OWN_ACTIVATIONS}")
     for place, description in enumerate(architecture["layers"]):
         layer = layer_from(description)
         layer.attach(place + 1, units, models_shape)

@@ -453,7 +453,7 @@ class Lion(Optimizer):
         super().__init__(LION, learning_rate=learning_rate, beta1=beta1, beta2=beta2, **more)
 
 
-OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
     "adagrad": Adagrad,

@@ -65,10 +65,12 @@ def save(path: str | os.PathLike[str], net: Any, *, allow_nonfinite: bool = Fals
         accepted = "a gpu_backprop.Network, or its Trainer"
         raise InputError(f"net must be {accepted}, got {type(net).__name__}: write save(path, net).")
     for layer in net.layers:
-        if ACTIVATIONS.get(layer.activation.name) != layer.activation:
+        f = layer.activation
+        if not f.expression and ACTIVATIONS.get(f.name) != f:
             raise ModelFileError(
                 f"cannot save {layer!r}: its activation is a function of your own, and a model file holds no code; "
-                "save net.parameters as an array instead, and build the network again to load it."
+                "make it with gpu_backprop.register_activation, of an expression, which is data, or save "
+                "net.parameters as an array, and build the network again to load it."
             )
     architecture, learned = json.dumps(net.architecture()), _learned(net, training)
     tensors = {name: np.ascontiguousarray(net.device.to_host(array)) for name, array in _arrays(net)}

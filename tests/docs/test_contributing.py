@@ -128,7 +128,7 @@ class CubedError(Loss):
 
 OPTIMIZER: Addition = {
     "gpu_backprop/training/optimizers.py": [
-        ("OPTIMIZERS: Mapping", '''\
+        ("OPTIMIZERS: dict", '''\
 def _signum(w: Array, g: Array, change: Array, work: Work, m: Array, rate: Array, beta: Array, rest: Array) -> Calls:
     yield call(np.multiply, g, rest, out=change)
     yield call(np.multiply, m, beta, out=m)

@@ -19,6 +19,7 @@ from kernel_draws import FULL, draws
 from kernel_program import Program, compile_host, compiler, once
 from kernel_table import RUNNERS
 from lib.kernel_instances import instances
+from own_formulas import ACTIVATION_ROWS, LOSS_CLASSES, RULE_ROWS
 
 from gpu_backprop.backend.compiled.operations_text import FILES, REAL
 from gpu_backprop.backend.cuda.kernel_instance import Instance
@@ -105,19 +106,22 @@ def library(folder: Path, name: str, text: str) -> ctypes.CDLL:
 @pytest.fixture(scope="session")
 def host(shared: Path) -> ctypes.CDLL:
     """The shared texts and the formulas."""
-    rows = [row for row in ACTIVATIONS.values() if not row.rowwise] + [*FORMULAS]
+    rows = [row for row in (*ACTIVATIONS.values(), *ACTIVATION_ROWS.values()) if not row.rowwise]
+    rows += [*FORMULAS, *(made().formula for made in LOSS_CLASSES.values())]
+    rules = [*RULES, *RULE_ROWS.values()]
     texts = source("port.cuh", "philox.cuh", "optimizers.cuh")
-    parts = ['#include "host.hpp"', "#define BP_16_BIT", texts, *map(functor, [*rows, *RULES]), EXPORTS]
+    parts = ['#include "host.hpp"', "#define BP_16_BIT", texts, *map(functor, [*rows, *rules]), EXPORTS]
     types = {"float32": ("float", "float"), "float64": ("double", "double")}
-    text = "\n".join([*parts, *map(loops, rows), *(preparations(rule, types) for rule in RULES), "}"])
+    text = "\n".join([*parts, *map(loops, rows), *(preparations(rule, types) for rule in rules), "}"])
     return library(shared, "host", text)
 
 
 @pytest.fixture(scope="session")
 def host_of_cpu(shared: Path) -> ctypes.CDLL:
     """The rules of optimizers as the CPU's own kernels have them."""
-    parts = [REAL["float32"], source(FILES["update"]), *map(functor, RULES), 'extern "C" {']
-    text = "\n".join([*parts, *(preparations(rule, {"float32": ("float", "double")}) for rule in RULES), "}"])
+    rules = [*RULES, *RULE_ROWS.values()]
+    parts = [REAL["float32"], source(FILES["update"]), *map(functor, rules), 'extern "C" {']
+    text = "\n".join([*parts, *(preparations(rule, {"float32": ("float", "double")}) for rule in rules), "}"])
     return library(shared, "host_of_cpu", text)
 
 

@@ -8,6 +8,7 @@ import ctypes
 import numpy as np
 import pytest
 import sweep
+from own_formulas import ACTIVATION_ROWS, LOSS_CLASSES, RULE_ROWS
 
 from gpu_backprop.backend.kernel_text import functor_name
 from gpu_backprop.backend.update_rule import largest_gradient
@@ -17,7 +18,8 @@ from gpu_backprop.training.optimizers import RULES
 
 RELATIVE = {"float32": 16 * 2.0**-23, "float64": 1e-12}
 
-UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slope": 1, "mish_slope": 1}
+UNITS = {"gelu_slope": 1, "gelu_tanh_value": 1, "gelu_tanh_slope": 1, "silu_slope": 1, "mish_slope": 1,
+         "own_mish_slope": 1, "gauss_slope": 1, "log_cosh_slope": 2, "two_sided_slope": 4}  # fmt: skip
 """Formulas that take small differences of numbers near 1, and by how many roundings of 1 their two texts may differ."""
 
 EDGES = [np.nan, 0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
@@ -27,12 +29,18 @@ LINE = np.concatenate([EDGES, np.linspace(-8, 8, 641), FINE, -FINE])
 UNIT = np.concatenate([[np.nan, 0.0, 1.0, 1e-30, 0.5], np.linspace(0.01, 0.99, 99), 1 - FINE[:20]])
 RATES = np.concatenate([[np.nan, 0.0, 1e-30, 1e4], FINE])
 
+EVERY_ACTIVATION = ACTIVATIONS | ACTIVATION_ROWS
+EVERY_LOSS = LOSSES | {name: made() for name, made in LOSS_CLASSES.items()}
+"""Those of the tables, and some of expressions."""
+
 EVERYWHERE = (LINE, [0, 1.5, -1e4])  # where y − y* = ±1, Huber's parabola ends
 DOMAINS = {
     "cross_entropy": (UNIT, [0, 1, 0.3]),
     "binary_cross_entropy": (UNIT, [0, 1, 0.3]),
     "poisson": (RATES, [0, 1, 7]),
     "focal": (UNIT, [0, 1, 0.3]),
+    "own_entropy": (UNIT[4:], [0, 1, 0.3]),
+    "own_poisson": (RATES[2:], [0, 1, 7]),
 }
 """Values of y and of y* that a loss is defined for, where these are not all numbers."""
 
@@ -87,9 +95,9 @@ def test_softmax_alone_takes_whole_rows():
 
 
 @pytest.mark.parametrize("dtype", RELATIVE)
-@pytest.mark.parametrize("name", [name for name, row in ACTIVATIONS.items() if not row.rowwise])
+@pytest.mark.parametrize("name", [name for name, row in EVERY_ACTIVATION.items() if not row.rowwise])
 def test_activation(host, name, dtype):
-    row, z = ACTIVATIONS[name], LINE.astype(dtype)[:, None]
+    row, z = EVERY_ACTIVATION[name], LINE.astype(dtype)[:, None]
     y, slope = z.copy(), np.ones_like(z)
     if row.numpy_value:
         in_numpy(row.numpy_value, z, y)
@@ -101,10 +109,10 @@ def test_activation(host, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", RELATIVE)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", EVERY_LOSS)
 def test_loss(host, name, dtype):
-    row, (values, targets) = LOSSES[name].formula, DOMAINS.get(name, EVERYWHERE)
-    numbers = LOSSES[name].rows(())[1:]
+    row, (values, targets) = EVERY_LOSS[name].formula, DOMAINS.get(name, EVERYWHERE)
+    numbers = EVERY_LOSS[name].rows(())[1:]
     y, target = (np.ascontiguousarray(a.reshape(-1, 1), dtype) for a in np.meshgrid(values, targets))
     e, slope = np.empty_like(y), np.empty_like(y)
     in_numpy(row.numpy, y, target, slope, e, numbers=numbers.astype(dtype).reshape(-1, 1, 1))
@@ -138,7 +146,7 @@ def test_losses_are_exact_to_rounding(host, name, dtype):
 
 
 @pytest.mark.parametrize(("where", "dtype"), [("host", "float64"), ("host", "float32"), ("host_of_cpu", "float32")])
-@pytest.mark.parametrize("rule", RULES, ids=functor_name)
+@pytest.mark.parametrize("rule", [*RULES, *RULE_ROWS.values()], ids=functor_name)
 def test_the_coefficients_of_an_update_rule(request, rule, where, dtype):
     """In float64, and as the kernels have them in float32, which CUDA's work out in float32 too."""
     library, largest = request.getfixturevalue(where), largest_gradient(np.dtype(dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kernel_runners_optimizers import prove
 from kernel_table import RUNNERS
+from own_formulas import ACTIVATION_ROWS, RULE_ROWS
 from own_optimizers import ADABELIEF, LION
 
 from gpu_backprop.backend.cuda.kernel_instance import instance
@@ -12,12 +13,14 @@ from gpu_backprop.backend.formula import Functions
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.losses import LOSSES
 
-F = Functions(tuple(ACTIVATIONS[name] for name in ("tanh", "sigmoid", "identity")))
+F = Functions((ACTIVATIONS["tanh"], ACTIVATION_ROWS["own_mish"], ACTIVATIONS["identity"]))
 UPDATES = [("float32", 4), ("float64", 1), ("float16", 8), ("bfloat16", 1)]
 
 
 @pytest.mark.parametrize("kind", ["plain", "address", "thread"])
-@pytest.mark.parametrize("rule", [LION, ADABELIEF], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [LION, ADABELIEF, RULE_ROWS["own_adam"], RULE_ROWS["own_bounded"]], ids=lambda rule: rule.name
+)
 class TestOwnRules:
     def test_update(self, rule, kind, shared, tmp_path):
         pytest.importorskip("ml_dtypes", reason="ml_dtypes, which brings bfloat16, is not installed")

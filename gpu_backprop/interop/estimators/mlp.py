@@ -21,6 +21,7 @@ from gpu_backprop.interop.estimators.base import BaseMLP, is_stochastic, keep
 from gpu_backprop.interop.estimators.options import OF_CLASSES, OF_NUMBERS, choose_loss
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import CrossEntropy, Poisson
+from gpu_backprop.network.own_losses import OwnLoss
 from gpu_backprop.network.schedules import OwnSchedule, Schedule
 from gpu_backprop.training.optimizer import Optimizer
 
@@ -276,17 +277,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def _loss(self) -> Loss | None:
         loss = choose_loss(self.loss, OF_NUMBERS)
-        if loss is not None and loss.needs and not isinstance(loss, Poisson):
+        if loss is not None and loss.needs and not isinstance(loss, (Poisson, OwnLoss)):
             raise ValueError(f"loss={self.loss!r} is one of classes. Take one of {', '.join(OF_NUMBERS)}.")
         return loss
 
     @property
     def _output(self) -> tuple[int, str]:
-        poisson = self.loss == "poisson" or isinstance(self.loss, Poisson)
-        return self._columns, "exp" if poisson else "identity"
+        loss = self._loss()
+        return self._columns, loss.needs[0] if loss is not None and loss.needs else "identity"
 
     def _offset_of(self, y: Array, weights: Array | None) -> float:
-        if self._output[1] != "exp":
+        if not isinstance(self._loss(), Poisson):
             return 0.0
         return float(np.average(xlogy(y, y) - y, axis=0, weights=weights).mean())
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
@@ -16,6 +17,7 @@ from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Dense, Dropout
 from gpu_backprop.network.loss import Loss
 from gpu_backprop.network.losses import LOSSES, HalfSquaredError
+from gpu_backprop.network.own_losses import OwnLoss
 from gpu_backprop.network.schedules import SCHEDULES, Schedule
 from gpu_backprop.training.optimizer import Optimizer
 from gpu_backprop.training.optimizers import OPTIMIZERS
@@ -26,8 +28,8 @@ LBFGS = "lbfgs"
 RATES = INVSCALING, ADAPTIVE = "invscaling", "adaptive"
 """scikit-learn's rules for the learning rate of sgd, besides a constant one."""
 
-NAMED_ACTIVATIONS: Mapping[str, Activation] = {**ACTIVATIONS, "logistic": ACTIVATIONS["sigmoid"]}
-"""The activations by name, scikit-learn's among them."""
+NAMED_ACTIVATIONS: Mapping[str, Activation] = ChainMap(ACTIVATIONS, {"logistic": ACTIVATIONS["sigmoid"]})
+"""The activations by name, scikit-learn's among them, and those that are registered later."""
 
 OF_CLASSES: Mapping[str, Loss | None] = {
     "log_loss": None, "cross_entropy": None, **{name: LOSSES[name] for name in ("binary_cross_entropy", "focal")},
@@ -50,10 +52,13 @@ _ABOVE_0 = Interval(Real, 0, None, closed="neither")
 _FROM_1 = Interval(Integral, 1, None, closed="left")
 _SHARE = Interval(Real, 0, 1, closed="left")
 
+SOLVERS = cast(set[str], ChainMap({LBFGS: None}, cast(dict[str, Any], OPTIMIZERS)).keys())
+"""Also those that are registered later."""
+
 CONSTRAINTS: Mapping[str, Sequence[Any]] = {
     "hidden_layer_sizes": ["array-like", _FROM_1],
     "activation": [str, Activation, list, tuple],
-    "solver": [StrOptions({LBFGS, *OPTIMIZERS}), Optimizer],
+    "solver": [StrOptions(SOLVERS), Optimizer],
     "alpha": [_FROM_0],
     "batch_size": [StrOptions({"auto"}), _FROM_1],
     "learning_rate": [StrOptions({*RATES, *SCHEDULES}), Schedule, callable],
@@ -114,8 +119,10 @@ def _of_each(name: str, given: Any, sizes: Sequence[int]) -> Sequence[Any]:
 
 
 def choose_loss(loss: str | Loss, names: Mapping[str, Loss | None]) -> Loss | None:
-    """Returns the loss that is given or, of these, named; None is the one that suits the output layer."""
-    return _named("loss", loss, names) if isinstance(loss, str) else loss
+    """Returns the loss that is given or named, of these or of those that are registered; None is the one that suits the
+    output layer."""
+    own = {name: one for name, one in LOSSES.items() if isinstance(one, OwnLoss)}
+    return _named("loss", loss, {**names, **own}) if isinstance(loss, str) else loss
 
 
 def _named(parameter: str, name: str, table: Mapping[str, T]) -> T:
@@ -147,4 +154,4 @@ def make_optimizer(estimator: Any, penalty: float) -> Optimizer:
         settings |= {"momentum": momentum, "nesterov": estimator.nesterovs_momentum and momentum > 0}
     elif _MOMENTS.keys() <= OPTIMIZERS[solver]().settings.keys():
         settings |= {ours: getattr(estimator, theirs) for ours, theirs in _MOMENTS.items()}
-    return OPTIMIZERS[solver](rate, **settings)
+    return OPTIMIZERS[solver](learning_rate=rate, **settings)

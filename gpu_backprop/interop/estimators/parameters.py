@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from gpu_backprop.backend.formula import Array
+from gpu_backprop.interop.estimators.own_formulas import with_formulas, without_formulas
 from gpu_backprop.network.layers import Dense
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.samples import samples
@@ -48,10 +49,10 @@ class ShownParameters(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        return state | {"_shown": []} if "_shown" in state else state
+        return with_formulas(state | {"_shown": []} if "_shown" in state else state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(without_formulas(state))
         if "network_" in state:
             self._adopt_parameters()
             self._show_parameters()

@@ -27,6 +27,7 @@ from gpu_backprop.data import Preprocessing, Table
 from gpu_backprop.data.frames import is_frame
 from gpu_backprop.interop.estimators.base import keep, unpack_eval_set
 from gpu_backprop.interop.estimators.options import CONSTRAINTS
+from gpu_backprop.interop.estimators.own_formulas import with_formulas, without_formulas
 from gpu_backprop.interop.estimators.random_state import draw_seed
 from gpu_backprop.interop.estimators.tables import in_words_of_x, leave_out_empty, read_rows, refuse_dates
 from gpu_backprop.network.loss import Loss
@@ -201,6 +202,12 @@ class Tabular(BaseEstimator, metaclass=Explaining):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        return with_formulas(dict(super().__getstate__()))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(without_formulas(state))
 
 
 class TabularClassifier(ClassifierMixin, Tabular):
