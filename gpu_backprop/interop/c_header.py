@@ -56,6 +56,7 @@ def export(
 
     Args:
         network: a single one.
+        path: of the file, NAME.h.
         int8: whether the weights of Dense layers have 8 bits, each unit's with a scale of its own, max |w|/127;
             activations stay float. The file is a third as long, and the program's data a quarter.
         rows: rows on which it is measured what int8 changes, as `Preprocessing.transform` takes them, or x where there
@@ -86,7 +87,11 @@ def export(
 
 
 def measure_int8(network: Network, rows: Any = None) -> Int8Error:
-    """Measures what 8-bit weights change; see `export`."""
+    """Measures what 8-bit weights change.
+
+    Args:
+        network, rows: as in `export`.
+    """
     prepared, twin = network.preprocessing, network.copy()
     if rows is None:
         generator, shape = np.random.default_rng(0), (SAMPLE, network.inputs)

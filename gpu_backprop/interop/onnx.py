@@ -39,7 +39,11 @@ LARGEST = 2**31 - 2**20
 def export(
     network: Network, path: str | os.PathLike[str], *, preprocessing: bool = True, coverage: float | None = None
 ) -> None:
-    """Writes a network to an ONNX file, whole or not at all; see `to_onnx`.
+    """Writes a network to an ONNX file, whole or not at all.
+
+    Args:
+        network, preprocessing, coverage: as in `to_onnx`, which says what is in the file.
+        path: of the file, NAME.onnx.
 
     Raises:
         InputError: what `to_onnx` raises, or the file cannot be written there.

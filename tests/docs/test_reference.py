@@ -24,7 +24,7 @@ SHOWN = {path: re.findall(r"\w+", "".join(MEMBERS.findall(options))) for path, o
 """By the path of a name, which members of it are shown."""
 
 PUBLIC = {f"gpu_backprop.{name}" for name in dir(gb)} | {f"gpu_backprop.data.{name}" for name in data.__all__}
-PUBLIC |= {f"gpu_backprop.interop.{name}" for name in ("pytorch", "jax", "keras")}
+PUBLIC |= {f"gpu_backprop.interop.{name}" for name in ("onnx", "c_header", "pytorch", "jax", "keras")}
 PUBLIC |= {"gpu_backprop.from_mlp", "gpu_backprop.to_mlp"}  # of interop.sklearn
 
 
