@@ -225,10 +225,17 @@ def prepare(preprocessing: Preprocessing, data: Data, ignored: Collection[str] =
 def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Array:
     """Return x of data; warn of what is not as in the training data and was not to be ignored."""
     x = preprocessing.transform(data)
+    for warning in unlike_training(preprocessing, data, ignored):
+        warn(warning)
+    return x
+
+
+def unlike_training(preprocessing: Preprocessing, data: Data, ignored: Collection[str] = ()) -> Iterator[str]:
+    """Yield a sentence for all that was not as in the training data in what was transformed last."""
     for column, rows in preprocessing.unseen.items():
         if column in preprocessing.numeric:
             has = "has" if rows == 1 else "have"
-            warn(f"{data.source}: {rows:,} of {data.rows:,} rows {has} {FILLED_IN.format(shown(column))}")
+            yield f"{data.source}: {rows:,} of {data.rows:,} rows {has} {FILLED_IN.format(shown(column))}"
             continue
         lacking = _count_without_text(preprocessing, data, column)
         for number, what in (
@@ -238,11 +245,10 @@ def transform(preprocessing: Preprocessing, data: Data, ignored: Collection[str]
             if number:
                 has = "has" if number == 1 else "have"
                 known = _taken_for(preprocessing, column)
-                warn(f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is {known}")
+                yield f"{data.source}: {number:,} of {data.rows:,} rows {has} {what}; to the network it is {known}"
     extra = [column for column in preprocessing.extra if column not in ignored]
     if extra:
-        warn(f"{data.source}: not used, because the network was not trained on it: {listed(extra)}")
-    return x
+        yield f"{data.source}: not used, because the network was not trained on it: {listed(extra)}"
 
 
 def split(y: Array, share: float, seed: int, source: str, hint: str = "") -> tuple[Array, Array]:

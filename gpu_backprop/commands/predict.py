@@ -45,21 +45,36 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None:
         _refuse_inputs(options)
     net = load_prepared(options.run, options.device)
-    widths = None if options.interval is None else _half_widths(net, options)
+    widths = None if options.interval is None else half_widths(net, options.run, options.interval)
     parts = _parts(options, net.preprocessing)
-    written, kept = spreadsheet_safe if options.spreadsheet_safe else plain, 0
+    written = spreadsheet_safe if options.spreadsheet_safe else plain
     with _output(options.output) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(written, [*header(net), *([] if widths is None else _interval_header(net))]))
-        for x in parts:
-            for first in range(0, len(x), BLOCK):
-                y = net.predict(x[first : first + BLOCK])
-                writer.writerows(lines(net, y, written, widths))
-                kept += _kept_within_range(net, y)
-    if kept:
-        were = "prediction was" if kept == 1 else "predictions were"
-        warn(f"{options.data}: {kept:,} {were} kept within the range of the target that was seen in training")
+        for warning in predictions(net, parts, writer.writerows, options.data, written, widths):
+            warn(warning)
     return 0
+
+
+def predictions(
+    net: gb.Network, parts: Iterable[Array], write: Callable[[Iterable[Sequence[str]]], object], source: str,
+    written: Callable[[object], str], widths: Array | None = None,
+) -> list[str]:  # fmt: skip
+    """Hand the header to `write`, and then the fields of some rows at a time; return what there is to warn of.
+
+    Args:
+        parts: x of some rows at a time.
+        source: what a warning calls the rows.
+        written, widths: as `lines` takes them.
+    """
+    kept = 0
+    write([[*map(written, [*header(net), *([] if widths is None else _interval_header(net))])]])
+    for x in parts:
+        for first in range(0, len(x), BLOCK):
+            y = net.predict(x[first : first + BLOCK])
+            write(lines(net, y, written, widths))
+            kept += _kept_within_range(net, y)
+    were = "prediction was" if kept == 1 else "predictions were"
+    return [f"{source}: {kept:,} {were} kept within the range of the target that was seen in training"] if kept else []
 
 
 def _kept_within_range(net: gb.Network, y: Array) -> int:
@@ -70,14 +85,14 @@ def _kept_within_range(net: gb.Network, y: Array) -> int:
     return int((moved & ~np.isnan(y)).any(axis=1).sum())
 
 
-def _half_widths(net: gb.Network, options: argparse.Namespace) -> Array:
-    """Return how far intervals go to both sides of a prediction, of each output."""
+def half_widths(net: gb.Network, run: object, coverage: float) -> Array:
+    """Return how far intervals go to both sides of a prediction, of each output; `run` is what an error calls it."""
     if net.intervals is None:
         why = "it predicts classes, whose probabilities say how sure it is"
         if net.classes is None:
             why = "train measures them for numbers, on validation rows; this one had none, or is older"
-        raise InputError(f"{options.run} has no prediction intervals: {why}. Leave --interval out")
-    return net.intervals.half_widths(options.interval)
+        raise InputError(f"{run} has no prediction intervals: {why}. Leave --interval out")
+    return net.intervals.half_widths(coverage)
 
 
 def _interval_header(net: gb.Network) -> list[str]:

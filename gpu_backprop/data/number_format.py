@@ -227,7 +227,8 @@ def _find(cells: list[str | None], mark: str = "") -> Finding | None:
 def read_numbers(values: Array, format: NumberFormat | None, missing: frozenset[str]) -> tuple[Array, int | None]:
     """Reads the numbers in a column, float64 (rows,), and finds the first row that holds none, if there is one."""
     if values.dtype != object:
-        return values, None if format is None or not (format.prefix or format.suffix) else 0
+        bare = format is None or not (format.prefix or format.suffix)
+        return values, None if bare or np.isnan(values).all() else int(np.isfinite(values).argmax())
     cells = ["" if text is None else text for text in values.tolist()]
     if format is None:
         if (found := numbers(cells, missing)) is not None:

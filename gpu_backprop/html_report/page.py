@@ -96,12 +96,11 @@ def write_page(
     sections: Sequence[tuple[str, Html]],
 ) -> None:  # fmt: skip
     """Writes a page that has what `write_report` says of one."""
-    style = parts_style() + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     head = (
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'">'),
-        tag("title", title), Html(f"<style>{style}</style>"),
+        tag("title", title), Html(f"<style>{page_style()}</style>"),
     )  # fmt: skip
     body = (
         tag("h1", title), tag("p", f"{when}, gpu_backprop {_version()}", class_="quiet"),
@@ -115,6 +114,11 @@ def write_page(
             file.write(page)
     except OSError as error:
         raise InputError(f"cannot write the report to {str(path)!r}: {error.strerror}") from error
+
+
+def page_style() -> str:
+    """Returns the style sheet of a page: colours, light and dark, headings, tables and charts."""
+    return parts_style() + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def _facts(facts: Facts) -> Html:

@@ -222,3 +222,10 @@ def test_columns_in_which_all_is_missing():
     x = learned.transform({"a": [None] * 2, "b": [None] * 2})
     np.testing.assert_array_equal(x, [[0, 0, 0, 1]] * 2)
     assert learned.unseen == {}
+
+
+def test_rows_without_a_number_in_a_format_are_missing_it():
+    fitted = Preprocessing.fit({"price": ["$5.00", "$7.50", None], "class": ["a", "b", "a"]}, "class", impute="mean")
+    np.testing.assert_array_equal(fitted.transform({"price": [None, None]}), np.zeros((2, 1)))
+    with pytest.raises(DataError, match=r"row 2: '7.5' in column 'price', which held numbers such as '\$12'"):
+        fitted.transform({"price": [None, 7.5]})
