@@ -108,6 +108,7 @@ PROOFS = (
             "soak": "100,000 steps of each kind take no more memory, and leave no thread and no file",
         }.items()
     ),
+    Proof("The page of `serve` works in a browser, where playwright and Chromium are installed", ("bench/browser.py",)),
     Proof("The digits are learned, whatever the seed", ("bench/digits.py",)),
     Proof("Every kernel compiles for every architecture of CUDA 13, without spills", ("bench/kernels.py",), "13"),
     Proof("Every kernel compiles for V100 with CUDA 12", ("bench/kernels.py", "--arch", "sm_70"), "12"),

@@ -27,6 +27,7 @@ from gpu_backprop.commands.predict import predict
 from gpu_backprop.commands.ranks import joined
 from gpu_backprop.commands.report import report
 from gpu_backprop.commands.search import search
+from gpu_backprop.commands.serve import serve
 from gpu_backprop.commands.train import train
 from gpu_backprop.data import DataError
 from gpu_backprop.data.limits import memory_limit
@@ -37,7 +38,7 @@ FAILED, MISUSED = 1, 2
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, search, evaluate, predict, export, report, check, diagnose, explain, doctor)
+    for command in (train, search, evaluate, predict, export, serve, report, check, diagnose, explain, doctor)
 }
 
 

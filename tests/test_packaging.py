@@ -73,6 +73,8 @@ def test_what_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"gpu_backprop/kernels/{name}" for name in KERNELS} <= names
     assert {"gpu_backprop/py.typed", "gpu_backprop/data/digits.csv.gz"} <= names
+    page = {f"page/{name}" for name in ("page.html", "page.css", "page.js", "icon.svg")}
+    assert {f"gpu_backprop/commands/serving/{name}" for name in page} <= names
     assert {name.split("/")[0] for name in names} == {
         "gpu_backprop",
         f"gpu_backprop-{gpu_backprop.__version__}.dist-info",

@@ -11,6 +11,7 @@ import io
 import os
 import random
 import shutil
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
@@ -24,6 +25,13 @@ os.environ["GPU_BACKPROP_COMPILER"] = "none"  # what is compiled is asked in the
 
 from gpu_backprop.arguments import parser
 from gpu_backprop.cli import main as run
+
+resolve = socket.getaddrinfo  # with which no names are looked up
+socket.getaddrinfo = lambda host, port, **how: resolve(host, port, **how | {"flags": socket.AI_NUMERICHOST})
+with suppress(ImportError):  # without it, serve is refused in words
+    import uvicorn
+
+    uvicorn.Server.run = lambda self, sockets: None  # ends at once, and else never
 
 MEMORY = 4 << 30
 """Bytes that a process may address."""
@@ -39,7 +47,7 @@ SOUND = (
     "1", "2", "3", "8", "0.1", "0.25", "tanh", "relu", "sgd", "adam", "huber", "cross_entropy", "a", "t", "out", "cpu",
     "cosine", "balanced", "1GB", ";", "accuracy", "run", "epoch", "t=4",
     "plain", "small-table", "t=b<a", "numbers=quantile", "scale=0", "optimizer=sgd",
-    "d.csv", "learning_rate=0.01,0.1", "layers=2,3:2", "dropout=0..0.5", "batch_size=4..32", "l2=0,0.1",
+    "d.csv", "127.0.0.1", "learning_rate=0.01,0.1", "layers=2,3:2", "dropout=0..0.5", "batch_size=4..32", "l2=0,0.1",
 )  # fmt: skip
 """Values that suit one option or another: an option gets those that it takes."""
 

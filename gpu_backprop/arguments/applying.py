@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
-from gpu_backprop.arguments.values import between, one_of, path, source, whole
+from gpu_backprop.arguments.values import between, one_of, path, port, rate, size, source, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.interop.formats import FORMATS
 
@@ -109,6 +109,41 @@ def add_export(commands: Any) -> None:
     rows = "with --int8, the rows on which that is measured (default: 1,000 that are drawn at random)"
     command.add("--rows", rows, type=source, dest="data", metavar="DATA")
     command.share("--delimiter", "--part", "--memory-limit", "--debug")
+
+
+def add_serve(commands: Any) -> None:
+    """Add the command."""
+    command = Command(
+        commands, "serve", "show a trained network on a page that answers, and answer programs",
+        (
+            "Serve a page on which a row is typed, or a CSV file dropped, and the prediction is seen; and addresses "
+            "for programs: POST /predict takes rows as JSON, POST /predict.csv takes CSV and answers as predict does, "
+            "GET /model describes the network. Only this machine reaches it, unless --host says otherwise: there are "
+            "neither passwords nor encryption. Needs the extra serve.",
+            RUN,
+        ),
+        (
+            ("serve runs/flowers", "then open http://127.0.0.1:8000"),
+            ("serve runs/flowers --port 0", "any free port, which is printed"),
+        ),
+    )  # fmt: skip
+    command.add("run", "the network", type=path, metavar="RUN")
+    host = "address to listen at; 0.0.0.0: all of this machine's, so that others reach it"
+    command.add("--host", host, type=source, default="127.0.0.1", metavar="HOST")
+    command.add("--port", "port to listen at; 0: any that is free", type=port, default=8000, metavar="N")
+    name = "a further name by which the page is reached, as behind a reverse proxy; can be repeated"
+    command.add("--allow-host", name, action="append", default=[], type=source, metavar="NAME")
+    interval = (
+        "coverage of the intervals of quantities, and add low and high to CSV as predict does (default: 0.9 on the "
+        "page and in JSON, and none in CSV)"
+    )
+    command.add("--interval", interval, type=between, metavar="P")
+    largest = "how large a request may be, as in 50MB (default: 10MB)"
+    command.add("--max-bytes", largest, type=size, default=10_000_000, metavar="SIZE")
+    command.add("--max-rows", "rows that a request may have", type=whole(1), default=100_000, metavar="N")
+    wait = "seconds that a request may take to arrive, and that it may then wait for others"
+    command.add("--wait", wait, type=rate, default=30.0, metavar="SECONDS")
+    command.share("--memory-limit", "--device", "--debug")
 
 
 def add_report(commands: Any) -> None:

@@ -57,6 +57,7 @@ def _parser() -> Parser:
     applying.add_evaluate(commands)
     applying.add_predict(commands)
     applying.add_export(commands)
+    applying.add_serve(commands)
     applying.add_report(commands)
     applying.add_check(commands)
     applying.add_diagnose(commands)

@@ -53,6 +53,7 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+LARGEST_PORT = 65_535
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -66,6 +67,13 @@ def interval(text: str) -> dict[str, Any] | None:
     if found and found[2] == "steps" and found[1].isdecimal() and int(found[1]):
         return {"every_steps": int(found[1])}
     raise argparse.ArgumentTypeError(f"{shown(text)} is not 30s, 10min, 2h, 500steps, epoch, never or the like")
+
+
+def port(text: str) -> int:
+    """Read a port of TCP."""
+    if (number := whole(0)(text)) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a port; these are 0 to {LARGEST_PORT}")
+    return number
 
 
 def source(text: str) -> str:
