@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from gpu_backprop.backend.foreign_names import VALUES, meanings
+from gpu_backprop.display.extras import install as install  # the end of a MissingExtraError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -126,8 +127,3 @@ def named(kind: str, spec: object, base: type[T], table: Mapping[str, R], suited
 def one_line(error: BaseException) -> str:
     """Returns the message of any error on one line, or its type where there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def install(extra: str) -> str:
-    """Returns the command that installs an extra."""
-    return f"pip install 'gpu-backprop[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

@@ -16,6 +16,7 @@ from gpu_backprop.data.files import Array, explained, naming_column
 from gpu_backprop.data.limits import check, decoding, memory_limit, stored_bytes, take
 from gpu_backprop.data.messages import shown
 from gpu_backprop.data.table import Table
+from gpu_backprop.display.extras import install
 
 MOST_COLUMNS, LONGEST_TEXT = 1 << 20, 1 << 24
 """How many columns a header may name, and how many bytes a text in it may have."""
@@ -103,10 +104,7 @@ def _opened(path: Path, limited: bool = True) -> Iterator[_Parquet]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingPyarrowError(
-            f"{path} is Parquet, which pyarrow reads: pip install 'gpu-backprop[data]' (in a checkout: pip install -e "
-            "'.[data]')"
-        ) from None
+        raise MissingPyarrowError(f"{path} is Parquet, which pyarrow reads: {install('data')}") from None
 
     with explained(path), path.open("rb") as stream:
         stored = stored_bytes(stream)
