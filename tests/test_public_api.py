@@ -1,0 +1,75 @@
+"""Nothing public changes by accident: names, parameters, defaults, options of commands."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import public_api
+import pytest
+
+
+def test_the_public_interface_is_what_its_record_says() -> None:
+    wrong = public_api.difference(public_api.RECORD.read_text(encoding="utf-8"), public_api.text())
+    assert not wrong, wrong
+
+
+def test_a_change_is_shown_with_what_to_do() -> None:
+    told = public_api.difference("Adam(rate=0.1)\nLion()\n", "Adam(rate=0.2)\nLion()\n")
+    assert "\n-Adam(rate=0.1)\n+Adam(rate=0.2)\n" in told and "Lion" not in told
+    assert "CHANGELOG.md under Unreleased" in told and told.endswith("python tests/public_api.py --write")
+    assert public_api.difference("Lion()\n", "Lion()\n") == ""
+
+
+def by_number(a, /, b: int = 1, *more, c="x", d=(1, (None,)), **rest) -> None: ...
+
+
+def by_object(a=object(), b=MappingProxyType({}), c=len, d=int, e=float("nan")) -> None: ...  # noqa: B008
+
+
+class Shown:
+    declared: int
+    there = 1
+
+    def __init__(self, first, *, second=2) -> None:
+        self.first, self._second = first, second
+
+    def method(self, a) -> None: ...
+
+    @classmethod
+    def made(cls, a=1) -> None: ...
+
+    @staticmethod
+    def free(a) -> None: ...
+
+    @property
+    def seen(self) -> int:
+        return 1
+
+    def _hidden(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (by_number, "(a, /, b=1, *more, c='x', d=(1, (None,)), **rest)"),
+        (by_object, "(a=<object>, b=<mappingproxy>, c=len, d=int, e=nan)"),
+        (Shown, "(first, *, second=2)"),
+        (KeyError, "(...)"),
+    ],
+)
+def test_parameters_look_the_same_in_every_process_and_version(function: object, shown: str) -> None:
+    assert public_api.parameters(function) == shown
+
+
+def test_a_class_shows_what_it_has_without_an_underscore() -> None:
+    called = {"free": "(a)", "made": "(a=1)", "method": "(a)"}
+    assert public_api.members(Shown) == dict.fromkeys(("declared", "first", "seen", "there"), "") | called
+
+
+def test_the_record_is_written_and_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(public_api, "RECORD", tmp_path / "api.txt")
+    monkeypatch.setattr(public_api, "text", lambda: "Adam()\n")
+    assert public_api.main(["--write"]) is None and public_api.main([]) is None
+    monkeypatch.setattr(public_api, "text", lambda: "Lion()\n")
+    assert "-Adam()\n+Lion()" in str(public_api.main([]))
+    assert "--write" in str(public_api.main(["--help"]))
