@@ -26,7 +26,9 @@ help:
 	@echo "make tables  how good the networks are that train makes of twelve tables, beside what others make; an hour"
 	@echo "make gpu-check   on a CUDA device: is it in order, do the tests pass, how fast is all of it; with what PYTHON has"
 	@echo "make gpu-env     into $(VENV), what gpu-check needs: make gpu-check PYTHON=$(BIN)/python"
-	@echo "make wheel   build the package into dist/, and once more with the kernels of a CPU prebuilt"
+	@echo "make dist    build the source archive and the wheel into dist/, as they would be released"
+	@echo "make wheel   the same, and once more a wheel with the kernels of a CPU prebuilt"
+	@echo "make release-check   test what make dist built on every Python that is here, with old and new NumPy; 40 minutes"
 	@echo "make clean   remove $(VENV), dist/, site/ and what the tools left; runs/ stays"
 
 train: $(VENV)/have-plot
@@ -41,6 +43,8 @@ lint: $(VENV)/have-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 # A warning is an error, as a link that leads nowhere. The variable keeps off an advertisement of mkdocs-material.
 docs: $(VENV)/have-docs
@@ -88,13 +92,18 @@ nvrtc:
 	$(MAKE) VENV=$(VENV)-nvrtc13 $(VENV)-nvrtc13/have-test,nvrtc13
 	$(MAKE) VENV=$(VENV)-nvrtc12 $(VENV)-nvrtc12/have-test,nvrtc12
 
-# For all platforms.
-pure-wheel: $(VENV)/have-plot
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+# The wheel is made of the source archive, and is for all platforms.
+dist: $(VENV)/have-dist
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 # And with the kernels of a CPU; GPU_BACKPROP_COMPILER names another compiler.
-wheel: pure-wheel
+wheel: dist
 	$(BIN)/python bench/prebuilt.py dist
+
+release-check: dist
+	$(BIN)/python bench/release_check.py dist $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-nvrtc12 $(VENV)-nvrtc13 dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -109,5 +118,5 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help train test lint docs proof bench tables gpu-check gpu-env kernels nvrtc pure-wheel wheel clean
+.PHONY: help train test lint docs proof bench tables gpu-check gpu-env kernels nvrtc dist wheel release-check clean
 .PRECIOUS: $(VENV)/have-%

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,10 +35,10 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-def build(what: str, folder: Path) -> Path:
+def build(what: str, folder: Path, root: Path = ROOT) -> Path:
     """Call a hook of the build backend as pip does, but with the hatchling that is installed here."""
     call = f"import sys, hatchling.build as backend; print(backend.build_{what}(sys.argv[1]))"
-    return folder / run(sys.executable, "-c", call, folder, cwd=ROOT).splitlines()[-1]
+    return folder / run(sys.executable, "-c", call, folder, cwd=root).splitlines()[-1]
 
 
 class Environment:
@@ -89,6 +90,21 @@ def test_the_source_archive_builds_the_same_wheel(tmp_path, wheel):
         if ".dist-info/" not in name:
             assert name.replace("gpu_backprop/kernels/", "kernels/") in names
     assert {"pyproject.toml", "README.md", "LICENSE", "NOTICE", "Makefile", "tests/test_packaging.py"} <= names
+    assert {".ci/run", ".dockerignore", ".github/workflows/ci.yml", "CITATION.cff", "docker/cpu.Dockerfile"} <= names
+
+
+def test_an_image_is_given_what_the_wheel_is_made_of(tmp_path, wheel):
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "*"  # nothing but what follows
+    for name in (line[1:] for line in lines if line.startswith("!")):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    made = build("wheel", tmp_path, tmp_path)
+    assert sorted(zipfile.ZipFile(made).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+    for image in (ROOT / "docker").iterdir():
+        commands = {line.split()[0] for line in image.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
+        assert {"FROM", "COPY", "USER", "HEALTHCHECK", "ENTRYPOINT"} <= commands, image.name
 
 
 def test_the_wheel_trains_and_needs_no_matplotlib(environment):
