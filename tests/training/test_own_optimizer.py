@@ -313,7 +313,7 @@ WRONG = {
     "no text": ({"coefficients": {**COEFFICIENTS, "rate": 0.1}}, "a coefficient must be text, got 0.1"),
     "unread": ({"coefficients": {**COEFFICIENTS, "rate": "2 +"}}, r"'2 \+' cannot be read: invalid syntax"),
     "a power": ({"coefficients": {**COEFFICIENTS, "rate": "beta1**2"}}, r"write|power\(a, b\) for a\*\*b"),
-    "by 0": ({"coefficients": {**COEFFICIENTS, "rate": "1/(step - 1)"}}, r"rate = 1/\(step - 1\) cannot .*: float div"),
+    "by 0": ({"coefficients": {**COEFFICIENTS, "rate": "1/(step - 1)"}}, r"rate = 1/\(step - 1\) cannot .* by zero"),
     "complex": ({"coefficients": {**COEFFICIENTS, "rate": "root(beta1 - 1)"}}, "rate = root.* cannot be worked out"),
     "a moment": ({"moments": {"m": "1/0"}}, "m = 1/0 cannot be worked out of learning_rate=0.0001, .*: division by"),
     "no calls": ({"numpy": _at_once}, _NUMPY + "it must yield calls"),
@@ -366,7 +366,7 @@ class Forgetful(gb.Optimizer):
         (lambda: gb.Optimizer(LION, momentum=0.5), "Optimizer has no argument momentum; use beta1=0.9"),
         (lambda: gb.Optimizer(LION, beta1=2), r"beta1 of lion must be a number in \[0, 1\), got 2"),
         (lambda: gb.Optimizer(LION, beta1=[]), r"beta1 of lion must be a number in .*, or one a member, got \[\]"),
-        (lambda: gb.Optimizer(DIVIDES, kappa=[2, 1, 3]), "rate = .* cannot be worked out of .*kappa=1.0: float div"),
+        (lambda: gb.Optimizer(DIVIDES, kappa=[2, 1, 3]), "rate = .* cannot be worked out of .*kappa=1.0: .*by zero"),
         (lambda: setattr(gb.Optimizer(DIVIDES), "kappa", 1), "rate = .* cannot be worked out of .*kappa=1.0"),
         (
             lambda: gb.Optimizer(replace(LION, settings={**SETTINGS, "hyper": 1.0})),
