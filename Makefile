@@ -18,7 +18,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 help:
 	@echo "make train   learn to read handwritten digits, in a fresh environment in $(VENV)"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff, mypy and import-linter"
+	@echo "make lint    ruff, mypy, import-linter; hadolint and zizmor for docker/ and .github/"
 	@echo "make docs    the pages and the reference as a site, in site/; it is read without a network"
 	@echo "make proof   every long proof, written to docs/proof.md"
 	@echo "make kernels compile every CUDA kernel for every architecture; no GPU is needed"

@@ -30,6 +30,8 @@ TESTS = (
 )  # fmt: skip
 """What depends on the versions of Python and NumPy; it takes a few minutes."""
 
+WHEEL, ARCHIVE = "gpu_backprop-*-none-any.whl", "gpu_backprop-*.tar.gz"
+
 QUIETLY = "--color=no", "-q", "-n", "auto", "--maxprocesses", "8", "-m", "not gpu and not nvrtc"
 
 PLACES = "~/.pyenv/versions/{}.*/bin/python{}", "~/.local/share/uv/python/cpython-{}.*/bin/python{}"
@@ -63,7 +65,7 @@ def find(version: str) -> str | None:
 
 def check(python: str, numpy: str, dist: Path, folder: Path) -> str:
     """Returns the versions that were tried, and what pytest counted; FailedError where something is wrong."""
-    [wheel], [archive] = dist.glob("*-py3-none-any.whl"), dist.glob("*.tar.gz")
+    [wheel], [archive] = dist.glob(WHEEL), dist.glob(ARCHIVE)
     run(python, "-m", "venv", folder / "venv", cwd=folder)
     bin = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
 
@@ -84,12 +86,13 @@ def check(python: str, numpy: str, dist: Path, folder: Path) -> str:
     return f"{run(bin / 'python', '-c', versions, cwd=folder).strip()} | {told.strip().splitlines()[-1].strip('= ')}"
 
 
-def rows(dist: Path, pythons: list[str]) -> Iterator[tuple[str, bool]]:
-    """Yields a row of the table for each Python and NumPy, and whether it is as it should be."""
-    for version in pythons:
+def rows(dist: Path, asked: list[str] | None) -> Iterator[tuple[str, bool]]:
+    """Yields a row of the table for each Python and NumPy, and whether it is as it should be: who asks for a Python
+    wants it to be there."""
+    for version in asked or OLDEST_NUMPY:
         python = find(version)
         if python is None:
-            yield f"| {version} | | not tried: there is no python{version} here |", True
+            yield f"| {version} | | not tried: there is no python{version} here |", not asked
             continue
         for numpy in f"=={OLDEST_NUMPY[version]}.*", ">=2":
             began = time.monotonic()
@@ -107,9 +110,12 @@ def main() -> int:
     parser.add_argument("dist", type=Path, help="the folder that make dist has filled")
     parser.add_argument("--python", choices=OLDEST_NUMPY, action="append", help="on this Python; may be repeated")
     options = parser.parse_args()
+    for kind in WHEEL, ARCHIVE:
+        if len([*options.dist.glob(kind)]) != 1:
+            parser.error(f"{options.dist} must be a folder with one {kind} in it: make dist fills dist/")
     print("| Python | NumPy | tests |\n| --- | --- | --- |", flush=True)
     right = True
-    for row, passed in rows(options.dist.resolve(), options.python or [*OLDEST_NUMPY]):
+    for row, passed in rows(options.dist.resolve(), options.python):
         print(row, flush=True)
         right &= passed
     return 0 if right else 1

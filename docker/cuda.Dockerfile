@@ -6,8 +6,8 @@
 # --build-arg CUDA=cuda12 is for drivers before 580, and for V100. What CuPy compiles lies in /home/user, which
 # --volume gpu-backprop:/home/user keeps for the next container.
 #
-# Python's image with NVIDIA's packages of PyPI, since one of nvidia/cuda has the toolkit, several times as large, where
-# cuBLAS, NVRTC, the runtime and their headers are all that is needed.
+# Python's image with NVIDIA's packages of PyPI: cuBLAS, NVRTC, the runtime and the headers are all that is needed. Those
+# images of nvidia/cuda that have headers have the whole toolkit with its compilers, and no Python.
 FROM python:3.13-slim-trixie AS build
 WORKDIR /checkout
 COPY . .

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import MappingProxyType
 
 import public_api
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_the_public_interface_is_what_its_record_says() -> None:
     wrong = public_api.difference(public_api.RECORD.read_text(encoding="utf-8"), public_api.text())
     assert not wrong, wrong
+
+
+def test_what_a_page_names_of_interop_is_public() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    named = re.findall(r"gpu_backprop\.interop(?:\.| import )([a-z_]+(?:, [a-z_]+)*)", text)
+    modules = {f"interop.{name}" for names in named for name in names.split(", ")}
+    assert modules and modules <= set(public_api.MODULES)
 
 
 def test_a_change_is_shown_with_what_to_do() -> None:

@@ -196,7 +196,10 @@ def test_what_the_guide_says_is_enough(tmp_path):
     # a run of its own, which shares no folder with the workers of this one
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     environment = {**kept, "PYTHONPATH": str(copy)}
-    subprocess.run([sys.executable, "docs/list_optimizers.py"], cwd=copy, env=environment, check=True)
+    for told in (["docs/list_optimizers.py"], ["tests/public_api.py", "--write"]):
+        subprocess.run([sys.executable, *told], cwd=copy, env=environment, check=True)
+    public = (copy / "tests" / "public_api.txt").read_text(encoding="utf-8")
+    assert all(f"['{name}']" in public for name, _ in ADDITIONS.values())
     chosen = " or ".join(command(kind).replace("NAME", name) for kind, (name, _) in ADDITIONS.items())
     parts = "network", "training", "explanation", "backend", "docs/test_docs.py", "kernels_on_host/test_kernels.py"
     ran = subprocess.run(
