@@ -24,7 +24,8 @@ from gpu_backprop.arguments.parser import _parser
 
 RECORD = Path(__file__).with_suffix(".txt")
 MODULES = (
-    "data", "explanation", "interop.c_header", "interop.onnx", "interop.optuna", "interop.sklearn", "recipes", "report",
+    "data", "explanation", "recipes", "report",
+    *(f"interop.{name}" for name in ("c_header", "jax", "keras", "onnx", "optuna", "pytorch", "sklearn")),
 )  # fmt: skip
 """The public modules, beside `gpu_backprop` itself."""
 
@@ -91,7 +92,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 def python() -> Iterator[str]:
     """Yields a line for each name of the package and each attribute of a class; what classes share stands once."""
-    modules = [gb, *(importlib.import_module(f"gpu_backprop.{name}") for name in MODULES)]
+    modules = [gb, *(importlib.import_module(f"gpu_backprop.{name}") for name in sorted(MODULES))]
     called: dict[int, str] = {}
     above: dict[str, type] = {}
     for module in modules:

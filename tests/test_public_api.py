@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_public_interface_is_what_its_record_says() -> None:
-    wrong = public_api.difference(public_api.RECORD.read_text(encoding="utf-8"), public_api.text())
-    assert not wrong, wrong
+    """In a process of its own, where no other test has registered a formula or changed a table."""
+    done = subprocess.run([sys.executable, public_api.__file__], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_page_names_of_interop_is_public() -> None:
