@@ -32,7 +32,7 @@ TESTS = (
 
 WHEEL, ARCHIVE = "gpu_backprop-*-none-any.whl", "gpu_backprop-*.tar.gz"
 
-QUIETLY = "--color=no", "-q", "-n", "auto", "--maxprocesses", "8", "-m", "not gpu and not nvrtc"
+QUIETLY = "--color=no", "-q", "-n", "auto", "--maxprocesses", "8", "-m", "not gpu and not nvrtc and not frameworks"
 
 PLACES = "~/.pyenv/versions/{}.*/bin/python{}", "~/.local/share/uv/python/cpython-{}.*/bin/python{}"
 """Where pyenv and uv keep interpreters that are not on the PATH."""
