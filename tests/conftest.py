@@ -72,6 +72,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.fixture(autouse=True)
+def tables_as_before():
+    """Takes what a test registers out of the tables again."""
+    from gpu_backprop import ACTIVATIONS, LOSSES, OPTIMIZERS
+
+    kept = [(table, dict(table)) for table in (ACTIVATIONS, LOSSES, OPTIMIZERS)]
+    yield
+    for table, rows in kept:
+        if table != rows:
+            table.clear()
+            table.update(rows)
+
+
 @pytest.fixture
 def half_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the CPU take float16, with two binders that write float32 from it: BLAS does not."""

@@ -4,15 +4,11 @@ Python: what goes through the proofs of the tables."""
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 
-from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.network.own_activations import activation_of_texts
 from gpu_backprop.network.own_losses import loss_of_texts
-from gpu_backprop.training.optimizers import OPTIMIZERS
 from gpu_backprop.training.own_optimizers import own_rule
 
 TEXTS = {
@@ -97,18 +93,6 @@ RULES_OF = {
     ),
 }  # fmt: skip
 RULE_ROWS = {name: own_rule(name, *texts) for name, texts in RULES_OF.items()}
-
-
-@contextmanager
-def tables_as_before():
-    """Takes what is registered meanwhile out of the tables again."""
-    kept = [(table, dict(table)) for table in (ACTIVATIONS, LOSSES, OPTIMIZERS)]
-    try:
-        yield
-    finally:
-        for table, rows in kept:
-            table.clear()
-            table.update(rows)
 
 
 def slope(function, place, *others):

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from own_formulas import tables_as_before
 
 from gpu_backprop.backend.expression import LENGTH
 from gpu_backprop.backend.expression_tree import COMPARISONS, DEPTH, KNOWN, LARGEST, MOST_POWER, SIZE, SMALLEST
@@ -19,12 +18,11 @@ BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE, re.MULTILINE | re.DO
 def test_the_examples_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    with tables_as_before():
-        for kind, block in BLOCKS:
-            if kind == "python":
-                exec(compile(block, "docs/own-formulas.md", "exec"), names)
-            else:
-                assert " ".join(block.split()) in " ".join(capsys.readouterr().out.split())
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(compile(block, "docs/own-formulas.md", "exec"), names)
+        else:
+            assert " ".join(block.split()) in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "sine.safetensors").stat().st_size > 0
 
 

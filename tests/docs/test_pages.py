@@ -34,10 +34,10 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$(?:\n\n```\n(.*?)^```$)?", 
 ELSEWHERE = {
     "docs/cuda.md": "gpu/test_examples.py", "docs/distributed.md": "distributed/test_page.py",
     "docs/deploy.md": "docs/test_deploy.py", "docs/from-pytorch.md": "docs/test_from_pytorch.py",
-    "docs/serving.md": "docs/test_serving.py",
+    "docs/serving.md": "docs/test_serving.py", "docs/own-formulas.md": "docs/test_own_formulas.py",
 }  # fmt: skip
-"""Pages whose programs want a CUDA device, several ranks, a C compiler, other libraries or a server, and the file in
-tests/ that runs them there."""
+"""Pages whose programs want a CUDA device, several ranks, a C compiler, other libraries or a server, or print what is
+read more closely; and the file in tests/ that runs them there."""
 
 SHORTER = {"docs/populations.md": {"epochs=100": "epochs=15", "seeds=2": "seeds=1"}}
 """By page, what is replaced so that a page is run in seconds."""

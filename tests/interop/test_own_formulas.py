@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from own_formulas import LOSS_CLASSES, RULES_OF, TEXTS, tables_as_before
+from own_formulas import LOSS_CLASSES, RULES_OF, TEXTS
 from sklearn.base import clone
 
 import gpu_backprop as gb
@@ -20,17 +20,15 @@ Y = np.sin(X.sum(1))
 
 @pytest.fixture(autouse=True)
 def registered():
-    with tables_as_before():
-        gb.register_activation("snake", *TEXTS["snake"])
-        gb.register_optimizer("own_adam", *RULES_OF["own_adam"])
-        for made in LOSS_CLASSES.values():
-            texts = made.texts
-            gb.register_loss(
-                texts.name, texts.expression, texts.derivative, settings=dict(texts.settings), needs=texts.needs,
-                low=texts.low, high=texts.high,
-            )  # fmt: skip
-        warnings.simplefilter("ignore")  # that a few iterations are not enough
-        yield
+    gb.register_activation("snake", *TEXTS["snake"])
+    gb.register_optimizer("own_adam", *RULES_OF["own_adam"])
+    for made in LOSS_CLASSES.values():
+        texts = made.texts
+        gb.register_loss(
+            texts.name, texts.expression, texts.derivative, settings=dict(texts.settings), needs=texts.needs,
+            low=texts.low, high=texts.high,
+        )  # fmt: skip
+    warnings.simplefilter("ignore")  # that a few iterations are not enough
 
 
 OWN = {"activation": "snake", "solver": "own_adam", "max_iter": 4, "random_state": 0}

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from own_formulas import ACTIVATION_ROWS, PLAIN, TEXTS, slope, tables_as_before
+from own_formulas import ACTIVATION_ROWS, PLAIN, TEXTS, slope
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
@@ -19,12 +19,6 @@ from gpu_backprop.network.own_activations import activation_of_texts, spell_acti
 from gpu_backprop.training import model_file
 
 PLACES = [s * z + 0.0003 for z in (0.0, 0.25, 0.9, 1.75, 3.0, 9.0, 36.0) for s in (1, -1)]
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    with tables_as_before():
-        yield
 
 
 def run(dtype, name, *arguments):

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from own_formulas import LOSS_CLASSES, PLAIN_LOSSES, slope, tables_as_before
+from own_formulas import LOSS_CLASSES, PLAIN_LOSSES, slope
 
 import gpu_backprop as gb
 from gpu_backprop.backend import numpy_ops
@@ -17,12 +17,6 @@ from gpu_backprop.training.description import describe_loss
 OUTPUT = {"own_poisson": "exp", "own_entropy": "sigmoid"}
 PLACES = {"own_poisson": [0.2, 0.9, 3.3], "own_entropy": [0.1, 0.45, 0.93]}
 TARGETS = {"own_poisson": [0.0, 1.0, 5.0], "own_entropy": [0.0, 1.0, 0.3]}
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    with tables_as_before():
-        yield
 
 
 def data(name, rows=9, outputs=2):

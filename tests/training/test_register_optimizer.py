@@ -7,19 +7,13 @@ import pickle
 
 import numpy as np
 import pytest
-from own_formulas import RULE_ROWS, RULES_OF, tables_as_before
+from own_formulas import RULE_ROWS, RULES_OF
 
 import gpu_backprop as gb
 from gpu_backprop.training.description import describe_optimizer
 from gpu_backprop.training.own_optimizers import own_rule
 
 GRADIENTS = [0.5, -3.0, 1e-3, 0.0, 4.0, -0.2, 0.5]
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    with tables_as_before():
-        yield
 
 
 def own_lion(w, s):
