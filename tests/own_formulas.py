@@ -21,6 +21,17 @@ TEXTS = {
     "squared_relu": ("max(z, 0)**2", None),
     "gauss": ("exp(-z**2) - 0.1*cos(z)*z", None),
 }
+EXPORTED_TEXTS = TEXTS | {
+    "signs": ("z + sign(z)*log1p(abs(z))", None),
+    "logs": ("log(1 + z**2) - sigmoid(2*z)*max(min(z, 2), -2)", None),
+    "powers": ("z/(1 + z^2)**3 + 0.1*(2 + z**2)**-7 * z**5", None),
+    "pieces": ("where(z < -1, -1, z) + where(z <= 0.1, 0.1, z) + where(z >= 0.7, z, 0.7)", None),
+    "numbers": ("where(z > 0, 1.1, 0.9)*softplus(z)/pi", None),
+    "thin": ("log1p(z**2)*1e-3 - expm1(-abs(z))", None),
+    "alone": ("z", None),
+}
+"""What files for others are tried with: in all, everything that the grammar has."""
+
 ACTIVATION_ROWS = {name: activation_of_texts(name, *texts) for name, texts in TEXTS.items()}
 
 PLAIN = {

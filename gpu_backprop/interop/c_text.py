@@ -23,7 +23,7 @@ from gpu_backprop.network.layers import Bias, Dense, Dropout, Scale
 from gpu_backprop.network.network import Network
 from gpu_backprop.network.periodic import Periodic
 
-MATH = re.compile(r"\b(cos|erfc|exp|expm1|fabs|log1p|tanh)\(")
+MATH = re.compile(r"\b(cos|erfc|exp|expm1|fabs|log|log1p|sin|sqrt|tanh)\(")
 """The functions of math.h that formulas call; those of float end in f."""
 
 HELPERS = {
@@ -59,6 +59,7 @@ class Writer:
         self.arrays: list[str] = []
         self.fills = False
         self.used: dict[str, None] = {}
+        self.own: dict[str, str] = {}
 
     def header(self, remark: str = "") -> str:
         """Returns the text of the file; `remark` ends the comment above."""
@@ -121,7 +122,8 @@ class Writer:
             if re.search(rf"\b{name}\(", text):
                 self.used.setdefault(name)
                 text = re.sub(rf"\b{name}\(", f"{self.name}_{name}(", text)
-        return MATH.sub(rf"\1{self.suffix}(", re.sub(r"\bA\(", f"({self.number})(", text))
+        text = re.sub(r"\bA\b", self.number, re.sub(r"\bA\(", f"({self.number})(", text))
+        return MATH.sub(rf"\1{self.suffix}(", text)
 
     def _helpers(self) -> list[str]:
         """Writes the functions that the formulas call."""
@@ -132,6 +134,9 @@ class Writer:
             written.append(
                 f"static inline {self.number} {self.name}_{name}({takes}) {{ return {self.formula(value)}; }}\n\n"
             )
+        for body, name in self.own.items():
+            lines = body.replace("; ", ";\n  ")
+            written.append(f"static inline {self.number} {name}({self.number} z) {{\n  {lines}\n}}\n\n")
         return written
 
     def _read_told(self) -> str:
@@ -238,9 +243,13 @@ static inline int {self.name}_label(const {self.number} *y) {{
 
     def activate(self, layer: Layer, *lines: str) -> str:
         """Writes b[j] = f(z) for all units; `lines` set z, a number that they find declared."""
-        activation = ACTIVATIONS[known_activation(layer, ACTIVATIONS)]
-        n, exp = layer.units, f"exp{self.suffix}"
-        value = "z" if activation.rowwise else self.formula(activation.cuda_value)
+        activation, n, exp = layer.activation, layer.units, f"exp{self.suffix}"
+        if activation.expression:
+            body = self.formula(activation.cuda_value)
+            value = self.own.setdefault(body, f"{self.name}_formula{len(self.own)}") + "(z)"
+        else:
+            known_activation(layer, ACTIVATIONS)
+            value = "z" if activation.rowwise else self.formula(activation.cuda_value)
         inside = "".join(f"    {line}\n" for line in [f"{self.number} z = {lines[0]};", *lines[1:], f"b[j] = {value};"])
         loop = f"  for (j = 0; j < {n}; ++j) {{\n{inside}  }}\n"
         if activation.rowwise:  # softmax

@@ -10,6 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from own_formulas import EXPORTED_TEXTS
 
 import gpu_backprop as gb
 from gpu_backprop.data import Arrays, Preprocessing, load_digits
@@ -18,6 +19,7 @@ from gpu_backprop.interop import c_header
 from gpu_backprop.interop.c_text import LAYERS as EXPORTED
 from gpu_backprop.interop.c_text import MATH, c_string, literal, quantise
 from gpu_backprop.network.layers import LAYERS
+from gpu_backprop.network.own_activations import activation_of_texts
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 COMPILERS = {"c": ["cc", "-std=c99"], "cpp": ["c++", "-std=c++11"]}
@@ -107,6 +109,23 @@ def test_every_number_of_an_activation(tmp_path):
     programs.compile()
     for name, net in programs.networks.items():
         np.testing.assert_allclose(programs.run(name, x), net.predict(x), rtol=1e-9, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize("language", COMPILERS)
+def test_expressions(tmp_path, language):
+    """Each is a function, once; numbers are those that overflow where a step is not careful."""
+    x = (np.array([[-1], [1]]) * [0, 1e-12, 1e-7, 1e-3, 0.7, 1, 3, 20, 80, 1e4]).reshape(-1, 1)
+    programs = Programs(tmp_path)
+    for name, texts in EXPORTED_TEXTS.items():
+        own = activation_of_texts(name, *texts)
+        for dtype in CLOSE:
+            programs.add(f"{name}_{dtype}", gb.Network(1, [gb.Bias(own), gb.Bias(), gb.Bias(own)], dtype=dtype))
+            text = (tmp_path / f"{name}_{dtype}.h").read_text(encoding="ascii")
+            assert text.count("static inline") == 2 and bool(MATH.search(text)) <= (dtype == "float64")
+    programs.compile(language)
+    for name, net in programs.networks.items():
+        close, wanted = CLOSE[net.dtype.name], net.predict(x.astype(net.dtype))
+        np.testing.assert_allclose(programs.run(name, x), wanted, rtol=1e3 * close, atol=close, err_msg=name)
 
 
 # Rows of data ---------------------------------------------------------------------------------------------------------
