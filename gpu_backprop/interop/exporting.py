@@ -40,11 +40,13 @@ def class_names(network: Network) -> list[str | int] | None:
 
 
 def known_activation(layer: Layer, known: Mapping[str, Any]) -> str:
-    """Returns the name of a layer's activation; raises InputError where it is not among those that are known."""
+    """Returns the name of a layer's activation, which is no expression; raises InputError where it is not among those
+    that are known."""
     name = layer.activation.name
     if ACTIVATIONS.get(name) != layer.activation or name not in known:
         raise InputError(
-            f"{layer!r} has an activation of your own, which cannot be exported; these can: {', '.join(known)}."
+            f"{layer!r} has an activation that is a function of your own, which cannot be exported; these can: "
+            f"{', '.join(known)}, and what register_activation makes of an expression."
         )
     return name
 

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.expression import parse
+from gpu_backprop.backend.expression_code import Program
+from gpu_backprop.backend.expression_tree import COMPARISONS
 from gpu_backprop.backend.formula import Array
 from gpu_backprop.interop.exporting import known_activation, parameter
 from gpu_backprop.network.activations import LEAK, SELU_ALPHA, SELU_SCALE
@@ -167,6 +170,45 @@ FUNCTIONS: Mapping[str, Callable[[Graph, str], str]] = {
 Mish it has in float32 alone, and so what it makes of z·σ(z)."""
 
 
+# Expressions ----------------------------------------------------------------------------------------------------------
+
+
+def _log1p(g: Graph, a: str) -> str:
+    """log(u)·a/(u − 1), u = 1 + a, in which the rounding of u cancels (Kahan); a where u − 1 is 0 or infinite."""
+    u = g.Add(a, 1.0)
+    d = g.Sub(u, 1.0)
+    return g.Where(g.Equal(d, g.Add(d, d)), a, g.Mul(g.Log(u), g.Div(a, d)))
+
+
+def _expm1(g: Graph, a: str) -> str:
+    """tanh(a/2)·(eᵃ + 1), which subtracts nothing"""
+    return g.Mul(g.Tanh(g.Mul(a, 0.5)), g.Add(g.Exp(a), 1.0))
+
+
+OPERATIONS: Mapping[str, str | Callable[[Graph, str], str]] = {
+    "+": "Add", "-": "Sub", "*": "Mul", "/": "Div", "neg": "Neg", "exp": "Exp", "expm1": _expm1, "log": "Log",
+    "log1p": _log1p, "sqrt": "Sqrt", "abs": "Abs", "sign": "Sign", "tanh": "Tanh", "sin": "Sin",
+    "cos": lambda g, a: cosine(g, a, g.dtype), "max": "Max", "min": "Min",
+    "<": "Less", "<=": "LessOrEqual", ">": "Greater", ">=": "GreaterOrEqual",
+}  # fmt: skip
+"""The steps of a Program. It has sigmoid and softplus in parts: ONNX Runtime's Sigmoid in float32 is right to 5e-8,
+also where it is less than that."""
+
+
+def emit_expression(g: Graph, expression: str, z: str) -> str:
+    """Adds an expression of z, in the steps in which NumPy works it out."""
+    program, found = Program(parse(expression, "z")), list[Any]()
+    for step in program.steps:
+        operands = [found[place] for place in step.operands]
+        if step.op in ("number", "name"):
+            found.append(z if step.op == "name" else step.leaf)
+            continue
+        operation, read = OPERATIONS[step.op], 2 if step.op in COMPARISONS else len(operands)
+        value = g.add(operation, *operands[:read]) if isinstance(operation, str) else operation(g, *operands)
+        found.append(g.Where(value, *operands[2:]) if step.op in COMPARISONS else value)
+    return str(found[program.roots[0]])
+
+
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +259,10 @@ def emit_network(g: Graph, network: Network, x: str) -> str:
         names = layer.parameter_shapes()
         arrays = {name: parameter(network, layer, name, g.dtype) for name in names}
         x = LAYERS[type(layer)](g, layer, x, *(g.constant(arrays[name], f"layers.{place}.{name}") for name in names))
-        x = FUNCTIONS[known_activation(layer, FUNCTIONS)](g, x)
+        if text := layer.activation.expression:
+            x = emit_expression(g, text, x)
+        else:
+            x = FUNCTIONS[known_activation(layer, FUNCTIONS)](g, x)
     return g.ReduceMean(x, np.array([0]), keepdims=0) if network.models_shape else x
 
 

@@ -30,11 +30,11 @@ def to_module(network: Network) -> torch.nn.Sequential:
     """Makes a module that computes what the network computes, on the CPU and in its float32 or float64.
 
     Each layer becomes a module, Linear for Dense, and each activation but the identity another one. Bias, Scale,
-    Periodic and "exp", which torch.nn has not, are modules of gpu_backprop.interop.torch_modules. The parameters of
-    layers that are not trainable have requires_grad=False.
+    Periodic, "exp" and what register_activation makes, which torch.nn has not, are modules of
+    gpu_backprop.interop.torch_modules. The parameters of layers that are not trainable have requires_grad=False.
 
     Raises:
-        InputError: an activation is a function of your own, or the network has a models axis.
+        InputError: an activation is a function of your own and no expression, or the network has a models axis.
         MissingExtraError: PyTorch is not installed.
     """
     require_one_model(network)

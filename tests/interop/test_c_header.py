@@ -293,7 +293,7 @@ def test_what_is_refused(tmp_path):
         (mean, {}, "is the mean of 2 members, and a header holds one: export it to ONNX, or a member"),
         (mixed, {}, "takes columns of numbers alone, and these are none: 'city'. Export the network to ONNX"),
         (broken, {}, "has NaN or infinite parameters"),
-        (gb.Network(2, [gb.Dense(2, own)]), {}, "an activation of your own"),
+        (gb.Network(2, [gb.Dense(2, own)]), {}, "an activation that is a function of your own"),
         (gb.Network(2, [OwnLayer(2)]), {}, "is a layer of your own"),
         (plain, {"rows": np.zeros((1, 2))}, "rows are for measuring what int8=True changes"),
         (plain, {"int8": True, "rows": np.zeros((0, 2))}, "there are no rows to measure"),

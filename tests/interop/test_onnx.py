@@ -9,8 +9,12 @@ from datetime import date, timedelta
 
 import numpy as np
 import pytest
+from own_formulas import EXPORTED_TEXTS
 
 import gpu_backprop as gb
+from gpu_backprop.backend.expression import parse
+from gpu_backprop.backend.expression_tree import COMPARISONS, OPERATORS
+from gpu_backprop.backend.expression_tree import FUNCTIONS as FUNCTIONS_OF_TEXTS
 from gpu_backprop.data import Arrays, Preprocessing, load_digits, read
 from gpu_backprop.data.dates import DAY, EPOCH, FORMATS, PARTS, date_parts
 from gpu_backprop.data.encoding import NUMBERS, PLAIN, TABULAR, Encoding
@@ -19,9 +23,10 @@ from gpu_backprop.data.scaling import StandardScaling
 from gpu_backprop.data.table_inputs import TableInputs
 from gpu_backprop.data.target import RegressionTarget
 from gpu_backprop.interop import onnx as export
-from gpu_backprop.interop.onnx_graph import FUNCTIONS
+from gpu_backprop.interop.onnx_graph import FUNCTIONS, OPERATIONS
 from gpu_backprop.interop.onnx_graph import LAYERS as EXPORTED
 from gpu_backprop.network.layers import LAYERS
+from gpu_backprop.network.own_activations import activation_of_texts
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -80,6 +85,35 @@ def test_every_number_of_an_activation():
         net = gb.Network(1, [gb.Bias(activation)], dtype="float64")
         found = run(export.to_onnx(net), {"x": x})["y"]
         np.testing.assert_allclose(found, net.predict(x), rtol=1e-9, atol=1e-14, err_msg=activation)
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("name", EXPORTED_TEXTS)
+def test_expressions(name, dtype):
+    """They need not be registered. The numbers too are compared that overflow where a step is not careful, and those of
+    which 1 + z forgets most."""
+    own = activation_of_texts(name, *EXPORTED_TEXTS[name])
+    net = gb.Network(5, [gb.Dense(7, own), gb.Bias("tanh"), gb.Dense(4, own)], dtype=dtype, seed=3)
+    x = ROWS.astype(dtype)
+    assert_close(run(export.to_onnx(net), {"x": x})["y"], net.predict(x), dtype)
+    net = gb.Network(1, [gb.Bias(own)], dtype=dtype)
+    x = (np.array([[-1], [1]]) * [0, 1e-12, 1e-7, 1e-3, 0.7, 1, 3, 20, 80, 1e4]).reshape(-1, 1).astype(dtype)
+    found = run(export.to_onnx(net), {"x": x})["y"]
+    small = np.abs(x) < 2  # beyond, sin and cos of float32 differ
+    np.testing.assert_allclose(found[small], net.predict(x)[small], rtol=CLOSE[dtype], atol=1e-30)
+    np.testing.assert_allclose(found, net.predict(x), rtol=1e3 * CLOSE[dtype], atol=1e-9)
+
+
+def test_expressions_use_all_of_the_grammar():
+    trees = [parse(text, "z") for text, _ in EXPORTED_TEXTS.values()]
+    assert {*FUNCTIONS_OF_TEXTS, *OPERATORS, *COMPARISONS, "**", "where"} <= set().union(*map(operations_of, trees))
+    assert {*OPERATIONS} == {*COMPARISONS, *OPERATORS, *FUNCTIONS_OF_TEXTS} - {"sigmoid", "softplus"}
+
+
+def operations_of(tree):
+    if tree.op in ("number", "name"):
+        return set()
+    return {tree.op}.union(*map(operations_of, tree.args))
 
 
 def test_what_a_file_says(tmp_path):
@@ -322,7 +356,7 @@ def test_what_is_refused(tmp_path):
         (
             gb.Network(2, [gb.Dense(2, own)]),
             {},
-            "an activation of your own, which cannot be exported; these can: identity,",
+            "a function of your own, which cannot be exported; these can: identity,.* and what register_activation",
         ),
         (broken, {}, "has NaN or infinite parameters"),
         (gb.Network(2, [OwnLayer(2)]), {}, "is a layer of your own"),

@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from own_formulas import EXPORTED_TEXTS
 
 import gpu_backprop as gb
+from gpu_backprop.backend.expression_tree import COMPARISONS, FUNCTIONS, OPERATORS
 from gpu_backprop.interop import pytorch
+from gpu_backprop.network.own_activations import activation_of_texts
 
 pytestmark = pytest.mark.frameworks
 
@@ -70,6 +73,73 @@ def test_every_layer_and_activation_goes_there_and_back(torch, activation, dtype
     assert repr(back.layers) == repr(net.layers)
     assert back.dtype == net.dtype
     assert back.parameters.tobytes() == net.parameters.tobytes()
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("name", EXPORTED_TEXTS)
+def test_expressions_go_there_and_back(torch, name, dtype, tmp_path):
+    """Registered or not: the values, the gradients, also at 0 where pieces meet, and what torch.save keeps."""
+    from gpu_backprop.interop import torch_modules
+
+    own = activation_of_texts(name, *EXPORTED_TEXTS[name])
+    net = network(gb.Dense(6, own), gb.Bias("tanh"), gb.Dense(3, own), dtype=dtype)
+    module = pytorch.to_module(net)
+    close(outputs(torch, module), net.predict(X), dtype)
+    back = pytorch.from_module(module)
+    assert [layer.activation for layer in back.layers] == [layer.activation for layer in net.layers]
+    assert back.parameters.tobytes() == net.parameters.tobytes()
+
+    formula = module[1]
+    torch.save(formula, tmp_path / "formula.pt")
+    with torch.serialization.safe_globals([torch_modules.Formula]):
+        again = torch.load(tmp_path / "formula.pt", weights_only=True)
+    assert (again.value, again.slope) == (formula.value, formula.slope) and not again.state_dict()
+
+    net = gb.Network(1, [gb.Bias(own)], dtype=dtype, device="cpu")
+    x = (np.array([[-1], [1]]) * [0, 1e-7, 0.1, 0.7, 1, 2, 3, 20, 80, 1e3]).reshape(-1, 1).astype(dtype)
+    z = torch.tensor(x, requires_grad=True)
+    y = again(z)
+    y.backward(torch.ones_like(y))
+    assert y.dtype == getattr(torch, dtype)
+    close(y.detach().numpy(), net.forward(x), dtype)
+    close(z.grad.numpy(), net.backward(np.ones_like(x)), dtype)
+
+
+def test_a_module_with_expressions_is_exported(torch):
+    net = network(gb.Dense(3, activation_of_texts("pieces", *EXPORTED_TEXTS["pieces"])))
+    module, x = pytorch.to_module(net).eval(), torch.tensor(X)
+    exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("rows")},)).module()
+    assert torch.equal(exported(x[:7]), module(x[:7]))
+
+
+def test_the_gradient_of_an_expression_is_its_derivative(torch):
+    """PyTorch's own is 0·∞ where a branch overflows that is not taken; with vmap, and the second too."""
+    from gpu_backprop.interop import torch_modules
+
+    own = activation_of_texts("clipped", "where(z < 0, 0.1*z, min(exp(z) - 1, 5))")
+    f, z = (
+        torch_modules.Formula(own.name, own.expression, own.derivative),
+        torch.tensor([-1e3, -1, 0.5, 1e3], dtype=torch.float64),
+    )
+    once = torch.func.grad(f)
+    assert torch.allclose(torch.func.vmap(once)(z), torch.tensor([0.1, 0.1, np.exp(0.5), 0], dtype=z.dtype))
+    assert torch.allclose(torch.func.vmap(torch.func.grad(once))(z[1:3]), torch.tensor([0, np.exp(0.5)], dtype=z.dtype))
+
+
+def test_torch_has_all_of_the_grammar(torch):
+    from gpu_backprop.interop import torch_modules
+
+    assert {*torch_modules.OPERATIONS} == {*COMPARISONS, *OPERATORS, *FUNCTIONS, "where"}
+
+
+def test_a_formula_that_was_changed_is_read_again(torch):
+    from gpu_backprop.interop import torch_modules
+
+    formula = torch_modules.Formula("mine", "z**3", "3*z**2")
+    assert repr(formula) == "Formula('mine', 'z**3')"
+    formula.expression = "z.cube()"
+    with pytest.raises(gb.InputError, match=r"^module 1 \(Formula\): the expression of activation 'mine': '\.' has no"):
+        pytorch.from_module(torch.nn.Sequential(torch.nn.Linear(2, 2), formula))
 
 
 def test_what_was_made_is_a_copy_and_draws_nothing(torch):

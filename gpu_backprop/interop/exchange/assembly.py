@@ -53,7 +53,7 @@ class Assembly:
         layer = {"kind": "dense", "units": units, "bias": bias is not None, **training}
         self.add(name, layer, inputs, units, weight=weight, **({} if bias is None else {"bias": bias}))
 
-    def activate(self, activation: str) -> None:
+    def activate(self, activation: str | dict[str, str]) -> None:
         """Applies f to what comes out: in the last layer where it can have one, else in a bias of 0 that stays 0."""
         if activation == "identity":
             return

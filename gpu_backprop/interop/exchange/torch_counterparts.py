@@ -16,6 +16,7 @@ from gpu_backprop.interop.exchange.assembly import Assembly
 from gpu_backprop.network.activations import ACTIVATIONS
 from gpu_backprop.network.layer import Layer
 from gpu_backprop.network.layers import Bias, Dense, Dropout, Scale
+from gpu_backprop.network.own_activations import activation_of_data, spell_activation
 from gpu_backprop.network.periodic import Periodic
 
 COUNTERPARTS: Mapping[str, tuple[str, Mapping[str, tuple[Any, ...]]]] = {
@@ -58,10 +59,14 @@ def modules_of(layer: Layer) -> Iterator[nn.Module]:
     name = layer.activation.name
     if name == "identity":
         return
+    if layer.activation.expression:
+        yield torch_modules.Formula(name, layer.activation.expression, layer.activation.derivative)
+        return
     if name not in COUNTERPARTS or ACTIVATIONS.get(name) != layer.activation:
         raise InputError(
             f"the activation of layer {layer.number}, {layer!r}, has no counterpart in PyTorch. Those of "
-            f"{', '.join(COUNTERPARTS)} have; of others, take the parameters alone, by state_dict."
+            f"{', '.join(COUNTERPARTS)} have, and what register_activation makes of an expression; of others, take the "
+            "parameters alone, by state_dict."
         )
     kind, settings = COUNTERPARTS[name]
     yield _kind(kind)(**{setting: accepted[0] for setting, accepted in settings.items()})
@@ -155,6 +160,14 @@ def _take_flatten(assembly: Assembly, name: str, module: Any) -> None:
         raise InputError(f"{name} is {module!r}, and here rows are flat already: it has to be Flatten().")
 
 
+def _take_formula(assembly: Assembly, name: str, module: Any) -> None:
+    texts = {"name": module.name, "expression": module.expression, "derivative": module.derivative}
+    try:
+        assembly.activate(spell_activation(activation_of_data(texts)))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def _take_nothing(assembly: Assembly, name: str, module: Any) -> None:
     """Leaves the identity out."""
 
@@ -162,6 +175,7 @@ def _take_nothing(assembly: Assembly, name: str, module: Any) -> None:
 TAKEN: Mapping[str, Callable[[Assembly, str, Any], None]] = {
     "Linear": _take_linear, "Dropout": _take_dropout, "BatchNorm1d": _take_batch_norm, "Flatten": _take_flatten,
     "Identity": _take_nothing, "Bias": _take_bias, "Scale": _take_scale, "Periodic": _take_periodic,
+    "Formula": _take_formula,
 }  # fmt: skip
 """What is made of each kind of module, besides activations."""
 
