@@ -238,6 +238,12 @@ TAKEN = {
         "Bias('sigmoid', trainable=False)]",
     ),
     "softplus as it is by itself": (lambda nn: nn.Sequential(nn.Linear(4, 3), nn.Softplus()), "[Dense(3, 'softplus')]"),
+    "a module twice": (
+        lambda nn: (lambda act, square: nn.Sequential(square, act, nn.Sequential(act, square), act, nn.Linear(4, 3)))(
+            nn.Tanh(), nn.Linear(4, 4)
+        ),
+        "[Dense(4, 'tanh'), Bias('tanh', trainable=False), Dense(4, 'tanh'), Dense(3, 'identity')]",
+    ),
     "softmax of rows": (lambda nn: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "[Dense(3, 'softmax')]"),
 }  # fmt: skip
 
@@ -275,6 +281,11 @@ def test_options_are_those_of_a_network(torch):
         net = pytorch.from_module(module.to(half))
         assert net.dtype == np.float32
         assert net.layers[0].weight.T.tolist() == module[0].weight.tolist()
+
+
+def hooked(module, kind):
+    getattr(module, f"register_{kind}")(lambda *given: None)
+    return module
 
 
 REFUSED = {
@@ -326,6 +337,14 @@ REFUSED = {
     "normed weights": (
         lambda nn: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))),
         r"^module 0 \(ParametrizedLinear\) has no counterpart here",
+    ),
+    "a hook": (
+        lambda nn: nn.Sequential(hooked(nn.Linear(4, 3), "forward_hook"), nn.ReLU()),
+        r"^module 0 \(Linear\) has forward hooks, and what they change cannot be read: remove them",
+    ),
+    "a hook before all": (
+        lambda nn: hooked(nn.Sequential(nn.Linear(4, 3)), "forward_pre_hook"),
+        r"^the module \(Sequential\) has forward hooks",
     ),
     "no module": (lambda nn: {"0.weight": 1}, r"^module must be a torch\.nn\.Module, got dict\.$"),
 }  # fmt: skip

@@ -79,11 +79,17 @@ def _kind(name: str) -> Any:
 def flat_modules(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Yields the modules in the order in which they are called, each with what messages call it."""
     module = getattr(module, "_orig_mod", module)  # of one that torch.compile has compiled
-    if getattr(type(module), "forward", None) is nn.Sequential.forward:
-        for child, one in module.named_children():
+    called = f"module {name} ({type(module).__name__})" if name else f"the module ({type(module).__name__})"
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InputError(
+            f"{called} has forward hooks, and what they change cannot be read: remove them, by the remove() of what "
+            "registered them."
+        )
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child, one in module._modules.items():  # named_children leaves out a module that is there again
             yield from flat_modules(one, f"{name}.{child}" if name else child)
     else:
-        yield f"module {name} ({type(module).__name__})" if name else f"the module ({type(module).__name__})", module
+        yield called, module
 
 
 def take_module(assembly: Assembly, name: str, module: Any, last: bool) -> None:
